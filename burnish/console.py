@@ -1,0 +1,76 @@
+"""What a person sees while work goes on: a bar on a terminal, plain lines elsewhere, JSON lines where asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 10.0
+
+
+class Tick(Protocol):
+    """Tell a bar that it has come to `done`, with a few words on how it goes."""
+
+    def __call__(self, done: float, text: str = "") -> None: ...
+
+
+def as_json() -> bool:
+    """Whether log lines are JSON: BURNISH_LOG_FORMAT=json."""
+    return os.environ.get("BURNISH_LOG_FORMAT") == "json"
+
+
+def say(text: str, **fields: object) -> None:
+    """Print one line of what was decided or done; `fields` go with it where lines are JSON."""
+    if as_json():
+        print(json.dumps({"time": time.time(), "message": text, **fields}, default=str), file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning: something that works, but perhaps not as was meant."""
+    say(f"warning: {text}" if not as_json() else text, level="warning")
+
+
+@contextmanager
+def bar(title: str, total: float) -> Iterator[Tick]:
+    """Show progress towards `total`: a live bar on a terminal, a line now and then elsewhere."""
+    if sys.stderr.isatty() and not as_json():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(title, total=total, text="")
+            yield lambda done, text="": progress.update(task, completed=done, text=text)
+    else:
+        yield _plain(title, total)
+
+
+def _plain(title: str, total: float) -> Tick:
+    started = last = time.monotonic()
+
+    def tick(done: float, text: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last < PLAIN_INTERVAL_S and done < total:
+            return
+        last = time.monotonic()
+        left = (last - started) / done * (total - done) if done else 0.0
+        say(
+            f"{title} {done:.0f}/{total:.0f} {text}" + (f", {left:.0f} s left" if done < total else ""),
+            done=done,
+            total=total,
+        )
+
+    return tick

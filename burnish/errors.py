@@ -1,0 +1,54 @@
+"""Errors that a person can mend: raised where the fault is known, printed once at the edge, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+MOST_FAULTS_SHOWN = 20
+
+
+class UserError(Exception):
+    """One or more faults in what the user gave, all found at once.
+
+    Each fault is one line that names where it is, what was found, what was expected and, where it helps, what to do.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+    def report(self, most: int = MOST_FAULTS_SHOWN) -> str:
+        """Return the text for the terminal: at most `most` faults, and how many more there are."""
+        more = len(self.faults) - most
+        lines = [f"error: {fault}" for fault in self.faults[:most]]
+        return "\n".join(lines + ([f"error: and {more} more faults like these"] if more > 0 else []))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `name` most likely meant, or None where nothing is near."""
+    candidates = list(known)
+    by_case = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
+    found = difflib.get_close_matches(name.lower().replace("-", "_"), by_case, n=1, cutoff=0.6)
+    return by_case[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known name, else the list of names there are."""
+    candidates = sorted(known)
+    near = nearest(name, candidates)
+    return f"; did you mean '{near}'?" if near else f"; known: {', '.join(candidates)}"
+
+
+def run_edge(main: Callable[[], int]) -> None:
+    """Run a command line's `main` and exit: faults become one report and exit code 2, Ctrl-C becomes 130."""
+    try:
+        code = main()
+    except UserError as error:
+        print(error.report(), file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing unfinished was recorded; run the same command again to go on", file=sys.stderr)
+        code = 130
+    sys.exit(code)

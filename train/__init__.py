@@ -1,0 +1,1 @@
+"""Stage one: data and settings in, adapter, exam and train.json out."""
