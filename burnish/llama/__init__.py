@@ -1,0 +1,22 @@
+"""The one room that speaks to llama.cpp: models, contexts, samplers, the exam's logits and quantizing.
+
+Everything goes through llama.cpp's C functions (ctypes). A C++ exception in one of them ends the process, so token ids,
+positions and sizes are checked here, before each call.
+"""
+
+from burnish.llama.context import MOST_SEQUENCES, Context
+from burnish.llama.model import Model
+from burnish.llama.quantize import Quantized, quantization_types, quantize
+from burnish.llama.runtime import LlamaError
+from burnish.llama.score import score
+
+__all__ = [
+    "MOST_SEQUENCES",
+    "Context",
+    "LlamaError",
+    "Model",
+    "Quantized",
+    "quantization_types",
+    "quantize",
+    "score",
+]

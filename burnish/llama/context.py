@@ -1,0 +1,120 @@
+"""A model's working memory: cells, sequences, one batch at a time, and its logits."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from burnish.llama.model import Model
+from burnish.llama.runtime import LlamaError, api, runtime
+from burnish.machine import cpu_count
+
+Floats = npt.NDArray[np.float32]
+MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
+
+
+class Context:
+    """A model's working memory: `n_ctx` cells that up to `n_seq_max` sequences share, and the batch that is decoded."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        n_seq_max: int = 1,
+        n_outputs_max: int = 0,
+        unified: bool = True,
+        threads: int | None = None,
+        flash_attention: bool | None = None,
+        embeddings: bool = False,
+    ) -> None:
+        """Raises LlamaError where the memory can't be had. `unified`: all sequences in one buffer, so that they can
+        share cells; else n_ctx is split evenly among them. Sliding-window layers keep every cell (swa_full)."""
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_ubatch, n_batch)
+        params.n_seq_max, params.n_outputs_max, params.kv_unified = (
+            min(n_seq_max, MOST_SEQUENCES),
+            n_outputs_max,
+            unified,
+        )
+        params.n_threads = params.n_threads_batch = threads or cpu_count()
+        params.flash_attn_type = {None: -1, False: 0, True: 1}[flash_attention]
+        params.swa_full, params.embeddings, params.no_perf = True, embeddings, True
+        log = runtime()
+        log.errors.clear()
+        self.model, self.n_batch = model, n_batch
+        self.handle = api.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise LlamaError(f"{model.path}: no context of {n_ctx} cells: {'; '.join(log.errors) or 'out of memory'}")
+        self.n_ctx, self.memory = int(api.llama_n_ctx(self.handle)), api.llama_get_memory(self.handle)
+        self._tokens, self._positions, self._sequences = (np.zeros(n_batch, np.int32) for _ in range(3))
+        self._ones, self._outputs = np.ones(n_batch, np.int32), np.zeros(n_batch, np.int8)
+        step = self._sequences.itemsize
+        self._pointers = np.arange(n_batch, dtype=np.uint64) * step + self._sequences.ctypes.data
+        self._batch = api.llama_batch(
+            token=self._tokens.ctypes.data_as(ctypes.POINTER(api.llama_token)),
+            pos=self._positions.ctypes.data_as(ctypes.POINTER(api.llama_pos)),
+            n_seq_id=self._ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=self._pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(api.llama_seq_id))),
+            logits=self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def close(self) -> None:
+        """Free the context; a second call does nothing."""
+        handle, self.handle = self.handle, None
+        if handle:
+            api.llama_free(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
+    ) -> int:
+        """Run one batch: per token its position, its sequence, and whether its logits are wanted.
+
+        Returns llama.cpp's code: 0 done, 1 no cells free (nothing changed), 2 aborted, below 0 a fault.
+        """
+        count = len(tokens)
+        if not 0 < count <= self.n_batch:
+            raise LlamaError(f"a batch of {count} tokens; this context takes 1 to {self.n_batch}")
+        self.model.check_ids(tokens)
+        self._tokens[:count], self._positions[:count] = tokens, positions
+        self._sequences[:count], self._outputs[:count] = sequences, outputs
+        self._batch.n_tokens = count
+        return int(api.llama_decode(self.handle, self._batch))
+
+    def logits(self, index: int) -> Floats:
+        """Return the logits after batch token `index`: float32 [n_vocab], valid until the next decode."""
+        pointer = api.llama_get_logits_ith(self.handle, index)
+        if not pointer:
+            raise LlamaError(f"batch token {index} has no logits: they were not asked for")
+        return np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+
+    def remove(self, sequence: int, start: int = -1, end: int = -1) -> bool:
+        """Drop a sequence's cells in [start, end), -1 meaning open; False where this memory can't be cut there."""
+        return bool(api.llama_memory_seq_rm(self.memory, sequence, start, end))
+
+    def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        """Let `target` share the cells of `source` in [start, end); no numbers are copied in a unified context."""
+        api.llama_memory_seq_cp(self.memory, source, target, start, end)
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        api.llama_memory_clear(self.memory, False)
+
+    def last_position(self, sequence: int) -> int:
+        """Return a sequence's greatest position, -1 where it has no cells."""
+        return int(api.llama_memory_seq_pos_max(self.memory, sequence))

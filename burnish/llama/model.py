@@ -1,0 +1,143 @@
+"""A GGUF file: its vocabulary, its metadata, its special tokens."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from burnish.llama.runtime import LlamaError, api, runtime
+
+
+class Model:
+    """A GGUF file, or only its vocabulary. Close it, or use it in a `with`; contexts must be closed before."""
+
+    def __init__(self, handle: Any, path: Path, vocab_only: bool) -> None:
+        self.handle, self.path, self.vocab_only = handle, path, vocab_only
+        self.vocab = api.llama_model_get_vocab(handle)
+        self.n_vocab = int(api.llama_vocab_n_tokens(self.vocab))
+        self.n_ctx_train = int(api.llama_model_n_ctx_train(handle))
+        self.n_embd = int(api.llama_model_n_embd(handle))
+        self.n_params = int(api.llama_model_n_params(handle))
+        self.size_bytes = int(api.llama_model_size(handle))
+        # -1 where the vocabulary has no such token
+        self.bos_id, self.eos_id = int(api.llama_vocab_bos(self.vocab)), int(api.llama_vocab_eos(self.vocab))
+        self.eot_id = int(api.llama_vocab_eot(self.vocab))
+        self.adds_bos = bool(api.llama_vocab_get_add_bos(self.vocab))
+
+    @classmethod
+    def open(cls, path: str | Path, *, vocab_only: bool = False, n_gpu_layers: int = 0, use_mmap: bool = True) -> Self:
+        """Load a GGUF file; n_gpu_layers -1 is all. Raises LlamaError with one line that says what is wrong with it."""
+        path, log = Path(path), runtime()
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise LlamaError(f"{path}: the model can't be read: {error.strerror}") from None
+        if magic != b"GGUF":
+            raise LlamaError(f"{path}: this is no GGUF file (it begins with {magic!r}, not b'GGUF')")
+        params = api.llama_model_default_params()
+        params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
+        params.load_mode = api.LLAMA_LOAD_MODE_AUTO if use_mmap else api.LLAMA_LOAD_MODE_NONE
+        log.errors.clear()
+        handle = api.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            reason = next(
+                (line for line in log.errors if "failed to load model" not in line), "llama.cpp gives no reason"
+            )
+            raise LlamaError(f"{path}: llama.cpp can't load it: {reason}")
+        return cls(handle, path, vocab_only)
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        handle, self.handle = self.handle, None
+        if handle:
+            api.llama_model_free(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def metadata(self) -> dict[str, str]:
+        """Return the GGUF's scalar metadata by key, every value as text (arrays are left out by llama.cpp)."""
+        return {
+            self._text(api.llama_model_meta_key_by_index, i): self._text(api.llama_model_meta_val_str_by_index, i)
+            for i in range(api.llama_model_meta_count(self.handle))
+        }
+
+    def _text(self, function: Any, index: int) -> str:
+        size = function(self.handle, index, None, 0) + 1  # as snprintf: the length it would have
+        buffer = ctypes.create_string_buffer(max(size, 1))
+        function(self.handle, index, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja template in the metadata (tokenizer.chat_template), if there is one."""
+        return self.metadata().get("tokenizer.chat_template")
+
+    @cached_property
+    def whole_prefix_only(self) -> bool:
+        """Whether the memory can't be cut in the middle: recurrent or hybrid layers keep one state a sequence."""
+        return bool(api.llama_model_is_recurrent(self.handle) or api.llama_model_is_hybrid(self.handle))
+
+    @property
+    def sliding_window(self) -> int:
+        """Tokens of the sliding attention window, 0 where every layer sees all."""
+        return int(api.llama_model_n_swa(self.handle))
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """Return the ids of `text`. `add_special` adds BOS/EOS as the model is configured; `parse_special` reads
+        "<|im_start|>" as its token, not as characters. Lone surrogates become "?"."""
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 4
+        ids = (api.llama_token * room)()
+        count = api.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
+        if count < 0:  # the answer is the room it needs
+            ids = (api.llama_token * -count)()
+            count = api.llama_tokenize(self.vocab, data, len(data), ids, -count, add_special, parse_special)
+        return list(ids[:count])
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """Return the bytes of one token, perhaps part of a character; special ones are b"" unless asked for."""
+        self.check_ids([token])
+        buffer = ctypes.create_string_buffer(64)
+        size = api.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = api.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
+        return buffer.raw[:size]
+
+    def detokenize(self, ids: Sequence[int], special: bool = False) -> bytes:
+        """Return the bytes of many tokens, one after another."""
+        return b"".join(self.piece(token, special) for token in ids)
+
+    def token_text(self, token: int) -> str:
+        """Return the token as it stands in the vocabulary ("Ġthe", "<|im_end|>")."""
+        self.check_ids([token])
+        return str((api.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace"))
+
+    def is_eog(self, token: int) -> bool:
+        """Whether this token ends generation."""
+        return token in self.eog_ids()
+
+    def eog_ids(self) -> frozenset[int]:
+        """Return every token that ends generation (EOS, EOT, and what llama.cpp adds to them)."""
+        return self._eog
+
+    @cached_property
+    def _eog(self) -> frozenset[int]:
+        return frozenset(i for i in range(self.n_vocab) if api.llama_vocab_is_eog(self.vocab, i))
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise LlamaError unless every id is in the vocabulary: llama.cpp would end the process."""
+        wrong = next((i for i in ids if not 0 <= i < self.n_vocab), None)
+        if wrong is not None:
+            raise LlamaError(f"token id {wrong} is not in this model's vocabulary (0 to {self.n_vocab - 1})")

@@ -1,0 +1,83 @@
+"""Quantizing a GGUF with llama.cpp's own quantizer, with what it did to each tensor."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from burnish.errors import did_you_mean
+from burnish.llama.model import Model
+from burnish.llama.runtime import LlamaError, api, runtime
+from burnish.machine import cpu_count
+
+
+@dataclass
+class Quantized:
+    """What quantizing did: every tensor's type, which could not have the wanted one, sizes in MiB, bits per weight."""
+
+    tensors: dict[str, str] = field(default_factory=dict)
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    source_mib: float = 0.0
+    target_mib: float = 0.0
+    bits_per_weight: float = 0.0
+
+
+def quantization_types() -> dict[str, int]:
+    """Return the runtime's file types by name (F16, Q8_0, Q4_K_M, ...) with their numbers."""
+    pattern = re.compile(r"LLAMA_FTYPE_(?:MOSTLY|ALL)_(\w+)")
+    return {found[1]: int(getattr(api, name)) for name in dir(api) if (found := pattern.fullmatch(name))}
+
+
+def quantize(
+    source: str | Path,
+    target: str | Path,
+    type_name: str,
+    *,
+    threads: int | None = None,
+    requantize: bool = False,
+    progress: Callable[[int, int, str, str], None] | None = None,
+) -> Quantized:
+    """Quantize a GGUF to `type_name`; `progress` is told (tensor number, tensors, name, its new type).
+
+    Runs in this process and is deaf to Ctrl-C: use `python -m burnish.llama quantize` where that matters. `requantize`
+    allows a source that is quantized already. Raises LlamaError; the target is then not there.
+    """
+    types = quantization_types()
+    if type_name not in types:
+        raise LlamaError(f"'{type_name}' is no quantization of llama.cpp{did_you_mean(type_name, types)}")
+    Model.open(source, vocab_only=True).close()  # the same clear errors for a file that is no model
+    log, result = runtime(), Quantized()
+    params = api.llama_model_quantize_default_params()
+    params.nthread, params.ftype, params.allow_requantize = threads or cpu_count(), types[type_name], requantize
+    log.errors.clear()
+    log.listener = _reader(result, progress)
+    try:
+        code = api.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    finally:
+        log.listener = None
+    if code:
+        Path(target).unlink(missing_ok=True)
+        raise LlamaError(f"{source}: can't be quantized to {type_name}: {'; '.join(log.errors) or f'code {code}'}")
+    return result
+
+
+def _reader(result: Quantized, progress: Callable[[int, int, str, str], None] | None) -> Callable[[str], None]:
+    """Return a listener that reads llama.cpp's own lines, one a tensor, into `result`."""
+
+    def take(line: str) -> None:
+        if found := re.match(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s.*?type =\s+(\w+),(?:.*converting to (\w+))?", line):
+            name, kind = found[3], found[5] or found[4]
+            result.tensors[name] = kind
+            if progress:
+                progress(int(found[1]), int(found[2]), name, kind)
+        elif found := re.match(r"warning: (\S+)\s+- ncols.*required for type\s+(\w+)\).*falling back to\s+(\w+)", line):
+            result.fallbacks[found[1]] = f"{found[2]} -> {found[3]}"
+        elif found := re.search(r"model size\s+=\s+([\d.]+) MiB", line):
+            result.source_mib = float(found[1])
+        elif found := re.search(r"quant size\s+=\s+([\d.]+) MiB \(([\d.]+) BPW\)", line):
+            result.target_mib, result.bits_per_weight = float(found[1]), float(found[2])
+
+    return take

@@ -1,0 +1,63 @@
+"""llama.cpp itself: the only import of llama_cpp in the project, its start, its log, its errors."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as api
+
+from burnish.errors import UserError
+
+LOG_LEVEL_ERROR = 4
+LOG_LEVEL_CONTINUE = 5
+__all__ = ["LlamaError", "Log", "api", "runtime"]
+
+
+class LlamaError(UserError):
+    """A model file or a request that llama.cpp can't take: not a GGUF, truncated, of an unknown architecture."""
+
+
+class Log:
+    """llama.cpp's log: silent, but its last errors are kept for messages, and a listener may follow whole lines."""
+
+    def __init__(self) -> None:
+        self.errors: deque[str] = deque(maxlen=8)
+        self.listener: Callable[[str], None] | None = None
+        self._line, self._level = "", 0
+        self.callback = api.llama_log_callback(self._take)
+
+    def _take(self, level: int, text: bytes, _: Any) -> None:
+        # a line may come in pieces; an error that breaks into an unfinished line begins a new one
+        if level == LOG_LEVEL_ERROR and self._level != level and self._line:
+            self._emit(self._line)
+            self._line = ""
+        self._level = self._level if level == LOG_LEVEL_CONTINUE else level
+        *lines, self._line = (self._line + text.decode("utf-8", "replace")).split("\n")
+        for line in lines:
+            self._emit(line)
+
+    def _emit(self, line: str) -> None:
+        line = line.strip()
+        if line and self._level == LOG_LEVEL_ERROR:
+            self.errors.append(re.sub(r"^(\w+: )+", "", line))
+        if line and self.listener:
+            self.listener(line)
+
+
+@cache
+def runtime() -> Log:
+    """Start llama.cpp once: silence its log, load the CPU variants that a portable build ships, return the log."""
+    log = Log()
+    api.llama_log_set(log.callback, None)
+    folder = Path(api.__file__).parent / "lib"
+    if any(folder.glob("libggml-cpu-*.so")):  # a build with one backend library a CPU generation (GGML_BACKEND_DL)
+        from llama_cpp._ggml import libggml
+
+        libggml.ggml_backend_load_all_from_path(str(folder).encode())
+    api.llama_backend_init()
+    return log

