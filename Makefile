@@ -1,0 +1,114 @@
+# Burnish: the user's interface. `make` alone prints the verbs.
+#
+#   make train DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]      make export [RUN= QUANTS=Q4_K_M,Q8_0]
+#
+# Everything is installed into .venv; what outlives a clone (the llama.cpp build, dequantized bases) into ~/.cache/burnish.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# PyTorch's own index of CPU builds, used where there is no GPU
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n1)
+CONFIG ?= $(if $(GPU),configs/qlora-8b.yaml,configs/quickstart.yaml)
+PORT ?= 8000
+SET ?=
+
+# --key value only where the user gave one
+opt = $(if $($(1)),$(2) '$($(1))')
+TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/export.txt)
+
+.PHONY: help
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+# ---- setup: a stamp a step, so that a second run costs nothing -------------------------------------------------------
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v.major}.{v.minor}; give another with PYTHON=python3.12")'
+	@echo "setup: virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and by itself, so that nothing pulls several GB of CUDA libraries onto a machine without a GPU; local wheels
+# that pip is configured with (find-links) go before the network
+$(VENV)/.torch: requirements/export.txt | $(VENV)/.created
+	@echo "setup: torch $(TORCH) $(if $(GPU),with CUDA,for the CPU)"
+ifneq ($(GPU),)
+	@$(PY) -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+else
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-index torch==$(TORCH) 2>/dev/null \
+	  || $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH)
+endif
+	@touch $@
+
+$(VENV)/.packages: requirements/train.txt requirements/quickstart.txt | $(VENV)/.torch
+	@echo "setup: the packages of requirements/train.txt (some minutes)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/train.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/quickstart.txt
+	@touch $@
+
+$(VENV)/.llama: requirements/llama.txt tools/build_llama.py | $(VENV)/.packages
+	@$(PY) tools/build_llama.py
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/.packages
+	@echo "setup: what the tests need"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.torch $(VENV)/.packages $(VENV)/.llama ## set up .venv: pinned packages, llama.cpp built once for this CPU
+
+.PHONY: lock
+lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requirements/*.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@for set in serve export train dev; do \
+	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	    requirements/$$set.in -o requirements/$$set.txt; \
+	  sed -i -E "/^(nvidia-|cuda-|triton)/d; s/ ; python_full_version < '3.14' and platform_machine == 'x86_64' and sys_platform == 'linux'$$//" \
+	    requirements/$$set.txt; \
+	  sed -i "1i # made by 'make lock' from $$set.in; CUDA libraries come with the CUDA build of torch" requirements/$$set.txt; \
+	done
+
+# ---- the product's verbs ---------------------------------------------------------------------------------------------
+
+.PHONY: check plan train export serve chat quickstart
+check: setup ## DATA=f: read, lint and preview data
+	@$(PY) -m train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
+
+train: setup ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
+	@$(PY) -m train run --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)
+
+export: setup ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, examine
+	@$(PY) -m export run $(call opt,RUN,--run.name) $(call opt,QUANTS,--gguf.quants) $(call opt,BASE,--run.base) $(SET)
+
+serve: setup ## [RUN= PORT=]: the OpenAI-compatible endpoint
+	@$(PY) -m serve $(call opt,RUN,--run) --port $(PORT) $(SET)
+
+chat: setup ## [PORT=]: talk to the server from the terminal
+	@$(PY) -m serve chat --url http://127.0.0.1:$(PORT)/v1
+
+quickstart: setup ## set up, train, export, serve and ask, on this machine's CPU, with no account
+	@$(PY) -m tools.quickstart
+
+# ---- for those who work on it ----------------------------------------------------------------------------------------
+
+.PHONY: test test-fast lint clean
+test: setup $(VENV)/.dev ## set up and run all tests
+	@$(PY) -m pytest
+
+test-fast: setup $(VENV)/.dev ## the tests that take seconds
+	@$(PY) -m pytest -m 'not slow'
+
+lint: setup $(VENV)/.dev ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+clean: ## remove .venv and caches of this clone; runs/ and ~/.cache/burnish stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

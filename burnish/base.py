@@ -1,0 +1,130 @@
+"""Where a base model comes from: a hub id, a directory, a GGUF file, or a file inside an installed Python package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.console import say
+from burnish.errors import UserError
+from burnish.run import cache_root, file_sha256
+
+PACKAGE_PREFIX = "package:"
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+
+class BaseError(UserError):
+    """A base model that is missing, can't be fetched, or is not the one that was trained on."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on this machine: `path` is a directory that transformers loads; sha256 is over its files.
+
+    For a GGUF file sha256 is the file's own, `path` its dequantized checkpoint in the cache, `gguf` the file itself.
+    """
+
+    id: str
+    revision: str | None
+    path: Path
+    sha256: str
+    gguf: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the id without its ending or GGUF quantization, for names of runs and files."""
+        stem = re.sub(r"\.gguf$", "", self.id.rstrip("/").rsplit("/", 1)[-1], flags=re.IGNORECASE)
+        return re.sub(r"[.-](I?Q\d\w*|[bB]?[fF](16|32))$", "", stem)
+
+
+def resolve(base_id: str, revision: str | None = None) -> Base:
+    """Find the base model, fetching or dequantizing it where needed. Raises BaseError with what to do."""
+    local = _local_path(base_id)
+    if local is not None and local.is_file():
+        digest = file_sha256(local)
+        return Base(base_id, None, _dequantized(local, digest), digest, local)
+    directory = local if local is not None else _from_hub(base_id, revision)
+    if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
+        raise BaseError(f"base.id {base_id}: {directory} is no model: it needs config.json and *.safetensors (or .bin)")
+    # a snapshot directory of the hub's cache is named by its commit
+    return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
+
+
+def directory_sha256(directory: Path) -> str:
+    """Return one sha256 over a checkpoint's files: the sorted lines "sha256  name"."""
+    names = {p for pattern in (*MODEL_FILES, "*.bin") for p in directory.glob(pattern) if p.is_file()}
+    lines = [f"{_blob_sha256(p)}  {p.name}\n" for p in sorted(names)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _blob_sha256(path: Path) -> str:
+    """The hub's cache names a large file's blob by its sha256, so that it need not be read again."""
+    name = path.resolve().name
+    return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else file_sha256(path)
+
+
+def _local_path(base_id: str) -> Path | None:
+    """Return the file or directory that an id names on this machine, None where it is a hub id."""
+    if base_id.startswith(PACKAGE_PREFIX):
+        package, _, name = base_id.removeprefix(PACKAGE_PREFIX).partition("/")
+        spec = importlib.util.find_spec(package)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        if not places or not (path := Path(places[0]) / name).is_file():
+            raise BaseError(f"base.id {base_id}: the Python package '{package}' with '{name}' is not installed here")
+        return path
+    path = Path(base_id).expanduser()
+    if path.exists():
+        if path.is_file() and path.suffix.lower() != ".gguf":
+            raise BaseError(f"base.id {base_id}: is a file but no .gguf; give a directory, a .gguf file or a hub id")
+        return path.resolve()
+    if base_id.startswith((".", "/", "~")) or base_id.lower().endswith(".gguf") or base_id.count("/") > 1:
+        raise BaseError(f"base.id {base_id}: no such file or directory")
+    return None
+
+
+def _from_hub(base_id: str, revision: str | None) -> Path:
+    """Fetch a snapshot into the hub's cache (HF_HOME, HF_TOKEN are the hub client's own), one clear line a fault."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(base_id, revision=revision, allow_patterns=list(MODEL_FILES)))
+    except hub.GatedRepoError:
+        why = f"is gated: accept its licence at https://huggingface.co/{base_id} and set HF_TOKEN"
+    except hub.RevisionNotFoundError:
+        why = f"has no revision '{revision}'"
+    except hub.RepositoryNotFoundError:
+        why = "is neither a file here nor a model on the hub (or it is private: set HF_TOKEN)"
+    except hub.HFValidationError:
+        why = "is no path here and no valid hub id (owner/name)"
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, OSError) as error:
+        why = f"is not in the local cache and the hub can't be reached ({type(error).__name__})"
+    raise BaseError(f"base.id {base_id}: {why}")
+
+
+def _dequantized(gguf_file: Path, digest: str) -> Path:
+    """Return the trainable checkpoint of a GGUF file, made once and kept in the cache.
+
+    A child process makes it, so that this room stays free of torch and the memory is given back.
+    """
+    target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}"
+    if not target.is_dir():
+        say(f"base: dequantizing {gguf_file.name} once into {target}")
+        child = subprocess.run(
+            [sys.executable, "-m", "tools.dequantize", str(gguf_file), str(target)],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if child.returncode:
+            last = (child.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+            raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
+    return target

@@ -1,0 +1,87 @@
+"""python -m export run: merge, convert, quantize, and examine what came out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from burnish.config import add_arguments, parse_arguments
+from burnish.console import say, warn
+from burnish.errors import run_edge
+from burnish.run import Artefact, ExportRecord
+from export.settings import ExportSettings
+
+COMMANDS = {"run": "merge the adapter, make GGUF files, examine each and write export.json"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            epilog="Sources: --config, then BURNISH_EXPORT_* variables, then the command line; the last is strongest.",
+        )
+        add_arguments(command, ExportSettings, "export")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=UserWarning)
+    settings, _ = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
+    from export.stage import export
+
+    run, record = export(settings)
+    Console(width=None if sys.stdout.isatty() else 160).print(table(record))
+    if record.default is None:
+        warn("no artefact passes: serve will refuse this run; the table says why")
+    else:
+        say(f"export: finished: {run.path}; serve loads {record.default}")
+    say(f"next: make serve RUN={run.id}")
+    return 0
+
+
+def table(record: ExportRecord) -> Table:
+    """Return the artefacts with their size, fidelity and verdict."""
+    made = Table(title=f"{record.run_id}: held-out responses, nats a token", title_justify="left")
+    for name in ("artefact", "size", "KL", "top-1", "loss", "base's", "trained's", "verdict"):
+        made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
+    for artefact in record.artefacts:
+        made.add_row(*_row(artefact, artefact.path == record.default))
+    return made
+
+
+def _row(artefact: Artefact, default: bool) -> list[str]:
+    f = artefact.fidelity
+    name = artefact.path + ("  (default)" if default else "")
+    verdict = artefact.verdict + ("" if artefact.verdict == "pass" else f": {artefact.why}")
+    return [
+        name,
+        f"{artefact.bytes / 1e6:,.0f} MB",
+        _number(f.kl),
+        "-" if f.top1_agreement is None else f"{f.top1_agreement:.1%}",
+        _number(f.loss),
+        _number(f.loss_base),
+        _number(f.loss_trained),
+        verdict,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    run_edge(main)

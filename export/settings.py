@@ -1,0 +1,52 @@
+"""ExportSettings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from burnish.config import Strict
+
+
+class RunSection(Strict):
+    """Which run is exported."""
+
+    root: str = Field("runs", description="directory of all runs")
+    name: str | None = Field(None, description="the run; none: the newest trained one")
+    base: str | None = Field(None, description="where the base model is now, if it has moved; checked by its sha256")
+
+
+class MergeSection(Strict):
+    """How the adapter is merged."""
+
+    base: Literal["auto", "dequantized", "original"] = Field(
+        "auto", description="onto the base as the adapter saw it, onto the original 16-bit one, or the one that fits"
+    )
+    dtype: Literal["auto", "float16", "bfloat16"] = Field(
+        "auto", description="how merged weights are stored; auto: float16 unless a value overflows it"
+    )
+    max_shard_bytes: int = Field(4_000_000_000, ge=1_000_000, description="largest size of one safetensors file")
+
+
+class GgufSection(Strict):
+    """Which GGUF files are made; F16 (or BF16) always is."""
+
+    quants: list[str] = Field(default=["Q8_0", "Q4_K_M"], description="llama.cpp's quantization types by name")
+
+
+class GateSection(Strict):
+    """What an artefact must reach on the exam to pass."""
+
+    max_kl: float = Field(0.1, gt=0.0, description="largest mean KL to its reference, nats a token")
+    min_top1: float = Field(0.88, ge=0.0, le=1.0, description="least share of positions with the same likeliest token")
+    max_gain_lost: float = Field(0.2, ge=0.0, description="largest share of training's gain in loss that may be lost")
+
+
+class ExportSettings(Strict):
+    """Everything that `python -m export run` can be told."""
+
+    run: RunSection = Field(default_factory=RunSection)
+    merge: MergeSection = Field(default_factory=MergeSection)
+    gguf: GgufSection = Field(default_factory=GgufSection)
+    gate: GateSection = Field(default_factory=GateSection)

@@ -1,0 +1,85 @@
+"""The exam's figures: KL is a lower bound that vanishes on equality, and everything survives the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.exam import TOP, Answers, Compared, Exam, Question, choose, log_softmax
+
+VOCABULARY = 200
+seeds = st.integers(0, 2**31)
+
+
+def logits(seed: int, rows: int = 4, scale: float = 3.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((rows, VOCABULARY)) * scale).astype(np.float32)
+
+
+@given(seeds, seeds)
+@settings(max_examples=50)
+def test_kl_with_a_tail_bucket_is_between_zero_and_the_full_kl(one: int, two: int) -> None:
+    p, q = logits(one), logits(two)
+    full = (np.exp(log_softmax(p)) * (log_softmax(p) - log_softmax(q))).sum(1)
+    kl = Compared.of(q, Answers.of(p, [0] * 4)).kl
+    assert (kl >= 0).all()
+    assert (kl <= full + 1e-4).all()
+
+
+@given(seeds)
+@settings(max_examples=20)
+def test_a_model_agrees_with_itself(seed: int) -> None:
+    rows = logits(seed)
+    compared = Compared.of(rows + 5, Answers.of(rows, [1, 2, 3, 4]))  # a constant shift changes no probability
+    assert compared.kl.max() < 1e-5
+    assert compared.agree.all()
+
+
+def test_a_worse_model_has_a_larger_kl() -> None:
+    rows, noise = logits(1), logits(2, scale=1.0)
+    small, large = (float(Compared.of(rows + k * noise, Answers.of(rows, [0] * 4)).kl.mean()) for k in (0.1, 0.5))
+    assert 0 < small < large
+
+
+def test_answers_keep_the_true_tokens_log_probability_even_outside_the_top() -> None:
+    rows = logits(3)
+    worst = rows.argmin(axis=1)
+    answers = Answers.of(rows, worst.tolist())
+    assert answers.ids.shape == (4, TOP)
+    assert np.allclose(answers.true, log_softmax(rows)[np.arange(4), worst])
+    assert (np.diff(answers.logp, axis=1) <= 0).all()
+
+
+def question(spans: list[tuple[int, int]], length: int = 20, chat: bool = True) -> Question:
+    messages = [{"role": "user", "content": "x"}] if chat else None
+    return Question("heldout", list(range(length)), spans, messages, tuple(range(len(spans))) if chat else ())
+
+
+def test_position_p_predicts_token_p_plus_1() -> None:
+    q = question([(5, 8)])
+    assert (q.positions, q.targets) == ([4, 5, 6], [5, 6, 7])
+    assert question([(0, 3)], chat=False).targets == [1, 2]  # nothing predicts the first token
+
+
+def test_an_exam_survives_the_disk(tmp_path: Path) -> None:
+    asked = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
+    answers = Answers.of(logits(4, rows=7), [0] * 7)
+    exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99)
+    exam.save(tmp_path)
+    back = Exam.load(tmp_path)
+    assert back.questions == asked
+    assert (back.trained.ids == answers.ids).all()
+    assert (back.base_true == exam.base_true).all()
+    assert back.noise_kl == pytest.approx(1e-5)
+    assert back.heldout().tolist() == [True] * 5 + [False] * 2
+
+
+def test_the_limits_hold_and_a_chat_turn_is_never_cut() -> None:
+    asked = [question([(5, 8), (10, 15)]), question([(5, 8)])]
+    chosen = choose(asked, rows=2, tokens=5)
+    assert [q.spans for q in chosen] == [[(5, 8)]] or sum(len(q.positions) for q in chosen) <= 5
+    assert len(choose(asked * 40, rows=64, tokens=10**6)) == 64
+    assert len(choose([question([(0, 20)], chat=False)], 1, 7)[0].positions) == 7

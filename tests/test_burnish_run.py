@@ -1,0 +1,102 @@
+"""Records and files appear whole or not at all, and a damaged record is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from burnish import run as runs
+from burnish.run import PushRecord, Run, RunError, find_run
+
+
+def push_record(run_id: str = "r") -> PushRecord:
+    return PushRecord(
+        run_id=run_id, created=runs.now(), export_sha256="0" * 64, repo="me/model", commit="c", files=["f"]
+    )
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    Run(tmp_path).write(push_record())
+    assert Run(tmp_path).read(PushRecord) == push_record()
+    assert [p.name for p in tmp_path.iterdir()] == ["push.json"]
+
+
+@pytest.mark.parametrize("change", [{"schema_version": 2}, {"files": "f"}, {"repo": None}])
+def test_a_record_of_another_version_or_shape_is_refused_by_name(tmp_path: Path, change: dict[str, object]) -> None:
+    content = {**push_record().model_dump(), **change}
+    (tmp_path / "push.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=f"push.json: {next(iter(change))}"):
+        Run(tmp_path).read(PushRecord)
+
+
+def test_unknown_keys_of_a_newer_version_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "push.json").write_text(json.dumps({**push_record().model_dump(), "later": 1}))
+    assert json.loads(Run(tmp_path).read(PushRecord).model_dump_json())["later"] == 1
+
+
+def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), runs.whole_file(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
+
+
+def test_a_fault_while_filling_a_directory_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), runs.whole_directory(tmp_path / "d") as temporary:
+        (temporary / "half").write_text("x")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".merged.99.partial").mkdir()
+    (tmp_path / ".a.gguf.99.partial").write_text("x")
+    (tmp_path / "kept").write_text("x")
+    runs.sweep_partial(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path: Path) -> None:
+    for name in ("old", "new", "unfinished"):
+        (tmp_path / name).mkdir()
+    for age, name in ((10, "old"), (0, "new")):
+        Run(tmp_path / name).write(push_record(name))
+        stamp = time.time() - age
+        os.utime(tmp_path / name / "push.json", (stamp, stamp))
+    runs.point_latest(Run(tmp_path / "old"))
+    assert find_run(tmp_path, None, PushRecord).id == "new"
+    assert find_run(tmp_path, "latest", PushRecord).id == "old"
+    with pytest.raises(RunError, match="no run 'x' .* there is: new, old, unfinished"):
+        find_run(tmp_path, "x", PushRecord)
+    with pytest.raises(RunError, match="'unfinished' has no push.json"):
+        find_run(tmp_path, "unfinished", PushRecord)
+
+
+def test_one_changed_byte_anywhere_changes_a_tree_hash(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_text("1")
+    before = runs.tree_sha256(tmp_path)
+    (tmp_path / "a" / "b").write_text("2")
+    assert runs.tree_sha256(tmp_path) != before
+
+
+def test_an_unwritable_place_and_a_full_disk_are_told_before_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="can't be written"):
+        runs.check_writable(tmp_path / "file" / "runs", 0, "training")
+    with pytest.raises(RunError, match="GB free, training needs about"):
+        runs.check_writable(tmp_path, 10**18, "training")
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "start"),
+    [("meta/Llama-3.1-8B", "data/my rows.jsonl", "Llama-3.1-8B-my-rows-"), ("/x/m.gguf", "ü.csv", "m-x-")],
+)
+def test_ids_are_safe_in_a_path(base: str, data: str, start: str) -> None:
+    assert runs.new_id(base, data).startswith(start)

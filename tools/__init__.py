@@ -1,0 +1,1 @@
+"""Small programs that setup and the stages run as child processes."""
