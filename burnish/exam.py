@@ -163,7 +163,7 @@ def kl_with_tail(p: Floats, q: Floats) -> Floats:
     p64, q64 = np.exp(p.astype(np.float64)), np.exp(q.astype(np.float64))
     p_tail, q_tail = np.maximum(1 - p64.sum(1), 1e-12), np.maximum(1 - q64.sum(1), 1e-12)
     kl = (p64 * (p.astype(np.float64) - q)).sum(1) + p_tail * np.log(p_tail / q_tail)
-    return np.maximum(kl, 0).astype(np.float32)
+    return np.asarray(np.maximum(kl, 0), dtype=np.float32)
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:

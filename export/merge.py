@@ -56,7 +56,8 @@ class Adapter:
     def bias(self, name: str) -> torch.Tensor:
         """Return a trained bias, float32."""
         with safe_open(self.file, framework="pt") as tensors:
-            return tensors.get_tensor(self.biases[name]).float()
+            bias: torch.Tensor = tensors.get_tensor(self.biases[name])
+            return bias.float()
 
 
 def open_adapter(directory: Path) -> Adapter:
@@ -114,7 +115,8 @@ def dequantizer(record: TrainRecord) -> Callable[[str, torch.Tensor], torch.Tens
             quant_type="nf4",
             compress_statistics=record.double_quant,
         )
-        return bnb.dequantize_4bit(quantized, state).float().reshape(tensor.shape)
+        weight: torch.Tensor = bnb.dequantize_4bit(quantized, state)
+        return weight.float().reshape(tensor.shape)
 
     return nf4
 

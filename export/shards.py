@@ -41,7 +41,8 @@ class Source:
     def read(self) -> torch.Tensor:
         """Read the tensor as it is stored."""
         with safe_open(self.file, framework="pt") as tensors:
-            return tensors.get_tensor(self.name)
+            tensor: torch.Tensor = tensors.get_tensor(self.name)
+            return tensor
 
 
 def sources(directory: Path) -> list[Source]:
@@ -126,4 +127,4 @@ def _write_shard(path: Path, part: list[Source], dtype: torch.dtype, make: Calla
         file.write(text)
         for source in part:
             tensor = make(source).contiguous()
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,17 @@ class _Kept:
         runs.write_atomic(self.path, json.dumps({"key": self.key, "artefacts": self.artefacts}, indent=2) + "\n")
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What every step of one export needs."""
+
+    settings: ExportSettings
+    run: Run
+    record: TrainRecord
+    exam: Exam
+    kept: _Kept
+
+
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     """Export the run; returns it and its record. Raises the named errors before work starts where it can't be done."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
@@ -72,46 +84,30 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     _check_unchanged(run, record)
     base = _base(settings, record)
     _check_room(run, base, len(types))
-    key = {"train_sha256": runs.file_sha256(run.path / "train.json"), "merge": settings.merge.model_dump()}
-    kept = _Kept.load(run, key)
     for directory in (run.path, run.path / "gguf"):
         runs.sweep_partial(directory)
-    exam = Exam.load(run.path / record.exam.path)
+    train_sha256 = runs.file_sha256(run.path / "train.json")
+    kept = _Kept.load(run, {"train_sha256": train_sha256, "merge": settings.merge.model_dump()})
+    job = _Job(settings, run, record, Exam.load(run.path / record.exam.path), kept)
     choice, reason = _merge_base(settings, record)
     say(f"export: {run.path}; merging onto the {choice} base: {reason}")
-    dtype = _merged(settings, run, record, base, choice, kept)
-    artefacts = [_examined_merge(run, record, exam, dtype, kept)]
-    reference = _merged_answers(run)
-    source = f"gguf/{run.id}-{gguf.SIXTEEN_BIT[dtype]}.gguf"
-    artefacts.append(
-        _gguf(
-            run,
-            record,
-            exam,
-            reference,
-            kept,
-            source,
-            gguf.SIXTEEN_BIT[dtype],
-            lambda target: gguf.convert(run.path / MERGED, target, dtype),
-        )
-    )
-    for name in types:
-        if name not in gguf.SIXTEEN_BIT.values() or name != gguf.SIXTEEN_BIT[dtype]:
-            artefacts.append(
-                _gguf(
-                    run,
-                    record,
-                    exam,
-                    reference,
-                    kept,
-                    f"gguf/{run.id}-{name}.gguf",
-                    name,
-                    lambda target, name=name: gguf.quantize(run.path / source, target, name),
-                )
-            )
-    result = _record(settings, run, record, key["train_sha256"], (choice, reason), artefacts)
+    dtype = _merged(job, base, choice)
+    entries = [_examined_merge(job, gguf.SIXTEEN_BIT[dtype]), *_ggufs(job, dtype, types)]
+    result = _record(job, train_sha256, (choice, reason), entries)
     run.write(result)
     return run, result
+
+
+def _ggufs(job: _Job, dtype: str, types: list[str]) -> list[dict[str, Any]]:
+    """Make the 16-bit GGUF, and from it each asked type."""
+    merged, sixteen, reference = job.run.path / MERGED, gguf.SIXTEEN_BIT[dtype], _merged_answers(job.run)
+    source = f"gguf/{job.run.id}-{sixteen}.gguf"
+    entries = [_gguf(job, reference, source, sixteen, partial(gguf.convert, merged, dtype=dtype))]
+    for name in types:
+        if name != sixteen:
+            make = partial(gguf.quantize, job.run.path / source, type_name=name)
+            entries.append(_gguf(job, reference, f"gguf/{job.run.id}-{name}.gguf", name, make))
+    return entries
 
 
 def _check_unchanged(run: Run, record: TrainRecord) -> None:
@@ -151,23 +147,15 @@ def _merge_base(settings: ExportSettings, record: TrainRecord) -> tuple[str, str
     return "dequantized", f"the adapter was trained on the {record.quantization} weights"
 
 
-def _merged(settings: ExportSettings, run: Run, record: TrainRecord, base: Base, choice: str, kept: _Kept) -> str:
+def _merged(job: _Job, base: Base, choice: str) -> str:
     """Make merged/ unless it is there and unchanged; returns its dtype."""
-    target = run.path / MERGED
-    if not kept.find(run, MERGED):
-        tensors = len(sources(base.path))
-        with runs.whole_directory(target) as directory, bar("merge", tensors) as tick:
-            as_trained = dequantizer(record) if choice == "dequantized" else None
-            merge(
-                base.path,
-                run.path / record.adapter.path,
-                directory,
-                as_trained,
-                settings.merge.dtype,
-                settings.merge.max_shard_bytes,
-                tick,
-            )
-            _copy_tokenizer(run.path / record.adapter.path, directory, record)
+    target, adapter = job.run.path / MERGED, job.run.path / job.record.adapter.path
+    if not job.kept.find(job.run, MERGED):
+        with runs.whole_directory(target) as directory, bar("merge", len(sources(base.path))) as tick:
+            as_trained = dequantizer(job.record) if choice == "dequantized" else None
+            dtype, shard_bytes = job.settings.merge.dtype, job.settings.merge.max_shard_bytes
+            merge(base.path, adapter, directory, as_trained, dtype, shard_bytes, tick)
+            _copy_tokenizer(adapter, directory, job.record)
     return str(runs.read_json(target / "config.json")["dtype"])
 
 
@@ -187,52 +175,38 @@ def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _examined_merge(run: Run, record: TrainRecord, exam: Exam, dtype: str, kept: _Kept) -> dict[str, Any]:
-    entry = kept.find(run, MERGED)
+def _examined_merge(job: _Job, quantization: str) -> dict[str, Any]:
+    """Examine merged/ through transformers, unless that was done and it is unchanged."""
+    entry = job.kept.find(job.run, MERGED)
     if entry is None:
         from transformers import AutoTokenizer
 
-        directory = run.path / MERGED
+        directory, exam = job.run.path / MERGED, job.exam
         sat = examine.sit(exam, examine.checkpoint_logits(directory, exam), None, "the merge")
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        parity = examine.prompt_parity(
-            exam,
-            examine.checkpoint_template(tokenizer, record),
-            lambda text: list(tokenizer(text, add_special_tokens=False).input_ids),
-        )
+        template = examine.checkpoint_template(tokenizer, job.record)
+        parity = examine.prompt_parity(exam, template, lambda t: list(tokenizer(t, add_special_tokens=False).input_ids))
         eos = runs.read_json(directory / "generation_config.json")["eos_token_id"]
         ends = examine.terminator(exam, frozenset(eos if isinstance(eos, list) else [eos]))
-        _save_answers(run, sat.answers)
-        entry = _entry(run, MERGED, "safetensors", gguf.SIXTEEN_BIT[dtype], examine.fidelity(exam, sat, parity, ends))
-        kept.add(MERGED, entry)
+        _save_answers(job.run, sat.answers)
+        entry = _entry(job.run, MERGED, "safetensors", quantization, examine.fidelity(exam, sat, parity, ends))
+        job.kept.add(MERGED, entry)
     return entry
 
 
-def _gguf(
-    run: Run,
-    record: TrainRecord,
-    exam: Exam,
-    reference: Answers,
-    kept: _Kept,
-    name: str,
-    type_name: str,
-    make: Callable[[Path], None],
-) -> dict[str, Any]:
+def _gguf(job: _Job, reference: Answers, name: str, type_name: str, make: Callable[[Path], None]) -> dict[str, Any]:
     """Make and examine one GGUF, unless it is there and unchanged."""
-    if entry := kept.find(run, name):
+    if entry := job.kept.find(job.run, name):
         say(f"export: {name} is there and unchanged")
         return entry
-    make(run.path / name)
-    with Model.open(run.path / name) as model:
-        sat = examine.sit(exam, examine.gguf_logits(model, exam), reference, type_name)
-        parity = examine.prompt_parity(
-            exam,
-            examine.gguf_template(model, record),
-            lambda text: model.tokenize(text, add_special=False, parse_special=True),
-        )
-        ends = examine.terminator(exam, model.eog_ids())
-    entry = _entry(run, name, "gguf", type_name, examine.fidelity(exam, sat, parity, ends))
-    kept.add(name, entry)
+    make(job.run.path / name)
+    with Model.open(job.run.path / name) as model:
+        sat = examine.sit(job.exam, examine.gguf_logits(model, job.exam), reference, type_name)
+        template = examine.gguf_template(model, job.record)
+        parity = examine.prompt_parity(job.exam, template, lambda t: model.tokenize(t, add_special=False))
+        ends = examine.terminator(job.exam, model.eog_ids())
+    entry = _entry(job.run, name, "gguf", type_name, examine.fidelity(job.exam, sat, parity, ends))
+    job.kept.add(name, entry)
     return entry
 
 
@@ -260,29 +234,22 @@ def _merged_answers(run: Run) -> Answers:
     return Answers(tensors["ids"], tensors["logp"], tensors["true"])
 
 
-def _record(
-    settings: ExportSettings,
-    run: Run,
-    record: TrainRecord,
-    train_sha256: str,
-    choice: tuple[str, str],
-    entries: list[dict[str, Any]],
-) -> ExportRecord:
+def _record(job: _Job, train_sha256: str, choice: tuple[str, str], entries: list[dict[str, Any]]) -> ExportRecord:
     artefacts = []
     for entry in entries:
-        passed, why = judge(Fidelity.model_validate(entry["fidelity"]), settings.gate)
+        passed, why = judge(Fidelity.model_validate(entry["fidelity"]), job.settings.gate)
         artefacts.append(Artefact.model_validate({**entry, "verdict": "pass" if passed else "fail", "why": why}))
-    config = runs.read_json(run.path / MERGED / "config.json")
+    config = runs.read_json(job.run.path / MERGED / "config.json")
     return ExportRecord.model_validate(
         {
-            "run_id": run.id,
+            "run_id": job.run.id,
             "created": runs.now(),
             "train_sha256": train_sha256,
             "merge": {"base": choice[0], "reason": choice[1], "candidates": {choice[0]: entries[0]["fidelity"]}},
             "artefacts": artefacts,
             "default": default_artefact(artefacts),
-            "chat_template_sha256": record.chat_template_sha256,
-            "stop": record.terminators,
-            "context_length": config.get("max_position_embeddings") or record.max_length,
+            "chat_template_sha256": job.record.chat_template_sha256,
+            "stop": job.record.terminators,
+            "context_length": config.get("max_position_embeddings") or job.record.max_length,
         }
     )

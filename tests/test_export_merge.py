@@ -163,7 +163,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(
 
 
 def test_an_adapter_of_another_architecture_names_what_is_missing(make: Making, tmp_path: Path) -> None:
-    base, adapter = make()
+    _, adapter = make()
     config = LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, vocab_size=256
     )

@@ -1,0 +1,88 @@
+"""python -m train check | run: read and preview data; train."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from burnish.config import add_arguments, parse_arguments
+from burnish.console import say
+from burnish.errors import run_edge
+from train import begin
+from train.prepare import Prepared, prepare
+from train.settings import TrainSettings
+
+COMMANDS = {
+    "check": "read, lint and preview the data; loads no weights",
+    "run": "train an adapter and examine it",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            allow_abbrev=False,
+            epilog="Sources: --config, then BURNISH_TRAIN_* variables, then the command line; the last is strongest.",
+        )
+        add_arguments(command, TrainSettings, "train")
+        if name == "run":
+            command.add_argument(
+                "--resume", action="store_true", help="go on with the newest unfinished run of these settings"
+            )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    quiet()
+    settings, options = parse_arguments(make_parser(), TrainSettings, "train", sys.argv[1:] if argv is None else argv)
+    if options.command == "run":
+        settings = begin.resolve(settings, options.resume)
+    prepared = prepare(settings)
+    if options.command == "check":
+        from train.preview import show
+
+        show(prepared, settings.data.max_length)
+        return 0
+    return _run(settings, prepared)
+
+
+def _run(settings: TrainSettings, prepared: Prepared) -> int:
+    run, finished = begin.open_run(settings, prepared)
+    if finished:
+        say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
+        return 0
+    from train import sft  # torch and TRL take seconds to import: not before the data is known to be good
+
+    record = sft.train(settings, prepared, run)
+    say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
+    say(f"next: make export RUN={run.id}")
+    return 0
+
+
+def quiet() -> None:
+    """Keep the libraries' own chatter off the terminal: what matters is said by us."""
+    # threads that spin while they wait for one another make a step ten times slower beside any other busy process
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+if __name__ == "__main__":
+    run_edge(main)

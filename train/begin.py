@@ -1,0 +1,108 @@
+"""How a run begins: a new directory, or one that goes on where it stopped if nothing about it has changed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burnish import run as runs
+from burnish.run import Run, RunError, TrainRecord
+from train.prepare import Prepared
+from train.settings import TrainSettings
+
+CONFIG, STARTED = "config.yaml", "started.json"
+DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; planning knows better
+
+
+def resolve(settings: TrainSettings, resume: bool) -> TrainSettings:
+    """Check that the run can be kept, and settle what was left open: which run is resumed, and the template's date.
+
+    With `resume` and no name, the newest unfinished run with the same settings is meant. A run that goes on keeps the
+    date that its templates saw at its start.
+    """
+    root, name = Path(settings.run.root), settings.run.name
+    runs.check_writable(root, DISK_BYTES, "training")
+    if resume and name is None and (name := _newest_unfinished(root, settings)) is None:
+        raise RunError(f"--resume: no unfinished run with these settings in {root}/; give --run.name, or leave it out")
+    if resume and not (root / str(name) / CONFIG).is_file():
+        raise RunError(f"--resume: no run '{name}' in {root}/")
+    date = settings.chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
+    if name and not settings.chat.date and (root / name / CONFIG).is_file():
+        date = _dump(root / name)["chat"]["date"]
+    return settings.model_copy(
+        update={
+            "run": settings.run.model_copy(update={"name": name}),
+            "chat": settings.chat.model_copy(update={"date": date}),
+        }
+    )
+
+
+def open_run(settings: TrainSettings, prepared: Prepared) -> tuple[Run, bool]:
+    """Return the run to work on and whether it is already finished.
+
+    A named run that exists goes on where it stopped, if its settings, data and base are the same.
+    """
+    name = settings.run.name or runs.new_id(prepared.base.name, settings.data.path)
+    run = Run(Path(settings.run.root).resolve() / name)
+    if (run.path / CONFIG).is_file():
+        _check_same(run, settings, prepared)
+        return run, run.has(TrainRecord)
+    runs.write_atomic(run.path / STARTED, json.dumps(inputs(prepared)) + "\n")
+    runs.write_atomic(run.path / CONFIG, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
+    return run, False
+
+
+def inputs(prepared: Prepared) -> dict[str, str | None]:
+    return {
+        "data_sha256": prepared.data_sha256,
+        "base_sha256": prepared.base.sha256,
+        "chat_template_sha256": runs.text_sha256(prepared.template.source) if prepared.template else None,
+        "template_date": prepared.template.date if prepared.template else "",
+    }
+
+
+def _dump(run: Path) -> dict[str, Any]:
+    """Return the settings that a run was begun with."""
+    content: dict[str, Any] = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    return content
+
+
+def _comparable(dump: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that only say where things are."""
+    flat = {f"{s}.{k}": v for s, section in dump.items() for k, v in section.items() if s != "run"}
+    for key in ("data.path", "base.id"):
+        flat.pop(key, None)  # compared by their sha256 instead
+    return flat
+
+
+def _check_same(run: Run, settings: TrainSettings, prepared: Prepared) -> None:
+    """Raise RunError with every difference between a run as it was begun and what is asked now."""
+    was = _comparable(_dump(run.path))
+    asked = _comparable(settings.model_dump())
+    faults = [
+        f"{key}: the run has {was.get(key)!r}, now {value!r}" for key, value in asked.items() if was.get(key) != value
+    ]
+    began = runs.read_json(run.path / STARTED)
+    faults += [
+        f"{key.removesuffix('_sha256')}: its content is not what the run began with"
+        for key, value in inputs(prepared).items()
+        if key.endswith("sha256") and began.get(key) != value
+    ]
+    if faults:
+        raise RunError(
+            [f"run '{run.id}' was begun with other settings: {fault}" for fault in faults]
+            + [f"choose another name, or remove {run.path} to begin it anew"]
+        )
+
+
+def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
+    asked = _comparable(settings.model_dump())
+    if settings.chat.date is None:
+        asked.pop("chat.date")
+    begun = [p for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file() and not Run(p).has(TrainRecord)]
+    same = [p for p in begun if asked.items() <= _comparable(_dump(p)).items()]
+    return max(same, key=lambda p: (p / CONFIG).stat().st_mtime_ns).name if same else None

@@ -1,0 +1,180 @@
+"""Messages → ids and labels: the ids are exactly what the server will see, and only the responses are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from burnish.chat import ChatError, ChatTemplate
+from burnish.errors import UserError
+from train.formats import Example
+
+IGNORED = -100
+OPEN_THOUGHT = "<think>"
+
+
+class MaskError(UserError):
+    """Rows whose responses can't be told from their prompts with this template and tokenizer."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What this room needs of a tokenizer.
+
+    `encode` adds no special tokens and parses those in the text; `terminators` are the ids that may end a turn.
+    """
+
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    terminators: frozenset[int]
+    bos: tuple[int, ...]  # what the tokenizer puts before a plain text
+    eos: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training sequence. `spans` are the trained [start, end) ranges, each a response with its terminator.
+
+    `turns` says which assistant turn (index into the messages) each span is.
+    """
+
+    example: Example
+    input_ids: list[int]
+    spans: tuple[tuple[int, int], ...]
+    turns: tuple[int, ...] = ()
+
+    def labels(self, everything: bool = False) -> list[int]:
+        """Return the labels: the ids inside the spans (or all ids), IGNORED elsewhere."""
+        if everything:
+            return list(self.input_ids)
+        labels = [IGNORED] * len(self.input_ids)
+        for start, end in self.spans:
+            labels[start:end] = self.input_ids[start:end]
+        return labels
+
+
+@dataclass(frozen=True)
+class _Turn:
+    index: int
+    prompt_ids: list[int]
+    response_ids: list[int]
+    trained: bool
+
+
+def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[Row]:
+    """Return the rows of all examples. Raises MaskError with every row that can't be masked.
+
+    A conversation is one row where each turn's prompt continues the row before it to the token; where a template
+    rewrites history, or a token crosses a border, it becomes one row an assistant turn.
+    """
+    rows: list[Row] = []
+    faults: list[str] = []
+    for example in examples:
+        try:
+            rows += _chat_rows(example, template, codec) if example.messages else [_text_row(example, codec)]
+        except (ChatError, MaskError) as error:
+            faults += [f"line {example.line}: {fault}" for fault in error.faults]
+    if faults:
+        raise MaskError(faults)
+    return rows
+
+
+def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> None:
+    """Check every row apart from how it was built: raises MaskError where a mask is wrong.
+
+    Each trained span must decode to one assistant turn's content and end in a terminator, the ids before it must be
+    the tokenized prompt, and no two spans may overlap.
+    """
+    faults: list[str] = []
+    for row in rows:
+        if not row.example.messages or template is None:
+            continue
+        last = 0
+        for (start, end), turn in zip(row.spans, row.turns, strict=True):
+            content = row.example.messages[turn].content.strip()
+            before = [m.to_dict() for m in row.example.messages[:turn]]
+            found = codec.decode(row.input_ids[start : end - 1]).strip()
+            where = f"line {row.example.line}: assistant turn {turn + 1}"
+            if row.input_ids[end - 1] not in codec.terminators:
+                faults.append(f"{where}: its last trained token is no terminator")
+            if found != content:
+                faults.append(f"{where}: the template changes the response: {content[:40]!r} became {found[:40]!r}")
+            if row.input_ids[:start] != codec.encode(template.render(before, add_generation_prompt=True)):
+                faults.append(f"{where}: what comes before it is not the prompt that the server would send")
+            if start < last:
+                faults.append(f"{where}: its tokens overlap those of the turn before")
+            last = end
+    if faults:
+        raise MaskError(faults)
+
+
+def _text_row(example: Example, codec: Codec) -> Row:
+    """A plain text is learned whole, between the tokenizer's own start and end tokens."""
+    ids = [*codec.bos, *codec.encode(example.text or ""), codec.eos]
+    return Row(example, ids, ((len(codec.bos), len(ids)),))
+
+
+def _chat_rows(example: Example, template: ChatTemplate | None, codec: Codec) -> list[Row]:
+    if template is None:
+        raise MaskError("chat rows need a chat template")
+    assert example.messages is not None
+    turns = [
+        _turn(example, index, template, codec)
+        for index, message in enumerate(example.messages)
+        if message.role == "assistant"
+    ]
+    if whole := _one_row(example, turns):
+        return [whole]
+    return [_row(example, [turn]) for turn in turns if turn.trained]
+
+
+def _one_row(example: Example, turns: list[_Turn]) -> Row | None:
+    """Return the conversation as one row, or None where a later prompt does not continue the row so far."""
+    so_far: list[int] = []
+    for turn in turns:
+        if turn.prompt_ids[: len(so_far)] != so_far:
+            return None
+        so_far = turn.prompt_ids + turn.response_ids
+    return _row(example, turns)
+
+
+def _row(example: Example, turns: list[_Turn]) -> Row:
+    ids = turns[-1].prompt_ids + turns[-1].response_ids
+    trained = [turn for turn in turns if turn.trained]
+    spans = tuple((len(t.prompt_ids), len(t.prompt_ids) + len(t.response_ids)) for t in trained)
+    return Row(example, ids, spans, tuple(t.index for t in trained))
+
+
+def _turn(example: Example, index: int, template: ChatTemplate, codec: Codec) -> _Turn:
+    """Tokenize the prompt of one assistant turn as the server will, and its response up to the terminator."""
+    assert example.messages is not None
+    messages = [message.to_dict() for message in example.messages[: index + 1]]
+    prompt = template.render(messages[:-1], add_generation_prompt=True)
+    full = template.render(messages)
+    if not full.startswith(prompt):
+        raise MaskError(_why_not_prefix(prompt, full, index))
+    prompt_ids, full_ids = codec.encode(prompt), codec.encode(full)
+    if full_ids[: len(prompt_ids)] == prompt_ids:
+        response = full_ids[len(prompt_ids) :]
+    else:  # a token would cross from prompt to response, which can't happen when generating
+        response = codec.encode(full[len(prompt) :])
+    ends = [i for i, token in enumerate(response) if token in codec.terminators]
+    if not ends or codec.decode(response[ends[-1] + 1 :]).strip():
+        raise MaskError(
+            f"assistant turn {index + 1}: the template does not close it with an end token of this tokenizer,"
+            " so the model would never learn to stop; choose another template with chat.template"
+        )
+    return _Turn(index, prompt_ids, response[: ends[-1] + 1], example.messages[index].train)
+
+
+def _why_not_prefix(prompt: str, full: str, index: int) -> str:
+    if prompt.rstrip().endswith(OPEN_THOUGHT):
+        return (
+            f"assistant turn {index + 1}: the template's generation prompt opens a thought ({OPEN_THOUGHT}) and the row"
+            " has none: put thoughts into the data, set chat.template to a plain variant, or give a template file"
+        )
+    same = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
+    return (
+        f"assistant turn {index + 1}: the template renders the prompt differently once it is answered"
+        f" (at {prompt[max(0, same - 20) : same + 20]!r}): give a template file with chat.template"
+    )

@@ -1,0 +1,167 @@
+"""From a data file to proven training rows: everything that happens before a weight is loaded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.base import Base, resolve
+from burnish.chat import ChatTemplate
+from burnish.console import say, warn
+from burnish.run import file_sha256
+from train import template as templates
+from train.formats import Conversion, Example, convert, recognise
+from train.lint import lint
+from train.mask import Codec, MaskError, Row, build, prove
+from train.read import DataError, read_rows, unit
+from train.settings import DataSection, TrainSettings
+
+LEAST_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows ready to train on, and how they came to be.
+
+    `heldout` is never trained on: the eval loss and the exam use it. `truncated` holds the lines of shortened rows.
+    """
+
+    base: Base
+    tokenizer: Any
+    codec: Codec
+    template: ChatTemplate | None
+    format: str
+    data_sha256: str
+    train: list[Row]
+    heldout: list[Row]
+    lengths: list[int]
+    dropped: list[int]
+    truncated: list[int]
+    warnings: list[str]
+
+    @property
+    def terminators(self) -> list[int]:
+        """The ids that end the trained spans, each once."""
+        return list(
+            dict.fromkeys(row.input_ids[end - 1] for row in (*self.train, *self.heldout) for _, end in row.spans)
+        )
+
+
+def prepare(settings: TrainSettings) -> Prepared:
+    """Read, check, render, tokenize, mask and split the data; raises the named errors with all faults of a step.
+
+    No weights are loaded. What was decided and found is printed as it goes.
+    """
+    data = settings.data
+    if not Path(data.path).is_file():
+        raise DataError(f"data.path {data.path}: no such file")
+    converted = _read(Path(data.path), data)
+    heldout_examples = _read(Path(data.eval_path), data).examples if data.eval_path else None
+    base = resolve(settings.base.id, settings.base.revision)
+    tokenizer = templates.load_tokenizer(base.path, settings.base)
+    codec = templates.codec(tokenizer)
+    template = templates.choose(settings.chat, tokenizer)
+    if converted.format != "text":
+        template = templates.require(template, settings.base)
+    maker = _RowMaker(template, codec, data)
+    rows = maker.rows(converted.examples, data.path)
+    heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
+    train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
+    warnings = [str(w.text) for w in lint(converted.examples, unit(Path(data.path)))]
+    prepared = Prepared(
+        base,
+        tokenizer,
+        codec,
+        template,
+        converted.format,
+        file_sha256(Path(data.path)),
+        train,
+        heldout,
+        maker.lengths,
+        maker.dropped,
+        maker.truncated,
+        warnings,
+    )
+    if template is not None and converted.format != "text":
+        ends = templates.base_end_ids(base.path, tokenizer)
+        warnings += templates.warnings(template, tokenizer, prepared.terminators, ends)
+    for text in warnings:
+        warn(text)
+    return prepared
+
+
+def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Hold out a share of the rows, at least one: chosen by the seed, in file order on both sides.
+
+    With a share of 0 a twentieth is still set aside (at most 64 rows), because the exam needs rows that were never
+    trained. Rows of one example stay together.
+    """
+    lines = list(dict.fromkeys(row.example.line for row in rows))
+    if len(lines) < LEAST_ROWS:
+        raise DataError(
+            f"the data has {len(lines)} row: at least {LEAST_ROWS} are needed, one to learn and one to examine"
+        )
+    count = round(len(lines) * share) if share else min(64, len(lines) // 20)
+    held = set(random.Random(seed).sample(lines, min(max(1, count), len(lines) - 1)))
+    return [r for r in rows if r.example.line not in held], [r for r in rows if r.example.line in held]
+
+
+class _RowMaker:
+    """Turns examples into proven rows and keeps count of what was too long."""
+
+    def __init__(self, template: ChatTemplate | None, codec: Codec, data: DataSection) -> None:
+        self.template, self.codec, self.data = template, codec, data
+        self.lengths: list[int] = []
+        self.dropped: list[int] = []
+        self.truncated: list[int] = []
+
+    def rows(self, examples: Sequence[Example], path: str) -> list[Row]:
+        try:
+            rows = build(examples, self.template, self.codec)
+            prove(rows, self.template, self.codec)
+        except MaskError as error:
+            raise MaskError([f"{path}: {fault}" for fault in error.faults]) from None
+        self.lengths += [len(row.input_ids) for row in rows]
+        long = [row for row in rows if len(row.input_ids) > self.data.max_length]
+        if long and self.data.over_length == "error":
+            raise DataError(
+                [
+                    f"{path}: line {row.example.line}: {len(row.input_ids)} tokens, data.max_length is"
+                    f" {self.data.max_length}; raise it, or set data.over_length to drop or truncate"
+                    for row in long
+                ]
+            )
+        return [kept for row in rows if (kept := self._fit(row)) is not None]
+
+    def _fit(self, row: Row) -> Row | None:
+        """Return the row, shortened or None (dropped) where it is too long; one with no response left is dropped."""
+        limit = self.data.max_length
+        if len(row.input_ids) <= limit:
+            return row
+        spans = tuple((start, min(end, limit)) for start, end in row.spans if start < limit)
+        if self.data.over_length == "drop" or not spans:
+            self.dropped.append(row.example.line)
+            return None
+        self.truncated.append(row.example.line)
+        return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)])
+
+
+def _read(path: Path, data: DataSection) -> Conversion:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    raw = read_rows(path)
+    name = recognise(raw, path) if data.format == "auto" else data.format
+    converted = convert(raw, name, path)
+    say(
+        f"data: {path}: {len(converted.examples)} rows, format {name}"
+        + (" (recognised)" if data.format == "auto" else "")
+    )
+    for note in converted.notes:
+        warn(f"{path}: {note}")
+    if converted.unused_columns:
+        used = ", ".join(f"{column} ({count} rows)" for column, count in converted.unused_columns.items())
+        say(f"data: columns that are not used: {used}")
+    return converted

@@ -1,0 +1,88 @@
+"""What a person and a plot see of a training run: a bar, metrics.jsonl, TensorBoard events, whole checkpoints."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from burnish.console import Tick
+from burnish.run import write_atomic
+
+COMPLETE = "complete"
+METRICS = "metrics.jsonl"
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
+    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written anew."""
+
+    def __init__(self, logs: Path, tick: Tick, resumed_step: int) -> None:
+        self.logs, self.tick = logs, tick
+        self.started, self.tokens_before = time.monotonic(), 0
+        logs.mkdir(parents=True, exist_ok=True)
+        path = logs / METRICS
+        kept = (
+            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= resumed_step]
+            if path.is_file() and resumed_step
+            else []
+        )
+        write_atomic(path, "".join(f"{line}\n" for line in kept))
+        self.writer = SummaryWriter(str(logs), purge_step=resumed_step + 1 if resumed_step else None)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started = time.monotonic()
+        self.tick(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
+        self.tick(state.global_step, _words(last))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        entry = {"step": state.global_step, "time": round(time.time(), 3), **(logs or {})}
+        if "loss" in entry and "num_tokens" in entry:
+            # num_tokens counts from step 0; this process has seen only those since it began
+            self.tokens_before = self.tokens_before or int(entry["num_tokens"]) - 1
+            seconds = time.monotonic() - self.started
+            entry["tokens_per_s"] = round((entry["num_tokens"] - self.tokens_before) / seconds, 1)
+            state.log_history[-1]["tokens_per_s"] = entry["tokens_per_s"]
+        with (self.logs / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        for key, value in entry.items():
+            if isinstance(value, int | float) and key not in ("step", "time"):
+                self.writer.add_scalar(key, value, state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark a checkpoint whole: one that a kill left half-written has no mark and is not resumed from."""
+        write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.writer.close()
+
+
+def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
+    """Return the newest whole checkpoint and its step, or (None, 0)."""
+    whole = [p for p in directory.glob("checkpoint-*") if (p / COMPLETE).is_file()]
+    newest = max(whole, key=_step, default=None)
+    return newest, _step(newest) if newest else 0
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def _words(entry: dict[str, Any]) -> str:
+    if "loss" not in entry:
+        return ""
+    speed = f" {entry['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in entry else ""
+    return f"loss {float(entry['loss']):.3f}{speed}"

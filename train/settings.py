@@ -1,0 +1,161 @@
+"""TrainSettings: names as in PEFT and TRL, so that what their guides say can be typed here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from burnish.config import ConfigError, Strict
+from burnish.errors import did_you_mean
+
+# keys of a PEFT lora_config.json that say what this is, or that training doesn't need; any value passes
+PEFT_IGNORED = frozenset(
+    {
+        "peft_type",
+        "inference_mode",
+        "base_model_name_or_path",
+        "revision",
+        "peft_version",
+        "auto_mapping",
+        "ensure_weight_tying",
+    }
+)
+PEFT_EMPTY: tuple[Any, ...] = (None, False, [], {}, True)
+
+
+class BaseSection(Strict):
+    """The model that is fine-tuned."""
+
+    id: str = Field(description="hub id, directory, .gguf file, or package:NAME/FILE")
+    revision: str | None = Field(None, description="the hub's branch, tag or commit")
+    trust_remote_code: bool = Field(False, description="run Python code that the model's repository brings")
+    quantization: Literal["none", "nf4"] = Field("none", description="how the frozen base is held while training")
+    double_quant: bool = Field(True, description="nf4: quantize the quantization constants too")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="load and compute dtype; auto: float32 on a CPU, bfloat16 or float16 on a GPU"
+    )
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="attention")
+
+
+class DataSection(Strict):
+    """The rows."""
+
+    path: str = Field(description="JSONL, JSON, CSV or Parquet file")
+    format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
+        "auto", description="how a row is written; auto recognises it"
+    )
+    max_length: int = Field(1024, ge=8, description="longest row in tokens")
+    over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
+    eval_path: str | None = Field(None, description="a file of held-out rows; none: split some off")
+    eval_split: float = Field(0.1, ge=0.0, le=0.5, description="share of rows held out for the eval loss and the exam")
+    assistant_only_loss: bool = Field(True, description="learn the responses only; false: the prompts too")
+    packing: bool = Field(False, description="several rows in one sequence; attention never crosses rows")
+
+
+class ChatSection(Strict):
+    """How messages become text."""
+
+    template: str | None = Field(None, description="a named template, a .jinja file, or none for the base's own")
+    date: str | None = Field(
+        None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD that templates see; none: today"
+    )
+
+
+class LoraSection(Strict):
+    """The adapter, as peft.LoraConfig has it."""
+
+    config_file: str | None = Field(None, description="a PEFT lora_config.json; settings given beside it are stronger")
+    r: int = Field(16, ge=1, description="rank")
+    lora_alpha: int = Field(32, ge=1, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora")
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before the adapter")
+    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
+    use_rslora: bool = Field(False, description="rank-stabilised scale")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_peft(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("config_file"), str):
+            return {**read_peft_config(Path(values["config_file"])), **values}
+        return values
+
+
+class TrainSection(Strict):
+    """The optimisation, as trl.SFTConfig has it."""
+
+    learning_rate: float = Field(2e-4, gt=0.0, description="peak learning rate")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"] = Field(
+        "cosine", description="how the learning rate falls"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises")
+    num_train_epochs: float = Field(3.0, gt=0.0, description="passes over the data")
+    max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1: by num_train_epochs")
+    per_device_train_batch_size: int = Field(4, ge=1, description="rows in a micro-batch")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches in a step")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about a third slower")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(1.0, gt=0.0, description="gradient clipping")
+    optim: str = Field("adamw_torch", description="optimizer by transformers' name")
+    seed: int = Field(42, ge=0, description="of the adapter's start, the data order and dropout")
+    logging_steps: int = Field(1, ge=1, description="steps between two points of the loss curve")
+    save_steps: int = Field(50, ge=1, description="steps between checkpoints")
+    save_total_limit: int = Field(2, ge=1, description="checkpoints kept")
+    eval_steps: int | None = Field(None, ge=1, description="steps between evaluations; none: at the end only")
+
+
+class ExamSection(Strict):
+    """The exam that the trained model sits, and every exported artefact after it."""
+
+    rows: int = Field(64, ge=1, description="most held-out rows asked")
+    tokens: int = Field(4096, ge=16, description="most response tokens scored")
+
+
+class RunSection(Strict):
+    """Where the run is kept."""
+
+    root: str = Field("runs", description="directory of all runs")
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of this run; none: <base>-<data>-<UTC time>"
+    )
+
+
+class TrainSettings(Strict):
+    """Everything that `python -m train run` can be told."""
+
+    base: BaseSection
+    data: DataSection
+    chat: ChatSection = Field(default_factory=ChatSection)
+    lora: LoraSection = Field(default_factory=LoraSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    exam: ExamSection = Field(default_factory=ExamSection)
+    run: RunSection = Field(default_factory=RunSection)
+
+
+def read_peft_config(path: Path) -> dict[str, Any]:
+    """Return the lora settings of a PEFT lora_config.json or adapter_config.json.
+
+    Keys that only say what the file is are skipped ("CAUSAL LM" is CAUSAL_LM); every one that would change training
+    and has no setting here is a fault, all of them at once.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: the lora config can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a JSON object of peft.LoraConfig's keys")
+    known = set(LoraSection.model_fields) - {"config_file"}
+    task = str(content.pop("task_type", "CAUSAL_LM")).upper().replace(" ", "_")
+    faults = [] if task == "CAUSAL_LM" else [f"{path}: task_type {task}: only CAUSAL_LM is trained here"]
+    if str(content.get("peft_type", "LORA")).upper() != "LORA":
+        faults.append(f"{path}: peft_type {content['peft_type']}: only LORA is trained here")
+    faults += [
+        f"{path}: '{key}': {value!r} is no setting here{did_you_mean(key, known)}"
+        for key, value in content.items()
+        if key not in known | PEFT_IGNORED and not any(value is e or value == e for e in PEFT_EMPTY)
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return {key: value for key, value in content.items() if key in known and value is not None}
