@@ -14,7 +14,7 @@ FEWEST_ROWS = 10
 MOST_SAME_SHARE = 0.5
 MOST_NAMES_SHOWN, MOST_LINES_SHOWN = 5, 3
 
-_PLACEHOLDER = re.compile(r"\{\{\s*([^\W\d][\w .-]{0,40}?)\s*\}\}")
+_PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*([^\W\d][\w .-]{0,40}?)\s*\}\}(?!\})")
 # control tokens of the common chat templates; a thought's <think> is none of them
 _MARKER = re.compile(
     r"<[|｜][\w▁]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk)>"

@@ -1,0 +1,263 @@
+"""The formats: each way of writing a row gives its messages, and every faulty row is named with what was meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train.formats import FORMATS, Conversion, Message, convert, recognise
+from train.read import DataError, RawRow
+
+PATH = Path("f.jsonl")
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+ALPACA = {"instruction": "q", "output": "a"}
+WORDS = st.text("abc äß漢", min_size=1).filter(str.strip)
+
+
+def raw(rows: tuple[Any, ...]) -> list[RawRow]:
+    return [RawRow(line, row) for line, row in enumerate(rows, start=1)]
+
+
+def read(*rows: Any, path: Path = PATH) -> Conversion:
+    return convert(raw(rows), recognise(raw(rows), path), path)
+
+
+def said(*rows: Any) -> list[tuple[str, str]]:
+    messages = read(*rows).examples[0].messages
+    assert messages is not None
+    return [(m.role, m.content) for m in messages]
+
+
+def faults(format: str, *rows: Any) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        convert(raw(rows), format, PATH)
+    return [fault.removeprefix("f.jsonl: line ") for fault in caught.value.faults]
+
+
+def sharegpt(*turns: tuple[str, Any], **columns: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": speaker, "value": text} for speaker, text in turns], **columns}
+
+
+@given(turns=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), system=st.none() | WORDS)
+@settings(max_examples=40, deadline=None)
+def test_the_same_conversation_in_every_format(turns: list[tuple[str, str]], system: str | None) -> None:
+    expected = [("system", system)] if system else []
+    expected += [turn for user, answer in turns for turn in (("user", user), ("assistant", answer))]
+    pairs = [pair for user, answer in turns for pair in (("human", user), ("gpt", answer))]
+    (user, answer), history = turns[-1], [list(pair) for pair in turns[:-1]]
+    messages = [{"role": role, "content": text} for role, text in expected]
+    assert said(sharegpt(*pairs, system=system)) == expected
+    assert said(sharegpt(*([("system", system)] if system else []), *pairs)) == expected
+    assert said({"messages": messages}) == expected
+    assert said({"instruction": user, "output": answer, "history": history, "system": system}) == expected
+    assert said({"prompt": messages[:-1], "completion": messages[-1:]}) == expected
+
+
+def test_alpaca_joins_instruction_and_input() -> None:
+    assert said({**ALPACA, "input": "i"}) == [("user", "q\ni"), ("assistant", "a")]
+    assert said({**ALPACA, "input": ""}) == said({**ALPACA, "input": None}) == [("user", "q"), ("assistant", "a")]
+    assert said({"instruction": "", "input": "i", "output": "a"}) == [("user", "i"), ("assistant", "a")]
+
+
+def test_speakers_and_keys_that_data_sets_use() -> None:
+    expected = [("system", "s"), ("user", "q"), ("assistant", "a")]
+    for name in ("gpt", "chatgpt", "model", "bing", "assistant"):
+        assert said({"conversation": [{"from": "human", "value": "q"}, {"from": name, "value": "a"}]}) == expected[1:]
+    assert said({"conversations": [{"role": "developer", "content": "s"}, USER, ASSISTANT]}) == expected
+    parts = [{"type": "text", "text": "q1"}, {"type": "text", "text": "q2"}]
+    assert said({"messages": [{"role": "user", "content": parts}, ASSISTANT]})[0] == ("user", "q1q2")
+
+
+def test_text_rows_and_bare_strings() -> None:
+    conversion = read({"text": "a"}, {"text": "b"})
+    assert (conversion.format, [e.text for e in conversion.examples]) == ("text", ["a", "b"])
+    assert [e.text for e in read("a", "b").examples] == ["a", "b"]
+    assert read({**ALPACA, "text": "all of it"}).format == "alpaca"
+
+
+def test_weight_and_prompt_turns_are_context_only() -> None:
+    row = {"messages": [USER, {**ASSISTANT, "weight": 0}, USER, {**ASSISTANT, "weight": 1}]}
+    messages = read(row).examples[0].messages
+    assert messages == (
+        Message("user", "q"),
+        Message("assistant", "a", False),
+        Message("user", "q"),
+        Message("assistant", "a"),
+    )
+    assert read({"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]}).examples[0].messages == messages
+    assert messages[1].to_dict() == {"role": "assistant", "content": "a"}
+
+
+def test_unused_columns_are_counted_and_near_ones_noted() -> None:
+    conversion = read({**ALPACA, "id": 1, "imput": "x"}, {**ALPACA, "id": 2}, {**ALPACA, "id": None})
+    assert conversion.unused_columns == {"id": 2, "imput": 1}
+    assert conversion.notes == ("the column 'imput' is not used; did you mean 'input'?",)
+    named = {"messages": [{**USER, "name": "n", "weight": None}, ASSISTANT]}
+    assert read(named).unused_columns == {"messages[].name": 1}
+
+
+def test_parquet_rows_are_named_rows() -> None:
+    with pytest.raises(DataError, match=r"^f\.parquet: row 1: 'output' is a number, expected text$"):
+        convert(raw(({**ALPACA, "output": 1},)), "alpaca", Path("f.parquet"))
+
+
+def test_faults_of_columns_all_at_once() -> None:
+    assert faults(
+        "alpaca",
+        ALPACA,
+        {"instrution": "q", "output": "a"},
+        {"instruction": "q", "answer": None, "extra": 1},
+        {"instruction": "q", "output": 4},
+        {"instruction": None, "output": " \n"},
+        {"instruction": " ", "input": "", "output": "a"},
+        ["q", "a"],
+        {**ALPACA, "tools": [{"name": "f"}]},
+        {**ALPACA, "tools": "[]", "images": ["x.png"]},
+        {**ALPACA, "history": "none"},
+        {**ALPACA, "history": [["q", "a"], ["q"]]},
+        {**ALPACA, "input": True},
+    ) == [
+        "2: no 'instruction'; 'instrution' is near, did you mean that?",
+        "3: no 'output' (it has 'instruction', 'extra')",
+        "4: 'output' is a number, expected text",
+        "5: 'instruction' is null, expected text",
+        "5: 'output' is empty: there is nothing to learn",
+        "6: 'instruction' and 'input' are both empty",
+        "7: the row is a list, expected an object",
+        "8: 'tools': tool calls are not trained yet; take the column out, or train without these rows",
+        "9: 'images': only text is trained; take the column out, or train without these rows",
+        "10: 'history' is text, expected a list of [user, assistant] pairs",
+        "11: pair 2 of 'history' is not a pair of two texts [user, assistant]",
+        "12: 'input' is a boolean, expected text",
+    ]
+
+
+def test_faults_of_prompt_completion_and_text() -> None:
+    assert faults("prompt-completion", {"prompt": "", "completion": ""}, {"prompt": [USER], "completion": "a"}) == [
+        "1: 'completion' is empty: there is nothing to learn",
+        "1: 'prompt' is empty",
+        "2: 'prompt' is a list of turns and 'completion' is text; both are texts, or both lists",
+    ]
+    assert faults(
+        "prompt-completion", {"prompt": "q", "completion": [ASSISTANT]}, {"prompt": [USER], "completion": [USER]}
+    ) == [
+        "1: 'completion' is a list, expected text",
+        "2: turns 1 and 2 are both the user's; join them, or take one out",
+        "2: there is no assistant turn, so nothing to learn",
+    ]
+    assert faults("text", {"text": ""}, {"tex": "a"}, 5) == [
+        "1: 'text' is empty: there is nothing to learn",
+        "2: no 'text'; 'tex' is near, did you mean that?",
+        "3: the row is a number, expected an object",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (sharegpt(), "'conversations' is an empty list, expected turns"),
+        (sharegpt(("humen", "q"), ("gpt", "a")), "turn 1: 'from' is 'humen'; did you mean 'human'?"),
+        (sharegpt(("human", "q"), ("tool", "a")), "turn 2: 'from' is 'tool': tool calls are not trained yet"),
+        (sharegpt(("human", "q"), ("gpt", "")), "turn 2: the response is empty"),
+        (sharegpt(("human", " "), ("gpt", "a")), "turn 1: the user's text is empty"),
+        (sharegpt(("human", "q"), ("gpt", None)), "turn 2: 'value' is null, expected text"),
+        (sharegpt(("human", 1), ("gpt", "a")), "turn 1: 'value' is a number, expected text"),
+        (sharegpt(("human", "q")), "there is no assistant turn, so nothing to learn"),
+        (
+            sharegpt(("gpt", "hello"), ("human", "q"), ("gpt", "a")),
+            "turn 1: the assistant speaks first; a conversation begins with the user's turn",
+        ),
+        (
+            sharegpt(("human", "q"), ("human", "q"), ("gpt", "a")),
+            "turns 1 and 2 are both the user's; join them, or take one out",
+        ),
+        (
+            sharegpt(("human", "q"), ("gpt", "a"), ("human", "q")),
+            "turn 3: the last turn is the user's; a row ends with the assistant's",
+        ),
+        (
+            sharegpt(("human", "q"), ("system", "s"), ("gpt", "a")),
+            "turn 2: a system turn; only the first turn may be one",
+        ),
+        (
+            sharegpt(("system", "s"), ("human", "q"), ("gpt", "a"), system="s"),
+            "'system' is given, and the first turn is a system turn as well",
+        ),
+        (sharegpt(("human", "q"), ("gpt", "a"), conversation=[USER]), "it has both 'conversations' and 'conversation'"),
+        ({"conversations": "[]"}, "'conversations' is text, expected a list of turns (a CSV cell holds text only:"
+         " write such rows as JSONL)"),
+        ({"conversation": None}, "no 'conversations' (it has no keys)"),
+    ],
+)  # fmt: skip
+def test_faults_of_conversations(row: dict[str, Any], expected: str) -> None:
+    assert faults("sharegpt", row) == [f"1: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        (5, "it is a number, expected an object with 'role' and 'content', or 'from' and 'value'"),
+        ({"role": "user", "contnt": "q"}, "no 'content'; 'contnt' is near, did you mean that?"),
+        ({"from": "gpt"}, "no 'value' (it has 'from')"),
+        ({"role": "user", "from": "human", "content": "q"}, "it has both 'role' and 'from'"),
+        ({"role": 1, "content": "q"}, "'role' is a number, expected text"),
+        ({"role": "assistant", "content": None}, "'content' is null, expected text"),
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "tool calls are not trained yet"),
+        ({**USER, "weight": 1}, "'weight' stands on a user turn; only assistant turns have one"),
+        ({**ASSISTANT, "weight": 0.5}, "'weight' is 0.5, expected 0 or 1"),
+        ({**ASSISTANT, "weight": True}, "'weight' is True, expected 0 or 1"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+            "part 1 of 'content' is of type 'image_url'; only text parts are trained",
+        ),
+    ],
+)
+def test_faults_of_turns(turn: Any, expected: str) -> None:
+    assert faults("messages", {"messages": [USER, ASSISTANT, turn]}) == [f"1: turn 3: {expected}"]
+
+
+def test_a_row_in_which_nothing_is_learned_is_a_fault() -> None:
+    row = {"messages": [USER, {**ASSISTANT, "weight": 0}]}
+    assert faults("messages", row) == ["1: every assistant turn has weight 0, so there is nothing to learn"]
+
+
+def test_most_rows_decide_the_format() -> None:
+    rows = [ALPACA, ALPACA, {"instruction": "q"}]
+    assert recognise(raw(tuple(rows)), PATH) == "alpaca"
+    for name, columns in FORMATS.items():
+        assert recognise(raw((dict.fromkeys(columns.required, "x"),)), PATH) == name
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (({**ALPACA, "messages": []},), "the rows fit messages (1 row) and alpaca (1 row) alike; say with data.format"),
+        (({"instrution": "q", "output": "a"},), "by 'instrution', did you mean 'instruction'?"),
+        (({"a": 1}, {"a": 2, "b": 3}), "the rows fit no format; keys found: 'a' (2 rows), 'b' (1 row); sharegpt needs"),
+        ((ALPACA, {"a": 1}, {"a": 1}), "most rows fit no format (alpaca fits 1 of 3 rows); keys found: 'a' (2 rows)"),
+        (({"data": [ALPACA]},), "the rows seem to stand under 'data': give that list alone"),
+        (({"prompt": "q", "chosen": "a", "rejected": "b"},), "pairs of chosen and rejected answers are not trained"),
+        ((5,), "the rows fit no format; keys found: none; "),
+    ],
+)
+def test_unrecognised_rows(rows: tuple[Any, ...], expected: str) -> None:
+    with pytest.raises(DataError) as caught:
+        recognise(raw(rows), PATH)
+    assert expected in str(caught.value)
+    assert len(caught.value.faults) == 1
+
+
+def test_an_unknown_format_names_the_near_one() -> None:
+    with pytest.raises(DataError, match="data.format: unknown format 'share-gpt'; did you mean 'sharegpt'"):
+        convert([], "share-gpt", PATH)
+
+
+def test_the_examples_of_the_documentation_are_recognised() -> None:
+    lines = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("    {")]
+    assert [read(row).format for row in rows] == list(FORMATS)

@@ -1,0 +1,196 @@
+"""The reader: every way of writing the same rows gives the same rows, and every fault is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from train.read import DataError, RawRow, read_rows, unit
+from train.scan import MOST_FAULTS
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=3))
+ROWS = st.lists(st.dictionaries(TEXT, VALUES, max_size=3), min_size=1, max_size=6)
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(path: Path, content: str | bytes) -> list[RawRow]:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_rows(path)
+
+
+def faults(path: Path, content: str | bytes) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read(path, content)
+    return [fault.removeprefix(f"{path}: ") for fault in caught.value.faults]
+
+
+@FAST
+@given(rows=ROWS, ascii=st.booleans(), indent=st.sampled_from([None, 1, 4]), end=st.sampled_from(["\n", "\r\n"]))
+def test_every_way_of_writing_json_gives_the_same_rows(
+    tmp_path: Path, rows: list[Any], ascii: bool, indent: int | None, end: str
+) -> None:
+    def dump(row: Any, indent: int | None = None) -> str:
+        return json.dumps(row, ensure_ascii=ascii, indent=indent)
+
+    texts = {
+        "jsonl": end.join(dump(row) for row in rows),
+        "array": dump(rows, indent),
+        "pretty": end.join(dump(row, indent) for row in rows),
+        "nothing between": "".join(dump(row, indent) for row in rows),
+        "blank lines": "\n\n" + "\n \n".join(dump(row) for row in rows) + "\n\n",
+    }
+    for text in texts.values():
+        for name in ("x.json", "x.jsonl", "x.data"):
+            assert [row.value for row in read(tmp_path / name, text)] == rows
+
+
+@FAST
+@given(rows=ROWS, gaps=st.lists(st.integers(0, 3), min_size=6, max_size=6), array=st.booleans())
+def test_lines_are_those_on_which_the_objects_open(
+    tmp_path: Path, rows: list[Any], gaps: list[int], array: bool
+) -> None:
+    text, lines = "[" if array else "", []
+    for number, (row, gap) in enumerate(zip(rows, gaps, strict=False)):
+        text += ("," if array and number else "") + "\n" * gap
+        lines.append(text.count("\n") + 1)
+        text += json.dumps(row, indent=2 if number % 2 else None)
+    assert [row.line for row in read(tmp_path / "x.json", text + ("]" if array else ""))] == lines
+
+
+@FAST
+@given(cells=st.lists(st.tuples(TEXT, st.text("a\n\r,;\"'é", max_size=8)), min_size=1), mark=st.booleans())
+def test_csv_round_trip_with_lines(tmp_path: Path, cells: list[tuple[str, str]], mark: bool) -> None:
+    # a lone carriage return inside TEXT is a line to csv, so lines are checked on what it wrote
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
+    writer.writerow(("prompt", "completion"))
+    writer.writerows(cells)
+    content = (b"\xef\xbb\xbf" if mark else b"") + buffer.getvalue().encode()
+    rows = read(tmp_path / "x.csv", content)
+    assert [(row.value["prompt"], row.value["completion"]) for row in rows] == cells
+    assert [row.line for row in rows] == sorted({row.line for row in rows})
+
+
+def test_csv_lines_cells_and_separators(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    rows = read(path, 'prompt,completion\na,"two\nlines"\n\nb,\n')
+    assert rows == [
+        RawRow(2, {"prompt": "a", "completion": "two\nlines"}),
+        RawRow(5, {"prompt": "b", "completion": ""}),
+    ]
+    assert read(path, "prompt;completion\na, b;c") == [RawRow(2, {"prompt": "a, b", "completion": "c"})]
+    assert read(tmp_path / "x.data", "prompt\tcompletion\na\tb") == [RawRow(2, {"prompt": "a", "completion": "b"})]
+    assert len(read(path, "text\n" + "x" * 200_000)[0].value["text"]) == 200_000
+
+
+def test_csv_faults(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    assert faults(path, 'a,b\n1,2,3\n1\n1,2\n3,"4') == [
+        "line 2: it has 3 cells, the header has 2",
+        "line 3: it has 1 cells, the header has 2",
+        "line 5: malformed CSV in the record that begins here: unexpected end of data",
+    ]
+    assert faults(path, "a,,a\n1,2,3") == [
+        "line 1: the header names 'a' twice",
+        "line 1: column 2 of the header has no name",
+    ]
+    assert faults(path, "a,b\n") == ["there is no row in the file"]
+
+
+def test_parquet_rows_are_numbered_and_nested(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    values = [{"messages": turns, "id": 1}, {"messages": turns[:1], "id": None}]
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.Table.from_pylist(values), path)
+    assert read_rows(path) == [RawRow(1, values[0]), RawRow(2, values[1])]
+    assert (unit(path), unit(tmp_path / "x.json")) == ("row", "line")
+    assert read(tmp_path / "renamed.json", path.read_bytes()) == read_rows(path)
+    assert faults(path, path.read_bytes()[:40])[0].startswith("malformed Parquet: ")
+
+
+def test_malformed_json_names_line_column_and_all_faults(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    found = faults(path, '{"a": 1}\n{"a": \'x\'}\n{"a": 2}\n{"a": "b\n{"a": 1, "a": 2}\n{"a": NaN}')
+    assert [fault.split(":")[0] for fault in found] == ["line 2, column 7", "line 4, column 9", "line 5", "line 6"]
+    assert found[1].startswith("line 4, column 9: malformed JSON: invalid control character at (a line break or tab")
+    assert found[2:] == ["line 5: 'a' stands twice in one object", "line 6: NaN is not JSON; write a number or null"]
+
+
+def test_an_unclosed_row_costs_no_other_row(tmp_path: Path) -> None:
+    found = faults(tmp_path / "x.json", '[\n  {\n    "a": {"b": 1}\n  ,\n  {\n    "a": oops\n  }\n]')
+    assert len(found) == 2
+    assert found[0].startswith("line 5, column 3: malformed JSON, in the row that begins on line 2: ")
+    assert found[1] == "line 6, column 10: malformed JSON, in the row that begins on line 5: expecting value"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"a": 1},]', "line 1, column 11: a comma before the ] that closes the array"),
+        ('[{"a": 1}\n{"a": 2}]', "line 2, column 1: expected ',' or ']' behind a row of the array"),
+        ('[{"a": 1}', "line 1, column 10: the array that the file begins with is not closed by ]"),
+        ("[", "line 1, column 2: the array that the file begins with is not closed by ]"),
+        ('[{"a": 1}]\nx', "line 2, column 1: more text after the ] that closes the array"),
+        (
+            '{"a": 1},\n{"a": 2}',
+            "line 1, column 9: a comma between rows that stand in no array: put the rows in [ ], or take the commas"
+            " out",
+        ),
+        ("[" * 100_000, "line 1: the row that begins here can't be read: it is nested too deeply"),
+        (r'{"a": "\ud83d"}', r"line 1: a \ud800–\udfff escape that is half of a character"),
+        (" \n", "the file is empty"),
+        ("[]", "there is no row in the file"),
+        ("[\n]", "there is no row in the file"),
+    ],
+)
+def test_faults_of_json(tmp_path: Path, text: str, expected: str) -> None:
+    assert faults(tmp_path / "x.json", text) == [expected]
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    assert read(tmp_path / "x.json", r'{"a": "\ud83d\ude00"}')[0].value == {"a": "😀"}
+
+
+def test_reading_ends_after_many_faults(tmp_path: Path) -> None:
+    found = faults(tmp_path / "x.jsonl", "{oops}\n" * (MOST_FAULTS + 50))
+    assert len(found) == MOST_FAULTS + 1
+    assert found[-1] == f"line {MOST_FAULTS + 1}: reading stopped here, after {MOST_FAULTS} faults"
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_lines(tmp_path: Path) -> None:
+    assert faults(tmp_path / "x.jsonl", b'{"text": "a\xe9"}\n{"text": "b"}\n\xff') == [
+        "line 1: byte 0xe9 is not UTF-8; save the file as UTF-8",
+        "line 3: byte 0xff is not UTF-8; save the file as UTF-8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x1f\x8b\x08", "is gzip-compressed: unpack it first"),
+        (b"PK\x03\x04", "is a zip archive or a spreadsheet"),
+        ('{"a": 1}'.encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"<!DOCTYPE html>", "is a web page or XML, not data"),
+        (b"Once upon a time", "not a kind of file that is read: JSON, JSONL, CSV and Parquet are read; plain text"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
+    assert faults(tmp_path / "x.data", content)[0].startswith(expected)
+
+
+def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="can't be read: No such file"):
+        read_rows(tmp_path / "none.json")
+    with pytest.raises(DataError, match="is a directory"):
+        read_rows(tmp_path)
