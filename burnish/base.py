@@ -17,6 +17,7 @@ from burnish.run import cache_root, file_sha256
 
 PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
+CHECKPOINT_VERSION = 2  # counts changes to what tools/dequantize.py makes, so that older checkpoints are not used
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
@@ -114,7 +115,7 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
 
     A child process makes it, so that this room stays free of torch and the memory is given back.
     """
-    target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}"
+    target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
     if not target.is_dir():
         say(f"base: dequantizing {gguf_file.name} once into {target}")
         child = subprocess.run(

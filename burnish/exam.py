@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 TOP = 64
-QUESTIONS, REFERENCE = "rows.jsonl", "reference.safetensors"
+QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -108,6 +108,16 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """One held-out prompt answered freely at temperature 0, for a person to read."""
+
+    prompt: str
+    expected: str
+    base: str
+    trained: str
+
+
+@dataclass(frozen=True)
 class Exam:
     """A sat exam: its questions, the trained model's answers, the base's log-probabilities of the true tokens, [n].
 
@@ -120,13 +130,14 @@ class Exam:
     base_true: Floats
     noise_kl: float
     noise_top1: float
+    spoken: tuple[Spoken, ...] = ()
 
     def heldout(self) -> npt.NDArray[np.bool_]:
         """Which of the n positions belong to held-out rows; the others are general text."""
         return np.concatenate([np.full(len(q.positions), q.kind == "heldout") for q in self.questions])
 
     def save(self, directory: Path) -> None:
-        """Write rows.jsonl and reference.safetensors into an existing directory."""
+        """Write rows.jsonl, reference.safetensors and answers.json into an existing directory."""
         lines = [json.dumps(_question_json(q), ensure_ascii=False) for q in self.questions]
         (directory / QUESTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
         tensors = {
@@ -137,6 +148,8 @@ class Exam:
             "noise": np.array([self.noise_kl, self.noise_top1], dtype=np.float32),
         }
         save_file(tensors, directory / REFERENCE)
+        spoken = json.dumps([asdict(s) for s in self.spoken], ensure_ascii=False, indent=2)
+        (directory / ANSWERS).write_text(spoken + "\n", encoding="utf-8")
 
     @staticmethod
     def load(directory: Path) -> Exam:
@@ -145,7 +158,8 @@ class Exam:
         t = load_file(directory / REFERENCE)
         answers = Answers(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
         questions = [_question(json.loads(line)) for line in lines]
-        return Exam(questions, answers, t["base_true_logprobs"], float(t["noise"][0]), float(t["noise"][1]))
+        spoken = tuple(Spoken(**s) for s in json.loads((directory / ANSWERS).read_text(encoding="utf-8")))
+        return Exam(questions, answers, t["base_true_logprobs"], float(t["noise"][0]), float(t["noise"][1]), spoken)
 
 
 def log_softmax(logits: Floats) -> Floats:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
@@ -37,7 +39,7 @@ def check_converter() -> None:
         raise GgufError(f"{CONVERTER}: llama.cpp's converter is not there: run `make setup`")
 
 
-def convert(merged: Path, target: Path, dtype: str) -> None:
+def convert(merged: Path, target: Path, dtype: str) -> dict[str, Any]:
     """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all."""
     with whole_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
         command = [sys.executable, str(CONVERTER), str(merged), "--outfile", str(temporary)]
@@ -45,15 +47,22 @@ def convert(merged: Path, target: Path, dtype: str) -> None:
         _child(command, lambda done, total: tick(100 * done / total), "convert")
         tick(100)
         _verify(temporary)
+    return {}
 
 
-def quantize(source: Path, target: Path, type_name: str) -> None:
-    """Quantize a 16-bit GGUF to a type by name; the file appears whole, or not at all."""
+def quantize(source: Path, target: Path, type_name: str) -> dict[str, Any]:
+    """Quantize a 16-bit GGUF to a type by name; the file appears whole, or not at all.
+
+    Returns what the record keeps: `fallbacks`, how many tensors took another type because of their shape, by
+    "wanted -> taken".
+    """
     with whole_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
         command = [sys.executable, "-m", "burnish.llama", "quantize", str(source), str(temporary), type_name]
-        _child(command, lambda done, total: tick(100 * done / total), f"quantize to {type_name}")
+        lines = _child(command, lambda done, total: tick(100 * done / total), f"quantize to {type_name}")
         tick(100)
         _verify(temporary)
+    changes = Counter(line.split(" ", 2)[2] for line in lines if line.startswith("fallback "))
+    return {"fallbacks": dict(changes)}
 
 
 def _verify(path: Path) -> None:
@@ -62,8 +71,8 @@ def _verify(path: Path) -> None:
         pass
 
 
-def _child(command: list[str], progress: Callable[[int, int], None], what: str) -> None:
-    """Run a child process, tell its n/m steps, and raise GgufError with its last lines where it fails."""
+def _child(command: list[str], progress: Callable[[int, int], None], what: str) -> list[str]:
+    """Run a child process, tell its n/m steps, return its lines; raises GgufError with the last ones where it fails."""
     lines: list[str] = []
     # the converter's bar renews itself with carriage returns, which universal newlines split into lines
     with subprocess.Popen(
@@ -77,11 +86,13 @@ def _child(command: list[str], progress: Callable[[int, int], None], what: str) 
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                lines = [*lines[-20:], line.rstrip()]
+                lines.append(line.rstrip())
                 if (step := STEP.search(line)) and 0 < int(step[1]) <= int(step[2]):
                     progress(int(step[1]), int(step[2]))
         except BaseException:
             process.kill()
             raise
     if process.returncode:
-        raise GgufError(f"{what}: failed (exit code {process.returncode}): {' / '.join(lines[-3:]) or 'no output'}")
+        last = " / ".join(lines[-3:]) or "no output"
+        raise GgufError(f"{what}: failed (exit code {process.returncode}): {last}")
+    return lines

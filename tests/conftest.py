@@ -40,3 +40,33 @@ def base_directory() -> Path:
     from burnish.base import resolve
 
     return resolve(BASE_ID).path
+
+
+@pytest.fixture(scope="session")
+def tiny_base(base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 4M parameters with SmolLM2's tokenizer and template: real in every part, trained in seconds."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(base_directory)
+    directory = tmp_path_factory.mktemp("base") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer),
+        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, max_position_embeddings=512,
+    )  # fmt: skip
+    LlamaForCausalLM(config).half().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four chat rows in OpenAI's form."""
+    import json
+
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    names = ("user", "assistant")
+    lines = [{"messages": [{"role": r, "content": f"{r} says {i}"} for r in names]} for i in range(24)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

@@ -98,7 +98,9 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
             if row.input_ids[end - 1] not in codec.terminators:
                 faults.append(f"{where}: its last trained token is no terminator")
             if found != content:
-                faults.append(f"{where}: the template changes the response: {content[:40]!r} became {found[:40]!r}")
+                faults.append(
+                    f"{where}: the template or tokenizer changes the response: {content[:40]!r} became {found[:40]!r}"
+                )
             if row.input_ids[:start] != codec.encode(template.render(before, add_generation_prompt=True)):
                 faults.append(f"{where}: what comes before it is not the prompt that the server would send")
             if start < last:

@@ -111,6 +111,10 @@ class ExamSection(Strict):
 
     rows: int = Field(64, ge=1, description="most held-out rows asked")
     tokens: int = Field(4096, ge=16, description="most response tokens scored")
+    answers: int = Field(
+        4, ge=0, description="held-out prompts answered freely, with and without the adapter, to be read"
+    )
+    answer_tokens: int = Field(64, ge=1, description="most tokens of such an answer")
 
 
 class RunSection(Strict):

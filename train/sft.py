@@ -44,7 +44,8 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run) -> TrainRecord:
     metrics = {**result.metrics, **trainer.evaluate()}
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
-    exam = sit(trainer.model, questions(prepared.heldout, prepared.truncated, prepared.codec, settings.exam))
+    asked = questions(prepared.heldout, prepared.truncated, prepared.codec, settings.exam)
+    exam = sit(trainer.model, asked, prepared.codec, settings.exam)
     with runs.whole_directory(run.path / "exam") as directory:
         exam.save(directory)
     _judge(exam)

@@ -11,7 +11,7 @@ import torch
 
 import burnish
 from burnish.console import Tick, bar
-from burnish.exam import Answers, Compared, Exam, Floats, Question, choose
+from burnish.exam import Answers, Compared, Exam, Floats, Question, Spoken, choose
 from train.mask import Codec, Row
 from train.settings import ExamSection
 
@@ -29,15 +29,46 @@ def questions(heldout: Sequence[Row], truncated: Sequence[int], codec: Codec, li
 
 
 @torch.inference_mode()
-def sit(model: Any, asked: Sequence[Question]) -> Exam:
-    """Score the questions with the adapter, without it, and once more in batches for the noise floor."""
+def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
+    """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
     model.eval()
     with bar("exam", 3 * len(asked)) as tick:
         trained = Answers.join([Answers.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)])
         with model.disable_adapter():
             base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
         again = _compare(model, asked, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
-    return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()))
+    spoken = tuple(
+        _speak(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
+    )
+    return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), spoken)
+
+
+def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[Spoken]:
+    """Answer each question's first turn at temperature 0, without the adapter and with it."""
+    with bar("answers", len(asked)) as tick:
+        for number, question in enumerate(asked):
+            start, end = question.spans[0]
+            # a plain text is gone on with from its first quarter
+            start = start if question.messages else max(start, (start + end) // 4, 1)
+            prompt = question.input_ids[:start]
+            with model.disable_adapter():
+                base = _generate(model, prompt, codec, tokens)
+            trained = _generate(model, prompt, codec, tokens)
+            shown = (
+                str(question.messages[question.turns[0] - 1]["content"]) if question.messages else codec.decode(prompt)
+            )
+            expected = codec.decode([i for i in question.input_ids[start:end][:tokens] if i not in codec.terminators])
+            yield Spoken(shown, expected.strip(), base, trained)
+            tick(number + 1)
+
+
+def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
+    ids = torch.tensor([prompt], device=model.device)
+    made = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
+        eos_token_id=sorted(codec.terminators), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
+    )  # fmt: skip
+    return codec.decode([i for i in made[0, len(prompt) :].tolist() if i not in codec.terminators]).strip()
 
 
 def _compare(

@@ -1,0 +1,142 @@
+"""Onto which base the adapter is merged: where there is a choice, both merges are examined and the better one kept.
+
+`dequantized` is the base as the adapter saw it while training; `original` is the 16-bit one. No cheap rule tells which
+loses less, so both sit the exam: the lower held-out response loss wins, within 1% the lower general-text loss.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.numpy import load_file, save_file
+
+from burnish import run as runs
+from burnish.base import Base
+from burnish.console import bar, say
+from burnish.exam import Answers
+from burnish.run import Run, TrainRecord
+from export import examine, gguf
+from export.kept import WORK, Job, entry
+from export.merge import dequantizer, merge
+from export.shards import sources
+
+MERGED = "merged"
+SAME_LOSS = 0.01  # two losses within this share of one another are the same
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "vocab.*", "merges.txt", "*.model",
+)  # fmt: skip
+
+Choice = Literal["dequantized", "original"]
+
+
+def wanted(asked: str, record: TrainRecord) -> tuple[list[Choice], str]:
+    """Return the merges to make, and the reason where there is only one."""
+    if asked == "original":
+        return ["original"], "set by merge.base"
+    if record.quantization == "none":
+        return ["original"], "the base was not quantized while training"
+    if asked == "dequantized":
+        return ["dequantized"], "set by merge.base"
+    return ["dequantized", "original"], ""
+
+
+def make_merged(job: Job, base: Base) -> dict[str, Any]:
+    """Make merged/ unless it is there and unchanged; returns its entry, with the choice under "merge"."""
+    if kept := job.kept.find(job.run, MERGED):
+        say(f"export: {MERGED} is there and unchanged")
+        return kept
+    choices, reason = wanted(job.settings.merge.base, job.record)
+    candidates = {choice: _candidate(job, base, choice) for choice in choices}
+    best = choices[0]
+    if len(choices) > 1:
+        best, reason = choose({name: c["fidelity"] for name, c in candidates.items()})
+    say(f"export: merged onto the {best} base: {reason}")
+    work = job.run.path / WORK
+    shutil.rmtree(job.run.path / MERGED, ignore_errors=True)
+    os.replace(work / best, job.run.path / MERGED)
+    os.replace(work / f"{best}.safetensors", work / "merged.safetensors")
+    for other in set(choices) - {best}:
+        shutil.rmtree(work / other)
+    merge_record = {"base": best, "reason": reason, "candidates": {n: c["fidelity"] for n, c in candidates.items()}}
+    made = {**candidates[best], "path": MERGED, "merge": merge_record}
+    job.kept.add(MERGED, made)
+    return made
+
+
+def choose(fidelity: dict[Choice, dict[str, Any]]) -> tuple[Choice, str]:
+    """Return the better of two examined merges, and why."""
+    (first, a), (second, b) = fidelity.items()
+    held, general = "loss", "loss_general"
+    key = general if a[held] is None or abs(a[held] - b[held]) <= SAME_LOSS * min(a[held], b[held]) else held
+    best: Choice = first if a[key] <= b[key] else second
+    what = "held-out response loss" if key == held else "held-out response losses within 1%; general-text loss"
+    return best, f"{what} {a[key]:.4f} ({first}) against {b[key]:.4f} ({second})"
+
+
+def merged_answers(run: Run) -> Answers:
+    """Return what the merge said on the exam: the reference of every GGUF."""
+    tensors = load_file(run.path / WORK / "merged.safetensors")
+    return Answers(tensors["ids"], tensors["logp"], tensors["true"])
+
+
+def _candidate(job: Job, base: Base, choice: Choice) -> dict[str, Any]:
+    """Make and examine one merge under .export/, unless an interrupted export already did."""
+    name = f"{WORK}/{choice}"
+    if kept := job.kept.find(job.run, name):
+        return kept
+    target, adapter = job.run.path / name, job.run.path / job.record.adapter.path
+    runs.sweep_partial(target.parent)
+    with runs.whole_directory(target) as directory, bar(f"merge ({choice})", len(sources(base.path))) as tick:
+        as_trained = dequantizer(job.record) if choice == "dequantized" else None
+        dtype = merge(
+            base.path,
+            adapter,
+            directory,
+            as_trained,
+            job.settings.merge.dtype,
+            job.settings.merge.max_shard_bytes,
+            tick,
+        )
+        _copy_tokenizer(adapter, directory, job.record)
+    fidelity = _examine(job, target, choice)
+    made = entry(job.run, name, "safetensors", gguf.SIXTEEN_BIT[dtype], fidelity)
+    job.kept.add(name, made)
+    return made
+
+
+def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
+    """Bring the trained tokenizer and template along, and make the trained terminators end a generation."""
+    for pattern in TOKENIZER_FILES:
+        for path in adapter.glob(pattern):
+            shutil.copyfile(path, target / path.name)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    path = target / "generation_config.json"
+    content = runs.read_json(path) if path.is_file() else {}
+    eos = content.get("eos_token_id", tokenizer.eos_token_id)
+    ends = [*(eos if isinstance(eos, list) else [eos]), *tokenizer.convert_tokens_to_ids(record.terminators)]
+    content["eos_token_id"] = ends[0] if len(set(ends)) == 1 else list(dict.fromkeys(ends))
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _examine(job: Job, directory: Path, choice: Choice) -> dict[str, Any]:
+    """Examine a merge through transformers; its answers are kept beside it."""
+    from transformers import AutoTokenizer
+
+    exam = job.exam
+    sat = examine.sit(exam, examine.checkpoint_logits(directory, exam), None, f"the merge ({choice})")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    template = examine.checkpoint_template(tokenizer, job.record)
+    parity = examine.prompt_parity(exam, template, lambda t: list(tokenizer(t, add_special_tokens=False).input_ids))
+    eos = runs.read_json(directory / "generation_config.json")["eos_token_id"]
+    ends = examine.terminator(exam, frozenset(eos if isinstance(eos, list) else [eos]))
+    with runs.whole_file(job.run.path / WORK / f"{choice}.safetensors") as temporary:
+        answers = sat.answers
+        save_file({"ids": answers.ids, "logp": answers.logp, "true": answers.true}, temporary)
+    return examine.fidelity(exam, sat, parity, ends)

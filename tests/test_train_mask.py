@@ -1,0 +1,148 @@
+"""The ids are what the server will see, and exactly the responses with their terminators are learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.chat import ChatTemplate, load_template
+from train import template as templates
+from train.formats import Example, Message
+from train.mask import IGNORED, Codec, MaskError, Row, build, prove
+from train.settings import ChatSection
+
+END = "<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_directory)
+
+
+@pytest.fixture(scope="module")
+def codec(tokenizer: Any) -> Codec:
+    return templates.codec(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def own(tokenizer: Any) -> ChatTemplate:
+    found = templates.choose(ChatSection(), tokenizer)
+    assert found
+    return found
+
+
+def chat(*contents: str, line: int = 1, untrained: int | None = None) -> Example:
+    roles = ("user", "assistant")
+    turns = [Message(roles[i % 2], text, i != untrained) for i, text in enumerate(contents)]
+    return Example(line, tuple(turns), None)
+
+
+def learned(row: Row, codec: Codec) -> list[str]:
+    return [codec.decode(row.input_ids[start:end]) for start, end in row.spans]
+
+
+def test_responses_and_their_terminators_are_learned_and_nothing_else(codec: Codec, own: ChatTemplate) -> None:
+    rows = build([chat("hi", "Hello!", "and?", "That is all.")], own, codec)
+    assert [learned(row, codec) for row in rows] == [[f"Hello!{END}", f"That is all.{END}"]]
+    labels = rows[0].labels()
+    assert [i for i, label in enumerate(labels) if label != IGNORED] == [
+        i for start, end in rows[0].spans for i in range(start, end)
+    ]
+    prove(rows, own, codec)
+
+
+def test_a_response_of_weight_zero_is_context_only(codec: Codec, own: ChatTemplate) -> None:
+    rows = build([chat("hi", "skip me", "and?", "learn me", untrained=1)], own, codec)
+    assert [learned(row, codec) for row in rows] == [[f"learn me{END}"]]
+    assert "skip me" in codec.decode(rows[0].input_ids)
+
+
+words = st.text(st.sampled_from("abz 019,.!?\"'<|>{}éüß你好こ→🙂-"), min_size=1, max_size=40)
+lines = st.lists(words, min_size=1, max_size=3).map("\n".join)
+
+
+@given(contents=st.lists(st.tuples(lines, lines.filter(str.strip)), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", [None, "chatml", "gemma", "deepseek-chat", "mistral"])
+def test_any_conversation_is_masked_and_proven_with_any_template(
+    name: str | None, contents: list[tuple[str, str]], codec: Codec, own: ChatTemplate
+) -> None:
+    """Whatever is said, the prompt's ids are the server's, and all responses are learned once."""
+    special = dict(own.special_tokens)
+    template = own if name is None else ChatTemplate(load_template(name), own.date, special)
+    if name == "gemma":  # its markers are plain text to this tokenizer, so that nothing ends a turn
+        with pytest.raises(MaskError, match="does not close it with an end token"):
+            build([chat(*[part for pair in contents for part in pair])], template, codec)
+        return
+    rows = build([chat(*[part for pair in contents for part in pair])], template, codec)
+    prove(rows, template, codec)
+    told = [text.removesuffix(END).strip() for row in rows for text in learned(row, codec)]
+    assert told == [answer.strip() for _, answer in contents]
+
+
+def test_a_template_that_rewrites_history_gives_one_row_an_assistant_turn(codec: Codec) -> None:
+    """As reasoning models' templates do: only the newest answer keeps its thought."""
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content if loop.last or m.role == 'user' else m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(source, "2026-01-01")
+    rows = build([chat("1+1?", "<think>easy</think>2", "2+2?", "<think>hm</think>4")], template, codec)
+    assert [learned(row, codec) for row in rows] == [[f"<think>easy</think>2{END}"], [f"<think>hm</think>4{END}"]]
+    assert "easy" not in codec.decode(rows[1].input_ids)
+    prove(rows, template, codec)
+
+
+def test_a_generation_prompt_that_opens_a_thought_names_the_choices(codec: Codec) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    with pytest.raises(MaskError, match=r"line 7: .*opens a thought.*thoughts into the data.*template file"):
+        build([chat("a", "b", line=7)], ChatTemplate(source, "2026-01-01"), codec)
+
+
+def test_every_row_that_cannot_be_masked_is_named_at_once(codec: Codec) -> None:
+    broken = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
+    with pytest.raises(MaskError) as caught:
+        build([chat("a", "b", line=3), chat("c", "d", line=9)], broken, codec)
+    assert [fault.split(":")[0] for fault in caught.value.faults] == ["line 3", "line 9"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0], r.spans[0][1] - 1),), r.turns), "no terminator"),
+        (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0] + 1, r.spans[0][1]),), r.turns), "changes the response"),
+        (
+            lambda r: Row(r.example, [0, *r.input_ids], tuple((a + 1, b + 1) for a, b in r.spans), r.turns),
+            "not the prompt",
+        ),
+    ],
+)
+def test_the_proof_catches_a_wrong_mask(codec: Codec, own: ChatTemplate, change: Any, says: str) -> None:
+    """The proof does not share the builder's code: a lost terminator, a shifted start, a doubled BOS are found."""
+    (row,) = build([chat("hi", "Hello there, friend!")], own, codec)
+    with pytest.raises(MaskError, match=says):
+        prove([change(row)], own, codec)
+
+
+def test_plain_text_is_learned_whole_up_to_the_end_token(codec: Codec) -> None:
+    (row,) = build([Example(1, None, "Once upon a time.")], None, codec)
+    assert learned(row, codec) == [f"Once upon a time.{END}"]
+
+
+def test_foreign_markers_and_terminators_are_warned_of(tokenizer: Any, own: ChatTemplate) -> None:
+    llama = ChatTemplate(load_template("llama-3.1"), "2026-01-01", own.special_tokens)
+    found = templates.warnings(llama, tokenizer, [0], {tokenizer.eos_token_id})
+    assert "<|eot_id|>" in found[0]
+    assert "not single tokens" in found[0]
+    assert "ends a turn with <|endoftext|>" in found[1]
+    assert templates.warnings(own, tokenizer, [tokenizer.eos_token_id], {tokenizer.eos_token_id}) == []

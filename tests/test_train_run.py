@@ -1,0 +1,229 @@
+"""python -m train run: what stands in the run, and what interruptions and bad input do. A tiny real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from burnish import run as runs
+from burnish.exam import Exam
+from burnish.run import Run, TrainRecord
+from tests.conftest import ROOT, Cli
+
+pytestmark = pytest.mark.slow
+
+SHORT = ("--data.max_length", "128", "--train.max_steps", "6", "--train.save_steps", "2", "--lora.lora_dropout", "0.1")
+
+
+def arguments(base: Path, rows: Path, root: Path, name: str, *more: str) -> list[str]:
+    return [
+        "train",
+        "run",
+        "--base.id",
+        str(base),
+        "--data.path",
+        str(rows),
+        "--run.root",
+        str(root),
+        "--run.name",
+        name,
+        *SHORT,
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    """An unbroken run."""
+    root = tmp_path_factory.mktemp("runs")
+    done = cli(*arguments(tiny_base, rows, root, "whole"))
+    assert done.returncode == 0, done.stderr
+    return Run(root / "whole")
+
+
+def test_the_record_speaks_of_what_is_there(whole: Run, rows: Path) -> None:
+    record = whole.read(TrainRecord)
+    assert record.adapter.sha256 == runs.tree_sha256(whole.path / "adapter")
+    assert record.exam.sha256 == runs.tree_sha256(whole.path / "exam")
+    assert record.data.sha256 == runs.file_sha256(rows)
+    assert (record.data.rows, record.data.eval_rows, record.data.format) == (22, 2, "messages")
+    assert record.terminators == ["<|im_end|>"]
+    assert record.metrics.eval_loss is not None
+    assert (whole.path.parent / "latest").resolve() == whole.path.resolve()
+    template = (whole.path / "adapter" / "chat_template.jinja").read_text()
+    assert record.chat_template_sha256 == runs.text_sha256(template)
+
+
+def test_the_exam_holds_the_held_out_rows_and_general_text(whole: Run) -> None:
+    exam = Exam.load(whole.path / "exam")
+    kinds = [q.kind for q in exam.questions]
+    assert kinds.count("heldout") == 2
+    assert kinds.count("general") > 3
+    assert exam.noise_kl < 1e-4
+    held = exam.heldout()
+    assert abs(exam.trained.true - exam.base_true)[held].max() > 0  # the adapter was on for one and off for the other
+
+
+def test_the_loss_curve_has_every_step(whole: Run) -> None:
+    entries = [json.loads(line) for line in (whole.path / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4, 5, 6]
+    assert list((whole.path / "logs").glob("events.*"))
+    assert json.loads((whole.path / "logs" / "trainer-stats.json").read_text())["global_step"] == 6
+
+
+def test_running_a_finished_run_again_does_nothing(whole: Run, tiny_base: Path, rows: Path, cli: Cli) -> None:
+    before = (whole.path / "train.json").read_bytes()
+    done = cli(*arguments(tiny_base, rows, whole.path.parent, "whole"))
+    assert done.returncode == 0
+    assert "finished and unchanged" in done.stderr
+    assert (whole.path / "train.json").read_bytes() == before
+
+
+def test_other_settings_under_the_same_name_are_refused_with_what_differs(
+    whole: Run, tiny_base: Path, rows: Path, cli: Cli
+) -> None:
+    done = cli(
+        *arguments(tiny_base, rows, whole.path.parent, "whole", "--lora.r", "4", "--train.learning_rate", "1e-3")
+    )
+    assert done.returncode == 2
+    assert "lora.r: the run has 16, now 4" in done.stderr
+    assert "train.learning_rate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def kill_after(command: list[str], appears: Path, limit_s: float = 300) -> None:
+    """Start a command and kill it without warning as soon as a path appears."""
+    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + limit_s
+    while not appears.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("checkpoint", [2, 4])
+def test_a_killed_run_resumes_to_the_same_adapter(
+    whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, checkpoint: int
+) -> None:
+    command = arguments(tiny_base, rows, tmp_path, "killed")
+    kill_after(command, tmp_path / "killed" / "checkpoints" / f"checkpoint-{checkpoint}" / "complete")
+    assert not (tmp_path / "killed" / "train.json").exists()
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-5").mkdir()  # one that the kill left half-written
+    nameless = [a for a in command if a not in ("--run.name", "killed")]
+    done = cli(*nameless, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"going on from the checkpoint at step {checkpoint}" in done.stderr
+    adapter = "adapter/adapter_model.safetensors"
+    assert runs.file_sha256(tmp_path / "killed" / adapter) == runs.file_sha256(whole.path / adapter)
+    steps = [json.loads(line) for line in (tmp_path / "killed" / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in steps if "loss" in e] == [1, 2, 3, 4, 5, 6]
+
+
+def test_packed_rows_do_not_see_one_another(tiny_base: Path) -> None:
+    """Packing changes neither the loss of a row nor which tokens it may look at."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    one, two = torch.arange(10, 30)[None], torch.arange(40, 65)[None]
+    positions = torch.cat([torch.arange(20), torch.arange(25)])[None]
+    with torch.no_grad():
+        packed = model(input_ids=torch.cat([one, two], 1), position_ids=positions, use_cache=False).logits[0]
+        alone = torch.cat([model(input_ids=ids, use_cache=False).logits[0] for ids in (one, two)])
+    assert torch.allclose(packed, alone, atol=1e-4)
+
+
+def test_packing_trains(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+    done = cli(*arguments(tiny_base, rows, tmp_path, "packed", "--data.packing", "true"))
+    assert done.returncode == 0, done.stderr
+
+
+FAULTS = [
+    (("--lora.target_modules", "q_prj,k_proj"), "no layer 'q_prj'; did you mean 'q_proj'?"),
+    (("--data.max_length", "16"), "line 1: 4"),
+    (("--base.id", "/nowhere/model"), "no such file or directory"),
+    (("--base.id", "nobody/nothing"), "base.id nobody/nothing"),
+    (("--data.path", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
+    (("--run.root", "/proc/runs"), "/proc/runs: can't be written"),
+    (("--lora.rank", "4"), "did you mean '--lora.r'?"),
+    (("--chat.template", "chatlm"), "did you mean 'chatml'?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), FAULTS, ids=[c[0][0].removeprefix("--") + "=" + c[0][1][:8] for c in FAULTS]
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    change: tuple[str, str], says: str, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli(*arguments(tiny_base, rows, tmp_path, "bad"), *change, HF_HUB_OFFLINE="1")
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "bad" / "train.json").exists()
+
+
+def test_a_base_without_a_template_names_those_to_choose_from(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_base, bare)
+    (bare / "chat_template.jinja").unlink()
+    done = cli(*arguments(bare, rows, tmp_path, "bare-run"))
+    assert done.returncode == 2
+    assert "no chat template: set chat.template to one of chatml" in done.stderr
+    done = cli(*arguments(bare, rows, tmp_path, "bare-run", "--chat.template", "chatml"))
+    assert done.returncode == 0, done.stderr
+    assert "<|im_start|>" in (tmp_path / "bare-run" / "adapter" / "chat_template.jinja").read_text()
+
+
+def test_check_loads_no_weights_and_shows_the_trained_part(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    import shutil
+
+    empty = tmp_path / "no-weights"
+    shutil.copytree(tiny_base, empty)
+    (empty / "model.safetensors").write_bytes(b"")
+    done = cli("train", "check", "--base.id", str(empty), "--data.path", str(rows))
+    assert done.returncode == 0, done.stderr
+    assert "⟦assistant says" in done.stdout
+    assert "<|im_end|>⟧" in done.stdout
+    assert "median" in done.stdout
+
+
+def test_a_peft_lora_config_is_taken(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+    config = tmp_path / "lora_config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "r": 4,
+                "lora_alpha": 8,
+                "task_type": "CAUSAL LM",
+                "target_modules": ["q_proj"],
+                "peft_type": "LORA",
+                "inference_mode": False,
+                "lora_dropout": 0.05,
+            }
+        )
+    )
+    done = cli(*arguments(tiny_base, rows, tmp_path, "peft", "--lora.config_file", str(config)))
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "peft" / "adapter" / "adapter_config.json").read_text())
+    assert (made["r"], made["lora_alpha"], made["target_modules"]) == (4, 8, ["q_proj"])
+    assert made["lora_dropout"] == 0.1  # the command line is stronger
+    config.write_text(json.dumps({"r": 4, "use_dora": "yes", "lora_alfa": 8}))
+    done = cli(*arguments(tiny_base, rows, tmp_path, "peft2", "--lora.config_file", str(config)))
+    assert done.returncode == 2
+    assert "did you mean 'lora_alpha'?" in done.stderr
