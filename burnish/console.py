@@ -60,12 +60,13 @@ def bar(title: str, total: float) -> Iterator[Tick]:
 
 def _plain(title: str, total: float) -> Tick:
     started = last = time.monotonic()
+    finished = False
 
     def tick(done: float, text: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last < PLAIN_INTERVAL_S and done < total:
+        nonlocal last, finished
+        if finished or (time.monotonic() - last < PLAIN_INTERVAL_S and done < total):
             return
-        last = time.monotonic()
+        last, finished = time.monotonic(), done >= total
         left = (last - started) / done * (total - done) if done else 0.0
         say(
             f"{title} {done:.0f}/{total:.0f} {text}" + (f", {left:.0f} s left" if done < total else ""),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 MOST_FAULTS_SHOWN = 20
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class UserError(Exception):
@@ -47,6 +49,12 @@ def run_edge(main: Callable[[], int]) -> None:
         code = main()
     except UserError as error:
         print(error.report(), file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        where = error.filename or "disk"
+        print(f"error: {where}: {error.strerror}: make room or mend it, then run again", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted: nothing unfinished was recorded; run the same command again to go on", file=sys.stderr)

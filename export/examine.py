@@ -47,7 +47,9 @@ def sit(exam: Exam, logits: Iterable[Floats], merged: Answers | None, title: str
 def checkpoint_logits(directory: Path, exam: Exam) -> Iterator[Floats]:
     """Yield a merged checkpoint's logits a question, through transformers."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the exam has its own
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
         for question in exam.questions:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,3 +72,15 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{"messages": [{"role": r, "content": f"{r} says {i}"} for r in names]} for i in range(24)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def kill_after(command: list[str], appears: Path, limit_s: float = 300) -> None:
+    """Start a command and kill it without warning as soon as a path appears."""
+    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + limit_s
+    while not appears.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()

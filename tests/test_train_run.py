@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +10,7 @@ import pytest
 from burnish import run as runs
 from burnish.exam import Exam
 from burnish.run import Run, TrainRecord
-from tests.conftest import ROOT, Cli
+from tests.conftest import Cli, kill_after
 
 pytestmark = pytest.mark.slow
 
@@ -96,18 +91,6 @@ def test_other_settings_under_the_same_name_are_refused_with_what_differs(
     assert "lora.r: the run has 16, now 4" in done.stderr
     assert "train.learning_rate" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def kill_after(command: list[str], appears: Path, limit_s: float = 300) -> None:
-    """Start a command and kill it without warning as soon as a path appears."""
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + limit_s
-    while not appears.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.mark.parametrize("checkpoint", [2, 4])

@@ -1,0 +1,171 @@
+"""python -m export run on a tiny real run: what is made, what is kept, what is refused, what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from burnish.llama import Model
+from burnish.run import ExportRecord, Run, TrainRecord
+from tests.conftest import Cli, kill_after
+
+pytestmark = pytest.mark.slow
+
+SHORT = ("--data.max_length", "128", "--train.max_steps", "4", "--exam.answers", "0")
+
+
+def trained(cli: Cli, base: Path, rows: Path, root: Path, name: str, *more: str) -> Run:
+    done = cli("train", "run", "--base.id", str(base), "--data.path", str(rows), "--run.root", str(root),
+               "--run.name", name, *SHORT, *more)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Run(root / name)
+
+
+def exporting(run: Run, *more: str) -> list[str]:
+    return ["export", "run", "--run.root", str(run.path.parent), "--run.name", run.id, *more]
+
+
+@pytest.fixture(scope="module")
+def source(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    """A trained run that is not exported; tests copy it."""
+    return trained(cli, tiny_base, rows, tmp_path_factory.mktemp("runs"), "source")
+
+
+@pytest.fixture(scope="module")
+def exported(source: Run, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    run = copy(source, tmp_path_factory.mktemp("exported"))
+    done = cli(*exporting(run, "--gguf.quants", "Q8_0"))
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def copy(run: Run, root: Path) -> Run:
+    shutil.copytree(run.path, root / run.id)
+    return Run(root / run.id)
+
+
+def hashes(run: Run) -> dict[str, str]:
+    return {a.path: a.sha256 for a in run.read(ExportRecord).artefacts}
+
+
+def test_every_artefact_is_recorded_with_its_figures(exported: Run) -> None:
+    record, train = exported.read(ExportRecord), exported.read(TrainRecord)
+    assert [(a.kind, a.quantization) for a in record.artefacts] == [
+        ("safetensors", "F16"), ("gguf", "F16"), ("gguf", "Q8_0")
+    ]  # fmt: skip
+    for artefact in record.artefacts:
+        fidelity = artefact.fidelity
+        assert (fidelity.prompt_parity, fidelity.terminator) == (True, True)
+        assert fidelity.kl is not None
+        assert fidelity.kl < 0.01
+        assert fidelity.top1_agreement is not None
+        assert fidelity.top1_agreement > 0.9
+    assert record.default == "gguf/source-Q8_0.gguf"
+    assert record.stop == ["<|im_end|>"]
+    assert record.context_length == 512
+    assert record.chat_template_sha256 == train.chat_template_sha256
+
+
+def test_the_template_travels_into_the_merge_and_the_gguf(exported: Run) -> None:
+    template = (exported.path / "adapter" / "chat_template.jinja").read_text()
+    assert (exported.path / "merged" / "chat_template.jinja").read_text() == template
+    with Model.open(exported.path / "gguf" / "source-Q8_0.gguf") as model:
+        assert model.chat_template == template
+
+
+def test_exporting_again_redoes_nothing_and_a_new_type_only_adds_it(exported: Run, tmp_path: Path, cli: Cli) -> None:
+    run = copy(exported, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.suffix in (".gguf", ".safetensors")}
+    done = cli(*exporting(run, "--gguf.quants", "Q8_0,Q5_0"))
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert hashes(run).keys() - hashes(exported).keys() == {"gguf/source-Q5_0.gguf"}
+
+
+@pytest.mark.parametrize("appears", [".export/original", "gguf/source-F16.gguf"])
+def test_a_killed_export_ends_in_the_same_hashes(
+    appears: str, exported: Run, source: Run, tmp_path: Path, cli: Cli
+) -> None:
+    run = copy(source, tmp_path)
+    command = exporting(run, "--gguf.quants", "Q8_0")
+    kill_after(command, run.path / appears)
+    assert not run.has(ExportRecord)
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert hashes(run) == hashes(exported)
+    assert not list(run.path.rglob("*.partial"))
+
+
+def test_a_changed_artefact_is_made_anew(exported: Run, tmp_path: Path, cli: Cli) -> None:
+    run = copy(exported, tmp_path)
+    gguf = run.path / "gguf" / "source-Q8_0.gguf"
+    gguf.write_bytes(gguf.read_bytes()[:-1] + b"x")
+    assert cli(*exporting(run, "--gguf.quants", "Q8_0")).returncode == 0
+    assert hashes(run) == hashes(exported)
+
+
+def test_an_nf4_run_examines_both_merge_bases(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+    run = trained(cli, tiny_base, rows, tmp_path, "nf4", "--base.quantization", "nf4")
+    train = run.read(TrainRecord)
+    assert (train.quantization, train.double_quant) == ("nf4", True)
+    assert "model.embed_tokens" in train.skipped_modules
+    done = cli(*exporting(run, "--gguf.quants", "Q8_0"))
+    assert done.returncode == 0, done.stderr
+    record = run.read(ExportRecord)
+    assert set(record.merge.candidates) == {"dequantized", "original"}
+    assert "against" in record.merge.reason
+    dequantized, original = (record.merge.candidates[name]["kl_trained"] for name in ("dequantized", "original"))
+    assert dequantized < original / 10  # the weights that the adapter saw reproduce the trained model
+
+
+def test_plain_text_rows_train_and_export(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"The {i}th barrel holds {i} litres of rain."}) + "\n" for i in range(30))
+    )
+    run = trained(cli, tiny_base, path, tmp_path, "text")
+    done = cli(*exporting(run, "--gguf.quants", "Q8_0"))
+    assert done.returncode == 0, done.stderr
+    record = run.read(ExportRecord)
+    assert record.chat_template_sha256 is None
+    assert {a.fidelity.prompt_parity for a in record.artefacts} == {None}
+
+
+def test_a_moved_base_is_given_again_and_another_one_is_refused(
+    source: Run, tiny_base: Path, tmp_path: Path, cli: Cli
+) -> None:
+    run = copy(source, tmp_path)
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_base, moved)
+    record = json.loads((run.path / "train.json").read_text())
+    record["base"]["id"] = "/gone/tiny"
+    (run.path / "train.json").write_text(json.dumps(record))
+    done = cli(*exporting(run))
+    assert done.returncode == 2
+    assert "/gone/tiny: no such file or directory" in done.stderr
+    assert cli(*exporting(run, "--run.base", str(moved), "--gguf.quants", "Q8_0")).returncode == 0
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    done = cli(*exporting(run, "--run.base", str(moved)))
+    assert done.returncode == 2
+    assert "is not the base that this run was trained on" in done.stderr
+
+
+def test_a_changed_adapter_and_an_unknown_type_are_refused_before_work(source: Run, tmp_path: Path, cli: Cli) -> None:
+    run = copy(source, tmp_path)
+    done = cli(*exporting(run, "--gguf.quants", "Q4_KM,Q8_0"))
+    assert done.returncode == 2
+    assert "no type 'Q4_KM'; did you mean 'Q4_K_M'?" in done.stderr
+    (run.path / "adapter" / "chat_template.jinja").write_text("{{ 'edited' }}")
+    done = cli(*exporting(run))
+    assert done.returncode == 2
+    assert "adapter: is not what training recorded" in done.stderr
+    assert not (run.path / "merged").exists()
+
+
+def test_exporting_nothing_says_what_to_run(tmp_path: Path, cli: Cli) -> None:
+    done = cli("export", "run", "--run.root", str(tmp_path))
+    assert done.returncode == 2
+    assert "make train DATA=..." in done.stderr
