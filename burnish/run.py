@@ -66,7 +66,7 @@ class ExamRef(FileRef):
 
 
 class TrainMetrics(Record):
-    """What training measured. Losses are mean negative log-likelihoods in nats per response token."""
+    """What training measured. Losses are TRL's, in nats a response token; eval_loss is the mean over its batches."""
 
     train_loss: float
     eval_loss: float | None = None
@@ -108,7 +108,11 @@ class Merge(Record):
 
 
 class Fidelity(Record):
-    """An artefact's answers to the exam, in nats; None where a figure does not apply (a plain-text run's parity)."""
+    """An artefact's answers to the exam, in nats; None where a figure does not apply (a plain-text run's parity).
+
+    The figures are over held-out response tokens, those with `general` over general text. `kl` and `top1_agreement` are
+    against the trained model for a merge, against the 16-bit merge for a GGUF.
+    """
 
     kl: float | None
     kl_trained: float | None
@@ -118,6 +122,12 @@ class Fidelity(Record):
     loss_base: float | None
     prompt_parity: bool | None
     terminator: bool | None
+    prompt_parity_why: str = ""
+    terminator_why: str = ""
+    kl_general: float | None = None
+    loss_general: float | None = None
+    loss_general_trained: float | None = None
+    noise_kl: float | None = None
 
 
 class Artefact(Record):

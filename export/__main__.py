@@ -1,4 +1,4 @@
-"""python -m export run: merge, convert, quantize, and examine what came out."""
+"""python -m export run | examine: merge, convert, quantize, and examine what came out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -14,10 +15,13 @@ from rich.table import Table
 from burnish.config import add_arguments, parse_arguments
 from burnish.console import say, warn
 from burnish.errors import run_edge
-from burnish.run import Artefact, ExportRecord
+from burnish.run import Artefact
 from export.settings import ExportSettings
 
-COMMANDS = {"run": "merge the adapter, make GGUF files, examine each and write export.json"}
+COMMANDS = {
+    "run": "merge the adapter, make GGUF files, examine each and write export.json",
+    "examine": "examine any GGUF file or merged directory against a run's exam; exit code 1 where it fails",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,6 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
             epilog="Sources: --config, then BURNISH_EXPORT_* variables, then the command line; the last is strongest.",
         )
+        if name == "examine":
+            command.add_argument("artefact", type=Path, help="a .gguf file, or a directory of merged weights")
         add_arguments(command, ExportSettings, "export")
     return parser
 
@@ -41,11 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train/__main__.py
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=UserWarning)
-    settings, _ = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
+    settings, options = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
+    if options.command == "examine":
+        return _examine(settings, options.artefact)
+    return _run(settings)
+
+
+def _examine(settings: ExportSettings, path: Path) -> int:
+    from export.stage import examine_file
+
+    artefact = examine_file(settings, path)
+    show("held-out responses, nats a token", [artefact], None)
+    return 0 if artefact.verdict == "pass" else 1
+
+
+def _run(settings: ExportSettings) -> int:
     from export.stage import export
 
     run, record = export(settings)
-    Console(width=None if sys.stdout.isatty() else 160).print(table(record))
+    show(f"{record.run_id}: held-out responses, nats a token", record.artefacts, record.default)
     if record.default is None:
         warn("no artefact passes: serve will refuse this run; the table says why")
     else:
@@ -54,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def table(record: ExportRecord) -> Table:
-    """Return the artefacts with their size, fidelity and verdict."""
-    made = Table(title=f"{record.run_id}: held-out responses, nats a token", title_justify="left")
+def show(title: str, artefacts: Sequence[Artefact], default: str | None) -> None:
+    """Print the artefacts with their size, fidelity and verdict."""
+    made = Table(title=title, title_justify="left")
     for name in ("artefact", "size", "KL", "top-1", "loss", "base's", "trained's", "verdict"):
         made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
-    for artefact in record.artefacts:
-        made.add_row(*_row(artefact, artefact.path == record.default))
-    return made
+    for artefact in artefacts:
+        made.add_row(*_row(artefact, artefact.path == default))
+    Console(width=None if sys.stdout.isatty() else 160).print(made)
 
 
 def _row(artefact: Artefact, default: bool) -> list[str]:

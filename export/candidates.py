@@ -103,7 +103,9 @@ def _candidate(job: Job, base: Base, choice: Choice) -> dict[str, Any]:
             tick,
         )
         _copy_tokenizer(adapter, directory, job.record)
-    fidelity = _examine(job, target, choice)
+    fidelity, answers = examine.examine_checkpoint(target, job.exam, job.record, f"the merge ({choice})")
+    with runs.whole_file(target.parent / f"{choice}.safetensors") as temporary:
+        save_file({"ids": answers.ids, "logp": answers.logp, "true": answers.true}, temporary)
     made = entry(job.run, name, "safetensors", gguf.SIXTEEN_BIT[dtype], fidelity)
     job.kept.add(name, made)
     return made
@@ -123,20 +125,3 @@ def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
     ends = [*(eos if isinstance(eos, list) else [eos]), *tokenizer.convert_tokens_to_ids(record.terminators)]
     content["eos_token_id"] = ends[0] if len(set(ends)) == 1 else list(dict.fromkeys(ends))
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _examine(job: Job, directory: Path, choice: Choice) -> dict[str, Any]:
-    """Examine a merge through transformers; its answers are kept beside it."""
-    from transformers import AutoTokenizer
-
-    exam = job.exam
-    sat = examine.sit(exam, examine.checkpoint_logits(directory, exam), None, f"the merge ({choice})")
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    template = examine.checkpoint_template(tokenizer, job.record)
-    parity = examine.prompt_parity(exam, template, lambda t: list(tokenizer(t, add_special_tokens=False).input_ids))
-    eos = runs.read_json(directory / "generation_config.json")["eos_token_id"]
-    ends = examine.terminator(exam, frozenset(eos if isinstance(eos, list) else [eos]))
-    with runs.whole_file(job.run.path / WORK / f"{choice}.safetensors") as temporary:
-        answers = sat.answers
-        save_file({"ids": answers.ids, "logp": answers.logp, "true": answers.true}, temporary)
-    return examine.fidelity(exam, sat, parity, ends)

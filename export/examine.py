@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from burnish.chat import ChatError, ChatTemplate
 from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
 from burnish.llama import Model, score
-from burnish.run import Fidelity, TrainRecord
+from burnish.run import Fidelity, TrainRecord, read_json, text_sha256
 
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -26,6 +27,14 @@ class Sat:
     answers: Answers
     trained: Compared
     merged: Compared | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a rule holds (None: it does not apply), and if not, why."""
+
+    holds: bool | None
+    why: str = ""
 
 
 def sit(exam: Exam, logits: Iterable[Floats], merged: Answers | None, title: str) -> Sat:
@@ -62,7 +71,7 @@ def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
     yield from score(model, [(q.input_ids, q.positions) for q in exam.questions])
 
 
-def fidelity(exam: Exam, sat: Sat, parity: bool | None, terminator: bool | None) -> dict[str, Any]:
+def fidelity(exam: Exam, sat: Sat, parity: Check, terminator: Check) -> dict[str, Any]:
     """Return a record's fidelity: figures over held-out response tokens; general text beside them."""
     held = exam.heldout()
     reference = sat.merged or sat.trained
@@ -74,8 +83,10 @@ def fidelity(exam: Exam, sat: Sat, parity: bool | None, terminator: bool | None)
             "loss": _loss(sat.answers.true, held),
             "loss_trained": _loss(exam.trained.true, held),
             "loss_base": _loss(exam.base_true, held),
-            "prompt_parity": parity,
-            "terminator": terminator,
+            "prompt_parity": parity.holds,
+            "prompt_parity_why": parity.why,
+            "terminator": terminator.holds,
+            "terminator_why": terminator.why,
             "kl_general": _mean(reference.kl, ~held),
             "loss_general": _loss(sat.answers.true, ~held),
             "loss_general_trained": _loss(exam.trained.true, ~held),
@@ -84,34 +95,81 @@ def fidelity(exam: Exam, sat: Sat, parity: bool | None, terminator: bool | None)
     ).model_dump()
 
 
-def prompt_parity(exam: Exam, template: ChatTemplate | None, encode: Callable[[str], list[int]]) -> bool | None:
-    """Whether the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
+def prompt_parity(
+    exam: Exam, template: ChatTemplate | None, encode: Callable[[str], list[int]], trained_sha256: str | None
+) -> Check:
+    """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
 
-    None where nothing was rendered (plain-text rows).
+    The template must also be the trained one to the letter: the exam's rows need not reach what was edited in it.
     """
     turns = [
-        (q, start, turn)
-        for q in exam.questions
-        if q.messages
-        for (start, _), turn in zip(q.spans, q.turns, strict=True)
+        (question, start, turn)
+        for question in exam.questions
+        if question.messages
+        for (start, _), turn in zip(question.spans, question.turns, strict=True)
     ]
     if not turns:
-        return None
+        return Check(None)
     if template is None:
-        return False
-    try:
-        return all(
-            encode(template.render((q.messages or [])[:turn], add_generation_prompt=True)) == q.input_ids[:start]
-            for q, start, turn in turns
-        )
-    except ChatError:
-        return False
+        return Check(False, "it has no chat template")
+    for question, start, turn in turns:
+        try:
+            text = template.render((question.messages or [])[:turn], add_generation_prompt=True)
+        except ChatError as error:
+            return Check(False, str(error))
+        if difference := _difference(encode(text), question.input_ids[:start]):
+            return Check(False, difference)
+    if text_sha256(template.source) != trained_sha256:
+        return Check(False, "its chat template is not the one that was trained (sha256 differs)")
+    return Check(True)
 
 
-def terminator(exam: Exam, ends: frozenset[int]) -> bool | None:
-    """Whether every examined turn ends in a token that was in the loss and ends the artefact's generation."""
+def terminator(exam: Exam, ends: frozenset[int]) -> Check:
+    """Check that every examined turn ends in a token that was in the loss and ends the artefact's generation."""
     last = {q.input_ids[end - 1] for q in exam.questions if q.messages for _, end in q.spans}
-    return last <= ends if last else None
+    if not last:
+        return Check(None)
+    lost = sorted(last - ends)
+    why = f"trained turns end in token {', '.join(map(str, lost))}, at which it does not stop" if lost else ""
+    return Check(not lost, why)
+
+
+def _difference(found: list[int], trained: list[int]) -> str:
+    """Say how two prompts' ids differ; nothing where they are the same."""
+    if found == trained:
+        return ""
+    if len(found) == len(trained) + 1 and found[1:] == trained and found[0] == trained[0]:
+        return f"its prompts begin with a doubled BOS (token {found[0]} twice)"
+    pairs = enumerate(zip(found, trained, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(trained)))
+    return (
+        f"its prompts differ from the trained ones at token {at}: {found[at : at + 3]}, trained {trained[at : at + 3]}"
+    )
+
+
+def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers | None, title: str) -> dict[str, Any]:
+    """Return the fidelity of a GGUF file: asked through llama.cpp, prompted by the template in its own metadata."""
+    with Model.open(path) as model:
+        sat = sit(exam, gguf_logits(model, exam), reference, title)
+        encode = partial(model.tokenize, add_special=False, parse_special=True)
+        parity = prompt_parity(exam, gguf_template(model, record), encode, record.chat_template_sha256)
+        return fidelity(exam, sat, parity, terminator(exam, model.eog_ids()))
+
+
+def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[dict[str, Any], Answers]:
+    """Return the fidelity of a merged checkpoint, asked through transformers, and its answers."""
+    from transformers import AutoTokenizer
+
+    sat = sit(exam, checkpoint_logits(directory, exam), None, title)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    parity = prompt_parity(exam, checkpoint_template(tokenizer, record), encode, record.chat_template_sha256)
+    eos = read_json(directory / "generation_config.json")["eos_token_id"]
+    ends = terminator(exam, frozenset(eos if isinstance(eos, list) else [eos]))
+    return fidelity(exam, sat, parity, ends), sat.answers
 
 
 def gguf_template(model: Model, record: TrainRecord) -> ChatTemplate | None:

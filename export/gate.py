@@ -11,11 +11,10 @@ def judge(fidelity: Fidelity, gate: GateSection) -> tuple[bool, str]:
     broken = [
         text
         for text in (
-            "prompt parity: its template or tokenizer gives other ids than were trained"
-            if fidelity.prompt_parity is False
-            else "",
-            "terminator: a turn's end token is not one at which it stops" if fidelity.terminator is False else "",
+            _broken("prompt parity", fidelity.prompt_parity, fidelity.prompt_parity_why),
+            _broken("terminator", fidelity.terminator, fidelity.terminator_why),
             _above("KL", fidelity.kl, gate.max_kl),
+            _above("KL on general text", fidelity.kl_general, gate.max_kl),
             _below("top-1 agreement", fidelity.top1_agreement, gate.min_top1),
             _gain_lost(fidelity, gate.max_gain_lost),
         )
@@ -28,6 +27,10 @@ def default_artefact(artefacts: list[Artefact]) -> str | None:
     """Return the smallest GGUF that passes, None where none does."""
     passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
     return min(passing, key=lambda a: a.bytes).path if passing else None
+
+
+def _broken(name: str, holds: bool | None, why: str) -> str:
+    return f"{name}: {why or 'it does not hold'}" if holds is False else ""
 
 
 def _above(name: str, value: float | None, limit: float) -> str:

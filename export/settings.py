@@ -38,7 +38,11 @@ class GgufSection(Strict):
 class GateSection(Strict):
     """What an artefact must reach on the exam to pass."""
 
-    max_kl: float = Field(0.1, gt=0.0, description="largest mean KL to its reference, nats a token")
+    max_kl: float = Field(
+        0.1,
+        gt=0.0,
+        description="largest mean KL to its reference, nats a token, on held-out responses and on general text",
+    )
     min_top1: float = Field(0.88, ge=0.0, le=1.0, description="least share of positions with the same likeliest token")
     max_gain_lost: float = Field(0.2, ge=0.0, description="largest share of training's gain in loss that may be lost")
 

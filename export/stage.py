@@ -12,7 +12,7 @@ from burnish import run as runs
 from burnish.base import Base, resolve
 from burnish.console import say
 from burnish.exam import Answers, Exam
-from burnish.llama import Model
+from burnish.llama import LlamaError
 from burnish.run import Artefact, ExportRecord, Fidelity, Run, RunError, TrainRecord
 from export import examine, gguf
 from export.candidates import MERGED, make_merged, merged_answers, wanted
@@ -22,6 +22,8 @@ from export.settings import ExportSettings
 from export.shards import sources
 
 BYTES_PER_PARAMETER_16 = 2
+FIGURES = ("kl", "kl_trained", "top1_agreement", "loss", "loss_trained", "loss_base", "prompt_parity", "terminator")
+NO_FIGURES: dict[str, Any] = dict.fromkeys(FIGURES)
 
 
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
@@ -43,6 +45,30 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     result = _record(job, train_sha256, [merged, *_ggufs(job, types)])
     run.write(result)
     return run, result
+
+
+def examine_file(settings: ExportSettings, path: Path) -> Artefact:
+    """Examine any GGUF file or merged directory against a run's exam, and judge it; the run is not changed."""
+    run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
+    record = run.read(TrainRecord)
+    if not path.exists():
+        raise RunError(f"{path}: no such file or directory")
+    exam = Exam.load(run.path / record.exam.path)
+    kind = "safetensors" if path.is_dir() else "gguf"
+    try:
+        if path.is_dir():
+            fidelity, _ = examine.examine_checkpoint(path, exam, record, path.name)
+        else:
+            reference = merged_answers(run) if (run.path / MERGED).is_dir() else None
+            fidelity = examine.examine_gguf(path, exam, record, reference, path.name)
+    except LlamaError as error:
+        return _judged(entry(run, str(path.resolve()), kind, "-", NO_FIGURES), settings, f"it does not load: {error}")
+    return _judged(entry(run, str(path.resolve()), kind, "-", fidelity), settings)
+
+
+def _judged(made: dict[str, Any], settings: ExportSettings, fault: str = "") -> Artefact:
+    passed, why = (False, fault) if fault else judge(Fidelity.model_validate(made["fidelity"]), settings.gate)
+    return Artefact.model_validate({**made, "verdict": "pass" if passed else "fail", "why": why})
 
 
 def _ggufs(job: Job, types: list[str]) -> list[dict[str, Any]]:
@@ -96,22 +122,15 @@ def _gguf(
         say(f"export: {name} is there and unchanged")
         return kept
     made = make(job.run.path / name)
-    with Model.open(job.run.path / name) as model:
-        sat = examine.sit(job.exam, examine.gguf_logits(model, job.exam), reference, type_name)
-        template = examine.gguf_template(model, job.record)
-        parity = examine.prompt_parity(job.exam, template, lambda t: model.tokenize(t, add_special=False))
-        ends = examine.terminator(job.exam, model.eog_ids())
-    finished = entry(job.run, name, "gguf", type_name, examine.fidelity(job.exam, sat, parity, ends)) | made
+    fidelity = examine.examine_gguf(job.run.path / name, job.exam, job.record, reference, type_name)
+    finished = entry(job.run, name, "gguf", type_name, fidelity) | made
     job.kept.add(name, finished)
     return finished
 
 
 def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> ExportRecord:
     merge_record = entries[0].pop("merge")
-    artefacts = []
-    for made in entries:
-        passed, why = judge(Fidelity.model_validate(made["fidelity"]), job.settings.gate)
-        artefacts.append(Artefact.model_validate({**made, "verdict": "pass" if passed else "fail", "why": why}))
+    artefacts = [_judged(made, job.settings) for made in entries]
     config = runs.read_json(job.run.path / MERGED / "config.json")
     return ExportRecord.model_validate(
         {

@@ -1,0 +1,183 @@
+"""Deliberate breaks, each as it happens between the tools of the field; the gate catches each by name.
+
+A small random Llama really learns twenty-four rows here, so that what is broken is something that was learned.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from burnish.exam import Exam, Question
+from burnish.run import ExportRecord, Run
+from export.examine import terminator
+from export.gguf import convert
+from export.merge import merge
+from tests.conftest import Cli
+
+pytestmark = pytest.mark.slow
+
+LEARN = ("--data.max_length", "128", "--train.max_steps", "60", "--train.learning_rate", "1e-2", "--exam.answers", "0",
+         "--lora.r", "32", "--train.save_steps", "1000", "--data.eval_split", "0.2")  # fmt: skip
+
+
+def make_base(directory: Path, tokenizer_from: Path, seed: int) -> Path:
+    """A Llama of 13M random parameters whose width suits every quantization."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
+        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, max_position_embeddings=512,
+    )  # fmt: skip
+    LlamaForCausalLM(config).half().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def base(base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("bases") / "right", base_directory, 0)
+
+
+def train_and_export(cli: Cli, base: Path, rows: Path, root: Path, name: str, *more: str) -> Run:
+    done = cli("train", "run", "--base.id", str(base), "--data.path", str(rows), "--run.root", str(root),
+               "--run.name", name, *LEARN, *more)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = cli("export", "run", "--run.root", str(root), "--run.name", name, "--gguf.quants", "Q8_0,Q2_K")
+    assert done.returncode == 0, done.stderr
+    return Run(root / name)
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    return train_and_export(cli, base, rows, tmp_path_factory.mktemp("runs"), "learned")
+
+
+@pytest.fixture
+def verdict(run: Run, cli: Cli) -> Callable[[Path], str]:
+    """Examine a file against the run; returns what is printed of a failed one, its lines joined, or "pass"."""
+
+    def examine(path: Path) -> str:
+        done = cli("export", "examine", str(path), "--run.root", str(run.path.parent), "--run.name", run.id)
+        text = re.sub(r"[│\s]+", " ", done.stdout)
+        assert done.returncode in (0, 1), done.stderr
+        assert ("pass" if done.returncode == 0 else "fail") in text
+        return "pass" if done.returncode == 0 else text
+
+    return examine
+
+
+def broken(run: Run, tmp_path: Path, change: Callable[[Path], None]) -> Path:
+    """The run's merge with something changed, converted to GGUF as always."""
+    directory = tmp_path / "broken"
+    shutil.copytree(run.path / "merged", directory)
+    change(directory)
+    convert(directory, tmp_path / "broken.gguf", "float16")
+    return tmp_path / "broken.gguf"
+
+
+def edit_template(before: str, after: str) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        path = directory / "chat_template.jinja"
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+
+    return edit
+
+
+def remerge(base: Path, run: Run, tmp_path: Path, alpha_factor: float = 1) -> Callable[[Path], None]:
+    def change(directory: Path) -> None:
+        adapter = tmp_path / "adapter"
+        shutil.copytree(run.path / "adapter", adapter)
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config["lora_alpha"] *= alpha_factor
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+        (directory / "model.safetensors").unlink()
+        merge(base, adapter, directory, None, "float16", 10**10, lambda done, text="": None)
+
+    return change
+
+
+def test_what_was_learned_survives_as_it_is(run: Run, verdict: Callable[[Path], str]) -> None:
+    artefacts = {a.quantization: a for a in run.read(ExportRecord).artefacts if a.kind == "gguf"}
+    fidelity = artefacts["F16"].fidelity
+    assert fidelity.loss_base is not None
+    assert fidelity.loss_trained is not None
+    assert fidelity.loss_base - fidelity.loss_trained > 1  # something was learned that can be broken
+    assert artefacts["F16"].verdict == "pass"
+    assert verdict(run.path / "gguf" / "learned-F16.gguf") == "pass"
+
+
+def test_an_edited_chat_template(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+    gguf = broken(run, tmp_path, edit_template("You are a helpful AI assistant", "You are a helpful assistant"))
+    assert "prompt parity: its prompts differ from the trained ones at token" in verdict(gguf)
+
+
+def test_a_template_edited_where_no_exam_row_reaches(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+    gguf = broken(run, tmp_path, edit_template("{% for", "{% if tools %}{{ tools }}{% endif %}{% for"))
+    assert "prompt parity: its chat template is not the one that was trained" in verdict(gguf)
+
+
+def test_a_doubled_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+    gguf = broken(run, tmp_path, edit_template("{% for", "{{ bos_token }}{% for"))
+    assert "prompt parity: its prompts begin with a doubled BOS (token 1 twice)" in verdict(gguf)
+
+
+def test_another_bases_weights(run: Run, base_directory: Path, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+    other = make_base(tmp_path / "other", base_directory, 1)
+    assert re.search(r"KL [\d.]+ is above 0.1", verdict(broken(run, tmp_path, remerge(other, run, tmp_path))))
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_a_wrong_adapter_scale(
+    factor: float, run: Run, base: Path, tmp_path: Path, verdict: Callable[[Path], str]
+) -> None:
+    assert re.search(r"KL [\d.]+ is above 0.1", verdict(broken(run, tmp_path, remerge(base, run, tmp_path, factor))))
+
+
+def test_a_quantization_too_coarse_is_not_the_default(run: Run) -> None:
+    record = run.read(ExportRecord)
+    coarse = next(a for a in record.artefacts if a.quantization == "Q2_K")
+    assert coarse.verdict == "fail"
+    assert "KL" in coarse.why or "top-1" in coarse.why
+    assert record.default == "gguf/learned-Q8_0.gguf"
+
+
+def test_a_truncated_gguf(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+    whole = (run.path / "gguf" / "learned-Q8_0.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+    assert "it does not load" in verdict(tmp_path / "cut.gguf")
+
+
+def test_a_terminator_at_which_the_model_does_not_stop(base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+    """A template that ends turns in a token which no server knows as an end."""
+    template = tmp_path / "foreign.jinja"
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<file_sep>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    run = train_and_export(cli, base, rows, tmp_path, "foreign", "--chat.template", str(template))
+    assert run.read(ExportRecord).default is None
+    assert all("terminator: trained turns end in token 5" in a.why
+               for a in run.read(ExportRecord).artefacts if a.kind == "gguf")  # fmt: skip
+
+
+def test_a_terminator_masked_out_of_the_loss(run: Run) -> None:
+    """An exam whose trained spans end before the end token, as a wrong mask would leave it."""
+    questions = [
+        Question(q.kind, q.input_ids, [(start, end - 1) for start, end in q.spans], q.messages, q.turns)
+        for q in Exam.load(run.path / "exam").questions
+    ]
+    exam = Exam.load(run.path / "exam")
+    assert terminator(exam, frozenset({2})).holds
+    masked = Exam(questions, exam.trained, exam.base_true, 0, 1)
+    assert not terminator(masked, frozenset({2})).holds
