@@ -1,0 +1,23 @@
+"""report.html: one self-contained page on a run, made anew from whatever records it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish.report.collect import Lengths, collect, lengths
+from burnish.report.page import render
+from burnish.run import Run, write_atomic
+
+REPORT = "report.html"
+
+__all__ = ["REPORT", "Lengths", "lengths", "write"]
+
+
+def write(run: Run) -> Path:
+    """Write runs/<id>/report.html whole or not at all; returns its path.
+
+    The page needs no network and no script. Raises RunError where train.json is missing, or a record is damaged.
+    """
+    path = run.path / REPORT
+    write_atomic(path, render(collect(run)))
+    return path

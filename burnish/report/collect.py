@@ -1,0 +1,123 @@
+"""What a run has to show: its records, and the files beside them as far as they are there."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.exam import Exam
+from burnish.run import ExportRecord, PushRecord, Run, TrainRecord, file_sha256
+
+METRICS, CONFIG = "logs/metrics.jsonl", "config.yaml"
+BINS_WANTED = 24
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A histogram of rows by their tokens: counts of equal bins of `bin_tokens`, the first from 0."""
+
+    bin_tokens: int
+    counts: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what train.json holds of it, under data.lengths."""
+        return {"bin_tokens": self.bin_tokens, "counts": self.counts}
+
+
+def lengths(tokens: Sequence[int]) -> Lengths:
+    """Count rows by length in about two dozen bins, whose width is a power of two."""
+    width = 1
+    while width * BINS_WANTED <= max(tokens, default=0):
+        width *= 2
+    counts = [0] * (max(tokens, default=0) // width + 1)
+    for count in tokens:
+        counts[count // width] += 1
+    return Lengths(width, counts)
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that the page is made from; None or empty where the run does not have it.
+
+    `stale`: the export is of an earlier training than train.json's. `lengths` are those of the `lengths_of` rows.
+    """
+
+    run: Run
+    train: TrainRecord
+    export: ExportRecord | None
+    push: PushRecord | None
+    stale: bool
+    points: list[dict[str, Any]]
+    exam: Exam | None
+    config: str
+    lengths: Lengths | None
+    lengths_of: str
+
+    def held_losses(self) -> tuple[float, float] | None:
+        """Return the held-out response loss without and with the adapter, in nats a token."""
+        held = self.exam.heldout() if self.exam else None
+        if self.exam is None or held is None or not held.any():
+            return None
+        return -float(self.exam.base_true[held].mean()), -float(self.exam.trained.true[held].mean())
+
+    def curve(self, key: str) -> list[tuple[float, float]]:
+        """Return a logged figure by step; what is not finite (a run that diverged) is left out."""
+        points = [(float(p["step"]), float(p[key])) for p in self.points if isinstance(p.get(key), int | float)]
+        return [(x, y) for x, y in points if math.isfinite(y)]
+
+    def diverged(self) -> int:
+        """Return at how many logged steps the loss was no finite number."""
+        return sum(isinstance(p.get("loss"), float) and not math.isfinite(p["loss"]) for p in self.points)
+
+
+def collect(run: Run) -> View:
+    """Read what the run has. Raises RunError where train.json is missing, or a record is damaged."""
+    train = run.read(TrainRecord)
+    export = run.read(ExportRecord) if run.has(ExportRecord) else None
+    push = run.read(PushRecord) if run.has(PushRecord) else None
+    stale = export is not None and export.train_sha256 != file_sha256(run.path / "train.json")
+    exam = _exam(run.path / train.exam.path)
+    recorded = (train.data.model_extra or {}).get("lengths")
+    held = [len(q.input_ids) for q in exam.questions if q.kind == "heldout"] if exam else []
+    return View(
+        run=run,
+        train=train,
+        export=export,
+        push=push,
+        stale=stale,
+        points=_points(run.path / METRICS),
+        exam=exam,
+        config=_text(run.path / CONFIG),
+        lengths=Lengths(recorded["bin_tokens"], recorded["counts"]) if recorded else lengths(held) if held else None,
+        lengths_of="training" if recorded else "examined",
+    )
+
+
+def _exam(directory: Path) -> Exam | None:
+    """Read the exam; a report is made without it where it has been removed or damaged."""
+    try:
+        return Exam.load(directory)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _points(path: Path) -> list[dict[str, Any]]:
+    """Read the logged points; a line that a kill left half-written is none."""
+    points = []
+    for line in _text(path).splitlines():
+        try:
+            points.append(json.loads(line))
+        except ValueError:
+            continue
+    return [p for p in points if isinstance(p, dict) and "step" in p]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,201 @@
+"""The page's words: the headline verdict, the tables' rows, and what they are rendered into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from burnish.report import plots
+from burnish.report.axis import number
+from burnish.report.collect import View
+from burnish.run import Artefact, Fidelity
+
+CANDIDATE_FIGURES = (
+    ("loss", "held-out loss"),
+    ("loss_general", "general-text loss"),
+    ("kl_trained", "KL to trained"),
+    ("top1_agreement", "top-1"),
+)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict in one line, why, and its CSS class: pass, fail or open (not exported yet)."""
+
+    verdict: str
+    why: str
+    colour: str
+
+
+def render(view: View) -> str:
+    """Return the whole page. Every text from data and records is escaped by the template's autoescape."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html.jinja").render(
+        view=view,
+        headline=headline(view),
+        tiles=_tiles(view),
+        artefacts=[_row(a, view) for a in view.export.artefacts] if view.export else [],
+        fidelity=plots.fidelity(view),
+        training=plots.training(view),
+        candidates=_candidates(view),
+        facts=_facts(view),
+        hashes=_hashes(view),
+    )
+    # a lone surrogate in a row would keep the page from being written
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def headline(view: View) -> Headline:
+    """Return the verdict: which artefact is served and why, or why none is."""
+    export = view.export
+    if export is None:
+        return Headline("Trained, not exported yet", f"{_gain(view)} Next: make export RUN={view.run.id}", "open")
+    if view.stale:
+        why = f"The run was trained again after it was exported. Next: make export RUN={view.run.id}"
+        return Headline("The export is of an earlier training", why, "fail")
+    if export.default is None:
+        return Headline("No artefact passes: serve refuses this run", f"{_gain(view)} The table says why.", "fail")
+    served = next((a for a in export.artefacts if a.path == export.default), None)
+    if served is None:
+        return Headline(f"serve loads {export.default}", "The record does not describe it.", "fail")
+    passing = sum(a.verdict == "pass" for a in export.artefacts)
+    why = (
+        f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artefacts"
+        f" pass){_kept(served.fidelity)}. {_gain(view)}"
+    )
+    return Headline(f"serve loads {served.path}", why, "pass")
+
+
+def size(count: int) -> str:
+    """Return bytes as a person reads them, in powers of ten as the export's table has them."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count:,} bytes"
+
+
+def _kept(f: Fidelity) -> str:
+    if f.loss is None or f.loss_base is None or f.loss_trained is None or f.loss_base <= f.loss_trained:
+        return ""
+    return f", and keeps {(f.loss_base - f.loss) / (f.loss_base - f.loss_trained):.1%} of what training gained"
+
+
+def _gain(view: View) -> str:
+    losses = view.held_losses()
+    if losses is None:
+        return "The exam has no held-out row, so what training gained is not known."
+    base, trained = losses
+    if trained >= base:
+        return f"Training gained nothing: the held-out response loss is {base:.3f} at first, {trained:.3f} at the end."
+    return f"Training brought the held-out response loss from {base:.3f} to {trained:.3f} nats a token."
+
+
+def _tiles(view: View) -> list[tuple[str, str]]:
+    m, losses = view.train.metrics, view.held_losses()
+    seconds = round(m.train_runtime_s)
+    took = (
+        f"{seconds // 3600} h {seconds % 3600 // 60} min"
+        if seconds >= 3600
+        else f"{seconds // 60} min {seconds % 60} s"
+    )
+    tiles = [("held-out loss, base to trained", f"{losses[0]:.3f} → {losses[1]:.3f}")] if losses else []
+    return [
+        *tiles,
+        ("rows trained, held out", f"{view.train.data.rows:,}, {view.train.data.eval_rows:,}"),
+        ("training took", took),
+        ("tokens a second", f"{m.tokens_per_s:,.0f}"),
+        ("peak memory", size(m.peak_memory_bytes)),
+    ]
+
+
+def _row(artefact: Artefact, view: View) -> dict[str, Any]:
+    f = artefact.fidelity
+    cells = [
+        ("size", size(artefact.bytes)),
+        ("KL", _number(f.kl)),
+        ("top-1", _share(f.top1_agreement)),
+        ("loss", _number(f.loss)),
+        ("base’s", _number(f.loss_base)),
+        ("trained’s", _number(f.loss_trained)),
+    ]
+    served = view.export is not None and artefact.path == view.export.default and not view.stale
+    return {"artefact": artefact, "served": served, "cells": cells}
+
+
+def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
+    """Return the merges that were examined, each with its figures by name."""
+    made = view.export.merge.candidates if view.export else {}
+    return {
+        name: [
+            (label, _share(figures.get(key)) if key == "top1_agreement" else _number(figures.get(key)))
+            for key, label in CANDIDATE_FIGURES
+        ]
+        for name, figures in made.items()
+    }
+
+
+def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the groups of names and values that end the page."""
+    train, export = view.train, view.export
+    data = train.data
+    groups: list[tuple[str, dict[str, Any]]] = [
+        (
+            "Model",
+            {
+                "base": train.base.id,
+                "revision": train.base.revision,
+                "quantization": train.quantization,
+                "loaded as": train.load_dtype,
+                "computed in": train.compute_dtype,
+                "terminators": " ".join(train.terminators),
+                "template date": train.template_date,
+            },
+        ),
+        (
+            "Data",
+            {
+                "file": data.path,
+                "format": data.format,
+                "rows trained": f"{data.rows:,}",
+                "rows held out": f"{data.eval_rows:,}",
+                "rows over the limit": f"{data.over_length:,}",
+                "limit": f"{train.max_length:,} tokens",
+                "exam": f"{train.exam.rows} questions, {train.exam.tokens:,} scored tokens",
+            },
+        ),
+        ("Hardware", train.hardware),
+        ("Versions", train.versions),
+        ("Versions at export", (export.model_extra or {}).get("versions", {}) if export else {}),
+    ]
+    return [(name, [(k, str(v)) for k, v in facts.items() if v is not None]) for name, facts in groups if facts]
+
+
+def _hashes(view: View) -> list[tuple[str, str]]:
+    train, export, push = view.train, view.export, view.push
+    found: list[tuple[str, str | None]] = [
+        ("base", train.base.sha256),
+        ("data", train.data.sha256),
+        ("chat template", train.chat_template_sha256),
+        ("adapter", train.adapter.sha256),
+        ("exam", train.exam.sha256),
+        *([("train.json, as exported", export.train_sha256)] if export else []),
+        *[(a.path, a.sha256) for a in (export.artefacts if export else [])],
+        *([("export.json, as pushed", push.export_sha256)] if push else []),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else number(float(f"{value:.1e}"))
+
+
+def _share(value: Any) -> str:
+    return f"{value:.1%}" if isinstance(value, int | float) else "–"

@@ -1,0 +1,264 @@
+"""report.html is made from whatever a run has, needs nothing but itself, and shows data as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from burnish.exam import Answers, Exam, Question, Spoken
+from burnish.report import lengths, write
+from burnish.report.axis import Axis, number
+from burnish.report.chart import Labelled, Series, bars, curves, means, scatter, thin
+from burnish.report.page import size
+from burnish.run import ExportRecord, PushRecord, Run, RunError, TrainRecord, file_sha256
+
+SHA = "ab" * 32
+NASTY = "<script>alert(1)</script> & \"quotes\" 'x' </div>{{ 7 * 7 }}"
+
+
+def train_record(run: Run, **changes: Any) -> None:
+    record = {
+        "run_id": run.id, "created": "2026-01-01T00:00:00Z", "base": {"id": "me/base", "sha256": SHA},
+        "quantization": "nf4", "load_dtype": "float32", "compute_dtype": "float32", "double_quant": True,
+        "skipped_modules": ["lm_head"], "adapter": {"path": "adapter", "sha256": SHA},
+        "data": {"path": "rows.jsonl", "sha256": SHA, "format": "messages", "rows": 90, "eval_rows": 10,
+                 "over_length": 0},
+        "chat_template_sha256": SHA, "template_date": "2026-01-01", "terminators": ["<|im_end|>"], "max_length": 512,
+        "metrics": {"train_loss": 0.5, "eval_loss": 0.6, "train_runtime_s": 3700.0, "tokens_per_s": 1234.5,
+                    "peak_memory_bytes": 2_500_000_000},
+        "exam": {"path": "exam", "sha256": SHA, "rows": 2, "tokens": 5},
+        "versions": {"torch": "2.0"}, "hardware": {"device": "cpu", "cpus": 2}, **changes,
+    }  # fmt: skip
+    run.write(TrainRecord.model_validate(record))
+
+
+def exam(run: Run, spoken: str = "hello", gain: float = 1.0) -> None:
+    """Two questions, one held out with 3 scored tokens and one general with 2."""
+    logits = np.random.default_rng(0).normal(size=(5, 80)).astype(np.float32)
+    asked = [Question("heldout", [1, 2, 3, 4], [(1, 4)]), Question("general", [5, 6, 7], [(1, 3)])]
+    trained = Answers.of(logits, [2, 3, 4, 6, 7])
+    (run.path / "exam").mkdir()
+    Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (Spoken(spoken, "want", "b", "t"),)).save(run.path / "exam")
+
+
+def metrics(run: Run, points: list[dict[str, Any]], tail: str = "") -> None:
+    (run.path / "logs").mkdir()
+    text = "".join(json.dumps(point) + "\n" for point in points) + tail
+    (run.path / "logs" / "metrics.jsonl").write_text(text)
+
+
+def artefact(
+    quantization: str, count: int, loss: float, verdict: str = "pass", why: str = "all checks hold"
+) -> dict[str, Any]:
+    kind = "safetensors" if quantization == "F16" else "gguf"
+    fidelity = {"kl": 0.01, "kl_trained": 0.02 / count, "top1_agreement": 0.985, "loss": loss, "loss_trained": 1.0,
+                "loss_base": 2.0, "prompt_parity": True, "terminator": True}  # fmt: skip
+    path = "merged" if kind == "safetensors" else f"gguf/r-{quantization}.gguf"
+    return {"path": path, "kind": kind, "quantization": quantization, "bytes": count, "sha256": SHA,
+            "fidelity": fidelity, "verdict": verdict, "why": why}  # fmt: skip
+
+
+def export_record(run: Run, default: str | None = "gguf/r-Q8_0.gguf", **changes: Any) -> None:
+    figures = {"loss": 1.01, "loss_general": 3.25, "kl_trained": 2e-7, "top1_agreement": 0.999}
+    artefacts = [artefact("F16", 273_000_000, 1.0), artefact("Q8_0", 145_000_000, 1.1)]
+    artefacts.append(artefact("Q2_K", 88_000_000, 3.1, "fail", "KL 0.9 is above 0.1"))
+    record = {
+        "run_id": run.id, "created": "2026-01-02T00:00:00Z", "train_sha256": file_sha256(run.path / "train.json"),
+        "merge": {"base": "dequantized", "reason": "lower held-out loss",
+                  "candidates": {"dequantized": figures, "original": {**figures, "loss": 1.07}}},
+        "artefacts": artefacts, "default": default, "chat_template_sha256": SHA, "stop": ["<|im_end|>"],
+        "context_length": 2048, **changes,
+    }  # fmt: skip
+    run.write(ExportRecord.model_validate(record))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that was trained and sat its exam, with two curves logged."""
+    run = Run(tmp_path / "the-run")
+    run.path.mkdir()
+    train_record(run)
+    exam(run)
+    points = [{"step": i, "loss": 2 / i, "learning_rate": 1e-4 / i, "grad_norm": 1.0} for i in range(1, 30)]
+    metrics(run, [*points, {"step": 29, "eval_loss": 0.6}])
+    (run.path / "config.yaml").write_text("train:\n  learning_rate: 0.0001\n")
+    return run
+
+
+def page(run: Run) -> str:
+    return write(run).read_text(encoding="utf-8")
+
+
+def test_a_trained_run_has_curves_and_says_that_export_is_next(run: Run) -> None:
+    html = page(run)
+    assert "Trained, not exported yet" in html and "make export RUN=the-run" in html
+    for title in ("Loss while training", "Learning rate", "Gradient norm", "Length of the examined rows"):
+        assert f'aria-label="{title}"' in html
+    assert "1 h 1 min" in html and "2.50 GB" in html and "learning_rate: 0.0001" in html
+    assert "Artefacts" not in html
+
+
+def test_an_exported_run_names_what_is_served_and_shows_every_figure(run: Run) -> None:
+    export_record(run)
+    html = page(run)
+    assert "serve loads gguf/r-Q8_0.gguf" in html and "keeps 90.0% of what training gained" in html
+    assert "2 of 3 artefacts pass" in html and "KL 0.9 is above 0.1" in html
+    assert html.count('class="tag">served') == 1 and html.count('class="tag">chosen') == 1
+    assert all(figure in html for figure in ("1.0700", "3.2500", "98.5%", "2e-7"))
+    assert 'aria-label="Drift against size"' in html and "merged F16" in html
+
+
+def test_none_passing_a_later_training_and_a_publication_change_the_headline(run: Run) -> None:
+    export_record(run, default=None)
+    assert "No artefact passes: serve refuses this run" in page(run)
+    push = {
+        "run_id": run.id,
+        "created": "2026",
+        "export_sha256": SHA,
+        "repo": "me/model",
+        "commit": "c0ffee",
+        "files": [],
+    }
+    run.write(PushRecord.model_validate(push))
+    assert "me/model" in page(run) and "c0ffee" in page(run)
+    train_record(run, created="2027-01-01T00:00:00Z")
+    assert "The export is of an earlier training" in page(run)
+
+
+class Tags(HTMLParser):
+    """Collects every tag with its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_is_self_contained_and_has_no_script(run: Run) -> None:
+    export_record(run)
+    html = page(run)
+    tags = Tags()
+    tags.feed(html)
+    assert not {tag for tag, _ in tags.found} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not [a for _, attributes in tags.found for a in attributes if a in ("src", "href") or a.startswith("on")]
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "prefers-color-scheme: dark" in html and "width=device-width" in html
+
+
+def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) -> None:
+    other = Run(tmp_path / "nasty")
+    other.path.mkdir()
+    data = {"path": NASTY, "sha256": SHA, "format": "messages", "rows": 1, "eval_rows": 1, "over_length": 0}
+    train_record(other, data=data, base={"id": NASTY, "sha256": SHA}, hardware={NASTY: NASTY}, terminators=["</s>"])
+    exam(other, spoken=NASTY)
+    (other.path / "config.yaml").write_text(NASTY)
+    bad = artefact("Q8_0", 5, 1.0, why=NASTY) | {"path": NASTY, "quantization": NASTY}
+    export_record(other, artefacts=[bad], default=NASTY, merge={"base": "original", "reason": NASTY, "candidates": {}})
+    html = page(other)
+    assert "<script" not in html and "{{ 7" in html
+    assert html.count("&lt;script&gt;") > 10
+    assert "&lt;/s&gt;" in html
+
+
+def test_what_is_missing_torn_or_not_finite_does_not_keep_the_page_away(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    run.path.mkdir()
+    train_record(run)
+    metrics(run, [{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}], tail='{"step": 3, "lo')
+    html = page(run)
+    assert "1 logged steps have no finite loss" in html
+    assert not [svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if re.search(r"\bnan\b", svg)]
+    assert "what training gained is not known" in html
+    with pytest.raises(RunError, match="train.json is not there"):
+        write(Run(tmp_path))
+
+
+def test_recorded_lengths_of_the_training_rows_are_preferred(run: Run) -> None:
+    data = {"path": "d", "sha256": SHA, "format": "text", "rows": 3, "eval_rows": 0, "over_length": 0}
+    train_record(run, data={**data, "lengths": lengths([3, 70, 71, 900]).to_dict()})
+    assert 'aria-label="Length of the training rows"' in page(run)
+
+
+def test_a_training_that_gained_nothing_is_said(run: Run) -> None:
+    for path in (run.path / "exam").iterdir():
+        path.unlink()
+    (run.path / "exam").rmdir()
+    exam(run, gain=-0.5)
+    assert "Training gained nothing" in page(run)
+
+
+@pytest.mark.parametrize("tokens", [[1], [0, 23], [5, 24, 25, 4000], [1 << 20], []])
+def test_lengths_count_every_row_once(tokens: list[int]) -> None:
+    made = lengths(tokens)
+    assert sum(made.counts) == len(tokens)
+    assert len(made.counts) <= 25
+    assert all(made.counts[t // made.bin_tokens] for t in tokens)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 3.4), (1e-9, 5e-4), (0.93, 0.97), (5.0, 5.0), (0.0, 0.0), (-3.0, 2.0), (0, 123456)]
+)
+def test_ticks_are_round_few_and_inside_the_range(low: float, high: float) -> None:
+    axis = Axis.over("x", [low, high])
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 8
+    assert all(-1e-9 <= axis.share(t) <= 1 + 1e-9 for t in ticks)
+    assert 0 <= axis.share(low) <= axis.share(high) <= 1
+
+
+def test_a_log_axis_has_powers_of_ten() -> None:
+    axis = Axis.over("x", [3e-7, 0.02], log=True)
+    assert (axis.low, axis.high) == (pytest.approx(1e-7), pytest.approx(0.1))
+    assert axis.share(1e-7) == pytest.approx(0) and axis.share(0.1) == pytest.approx(1)
+
+
+def test_a_long_curve_keeps_its_spikes() -> None:
+    points = [(float(i), 0.0) for i in range(100_000)]
+    points[54_321] = (54_321.0, 9.0)
+    kept = thin(points, 800)
+    assert len(kept) <= 800 and (54_321.0, 9.0) in kept and kept == sorted(kept)
+
+
+def test_labels_of_near_points_cover_neither_one_another_nor_a_point() -> None:
+    points = [Labelled(name, 100.0 + i, "pass", 1e-3) for i, name in enumerate(("F16", "BF16", "Q8_0", "Q6_K"))]
+    drawn = str(scatter("t", Axis.over("x", [0, 200]), Axis.over("y", [1e-3, 1e-2], log=True), points))
+    labels = [tuple(map(float, at)) for at in re.findall(r'<text x="([^"]*)" y="([^"]*)"[^>]*class="name"', drawn)]
+    dots = [tuple(map(float, at)) for at in re.findall(r'<circle cx="([^"]*)" cy="([^"]*)"', drawn)]
+    assert len(labels) == len(dots) == 4
+    apart = [
+        (a, b) for i, a in enumerate(labels) for b in labels[:i] if abs(a[0] - b[0]) < 24 and abs(a[1] - b[1]) < 13
+    ]
+    assert not apart
+    assert not [(t, d) for t in labels for d in dots if t[0] - 5 < d[0] < t[0] + 29 and t[1] - 15 < d[1] < t[1] + 7]
+
+
+def test_a_long_curve_is_drawn_with_its_means() -> None:
+    points = [(float(i), float(i % 2)) for i in range(1000)]
+    drawn = str(curves("t", Axis.over("x", [0, 1000]), Axis.over("y", [0, 1]), [Series("s", points, "held")]))
+    assert drawn.count("<path") == 2 and drawn.count("faint") == 1 and "<circle" not in drawn
+    assert all(y == pytest.approx(0.5, abs=0.04) for _, y in means(points))
+
+
+def test_one_point_and_one_bar_are_drawn() -> None:
+    x, y = Axis.over("x", [1.0]), Axis.over("y", [2.0])
+    assert "<circle" in curves("t", x, y, [Series("s", [(1.0, 2.0)], "held")])
+    assert "0.0000" in bars("t", "x", [Labelled("base", 0.0, "base")])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (0.0003, "3e-4"), (0.25, "0.25"), (1500.0, "1,500"), (2e6, "2e6"), (-1.5, "-1.5")]
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_sizes_are_in_powers_of_ten() -> None:
+    assert [size(n) for n in (12, 145_400_000, 2_710_000_000)] == ["12 bytes", "145 MB", "2.71 GB"]
