@@ -23,7 +23,7 @@ TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/export.txt)
 
 .PHONY: help
 help: ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ---- setup: a stamp a step, so that a second run costs nothing -------------------------------------------------------
 
@@ -76,7 +76,7 @@ lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requ
 
 # ---- the product's verbs ---------------------------------------------------------------------------------------------
 
-.PHONY: check plan train export serve chat quickstart
+.PHONY: check train export examine serve chat quickstart
 check: setup ## DATA=f: read, lint and preview data
 	@$(PY) -m train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
@@ -85,6 +85,9 @@ train: setup ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
 
 export: setup ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, examine
 	@$(PY) -m export run $(call opt,RUN,--run.name) $(call opt,QUANTS,--gguf.quants) $(call opt,BASE,--run.base) $(SET)
+
+examine: setup ## FILE=f.gguf [RUN=]: examine any GGUF or merged directory against a run's exam
+	@$(PY) -m export examine '$(FILE)' $(call opt,RUN,--run.name) $(SET)
 
 serve: setup ## [RUN= PORT=]: the OpenAI-compatible endpoint
 	@$(PY) -m serve $(call opt,RUN,--run) --port $(PORT) $(SET)

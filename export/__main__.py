@@ -34,6 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
             help=text,
             description=text,
             allow_abbrev=False,
+            usage=f"python -m export {name} [ARTEFACT] [--config FILE] [--section.key VALUE ...]"
+            if name == "examine"
+            else f"python -m export {name} [--config FILE] [--section.key VALUE ...]",
             epilog="Sources: --config, then BURNISH_EXPORT_* variables, then the command line; the last is strongest.",
         )
         if name == "examine":
@@ -81,13 +84,16 @@ def show(title: str, artefacts: Sequence[Artefact], default: str | None) -> None
         made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
     for artefact in artefacts:
         made.add_row(*_row(artefact, artefact.path == default))
-    Console(width=None if sys.stdout.isatty() else 160).print(made)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(made)
+    for artefact in artefacts:
+        if artefact.verdict == "fail":
+            console.print(f"fail: {artefact.path}: {artefact.why}", markup=False, soft_wrap=True)
 
 
 def _row(artefact: Artefact, default: bool) -> list[str]:
     f = artefact.fidelity
     name = artefact.path + ("  (default)" if default else "")
-    verdict = artefact.verdict + ("" if artefact.verdict == "pass" else f": {artefact.why}")
     return [
         name,
         f"{artefact.bytes / 1e6:,.0f} MB",
@@ -96,7 +102,7 @@ def _row(artefact: Artefact, default: bool) -> list[str]:
         _number(f.loss),
         _number(f.loss_base),
         _number(f.loss_trained),
-        verdict,
+        artefact.verdict,
     ]
 
 

@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
             help=text,
             description=text,
             allow_abbrev=False,
+            usage=f"python -m train {name} [--config FILE] [--section.key VALUE ...]",
             epilog="Sources: --config, then BURNISH_TRAIN_* variables, then the command line; the last is strongest.",
         )
         add_arguments(command, TrainSettings, "train")

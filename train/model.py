@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 from typing import Any
@@ -36,10 +37,15 @@ def dtype(base: BaseSection) -> torch.dtype:
 
 def load_base(found: Base, base: BaseSection) -> Any:
     """Load the base, frozen, in 16/32 bits or NF4. Raises ConfigError where transformers can't."""
+    stored_in_nf4 = _stored_in_nf4(found, base)
+    if stored_in_nf4 and base.quantization != "nf4":
+        raise ConfigError(
+            f"base.id {base.id}: is stored in NF4: set base.quantization: nf4, or give its 16-bit checkpoint"
+        )
     options: dict[str, Any] = {"dtype": dtype(base), "device_map": {"": device().type}}
     if base.attn_implementation != "auto":
         options["attn_implementation"] = base.attn_implementation
-    if base.quantization == "nf4":
+    if base.quantization == "nf4" and not stored_in_nf4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -56,6 +62,19 @@ def load_base(found: Base, base: BaseSection) -> Any:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
+    """Whether the checkpoint itself is bitsandbytes NF4. Raises ConfigError where it is quantized in another way."""
+    stored = json.loads((found.path / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    if stored is None:
+        return False
+    method = stored.get("quant_method")
+    if method != "bitsandbytes" or stored.get("bnb_4bit_quant_type") != "nf4":
+        raise ConfigError(
+            f"base.id {base.id}: is stored quantized ({method}): give its 16-bit checkpoint, or an NF4 one"
+        )
+    return True
 
 
 def skipped_modules(model: Any) -> list[str]:
