@@ -8,6 +8,7 @@ from burnish.llama.context import MOST_SEQUENCES, Context
 from burnish.llama.model import Model
 from burnish.llama.quantize import Quantized, quantization_types, quantize
 from burnish.llama.runtime import LlamaError
+from burnish.llama.sampler import Sampler
 from burnish.llama.score import score
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LlamaError",
     "Model",
     "Quantized",
+    "Sampler",
     "quantization_types",
     "quantize",
     "score",

@@ -39,11 +39,9 @@ class Context:
         share cells; else n_ctx is split evenly among them. Sliding-window layers keep every cell (swa_full)."""
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_ubatch, n_batch)
-        params.n_seq_max, params.n_outputs_max, params.kv_unified = (
-            min(n_seq_max, MOST_SEQUENCES),
-            n_outputs_max,
-            unified,
-        )
+        params.n_seq_max, params.kv_unified = min(n_seq_max, MOST_SEQUENCES), unified
+        # llama.cpp asserts that every sequence may have an output; 0 is one for every token of a batch
+        params.n_outputs_max = max(n_outputs_max, params.n_seq_max) if n_outputs_max else 0
         params.n_threads = params.n_threads_batch = threads or cpu_count()
         params.flash_attn_type = {None: -1, False: 0, True: 1}[flash_attention]
         params.swa_full, params.embeddings, params.no_perf = True, embeddings, True

@@ -17,8 +17,10 @@ from burnish.errors import UserError
 # to about 50 microseconds, at no cost on idle cores. It is read when the library is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# a failed assertion in llama.cpp would otherwise start a debugger on this process
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
-import llama_cpp.llama_cpp as api  # noqa: E402
+import llama_cpp.llama_cpp as api
 
 LOG_LEVEL_ERROR = 4
 LOG_LEVEL_CONTINUE = 5

@@ -1,0 +1,94 @@
+"""One sequence's sampler: a chain of llama.cpp's own samplers, or a plain argmax where nothing else was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from burnish.llama.context import Context
+from burnish.llama.model import Model
+from burnish.llama.runtime import LlamaError, api
+
+# llama.cpp takes this seed to mean "draw one"
+RANDOM_SEED = 0xFFFFFFFF
+
+
+class Sampler:
+    """Chooses the next token of one sequence and remembers what its penalties need. Close it when the sequence ends.
+
+    In llama.cpp's order: logit bias, repeat penalty (over prompt and output), presence and frequency penalty (over the
+    output), top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        repeat_last_n: int = 64,
+        logit_bias: Mapping[int, float] | None = None,
+        seed: int = 0,
+        prompt: Sequence[int] = (),
+    ) -> None:
+        self.model = model
+        self._owned: list[Any] = []
+        vocabulary = model.n_vocab
+        if logit_bias:
+            model.check_ids(list(logit_bias))
+            pairs = (api.llama_logit_bias * len(logit_bias))(*logit_bias.items())
+            self._owned.append(api.llama_sampler_init_logit_bias(vocabulary, len(logit_bias), pairs))
+        if repeat_penalty != 1.0 and repeat_last_n:
+            last = repeat_last_n if repeat_last_n > 0 else model.n_ctx_train
+            repeat = api.llama_sampler_init_penalties(vocabulary, last, repeat_penalty, 0.0, 0.0)
+            for token in prompt[-last:]:
+                api.llama_sampler_accept(repeat, token)
+            self._owned.append(repeat)
+        if presence_penalty or frequency_penalty:
+            last = model.n_ctx_train
+            self._owned.append(
+                api.llama_sampler_init_penalties(vocabulary, last, 1.0, frequency_penalty, presence_penalty)
+            )
+        self.greedy = temperature <= 0.0
+        self.chain: Any = None
+        if not self.greedy or self._owned:
+            self._owned += self._draw(temperature, top_k, top_p, min_p, seed)
+            self.chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+            for part in self._owned:
+                api.llama_sampler_chain_add(self.chain, part)
+
+    def _draw(self, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> list[Any]:
+        if self.greedy:
+            return [api.llama_sampler_init_greedy()]
+        parts = [api.llama_sampler_init_top_k(top_k)] if top_k > 0 else []
+        parts += [api.llama_sampler_init_top_p(top_p, 1)] if top_p < 1.0 else []
+        parts += [api.llama_sampler_init_min_p(min_p, 1)] if min_p > 0.0 else []
+        parts += [api.llama_sampler_init_temp(temperature)] if temperature != 1.0 else []
+        bounded = seed & 0xFFFFFFFF
+        return [*parts, api.llama_sampler_init_dist(bounded if bounded != RANDOM_SEED else 0)]
+
+    def sample(self, context: Context, index: int) -> int:
+        """Return the next token after batch token `index`. Raises LlamaError where the logits are no numbers.
+
+        llama.cpp would end the process on those.
+        """
+        logits = context.logits(index)
+        best = int(np.argmax(logits))
+        if not np.isfinite(logits[best]):
+            raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")
+        if self.chain is None:
+            return best
+        return int(api.llama_sampler_sample(self.chain, context.handle, index))
+
+    def close(self) -> None:
+        """Free the chain; a second call does nothing."""
+        chain, self.chain = self.chain, None
+        if chain:
+            api.llama_sampler_free(chain)

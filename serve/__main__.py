@@ -1,0 +1,35 @@
+"""python -m serve [SETTINGS]: serve a run or a .gguf file.   python -m serve chat: talk to a running server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from burnish.config import add_arguments, parse_arguments
+from burnish.errors import run_edge
+from serve.settings import ServeSettings
+
+STAGE = "SERVE"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["chat"]:
+        from serve.chat import main as chat
+
+        return chat(words[1:])
+    if words[:1] == ["run"]:
+        words = words[1:]
+    parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a model behind OpenAI's API.")
+    parser.epilog = "python -m serve chat talks to a running server; docs/serving.md explains every setting."
+    add_arguments(parser, ServeSettings, STAGE)
+    settings, _ = parse_arguments(parser, ServeSettings, STAGE, words)
+    from serve.server import run
+
+    return run(settings)
+
+
+if __name__ == "__main__":
+    run_edge(main)

@@ -1,0 +1,144 @@
+"""OpenAI's error object, and which fault gets which status, type, param and code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from burnish.errors import did_you_mean
+
+
+class ApiError(Exception):
+    """A fault with the reply that tells the client of it: {"error": {"message", "type", "param", "code"}}."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.kind = status, message, param, code, kind
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def unknown_model(name: str, known: Sequence[str]) -> ApiError:
+    """The model that was asked for is not served here."""
+    return ApiError(404, f"The model '{name}' does not exist; served: {', '.join(known)}", code="model_not_found")
+
+
+def too_long(prompt_tokens: int, context: int, param: str) -> ApiError:
+    """The prompt leaves no room for an answer."""
+    return ApiError(
+        400,
+        f"This model's maximum context length is {context} tokens, the answer included. "
+        f"However, your {param} resulted in {prompt_tokens} tokens. Please reduce the length of the {param}.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def busy(retry_after_s: int) -> ApiError:
+    """The queue is full."""
+    return ApiError(
+        429,
+        "The server is at its limit of waiting requests; try again later.",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def draining() -> ApiError:
+    """The server is shutting down, or its engine has failed."""
+    return ApiError(
+        503,
+        "The server takes no new requests: it is shutting down.",
+        kind="server_error",
+        code="unavailable",
+        headers={"Retry-After": "5"},
+    )
+
+
+def failed(message: str) -> ApiError:
+    """A fault on the server's side."""
+    return ApiError(500, message, kind="server_error", code="internal_error")
+
+
+CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "literal_error": "invalid_value",
+    "enum": "invalid_value",
+    "union_tag_invalid": "invalid_value",
+    "value_error": "invalid_value",
+    "string_pattern_mismatch": "invalid_value",
+    "too_short": "empty_array",
+    "too_long": "array_above_max_length",
+    "string_too_short": "empty_string",
+    "string_too_long": "string_above_max_length",
+}
+BOUNDS = {"greater_than_equal": "below_min", "greater_than": "below_min", "less_than_equal": "above_max"}
+
+
+def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
+    """Turn pydantic's findings into one error: the first names the parameter, the message tells of all."""
+    found = error.errors(include_url=False, include_context=True)
+    # a value that fits no branch of a union is reported once a branch: tell of the deepest
+    worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item))))
+    first = found[0] if found[0]["type"] in ("missing", "extra_forbidden") else worst
+    param = _param(first)
+    return ApiError(400, _message(first, param, known), param=param, code=_code(first))
+
+
+def _path(item: ErrorDetails) -> list[str | int]:
+    """Return where the fault is, without the names of union branches that pydantic puts between."""
+    return [
+        p
+        for p in item["loc"]
+        if isinstance(p, int) or not (p[:1].isupper() or p[-1:] in ")]" or "[" in p or p in BRANCHES)
+    ]
+
+
+BRANCHES = {"str", "int", "float", "bool", "list", "dict", "none", "union"}
+
+
+def _param(item: ErrorDetails) -> str:
+    text = ""
+    for part in _path(item):
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    if not text and (quoted := re.match(r"(?:Value error, )?'(\w+)'", item["msg"])):
+        return quoted[1]  # a rule between two parameters names the one at fault first
+    return text
+
+
+def _code(item: ErrorDetails) -> str:
+    kind = item["type"]
+    if kind in BOUNDS:
+        number = "integer" if isinstance(item["input"], int) else "decimal"
+        return f"{number}_{BOUNDS[kind]}_value"
+    return CODES.get(kind, "invalid_type")
+
+
+def _message(item: ErrorDetails, param: str, known: Sequence[str]) -> str:
+    kind, detail = item["type"], str(item["msg"]).removeprefix("Value error, ")
+    if kind == "missing":
+        return f"Missing required parameter: '{param}'."
+    if kind == "extra_forbidden":
+        hint = did_you_mean(param, known) if "." not in param and "[" not in param else ""
+        return f"Unknown parameter: '{param}'{hint if 'did you mean' in hint else '.'}"
+    if kind == "too_short":
+        return f"Invalid '{param}': empty array. Expected an array with at least 1 element."
+    return f"Invalid value for '{param}': {detail[:1].lower()}{detail[1:]}."

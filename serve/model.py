@@ -1,0 +1,184 @@
+"""What is served: the artefact of a run that its record stands for, or a bare GGUF, with template, stops and names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from burnish.chat import ChatTemplate
+from burnish.console import say, warn
+from burnish.errors import UserError
+from burnish.llama import Model
+from burnish.run import Artefact, ExportRecord, Run, TrainRecord, file_sha256, find_run, text_sha256
+from serve.settings import ServeSettings
+
+
+class ServeError(UserError):
+    """A run or file that can't be served, or not like this."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model file and what is recorded of it."""
+
+    path: Path
+    name: str
+    stops: tuple[str, ...] = ()
+    context_length: int | None = None
+    template_sha256: str | None = None
+    template_date: str = ""
+    recorded: bool = False
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Served:
+    """The loaded model with what the API needs: names, template, the ids and strings that end an answer."""
+
+    model: Model
+    name: str
+    template: ChatTemplate | None
+    ends: frozenset[int]
+    stops: tuple[str, ...]
+    context_length: int
+    created: int
+    record: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The system_fingerprint of replies: the model file's hash, or its size where it has no record."""
+        known = self.record.get("artefact", {}).get("sha256") or f"{self.model.size_bytes:x}"
+        return f"fp_{str(known)[:12]}"
+
+
+def choose(settings: ServeSettings) -> Chosen:
+    """Find the file to serve. Raises ServeError or RunError where there is none that may be served."""
+    if settings.model is not None:
+        if settings.run is not None:
+            raise ServeError("give either a run or a model file (run, model), not both")
+        path = Path(settings.model)
+        today = datetime.now(UTC).strftime("%Y-%m-%d")
+        return Chosen(path, settings.served_model_name or path.stem, template_date=today, record={"model": path.name})
+    run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
+    exported, trained = run.read(ExportRecord), run.read(TrainRecord)
+    artefact = _artefact(run, exported, settings)
+    return Chosen(
+        run.path / artefact.path,
+        settings.served_model_name or run.id,
+        stops=tuple(exported.stop),
+        context_length=exported.context_length,
+        template_sha256=trained.chat_template_sha256,
+        template_date=trained.template_date,
+        recorded=True,
+        record={
+            "run_id": run.id,
+            "base": trained.base.id,
+            "trained": trained.created,
+            "exported": exported.created,
+            "artefact": artefact.model_dump(mode="json"),
+            "chat_template_sha256": trained.chat_template_sha256,
+        },
+    )
+
+
+def _artefact(run: Run, exported: ExportRecord, settings: ServeSettings) -> Artefact:
+    files = [a for a in exported.artefacts if a.kind == "gguf"]
+    there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files) or "none"
+    if settings.artefact is not None:
+        found = next((a for a in files if settings.artefact in (a.quantization, a.path)), None)
+        if found is None:
+            raise ServeError(f"run '{run.id}' has no GGUF '{settings.artefact}'; there is: {there}")
+    elif exported.default is not None:
+        found = next((a for a in files if a.path == exported.default), None)
+        if found is None:
+            raise ServeError(f"run '{run.id}': its default '{exported.default}' is no GGUF of it; there is: {there}")
+    elif settings.allow_unproven and files:
+        found = max(files, key=lambda a: a.bytes)
+    else:
+        raise ServeError(
+            f"run '{run.id}': none of its artefacts passed its exam ({there}), see {run.path}/report.html; "
+            "give --allow_unproven true to serve the largest all the same, or --artefact"
+        )
+    if found.verdict == "fail":
+        if not settings.allow_unproven:
+            raise ServeError(
+                f"run '{run.id}': {found.quantization} failed its exam: {found.why}; "
+                "give --allow_unproven true to serve it all the same"
+            )
+        warn(f"serving {found.quantization} of run '{run.id}' although it failed its exam: {found.why}")
+    return found
+
+
+def load(settings: ServeSettings) -> Served:
+    """Choose, verify and load the model, and check that its template is the one that it was trained with."""
+    chosen = choose(settings)
+    if chosen.recorded and settings.verify:
+        _verify(chosen)
+    say(f"loading {chosen.path}")
+    model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers)
+    try:
+        template = _template(model, chosen)
+        stop_ids, stops = _stops(model, chosen.stops)
+    except BaseException:
+        model.close()
+        raise
+    known = min(chosen.context_length or model.n_ctx_train, model.n_ctx_train) or 2048
+    if settings.context_length is not None and settings.context_length > known:
+        warn(f"context_length {settings.context_length} is more than the {known} tokens that the model knows")
+    return Served(
+        model=model,
+        name=chosen.name,
+        template=template,
+        ends=model.eog_ids() | stop_ids,
+        stops=stops,
+        context_length=settings.context_length or known,
+        created=int(chosen.path.stat().st_mtime),
+        record=chosen.record,
+    )
+
+
+def _verify(chosen: Chosen) -> None:
+    expected = chosen.record["artefact"]["sha256"]
+    if not chosen.path.is_file():
+        raise ServeError(f"{chosen.path}: the record's model file is not there; run `make export` again")
+    if file_sha256(chosen.path) != expected:
+        raise ServeError(
+            f"{chosen.path}: its sha256 is not the recorded one: the file was changed or damaged since export; "
+            "run `make export` again"
+        )
+
+
+def _template(model: Model, chosen: Chosen) -> ChatTemplate | None:
+    source = model.chat_template
+    if chosen.recorded and chosen.template_sha256 is not None:
+        if source is None:
+            raise ServeError(f"{chosen.path}: it holds no chat template, but the run was trained with one")
+        if text_sha256(source) != chosen.template_sha256:
+            raise ServeError(
+                f"{chosen.path}: its chat template is not the one the run was trained with "
+                f"({text_sha256(source)[:12]}, trained with {chosen.template_sha256[:12]}); run `make export` again"
+            )
+    if source is None:
+        warn("the model has no chat template: /v1/chat/completions is refused, /v1/completions works")
+        return None
+    names = {"bos_token": model.bos_id, "eos_token": model.eos_id}
+    special = {name: _text(model, token) for name, token in names.items() if token >= 0}
+    return ChatTemplate(source, chosen.template_date, special)
+
+
+def _stops(model: Model, stops: tuple[str, ...]) -> tuple[frozenset[int], tuple[str, ...]]:
+    """Split recorded stops into single tokens, which end generation unseen, and strings, which are looked for."""
+    ids, strings = set[int](), list[str]()
+    for stop in stops:
+        tokens = model.tokenize(stop)
+        if len(tokens) == 1 and not model.piece(tokens[0]):
+            ids.add(tokens[0])
+        else:
+            strings.append(stop)
+    return frozenset(ids), tuple(strings)
+
+
+def _text(model: Model, token: int) -> str:
+    return model.piece(token, special=True).decode("utf-8", "replace")

@@ -1,0 +1,172 @@
+"""Joins model, engine and application, and runs them: start, readiness, SIGTERM, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from burnish.console import say, warn
+from burnish.llama import LlamaError
+from serve import model as models
+from serve import sizing
+from serve.api import Server, create_app
+from serve.backend import LlamaBackend
+from serve.engine import Engine
+from serve.metrics import Metrics
+from serve.middleware import check_exposure, is_loopback, read_keys
+from serve.model import ServeError
+from serve.sequence import Event, Sink
+from serve.settings import ServeSettings
+
+BACKLOG = 512
+# what uvicorn waits for connections once every answer is done
+CLOSE_TIMEOUT_S = 5
+
+
+def run(settings: ServeSettings) -> int:
+    """Serve until told to stop; returns the exit code. Raises UserError for what can't be served."""
+    keys = read_keys(settings)
+    check_exposure(settings, keys)
+    listening = _listen(settings)
+    served = models.load(settings)
+    backend: LlamaBackend | None = None
+    try:
+        size = sizing.measure(served.model, served.context_length, settings)
+        context = sizing.context(served.model, size, settings)
+        backend = LlamaBackend(served.model, context, served.ends, size.shared)
+        _warm_up(backend)
+        mailbox, metrics = _Mailbox(), Metrics()
+        engine = Engine(backend, sizing.limits(served.model, size, settings), mailbox.deliver, metrics)
+        metrics.watch(engine)
+        log = _logger(settings)
+        app = create_app(Server(engine, served, size.context, settings, metrics), keys, log)
+        say(f"model {served.name}: {size}")
+        if settings.context_length is None and size.context < served.context_length:
+            warn(f"the model knows {served.context_length} tokens, memory allows {size.context} for each answer")
+        if not keys and not is_loopback(settings.host):
+            warn(
+                f"listening on {settings.host} without an API key: everyone who reaches this machine can use the model"
+            )
+        _Http(app, engine, mailbox, settings, listening).run(sockets=[listening])
+        engine.close()
+    finally:
+        listening.close()
+        if backend is not None:
+            backend.close()
+        served.model.close()
+    return 0
+
+
+class _Mailbox:
+    """Carries a step's events from the engine's thread to the event loop in one call."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def deliver(self, events: list[tuple[Sink, Event]]) -> None:
+        if self.loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for these any more
+                self.loop.call_soon_threadsafe(_hand_out, events)
+
+
+def _hand_out(events: list[tuple[Sink, Event]]) -> None:
+    for sink, event in events:
+        sink(event)
+
+
+class _Http(uvicorn.Server):
+    """uvicorn, but on SIGTERM and Ctrl-C running answers are finished first; a second signal ends at once."""
+
+    def __init__(
+        self, app: ASGIApp, engine: Engine, mailbox: _Mailbox, settings: ServeSettings, listening: socket.socket
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+                h11_max_incomplete_event_size=65_536,
+            )
+        )
+        self.engine, self.mailbox, self.settings, self.listening = engine, mailbox, settings, listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.mailbox.loop = asyncio.get_running_loop()
+        self.engine.start()
+        await super().startup(sockets)
+        host, port = self.listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        say(f"ready: http://{shown}:{port}/v1 (chat page: http://{shown}:{port}/)", port=port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.engine.draining:
+            self.force_exit = self.should_exit = True
+            return
+        running, waiting = self.engine.load
+        self.engine.draining = True
+        say(f"{signal.Signals(sig).name}: no new requests; {running + waiting} answers to finish")
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        if not self.engine.drain(self.settings.drain_timeout_s):
+            warn(f"{sum(self.engine.load)} answers were cut off after {self.settings.drain_timeout_s:g} s")
+        self.engine.close()
+        self.should_exit = True
+
+
+def _listen(settings: ServeSettings) -> socket.socket:
+    """Bind before the model is loaded, so that a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host.strip("[]"), settings.port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ServeError(
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; see --port"
+        ) from None
+    return listening
+
+
+def _warm_up(backend: LlamaBackend) -> None:
+    """Decode one token: it proves that the model computes, and touches its pages before the first client does."""
+    token = max(backend.model.bos_id, 0)
+    if backend.context.decode([token], [0], [0], [True]):
+        raise LlamaError(f"{backend.model.path}: the model can't be computed")
+    backend.context.logits(0)
+    backend.context.clear()
+
+
+def _logger(settings: ServeSettings) -> Any:
+    """Return the request log: JSON lines on stderr, or readable ones on a terminal. No prompt ever enters it."""
+    plain = sys.stderr.isatty() and os.environ.get("BURNISH_LOG_FORMAT") != "json"
+    level = logging.getLevelName(settings.log_level.upper())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    return structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if plain else structlog.processors.JSONRenderer(),
+        ],
+    )

@@ -1,0 +1,64 @@
+"""What serve can be told, by environment (BURNISH_SERVE_...), YAML or command line; every default is a safe one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from burnish.config import Strict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ServeSettings(Strict):
+    """Settings of `python -m serve`."""
+
+    runs: str = Field("runs", description="directory of the runs")
+    run: str | None = Field(None, description="run to serve, an id or a path; the newest exported one if none")
+    artefact: str | None = Field(
+        None, description="GGUF of the run, by quantization (Q8_0); the record's default if none"
+    )
+    model: str | None = Field(None, description="a bare .gguf file to serve instead of a run")
+    served_model_name: str | None = Field(
+        None, description="name that clients ask for; 'default' always works beside it"
+    )
+    allow_unproven: bool = Field(False, description="serve a run none of whose artefacts passed its exam")
+    verify: bool = Field(True, description="check the model file against the record's sha256 before loading")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: Port = Field(8000, description="port to listen on; 0 picks a free one")
+    allow_remote: bool = Field(False, description="listen beyond this machine although no API key is set")
+    api_keys: list[str] = Field(
+        [], description="keys that clients must send as 'Authorization: Bearer KEY'; none: open"
+    )
+    api_keys_file: str | None = Field(None, description="file with one key a line; beside or instead of api_keys")
+    allowed_hosts: list[str] = Field([], description="more host names that requests may name, '*' for any")
+    cors_origins: list[str] = Field([], description="web origins that browsers may call from, '*' for any")
+    max_body_bytes: Positive = Field(8 << 20, description="largest request body")
+    max_messages: Positive = Field(2048, description="most messages of one chat request")
+    max_choices: Positive = Field(16, description="most answers (n) of one request")
+    max_requests_per_key: Positive | None = Field(None, description="requests that one key may have open at once")
+    max_waiting: Annotated[int, Field(ge=0)] = Field(128, description="requests that may wait; more get 429")
+    request_timeout_s: Seconds = Field(600.0, description="longest time for one request, waiting included")
+    drain_timeout_s: Seconds = Field(30.0, description="longest time for running answers after SIGTERM")
+    keep_alive_s: Seconds = Field(15.0, description="pause after which a silent stream gets an SSE comment")
+
+    context_length: Positive | None = Field(
+        None, description="most tokens of prompt and answer; from the model if none"
+    )
+    max_sequences: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        None, description="answers made at once; sized from memory and processors if none"
+    )
+    cells: Positive | None = Field(None, description="tokens that the key/value cache holds in all; sized if none")
+    layout: Literal["auto", "separate", "unified"] = Field(
+        "auto", description="cache: cells of its own for each sequence, or one pool for all"
+    )
+    prefix_cache: bool = Field(True, description="reuse what is cached of a prompt's beginning")
+    step_tokens: Annotated[int, Field(ge=16)] = Field(512, description="most tokens that one step decodes")
+    prompt_chunk: Positive = Field(128, description="prompt tokens of a step while other answers are being made")
+    threads: Positive | None = Field(None, description="threads; the physical cores that it may use if none")
+    n_gpu_layers: int = Field(-1, description="layers on the GPU where there is one, -1 for all")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious log lines shown")

@@ -1,0 +1,231 @@
+"""The scheduler under thousands of made-up loads: budgets, cells, fairness, prefixes that hold what they claim."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.cells import Op
+from serve.prefix import PrefixTree, common_prefix
+from serve.scheduler import Limits, Plan, Scheduler
+from serve.sequence import SamplingParams, Sequence
+
+
+def sequence(prompt: list[int], max_tokens: int, context: int) -> Sequence:
+    return Sequence("s", tuple(prompt), SamplingParams(), max_tokens, context, sink=lambda event: None)
+
+
+@dataclass
+class Memory:
+    """What a real cache would hold: per slot the tokens, in order. It refuses what llama.cpp would refuse."""
+
+    limits: Limits
+    slots: dict[int, list[int]] = field(default_factory=dict)
+
+    def apply(self, op: Op) -> None:
+        if op.kind == "fork":
+            assert not self.slots.get(op.slot), "the target of a fork must be empty"
+            assert len(self.slots[op.source]) >= op.length
+            self.slots[op.slot] = self.slots[op.source][: op.length]
+        elif op.kind == "cut":
+            assert self.limits.reuse != "whole", "this memory can't be cut"
+            del self.slots[op.slot][op.length :]
+        else:
+            self.slots[op.slot] = []
+
+    def decode(self, plan: Plan) -> None:
+        for op in plan.ops:
+            self.apply(op)
+        for work in plan.work:
+            held = self.slots.setdefault(work.slot, [])
+            assert len(held) == work.start, "positions must follow one another"
+            assert held == work.sequence.tokens[: work.start], "the cells must hold this very prefix"
+            held += work.sequence.tokens[work.start : work.start + work.count]
+            assert len(held) <= self.limits.per_slot
+
+
+def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
+    limits, cells = scheduler.limits, scheduler.cells
+    assert plan.tokens <= limits.step_tokens
+    assert len(scheduler.running) <= limits.running
+    assert len(plan.work) == len({work.slot for work in plan.work})
+    generating = [w for w in plan.work if w.start >= len(w.sequence.prompt)]
+    if any(w.count == 1 and w.output and w.start >= len(w.sequence.prompt) for w in generating):
+        reading = sum(w.count for w in plan.work if w.start < len(w.sequence.prompt))
+        assert reading <= limits.busy_prompt_tokens
+    for slot in range(limits.slots):
+        assert cells.held(slot) == len(memory.slots.get(slot, []))
+        assert slot in scheduler.running or slot in scheduler.cached or not cells.held(slot)
+    assert not set(scheduler.running) & set(scheduler.cached)
+    if limits.shared:
+        spans = {id(s): s for held in cells.spans for s in held}
+        assert sum(s.length for s in spans.values()) == cells.used <= limits.cells
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> tuple[Limits, int]:
+    shared = draw(st.booleans())
+    running = draw(st.integers(1, 6))
+    slots = running + draw(st.integers(1, 4))
+    per_slot = draw(st.integers(24, 120))
+    total = draw(st.integers(per_slot, per_slot * slots)) if shared else per_slot * slots
+    limits = Limits(
+        slots=slots,
+        running=running,
+        cells=total,
+        per_slot=per_slot,
+        shared=shared,
+        step_tokens=draw(st.integers(running + 1, 64)),
+        busy_prompt_tokens=draw(st.integers(1, 32)),
+        reserve=draw(st.integers(1, 32)),
+        cached_cells=draw(st.integers(0, total)),
+        queue=1000,
+        reuse=draw(st.sampled_from(["any", "any", "whole", "none"])),
+    )
+    return limits, draw(st.integers(0, 1 << 30))
+
+
+@settings(max_examples=250, deadline=None)
+@given(loads())
+def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Limits, int]) -> None:
+    limits, seed = load
+    rng = random.Random(seed)
+    scheduler, memory = Scheduler(limits), Memory(limits)
+    openings = [[rng.randrange(9) for _ in range(limits.per_slot)] for _ in range(3)]
+    left, alive, steps = rng.randrange(1, 30), set[Sequence](), 0
+    while left or alive:
+        steps += 1
+        assert steps < 20_000, "a sequence starves"
+        while left and rng.random() < 0.5:
+            left -= 1
+            cut = rng.randrange(1, limits.per_slot)
+            prompt = rng.choice(openings)[:cut] + [rng.randrange(9) for _ in range(rng.randrange(4))]
+            new = sequence(prompt[: limits.per_slot - 1], rng.randrange(1, 40), limits.per_slot)
+            scheduler.add(new)
+            alive.add(new)
+        plan = scheduler.plan()
+        if plan.work and rng.random() < 0.05:  # a decode that found no cells: nothing was decoded, cells are freed
+            for op in plan.ops:
+                memory.apply(op)
+            scheduler.rollback(plan)
+            scheduler.relieve()
+            continue
+        memory.decode(plan)
+        scheduler.commit(plan)
+        check(scheduler, memory, plan)
+        for work in plan.work:
+            if work.output:
+                work.sequence.tokens.append(rng.randrange(9))
+                if work.sequence.most_left <= 0:
+                    scheduler.remove(work.sequence)
+                    alive.discard(work.sequence)
+        for other in [s for s in alive if rng.random() < 0.01]:
+            scheduler.remove(other)
+            alive.discard(other)
+    assert not scheduler.running and not scheduler.waiting
+    for slot in list(scheduler.cached):
+        scheduler.placing.forget(slot)
+    assert scheduler.cells.used == 0 and len(scheduler.tree) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.lists(st.integers(0, 2), max_size=12)), max_size=40), st.data())
+def test_the_prefix_tree_finds_what_a_search_through_all_would(
+    entries: list[tuple[int, list[int]]], data: st.DataObject
+) -> None:
+    tree, plain = PrefixTree(), dict[int, list[int]]()
+    for slot, tokens in entries:
+        if tokens and tokens[0] == 2:
+            tree.remove(slot)
+            plain.pop(slot, None)
+        else:
+            tree.insert(slot, tokens)
+            plain[slot] = tokens
+    wanted = data.draw(st.lists(st.integers(0, 2), max_size=12))
+    expected = {slot: common_prefix(tokens, wanted) for slot, tokens in plain.items()}
+    found = list(tree.matches(wanted))
+    assert dict(found) == {slot: length for slot, length in expected.items() if length}
+    assert [length for _, length in found] == sorted((length for _, length in found), reverse=True)
+
+
+def run(scheduler: Scheduler, memory: Memory) -> Plan:
+    plan = scheduler.plan()
+    memory.decode(plan)
+    scheduler.commit(plan)
+    return plan
+
+
+def limits(**changes: object) -> Limits:
+    values: dict[str, object] = {"slots": 5, "running": 4, "cells": 2000, "per_slot": 400, "shared": False}
+    return Limits(**{**values, "step_tokens": 256, "busy_prompt_tokens": 64, **changes})  # type: ignore[arg-type]
+
+
+def test_identical_prompts_are_read_once() -> None:
+    for shared in (True, False):
+        scheduler = Scheduler(limits(shared=shared))
+        memory = Memory(scheduler.limits)
+        prompt = list(range(200))
+        for _ in range(4):
+            scheduler.add(sequence(prompt, 8, 400))
+        tokens = run(scheduler, memory).tokens + run(scheduler, memory).tokens
+        assert tokens == 200 + 3
+        assert scheduler.reused_tokens == 3 * 199
+
+
+def test_a_shared_beginning_is_read_once_and_the_others_wait_for_it() -> None:
+    scheduler = Scheduler(limits(step_tokens=50))
+    memory = Memory(scheduler.limits)
+    system = list(range(100))
+    for i in range(3):
+        scheduler.add(sequence([*system, 1000 + i, 1, 2, 3], 8, 400))
+    decoded = sum(run(scheduler, memory).tokens for _ in range(4))
+    assert decoded <= 104 + 2 * 5 + 3 and len(scheduler.running) == 3
+
+
+def test_a_long_prompt_never_stops_the_streams() -> None:
+    scheduler = Scheduler(limits())
+    memory = Memory(scheduler.limits)
+    first = sequence(list(range(10)), 100, 400)
+    scheduler.add(first)
+    run(scheduler, memory)
+    first.tokens.append(7)
+    scheduler.add(sequence(list(range(500, 850)), 8, 400))
+    for _ in range(5):
+        plan = run(scheduler, memory)
+        assert [w.count for w in plan.work if w.sequence is first] == [1] and plan.tokens <= 65
+        first.tokens.append(7)
+
+
+def test_the_newest_is_preempted_and_comes_back_before_later_arrivals() -> None:
+    scheduler = Scheduler(limits(shared=True, cells=60, per_slot=60, reserve=1, slots=4, running=3))
+    memory = Memory(scheduler.limits)
+    old, new, late = (sequence([i] * 20 + [i], 30, 60) for i in (1, 2, 3))
+    for one in (old, new, late):
+        scheduler.add(one)
+    for _ in range(30):
+        for work in run(scheduler, memory).work:
+            if work.output:
+                work.sequence.tokens.append(9)
+    assert new.preemptions and not old.preemptions and scheduler.waiting[0] is new
+    scheduler.remove(old)
+    run(scheduler, memory)
+    assert new in scheduler.running.values() and new.generated > 0
+
+
+def test_running_slots_stay_side_by_side() -> None:
+    scheduler = Scheduler(limits(slots=9, running=8, cells=3600))
+    memory = Memory(scheduler.limits)
+    every = [sequence([i, i + 1, i + 2], 300, 400) for i in range(8)]
+    for one in every:
+        scheduler.add(one)
+    for step in range(12):
+        for work in run(scheduler, memory).work:
+            if work.output:
+                work.sequence.tokens.append(9)
+        if step == 2:
+            for one in every[1:6:2]:
+                scheduler.remove(one)
+    slots = sorted(scheduler.running)
+    assert slots == list(range(slots[0], slots[0] + 5))
