@@ -109,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], stage
             dest=".".join(path),
             default=argparse.SUPPRESS,
             help=text,
+            **({"nargs": "?", "const": "true"} if info.annotation is bool else {}),
         )
 
 
@@ -116,8 +117,8 @@ def parse_arguments(
     parser: argparse.ArgumentParser, model: type[Settings], stage: str, argv: Sequence[str]
 ) -> tuple[Settings, argparse.Namespace]:
     """Parse a command line made by `add_arguments` and load the settings; unknown options name the nearest one."""
-    options, rest = parser.parse_known_args(list(argv))
     known = {".".join(path) for path, _ in fields(model)}
+    options, rest = parser.parse_known_args([_underscored(word, known) for word in argv])
     if rest:
         names = {f"--{key}" for key in known} | {"--config"}
         raise ConfigError(
@@ -131,6 +132,13 @@ def parse_arguments(
         )
     overrides = {key: value for key, value in vars(options).items() if key in known}
     return load(model, stage, getattr(options, "config", None), overrides, os.environ), options
+
+
+def _underscored(word: str, known: set[str]) -> str:
+    """Let --allow-unproven mean --allow_unproven: names are fields' names, but hands type dashes."""
+    name, equals, value = word.partition("=")
+    plain = name.removeprefix("--").replace("-", "_")
+    return f"--{plain}{equals}{value}" if word.startswith("--") and plain in known else word
 
 
 def type_name(annotation: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from pydantic import Field
 
-from burnish.config import ConfigError, Strict, load
+from burnish.config import ConfigError, Strict, add_arguments, load, parse_arguments
 
 
 class Lora(Strict):
@@ -89,3 +90,19 @@ def test_a_file_that_is_not_there_or_no_yaml_is_one_clear_line(config: Path) -> 
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load(Settings, "train", config, {}, {})
     assert faults(config, "a: [1\nb: 2")[0].startswith("c.yaml:2: not valid YAML")
+
+
+def test_dashes_mean_underscores_and_a_flag_alone_means_true() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, Settings, "train")
+    settings, _ = parse_arguments(parser, Settings, "train", ["--lora.lora-dropout=0.5", "--packing", "--lora.r", "3"])
+    assert (settings.lora.lora_dropout, settings.packing, settings.lora.r) == (0.5, True, 3)
+
+
+def test_unknown_options_name_the_nearest_one_all_at_once() -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser, Settings, "train")
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(parser, Settings, "train", ["--lora.rr", "3", "--pack", "true"])
+    assert "did you mean '--lora.r'?" in caught.value.faults[0]
+    assert "did you mean '--packing'?" in caught.value.faults[1]

@@ -97,7 +97,7 @@ def ask(url: str) -> list[str]:
 def base_answers() -> list[str]:
     """Return the untuned base's answers: the very GGUF file that training began from."""
     record = find_run(Path("runs"), RUN, TrainRecord).read(TrainRecord)
-    with server("--model", str(resolve(record.base.id).gguf), "--allow-unproven", "true") as url:
+    with server("--model", str(resolve(record.base.id).gguf)) as url:
         return ask(url)
 
 

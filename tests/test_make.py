@@ -1,0 +1,105 @@
+"""The user's verbs, as the README has them, through make itself; a tiny real model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from burnish.run import ExportRecord, Run
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def make(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", f"VENV={sys.prefix}", *arguments],
+        cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def run(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run made by `make train` and `make export`."""
+    root = tmp_path_factory.mktemp("runs")
+    steps = f"--train.max_steps 2 --exam.answers 0 --run.root {root}"
+    done = make("train", f"DATA={rows}", f"BASE={tiny_base}", "RUN=made", f"SET={steps}")
+    assert done.returncode == 0, done.stderr
+    done = make("export", "RUN=made", "QUANTS=Q8_0", f"SET=--run.root {root} --gate.max_kl 10")
+    assert done.returncode == 0, done.stderr
+    return Run(root / "made")
+
+
+@pytest.fixture
+def port(run: Run) -> Iterator[int]:
+    """A server started by `make serve`."""
+    port = free_port()
+    process = subprocess.Popen(
+        ["make", f"VENV={sys.prefix}", "serve", "RUN=made", f"PORT={port}", f"SET=--runs {run.path.parent}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=1).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def test_make_alone_prints_the_verbs() -> None:
+    done = make()
+    assert done.returncode == 0
+    for verb in ("quickstart", "test", "check", "train", "export", "serve", "chat"):
+        assert f"make {verb} " in done.stdout
+
+
+def test_make_check_previews_the_data(rows: Path) -> None:
+    done = make("check", f"DATA={rows}")
+    assert done.returncode == 0, done.stderr
+    assert "⟦assistant says" in done.stdout
+
+
+def test_make_train_and_export_make_a_run(run: Run) -> None:
+    assert run.read(ExportRecord).artefacts
+    assert (run.path / "report.html").is_file()
+
+
+def test_make_examine_judges_a_file(run: Run) -> None:
+    file = run.path / "gguf" / "made-F16.gguf"
+    done = make("examine", f"FILE={file}", "RUN=made", f"SET=--run.root {run.path.parent}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pass" in done.stdout
+
+
+def test_make_serve_and_make_chat_talk(port: int) -> None:
+    done = make("chat", f"PORT={port}", stdin="hello\n/quit\n")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fault_is_a_line_and_not_a_traceback(tmp_path: Path) -> None:
+    done = make("train", "DATA=nowhere.jsonl", f"SET=--run.root {tmp_path}")
+    assert done.returncode != 0
+    assert "error: data.path nowhere.jsonl: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
