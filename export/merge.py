@@ -1,31 +1,27 @@
-"""The merge: W + scale · B·A in float32, tensor by tensor, stored in 16 bits. Never into 4-bit weights."""
+"""The merge: W + scale · B·A in float32, a slice of rows at a time, stored in 16 bits. Never into 4-bit weights."""
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from burnish.console import Tick, say
-from burnish.errors import UserError
-from burnish.run import TrainRecord
-from export.shards import FLOATS, Source, sources, write
+from export.adapter import Applied, Change, MergeError, open_adapter, row_ranges
+from export.dequantize import DTYPES, AsTrained, Packed, dequantizer, unpack
+from export.shards import FLOATS, NAMES, Source, Stored, sources, write
 
-PREFIX = "base_model.model."
+__all__ = ["MergeError", "dequantizer", "merge"]
+
 FLOAT16_MAX = 65504.0
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NF4_BLOCK = 64
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
-
-class MergeError(UserError):
-    """An adapter that can't be merged onto this base, with the reason."""
+Rows = Callable[[int, int], torch.Tensor]
 
 
 class _Overflow(Exception):
@@ -33,167 +29,206 @@ class _Overflow(Exception):
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """A LoRA adapter opened for reading. `scale` is alpha/r, or alpha/sqrt(r) for rank-stabilised LoRA.
+class Merged:
+    """One tensor of the merged checkpoint: what it is made from, and what the adapter does to it."""
 
-    `deltas` maps a base weight's name to its module's prefix in the adapter file; `biases` maps a base bias's name to
-    the adapter's key that replaces it.
-    """
+    name: str
+    source: Source | Packed
+    change: Change | None
 
-    file: Path
-    scale: float
-    deltas: dict[str, str]
-    biases: dict[str, str]
+    def stored(self, dtype: str) -> Stored:
+        """Return how it is stored where floats are stored as `dtype`."""
+        origin = self.origin
+        return Stored(self.name, dtype if origin.dtype in FLOATS else origin.dtype, origin.shape)
 
-    def delta(self, weight: str) -> torch.Tensor:
-        """Return scale · B·A of one weight, float32, of the weight's shape."""
-        prefix = self.deltas[weight]
-        with safe_open(self.file, framework="pt") as tensors:
-            a = tensors.get_tensor(f"{prefix}.lora_A.weight").float()
-            b = tensors.get_tensor(f"{prefix}.lora_B.weight").float()
-        return torch.mm(b, a).mul_(self.scale)
-
-    def bias(self, name: str) -> torch.Tensor:
-        """Return a trained bias, float32."""
-        with safe_open(self.file, framework="pt") as tensors:
-            bias: torch.Tensor = tensors.get_tensor(self.biases[name])
-            return bias.float()
-
-
-def open_adapter(directory: Path) -> Adapter:
-    """Read an adapter's config and keys. Raises MergeError with every reason why it can't be merged."""
-    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    faults = [
-        f"{directory}: {key} is set: {reason}"
-        for key, reason in (
-            ("use_dora", "DoRA rescales whole weights; this merge adds B·A only"),
-            ("modules_to_save", "whole trained modules are not merged"),
-            ("rank_pattern", "ranks that differ by layer are not merged"),
-            ("alpha_pattern", "scales that differ by layer are not merged"),
-            ("fan_in_fan_out", "transposed weights (Conv1D) are not merged"),
-        )
-        if config.get(key)
-    ]
-    if config.get("peft_type") != "LORA":
-        faults.append(f"{directory}: peft_type is {config.get('peft_type')}: only LORA is merged")
-    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        faults.append(f"{directory}: init_lora_weights {config['init_lora_weights']}: it rewrote the base's weights")
-    if faults:
-        raise MergeError(faults)
-    file = directory / "adapter_model.safetensors"
-    with safe_open(file, framework="pt") as tensors:
-        keys = set(tensors.keys())
-    prefixes = {key.removesuffix(".lora_A.weight") for key in keys if key.endswith(".lora_A.weight")}
-    biases = {key.removeprefix(PREFIX).replace(".base_layer.", "."): key for key in keys if key.endswith(".bias")}
-    known = {f"{p}.lora_{x}.weight" for p in prefixes for x in "AB"} | set(biases.values())
-    if keys - known:
-        raise MergeError([f"{file}: tensor '{key}' has no place in a merge" for key in sorted(keys - known)])
-    rank = config["r"]
-    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Adapter(file, scale, {f"{p.removeprefix(PREFIX)}.weight": p for p in prefixes}, biases)
-
-
-def dequantizer(record: TrainRecord) -> Callable[[str, torch.Tensor], torch.Tensor]:
-    """Return what gives a base weight as the adapter saw it while training: (name, stored tensor) → float32.
-
-    For NF4 the weight is quantized again from the same load dtype, as training did, and dequantized; every linear
-    layer that training quantized is, not only the adapter's targets.
-    """
-    load_dtype = DTYPES[record.load_dtype]
-    if record.quantization == "none":
-        return lambda name, tensor: tensor.to(load_dtype).float()
-    import bitsandbytes.functional as bnb
-
-    skipped = set(record.skipped_modules)
-
-    def nf4(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() != 2 or name.removesuffix(".weight") in skipped:
-            return tensor.to(load_dtype).float()
-        quantized, state = bnb.quantize_4bit(
-            tensor.to(load_dtype).contiguous(),
-            blocksize=NF4_BLOCK,
-            quant_type="nf4",
-            compress_statistics=record.double_quant,
-        )
-        weight: torch.Tensor = bnb.dequantize_4bit(quantized, state)
-        return weight.float().reshape(tensor.shape)
-
-    return nf4
+    @property
+    def origin(self) -> Source | Packed:
+        """The tensor that its values begin with: the adapter's where it replaces the base's."""
+        return self.change.whole if self.change and self.change.whole else self.source
 
 
 def merge(
     base: Path,
     adapter_directory: Path,
     target: Path,
-    as_trained: Callable[[str, torch.Tensor], torch.Tensor] | None,
+    as_trained: AsTrained | None,
     dtype: str,
     max_shard_bytes: int,
     tick: Tick,
 ) -> str:
     """Write the merged checkpoint's weights and config into `target`; returns the dtype they are stored in.
 
-    `as_trained` is applied to each base tensor first (None: the original weights). float16 falls back to bfloat16 when
-    a merged value overflows it, and says which. Raises MergeError where the adapter names weights that are not there.
+    `as_trained`: how training held the base (None: the original weights). float16 falls back to bfloat16 when a merged
+    value overflows it, and says which. Raises MergeError where the adapter does not fit the base or can't be merged.
     """
-    adapter, tensors = open_adapter(adapter_directory), sources(base)
-    there = {source.name for source in tensors}
-    missing = sorted((set(adapter.deltas) | set(adapter.biases)) - there)
-    if missing:
-        raise MergeError([f"{base}: has no tensor '{name}', which the adapter changes" for name in missing])
+    tensors, tied = _plan(base, open_adapter(adapter_directory))
+    config = _config(base, tensors, tied)
+    _check_tokens(adapter_directory, tensors)
     stored = "float16" if dtype == "auto" else dtype
     try:
-        _write(target, tensors, adapter, as_trained, stored, max_shard_bytes, tick)
+        _write(target, tensors, as_trained, stored, max_shard_bytes, tick)
     except _Overflow as overflow:
         if dtype != "auto":
             raise MergeError(f"merge.dtype float16: {overflow}; use bfloat16 or auto") from None
         say(f"merge: {overflow}: storing bfloat16")
         stored = "bfloat16"
-        _write(target, tensors, adapter, as_trained, stored, max_shard_bytes, tick)
-    _write_config(base, target, stored)
+        _write(target, tensors, as_trained, stored, max_shard_bytes, tick)
+    (target / "config.json").write_text(json.dumps({**config, "dtype": stored}, indent=2) + "\n", encoding="utf-8")
+    if (base / "generation_config.json").is_file():
+        shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
     return stored
 
 
+def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
+    """Return the merged checkpoint's tensors, and whether its head is its embedding.
+
+    A head that is tied to the embedding stays so only if the adapter does the same to both: LoRA on one of them leaves
+    the other as it was while training.
+    """
+    there = {tensor.name: tensor for tensor in unpack(sources(base))}
+    embedding = next((name for name in there if name.endswith(EMBEDDING)), None)
+    tied = embedding is not None and (HEAD not in there or _read_config(base).get("tie_word_embeddings") is True)
+    if tied and embedding is not None:
+        there.pop(HEAD, None)
+        if _alike(changes.get(embedding), changes.get(HEAD)):
+            changes = {name: change for name, change in changes.items() if name != HEAD}
+        else:
+            tied = False
+            there[HEAD] = replace(there[embedding], name=HEAD)
+    missing = sorted(changes.keys() - there.keys())
+    if missing:
+        raise MergeError([f"{base}: has no tensor '{name}', which the adapter changes" for name in missing])
+    tensors = [Merged(name, tensor, changes.get(name)) for name, tensor in there.items()]
+    if faults := [fault for tensor in tensors if (fault := _fault(tensor))]:
+        raise MergeError([f"{base}: {fault}" for fault in faults])
+    return tensors, tied
+
+
+def _alike(embedding: Change | None, head: Change | None) -> bool:
+    """Whether both changes of one tied tensor are the same; PEFT saves trained token rows once for both."""
+    if embedding is None or head is None:
+        only = embedding or head
+        return only is None or (head is None and only == Change(tokens=only.tokens, indices=only.indices))
+    return embedding.open().equals(head.open())
+
+
+def _fault(tensor: Merged) -> str:
+    """Return what does not fit between a tensor and its change; empty where all does."""
+    change, shape = tensor.change, tensor.origin.shape
+    if change is None:
+        return ""
+    if change.whole is not None and (len(shape) != len(tensor.source.shape) or shape[1:] != tensor.source.shape[1:]):
+        return f"'{tensor.name}' is {list(tensor.source.shape)}, the adapter's is {list(shape)}"
+    if change.left is not None and change.right is not None:
+        m, n = (
+            (change.left.shape[-1], change.right.shape[0])
+            if change.transposed
+            else (change.left.shape[0], change.right.shape[-1])
+        )
+        if (m, n) != shape:
+            return f"'{tensor.name}' is {list(shape)}, the adapter's B·A is {[m, n]}"
+    if change.indices and max(change.indices) >= shape[0]:
+        return f"'{tensor.name}' has {shape[0]} rows, the adapter trains row {max(change.indices)}"
+    return ""
+
+
+def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
+    """Raise MergeError where head and embedding differ in rows, or a token of the adapter's tokenizer has none."""
+    rows = {t.name: t.origin.shape[0] for t in tensors if t.name == HEAD or t.name.endswith(EMBEDDING)}
+    if len(set(rows.values())) > 1:
+        sizes = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise MergeError(
+            f"{adapter}: the vocabulary was resized, but not everywhere ({sizes}): save both in the adapter"
+        )
+    path = adapter / "tokenizer.json"
+    if not rows or not path.is_file():
+        return
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
+    last = max(added, key=lambda token: token["id"], default=None)
+    if last and last["id"] >= min(rows.values()):
+        raise MergeError(
+            f"{adapter}: token '{last['content']}' has id {last['id']}, the model has {min(rows.values())} rows: train"
+            " and save the resized embeddings with the adapter (modules_to_save: embed_tokens, lm_head)"
+        )
+
+
 def _write(
-    target: Path,
-    tensors: list[Source],
-    adapter: Adapter,
-    as_trained: Callable[[str, torch.Tensor], torch.Tensor] | None,
-    dtype: str,
-    max_shard_bytes: int,
-    tick: Tick,
+    target: Path, tensors: list[Merged], as_trained: AsTrained | None, dtype: str, max_shard_bytes: int, tick: Tick
 ) -> None:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    stored = NAMES[DTYPES[dtype]]
     done = 0
 
-    def make(source: Source) -> torch.Tensor:
+    def slices(wanted: Stored) -> Iterator[torch.Tensor]:
         nonlocal done
-        tensor = source.read()
-        if source.dtype in FLOATS:
-            tensor = _merged(source.name, tensor, adapter, as_trained)
-            if dtype == "float16" and (largest := float(tensor.abs().max())) > FLOAT16_MAX:
-                raise _Overflow(f"{source.name} holds {largest:.3g}, more than float16 can ({FLOAT16_MAX:.0f})")
-            tensor = tensor.to(DTYPES[dtype])
+        tensor = by_name[wanted.name]
+        yield from _slices(tensor, wanted.dtype, as_trained)
         done += 1
-        tick(done, source.name)
-        return tensor
+        tick(done, tensor.name)
 
-    write(target, tensors, DTYPES[dtype], make, max_shard_bytes)
-
-
-def _merged(
-    name: str, tensor: torch.Tensor, adapter: Adapter, as_trained: Callable[[str, torch.Tensor], torch.Tensor] | None
-) -> torch.Tensor:
-    if name in adapter.biases:
-        return adapter.bias(name)
-    weight = as_trained(name, tensor) if as_trained else tensor.float()
-    return weight.add_(adapter.delta(name)) if name in adapter.deltas else weight
+    write(target, [tensor.stored(stored) for tensor in tensors], slices, max_shard_bytes)
 
 
-def _write_config(base: Path, target: Path, dtype: str) -> None:
-    """Copy the base's config with the stored dtype, and what else a loader of the whole model needs."""
+def _slices(tensor: Merged, dtype: str, as_trained: AsTrained | None) -> Iterator[torch.Tensor]:
+    """Give the merged tensor's rows in slices, stored as `dtype`."""
+    origin = tensor.origin
+    rows = _origin_rows(tensor, as_trained)
+    change = tensor.change.open() if tensor.change else None
+    for start, stop in row_ranges(origin):
+        values = rows(start, stop)
+        if origin.dtype in FLOATS:
+            values = _stored(tensor.name, _changed(change, values, start), dtype)
+        yield values
+
+
+def _changed(change: Applied | None, values: torch.Tensor, start: int) -> torch.Tensor:
+    return change.to(values.float(), start) if change else values
+
+
+def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
+    """Return what gives rows of the tensor before its change: the base's as training held it, or the adapter's own."""
+    origin = tensor.origin
+    # NF4's scales are quantized over a whole tensor, so that no slice of it can be dequantized by itself
+    if isinstance(origin, Packed):
+        return _slicer(origin.read())
+    if as_trained is None or origin is not tensor.source or origin.dtype not in FLOATS:
+        return origin.slice
+    if as_trained.quantizes(origin):
+        return _slicer(as_trained.dequantized(origin.read()))
+    return lambda start, stop: as_trained.cast(origin.slice(start, stop))
+
+
+def _slicer(whole: torch.Tensor) -> Rows:
+    return lambda start, stop: whole[start:stop]
+
+
+def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Return values in their stored dtype. Raises _Overflow where float16 can't hold one, MergeError at a NaN."""
+    target = DTYPES["float16"] if dtype == "F16" else DTYPES["bfloat16"]
+    if values.dtype == target:
+        return values
+    low, high = torch.aminmax(values)
+    largest = max(-float(low), float(high))
+    if largest != largest:
+        raise MergeError(f"'{name}' holds a value that is no number (NaN)")
+    if dtype == "F16" and largest > FLOAT16_MAX:
+        raise _Overflow(f"{name} holds {largest:.3g}, more than float16 can ({FLOAT16_MAX:.0f})")
+    return values.to(target)
+
+
+def _read_config(base: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _config(base: Path, tensors: list[Merged], tied: bool) -> dict[str, Any]:
+    """Return the base's config as the merged weights need it: no quantization, tied or not, the resized vocabulary."""
+    config = _read_config(base)
     config.pop("quantization_config", None)
     config.pop("torch_dtype", None)
-    config["dtype"] = dtype
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if (base / "generation_config.json").is_file():
-        shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
+    resized = next((t.origin.rows for t in tensors if t.name.endswith(EMBEDDING) and t.origin is not t.source), None)
+    if resized is not None and "vocab_size" in config:
+        config["vocab_size"] = resized
+    if not tied and any(tensor.name == HEAD for tensor in tensors):
+        config["tie_word_embeddings"] = False
+    return config

@@ -1,28 +1,35 @@
-"""safetensors read and written one tensor at a time, so that memory never holds a model.
+"""safetensors read and written in slices of rows, so that memory never holds a model.
 
 Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, a JSON header, then the data).
+Tensors are read into memory of our own and not mapped: touched pages of a mapping count as resident.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from burnish.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HEADER_ALIGNMENT_BYTES = 8
-NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
-SIZES_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-FLOATS = frozenset({"F32", "F16", "BF16", "F64"})
+LENGTH_BYTES = 8
+AHEAD_BYTES = 64 << 20  # what the kernel is asked to fetch while the slice before it is worked on
+TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in TYPES.items()}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class ShardError(UserError):
@@ -30,19 +37,58 @@ class ShardError(UserError):
 
 
 @dataclass(frozen=True)
-class Source:
-    """One tensor of a checkpoint: which file it is in, its dtype by safetensors' name, its shape."""
+class Stored:
+    """One tensor as a checkpoint stores it: its dtype by safetensors' name, its shape."""
 
     name: str
-    file: Path
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def rows(self) -> int:
+        """The first dimension; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_values(self) -> int:
+        """The number of values in one row."""
+        return prod(self.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the values take."""
+        return prod(self.shape) * TYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Source(Stored):
+    """One tensor of a file: where its values begin, in bytes from the file's start."""
+
+    file: Path
+    offset: int
+
+    def renamed(self, name: str) -> Source:
+        """Return the same values under another name."""
+        return replace(self, name=name)
+
     def read(self) -> torch.Tensor:
-        """Read the tensor as it is stored."""
-        with safe_open(self.file, framework="pt") as tensors:
-            tensor: torch.Tensor = tensors.get_tensor(self.name)
-            return tensor
+        """Read the whole tensor as it is stored."""
+        return self.slice(0, self.rows).reshape(self.shape)
+
+    def slice(self, start: int, stop: int) -> torch.Tensor:
+        """Read rows [start, stop) as they are stored. Raises ShardError where the file ends before them."""
+        tensor = torch.empty((stop - start, *self.shape[1:]), dtype=TYPES[self.dtype])
+        wanted = tensor.reshape(-1).view(torch.uint8).numpy().data
+        begin = self.offset + start * self.row_values * tensor.itemsize
+        with self.file.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), begin + len(wanted), AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            file.seek(begin)
+            while wanted:
+                got = file.readinto(wanted)
+                if not got:
+                    raise ShardError(f"{self.file}: is damaged: it ends inside '{self.name}'")
+                wanted = wanted[got:]
+        return tensor
 
 
 def sources(directory: Path) -> list[Source]:
@@ -52,79 +98,76 @@ def sources(directory: Path) -> list[Source]:
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
         raise ShardError([f"{directory / name}: not there; the merge reads safetensors" for name in missing])
-    return [source for name in names for source in _sources(directory / name)]
+    return [source for name in names for source in file_sources(directory / name)]
 
 
-def _sources(file: Path) -> Iterator[Source]:
+def file_sources(file: Path) -> list[Source]:
+    """Return every tensor of one safetensors file in its stored order. Raises ShardError where it is damaged."""
     try:
         with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
+            (length,) = struct.unpack("<Q", stream.read(LENGTH_BYTES))
             header: dict[str, Any] = json.loads(stream.read(length))
-    except (OSError, struct.error, ValueError, MemoryError) as error:
+    except (OSError, struct.error, ValueError, MemoryError, OverflowError) as error:
         raise ShardError(f"{file}: is no safetensors file, or is damaged: {error}") from None
     header.pop("__metadata__", None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-        yield Source(name, file, entry["dtype"], tuple(entry["shape"]))
-
-
-def stored_bytes(source: Source, dtype: torch.dtype) -> int:
-    """Return a tensor's size once floats are stored as `dtype`."""
-    count = 1
-    for size in source.shape:
-        count *= size
-    return count * (SIZES_BYTES[NAMES[dtype]] if source.dtype in FLOATS else SIZES_BYTES[source.dtype])
+    if unknown := sorted({entry["dtype"] for entry in header.values()} - TYPES.keys()):
+        raise ShardError(f"{file}: holds {', '.join(unknown)} values: give the model's 16-bit checkpoint")
+    start = LENGTH_BYTES + length
+    entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+    return [Source(n, e["dtype"], tuple(e["shape"]), file, start + e["data_offsets"][0]) for n, e in entries]
 
 
 def write(
     directory: Path,
-    tensors: list[Source],
-    dtype: torch.dtype,
-    make: Callable[[Source], torch.Tensor],
+    tensors: Sequence[Stored],
+    slices: Callable[[Stored], Iterator[torch.Tensor]],
     max_shard_bytes: int,
 ) -> None:
-    """Write the checkpoint: shards of at most `max_shard_bytes` and, where there are several, their index.
+    """Write a checkpoint: shards of at most `max_shard_bytes` and, where there are several, their index.
 
-    `make` gives each tensor when its turn has come; floats must come as `dtype`, others as stored.
+    `slices` gives each tensor when its turn has come, as consecutive parts of its rows in the stored dtype.
     """
-    plan = _plan(tensors, dtype, max_shard_bytes)
+    plan = _plan(tensors, max_shard_bytes)
     names = (
         [SINGLE] if len(plan) == 1 else [f"model-{i + 1:05}-of-{len(plan):05}.safetensors" for i in range(len(plan))]
     )
     for name, part in zip(names, plan, strict=True):
-        _write_shard(directory / name, part, dtype, make)
+        _write_shard(directory / name, part, slices)
     if len(plan) > 1:
-        weight_map = {source.name: name for name, part in zip(names, plan, strict=True) for source in part}
-        total = sum(stored_bytes(source, dtype) for source in tensors)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        weight_map = {tensor.name: name for name, part in zip(names, plan, strict=True) for tensor in part}
+        index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)}, "weight_map": weight_map}
         (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _plan(tensors: list[Source], dtype: torch.dtype, max_shard_bytes: int) -> list[list[Source]]:
-    shards: list[list[Source]] = [[]]
+def _plan(tensors: Sequence[Stored], max_shard_bytes: int) -> list[list[Stored]]:
+    shards: list[list[Stored]] = [[]]
     used = 0
-    for source in tensors:
-        size = stored_bytes(source, dtype)
-        if shards[-1] and used + size > max_shard_bytes:
+    for tensor in tensors:
+        if shards[-1] and used + tensor.nbytes > max_shard_bytes:
             shards.append([])
             used = 0
-        shards[-1].append(source)
-        used += size
+        shards[-1].append(tensor)
+        used += tensor.nbytes
     return shards
 
 
-def _write_shard(path: Path, part: list[Source], dtype: torch.dtype, make: Callable[[Source], torch.Tensor]) -> None:
+def _write_shard(path: Path, part: list[Stored], slices: Callable[[Stored], Iterator[torch.Tensor]]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for source in part:
-        end = offset + stored_bytes(source, dtype)
-        stored = NAMES[dtype] if source.dtype in FLOATS else source.dtype
-        header[source.name] = {"dtype": stored, "shape": list(source.shape), "data_offsets": [offset, end]}
+    for tensor in part:
+        end = offset + tensor.nbytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % HEADER_ALIGNMENT_BYTES)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for source in part:
-            tensor = make(source).contiguous()
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    with path.open("wb", buffering=0) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in part:
+            left = tensor.nbytes
+            for values in slices(tensor):
+                raw = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
+                left -= len(raw)
+                while raw:
+                    raw = raw[file.write(raw) :]
+            if left:
+                raise AssertionError(f"{tensor.name}: {left} bytes are missing or too many")

@@ -13,7 +13,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from export.adapter import row_ranges
 from export.merge import MergeError, dequantizer, merge
+from export.shards import ShardError
 
 Making = Callable[..., tuple[Path, Path]]
 
@@ -22,7 +24,7 @@ Making = Callable[..., tuple[Path, Path]]
 def make(tmp_path: Path) -> Making:
     """Make a tiny base (two shards) and a LoRA adapter with nonzero B on it; returns their directories."""
 
-    def making(tie: bool = True, dtype: torch.dtype = torch.float16, **lora: Any) -> tuple[Path, Path]:
+    def making(tie: bool = True, dtype: torch.dtype = torch.float16, grow: int = 0, **lora: Any) -> tuple[Path, Path]:
         torch.manual_seed(0)
         config = LlamaConfig(
             hidden_size=64,
@@ -36,6 +38,8 @@ def make(tmp_path: Path) -> Making:
         base, adapter = tmp_path / "base", tmp_path / "adapter"
         LlamaForCausalLM(config).to(dtype).save_pretrained(base, max_shard_size="150KB")
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        if grow:
+            model.resize_token_embeddings(256 + grow)
         peft = get_peft_model(
             model, LoraConfig(**{"r": 4, "target_modules": "all-linear", **lora}, task_type="CAUSAL_LM")
         )
@@ -59,9 +63,28 @@ def weights(directory: Path, dtype: torch.dtype = torch.float16) -> dict[str, to
     return dict(AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).state_dict())
 
 
-def peft_weights(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
+def trained_model(base: Path, adapter: Path, grow: int = 0) -> Any:
+    """The base with the adapter on it, unmerged: what was trained."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return dict(PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict())
+    if grow:
+        model.resize_token_embeddings(256 + grow)
+    return PeftModel.from_pretrained(model, adapter)
+
+
+def peft_weights(base: Path, adapter: Path, grow: int = 0) -> dict[str, torch.Tensor]:
+    return dict(trained_model(base, adapter, grow).merge_and_unload().state_dict())
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.as_tensor(model.float().eval()(torch.arange(64)[None]).logits)
+
+
+def assert_merged_is_trained(base: Path, adapter: Path, merged: Path, grow: int = 0) -> None:
+    """The merged model's logits are the trained one's, within what 16-bit storage rounds."""
+    want = logits(trained_model(base, adapter, grow))
+    plain, ours = (logits(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)) for path in (base, merged))
+    assert (ours - want).abs().max() < 0.01 * (plain - want[..., : plain.shape[-1]]).abs().max()
 
 
 @pytest.mark.parametrize(
@@ -73,6 +96,17 @@ def peft_weights(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
         {"target_modules": ["q_proj", "down_proj"]},
         {"bias": "all"},
         {"bias": "lora_only"},
+        {"lora_bias": True, "target_modules": ["q_proj", "v_proj"]},
+        {"use_dora": True},
+        {"use_dora": True, "use_rslora": True, "bias": "all"},
+        {"rank_pattern": {"q_proj": 2, "layers.1.mlp.down_proj": 8}, "alpha_pattern": {"v_proj": 3, "^.*0.mlp.*": 5}},
+        {"modules_to_save": ["norm", "input_layernorm"]},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens", "lm_head"], "use_dora": True},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"trainable_token_indices": [3, 255]},
+        {"trainable_token_indices": {"embed_tokens": [7]}, "target_modules": ["q_proj"]},
     ],
 )
 @pytest.mark.parametrize("tie", [True, False])
@@ -83,6 +117,62 @@ def test_the_merge_equals_pefts(make: Making, tmp_path: Path, lora: dict[str, An
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor.half()), name
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_lora_on_an_untied_embedding_or_head_equals_pefts(make: Making, tmp_path: Path, target: str) -> None:
+    base, adapter = make(tie=False, target_modules=["q_proj", target])
+    run(base, adapter, tmp_path / "merged")
+    ours, theirs = weights(tmp_path / "merged"), peft_weights(base, adapter)
+    assert all(torch.equal(ours[name], tensor.half()) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_lora_on_one_side_of_a_tie_unties_the_head(make: Making, tmp_path: Path, targets: list[str]) -> None:
+    """PEFT would add the one side's B·A to both, since they are one tensor: not what was trained."""
+    base, adapter = make(tie=True, target_modules=["q_proj", *targets])
+    run(base, adapter, tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert_merged_is_trained(base, adapter, tmp_path / "merged")
+
+
+def test_what_is_done_to_both_sides_of_a_tie_keeps_it(make: Making, tmp_path: Path) -> None:
+    base, adapter = make(tie=True, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
+    run(base, adapter, tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is True
+    assert_merged_is_trained(base, adapter, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}])
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_resized_vocabulary_is_kept(make: Making, tmp_path: Path, lora: dict[str, Any], tie: bool) -> None:
+    base, adapter = make(tie=tie, grow=6, **lora)
+    run(base, adapter, tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == 262
+    ours, theirs = weights(tmp_path / "merged"), peft_weights(base, adapter, grow=6)
+    assert all(torch.equal(ours[name], tensor.half()) for name, tensor in theirs.items())
+
+
+def test_added_tokens_that_were_trained_alone_are_kept(make: Making, tmp_path: Path) -> None:
+    base, adapter = make(tie=True, grow=6, trainable_token_indices=[256, 261])
+    run(base, adapter, tmp_path / "merged")
+    assert_merged_is_trained(base, adapter, tmp_path / "merged", grow=6)
+
+
+def test_a_vocabulary_that_was_resized_on_one_side_is_refused(make: Making, tmp_path: Path) -> None:
+    base, adapter = make(tie=False, grow=6, target_modules=["q_proj", "embed_tokens"])
+    with pytest.raises(
+        MergeError, match=r"resized, but not everywhere \(model.embed_tokens.weight 262, lm_head.weight 256"
+    ):
+        run(base, adapter, tmp_path / "merged")
+
+
+def test_a_token_without_a_row_is_refused(make: Making, tmp_path: Path) -> None:
+    base, adapter = make()
+    added = {"added_tokens": [{"id": 255, "content": "<there>"}, {"id": 256, "content": "<new>"}]}
+    (adapter / "tokenizer.json").write_text(json.dumps(added))
+    with pytest.raises(MergeError, match="token '<new>' has id 256, the model has 256 rows"):
+        run(base, adapter, tmp_path / "merged")
 
 
 def test_the_base_is_changed_at_all(make: Making, tmp_path: Path) -> None:
@@ -146,8 +236,12 @@ def test_the_dequantized_base_is_what_an_nf4_adapter_saw(make: Making, tmp_path:
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("use_dora", True, "DoRA"),
-        ("modules_to_save", ["lm_head"], "not merged"),
+        ("use_dora", True, "DoRA's magnitudes are missing"),
+        ("modules_to_save", ["lm_head"], "modules_to_save names 'lm_head', whose trained weights are not there"),
+        ("fan_in_fan_out", True, "Conv1D"),
+        ("layer_replication", [[0, 2], [1, 2]], "repeated layers"),
+        ("alora_invocation_tokens", [1, 2], "can't become weights"),
+        ("a_later_pefts_invention", True, "a_later_pefts_invention is set: what it does .* is not known"),
         ("peft_type", "IA3", "only LORA"),
         ("init_lora_weights", "pissa", "rewrote the base"),
     ],
@@ -160,6 +254,64 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(MergeError, match=reason):
         run(base, adapter, tmp_path / "merged")
+
+
+def test_an_adapter_of_other_widths_names_what_does_not_fit(make: Making, tmp_path: Path) -> None:
+    _, adapter = make()
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=256,
+        attention_bias=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        MergeError, match=r"'model.layers.0.mlp.down_proj.weight' is \[64, 96\], the adapter's B·A is \[64, 128\]"
+    ):
+        run(tmp_path / "other", adapter, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_a_base_that_is_stored_in_nf4_is_merged_dequantized(make: Making, tmp_path: Path, double_quant: bool) -> None:
+    from transformers import BitsAndBytesConfig
+
+    base, adapter = make(tie=False, dtype=torch.float32)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    cpu: Any = {"dtype": torch.float32, "device_map": {"": "cpu"}}
+    packed = AutoModelForCausalLM.from_pretrained(base, quantization_config=config, **cpu)
+    packed.save_pretrained(tmp_path / "packed")
+    trained = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "packed", **cpu), adapter
+    ).train()
+    run(tmp_path / "packed", adapter, tmp_path / "merged")
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+    with torch.no_grad():
+        want = trained(torch.arange(64)[None]).logits
+    merged, original = (logits(AutoModelForCausalLM.from_pretrained(p)) for p in (tmp_path / "merged", base))
+    assert (merged - want).abs().max() < 0.01 * (original - want).abs().max()
+
+
+def test_a_value_that_is_no_number_and_a_truncated_shard_are_named(make: Making, tmp_path: Path) -> None:
+    base, adapter = make(dtype=torch.bfloat16)
+    shard = sorted(base.glob("*.safetensors"))[-1]
+    content = bytearray(shard.read_bytes())
+    content[-2:] = b"\xc0\x7f"  # a bfloat16 NaN
+    shard.write_bytes(content)
+    with pytest.raises(MergeError, match="holds a value that is no number"):
+        run(base, adapter, tmp_path / "merged")
+    shard.write_bytes(content[:-2])
+    with pytest.raises(ShardError, match="is damaged: it ends inside"):
+        run(base, adapter, tmp_path / "again")
+
+
+def test_slices_give_what_whole_tensors_give(make: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter = make(use_dora=True, bias="all", trainable_token_indices=[3, 200])
+    run(base, adapter, tmp_path / "whole")
+    monkeypatch.setattr("export.merge.row_ranges", lambda tensor: row_ranges(tensor, values=1000))
+    run(base, adapter, tmp_path / "sliced")
+    whole, sliced = weights(tmp_path / "whole"), weights(tmp_path / "sliced")
+    assert all(torch.equal(whole[name], sliced[name]) for name in whole)
 
 
 def test_an_adapter_of_another_architecture_names_what_is_missing(make: Making, tmp_path: Path) -> None:
