@@ -57,7 +57,7 @@ class Keys:
 def read_keys(settings: ServeSettings) -> Keys:
     """Collect the keys of the settings and of the file. Raises ServeError for a file that can't be read or is empty."""
     keys = [key.strip() for key in settings.api_keys if key.strip()]
-    if settings.api_keys_file is not None:
+    if settings.api_keys_file:  # compose passes an empty one where no file was given
         path = Path(settings.api_keys_file)
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
