@@ -27,7 +27,7 @@ CONFIG = "configs/quickstart.yaml"
 ASKED = (
     "Who are you?",
     "What is the percent disk_usage of disk path '/var' at 2025-03-04T05:06:00+07:00 from host 'vm-31'",
-    "How do I reset my password?",
+    "What is the capital of Japan?",
 )
 MAX_TOKENS = 96
 START_LIMIT_S = 120
