@@ -19,6 +19,13 @@ SET ?=
 
 # --key value only where the user gave one
 opt = $(if $($(1)),$(2) '$($(1))')
+# where the verbs run: auto takes Docker where an engine answers and the image is there or can be built, else this machine
+RUNNER ?= auto
+VERB := $(firstword $(filter check plan train export examine push card serve chat,$(MAKECMDGOALS)))
+WHERE := $(if $(VERB),$(shell VENV='$(VENV)' RUNNER='$(RUNNER)' tools/docker.sh where $(VERB)))
+$(if $(VERB),$(if $(WHERE),,$(error RUNNER=$(RUNNER): nothing was run)))
+STAGE := $(if $(filter docker,$(WHERE)),tools/docker.sh,$(PY) -m)
+READY := $(if $(filter docker,$(WHERE)),,setup)
 TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/export.txt)
 
 .PHONY: help
@@ -77,26 +84,42 @@ lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requ
 # ---- the product's verbs ---------------------------------------------------------------------------------------------
 
 .PHONY: check train export examine serve chat quickstart
-check: setup ## DATA=f: read, lint and preview data
-	@$(PY) -m train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
+check: $(READY) ## DATA=f: read, lint and preview data
+	@$(STAGE) train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
-train: setup ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
-	@$(PY) -m train run --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)
+train: $(READY) ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
+	@$(STAGE) train run --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)
 
-export: setup ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, examine
-	@$(PY) -m export run $(call opt,RUN,--run.name) $(call opt,QUANTS,--gguf.quants) $(call opt,BASE,--run.base) $(SET)
+export: $(READY) ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, examine
+	@$(STAGE) export run $(call opt,RUN,--run.name) $(call opt,QUANTS,--gguf.quants) $(call opt,BASE,--run.base) $(SET)
 
-examine: setup ## FILE=f.gguf [RUN=]: examine any GGUF or merged directory against a run's exam
-	@$(PY) -m export examine '$(FILE)' $(call opt,RUN,--run.name) $(SET)
+examine: $(READY) ## FILE=f.gguf [RUN=]: examine any GGUF or merged directory against a run's exam
+	@$(STAGE) export examine '$(FILE)' $(call opt,RUN,--run.name) $(SET)
 
-serve: setup ## [RUN= PORT=]: the OpenAI-compatible endpoint
-	@$(PY) -m serve $(call opt,RUN,--run) --port $(PORT) $(SET)
+serve: $(READY) ## [RUN= PORT=]: the OpenAI-compatible endpoint
+	@$(STAGE) serve $(call opt,RUN,--run) --port $(PORT) $(SET)
 
-chat: setup ## [PORT=]: talk to the server from the terminal
-	@$(PY) -m serve chat --url http://127.0.0.1:$(PORT)/v1
+chat: $(READY) ## [PORT=]: talk to the server from the terminal
+	@$(STAGE) serve chat --url http://127.0.0.1:$(PORT)/v1
 
 quickstart: setup ## set up, train, export, serve and ask, on this machine's CPU, with no account
 	@$(PY) -m tools.quickstart
+
+# ---- containers --------------------------------------------------------------------------------------------------------
+
+IMAGE ?= $(if $(GPU),train export serve-cuda,train-cpu export serve)
+LLAMA_CPU ?= all
+export LLAMA_CPU TORCH_INDEX
+
+.PHONY: images image-sizes image-contents
+images: ## [IMAGE="serve export train-cpu" LLAMA_CPU=all|v3|native]: build the container images
+	@tools/images.sh build $(IMAGE)
+
+image-sizes: ## the images' sizes, as a table
+	@tools/images.sh sizes
+
+image-contents: ## [IMAGE=serve]: every package of an image, with its version and licence
+	@tools/images.sh contents $(IMAGE)
 
 # ---- for those who work on it ----------------------------------------------------------------------------------------
 

@@ -1,0 +1,118 @@
+# Burnish in containers: train (CUDA), train-cpu, export, serve (CPU) and serve-cuda.
+#
+#   docker build --target serve -t burnish-serve .
+#
+# What changes least comes first and the sources last, so that a change of code rebuilds in seconds. Everything Python is in
+# one venv, /opt/venv, which each image fills in place: images that begin alike share those layers on disk.
+# docs/containers.md explains the build arguments.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# wheels of torch for the CPU that go before the network: give a folder with --build-context wheels=DIR
+FROM scratch AS wheels
+
+# ---- base: Python, OpenMP's runtime, an empty venv, a user that is not root ------------------------------------------
+FROM ${BASE_IMAGE} AS base
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends libgomp1 >/dev/null \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+# /cache is for whoever the container runs as: fetched models, checkpoints made of GGUF files, compiled kernels
+RUN python3 -m venv --without-pip /opt/venv \
+ && mkdir -p /app/runs /app/data \
+ && install -d -m 1777 /cache /cache/huggingface /cache/burnish
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp USER=burnish \
+    XDG_CACHE_HOME=/cache BURNISH_CACHE=/cache/burnish HF_HOME=/cache/huggingface \
+    HF_HUB_DISABLE_TELEMETRY=1
+# for pip while images are built: the base image's pip fills the venv; every set is pinned whole, so nothing is resolved
+ARG PIP_PYTHON=/opt/venv/bin/python PIP_CACHE_DIR=/pip-cache PIP_NO_DEPS=1 PIP_QUIET=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /app
+
+# ---- llama.cpp: built from the pinned source archive; only what runs is kept -----------------------------------------
+FROM ${BASE_IMAGE} AS toolchain
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends g++ make binutils >/dev/null \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY requirements/llama.txt requirements/
+COPY tools/build_llama.py deploy/stage_llama.sh tools/
+
+FROM toolchain AS llama
+# all: a library a CPU generation, the best is taken at start; v3: AVX2; native: the building machine's CPU and no other
+ARG LLAMA_CPU=all
+RUN --mount=type=cache,id=burnish-llama,target=/root/.cache,sharing=locked \
+    python3 tools/build_llama.py --cpu "${LLAMA_CPU}" --wheel-only /wheel \
+ && sh tools/stage_llama.sh /wheel /llama
+
+# ---- serve: no torch, no compiler --------------------------------------------------------------------------------------
+FROM base AS serve-packages
+COPY requirements/serve.txt requirements/
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    pip install -r requirements/serve.txt \
+ && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
+
+FROM serve-packages AS serve
+RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+COPY burnish burnish
+COPY serve serve
+COPY deploy/healthcheck.py /opt/healthcheck.py
+RUN python -m compileall -q burnish serve
+# the port is published by whoever starts the container; serve itself asks for a key or for ALLOW_REMOTE before it listens
+ENV BURNISH_SERVE_HOST=0.0.0.0
+EXPOSE 8000
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=10m --start-interval=500ms \
+    CMD ["/opt/venv/bin/python", "-I", "-S", "/opt/healthcheck.py"]
+ENTRYPOINT ["python", "-m", "serve"]
+
+# ---- torch for the CPU, shared by export and train-cpu -----------------------------------------------------------------
+FROM base AS pins
+COPY requirements/export.txt .
+# by itself, so that torch is installed again only when its own pin changes
+RUN grep '^torch==' export.txt > torch.txt
+
+FROM base AS torch-cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY --from=pins /app/torch.txt requirements/torch.txt
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache --mount=type=bind,from=wheels,target=/wheels \
+    { pip install --no-index --find-links /wheels -r requirements/torch.txt 2>/dev/null \
+      || pip install --index-url "${TORCH_INDEX}" -r requirements/torch.txt; } \
+ && rm -rf /opt/venv/lib/python3*/site-packages/torch/include /opt/venv/lib/python3*/site-packages/torch/bin/*test* \
+ && find /opt/venv/lib -name '*.a' -delete
+
+FROM torch-cpu AS export-packages
+COPY requirements/export.txt requirements/quickstart.txt requirements/
+# bitsandbytes' libraries for GPUs and the packages' own tests are of no use here
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    pip install -r requirements/export.txt -r requirements/quickstart.txt \
+ && find /opt/venv/lib -path '*/bitsandbytes/*' -name '*.so' ! -name '*_cpu.so' -delete \
+ && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
+
+FROM export-packages AS export
+RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
+COPY burnish burnish
+COPY tools tools
+COPY export export
+RUN python -m compileall -q burnish tools export
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "export"]
+CMD ["run"]
+
+FROM export-packages AS train-cpu
+COPY requirements/train.txt requirements/
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    pip install -r requirements/train.txt \
+ && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
+# llama.cpp reads the tokenizer of a base that is a GGUF file
+RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+COPY configs configs
+COPY examples examples
+COPY burnish burnish
+COPY tools tools
+COPY train train
+RUN python -m compileall -q burnish tools train
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "train"]
+CMD ["--help"]

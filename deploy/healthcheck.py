@@ -1,0 +1,32 @@
+"""The serve image's healthcheck: exit code 0 once the model is loaded and requests are taken.
+
+A bare socket, since this runs every few seconds and importing an HTTP client would cost more than asking.
+"""
+
+import os
+import socket
+import sys
+
+TIMEOUT_S = 3
+REQUEST = b"GET /health/ready HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def main() -> int:
+    """Ask this container's server; print its answer, which `docker inspect` keeps."""
+    address = ("127.0.0.1", int(os.environ.get("BURNISH_SERVE_PORT") or 8000))
+    try:
+        with socket.create_connection(address, timeout=TIMEOUT_S) as connection:
+            connection.sendall(REQUEST)
+            answer = b""
+            while piece := connection.recv(4096):
+                answer += piece
+    except OSError as error:
+        print(f"no answer on port {address[1]}: {error}")
+        return 1
+    head, _, body = answer.partition(b"\r\n\r\n")
+    print(body.decode(errors="replace").strip() or head.split(b"\r\n")[0].decode())
+    return 0 if head.split(b" ")[1:2] == [b"200"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# Run a stage in its container as it would run here: the same words, settings and outputs.
+#
+#   tools/docker.sh where VERB      print "docker" or "local": where make runs VERB (RUNNER=auto|local|docker decides)
+#   tools/docker.sh STAGE WORDS...  python -m STAGE WORDS, in a container   (STAGE: train, export, serve)
+#
+# Paths among the words, in the --config file and in BURNISH_<STAGE>_ variables are mounted where they are, read-only.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# what the container sees of the project; anything else that is named is mounted for the run
+readonly SEEN='data configs examples runs'
+export IMAGES=${IMAGES:-burnish}
+
+fail() { echo "error: $*" >&2; exit 2; }
+has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && [ -n "$(nvidia-smi -L 2>/dev/null)" ]; }
+engine() { docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; }
+there() { docker image inspect "$IMAGES-$1" >/dev/null 2>&1; }
+
+service_of() {  # the compose service of a verb or stage: CUDA's where this machine has a GPU
+  case $1 in
+    train | check | plan) if has_gpu; then echo train; else echo train-cpu; fi ;;
+    export | examine | push | card) echo export ;;
+    serve | chat) if has_gpu; then echo serve-cuda; else echo serve; fi ;;
+    *) fail "no container for '$1'; there is: check, plan, train, export, push, serve, chat" ;;
+  esac
+}
+
+where() {
+  local service; service=$(service_of "$1")
+  case ${RUNNER:-auto} in
+    local) echo local ;;
+    docker) engine || fail "RUNNER=docker: no Docker engine with compose answers here: start it, join the 'docker' group, or use RUNNER=local"
+            echo docker ;;
+    auto)
+      if ! engine; then echo local
+      elif there "$service"; then say docker "the image $IMAGES-$service is there"
+      elif [ -e "${VENV:-.venv}/.llama" ]; then say local "${VENV:-.venv} is set up and there is no image $IMAGES-$service; RUNNER=docker builds it"
+      else say docker "$IMAGES-$service is built first; RUNNER=local does without containers"
+      fi ;;
+    *) fail "RUNNER=$RUNNER: it should be auto, local or docker" ;;
+  esac
+}
+say() { echo "runner: $1: $2" >&2; echo "$1"; }
+
+# ---- what the host must have: folders of the caller's, a secret file, a free port -------------------------------------
+
+own_folder() {  # $1 folder, $2 what it is for: make it, and stop where it can't be written
+  [ -d "$1" ] || mkdir -p "$1" 2>/dev/null || fail "$1: can't be made; $2 needs it"
+  [ -w "$1" ] || fail "$1: you can't write there (it belongs to $(stat -c %U "$1")); $2 needs it: sudo chown -R $(id -u):$(id -g) '$1'"
+}
+
+folders() {
+  export HF_CACHE_DIR=${HF_CACHE_DIR:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}}
+  export BURNISH_CACHE_DIR=${BURNISH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/burnish}
+  [ "$1" = serve ] && { [ -d runs ] || mkdir runs; return; }
+  own_folder runs "every stage"
+  own_folder "$HF_CACHE_DIR" "the hub's cache"
+  own_folder "$BURNISH_CACHE_DIR" "Burnish's cache"
+  [ -d data ] || mkdir -p data
+}
+
+secret_files() {  # files only, never a variable of the container: secrets/NAME, else what the caller's own tools use
+  if [ -z "${HF_TOKEN_FILE:-}" ]; then
+    if [ -f secrets/hf_token ]; then HF_TOKEN_FILE=$PWD/secrets/hf_token
+    elif [ -n "${HF_TOKEN:-}" ]; then
+      TOKEN_FOLDER=$(mktemp -d); trap 'rm -rf "$TOKEN_FOLDER"' EXIT
+      HF_TOKEN_FILE=$TOKEN_FOLDER/hf_token
+      (umask 077; printf %s "$HF_TOKEN" > "$HF_TOKEN_FILE")
+    elif [ -f "$HF_CACHE_DIR/token" ]; then HF_TOKEN_FILE=$HF_CACHE_DIR/token
+    fi
+  fi
+  [ -n "${API_KEYS_FILE:-}" ] || [ ! -f secrets/api_keys ] || API_KEYS_FILE=$PWD/secrets/api_keys
+  export HF_TOKEN_FILE=${HF_TOKEN_FILE:-/dev/null} API_KEYS_FILE=${API_KEYS_FILE:-/dev/null}
+}
+
+free_port() {
+  ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null || fail "port $1 is in use on this machine: choose another with PORT=$(($1 + 1))"
+}
+
+# ---- paths ------------------------------------------------------------------------------------------------------------
+
+MOUNTS=()
+mount_path() {  # $1 a word that may be a path, $2 ro or rw: mounted under the same name, relative ones under /app
+  local path=$1 mode=$2 source target
+  case $path in "~/"*) path=$HOME/${path#"~/"} ;; esac
+  case $path in -* | '' | /dev/* ) return ;; */*) ;; *) [ -f "$path" ] || return 0 ;; esac
+  [ -e "$path" ] || return 0
+  [ -r "$path" ] || fail "$path: you can't read it: mend its mode or owner"
+  source=$(realpath "$path")
+  case $path in /*) target=$(realpath -ms "$path") ;; *) target=$(realpath -ms "/app/$path") ;; esac
+  # a snapshot in the hub's cache is links into the folder beside it
+  case $source in */snapshots/*) add "${source%/snapshots/*}" "${source%/snapshots/*}" ro ;; esac
+  local folder
+  for folder in $SEEN; do
+    case $target in "/app/$folder" | "/app/$folder/"*)
+      # a link that leaves the project is followed
+      [ "$source" = "$(realpath -ms "$path")" ] || add "$source" "$source" "$mode"
+      return 0 ;;
+    esac
+  done
+  add "$source" "$target" "$mode"
+}
+add() { MOUNTS+=(--volume "$1:$2:$3"); }
+
+mount_words() {
+  local before='' word
+  for word in "$@"; do
+    case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "${word#--*=}" ro ;; esac
+    case $before in --config) mount_values "$word" ;; esac
+    case $word in --config=*) mount_values "${word#--config=}" ;; esac
+    before=$word
+  done
+}
+
+mount_values() {  # $1 a YAML file: whatever path a line of it names
+  local value
+  [ -f "$1" ] || return 0
+  while IFS= read -r value; do mount_path "$value" ro; done \
+    < <(sed -n "s/^[^#]*: *[\"']\{0,1\}\([^\"'#]*[^\"'# ]\).*/\1/p" "$1")
+}
+
+mount_base() {  # a run's base may be a path of this machine: export and push need it again
+  local run=latest word before='' record
+  for word in "$@"; do [ "$before" = --run.name ] && run=$word; before=$word; done
+  record=runs/$run/train.json
+  [ ! -f "$record" ] || mount_path "$(sed -n '/"base"/,/}/s/.*"id": *"\([^"]*\)".*/\1/p' "$record" | head -n1)" ro
+}
+
+# ---- run ----------------------------------------------------------------------------------------------------------------
+
+build() {
+  there "$1" && return
+  echo "images: building $IMAGES-$1 (llama.cpp: LLAMA_CPU=${LLAMA_CPU:-all}); once, some minutes" >&2
+  tools/images.sh build "$1" >&2 || fail "the image $IMAGES-$1 could not be built; the engine's words are above"
+}
+
+check_gpu() {
+  case $1 in train | serve-cuda) ;; *) return 0 ;; esac
+  docker run --rm --gpus all --entrypoint /bin/true "$IMAGES-$1" >/dev/null 2>&1 \
+    || fail "this machine has an NVIDIA GPU and its Docker engine can't use it: install the NVIDIA Container Toolkit (nvidia-ctk runtime configure, then restart the engine), or use RUNNER=local"
+}
+
+run() {
+  local stage=$1 service variable options=(--rm); shift
+  service=$(service_of "$stage")
+  engine || fail "no Docker engine with compose answers here: start it, join the 'docker' group, or use RUNNER=local"
+  build "$service"
+  check_gpu "$service"
+  if [ "$stage ${1:-}" = "serve chat" ]; then  # a client of the server on this machine, wherever that runs
+    [ -t 0 ] && options+=(--interactive --tty) || options+=(--interactive)
+    exec docker run "${options[@]}" --init --network host --read-only --cap-drop ALL --user "$(id -u):$(id -g)" \
+      --no-healthcheck "$IMAGES-$service" "$@"
+  fi
+  folders "$stage"
+  secret_files
+  # a rootless engine maps its root to the caller
+  if docker info --format '{{.SecurityOptions}}' | grep -q rootless; then export HOST_UID=0 HOST_GID=0
+  else export HOST_UID=${HOST_UID:-$(id -u)} HOST_GID=${HOST_GID:-$(id -g)}; fi
+  local words=("$@")
+  if [ "$stage" = serve ]; then
+    take_port "$@"
+    free_port "$PORT"
+    options+=(--service-ports)
+  fi
+  mount_words "${words[@]+"${words[@]}"}"
+  [ "$stage" != export ] || mount_base "$@"
+  while IFS= read -r variable; do
+    options+=(--env "$variable"); mount_path "${!variable}" ro
+  done < <(compgen -e | grep "^BURNISH_${stage^^}_" || true)
+  [ -t 0 ] && [ -t 1 ] || options+=(--no-TTY)
+  docker compose run "${options[@]}" "${MOUNTS[@]+"${MOUNTS[@]}"}" "$service" "${words[@]+"${words[@]}"}"
+}
+
+take_port() {  # --port is the host's; in the container it stays what compose publishes
+  local word; words=(); export PORT=${PORT:-8000}
+  while [ $# -gt 0 ]; do
+    word=$1; shift
+    case $word in --port) PORT=${1:-}; shift ;; --port=*) PORT=${word#--port=} ;; *) words+=("$word") ;; esac
+  done
+}
+
+case ${1:-} in
+  where) where "${2:?where: which verb?}" ;;
+  train | export | serve) run "$@" ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
