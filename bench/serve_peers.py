@@ -1,0 +1,182 @@
+"""The servers that bench/serve.py compares: how each is started, with the same model, threads, sequences and cells.
+
+llama-server is built here from the source archive that the runtime came from, so both are one commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.run import cache_root
+from tools.build_llama import cpu_features, download, pinned_version
+
+CMAKE_FLAGS = [
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_NATIVE=ON",  # as the runtime's own native build
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",  # it is moved away from where it is built
+    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
+]
+START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every server gets: the model, threads, sequences at once, cells for each of them."""
+
+    model: Path
+    threads: int
+    clients: int
+    cells_each: int
+
+
+@dataclass
+class Running:
+    """A started server."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def memory_mib(self) -> float:
+        """Return what it holds in memory and shares with nobody (private pages), in MiB."""
+        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        kib = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+        return kib / 1024
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def source_archive(work: Path) -> Path:
+    """Return the unpacked source archive of the pinned runtime."""
+    with tarfile.open(download(work)) as tar:
+        tar.extractall(work, filter="data")
+    return next(work.glob("llama_cpp_python-*/"))
+
+
+def build_peers() -> Path:
+    """Build llama-server once; return the directory with it and llama-cpp-python's example server."""
+    features = hashlib.sha256(cpu_features().encode()).hexdigest()[:12]
+    target = cache_root() / "bench" / f"{pinned_version()}-{features}"
+    if (target / "llama-server").is_file():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        work = Path(name)
+        source = source_archive(work)
+        build = work / "build"
+        print("building llama-server from the runtime's own source (minutes, once)", flush=True)
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        vendored = str(source / "vendor" / "llama.cpp")
+        subprocess.run(["cmake", "-S", vendored, "-B", str(build), *generator, *CMAKE_FLAGS], check=True)
+        jobs = str(len(os.sched_getaffinity(0)))
+        subprocess.run(["cmake", "--build", str(build), "--target", "llama-server", "-j", jobs], check=True)
+        for library in (build / "bin").glob("*.so*"):
+            shutil.copy2(library, target, follow_symlinks=True)
+        shutil.copytree(source / "examples" / "server", target / "example", dirs_exist_ok=True)
+        shutil.copy2(build / "bin" / "llama-server", target)
+    return target
+
+
+def burnish(load: Load, port: int) -> list[str]:
+    """Our server, its defaults otherwise."""
+    options = {
+        "model": load.model,
+        "port": port,
+        "threads": load.threads,
+        "max_sequences": load.clients,
+        "cells": load.clients * load.cells_each,
+        "context_length": load.cells_each,
+        "max_waiting": 256,
+        "log_level": "warning",
+    }
+    return [sys.executable, "-m", "serve", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+
+
+def llama_server(load: Load, port: int) -> list[str]:
+    """llama.cpp's own, with a slot for each client and the same total cells, its defaults otherwise."""
+    options = {"-m": load.model, "--port": port, "-t": load.threads, "-np": load.clients}
+    options["-c"] = load.clients * load.cells_each
+    command = [str(build_peers() / "llama-server"), "--host", "127.0.0.1", "--no-webui"]
+    return command + [str(part) for pair in options.items() for part in pair]
+
+
+def llama_cpp_server(load: Load, port: int) -> list[str]:
+    """llama-cpp-python's own server: one request after another, so it gets the cells of one."""
+    options = {"model": load.model, "port": port, "n_threads": load.threads, "n_threads_batch": load.threads}
+    options |= {"n_ctx": load.cells_each, "host": "127.0.0.1"}
+    python = os.environ.get("BENCH_PEER_PYTHON", sys.executable)  # it needs packages that nothing else here does
+    return [python, "-m", "llama_cpp.server", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+
+
+def example_server(load: Load, port: int) -> list[str]:
+    """llama-cpp-python's examples/server, which batches over the low-level API."""
+    config = {
+        "server": {"host": "127.0.0.1", "port": port},
+        "model": {
+            "alias": "default",
+            "path": str(load.model),
+            "n_ctx": load.clients * load.cells_each,
+            "n_seq_max": load.clients,
+            "threads": load.threads,
+            "threads_batch": load.threads,
+            "max_output_tokens": 512,
+        },
+    }
+    file = Path(tempfile.mkdtemp()) / "config.json"
+    file.write_text(json.dumps(config))
+    python = os.environ.get("BENCH_PEER_PYTHON", sys.executable)
+    return [python, str(build_peers() / "example" / "server.py"), "-C", str(file)]
+
+
+PEERS: dict[str, Callable[[Load, int], list[str]]] = {
+    "burnish": burnish,
+    "llama-server": llama_server,
+    # as llama-server, but with the OpenMP setting that burnish gives itself: what is left is not due to that
+    "llama-server-spin": llama_server,
+    "llama_cpp.server": llama_cpp_server,
+    "examples/server": example_server,
+}
+
+
+def start(name: str, load: Load, port: int) -> Running:
+    """Start a server and wait until it answers. Raises RuntimeError with its last lines where it does not."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it as long as it runs)
+    environment = {**os.environ, "GOMP_SPINCOUNT": "10000"} if name.endswith("-spin") else dict(os.environ)
+    process = subprocess.Popen(PEERS[name](load, port), stdout=log, stderr=log, env=environment)
+    end = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end and process.poll() is None:
+        for path in ("/health/ready", "/health", "/v1/models"):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as reply:
+                    if reply.status == 200:
+                        return Running(name, process, port)
+            except (urllib.error.URLError, OSError):
+                pass
+        time.sleep(0.2)
+    process.kill()
+    log.seek(0)
+    raise RuntimeError(f"{name} did not start:\n{log.read().decode(errors='replace')[-2000:]}")
