@@ -111,6 +111,17 @@ def test_a_killed_run_resumes_to_the_same_adapter(
     assert [e["step"] for e in steps if "loss" in e] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_same_command_again_goes_on_without_being_told(
+    whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    command = arguments(tiny_base, rows, tmp_path, "killed")
+    kill_after(command, tmp_path / "killed" / "checkpoints" / "checkpoint-2" / "complete")
+    done = cli(*[a for a in command if a not in ("--run.name", "killed")])
+    assert done.returncode == 0, done.stderr
+    assert "going on with the unfinished run 'killed'" in done.stderr
+    assert [p.name for p in tmp_path.iterdir() if not p.is_symlink()] == ["killed"]
+
+
 def test_packed_rows_do_not_see_one_another(tiny_base: Path) -> None:
     """Packing changes neither the loss of a row nor which tokens it may look at."""
     import torch

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from burnish import run as runs
+from burnish.console import say
 from burnish.run import Run, RunError, TrainRecord
 from train.prepare import Prepared
 from train.settings import TrainSettings
@@ -19,15 +20,17 @@ DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; planni
 
 
 def resolve(settings: TrainSettings, resume: bool) -> TrainSettings:
-    """Check that the run can be kept, and settle what was left open: which run is resumed, and the template's date.
+    """Check that the run can be kept, and settle what was left open: which run goes on, and the template's date.
 
-    With `resume` and no name, the newest unfinished run with the same settings is meant. A run that goes on keeps the
-    date that its templates saw at its start.
+    Without a name, the newest unfinished run with the same settings, data and base goes on, so that the same command
+    given again after an interruption does; with `resume` there must be one. It keeps the date that its templates saw.
     """
     root, name = Path(settings.run.root), settings.run.name
     runs.check_writable(root, DISK_BYTES, "training")
-    if resume and name is None and (name := _newest_unfinished(root, settings)) is None:
-        raise RunError(f"--resume: no unfinished run with these settings in {root}/; give --run.name, or leave it out")
+    if name is None and (name := _newest_unfinished(root, settings)) is not None:
+        say(f"train: going on with the unfinished run '{name}' (to begin another, give it a name: RUN= or --run.name)")
+    if resume and name is None:
+        raise RunError(f"--resume: no unfinished run with these settings in {root}/; leave it out to begin one")
     if resume and not (root / str(name) / CONFIG).is_file():
         raise RunError(f"--resume: no run '{name}' in {root}/")
     date = settings.chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
@@ -100,9 +103,18 @@ def _check_same(run: Run, settings: TrainSettings, prepared: Prepared) -> None:
 
 
 def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
+    """Return the newest run that was begun with these settings on this very data, and has not finished."""
     asked = _comparable(settings.model_dump())
     if settings.chat.date is None:
         asked.pop("chat.date")
+    data = Path(settings.data.path)
+    data_sha256 = runs.file_sha256(data) if data.is_file() else None
+
+    def same(run: Path) -> bool:
+        was = _dump(run)
+        began = runs.read_json(run / STARTED)
+        same_inputs = was["base"]["id"] == settings.base.id and began.get("data_sha256") == data_sha256
+        return same_inputs and asked.items() <= _comparable(was).items()
+
     begun = [p for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file() and not Run(p).has(TrainRecord)]
-    same = [p for p in begun if asked.items() <= _comparable(_dump(p)).items()]
-    return max(same, key=lambda p: (p / CONFIG).stat().st_mtime_ns).name if same else None
+    return max(filter(same, begun), key=lambda p: (p / CONFIG).stat().st_mtime_ns, default=Path()).name or None
