@@ -17,6 +17,7 @@ from burnish.errors import UserError
 from export.shards import Source, Stored, file_sources
 
 PREFIX = "base_model.model."
+SLICE_VALUES = 1 << 20  # 4 MB in float32: a processor's cache holds what is worked on
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # what may be set without a change to the arithmetic of a merge; whatever else is set is refused by name
 HARMLESS = frozenset({
@@ -238,7 +239,7 @@ def _same(a: Source | None, b: Source | None) -> bool:
     return all(torch.equal(a.slice(s, e), b.slice(s, e)) for s, e in row_ranges(a))
 
 
-def row_ranges(tensor: Stored, values: int = 1 << 22) -> Iterable[tuple[int, int]]:
+def row_ranges(tensor: Stored, values: int = SLICE_VALUES) -> Iterable[tuple[int, int]]:
     """Return consecutive row ranges of about `values` values each."""
     step = max(1, values // max(1, tensor.row_values))
     return [(start, min(start + step, tensor.rows)) for start in range(0, tensor.rows, step)]

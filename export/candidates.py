@@ -1,7 +1,8 @@
 """Onto which base the adapter is merged: where there is a choice, both merges are examined and the better one kept.
 
 `dequantized` is the base as the adapter saw it while training; `original` is the 16-bit one. No cheap rule tells which
-loses less, so both sit the exam: the lower held-out response loss wins, within 1% the lower general-text loss.
+loses less, so both sit the exam: the lower held-out response loss wins, within 1% the lower general-text loss; a merge
+that fails the gate never wins over one that passes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from burnish import run as runs
 from burnish.base import Base
 from burnish.console import bar, say
 from burnish.exam import Answers
-from burnish.run import Run, TrainRecord
+from burnish.run import Fidelity, Run, TrainRecord
 from export import examine, gguf
+from export.gate import judge
 from export.kept import WORK, Job, entry
 from export.merge import dequantizer, merge
+from export.settings import GateSection
 from export.shards import sources
 
 MERGED = "merged"
@@ -54,7 +57,7 @@ def make_merged(job: Job, base: Base) -> dict[str, Any]:
     candidates = {choice: _candidate(job, base, choice) for choice in choices}
     best = choices[0]
     if len(choices) > 1:
-        best, reason = choose({name: c["fidelity"] for name, c in candidates.items()})
+        best, reason = choose({n: c["fidelity"] for n, c in candidates.items()}, job.settings.gate)
     say(f"export: merged onto the {best} base: {reason}")
     work = job.run.path / WORK
     shutil.rmtree(job.run.path / MERGED, ignore_errors=True)
@@ -68,14 +71,24 @@ def make_merged(job: Job, base: Base) -> dict[str, Any]:
     return made
 
 
-def choose(fidelity: dict[Choice, dict[str, Any]]) -> tuple[Choice, str]:
-    """Return the better of two examined merges, and why."""
+def choose(fidelity: dict[Choice, dict[str, Any]], gate: GateSection) -> tuple[Choice, str]:
+    """Return the better of two examined merges, and why: one that passes the gate before one that does not.
+
+    A merge onto other weights than those that the adapter saw may have the lower loss and still not be the model that
+    was trained.
+    """
     (first, a), (second, b) = fidelity.items()
-    held, general = "loss", "loss_general"
-    key = general if a[held] is None or abs(a[held] - b[held]) <= SAME_LOSS * min(a[held], b[held]) else held
+    key = "loss"
+    if a[key] is None or abs(a[key] - b[key]) <= SAME_LOSS * min(a[key], b[key]):
+        key = "loss_general"
     best: Choice = first if a[key] <= b[key] else second
-    what = "held-out response loss" if key == held else "held-out response losses within 1%; general-text loss"
-    return best, f"{what} {a[key]:.4f} ({first}) against {b[key]:.4f} ({second})"
+    what = "held-out response loss" if key == "loss" else "held-out response losses within 1%; general-text loss"
+    reason = f"{what} {a[key]:.4f} ({first}) against {b[key]:.4f} ({second})"
+    verdicts = {name: judge(Fidelity.model_validate(figures), gate) for name, figures in fidelity.items()}
+    other: Choice = second if best == first else first
+    if verdicts[other][0] and not verdicts[best][0]:
+        return other, f"{reason}, but {best} fails the gate: {verdicts[best][1]}"
+    return best, reason
 
 
 def merged_answers(run: Run) -> Answers:

@@ -66,8 +66,13 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
     return _judged(entry(run, str(path.resolve()), kind, "-", fidelity), settings)
 
 
-def _judged(made: dict[str, Any], settings: ExportSettings, fault: str = "") -> Artefact:
+def _judged(
+    made: dict[str, Any], settings: ExportSettings, fault: str = "", merged: Artefact | None = None
+) -> Artefact:
+    """Judge one artefact; a GGUF is compared with the merge that it was made from, so it fails where that one does."""
     passed, why = (False, fault) if fault else judge(Fidelity.model_validate(made["fidelity"]), settings.gate)
+    if merged is not None and merged.verdict == "fail":
+        passed, why = False, f"the merge that it was made from fails: {merged.why}" + ("" if passed else f"; {why}")
     return Artefact.model_validate({**made, "verdict": "pass" if passed else "fail", "why": why})
 
 
@@ -130,7 +135,8 @@ def _gguf(
 
 def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> ExportRecord:
     merge_record = entries[0].pop("merge")
-    artefacts = [_judged(made, job.settings) for made in entries]
+    merged = _judged(entries[0], job.settings)
+    artefacts = [merged, *(_judged(made, job.settings, merged=merged) for made in entries[1:])]
     config = runs.read_json(job.run.path / MERGED / "config.json")
     return ExportRecord.model_validate(
         {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from burnish.run import Artefact, Fidelity
+from export.candidates import Choice, choose
 from export.gate import default_artefact, judge
 from export.settings import GateSection
 
@@ -83,3 +84,21 @@ def test_the_default_is_the_smallest_gguf_that_passes_or_none() -> None:
     ]
     assert default_artefact(made) == "q8"
     assert default_artefact(made[:1] + made[3:]) is None
+
+
+def merges(original_kl: float, original_loss: float) -> dict[Choice, dict[str, Any]]:
+    return {"dequantized": {**GOOD, "loss": 0.5, "loss_general": 3.0},
+            "original": {**GOOD, "kl": original_kl, "loss": original_loss, "loss_general": 2.9}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kl", "loss", "best", "says"),
+    [(0.01, 0.45, "original", "0.5000 (dequantized) against 0.4500 (original)"),
+     (0.01, 0.55, "dequantized", "held-out response loss 0.5000"),
+     (0.01, 0.502, "original", "within 1%; general-text loss 3.0000 (dequantized) against 2.9000"),
+     (0.9, 0.45, "dequantized", "but original fails the gate: KL 0.9 is above 0.1")],
+)  # fmt: skip
+def test_the_better_merge_is_the_one_that_loses_less_and_passes(kl: float, loss: float, best: str, says: str) -> None:
+    choice, reason = choose(merges(kl, loss), GateSection())
+    assert choice == best
+    assert says in reason
