@@ -16,6 +16,7 @@ from burnish import run as runs
 from burnish.config import ConfigError
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
+from burnish.report import lengths
 from burnish.run import Run, TrainRecord
 from train import model as models
 from train.begin import inputs
@@ -214,6 +215,7 @@ def _record(
                 "over_length": len(prepared.dropped) + len(prepared.truncated),
                 "dropped": len(prepared.dropped),
                 "truncated": len(prepared.truncated),
+                "lengths": lengths(prepared.lengths).to_dict(),
             },
             "chat_template_sha256": began["chat_template_sha256"] if prepared.format != "text" else None,
             "template_date": began["template_date"],
