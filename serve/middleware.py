@@ -240,7 +240,8 @@ async def _json(send: Send, error: ApiError, visit: _Visit) -> None:
 
 
 async def _plain(send: Send, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-    every = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    entity = {"content-type": "application/json", "content-length": str(len(body))} if status != 204 else {}
+    every = {**entity, **headers}
     pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in every.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})

@@ -89,6 +89,7 @@ class Scheduler:
         self.reused_tokens = 0
         self._arrivals = 0
         self._gap_steps = 0
+        self._most_running = limits.running
 
     def has_room(self, count: int) -> bool:
         """Whether `count` more sequences may run or wait."""
@@ -110,6 +111,7 @@ class Scheduler:
             return
         slot, sequence.slot = sequence.slot, None
         del self.running[slot]
+        self._most_running = self.limits.running
         tokens = sequence.tokens[: sequence.held]
         if self.limits.reuse == "none" or len(tokens) < LEAST_SHARED or self._known(tokens, slot):
             self.placing.forget(slot)
@@ -156,6 +158,7 @@ class Scheduler:
         if len(self.running) < 2:
             return False
         self.preempt(max(self.running.values(), key=lambda s: s.number))
+        self._most_running = len(self.running)  # or the next step would be the same one again
         return True
 
     def preempt(self, sequence: Sequence) -> None:
@@ -205,7 +208,7 @@ class Scheduler:
     def _admit(self, plan: Plan, budget: int) -> None:
         """Start waiting sequences, first come first served, while there is budget and room."""
         position = 0
-        while position < len(self.waiting) and len(self.running) < self.limits.running and budget > 0:
+        while position < len(self.waiting) and len(self.running) < self._most_running and budget > 0:
             sequence = self.waiting[position]
             source, shared, promised = self._best_prefix(sequence)
             if promised - shared >= LEAST_AWAITED and promised >= LEAST_SHARED:

@@ -1,0 +1,189 @@
+"""The engine against a scripted backend: faults stay with their sequence, cancelling frees, nobody is forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+import pytest
+
+from burnish.errors import UserError
+from serve.backend import DONE, NO_CELLS, Sampled
+from serve.cells import Op
+from serve.engine import Draining, Engine
+from serve.scheduler import Limits, QueueFull, Work
+from serve.sequence import Delta, Event, Finished, SamplingParams, Sequence
+
+END = 99
+
+
+@dataclass
+class Scripted:
+    """Answers every sequence with its first prompt token, again and again; faults are put in by the tests."""
+
+    code: Callable[[Many[Work]], int] = lambda work: DONE
+    poison: int | None = None
+    slots: dict[int, list[int]] = field(default_factory=dict)
+    released: list[str] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+    batches: int = 0
+
+    def apply(self, ops: Many[Op]) -> None:
+        for op in ops:
+            if op.kind == "fork":
+                self.slots[op.slot] = self.slots[op.source][: op.length]
+            else:
+                del self.slots.setdefault(op.slot, [])[op.length :]
+
+    def decode(self, work: Many[Work]) -> int:
+        self.gate.wait(10)
+        self.batches += 1
+        code = self.code(work)
+        if code == DONE:
+            for part in work:
+                held = self.slots.setdefault(part.slot, [])
+                assert len(held) == part.start
+                held += part.sequence.tokens[part.start : part.start + part.count]
+        return code
+
+    def sample(self, sequence: Sequence, index: int) -> Sampled:
+        if sequence.prompt[0] == self.poison:
+            raise UserError("not a number")
+        token = END if sequence.generated >= 20 else sequence.prompt[0]
+        return Sampled(token, token == END)
+
+    def piece(self, token: int) -> bytes:
+        return f"{token} ".encode()
+
+    def release(self, sequence: Sequence) -> None:
+        self.released.append(sequence.id)
+
+
+@dataclass
+class Client:
+    events: list[Event] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Finished):
+            self.done.set()
+
+    @property
+    def end(self) -> Finished:
+        assert self.done.wait(10)
+        last = self.events[-1]
+        assert isinstance(last, Finished)
+        return last
+
+
+@pytest.fixture
+def backend() -> Scripted:
+    scripted = Scripted()
+    scripted.gate.set()
+    return scripted
+
+
+@pytest.fixture
+def engine(backend: Scripted) -> Iterator[Engine]:
+    limits = Limits(slots=5, running=4, cells=400, per_slot=100, shared=True, step_tokens=32, queue=4)
+    running = Engine(backend, limits, lambda events: [sink(event) for sink, event in events] and None)
+    running.start()
+    yield running
+    backend.gate.set()
+    running.close()
+
+
+def sequence(first: int, client: Client, length: int = 10, stream: bool = False, most: int = 50) -> Sequence:
+    return Sequence(f"s{first}", (first,) * length, SamplingParams(), most, 100, client, stream=stream)
+
+
+def test_answers_streamed_and_whole(engine: Engine) -> None:
+    whole, streamed = Client(), Client()
+    engine.submit([sequence(1, whole), sequence(2, streamed, stream=True)])
+    assert whole.end.text == "1 " * 20 and whole.end.reason == "stop" and len(whole.events) == 1
+    assert streamed.end.completion_tokens == 21
+    assert "".join(e.text for e in streamed.events if isinstance(e, Delta)) == "2 " * 20
+
+
+def test_a_sequence_that_fails_fails_alone(engine: Engine, backend: Scripted) -> None:
+    backend.poison = 3
+    clients = {i: Client() for i in (1, 2, 3)}
+    engine.submit([sequence(i, client) for i, client in clients.items()])
+    assert clients[3].end.reason == "error" and clients[3].end.error == "not a number"
+    assert clients[1].end.text == "1 " * 20 and clients[2].end.text == "2 " * 20
+    assert sorted(backend.released) == ["s1", "s2", "s3"]
+
+
+def test_a_batch_that_fails_is_tried_one_by_one(engine: Engine, backend: Scripted) -> None:
+    backend.code = lambda work: -3 if any(part.sequence.id == "s3" for part in work) else DONE
+    clients = {i: Client() for i in (1, 2, 3)}
+    engine.submit([sequence(i, client) for i, client in clients.items()])
+    assert clients[3].end.reason == "error"
+    assert clients[1].end.reason == clients[2].end.reason == "stop"
+
+
+def test_a_decode_without_cells_preempts_and_all_answers_are_whole(engine: Engine, backend: Scripted) -> None:
+    # the backend refuses batches of more than two sequences, as a cache that is fuller than was counted
+    backend.code = lambda work: NO_CELLS if len(work) > 2 else DONE
+    clients = {i: Client() for i in (1, 2, 3, 4)}
+    engine.submit([sequence(i, client) for i, client in clients.items()])
+    for i, client in clients.items():
+        assert client.end.text == f"{i} " * 20
+
+
+def test_cancelling_ends_within_a_step(engine: Engine, backend: Scripted) -> None:
+    backend.gate.clear()
+    running, waiting = [Client() for _ in range(4)], Client()
+    every = [sequence(i, client) for i, client in enumerate(running)]
+    late = sequence(9, waiting)
+    engine.submit(every)
+    engine.submit([late])
+    engine.cancel([every[0], late])
+    backend.gate.set()
+    assert running[0].end.reason == waiting.end.reason == "cancelled"
+    assert running[0].end.completion_tokens <= 1
+    assert running[1].end.reason == "stop"
+    engine.cancel(every)  # finished ones are no fault
+
+
+def test_the_queue_is_bounded_and_all_or_nothing(engine: Engine, backend: Scripted) -> None:
+    backend.gate.clear()
+    clients = [Client() for _ in range(8)]
+    engine.submit([sequence(i, client) for i, client in enumerate(clients)])
+    with pytest.raises(QueueFull):
+        engine.submit([sequence(9, Client())])
+    backend.gate.set()
+    assert all(client.end.reason == "stop" for client in clients)
+
+
+def test_draining_finishes_what_runs_and_takes_nothing_new(engine: Engine) -> None:
+    client = Client()
+    engine.submit([sequence(1, client)])
+    assert engine.drain(10) and client.end.reason == "stop"
+    with pytest.raises(Draining):
+        engine.submit([sequence(2, Client())])
+
+
+def test_a_fault_of_our_own_tells_every_client_and_the_health_check(engine: Engine, backend: Scripted) -> None:
+    def broken(work: Many[Work]) -> int:
+        raise ZeroDivisionError
+
+    backend.code = broken
+    client = Client()
+    engine.submit([sequence(1, client)])
+    assert client.end.reason == "error" and engine.broken == "ZeroDivisionError: "
+    with pytest.raises(Draining):
+        engine.submit([sequence(2, Client())])
+
+
+def test_an_idle_engine_sleeps(engine: Engine, backend: Scripted) -> None:
+    client = Client()
+    engine.submit([sequence(1, client)])
+    assert client.end
+    before = backend.batches
+    time.sleep(0.1)
+    assert backend.batches == before

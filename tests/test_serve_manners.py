@@ -1,0 +1,206 @@
+"""Who may call, from where, how often; and what may be served at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.errors import UserError
+from burnish.llama import Model
+from burnish.run import file_sha256, text_sha256
+from serve.middleware import check_exposure, read_keys
+from serve.settings import ServeSettings
+from tests.serve_process import ROOT, ServerProcess, serving, small_model
+
+
+def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# ours\nfrom-the-file\n\n")
+    environment = {"BURNISH_SERVE_API_KEYS": "from-the-environment,another"}
+    with serving(environment=environment, api_keys_file=tmp_path / "keys", max_requests_per_key=1) as server:
+        for key in ("from-the-file", "from-the-environment", "another"):
+            assert server.call("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})[0] == 200
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic another"}):
+            for method, path in (
+                ("GET", "/v1/models"),
+                ("GET", "/metrics"),
+                ("GET", "/version"),
+                ("POST", "/tokenize"),
+            ):
+                status, _, reply = server.call(method, path, headers=header)
+                assert (status, reply["error"]["code"]) == (401, "invalid_api_key")
+        assert server.call("GET", "/health/live")[0] == server.call("GET", "/health/ready")[0] == 200
+        key_header = {"Authorization": "Bearer another"}
+        body = {
+            "model": "default",
+            "messages": [{"role": "user", "content": "x"}],
+            "max_tokens": 60,
+            "ignore_eos": True,
+        }
+        first = threading.Thread(target=server.call, args=("POST", "/v1/chat/completions", body, key_header))
+        first.start()
+        time.sleep(0.3)
+        status, headers, _ = server.call("GET", "/v1/models", headers=key_header)
+        assert status == 429 and "retry-after" in headers
+        assert server.call("GET", "/v1/models", headers={"Authorization": "Bearer from-the-file"})[0] == 200
+        first.join()
+        assert "another" not in server.output and "from-the-file" not in server.output
+
+
+def test_strange_hosts_and_origins_are_refused() -> None:
+    with serving(cors_origins="https://good.example", allowed_hosts="model.example") as server:
+        for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "model.example", "serve:8000"):
+            assert server.call("GET", "/v1/models", headers={"Host": host})[0] == 200
+        assert server.call("GET", "/v1/models", headers={"Host": "evil.example"})[0] == 403
+        assert server.call("GET", "/v1/models", headers={"Origin": "https://evil.example"})[0] == 403
+        status, headers, _ = server.call("GET", "/v1/models", headers={"Origin": "https://good.example"})
+        assert status == 200 and headers["access-control-allow-origin"] == "https://good.example"
+        asked = {"Origin": "https://good.example", "Access-Control-Request-Method": "POST"}
+        assert server.call("OPTIONS", "/v1/chat/completions", headers=asked)[0] == 204
+        own = f"http://127.0.0.1:{server.port}"
+        assert server.call("GET", "/v1/models", headers={"Origin": own})[0] == 200
+
+
+def test_listening_to_everyone_needs_a_key_or_plain_words(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.2"):
+        open_to_all = ServeSettings(host=host)
+        with pytest.raises(UserError, match="allow_remote"):
+            check_exposure(open_to_all, read_keys(open_to_all))
+        spoken = ServeSettings(host=host, allow_remote=True)
+        check_exposure(spoken, read_keys(spoken))
+        keyed = ServeSettings(host=host, api_keys=["k"])
+        check_exposure(keyed, read_keys(keyed))
+    check_exposure(ServeSettings(), read_keys(ServeSettings()))
+    (tmp_path / "empty").write_text("# nothing\n")
+    for file in ("empty", "missing"):
+        with pytest.raises(UserError, match=file):
+            read_keys(ServeSettings(api_keys_file=str(tmp_path / file)))
+
+
+def make_run(root: Path, **changes: Any) -> Path:
+    """Write a run as export leaves it, around the small real model."""
+    run = root / "runs" / "my-run"
+    (run / "gguf").mkdir(parents=True)
+    model = run / "gguf" / "m-Q4_1.gguf"
+    model.symlink_to(small_model())
+    with Model.open(model, vocab_only=True) as opened:
+        template = text_sha256(opened.chat_template or "")
+    train = {
+        "schema_version": 1,
+        "run_id": "my-run",
+        "created": "2026-01-01T00:00:00Z",
+        "base": {"id": "base", "revision": None, "sha256": "0"},
+        "quantization": "none",
+        "load_dtype": "float32",
+        "compute_dtype": "float32",
+        "double_quant": False,
+        "skipped_modules": [],
+        "adapter": {"path": "adapter", "sha256": "0"},
+        "data": {"path": "d", "sha256": "0", "format": "f", "rows": 1, "eval_rows": 0, "over_length": 0},
+        "chat_template_sha256": changes.get("template", template),
+        "template_date": "2026-01-01",
+        "terminators": ["<|im_end|>"],
+        "max_length": 512,
+        "metrics": {"train_loss": 1.0, "train_runtime_s": 1.0, "tokens_per_s": 1.0, "peak_memory_bytes": 1},
+        "exam": {"path": "exam", "sha256": "0", "rows": 1, "tokens": 1},
+        "versions": {},
+        "hardware": {},
+    }
+    nothing = dict.fromkeys(
+        ("kl", "kl_trained", "top1_agreement", "loss", "loss_trained", "loss_base", "prompt_parity", "terminator")
+    )
+    verdict = changes.get("verdict", "pass")
+    artefact = {
+        "path": "gguf/m-Q4_1.gguf",
+        "kind": "gguf",
+        "quantization": "Q4_1",
+        "bytes": model.stat().st_size,
+        "sha256": changes.get("sha256", file_sha256(model)),
+        "fidelity": nothing,
+        "verdict": verdict,
+        "why": "the KL is 9",
+    }
+    export = {
+        "schema_version": 1,
+        "run_id": "my-run",
+        "created": "2026-01-02T00:00:00Z",
+        "train_sha256": "0",
+        "merge": {"base": "original", "reason": "r", "candidates": {}},
+        "artefacts": [artefact],
+        "default": changes.get("default", "gguf/m-Q4_1.gguf"),
+        "chat_template_sha256": template,
+        "stop": ["<|im_end|>", "THE END"],
+        "context_length": 384,
+    }
+    (run / "train.json").write_text(json.dumps(train))
+    (run / "export.json").write_text(json.dumps(export))
+    return root / "runs"
+
+
+def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
+    with serving(model=None, context_length=None, runs=make_run(tmp_path)) as server:
+        version = server.call("GET", "/version")[2]
+        assert version["run_id"] == "my-run" and version["artefact"]["quantization"] == "Q4_1"
+        assert version["context_length"] == 384
+        assert [m["id"] for m in server.call("GET", "/v1/models")[2]["data"]] == ["my-run", "default"]
+        reply = server.chat("What is the capital of Italy?", max_tokens=8)[2]
+        assert reply["model"] == "my-run" and reply["system_fingerprint"] == "fp_" + version["artefact"]["sha256"][:12]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"default": None, "verdict": "fail"}, "none of its artefacts passed"),
+        ({"sha256": "1" * 64}, "changed or damaged since export"),
+        ({"template": "2" * 64}, "not the one the run was trained with"),
+    ],
+)
+def test_what_is_not_proven_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    server = ServerProcess(model=None, runs=make_run(tmp_path, **changes))
+    assert server.process.wait(60) == 2
+    server.stop()
+    assert text in server.output and server.output.count("error: ") == 1 and "Traceback" not in server.output
+
+
+def test_an_unproven_run_is_served_only_aloud(tmp_path: Path) -> None:
+    runs = make_run(tmp_path, default=None, verdict="fail")
+    with serving(model=None, runs=runs, allow_unproven="true", served_model_name="mine") as server:
+        assert "warning: " in server.output and "the KL is 9" in server.output
+        assert server.call("GET", "/v1/models/mine")[0] == 200
+
+
+def test_settings_that_do_not_fit_are_named() -> None:
+    for settings, text in (
+        ({"context_length": 4096, "cells": 1024, "max_sequences": 4, "layout": "separate"}, "lower max_sequences"),
+        ({"run": "x"}, "either a run or a model"),
+        ({"max_sequences": 0}, "max_sequences"),
+    ):
+        server = ServerProcess(**settings)  # type: ignore[arg-type]
+        assert server.process.wait(60) == 2
+        server.stop()
+        assert text in server.output and "Traceback" not in server.output
+
+
+def test_serve_needs_neither_torch_nor_transformers() -> None:
+    program = f"""
+        import sys
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("torch", "transformers", "trl", "peft", "datasets", "train", "export"):
+                    raise ImportError(name + " must not be needed")
+        sys.meta_path.insert(0, Block())
+        import threading, os, signal, time
+        from serve import server
+        from serve.settings import ServeSettings
+        threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        raise SystemExit(server.run(ServeSettings(model={str(small_model())!r}, port=0, context_length=256)))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "ready: " in done.stderr, done.stderr
