@@ -1,0 +1,165 @@
+"""Thousands of bad requests: each gets a 4xx in OpenAI's shape or works; the server stays alive and does not grow."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from serve.errors import ApiError
+from serve.requests import parse
+from serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from tests.serve_process import ServerProcess, serving
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "default", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    "/v1/completions": {"model": "default", "prompt": "x", "max_tokens": 1},
+    "/tokenize": {"content": "x"},
+    "/detokenize": {"tokens": [1]},
+}
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-3, 60_000)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=12)
+    | st.sampled_from(["user", "default", "\ud800", "\0", "<|im_end|>", "text"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(["role", "content", "type", "text"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A good request with a few fields made strange."""
+    path = draw(st.sampled_from(sorted(SCHEMAS)))
+    names = st.sampled_from(sorted(SCHEMAS[path].model_fields)) | st.text(max_size=8)
+    return path, {**GOOD[path], **draw(st.dictionaries(names, JSON, max_size=3))}
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(bodies())
+def test_the_schema_refuses_in_openais_words(case: tuple[str, dict[str, Any]]) -> None:
+    path, body = case
+    try:
+        parse(SCHEMAS[path], json.dumps(body).encode())  # type: ignore[type-var]
+    except ApiError as error:
+        fault = error.body()["error"]
+        assert 400 <= error.status < 500 and fault["type"] == "invalid_request_error"
+        assert isinstance(fault["message"], str) and fault["message"]
+        assert fault["code"] is None or fault["code"].replace("_", "").isalpha()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serving() as running:
+        yield running
+
+
+def post(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
+    body = {**body, "max_tokens": 1} if "max_tokens" in body and body.get("max_tokens") is None else body
+    if isinstance(body.get("max_tokens"), int) and body["max_tokens"] > 2:
+        body["max_tokens"] = 2  # what is asked is what is tested, not how long the answer is
+    if path.startswith("/v1"):
+        body.setdefault("max_tokens", 1)
+    status, headers, reply = server.call("POST", path, json.dumps(body).encode())
+    assert status < 500, (path, body, reply)
+    assert "x-request-id" in headers
+    if status >= 400:
+        assert set(reply["error"]) == {"message", "type", "param", "code"}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(bodies())
+def test_no_request_is_answered_with_a_fault_of_ours(server: ServerProcess, case: tuple[str, dict[str, Any]]) -> None:
+    post(server, *case)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(sorted(SCHEMAS)), st.binary(max_size=200))
+def test_no_bytes_are_answered_with_a_fault_of_ours(server: ServerProcess, path: str, body: bytes) -> None:
+    assert 400 <= server.call("POST", path, body)[0] < 500
+
+
+@pytest.mark.slow
+def test_thousands_of_bad_requests_leave_memory_flat(server: ServerProcess) -> None:
+    rng = random.Random(5)
+
+    def some() -> None:
+        for _ in range(1500):
+            path = rng.choice(sorted(SCHEMAS))
+            body = dict(GOOD[path])
+            body[rng.choice(sorted(SCHEMAS[path].model_fields))] = rng.choice(
+                [None, -1, "x", [], {}, [[1]], 1e300, True]
+            )
+            body[f"f{rng.random()}"] = 1
+            post(server, path, body)
+
+    some()
+    before = server.memory_kib()
+    some()
+    assert server.memory_kib() - before < 8_000
+    assert server.call("GET", "/health/ready")[0] == 200
+
+
+@pytest.mark.slow
+def test_two_thousand_answers_leave_memory_flat(server: ServerProcess) -> None:
+    def some(first: int, count: int) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            ends = pool.map(lambda i: server.chat(f"Number {i}.", max_tokens=3)[0], range(first, first + count))
+            assert set(ends) == {200}
+
+    some(0, 500)
+    before = server.memory_kib()
+    some(500, 2000)
+    assert server.memory_kib() - before < 8_000
+
+
+@pytest.mark.slow
+def test_batched_answers_equal_the_single_ones() -> None:
+    subjects = [*("rain", "snow", "wind", "fire", "iron", "gold", "salt", "milk"), *("bread", "tea", "wool", "silk")]
+    subjects += ["glass", "clay", "sand", "moss"]
+    verbs = ["Describe", "Explain", "Write a line about", "Name a use of"]
+    questions = [f"{verb} {subject}." for verb in verbs for subject in subjects]
+    with serving(prefix_cache="false") as server:
+
+        def ask(question: str) -> str:
+            reply = server.chat(question, max_tokens=32)[2]
+            return str(reply["choices"][0]["message"]["content"])
+
+        alone = [ask(question) for question in questions]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(ask, questions))
+        assert len(questions) == 64
+        same = sum(a == b for a, b in zip(alone, together, strict=True))
+        print(f"{same} of 64 batched answers equal the single ones")
+        assert same >= 61
+        assert [ask(q) for q in questions[:4]] == alone[:4]
+
+
+def test_alone_and_without_reuse_a_seed_repeats_exactly() -> None:
+    with serving(prefix_cache="false") as server:
+        texts = {
+            server.chat("Write about the sea.", temperature=1.3, seed=11, max_tokens=40)[2]["choices"][0]["message"][
+                "content"
+            ]
+            for _ in range(3)
+        }
+        assert len(texts) == 1
