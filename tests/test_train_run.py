@@ -221,3 +221,18 @@ def test_a_peft_lora_config_is_taken(tiny_base: Path, rows: Path, tmp_path: Path
     done = cli(*arguments(tiny_base, rows, tmp_path, "peft2", "--lora.config_file", str(config)))
     assert done.returncode == 2
     assert "did you mean 'lora_alpha'?" in done.stderr
+
+
+def test_a_base_that_brings_code_names_the_setting(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+    import shutil
+
+    foreign = tmp_path / "foreign"
+    shutil.copytree(tiny_base, foreign)
+    config = json.loads((foreign / "config.json").read_text())
+    config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (foreign / "config.json").write_text(json.dumps(config))
+    (foreign / "code.py").write_text("raise SystemExit('this must not run')\n")
+    done = cli(*arguments(foreign, rows, tmp_path, "foreign-run"))
+    assert done.returncode == 2, done.stderr
+    assert "base.trust_remote_code: true" in done.stderr
+    assert "must not run" not in done.stderr

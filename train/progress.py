@@ -70,6 +70,19 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self.writer.close()
 
 
+class EvalProgress(TrainerCallback):  # type: ignore[misc]
+    """Moves a bar by one each evaluated batch."""
+
+    def __init__(self, tick: Tick) -> None:
+        self.tick, self.done = tick, 0
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.done += 1
+        self.tick(self.done)
+
+
 def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
     """Return the newest whole checkpoint and its step, or (None, 0)."""
     whole = [p for p in directory.glob("checkpoint-*") if (p / COMPLETE).is_file()]

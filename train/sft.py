@@ -22,7 +22,7 @@ from train import model as models
 from train.begin import inputs
 from train.mask import Row
 from train.prepare import Prepared
-from train.progress import Progress, last_checkpoint
+from train.progress import EvalProgress, Progress, last_checkpoint
 from train.settings import TrainSettings
 from train.sit import questions, sit
 
@@ -42,7 +42,7 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run) -> TrainRecord:
     with bar("train", total) as tick:
         trainer.add_callback(Progress(run.path / "logs", tick, step))
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = {**result.metrics, **trainer.evaluate()}
+    metrics = {**result.metrics, **_evaluate(trainer)}
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
     asked = questions(prepared.heldout, prepared.truncated, prepared.codec, settings.exam)
@@ -149,6 +149,15 @@ def _say_model(model: Any, settings: TrainSettings, prepared: Prepared, run: Run
     say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")
     if step:
         say(f"train: going on from the checkpoint at step {step}")
+
+
+def _evaluate(trainer: SFTTrainer) -> dict[str, float]:
+    """Return TRL's metrics on the held-out rows."""
+    batches = -(-len(trainer.eval_dataset) // trainer.args.per_device_eval_batch_size)
+    with bar("eval", batches) as tick:
+        trainer.add_callback(EvalProgress(tick))
+        metrics: dict[str, float] = trainer.evaluate()
+    return metrics
 
 
 def _save_stats(run: Run, trainer: SFTTrainer, metrics: dict[str, Any]) -> None:
