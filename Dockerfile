@@ -36,7 +36,8 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY requirements/llama.txt requirements/
-COPY tools/build_llama.py deploy/stage_llama.sh tools/
+COPY tools/build_llama.py deploy/stage_llama.sh deploy/llama.cmake tools/
+ENV CMAKE_ARGS=-DCMAKE_PROJECT_llama.cpp_INCLUDE=/build/tools/llama.cmake
 
 FROM toolchain AS llama
 # all: a library a CPU generation, the best is taken at start; v3: AVX2; native: the building machine's CPU and no other
@@ -50,7 +51,8 @@ FROM base AS serve-packages
 COPY requirements/serve.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/serve.txt \
- && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
+ && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} + \
+ && rm -rf $(find /opt/venv/lib -path '*/site-packages/openai/*' -name __pycache__ -o -path '*/site-packages/pygments/*' -name __pycache__)
 
 FROM serve-packages AS serve
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
@@ -59,6 +61,43 @@ COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
 # the port is published by whoever starts the container; serve itself asks for a key or for ALLOW_REMOTE before it listens
+ENV BURNISH_SERVE_HOST=0.0.0.0
+EXPOSE 8000
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=10m --start-interval=500ms \
+    CMD ["/opt/venv/bin/python", "-I", "-S", "/opt/healthcheck.py"]
+ENTRYPOINT ["python", "-m", "serve"]
+
+# ---- serve-cuda: the same, with a llama.cpp that computes on NVIDIA GPUs ------------------------------------------------
+FROM toolchain AS llama-cuda
+ARG LLAMA_CPU=all
+# 75 Turing, 80 A100, 86 RTX 30, 89 RTX 40 and L4, 90 H100, 120 RTX 50; fewer compile faster
+ARG CUDA_ARCHS="75;80;86;89;90;120"
+COPY requirements/cuda-build.txt requirements/serve-cuda.txt requirements/
+# the packages lack the unversioned names that linkers look for, and the driver's library, which is never in an image
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    python3 -m pip --cache-dir /pip-cache install --quiet --root-user-action=ignore --no-deps --target /cuda -r requirements/cuda-build.txt \
+ && cd /cuda/nvidia/cu13 \
+ && for library in cudart cublas cublasLt; do ln -s lib${library}.so.13 lib/lib${library}.so; done \
+ && mkdir -p lib/stubs && echo | g++ -shared -x c - -Wl,-soname,libcuda.so.1 -o lib/stubs/libcuda.so \
+ && ln -s lib lib64
+ENV CUDACXX=/cuda/nvidia/cu13/bin/nvcc CUDAToolkit_ROOT=/cuda/nvidia/cu13
+RUN --mount=type=cache,id=burnish-llama,target=/root/.cache,sharing=locked \
+    python3 tools/build_llama.py --cpu "${LLAMA_CPU}" --cuda "${CUDA_ARCHS}" --wheel-only /wheel \
+ && sh tools/stage_llama.sh /wheel /llama
+
+FROM serve-packages AS serve-cuda
+COPY requirements/serve-cuda.txt requirements/
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    env -u PIP_PYTHON pip install --target /opt/cuda -r requirements/serve-cuda.txt
+RUN --mount=type=bind,from=llama-cuda,source=/llama,target=/llama sh /llama/install.sh site
+# which devices and driver libraries the NVIDIA container toolkit puts in
+ENV LD_LIBRARY_PATH=/opt/cuda/nvidia/cu13/lib NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY burnish burnish
+COPY serve serve
+COPY deploy/healthcheck.py /opt/healthcheck.py
+RUN python -m compileall -q burnish serve
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
 USER 10001:10001
@@ -107,6 +146,34 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
  && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
 # llama.cpp reads the tokenizer of a base that is a GGUF file
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+COPY configs configs
+COPY examples examples
+COPY burnish burnish
+COPY tools tools
+COPY train train
+RUN python -m compileall -q burnish tools train
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "train"]
+CMD ["--help"]
+
+# ---- train: CUDA. torch brings CUDA's libraries, the NVIDIA container toolkit the driver --------------------------------
+FROM base AS train
+# Triton compiles at run time; the base image has Python's headers
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+COPY --from=pins /app/torch.txt requirements/torch.txt
+COPY requirements/train-cuda.txt requirements/
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    pip install -r requirements/torch.txt -r requirements/train-cuda.txt
+COPY requirements/train.txt requirements/quickstart.txt requirements/
+RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
+    pip install -r requirements/train.txt -r requirements/quickstart.txt
+RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+# unsloth writes the code that it makes; Triton and torch their kernels: into the cache, which outlives the container
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    TRITON_CACHE_DIR=/cache/burnish/triton TORCHINDUCTOR_CACHE_DIR=/cache/burnish/inductor \
+    UNSLOTH_COMPILE_LOCATION=/cache/burnish/unsloth UNSLOTH_DISABLE_STATISTICS=1
 COPY configs configs
 COPY examples examples
 COPY burnish burnish

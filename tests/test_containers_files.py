@@ -1,0 +1,124 @@
+"""What the container files promise, read from them; .ci/containers builds and runs them for real."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+TARGETS = ("train", "train-cpu", "export", "serve", "serve-cuda")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def tool(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run tools/docker.sh with the commands of the given PATH only."""
+    return subprocess.run(
+        ["/bin/bash", "tools/docker.sh", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def no_engine(tmp_path: Path) -> str:
+    """A PATH on which docker never finds an engine."""
+    (tmp_path / "docker").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    return f"{tmp_path}:/usr/bin:/bin"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_service_builds_a_stage_of_the_one_dockerfile(target: str) -> None:
+    assert f" AS {target}\n" in DOCKERFILE
+    assert SERVICES[target]["build"]["target"] == target
+
+
+def test_the_dockerfile_builds_offline_and_unchanged() -> None:
+    assert "# syntax=" not in DOCKERFILE and "@sha256:" not in DOCKERFILE
+    assert not re.search(r"COPY --from=[^ ]*[:/]", DOCKERFILE), "an image of a registry"
+    assert not re.search(r"^(ARG|ENV).*(TOKEN|PASSWORD|SECRET|API_KEY)", DOCKERFILE, re.MULTILINE)
+
+
+def test_every_final_stage_has_a_user_that_is_not_root() -> None:
+    for target in TARGETS:
+        stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+        assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stage, re.MULTILINE), target
+
+
+def test_sources_come_after_packages() -> None:
+    for target in TARGETS:
+        stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+        installs = [m.start() for m in re.finditer("pip install|install.sh", stage)]
+        assert stage.index("COPY burnish burnish") > max(installs, default=0)
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_is_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] and service["init"] and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"] and service["pids_limit"] > 0
+    assert service["user"] == "${HOST_UID:-10001}:${HOST_GID:-10001}"
+    assert not {"privileged", "cap_add", "network_mode", "ipc", "pid"} & set(service)
+    for volume in service["volumes"]:
+        assert volume["bind"] == {"create_host_path": False}, volume
+    gpu = bool(service.get("deploy"))
+    assert gpu == (name in ("train", "serve-cuda"))
+
+
+def test_only_serve_starts_by_default() -> None:
+    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["serve"]
+
+
+def test_what_is_served_is_read_only_and_published_on_loopback() -> None:
+    for name in ("serve", "serve-cuda"):
+        assert all(volume["read_only"] for volume in SERVICES[name]["volumes"])
+        assert SERVICES[name]["ports"] == ["${PUBLISH:-127.0.0.1}:${PORT:-8000}:8000"]
+        assert SERVICES[name]["mem_limit"]
+
+
+def test_the_context_holds_no_data_runs_or_secrets() -> None:
+    lines = (ROOT / ".dockerignore").read_text().split()
+    kept = {line[1:] for line in lines if line.startswith("!")}
+    assert "*" in lines and not {"runs", "data", "secrets", ".env", ".git", "."} & kept
+
+
+def test_every_serve_variable_of_compose_is_a_setting() -> None:
+    from serve.settings import ServeSettings
+
+    names = {f"BURNISH_SERVE_{name.upper()}" for name in ServeSettings.model_fields}
+    given = {key for key in SERVICES["serve"]["environment"] if key.startswith("BURNISH_SERVE_")}
+    assert given <= names, given - names
+
+
+def test_without_an_engine_auto_is_local_and_docker_is_a_clear_fault(no_engine: str) -> None:
+    auto = tool("where", "train", PATH=no_engine, RUNNER="auto", HOME="/tmp")
+    assert (auto.returncode, auto.stdout) == (0, "local\n")
+    asked = tool("where", "train", PATH=no_engine, RUNNER="docker", HOME="/tmp")
+    assert asked.returncode == 2 and "error: RUNNER=docker: no Docker engine" in asked.stderr
+    assert "it should be auto, local or docker" in tool("where", "train", PATH=no_engine, RUNNER="podman").stderr
+
+
+def test_paths_that_are_named_are_mounted(tmp_path: Path) -> None:
+    """A docker that only prints what it is asked: data, a config's values and a base are mounted where they are."""
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    (fake / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')
+    (fake / "docker").chmod(0o755)
+    data, base, config = tmp_path / "my rows.jsonl", tmp_path / "base", tmp_path / "my.yaml"
+    data.write_text("{}\n")
+    base.mkdir()
+    config.write_text(f"base:\n  id: {base}  # here\ndata:\n  path: 'examples/quickstart.json'\n")
+    words = ("train", "check", "--config", str(config), "--data.path", str(data), "--run.name", "tests")
+    done = tool(*words, PATH=f"{fake}:/usr/bin:/bin", HOME=str(tmp_path), BURNISH_TRAIN_LORA__R="8")
+    assert done.returncode == 0, done.stderr
+    for path in (data, base, config):
+        assert f"--volume {path}:{path}:ro" in done.stdout
+    assert "--env BURNISH_TRAIN_LORA__R" in done.stdout
+    assert "examples" not in done.stdout and "/tests:" not in done.stdout, "what the container sees anyway, or no path"
+    assert done.stdout.rstrip().endswith("train-cpu " + " ".join(words[1:]))
