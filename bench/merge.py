@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish.console import say
-from export.adapter import row_ranges
-from export.shards import Stored, sources, write
+from export.shards import Stored, row_ranges, sources, write
 
 RANK, ALPHA = 16, 32
 KINDS = ("original", "dequantized", "peft")
@@ -166,8 +165,10 @@ def differences(ours: Path, theirs: Path) -> dict[str, float]:
         for start, stop in row_ranges(mine):
             a, b = mine.slice(start, stop), other[mine.name].slice(start, stop)
             values += a.numel()
-            differ += int((a != b).sum())
-            steps = max(steps, _steps(a, b))
+            if not torch.equal(a, b):
+                unequal = a != b
+                differ += int(unequal.sum())
+                steps = max(steps, _steps(a[unequal], b[unequal]))
     return {"values": values, "tensors": len(other), "differ": differ / values, "largest_steps": steps}
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import torch
 
 from burnish.errors import UserError
-from export.shards import Source, Stored, file_sources
+from export.shards import Source, file_sources, row_ranges
 
 PREFIX = "base_model.model."
-SLICE_VALUES = 1 << 20  # 4 MB in float32: a processor's cache holds what is worked on
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # what may be set without a change to the arithmetic of a merge; whatever else is set is refused by name
 HARMLESS = frozenset({
@@ -237,9 +235,3 @@ def _same(a: Source | None, b: Source | None) -> bool:
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
     return all(torch.equal(a.slice(s, e), b.slice(s, e)) for s, e in row_ranges(a))
-
-
-def row_ranges(tensor: Stored, values: int = SLICE_VALUES) -> Iterable[tuple[int, int]]:
-    """Return consecutive row ranges of about `values` values each."""
-    step = max(1, values // max(1, tensor.row_values))
-    return [(start, min(start + step, tensor.rows)) for start in range(0, tensor.rows, step)]

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 
 from burnish.run import TrainRecord
 from export.adapter import MergeError
-from export.shards import NAMES, Source, Stored
+from export.shards import NAMES, Source, Stored, row_ranges
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NF4_BLOCK = 64
+NF4_BLOCK, SCALES_BLOCK = 64, 256  # values; bitsandbytes' and so QLoRA's (https://arxiv.org/abs/2305.14314)
 STATE = ".quant_state.bitsandbytes__nf4"
 STATE_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+
+Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows
+
+
+@dataclass(frozen=True)
+class Nf4:
+    """One weight in NF4: two values a byte [n / 2], and each 64 values' scale in float32 [n / 64].
+
+    A slice of it can be dequantized by itself, so that the weight is never whole in 16 or 32 bits.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) dequantized; `start` is a multiple of 64."""
+        import bitsandbytes.functional as bnb
+
+        row_values = prod(self.shape[1:])
+        begin, end = start * row_values, stop * row_values
+        scales = self.scales[begin // NF4_BLOCK : -(-end // NF4_BLOCK)]
+        state = bnb.QuantState(
+            absmax=scales, shape=torch.Size((stop - start, *self.shape[1:])), dtype=self.dtype, blocksize=NF4_BLOCK,
+            quant_type="nf4", code=bnb.get_4bit_type("nf4", device="cpu"),
+        )  # fmt: skip
+        values: torch.Tensor = bnb.dequantize_4bit(self.packed[begin // 2 : -(-end // 2)].unsqueeze(1), state)
+        return values.reshape(stop - start, *self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -27,26 +57,28 @@ class AsTrained:
     double_quant: bool
     skipped: frozenset[str]
 
-    def quantizes(self, tensor: Stored) -> bool:
-        """Whether training held this tensor in NF4: then only the whole of it can be dequantized."""
-        return self.nf4 and len(tensor.shape) == 2 and tensor.name.removesuffix(".weight") not in self.skipped
+    def rows(self, tensor: Source) -> Rows:
+        """Return what gives a tensor's rows as training held them: cast to the load dtype, or quantized from it."""
+        if self.nf4 and len(tensor.shape) == 2 and tensor.name.removesuffix(".weight") not in self.skipped:
+            return self.quantized(tensor).rows
+        return lambda start, stop: tensor.slice(start, stop).to(self.load_dtype).float()
 
-    def cast(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows of a tensor that training did not quantize, float32."""
-        return rows.to(self.load_dtype).float()
-
-    def dequantized(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a whole tensor quantized again from the load dtype, as training did, and dequantized, float32."""
+    def quantized(self, tensor: Source) -> Nf4:
+        """Quantize a tensor again as training did. Slices may differ in nothing from the whole: blocks are of 64."""
         import bitsandbytes.functional as bnb
 
-        quantized, state = bnb.quantize_4bit(
-            tensor.to(self.load_dtype).contiguous(),
-            blocksize=NF4_BLOCK,
-            quant_type="nf4",
-            compress_statistics=self.double_quant,
-        )
-        weight: torch.Tensor = bnb.dequantize_4bit(quantized, state)
-        return weight.float().reshape(tensor.shape)
+        packed, scales = [], []
+        for start, stop in row_ranges(tensor):
+            values = tensor.slice(start, stop).to(self.load_dtype)
+            quantized, state = bnb.quantize_4bit(values, blocksize=NF4_BLOCK, quant_type="nf4")
+            packed.append(quantized.reshape(-1))
+            scales.append(state.absmax)
+        whole = torch.cat(scales)
+        if self.double_quant:
+            # the scales themselves are quantized, around their mean over the whole tensor
+            offset = whole.mean()
+            whole = bnb.dequantize_blockwise(*bnb.quantize_blockwise(whole - offset, blocksize=SCALES_BLOCK)) + offset
+        return Nf4(torch.cat(packed), whole, tensor.shape, self.load_dtype)
 
 
 def dequantizer(record: TrainRecord) -> AsTrained:
@@ -62,13 +94,13 @@ class Packed(Stored):
     packed: Source
     parts: dict[str, Source]
 
-    def read(self) -> torch.Tensor:
-        """Return the whole weight dequantized, as bitsandbytes computes with it."""
+    def open(self) -> Nf4:
+        """Read the weight, its scales dequantized where they are quantized themselves."""
         import bitsandbytes.functional as bnb
 
         state = bnb.QuantState.from_dict({k: v.read() for k, v in self.parts.items()}, device=torch.device("cpu"))
-        weight: torch.Tensor = bnb.dequantize_4bit(self.packed.read(), state)
-        return weight.reshape(self.shape)
+        scales = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+        return Nf4(self.packed.read().reshape(-1).view(torch.uint8), scales, self.shape, state.dtype)
 
 
 def unpack(tensors: Sequence[Source]) -> list[Source | Packed]:
@@ -87,4 +119,8 @@ def _packed(by_name: dict[str, Source], tensor: Source) -> Packed:
     if f"{tensor.name}.absmax" not in parts or f"{tensor.name}.quant_map" not in parts:
         raise MergeError(f"{tensor.file}: '{tensor.name}' is stored in NF4 without its scales")
     state: dict[str, Any] = bnb.unpack_tensor_to_dict(parts[names[0]].read())
+    if state["blocksize"] != NF4_BLOCK:
+        raise MergeError(
+            f"{tensor.file}: '{tensor.name}' is stored in NF4 blocks of {state['blocksize']}, not {NF4_BLOCK}"
+        )
     return Packed(tensor.name, NAMES[getattr(torch, state["dtype"])], tuple(state["shape"]), tensor, parts)

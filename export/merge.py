@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,14 @@ from typing import Any
 import torch
 
 from burnish.console import Tick, say
-from export.adapter import Applied, Change, MergeError, open_adapter, row_ranges
-from export.dequantize import DTYPES, AsTrained, Packed, dequantizer, unpack
-from export.shards import FLOATS, NAMES, Source, Stored, sources, write
+from export.adapter import Applied, Change, MergeError, open_adapter
+from export.dequantize import DTYPES, AsTrained, Packed, Rows, dequantizer, unpack
+from export.shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
 
 __all__ = ["MergeError", "dequantizer", "merge"]
 
 FLOAT16_MAX = 65504.0
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-
-Rows = Callable[[int, int], torch.Tensor]
 
 
 class _Overflow(Exception):
@@ -188,18 +186,11 @@ def _changed(change: Applied | None, values: torch.Tensor, start: int) -> torch.
 def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
     """Return what gives rows of the tensor before its change: the base's as training held it, or the adapter's own."""
     origin = tensor.origin
-    # NF4's scales are quantized over a whole tensor, so that no slice of it can be dequantized by itself
     if isinstance(origin, Packed):
-        return _slicer(origin.read())
+        return origin.open().rows
     if as_trained is None or origin is not tensor.source or origin.dtype not in FLOATS:
         return origin.slice
-    if as_trained.quantizes(origin):
-        return _slicer(as_trained.dequantized(origin.read()))
-    return lambda start, stop: as_trained.cast(origin.slice(start, stop))
-
-
-def _slicer(whole: torch.Tensor) -> Rows:
-    return lambda start, stop: whole[start:stop]
+    return as_trained.rows(origin)
 
 
 def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:

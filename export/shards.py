@@ -23,7 +23,9 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HEADER_ALIGNMENT_BYTES = 8
 LENGTH_BYTES = 8
-AHEAD_BYTES = 64 << 20  # what the kernel is asked to fetch while the slice before it is worked on
+SLICE_VALUES = 1 << 20  # 4 MB in float32: a processor's cache holds what is worked on
+SLICE_ROWS = 64  # a slice is a multiple of these, and so of any block of 64 values
+AHEAD_BYTES = 16 << 20  # what the kernel is asked to fetch while the slice before it is worked on
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -89,6 +91,12 @@ class Source(Stored):
                     raise ShardError(f"{self.file}: is damaged: it ends inside '{self.name}'")
                 wanted = wanted[got:]
         return tensor
+
+
+def row_ranges(tensor: Stored, values: int = SLICE_VALUES) -> list[tuple[int, int]]:
+    """Return consecutive row ranges [start, stop) of about `values` values, multiples of 64 rows but the last."""
+    step = max(1, values // max(1, tensor.row_values) // SLICE_ROWS) * SLICE_ROWS
+    return [(start, min(start + step, tensor.rows)) for start in range(0, tensor.rows, step)]
 
 
 def sources(directory: Path) -> list[Source]:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from export.adapter import row_ranges
+from export.dequantize import AsTrained
 from export.merge import MergeError, dequantizer, merge
-from export.shards import ShardError
+from export.shards import ShardError, row_ranges, sources
 
 Making = Callable[..., tuple[Path, Path]]
 
@@ -267,6 +268,20 @@ def test_an_adapter_of_other_widths_names_what_does_not_fit(make: Making, tmp_pa
         MergeError, match=r"'model.layers.0.mlp.down_proj.weight' is \[64, 96\], the adapter's B·A is \[64, 128\]"
     ):
         run(tmp_path / "other", adapter, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("shape", [(2100, 1024), (200, 96), (3, 5)])
+def test_nf4_in_slices_is_nf4_of_the_whole(tmp_path: Path, double_quant: bool, shape: tuple[int, int]) -> None:
+    import bitsandbytes.functional as bnb
+
+    torch.manual_seed(0)
+    weight = torch.randn(shape, dtype=torch.bfloat16)
+    save_file({"w": weight}, tmp_path / "model.safetensors")
+    quantized = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=double_quant)
+    (source,) = sources(tmp_path)
+    rows = AsTrained(torch.bfloat16, True, double_quant, frozenset()).rows(source)
+    assert torch.equal(torch.cat([rows(*r) for r in row_ranges(source)]), bnb.dequantize_4bit(*quantized))
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
