@@ -136,3 +136,27 @@ def test_a_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(machine, "CGROUP_OF_SELF", tmp_path / "self")
     assert machine.cpu_quota() == 0.5 and machine.cpu_count() == 1
     assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 600_000
+
+
+def test_a_vocabulary_on_which_tokenizing_would_end_the_process_is_refused(tmp_path: Path) -> None:
+    """A SentencePiece vocabulary without byte tokens, as a bad tokenizer conversion leaves it."""
+    import gguf
+
+    path = tmp_path / "bytes.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    tokens = ["<unk>", "<s>", "</s>", "▁a"]
+    writer.add_context_length(16)
+    writer.add_embedding_length(8)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(8)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([2, 3, 3, 1])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(LlamaError, match="no token for 256 of the 256 bytes"):
+        Model.open(path, vocab_only=True)

@@ -49,7 +49,14 @@ class Model:
                 (line for line in log.errors if "failed to load model" not in line), "llama.cpp gives no reason"
             )
             raise LlamaError(f"{path}: llama.cpp can't load it: {reason}")
-        return cls(handle, path, vocab_only)
+        model = cls(handle, path, vocab_only)
+        if missing := model._missing_bytes():
+            model.close()
+            raise LlamaError(
+                f"{path}: its tokenizer has no token for {missing} of the 256 bytes; llama.cpp would end this process"
+                " at a text that needs one: convert the model again from a checkpoint with its own tokenizer"
+            )
+        return model
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
@@ -135,6 +142,16 @@ class Model:
     @cached_property
     def _eog(self) -> frozenset[int]:
         return frozenset(i for i in range(self.n_vocab) if api.llama_vocab_is_eog(self.vocab, i))
+
+    def _missing_bytes(self) -> int:
+        """Count the bytes that a SentencePiece vocabulary can't fall back on (llama_vocab::byte_to_token's lookup).
+
+        There the lookup throws, and no C++ exception may reach ctypes. Other kinds of vocabulary skip such a byte.
+        """
+        if api.llama_vocab_type(self.vocab) != api.LLAMA_VOCAB_TYPE_SPM:
+            return 0
+        texts = {api.llama_vocab_get_text(self.vocab, i) for i in range(self.n_vocab)}
+        return sum(f"<0x{b:02X}>".encode() not in texts and bytes([b]) not in texts for b in range(256))
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise LlamaError unless every id is in the vocabulary: llama.cpp would end the process."""
