@@ -92,6 +92,27 @@ def load(
     return settings
 
 
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    stage: str,
+    name: str,
+    text: str,
+    model: type[BaseModel],
+) -> argparse.ArgumentParser:
+    """Add one command of a stage (python -m train run), with every setting as an option; returns its parser."""
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        allow_abbrev=False,
+        usage=f"python -m {stage} {name} [--config FILE] [--section.key VALUE ...]",
+        epilog=f"Sources: --config, then {ENV_PREFIX}{stage.upper()}_* variables, then the command line;"
+        " the last is strongest.",
+    )
+    add_arguments(command, model, stage)
+    return command
+
+
 def add_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], stage: str) -> None:
     """Give `parser` --config and one --section.key for every setting, each with its meaning and default."""
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below")

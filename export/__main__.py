@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish import report
-from burnish.config import add_arguments, parse_arguments
+from burnish.config import add_command, parse_arguments
 from burnish.console import say, warn
 from burnish.errors import run_edge
 from burnish.run import Artefact
@@ -30,19 +30,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, text in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            allow_abbrev=False,
-            usage=f"python -m export {name} [ARTEFACT] [--config FILE] [--section.key VALUE ...]"
-            if name == "examine"
-            else f"python -m export {name} [--config FILE] [--section.key VALUE ...]",
-            epilog="Sources: --config, then BURNISH_EXPORT_* variables, then the command line; the last is strongest.",
-        )
+        command = add_command(commands, "export", name, text, ExportSettings)
         if name == "examine":
             command.add_argument("artefact", type=Path, help="a .gguf file, or a directory of merged weights")
-        add_arguments(command, ExportSettings, "export")
+            command.usage = "python -m export examine ARTEFACT [--config FILE] [--section.key VALUE ...]"
     return parser
 
 

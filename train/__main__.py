@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from burnish import report
-from burnish.config import add_arguments, parse_arguments
+from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
 from train import begin
@@ -28,19 +28,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, text in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            allow_abbrev=False,
-            usage=f"python -m train {name} [--config FILE] [--section.key VALUE ...]",
-            epilog="Sources: --config, then BURNISH_TRAIN_* variables, then the command line; the last is strongest.",
-        )
-        add_arguments(command, TrainSettings, "train")
+        command = add_command(commands, "train", name, text, TrainSettings)
         if name == "run":
-            command.add_argument(
-                "--resume", action="store_true", help="go on with the newest unfinished run of these settings"
-            )
+            resume = "go on with the newest unfinished run of these settings; an error where there is none"
+            command.add_argument("--resume", action="store_true", help=resume)
     return parser
 
 
