@@ -93,7 +93,7 @@ def load(
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
     stage: str,
     name: str,
     text: str,
