@@ -57,11 +57,11 @@ def artefact(
     quantization: str, count: int, loss: float, verdict: str = "pass", why: str = "all checks hold"
 ) -> dict[str, Any]:
     kind = "safetensors" if quantization == "F16" else "gguf"
-    fidelity = {"kl": 0.01, "kl_trained": 0.02 / count, "top1_agreement": 0.985, "loss": loss, "loss_trained": 1.0,
-                "loss_base": 2.0, "prompt_parity": True, "terminator": True}  # fmt: skip
+    fidelity = {"kl": 0.01, "kl_general": 0.0345, "kl_trained": 0.02 / count, "top1_agreement": 0.985, "loss": loss,
+                "loss_trained": 1.0, "loss_base": 2.0, "prompt_parity": True, "terminator": True}  # fmt: skip
     path = "merged" if kind == "safetensors" else f"gguf/r-{quantization}.gguf"
     return {"path": path, "kind": kind, "quantization": quantization, "bytes": count, "sha256": SHA,
-            "fidelity": fidelity, "verdict": verdict, "why": why}  # fmt: skip
+            "fidelity": fidelity, "verdict": verdict, "why": why, "fallbacks": {"q4_K -> q5_0": 30}}  # fmt: skip
 
 
 def export_record(run: Run, default: str | None = "gguf/r-Q8_0.gguf", **changes: Any) -> None:
@@ -110,7 +110,8 @@ def test_an_exported_run_names_what_is_served_and_shows_every_figure(run: Run) -
     assert "serve loads gguf/r-Q8_0.gguf" in html and "keeps 90.0% of what training gained" in html
     assert "2 of 3 artefacts pass" in html and "KL 0.9 is above 0.1" in html
     assert html.count('class="tag">served') == 1 and html.count('class="tag">chosen') == 1
-    assert all(figure in html for figure in ("1.0700", "3.2500", "98.5%", "2e-7"))
+    assert all(figure in html for figure in ("1.0700", "3.2500", "98.5%", "2e-7", "0.0345"))
+    assert "30 tensors q4_K -&gt; q5_0" in html
     assert 'aria-label="Drift against size"' in html and "merged F16" in html
 
 

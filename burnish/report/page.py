@@ -119,13 +119,16 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
     cells = [
         ("size", size(artefact.bytes)),
         ("KL", _number(f.kl)),
+        ("KL, general", _number(f.kl_general)),
         ("top-1", _share(f.top1_agreement)),
         ("loss", _number(f.loss)),
         ("base’s", _number(f.loss_base)),
         ("trained’s", _number(f.loss_trained)),
     ]
     served = view.export is not None and artefact.path == view.export.default and not view.stale
-    return {"artefact": artefact, "served": served, "cells": cells}
+    changes = (artefact.model_extra or {}).get("fallbacks") or {}
+    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in changes.items())
+    return {"artefact": artefact, "served": served, "cells": cells, "fallbacks": fallbacks}
 
 
 def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
