@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -57,10 +59,15 @@ class Sample:
     seconds: float
     gaps: list[float]
 
-    def row(self) -> dict[str, float]:
-        """Return the figures: tokens/s, time to first token p50 and p95, time between tokens p95 (seconds)."""
+    def row(self, cpu_s: float) -> dict[str, float]:
+        """Return the figures: tokens/s, time to first token p50 and p95, time between tokens p95 (seconds).
+
+        `cpu_ms` is the processor time a token: on a busy machine it says more than the clock (a load's unmeasured first
+        pass is in it, the same for every server).
+        """
         firsts = sorted(a.first for a in self.answers)
         return {
+            "cpu_ms": 1000 * cpu_s / max(1, sum(a.tokens for a in self.answers)),
             "tokens_per_s": sum(a.tokens for a in self.answers) / self.seconds,
             "ttft_p50": quantile(firsts, 0.5),
             "ttft_p95": quantile(firsts, 0.95),
@@ -210,8 +217,9 @@ async def compare(options: argparse.Namespace, clients: int, loads: list[str], m
                 for server in order:
                     # new words for every server and round, the same for all servers of a round
                     prompts = Prompts(hash((name, clients, number)) & 0xFFFF)
+                    before = server.cpu_s()
                     sample = await LOADS[name](server, clients, prompts, extras(server.name, model))
-                    samples[server.name].append(sample.row())
+                    samples[server.name].append(sample.row(server.cpu_s() - before))
             for server in servers:
                 rows.append(summary(name, clients, server, samples[server.name]))
                 print(line(rows[-1], rows), flush=True)
@@ -234,14 +242,14 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     text = (
         f"{row['load']:13} {row['clients']:3} {row['server']:17} {row['tokens_per_s']:6.1f} tok/s "
         f"[{row['low']:.0f}-{row['high']:.0f}]  ttft {row['ttft_p50']:.2f}/{row['ttft_p95']:.2f} s  "
-        f"between p95 {row['between_p95'] * 1000:5.0f} ms  {row['memory_mib']:5.0f} MiB"
+        f"between p95 {row['between_p95'] * 1000:5.0f} ms  cpu {row['cpu_ms']:4.1f} ms  {row['memory_mib']:4.0f} MiB"
     )
     same = [r for r in rows if (r["load"], r["clients"]) == (row["load"], row["clients"])]
     ours = next((r for r in same if r["server"] == "burnish"), None)
     peer = next((r for r in same if r["server"] == "llama-server"), None)
     if ours and peer and row in (ours, peer):
-        ratios = [ours[key] / peer[key] for key in ("tokens_per_s", "ttft_p50", "between_p95")]
-        text += "   ratio {:.2f}, ttft {:.2f}, between {:.2f}".format(*ratios)
+        ratios = [ours[key] / peer[key] for key in ("tokens_per_s", "ttft_p50", "between_p95", "cpu_ms")]
+        text += "   ratio {:.2f}, ttft {:.2f}, between {:.2f}, cpu {:.2f}".format(*ratios)
     return text + (f"   {row['failed']:.0f} FAILED" if row["failed"] else "")
 
 
@@ -257,6 +265,7 @@ def main() -> None:
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args()
     options.servers = options.servers.split(",")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped, too
     rows: list[dict[str, Any]] = []
     with Model.open(options.model, vocab_only=True) as model:
         for clients in map(int, options.clients.split(",")):

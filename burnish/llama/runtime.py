@@ -13,10 +13,10 @@ from typing import Any
 from burnish.errors import UserError
 
 # llama.cpp's threads meet at a barrier some 900 times a token. By default OpenMP spins there for milliseconds, so one
-# other busy process on the same cores made a step 60 times slower (26 -> 1,500 ms, measured); this bounds the spinning
-# to about 50 microseconds, at no cost on idle cores. It is read when the library is loaded.
+# other busy process on the same cores made a step of 26 ms take 1,500 ms (measured). This bounds the spinning to tens
+# of microseconds: long enough for idle cores, short enough to give busy ones away. It is read at the library's load.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 # a failed assertion in llama.cpp would otherwise start a debugger on this process
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
