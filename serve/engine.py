@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+from burnish.console import say
 from burnish.errors import UserError
 from serve.backend import DONE, NO_CELLS, Backend, Sampled
+from serve.cells import Op
 from serve.output import Output
 from serve.scheduler import Limits, Plan, QueueFull, Scheduler, Work
 from serve.sequence import Delta, Event, Finished, FinishReason, Sequence, Sink, TokenLogprob
 
+NOT_COMPUTED = "the model could not compute this sequence"
 Deliver = Callable[[list[tuple[Sink, Event]]], None]
 
 
@@ -149,8 +153,10 @@ class Engine:
     def _isolate(self, plan: Plan) -> None:
         """A decode failed: read each sequence of it anew alone, and end the one that fails by itself."""
         self.scheduler.rollback(plan)
+        # a part of the batch may have been decoded before the fault
+        self.backend.apply([Op("cut" if w.start else "free", w.slot, w.start) for w in plan.work])
         if len(plan.work) == 1:
-            self._end(plan.work[0].sequence, "error", error="the model could not compute this sequence", discard=True)
+            self._end(plan.work[0].sequence, "error", error=NOT_COMPUTED, discard=True)
             return
         for work in plan.work:
             alone = Plan(work=[work])
@@ -160,7 +166,7 @@ class Engine:
                 self._sample([work])
             else:
                 self.scheduler.rollback(alone)
-                self._end(work.sequence, "error", error="the model could not compute this sequence", discard=True)
+                self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
 
     def _sample(self, work: Many[Work]) -> None:
         index = -1
@@ -217,6 +223,8 @@ class Engine:
     def _break(self, error: Exception) -> None:
         """End everything after an unforeseen fault; the server reports itself as not ready from now on."""
         self.broken = f"{type(error).__name__}: {error}"
+        places = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-6:]]
+        say(f"error: the engine failed: {type(error).__name__}", level="error", places=places)
         for sequence in [*self.scheduler.running.values(), *self.scheduler.waiting]:
             self._events.append(
                 (sequence.sink, Finished("error", "", [], len(sequence.prompt), 0, 0, "the engine failed; see its log"))

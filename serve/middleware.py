@@ -131,6 +131,7 @@ class Manners:
             self.open_requests[key or ""] += 1
             await self.app(scope, receive, reply)
         except ApiError as error:
+            state["code"] = error.code or error.kind
             await _json(reply, error, visit)
         except Exception as error:
             # the places, not the message: it could quote what the client sent

@@ -15,8 +15,8 @@ SEQUENCES_PER_CORE = 8
 FEWEST_SEQUENCES = 4
 MOST_SEQUENCES_BY_DEFAULT = 32
 # the cache takes at most this share of what is free, and by default no more than this
-MEMORY_SHARE = 0.4
-MOST_CACHE_BYTES = 4 << 30
+MEMORY_SHARE = 0.25
+MOST_CACHE_BYTES = 2 << 30
 # in one pool every token's attention walks all used cells, so little may stay that nobody reads
 POOL_SHARE_FOR_CACHED = 4
 
@@ -56,9 +56,9 @@ def cell_bytes(model: Model) -> int:
 
     layers, heads = number("block_count", 32), number("attention.head_count", 32)
     kv_heads = number("attention.head_count_kv", heads)
-    size = number("attention.key_length", model.n_embd // max(heads, 1))
+    size = number("attention.key_length", number("embedding_length", model.n_embd) // max(heads, 1))
     value_size = number("attention.value_length", size)
-    return layers * kv_heads * (size + value_size) * BYTES_PER_NUMBER
+    return max(1, layers * kv_heads * (size + value_size) * BYTES_PER_NUMBER)
 
 
 def measure(model: Model, context: int, settings: ServeSettings) -> Size:
@@ -72,19 +72,17 @@ def measure(model: Model, context: int, settings: ServeSettings) -> Size:
     wanted = settings.max_sequences or min(
         max(SEQUENCES_PER_CORE * (settings.threads or cpu_count()), FEWEST_SEQUENCES), MOST_SEQUENCES_BY_DEFAULT
     )
-    running = wanted
-    if settings.max_sequences is None and settings.layout != "unified":
-        running = max(min(wanted, affordable // context), 1)
-    separate = settings.layout == "separate" or (
-        settings.layout == "auto" and affordable >= context * running and running >= min(wanted, FEWEST_SEQUENCES)
-    )
-    if settings.layout == "auto" and settings.cells is not None and settings.max_sequences is not None:
-        separate = settings.context_length is None or settings.cells >= context * running
-    if separate:
-        return _separate(running, affordable, context, each, settings)
-    slots = min(2 * wanted, MOST_SEQUENCES)
-    cells = _padded(min(affordable, context * wanted))
-    return Size(slots, wanted, cells, cells, True, cells * each, _threads(settings), min(context, cells))
+    if settings.layout == "unified" or (settings.layout == "auto" and affordable < context * _fewest(wanted, settings)):
+        slots = min(2 * wanted, MOST_SEQUENCES)
+        cells = _padded(min(affordable, context * wanted))
+        return Size(slots, wanted, cells, cells, True, cells * each, _threads(settings), min(context, cells))
+    running = wanted if settings.max_sequences else max(1, min(wanted, affordable // context))
+    return _separate(running, affordable, context, each, settings)
+
+
+def _fewest(wanted: int, settings: ServeSettings) -> int:
+    """Return how many sequences of full length must fit for separate cells to be chosen."""
+    return wanted if settings.max_sequences else min(wanted, FEWEST_SEQUENCES)
 
 
 def _separate(running: int, affordable: int, context: int, each: int, settings: ServeSettings) -> Size:

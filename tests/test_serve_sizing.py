@@ -1,0 +1,56 @@
+"""How the cache is sized: separate cells where they fit, one pool where they don't, and what is set is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from burnish.errors import UserError
+from burnish.llama import Model
+from serve import sizing
+from serve.settings import ServeSettings
+from tests.serve_process import small_model
+
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with Model.open(small_model(), vocab_only=True) as opened:
+        yield opened
+
+
+def size(model: Model, monkeypatch: pytest.MonkeyPatch, free: int, context: int, **settings: object) -> sizing.Size:
+    monkeypatch.setattr(sizing, "memory_available_bytes", lambda: free)
+    monkeypatch.setattr(sizing, "cpu_count", lambda: 2)
+    return sizing.measure(model, context, ServeSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_a_cell_is_counted_from_the_metadata(model: Model) -> None:
+    # 30 layers, 3 key/value heads of 64 numbers, keys and values, 2 bytes each
+    assert sizing.cell_bytes(model) == 30 * 3 * 64 * 2 * 2
+
+
+def test_sequences_of_full_length_get_cells_of_their_own(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = size(model, monkeypatch, 64 * GIB, 2048)
+    assert not found.shared and found.running == 16 and found.per_slot == 2048 and found.slots == 17
+
+
+def test_less_memory_means_fewer_sequences_then_one_pool(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = size(model, monkeypatch, 4 * GIB, 8192)
+    assert not found.shared and 4 <= found.running < 16 and found.context == 8192
+    found = size(model, monkeypatch, GIB, 8192)
+    assert found.shared and found.running == 16 and found.context == 8192
+    assert found.cache_bytes <= 0.3 * GIB
+    tiny = size(model, monkeypatch, 0, 8192)
+    assert tiny.shared and tiny.context == 512  # it starts and says so
+
+
+def test_what_is_set_is_kept_or_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = size(model, monkeypatch, 64 * GIB, 1024, max_sequences=3, cells=3072, context_length=1024)
+    assert (found.running, found.per_slot, found.shared) == (3, 1024, False)
+    found = size(model, monkeypatch, 64 * GIB, 1024, max_sequences=6, cells=3072)
+    assert found.shared and found.cells == 3072
+    with pytest.raises(UserError, match="lower max_sequences"):
+        size(model, monkeypatch, 64 * GIB, 1024, max_sequences=6, cells=3072, layout="separate", context_length=1024)
