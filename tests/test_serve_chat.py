@@ -1,0 +1,52 @@
+"""The terminal chat: through the real client against a real server, its commands, Ctrl-C, and no server at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from serve.chat import Conversation
+from tests.serve_process import ROOT, serving
+
+
+def chat(text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serve", "chat", *options]
+    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, timeout=120)
+
+
+def test_a_conversation_remembers_until_it_is_reset() -> None:
+    with serving() as server:
+        lines = "/system Answer in one word.\nWhat is the capital of Italy?\n/reset\n/nonsense\n/quit\n"
+        done = chat(lines, "--url", server.url, "--max_tokens", "12", "--temperature", "0")
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.splitlines()
+        assert "system message is set" in said[0] and "Rome" in done.stdout and "forgotten" in done.stdout
+        assert "/reset forgets" in said[-1]
+
+
+def test_no_server_is_one_clear_line() -> None:
+    done = chat("hello\n", "--url", "http://127.0.0.1:9/v1")
+    assert done.returncode == 2 and "no server answers" in done.stderr and "make serve" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_came(capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(messages: list[dict[str, str]]) -> Iterator[str]:
+        yield "half an "
+        raise KeyboardInterrupt
+
+    conversation = Conversation("be brief")
+    conversation.say("hello", ask)
+    assert "half an  [stopped]" in capsys.readouterr().out
+    assert [m["role"] for m in conversation.messages] == ["system", "user", "assistant"]
+    assert conversation.messages[-1]["content"] == "half an "
+
+
+def test_a_key_is_asked_for() -> None:
+    with serving(environment={"BURNISH_SERVE_API_KEYS": "open-sesame"}) as server:
+        assert "--api_key" in chat("x\n", "--url", server.url).stderr
+        done = chat("Say yes.\n", "--url", server.url, "--api_key", "open-sesame", "--max_tokens", "4")
+        assert done.returncode == 0 and done.stdout.strip()
