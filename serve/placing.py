@@ -95,8 +95,8 @@ class Placing:
             self.cells.fork(last, gap, self.cells.held(last))
         self.cells.free(last)
         self.running[gap], sequence.slot = sequence, gap
-        self.tree.remove(last)
-        self.tree.insert(gap, sequence.tokens)
+        if self.tree.remove(last):
+            self.tree.insert(gap, sequence.tokens)
 
     def _take_over(self, slot: int, length: int) -> tuple[int, int]:
         del self.cached[slot]

@@ -42,9 +42,9 @@ class PrefixTree:
             node, rest = child, rest[shared:]
         self._ends[slot] = node
 
-    def remove(self, slot: int) -> None:
-        """Forget a slot; one that is not there is no fault."""
-        node = self._ends.pop(slot, None)
+    def remove(self, slot: int) -> bool:
+        """Forget a slot; False where it was not there."""
+        node = end = self._ends.pop(slot, None)
         while node is not None and node.parent is not None:
             node.slots.discard(slot)
             parent = node.parent
@@ -53,6 +53,7 @@ class PrefixTree:
             elif len(node.children) == 1 and (only := next(iter(node.children.values()))).slots == node.slots:
                 self._join(node, only)
             node = parent
+        return end is not None
 
     def matches(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield (slot, length of the prefix it shares with `tokens`), each slot once, the longest first."""

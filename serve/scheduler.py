@@ -15,8 +15,6 @@ from serve.placing import Placing, groups
 from serve.prefix import PrefixTree
 from serve.sequence import Sequence
 
-# sharing fewer tokens than this is not worth a copy of the cells
-LEAST_SHARED = 16
 # a prefix that another sequence is just reading is waited for when it saves this many tokens
 LEAST_AWAITED = 4
 # steps that a gap between running slots may stay before cells are copied to close it
@@ -34,7 +32,8 @@ class Limits:
     slots: sequences that memory holds, running or cached; running: sequences at once; cells: all there are; per_slot:
     the most for one sequence; shared: slots share cells (unified layout); step_tokens: the budget; busy_prompt_tokens:
     prompt tokens in a step while others generate; reserve: cells kept for a new answer; cached_cells: the most that
-    sequences which no longer run may keep; queue: the most that may wait; reuse: which prefixes may be taken over.
+    sequences which no longer run may keep; queue: the most that may wait; reuse: which prefixes may be taken over;
+    least_shared: a prefix of fewer tokens is not worth a copy of its cells.
     """
 
     slots: int
@@ -48,6 +47,7 @@ class Limits:
     cached_cells: int = 1 << 30
     queue: int = 128
     reuse: Literal["any", "whole", "none"] = "any"
+    least_shared: int = 16
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Scheduler:
         del self.running[slot]
         self._most_running = self.limits.running
         tokens = sequence.tokens[: sequence.held]
-        if self.limits.reuse == "none" or len(tokens) < LEAST_SHARED or self._known(tokens, slot):
+        if self.limits.reuse == "none" or len(tokens) < self.limits.least_shared or self._known(tokens, slot):
             self.placing.forget(slot)
             return
         self.cached[slot] = tokens
@@ -211,7 +211,7 @@ class Scheduler:
         while position < len(self.waiting) and len(self.running) < self._most_running and budget > 0:
             sequence = self.waiting[position]
             source, shared, promised = self._best_prefix(sequence)
-            if promised - shared >= LEAST_AWAITED and promised >= LEAST_SHARED:
+            if promised - shared >= LEAST_AWAITED and promised >= self.limits.least_shared:
                 position += 1  # another sequence is just reading this prefix: wait for its cells, others may pass
                 continue
             if not self._start(sequence, source, shared):
@@ -235,7 +235,7 @@ class Scheduler:
                 promised = max(promised, min(common, len(reader.prompt)) if reader.reading else 0)
             if ready > length:
                 best, length = slot, ready
-        return (best, length, promised) if length >= LEAST_SHARED else (None, 0, promised)
+        return (best, length, promised) if length >= self.limits.least_shared else (None, 0, promised)
 
     def _start(self, sequence: Sequence, source: int | None, shared: int) -> bool:
         """Give a waiting sequence a slot that begins with `shared` cells of `source`; False where there is no room."""

@@ -19,6 +19,8 @@ MEMORY_SHARE = 0.25
 MOST_CACHE_BYTES = 2 << 30
 # in one pool every token's attention walks all used cells, so little may stay that nobody reads
 POOL_SHARE_FOR_CACHED = 4
+LEAST_SHARED = 16
+COPIED_CELLS_PER_TOKEN = 256
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> Limits:
         busy_prompt_tokens=min(settings.prompt_chunk, step),
         cached_cells=size.cells // POOL_SHARE_FOR_CACHED if size.shared else size.cells,
         queue=settings.max_waiting,
+        # separate cells are copied as a whole slot, which costs about as much as reading one token in 256 of its cells
+        least_shared=LEAST_SHARED if size.shared else max(LEAST_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),
         reuse=reuse,  # type: ignore[arg-type]
     )
 

@@ -60,6 +60,7 @@ def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
         assert cells.held(slot) == len(memory.slots.get(slot, []))
         assert slot in scheduler.running or slot in scheduler.cached or not cells.held(slot)
     assert not set(scheduler.running) & set(scheduler.cached)
+    assert len(scheduler.tree) == (0 if limits.reuse == "none" else len(scheduler.running) + len(scheduler.cached))
     if limits.shared:
         spans = {id(s): s for held in cells.spans for s in held}
         assert sum(s.length for s in spans.values()) == cells.used <= limits.cells
