@@ -70,8 +70,8 @@ secret_files() {  # files only, never a variable of the container: secrets/NAME,
     elif [ -f "$HF_CACHE_DIR/token" ]; then HF_TOKEN_FILE=$HF_CACHE_DIR/token
     fi
   fi
-  [ -n "${API_KEYS_FILE:-}" ] || [ ! -f secrets/api_keys ] || API_KEYS_FILE=$PWD/secrets/api_keys
-  export HF_TOKEN_FILE=${HF_TOKEN_FILE:-/dev/null} API_KEYS_FILE=${API_KEYS_FILE:-/dev/null}
+  export HF_TOKEN_FILE=${HF_TOKEN_FILE:-/dev/null}
+  [ -n "${API_KEYS_FILE:-}" ] || [ ! -f secrets/api_keys ] || export API_KEYS_FILE=$PWD/secrets/api_keys
 }
 
 free_port() {
@@ -85,6 +85,9 @@ mount_path() {  # $1 a word that may be a path, $2 ro or rw: mounted under the s
   local path=$1 mode=$2 source target
   case $path in "~/"*) path=$HOME/${path#"~/"} ;; esac
   case $path in -* | '' | /dev/* ) return ;; */*) ;; *) [ -f "$path" ] || return 0 ;; esac
+  local above=$path
+  while [ ! -e "$above" ] && [ "$above" != / ] && [ "$above" != . ]; do above=$(dirname "$above"); done
+  [ ! -d "$above" ] || [ -x "$above" ] || fail "$path: you can't read it: $above is closed to you: mend its mode or owner"
   [ -e "$path" ] || return 0
   [ -r "$path" ] || fail "$path: you can't read it: mend its mode or owner"
   source=$(realpath "$path")
