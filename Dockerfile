@@ -70,10 +70,7 @@ HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=10m --start-i
 ENTRYPOINT ["python", "-m", "serve"]
 
 # ---- serve-cuda: the same, with a llama.cpp that computes on NVIDIA GPUs ------------------------------------------------
-FROM toolchain AS llama-cuda
-ARG LLAMA_CPU=all
-# 75 Turing, 80 A100, 86 RTX 30, 89 RTX 40 and L4, 90 H100, 120 RTX 50; fewer compile faster
-ARG CUDA_ARCHS="75;80;86;89;90;120"
+FROM toolchain AS cuda
 COPY requirements/cuda-build.txt requirements/serve-cuda.txt requirements/
 # the packages lack the unversioned names that linkers look for, and the driver's library, which is never in an image
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
@@ -83,6 +80,11 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
  && mkdir -p lib/stubs && echo | g++ -shared -x c - -Wl,-soname,libcuda.so.1 -o lib/stubs/libcuda.so \
  && ln -s lib lib64
 ENV CUDACXX=/cuda/nvidia/cu13/bin/nvcc CUDAToolkit_ROOT=/cuda/nvidia/cu13
+
+FROM cuda AS llama-cuda
+ARG LLAMA_CPU=all
+# 75 Turing, 80 A100, 86 RTX 30, 89 RTX 40 and L4, 90 H100, 120 RTX 50; fewer compile faster
+ARG CUDA_ARCHS="75;80;86;89;90;120"
 RUN --mount=type=cache,id=burnish-llama,target=/root/.cache,sharing=locked \
     python3 tools/build_llama.py --cpu "${LLAMA_CPU}" --cuda "${CUDA_ARCHS}" --wheel-only /wheel \
  && sh tools/stage_llama.sh /wheel /llama
