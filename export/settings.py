@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from burnish.config import Strict
+
+FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb-4bit"})
 
 
 class RunSection(Strict):
@@ -26,6 +28,17 @@ class MergeSection(Strict):
     dtype: Literal["auto", "float16", "bfloat16"] = Field(
         "auto", description="how merged weights are stored; auto: float16 unless a value overflows it"
     )
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _never_into_4_bits(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in FOUR_BIT:
+            raise ValueError(
+                "merging into 4-bit weights is refused: rounding to 4 bits erases a light fine-tune; merge in 16 bits,"
+                " and take a small GGUF type (gguf.quants), which is examined"
+            )
+        return value
+
     max_shard_bytes: int = Field(4_000_000_000, ge=1_000_000, description="largest size of one safetensors file")
 
 

@@ -77,6 +77,18 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def kill_at(command: list[str], seconds: float) -> None:
+    """Start a command and kill it without warning after some seconds, if it has not ended by then."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def kill_after(command: list[str], appears: Path, limit_s: float = 300) -> None:
     """Start a command and kill it without warning as soon as a path appears."""
     process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from burnish.llama import Model
 from burnish.run import ExportRecord, Run, TrainRecord
-from tests.conftest import Cli, kill_after
+from tests.conftest import Cli, kill_after, kill_at
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +99,28 @@ def test_a_killed_export_ends_in_the_same_hashes(
     assert done.returncode == 0, done.stderr
     assert hashes(run) == hashes(exported)
     assert not list(run.path.rglob("*.partial"))
+
+
+def test_an_export_killed_at_ten_random_moments_ends_in_the_same_hashes(
+    exported: Run, source: Run, tmp_path: Path, cli: Cli
+) -> None:
+    run, moments = copy(source, tmp_path), random.Random(0)
+    command = exporting(run, "--gguf.quants", "Q8_0")
+    started = time.monotonic()
+    assert cli(*exporting(copy(source, tmp_path / "timed"), "--gguf.quants", "Q8_0")).returncode == 0
+    whole = time.monotonic() - started
+    for _ in range(10):
+        kill_at(command, moments.uniform(0.2, 1.0) * whole)
+        assert not list(run.path.glob("merged/*.partial"))
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert hashes(run) == hashes(exported)
+
+
+def test_merging_into_four_bits_is_refused_with_the_reason(source: Run, cli: Cli) -> None:
+    done = cli(*exporting(source, "--merge.dtype", "nf4"))
+    assert done.returncode == 2
+    assert "merging into 4-bit weights is refused: rounding to 4 bits erases" in done.stderr
 
 
 def test_a_changed_artefact_is_made_anew(exported: Run, tmp_path: Path, cli: Cli) -> None:
