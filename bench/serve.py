@@ -25,7 +25,7 @@ from bench.serve_peers import PEERS, Load, Running, start
 from burnish.llama import Model
 
 FIRST_PORT = 18_100
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = (24, 72)  # answers end at different times, as they do in the world
 NEW_PROMPT_WORDS = 40
 SYSTEM_TOKENS = 400
 LONG_PROMPT_TOKENS = 1_500
@@ -106,7 +106,7 @@ async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dic
 
 def extras(server: str, model: Model) -> dict[str, Any]:
     """Return how this server is told to go on to the last token."""
-    if server in ("burnish", "llama-server"):
+    if server.startswith(("burnish", "llama-server")):
         return {"ignore_eos": True}
     return {"logit_bias": {str(token): -100 for token in model.eog_ids()}}
 
@@ -136,12 +136,17 @@ async def closed_loop(
     """Every client sends its requests one after another, all clients at once."""
 
     async def client(requests: list[list[dict[str, str]]]) -> list[Answer]:
-        return [await ask(server.port, messages, ANSWER_TOKENS, extra) for messages in requests]
+        return [await ask(server.port, messages, length_of(messages), extra) for messages in requests]
 
     begun = time.monotonic()
     every = await asyncio.gather(*map(client, conversations))
     answers = [answer for answers in every for answer in answers]
     return Sample(answers, time.monotonic() - begun, gaps_of(answers))
+
+
+def length_of(messages: list[dict[str, str]]) -> int:
+    """Return how long the answer to these messages is: drawn, but the same for every server."""
+    return random.Random(messages[-1]["content"]).randint(*ANSWER_TOKENS)
 
 
 def gaps_of(answers: list[Answer]) -> list[float]:

@@ -121,6 +121,11 @@ def burnish(load: Load, port: int) -> list[str]:
     return [sys.executable, "-m", "serve", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 
 
+def burnish_other_layout(load: Load, port: int) -> list[str]:
+    """Our server with one pool of cells instead of separate ones."""
+    return [*burnish(load, port), "--layout", "unified"]
+
+
 def llama_server(load: Load, port: int) -> list[str]:
     """llama.cpp's own, with a slot for each client and the same total cells, its defaults otherwise."""
     options = {"-m": load.model, "--port": port, "-t": load.threads, "-np": load.clients}
@@ -159,6 +164,7 @@ def example_server(load: Load, port: int) -> list[str]:
 
 PEERS: dict[str, Callable[[Load, int], list[str]]] = {
     "burnish": burnish,
+    "burnish-unified": burnish_other_layout,
     "llama-server": llama_server,
     # as llama-server, but with the OpenMP setting that burnish gives itself: what is left is not due to that
     "llama-server-spin": llama_server,

@@ -10,7 +10,7 @@ import numpy as np
 
 from burnish.llama import Context, Model, Sampler
 from serve.cells import Op
-from serve.scheduler import Work
+from serve.scheduler import Filler, Work
 from serve.sequence import Sequence, TokenLogprob
 
 DONE = 0
@@ -32,8 +32,8 @@ class Backend(Protocol):
     def apply(self, ops: Many[Op]) -> None:
         """Change the cache; a cut that this memory can't do raises."""
 
-    def decode(self, work: Many[Work]) -> int:
-        """Decode one batch: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
+    def decode(self, batch: Many[Work | Filler]) -> int:
+        """Decode one batch, ordered by slot: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
 
     def sample(self, sequence: Sequence, index: int) -> Sampled:
         """Draw the next token of the sequence whose last token was number `index` of the batch."""
@@ -68,15 +68,14 @@ class LlamaBackend:
         if self.context.last_position(slot) >= length and not self.context.remove(slot, length):
             raise RuntimeError("this model's memory can't be cut; the prefix rule should have known")
 
-    def decode(self, work: Many[Work]) -> int:
+    def decode(self, batch: Many[Work | Filler]) -> int:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         outputs: list[bool] = []
-        for part in work:
-            end = part.start + part.count
-            tokens += part.sequence.tokens[part.start : end]
-            positions += range(part.start, end)
+        for part in batch:
+            tokens += part.tokens
+            positions += range(part.start, part.start + part.count)
             slots += [part.slot] * part.count
             outputs += [False] * (part.count - 1) + [part.output]
         return self.context.decode(tokens, positions, slots, outputs)

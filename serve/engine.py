@@ -14,7 +14,7 @@ from burnish.errors import UserError
 from serve.backend import DONE, NO_CELLS, Backend, Sampled
 from serve.cells import Op
 from serve.output import Output
-from serve.scheduler import Limits, Plan, QueueFull, Scheduler, Work
+from serve.scheduler import Filler, Limits, Plan, QueueFull, Scheduler, Work
 from serve.sequence import Delta, Event, Finished, FinishReason, Sequence, Sink, TokenLogprob
 
 NOT_COMPUTED = "the model could not compute this sequence"
@@ -136,7 +136,8 @@ class Engine:
         self.backend.apply(plan.ops)
         if not plan.work:
             return
-        code = self.backend.decode(plan.work)
+        batch = plan.batch
+        code = self.backend.decode(batch)
         if code == NO_CELLS:
             self.scheduler.rollback(plan)
             if not self.scheduler.relieve():
@@ -147,14 +148,14 @@ class Engine:
             self._isolate(plan)
             return
         self.scheduler.commit(plan)
-        self._sample(plan.work)
+        self._sample(batch)
         self.observer.step(self, plan, time.monotonic() - started)
 
     def _isolate(self, plan: Plan) -> None:
         """A decode failed: read each sequence of it anew alone, and end the one that fails by itself."""
         self.scheduler.rollback(plan)
         # a part of the batch may have been decoded before the fault
-        self.backend.apply([Op("cut" if w.start else "free", w.slot, w.start) for w in plan.work])
+        self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
         if len(plan.work) == 1:
             self._end(plan.work[0].sequence, "error", error=NOT_COMPUTED, discard=True)
             return
@@ -168,11 +169,11 @@ class Engine:
                 self.scheduler.rollback(alone)
                 self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
 
-    def _sample(self, work: Many[Work]) -> None:
+    def _sample(self, batch: Many[Work | Filler]) -> None:
         index = -1
-        for part in work:
+        for part in batch:
             index += part.count
-            if not part.output:
+            if isinstance(part, Filler) or not part.output:
                 continue
             try:
                 sampled = self.backend.sample(part.sequence, index)

@@ -125,6 +125,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> Limits:
         queue=settings.max_waiting,
         # separate cells are copied as a whole slot, which costs about as much as reading one token in 256 of its cells
         least_shared=LEAST_SHARED if size.shared else max(LEAST_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),
+        cuttable=not model.whole_prefix_only,
         reuse=reuse,  # type: ignore[arg-type]
     )
 

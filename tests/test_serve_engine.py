@@ -14,7 +14,7 @@ from burnish.errors import UserError
 from serve.backend import DONE, NO_CELLS, Sampled
 from serve.cells import Op
 from serve.engine import Draining, Engine
-from serve.scheduler import Limits, QueueFull, Work
+from serve.scheduler import Filler, Limits, QueueFull, Work
 from serve.sequence import Delta, Event, Finished, SamplingParams, Sequence
 
 END = 99
@@ -38,15 +38,16 @@ class Scripted:
             else:
                 del self.slots.setdefault(op.slot, [])[op.length :]
 
-    def decode(self, work: Many[Work]) -> int:
+    def decode(self, batch: Many[Work | Filler]) -> int:
+        work = [part for part in batch if isinstance(part, Work)]
         self.gate.wait(10)
         self.batches += 1
         code = self.code(work)
         if code == DONE:
-            for part in work:
+            for part in batch:
                 held = self.slots.setdefault(part.slot, [])
                 assert len(held) == part.start
-                held += part.sequence.tokens[part.start : part.start + part.count]
+                held += part.tokens
         return code
 
     def sample(self, sequence: Sequence, index: int) -> Sampled:

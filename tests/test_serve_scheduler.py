@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve.cells import Op
 from serve.prefix import PrefixTree, common_prefix
-from serve.scheduler import Limits, Plan, Scheduler
+from serve.scheduler import Limits, Plan, Scheduler, Work
 from serve.sequence import SamplingParams, Sequence
 
 
@@ -39,11 +39,14 @@ class Memory:
     def decode(self, plan: Plan) -> None:
         for op in plan.ops:
             self.apply(op)
-        for work in plan.work:
+        for work in plan.batch:
             held = self.slots.setdefault(work.slot, [])
             assert len(held) == work.start, "positions must follow one another"
-            assert held == work.sequence.tokens[: work.start], "the cells must hold this very prefix"
-            held += work.sequence.tokens[work.start : work.start + work.count]
+            if isinstance(work, Work):
+                assert held == work.sequence.tokens[: work.start], "the cells must hold this very prefix"
+            else:
+                assert self.limits.cuttable
+            held += work.tokens
             assert len(held) <= self.limits.per_slot
 
 
@@ -57,7 +60,8 @@ def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
         reading = sum(w.count for w in plan.work if w.start < len(w.sequence.prompt))
         assert reading <= limits.busy_prompt_tokens
     for slot in range(limits.slots):
-        assert cells.held(slot) == len(memory.slots.get(slot, []))
+        filled = any(filler.slot == slot for filler in plan.fillers)
+        assert cells.held(slot) == len(memory.slots.get(slot, [])) - filled
         assert slot in scheduler.running or slot in scheduler.cached or not cells.held(slot)
     assert not set(scheduler.running) & set(scheduler.cached)
     assert len(scheduler.tree) == (0 if limits.reuse == "none" else len(scheduler.running) + len(scheduler.cached))
@@ -84,7 +88,8 @@ def loads(draw: st.DrawFn) -> tuple[Limits, int]:
         reserve=draw(st.integers(1, 32)),
         cached_cells=draw(st.integers(0, total)),
         queue=1000,
-        reuse=draw(st.sampled_from(["any", "any", "whole", "none"])),
+        reuse=(reuse := draw(st.sampled_from(["any", "any", "whole", "none"]))),
+        cuttable=reuse != "whole",
     )
     return limits, draw(st.integers(0, 1 << 30))
 
