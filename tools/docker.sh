@@ -171,8 +171,17 @@ run() {
   while IFS= read -r variable; do
     options+=(--env "$variable"); mount_path "${!variable}" ro
   done < <(compgen -e | grep "^BURNISH_${stage^^}_" || true)
-  [ -t 0 ] && [ -t 1 ] || options+=(--no-TTY)
-  docker compose run "${options[@]}" "${MOUNTS[@]+"${MOUNTS[@]}"}" "$service" "${words[@]+"${words[@]}"}"
+  options+=("${MOUNTS[@]+"${MOUNTS[@]}"}")
+  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$service" "${words[@]+"${words[@]}"}"
+  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$service" "${words[@]+"${words[@]}"}"; fi
+}
+
+unattended() {  # without a terminal compose leaves the container running when it is told to end: hand the signal on
+  local name=$1 code=0; shift
+  docker compose run --name "$name" "$@" &
+  trap 'docker kill --signal INT "$name" >/dev/null 2>&1 || true' INT TERM
+  while kill -0 $! 2>/dev/null; do code=0; wait $! || code=$?; done
+  return $code
 }
 
 take_port() {  # --port is the host's; in the container it stays what compose publishes
