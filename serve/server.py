@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from burnish.console import say, warn
-from burnish.llama import LlamaError
+from burnish.llama import LlamaError, cpu_variant
 from serve import model as models
 from serve import sizing
 from serve.api import Server, create_app
@@ -53,6 +53,8 @@ def run(settings: ServeSettings) -> int:
         log = _logger(settings)
         app = create_app(Server(engine, served, size.context, settings, metrics), keys, log)
         say(f"model {served.name}: {size}")
+        if variant := cpu_variant():
+            say(f"llama.cpp: built for several generations of CPUs, took {variant}")
         if settings.context_length is None and size.context < served.context_length:
             warn(f"the model knows {served.context_length} tokens, memory allows {size.context} for each answer")
         if not keys and not is_loopback(settings.host):

@@ -7,7 +7,7 @@ positions and sizes are checked here, before each call.
 from burnish.llama.context import MOST_SEQUENCES, Context
 from burnish.llama.model import Model
 from burnish.llama.quantize import Quantized, quantization_types, quantize
-from burnish.llama.runtime import LlamaError
+from burnish.llama.runtime import LlamaError, cpu_variant
 from burnish.llama.sampler import Sampler
 from burnish.llama.score import score
 
@@ -18,6 +18,7 @@ __all__ = [
     "Model",
     "Quantized",
     "Sampler",
+    "cpu_variant",
     "quantization_types",
     "quantize",
     "score",

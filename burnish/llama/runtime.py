@@ -24,7 +24,7 @@ import llama_cpp.llama_cpp as api
 
 LOG_LEVEL_ERROR = 4
 LOG_LEVEL_CONTINUE = 5
-__all__ = ["LlamaError", "Log", "api", "runtime"]
+__all__ = ["LlamaError", "Log", "api", "cpu_variant", "runtime"]
 
 
 class LlamaError(UserError):
@@ -70,3 +70,9 @@ def runtime() -> Log:
         libggml.ggml_backend_load_all_from_path(str(folder).encode())
     api.llama_backend_init()
     return log
+
+
+def cpu_variant() -> str | None:
+    """Return the CPU library that a portable build took, such as "haswell"; None for a build with only one."""
+    found = re.search(r"/libggml-cpu-(\w+)\.so", Path("/proc/self/maps").read_text())
+    return found[1] if found else None
