@@ -58,7 +58,7 @@ class ServeSettings(Strict):
     )
     prefix_cache: bool = Field(True, description="reuse what is cached of a prompt's beginning")
     step_tokens: Annotated[int, Field(ge=16)] = Field(512, description="most tokens that one step decodes")
-    prompt_chunk: Positive = Field(128, description="prompt tokens of a step while other answers are being made")
+    prompt_chunk: Positive = Field(256, description="prompt tokens of a step while other answers are being made")
     threads: Positive | None = Field(None, description="threads; the physical cores that it may use if none")
     n_gpu_layers: int = Field(-1, description="layers on the GPU where there is one, -1 for all")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious log lines shown")
