@@ -79,7 +79,7 @@ def compose() -> None:
     for name, service in services.items():
         assert not service.get("privileged") and "cap_add" not in service, name
         assert service["cap_drop"] == ["ALL"] and service["read_only"] and service["init"], name
-        assert service["security_opt"] == ["no-new-privileges:true"] and service["pids_limit"] > 0, name
+        assert service["security_opt"] == ["no-new-privileges"] and service["pids_limit"] > 0, name
         for volume in service["volumes"]:
             assert volume["type"] == "bind" and not volume.get("bind", {}).get("create_host_path"), (name, volume)
         for port in service.get("ports", []):

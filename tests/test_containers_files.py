@@ -62,7 +62,7 @@ def test_sources_come_after_packages() -> None:
 def test_every_service_is_hardened(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] and service["init"] and service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"] and service["pids_limit"] > 0
+    assert service["security_opt"] == ["no-new-privileges"] and service["pids_limit"] > 0
     assert service["user"] == "${HOST_UID:-10001}:${HOST_GID:-10001}"
     assert not {"privileged", "cap_add", "network_mode", "ipc", "pid"} & set(service)
     for volume in service["volumes"]:
