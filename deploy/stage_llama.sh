@@ -10,10 +10,12 @@ rm -rf "$target/site/llama_cpp/include" "$target/site/llama_cpp/server" "$lib/cm
 # its own list of backends: the one that dependants ask for (SONAME) stays, the plain name points at it
 for plain in "$lib"/lib*.so; do
   soname=$(readelf -d "$plain" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p')
+  # a backend of a portable build has one name only
+  if [ -z "$soname" ] || [ ! -e "$lib/$soname" ] || [ "$lib/$soname" = "$plain" ]; then continue; fi
   for copy in "$plain".*; do
-    [ "$copy" = "$lib/$soname" ] || rm -f "$copy"
+    if [ "$copy" != "$lib/$soname" ]; then rm -f "$copy"; fi
   done
-  [ -n "$soname" ] && [ -e "$lib/$soname" ] && [ "$lib/$soname" != "$plain" ] && ln -sf "$soname" "$plain"
+  ln -sf "$soname" "$plain"
 done
 find "$lib" -type f -exec strip --strip-unneeded {} +
 cp -r "$wheel/converter" "$target/converter"
