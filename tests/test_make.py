@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 def make(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", f"VENV={sys.prefix}", *arguments],
+        ["make", f"VENV={sys.prefix}", "RUNNER=local", *arguments],
         cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def port(run: Run) -> Iterator[int]:
     """A server started by `make serve`."""
     port = free_port()
     process = subprocess.Popen(
-        ["make", f"VENV={sys.prefix}", "serve", "RUN=made", f"PORT={port}", f"SET=--runs {run.path.parent}"],
+        ["make", f"VENV={sys.prefix}", "RUNNER=local", "serve", "RUN=made", f"PORT={port}", f"SET=--runs {run.path.parent}"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
