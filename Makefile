@@ -123,12 +123,18 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 
 # ---- for those who work on it ----------------------------------------------------------------------------------------
 
-.PHONY: test test-fast lint clean
+.PHONY: test test-fast bench-merge bench-serve lint clean
 test: setup $(VENV)/.dev ## set up and run all tests
 	@$(PY) -m pytest
 
 test-fast: setup $(VENV)/.dev ## the tests that take seconds
 	@$(PY) -m pytest -m 'not slow'
+
+bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
+	@$(PY) -m bench.merge $(SET)
+
+bench-serve: setup $(VENV)/.dev ## serving against its peers, which it builds
+	@$(PY) -m bench.serve $(SET)
 
 lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check .

@@ -96,7 +96,10 @@ def _from_hub(base_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base_id, revision=revision, allow_patterns=list(MODEL_FILES)))
+        path = Path(snapshot_download(base_id, revision=revision, allow_patterns=list(MODEL_FILES)))
+        if not any(path.glob("*.safetensors")):  # an older model: only .bin weights
+            path = Path(snapshot_download(base_id, revision=revision, allow_patterns=[*MODEL_FILES, "*.bin"]))
+        return path
     except hub.GatedRepoError:
         why = f"is gated: accept its licence at https://huggingface.co/{base_id} and set HF_TOKEN"
     except hub.RevisionNotFoundError:

@@ -16,6 +16,7 @@ from burnish.llama import LlamaError
 from burnish.run import Artefact, ExportRecord, Fidelity, Run, RunError, TrainRecord
 from export import examine, gguf
 from export.candidates import MERGED, make_merged, merged_answers, wanted
+from export.convert_bin import with_safetensors
 from export.gate import default_artefact, judge
 from export.kept import Job, Kept, entry
 from export.settings import ExportSettings
@@ -108,7 +109,7 @@ def _base(settings: ExportSettings, record: TrainRecord) -> Base:
             f"{base.id}: is not the base that this run was trained on (sha256 {base.sha256[:12]}, recorded"
             f" {record.base.sha256[:12]}): give the right one with BASE="
         )
-    return base
+    return with_safetensors(base)
 
 
 def _check_room(run: Run, base: Base, merges: int, quants: int) -> None:

@@ -50,7 +50,8 @@ def port(run: Run) -> Iterator[int]:
     """A server started by `make serve`."""
     port = free_port()
     process = subprocess.Popen(
-        ["make", f"VENV={sys.prefix}", "RUNNER=local", "serve", "RUN=made", f"PORT={port}", f"SET=--runs {run.path.parent}"],
+        ["make", f"VENV={sys.prefix}", "RUNNER=local", "serve", "RUN=made", f"PORT={port}",
+         f"SET=--runs {run.path.parent}"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
