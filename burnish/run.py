@@ -244,7 +244,7 @@ def find_run(root: Path, name: str | None, needs: type[Record] = TrainRecord) ->
     finished = [Run(p.resolve()) for p in root.iterdir() if p.is_dir() and not p.is_symlink()] if root.is_dir() else []
     finished = [run for run in finished if run.has(needs)]
     if not finished:
-        raise RunError(f"no run in {root}/ has a {RECORD_FILES[needs]} yet: run `{verb}` first")
+        raise RunError(f"no run in {root}/ has its {RECORD_FILES[needs]} yet: run `{verb}` first")
     return max(finished, key=lambda run: (run.path / RECORD_FILES[needs]).stat().st_mtime_ns)
 
 
