@@ -137,7 +137,8 @@ def llama_server(load: Load, port: int) -> list[str]:
 def llama_cpp_server(load: Load, port: int) -> list[str]:
     """llama-cpp-python's own server: one request after another, so it gets the cells of one."""
     options = {"model": load.model, "port": port, "n_threads": load.threads, "n_threads_batch": load.threads}
-    options |= {"n_ctx": load.cells_each, "host": "127.0.0.1"}
+    # it would cut off every stream when the next request comes
+    options |= {"n_ctx": load.cells_each, "host": "127.0.0.1", "interrupt_requests": "false"}
     python = os.environ.get("BENCH_PEER_PYTHON", sys.executable)  # it needs packages that nothing else here does
     return [python, "-m", "llama_cpp.server", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 
