@@ -133,8 +133,8 @@ test-fast: setup $(VENV)/.dev ## the tests that take seconds
 bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
 	@$(PY) -m bench.merge $(SET)
 
-bench-serve: setup $(VENV)/.dev ## serving against its peers, which it builds
-	@$(PY) -m bench.serve $(SET)
+bench-serve: setup $(VENV)/.dev ## [MODEL=f.gguf]: serving against its peers, which it builds; the newest Q8_0 without MODEL
+	@$(PY) -m bench.serve --model '$(or $(MODEL),$(lastword $(wildcard runs/latest/gguf/*Q8_0.gguf)))' $(SET)
 
 lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check .
