@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from burnish import hub
 from burnish.console import say
 from burnish.errors import UserError
 from burnish.run import cache_root, file_sha256
@@ -18,6 +23,7 @@ from burnish.run import cache_root, file_sha256
 PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
 CHECKPOINT_VERSION = 2  # counts changes to what tools/dequantize.py makes, so that older checkpoints are not used
+LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
@@ -54,6 +60,9 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
     directory = local if local is not None else _from_hub(base_id, revision)
     if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
         raise BaseError(f"base.id {base_id}: {directory} is no model: it needs config.json and *.safetensors (or .bin)")
+    if missing := _missing_shards(directory):
+        mend = "restore it" if local is not None else "run again with a network to complete it"
+        raise BaseError(f"base.id {base_id}: {directory} is not complete ({missing} is missing): {mend}")
     # a snapshot directory of the hub's cache is named by its commit
     return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
 
@@ -92,25 +101,68 @@ def _local_path(base_id: str) -> Path | None:
 
 def _from_hub(base_id: str, revision: str | None) -> Path:
     """Fetch a snapshot into the hub's cache (HF_HOME, HF_TOKEN are the hub client's own), one clear line a fault."""
-    from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
-
     try:
-        path = Path(snapshot_download(base_id, revision=revision, allow_patterns=list(MODEL_FILES)))
+        path = hub.download(base_id, revision, MODEL_FILES)
         if not any(path.glob("*.safetensors")):  # an older model: only .bin weights
-            path = Path(snapshot_download(base_id, revision=revision, allow_patterns=[*MODEL_FILES, "*.bin"]))
-        return path
-    except hub.GatedRepoError:
-        why = f"is gated: accept its licence at https://huggingface.co/{base_id} and set HF_TOKEN"
-    except hub.RevisionNotFoundError:
-        why = f"has no revision '{revision}'"
-    except hub.RepositoryNotFoundError:
-        why = "is neither a file here nor a model on the hub (or it is private: set HF_TOKEN)"
-    except hub.HFValidationError:
-        why = "is no path here and no valid hub id (owner/name)"
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, OSError) as error:
-        why = f"is not in the local cache and the hub can't be reached ({type(error).__name__})"
-    raise BaseError(f"base.id {base_id}: {why}")
+            path = hub.download(base_id, revision, [*MODEL_FILES, "*.bin"])
+    except Exception as error:
+        raise BaseError(f"base.id {base_id}: {hub.reason(error, base_id, revision)}") from None
+    if not (path / "README.md").is_file():
+        with suppress(Exception):  # its card names the licence; a base without one is as good
+            hub.download(base_id, path.name, ["README.md"], tries=1)
+    return path
+
+
+def _missing_shards(directory: Path) -> str:
+    """Name the first weights file that a checkpoint's index promises and that is not there; nothing where all are."""
+    for index in directory.glob("*.index.json"):
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
+        for name in names:
+            if not (directory / name).is_file():
+                return str(name)
+    return ""
+
+
+def resolved_here(base_id: str, revision: str | None = None) -> Base | None:
+    """Return a base that is on this machine already, None where it would have to be fetched or is gone.
+
+    Its sha256 is left empty: this is for reading what lies beside the weights.
+    """
+    try:
+        local = _local_path(base_id)
+    except BaseError:
+        return None
+    if local is None:
+        local = hub.cached(base_id, revision)
+    if local is None:
+        return None
+    return Base(base_id, revision, local, "", local if local.is_file() else None)
+
+
+def licence(base: Base) -> dict[str, str]:
+    """Return what the base itself says of its licence: its card's license, license_name and license_link.
+
+    Of a GGUF file its own metadata. Empty where it says nothing; nothing is guessed.
+    """
+    if base.gguf is not None:
+        return _gguf_licence(base.gguf)
+    card = base.path / "README.md"
+    if not card.is_file():
+        return {}
+    head = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        said = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        return {}
+    return {key: str(said[key]) for key in LICENCE_KEYS if said.get(key)} if isinstance(said, dict) else {}
+
+
+def _gguf_licence(path: Path) -> dict[str, str]:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    said = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
+    return {key: str(field.contents()) for key, field in said.items() if field is not None}
 
 
 def _dequantized(gguf_file: Path, digest: str) -> Path:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,11 +33,15 @@ class Record(BaseModel):
 
 
 class BaseModelRef(Record):
-    """The base model: hub id, directory or file; the hub revision; sha256 over its files (`tree_sha256`)."""
+    """The base model: hub id, directory or file; the hub revision; sha256 over its files (`tree_sha256`).
+
+    `license` is what its own card or metadata says of it: license, license_name, license_link; empty: nothing.
+    """
 
     id: str
     revision: str | None = None
     sha256: str
+    license: dict[str, str] = {}
 
 
 class FileRef(Record):
@@ -159,7 +163,7 @@ class ExportRecord(Record):
 
 
 class PushRecord(Record):
-    """push.json: where a run was published."""
+    """push.json: where a run was published, and the files that are there now, by their path in the repository."""
 
     schema_version: Literal[1] = 1
     run_id: str
@@ -168,6 +172,7 @@ class PushRecord(Record):
     repo: str
     commit: str
     files: list[str]
+    public: bool = False
 
 
 AnyRecord = TypeVar("AnyRecord", TrainRecord, ExportRecord, PushRecord)
@@ -327,11 +332,20 @@ def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 def tree_sha256(path: Path, ignore: tuple[str, ...] = ()) -> str:
     """Return one sha256 for a file, or for a directory: over its sorted lines "sha256  relative/path"."""
-    if path.is_file():
-        return file_sha256(path)
+    return file_sha256(path) if path.is_file() else tree_digest(tree_hashes(path, ignore))
+
+
+def tree_hashes(
+    path: Path, ignore: tuple[str, ...] = (), progress: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """Return the sha256 of each file in a directory, by relative path, sorted; hidden ones are left out."""
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name not in ignore)
-    lines = [f"{file_sha256(p)}  {p.relative_to(path).as_posix()}\n" for p in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {p.relative_to(path).as_posix(): file_sha256(p, progress) for p in files}
+
+
+def tree_digest(hashes: Mapping[str, str]) -> str:
+    """Return the sha256 that stands for a directory, from those of its files as `tree_hashes` gives them."""
+    return text_sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
 
 
 def text_sha256(text: str) -> str:

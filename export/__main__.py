@@ -1,4 +1,4 @@
-"""python -m export run | examine: merge, convert, quantize, and examine what came out."""
+"""python -m export run | examine | push | card: merge, convert, quantize, examine what came out, publish it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish import report
-from burnish.config import add_command, parse_arguments
+from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import say, warn
 from burnish.errors import run_edge
+from burnish.hub import PAGE
 from burnish.run import Artefact
 from export.settings import ExportSettings
 
 COMMANDS = {
     "run": "merge the adapter, make GGUF files, examine each and write export.json",
     "examine": "examine any GGUF file or merged directory against a run's exam; exit code 1 where it fails",
+    "push": "publish what passed on the Hub, with its records and a card; private unless push.public",
+    "card": "print the model card that push would publish; needs no network",
 }
 
 
@@ -34,6 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
         if name == "examine":
             command.add_argument("artefact", type=Path, help="a .gguf file, or a directory of merged weights")
             command.usage = "python -m export examine ARTEFACT [--config FILE] [--section.key VALUE ...]"
+        if name == "push":
+            command.add_argument("--dry-run", action="store_true", help="list what would go, with sizes; no network")
     return parser
 
 
@@ -45,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, options = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
     if options.command == "examine":
         return _examine(settings, options.artefact)
+    if options.command in ("push", "card"):
+        return _push(settings, options.command == "card", getattr(options, "dry_run", False))
     return _run(settings)
 
 
@@ -67,6 +74,27 @@ def _run(settings: ExportSettings) -> int:
         say(f"export: finished: {run.path}; serve loads {record.default}")
     say(f"report: {report.write(run)}")
     say(f"next: make serve RUN={run.id}")
+    return 0
+
+
+def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
+    from export import card, parcel, push
+
+    subject, section = parcel.subject(settings)
+    if card_only:
+        print(card.card(subject))
+        return 0
+    if section.repo is None:
+        raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
+    items = parcel.collect(subject)
+    if dry_run:
+        push.show(subject, section, items)
+        return 0
+    record = push.publish(subject, section, items)
+    say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
+    say(f"report: {report.write(subject.run)}")
+    if subject.ggufs:
+        say(f"next: make serve MODEL=hf://{record.repo}")
     return 0
 
 

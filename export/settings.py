@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from burnish.config import Strict
+from burnish.publish import PushSection
 
 FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb-4bit"})
 
@@ -67,3 +68,4 @@ class ExportSettings(Strict):
     merge: MergeSection = Field(default_factory=MergeSection)
     gguf: GgufSection = Field(default_factory=GgufSection)
     gate: GateSection = Field(default_factory=GateSection)
+    push: PushSection = Field(default_factory=PushSection)

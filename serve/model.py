@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 from burnish.chat import ChatTemplate
 from burnish.console import say, warn
 from burnish.errors import UserError
+from burnish.hub import SCHEME
 from burnish.llama import Model
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord, file_sha256, find_run, text_sha256
+from burnish.run import Artefact, ExportRecord, TrainRecord, file_sha256, find_run, text_sha256
+from serve.remote import fetch_artefact, fetch_records
 from serve.settings import ServeSettings
 
 
@@ -25,6 +27,7 @@ class Chosen:
 
     path: Path
     name: str
+    again: str = "run `make export` again"  # what makes a file that is not its record's right again
     stops: tuple[str, ...] = ()
     context_length: int | None = None
     template_sha256: str | None = None
@@ -58,22 +61,39 @@ def choose(settings: ServeSettings) -> Chosen:
     if settings.model is not None:
         if settings.run is not None:
             raise ServeError("give either a run or a model file (run, model), not both")
+        if settings.model.startswith(SCHEME):
+            return _from_hub(settings, settings.model)
         path = Path(settings.model)
         today = datetime.now(UTC).strftime("%Y-%m-%d")
         return Chosen(path, settings.served_model_name or path.stem, template_date=today, record={"model": path.name})
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     exported, trained = run.read(ExportRecord), run.read(TrainRecord)
-    artefact = _artefact(run, exported, settings)
+    artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
+    return _recorded(run.path / artefact.path, settings.served_model_name or run.id, trained, exported, artefact)
+
+
+def _from_hub(settings: ServeSettings, reference: str) -> Chosen:
+    """Take a published run as its records have it; the file is fetched only once they allow it."""
+    remote = fetch_records(reference)
+    artefact = _artefact(reference, "its page on the Hub", remote.export, settings)
+    path = fetch_artefact(remote, artefact)
+    name = settings.served_model_name or remote.export.run_id
+    chosen = _recorded(path, name, remote.train, remote.export, artefact)
+    again = f"remove {path.resolve()} to fetch it anew; if it is refused again, it was altered on the Hub"
+    return replace(chosen, again=again, record={**chosen.record, "hub": f"{remote.reference.repo}@{remote.commit}"})
+
+
+def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecord, artefact: Artefact) -> Chosen:
     return Chosen(
-        run.path / artefact.path,
-        settings.served_model_name or run.id,
+        path,
+        name,
         stops=tuple(exported.stop),
         context_length=exported.context_length,
         template_sha256=trained.chat_template_sha256,
         template_date=trained.template_date,
         recorded=True,
         record={
-            "run_id": run.id,
+            "run_id": exported.run_id,
             "base": trained.base.id,
             "trained": trained.created,
             "exported": exported.created,
@@ -83,31 +103,32 @@ def choose(settings: ServeSettings) -> Chosen:
     )
 
 
-def _artefact(run: Run, exported: ExportRecord, settings: ServeSettings) -> Artefact:
+def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSettings) -> Artefact:
+    """Choose a GGUF of the record. `where` names the run in faults, `report` says where its figures can be read."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
     there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files) or "none"
     if settings.artefact is not None:
         found = next((a for a in files if settings.artefact in (a.quantization, a.path)), None)
         if found is None:
-            raise ServeError(f"run '{run.id}' has no GGUF '{settings.artefact}'; there is: {there}")
+            raise ServeError(f"{where} has no GGUF '{settings.artefact}'; there is: {there}")
     elif exported.default is not None:
         found = next((a for a in files if a.path == exported.default), None)
         if found is None:
-            raise ServeError(f"run '{run.id}': its default '{exported.default}' is no GGUF of it; there is: {there}")
+            raise ServeError(f"{where}: its default '{exported.default}' is no GGUF of it; there is: {there}")
     elif settings.allow_unproven and files:
         found = max(files, key=lambda a: a.bytes)
     else:
         raise ServeError(
-            f"run '{run.id}': none of its artefacts passed its exam ({there}), see {run.path}/report.html; "
+            f"{where}: none of its artefacts passed its exam ({there}), see {report}; "
             "give --allow_unproven true to serve the largest all the same, or --artefact"
         )
     if found.verdict == "fail":
         if not settings.allow_unproven:
             raise ServeError(
-                f"run '{run.id}': {found.quantization} failed its exam: {found.why}; "
+                f"{where}: {found.quantization} failed its exam: {found.why}; "
                 "give --allow_unproven true to serve it all the same"
             )
-        warn(f"serving {found.quantization} of run '{run.id}' although it failed its exam: {found.why}")
+        warn(f"serving {found.quantization} of {where} although it failed its exam: {found.why}")
     return found
 
 
@@ -142,11 +163,11 @@ def load(settings: ServeSettings) -> Served:
 def _verify(chosen: Chosen) -> None:
     expected = chosen.record["artefact"]["sha256"]
     if not chosen.path.is_file():
-        raise ServeError(f"{chosen.path}: the record's model file is not there; run `make export` again")
+        raise ServeError(f"{chosen.path}: the record's model file is not there; {chosen.again}")
     if file_sha256(chosen.path) != expected:
         raise ServeError(
             f"{chosen.path}: its sha256 is not the recorded one: the file was changed or damaged since export; "
-            "run `make export` again"
+            f"{chosen.again}"
         )
 
 
@@ -158,7 +179,7 @@ def _template(model: Model, chosen: Chosen) -> ChatTemplate | None:
         if text_sha256(source) != chosen.template_sha256:
             raise ServeError(
                 f"{chosen.path}: its chat template is not the one the run was trained with "
-                f"({text_sha256(source)[:12]}, trained with {chosen.template_sha256[:12]}); run `make export` again"
+                f"({text_sha256(source)[:12]}, trained with {chosen.template_sha256[:12]}); {chosen.again}"
             )
     if source is None:
         warn("the model has no chat template: /v1/chat/completions is refused, /v1/completions works")

@@ -21,7 +21,7 @@ class ServeSettings(Strict):
     artefact: str | None = Field(
         None, description="GGUF of the run, by quantization (Q8_0); the record's default if none"
     )
-    model: str | None = Field(None, description="a bare .gguf file to serve instead of a run")
+    model: str | None = Field(None, description="instead of a run: a bare .gguf file, or hf://owner/name[@revision]")
     served_model_name: str | None = Field(
         None, description="name that clients ask for; 'default' always works beside it"
     )

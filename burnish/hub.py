@@ -1,0 +1,207 @@
+"""The Hugging Face Hub as every stage uses it: downloads, retries, and one clear line for each fault.
+
+Only huggingface_hub talks to it; HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE are its own variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from burnish.console import as_json, say
+from burnish.errors import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+SCHEME = "hf://"
+RECORDS = ("export.json", "train.json")
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+TRIES = 5
+LONGEST_WAIT_S = 300.0
+PAGE = "https://huggingface.co"
+Result = TypeVar("Result")
+
+
+class HubError(UserError):
+    """Something that the Hub, the token or the network refuses, with what to do."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """hf://owner/name[@revision]."""
+
+    repo: str
+    revision: str | None
+
+    @staticmethod
+    def parse(text: str) -> Reference:
+        """Read the reference. Raises HubError where it is none."""
+        found = re.fullmatch(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
+        if not found:
+            raise HubError(f"'{text}' is no reference to the Hub: expected hf://owner/name or hf://owner/name@revision")
+        return Reference(found[1], found[2])
+
+
+def published_name(path: str) -> str:
+    """Return where a GGUF of a run lies in its repository: at the top, where llama.cpp and Ollama look."""
+    return path.rsplit("/", 1)[-1]
+
+
+def client() -> HfApi:
+    """Return the Hub's client; its warnings become our lines, without the addresses' signatures."""
+    from huggingface_hub import HfApi
+
+    logging.getLogger("huggingface_hub").handlers = [_Lines()]
+    return HfApi(library_name="burnish")
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say("hub: " + re.sub(r"\?\S+", "", " ".join(record.getMessage().split())))
+
+
+def retrying(call: Callable[[], Result], tries: int = TRIES) -> Result:
+    """Call, and call again after a rate limit (waiting as the Hub asks), a server error or a broken connection."""
+    for number in range(1, tries):
+        try:
+            return call()
+        except Exception as error:
+            wait = _wait_s(error, number)
+            if wait is None:
+                raise
+            say(f"hub: {_short(error)}; trying again in {wait:.0f} s ({number} of {tries - 1})")
+            time.sleep(wait)
+    return call()
+
+
+def download(repo: str, revision: str | None, patterns: Sequence[str], tries: int = TRIES) -> Path:
+    """Fetch files of a repository into the hub's cache; returns the snapshot's directory, named by its commit.
+
+    Without a network what is cached is taken. Raises huggingface_hub's errors; `reason` puts them in words.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    client()
+    if as_json():
+        disable_progress_bars()
+    return Path(retrying(lambda: snapshot_download(repo, revision=revision, allow_patterns=list(patterns)), tries))
+
+
+def cached(repo: str, revision: str | None) -> Path | None:
+    """Return the directory of a snapshot whose card is in the local cache; asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repo, "README.md", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def reason(error: Exception, repo: str, revision: str | None = None) -> str:
+    """Say in one line what the Hub's client means, and what to do. Any error that is not the Hub's is raised again."""
+    from huggingface_hub import errors as hub
+
+    chain = list(_chain(error))
+    if any(isinstance(e, hub.GatedRepoError) for e in chain):
+        known = "your token's account was not let in yet" if _token_source() else "then set HF_TOKEN"
+        return f"is gated: accept its licence at {PAGE}/{repo} ({known})"
+    if any(isinstance(e, hub.RevisionNotFoundError) for e in chain):
+        return f"has no revision '{revision or 'main'}': see {PAGE}/{repo}/commits/main"
+    if any(isinstance(e, hub.IncompleteSnapshotError) for e in chain):
+        return f"is only in part in the local cache, and {_unreachable(chain)}: run again with a network to complete it"
+    if any(isinstance(e, hub.LocalTokenNotFoundError) for e in chain):
+        return f"there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login` ({PAGE}/settings/tokens)"
+    if any(isinstance(e, hub.HFValidationError) for e in chain):
+        return "is no path here and no valid hub id (owner/name)"
+    response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
+    if response is not None:
+        return _refusal(response, repo)
+    if any(isinstance(e, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
+        return f"is not in the local cache, and {_unreachable(chain)}"
+    raise error
+
+
+def _refusal(error: Exception, repo: str) -> str:
+    """Say what an HTTP status means; what the server itself said goes with it."""
+    from huggingface_hub import errors as hub
+
+    status, said = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
+    detail = f" ({said})" if said else ""
+    if isinstance(error, hub.RepositoryNotFoundError) and "Invalid credentials" not in said:
+        return (
+            f"is neither a file here nor a model on the hub, or it is private (your token: {_token_source() or 'none'})"
+        )
+    if status == 401:
+        where = _token_source() or "none"
+        return f"the Hub refuses the token ({where}): it is wrong or expired; make another at {PAGE}/settings/tokens"
+    if status == 403:
+        return f"the token ({_token_source() or 'none'}) has no right to write to {repo}{detail}"
+    if status in (409, 412):
+        return f"it was changed by somebody else meanwhile{detail}: run the same command again"
+    if status in RETRIED:
+        return f"the Hub answers {status}{detail}: run the same command again later; what was transferred is kept"
+    return f"the Hub refuses: {status}{detail}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: BaseException) -> int | None:
+    found = (getattr(getattr(e, "response", None), "status_code", None) for e in _chain(error))
+    return next((int(status) for status in found if status is not None), None)
+
+
+def _is_transport(error: BaseException) -> bool:
+    import httpx
+
+    return isinstance(error, httpx.TransportError)
+
+
+def _wait_s(error: Exception, number: int) -> float | None:
+    """Return how long to wait before the next try, None where another try is of no use."""
+    import httpx
+
+    chain = list(_chain(error))
+    if any(isinstance(e, httpx.TimeoutException | httpx.ReadError | httpx.RemoteProtocolError) for e in chain):
+        return float(2 ** (number - 1))
+    if _status(error) not in RETRIED:
+        return None
+    headers = next(e.response.headers for e in chain if getattr(e, "response", None) is not None)  # type: ignore[attr-defined]
+    asked = str(headers.get("Retry-After", ""))
+    return min(float(asked) if asked.isdigit() else float(2 ** (number - 1)), LONGEST_WAIT_S)
+
+
+def _short(error: Exception) -> str:
+    status = _status(error)
+    return f"it answers {status}" if status else f"the connection broke ({type(error).__name__})"
+
+
+def _unreachable(chain: Sequence[BaseException]) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub import errors as hub
+
+    if constants.is_offline_mode() or any(isinstance(e, hub.OfflineModeIsEnabled) for e in chain):
+        return "HF_HUB_OFFLINE forbids to fetch it"
+    return f"the hub can't be reached ({constants.ENDPOINT}): check the network"
+
+
+def _token_source() -> str:
+    """Name where the token comes from, never the token; nothing where there is none."""
+    from huggingface_hub import constants, get_token
+
+    if not get_token():
+        return ""
+    return "HF_TOKEN" if os.environ.get("HF_TOKEN") else f"the file {constants.HF_TOKEN_PATH}"

@@ -1,0 +1,98 @@
+"""Where a run is to be published, and whether it can be: asked before a long training, and before every push."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from burnish.config import Strict
+from burnish.console import say
+from burnish.hub import RECORDS, HubError, client, reason, retrying
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+PROBE_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
+# what a repository may hold that was made by hand for a model to come
+PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
+
+
+class PushSection(Strict):
+    """Where a run is published; asked for in training's settings, it is checked before the training."""
+
+    repo: str | None = Field(
+        None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="owner/name on the Hub; none: nothing is published"
+    )
+    what: list[str] = Field(
+        ["gguf", "merged", "adapter"], description="what goes: gguf, merged, adapter, or a GGUF by its type (Q8_0)"
+    )
+    public: bool = Field(False, description="for everyone to see; else the repository is private")
+    allow_failed: bool = Field(False, description="publish what failed its exam too; the card then says so")
+
+
+def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
+    """Make sure that this token can publish there: token, name, right to write, visibility, space; returns the user.
+
+    A repository that is not there is created, empty. Raises HubError in one line.
+    """
+    repo = str(push.repo)
+    try:
+        user = str(retrying(api.whoami)["name"])
+        retrying(lambda: api.create_repo(repo, private=not push.public, exist_ok=True))
+        _check_repository(api, push, repo)
+        retrying(lambda: api.auth_check(repo, write=True))
+        if needed_bytes:
+            retrying(lambda: _probe_space(api, repo, needed_bytes))
+    except HubError:
+        raise
+    except Exception as error:
+        raise HubError(f"push.repo {repo}: {reason(error, repo)}") from None
+    return user
+
+
+def preflight(push: PushSection, weights: Path) -> None:
+    """Check before a long training what its push will need; `weights` is the base's directory, for the size.
+
+    Both 16-bit forms and the quantizations come to about three times the base.
+    """
+    if push.repo is None:
+        return
+    size = sum(p.stat().st_size for p in weights.iterdir() if p.suffix in (".safetensors", ".bin"))
+    user = check_target(client(), push, 3 * size)
+    say(
+        f"push: '{user}' can publish to {push.repo} (about {3 * size / 1e9:.1f} GB); `make push` does, after the export"
+    )
+
+
+def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
+    """Raise HubError where the repository is another's, holds another thing, or is more public than was asked."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = retrying(lambda: api.model_info(repo))
+    except RepositoryNotFoundError:
+        raise HubError(
+            f"push.repo {repo}: the name is taken, by something your token can't see; choose another"
+        ) from None
+    names = {s.rfilename for s in info.siblings or []}
+    if names - PLAIN_FILES and not names >= set(RECORDS):
+        raise HubError(f"push.repo {repo}: the name is taken, by a model that Burnish did not publish; choose another")
+    if not push.public and info.private is False:
+        raise HubError(f"push.repo {repo}: is public: say PUBLIC=1 (push.public) to publish there, or make it private")
+    if push.public and info.private:
+        say(f"push: {repo} is private and stays so: its visibility is changed on its settings page")
+
+
+def _probe_space(api: HfApi, repo: str, needed_bytes: int) -> None:
+    """Ask for upload addresses for files of this size, without using them: a quota answers here."""
+    from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
+
+    sizes = [PROBE_BYTES] * (needed_bytes // PROBE_BYTES) + [needed_bytes % PROBE_BYTES or 1]
+    infos = [UploadInfo(size=size, sample=b"", sha256=os.urandom(32)) for size in sizes]
+    _, errors, _ = post_lfs_batch_info(infos, token=None, repo_type="model", repo_id=repo, endpoint=api.endpoint)
+    if errors:
+        said = errors[0]["error"]["message"]
+        raise HubError(f"push.repo {repo}: about {needed_bytes / 1e9:.1f} GB are not accepted: {said}")

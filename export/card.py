@@ -1,0 +1,228 @@
+"""The model card: written from a run's records alone, without a network; nothing in it was not measured or recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burnish.base import PACKAGE_PREFIX
+from burnish.hub import PAGE, published_name
+from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+from export.howto import howto
+
+PLACEHOLDER = "owner/name"
+UNKNOWN = "unknown: check the base's page before you publish or use this"
+# settings that say how the model came to be; paths and names of this machine are not among them
+SHOWN = (
+    ("base", ("quantization", "dtype")),
+    ("data", ("max_length", "over_length", "assistant_only_loss", "packing", "eval_split")),
+    ("lora", ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")),
+    (
+        "train",
+        ("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
+         "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim", "seed"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about: a run's records, what of it is published, and where."""
+
+    run: Run
+    train: TrainRecord
+    export: ExportRecord
+    repo: str
+    artefacts: tuple[Artefact, ...]
+    adapter: bool
+
+    @property
+    def ggufs(self) -> list[Artefact]:
+        return [a for a in self.artefacts if a.kind == "gguf"]
+
+    @property
+    def merged(self) -> Artefact | None:
+        return next((a for a in self.artefacts if a.kind == "safetensors"), None)
+
+    @property
+    def base_on_hub(self) -> str | None:
+        """The base's hub id; None where it came from this machine."""
+        return self.train.base.id if self.train.base.revision else None
+
+    @property
+    def base_name(self) -> str:
+        """The base as others may read it: of a path only its last part."""
+        base = self.train.base.id
+        return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name
+
+
+def card(subject: Subject) -> str:
+    """Return README.md: metadata as the Hub reads it, then the page."""
+    sections = (_head(subject), _measured(subject), _base(subject), _data(subject), _training(subject),
+                howto(subject), _limits(subject))  # fmt: skip
+    return "\n".join((_metadata(subject), *sections))
+
+
+def _metadata(s: Subject) -> str:
+    said: dict[str, Any] = {}
+    if s.base_on_hub:
+        said["base_model"] = s.base_on_hub
+        said["base_model_relation"] = "finetune" if s.artefacts else "adapter"
+    said.update(s.train.base.license)
+    if s.merged or s.adapter:
+        said["library_name"] = "transformers" if s.merged else "peft"
+    said["pipeline_tag"] = "text-generation"
+    tags = (
+        ["burnish", "lora"] + ["gguf"] * bool(s.ggufs) + ["conversational"] * (s.train.chat_template_sha256 is not None)
+    )
+    return f"---\n{yaml.safe_dump({**said, 'tags': tags}, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _head(s: Subject) -> str:
+    failed = [a for a in s.artefacts if a.verdict == "fail"]
+    lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
+    if failed:
+        lines += ["> **Warning: published although it failed its exam.**"]
+        lines += [f"> `{_file(a)}`: {a.why}." for a in failed]
+        lines += [""]
+    lines += [
+        f"A LoRA fine-tune of {_linked(s)}, trained, examined and published with Burnish: run `{s.train.run_id}`,"
+        f" trained {s.train.created[:10]}, exported {s.export.created[:10]}.",
+        "This page is written from the run's records, `train.json` and `export.json`, which are here too.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _measured(s: Subject) -> str:
+    base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.export.artefacts), (None, None))
+    published = {a.path for a in s.artefacts}
+    rows = [
+        (
+            f"`{_file(a)}`" + (" (default)" if a.path == s.export.default else ""),
+            f"{a.bytes / 1e6:,.0f} MB",
+            _number(a.fidelity.kl),
+            "-" if a.fidelity.top1_agreement is None else f"{a.fidelity.top1_agreement:.1%}",
+            _number(a.fidelity.loss),
+            a.verdict,
+            "yes" if a.path in published else "no",
+        )
+        for a in s.export.artefacts
+    ]
+    failed = [a for a in s.export.artefacts if a.verdict == "fail"]
+    gain = f"the base's is {_number(base)}, the trained model's (base with adapter) {_number(trained)}. "
+    return "\n".join([
+        "## What was measured",
+        "",
+        f"At the end of training the model sat an exam: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens, on"
+        " rows that were never trained and some general text. Each artefact was asked the same, the GGUF files through"
+        " llama.cpp.",
+        "",
+        _table(("artefact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
+        "",
+        f"Loss is the mean negative log-likelihood of the held-out responses, in nats a token; {gain if base else ''}"
+        "KL and top-1 agreement compare the next-token distributions: the merge's with the trained model's, a GGUF's"
+        " with the merge's.",
+        "",
+        *[f"- failed: `{_file(a)}`: {a.why}" for a in failed],
+        *([""] if failed else []),
+    ])  # fmt: skip
+
+
+def _base(s: Subject) -> str:
+    said = s.train.base.license
+    named = " ".join(said[key] for key in ("license", "license_name") if key in said)
+    licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
+    revision = f", revision `{s.train.base.revision}`" if s.train.base.revision else ""
+    merge = s.export.merge
+    double = ", with double quantization" if s.train.double_quant else ""
+    held = f"NF4 (4 bits{double})" if s.train.quantization == "nf4" else s.train.load_dtype
+    return "\n".join([
+        "## Base and licence",
+        "",
+        f"- Base: {_linked(s)}{revision}, sha256 over its files `{s.train.base.sha256}`",
+        f"- Licence of the base: {licence if said else UNKNOWN}. A fine-tune is bound by its base's licence.",
+        f"- While training the base was held in {held};"
+        f" the adapter is merged onto the {merge.base} 16-bit base ({merge.reason}).",
+        "",
+    ])  # fmt: skip
+
+
+def _data(s: Subject) -> str:
+    data = s.train.data
+    lengths = (data.model_extra or {}).get("lengths")
+    lines = [
+        "## Data",
+        "",
+        "The rows themselves are not published. Their shape:",
+        "",
+        f"- {data.rows} rows trained on, {data.eval_rows} held out; format `{data.format}`",
+        f"- sha256 of the data file: `{data.sha256}`",
+        f"- longest row allowed: {s.train.max_length} tokens; {data.over_length} longer rows were dropped or shortened",
+    ]
+    if lengths:
+        width = lengths["bin_tokens"]
+        counted = [f"{i * width}–{(i + 1) * width - 1}: {n}" for i, n in enumerate(lengths["counts"]) if n]
+        lines.append(f"- rows by length in tokens: {', '.join(counted)}")
+    return "\n".join([*lines, ""])
+
+
+def _training(s: Subject) -> str:
+    path = s.run.path / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rows = [
+        (f"`{section}.{key}`", f"`{json.dumps(config[section][key])}`")
+        for section, keys in SHOWN
+        for key in keys
+        if key in config.get(section, {})
+    ]
+    m, device = s.train.metrics, s.train.hardware.get("device", "unknown")
+    versions = ", ".join(f"{name} {version}" for name, version in s.train.versions.items())
+    return "\n".join([
+        "## Training",
+        "",
+        *([_table(("setting", "value"), rows), ""] if rows else []),
+        f"Training loss {m.train_loss:.3f}, held-out loss {_number(m.eval_loss)}; {m.train_runtime_s:,.0f} s on"
+        f" {device}, {m.tokens_per_s:,.0f} tokens/s. With {versions}.",
+        "",
+    ])  # fmt: skip
+
+
+def _limits(s: Subject) -> str:
+    lines = [
+        "## Limits",
+        "",
+        "- The exam measures closeness to the trained model and loss on held-out rows of the same data. It does not"
+        " measure truth, safety or skill at anything else; the base's limits and biases remain.",
+        f"- Prompts were trained up to {s.train.max_length} tokens; the base knows {s.export.context_length}.",
+    ]
+    if s.train.chat_template_sha256:
+        lines += [
+            f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
+            " runtimes take today's where a template asks for one.",
+            f"- A turn ends with {', '.join(f'`{t}`' for t in s.export.stop)}. Ollama takes a chat template in its own"
+            " language, not the one in the GGUF; that form was not examined.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _file(artefact: Artefact) -> str:
+    return published_name(artefact.path) if artefact.kind == "gguf" else f"{artefact.path} (16-bit safetensors)"
+
+
+def _linked(s: Subject) -> str:
+    return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{s.base_name}`"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,271 @@
+"""python -m export push over real HTTP against the Hub's double: what goes, what is refused, what a fault leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from burnish.run import PushRecord, Run, file_sha256
+from tests.conftest import ROOT, Cli
+from tests.hub_double import Hub, running
+from tests.published import WHY, make_run
+
+Push = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as double:
+        yield double
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "runs")
+
+
+@pytest.fixture
+def push(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> Push:
+    """Push the run to me/model; more arguments are settings, `token` and other variables are the environment."""
+
+    def call(*more: str, token: str | None = "hf_good", **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = hub.environment(tmp_path / "hf", token) | environment
+        return cli("export", "push", *where(run), "--push.repo", "me/model", *more, timeout=90, **variables)
+
+    return call
+
+
+def where(run: Run) -> tuple[str, ...]:
+    return "--run.root", str(run.path.parent), "--run.name", run.id
+
+
+def line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one error line of a command that was refused."""
+    assert done.returncode == 2, done.stderr
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+    return errors[0]
+
+
+def test_a_run_is_published_in_one_private_commit_with_its_records(push: Push, hub: Hub, run: Run) -> None:
+    done = push()
+    assert done.returncode == 0, done.stderr
+    repo = hub.repos["me/model"]
+    assert repo.private and len(repo.commits) == 2  # the empty one that creating makes, and ours
+    files = hub.files("me/model")
+    for name in ("train.json", "export.json", "config.yaml"):
+        assert files[name] == (run.path / name).read_bytes()
+    assert files["model.safetensors"] == (run.path / "merged" / "model.safetensors").read_bytes()
+    assert files["tuned-Q8_0.gguf"] == (run.path / "gguf" / "tuned-Q8_0.gguf").read_bytes()
+    assert json.loads(files["params"]) == {"stop": ["<|im_end|>"]}
+    record = run.read(PushRecord)
+    assert (record.repo, record.commit, record.public) == ("me/model", repo.head, False)
+    assert set(record.files) == set(files) - {".gitattributes"}
+    assert record.export_sha256 == file_sha256(run.path / "export.json")
+
+
+def test_what_is_published_can_be_checked_with_sha256sum(push: Push, hub: Hub, tmp_path: Path) -> None:
+    assert push().returncode == 0
+    for name, content in hub.files("me/model").items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(content)
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "copy", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "tuned-F16.gguf: OK" in done.stdout
+
+
+def test_a_second_push_uploads_nothing(push: Push, hub: Hub, run: Run) -> None:
+    assert push().returncode == 0
+    head, record = hub.repos["me/model"].head, run.read(PushRecord)
+    hub.requests.clear()
+    done = push()
+    assert done.returncode == 0 and "nothing uploaded" in done.stderr
+    assert not hub.asked("PUT", "/lfs/") and not hub.asked("POST", "/commit/")
+    assert hub.repos["me/model"].head == head == run.read(PushRecord).commit == record.commit
+
+
+def test_a_push_that_is_killed_goes_on_with_what_is_missing(push: Push, hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.seconds_a_part = 0.25
+    environment = {**os.environ, **hub.environment(tmp_path / "hf")}
+    command = [sys.executable, "-m", "export", "push", *where(run), "--push.repo", "me/model"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    while len(hub.blobs) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.6)  # what the double was storing is stored
+    arrived = set(hub.blobs)
+    large = {file_sha256(p) for p in run.path.rglob("*") if p.suffix in (".gguf", ".safetensors")}
+    assert arrived < large and len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
+    hub.requests.clear()
+    hub.seconds_a_part = 0
+    done = push()
+    assert done.returncode == 0, done.stderr
+    assert {r.path.split("/")[2] for r in hub.asked("PUT", "/lfs/")} == large - arrived
+    assert len(hub.repos["me/model"].commits) == 2
+
+
+def test_a_connection_that_breaks_in_an_upload_is_tried_again(push: Push, hub: Hub) -> None:
+    hub.fail("PUT", "/lfs/", -1, after=300_000)
+    done = push()
+    assert done.returncode == 0, done.stderr
+    assert "Retrying" in done.stderr and hub.files("me/model")["tuned-F16.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "whoami-v2", 429), ("POST", "repos/create", 503), ("PUT", "/lfs/", 429), ("POST", "/commit/main", 503)],
+)
+def test_a_rate_limit_and_a_server_error_are_waited_out(
+    method: str, path: str, status: int, push: Push, hub: Hub
+) -> None:
+    hub.fail(method, path, status, Retry_After="0")
+    done = push()
+    assert done.returncode == 0, done.stderr
+    assert str(status) in done.stderr
+    assert len(hub.repos["me/model"].commits) == 2
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(push: Push, hub: Hub) -> None:
+    hub.lost_answers = 1
+    done = push()
+    assert done.returncode == 0 and "answers 502; trying again" in done.stderr
+    assert len(hub.repos["me/model"].commits) == 2
+
+
+def test_a_hub_that_stays_down_is_one_line(push: Push, hub: Hub) -> None:
+    hub.fail("GET", "/api/whoami-v2", 503, times=99, Retry_After="0")
+    assert "the Hub answers 503" in line(push())
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        ("hf_wrong", "refuses the token (HF_TOKEN): it is wrong or expired"),
+        ("hf_read", "the token (HF_TOKEN) has no right to write to me/model"),
+        (None, "there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login`"),
+    ],
+)
+def test_a_bad_token_is_one_line_and_never_shown(token: str | None, text: str, push: Push, hub: Hub, run: Run) -> None:
+    done = push(token=token)
+    assert text in line(done)
+    assert "me/model" not in hub.repos and not run.has(PushRecord)
+    assert not token or token not in done.stdout + done.stderr
+
+
+def test_another_ones_namespace_is_refused(push: Push, hub: Hub) -> None:
+    assert "no right to write to them/model" in line(push("--push.repo", "them/model"))
+
+
+def test_a_taken_name_is_refused_and_left_alone(push: Push, hub: Hub) -> None:
+    hub.add("me/model", {"pytorch_model.bin": b"another model"}, private=True)
+    assert "the name is taken, by a model that Burnish did not publish" in line(push())
+    assert set(hub.files("me/model")) == {"pytorch_model.bin"}
+    hub.add("me/other", {"x": b""}, hidden=True)
+    assert "the name is taken, by something your token can't see" in line(push("--push.repo", "me/other"))
+
+
+def test_a_public_repository_is_used_only_when_asked(push: Push, hub: Hub, run: Run) -> None:
+    assert push("--push.public", "true").returncode == 0
+    assert not hub.repos["me/model"].private and run.read(PushRecord).public
+    assert "is public: say PUBLIC=1" in line(push())
+
+
+def test_a_secret_file_and_a_login_are_tokens_too(push: Push, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hf_good\n")
+    assert push(token=None, HF_TOKEN_PATH=str(tmp_path / "secret")).returncode == 0
+    (tmp_path / "hf").mkdir(exist_ok=True)
+    (tmp_path / "hf" / "token").write_text("hf_good")  # where `hf auth login` leaves it
+    assert push(token=None).returncode == 0
+
+
+def test_the_token_is_in_no_output_and_no_file(push: Push, hub: Hub, run: Run) -> None:
+    hub.fail("PUT", "/lfs/", 503)
+    done = push()
+    assert done.returncode == 0
+    assert "hf_good" not in done.stdout + done.stderr
+    assert not [p for p in run.path.rglob("*") if p.is_file() and b"hf_good" in p.read_bytes()]
+    assert not [name for name, content in hub.files("me/model").items() if b"hf_good" in content]
+    assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload addresses are signed: no token goes there
+
+
+def test_a_failed_artefact_stays_here(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path / "failed", failed=("Q4_K_M",))
+    to = ("--push.repo", "me/model")
+    done = cli("export", "push", *where(run), *to, **hub.environment(tmp_path / "hf"))
+    assert done.returncode == 0 and f"left out: gguf/tuned-Q4_K_M.gguf failed its exam: {WHY}" in done.stderr
+    assert "tuned-Q4_K_M.gguf" not in hub.files("me/model")
+    asked = cli("export", "push", *where(run), *to, "--push.what", "Q4_K_M", **hub.environment(tmp_path / "hf"))
+    assert "failed its exam" in line(asked)
+
+
+def test_a_run_of_which_nothing_passed_is_published_only_aloud(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path / "failed", failed=("F16", "Q8_0", "Q4_K_M"))
+    command = ("export", "push", *where(run), "--push.repo", "me/model")
+    assert "nothing of it passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
+    assert "me/model" not in hub.repos
+    done = cli(*command, "--push.allow_failed", "true", **hub.environment(tmp_path / "hf"))
+    assert done.returncode == 0, done.stderr
+    card = hub.files("me/model")["README.md"].decode()
+    assert "**Warning: published although it failed its exam.**" in card and WHY in card
+
+
+def test_quantized_merged_weights_are_never_published(push: Push, hub: Hub, run: Run) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.ones((64, 64), np.uint8)}, run.path / "merged" / "model.safetensors")
+    assert "quantized are never published (model.safetensors: U8)" in line(push("--push.allow_failed", "true"))
+    assert "me/model" not in hub.repos
+
+
+@pytest.mark.parametrize("name", ["gguf/tuned-Q8_0.gguf", "adapter/adapter_config.json", "merged/tokenizer.json"])
+def test_a_file_that_changed_since_its_record_is_refused(name: str, push: Push, hub: Hub, run: Run) -> None:
+    (run.path / name).write_bytes((run.path / name).read_bytes() + b" ")
+    assert "not what its record says (sha256 differs)" in line(push())
+    assert "me/model" not in hub.repos
+
+
+def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(push: Push, hub: Hub, run: Run) -> None:
+    done = push("--dry-run", "--push.what", "Q8_0,adapter")
+    assert done.returncode == 0, done.stderr
+    assert "tuned-Q8_0.gguf" in done.stdout and "1.6 MB" in done.stdout and "private" in done.stdout
+    assert "tuned-F16.gguf" not in done.stdout and "model.safetensors" not in done.stdout.replace("adapter_model", "")
+    assert not hub.requests and not run.has(PushRecord)
+
+
+def test_a_retrained_run_takes_the_place_of_the_old_one(push: Push, hub: Hub, tmp_path: Path, cli: Cli) -> None:
+    assert push().returncode == 0
+    hub.add("me/model", {"picture.png": b"by hand"})
+    again = make_run(tmp_path / "runs", name="better")
+    done = cli("export", "push", *where(again), "--push.repo", "me/model", **hub.environment(tmp_path / "hf"))
+    assert done.returncode == 0, done.stderr
+    files = set(hub.files("me/model"))
+    assert {"better-Q8_0.gguf", "picture.png"} <= files and "tuned-Q8_0.gguf" not in files
+
+
+def test_trainings_config_says_where_a_run_goes(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> None:
+    config = json.loads((run.path / "config.yaml").read_text())
+    config["push"] = {"repo": "me/from-config", "what": ["Q8_0"], "public": True, "allow_failed": False}
+    (run.path / "config.yaml").write_text(json.dumps(config))
+    done = cli("export", "push", *where(run), "--push.what", "adapter", **hub.environment(tmp_path / "hf"))
+    assert done.returncode == 0, done.stderr
+    assert not hub.repos["me/from-config"].private
+    assert "adapter/adapter_config.json" in hub.files("me/from-config")
+    assert "tuned-Q8_0.gguf" not in hub.files("me/from-config")
+
+
+def test_without_a_repository_and_with_an_unknown_part_it_says_what_to_give(run: Run, cli: Cli) -> None:
+    assert "push.repo is required: give REPO=owner/name" in line(cli("export", "push", *where(run)))
+    done = cli("export", "push", *where(run), "--push.repo", "me/model", "--push.what", "ggufs")
+    assert "did you mean 'gguf'?" in line(done)
+    assert "push.repo is 'model'" in line(cli("export", "push", *where(run), "--push.repo", "model"))
