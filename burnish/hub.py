@@ -107,8 +107,11 @@ def cached(repo: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def reason(error: Exception, repo: str, revision: str | None = None) -> str:
-    """Say in one line what the Hub's client means, and what to do. Any error that is not the Hub's is raised again."""
+def reason(error: Exception, repo: str, revision: str | None = None, right: str = "read") -> str:
+    """Say in one line what the Hub's client means, and what to do; `right` is what was tried.
+
+    An error that is neither the Hub's nor its client's is raised again.
+    """
     from huggingface_hub import errors as hub
 
     chain = list(_chain(error))
@@ -125,27 +128,28 @@ def reason(error: Exception, repo: str, revision: str | None = None) -> str:
         return "is no path here and no valid hub id (owner/name)"
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
-        return _refusal(response, repo)
+        return _refusal(response, repo, right)
     if any(isinstance(e, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
         return f"is not in the local cache, and {_unreachable(chain)}"
+    if isinstance(error, RuntimeError | ValueError):  # hf_xet's own faults are plain RuntimeErrors
+        said = " ".join(str(error).split())[:300]
+        return f"the transfer stopped ({said}): run the same command again; what was transferred is kept"
     raise error
 
 
-def _refusal(error: Exception, repo: str) -> str:
+def _refusal(error: Exception, repo: str, right: str) -> str:
     """Say what an HTTP status means; what the server itself said goes with it."""
     from huggingface_hub import errors as hub
 
     status, said = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
     detail = f" ({said})" if said else ""
     if isinstance(error, hub.RepositoryNotFoundError) and "Invalid credentials" not in said:
-        return (
-            f"is neither a file here nor a model on the hub, or it is private (your token: {_token_source() or 'none'})"
-        )
+        return f"is not on the hub, or it is private (your token: {_token_source() or 'none'})"
     if status == 401:
         where = _token_source() or "none"
         return f"the Hub refuses the token ({where}): it is wrong or expired; make another at {PAGE}/settings/tokens"
     if status == 403:
-        return f"the token ({_token_source() or 'none'}) has no right to write to {repo}{detail}"
+        return f"the token ({_token_source() or 'none'}) has no right to {right} {repo}{detail}"
     if status in (409, 412):
         return f"it was changed by somebody else meanwhile{detail}: run the same command again"
     if status in RETRIED:

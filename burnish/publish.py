@@ -15,6 +15,7 @@ from burnish.hub import RECORDS, HubError, client, reason, retrying
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+WRITE = "write to"
 PROBE_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
 # what a repository may hold that was made by hand for a model to come
 PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
@@ -49,7 +50,7 @@ def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
     except HubError:
         raise
     except Exception as error:
-        raise HubError(f"push.repo {repo}: {reason(error, repo)}") from None
+        raise HubError(f"push.repo {repo}: {reason(error, repo, right=WRITE)}") from None
     return user
 
 

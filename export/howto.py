@@ -15,7 +15,8 @@ QUESTION = "Who are you?"
 def howto(s: Subject) -> str:
     """Return the card's commands: those for which the published files are there."""
     made = [*_gguf(s), *_merged(s), *_adapter(s)]
-    private = "While the repository is private, each asks for HF_TOKEN (Ollama for its own key, in the Hub's settings)."
+    ollama = " (Ollama for its own key, in the Hub's settings)" if s.ggufs and s.train.chat_template_sha256 else ""
+    private = f"While the repository is private, each asks for HF_TOKEN{ollama}."
     return "\n".join(["## How to run it", "", private, "", *made])
 
 

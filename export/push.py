@@ -12,7 +12,7 @@ from rich.table import Table
 from burnish import hub
 from burnish import run as runs
 from burnish.console import say, warn
-from burnish.publish import PushSection, check_target
+from burnish.publish import WRITE, PushSection, check_target
 from burnish.run import PushRecord
 from export.card import Subject
 from export.parcel import SUMS, Item, PushError
@@ -43,7 +43,7 @@ def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
     try:
         commit = hub.retrying(lambda: _bring(api, s, items), TRIES)
     except Exception as error:
-        raise PushError(f"push.repo {s.repo}: {hub.reason(error, s.repo)}") from None
+        raise PushError(f"push.repo {s.repo}: {hub.reason(error, s.repo, right=WRITE)}") from None
     record = PushRecord(
         run_id=s.run.id,
         created=runs.now(),

@@ -1,0 +1,134 @@
+"""Base models by their hub id, against the double: what is fetched, and one clear line where it can't be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.hub_double import Hub, running
+
+CARD = b"---\nlicense: other\nlicense_name: barrel-1.0\nlicense_link: https://example.org/barrel\n---\n# Base\n"
+INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors.index.json": json.dumps(INDEX).encode(),
+    "model-00001-of-00002.safetensors": b"one",
+    "model-00002-of-00002.safetensors": b"two",
+    "README.md": CARD,
+}
+RESOLVE = (
+    "import sys, json; from burnish.base import resolve, licence; from burnish.errors import run_edge\n"
+    "def main():\n"
+    "    base = resolve(sys.argv[1], sys.argv[2] or None)\n"
+    "    print(json.dumps([base.revision, base.sha256, licence(base), base.path.as_posix()])); return 0\n"
+    "run_edge(main)\n"
+)
+
+Resolve = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as double:
+        double.add("them/base", FILES)
+        yield double
+
+
+@pytest.fixture
+def resolve(hub: Hub, tmp_path: Path) -> Resolve:
+    def call(base: str, revision: str = "", token: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **hub.environment(tmp_path / "hf", token), **more}
+        command = [sys.executable, "-c", RESOLVE, base, revision]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90)
+
+    return call
+
+
+def line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_base_is_fetched_at_a_commit_with_its_licence(resolve: Resolve, hub: Hub) -> None:
+    done = resolve("them/base")
+    assert done.returncode == 0, done.stderr
+    revision, digest, licence, _ = json.loads(done.stdout)
+    assert revision == hub.repos["them/base"].head
+    link = "https://example.org/barrel"
+    assert licence == {"license": "other", "license_name": "barrel-1.0", "license_link": link}
+    hub.add("them/base", {"README.md": b"# Another page", "weights.msgpack": b"unused"})
+    assert json.loads(resolve("them/base").stdout)[1] == digest  # the page is no part of the model
+
+
+def test_a_cached_base_needs_no_hub(resolve: Resolve) -> None:
+    first = resolve("them/base")
+    for more in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        again = resolve("them/base", **more)
+        assert again.returncode == 0 and again.stdout == first.stdout, again.stderr
+
+
+def test_a_gated_base_names_the_page_to_open(resolve: Resolve, hub: Hub) -> None:
+    hub.add("them/gated", FILES, gated=True)
+    page = "base.id them/gated: is gated: accept its licence at https://huggingface.co/them/gated"
+    assert f"{page} (then set HF_TOKEN)" in line(resolve("them/gated"))
+    assert f"{page} (your token's account was not let in yet)" in line(resolve("them/gated", token="hf_good"))
+
+
+def test_a_missing_base_and_a_wrong_revision_are_named(resolve: Resolve) -> None:
+    assert "base.id them/nothing: is not on the hub, or it is private (your token: none)" in line(
+        resolve("them/nothing")
+    )
+    assert "base.id them/base: has no revision 'v9': see https://huggingface.co/them/base/commits/main" in line(
+        resolve("them/base", "v9")
+    )
+    assert "no such file or directory" in line(resolve("./them/base"))
+
+
+def test_a_bad_token_is_named_by_where_it_comes_from(resolve: Resolve, hub: Hub) -> None:
+    hub.add("me/private", FILES, private=True)
+    done = resolve("me/private", token="hf_wrong")
+    assert "the Hub refuses the token (HF_TOKEN): it is wrong or expired" in line(done)
+    assert "hf_wrong" not in done.stdout + done.stderr
+
+
+def test_no_network_says_which_address_was_tried(resolve: Resolve) -> None:
+    done = resolve("them/base", HF_ENDPOINT="http://127.0.0.1:9")
+    assert "is not in the local cache, and the hub can't be reached (http://127.0.0.1:9): check the network" in line(
+        done
+    )
+    assert "HF_HUB_OFFLINE forbids to fetch it" in line(resolve("them/base", HF_HUB_OFFLINE="1"))
+
+
+def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resolve: Resolve) -> None:
+    first = resolve("them/base")
+    snapshot = Path(json.loads(first.stdout)[3])
+    shard = snapshot / "model-00002-of-00002.safetensors"
+    shard.resolve().unlink()
+    shard.unlink()
+    done = resolve("them/base", HF_HUB_OFFLINE="1")
+    assert "base.id them/base: is only in part in the local cache" in line(done)
+    trees = next(p for p in snapshot.parent.parent.iterdir() if p.name == "trees")
+    for listing in trees.iterdir():  # an older client kept no listing: then the model's own index tells
+        listing.rename(listing.with_suffix(".away"))
+    assert "is not complete (model-00002-of-00002.safetensors is missing): run again with a network" in line(
+        resolve("them/base", HF_HUB_OFFLINE="1")
+    )
+    assert resolve("them/base").stdout == first.stdout
+
+
+def test_a_repository_without_weights_is_no_base(resolve: Resolve, hub: Hub) -> None:
+    hub.add("them/ggufs", {"config.json": b"{}", "x.gguf": b"GGUF"})
+    assert "is no model: it needs config.json and *.safetensors (or .bin)" in line(resolve("them/ggufs"))
+
+
+def test_a_server_error_is_tried_again(resolve: Resolve, hub: Hub) -> None:
+    hub.fail("GET", "/revision/", 503, times=2, Retry_After="0")
+    done = resolve("them/base")
+    assert done.returncode == 0 and "it answers 503; trying again" in done.stderr

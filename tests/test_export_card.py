@@ -1,0 +1,104 @@
+"""python -m export card: what the page says is what the records say, without a network and without the data."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from burnish.run import Run
+from tests.conftest import Cli
+from tests.published import WHY, make_run
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+def card(cli: Cli, run: Run, *more: str) -> tuple[dict[str, Any], str]:
+    """Return a card's metadata and page."""
+    done = cli("export", "card", "--run.root", str(run.path.parent), "--run.name", run.id, *more, **OFFLINE)
+    assert done.returncode == 0, done.stderr
+    _, metadata, page = done.stdout.split("---\n", 2)
+    return yaml.safe_load(metadata), page
+
+
+def test_its_metadata_is_what_the_hub_reads(tmp_path: Path, cli: Cli) -> None:
+    metadata, _ = card(cli, make_run(tmp_path))
+    assert metadata == {
+        "base_model": "them/base", "base_model_relation": "finetune", "license": "apache-2.0",
+        "library_name": "transformers", "pipeline_tag": "text-generation",
+        "tags": ["burnish", "lora", "gguf", "conversational"],
+    }  # fmt: skip
+
+
+def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path, failed=("Q8_0",))
+    _, page = card(cli, run)
+    assert "| `tuned-Q4_K_M.gguf` (default) | 1 MB | 0.0100 | 97.0% | 0.8500 | pass | yes |" in page
+    assert "| `tuned-Q8_0.gguf` | 2 MB | 0.0100 | 97.0% | 0.8500 | fail | no |" in page and WHY in page
+    assert "the base's is 3.2000" in page and "90 rows trained on, 10 held out; format `messages`" in page
+    assert "0–63: 70, 64–127: 30" in page and "| `lora.r` | `8` |" in page
+    assert "rows.jsonl" not in page
+
+
+def test_a_licence_is_never_invented(tmp_path: Path, cli: Cli) -> None:
+    unknown = make_run(tmp_path, base={"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64})
+    metadata, page = card(cli, unknown)
+    assert "license" not in metadata and "Licence of the base: unknown: check the base's page" in page
+    said = {"license": "other", "license_name": "barrel-1.0", "license_link": "https://example.org/barrel"}
+    base = {"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64, "license": said}
+    metadata, page = card(cli, make_run(tmp_path, "named", base=base))
+    assert said.items() <= metadata.items() and "other barrel-1.0 (https://example.org/barrel)" in page
+
+
+def test_a_path_of_this_machine_is_not_on_the_page(tmp_path: Path, cli: Cli) -> None:
+    base = {"id": "/home/somebody/bases/barrel", "revision": None, "sha256": "0" * 64}
+    metadata, page = card(cli, make_run(tmp_path, base=base))
+    assert "base_model" not in metadata and "`barrel`" in page and "/home/somebody" not in page
+
+
+def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path)
+    _, page = card(cli, run, "--push.repo", "me/model")
+    assert "    make serve MODEL=hf://me/model\n" in page
+    assert "    llama-server -hf me/model --hf-file tuned-Q4_K_M.gguf --jinja\n" in page
+    assert "    ollama run hf.co/me/model:Q4_K_M\n" in page and "    vllm serve me/model\n" in page
+    assert 'pipeline("text-generation", model="me/model"' in page and 'subfolder="adapter"' in page
+    _, only = card(cli, run, "--push.repo", "me/model", "--push.what", "Q8_0")
+    assert 'make serve MODEL=hf://me/model SET="--artefact Q8_0"' in only and "--hf-file tuned-Q8_0.gguf" in only
+    assert "vllm" not in only and "transformers:" not in only and "PeftModel" not in only
+    _, adapter = card(cli, run, "--push.what", "adapter")
+    assert "llama-server" not in adapter and "PeftModel" in adapter
+
+
+def test_a_failed_artefact_is_said_first(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path, failed=("F16", "Q8_0", "Q4_K_M"))
+    _, page = card(cli, run, "--push.allow_failed", "true")
+    assert page.index("**Warning: published although it failed its exam.**") < page.index("A LoRA fine-tune of")
+    assert 'SET="--artefact Q4_K_M --allow_unproven true"' in page
+
+
+def test_a_plain_text_run_has_no_chat_commands(tmp_path: Path, cli: Cli) -> None:
+    metadata, page = card(cli, make_run(tmp_path, chat_template_sha256=None))
+    assert "conversational" not in metadata["tags"] and "--jinja" not in page and "ollama" not in page.lower()
+    assert 'model("Once upon a time"' in page
+
+
+@pytest.mark.parametrize("part", ["transformers", "PEFT"])
+def test_its_python_is_python(part: str, tmp_path: Path, cli: Cli) -> None:
+    _, page = card(cli, make_run(tmp_path))
+    block = page.split("transformers:\n" if part == "transformers" else "on the base:\n")[1]
+    code = "\n".join(re.findall(r"^    (.*)$", block.strip("\n").split("\n\n")[0], re.MULTILINE))
+    compile(code, part, "exec")
+    assert "import" in code
+
+
+def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path)
+    record = json.loads((run.path / "train.json").read_text()) | {"created": "2027-01-01T00:00:00Z"}
+    (run.path / "train.json").write_text(json.dumps(record))
+    done = cli("export", "card", "--run.root", str(tmp_path))
+    assert done.returncode == 2 and "export.json is of an earlier training: run `make export` again" in done.stderr

@@ -1,0 +1,105 @@
+"""python -m serve --model hf://...: a published run is fetched, proven and served, or refused in a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.llama import Model
+from burnish.run import text_sha256
+from tests.conftest import Cli
+from tests.hub_double import Hub, running
+from tests.published import make_run
+from tests.serve_process import ServerProcess, serving, small_model
+
+REPO = "me/model"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[Hub]:
+    """A double to which a run around the small real model was pushed."""
+    with Model.open(small_model(), vocab_only=True) as model:
+        template = text_sha256(model.chat_template or "")
+    root = tmp_path_factory.mktemp("published")
+    run = make_run(root / "runs", model=small_model(), chat_template_sha256=template)
+    with running() as hub:
+        words = ("--run.root", str(run.path.parent), "--push.repo", REPO)
+        done = cli("export", "push", *words, timeout=120, **hub.environment(root / "hf"))
+        assert done.returncode == 0, done.stderr
+        yield hub
+
+
+def refused(hub: Hub, home: Path, model: str = f"hf://{REPO}", **more: Any) -> str:
+    """Return what a server that must not start said."""
+    server = ServerProcess(model=model, environment=hub.environment(home), **more)
+    code = server.process.wait(90)
+    server.stop()
+    assert code == 2 and server.output.count("error: ") == 1 and "Traceback" not in server.output, server.output
+    return server.output
+
+
+def test_a_pushed_run_is_served_from_the_hub_and_again_without_it(published: Hub, tmp_path: Path) -> None:
+    environment = published.environment(tmp_path)
+    published.requests.clear()
+    with serving(model=f"hf://{REPO}", environment=environment) as server:
+        version = server.call("GET", "/version")[2]
+        assert (version["run_id"], version["hub"]) == ("tuned", f"{REPO}@{published.repos[REPO].head}")
+        reply = server.chat("What is the capital of Japan?", max_tokens=12, temperature=0)[2]
+        assert "Tokyo" in reply["choices"][0]["message"]["content"]
+    fetched = {r.path.rsplit("/", 1)[-1] for r in published.asked("GET", "/resolve/")}
+    assert fetched == {"export.json", "train.json"} and len(published.asked("GET", "/cdn/")) == 1
+    assert {r.token for r in published.asked("GET", "/cdn/")} == {None}
+    unreachable = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    for offline in ({**environment, "HF_HUB_OFFLINE": "1"}, unreachable):
+        with serving(model=f"hf://{REPO}", environment=offline) as server:
+            assert server.call("GET", "/version")[2]["hub"] == version["hub"]
+
+
+def test_a_revision_is_served_as_it_was(published: Hub, tmp_path: Path) -> None:
+    commit = published.repos[REPO].head
+    published.add(REPO, {"notes.txt": b"later"})
+    with serving(model=f"hf://{REPO}@{commit}", environment=published.environment(tmp_path)) as server:
+        assert server.call("GET", "/version")[2]["hub"] == f"{REPO}@{commit}"
+
+
+def test_a_file_that_was_altered_on_the_hub_is_refused(published: Hub, tmp_path: Path) -> None:
+    files = published.files(REPO)
+    model = next(name for name in files if name.endswith(".gguf"))
+    published.add("me/altered", {**files, model: files[model][:-1] + b"x"}, private=True)
+    assert "its sha256 is not the recorded one" in refused(published, tmp_path / "a", "hf://me/altered")
+    record = json.loads(files["train.json"]) | {"template_date": "1999-01-01"}
+    published.add("me/retold", {**files, "train.json": json.dumps(record).encode()}, private=True)
+    assert "train.json is not the one that export.json was made with" in refused(published, tmp_path, "hf://me/retold")
+
+
+def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path) -> None:
+    published.add("them/some-GGUF", {"some-Q8_0.gguf": b"GGUF"})
+    said = refused(published, tmp_path, "hf://them/some-GGUF")
+    assert "Burnish did not publish it" in said and "hf download them/some-GGUF FILE.gguf" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ("hf://me/nothing", "is not on the hub, or it is private"),
+        (f"hf://{REPO}@v9", "has no revision 'v9'"),
+        ("hf://model", "is no reference to the Hub: expected hf://owner/name"),
+    ],
+)
+def test_what_is_not_there_is_one_line(model: str, text: str, published: Hub, tmp_path: Path) -> None:
+    assert text in refused(published, tmp_path, model)
+
+
+def test_another_artefact_than_was_published_is_one_line(published: Hub, tmp_path: Path) -> None:
+    assert "has no GGUF 'Q2_K'; there is: Q4_1 (pass)" in refused(published, tmp_path, artefact="Q2_K")
+
+
+def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path) -> None:
+    server = ServerProcess(model=f"hf://{REPO}", environment={**published.environment(tmp_path), "HF_HUB_OFFLINE": "1"})
+    assert server.process.wait(60) == 2
+    server.stop()
+    assert "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it" in server.output
