@@ -24,6 +24,8 @@ SCHEME = "hf://"
 RECORDS = ("export.json", "train.json")
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 TRIES = 5
+# as huggingface_hub and hf_xet raise them, beside their own named errors
+TRANSFER_FAULTS = (RuntimeError, ValueError, ConnectionError, TimeoutError)
 LONGEST_WAIT_S = 300.0
 PAGE = "https://huggingface.co"
 Result = TypeVar("Result")
@@ -131,7 +133,7 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
         return _refusal(response, repo, right)
     if any(isinstance(e, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
         return f"is not in the local cache, and {_unreachable(chain)}"
-    if isinstance(error, RuntimeError | ValueError):  # hf_xet's own faults are plain RuntimeErrors
+    if isinstance(error, TRANSFER_FAULTS) or type(error).__module__ == "hf_xet":
         said = " ".join(str(error).split())[:300]
         return f"the transfer stopped ({said}): run the same command again; what was transferred is kept"
     raise error
