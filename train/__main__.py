@@ -13,6 +13,7 @@ from burnish import report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
+from burnish.publish import preflight
 from train import begin
 from train.prepare import Prepared, prepare
 from train.settings import TrainSettings
@@ -55,6 +56,7 @@ def _run(settings: TrainSettings, prepared: Prepared) -> int:
     if finished:
         say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
         return 0
+    preflight(settings.push, prepared.base.path)
     from train import sft  # torch and TRL take seconds to import: not before the data is known to be good
 
     record = sft.train(settings, prepared, run)

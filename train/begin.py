@@ -75,8 +75,8 @@ def _dump(run: Path) -> dict[str, Any]:
 
 
 def _comparable(dump: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that only say where things are."""
-    flat = {f"{s}.{k}": v for s, section in dump.items() for k, v in section.items() if s != "run"}
+    """Settings without those that only say where things are, or where they go afterwards."""
+    flat = {f"{s}.{k}": v for s, section in dump.items() for k, v in section.items() if s not in ("run", "push")}
     for key in ("data.path", "base.id"):
         flat.pop(key, None)  # compared by their sha256 instead
     return flat

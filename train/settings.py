@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from burnish.config import ConfigError, Strict
 from burnish.errors import did_you_mean
+from burnish.publish import PushSection
 
 # keys of a PEFT lora_config.json that say what this is, or that training doesn't need; any value passes
 PEFT_IGNORED = frozenset(
@@ -136,6 +137,7 @@ class TrainSettings(Strict):
     train: TrainSection = Field(default_factory=TrainSection)
     exam: ExamSection = Field(default_factory=ExamSection)
     run: RunSection = Field(default_factory=RunSection)
+    push: PushSection = Field(default_factory=PushSection)
 
 
 def read_peft_config(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from burnish import run as runs
+from burnish.base import licence
 from burnish.config import ConfigError
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
@@ -208,7 +209,12 @@ def _record(
         {
             "run_id": run.id,
             "created": runs.now(),
-            "base": {"id": prepared.base.id, "revision": prepared.base.revision, "sha256": prepared.base.sha256},
+            "base": {
+                "id": prepared.base.id,
+                "revision": prepared.base.revision,
+                "sha256": prepared.base.sha256,
+                "license": licence(prepared.base),
+            },
             "quantization": settings.base.quantization,
             "load_dtype": dtype,
             "compute_dtype": dtype,
