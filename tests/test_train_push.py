@@ -1,0 +1,63 @@
+"""A push that training's settings ask for is checked before the training: a bad token costs seconds, not the run."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+from tests.hub_double import Hub, running
+
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as double:
+        yield double
+
+
+@pytest.fixture
+def train(hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> Train:
+    def call(token: str, repo: str = "me/model") -> subprocess.CompletedProcess[str]:
+        words = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"))
+        limits = ("--run.name", "one", "--data.max_length", "128", "--train.max_steps", "1", "--exam.answers", "0")
+        return cli("train", "run", *words, *limits, "--push.repo", repo, timeout=200,
+                   **hub.environment(tmp_path / "hf", token))  # fmt: skip
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "text"),
+    [
+        ("hf_wrong", "me/model", "refuses the token (HF_TOKEN)"),
+        ("hf_good", "them/model", "has no right to write to them/model"),
+    ],
+)
+def test_a_push_that_could_not_be_made_stops_before_training(
+    token: str, repo: str, text: str, train: Train, tmp_path: Path
+) -> None:
+    done = train(token, repo)
+    assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "one" / "adapter").exists() and "hf_wrong" not in done.stderr
+
+
+def test_too_little_space_is_said_with_the_size(train: Train, hub: Hub) -> None:
+    hub.quota_bytes = 1000
+    done = train("hf_good")
+    assert done.returncode == 2 and "Private repository storage limit reached" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_knows_afterwards_where_it_goes(train: Train, hub: Hub, tmp_path: Path) -> None:
+    done = train("hf_good")
+    assert done.returncode == 0, done.stderr
+    assert "push: 'me' can publish to me/model" in done.stderr and hub.repos["me/model"].private
+    assert "repo: me/model" in (tmp_path / "runs" / "one" / "config.yaml").read_text()
+    assert "hf_good" not in "".join(
+        p.read_text(errors="replace") for p in (tmp_path / "runs").rglob("*.*") if p.is_file()
+    )
