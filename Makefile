@@ -83,7 +83,9 @@ lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requ
 
 # ---- the product's verbs ---------------------------------------------------------------------------------------------
 
-.PHONY: check train export examine serve chat quickstart
+PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,WHAT,--push.what)
+
+.PHONY: check train export examine serve chat push card quickstart
 check: $(READY) ## DATA=f: read, lint and preview data
 	@$(STAGE) train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
@@ -96,11 +98,17 @@ export: $(READY) ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, e
 examine: $(READY) ## FILE=f.gguf [RUN=]: examine any GGUF or merged directory against a run's exam
 	@$(STAGE) export examine '$(FILE)' $(call opt,RUN,--run.name) $(SET)
 
-serve: $(READY) ## [RUN= PORT=]: the OpenAI-compatible endpoint
-	@$(STAGE) serve $(call opt,RUN,--run) --port $(PORT) $(SET)
+serve: $(READY) ## [RUN= or MODEL=f.gguf|hf://owner/name, PORT=]: the OpenAI-compatible endpoint
+	@$(STAGE) serve $(call opt,RUN,--run) $(call opt,MODEL,--model) --port $(PORT) $(SET)
 
 chat: $(READY) ## [PORT=]: talk to the server from the terminal
 	@$(STAGE) serve chat --url http://127.0.0.1:$(PORT)/v1
+
+push: $(READY) ## REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]: publish what passed on the Hub
+	@$(STAGE) export push $(PUBLISHED) $(if $(PUBLIC),--push.public true) $(if $(DRY_RUN),--dry-run) $(SET)
+
+card: $(READY) ## [REPO= RUN= WHAT=]: print the model card that push would publish
+	@$(STAGE) export card $(PUBLISHED) $(SET)
 
 quickstart: setup ## set up, train, export, serve and ask, on this machine's CPU, with no account
 	@$(PY) -m tools.quickstart

@@ -38,7 +38,9 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("artefact", type=Path, help="a .gguf file, or a directory of merged weights")
             command.usage = "python -m export examine ARTEFACT [--config FILE] [--section.key VALUE ...]"
         if name == "push":
-            command.add_argument("--dry-run", action="store_true", help="list what would go, with sizes; no network")
+            command.add_argument(
+                "--dry-run", "--dry_run", action="store_true", help="list what would go, with sizes; no network"
+            )
     return parser
 
 

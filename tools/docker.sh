@@ -165,6 +165,7 @@ run() {
     take_port "$@"
     free_port "$PORT"
     options+=(--service-ports)
+    case " $* ${BURNISH_SERVE_MODEL:-}" in *[\ =]hf://*) serve_from_hub ;; esac
   fi
   mount_words "${words[@]+"${words[@]}"}"
   [ "$stage" != export ] || mount_base "$@"
@@ -182,6 +183,15 @@ unattended() {  # without a terminal compose leaves the container running when i
   trap 'docker kill --signal INT "$name" >/dev/null 2>&1 || true' INT TERM
   while kill -0 $! 2>/dev/null; do code=0; wait $! || code=$?; done
   return $code
+}
+
+serve_from_hub() {  # hf://... is fetched into the hub's cache; the token, where there is one, is a file as elsewhere
+  local name
+  own_folder "$HF_CACHE_DIR" "the hub's cache"
+  options+=(--volume "$HF_CACHE_DIR:/cache/huggingface")
+  [ "$HF_TOKEN_FILE" = /dev/null ] \
+    || options+=(--volume "$HF_TOKEN_FILE:/run/secrets/hf_token:ro" --env HF_TOKEN_PATH=/run/secrets/hf_token)
+  for name in HF_ENDPOINT HF_HUB_OFFLINE HF_HUB_DISABLE_XET; do [ -z "${!name:-}" ] || options+=(--env "$name"); done
 }
 
 take_port() {  # --port is the host's; in the container it stays what compose publishes

@@ -1,0 +1,86 @@
+"""The README's publishing commands, through make itself and against the double; what a container is given for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from burnish.llama import Model
+from burnish.run import PushRecord, Run, text_sha256
+from tests.conftest import ROOT
+from tests.hub_double import Hub, running
+from tests.published import make_run
+from tests.serve_process import small_model
+from tests.test_make import free_port
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with running() as double:
+        yield double
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    with Model.open(small_model(), vocab_only=True) as model:
+        template = text_sha256(model.chat_template or "")
+    return make_run(tmp_path_factory.mktemp("runs"), model=small_model(), chat_template_sha256=template)
+
+
+def command(run: Run, *words: str) -> list[str]:
+    option = "--runs" if words[0] == "serve" else "--run.root"
+    return ["make", f"VENV={sys.prefix}", "RUNNER=local", *words, f"SET={option} {run.path.parent}"]
+
+
+def make(hub: Hub, run: Run, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **hub.environment(run.path.parent / "hf")}
+    return subprocess.run(command(run, *words), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_publish_and_serve(hub: Hub, run: Run) -> None:
+    done = make(hub, run, "push", "REPO=me/model", "DRY_RUN=1")
+    assert done.returncode == 0 and "tuned-Q4_1.gguf" in done.stdout and not hub.repos, done.stderr
+    done = make(hub, run, "push", "REPO=me/model", "RUN=tuned", "WHAT=Q4_1,adapter", "PUBLIC=1")
+    assert done.returncode == 0 and not hub.repos["me/model"].private, done.stderr
+    assert "model.safetensors" not in run.read(PushRecord).files
+    done = make(hub, run, "card")
+    assert done.returncode == 0 and "pipeline_tag: text-generation" in done.stdout, done.stderr
+    port = free_port()
+    process = subprocess.Popen(
+        command(run, "serve", "MODEL=hf://me/model", f"PORT={port}"), cwd=ROOT, start_new_session=True,
+        env={**os.environ, **hub.environment(run.path.parent / "fresh")},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            try:
+                version = httpx.get(f"http://127.0.0.1:{port}/version", timeout=5).json()
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        assert version["hub"].startswith("me/model@")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def test_a_container_that_serves_from_the_hub_gets_the_cache_and_the_token_as_a_file(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')
+    (tmp_path / "docker").chmod(0o755)
+    words = ["/bin/bash", "tools/docker.sh", "serve", "--model", "hf://me/model", "--port", str(free_port())]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "HF_TOKEN": "hf_secret"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"--volume {tmp_path}/.cache/huggingface:/cache/huggingface" in done.stdout
+    assert "hf_token:/run/secrets/hf_token:ro --env HF_TOKEN_PATH=/run/secrets/hf_token" in done.stdout
+    assert "hf_secret" not in done.stdout + done.stderr
