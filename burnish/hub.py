@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,9 +58,12 @@ def published_name(path: str) -> str:
 
 
 def client() -> HfApi:
-    """Return the Hub's client; its warnings become our lines, without the addresses' signatures."""
+    """Return the Hub's client: bars only on a terminal, its warnings as our lines, without addresses' signatures."""
     from huggingface_hub import HfApi
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    if as_json() or not sys.stderr.isatty():
+        disable_progress_bars()
     logging.getLogger("huggingface_hub").handlers = [_Lines()]
     return HfApi(library_name="burnish")
 
@@ -89,11 +93,8 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], tries: in
     Without a network what is cached is taken. Raises huggingface_hub's errors; `reason` puts them in words.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     client()
-    if as_json():
-        disable_progress_bars()
     return Path(retrying(lambda: snapshot_download(repo, revision=revision, allow_patterns=list(patterns)), tries))
 
 

@@ -86,8 +86,7 @@ def _bring(api: HfApi, s: Subject, items: list[Item]) -> str:
     say(f"push: uploading {len(changed)} files, {_bytes(sum(item.size for item in changed))}")
     for name in stale:
         say(f"push: {name} is of an earlier push: removed in the same commit")
-    _bars()
-    api.preupload_lfs_files(s.repo, add)
+    api.preupload_lfs_files(s.repo, add)  # several at once, with a bar for each
     done = api.create_commit(
         s.repo,
         [*add, *(CommitOperationDelete(name) for name in stale)],
@@ -122,13 +121,6 @@ def _git_id(item: Item) -> str:
     if isinstance(item.source, bytes):
         return git_hash(item.source)
     return git_hash(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
-
-
-def _bars() -> None:
-    """One bar for each large file, the hub's own, where there is a terminal to show them."""
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
-
-    enable_progress_bars() if sys.stderr.isatty() else disable_progress_bars()
 
 
 def _bytes(size: int) -> str:
