@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.serve_peers import PEERS, Load, Running, start
+from bench.serve_peers import PEERS, Load, PeerMissing, Running, start
 from burnish.llama import Model
 
-FIRST_PORT = 18_100
 ANSWER_TOKENS = (24, 72)  # answers end at different times, as they do in the world
 NEW_PROMPT_WORDS = 40
 SYSTEM_TOKENS = 400
@@ -114,7 +113,7 @@ def extras(server: str, model: Model) -> dict[str, Any]:
 class Prompts:
     """Makes prompts of known length that no server has seen."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: str) -> None:
         self.random = random.Random(seed)
 
     def text(self, words: int) -> str:
@@ -207,31 +206,55 @@ LOADS: dict[str, Round] = {
 }
 
 
+def start_all(names: list[str], load: Load) -> list[Running]:
+    """Start what can be started; say in one line what can't."""
+    servers = []
+    for name in names:
+        try:
+            servers.append(start(name, load))
+        except PeerMissing as error:
+            print(f"left out: {error}", flush=True)
+    return servers
+
+
 async def compare(options: argparse.Namespace, clients: int, loads: list[str], model: Model) -> list[dict[str, Any]]:
     """Run the loads at one number of clients on every server, in turn; return one row a load and server."""
-    load = Load(Path(options.model).resolve(), options.threads, clients, options.cells)
-    servers = [start(name, load, FIRST_PORT + i) for i, name in enumerate(options.servers)]
-    rows = []
+    load = Load(Path(options.model).resolve(), options.threads, clients, options.cells, options.peer_python)
+    servers = start_all(options.servers, load)
+    rows: list[dict[str, Any]] = []
     try:
         for server in servers:
-            await new_prompts(server, min(clients, 2), Prompts(0), extras(server.name, model))
+            await new_prompts(server, min(clients, 2), Prompts("warm"), extras(server.name, model))
         for name in loads:
-            samples: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
-            for number in range(options.rounds):
-                order = servers[number % len(servers) :] + servers[: number % len(servers)]
-                for server in order:
-                    # new words for every server and round, the same for all servers of a round
-                    prompts = Prompts(hash((name, clients, number)) & 0xFFFF)
-                    before = server.cpu_s()
-                    sample = await LOADS[name](server, clients, prompts, extras(server.name, model))
-                    samples[server.name].append(sample.row(server.cpu_s() - before))
-            for server in servers:
-                rows.append(summary(name, clients, server, samples[server.name]))
-                print(line(rows[-1], rows), flush=True)
+            await one_load(name, clients, servers, options.rounds, model, rows)
     finally:
         for server in servers:
             server.stop()
     return rows
+
+
+async def one_load(
+    name: str, clients: int, servers: list[Running], rounds: int, model: Model, rows: list[dict[str, Any]]
+) -> None:
+    """Run one load for all rounds, add its rows and print them. A server that ends is taken out of `servers`."""
+    samples: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
+    for number in range(rounds):
+        order = servers[number % len(servers) :] + servers[: number % len(servers)] if servers else []
+        for server in order:
+            # new words for every round, the same for all servers of a round
+            prompts = Prompts(f"{name} {clients} {number}")
+            try:
+                server.check()
+                before = server.cpu_s()
+                sample = await LOADS[name](server, clients, prompts, extras(server.name, model))
+                samples[server.name].append(sample.row(server.cpu_s() - before))
+            except (PeerMissing, OSError) as error:
+                print(f"left out: {error if isinstance(error, PeerMissing) else f'{server.name}: {error}'}", flush=True)
+                servers.remove(server)
+                server.stop()
+    for server in servers:
+        rows.append(summary(name, clients, server, samples[server.name]))
+        print(line(rows[-1], rows), flush=True)
 
 
 def summary(load: str, clients: int, server: Running, samples: list[dict[str, float]]) -> dict[str, Any]:
@@ -267,9 +290,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each load on each server")
     parser.add_argument("--threads", type=int, default=2, help="threads of each server")
     parser.add_argument("--cells", type=int, default=2048, help="cells for each client")
+    parser.add_argument(
+        "--peer-python", default=sys.executable, help="a Python with what llama-cpp-python's servers need"
+    )
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args()
     options.servers = options.servers.split(",")
+    for given, known in ((options.servers, PEERS), (options.loads.split(","), LOADS)):
+        if unknown := set(given) - set(known):
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(known)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped, too
     rows: list[dict[str, Any]] = []
     with Model.open(options.model, vocab_only=True) as model:

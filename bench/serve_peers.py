@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
@@ -19,6 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from burnish.run import cache_root
 from tools.build_llama import cpu_features, download, pinned_version
@@ -35,16 +38,26 @@ CMAKE_FLAGS = [
     "-DCMAKE_INSTALL_RPATH=$ORIGIN",
 ]
 START_TIMEOUT_S = 120
+# the modules of llama-cpp-python's servers that nothing else here needs, and their packages
+PEER_PACKAGES = {"starlette_context": "starlette-context", "sse_starlette": "sse-starlette", "fastapi": "fastapi"}
+
+
+class PeerMissing(Exception):
+    """A server that can't take part; its text is one line for the terminal."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every server gets: the model, threads, sequences at once, cells for each of them."""
+    """What every server gets: the model, threads, sequences at once, cells for each of them.
+
+    `python` runs llama-cpp-python's servers, which need packages that nothing else here does.
+    """
 
     model: Path
     threads: int
     clients: int
     cells_each: int
+    python: str = sys.executable
 
 
 @dataclass
@@ -54,6 +67,12 @@ class Running:
     name: str
     process: subprocess.Popen[bytes]
     port: int
+    log: IO[bytes]
+
+    def check(self) -> None:
+        """Raise PeerMissing where it has ended."""
+        if (code := self.process.poll()) is not None:
+            raise PeerMissing(f"{self.name} ended with code {code}: {last_line(self.log)}")
 
     def memory_mib(self) -> float:
         """Return what it holds in memory and shares with nobody (private pages), in MiB."""
@@ -106,6 +125,28 @@ def build_peers() -> Path:
     return target
 
 
+def check_packages(name: str, python: str) -> None:
+    """Raise PeerMissing where this Python lacks what llama-cpp-python's servers import."""
+    code = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+    found = subprocess.run([python, "-c", code, "llama_cpp", *PEER_PACKAGES], capture_output=True, text=True)
+    if found.returncode:
+        raise PeerMissing(f"{name}: {python} does not run; see --peer-python")
+    if missing := found.stdout.split():
+        packages = " ".join(PEER_PACKAGES.get(module, module) for module in missing)
+        raise PeerMissing(
+            f"{name}: {python} lacks {packages}. Beside this environment, not in it: python -m venv PEERS; "
+            f"echo {sysconfig.get_path('purelib')} > PEERS/lib/python3.*/site-packages/here.pth; "
+            f"PEERS/bin/pip install {packages}; then give --peer-python PEERS/bin/python"
+        )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 def burnish(load: Load, port: int) -> list[str]:
     """Our server, its defaults otherwise."""
     options = {
@@ -139,8 +180,8 @@ def llama_cpp_server(load: Load, port: int) -> list[str]:
     options = {"model": load.model, "port": port, "n_threads": load.threads, "n_threads_batch": load.threads}
     # it would cut off every stream when the next request comes
     options |= {"n_ctx": load.cells_each, "host": "127.0.0.1", "interrupt_requests": "false"}
-    python = os.environ.get("BENCH_PEER_PYTHON", sys.executable)  # it needs packages that nothing else here does
-    return [python, "-m", "llama_cpp.server", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+    check_packages("llama_cpp.server", load.python)
+    return [load.python, "-m", "llama_cpp.server", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 
 
 def example_server(load: Load, port: int) -> list[str]:
@@ -159,8 +200,8 @@ def example_server(load: Load, port: int) -> list[str]:
     }
     file = Path(tempfile.mkdtemp()) / "config.json"
     file.write_text(json.dumps(config))
-    python = os.environ.get("BENCH_PEER_PYTHON", sys.executable)
-    return [python, str(build_peers() / "example" / "server.py"), "-C", str(file)]
+    check_packages("examples/server", load.python)
+    return [load.python, str(build_peers() / "example" / "server.py"), "-C", str(file)]
 
 
 PEERS: dict[str, Callable[[Load, int], list[str]]] = {
@@ -174,21 +215,42 @@ PEERS: dict[str, Callable[[Load, int], list[str]]] = {
 }
 
 
-def start(name: str, load: Load, port: int) -> Running:
-    """Start a server and wait until it answers. Raises RuntimeError with its last lines where it does not."""
+def environment(name: str) -> dict[str, str]:
+    """Return a server's environment."""
+    if name.endswith("-spin"):
+        return {**os.environ, "GOMP_SPINCOUNT": "4000"}
+    if name == "examples/server":  # it needs the multimodal library, which only the peers' build has
+        built = str(build_peers())
+        return {**os.environ, "LLAMA_CPP_LIB_PATH": built, "MTMD_CPP_LIB": built}
+    return dict(os.environ)
+
+
+def start(name: str, load: Load) -> Running:
+    """Start a server and wait until it answers. Raises PeerMissing with its last line where it does not."""
+    port = free_port()
+    try:
+        command = PEERS[name](load, port)
+    except subprocess.CalledProcessError as error:
+        raise PeerMissing(f"{name}: its build failed ({' '.join(map(str, error.cmd[:3]))} ...)") from None
     log = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it as long as it runs)
-    environment = {**os.environ, "GOMP_SPINCOUNT": "4000"} if name.endswith("-spin") else dict(os.environ)
-    process = subprocess.Popen(PEERS[name](load, port), stdout=log, stderr=log, env=environment)
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(name))
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
         for path in ("/health/ready", "/health", "/v1/models"):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as reply:
                     if reply.status == 200:
-                        return Running(name, process, port)
+                        return Running(name, process, port, log)
             except (urllib.error.URLError, OSError):
                 pass
         time.sleep(0.2)
     process.kill()
+    process.wait()
+    raise PeerMissing(f"{name} did not start: {last_line(log)}")
+
+
+def last_line(log: IO[bytes]) -> str:
+    """Return the last line that a server wrote."""
     log.seek(0)
-    raise RuntimeError(f"{name} did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it wrote nothing"
