@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from burnish.console import as_json, say
-from burnish.errors import UserError
+from burnish.errors import DISK_FAULTS, UserError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -115,6 +115,7 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
 
     An error that is neither the Hub's nor its client's is raised again.
     """
+    from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
     chain = list(_chain(error))
@@ -132,11 +133,16 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
         return _refusal(response, repo, right)
-    if any(isinstance(e, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
+    if any(isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return f"is not in the local cache, and {_unreachable(chain)}"
+    if any(isinstance(e, hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
+        return _unreachable(chain)
     if isinstance(error, TRANSFER_FAULTS) or type(error).__module__ == "hf_xet":
         said = " ".join(str(error).split())[:300]
         return f"the transfer stopped ({said}): run the same command again; what was transferred is kept"
+    if isinstance(error, OSError) and error.errno not in DISK_FAULTS:
+        where = error.filename or constants.HF_HUB_CACHE
+        return f"the hub's cache can't be used ({where}: {error.strerror}): mend it, or set HF_HOME"
     raise error
 
 
@@ -151,6 +157,8 @@ def _refusal(error: Exception, repo: str, right: str) -> str:
     if status == 401:
         where = _token_source() or "none"
         return f"the Hub refuses the token ({where}): it is wrong or expired; make another at {PAGE}/settings/tokens"
+    if status in (402, 403, 413) and "storage" in said.lower():
+        return f"the Hub takes no more of this size: {said}"
     if status == 403:
         return f"the token ({_token_source() or 'none'}) has no right to {right} {repo}{detail}"
     if status in (409, 412):
@@ -201,7 +209,7 @@ def _unreachable(chain: Sequence[BaseException]) -> str:
     from huggingface_hub import errors as hub
 
     if constants.is_offline_mode() or any(isinstance(e, hub.OfflineModeIsEnabled) for e in chain):
-        return "HF_HUB_OFFLINE forbids to fetch it"
+        return "HF_HUB_OFFLINE forbids to ask the hub"
     return f"the hub can't be reached ({constants.ENDPOINT}): check the network"
 
 

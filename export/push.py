@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -129,9 +130,9 @@ def _bytes(size: int) -> str:
 
 def _warn_of_paths(s: Subject) -> None:
     """The records go as they are, so that their hashes hold: say where they name a path of this machine."""
-    named = {"base.id": s.train.base.id, "data.path": s.train.data.path}
-    for key, value in named.items():
-        if value.startswith(("/", "~")):
-            warn(
-                f"train.json and config.yaml name a path of this machine, and are published as they are: {key} {value}"
-            )
+    path = s.run.path / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    named = {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
+    for key, value in {**named, "base.id": s.train.base.id, "data.path": s.train.data.path}.items():
+        if isinstance(value, str) and value.startswith(("/", "~")):
+            warn(f"the records name a path of this machine, and are published as they are: {key} {value}")

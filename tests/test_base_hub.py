@@ -88,6 +88,7 @@ def test_a_missing_base_and_a_wrong_revision_are_named(resolve: Resolve) -> None
     assert "base.id them/base: has no revision 'v9': see https://huggingface.co/them/base/commits/main" in line(
         resolve("them/base", "v9")
     )
+    assert f"has no revision '{'f' * 40}'" in line(resolve("them/base", "f" * 40))
     assert "no such file or directory" in line(resolve("./them/base"))
 
 
@@ -103,7 +104,7 @@ def test_no_network_says_which_address_was_tried(resolve: Resolve) -> None:
     assert "is not in the local cache, and the hub can't be reached (http://127.0.0.1:9): check the network" in line(
         done
     )
-    assert "HF_HUB_OFFLINE forbids to fetch it" in line(resolve("them/base", HF_HUB_OFFLINE="1"))
+    assert "HF_HUB_OFFLINE forbids to ask the hub" in line(resolve("them/base", HF_HUB_OFFLINE="1"))
 
 
 def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resolve: Resolve) -> None:
@@ -121,6 +122,11 @@ def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resol
         resolve("them/base", HF_HUB_OFFLINE="1")
     )
     assert resolve("them/base").stdout == first.stdout
+
+
+def test_a_cache_that_cannot_be_used_is_named(resolve: Resolve, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "the hub's cache can't be used" in line(resolve("them/base", HF_HOME=str(tmp_path / "file" / "hub")))
 
 
 def test_a_repository_without_weights_is_no_base(resolve: Resolve, hub: Hub) -> None:

@@ -162,6 +162,19 @@ def test_a_bad_token_is_one_line_and_never_shown(token: str | None, text: str, p
     assert not token or token not in done.stdout + done.stderr
 
 
+def test_a_repository_that_may_only_be_read_is_refused_before_uploads(push: Push, hub: Hub) -> None:
+    assert push().returncode == 0
+    hub.requests.clear()
+    assert "has no right to write to me/model" in line(push(token="hf_read"))
+    assert not hub.asked("POST", "objects/batch")
+
+
+def test_without_a_network_it_says_which_address_was_tried(push: Push) -> None:
+    said = line(push(HF_ENDPOINT="http://127.0.0.1:9"))
+    assert "push.repo me/model: the hub can't be reached (http://127.0.0.1:9): check the network" in said
+    assert "push.repo me/model: HF_HUB_OFFLINE forbids to ask the hub" in line(push(HF_HUB_OFFLINE="1"))
+
+
 def test_another_ones_namespace_is_refused(push: Push, hub: Hub) -> None:
     assert "no right to write to them/model" in line(push("--push.repo", "them/model"))
 
@@ -217,6 +230,20 @@ def test_a_run_of_which_nothing_passed_is_published_only_aloud(hub: Hub, tmp_pat
     assert done.returncode == 0, done.stderr
     card = hub.files("me/model")["README.md"].decode()
     assert "**Warning: published although it failed its exam.**" in card and WHY in card
+
+
+def test_a_full_quota_is_said_as_such(push: Push, hub: Hub, run: Run) -> None:
+    hub.quota_bytes = 1000
+    assert "takes no more of this size: Private repository storage limit reached" in line(push())
+    assert len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
+
+
+def test_a_path_of_this_machine_in_the_records_is_pointed_out(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+    data = {"path": "/home/me/rows.jsonl", "sha256": "d", "format": "f", "rows": 1, "eval_rows": 1, "over_length": 0}
+    run = make_run(tmp_path / "runs", data=data)
+    done = cli("export", "push", *where(run), "--push.repo", "me/model", "--dry-run")
+    assert "warning: the records name a path of this machine" in done.stderr
+    assert "data.path /home/me/rows.jsonl" in done.stderr
 
 
 def test_quantized_merged_weights_are_never_published(push: Push, hub: Hub, run: Run) -> None:

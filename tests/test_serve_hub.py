@@ -102,4 +102,4 @@ def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path
     server = ServerProcess(model=f"hf://{REPO}", environment={**published.environment(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert server.process.wait(60) == 2
     server.stop()
-    assert "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it" in server.output
+    assert "is not in the local cache, and HF_HUB_OFFLINE forbids to ask the hub" in server.output

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from burnish.run import Run, TrainRecord
 from tests.conftest import Cli
 from tests.hub_double import Hub, running
 
@@ -49,7 +50,7 @@ def test_a_push_that_could_not_be_made_stops_before_training(
 def test_too_little_space_is_said_with_the_size(train: Train, hub: Hub) -> None:
     hub.quota_bytes = 1000
     done = train("hf_good")
-    assert done.returncode == 2 and "Private repository storage limit reached" in done.stderr, done.stderr
+    assert done.returncode == 2 and "takes no more of this size: Private repository storage" in done.stderr, done.stderr
 
 
 @pytest.mark.slow
@@ -61,3 +62,23 @@ def test_a_run_knows_afterwards_where_it_goes(train: Train, hub: Hub, tmp_path: 
     assert "hf_good" not in "".join(
         p.read_text(errors="replace") for p in (tmp_path / "runs").rglob("*.*") if p.is_file()
     )
+
+
+@pytest.mark.slow
+def test_a_base_of_the_hub_is_used_at_the_commit_that_was_trained(
+    hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    card = b"---\nlicense: apache-2.0\n---\n"
+    files = {p.name: p.read_bytes() for p in tiny_base.iterdir()}
+    commit = hub.add("them/tiny", {**files, "README.md": card})
+    words = ("--data.path", str(rows), "--run.name", "one", "--train.max_steps", "2", "--exam.answers", "0")
+    environment, root = hub.environment(tmp_path / "hf", None), ("--run.root", str(tmp_path / "runs"))
+    done = cli("train", "run", "--base.id", "them/tiny", "--data.max_length", "128", *words, *root, **environment)
+    assert done.returncode == 0, done.stderr
+    base = Run(tmp_path / "runs" / "one").read(TrainRecord).base
+    assert (base.id, base.revision, base.license) == ("them/tiny", commit, {"license": "apache-2.0"})
+    hub.add("them/tiny", {"config.json": b"{}"})
+    done = cli("export", "run", *root, "--gguf.quants", "Q8_0", **environment)
+    assert done.returncode == 0, done.stderr
+    done = cli("export", "card", *root, "--push.allow_failed", "true", **environment)
+    assert "base_model: them/tiny" in done.stdout and "license: apache-2.0" in done.stdout, done.stderr
