@@ -14,11 +14,15 @@ BYTES_PER_NUMBER = 2  # keys and values are kept in float16
 SEQUENCES_PER_CORE = 8
 FEWEST_SEQUENCES = 4
 MOST_SEQUENCES_BY_DEFAULT = 32
-# the cache takes at most this share of what is free, and by default no more than this
+# cells of their own are chosen from so many sequences on: with fewer, batches are too small to be worth it
+FEWEST_SEPARATE = 8
+# the cache takes at most this share of what is free, and by default no more than this: llama.cpp clears all of it at
+# start, which took 5 s for 2.3 GB (memory that the machine has yet to find) and 0.5 s for 1.1 GB (that it had at hand)
 MEMORY_SHARE = 0.25
-MOST_CACHE_BYTES = 2 << 30
+MOST_CACHE_BYTES = 1 << 30
 # in one pool every token's attention walks all used cells, so little may stay that nobody reads
 POOL_SHARE_FOR_CACHED = 4
+MOST_CACHED_IN_POOL = 4096
 LEAST_SHARED = 16
 COPIED_CELLS_PER_TOKEN = 256
 
@@ -84,7 +88,7 @@ def measure(model: Model, context: int, settings: ServeSettings) -> Size:
 
 def _fewest(wanted: int, settings: ServeSettings) -> int:
     """Return how many sequences of full length must fit for separate cells to be chosen."""
-    return wanted if settings.max_sequences else min(wanted, FEWEST_SEQUENCES)
+    return wanted if settings.max_sequences else min(wanted, FEWEST_SEPARATE)
 
 
 def _separate(running: int, affordable: int, context: int, each: int, settings: ServeSettings) -> Size:
@@ -121,7 +125,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> Limits:
         shared=size.shared,
         step_tokens=step,
         busy_prompt_tokens=min(settings.prompt_chunk, step),
-        cached_cells=size.cells // POOL_SHARE_FOR_CACHED if size.shared else size.cells,
+        cached_cells=min(size.cells // POOL_SHARE_FOR_CACHED, MOST_CACHED_IN_POOL) if size.shared else size.cells,
         queue=settings.max_waiting,
         # separate cells are copied as a whole slot, which costs about as much as reading one token in 256 of its cells
         least_shared=LEAST_SHARED if size.shared else max(LEAST_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),

@@ -38,13 +38,23 @@ def test_sequences_of_full_length_get_cells_of_their_own(model: Model, monkeypat
 
 
 def test_less_memory_means_fewer_sequences_then_one_pool(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = size(model, monkeypatch, 4 * GIB, 8192)
-    assert not found.shared and 4 <= found.running < 16 and found.context == 8192
+    found = size(model, monkeypatch, 4 * GIB, 4096)
+    assert not found.shared and 8 <= found.running < 16 and found.context == 4096
     found = size(model, monkeypatch, GIB, 8192)
     assert found.shared and found.running == 16 and found.context == 8192
     assert found.cache_bytes <= 0.3 * GIB
     tiny = size(model, monkeypatch, 0, 8192)
     assert tiny.shared and tiny.context == 512  # it starts and says so
+
+
+def test_unless_told_otherwise_the_cache_stays_small_enough_to_be_cleared_quickly(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for context in (1024, 2048, 4096, 8192, 32_768):
+        found = size(model, monkeypatch, 64 * GIB, context)
+        # and the slot that is spare, where each has its own cells
+        assert found.cache_bytes <= GIB * 9 // 8 and found.context == context
+    assert size(model, monkeypatch, 64 * GIB, 8192, max_sequences=16, cells=131_072).cells >= 131_072
 
 
 def test_what_is_set_is_kept_or_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
