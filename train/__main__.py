@@ -1,11 +1,15 @@
-"""python -m train check | run: read and preview data; train."""
+"""python -m train check | plan | run: read and preview data; foresee memory, disk and time; train."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import sys
+
+if os.environ.get("UNSLOTH_FIRST"):
+    import train.unsloth_backend  # noqa: F401  # it patches what the imports below bring
+
+import argparse
+import logging
 import warnings
 from collections.abc import Sequence
 
@@ -20,6 +24,7 @@ from train.settings import TrainSettings
 
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
+    "plan": "say what a run would do, and what memory, disk and time it would take; loads no weights",
     "run": "train an adapter and examine it",
 }
 
@@ -48,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         show(prepared, settings.data.max_length)
         return 0
+    if options.command == "plan":
+        from train.decide import decide
+
+        decide(settings, prepared)
+        return 0
     return _run(settings, prepared)
 
 
@@ -57,9 +67,16 @@ def _run(settings: TrainSettings, prepared: Prepared) -> int:
         say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
         return 0
     preflight(settings.push, prepared.base.path)
-    from train import sft  # torch and TRL take seconds to import: not before the data is known to be good
+    from train.decide import decide, settled  # torch and TRL take seconds: not before the data is known to be good
 
-    record = sft.train(settings, prepared, run)
+    planned = decide(settings, prepared)
+    settings = settled(settings, planned)
+    if settings.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
+        say("train: starting again, with unsloth imported before everything that it patches")
+        os.execve(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]], {**os.environ, "UNSLOTH_FIRST": "1"})
+    from train import sft
+
+    record = sft.train(settings, prepared, run, planned)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")
@@ -70,6 +87,8 @@ def quiet() -> None:
     """Keep the libraries' own chatter off the terminal: what matters is said by us."""
     # threads that spin while they wait for one another make a step ten times slower beside any other busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # micro-batches differ in length: without it every new length asks the driver for memory, and leaves holes
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
-from typing import Any
+import time
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -15,10 +18,54 @@ from burnish.base import Base
 from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.errors import did_you_mean
-from train.settings import BaseSection, LoraSection
+from train.plan import Machine
+from train.settings import BaseSection, LoraSection, TrainSettings
 from train.template import loading_fault
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Backend(Protocol):
+    """What loads a base and puts an adapter on it; both kinds give a PeftModel, so that all that follows is one code.
+
+    `packs`: whether its attention takes packed rows (train/attention.py); without, micro-batches are padded.
+    """
+
+    packs: bool
+
+    def load(self, found: Base, settings: TrainSettings) -> Any: ...
+
+    def adapt(self, model: Any, settings: TrainSettings, base_id: str, checkpointing: bool) -> PeftModel: ...
+
+
+class TransformersBackend:
+    """transformers, PEFT and bitsandbytes; fused and compiled layers come on top (train/speed.py)."""
+
+    packs = True
+
+    def load(self, found: Base, settings: TrainSettings) -> Any:
+        """Return the frozen base."""
+        return load_base(found, settings.base)
+
+    def adapt(self, model: Any, settings: TrainSettings, base_id: str, checkpointing: bool) -> PeftModel:
+        """Return the base with a new adapter, or with the one to go on from."""
+        if settings.lora.resume_adapter:
+            return resume_adapter(model, settings, base_id)
+        return add_adapter(model, settings.lora, base_id)
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of that name; unsloth's is imported only when chosen."""
+    if name == "unsloth":
+        from train.unsloth_backend import UnslothBackend
+
+        return UnslothBackend()
+    return TransformersBackend()
+
+
+def has_unsloth() -> bool:
+    """Whether unsloth is installed; importing it would patch transformers."""
+    return importlib.util.find_spec("unsloth") is not None
 
 
 def device() -> torch.device:
@@ -113,6 +160,55 @@ def add_adapter(model: Any, lora: LoraSection, base_id: str) -> PeftModel:
     # not this machine's path: the adapter travels
     adapted.peft_config["default"].base_model_name_or_path = base_id
     return adapted
+
+
+def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftModel:
+    """Put a trained adapter on the base, to go on from. Raises ConfigError where there is none, or it doesn't fit."""
+    path = adapter_path(settings)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"lora.resume_adapter {path}: doesn't go on this base: {reason}") from None
+    kept = adapted.peft_config["default"]
+    if (kept.r, kept.lora_alpha) != (settings.lora.r, settings.lora.lora_alpha):
+        warn(
+            f"lora.r and lora_alpha are those of the adapter that training starts from: {kept.r} and {kept.lora_alpha}"
+        )
+    kept.base_model_name_or_path = base_id
+    return adapted
+
+
+def adapter_path(settings: TrainSettings) -> Path:
+    """Return the directory of the adapter to start from: given as such, or as a run's id."""
+    name = str(settings.lora.resume_adapter)
+    places = [Path(name), Path(name) / "adapter", Path(settings.run.root) / name / "adapter"]
+    found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    if found is None:
+        raise ConfigError(
+            f"lora.resume_adapter {name}: no adapter_config.json there, and no run of that id in {settings.run.root}/:"
+            " give an adapter's directory or a run's id"
+        )
+    return found
+
+
+def machine() -> Machine:
+    """Measure what this machine can give a run: free memory, and the rate of a matrix product."""
+    if device().type != "cuda":
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Machine("cpu", pages, _matrix_flops(torch.float32, 1024))
+    return Machine("cuda", torch.cuda.mem_get_info()[0], _matrix_flops(torch.bfloat16, 8192), has_unsloth())
+
+
+def _matrix_flops(dtype: torch.dtype, size: int) -> float:
+    a = torch.randn(size, size, device=device()).to(dtype)
+    seconds = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        out = a @ a
+        _ = out[0, 0].item()  # waits for the product
+        seconds.append(time.perf_counter() - begun)
+    return float(2 * size**3 / min(seconds))
 
 
 def peak_memory_bytes() -> int:

@@ -33,12 +33,17 @@ class BaseSection(Strict):
     id: str = Field(description="hub id, directory, .gguf file, or package:NAME/FILE")
     revision: str | None = Field(None, description="the hub's branch, tag or commit")
     trust_remote_code: bool = Field(False, description="run Python code that the model's repository brings")
-    quantization: Literal["none", "nf4"] = Field("none", description="how the frozen base is held while training")
+    quantization: Literal["auto", "none", "nf4"] = Field(
+        "none", description="how the frozen base is held while training; auto: 16 bits where the plan says they fit"
+    )
     double_quant: bool = Field(True, description="nf4: quantize the quantization constants too")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="load and compute dtype; auto: float32 on a CPU, bfloat16 or float16 on a GPU"
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="attention")
+    backend: Literal["auto", "transformers", "unsloth"] = Field(
+        "auto", description="what trains: our fused transformers, or unsloth; auto takes the faster that fits"
+    )
 
 
 class DataSection(Strict):
@@ -53,7 +58,9 @@ class DataSection(Strict):
     eval_path: str | None = Field(None, description="a file of held-out rows; none: split some off")
     eval_split: float = Field(0.1, ge=0.0, le=0.5, description="share of rows held out for the eval loss and the exam")
     assistant_only_loss: bool = Field(True, description="learn the responses only; false: the prompts too")
-    packing: bool = Field(False, description="several rows in one sequence; attention never crosses rows")
+    packing: bool = Field(
+        True, description="rows of a micro-batch behind one another without padding; attention never crosses rows"
+    )
 
 
 class ChatSection(Strict):
@@ -75,6 +82,9 @@ class LoraSection(Strict):
     target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
     use_rslora: bool = Field(False, description="rank-stabilised scale")
+    resume_adapter: str | None = Field(
+        None, description="a trained adapter (directory, or a run's id) to start from; its rank and targets are kept"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -94,17 +104,52 @@ class TrainSection(Strict):
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises")
     num_train_epochs: float = Field(3.0, gt=0.0, description="passes over the data")
     max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1: by num_train_epochs")
-    per_device_train_batch_size: int = Field(4, ge=1, description="rows in a micro-batch")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches in a step")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about a third slower")
+    per_device_train_batch_size: int = Field(4, ge=1, description="rows in a step, with gradient_accumulation_steps")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="a step has per_device_train_batch_size times this many rows"
+    )
+    micro_batch_tokens: Literal["auto"] | int = Field(
+        "auto", description="most tokens in one forward pass: a step is cut so; auto: what the memory holds"
+    )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        "auto", description="recompute activations: less memory, about a third slower; auto: only where needed"
+    )
+    torch_compile: Literal["auto"] | bool = Field(
+        "auto", description="compile the decoder layers; auto: on a GPU where a run is long enough to gain by it"
+    )
+    memory_gib: float | None = Field(None, gt=0.0, description="most GPU memory to use, in GiB; none: what is free")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradient clipping")
-    optim: str = Field("adamw_torch", description="optimizer by transformers' name")
+    optim: Literal[
+        "auto",
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "sgd",
+        "adafactor",
+    ] = Field("auto", description="optimizer by transformers' name; auto: AdamW, fused on a GPU")
     seed: int = Field(42, ge=0, description="of the adapter's start, the data order and dropout")
     logging_steps: int = Field(1, ge=1, description="steps between two points of the loss curve")
     save_steps: int = Field(50, ge=1, description="steps between checkpoints")
     save_total_limit: int = Field(2, ge=1, description="checkpoints kept")
     eval_steps: int | None = Field(None, ge=1, description="steps between evaluations; none: at the end only")
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many evaluations without a lower eval loss, and keep the best checkpoint",
+    )
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(
+        default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"]),
+        description="who gets the curves beside logs/metrics.jsonl",
+    )
+
+    @model_validator(mode="after")
+    def _stopping_evaluates(self) -> TrainSection:
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            raise ValueError("early_stopping_patience needs eval_steps: how often to look at the eval loss")
+        return self
 
 
 class ExamSection(Strict):

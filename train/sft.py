@@ -7,38 +7,45 @@ import platform
 from importlib import metadata
 from typing import Any
 
-import torch
-from datasets import Dataset
-from transformers import PrinterCallback, set_seed
-from trl import SFTConfig, SFTTrainer
+from transformers import set_seed
+from trl import SFTTrainer
 
 from burnish import run as runs
 from burnish.base import licence
-from burnish.config import ConfigError
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
 from burnish.report import lengths
 from burnish.run import Run, TrainRecord
 from train import model as models
+from train.attention import packs
 from train.begin import inputs
-from train.mask import Row
+from train.build import make_trainer
+from train.plan import Plan, rows_per_step
 from train.prepare import Prepared
 from train.progress import EvalProgress, Progress, last_checkpoint
 from train.settings import TrainSettings
 from train.sit import questions, sit
+from train.speed import Speed
+from train.trainer import Batching
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
-def train(settings: TrainSettings, prepared: Prepared, run: Run) -> TrainRecord:
+def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) -> TrainRecord:
     """Train from the start, or from the newest whole checkpoint, and write the record last."""
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
     set_seed(settings.train.seed)
-    base = models.load_base(prepared.base, settings.base)
+    backend = models.backend(planned.backend)
+    base = backend.load(prepared.base, settings)
     skipped = models.skipped_modules(base)
-    model = models.add_adapter(base, settings.lora, prepared.base.id)
+    model = backend.adapt(base, settings, prepared.base.id, planned.checkpointing)
     _say_model(model, settings, prepared, run, step)
-    trainer = _trainer(settings, prepared, run, model)
+    packed = settings.data.packing and backend.packs and packs(model)
+    batching = Batching(planned.micro_batch_tokens, packed, planned.checkpointing)
+    speed = Speed(model, planned.compiled) if backend.packs and models.device().type == "cuda" else None
+    rows = (prepared.train, prepared.heldout)
+    output = run.path / "checkpoints"
+    trainer = make_trainer(settings, batching, speed, planned.optim, model, prepared.tokenizer, rows, output)
     total = _total_steps(settings, trainer)
     with bar("train", total) as tick:
         trainer.add_callback(Progress(run.path / "logs", tick, step))
@@ -57,87 +64,14 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run) -> TrainRecord:
     return record
 
 
-def _trainer(settings: TrainSettings, prepared: Prepared, run: Run, model: Any) -> SFTTrainer:
-    """Make TRL's trainer over ready ids and labels: it is never given messages, and nothing is left for it to cut."""
-    t, data = settings.train, settings.data
-    dtype = models.dtype(settings.base)
-    cuda = models.device().type == "cuda"
-    arguments = SFTConfig(
-        output_dir=str(run.path / "checkpoints"),
-        learning_rate=t.learning_rate,
-        lr_scheduler_type=t.lr_scheduler_type,
-        warmup_steps=t.warmup_steps,
-        num_train_epochs=t.num_train_epochs,
-        max_steps=t.max_steps,
-        weight_decay=t.weight_decay,
-        per_device_train_batch_size=t.per_device_train_batch_size,
-        per_device_eval_batch_size=t.per_device_train_batch_size,
-        gradient_accumulation_steps=t.gradient_accumulation_steps,
-        gradient_checkpointing=t.gradient_checkpointing,
-        max_grad_norm=t.max_grad_norm,
-        optim=t.optim,
-        seed=t.seed,
-        data_seed=t.seed,
-        logging_steps=t.logging_steps,
-        logging_first_step=True,
-        save_steps=t.save_steps,
-        save_total_limit=t.save_total_limit,
-        eval_strategy="steps" if t.eval_steps else "no",
-        eval_steps=t.eval_steps,
-        bf16=cuda and dtype == torch.bfloat16,
-        fp16=cuda and dtype == torch.float16,
-        use_cpu=not cuda,
-        packing=data.packing,
-        eval_packing=False,
-        max_length=data.max_length if data.packing else None,
-        loss_type="nll" if _head_is_adapted(model) else "chunked_nll",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_num_workers=0,
-        remove_unused_columns=True,
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        processing_class=prepared.tokenizer,
-        train_dataset=_dataset(prepared.train, data.assistant_only_loss),
-        eval_dataset=_dataset(prepared.heldout, data.assistant_only_loss),
-    )
-    trainer.remove_callback(PrinterCallback)
-    if len(trainer.train_dataset) != len(prepared.train) and not data.packing:
-        raise ConfigError(
-            f"TRL kept {len(trainer.train_dataset)} of {len(prepared.train)} rows: this is a fault of ours"
-        )
-    if dtype == torch.float32:
-        # TRL casts the adapter of a quantized base to bfloat16, which is slower and coarser on a CPU
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    return trainer
-
-
-def _dataset(rows: list[Row], assistant_only: bool) -> Dataset:
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows],
-            "labels": [row.labels(everything=not assistant_only) for row in rows],
-        }
-    )
-
-
 def _dtype_name(settings: TrainSettings) -> str:
     return str(models.dtype(settings.base)).removeprefix("torch.")
-
-
-def _head_is_adapted(model: Any) -> bool:
-    return hasattr(model.get_base_model().get_output_embeddings(), "lora_A")
 
 
 def _total_steps(settings: TrainSettings, trainer: SFTTrainer) -> int:
     if settings.train.max_steps > 0:
         return settings.train.max_steps
-    per_step = settings.train.per_device_train_batch_size * settings.train.gradient_accumulation_steps
-    return max(1, round(-(-len(trainer.train_dataset) // per_step) * settings.train.num_train_epochs))
+    return max(1, round(-(-len(trainer.train_dataset) // rows_per_step(settings)) * settings.train.num_train_epochs))
 
 
 def _say_model(model: Any, settings: TrainSettings, prepared: Prepared, run: Run, step: int) -> None:

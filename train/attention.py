@@ -1,0 +1,158 @@
+"""Attention over packed rows: several rows lie behind one another in one sequence, and none sees another."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "burnish_packed"
+_MAX_LENGTH_STEP = 256  # the longest row's length is rounded up: fewer variants for the compiler
+
+
+def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
+    """Return what a model's forward takes for rows of these lengths: position_ids [1, T] and the rows' borders [n + 1].
+
+    The names are those that transformers' models hand on to their attention function.
+    """
+    borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    positions = torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0)
+    longest = -(-max(lengths) // _MAX_LENGTH_STEP) * _MAX_LENGTH_STEP
+    borders = borders.to(device, non_blocking=True)
+    return {
+        "position_ids": positions.to(device, non_blocking=True),
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """Let the model attend within packed rows only, as `packed_arguments` describes them; then as it did before."""
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the borders say it all
+    _set(model, NAME)
+    try:
+        yield
+    finally:
+        _set(model, before)
+
+
+@torch.no_grad()
+def packs(model: Any) -> bool:
+    """Whether a model treats packed rows as it treats each by itself: tried on two short rows, whatever its kind.
+
+    State-space layers, soft caps and the like, which a packed row would leak through, show here.
+    """
+    inner, was_training = model.get_base_model(), model.training
+    model.eval()
+    body = getattr(inner, inner.base_model_prefix)
+    ids = torch.arange(1, 13, device=inner.device).unsqueeze(0)
+    rows = (ids[:, :7], ids[:, 7:])
+    alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in rows], 1)
+    try:
+        with packed(inner):
+            together = body(input_ids=ids, **packed_arguments([7, 5], inner.device), use_cache=False).last_hidden_state
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return False
+    finally:
+        model.train(was_training)
+    return bool((together - alone).float().norm() <= 0.02 * alone.float().norm())
+
+
+def _set(model: Any, name: str) -> None:
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation"):
+            config._attn_implementation = name
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row: query [1, heads, T, d], key, value [1, kv heads, T, d] → [1, T, heads, d]."""
+    if cu_seq_lens_q is None or max_length_q is None:
+        raise ValueError("packed attention was asked without the rows' borders")
+    if query.is_cuda:
+        out = _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    else:
+        out = _row_by_row(query, key, value, cu_seq_lens_q, scaling, sliding_window)
+    return out, None
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    if k.shape[1] != q.shape[1] and not _TAKES_GROUPS:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    options: dict[str, Any] = {"enable_gqa": True} if _TAKES_GROUPS else {}
+    options |= {"scale": scaling} if scaling is not None else {}
+    options["window_size"] = (window - 1 if window else -1, 0)
+    out: Any = varlen_attn(q, k, v, borders, borders, longest, longest, **options)
+    made: torch.Tensor = out.unsqueeze(0)
+    return made
+
+
+def _row_by_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """The same where there is no such kernel: each row by itself."""
+    rows = []
+    for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+        q, k, v = (x[:, :, start:end] for x in (query, key, value))
+        mask = _window_mask(end - start, window, q.device) if window and end - start > window else None
+        rows.append(
+            scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+            )
+        )
+    return torch.cat(rows, dim=2).transpose(1, 2)
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril() & ones.triu(1 - window)
+
+
+def _takes_groups() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+_TAKES_GROUPS = _takes_groups()

@@ -1,0 +1,111 @@
+"""TRL's trainer over ready ids and labels: it is never given messages, and nothing is left for it to cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PrinterCallback
+from trl import SFTConfig
+
+from burnish.config import ConfigError
+from train import model as models
+from train.mask import Row
+from train.plan import rows_per_step
+from train.settings import TrainSettings
+from train.speed import Speed
+from train.trainer import Batching, PackedTrainer, checkpoint_activations
+
+
+def arguments(settings: TrainSettings, output: Path, optim: str) -> SFTConfig:
+    """Return TRL's arguments; its batch is a whole step, which PackedTrainer cuts."""
+    t = settings.train
+    cuda = models.device().type == "cuda"
+    stopping = t.early_stopping_patience is not None
+    made = SFTConfig(
+        output_dir=str(output),
+        learning_rate=t.learning_rate,
+        lr_scheduler_type=t.lr_scheduler_type,
+        warmup_steps=t.warmup_steps,
+        num_train_epochs=t.num_train_epochs,
+        max_steps=t.max_steps,
+        weight_decay=t.weight_decay,
+        per_device_train_batch_size=rows_per_step(settings),
+        per_device_eval_batch_size=rows_per_step(settings),
+        gradient_checkpointing=False,  # ours to switch, also while training
+        max_grad_norm=t.max_grad_norm,
+        optim=optim,
+        seed=t.seed,
+        data_seed=t.seed,
+        logging_steps=t.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a loss that isn't finite ends the run; it is not averaged away
+        save_steps=t.eval_steps if stopping else t.save_steps,  # the best must be among the kept
+        save_total_limit=t.save_total_limit,
+        eval_strategy="steps" if t.eval_steps else "no",
+        eval_steps=t.eval_steps,
+        load_best_model_at_end=stopping,
+        metric_for_best_model="eval_loss" if stopping else None,
+        greater_is_better=False if stopping else None,
+        bf16=False,  # the model is loaded in its compute dtype, and the fused layers cast what they must
+        fp16=cuda and models.dtype(settings.base) == torch.float16,
+        use_cpu=not cuda,
+        packing=False,
+        max_length=None,
+        loss_type="nll",
+        report_to=[name for name in t.report_to if name != "tensorboard"],  # TensorBoard's events are ours
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+    )
+    _ = made.device  # settles the devices
+    made._n_gpu = min(1, made.n_gpu)  # several would be split by DataParallel, which knows nothing of packed rows
+    return made
+
+
+def make_trainer(
+    settings: TrainSettings,
+    batching: Batching,
+    speed: Speed | None,
+    optim: str,
+    model: Any,
+    tokenizer: Any,
+    rows: tuple[list[Row], list[Row]],
+    output: Path,
+) -> PackedTrainer:
+    """Return the trainer of a model with its adapter over the rows to train on and those held out."""
+    train, heldout = (dataset(part, settings.data.assistant_only_loss) for part in rows)
+    trainer = PackedTrainer(
+        batching=batching,
+        speed=speed,
+        model=model,
+        args=arguments(settings, output, optim),
+        processing_class=tokenizer,
+        train_dataset=train,
+        eval_dataset=heldout,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if settings.train.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(settings.train.early_stopping_patience))
+    if len(trainer.train_dataset) != len(rows[0]):
+        raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {len(rows[0])} rows: this is a fault of ours")
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # TRL casts the adapter of a quantized base to bfloat16, in which small updates are lost
+            parameter.data = parameter.data.float()
+    if batching.checkpointing and batching.packed:
+        checkpoint_activations(trainer.model)
+    return trainer
+
+
+def dataset(rows: list[Row], assistant_only: bool) -> Dataset:
+    """Return rows as TRL takes them, with the line that each came from."""
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in rows],
+            "labels": [row.labels(everything=not assistant_only) for row in rows],
+            "line": [row.example.line for row in rows],
+        }
+    )

@@ -1,0 +1,95 @@
+"""What this machine can do for a run: faults of the hardware and its libraries first, then the plan."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from burnish.config import ConfigError
+from burnish.console import say, warn
+from train import model as models
+from train.plan import Plan, plan
+from train.prepare import Prepared
+from train.settings import TrainSettings
+from train.shape import read_shape
+from train.template import loading_fault
+
+OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
+
+
+def decide(settings: TrainSettings, prepared: Prepared) -> Plan:
+    """Return the plan of a run on this machine, printed. Raises ConfigError with every fault of the machine."""
+    faults = machine_faults(settings)
+    if faults:
+        raise ConfigError(faults)
+    try:
+        shape = read_shape(prepared.base.path, settings.base.trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise ConfigError(loading_fault(settings.base, error)) from None
+    lengths = [len(row.input_ids) for row in prepared.train]
+    made = plan(settings, shape, lengths, models.machine())
+    for line in made.lines():
+        say(line)
+    if made.device == "cpu" and made.peak_bytes > made.free_bytes:
+        need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
+        warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
+    return made
+
+
+def settled(settings: TrainSettings, made: Plan) -> TrainSettings:
+    """Return the settings with what the plan decided in place of "auto"."""
+    base = settings.base.model_copy(update={"quantization": made.quantization, "backend": made.backend})
+    return settings.model_copy(update={"base": base})
+
+
+def machine_faults(settings: TrainSettings) -> list[str]:
+    """Return what is wrong with this machine for these settings, a line each."""
+    faults = [*_gpu_faults(), *_nf4_faults(settings)]
+    if settings.base.backend == "unsloth" and not models.has_unsloth():
+        faults.append(
+            "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
+        )
+    if "wandb" in settings.train.report_to and importlib.util.find_spec("wandb") is None:
+        faults.append("train.report_to: wandb is not installed here: pip install wandb, or leave it out")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        faults.append("training runs on one GPU: start it without torchrun")
+    return faults
+
+
+def _gpu_faults() -> list[str]:
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None or not Path("/dev/nvidia0").exists():
+            return []  # a machine without a GPU, or a torch for CPUs: it trains on the CPU
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            torch.cuda.is_available()
+        why = str(said[0].message).split("\n")[0] if said else "torch can't use it"
+        return [
+            f"there is a GPU, but {why}: update the NVIDIA driver, or hide the GPU (CUDA_VISIBLE_DEVICES=) to train on"
+            " the CPU"
+        ]
+    found = torch.cuda.get_device_capability()
+    if found < OLDEST_CAPABILITY:
+        name, need = torch.cuda.get_device_name(), ".".join(map(str, OLDEST_CAPABILITY))
+        return [
+            f"the GPU ({name}) has compute capability {found[0]}.{found[1]}, training needs {need} or newer: hide it"
+            " (CUDA_VISIBLE_DEVICES=) to train on the CPU"
+        ]
+    return []
+
+
+def _nf4_faults(settings: TrainSettings) -> list[str]:
+    if settings.base.quantization == "none" or not torch.cuda.is_available():
+        return []
+    from bitsandbytes.cextension import lib
+
+    if getattr(lib, "compiled_with_cuda", False):
+        return []
+    return [
+        f"base.quantization: this bitsandbytes has no library for CUDA {torch.version.cuda}: reinstall it"
+        " (python -m bitsandbytes says more), or set base.quantization: none"
+    ]

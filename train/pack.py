@@ -1,0 +1,39 @@
+"""Rows of uneven length into micro-batches of a token budget, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut the rows of a step into as few micro-batches of at most `budget` tokens as are easily found.
+
+    First-fit decreasing (Johnson 1973: at most 11/9 of the optimum, plus one). A row longer than the budget stands
+    alone: rows are never cut. Returns row numbers, in order within a micro-batch, each exactly once.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((b for b, free in enumerate(room) if free >= lengths[row]), None)
+        if place is None:
+            bins.append([row])
+            room.append(budget - lengths[row])
+        else:
+            bins[place].append(row)
+            room[place] -= lengths[row]
+    return [sorted(rows) for rows in bins]
+
+
+def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """The same for a model that needs padding: rows times the longest row stays within the budget.
+
+    Rows of like length go together, so that little is padded.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        # the first row of a batch is its longest
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

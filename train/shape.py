@@ -1,0 +1,79 @@
+"""A model's sizes, read from its config without loading a weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / 64  # codes, quantized scales of 64 weights, and those scales in float32 (train/fused.py)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes in numbers, not bytes. `linear` are the matrices of the layers, (out, in); `other` everything else."""
+
+    layers: int
+    hidden: int
+    vocabulary: int
+    linear: tuple[tuple[int, int], ...]
+    other: int
+    kept_per_token: int
+    widest: int
+
+    @property
+    def linear_parameters(self) -> int:
+        return sum(out * inner for out, inner in self.linear)
+
+    @property
+    def largest_matrix(self) -> int:
+        return max(out * inner for out, inner in self.linear)
+
+    def weight_bytes(self, quantization: str, item: int) -> int:
+        """Return the base's bytes; embeddings, head and norms stay in 16 (32) bits."""
+        return round(self.linear_parameters * (NF4_BYTES if quantization == "nf4" else item) + self.other * item)
+
+    def adapter_parameters(self, r: int) -> int:
+        """Return LoRA's numbers where every linear layer has an adapter."""
+        return sum(r * (out + inner) for out, inner in self.linear)
+
+    def flops_per_token(self, checkpointing: bool) -> float:
+        """Return the arithmetic of a trained token: forward, and backward by the input only (the base is frozen)."""
+        passes = 3 if checkpointing else 2
+        return 2.0 * passes * self.linear_parameters + 4.0 * self.hidden * self.vocabulary
+
+
+def read_shape(path: Path, trust_remote_code: bool) -> Shape:
+    """Return the shape of the checkpoint in a directory."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return shape_of(model)
+
+
+def shape_of(model: Any) -> Shape:
+    """Return the shape of a model, on whatever device."""
+    text = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    sizes = tuple((m.out_features, m.in_features) for m in linear)
+    every = sum(p.numel() for p in model.parameters())
+    layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
+    query = int(text.num_attention_heads * (getattr(text, "head_dim", None) or hidden // text.num_attention_heads))
+    # what a layer's outputs besides those that go into the residual stream are: queries, keys, values, gate and up
+    outputs = sum(out for out, _ in sizes if out != hidden) / layers
+    keys = 2 * int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * query
+    keys //= int(text.num_attention_heads)
+    queries = sum(out for out, _ in sizes if out == hidden) // layers
+    wide = outputs - (keys if keys // 2 != hidden else 0)
+    # two residuals, queries, keys and values repeated for every head, what attention made, and the wide outputs
+    kept = 2 * hidden + query + 2 * query + query + wide if queries else outputs
+    return Shape(
+        layers, hidden, int(text.vocab_size), sizes, every - sum(o * i for o, i in sizes), round(kept),
+        max(out for out, _ in sizes),
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""What makes a training step fast on a GPU: fused LoRA layers, and decoder layers compiled one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch._functorch.config
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from train.fused import Fused
+
+
+class Speed:
+    """A model's decoder layers, compiled; switched on for training steps only.
+
+    Evaluation and the exam run the model as its authors wrote it, with shapes that the compiler would never see twice.
+    """
+
+    def __init__(self, model: Any, compiled: bool) -> None:
+        self.fused = Fused(model)
+        # keep gate and up, not their product: it is made again where its gradient is, for next to nothing
+        torch._functorch.config.ban_recompute_materialized_backward = False
+        self.layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if compiled else []
+        self._compiled = [_compile(layer) for layer in self.layers]
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Run the compiled layers inside, with the adapter as it is now."""
+        self.fused.refresh()
+        for layer, call in zip(self.layers, self._compiled, strict=True):
+            layer._compiled_call_impl = call
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer._compiled_call_impl = None
+
+
+def _compile(layer: Any) -> Any:
+    """Return the layer's compiled call, one for any number of tokens, and leave the layer as it was."""
+    layer.compile(dynamic=True)
+    call, layer._compiled_call_impl = layer._compiled_call_impl, None
+    return call

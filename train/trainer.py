@@ -1,0 +1,175 @@
+"""TRL's trainer with batches by tokens: a step's rows in micro-batches that fit, normalised over the whole step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+from burnish.console import warn
+from burnish.errors import UserError
+from train import attention, loss
+from train.pack import micro_batches, padded_batches
+from train.speed import Speed
+
+IGNORED = loss.IGNORED
+
+
+@dataclass
+class Batching:
+    """How a step is cut: at most `tokens` a micro-batch, packed or padded, activations kept or computed again.
+
+    It changes while training where memory runs out; the rows of a step never do.
+    """
+
+    tokens: int
+    packed: bool = True
+    checkpointing: bool = False
+    halved: list[int] = field(default_factory=list)
+
+    def cut(self, lengths: Sequence[int]) -> list[list[int]]:
+        return micro_batches(lengths, self.tokens) if self.packed else padded_batches(lengths, self.tokens)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch's rows as they are, {"input_ids", "labels", "line"}; opaque, so that nobody walks through the ids."""
+
+    rows: list[dict[str, Any]]
+
+
+def rows_of(examples: list[dict[str, Any]]) -> dict[str, Rows]:
+    """Collate nothing: a step is cut when it is trained."""
+    return {"rows": Rows(examples)}
+
+
+class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for us
+    """SFTTrainer whose batch is a whole optimizer step: `per_device_train_batch_size` rows, cut by `batching`.
+
+    Loss: the sum over the step's response tokens divided by their number, whatever the cut.
+    """
+
+    def __init__(self, *, batching: Batching, speed: Speed | None = None, **options: Any) -> None:
+        self.batching, self.speed = batching, speed
+        super().__init__(**options, data_collator=rows_of)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the step's mean loss after all its micro-batches went forward and backward."""
+        model.train()
+        rows = inputs["rows"].rows
+        while True:
+            try:
+                # around backward too, which may compute activations again
+                with self._attending(), self.speed.on() if self.speed else nullcontext():
+                    total = self._micro_steps(model, rows)
+                break
+            except torch.OutOfMemoryError:
+                pass  # outside this block nothing holds the failed step's tensors any more
+            model.zero_grad(set_to_none=True)
+            self._need_less(max(len(row["input_ids"]) for row in rows))
+        if not torch.isfinite(total):
+            lines = ", ".join(str(row["line"]) for row in rows)
+            raise UserError(
+                f"step {self.state.global_step + 1}: the loss is {total.item()}; its rows are those at {lines}: look at"
+                " them, or lower train.learning_rate; the last checkpoint is kept (--resume goes on from it)"
+            )
+        self._total_train_tokens += sum(len(row["input_ids"]) for row in rows)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return total
+
+    def _micro_steps(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
+        responses = max(1, sum(_responses(row) for row in rows))
+        total = torch.zeros((), device=self.args.device)
+        for part in self.batching.cut([len(row["input_ids"]) for row in rows]):
+            nll = self.nll(model, [rows[i] for i in part]) / responses
+            self.accelerator.backward(nll)
+            total += nll.detach()
+        return total
+
+    def nll(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
+        """Return the summed loss of rows' response tokens, in one forward pass."""
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=True)
+        inner = model.get_base_model()
+        inputs, targets, places = (_pack if self.batching.packed else _pad)(rows, self.args.device)
+        head, config = inner.get_output_embeddings(), inner.config.get_text_config()
+        if not loss.is_plain(head, config):
+            return loss.logits_nll(_logits(inner, inputs, places), targets)
+        hidden = getattr(inner, inner.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
+        return loss.response_nll(hidden.flatten(0, 1)[places], head, targets)
+
+    def _attending(self) -> AbstractContextManager[None]:
+        return attention.packed(self.model.get_base_model()) if self.batching.packed else nullcontext()
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        """Return the mean loss of a batch of held-out rows."""
+        rows = inputs["rows"].rows
+        with torch.no_grad(), self._attending():
+            parts = self.batching.cut([len(row["input_ids"]) for row in rows])
+            total = sum(self.nll(model, [rows[i] for i in part]) for part in parts)
+        return total / max(1, sum(_responses(row) for row in rows)), None, None
+
+    def _need_less(self, longest: int) -> None:
+        """After memory ran out: smaller micro-batches, then checkpointing, then the end."""
+        torch.cuda.empty_cache()
+        if self.batching.tokens > longest and len(self.batching.halved) < 8:
+            self.batching.halved.append(self.batching.tokens)
+            self.batching.tokens = max(longest, self.batching.tokens // 2)
+            warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from here on; the step stays the same")
+        elif not self.batching.checkpointing:
+            self.batching.checkpointing = True
+            checkpoint_activations(self.model)
+            warn("out of memory: gradient checkpointing from here on (about a third slower); the step stays the same")
+        else:
+            raise UserError(
+                f"out of memory with one row of {longest} tokens and gradient checkpointing: lower data.max_length or"
+                " lora.r, or take a smaller base; the last checkpoint is kept"
+            )
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Compute activations again in the backward pass instead of keeping them."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _responses(row: dict[str, Any]) -> int:
+    return sum(label != IGNORED for label in row["labels"][1:])
+
+
+def _pack(rows: list[dict[str, Any]], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """Return forward's arguments [1, T], the targets [N] and the places [N] in the flat sequence that predict them."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    ids = torch.tensor([i for row in rows for i in row["input_ids"]])
+    # the first token of a row is nobody's target: it would be the row's before
+    labels = torch.tensor([label for row in rows for label in [*row["labels"][1:], IGNORED]])
+    places = (labels != IGNORED).nonzero().squeeze(1)
+    inputs = {"input_ids": ids.unsqueeze(0).to(device, non_blocking=True)}
+    inputs |= attention.packed_arguments(lengths, device)
+    return inputs, labels[places].to(device, non_blocking=True), places.to(device, non_blocking=True)
+
+
+def _pad(rows: list[dict[str, Any]], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """The same, padded on the right: [rows, longest]."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[number, :length] = torch.tensor(row["input_ids"])
+        labels[number, : length - 1] = torch.tensor(row["labels"][1:])
+        mask[number, :length] = 1
+    flat = labels.flatten()
+    places = (flat != IGNORED).nonzero().squeeze(1)
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    return inputs, flat[places].to(device), places.to(device)
+
+
+def _logits(model: Any, inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
+    """Return the logits [N, vocabulary] at `places`, from a head that is adapted or does more than a product."""
+    made = model(**inputs, use_cache=False).logits
+    picked: torch.Tensor = made.flatten(0, 1)[places]
+    return picked
