@@ -133,6 +133,8 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
         return _refusal(response, repo, right)
+    if any(isinstance(e, hub.FileMetadataError) for e in chain):
+        return f"{constants.ENDPOINT} does not answer as the Hub does: check HF_ENDPOINT, and any proxy"
     if any(isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return f"is not in the local cache, and {_unreachable(chain)}"
     if any(isinstance(e, hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 from safetensors import safe_open
 
 from burnish import run as runs
@@ -93,8 +94,12 @@ def _merged_settings(run: Run, given: PushSection) -> PushSection:
     """Let training's config say where this run goes; what is given now is stronger."""
     path = run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    asked = config.get("push") if isinstance(config, dict) else None
-    return PushSection.model_validate({**(asked or {}), **given.model_dump(include=given.model_fields_set)})
+    try:
+        asked = PushSection.model_validate(config.get("push") or {})
+    except (ValidationError, AttributeError) as error:
+        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is no mapping of settings"
+        raise PushError(f"{path}: push: {fault}") from None
+    return asked.model_copy(update=given.model_dump(include=given.model_fields_set))
 
 
 def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact, ...]:

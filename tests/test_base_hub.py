@@ -124,6 +124,11 @@ def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resol
     assert resolve("them/base").stdout == first.stdout
 
 
+def test_an_endpoint_that_is_no_hub_is_named(resolve: Resolve, hub: Hub) -> None:
+    hub.fail("HEAD", "/resolve/", 200, times=99)  # no commit, no ETag: as a proxy's own page
+    assert f"{hub.url} does not answer as the Hub does: check HF_ENDPOINT" in line(resolve("them/base"))
+
+
 def test_a_cache_that_cannot_be_used_is_named(resolve: Resolve, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "the hub's cache can't be used" in line(resolve("them/base", HF_HOME=str(tmp_path / "file" / "hub")))

@@ -54,6 +54,14 @@ def test_a_licence_is_never_invented(tmp_path: Path, cli: Cli) -> None:
     assert said.items() <= metadata.items() and "other barrel-1.0 (https://example.org/barrel)" in page
 
 
+def test_a_licence_that_was_not_recorded_is_read_where_the_base_is_still_here(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "barrel").mkdir()
+    (tmp_path / "barrel" / "README.md").write_text("---\nlicense: mit\n---\n# Barrel\n")
+    base = {"id": str(tmp_path / "barrel"), "revision": None, "sha256": "0" * 64}
+    metadata, page = card(cli, make_run(tmp_path / "runs", base=base))
+    assert metadata["license"] == "mit" and "Licence of the base: mit, as the base itself says" in page
+
+
 def test_a_path_of_this_machine_is_not_on_the_page(tmp_path: Path, cli: Cli) -> None:
     base = {"id": "/home/somebody/bases/barrel", "revision": None, "sha256": "0" * 64}
     metadata, page = card(cli, make_run(tmp_path, base=base))

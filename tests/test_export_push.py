@@ -289,6 +289,8 @@ def test_trainings_config_says_where_a_run_goes(hub: Hub, run: Run, tmp_path: Pa
     assert not hub.repos["me/from-config"].private
     assert "adapter/adapter_config.json" in hub.files("me/from-config")
     assert "tuned-Q8_0.gguf" not in hub.files("me/from-config")
+    (run.path / "config.yaml").write_text(json.dumps({**config, "push": {"repository": "me/model"}}))
+    assert "config.yaml: push: Extra inputs are not permitted" in line(cli("export", "push", *where(run)))
 
 
 def test_without_a_repository_and_with_an_unknown_part_it_says_what_to_give(run: Run, cli: Cli) -> None:
