@@ -87,9 +87,13 @@ def attend(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row: query [1, heads, T, d], key, value [1, kv heads, T, d] → [1, T, heads, d]."""
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError("capped scores and attention sinks: such a model's rows are padded instead")
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError("packed attention was asked without the rows' borders")
     if query.is_cuda:

@@ -156,7 +156,10 @@ def add_adapter(model: Any, lora: LoraSection, base_id: str) -> PeftModel:
         bias=lora.bias,
         use_rslora=lora.use_rslora,
     )
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # PEFT knows layers that an adapter would break (Mamba's out_proj)
+        raise ConfigError(f"lora.target_modules: {str(error).splitlines()[0]}") from None
     # not this machine's path: the adapter travels
     adapted.peft_config["default"].base_model_name_or_path = base_id
     return adapted

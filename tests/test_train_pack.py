@@ -1,0 +1,198 @@
+"""Packed rows: each exactly once, none sees another, and loss and gradients are those of one row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from train import attention, loss
+from train.build import make_trainer
+from train.formats import Example
+from train.mask import Row
+from train.model import add_adapter
+from train.pack import micro_batches, padded_batches
+from train.settings import LoraSection, TrainSettings
+from train.trainer import Batching, PackedTrainer, Rows
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+SMALL: dict[str, Any] = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 100))
+def test_every_row_is_trained_once_and_no_micro_batch_passes_its_budget(lengths: list[int], budget: int) -> None:
+    for cut in (micro_batches, padded_batches):
+        parts = cut(lengths, budget)
+        assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+        for part in parts:
+            held = [lengths[row] for row in part]
+            size = sum(held) if cut is micro_batches else len(held) * max(held)
+            assert size <= budget or len(part) == 1
+
+
+@given(lengths=LENGTHS, budget=st.integers(60, 200))
+def test_packing_leaves_no_two_micro_batches_that_would_fit_into_one(lengths: list[int], budget: int) -> None:
+    sizes = sorted(sum(lengths[row] for row in part) for part in micro_batches(lengths, budget))
+    assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
+
+
+def llama(**changes: Any) -> Any:
+    return LlamaForCausalLM(LlamaConfig(**SMALL, **changes))
+
+
+def tied_llama() -> Any:
+    return llama(tie_word_embeddings=True)
+
+
+def mistral() -> Any:
+    """Its window is shorter than the rows."""
+    return MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8))
+
+
+def gemma() -> Any:
+    """Soft caps on attention and logits, so low that weights of this size feel them."""
+    caps = {"final_logit_softcapping": 0.05, "attn_logit_softcapping": 0.05, "head_dim": 8, "sliding_window": 8}
+    return Gemma2ForCausalLM(Gemma2Config(**SMALL, **caps))
+
+
+def gemma_eager() -> Any:
+    model = gemma()
+    model.set_attn_implementation("eager")
+    return model
+
+
+def mamba() -> Any:
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=0)
+    )
+
+
+def adapted(make: Any, targets: Any = "all-linear") -> Any:
+    """Return a model of weights large enough to matter, with an adapter that does something."""
+    torch.manual_seed(0)
+    model = make().float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+    model = add_adapter(model, LoraSection(r=4, lora_alpha=8, target_modules=targets), "tiny")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def rows(seed: int = 1) -> list[Row]:
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for line, length in enumerate((23, 5, 40, 9, 17, 31), start=1):
+        ids = torch.randint(3, 96, (length,), generator=generator).tolist()
+        made.append(Row(Example(line, None, "x"), ids, ((length // 2, length),)))
+    return made
+
+
+@pytest.fixture
+def trainer_of(base_directory: Path, tmp_path: Path) -> Any:
+    """Make the trainer of a model; its rows are `rows()`."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_directory)
+    settings = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}})
+
+    def make(model: Any, batching: Batching) -> PackedTrainer:
+        return make_trainer(settings, batching, None, "adamw_torch", model, tokenizer, (rows(), rows(2)), tmp_path)
+
+    return make
+
+
+def gradients(model: Any) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None])
+
+
+def one_row_at_a_time(model: Any) -> tuple[float, torch.Tensor]:
+    """The step as a textbook has it: transformers' own forward, a row by itself, mean over all response tokens."""
+    model.train()
+    model.zero_grad(set_to_none=True)
+    count, total = sum(end - start for row in rows() for start, end in row.spans), 0.0
+    for row in rows():
+        logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels()[1:]), reduction="sum") / count
+        nll.backward()
+        total += nll.item()
+    return total, gradients(model).clone()
+
+
+MODELS: dict[str, tuple[Any, Any]] = {
+    "llama": (llama, "all-linear"),
+    "tied": (tied_llama, ["q_proj", "down_proj"]),
+    "adapted head": (llama, ["q_proj", "v_proj", "lm_head"]),
+    "sliding window": (mistral, "all-linear"),
+    "soft caps": (gemma, "all-linear"),
+    "soft caps, eager": (gemma_eager, "all-linear"),
+    "state space": (mamba, ["in_proj", "x_proj"]),
+}
+
+
+@pytest.mark.parametrize("budget", [1000, 64, 1])
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
+    name: str, packing: bool, budget: int, trainer_of: Any
+) -> None:
+    model = adapted(*MODELS[name])
+    loss_alone, gradients_alone = one_row_at_a_time(model)
+    packed = packing and attention.packs(model)
+    trainer = trainer_of(model, Batching(budget, packed))
+    model.zero_grad(set_to_none=True)
+    found = trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
+    assert found.item() == pytest.approx(loss_alone, rel=1e-5)
+    assert gradients_alone.norm() > 1e-3
+    assert (gradients(model) - gradients_alone).norm() < 1e-4 * gradients_alone.norm()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("llama", True), ("sliding window", True), ("state space", False)])
+def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, expected: bool) -> None:
+    assert attention.packs(adapted(*MODELS[name])) is expected
+
+
+def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
+    """The caps of a real model bite at scores that two short rows of small numbers never reach: trying shows nothing."""
+    model = adapted(gemma_eager)
+    for layer in model.get_base_model().model.layers:
+        layer.self_attn.attn_logit_softcapping = 50.0
+    assert attention.packs(model) is False
+
+
+def test_a_model_attends_as_before_once_packing_ends() -> None:
+    model = adapted(llama)
+    before = model.config._attn_implementation
+    with attention.packed(model.get_base_model()):
+        assert model.config._attn_implementation == attention.NAME
+    assert model.config._attn_implementation == before
+
+
+def test_the_head_is_fused_only_where_it_is_frozen_and_its_logits_are_used_as_they_are() -> None:
+    def plain(model: Any) -> bool:
+        inner = model.get_base_model()
+        return loss.is_plain(inner.get_output_embeddings(), inner.config.get_text_config())
+
+    assert plain(adapted(llama))
+    assert not plain(adapted(*MODELS["adapted head"]))
+    assert not plain(adapted(gemma))
