@@ -79,9 +79,7 @@ def gemma_eager() -> Any:
 
 
 def mamba() -> Any:
-    return MambaForCausalLM(
-        MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=0)
-    )
+    return MambaForCausalLM(MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4))
 
 
 def adapted(make: Any, targets: Any = "all-linear") -> Any:
@@ -134,7 +132,7 @@ def one_row_at_a_time(model: Any) -> tuple[float, torch.Tensor]:
     for row in rows():
         logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
         nll = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels()[1:]), reduction="sum") / count
-        nll.backward()
+        torch.autograd.backward(nll)
         total += nll.item()
     return total, gradients(model).clone()
 
@@ -173,7 +171,7 @@ def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, expec
 
 
 def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
-    """The caps of a real model bite at scores that two short rows of small numbers never reach: trying shows nothing."""
+    """The caps of a real model bite at scores that two short rows never reach: trying them would show nothing."""
     model = adapted(gemma_eager)
     for layer in model.get_base_model().model.layers:
         layer.self_attn.attn_logit_softcapping = 50.0

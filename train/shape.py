@@ -64,11 +64,12 @@ def shape_of(model: Any) -> Shape:
     sizes = tuple((m.out_features, m.in_features) for m in linear)
     every = sum(p.numel() for p in model.parameters())
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
-    query = int(text.num_attention_heads * (getattr(text, "head_dim", None) or hidden // text.num_attention_heads))
+    heads = int(getattr(text, "num_attention_heads", 1))  # a state-space model has none
+    query = int(heads * (getattr(text, "head_dim", None) or hidden // heads))
     # what a layer's outputs besides those that go into the residual stream are: queries, keys, values, gate and up
     outputs = sum(out for out, _ in sizes if out != hidden) / layers
-    keys = 2 * int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * query
-    keys //= int(text.num_attention_heads)
+    keys = 2 * int(getattr(text, "num_key_value_heads", None) or heads) * query
+    keys //= heads
     queries = sum(out for out, _ in sizes if out == hidden) // layers
     wide = outputs - (keys if keys // 2 != hidden else 0)
     # two residuals, queries, keys and values repeated for every head, what attention made, and the wide outputs

@@ -1,0 +1,167 @@
+"""What a run will do is decided from sizes alone: published shapes on the meta device, cards as numbers."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+from burnish.errors import UserError
+from tests.conftest import Cli
+from train.plan import GIB, Machine, Plan, plan, rows_per_step
+from train.settings import TrainSettings
+from train.shape import Shape, shape_of
+
+# published sizes: config.json of each model
+SHAPES: dict[str, dict[str, Any]] = {
+    "Llama-3.1-8B": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 128_256,
+    },
+    "Llama-3.2-1B": {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256, "tie_word_embeddings": True,
+    },
+    "DeepSeek-7B": {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 30, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "vocab_size": 102_400,
+    },
+}  # fmt: skip
+LENGTHS = [300] * 64 + [2048] * 8 + [700] * 128
+
+
+@cache
+def shape(name: str) -> Shape:
+    with torch.device("meta"):
+        return shape_of(LlamaForCausalLM(LlamaConfig(**SHAPES[name])))
+
+
+def card(gib: float, **more: Any) -> Machine:
+    """A GPU with so much free memory, as fast as was measured on an H100's matrix products."""
+    return Machine("cuda", round(gib * GIB), 600e12, **more)
+
+
+def settings(**sections: Any) -> TrainSettings:
+    base = {"id": "x", "quantization": "nf4", **sections.pop("base", {})}
+    return TrainSettings.model_validate({"base": base, "data": {"path": "x"}, **sections})
+
+
+def planned(gib: float, name: str = "Llama-3.1-8B", **sections: Any) -> Plan:
+    return plan(settings(**sections), shape(name), LENGTHS, card(gib))
+
+
+@pytest.mark.parametrize(("name", "published"), [("Llama-3.1-8B", 8.03e9), ("Llama-3.2-1B", 1.236e9)])
+def test_the_weights_are_those_that_the_model_is_published_with(name: str, published: float) -> None:
+    assert shape(name).weight_bytes("none", 2) == pytest.approx(2 * published, rel=0.005)
+
+
+@pytest.mark.parametrize("r", [8, 256])
+def test_the_adapter_is_as_large_as_peft_makes_it(r: int) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    with torch.device("meta"):
+        made = get_peft_model(
+            LlamaForCausalLM(LlamaConfig(**SHAPES["Llama-3.2-1B"])),
+            LoraConfig(task_type="CAUSAL_LM", r=r, target_modules="all-linear"),
+        )
+    assert shape("Llama-3.2-1B").adapter_parameters(r) == made.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_card_of_80_gb_computes_no_activation_twice(name: str) -> None:
+    made = planned(79, name)
+    assert not made.checkpointing
+    assert made.peak_bytes <= made.free_bytes
+    assert made.micro_batch_tokens >= 4096
+
+
+def test_told_of_12_gib_an_8b_fits_with_checkpointing() -> None:
+    made = planned(79, train={"memory_gib": 12.0})
+    assert made.checkpointing
+    assert made.peak_bytes <= 12 * GIB
+    assert made.micro_batch_tokens >= max(LENGTHS)
+
+
+def test_what_never_fits_is_one_fault_that_names_what_to_do() -> None:
+    with pytest.raises(UserError) as caught:
+        planned(4)
+    (fault,) = caught.value.faults
+    for word in ("GPU memory", "smaller base", "base.quantization: nf4", "data.max_length", "lora.r", "2048 tokens"):
+        assert word in fault
+
+
+def test_where_unsloth_is_installed_it_takes_what_is_too_tight_for_us_unless_told_otherwise() -> None:
+    assert plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(6.5, unsloth=True)).backend == "unsloth"
+    with pytest.raises(UserError):
+        plan(settings(base={"backend": "transformers"}), shape("Llama-3.1-8B"), LENGTHS, card(6.5, unsloth=True))
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(79, "none"), (23, "nf4"), (12, "nf4")])
+def test_quantization_auto_takes_16_bits_where_they_fit(gib: float, expected: str) -> None:
+    assert planned(gib, base={"quantization": "auto"}).quantization == expected
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_a_quantization_that_was_asked_for_is_kept(quantization: str) -> None:
+    assert planned(79, base={"quantization": quantization}).quantization == quantization
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_checkpointing_that_was_asked_for_is_kept(asked: bool) -> None:
+    assert planned(79, train={"gradient_checkpointing": asked}).checkpointing is asked
+
+
+@pytest.mark.parametrize("gib", [11, 16, 24, 79])
+def test_the_rows_of_a_step_do_not_depend_on_the_card(gib: float) -> None:
+    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "num_train_epochs": 2}
+    made = planned(gib, train=batch)
+    assert rows_per_step(settings(train=batch)) == 16
+    assert made.steps == round(-(-len(LENGTHS) // 16) * 2)
+    assert made.tokens == planned(79, train=batch).tokens
+
+
+def test_less_memory_never_means_larger_micro_batches() -> None:
+    def roomy(gib: float) -> int:
+        return planned(gib, train={"gradient_checkpointing": True}).micro_batch_tokens
+
+    found = [roomy(gib) for gib in (11, 12, 14, 18)]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+def test_a_micro_batch_of_asked_size_is_kept_and_never_shorter_than_the_longest_row() -> None:
+    assert planned(79, train={"micro_batch_tokens": 3000}).micro_batch_tokens == 3000
+    assert planned(79, train={"micro_batch_tokens": 100}).micro_batch_tokens == max(LENGTHS)
+
+
+def test_smaller_optimizers_are_counted_smaller() -> None:
+    sizes = [planned(79, train={"optim": o}).adapter_bytes for o in ("paged_adamw_8bit", "adamw_8bit", "auto")]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_a_model_without_attention_has_a_shape() -> None:
+    with torch.device("meta"):
+        made = shape_of(MambaForCausalLM(MambaConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2)))
+    cpu = Machine("cpu", 8 * GIB)
+    assert plan(settings(base={"quantization": "none"}), made, LENGTHS, cpu).peak_bytes > 0
+
+
+def test_plan_says_it_in_three_lines_and_loads_no_weights(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    bare = tmp_path / "no-weights"
+    shutil.copytree(tiny_base, bare)
+    (bare / "model.safetensors").write_bytes(b"")
+    done = cli("train", "plan", "--base.id", str(bare), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    one, two, three = (line for line in done.stderr.splitlines() if line.startswith("plan: "))
+    assert "transformers on cpu, quantization none" in one
+    assert "memory" in two and "disk" in two
+    assert "18 steps" in three and "micro-batches" in three
+    assert not (tmp_path / "runs").exists()
