@@ -203,11 +203,10 @@ def _parse(text: Any, annotation: Any) -> Any:
     except yaml.YAMLError:
         return text
     if _accepts(annotation, list) and not isinstance(value, list):
+        # the words that may stand instead of a list, not those that may stand in it
+        instead = () if typing.get_origin(annotation) is list else typing.get_args(annotation)
         literals = {
-            str(v)
-            for part in (annotation, *typing.get_args(annotation))
-            if typing.get_origin(part) is typing.Literal
-            for v in typing.get_args(part)
+            str(v) for part in instead if typing.get_origin(part) is typing.Literal for v in typing.get_args(part)
         }
         return value if text in literals else [part.strip() for part in text.split(",") if part.strip()]
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,10 @@ import torch
 from burnish.config import ConfigError
 from burnish.console import say, warn
 from train import model as models
-from train.plan import Plan, plan
+from train.plan import Machine, Plan, plan
 from train.prepare import Prepared
 from train.settings import TrainSettings
-from train.shape import read_shape
+from train.shape import empty_model, shape_of
 from train.template import loading_fault
 
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
@@ -27,11 +28,13 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Plan:
     if faults:
         raise ConfigError(faults)
     try:
-        shape = read_shape(prepared.base.path, settings.base.trust_remote_code)
+        model = empty_model(prepared.base.path, settings.base.trust_remote_code)
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(settings.base, error)) from None
+    if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
+        models.check_targets(model, settings.lora.target_modules)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(settings, shape, lengths, models.machine())
+    made = plan(settings, shape_of(model), lengths, _machine(settings))
     for line in made.lines():
         say(line)
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
@@ -53,11 +56,32 @@ def machine_faults(settings: TrainSettings) -> list[str]:
         faults.append(
             "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
         )
-    if "wandb" in settings.train.report_to and importlib.util.find_spec("wandb") is None:
-        faults.append("train.report_to: wandb is not installed here: pip install wandb, or leave it out")
+    faults += [
+        f"train.report_to: {name} is not installed here: pip install {name}, or leave it out"
+        for name in settings.train.report_to
+        if importlib.util.find_spec(name) is None
+    ]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         faults.append("training runs on one GPU: start it without torchrun")
-    return faults
+    return faults + _adapter_faults(settings)
+
+
+def _machine(settings: TrainSettings) -> Machine:
+    """Measure the machine; where a run starts from an adapter, unsloth is no choice."""
+    found = models.machine()
+    return replace(found, unsloth=False) if settings.lora.resume_adapter else found
+
+
+def _adapter_faults(settings: TrainSettings) -> list[str]:
+    if not settings.lora.resume_adapter:
+        return []
+    if settings.base.backend == "unsloth":
+        return ["lora.resume_adapter: only base.backend: transformers goes on from an adapter"]
+    try:
+        models.adapter_path(settings)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def _gpu_faults() -> list[str]:

@@ -143,7 +143,7 @@ def skipped_modules(model: Any) -> list[str]:
 def add_adapter(model: Any, lora: LoraSection, base_id: str) -> PeftModel:
     """Put a LoRA adapter on the base. Raises ConfigError that names the layers there are where a target is none."""
     if isinstance(lora.target_modules, list):
-        _check_targets(model, lora.target_modules)
+        check_targets(model, lora.target_modules)
     scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
     if scale < 1:
         warn(f"the adapter's scale is {scale:.2g} (lora_alpha {lora.lora_alpha}, r {lora.r}): below 1 it learns little")
@@ -234,7 +234,8 @@ def hardware() -> dict[str, Any]:
     return facts
 
 
-def _check_targets(model: Any, targets: list[str]) -> None:
+def check_targets(model: Any, targets: list[str]) -> None:
+    """Raise ConfigError that names the linear layers there are where a target is no layer of the model."""
     linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     names = {name for name, _ in model.named_modules()}
     missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]

@@ -1,4 +1,4 @@
-"""What a person and a plot see of a training run: a bar, metrics.jsonl, TensorBoard events, whole checkpoints."""
+"""What a person and a plot see of a training run: a bar, metrics.jsonl, TensorBoard's events, whole checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from burnish.console import Tick
@@ -18,9 +17,12 @@ METRICS = "metrics.jsonl"
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written anew."""
+    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written anew.
 
-    def __init__(self, logs: Path, tick: Tick, resumed_step: int) -> None:
+    TensorBoard's events are written where `tensorboard` says so; it is imported only then.
+    """
+
+    def __init__(self, logs: Path, tick: Tick, resumed_step: int, tensorboard: bool) -> None:
         self.logs, self.tick = logs, tick
         self.started, self.tokens_before = time.monotonic(), 0
         logs.mkdir(parents=True, exist_ok=True)
@@ -31,7 +33,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
             else []
         )
         write_atomic(path, "".join(f"{line}\n" for line in kept))
-        self.writer = SummaryWriter(str(logs), purge_step=resumed_step + 1 if resumed_step else None)
+        self.writer = _writer(logs, resumed_step) if tensorboard else None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = time.monotonic()
@@ -59,7 +61,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         with (self.logs / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         for key, value in entry.items():
-            if isinstance(value, int | float) and key not in ("step", "time"):
+            if self.writer and isinstance(value, int | float) and key not in ("step", "time"):
                 self.writer.add_scalar(key, value, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -67,7 +69,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE, "")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.writer.close()
+        if self.writer:
+            self.writer.close()
 
 
 class EvalProgress(TrainerCallback):  # type: ignore[misc]
@@ -92,6 +95,12 @@ def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def _writer(logs: Path, resumed_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(logs), purge_step=resumed_step + 1 if resumed_step else None)
 
 
 def _words(entry: dict[str, Any]) -> str:

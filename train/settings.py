@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -108,7 +108,7 @@ class TrainSection(Strict):
     gradient_accumulation_steps: int = Field(
         1, ge=1, description="a step has per_device_train_batch_size times this many rows"
     )
-    micro_batch_tokens: Literal["auto"] | int = Field(
+    micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=8)] = Field(
         "auto", description="most tokens in one forward pass: a step is cut so; auto: what the memory holds"
     )
     gradient_checkpointing: Literal["auto"] | bool = Field(

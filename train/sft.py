@@ -48,7 +48,7 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) 
     trainer = make_trainer(settings, batching, speed, planned.optim, model, prepared.tokenizer, rows, output)
     total = _total_steps(settings, trainer)
     with bar("train", total) as tick:
-        trainer.add_callback(Progress(run.path / "logs", tick, step))
+        trainer.add_callback(Progress(run.path / "logs", tick, step, "tensorboard" in settings.train.report_to))
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = {**result.metrics, **_evaluate(trainer)}
     _save_stats(run, trainer, metrics)

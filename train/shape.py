@@ -46,14 +46,13 @@ class Shape:
         return 2.0 * passes * self.linear_parameters + 4.0 * self.hidden * self.vocabulary
 
 
-def read_shape(path: Path, trust_remote_code: bool) -> Shape:
-    """Return the shape of the checkpoint in a directory."""
+def empty_model(path: Path, trust_remote_code: bool) -> Any:
+    """Return the model of the checkpoint in a directory, without a weight."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return shape_of(model)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def shape_of(model: Any) -> Shape:

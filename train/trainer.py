@@ -72,10 +72,10 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
             model.zero_grad(set_to_none=True)
             self._need_less(max(len(row["input_ids"]) for row in rows))
         if not torch.isfinite(total):
-            lines = ", ".join(str(row["line"]) for row in rows)
+            step, lines = self.state.global_step + 1, ", ".join(str(row["line"]) for row in rows)
             raise UserError(
-                f"step {self.state.global_step + 1}: the loss is {total.item()}; its rows are those at {lines}: look at"
-                " them, or lower train.learning_rate; the last checkpoint is kept (--resume goes on from it)"
+                f"step {step}: the loss is {total.item()}; its rows are lines {lines} of the data:"
+                " look at them, or lower train.learning_rate; the last checkpoint is kept (--resume goes on from it)"
             )
         self._total_train_tokens += sum(len(row["input_ids"]) for row in rows)
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]

@@ -1,0 +1,332 @@
+"""What goes wrong while training is one clear line, and nothing that was trained is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from burnish.errors import UserError
+from burnish.run import Run, TrainRecord
+from tests.conftest import Cli
+from tests.test_train_pack import adapted, llama
+from tests.test_train_pack import rows as packed_rows
+from train.build import make_trainer
+from train.settings import TrainSettings
+from train.trainer import Batching, PackedTrainer
+
+SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")
+Curve = list[dict[str, float]]
+
+
+def command(base: Path, rows: Path, root: Path, *more: str, verb: str = "run") -> list[str]:
+    where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
+    return ["train", verb, *where, *SHORT, *more]
+
+
+def points(run: Path, key: str) -> list[float]:
+    lines = (run / "logs" / "metrics.jsonl").read_text().splitlines()
+    return [entry[key] for line in lines if key in (entry := json.loads(line))]
+
+
+# ---- machine and settings: before anything is loaded -----------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("unsloth") is not None, reason="unsloth is installed here")
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed here")
+def test_what_this_machine_lacks_is_a_line_each_and_all_at_once(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    asked = ("--base.backend", "unsloth", "--train.report_to", "wandb,tensorboard")
+    done = cli(*command(tiny_base, rows, tmp_path, *asked, verb="plan"), WORLD_SIZE="2")
+    assert done.returncode == 2
+    faults = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for fault, words in zip(
+        faults,
+        ("base.backend: unsloth is not installed", "train.report_to: wandb is not installed", "without torchrun"),
+        strict=True,
+    ):
+        assert words in fault
+    assert "Traceback" not in done.stderr
+
+
+def test_a_typo_in_target_modules_names_the_layers_before_weights_are_loaded(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli(*command(tiny_base, rows, tmp_path, "--lora.target_modules", "q_proj,v_prj", verb="plan"))
+    assert done.returncode == 2
+    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "no layer 'v_prj'; did you mean 'v_proj'?" in fault
+    assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in fault
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"micro_batch_tokens": 4}, "greater than or equal to 8"),
+        ({"micro_batch_tokens": "many"}, "'auto' or"),
+        ({"gradient_checkpointing": "sometimes"}, "'auto' or"),
+        ({"optim": "adam"}, "adamw_8bit"),
+        ({"report_to": ["mlflow"]}, "'tensorboard' or 'wandb'"),
+        ({"memory_gib": 0.0}, "greater than 0"),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_bounds_is_one_line_that_says_what_it_should_be(
+    given: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    import yaml
+
+    from burnish.config import ConfigError, load
+
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"base": {"id": "x"}, "data": {"path": "x"}, "train": given}))
+    with pytest.raises(ConfigError) as caught:
+        load(TrainSettings, "train", config, {}, {})
+    (fault,) = caught.value.faults
+    assert says in fault
+    assert fault.startswith(f"{config}:")
+
+
+def test_early_stopping_needs_to_know_how_often_to_look() -> None:
+    with pytest.raises(ValueError, match="early_stopping_patience needs eval_steps"):
+        TrainSettings.model_validate(
+            {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"early_stopping_patience": 2}}
+        )
+
+
+def test_yaml_environment_and_command_line_say_the_same(tmp_path: Path) -> None:
+    from burnish.config import load
+
+    config = tmp_path / "c.yaml"
+    yaml_text = "{micro_batch_tokens: 512, gradient_checkpointing: false, torch_compile: auto, report_to: [wandb], "
+    config.write_text(f"base: {{id: x}}\ndata: {{path: x}}\ntrain: {yaml_text}optim: sgd, memory_gib: 12}}\n")
+    words = {
+        "micro_batch_tokens": "512", "gradient_checkpointing": "false", "torch_compile": "auto", "report_to": "wandb",
+        "optim": "sgd", "memory_gib": "12",
+    }  # fmt: skip
+    here = {"base.id": "x", "data.path": "x"}
+    from_yaml = load(TrainSettings, "train", config, {}, {})
+    from_line = load(TrainSettings, "train", None, here | {f"train.{k}": v for k, v in words.items()}, {})
+    environ = {f"BURNISH_TRAIN_TRAIN__{k.upper()}": v for k, v in words.items()}
+    from_environment = load(TrainSettings, "train", None, here, environ)
+    assert from_yaml == from_line == from_environment
+    assert from_yaml.train.gradient_checkpointing is False
+    assert load(TrainSettings, "train", None, here | {"train.report_to": "[]"}, {}).train.report_to == []
+
+
+# ---- out of memory: a CPU can't run out of GPU memory, so the forward pass raises what CUDA would --------------------
+
+
+class Exhausted(PackedTrainer):
+    """Runs out of memory, like a GPU, in a forward pass of more than `limit` tokens, or wherever `hopeless` says."""
+
+    limit = 10**9
+    unless_checkpointing = False
+
+    def nll(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
+        made = super().nll(model, rows)
+        spared = self.unless_checkpointing and self.batching.checkpointing
+        if sum(len(row["input_ids"]) for row in rows) > self.limit and not spared:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+
+@pytest.fixture
+def trained(base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackedTrainer]:
+    """Train a tiny Llama two steps of six rows, on a device that holds so many tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_directory)
+    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"per_device_train_batch_size": 6, "max_steps": 2}}
+    monkeypatch.setattr("train.build.PackedTrainer", Exhausted)
+
+    def train(limit: int, unless_checkpointing: bool = False) -> PackedTrainer:
+        parts = (packed_rows(), packed_rows(2))
+        trainer = make_trainer(
+            TrainSettings.model_validate(said), Batching(128), None, "adamw_torch", adapted(llama), tokenizer, parts,
+            tmp_path,
+        )  # fmt: skip
+        assert isinstance(trainer, Exhausted)
+        trainer.limit, trainer.unless_checkpointing = limit, unless_checkpointing
+        trainer.train()
+        return trainer
+
+    return train
+
+
+def losses(trainer: PackedTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_out_of_memory_halves_the_micro_batches_and_trains_the_same_step(
+    trained: Callable[..., PackedTrainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    roomy, tight = trained(10**9), trained(70)
+    assert roomy.batching.tokens == 128
+    assert tight.batching.tokens == 64
+    assert not tight.batching.checkpointing
+    assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
+    assert tight._total_train_tokens == roomy._total_train_tokens == 2 * sum(len(r.input_ids) for r in packed_rows())
+    assert capsys.readouterr().err.count("out of memory: micro-batches of 64 tokens") == 1
+
+
+def test_where_the_longest_row_alone_is_too_much_activations_are_computed_again(
+    trained: Callable[..., PackedTrainer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    roomy, tight = trained(10**9), trained(30, unless_checkpointing=True)
+    assert tight.batching.tokens == 40  # the longest row
+    assert tight.batching.checkpointing
+    assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
+    assert "gradient checkpointing from here on" in capsys.readouterr().err
+
+
+def test_where_nothing_helps_it_is_one_line_that_names_what_to_do(trained: Callable[..., PackedTrainer]) -> None:
+    with pytest.raises(UserError) as caught:
+        trained(30)
+    (fault,) = caught.value.faults
+    for words in ("one row of 40 tokens", "data.max_length", "lora.r", "smaller base", "checkpoint is kept"):
+        assert words in fault
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def poisoned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with a head of its own, and with one character that it can't read without getting lost."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    base = tmp_path_factory.mktemp("poisoned") / "base"
+    shutil.copytree(tiny_base, base)
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    tokens = AutoTokenizer.from_pretrained(base)(" ß", add_special_tokens=False).input_ids
+    weights["model.embed_tokens.weight"][tokens] = torch.nan
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (base / "config.json").write_text(json.dumps(config))
+    return base
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
+    poisoned: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    lines = rows.read_text().splitlines()
+    lines[9] = lines[9].replace("says", "ß")
+    data.write_text("\n".join(lines))
+    asked = command(poisoned, data, tmp_path / "runs", "--train.per_device_train_batch_size", "2")
+    done = cli(*asked)
+    assert done.returncode == 2, done.stderr
+    found = re.search(
+        r"^error: step (\d+): the loss is nan; its rows are lines ([\d, ]+) of", done.stderr, re.MULTILINE
+    )
+    assert found, done.stderr
+    step, named = int(found[1]), [int(n) for n in found[2].split(", ")]
+    assert 10 in named
+    assert len(named) == 2
+    assert "Traceback" not in done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "checkpoints" / f"checkpoint-{step - 1}" / "complete").is_file()
+    assert not Run(run).has(TrainRecord)
+    again = cli(*asked, "--resume")
+    assert f"going on from the checkpoint at step {step - 1}" in again.stderr
+    assert f"error: step {step}: the loss is nan" in again.stderr
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_best_checkpoint_and_not_the_last(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    steps = ("--train.max_steps", "40", "--train.eval_steps", "1", "--train.early_stopping_patience", "3")
+    much = ("--train.learning_rate", "0.02", "--train.lr_scheduler_type", "constant", "--run.name", "stopped")
+    done = cli(*command(tiny_base, rows, tmp_path, *steps, *much))
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path / "stopped")
+    curve = points(run.path, "eval_loss")
+    best = min(range(len(curve)), key=curve.__getitem__) + 1
+    record = run.read(TrainRecord)
+    assert len(curve) - 1 == best + 3 < 40  # and once more at the end
+    assert record.metrics.eval_loss == pytest.approx(curve[best - 1], rel=1e-4)
+    checkpoints = run.path / "checkpoints"
+    saved, kept, last = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (run.path / "adapter", checkpoints / f"checkpoint-{best}", checkpoints / f"checkpoint-{best + 3}")
+    )
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    assert not all(torch.equal(saved[name], last[name]) for name in kept)
+
+
+@pytest.fixture(scope="module")
+def first(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    """A run whose adapter others start from; it wrote no TensorBoard events."""
+    root = tmp_path_factory.mktemp("runs")
+    more = ("--run.name", "first", "--train.max_steps", "6", "--train.learning_rate", "0.01", "--lora.r", "4")
+    done = cli(*command(tiny_base, rows, root, *more, "--train.report_to", "[]"))
+    assert done.returncode == 0, done.stderr
+    return Run(root / "first")
+
+
+@pytest.mark.slow
+def test_without_tensorboard_no_events_are_written(first: Run) -> None:
+    assert not list((first.path / "logs").glob("events.*"))
+    assert points(first.path, "loss")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["id", "directory"])
+def test_training_starts_from_an_adapter_with_its_rank(
+    first: Run, tiny_base: Path, rows: Path, cli: Cli, given: str
+) -> None:
+    start = "first" if given == "id" else str(first.path / "adapter")
+    more = ("--lora.resume_adapter", start, "--run.name", f"second-{given}", "--train.max_steps", "2")
+    done = cli(*command(tiny_base, rows, first.path.parent, *more))
+    assert done.returncode == 0, done.stderr
+    assert "are those of the adapter that training starts from: 4 and 32" in done.stderr
+    second = first.path.parent / f"second-{given}"
+    # the same rows in the same order: what the first run learned is there at the first step
+    assert points(second, "loss")[0] < points(first.path, "loss")[0] - 0.5
+    config = json.loads((second / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 4
+    assert str(first.path) not in json.dumps(config)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_base_is_one_line(
+    first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    narrow = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer),
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(narrow).half().save_pretrained(tmp_path / "narrow")
+    tokenizer.save_pretrained(tmp_path / "narrow")
+    more = ("--lora.resume_adapter", str(first.path))
+    done = cli(*command(tmp_path / "narrow", rows, tmp_path / "runs", *more))
+    assert done.returncode == 2, done.stderr
+    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert f"lora.resume_adapter {first.path / 'adapter'}: doesn't go on this base" in fault
+    assert "Traceback" not in done.stderr
+
+
+def test_an_adapter_that_is_not_there_is_one_line_before_weights_are_loaded(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli(*command(tiny_base, rows, tmp_path, "--lora.resume_adapter", "nothing", verb="plan"))
+    assert done.returncode == 2
+    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "lora.resume_adapter nothing: no adapter_config.json there, and no run of that id" in fault
