@@ -131,7 +131,7 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 
 # ---- for those who work on it ----------------------------------------------------------------------------------------
 
-.PHONY: test test-fast bench-merge bench-serve lint clean
+.PHONY: test test-fast bench-merge bench-serve bench-train lint clean
 test: setup $(VENV)/.dev ## set up and run all tests
 	@$(PY) -m pytest
 
@@ -143,6 +143,9 @@ bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
 
 bench-serve: setup $(VENV)/.dev ## [MODEL=f.gguf]: serving against its peers, which it builds; the newest Q8_0 without MODEL
 	@$(PY) -m bench.serve --model '$(or $(MODEL),$(lastword $(wildcard runs/latest/gguf/*Q8_0.gguf)))' $(SET)
+
+bench-train: ## training against unsloth and TRL, on a GPU, with the train image's packages
+	@$(PY) -m bench.train $(SET)
 
 lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check .

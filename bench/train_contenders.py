@@ -101,7 +101,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     })  # fmt: skip
     ids = rows_of(options.load, options.steps)
     made = [Row(Example(i + 1, (), None), row, ((0, len(row)),), (0,)) for i, row in enumerate(ids)]
-    base = models.load_base(Base(options.base, None, Path(options.base), None, None), settings.base)
+    base = models.load_base(Base(options.base, None, Path(options.base), ""), settings.base)
     model = models.add_adapter(base, settings.lora, options.base)
     batching = Batching(options.micro_batch_tokens, checkpointing=options.checkpointing == "true")
     speed = None if options.plain else Speed(model, True)
@@ -114,6 +114,10 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
 
 def timed(trainer: Any, accumulation: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train, and return what the steps took; with --profile write where the time of two steps went."""
+    import torch
+
+    if options.memory_gib:
+        torch.cuda.set_per_process_memory_fraction(options.memory_gib * 2**30 / torch.cuda.mem_get_info()[1])
     timer = Timer()
     timer.watch(trainer, accumulation)
     if options.profile:
@@ -135,9 +139,9 @@ def profiling(path: str) -> Any:
     class Profile(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 4:
-                profiler.__enter__()
+                profiler.start()
             if state.global_step == 6:
-                profiler.__exit__(None, None, None)
+                profiler.stop()
                 table = profiler.key_averages().table(
                     sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=80
                 )
@@ -224,10 +228,13 @@ def main() -> None:
     parser.add_argument("--micro_batch_tokens", type=int, default=8192)
     parser.add_argument("--quantization", default="nf4")
     parser.add_argument("--optim", default="adamw_torch_fused")
+    parser.add_argument("--memory_gib", type=float, help="the GPU's memory is cut to this")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--packing", action="store_true", help="peers: rows packed into blocks of the longest length")
     parser.add_argument("--profile", help="write here where the time of two steps went")
     options = parser.parse_args()
+    if options.memory_gib:
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = ""
     result = globals()[options.contender](options)
     print(json.dumps({"contender": options.contender, "load": options.load, **vars(options), **result}))
 
