@@ -69,7 +69,7 @@ lines = st.lists(words, min_size=1, max_size=3).map("\n".join)
 
 @given(contents=st.lists(st.tuples(lines, lines.filter(str.strip)), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("name", [None, "chatml", "gemma", "deepseek-chat", "mistral"])
+@pytest.mark.parametrize("name", [None, "chatml", "gemma", "deepseek-chat", "deepseek-r1", "mistral"])
 def test_any_conversation_is_masked_and_proven_with_any_template(
     name: str | None, contents: list[tuple[str, str]], codec: Codec, own: ChatTemplate
 ) -> None:

@@ -173,7 +173,8 @@ def _why_not_prefix(prompt: str, full: str, index: int) -> str:
     if prompt.rstrip().endswith(OPEN_THOUGHT):
         return (
             f"assistant turn {index + 1}: the template's generation prompt opens a thought ({OPEN_THOUGHT}) and the row"
-            " has none: put thoughts into the data, set chat.template to a plain variant, or give a template file"
+            " has none: put thoughts into the data, set chat.template to a plain variant (deepseek-r1), or give a"
+            " template file"
         )
     same = next((i for i, (a, b) in enumerate(zip(prompt, full, strict=False)) if a != b), min(len(prompt), len(full)))
     return (

