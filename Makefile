@@ -85,9 +85,12 @@ lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requ
 
 PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,WHAT,--push.what)
 
-.PHONY: check train export examine serve chat push card quickstart
+.PHONY: check plan train export examine serve chat push card quickstart
 check: $(READY) ## DATA=f: read, lint and preview data
 	@$(STAGE) train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
+
+plan: $(READY) ## DATA=f [CONFIG= BASE= SET=]: what training would do, and the memory, disk and time it would take
+	@$(STAGE) train plan --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
 train: $(READY) ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
 	@$(STAGE) train run --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)

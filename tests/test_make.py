@@ -71,7 +71,7 @@ def port(run: Run) -> Iterator[int]:
 def test_make_alone_prints_the_verbs() -> None:
     done = make()
     assert done.returncode == 0
-    for verb in ("quickstart", "test", "check", "train", "export", "serve", "chat"):
+    for verb in ("quickstart", "test", "check", "plan", "train", "export", "serve", "chat"):
         assert f"make {verb} " in done.stdout
 
 
@@ -79,6 +79,12 @@ def test_make_check_previews_the_data(rows: Path) -> None:
     done = make("check", f"DATA={rows}")
     assert done.returncode == 0, done.stderr
     assert "⟦assistant says" in done.stdout
+
+
+def test_make_plan_says_memory_disk_and_time(rows: Path, tiny_base: Path) -> None:
+    done = make("plan", f"DATA={rows}", f"BASE={tiny_base}", "CONFIG=configs/quickstart.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("plan: ") == 3
 
 
 def test_make_train_and_export_make_a_run(run: Run) -> None:
