@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from burnish.errors import UserError
@@ -18,6 +20,7 @@ from burnish.run import Run, TrainRecord
 from tests.conftest import Cli
 from tests.test_train_pack import adapted, llama
 from tests.test_train_pack import rows as packed_rows
+from train import faults
 from train.build import make_trainer
 from train.settings import TrainSettings
 from train.trainer import Batching, PackedTrainer
@@ -45,11 +48,12 @@ def test_what_this_machine_lacks_is_a_line_each_and_all_at_once(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     asked = ("--base.backend", "unsloth", "--train.report_to", "wandb,tensorboard")
-    done = cli(*command(tiny_base, rows, tmp_path, *asked, verb="plan"), WORLD_SIZE="2")
+    done = cli(*command(tiny_base, rows, tmp_path, *asked, "--run.name", "mine"), WORLD_SIZE="2")
     assert done.returncode == 2
-    faults = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert not (tmp_path / "mine").exists()  # the name is free for the settings that will work
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for fault, words in zip(
-        faults,
+        lines,
         ("base.backend: unsloth is not installed", "train.report_to: wandb is not installed", "without torchrun"),
         strict=True,
     ):
@@ -194,6 +198,34 @@ def test_where_nothing_helps_it_is_one_line_that_names_what_to_do(trained: Calla
     (fault,) = caught.value.faults
     for words in ("one row of 40 tokens", "data.max_length", "lora.r", "smaller base", "checkpoint is kept"):
         assert words in fault
+
+
+@pytest.mark.parametrize(
+    ("raised", "free", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 10**12, "out of memory while loading, evaluating or examining"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), 1000, "the disk is full: make room"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 1000, "the disk is full: make room"),
+    ],
+    ids=["memory", "torch", "safetensors"],
+)
+def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_where_it_goes_on(
+    raised: Exception, free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    (tmp_path / "checkpoints" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "checkpoint-4" / "complete").touch()
+    (tmp_path / "checkpoints" / "checkpoint-8").mkdir()  # half-written
+    with pytest.raises(UserError) as caught, faults.named(tmp_path):
+        raise raised
+    (fault,) = caught.value.faults
+    assert says in fault
+    assert "the checkpoint at step 4" in fault
+
+
+def test_a_fault_of_ours_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), faults.named(tmp_path):
+        raise RuntimeError("shapes don't fit")
 
 
 # ---- whole runs ------------------------------------------------------------------------------------------------------

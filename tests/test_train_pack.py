@@ -165,6 +165,18 @@ def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
     assert (gradients(model) - gradients_alone).norm() < 1e-4 * gradients_alone.norm()
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_activations_that_are_computed_again_give_the_same_gradients(packed: bool, trainer_of: Any) -> None:
+    model = adapted(llama)
+    loss_alone, gradients_alone = one_row_at_a_time(model)
+    trainer = trainer_of(model, Batching(64, packed, checkpointing=True))
+    assert model.is_gradient_checkpointing
+    model.zero_grad(set_to_none=True)
+    found = trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
+    assert found.item() == pytest.approx(loss_alone, rel=1e-5)
+    assert (gradients(model) - gradients_alone).norm() < 1e-4 * gradients_alone.norm()
+
+
 @pytest.mark.parametrize(("name", "expected"), [("llama", True), ("sliding window", True), ("state space", False)])
 def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, expected: bool) -> None:
     assert attention.packs(adapted(*MODELS[name])) is expected

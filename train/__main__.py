@@ -62,21 +62,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: TrainSettings, prepared: Prepared) -> int:
-    run, finished = begin.open_run(settings, prepared)
-    if finished:
+    if begin.is_finished(settings):
+        run = begin.open_run(settings, prepared)
         say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
         return 0
     preflight(settings.push, prepared.base.path)
     from train.decide import decide, settled  # torch and TRL take seconds: not before the data is known to be good
 
     planned = decide(settings, prepared)
+    run = begin.open_run(settings, prepared)  # not before the machine is known to do: a fault leaves no run behind
     settings = settled(settings, planned)
     if settings.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
         os.execve(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]], {**os.environ, "UNSLOTH_FIRST": "1"})
-    from train import sft
+    from train import faults, sft
 
-    record = sft.train(settings, prepared, run, planned)
+    with faults.named(run.path):
+        record = sft.train(settings, prepared, run, planned)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")

@@ -44,8 +44,13 @@ def resolve(settings: TrainSettings, resume: bool) -> TrainSettings:
     )
 
 
-def open_run(settings: TrainSettings, prepared: Prepared) -> tuple[Run, bool]:
-    """Return the run to work on and whether it is already finished.
+def is_finished(settings: TrainSettings) -> bool:
+    """Whether the run that the settings name has nothing left to do."""
+    return settings.run.name is not None and Run(Path(settings.run.root) / settings.run.name).has(TrainRecord)
+
+
+def open_run(settings: TrainSettings, prepared: Prepared) -> Run:
+    """Return the run to work on.
 
     A named run that exists goes on where it stopped, if its settings, data and base are the same.
     """
@@ -53,10 +58,10 @@ def open_run(settings: TrainSettings, prepared: Prepared) -> tuple[Run, bool]:
     run = Run(Path(settings.run.root).resolve() / name)
     if (run.path / CONFIG).is_file():
         _check_same(run, settings, prepared)
-        return run, run.has(TrainRecord)
+        return run
     runs.write_atomic(run.path / STARTED, json.dumps(inputs(prepared)) + "\n")
     runs.write_atomic(run.path / CONFIG, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
-    return run, False
+    return run
 
 
 def inputs(prepared: Prepared) -> dict[str, str | None]:

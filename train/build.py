@@ -95,7 +95,7 @@ def make_trainer(
         if parameter.requires_grad:
             # TRL casts the adapter of a quantized base to bfloat16, in which small updates are lost
             parameter.data = parameter.data.float()
-    if batching.checkpointing and batching.packed:
+    if batching.checkpointing and settings.base.backend != "unsloth":  # which has its own
         checkpoint_activations(trainer.model)
     return trainer
 
