@@ -41,6 +41,8 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) 
     model = backend.adapt(base, settings, prepared.base.id, planned.checkpointing)
     _say_model(model, settings, prepared, run, step)
     packed = settings.data.packing and backend.packs and packs(model)
+    if settings.data.packing and not packed:
+        say(f"train: micro-batches are padded: {planned.backend} can't keep packed rows apart in this base")
     batching = Batching(planned.micro_batch_tokens, packed, planned.checkpointing)
     speed = Speed(model, planned.compiled) if backend.packs and models.device().type == "cuda" else None
     rows = (prepared.train, prepared.heldout)
