@@ -7,6 +7,7 @@ docs/training.md. A CPU run takes what it is told: its memory is the machine's, 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ USABLE = 0.95
 MOST_TOKENS = 16_384  # beyond this a larger micro-batch is not faster
 LEAST_TOKENS = 2_048  # below this a GPU idles between launches: rather compute activations again
 CPU_TOKENS = 4_096
+MOST_DRAWN = 200
 COMPILE_S = 25  # what compiling the layers took on an H100's host
 EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # share of the measured matrix rate that training reaches
 EAGER = 2.6  # how much more unfused, uncompiled layers keep than fused ones
@@ -152,11 +154,11 @@ def _candidate(
     else:
         tokens = max(longest, settings.train.micro_batch_tokens)
     per_step = rows_per_step(settings)
-    # what one micro-batch will really hold: a step may have fewer tokens than the budget
-    held = min(tokens, max(longest, _largest_step(lengths, per_step)))
     steps = settings.train.max_steps
     if steps < 0:
         steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
+    # what one micro-batch will really hold: a step may have fewer tokens than the budget
+    held = min(tokens, max(longest, _largest_step(lengths, per_step, steps)))
     trained = round(sum(lengths) / len(lengths) * min(per_step, len(lengths)) * steps)
     flops = trained * shape.flops_per_token(checkpointing)
     seconds = flops / (machine.matrix_flops * EFFICIENCY[machine.device]) if machine.matrix_flops else None
@@ -188,8 +190,11 @@ def rows_per_step(settings: TrainSettings) -> int:
     return settings.train.per_device_train_batch_size * settings.train.gradient_accumulation_steps
 
 
-def _largest_step(lengths: Sequence[int], per_step: int) -> int:
-    return sum(sorted(lengths)[-per_step:])
+def _largest_step(lengths: Sequence[int], per_step: int, steps: int) -> int:
+    """Return the tokens of the largest step to expect, drawn: that all long rows meet in one is not likely."""
+    drawn = random.Random(0)
+    few = min(per_step, len(lengths))
+    return max(sum(drawn.sample(lengths, few)) for _ in range(min(steps, MOST_DRAWN)))
 
 
 def _cuts(lengths: Sequence[int], per_step: int, tokens: int) -> float:
