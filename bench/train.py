@@ -3,7 +3,7 @@
     python -m bench.train [--loads dense,chat,long] [--only burnish,unsloth] [--rounds 1] [--base DIR] [--json F]
 
 Weights are random, since speed depends on the shape; every contender trains QLoRA r=16 on all linear layers, in NF4
-with double quantization. MFU counts a frozen base's arithmetic (forward, backward by the input) against a product's rate.
+with double quantization. MFU counts a frozen base's arithmetic (forward, backward by the input), against a product.
 """
 
 from __future__ import annotations
