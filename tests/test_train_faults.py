@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from tests.test_train_pack import adapted, llama
 from tests.test_train_pack import rows as packed_rows
 from train import faults
 from train.build import make_trainer
+from train.decide import machine_faults
 from train.settings import TrainSettings
 from train.trainer import Batching, PackedTrainer
 
@@ -42,23 +45,53 @@ def points(run: Path, key: str) -> list[float]:
 # ---- machine and settings: before anything is loaded -----------------------------------------------------------------
 
 
-@pytest.mark.skipif(importlib.util.find_spec("unsloth") is not None, reason="unsloth is installed here")
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed here")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) for name in ("unsloth", "wandb", "flash_attn")), reason="they are installed here"
+)
 def test_what_this_machine_lacks_is_a_line_each_and_all_at_once(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     asked = ("--base.backend", "unsloth", "--train.report_to", "wandb,tensorboard")
+    asked += ("--base.attn_implementation", "flash_attention_2")
     done = cli(*command(tiny_base, rows, tmp_path, *asked, "--run.name", "mine"), WORLD_SIZE="2")
     assert done.returncode == 2
     assert not (tmp_path / "mine").exists()  # the name is free for the settings that will work
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    for fault, words in zip(
-        lines,
-        ("base.backend: unsloth is not installed", "train.report_to: wandb is not installed", "without torchrun"),
-        strict=True,
-    ):
+    expected = ("unsloth is not installed", "flash_attn is not installed", "wandb is not installed", "without torchrun")
+    for fault, words in zip(lines, expected, strict=True):
         assert words in fault
     assert "Traceback" not in done.stderr
+
+
+def of_machine(**base: str) -> list[str]:
+    return machine_faults(TrainSettings.model_validate({"base": {"id": "x", **base}, "data": {"path": "x"}}))
+
+
+def test_a_driver_that_is_too_old_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> bool:
+        warnings.warn("The NVIDIA driver on your system is too old (found version 11040).\nPlease", stacklevel=1)
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", unavailable)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("train.decide.Path", lambda _: SimpleNamespace(exists=lambda: True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (fault,) = of_machine()
+    assert "driver on your system is too old (found version 11040)." in fault
+    assert "update the NVIDIA driver, or hide the GPU" in fault
+    assert "\n" not in fault
+
+
+def test_a_gpu_that_is_too_old_and_a_bitsandbytes_without_cuda_are_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (6, 1))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an old GPU")
+    monkeypatch.setattr("bitsandbytes.cextension.lib", SimpleNamespace(compiled_with_cuda=False))
+    assert len(of_machine()) == 1
+    old, without = of_machine(quantization="nf4")
+    assert "the GPU (an old GPU) has compute capability 6.1, training needs 7.0 or newer" in old
+    assert "base.quantization: this bitsandbytes has no library for CUDA" in without
 
 
 def test_a_typo_in_target_modules_names_the_layers_before_weights_are_loaded(
@@ -234,8 +267,6 @@ def test_a_fault_of_ours_is_not_called_a_full_disk(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def poisoned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny base with a head of its own, and with one character that it can't read without getting lost."""
-    import shutil
-
     from transformers import AutoTokenizer
 
     base = tmp_path_factory.mktemp("poisoned") / "base"
@@ -319,12 +350,15 @@ def test_without_tensorboard_no_events_are_written(first: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["id", "directory"])
 def test_training_starts_from_an_adapter_with_its_rank(
-    first: Run, tiny_base: Path, rows: Path, cli: Cli, given: str
+    first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, given: str
 ) -> None:
-    start = "first" if given == "id" else str(first.path / "adapter")
+    start, base = ("first", tiny_base) if given == "id" else (str(first.path / "adapter"), tmp_path / "moved")
+    if given == "directory":
+        shutil.copytree(tiny_base, base)
     more = ("--lora.resume_adapter", start, "--run.name", f"second-{given}", "--train.max_steps", "2")
-    done = cli(*command(tiny_base, rows, first.path.parent, *more))
+    done = cli(*command(base, rows, first.path.parent, *more))
     assert done.returncode == 0, done.stderr
+    assert (f"was trained on {tiny_base}, here it goes on {base}" in done.stderr) is (given == "directory")
     assert "are those of the adapter that training starts from: 4 and 32" in done.stderr
     second = first.path.parent / f"second-{given}"
     # the same rows in the same order: what the first run learned is there at the first step

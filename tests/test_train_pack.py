@@ -20,11 +20,12 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from burnish.base import Base
 from train import attention, loss
 from train.build import make_trainer
 from train.formats import Example
 from train.mask import Row
-from train.model import add_adapter
+from train.model import add_adapter, load_base
 from train.pack import micro_batches, padded_batches
 from train.settings import LoraSection, TrainSettings
 from train.trainer import Batching, PackedTrainer, Rows
@@ -51,6 +52,9 @@ def test_every_row_is_trained_once_and_no_micro_batch_passes_its_budget(lengths:
 def test_packing_leaves_no_two_micro_batches_that_would_fit_into_one(lengths: list[int], budget: int) -> None:
     sizes = sorted(sum(lengths[row] for row in part) for part in micro_batches(lengths, budget))
     assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
+
+
+SETTINGS = {"base": {"id": "x"}, "data": {"path": "x"}}
 
 
 def llama(**changes: Any) -> Any:
@@ -112,7 +116,7 @@ def trainer_of(base_directory: Path, tmp_path: Path) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
-    settings = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}})
+    settings = TrainSettings.model_validate(SETTINGS)
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
         return make_trainer(settings, batching, None, "adamw_torch", model, tokenizer, (rows(), rows(2)), tmp_path)
@@ -188,6 +192,13 @@ def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
     for layer in model.get_base_model().model.layers:
         layer.self_attn.attn_logit_softcapping = 50.0
     assert attention.packs(model) is False
+
+
+def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path: Path) -> None:
+    """transformers' sdpa leaves it out, llama.cpp does not: what is trained would not be what is served."""
+    gemma().save_pretrained(tmp_path)
+    loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base)
+    assert loaded.config._attn_implementation == "eager"
 
 
 def test_a_model_attends_as_before_once_packing_ends() -> None:

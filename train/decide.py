@@ -56,6 +56,8 @@ def machine_faults(settings: TrainSettings) -> list[str]:
         faults.append(
             "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
         )
+    if settings.base.attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        faults.append("base.attn_implementation: flash_attn is not installed here: install it, or say auto")
     faults += [
         f"train.report_to: {name} is not installed here: pip install {name}, or leave it out"
         for name in settings.train.report_to

@@ -92,6 +92,8 @@ def load_base(found: Base, base: BaseSection) -> Any:
     options: dict[str, Any] = {"dtype": dtype(base), "device_map": {"": device().type}}
     if base.attn_implementation != "auto":
         options["attn_implementation"] = base.attn_implementation
+    elif _config(found).get("attn_logit_softcapping"):
+        options["attn_implementation"] = "eager"  # transformers' sdpa leaves the cap out without a word
     if base.quantization == "nf4" and not stored_in_nf4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -101,7 +103,7 @@ def load_base(found: Base, base: BaseSection) -> Any:
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(found.path, trust_remote_code=base.trust_remote_code, **options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise ConfigError(loading_fault(base, error)) from None
     for module in model.modules():
         # bitsandbytes would repack such a layer for bfloat16 at the first evaluation on this CPU, and the exam would
@@ -111,9 +113,14 @@ def load_base(found: Base, base: BaseSection) -> Any:
     return model
 
 
+def _config(found: Base) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+    return content
+
+
 def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
     """Whether the checkpoint itself is bitsandbytes NF4. Raises ConfigError where it is quantized in another way."""
-    stored = json.loads((found.path / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    stored = _config(found).get("quantization_config")
     if stored is None:
         return False
     method = stored.get("quant_method")
@@ -178,6 +185,8 @@ def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftMod
         warn(
             f"lora.r and lora_alpha are those of the adapter that training starts from: {kept.r} and {kept.lora_alpha}"
         )
+    if kept.base_model_name_or_path not in (None, base_id):
+        warn(f"lora.resume_adapter {path}: was trained on {kept.base_model_name_or_path}, here it goes on {base_id}")
     kept.base_model_name_or_path = base_id
     return adapted
 
