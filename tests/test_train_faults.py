@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from burnish.errors import UserError
 from burnish.run import Run, TrainRecord
 from tests.conftest import Cli
-from tests.test_train_pack import adapted, llama
+from tests.test_train_pack import adapted, gradients, llama
 from tests.test_train_pack import rows as packed_rows
 from train import faults
 from train.build import make_trainer
 from train.decide import machine_faults
 from train.settings import TrainSettings
-from train.trainer import Batching, PackedTrainer
+from train.trainer import Batching, PackedTrainer, Rows
 
 SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")
 Curve = list[dict[str, float]]
@@ -167,9 +167,13 @@ class Exhausted(PackedTrainer):
 
     limit = 10**9
     unless_checkpointing = False
+    calls, fails_at = 0, 0
 
     def nll(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
         made = super().nll(model, rows)
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         spared = self.unless_checkpointing and self.batching.checkpointing
         if sum(len(row["input_ids"]) for row in rows) > self.limit and not spared:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -213,6 +217,28 @@ def test_out_of_memory_halves_the_micro_batches_and_trains_the_same_step(
     assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
     assert tight._total_train_tokens == roomy._total_train_tokens == 2 * sum(len(r.input_ids) for r in packed_rows())
     assert capsys.readouterr().err.count("out of memory: micro-batches of 64 tokens") == 1
+
+
+def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
+    base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer, parts = AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2))
+    said = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}})
+    monkeypatch.setattr("train.build.PackedTrainer", Exhausted)
+
+    def stepped(fails_at: int) -> torch.Tensor:
+        model = adapted(llama)
+        trainer = make_trainer(said, Batching(80), None, "adamw_torch", model, tokenizer, parts, tmp_path)
+        assert isinstance(trainer, Exhausted)
+        trainer.fails_at = fails_at
+        trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
+        assert trainer.batching.tokens == (40 if fails_at else 80)
+        return gradients(model)
+
+    unbroken = stepped(0)
+    assert (stepped(2) - unbroken).norm() < 1e-4 * unbroken.norm()
 
 
 def test_where_the_longest_row_alone_is_too_much_activations_are_computed_again(
