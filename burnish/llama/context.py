@@ -54,6 +54,7 @@ class Context:
         self.n_ctx, self.memory = int(api.llama_n_ctx(self.handle)), api.llama_get_memory(self.handle)
         self._tokens, self._positions, self._sequences = (np.zeros(n_batch, np.int32) for _ in range(3))
         self._ones, self._outputs = np.ones(n_batch, np.int32), np.zeros(n_batch, np.int8)
+        self._row = ctypes.c_float * model.n_vocab
         step = self._sequences.itemsize
         self._pointers = np.arange(n_batch, dtype=np.uint64) * step + self._sequences.ctypes.data
         self._batch = api.llama_batch(
@@ -99,7 +100,7 @@ class Context:
         pointer = api.llama_get_logits_ith(self.handle, index)
         if not pointer:
             raise LlamaError(f"batch token {index} has no logits: they were not asked for")
-        return np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+        return np.ctypeslib.as_array(self._row.from_address(ctypes.addressof(pointer.contents)))
 
     def remove(self, sequence: int, start: int = -1, end: int = -1) -> bool:
         """Drop a sequence's cells in [start, end), -1 meaning open; False where this memory can't be cut there."""

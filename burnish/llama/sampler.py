@@ -1,13 +1,14 @@
-"""One sequence's sampler: a chain of llama.cpp's own samplers, or a plain argmax where nothing else was asked for."""
+"""One sequence's sampler: a chain of llama.cpp's own samplers, or an argmax where no more was asked for than a bias."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from burnish.llama.context import Context
+from burnish.llama.context import Context, Floats
 from burnish.llama.model import Model
 from burnish.llama.runtime import LlamaError, api
 
@@ -41,10 +42,10 @@ class Sampler:
         self.model = model
         self._owned: list[Any] = []
         vocabulary = model.n_vocab
-        if logit_bias:
-            model.check_ids(list(logit_bias))
-            pairs = (api.llama_logit_bias * len(logit_bias))(*logit_bias.items())
-            self._owned.append(api.llama_sampler_init_logit_bias(vocabulary, len(logit_bias), pairs))
+        bias = logit_bias or {}
+        model.check_ids(list(bias))
+        self._biased = np.fromiter(bias.keys(), np.int64, len(bias))
+        self._biases = np.fromiter(bias.values(), np.float32, len(bias))
         if repeat_penalty != 1.0 and repeat_last_n:
             last = repeat_last_n if repeat_last_n > 0 else model.n_ctx_train
             repeat = api.llama_sampler_init_penalties(vocabulary, last, repeat_penalty, 0.0, 0.0)
@@ -59,6 +60,9 @@ class Sampler:
         self.greedy = temperature <= 0.0
         self.chain: Any = None
         if not self.greedy or self._owned:
+            if bias:
+                pairs = (api.llama_logit_bias * len(bias))(*bias.items())
+                self._owned.insert(0, api.llama_sampler_init_logit_bias(vocabulary, len(bias), pairs))
             self._owned += self._draw(temperature, top_k, top_p, min_p, seed)
             self.chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
             for part in self._owned:
@@ -80,12 +84,20 @@ class Sampler:
         llama.cpp would end the process on those.
         """
         logits = context.logits(index)
-        best = int(np.argmax(logits))
-        if not np.isfinite(logits[best]):
+        best = int(logits.argmax())
+        if not math.isfinite(logits[best]):
             raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")
-        if self.chain is None:
-            return best
-        return int(api.llama_sampler_sample(self.chain, context.handle, index))
+        if self.chain is not None:
+            return int(api.llama_sampler_sample(self.chain, context.handle, index))
+        return self._best_biased(logits) if self._biased.size else best
+
+    def _best_biased(self, logits: Floats) -> int:
+        """Return the likeliest token with the biases, which llama.cpp's chain takes a copy of the vocabulary for."""
+        plain = logits[self._biased]
+        logits[self._biased] = plain + self._biases
+        best = int(logits.argmax())
+        logits[self._biased] = plain
+        return best
 
     def close(self) -> None:
         """Free the chain; a second call does nothing."""
