@@ -35,6 +35,9 @@ class Backend(Protocol):
     def decode(self, batch: Many[Work | Filler]) -> int:
         """Decode one batch, ordered by slot: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
 
+    def singly(self, rows: int) -> bool:
+        """Whether the next tokens of so many sequences are decoded faster one by one than in one batch."""
+
     def sample(self, sequence: Sequence, index: int) -> Sampled:
         """Draw the next token of the sequence whose last token was number `index` of the batch."""
 
@@ -50,6 +53,7 @@ class LlamaBackend:
 
     def __init__(self, model: Model, context: Context, ends: frozenset[int], shared: bool) -> None:
         self.model, self.context, self.ends, self.shared = model, context, ends, shared
+        self.rows_singly: frozenset[int] = frozenset()
         self._pieces: dict[int, bytes] = {}
 
     def apply(self, ops: Many[Op]) -> None:
@@ -79,6 +83,9 @@ class LlamaBackend:
             slots += [part.slot] * part.count
             outputs += [False] * (part.count - 1) + [part.output]
         return self.context.decode(tokens, positions, slots, outputs)
+
+    def singly(self, rows: int) -> bool:
+        return rows in self.rows_singly
 
     def sample(self, sequence: Sequence, index: int) -> Sampled:
         params = sequence.params

@@ -136,24 +136,35 @@ class Engine:
         self.backend.apply(plan.ops)
         if not plan.work:
             return
-        batch = plan.batch
-        code = self.backend.decode(batch)
-        if code == NO_CELLS:
-            self.scheduler.rollback(plan)
-            if not self.scheduler.relieve():
-                for sequence in list(self.scheduler.running.values()):
-                    self._end(sequence, "length")
-            return
-        if code != DONE:
-            self._isolate(plan)
-            return
-        self.scheduler.commit(plan)
-        self._sample(batch)
+        parts = self._parts(plan)
+        for number, part in enumerate(parts):
+            batch = part.batch
+            code = self.backend.decode(batch)
+            if code != DONE:
+                for undone in parts[number:]:
+                    self.scheduler.rollback(undone)
+                self._not_decoded(part, code)
+                return
+            self.scheduler.commit(part)
+            self._sample(batch)
         self.observer.step(self, plan, time.monotonic() - started)
+
+    def _parts(self, plan: Plan) -> list[Plan]:
+        """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
+        singles = all(work.count == 1 for work in plan.work)
+        if singles and self.backend.singly(len(plan.work)):
+            return [Plan(work=[work]) for work in plan.work]
+        return [plan]
+
+    def _not_decoded(self, plan: Plan, code: int) -> None:
+        if code != NO_CELLS:
+            self._isolate(plan)
+        elif not self.scheduler.relieve():
+            for sequence in list(self.scheduler.running.values()):
+                self._end(sequence, "length")
 
     def _isolate(self, plan: Plan) -> None:
         """A decode failed: read each sequence of it anew alone, and end the one that fails by itself."""
-        self.scheduler.rollback(plan)
         # a part of the batch may have been decoded before the fault
         self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
         if len(plan.work) == 1:

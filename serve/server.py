@@ -20,7 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from burnish.console import say, warn
-from burnish.llama import LlamaError, cpu_variant
+from burnish.llama import cpu_variant
 from serve import model as models
 from serve import sizing
 from serve.api import Server, create_app
@@ -31,6 +31,7 @@ from serve.middleware import check_exposure, is_loopback, read_keys
 from serve.model import ServeError
 from serve.sequence import Event, Sink
 from serve.settings import ServeSettings
+from serve.warm import warm_up
 
 BACKLOG = 512
 # what uvicorn waits for connections once every answer is done
@@ -48,13 +49,16 @@ def run(settings: ServeSettings) -> int:
         size = sizing.measure(served.model, served.context_length, settings)
         context = sizing.context(served.model, size, settings)
         backend = LlamaBackend(served.model, context, served.ends, size.shared)
-        _in_own_thread(_warm_up, backend)
+        _in_own_thread(warm_up, backend)
         mailbox, metrics = _Mailbox(), Metrics()
         engine = Engine(backend, sizing.limits(served.model, size, settings), mailbox.deliver, metrics)
         metrics.watch(engine)
         log = _logger(settings)
         app = create_app(Server(engine, served, size.context, settings, metrics), keys, log)
         say(f"model {served.name}: {size}")
+        if backend.rows_singly:
+            numbers = " or ".join(map(str, sorted(backend.rows_singly)))
+            say(f"{numbers} answers at once are decoded one by one, which was measured to be faster than in a batch")
         if variant := cpu_variant():
             say(f"llama.cpp: built for several generations of CPUs, took {variant}")
         if settings.context_length is None and size.context < served.context_length:
@@ -148,15 +152,6 @@ def _listen(settings: ServeSettings) -> socket.socket:
             f"can't listen on {settings.host} port {settings.port}: {error.strerror}; see --port"
         ) from None
     return listening
-
-
-def _warm_up(backend: LlamaBackend) -> None:
-    """Decode one token: it proves that the model computes, and touches its pages before the first client does."""
-    token = max(backend.model.bos_id, 0)
-    if backend.context.decode([token], [0], [0], [True]):
-        raise LlamaError(f"{backend.model.path}: the model can't be computed")
-    backend.context.logits(0)
-    backend.context.clear()
 
 
 def _in_own_thread(call: Callable[[LlamaBackend], None], backend: LlamaBackend) -> None:

@@ -12,7 +12,8 @@ import pytest
 from bench import serve, serve_peers
 from burnish.llama import Context, Model
 from serve.backend import LlamaBackend
-from serve.server import _in_own_thread, _warm_up
+from serve.server import _in_own_thread
+from serve.warm import warm_up
 from tests.serve_process import small_model
 
 ANSWERS = """
@@ -48,7 +49,7 @@ def test_warming_up_leaves_no_helper_threads_behind() -> None:
     # beside them OpenMP would sleep at every barrier of the engine's own thread
     with Model.open(small_model()) as model, Context(model, n_ctx=256, threads=2) as context:
         before = set(os.listdir("/proc/self/task"))
-        _in_own_thread(_warm_up, LlamaBackend(model, context, frozenset(), shared=True))
+        _in_own_thread(warm_up, LlamaBackend(model, context, frozenset(), shared=True))
         end = time.monotonic() + 5
         while (left := set(os.listdir("/proc/self/task")) - before) and time.monotonic() < end:
             time.sleep(0.02)

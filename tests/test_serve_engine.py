@@ -30,6 +30,8 @@ class Scripted:
     released: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     batches: int = 0
+    rows_singly: frozenset[int] = frozenset()
+    sizes: list[int] = field(default_factory=list)
 
     def apply(self, ops: Many[Op]) -> None:
         for op in ops:
@@ -42,6 +44,7 @@ class Scripted:
         work = [part for part in batch if isinstance(part, Work)]
         self.gate.wait(10)
         self.batches += 1
+        self.sizes.append(len(work))
         code = self.code(work)
         if code == DONE:
             for part in batch:
@@ -49,6 +52,9 @@ class Scripted:
                 assert len(held) == part.start
                 held += part.tokens
         return code
+
+    def singly(self, rows: int) -> bool:
+        return rows in self.rows_singly
 
     def sample(self, sequence: Sequence, index: int) -> Sampled:
         if sequence.prompt[0] == self.poison:
@@ -134,6 +140,30 @@ def test_a_decode_without_cells_preempts_and_all_answers_are_whole(engine: Engin
     engine.submit([sequence(i, client) for i, client in clients.items()])
     for i, client in clients.items():
         assert client.end.text == f"{i} " * 20
+
+
+@pytest.mark.parametrize("code", [DONE, NO_CELLS, -3])
+def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
+    engine: Engine, backend: Scripted, code: int
+) -> None:
+    backend.rows_singly = frozenset({2, 3})
+    faults = [code]  # of the second sequence, once, in the middle of a step
+
+    def one_fault(work: Many[Work]) -> int:
+        if len(work) == 1 and work[0].sequence.id == "s2" and work[0].sequence.generated == 5 and faults:
+            return faults.pop()
+        return DONE
+
+    backend.code = one_fault
+    clients = {i: Client() for i in (1, 2, 3)}
+    engine.submit([sequence(i, client, stream=True) for i, client in clients.items()])
+    ended = {i: client.end.reason for i, client in clients.items()}
+    assert ended == {1: "stop", 2: "stop" if code in (DONE, NO_CELLS) else "error", 3: "stop"}
+    assert not faults
+    texts = {i: "".join(e.text for e in client.events) for i, client in clients.items()}
+    assert all(texts[i] == f"{i} " * (20 if reason == "stop" else 5) for i, reason in ended.items())
+    # a prompt is read in one batch with what runs, and after that nothing is
+    assert set(backend.sizes[1:]) <= ({1} if code == DONE else {1, 2, 3})
 
 
 def test_cancelling_ends_within_a_step(engine: Engine, backend: Scripted) -> None:

@@ -10,6 +10,7 @@ from burnish.errors import UserError
 from burnish.llama import Model
 from serve import sizing
 from serve.settings import ServeSettings
+from serve.warm import ROUNDS, measure, rows_singly
 from tests.serve_process import small_model
 
 GIB = 1 << 30
@@ -64,3 +65,29 @@ def test_what_is_set_is_kept_or_refused(model: Model, monkeypatch: pytest.Monkey
     assert found.shared and found.cells == 3072
     with pytest.raises(UserError, match="lower max_sequences"):
         size(model, monkeypatch, 64 * GIB, 1024, max_sequences=6, cells=3072, layout="separate", context_length=1024)
+
+
+def test_what_is_decoded_one_by_one_follows_from_what_a_step_was_measured_to_cost() -> None:
+    # llamafile's product of few rows (2 threads), then one whose time grows by nothing, then a near tie
+    assert rows_singly({1: 6.0, 2: 15.6, 3: 20.0, 4: 23.1}) == {2, 3}
+    assert rows_singly({1: 6.6, 2: 6.7, 3: 6.9, 4: 7.0}) == set()
+    assert rows_singly({1: 6.0, 2: 12.4}) == rows_singly({1: 6.0}) == rows_singly({}) == set()
+
+
+def test_measuring_takes_the_least_of_several_and_ends_in_time() -> None:
+    now = [0.0]
+
+    def measured(costs: dict[int, float], slow: int) -> tuple[dict[int, float], list[int]]:
+        calls: list[int] = []
+
+        def step(rows: int) -> int:
+            calls.append(rows)
+            now[0] += costs[rows] * (10 if len(calls) <= slow else 1)
+            return 0
+
+        return {n: round(s, 6) for n, s in measure(step, len(costs), lambda: now[0]).items()}, calls
+
+    found, calls = measured({1: 0.001, 2: 0.003}, slow=2)
+    assert found == {1: 0.001, 2: 0.003} and len(calls) == 2 * ROUNDS
+    found, calls = measured({1: 0.9, 2: 0.95}, slow=0)
+    assert found == {1: 0.9} and calls == [1]

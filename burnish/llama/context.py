@@ -47,7 +47,7 @@ class Context:
         params.swa_full, params.embeddings, params.no_perf = True, embeddings, True
         log = runtime()
         log.errors.clear()
-        self.model, self.n_batch = model, n_batch
+        self.model, self.n_batch, self.n_seq_max = model, n_batch, int(params.n_seq_max)
         self.handle = api.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise LlamaError(f"{model.path}: no context of {n_ctx} cells: {'; '.join(log.errors) or 'out of memory'}")
