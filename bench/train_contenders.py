@@ -102,7 +102,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     ids = rows_of(options.load, options.steps)
     made = [Row(Example(i + 1, (), None), row, ((0, len(row)),), (0,)) for i, row in enumerate(ids)]
     base = models.load_base(Base(options.base, None, Path(options.base), ""), settings.base)
-    model = models.add_adapter(base, settings.lora, options.base)
+    model = models.add_adapter(base, settings.lora)
     batching = Batching(options.micro_batch_tokens, checkpointing=options.checkpointing == "true")
     speed = None if options.plain else Speed(model, True)
     trainer = make_trainer(

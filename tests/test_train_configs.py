@@ -74,7 +74,7 @@ def test_a_named_template_of_a_config_is_there(path: Path) -> None:
 def scaled_warnings(lora: LoraSection, capsys: pytest.CaptureFixture[str]) -> str:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**{**SMOLLM, "num_hidden_layers": 1}))
-        add_adapter(model, lora, "x")
+        add_adapter(model, lora)
     return capsys.readouterr().err
 
 

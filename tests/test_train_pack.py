@@ -94,7 +94,7 @@ def adapted(make: Any, targets: Any = "all-linear") -> Any:
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(3)
-    model = add_adapter(model, LoraSection(r=4, lora_alpha=8, target_modules=targets), "tiny")
+    model = add_adapter(model, LoraSection(r=4, lora_alpha=8, target_modules=targets))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -51,7 +51,7 @@ class TransformersBackend:
         """Return the base with a new adapter, or with the one to go on from."""
         if settings.lora.resume_adapter:
             return resume_adapter(model, settings, base_id)
-        return add_adapter(model, settings.lora, base_id)
+        return add_adapter(model, settings.lora)
 
 
 def backend(name: str) -> Backend:
@@ -147,7 +147,7 @@ def skipped_modules(model: Any) -> list[str]:
     )
 
 
-def add_adapter(model: Any, lora: LoraSection, base_id: str) -> PeftModel:
+def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
     """Put a LoRA adapter on the base. Raises ConfigError that names the layers there are where a target is none."""
     if isinstance(lora.target_modules, list):
         check_targets(model, lora.target_modules)
@@ -164,12 +164,9 @@ def add_adapter(model: Any, lora: LoraSection, base_id: str) -> PeftModel:
         use_rslora=lora.use_rslora,
     )
     try:
-        adapted = get_peft_model(model, config)
+        return get_peft_model(model, config)
     except ValueError as error:  # PEFT knows layers that an adapter would break (Mamba's out_proj)
         raise ConfigError(f"lora.target_modules: {str(error).splitlines()[0]}") from None
-    # not this machine's path: the adapter travels
-    adapted.peft_config["default"].base_model_name_or_path = base_id
-    return adapted
 
 
 def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftModel:
@@ -187,7 +184,7 @@ def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftMod
         )
     if kept.base_model_name_or_path not in (None, base_id):
         warn(f"lora.resume_adapter {path}: was trained on {kept.base_model_name_or_path}, here it goes on {base_id}")
-    kept.base_model_name_or_path = base_id
+    kept.base_model_name_or_path = model.name_or_path
     return adapted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
@@ -105,11 +106,21 @@ def _save_stats(run: Run, trainer: SFTTrainer, metrics: dict[str, Any]) -> None:
 def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
     with runs.whole_directory(run.path / "adapter") as directory:
         model.save_pretrained(directory)
+        _name_base(directory / "adapter_config.json", prepared.base.id)
         tokenizer = prepared.tokenizer
         if prepared.template is not None:
             tokenizer.chat_template = prepared.template.source
         tokenizer.save_pretrained(directory)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _name_base(path: Path, base_id: str) -> None:
+    """Say whose adapter it is by the base's id: it travels, and this machine's paths don't.
+
+    Only here: with an id in its configuration PEFT would ask the hub about the base at every checkpoint.
+    """
+    config = {**runs.read_json(path), "base_model_name_or_path": base_id}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _judge(exam: Exam) -> None:

@@ -44,7 +44,7 @@ class UnslothBackend:
         lora = settings.lora
         if lora.resume_adapter:
             raise ConfigError("lora.resume_adapter: only base.backend: transformers goes on from an adapter")
-        adapted = FastLanguageModel.get_peft_model(
+        return FastLanguageModel.get_peft_model(
             model,
             r=lora.r,
             lora_alpha=lora.lora_alpha,
@@ -55,5 +55,3 @@ class UnslothBackend:
             use_gradient_checkpointing="unsloth" if checkpointing else False,
             random_state=settings.train.seed,
         )
-        adapted.peft_config["default"].base_model_name_or_path = base_id
-        return adapted
