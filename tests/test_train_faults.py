@@ -219,6 +219,14 @@ def test_out_of_memory_halves_the_micro_batches_and_trains_the_same_step(
     assert capsys.readouterr().err.count("out of memory: micro-batches of 64 tokens") == 1
 
 
+def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_parts(trained: Callable[..., PackedTrainer]) -> None:
+    trainer = trained(10**9)
+    whole = trainer.evaluate()["eval_loss"]
+    trainer.batching.tokens, trainer.limit = 128, max(len(row.input_ids) for row in packed_rows(2))  # type: ignore[attr-defined]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(whole, rel=1e-5)
+    assert trainer.batching.tokens < 128
+
+
 def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
     base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,16 +61,13 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
         """Return the step's mean loss after all its micro-batches went forward and backward."""
         model.train()
         rows = inputs["rows"].rows
-        while True:
-            try:
-                # around backward too, which may compute activations again
-                with self._attending(), self.speed.on() if self.speed else nullcontext():
-                    total = self._micro_steps(model, rows)
-                break
-            except torch.OutOfMemoryError:
-                pass  # outside this block nothing holds the failed step's tensors any more
-            model.zero_grad(set_to_none=True)
-            self._need_less(max(len(row["input_ids"]) for row in rows))
+
+        def step() -> torch.Tensor:
+            # around backward too, which may compute activations again
+            with self._attending(), self.speed.on() if self.speed else nullcontext():
+                return self._micro_steps(model, rows)
+
+        total = self._in_memory(model, rows, step)
         if not torch.isfinite(total):
             step, lines = self.state.global_step + 1, ", ".join(str(row["line"]) for row in rows)
             raise UserError(
@@ -80,6 +77,16 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
         self._total_train_tokens += sum(len(row["input_ids"]) for row in rows)
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return total
+
+    def _in_memory(self, model: Any, rows: list[dict[str, Any]], attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return what `attempt` makes of the rows, begun anew in smaller parts where memory runs out."""
+        while True:
+            try:
+                return attempt()
+            except torch.OutOfMemoryError:
+                pass  # outside this block nothing holds the failed attempt's tensors any more
+            model.zero_grad(set_to_none=True)
+            self._need_less(max(len(row["input_ids"]) for row in rows))
 
     def _micro_steps(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
         responses = max(1, sum(_responses(row) for row in rows))
@@ -107,9 +114,13 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
         """Return the mean loss of a batch of held-out rows."""
         rows = inputs["rows"].rows
-        with torch.no_grad(), self._attending():
-            parts = self.batching.cut([len(row["input_ids"]) for row in rows])
-            total = sum(self.nll(model, [rows[i] for i in part]) for part in parts)
+
+        def evaluate() -> torch.Tensor:
+            with torch.no_grad(), self._attending():
+                parts = self.batching.cut([len(row["input_ids"]) for row in rows])
+                return torch.stack([self.nll(model, [rows[i] for i in part]) for part in parts]).sum()
+
+        total = self._in_memory(model, rows, evaluate)
         return total / max(1, sum(_responses(row) for row in rows)), None, None
 
     def _need_less(self, longest: int) -> None:
