@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -78,15 +79,26 @@ def run(settings: ServeSettings) -> int:
 
 
 class _Mailbox:
-    """Carries a step's events from the engine's thread to the event loop in one call."""
+    """Carries a step's events from the engine's thread to the event loop in one call, by a thread of its own.
+
+    Waking the loop gives up the interpreter's lock, which the loop then holds until it has written every event out:
+    the engine would wait for that instead of decoding the next step. Putting into a queue keeps the lock.
+    """
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._letters: SimpleQueue[list[tuple[Sink, Event]]] = SimpleQueue()
+        threading.Thread(target=self._carry, name="mailbox", daemon=True).start()
 
     def deliver(self, events: list[tuple[Sink, Event]]) -> None:
-        if self.loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits for these any more
-                self.loop.call_soon_threadsafe(_hand_out, events)
+        self._letters.put(events)
+
+    def _carry(self) -> None:
+        while True:
+            events = self._letters.get()
+            if self.loop is not None:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits for these any more
+                    self.loop.call_soon_threadsafe(_hand_out, events)
 
 
 def _hand_out(events: list[tuple[Sink, Event]]) -> None:
