@@ -162,6 +162,8 @@ def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     assert not faults
     texts = {i: "".join(e.text for e in client.events) for i, client in clients.items()}
     assert all(texts[i] == f"{i} " * (20 if reason == "stop" else 5) for i, reason in ended.items())
+    cached = engine.scheduler.cached
+    assert {slot: engine.scheduler.cells.held(slot) for slot in cached} == {s: len(backend.slots[s]) for s in cached}
     # a prompt is read in one batch with what runs, and after that nothing is
     assert set(backend.sizes[1:]) <= ({1} if code == DONE else {1, 2, 3})
 
