@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from burnish.base import resolve
+from burnish.base import BaseError, resolve
 from export.convert_bin import ConvertError, with_safetensors
 
 
@@ -64,5 +64,5 @@ def test_a_missing_and_a_damaged_file_are_named(bins: Path) -> None:
     with pytest.raises(ConvertError, match="00001-of-00002.bin: can't be read"):
         with_safetensors(resolve(str(bins)))
     (bins / "pytorch_model-00001-of-00002.bin").unlink()
-    with pytest.raises(ConvertError, match="00001-of-00002.bin: not there"):
+    with pytest.raises(BaseError, match=r"not complete \(pytorch_model-00001-of-00002.bin is missing\): restore it"):
         with_safetensors(resolve(str(bins)))
