@@ -96,9 +96,11 @@ def test_what_never_fits_is_one_fault_that_names_what_to_do() -> None:
 
 
 def test_where_unsloth_is_installed_it_takes_what_is_too_tight_for_us_unless_told_otherwise() -> None:
-    assert plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(6.5, unsloth=True)).backend == "unsloth"
+    assert plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(8, unsloth=True)).backend == "unsloth"
     with pytest.raises(UserError):
-        plan(settings(base={"backend": "transformers"}), shape("Llama-3.1-8B"), LENGTHS, card(6.5, unsloth=True))
+        plan(settings(base={"backend": "transformers"}), shape("Llama-3.1-8B"), LENGTHS, card(8, unsloth=True))
+    with pytest.raises(UserError):  # the weights alone are too large: unsloth can't hold them either
+        plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(6.5, unsloth=True))
 
 
 @pytest.mark.parametrize(("gib", "expected"), [(79, "none"), (23, "nf4"), (12, "nf4")])

@@ -69,8 +69,10 @@ def _run(settings: TrainSettings, prepared: Prepared) -> int:
     preflight(settings.push, prepared.base.path)
     from train.decide import decide, settled  # torch and TRL take seconds: not before the data is known to be good
 
+    asked, settings = settings, begin.as_decided(settings)
     planned = decide(settings, prepared)
-    run = begin.open_run(settings, prepared)  # not before the machine is known to do: a fault leaves no run behind
+    run = begin.open_run(asked, prepared)  # not before the machine is known to do: a fault leaves no run behind
+    begin.keep_decision(run, planned.quantization, planned.backend, planned.optim)
     settings = settled(settings, planned)
     if settings.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")

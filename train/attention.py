@@ -54,8 +54,10 @@ def packs(model: Any) -> bool:
     State-space layers, soft caps and the like, which a packed row would leak through, show here.
     """
     inner, was_training = model.get_base_model(), model.training
+    config, body = inner.config.get_text_config(), getattr(inner, inner.base_model_prefix, None)
+    if body is None or getattr(config, "attention_dropout", None) or getattr(config, "attention_chunk_size", None):
+        return False  # what two short rows in evaluation would not show
     model.eval()
-    body = getattr(inner, inner.base_model_prefix)
     ids = torch.arange(1, 13, device=inner.device).unsqueeze(0)
     rows = (ids[:, :7], ids[:, 7:])
     alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in rows], 1)
@@ -66,7 +68,7 @@ def packs(model: Any) -> bool:
         return False
     finally:
         model.train(was_training)
-    return bool((together - alone).float().norm() <= 0.02 * alone.float().norm())
+    return bool((together - alone).float().norm() <= 0.1 * alone.float().norm())
 
 
 def _set(model: Any, name: str) -> None:

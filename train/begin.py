@@ -15,7 +15,7 @@ from burnish.run import Run, RunError, TrainRecord
 from train.prepare import Prepared
 from train.settings import TrainSettings
 
-CONFIG, STARTED = "config.yaml", "started.json"
+CONFIG, STARTED, DECIDED = "config.yaml", "started.json", "decided.json"
 DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; planning knows better
 
 
@@ -62,6 +62,23 @@ def open_run(settings: TrainSettings, prepared: Prepared) -> Run:
     runs.write_atomic(run.path / STARTED, json.dumps(inputs(prepared)) + "\n")
     runs.write_atomic(run.path / CONFIG, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
     return run
+
+
+def as_decided(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with what was decided when this run began: memory may be another now, the model may not."""
+    path = Path(settings.run.root) / str(settings.run.name) / DECIDED
+    if settings.run.name is None or not path.is_file():
+        return settings
+    kept = runs.read_json(path)
+    base = settings.base.model_copy(update={key: kept[key] for key in ("quantization", "backend")})
+    train = settings.train.model_copy(update={"optim": kept["optim"]})
+    return settings.model_copy(update={"base": base, "train": train})
+
+
+def keep_decision(run: Run, quantization: str, backend: str, optim: str) -> None:
+    """Keep what "auto" became, for when this run goes on."""
+    said = {"quantization": quantization, "backend": backend, "optim": optim}
+    runs.write_atomic(run.path / DECIDED, json.dumps(said) + "\n")
 
 
 def inputs(prepared: Prepared) -> dict[str, str | None]:

@@ -19,7 +19,7 @@ from train.speed import Speed
 from train.trainer import Batching, PackedTrainer, checkpoint_activations
 
 
-def arguments(settings: TrainSettings, output: Path, optim: str) -> SFTConfig:
+def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: bool) -> SFTConfig:
     """Return TRL's arguments; its batch is a whole step, which PackedTrainer cuts."""
     t = settings.train
     cuda = models.device().type == "cuda"
@@ -28,13 +28,15 @@ def arguments(settings: TrainSettings, output: Path, optim: str) -> SFTConfig:
         output_dir=str(output),
         learning_rate=t.learning_rate,
         lr_scheduler_type=t.lr_scheduler_type,
+        lr_scheduler_kwargs={"min_lr_rate": 0.1} if t.lr_scheduler_type == "cosine_with_min_lr" else None,
         warmup_steps=t.warmup_steps,
         num_train_epochs=t.num_train_epochs,
         max_steps=t.max_steps,
         weight_decay=t.weight_decay,
         per_device_train_batch_size=rows_per_step(settings),
         per_device_eval_batch_size=rows_per_step(settings),
-        gradient_checkpointing=False,  # ours to switch, also while training
+        # ours to switch, also while training; unsloth looks here
+        gradient_checkpointing=checkpointing and settings.base.backend == "unsloth",
         max_grad_norm=t.max_grad_norm,
         optim=optim,
         seed=t.seed,
@@ -77,11 +79,13 @@ def make_trainer(
 ) -> PackedTrainer:
     """Return the trainer of a model with its adapter over the rows to train on and those held out."""
     train, heldout = (dataset(part, settings.data.assistant_only_loss) for part in rows)
+    # TRL casts the adapter of a quantized base to bfloat16, in which small updates, and what one starts from, are lost
+    adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
     trainer = PackedTrainer(
         batching=batching,
         speed=speed,
         model=model,
-        args=arguments(settings, output, optim),
+        args=arguments(settings, output, optim, batching.checkpointing),
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=heldout,
@@ -91,10 +95,9 @@ def make_trainer(
         trainer.add_callback(EarlyStoppingCallback(settings.train.early_stopping_patience))
     if len(trainer.train_dataset) != len(rows[0]):
         raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {len(rows[0])} rows: this is a fault of ours")
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            # TRL casts the adapter of a quantized base to bfloat16, in which small updates are lost
-            parameter.data = parameter.data.float()
+    for name, parameter in trainer.model.named_parameters():
+        if name in adapter:
+            parameter.data = adapter[name].float()
     if batching.checkpointing and settings.base.backend != "unsloth":  # which has its own
         checkpoint_activations(trainer.model)
     return trainer

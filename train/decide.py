@@ -56,6 +56,8 @@ def machine_faults(settings: TrainSettings) -> list[str]:
         faults.append(
             "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
         )
+    if settings.base.backend == "unsloth" and not settings.base.double_quant:
+        faults.append("base.double_quant: unsloth always quantizes the constants too: leave it true")
     if settings.base.attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         faults.append("base.attn_implementation: flash_attn is not installed here: install it, or say auto")
     faults += [
@@ -87,12 +89,13 @@ def _adapter_faults(settings: TrainSettings) -> list[str]:
 
 
 def _gpu_faults() -> list[str]:
-    if not torch.cuda.is_available():
-        if torch.version.cuda is None or not Path("/dev/nvidia0").exists():
-            return []  # a machine without a GPU, or a torch for CPUs: it trains on the CPU
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            torch.cuda.is_available()
+    with warnings.catch_warnings(record=True) as said:  # torch says why only when it is first asked
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    if not usable:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+        if hidden or torch.version.cuda is None or not Path("/dev/nvidia0").exists():
+            return []  # no GPU, one that is hidden, or a torch for CPUs: it trains on the CPU
         why = str(said[0].message).split("\n")[0] if said else "torch can't use it"
         return [
             f"there is a GPU, but {why}: update the NVIDIA driver, or hide the GPU (CUDA_VISIBLE_DEVICES=) to train on"

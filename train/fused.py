@@ -97,7 +97,7 @@ class Fused:
         self.layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _can(m)]
         for layer in self.layers:
             base = layer.base_layer
-            dtype = getattr(getattr(base.weight, "quant_state", None), "dtype", base.weight.dtype)
+            dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
             buffers = {
                 # a plain tensor on the same memory: bitsandbytes' own class gets in the compiler's way
                 "weight": base.weight.detach().as_subclass(torch.Tensor),

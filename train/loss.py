@@ -24,7 +24,7 @@ def response_nll(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torc
 
 def is_plain(head: Any, config: Any) -> bool:
     """Whether the head is frozen and linear, and its logits are used as they are (no soft cap, no scale)."""
-    shaped = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    shaped = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
     plain = type(head) is torch.nn.Linear and not any(p.requires_grad for p in head.parameters())
     return plain and not any(getattr(config, name, None) not in (None, 1, 1.0) for name in shaped)
 

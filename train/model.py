@@ -79,7 +79,7 @@ def dtype(base: BaseSection) -> torch.dtype:
         return DTYPES[base.dtype]
     if device().type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def load_base(found: Base, base: BaseSection) -> Any:
@@ -218,6 +218,12 @@ def _matrix_flops(dtype: torch.dtype, size: int) -> float:
         _ = out[0, 0].item()  # waits for the product
         seconds.append(time.perf_counter() - begun)
     return float(2 * size**3 / min(seconds))
+
+
+def limit_memory(gib: float | None) -> None:
+    """Let the process take no more of the GPU's memory than this."""
+    if gib is not None and device().type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / torch.cuda.mem_get_info()[1]))
 
 
 def peak_memory_bytes() -> int:

@@ -98,8 +98,9 @@ def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine:
         if candidate.peak_bytes <= candidate.free_bytes:
             return candidate
     least = min(tried, key=lambda candidate: candidate.peak_bytes)
-    if cuda and machine.unsloth and settings.base.backend == "auto":
-        return replace(least, backend="unsloth")  # it keeps its checkpoints in the host's memory
+    held = least.weights_bytes + least.adapter_bytes < least.free_bytes and least.checkpointing
+    if cuda and held and machine.unsloth and settings.base.backend != "transformers":
+        return replace(least, backend="unsloth", compiled=False)  # it keeps its checkpoints in the host's memory
     if not cuda:
         return least  # the machine may swap; the caller warns
     raise UserError(
@@ -145,7 +146,7 @@ def _candidate(
     weights = shape.weight_bytes(quantization, 2 if cuda else 4)
     adapter = shape.adapter_parameters(settings.lora.r) * (8 + OPTIMIZER_BYTES.get(optim, 8) + 2 * fused)
     free = int(machine.free_bytes * USABLE) - (RESERVE_BYTES if cuda else 0)
-    if settings.train.memory_gib is not None:
+    if cuda and settings.train.memory_gib is not None:
         free = min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
     per_token, fixed = activations(shape, 2 if cuda else 4, checkpointing, fused)
     if settings.train.micro_batch_tokens == "auto":
@@ -155,7 +156,7 @@ def _candidate(
         tokens = max(longest, settings.train.micro_batch_tokens)
     per_step = rows_per_step(settings)
     steps = settings.train.max_steps
-    if steps < 0:
+    if steps <= 0:
         steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
     # what one micro-batch will really hold: a step may have fewer tokens than the budget
     held = min(tokens, max(longest, _largest_step(lengths, per_step, steps)))

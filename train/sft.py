@@ -36,13 +36,19 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) 
     """Train from the start, or from the newest whole checkpoint, and write the record last."""
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
     set_seed(settings.train.seed)
+    models.limit_memory(settings.train.memory_gib)
     backend = models.backend(planned.backend)
     base = backend.load(prepared.base, settings)
     skipped = models.skipped_modules(base)
     model = backend.adapt(base, settings, prepared.base.id, planned.checkpointing)
+    if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
+        warn("this base is a mixture of experts: the loss that balances its experts is not added; the router is frozen")
     _say_model(model, settings, prepared, run, step)
-    packed = settings.data.packing and backend.packs and packs(model)
-    if settings.data.packing and not packed:
+    free_choice = settings.base.attn_implementation in ("auto", "sdpa")
+    packed = settings.data.packing and backend.packs and free_choice and packs(model)
+    if settings.data.packing and not free_choice:
+        say("train: micro-batches are padded: base.attn_implementation names an attention that takes no packed rows")
+    elif settings.data.packing and not packed:
         say(f"train: micro-batches are padded: {planned.backend} can't keep packed rows apart in this base")
     batching = Batching(planned.micro_batch_tokens, packed, planned.checkpointing)
     speed = Speed(model, planned.compiled) if backend.packs and models.device().type == "cuda" else None
@@ -123,6 +129,12 @@ def _name_base(path: Path, base_id: str) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
+def _mean_loss(trainer: SFTTrainer, metrics: dict[str, Any]) -> float:
+    """Return the mean of the logged losses: after a resume transformers' own divides the last part by all steps."""
+    logged = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return sum(logged) / len(logged) if logged else float(metrics["train_loss"])
+
+
 def _judge(exam: Exam) -> None:
     """Print the exam's held-out losses, and warn where training gained nothing."""
     held = exam.heldout()
@@ -152,6 +164,7 @@ def _record(
     held = [len(q.positions) for q in exam.questions]
     nf4 = settings.base.quantization == "nf4"
     began = inputs(prepared)
+    packages = (*PACKAGES, "unsloth") if settings.base.backend == "unsloth" else PACKAGES
     return TrainRecord.model_validate(
         {
             "run_id": run.id,
@@ -184,7 +197,7 @@ def _record(
             "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
             "max_length": settings.data.max_length,
             "metrics": {
-                "train_loss": metrics["train_loss"],
+                "train_loss": _mean_loss(trainer, metrics),
                 "eval_loss": metrics.get("eval_loss"),
                 "train_runtime_s": metrics["train_runtime"],
                 "tokens_per_s": speed,
@@ -197,7 +210,7 @@ def _record(
                 "rows": len(held),
                 "tokens": sum(held),
             },
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
             "hardware": models.hardware(),
         }
     )

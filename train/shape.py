@@ -30,7 +30,7 @@ class Shape:
 
     @property
     def largest_matrix(self) -> int:
-        return max(out * inner for out, inner in self.linear)
+        return max((out * inner for out, inner in self.linear), default=0)
 
     def weight_bytes(self, quantization: str, item: int) -> int:
         """Return the base's bytes; embeddings, head and norms stay in 16 (32) bits."""

@@ -68,11 +68,12 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
                 return self._micro_steps(model, rows)
 
         total = self._in_memory(model, rows, step)
-        if not torch.isfinite(total):
+        if not torch.isfinite(total + self._gradient_size()):
             step, lines = self.state.global_step + 1, ", ".join(str(row["line"]) for row in rows)
             raise UserError(
-                f"step {step}: the loss is {total.item()}; its rows are lines {lines} of the data:"
-                " look at them, or lower train.learning_rate; the last checkpoint is kept (--resume goes on from it)"
+                f"step {step}: the loss is {total.item()}{self._unlike_loss(total)}; its rows are lines {lines} of the"
+                " data: look at them, or lower train.learning_rate, in a new run; the last checkpoint is kept"
+                " (--lora.resume_adapter DIRECTORY starts from it)"
             )
         self._total_train_tokens += sum(len(row["input_ids"]) for row in rows)
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
@@ -86,7 +87,18 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
             except torch.OutOfMemoryError:
                 pass  # outside this block nothing holds the failed attempt's tensors any more
             model.zero_grad(set_to_none=True)
-            self._need_less(max(len(row["input_ids"]) for row in rows))
+            self._need_less(max(len(row["input_ids"]) for row in rows), training=model.training)
+
+    def _gradient_size(self) -> torch.Tensor:
+        """Return the gradient's norm; zero under a scaler, which looks for overflows itself and skips such a step."""
+        made = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.args.fp16 or not made:
+            return torch.zeros((), device=self.args.device)
+        return torch.nn.utils.get_total_norm(made)
+
+    @staticmethod
+    def _unlike_loss(total: torch.Tensor) -> str:
+        return " and its gradient is not finite" if torch.isfinite(total) else ""
 
     def _micro_steps(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
         responses = max(1, sum(_responses(row) for row in rows))
@@ -123,14 +135,14 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
         total = self._in_memory(model, rows, evaluate)
         return total / max(1, sum(_responses(row) for row in rows)), None, None
 
-    def _need_less(self, longest: int) -> None:
-        """After memory ran out: smaller micro-batches, then checkpointing, then the end."""
+    def _need_less(self, longest: int, training: bool) -> None:
+        """After memory ran out: smaller micro-batches, then (it helps training alone) checkpointing, then the end."""
         torch.cuda.empty_cache()
         if self.batching.tokens > longest and len(self.batching.halved) < 8:
             self.batching.halved.append(self.batching.tokens)
             self.batching.tokens = max(longest, self.batching.tokens // 2)
             warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from here on; the step stays the same")
-        elif not self.batching.checkpointing:
+        elif training and not self.batching.checkpointing:
             self.batching.checkpointing = True
             checkpoint_activations(self.model)
             warn("out of memory: gradient checkpointing from here on (about a third slower); the step stays the same")
