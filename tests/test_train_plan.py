@@ -167,3 +167,12 @@ def test_plan_says_it_in_three_lines_and_loads_no_weights(
     assert "memory" in two and "disk" in two
     assert "18 steps" in three and "micro-batches" in three
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_base_of_conv1d_layers_is_planned_too() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.device("meta"):
+        gpt2 = shape_of(GPT2LMHeadModel(GPT2Config(n_layer=2)))
+    assert gpt2.linear_parameters == 2 * 12 * 768**2
+    assert plan(settings(), gpt2, LENGTHS, card(79)).micro_batch_tokens > 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / 64  # codes, quantized scales of 64 weights, and those scales in float32 (train/fused.py)
 
@@ -60,7 +61,10 @@ def shape_of(model: Any) -> Shape:
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    sizes = tuple((m.out_features, m.in_features) for m in linear)
+    # GPT-2's matrices are Conv1D, with the sides exchanged
+    sizes = tuple((m.out_features, m.in_features) for m in linear) + tuple(
+        (m.nf, m.nx) for m in model.modules() if isinstance(m, Conv1D)
+    )
     every = sum(p.numel() for p in model.parameters())
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
     heads = int(getattr(text, "num_attention_heads", 1))  # a state-space model has none
@@ -75,5 +79,5 @@ def shape_of(model: Any) -> Shape:
     kept = 2 * hidden + query + 2 * query + query + wide if queries else outputs
     return Shape(
         layers, hidden, int(text.vocab_size), sizes, every - sum(o * i for o, i in sizes), round(kept),
-        max(out for out, _ in sizes),
+        max((out for out, _ in sizes), default=hidden),
     )  # fmt: skip
