@@ -175,8 +175,10 @@ def _data(s: Subject) -> str:
 def _training(s: Subject) -> str:
     path = s.run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # what "auto" became
+    became = {"quantization": s.train.quantization, "dtype": s.train.load_dtype}
     rows = [
-        (f"`{section}.{key}`", f"`{json.dumps(config[section][key])}`")
+        (f"`{section}.{key}`", f"`{json.dumps(became.get(key, config[section][key]))}`")
         for section, keys in SHOWN
         for key in keys
         if key in config.get(section, {})
