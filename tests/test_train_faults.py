@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,14 @@ Curve = list[dict[str, float]]
 def command(base: Path, rows: Path, root: Path, *more: str, verb: str = "run") -> list[str]:
     where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
     return ["train", verb, *where, *SHORT, *more]
+
+
+def only_fault(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line that says what is wrong; there must be just one, and no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return fault
 
 
 def points(run: Path, key: str) -> list[float]:
@@ -98,8 +107,7 @@ def test_a_typo_in_target_modules_names_the_layers_before_weights_are_loaded(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.target_modules", "q_proj,v_prj", verb="plan"))
-    assert done.returncode == 2
-    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    fault = only_fault(done)
     assert "no layer 'v_prj'; did you mean 'v_proj'?" in fault
     assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in fault
 
@@ -417,8 +425,7 @@ def test_an_adapter_of_another_base_is_one_line(
     tokenizer.save_pretrained(tmp_path / "narrow")
     more = ("--lora.resume_adapter", str(first.path))
     done = cli(*command(tmp_path / "narrow", rows, tmp_path / "runs", *more))
-    assert done.returncode == 2, done.stderr
-    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    fault = only_fault(done)
     assert f"lora.resume_adapter {first.path / 'adapter'}: doesn't go on this base" in fault
     assert "Traceback" not in done.stderr
 
@@ -427,8 +434,7 @@ def test_an_adapter_that_is_not_there_is_one_line_before_weights_are_loaded(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.resume_adapter", "nothing", verb="plan"))
-    assert done.returncode == 2
-    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    fault = only_fault(done)
     assert "lora.resume_adapter nothing: no adapter_config.json there, and no run of that id" in fault
 
 

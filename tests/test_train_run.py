@@ -66,6 +66,13 @@ def test_the_exam_holds_the_held_out_rows_and_general_text(whole: Run) -> None:
     assert abs(exam.trained.true - exam.base_true)[held].max() > 0  # the adapter was on for one and off for the other
 
 
+def test_the_eval_loss_is_the_exams_held_out_loss(whole: Run) -> None:
+    """Both are means over the same response tokens: two figures of one thing must not differ."""
+    exam = Exam.load(whole.path / "exam")
+    said = whole.read(TrainRecord).metrics.eval_loss
+    assert said == pytest.approx(-float(exam.trained.true[exam.heldout()].mean()), rel=1e-4)
+
+
 def test_the_loss_curve_has_every_step(whole: Run) -> None:
     entries = [json.loads(line) for line in (whole.path / "logs" / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4, 5, 6]

@@ -12,7 +12,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "burnish_packed"
+MOST_HEAD_WIDTH = 256
 _MAX_LENGTH_STEP = 256  # the longest row's length is rounded up: fewer variants for the compiler
+
+
+class NotPackable(Exception):
+    """A model asks something of attention that packed rows don't have."""
 
 
 def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
@@ -48,27 +53,46 @@ def packed(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def packs(model: Any) -> bool:
-    """Whether a model treats packed rows as it treats each by itself: tried on two short rows, whatever its kind.
+def why_padded(model: Any) -> str:
+    """Say why a model's rows can't be packed; nothing where they can.
 
-    State-space layers, soft caps and the like, which a packed row would leak through, show here.
+    What would leak through packed rows (state-space layers and the like) is tried on two short rows, packed and each by
+    itself; what such rows wouldn't show is asked of the configuration.
     """
     inner, was_training = model.get_base_model(), model.training
     config, body = inner.config.get_text_config(), getattr(inner, inner.base_model_prefix, None)
-    if body is None or getattr(config, "attention_dropout", None) or getattr(config, "attention_chunk_size", None):
-        return False  # what two short rows in evaluation would not show
+    if body is None:
+        return "this base has no body apart from its head"
+    if getattr(config, "attention_dropout", None) or getattr(config, "attention_chunk_size", None):
+        return "this base drops attention weights, or attends in chunks"
+    if fault := _kernel_fault(inner):
+        return fault
     model.eval()
     ids = torch.arange(1, 13, device=inner.device).unsqueeze(0)
-    rows = (ids[:, :7], ids[:, 7:])
-    alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in rows], 1)
+    alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in (ids[:, :7], ids[:, 7:])], 1)
     try:
         with packed(inner):
             together = body(input_ids=ids, **packed_arguments([7, 5], inner.device), use_cache=False).last_hidden_state
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
-        return False
+    except NotPackable as error:
+        return str(error)
+    except TypeError:
+        return "this base takes no borders of rows"
     finally:
         model.train(was_training)
-    return bool((together - alone).float().norm() <= 0.1 * alone.float().norm())
+    leaks = (together - alone).float().norm() > 0.1 * alone.float().norm()
+    return "in this base packed rows see one another" if leaks else ""
+
+
+def _kernel_fault(model: Any) -> str:
+    """Say what the GPU's kernel for rows of many lengths lacks (flash attention: Ampere, 16 bits, heads up to 256)."""
+    if model.device.type != "cuda":
+        return ""
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "this GPU is too old for packed attention (it needs compute capability 8.0)"
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    fits = width <= MOST_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
+    return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MOST_HEAD_WIDTH} on a GPU"
 
 
 def _set(model: Any, name: str) -> None:
@@ -95,9 +119,9 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row: query [1, heads, T, d], key, value [1, kv heads, T, d] → [1, T, heads, d]."""
     if softcap is not None or s_aux is not None:
-        raise NotImplementedError("capped scores and attention sinks: such a model's rows are padded instead")
+        raise NotPackable("this base caps attention scores, or has attention sinks")
     if cu_seq_lens_q is None or max_length_q is None:
-        raise ValueError("packed attention was asked without the rows' borders")
+        raise NotPackable("this base doesn't hand the rows' borders on to its attention")
     if query.is_cuda:
         out = _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +14,11 @@ from typing import Any, Protocol
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils.logging import disable_progress_bar
 
 from burnish.base import Base
 from burnish.config import ConfigError
-from burnish.console import warn
+from burnish.console import as_json, warn
 from burnish.errors import did_you_mean
 from train.plan import Machine
 from train.settings import BaseSection, LoraSection, TrainSettings
@@ -82,6 +84,11 @@ def dtype(base: BaseSection) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
+def dtype_name(base: BaseSection) -> str:
+    """Return its name as records have it ("bfloat16")."""
+    return str(dtype(base)).removeprefix("torch.")
+
+
 def load_base(found: Base, base: BaseSection) -> Any:
     """Load the base, frozen, in 16/32 bits or NF4. Raises ConfigError where transformers can't."""
     stored_in_nf4 = _stored_in_nf4(found, base)
@@ -101,6 +108,8 @@ def load_base(found: Base, base: BaseSection) -> Any:
             bnb_4bit_use_double_quant=base.double_quant,
             bnb_4bit_compute_dtype=dtype(base),
         )
+    if as_json() or not sys.stderr.isatty():
+        disable_progress_bar()  # a bar of many lines is no bar
     try:
         model = AutoModelForCausalLM.from_pretrained(found.path, trust_remote_code=base.trust_remote_code, **options)
     except (ValueError, OSError, ImportError) as error:
@@ -205,11 +214,12 @@ def machine() -> Machine:
     """Measure what this machine can give a run: free memory, and the rate of a matrix product."""
     if device().type != "cuda":
         pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return Machine("cpu", pages, _matrix_flops(torch.float32, 1024))
-    return Machine("cuda", torch.cuda.mem_get_info()[0], _matrix_flops(torch.bfloat16, 8192), has_unsloth())
+        return Machine("cpu", pages, matrix_flops(torch.float32, 1024))
+    return Machine("cuda", torch.cuda.mem_get_info()[0], matrix_flops(torch.bfloat16, 8192), has_unsloth())
 
 
-def _matrix_flops(dtype: torch.dtype, size: int) -> float:
+def matrix_flops(dtype: torch.dtype, size: int) -> float:
+    """Return the best rate of four products of two square matrices, in operations a second."""
     a = torch.randn(size, size, device=device()).to(dtype)
     seconds = []
     for _ in range(4):

@@ -123,8 +123,15 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
     def _attending(self) -> AbstractContextManager[None]:
         return attention.packed(self.model.get_base_model()) if self.batching.packed else nullcontext()
 
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Evaluate; the loss is the mean over all response tokens, as the exam's is, not one over batches' means."""
+        self._evaluated, self._evaluated_tokens = 0.0, 0
+        output = super().evaluation_loop(*args, **options)
+        output.metrics[f"{options.get('metric_key_prefix', 'eval')}_loss"] = self._evaluated / self._evaluated_tokens
+        return output
+
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        """Return the mean loss of a batch of held-out rows."""
+        """Return the mean loss of a batch of held-out rows, and count it in."""
         rows = inputs["rows"].rows
 
         def evaluate() -> torch.Tensor:
@@ -132,8 +139,10 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
                 parts = self.batching.cut([len(row["input_ids"]) for row in rows])
                 return torch.stack([self.nll(model, [rows[i] for i in part]) for part in parts]).sum()
 
-        total = self._in_memory(model, rows, evaluate)
-        return total / max(1, sum(_responses(row) for row in rows)), None, None
+        total, tokens = self._in_memory(model, rows, evaluate), max(1, sum(_responses(row) for row in rows))
+        self._evaluated += float(total)
+        self._evaluated_tokens += tokens
+        return total / tokens, None, None
 
     def _need_less(self, longest: int, training: bool) -> None:
         """After memory ran out: smaller micro-batches, then (it helps training alone) checkpointing, then the end."""

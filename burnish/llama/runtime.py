@@ -16,7 +16,7 @@ from burnish.errors import UserError
 # other busy process on the same cores made a step of 26 ms take 1,500 ms (measured). This bounds the spinning to tens
 # of microseconds: long enough for idle cores, short enough to give busy ones away. It is read at the library's load.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # a failed assertion in llama.cpp would otherwise start a debugger on this process
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
