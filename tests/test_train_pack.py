@@ -205,7 +205,7 @@ def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path
 def test_a_model_attends_as_before_once_packing_ends() -> None:
     model = adapted(llama)
     before = model.config._attn_implementation
-    with attention.packed(model.get_base_model()):
+    with attention.packed(attention.configs_of(model)):
         assert model.config._attn_implementation == attention.NAME
     assert model.config._attn_implementation == before
 

@@ -38,18 +38,25 @@ def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]
     }
 
 
+def configs_of(model: Any) -> list[Any]:
+    """Return the configurations that name a model's attention, each once: its modules share them."""
+    found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
+    return list(found.values())
+
+
 @contextmanager
-def packed(model: Any) -> Iterator[None]:
-    """Let the model attend within packed rows only, as `packed_arguments` describes them; then as it did before."""
-    config = model.config.get_text_config()
-    before = config._attn_implementation
+def packed(configs: list[Any]) -> Iterator[None]:
+    """Let a model attend within packed rows only, as `packed_arguments` describes them; then as it did before."""
+    before = [config._attn_implementation for config in configs]
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the borders say it all
-    _set(model, NAME)
     try:
+        for config in configs:
+            config._attn_implementation = NAME
         yield
     finally:
-        _set(model, before)
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
 
 
 @torch.no_grad()
@@ -71,7 +78,7 @@ def why_padded(model: Any) -> str:
     ids = torch.arange(1, 13, device=inner.device).unsqueeze(0)
     alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in (ids[:, :7], ids[:, 7:])], 1)
     try:
-        with packed(inner):
+        with packed(configs_of(inner)):
             together = body(input_ids=ids, **packed_arguments([7, 5], inner.device), use_cache=False).last_hidden_state
     except NotPackable as error:
         return str(error)
@@ -93,13 +100,6 @@ def _kernel_fault(model: Any) -> str:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     fits = width <= MOST_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
     return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MOST_HEAD_WIDTH} on a GPU"
-
-
-def _set(model: Any, name: str) -> None:
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation"):
-            config._attn_implementation = name
 
 
 def attend(

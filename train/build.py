@@ -16,7 +16,7 @@ from train.mask import Row
 from train.plan import rows_per_step
 from train.settings import TrainSettings
 from train.speed import Speed
-from train.trainer import Batching, PackedTrainer, checkpoint_activations
+from train.trainer import Batching, PackedTrainer
 
 
 def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: bool) -> SFTConfig:
@@ -99,7 +99,7 @@ def make_trainer(
         if name in adapter:
             parameter.data = adapter[name].float()
     if batching.checkpointing and settings.base.backend != "unsloth":  # which has its own
-        checkpoint_activations(trainer.model)
+        trainer.checkpoint()
     return trainer
 
 

@@ -16,8 +16,8 @@ import torch
 NAME = "default"  # PEFT's name of an only adapter
 _LIBRARY: Any = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
-    "lora(Tensor x, Tensor weight, Tensor? scales, SymInt[] shape, Tensor a, Tensor b, Tensor a_low, Tensor b_low,"
-    " float factor) -> (Tensor, Tensor)"
+    "lora(Tensor x, Tensor low, Tensor weight, Tensor? scales, SymInt[] shape, Tensor a, Tensor b, Tensor a_low,"
+    " Tensor b_low, float factor) -> Tensor"
 )
 _LIBRARY.define(
     "lora_backward(Tensor dy, Tensor x, Tensor low, Tensor weight, Tensor? scales, SymInt[] shape, Tensor b,"
@@ -27,16 +27,15 @@ Scales = torch.Tensor | None
 
 
 def _lora(
-    x: torch.Tensor, weight: torch.Tensor, scales: Scales, shape: list[int], a: torch.Tensor, b: torch.Tensor,
-    a_low: torch.Tensor, b_low: torch.Tensor, factor: float,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """x [T, in] → (x·Wᵀ + (x·Aᵀ)·(factor·B)ᵀ [T, out], x·Aᵀ [T, r]).
+    x: torch.Tensor, low: torch.Tensor, weight: torch.Tensor, scales: Scales, shape: list[int], a: torch.Tensor,
+    b: torch.Tensor, a_low: torch.Tensor, b_low: torch.Tensor, factor: float,
+) -> torch.Tensor:  # fmt: skip
+    """x [T, in], low = x·Aᵀ [T, r] → x·Wᵀ + low·(factor·B)ᵀ [T, out].
 
     `a` [r, in] and `b` [out, r] are the trained float32 tensors, which gradients go to; `a_low` and `b_low` hold A and
-    factor·B in x's dtype.
+    factor·B in x's dtype. `low` is an operation of its own, which backward needs again where this product is not.
     """
-    low = x @ a_low.t()
-    return (low @ b_low.t()).addmm_(x, _dense(weight, scales, shape, x.dtype).t()), low
+    return (low @ b_low.t()).addmm_(x, _dense(weight, scales, shape, x.dtype).t())
 
 
 def _lora_backward(
@@ -58,8 +57,8 @@ def _dense(weight: torch.Tensor, scales: Scales, shape: list[int], dtype: torch.
     return out
 
 
-def _lora_shapes(x: Any, weight: Any, scales: Any, shape: Any, a: Any, *_: Any) -> Any:
-    return x.new_empty(x.shape[0], shape[0]), x.new_empty(x.shape[0], a.shape[0])
+def _lora_shapes(x: Any, low: Any, weight: Any, scales: Any, shape: Any, *_: Any) -> Any:
+    return x.new_empty(x.shape[0], shape[0])
 
 
 def _backward_shapes(dy: Any, x: Any, low: Any, weight: Any, scales: Any, shape: Any, b: Any, *_: Any) -> Any:
@@ -67,17 +66,17 @@ def _backward_shapes(dy: Any, x: Any, low: Any, weight: Any, scales: Any, shape:
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    x, weight, scales, shape, _, b, a_low, b_low, factor = inputs
-    ctx.save_for_backward(x, output[1], weight, scales, b, a_low, b_low)
+    x, low, weight, scales, shape, _, b, a_low, b_low, factor = inputs
+    ctx.save_for_backward(x, low, weight, scales, b, a_low, b_low)
     ctx.shape, ctx.factor = shape, factor
 
 
-def _gradients(ctx: Any, dy: torch.Tensor, _: torch.Tensor | None) -> Any:
+def _gradients(ctx: Any, dy: torch.Tensor) -> Any:
     x, low, weight, scales, b, a_low, b_low = ctx.saved_tensors
     dx, da, db = torch.ops.burnish.lora_backward.default(
         dy.contiguous(), x, low, weight, scales, ctx.shape, b, a_low, b_low, ctx.factor
     )
-    return dx, None, None, None, da, db, None, None, None
+    return dx, None, None, None, None, da, db, None, None, None
 
 
 _LIBRARY.impl("lora", _lora, "CUDA")
@@ -133,17 +132,20 @@ def _can(layer: Any) -> bool:
 
 
 def _scales(base: Any) -> Scales:
-    """Return the scales of NF4's blocks in float32: those that are quantized themselves are dequantized once."""
+    """Return the scales of NF4's blocks in float32: those that are quantized themselves are dequantized once.
+
+    The layer keeps them so too: the numbers are the same, and 8-bit ones beside them would be of no use.
+    """
     state = getattr(base.weight, "quant_state", None)
     if state is None:
         return None
-    if not state.nested:
-        scales: torch.Tensor = state.absmax
-        return scales
-    from bitsandbytes.functional import dequantize_blockwise
+    if state.nested:
+        from bitsandbytes.functional import dequantize_blockwise
 
-    unpacked: torch.Tensor = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
-    return unpacked
+        state.absmax = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
+        state.nested, state.state2, state.offset = False, None, None
+    scales: torch.Tensor = state.absmax
+    return scales
 
 
 def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -151,8 +153,11 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
         out: torch.Tensor = type(self).forward(self, x, *args, **kwargs)
         return out
     shape = [self.base_layer.out_features, self.base_layer.in_features]
-    y, _ = torch.ops.burnish.lora.default(
-        x.reshape(-1, shape[1]), self._fused_weight, self._fused_scales, shape, self.lora_A[NAME].weight,
+    x_flat = x.reshape(-1, shape[1])
+    # the operation makes the whole gradient, the part through `low` too
+    low = x_flat.detach() @ self._fused_a.t()
+    y = torch.ops.burnish.lora.default(
+        x_flat, low, self._fused_weight, self._fused_scales, shape, self.lora_A[NAME].weight,
         self.lora_B[NAME].weight, self._fused_a, self._fused_b, float(self.scaling[NAME]),
     )  # fmt: skip
     made: torch.Tensor = y.view(*x.shape[:-1], shape[0])

@@ -148,24 +148,24 @@ def _candidate(
     free = int(machine.free_bytes * USABLE) - (RESERVE_BYTES if cuda else 0)
     if cuda and settings.train.memory_gib is not None:
         free = min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
-    per_token, fixed = activations(shape, 2 if cuda else 4, checkpointing, fused)
-    if settings.train.micro_batch_tokens == "auto":
-        room = (free - weights - adapter - fixed) // per_token
-        tokens = max(longest, min(room, MOST_TOKENS if cuda else CPU_TOKENS))
-    else:
-        tokens = max(longest, settings.train.micro_batch_tokens)
     per_step = rows_per_step(settings)
     steps = settings.train.max_steps
     if steps <= 0:
         steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
-    # what one micro-batch will really hold: a step may have fewer tokens than the budget
-    held = min(tokens, max(longest, _largest_step(lengths, per_step, steps)))
     trained = round(sum(lengths) / len(lengths) * min(per_step, len(lengths)) * steps)
     flops = trained * shape.flops_per_token(checkpointing)
     seconds = flops / (machine.matrix_flops * EFFICIENCY[machine.device]) if machine.matrix_flops else None
     compiled = fused and (seconds is None or seconds > COMPILE_S * 5)
     if settings.train.torch_compile != "auto":
         compiled = cuda and settings.train.torch_compile
+    per_token, fixed = activations(shape, 2 if cuda else 4, checkpointing, fused, compiled)
+    if settings.train.micro_batch_tokens == "auto":
+        room = (free - weights - adapter - fixed) // per_token
+        tokens = max(longest, min(room, MOST_TOKENS if cuda else CPU_TOKENS))
+    else:
+        tokens = max(longest, settings.train.micro_batch_tokens)
+    # what one micro-batch will really hold: a step may have fewer tokens than the budget
+    held = min(tokens, max(longest, _largest_step(lengths, per_step, steps)))
     return Plan(
         machine.device, "transformers" if settings.base.backend == "auto" else settings.base.backend, quantization,
         optim, compiled, checkpointing, tokens, weights, adapter, per_token * held + fixed, free,
@@ -173,13 +173,17 @@ def _candidate(
     )  # fmt: skip
 
 
-def activations(shape: Shape, item: int, checkpointing: bool, fused: bool) -> tuple[int, int]:
-    """Return bytes a token of a micro-batch, and bytes whatever it holds (`item`: bytes of a number)."""
+def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compiled: bool) -> tuple[int, int]:
+    """Return bytes a token of a micro-batch, and bytes whatever it holds (`item`: bytes of a number).
+
+    Checkpoints of compiled layers wait in the host's memory, a few at a time on the device (train/offload.py).
+    """
     layer = item * shape.kept_per_token * (1 if fused else EAGER)
     # backward of one layer: the gradients of its widest outputs beside what they are made from
     backward = item * (4 * shape.hidden + 4 * shape.widest)
     if checkpointing:
-        per_token = shape.layers * item * shape.hidden + layer + backward
+        inputs = min(shape.layers, 3) if compiled else shape.layers
+        per_token = inputs * item * shape.hidden + layer + backward
     else:
         per_token = shape.layers * layer
     logits = CHUNK * shape.vocabulary * 2 * item

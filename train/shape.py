@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-NF4_BYTES = 0.5 + 1 / 64 + 4 / 64  # codes, quantized scales of 64 weights, and those scales in float32 (train/fused.py)
+NF4_BYTES = 0.5 + 4 / 64  # codes, and a scale of 64 weights in float32 (train/fused.py)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from burnish.console import warn
@@ -56,10 +57,17 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
     def __init__(self, *, batching: Batching, speed: Speed | None = None, **options: Any) -> None:
         self.batching, self.speed = batching, speed
         super().__init__(**options, data_collator=rows_of)
+        # a walk through thousands of modules takes as long as some layers: each is made once
+        self._inner = self.model.get_base_model()
+        self._configs = attention.configs_of(self._inner)
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._unseen: tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]] | None = None
+        self.add_callback(_Looking(self))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Return the step's mean loss after all its micro-batches went forward and backward."""
-        model.train()
+        if not model.training:
+            model.train()
         rows = inputs["rows"].rows
 
         def step() -> torch.Tensor:
@@ -68,13 +76,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
                 return self._micro_steps(model, rows)
 
         total = self._in_memory(model, rows, step)
-        if not torch.isfinite(total + self._gradient_size()):
-            step, lines = self.state.global_step + 1, ", ".join(str(row["line"]) for row in rows)
-            raise UserError(
-                f"step {step}: the loss is {total.item()}{self._unlike_loss(total)}; its rows are lines {lines} of the"
-                " data: look at them, or lower train.learning_rate, in a new run; the last checkpoint is kept"
-                " (--lora.resume_adapter DIRECTORY starts from it)"
-            )
+        self._unseen = (total, self._gradient_size(), rows)
         self._total_train_tokens += sum(len(row["input_ids"]) for row in rows)
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return total
@@ -89,12 +91,35 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
             model.zero_grad(set_to_none=True)
             self._need_less(max(len(row["input_ids"]) for row in rows), training=model.training)
 
+    def look(self) -> None:
+        """Raise UserError where the last step's loss or gradient is no number.
+
+        Asked once the optimizer's work is under way, so that the GPU doesn't idle; nothing is saved in between.
+        """
+        if self._unseen is None:
+            return
+        (total, size, rows), self._unseen = self._unseen, None
+        if not torch.isfinite(total + size):
+            step, lines = self.state.global_step, ", ".join(str(row["line"]) for row in rows)
+            raise UserError(
+                f"step {step}: the loss is {total.item()}{self._unlike_loss(total)}; its rows are lines {lines} of the"
+                " data: look at them, or lower train.learning_rate, in a new run; the last checkpoint is kept"
+                " (--lora.resume_adapter DIRECTORY starts from it)"
+            )
+
     def _gradient_size(self) -> torch.Tensor:
         """Return the gradient's norm; zero under a scaler, which looks for overflows itself and skips such a step."""
-        made = [p.grad for p in self.model.parameters() if p.grad is not None]
+        made = [p.grad for p in self._trained if p.grad is not None]
         if self.args.fp16 or not made:
             return torch.zeros((), device=self.args.device)
         return torch.nn.utils.get_total_norm(made)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip by the norm that is known already; a scaler's gradients are accelerate's to unscale first."""
+        if self.args.fp16 or self._unseen is None:
+            return super()._clip_grad_norm(model)
+        torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, self._unseen[1])
+        return self._unseen[1]
 
     @staticmethod
     def _unlike_loss(total: torch.Tensor) -> str:
@@ -111,8 +136,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
 
     def nll(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
         """Return the summed loss of rows' response tokens, in one forward pass."""
-        model = self.accelerator.unwrap_model(model, keep_torch_compile=True)
-        inner = model.get_base_model()
+        inner = self._inner
         inputs, targets, places = (_pack if self.batching.packed else _pad)(rows, self.args.device)
         head, config = inner.get_output_embeddings(), inner.config.get_text_config()
         if not loss.is_plain(head, config):
@@ -121,7 +145,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
         return loss.response_nll(hidden.flatten(0, 1)[places], head, targets)
 
     def _attending(self) -> AbstractContextManager[None]:
-        return attention.packed(self.model.get_base_model()) if self.batching.packed else nullcontext()
+        return attention.packed(self._configs) if self.batching.packed else nullcontext()
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
         """Evaluate; the loss is the mean over all response tokens, as the exam's is, not one over batches' means."""
@@ -144,6 +168,14 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
         self._evaluated_tokens += tokens
         return total / tokens, None, None
 
+    def checkpoint(self) -> None:
+        """Compute activations again in the backward pass instead of keeping them."""
+        self.batching.checkpointing = True
+        if self.speed and self.speed.layers:
+            self.speed.checkpoint()
+        else:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
     def _need_less(self, longest: int, training: bool) -> None:
         """After memory ran out: smaller micro-batches, then (it helps training alone) checkpointing, then the end."""
         torch.cuda.empty_cache()
@@ -152,8 +184,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
             self.batching.tokens = max(longest, self.batching.tokens // 2)
             warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from here on; the step stays the same")
         elif training and not self.batching.checkpointing:
-            self.batching.checkpointing = True
-            checkpoint_activations(self.model)
+            self.checkpoint()
             warn("out of memory: gradient checkpointing from here on (about a third slower); the step stays the same")
         else:
             raise UserError(
@@ -162,9 +193,14 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
             )
 
 
-def checkpoint_activations(model: Any) -> None:
-    """Compute activations again in the backward pass instead of keeping them."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+class _Looking(TrainerCallback):  # type: ignore[misc]
+    """Has the trainer look at each step's loss before anything is logged or saved of it."""
+
+    def __init__(self, trainer: PackedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._trainer.look()
 
 
 def _responses(row: dict[str, Any]) -> int:
