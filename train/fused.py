@@ -1,9 +1,11 @@
-"""A LoRA layer as one operation on a GPU: the frozen weight, in 4 or 16 bits, and the adapter's two thin products.
+"""LoRA layers as one operation on a GPU: frozen weights, in 4 or 16 bits, and the adapter's thin products.
 
 PEFT's layer makes some thirty small operations of it, casts included, and their launches take longer than the
-arithmetic where a micro-batch is small. These operations are opaque to torch.compile, which fuses what lies between
-them; they are defined through torch.library's low level, whose calls cost less than a custom_op's. The thin product
-comes first: the large one then adds to it as it writes, where the other order reads and writes it once more.
+arithmetic where a micro-batch is small. Layers that are given the same input (q, k, v; gate, up) are one operation:
+the adapters' products read that input once, and its gradient is written once. The operations are opaque to
+torch.compile, which fuses what lies between them; they are defined through torch.library's low level, whose calls cost
+less than a custom_op's. The thin product comes first: the large one then adds to it as it writes, where the other order
+reads and writes it once more.
 """
 
 from __future__ import annotations
@@ -12,112 +14,203 @@ from types import MethodType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 NAME = "default"  # PEFT's name of an only adapter
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
 _LIBRARY: Any = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
-    "lora(Tensor x, Tensor low, Tensor weight, Tensor? scales, SymInt[] shape, Tensor a, Tensor b, Tensor a_low,"
-    " Tensor b_low, float factor) -> Tensor"
+    "lora(Tensor x, Tensor low, Tensor[] weights, Tensor[] scales, int[] outs, Tensor[] a, Tensor[] b, Tensor a_low,"
+    " Tensor[] b_low, float[] factors) -> Tensor[]"
 )
 _LIBRARY.define(
-    "lora_backward(Tensor dy, Tensor x, Tensor low, Tensor weight, Tensor? scales, SymInt[] shape, Tensor b,"
-    " Tensor a_low, Tensor b_low, float factor) -> (Tensor, Tensor, Tensor)"
+    "lora_backward(Tensor[] dy, Tensor x, Tensor low, Tensor[] weights, Tensor[] scales, Tensor[] b, Tensor a_low,"
+    " Tensor[] b_low, float[] factors) -> (Tensor, Tensor, Tensor[])"
 )
-Scales = torch.Tensor | None
 
 
 def _lora(
-    x: torch.Tensor, low: torch.Tensor, weight: torch.Tensor, scales: Scales, shape: list[int], a: torch.Tensor,
-    b: torch.Tensor, a_low: torch.Tensor, b_low: torch.Tensor, factor: float,
-) -> torch.Tensor:  # fmt: skip
-    """x [T, in], low = x·Aᵀ [T, r] → x·Wᵀ + low·(factor·B)ᵀ [T, out].
+    x: Tensor, low: Tensor, weights: list[Tensor], scales: list[Tensor], outs: list[int], a: list[Tensor],
+    b: list[Tensor], a_low: Tensor, b_low: list[Tensor], factors: list[float],
+) -> list[Tensor]:  # fmt: skip
+    """x [T, in], low = x·[A₁; A₂; …]ᵀ [T, Σr] → of each layer i: x·Wᵢᵀ + lowᵢ·(factorᵢ·Bᵢ)ᵀ [T, outᵢ].
 
-    `a` [r, in] and `b` [out, r] are the trained float32 tensors, which gradients go to; `a_low` and `b_low` hold A and
-    factor·B in x's dtype. `low` is an operation of its own, which backward needs again where this product is not.
+    `a` [r, in] and `b` [out, r] are the trained float32 tensors, which gradients go to; `a_low` [Σr, in] and `b_low`
+    hold A and factor·B in x's dtype. `low` is an operation of its own, which backward needs again where y is not.
     """
-    return (low @ b_low.t()).addmm_(x, _dense(weight, scales, shape, x.dtype).t())
+    parts = _split(low, b_low)
+    return [(part @ b_low[i].t()).addmm_(x, _dense(weights, scales, i, outs[i], x).t()) for i, part in enumerate(parts)]
 
 
 def _lora_backward(
-    dy: torch.Tensor, x: torch.Tensor, low: torch.Tensor, weight: torch.Tensor, scales: Scales, shape: list[int],
-    b: torch.Tensor, a_low: torch.Tensor, b_low: torch.Tensor, factor: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return the gradients by x (its dtype), A and B (float32)."""
-    dlow = dy @ b_low
-    dx = (dlow @ a_low).addmm_(dy, _dense(weight, scales, shape, dy.dtype))
-    da = torch.mm(dlow.t(), x, out_dtype=torch.float32)
-    db = torch.addmm(b, dy.t(), low, out_dtype=torch.float32, beta=0, alpha=factor)
-    return dx, da, db
+    dy: list[Tensor], x: Tensor, low: Tensor, weights: list[Tensor], scales: list[Tensor], b: list[Tensor],
+    a_low: Tensor, b_low: list[Tensor], factors: list[float],
+) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
+    """Return the gradients by x (its dtype), by [A₁; A₂; …] and by each B (float32)."""
+    dlow = torch.empty_like(low)
+    for each, part, lower in zip(dy, _split(dlow, b_low), b_low, strict=True):
+        torch.mm(each, lower, out=part)
+    dx = dlow @ a_low
+    for i, each in enumerate(dy):
+        dx.addmm_(each, _dense(weights, scales, i, each.shape[1], x))
+    db = [_wide(each, part, factor) for each, part, factor in zip(dy, _split(low, b_low), factors, strict=True)]
+    return dx, _wide(dlow, x, 1.0), db
 
 
-def _dense(weight: torch.Tensor, scales: Scales, shape: list[int], dtype: torch.dtype) -> torch.Tensor:
-    if scales is None:
-        return weight
-    out: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(weight, scales, 64, "nf4", shape, dtype)
-    return out
+def _split(low: Tensor, b_low: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return each layer's columns of `low` [T, Σr]."""
+    return torch.split(low, [each.shape[1] for each in b_low], dim=1)
 
 
-def _lora_shapes(x: Any, low: Any, weight: Any, scales: Any, shape: Any, *_: Any) -> Any:
-    return x.new_empty(x.shape[0], shape[0])
+def _wide(left: Tensor, right: Tensor, factor: float) -> Tensor:
+    """Return factor·leftᵀ·right in float32, summed in it too."""
+    if left.dtype == torch.float32:
+        return (left.t() @ right).mul_(factor)
+    nothing = left.new_empty((), dtype=torch.float32).expand(left.shape[1], right.shape[1])
+    return torch.addmm(nothing, left.t(), right, out_dtype=torch.float32, beta=0, alpha=factor)
 
 
-def _backward_shapes(dy: Any, x: Any, low: Any, weight: Any, scales: Any, shape: Any, b: Any, *_: Any) -> Any:
-    return torch.empty_like(x), b.new_empty(b.shape[1], x.shape[1]), torch.empty_like(b)
+def _dense(weights: list[Tensor], scales: list[Tensor], i: int, out: int, x: Tensor) -> Tensor:
+    """Return the weight [out, in] of layer i in x's dtype."""
+    if not scales:
+        return weights[i]
+    made: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+        weights[i], scales[i], 64, "nf4", [out, x.shape[1]], x.dtype
+    )
+    return made
+
+
+def _lora_shapes(x: Any, low: Any, weights: Any, scales: Any, outs: Any, *_: Any) -> Any:
+    return [x.new_empty(x.shape[0], out) for out in outs]
+
+
+def _backward_shapes(dy: Any, x: Any, low: Any, weights: Any, scales: Any, b: Any, a_low: Any, *_: Any) -> Any:
+    return torch.empty_like(x), torch.empty_like(a_low, dtype=b[0].dtype), [torch.empty_like(each) for each in b]
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    x, low, weight, scales, shape, _, b, a_low, b_low, factor = inputs
-    ctx.save_for_backward(x, low, weight, scales, b, a_low, b_low)
-    ctx.shape, ctx.factor = shape, factor
+    x, low, weights, scales, _, _, b, a_low, b_low, factors = inputs
+    ctx.save_for_backward(x, low, a_low, *weights, *b, *b_low, *scales)
+    ctx.factors = factors
 
 
-def _gradients(ctx: Any, dy: torch.Tensor) -> Any:
-    x, low, weight, scales, b, a_low, b_low = ctx.saved_tensors
+def _gradients(ctx: Any, dy: list[Tensor]) -> Any:
+    x, low, a_low, *rest = ctx.saved_tensors
+    n = len(ctx.factors)
+    weights, b, b_low, scales = rest[:n], rest[n : 2 * n], rest[2 * n : 3 * n], rest[3 * n :]
     dx, da, db = torch.ops.burnish.lora_backward.default(
-        dy.contiguous(), x, low, weight, scales, ctx.shape, b, a_low, b_low, ctx.factor
+        [each.contiguous() for each in dy], x, low, weights, scales, b, a_low, b_low, ctx.factors
     )
-    return dx, None, None, None, None, da, db, None, None, None
+    by_a = list(torch.split(da, [each.shape[1] for each in b_low]))
+    return dx, None, [None] * n, [None] * len(scales), None, by_a, db, None, [None] * n, None
 
 
-_LIBRARY.impl("lora", _lora, "CUDA")
-_LIBRARY.impl("lora_backward", _lora_backward, "CUDA")
+for _device in ("CUDA", "CPU"):
+    _LIBRARY.impl("lora", _lora, _device)
+    _LIBRARY.impl("lora_backward", _lora_backward, _device)
 torch.library.register_fake("burnish::lora", _lora_shapes, lib=_LIBRARY)
 torch.library.register_fake("burnish::lora_backward", _backward_shapes, lib=_LIBRARY)
 torch.library.register_autograd("burnish::lora", _gradients, setup_context=_keep, lib=_LIBRARY)
 
 
+class _Group(torch.nn.Module):
+    """Layers that are given the same input, as one operation. The first that is asked computes for all of them."""
+
+    a_low: Tensor
+
+    def __init__(self, layers: list[Any]) -> None:
+        super().__init__()
+        bases = [layer.base_layer for layer in layers]
+        dtype = getattr(bases[0], "compute_dtype", None) or bases[0].weight.dtype
+        self.outs = [base.out_features for base in bases]
+        self.factors = [float(layer.scaling[NAME]) for layer in layers]
+        self.made: tuple[Tensor, list[Tensor]] | None = None
+        a = [layer.lora_A[NAME].weight for layer in layers]
+        self.register_buffer("a_low", torch.cat([each.detach().to(dtype) for each in a]), persistent=False)
+        self.ranks = [len(each) for each in a]
+        for i, (layer, base) in enumerate(zip(layers, bases, strict=True)):
+            # a plain tensor on the same memory: bitsandbytes' own class gets in the compiler's way
+            self.register_buffer(f"weight_{i}", base.weight.detach().as_subclass(Tensor), persistent=False)
+            self.register_buffer(f"b_{i}", layer.lora_B[NAME].weight.detach().to(dtype, copy=True), persistent=False)
+            if (scales := _scales(base)) is not None:
+                self.register_buffer(f"scales_{i}", scales, persistent=False)
+
+    def forward(self, x: Tensor, place: int, layers: list[Any]) -> Tensor:
+        """x [..., in] → the output [..., out] of the layer at `place` of `layers`, which are the group's."""
+        if self.made is None or self.made[0] is not x:
+            self.made = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
+        y = self.made[1][place]
+        if place == len(layers) - 1:
+            self.made = None
+        return y.view(*x.shape[:-1], self.outs[place])
+
+    def _outputs(self, x: Tensor, layers: list[Any]) -> list[Tensor]:
+        # the operation makes the whole gradient, the part through `low` too
+        low = x.detach() @ self.a_low.t()
+        made: list[Tensor] = torch.ops.burnish.lora.default(
+            x, low, self._each("weight"), self._each("scales") if hasattr(self, "scales_0") else [], self.outs,
+            [layer.lora_A[NAME].weight for layer in layers], [layer.lora_B[NAME].weight for layer in layers],
+            self.a_low, self._each("b"), self.factors,
+        )  # fmt: skip
+        return made
+
+    def _each(self, name: str) -> list[Tensor]:
+        return [getattr(self, f"{name}_{i}") for i in range(len(self.outs))]
+
+    def adapter(self) -> list[Tensor]:
+        """Return the buffers that hold the adapter, A and then B of each layer, as views."""
+        return [*torch.split(self.a_low, self.ranks), *self._each("b")]
+
+
 class Fused:
     """The LoRA layers of a model that use the fused operation while gradients are made.
 
-    One that can't (dropout, a bias, several adapters, other quantization) stays PEFT's.
+    One that can't (dropout, several adapters, other quantization) stays PEFT's.
     """
 
     def __init__(self, model: Any) -> None:
-        self.layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _can(m)]
-        for layer in self.layers:
-            base = layer.base_layer
-            dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
-            buffers = {
-                # a plain tensor on the same memory: bitsandbytes' own class gets in the compiler's way
-                "weight": base.weight.detach().as_subclass(torch.Tensor),
-                "scales": _scales(base),
-                "a": layer.lora_A[NAME].weight.detach().to(dtype),
-                "b": layer.lora_B[NAME].weight.detach().to(dtype),
-            }
-            for name, buffer in buffers.items():
-                layer.register_buffer(f"_fused_{name}", buffer, persistent=False)
-            layer.forward = MethodType(_forward, layer)
+        self.layers: list[Any] = []
+        self._groups: list[_Group] = []
+        self._low: list[Tensor] = []
+        self._trained: list[Tensor] = []
+        self._factors: list[float] = []
+        for layers in _groups(model):
+            group = _Group(layers)
+            self._groups.append(group)
+            self.layers += layers
+            self._low += group.adapter()
+            self._trained += [layer.lora_A[NAME].weight for layer in layers]
+            self._trained += [layer.lora_B[NAME].weight for layer in layers]
+            self._factors += [1.0] * len(layers) + group.factors
+            for place, layer in enumerate(layers):
+                layer._fused, layer._fused_place, layer._fused_layers = group, place, tuple(layers)
+                layer.forward = MethodType(_forward, layer)
+        self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the trained adapter: once a step, for all layers at once."""
         if not self.layers:
             return
-        a = [layer.lora_A[NAME].weight for layer in self.layers]
-        b = [layer.lora_B[NAME].weight for layer in self.layers]
-        scaled = torch._foreach_mul(b, [float(layer.scaling[NAME]) for layer in self.layers])
-        torch._foreach_copy_([layer._fused_a for layer in self.layers], a)
-        torch._foreach_copy_([layer._fused_b for layer in self.layers], scaled)
+        for group in self._groups:
+            group.made = None
+        torch._foreach_copy_(self._low, torch._foreach_mul(self._trained, self._factors))
+
+
+def _groups(model: Any) -> list[list[Any]]:
+    """Return the layers that can be fused, those that share an input together."""
+    single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _can(m)}
+    found = []
+    for parent in model.modules():
+        for names in TOGETHER:
+            layers = [getattr(parent, name, None) for name in names]
+            if all(id(layer) in single for layer in layers) and len({_kind(layer) for layer in layers}) == 1:
+                found.append([single.pop(id(layer)) for layer in layers])
+    return found + [[layer] for layer in single.values()]
+
+
+def _kind(layer: Any) -> tuple[int, bool]:
+    return layer.base_layer.in_features, hasattr(layer.base_layer.weight, "quant_state")
 
 
 def _can(layer: Any) -> bool:
@@ -125,13 +218,13 @@ def _can(layer: Any) -> bool:
         return False
     weight = layer.base_layer.weight
     state = getattr(weight, "quant_state", None)
-    held = isinstance(layer.base_layer, torch.nn.Linear) and weight.is_cuda and layer.base_layer.bias is None
-    plain = state is None and weight.dtype in (torch.bfloat16, torch.float16)
+    held = isinstance(layer.base_layer, torch.nn.Linear)
+    plain = state is None and weight.is_floating_point()
     nf4 = state is not None and state.quant_type == "nf4" and state.blocksize == 64
     return bool(held and (plain or nf4) and isinstance(layer.lora_dropout[NAME], torch.nn.Identity))
 
 
-def _scales(base: Any) -> Scales:
+def _scales(base: Any) -> Tensor | None:
     """Return the scales of NF4's blocks in float32: those that are quantized themselves are dequantized once.
 
     The layer keeps them so too: the numbers are the same, and 8-bit ones beside them would be of no use.
@@ -144,21 +237,14 @@ def _scales(base: Any) -> Scales:
 
         state.absmax = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
         state.nested, state.state2, state.offset = False, None, None
-    scales: torch.Tensor = state.absmax
+    scales: Tensor = state.absmax
     return scales
 
 
-def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     if self.disable_adapters or self.merged or not torch.is_grad_enabled() or kwargs:
-        out: torch.Tensor = type(self).forward(self, x, *args, **kwargs)
+        out: Tensor = type(self).forward(self, x, *args, **kwargs)
         return out
-    shape = [self.base_layer.out_features, self.base_layer.in_features]
-    x_flat = x.reshape(-1, shape[1])
-    # the operation makes the whole gradient, the part through `low` too
-    low = x_flat.detach() @ self._fused_a.t()
-    y = torch.ops.burnish.lora.default(
-        x_flat, low, self._fused_weight, self._fused_scales, shape, self.lora_A[NAME].weight,
-        self.lora_B[NAME].weight, self._fused_a, self._fused_b, float(self.scaling[NAME]),
-    )  # fmt: skip
-    made: torch.Tensor = y.view(*x.shape[:-1], shape[0])
-    return made
+    y: Tensor = self._fused(x, self._fused_place, self._fused_layers)
+    bias = self.base_layer.bias
+    return y if bias is None else y + bias.to(y.dtype)
