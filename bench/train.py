@@ -1,9 +1,11 @@
 """Training speed and memory against unsloth and TRL, one process each, in turn on one GPU, at an 8B model's true shape.
 
-    python -m bench.train [--loads dense,chat,long] [--only burnish,unsloth] [--rounds 1] [--base DIR] [--json F]
+    python -m bench.train [--loads dense,chat,long,tight,start] [--only burnish,unsloth] [--rounds 3] [--json F]
 
 Weights are random, since speed depends on the shape; every contender trains QLoRA r=16 on all linear layers, in NF4
-with double quantization. MFU counts a frozen base's arithmetic (forward, backward by the input), against a product.
+with double quantization. A load's contenders are loaded side by side and then take turns of some steps, so that they
+meet the same clocks and temperatures. MFU counts a frozen base's arithmetic (forward, backward by the input), against
+a product.
 """
 
 from __future__ import annotations
@@ -14,51 +16,64 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from bench.train_turns import Contender
 
 LINEAR, HEAD = 6_979_321_856, 525_336_576  # parameters of Llama-3.1-8B's layers and of its head
-CASES: dict[str, list[tuple[str, str, list[str]]]] = {
-    "dense": [
-        ("burnish", "burnish", ["--micro_batch_tokens", "4096"]),
+CHECKPOINTING, KEEPING = ["--checkpointing", "true"], ["--checkpointing", "false"]
+LIKE_PEERS = ["--micro_batch_tokens", "4096"]  # their two rows of 2,048
+
+
+class Load(NamedTuple):
+    """What is trained: data, warm steps, steps a turn, and the contenders: name, whose, flags."""
+
+    data: str
+    warm: int
+    turn: int
+    contenders: list[tuple[str, str, list[str]]]
+
+
+LOADS = {
+    "dense": Load("dense", 2, 3, [
+        ("burnish", "burnish", [*LIKE_PEERS, *KEEPING]),
         ("unsloth", "unsloth", []),
-        ("burnish, checkpointing", "burnish", ["--micro_batch_tokens", "4096", "--checkpointing", "true"]),
-        ("unsloth, checkpointing", "unsloth", ["--checkpointing", "true"]),
-        ("TRL, checkpointing", "trl", ["--checkpointing", "true"]),
-    ],
-    "chat": [
+        ("burnish, checkpointing", "burnish", [*LIKE_PEERS, *CHECKPOINTING]),
+        ("unsloth, checkpointing", "unsloth", CHECKPOINTING),
+        ("TRL, checkpointing", "trl", CHECKPOINTING),
+    ]),
+    "chat": Load("chat", 3, 6, [
         ("burnish", "burnish", []),
-        ("unsloth, as its guides", "unsloth", ["--checkpointing", "true"]),
+        ("unsloth, as its guides", "unsloth", CHECKPOINTING),
         ("unsloth, packed", "unsloth", ["--packing"]),
-        ("TRL, checkpointing", "trl", ["--checkpointing", "true"]),
-    ],
-    "long": [
-        ("burnish", "burnish", ["--checkpointing", "true"]),
-        ("unsloth", "unsloth", ["--checkpointing", "true"]),
-    ],
-    "tight": [
-        (
-            "burnish, 12 GiB",
-            "burnish",
-            ["--memory_gib", "12", "--checkpointing", "true", "--micro_batch_tokens", "4096"],
-        ),
-        ("unsloth, 12 GiB", "unsloth", ["--memory_gib", "12", "--checkpointing", "true"]),
-    ],
-}
-STEPS = {"dense": 8, "chat": 20, "long": 4, "tight": 6}
+        ("TRL, checkpointing", "trl", CHECKPOINTING),
+    ]),
+    "long": Load("long", 1, 1, [
+        ("burnish", "burnish", []),
+        ("unsloth", "unsloth", []),
+        ("unsloth, checkpointing", "unsloth", CHECKPOINTING),
+    ]),
+    "tight": Load("dense", 2, 3, [
+        ("burnish, 12 GiB", "burnish", ["--memory_gib", "12"]),
+        ("unsloth, 12 GiB", "unsloth", ["--memory_gib", "12", *CHECKPOINTING]),
+    ]),
+}  # fmt: skip
+# process start to first step, each alone on the machine; the weights are in the page cache, and from the second round
+# on whatever a contender caches is there
+START = [("burnish", "burnish", []), ("unsloth, as its guides", "unsloth", CHECKPOINTING)]
 
 
 def main() -> None:
-    """Run the cases in turn and print a row each."""
+    """Run the loads in turn and print a row for each contender."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--loads", default="dense,chat,long,tight", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--loads", default=",".join([*LOADS, "start"]), help=f"of {', '.join(LOADS)}, start")
     parser.add_argument("--only", help="contenders, where not all: burnish,unsloth,trl")
-    parser.add_argument("--rounds", type=int, default=1, help="processes of each contender, interleaved")
-    parser.add_argument("--base", type=Path, help="a checkpoint of that shape; none: one is made in shared memory")
-    parser.add_argument("--steps", type=int, help="steps a process; none: enough for a median")
-    parser.add_argument("--limit_s", type=int, default=180, help="seconds a process may take")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    parser.add_argument("--base", type=Path, help="a checkpoint of that shape; made there where it is missing")
+    parser.add_argument("--limit_s", type=int, default=240, help="seconds that loading, and a turn, may take")
     parser.add_argument("--json", type=Path, help="file for the rows")
+    parser.add_argument("--profile", type=Path, help="directory for profiles of two steps of each")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         base = options.base or Path(folder)
@@ -68,31 +83,54 @@ def main() -> None:
         print(f"matrix product, 8192³ in bfloat16: {rate / 1e12:.0f} TFLOP/s", flush=True)
         rows: list[dict[str, Any]] = []
         for load in options.loads.split(","):
-            for _ in range(options.rounds):
-                for name, contender, flags in CASES[load]:
-                    if options.only and contender not in options.only.split(","):
-                        continue
-                    rows.append(one(name, contender, load, flags, base, options))
-                    print(line(rows[-1], rate), flush=True)
-                    if options.json:
-                        options.json.write_text(json.dumps({"matrix_flops": rate, "rows": rows}, indent=1))
+            for row in starts(base, options) if load == "start" else turns(load, base, options):
+                rows.append({**row, "load": load})
+                print(line(rows[-1], rate), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps({"matrix_flops": rate, "rows": rows}, indent=1))
 
 
-def one(
-    name: str, contender: str, load: str, flags: list[str], base: Path, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Run one contender in its own process; its figures, or what it said before it died."""
-    data = "dense" if load == "tight" else load
-    steps = str(options.steps or STEPS[load])
-    command = [sys.executable, "-m", "bench.train_contenders", contender, data, "--base", str(base), "--steps", steps]
-    begun = time.time()
-    try:
-        done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=options.limit_s)
-        said = done.stdout.strip().splitlines()
-        result: dict[str, Any] = json.loads(said[-1]) if done.returncode == 0 else {"failed": done.stderr[-600:]}
-    except subprocess.TimeoutExpired:
-        result = {"failed": f"not done after {options.limit_s} s"}
-    return {**result, "name": name, "load": load, "process_s": time.time() - begun}
+def turns(name: str, base: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Load a load's contenders side by side, and let them train in turns; their figures, or what they said last."""
+    load = LOADS[name]
+    steps = load.warm + options.rounds * load.turn
+    running = []
+    for title, whose, flags in chosen(load.contenders, options):
+        counted = ["--steps", str(steps), "--warm", str(load.warm), "--turn", str(load.turn)]
+        if options.profile:
+            flags = [*flags, "--profile", str(options.profile / f"{name}-{title.replace(', ', '-').replace(' ', '-')}")]
+        running.append(Contender(title, command(whose, load.data, base, [*counted, *flags])))
+    for contender in running:
+        contender.wait(options.limit_s)
+    for _ in range(options.rounds):
+        for contender in running:
+            contender.go()
+            contender.wait(options.limit_s)
+    for contender in running:
+        contender.close()
+    return [{"name": contender.name, **(contender.result or {})} for contender in running]
+
+
+def starts(base: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Start each contender by itself for a step; rows of one figure."""
+    rows = []
+    for number in range(options.rounds):
+        for title, whose, flags in chosen(START, options):
+            contender = Contender(title, command(whose, "chat", base, ["--steps", "2", "--warm", "1", *flags]))
+            contender.wait(options.limit_s)
+            rows.append({"name": f"{title}, {number + 1}", **(contender.result or {})})
+    return rows
+
+
+def chosen(
+    contenders: list[tuple[str, str, list[str]]], options: argparse.Namespace
+) -> list[tuple[str, str, list[str]]]:
+    """Return those that were asked for."""
+    return [each for each in contenders if not options.only or each[1] in options.only.split(",")]
+
+
+def command(whose: str, data: str, base: Path, flags: list[str]) -> list[str]:
+    return [sys.executable, "-m", "bench.train_contenders", whose, data, "--base", str(base), *flags]
 
 
 def matrix_rate() -> float:
@@ -104,13 +142,16 @@ def matrix_rate() -> float:
 
 def line(row: dict[str, Any], rate: float) -> str:
     """Return a row for the terminal."""
-    head = f"{row['load']:6} {row['name']:24}"
+    head = f"{row['load']:6} {row['name']:26}"
     if "failed" in row:
         return f"{head} FAILED: {row['failed'].strip()[-300:]}"
+    if row["load"] == "start":
+        return f"{head} first step after {row['first_step_s']:.1f} s"
     mfu = row["tokens_per_s"] * (4 * LINEAR + 4 * HEAD) / rate
+    planned = f", planned {row['planned_gib']:.1f}" if "planned_gib" in row else ""
     return (
-        f"{head} {row['tokens_per_s']:7,.0f} tokens/s [{row['low']:,.0f}-{row['high']:,.0f}]  MFU {mfu:.2f}"
-        f"  peak {row['peak_gib']:.1f} GiB (reserved {row['reserved_gib']:.1f})  first step {row['first_step_s']:.0f} s"
+        f"{head} {row['tokens_per_s']:7,.0f} tokens/s [{row['low']:,.0f}-{row['high']:,.0f}] of {row['steps']} steps"
+        f"  MFU {mfu:.2f}  peak {row['peak_gib']:.1f} GiB (reserved {row['reserved_gib']:.1f}{planned})"
         f"  loss {row['losses'][0]:.3f} -> {row['losses'][-1]:.3f}"
     )
 

@@ -1,4 +1,4 @@
-"""One contender on one load, in a process of its own: trains some steps and prints what they took as one JSON line.
+"""One contender on one load, in a process of its own: trains some steps and prints what they took (see train_turns.py).
 
 python -m bench.train_contenders CONTENDER LOAD --base DIR --steps N --checkpointing auto|true|false [--memory_gib G]
 """
@@ -9,10 +9,11 @@ import argparse
 import json
 import os
 import random
-import statistics
 import sys
 import time
 from typing import Any
+
+from bench.train_turns import RESULT, Timer
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 STARTED = time.time()  # after the interpreter, before every import that takes time
@@ -29,56 +30,8 @@ def rows_of(load: str, steps: int) -> list[list[int]]:
     return [[drawn.randrange(1000, 100_000) for _ in range(n if load == "chat" else limit)] for n in lengths]
 
 
-class Timer:
-    """Marks the end of each step, synchronised, and how many real tokens it had."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-        self.collated: list[int] = []
-
-    def mark(self) -> None:
-        import torch
-
-        torch.cuda.synchronize()
-        self.ends.append(time.time())
-        print(f"step {len(self.ends)} {self.ends[-1] - STARTED:.1f} s", file=sys.stderr, flush=True)
-
-    def watch(self, trainer: Any, accumulation: int) -> None:
-        """Mark the trainer's steps, and count what its collator is given; a step has `accumulation` of its batches."""
-        from transformers import TrainerCallback
-
-        collate, timer = trainer.data_collator, self
-
-        def counting(examples: list[dict[str, Any]]) -> Any:
-            timer.collated.append(sum(len(e["input_ids"]) for e in examples))
-            return collate(examples)
-
-        class Mark(TrainerCallback):  # type: ignore[misc]
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                timer.mark()
-
-        trainer.data_collator = counting
-        trainer.add_callback(Mark())
-        self.accumulation = accumulation
-
-    def result(self, trainer: Any) -> dict[str, Any]:
-        """Return medians over the steps after the second (compilers and caches are warm then)."""
-        import torch
-
-        a = self.accumulation
-        tokens = [sum(self.collated[i * a : (i + 1) * a]) for i in range(len(self.ends))][2:]
-        seconds = [end - begun for begun, end in zip(self.ends, self.ends[1:], strict=False)][1:]
-        rates = [t / s for t, s in zip(tokens, seconds, strict=True)]
-        return {
-            "tokens_per_s": statistics.median(rates), "low": min(rates), "high": max(rates),
-            "mean_tokens_per_s": sum(tokens) / sum(seconds), "step_s": statistics.median(seconds),
-            "tokens_a_step": statistics.mean(tokens), "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-            "reserved_gib": torch.cuda.max_memory_reserved() / 2**30, "first_step_s": self.ends[0] - STARTED,
-            "losses": [round(e["loss"], 4) for e in trainer.state.log_history if "loss" in e],
-        }  # fmt: skip
-
-
 def burnish(options: argparse.Namespace) -> dict[str, Any]:
+    """Ours; what the options leave open is settled by the plan, as in a run."""
     from pathlib import Path
 
     from transformers import AutoTokenizer
@@ -86,30 +39,61 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     from burnish.base import Base
     from train import model as models
     from train.build import make_trainer
+    from train.decide import settled
     from train.formats import Example
     from train.mask import Row
-    from train.settings import TrainSettings
     from train.speed import Speed
     from train.trainer import Batching
 
-    limit, rows, accumulation = LOADS[options.load]
-    settings = TrainSettings.model_validate({
-        "base": {"id": options.base, "quantization": options.quantization},
-        "data": {"path": "random", "max_length": limit, "assistant_only_loss": False},
-        "train": {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation,
-                  "num_train_epochs": 1.0, "save_steps": 10_000, "report_to": []},
-    })  # fmt: skip
     ids = rows_of(options.load, options.steps)
+    settings = settings_of(options)
+    planned = planned_for(settings, [len(row) for row in ids], options.base)
+    settings = settled(settings, planned)
+    for line in planned.lines():
+        print(line, file=sys.stderr)
     made = [Row(Example(i + 1, (), None), row, ((0, len(row)),), (0,)) for i, row in enumerate(ids)]
+    models.limit_memory(options.memory_gib)
     base = models.load_base(Base(options.base, None, Path(options.base), ""), settings.base)
     model = models.add_adapter(base, settings.lora)
-    batching = Batching(options.micro_batch_tokens, checkpointing=options.checkpointing == "true")
-    speed = None if options.plain else Speed(model, True)
+    batching = Batching(planned.micro_batch_tokens, checkpointing=planned.checkpointing)
     trainer = make_trainer(
-        settings, batching, speed, options.optim, model, AutoTokenizer.from_pretrained(options.base), (made, made[:1]),
-        Path("/tmp/bench-train"),
+        settings, batching, Speed(model, planned.compiled), planned.optim, model,
+        AutoTokenizer.from_pretrained(options.base), (made, made[:1]), Path("/tmp/bench-train"),
     )  # fmt: skip
-    return timed(trainer, 1, options)
+    decided = {
+        "planned_gib": planned.peak_bytes / 2**30, "planned_checkpointing": planned.checkpointing,
+        "planned_micro_batch_tokens": planned.micro_batch_tokens, "planned_quantization": planned.quantization,
+    }  # fmt: skip
+    return {**decided, **timed(trainer, 1, options)}
+
+
+def settings_of(options: argparse.Namespace) -> Any:
+    """Return what a user of this load would have in a config."""
+    from train.settings import TrainSettings
+
+    limit, rows, accumulation = LOADS[options.load]
+    checkpointing = {"auto": "auto", "true": True, "false": False}[options.checkpointing]
+    return TrainSettings.model_validate({
+        "base": {"id": options.base, "quantization": options.quantization, "backend": "transformers"},
+        "data": {"path": "random", "max_length": limit, "assistant_only_loss": False},
+        "train": {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation,
+                  "num_train_epochs": 1.0, "save_steps": 10_000, "report_to": [], "memory_gib": options.memory_gib,
+                  "gradient_checkpointing": checkpointing, "micro_batch_tokens": options.micro_batch_tokens,
+                  "torch_compile": True, "optim": options.optim},
+    })  # fmt: skip
+
+
+def planned_for(settings: Any, lengths: list[int], base: str) -> Any:
+    """Return the plan, as if the card were free: the others, who wait for their turns, hold some of it."""
+    from pathlib import Path
+
+    import torch
+
+    from train.plan import Machine, plan
+    from train.shape import empty_model, shape_of
+
+    free = torch.cuda.get_device_properties(0).total_memory - 2**29  # what CUDA's context takes
+    return plan(settings, shape_of(empty_model(Path(base), False)), lengths, Machine("cuda", free))
 
 
 def timed(trainer: Any, accumulation: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -118,10 +102,11 @@ def timed(trainer: Any, accumulation: int, options: argparse.Namespace) -> dict[
 
     if options.memory_gib:
         torch.cuda.set_per_process_memory_fraction(options.memory_gib * 2**30 / torch.cuda.mem_get_info()[1])
-    timer = Timer()
+    timer = Timer(STARTED, options.warm, options.turn)
     timer.watch(trainer, accumulation)
     if options.profile:
         trainer.add_callback(profiling(options.profile))
+    timer.begin()
     trainer.train()
     return timer.result(trainer)
 
@@ -142,10 +127,9 @@ def profiling(path: str) -> Any:
                 profiler.start()
             if state.global_step == 6:
                 profiler.stop()
-                table = profiler.key_averages().table(
-                    sort_by="self_cuda_time_total", row_limit=70, max_name_column_width=80
-                )
-                Path(path).write_text(table)
+                averages = profiler.key_averages()
+                tables = [averages.table(sort_by=f"self_{by}_time_total", row_limit=50) for by in ("cuda", "cpu")]
+                Path(path).write_text("\n".join(tables))
 
     return Profile()
 
@@ -224,19 +208,20 @@ def main() -> None:
     parser.add_argument("load", choices=LOADS)
     parser.add_argument("--base", required=True)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--checkpointing", default="false")
-    parser.add_argument("--micro_batch_tokens", type=int, default=8192)
+    parser.add_argument("--warm", type=int, default=2, help="first steps that are not counted")
+    parser.add_argument("--turn", type=int, default=0, help="steps after which it waits for a line; 0: it never waits")
+    parser.add_argument("--checkpointing", default="auto", choices=["auto", "true", "false"], help="peers: auto is off")
+    parser.add_argument("--micro_batch_tokens", default="auto", type=lambda x: x if x == "auto" else int(x))
     parser.add_argument("--quantization", default="nf4")
-    parser.add_argument("--optim", default="adamw_torch_fused")
+    parser.add_argument("--optim", default="auto", help="ours; the peers have their guides' adamw_8bit")
     parser.add_argument("--memory_gib", type=float, help="the GPU's memory is cut to this")
-    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--packing", action="store_true", help="peers: rows packed into blocks of the longest length")
     parser.add_argument("--profile", help="write here where the time of two steps went")
     options = parser.parse_args()
     if options.memory_gib:
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = ""
     result = globals()[options.contender](options)
-    print(json.dumps({"contender": options.contender, "load": options.load, **vars(options), **result}))
+    print(RESULT, json.dumps({**vars(options), **result}), flush=True)
 
 
 if __name__ == "__main__":

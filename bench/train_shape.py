@@ -28,10 +28,15 @@ def make(path: Path, layers: int) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(path)
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words(path)
+
+
+def words(path: Path) -> None:
+    """Write a tokenizer of words, which is never asked."""
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=131_072, **special).save_pretrained(path)
+    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=131_072, **special).save_pretrained(path)
 
 
 def main() -> None:

@@ -1,0 +1,116 @@
+"""What only a GPU shows: fused, compiled, packed and checkpointed layers in NF4 train as PEFT's own do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from bench.train_shape import words
+from burnish.base import Base
+from tests.test_train_pack import gradients, rows
+from train import model as models
+from train.build import make_trainer
+from train.settings import TrainSettings
+from train.speed import Speed
+from train.trainer import Batching, Rows
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+SHAPE: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def settings_of(base: Path, quantization: str, dtype: str) -> TrainSettings:
+    lora = {"r": 8, "lora_alpha": 16}
+    said = {"base": {"id": str(base), "quantization": quantization, "dtype": dtype}, "data": {"path": "x"}}
+    return TrainSettings.model_validate({**said, "lora": lora})
+
+
+def adapted(settings: TrainSettings) -> Any:
+    torch.manual_seed(0)
+    base = Base(settings.base.id, None, Path(settings.base.id), "")
+    model = models.add_adapter(models.load_base(base, settings.base), settings.lora)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def one_row_at_a_time(model: Any) -> tuple[float, torch.Tensor]:
+    """PEFT's and transformers' own forward and backward, the mean over all response tokens."""
+    model.train()
+    count, total = sum(end - start for row in rows() for start, end in row.spans), 0.0
+    for row in rows():
+        logits = model(input_ids=torch.tensor([row.input_ids], device="cuda")).logits[0, :-1].float()
+        labels = torch.tensor(row.labels()[1:], device="cuda")
+        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+        torch.autograd.backward(nll)
+        total += nll.item()
+    return total, gradients(model)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("base")
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(2)  # large enough that attention and activations matter
+    model.to(torch.bfloat16).save_pretrained(path)
+    words(path)
+    return path
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("quantization", "dtype"), [("nf4", "bfloat16"), ("none", "bfloat16"), ("none", "float16")])
+def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
+    checkpoint: Path, tmp_path: Path, quantization: str, dtype: str, compiled: bool, checkpointing: bool
+) -> None:  # fmt: skip
+    settings = settings_of(checkpoint, quantization, dtype)
+    loss, wanted = one_row_at_a_time(adapted(settings))
+    model = adapted(settings)
+    trainer = make_trainer(
+        settings, Batching(64, checkpointing=checkpointing), Speed(model, compiled), "adamw_torch", model,
+        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
+    )  # fmt: skip
+    assert trainer.speed is not None and len(trainer.speed.fused.layers) == 21
+    examples = [dict(row) for row in trainer.train_dataset]
+    for name, parameter in model.named_parameters():  # TRL may have cast the adapter
+        assert parameter.dtype == torch.float32 or "lora_" not in name
+    for _ in range(2):  # the second step runs what the first compiled, in memory that was used before
+        model.zero_grad(set_to_none=True)
+        made = trainer.training_step(model, {"rows": Rows(examples)})
+    assert abs(made.item() - loss) < 2e-3 * loss
+    assert (gradients(model).float() - wanted.float()).norm() < 0.03 * wanted.float().norm()
+
+
+def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training_goes_on(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(checkpoint, "nf4", "bfloat16")
+    model = adapted(settings)
+    trainer = make_trainer(
+        settings, Batching(128), Speed(model, True), "adamw_torch", model,
+        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
+    )  # fmt: skip
+    fails, nll = iter([True, True, False, True]), trainer.nll
+
+    def scarce(*arguments: Any) -> torch.Tensor:
+        if next(fails, False):
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # the allocator's own error
+        return nll(*arguments)
+
+    trainer.nll = scarce
+    examples = [dict(row) for row in trainer.train_dataset]
+    loss = trainer.training_step(model, {"rows": Rows(examples)})
+    assert torch.isfinite(loss)
+    assert trainer.batching.halved == [128, 64]
+    assert trainer.batching.checkpointing
