@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +39,10 @@ class Load(NamedTuple):
 LOADS = {
     "dense": Load("dense", 2, 3, [
         ("burnish", "burnish", [*LIKE_PEERS, *KEEPING]),
-        ("unsloth", "unsloth", []),
+        ("unsloth", "unsloth", KEEPING),
         ("burnish, checkpointing", "burnish", [*LIKE_PEERS, *CHECKPOINTING]),
         ("unsloth, checkpointing", "unsloth", CHECKPOINTING),
+        ("burnish, 16 bits", "burnish", [*LIKE_PEERS, *KEEPING, "--quantization", "none"]),
         ("TRL, checkpointing", "trl", CHECKPOINTING),
     ]),
     "chat": Load("chat", 3, 6, [
@@ -51,7 +53,7 @@ LOADS = {
     ]),
     "long": Load("long", 1, 1, [
         ("burnish", "burnish", []),
-        ("unsloth", "unsloth", []),
+        ("unsloth", "unsloth", KEEPING),
         ("unsloth, checkpointing", "unsloth", CHECKPOINTING),
     ]),
     "tight": Load("dense", 2, 3, [
@@ -111,15 +113,13 @@ def turns(name: str, base: Path, options: argparse.Namespace) -> list[dict[str, 
     return [{"name": contender.name, **(contender.result or {})} for contender in running]
 
 
-def starts(base: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def starts(base: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Start each contender by itself for a step; rows of one figure."""
-    rows = []
     for number in range(options.rounds):
         for title, whose, flags in chosen(START, options):
             contender = Contender(title, command(whose, "chat", base, ["--steps", "2", "--warm", "1", *flags]))
             contender.wait(options.limit_s)
-            rows.append({"name": f"{title}, {number + 1}", **(contender.result or {})})
-    return rows
+            yield {"name": f"{title}, {number + 1}", **(contender.result or {})}
 
 
 def chosen(

@@ -20,11 +20,11 @@ STARTED = time.time()  # after the interpreter, before every import that takes t
 LOADS = {"dense": (2048, 2, 4), "chat": (2048, 16, 1), "long": (8192, 1, 8)}  # max_length, rows, accumulation
 
 
-def rows_of(load: str, steps: int) -> list[list[int]]:
+def rows_of(load: str, steps: int, packing: bool = False) -> list[list[int]]:
     """Return random rows of the load's lengths: dense and long are full; chat is lognormal, mean 300, sigma 0.8."""
     drawn = random.Random(7)
     limit, rows, accumulation = LOADS[load]
-    count = rows * accumulation * steps
+    count = rows * accumulation * steps * (2 if packing else 1)  # a packed step has more of them
     mean = 5.70378 - 0.32  # ln(300) - sigma² / 2
     lengths = [min(limit, max(16, round(drawn.lognormvariate(mean, 0.8)))) for _ in range(count)]
     return [[drawn.randrange(1000, 100_000) for _ in range(n if load == "chat" else limit)] for n in lengths]
@@ -155,7 +155,7 @@ def unsloth(options: argparse.Namespace) -> dict[str, Any]:
         use_gradient_checkpointing=checkpointing, random_state=42,
     )  # fmt: skip
     config = SFTConfig(**trl_arguments(options), gradient_checkpointing=bool(checkpointing))
-    rows = rows_of(options.load, options.steps)
+    rows = rows_of(options.load, options.steps, options.packing)
     data = Dataset.from_dict({"input_ids": rows, "labels": rows})
     trainer = SFTTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=data)
     return timed(trainer, config.gradient_accumulation_steps, options)
@@ -179,7 +179,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
         options.base, dtype=torch.bfloat16, device_map={"": "cuda"}, quantization_config=nf4
     )
     config = SFTConfig(**trl_arguments(options), gradient_checkpointing=options.checkpointing == "true")
-    rows = rows_of(options.load, options.steps)
+    rows = rows_of(options.load, options.steps, options.packing)
     data = Dataset.from_dict({"input_ids": rows, "labels": rows})
     lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear")
     tokenizer = AutoTokenizer.from_pretrained(options.base)
@@ -198,7 +198,7 @@ def trl_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "output_dir": "/tmp/bench-train-peer", "per_device_train_batch_size": rows, "optim": "adamw_8bit",
         "gradient_accumulation_steps": accumulation, "num_train_epochs": 1, "learning_rate": 2e-4, "logging_steps": 1,
         "max_length": limit, "packing": options.packing, "bf16": True, "report_to": "none", "save_strategy": "no",
-        "seed": 42, "disable_tqdm": True,
+        "seed": 42, "disable_tqdm": True, "max_steps": options.steps,
     }  # fmt: skip
 
 
@@ -218,8 +218,6 @@ def main() -> None:
     parser.add_argument("--packing", action="store_true", help="peers: rows packed into blocks of the longest length")
     parser.add_argument("--profile", help="write here where the time of two steps went")
     options = parser.parse_args()
-    if options.memory_gib:
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = ""
     result = globals()[options.contender](options)
     print(RESULT, json.dumps({**vars(options), **result}), flush=True)
 

@@ -52,6 +52,9 @@ class Timer:
 
     def _wait(self, word: str) -> None:
         if self.turn:
+            import torch
+
+            torch.cuda.empty_cache()  # what is cached and not in use would be missing in the others' turns
             print(word, flush=True)
             sys.stdin.readline()
         self.begun = time.time()
@@ -74,18 +77,21 @@ class Timer:
         trainer.add_callback(Mark())
         self.accumulation = accumulation
 
+    def step_tokens(self) -> list[int]:
+        """Return the tokens of each step; a trainer collates ahead."""
+        a = self.accumulation
+        return [sum(self.collated[i * a : (i + 1) * a]) for i in range(len(self.seconds))]
+
     def result(self, trainer: Any) -> dict[str, Any]:
         """Return medians over the steps after the warm ones."""
         import torch
 
-        a, after = self.accumulation, slice(self.warm, None)
-        tokens = [sum(self.collated[i * a : (i + 1) * a]) for i in range(len(self.seconds))][after]
-        seconds = self.seconds[after]
+        tokens, seconds = self.step_tokens()[self.warm :], self.seconds[self.warm :]
         rates = [t / s for t, s in zip(tokens, seconds, strict=True)]
         return {
             "tokens_per_s": statistics.median(rates), "low": min(rates), "high": max(rates),
             "mean_tokens_per_s": sum(tokens) / sum(seconds), "step_s": statistics.median(seconds),
-            "steps": len(seconds), "tokens_a_step": statistics.mean(tokens),
+            "steps": len(seconds), "tokens_a_step": statistics.mean(tokens), "largest_step": max(self.step_tokens()),
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
             "reserved_gib": torch.cuda.max_memory_reserved() / 2**30, "first_step_s": self.first_step_s,
             "losses": [round(e["loss"], 4) for e in trainer.state.log_history if "loss" in e],

@@ -88,8 +88,10 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
     for _ in range(2):  # the second step runs what the first compiled, in memory that was used before
         model.zero_grad(set_to_none=True)
         made = trainer.training_step(model, {"rows": Rows(examples)})
+    scaler = trainer.accelerator.scaler  # float16's gradients are scaled until the optimizer comes
+    found = gradients(model) / (scaler.get_scale() if scaler else 1.0)
     assert abs(made.item() - loss) < 2e-3 * loss
-    assert (gradients(model).float() - wanted.float()).norm() < 0.03 * wanted.float().norm()
+    assert (found - wanted).norm() < 0.03 * wanted.norm()
 
 
 def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training_goes_on(

@@ -87,6 +87,20 @@ def test_told_of_12_gib_an_8b_fits_with_checkpointing() -> None:
     assert made.micro_batch_tokens >= max(LENGTHS)
 
 
+# peaks measured on an H100 (docs/training.md): NF4, r 16; tokens of the largest micro-batch, checkpointing, GiB
+MEASURED = [(4096, False, 18.82), (16384, False, 54.06), (4096, True, 7.30), (12288, True, 8.60)]
+
+
+@pytest.mark.parametrize(("tokens", "checkpointing", "gib"), MEASURED)
+def test_the_plan_foresees_the_peaks_that_were_measured(tokens: int, checkpointing: bool, gib: float) -> None:
+    train = {
+        "gradient_checkpointing": checkpointing, "micro_batch_tokens": tokens, "per_device_train_batch_size": 1,
+        "torch_compile": True,
+    }  # fmt: skip
+    made = plan(settings(train=train), shape("Llama-3.1-8B"), [tokens] * 8, card(79))
+    assert made.peak_bytes / GIB == pytest.approx(gib, rel=0.05)
+
+
 def test_what_never_fits_is_one_fault_that_names_what_to_do() -> None:
     with pytest.raises(UserError) as caught:
         planned(4)

@@ -141,10 +141,7 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    if k.shape[1] != q.shape[1] and not _TAKES_GROUPS:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    options: dict[str, Any] = {"enable_gqa": True} if _TAKES_GROUPS else {}
-    options |= {"scale": scaling} if scaling is not None else {}
+    options: dict[str, Any] = {**_GROUPS, **({"scale": scaling} if scaling is not None else {})}
     options["window_size"] = (window - 1 if window else -1, 0)
     out: Any = varlen_attn(q, k, v, borders, borders, longest, longest, **options)
     made: torch.Tensor = out.unsqueeze(0)
@@ -177,12 +174,14 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
     return ones.tril() & ones.triu(1 - window)
 
 
-def _takes_groups() -> bool:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+def _groups() -> dict[str, bool]:
+    """Return how this torch's kernel is told that several heads share keys and values.
+
+    2.11's takes them without a word (tests/test_train_gpu.py compares its gradients), later ones want one.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
-_TAKES_GROUPS = _takes_groups()
+_GROUPS = _groups()

@@ -158,36 +158,49 @@ def _candidate(
     compiled = fused and (seconds is None or seconds > COMPILE_S * 5)
     if settings.train.torch_compile != "auto":
         compiled = cuda and settings.train.torch_compile
-    per_token, fixed = activations(shape, 2 if cuda else 4, checkpointing, fused, compiled)
+    held = activations(shape, 2 if cuda else 4, checkpointing, fused, compiled)
     if settings.train.micro_batch_tokens == "auto":
-        room = (free - weights - adapter - fixed) // per_token
-        tokens = max(longest, min(room, MOST_TOKENS if cuda else CPU_TOKENS))
+        tokens = max(longest, min(held.tokens(free - weights - adapter), MOST_TOKENS if cuda else CPU_TOKENS))
     else:
         tokens = max(longest, settings.train.micro_batch_tokens)
     # what one micro-batch will really hold: a step may have fewer tokens than the budget
-    held = min(tokens, max(longest, _largest_step(lengths, per_step, steps)))
+    most = max(longest, _largest_micro_batch(lengths, per_step, steps, tokens))
     return Plan(
         machine.device, "transformers" if settings.base.backend == "auto" else settings.base.backend, quantization,
-        optim, compiled, checkpointing, tokens, weights, adapter, per_token * held + fixed, free,
+        optim, compiled, checkpointing, tokens, weights, adapter, held.bytes(most), free,
         adapter * (1 + settings.train.save_total_limit), steps, _cuts(lengths, per_step, tokens), trained, seconds,
     )  # fmt: skip
 
 
-def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compiled: bool) -> tuple[int, int]:
-    """Return bytes a token of a micro-batch, and bytes whatever it holds (`item`: bytes of a number).
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that a micro-batch holds beside weights and adapter: `per_token`, at least `least`, and `fixed` anyway."""
+
+    per_token: int
+    least: int
+    fixed: int
+
+    def bytes(self, tokens: int) -> int:
+        return max(self.per_token * tokens, self.least) + self.fixed
+
+    def tokens(self, room: int) -> int:
+        """Return how many tokens fit into so many bytes."""
+        return (room - self.fixed) // self.per_token
+
+
+def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compiled: bool) -> Activations:
+    """Return what a micro-batch holds (`item`: bytes of a number).
 
     Checkpoints of compiled layers wait in the host's memory, a few at a time on the device (train/offload.py).
     """
     layer = item * shape.kept_per_token * (1 if fused else EAGER)
-    # backward of one layer: the gradients of its widest outputs beside what they are made from
-    backward = item * (4 * shape.hidden + 4 * shape.widest)
-    if checkpointing:
-        inputs = min(shape.layers, 3) if compiled else shape.layers
-        per_token = inputs * item * shape.hidden + layer + backward
-    else:
-        per_token = shape.layers * layer
-    logits = CHUNK * shape.vocabulary * 2 * item
-    return round(per_token), round(logits + 2 * item * shape.largest_matrix)
+    logits, dequantized = CHUNK * shape.vocabulary * 2 * item, 2 * item * shape.largest_matrix
+    if not checkpointing:  # the most is held at the end of forward, when the logits are there too
+        return Activations(round(shape.layers * layer), 0, round(logits + dequantized))
+    # the most is held in one layer's backward pass, beside the gradients of its widest outputs; the logits are gone
+    inputs = min(shape.layers, 3) if compiled else shape.layers
+    per_token = inputs * item * shape.hidden + layer + 2 * item * shape.widest
+    return Activations(round(per_token), round(logits), round(dequantized))
 
 
 def rows_per_step(settings: TrainSettings) -> int:
@@ -195,11 +208,12 @@ def rows_per_step(settings: TrainSettings) -> int:
     return settings.train.per_device_train_batch_size * settings.train.gradient_accumulation_steps
 
 
-def _largest_step(lengths: Sequence[int], per_step: int, steps: int) -> int:
-    """Return the tokens of the largest step to expect, drawn: that all long rows meet in one is not likely."""
+def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, tokens: int) -> int:
+    """Return the tokens of the largest micro-batch to expect, drawn: that all long rows meet is not likely."""
     drawn = random.Random(0)
     few = min(per_step, len(lengths))
-    return max(sum(drawn.sample(lengths, few)) for _ in range(min(steps, MOST_DRAWN)))
+    rows = [drawn.sample(lengths, few) for _ in range(min(steps, MOST_DRAWN))]
+    return max(sum(step[i] for i in part) for step in rows for part in micro_batches(step, tokens))
 
 
 def _cuts(lengths: Sequence[int], per_step: int, tokens: int) -> float:

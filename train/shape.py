@@ -75,8 +75,8 @@ def shape_of(model: Any) -> Shape:
     keys //= heads
     queries = sum(out for out, _ in sizes if out == hidden) // layers
     wide = outputs - (keys if keys // 2 != hidden else 0)
-    # two residuals, queries, keys and values repeated for every head, what attention made, and the wide outputs
-    kept = 2 * hidden + query + 2 * query + query + wide if queries else outputs
+    # two residuals, queries, keys and values, what attention made, and the wide outputs
+    kept = 2 * hidden + query + keys + query + wide if queries else outputs
     return Shape(
         layers, hidden, int(text.vocab_size), sizes, every - sum(o * i for o, i in sizes), round(kept),
         max((out for out, _ in sizes), default=hidden),

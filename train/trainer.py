@@ -18,6 +18,7 @@ from train.pack import micro_batches, padded_batches
 from train.speed import Speed
 
 IGNORED = loss.IGNORED
+ROUNDING = 128  # tokens; a product's tiles are of that size too, so that little is computed in vain
 
 
 @dataclass
@@ -208,8 +209,14 @@ def _responses(row: dict[str, Any]) -> int:
 
 
 def _pack(rows: list[dict[str, Any]], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """Return forward's arguments [1, T], the targets [N] and the places [N] in the flat sequence that predict them."""
+    """Return forward's arguments [1, T], the targets [N] and the places [N] in the flat sequence that predict them.
+
+    On a GPU a row of nothing, without a target, rounds T up: the libraries' choice of a kernel for a product's sizes
+    costs milliseconds wherever they are new, and is remembered.
+    """
     lengths = [len(row["input_ids"]) for row in rows]
+    if device.type == "cuda" and (rest := -sum(lengths) % ROUNDING):
+        rows, lengths = [*rows, {"input_ids": [0] * rest, "labels": [IGNORED] * rest}], [*lengths, rest]
     ids = torch.tensor([i for row in rows for i in row["input_ids"]])
     # the first token of a row is nobody's target: it would be the row's before
     labels = torch.tensor([label for row in rows for label in [*row["labels"][1:], IGNORED]])
