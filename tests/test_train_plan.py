@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -181,6 +182,22 @@ def test_plan_says_it_in_three_lines_and_loads_no_weights(
     assert "memory" in two and "disk" in two
     assert "18 steps" in three and "micro-batches" in three
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_counts_the_adapter_that_training_starts_from(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    def said(*more: str) -> str:
+        asked = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *more)
+        done = cli("train", "plan", *asked)
+        assert done.returncode == 0, done.stderr
+        found = re.search(r"adapter and optimizer (\d+ MiB)", done.stderr)
+        assert found
+        return found[1]
+
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 256}')
+    assert said("--lora.resume_adapter", str(tmp_path / "adapter")) == said("--lora.r", "256") != said()
 
 
 def test_a_base_of_conv1d_layers_is_planned_too() -> None:

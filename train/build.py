@@ -34,6 +34,10 @@ def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: 
         max_steps=t.max_steps,
         weight_decay=t.weight_decay,
         per_device_train_batch_size=rows_per_step(settings),
+        # said, though they are TRL's own: unsloth gives these arguments other defaults, two batches a step among them
+        gradient_accumulation_steps=1,
+        eval_accumulation_steps=None,
+        torch_empty_cache_steps=None,
         per_device_eval_batch_size=rows_per_step(settings),
         # ours to switch, also while training; unsloth looks here
         gradient_checkpointing=checkpointing and settings.base.backend == "unsloth",
@@ -49,6 +53,7 @@ def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: 
         eval_strategy="steps" if t.eval_steps else "no",
         eval_steps=t.eval_steps,
         load_best_model_at_end=stopping,
+        restore_callback_states_from_checkpoint=stopping,  # a resumed run has waited as long as it had before
         metric_for_best_model="eval_loss" if stopping else None,
         greater_is_better=False if stopping else None,
         bf16=False,  # the model is loaded in its compute dtype, and the fused layers cast what they must

@@ -12,6 +12,7 @@ import torch
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
+from burnish.run import read_json
 from train import model as models
 from train.plan import Machine, Plan, plan
 from train.prepare import Prepared
@@ -34,7 +35,7 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Plan:
     if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
         models.check_targets(model, settings.lora.target_modules)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(settings, shape_of(model), lengths, _machine(settings))
+    made = plan(_with_rank(settings), shape_of(model), lengths, _machine(settings))
     for line in made.lines():
         say(line)
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
@@ -74,6 +75,14 @@ def _machine(settings: TrainSettings) -> Machine:
     """Measure the machine; where a run starts from an adapter, unsloth is no choice."""
     found = models.machine()
     return replace(found, unsloth=False) if settings.lora.resume_adapter else found
+
+
+def _with_rank(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with the rank of the adapter that training starts from, which is kept."""
+    if not settings.lora.resume_adapter:
+        return settings
+    rank = read_json(models.adapter_path(settings) / "adapter_config.json").get("r", settings.lora.r)
+    return settings.model_copy(update={"lora": settings.lora.model_copy(update={"r": rank})})
 
 
 def _adapter_faults(settings: TrainSettings) -> list[str]:
