@@ -29,7 +29,7 @@ from train.speed import Speed
 from train.trainer import Batching
 
 STYLE = (
-    "<style>text{font:11px sans-serif;fill:#555}.grid{stroke:#ddd}.axis{stroke:#888}"
+    "<style>svg{background:#fff}text{font:11px sans-serif;fill:#555}.grid{stroke:#ddd}.axis{stroke:#888}"
     ".line{fill:none;stroke-width:1.5}.a{stroke:#c0392b}.b{stroke:#2471a3;stroke-dasharray:5 3}</style>"
 )
 

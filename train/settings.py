@@ -112,7 +112,7 @@ class TrainSection(Strict):
         "auto", description="most tokens in one forward pass: a step is cut so; auto: what the memory holds"
     )
     gradient_checkpointing: Literal["auto"] | bool = Field(
-        "auto", description="recompute activations: less memory, about a third slower; auto: only where needed"
+        "auto", description="recompute activations: less memory, about a quarter slower; auto: only where needed"
     )
     torch_compile: Literal["auto"] | bool = Field(
         "auto", description="compile the decoder layers; auto: on a GPU where a run is long enough to gain by it"

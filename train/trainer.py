@@ -186,7 +186,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
             warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from here on; the step stays the same")
         elif training and not self.batching.checkpointing:
             self.checkpoint()
-            warn("out of memory: gradient checkpointing from here on (about a third slower); the step stays the same")
+            warn("out of memory: gradient checkpointing from here on (about a quarter slower); the step stays the same")
         else:
             raise UserError(
                 f"out of memory with one row of {longest} tokens and gradient checkpointing: lower data.max_length or"
