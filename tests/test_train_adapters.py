@@ -1,0 +1,103 @@
+"""A run that starts from a trained adapter, one that stops early, and what is wrong with either."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from burnish.run import Run, TrainRecord
+from tests.conftest import Cli
+from tests.test_train_faults import command, only_fault, points
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_best_checkpoint_and_not_the_last(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    steps = ("--train.max_steps", "40", "--train.eval_steps", "1", "--train.early_stopping_patience", "3")
+    much = ("--train.learning_rate", "0.02", "--train.lr_scheduler_type", "constant", "--run.name", "stopped")
+    done = cli(*command(tiny_base, rows, tmp_path, *steps, *much))
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path / "stopped")
+    curve = points(run.path, "eval_loss")
+    best = min(range(len(curve)), key=curve.__getitem__) + 1
+    record = run.read(TrainRecord)
+    assert len(curve) - 1 == best + 3 < 40  # and once more at the end
+    assert record.metrics.eval_loss == pytest.approx(curve[best - 1], rel=1e-4)
+    checkpoints = run.path / "checkpoints"
+    saved, kept, last = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (run.path / "adapter", checkpoints / f"checkpoint-{best}", checkpoints / f"checkpoint-{best + 3}")
+    )
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    assert not all(torch.equal(saved[name], last[name]) for name in kept)
+
+
+@pytest.fixture(scope="module")
+def first(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    """A run whose adapter others start from; it wrote no TensorBoard events."""
+    root = tmp_path_factory.mktemp("runs")
+    more = ("--run.name", "first", "--train.max_steps", "6", "--train.learning_rate", "0.01", "--lora.r", "4")
+    done = cli(*command(tiny_base, rows, root, *more, "--train.report_to", "[]"))
+    assert done.returncode == 0, done.stderr
+    return Run(root / "first")
+
+
+@pytest.mark.slow
+def test_without_tensorboard_no_events_are_written(first: Run) -> None:
+    assert not list((first.path / "logs").glob("events.*"))
+    assert points(first.path, "loss")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["id", "directory"])
+def test_training_starts_from_an_adapter_with_its_rank(
+    first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, given: str
+) -> None:
+    start, base = ("first", tiny_base) if given == "id" else (str(first.path / "adapter"), tmp_path / "moved")
+    if given == "directory":
+        shutil.copytree(tiny_base, base)
+    more = ("--lora.resume_adapter", start, "--run.name", f"second-{given}", "--train.max_steps", "2")
+    done = cli(*command(base, rows, first.path.parent, *more))
+    assert done.returncode == 0, done.stderr
+    assert (f"was trained on {tiny_base}, here it goes on {base}" in done.stderr) is (given == "directory")
+    assert "are those of the adapter that training starts from: 4 and 32" in done.stderr
+    second = first.path.parent / f"second-{given}"
+    # the same rows in the same order: what the first run learned is there at the first step
+    assert points(second, "loss")[0] < points(first.path, "loss")[0] - 0.5
+    config = json.loads((second / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == 4
+    assert str(first.path) not in json.dumps(config)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_base_is_one_line(
+    first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    narrow = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer),
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(narrow).half().save_pretrained(tmp_path / "narrow")
+    tokenizer.save_pretrained(tmp_path / "narrow")
+    more = ("--lora.resume_adapter", str(first.path))
+    done = cli(*command(tmp_path / "narrow", rows, tmp_path / "runs", *more))
+    fault = only_fault(done)
+    assert f"lora.resume_adapter {first.path / 'adapter'}: doesn't go on this base" in fault
+    assert "Traceback" not in done.stderr
+
+
+def test_an_adapter_that_is_not_there_is_one_line_before_weights_are_loaded(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    done = cli(*command(tiny_base, rows, tmp_path, "--lora.resume_adapter", "nothing", verb="plan"))
+    fault = only_fault(done)
+    assert "lora.resume_adapter nothing: no adapter_config.json there, and no run of that id" in fault
