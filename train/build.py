@@ -100,6 +100,9 @@ def make_trainer(
         trainer.add_callback(EarlyStoppingCallback(settings.train.early_stopping_patience))
     if len(trainer.train_dataset) != len(rows[0]):
         raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {len(rows[0])} rows: this is a fault of ours")
+    made = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    if made != rows_per_step(settings):
+        raise ConfigError(f"a step was to have {rows_per_step(settings)} rows and has {made}: this is a fault of ours")
     for name, parameter in trainer.model.named_parameters():
         if name in adapter:
             parameter.data = adapter[name].float()
