@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from tests.test_train_pack import adapted, llama, rows
+from burnish.base import Base
+from tests.test_train_pack import adapted, gradients, llama, rows
 from train import build
+from train.ended import has_ended
+from train.model import add_adapter, load_base
 from train.progress import Progress
 from train.settings import TrainSettings
-from train.trainer import Batching
+from train.trainer import Batching, Rows
 
 # unsloth 2026.10.9 (models/rl.py) gives these arguments of TRL's other defaults where they aren't said; steps of twice
 # as many rows came of it
@@ -54,3 +58,38 @@ def test_early_stopping_counts_on_after_a_resume(base_directory: Path, tmp_path:
 
     assert trained(3, None) == 3
     assert trained(20, str(tmp_path / "checkpoints" / "checkpoint-3")) == 4
+    assert has_ended(tmp_path / "checkpoints" / "checkpoint-4")
+    assert not has_ended(tmp_path / "checkpoints" / "checkpoint-2")
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
+    base_directory: Path, tmp_path: Path, packed: bool
+) -> None:
+    """transformers loads a base in evaluation mode, in which its layers don't checkpoint and its dropouts are off."""
+    llama().save_pretrained(tmp_path / "base")
+    settings = settings_of(max_steps=1, per_device_train_batch_size=6)
+    model = add_adapter(load_base(Base("x", None, tmp_path / "base", ""), settings.base), settings.lora)
+    trainer = build.make_trainer(
+        settings, Batching(128, packed=packed, checkpointing=True), None, "adamw_torch", model,
+        AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "out",
+    )  # fmt: skip
+    layer, passes = model.get_base_model().model.layers[0], []
+    layer.self_attn.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    parts = len(trainer.batching.cut([len(row.input_ids) for row in rows()]))
+    trainer.training_step(model, {"rows": Rows([dict(row) for row in trainer.train_dataset])})
+    assert len(passes) == 2 * parts
+
+
+def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_directory: Path, tmp_path: Path) -> None:
+    settings = settings_of(max_steps=1, per_device_train_batch_size=6, max_grad_norm=0.01)
+    model = adapted(llama)
+    trainer = build.make_trainer(
+        settings, Batching(128), None, "adamw_torch", model, AutoTokenizer.from_pretrained(base_directory),
+        (rows(), rows(2)), tmp_path,
+    )  # fmt: skip
+    trainer.training_step(model, {"rows": Rows([dict(row) for row in trainer.train_dataset])})
+    whole = gradients(model).clone()
+    assert whole.norm() > 0.1
+    trainer._clip_grad_norm(model)
+    assert torch.allclose(gradients(model), whole * (0.01 / whole.norm()), rtol=1e-3)

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from tests.test_train_pack import SMALL, adapted
 from train.fused import Fused
+from train.speed import Speed
 
 IDS = torch.randint(3, 96, (2, 17), generator=torch.Generator().manual_seed(3))
 
@@ -27,6 +28,27 @@ def qwen() -> Any:
     return model
 
 
+class Backwards(torch.nn.Module):
+    """Llama's MLP, with up asked before gate, as some models have it."""
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.act_fn = mlp.act_fn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        up = self.up_proj(x)
+        made: torch.Tensor = self.down_proj(up * self.act_fn(self.gate_proj(x)))
+        return made
+
+
+def backwards() -> Any:
+    model = llama()
+    for layer in model.model.layers:
+        layer.mlp = Backwards(layer.mlp)
+    return model
+
+
 def trained(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the loss and the adapter's gradients."""
     model.train()
@@ -36,21 +58,26 @@ def trained(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-MODELS: dict[str, tuple[Any, Any, int]] = {
-    "llama": (llama, "all-linear", 14),
-    "some layers": (llama, ["q_proj", "v_proj", "gate_proj", "up_proj"], 8),
-    "biases": (qwen, "all-linear", 14),
+# layers that are fused, and operations that they are
+MODELS: dict[str, tuple[Any, Any, int, int]] = {
+    "llama": (llama, "all-linear", 14, 8),
+    "some layers": (llama, ["q_proj", "v_proj", "gate_proj", "up_proj"], 8, 6),
+    "biases": (qwen, "all-linear", 14, 8),
+    "up before gate": (backwards, "all-linear", 14, 8),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_fused_layers_have_the_losses_and_gradients_of_pefts(name: str) -> None:
-    make, targets, count = MODELS[name]
+    make, targets, layers, operations = MODELS[name]
     model = adapted(make, targets)
     loss, gradients = trained(model)
     fused = Fused(model)
-    assert len(fused.layers) == count
-    again, fused_gradients = trained(model)
+    assert len(fused.layers) == layers
+    with torch.profiler.profile() as profile:
+        again, fused_gradients = trained(model)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["burnish::lora"] == calls["burnish::lora_backward"] == operations
     assert torch.allclose(loss, again, rtol=1e-5)
     for parameter, gradient in gradients.items():
         assert torch.allclose(fused_gradients[parameter], gradient, rtol=1e-3, atol=1e-6), parameter
@@ -70,3 +97,34 @@ def test_fused_layers_follow_the_adapter_when_told() -> None:
         wanted = model(input_ids=IDS, labels=IDS).loss
     assert torch.allclose(fresh, wanted, rtol=1e-5)
     assert not torch.allclose(stale, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
+    make, targets, _, _ = MODELS[name]
+    model = adapted(make, targets)
+    _, gradients = trained(model)
+    Fused(model)
+    torch._dynamo.reset()
+    for layer in model.get_base_model().model.layers:
+        layer.compile(backend="aot_eager", dynamic=True, fullgraph=True)
+    for _ in range(2):
+        _, compiled = trained(model)
+    for parameter, gradient in gradients.items():
+        assert torch.allclose(compiled[parameter], gradient, rtol=1e-3, atol=1e-6), parameter
+
+
+def test_a_pass_that_breaks_off_leaves_nothing_behind() -> None:
+    """Where memory runs out inside a layer, what was computed for its neighbours must not keep the whole pass alive."""
+
+    def scarce(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    model = adapted(llama)
+    speed = Speed(model, False)
+    model.get_base_model().model.layers[1].mlp.act_fn.register_forward_pre_hook(scarce)
+    with speed.on():
+        with pytest.raises(torch.OutOfMemoryError):
+            trained(model)
+        assert any(group.made is not None for group in speed.fused._groups)
+    assert all(group.made is None for group in speed.fused._groups)

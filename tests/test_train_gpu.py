@@ -82,6 +82,7 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
         AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
     )  # fmt: skip
     assert trainer.speed is not None and len(trainer.speed.fused.layers) == 21
+    assert all(layer.training for layer in model.get_base_model().model.layers)
     examples = [dict(row) for row in trainer.train_dataset]
     for name, parameter in model.named_parameters():  # TRL may have cast the adapter
         assert parameter.dtype == torch.float32 or "lora_" not in name

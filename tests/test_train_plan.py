@@ -108,6 +108,28 @@ def test_the_plan_foresees_the_peaks_that_were_measured(
     assert made.peak_bytes / GIB == pytest.approx(gib, rel=0.05)
 
 
+def test_layers_that_are_not_compiled_hold_more() -> None:
+    def held(**more: Any) -> int:
+        return planned(79, train={"micro_batch_tokens": 4096, "torch_compile": False}, **more).activation_bytes
+
+    compiled = planned(79, train={"micro_batch_tokens": 4096, "torch_compile": True}).activation_bytes
+    assert compiled < held() < held(lora={"lora_dropout": 0.1})
+
+
+def test_padded_micro_batches_are_counted_with_their_padding() -> None:
+    step = {"per_device_train_batch_size": 16, "micro_batch_tokens": 8192, "torch_compile": True}
+    packed = planned(79, train=step)
+    padded = plan(settings(train=step, data={"path": "x", "packing": False}), shape("Llama-3.1-8B"), LENGTHS, card(79))
+    assert padded.checkpointing == packed.checkpointing
+    assert padded.activation_bytes > packed.activation_bytes
+
+
+def test_checkpoints_in_the_hosts_memory_are_said() -> None:
+    made = planned(79, train={"memory_gib": 12.0, "torch_compile": True})
+    assert "GiB of the host's for checkpoints" in made.lines()[1]
+    assert "host's" not in planned(79).lines()[1]
+
+
 def test_what_never_fits_is_one_fault_that_names_what_to_do() -> None:
     with pytest.raises(UserError) as caught:
         planned(4)
@@ -201,7 +223,7 @@ def test_the_plan_counts_the_adapter_that_training_starts_from(
         assert found
         return found[1]
 
-    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter").mkdir(exist_ok=True)
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 256}')
     assert said("--lora.resume_adapter", str(tmp_path / "adapter")) == said("--lora.r", "256") != said()
 

@@ -35,7 +35,7 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Plan:
     if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
         models.check_targets(model, settings.lora.target_modules)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(_with_rank(settings), shape_of(model), lengths, _machine(settings))
+    made = plan(_with_adapter(settings), shape_of(model), lengths, _machine(settings))
     for line in made.lines():
         say(line)
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
@@ -77,12 +77,14 @@ def _machine(settings: TrainSettings) -> Machine:
     return replace(found, unsloth=False) if settings.lora.resume_adapter else found
 
 
-def _with_rank(settings: TrainSettings) -> TrainSettings:
-    """Return the settings with the rank of the adapter that training starts from, which is kept."""
+def _with_adapter(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with what is kept of the adapter that training starts from: its rank and dropout."""
     if not settings.lora.resume_adapter:
         return settings
-    rank = read_json(models.adapter_path(settings) / "adapter_config.json").get("r", settings.lora.r)
-    return settings.model_copy(update={"lora": settings.lora.model_copy(update={"r": rank})})
+    kept = read_json(models.adapter_path(settings) / "adapter_config.json")
+    ranks = [kept.get("r", settings.lora.r), *(kept.get("rank_pattern") or {}).values()]
+    lora = {"r": max(ranks), "lora_dropout": kept.get("lora_dropout", settings.lora.lora_dropout)}
+    return settings.model_copy(update={"lora": settings.lora.model_copy(update=lora)})
 
 
 def _adapter_faults(settings: TrainSettings) -> list[str]:

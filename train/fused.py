@@ -124,7 +124,7 @@ class _Group(torch.nn.Module):
         dtype = getattr(bases[0], "compute_dtype", None) or bases[0].weight.dtype
         self.outs = [base.out_features for base in bases]
         self.factors = [float(layer.scaling[NAME]) for layer in layers]
-        self.made: tuple[Tensor, list[Tensor]] | None = None
+        self.made: tuple[Tensor, tuple[Tensor | None, ...]] | None = None
         a = [layer.lora_A[NAME].weight for layer in layers]
         self.register_buffer("a_low", torch.cat([each.detach().to(dtype) for each in a]), persistent=False)
         self.ranks = [len(each) for each in a]
@@ -137,14 +137,16 @@ class _Group(torch.nn.Module):
 
     def forward(self, x: Tensor, place: int, layers: list[Any]) -> Tensor:
         """x [..., in] → the output [..., out] of the layer at `place` of `layers`, which are the group's."""
-        if self.made is None or self.made[0] is not x:
+        if self.made is None or self.made[0] is not x or self.made[1][place] is None:
             self.made = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
-        y = self.made[1][place]
-        if place == len(layers) - 1:
-            self.made = None
+        outputs = self.made[1]
+        y = outputs[place]
+        assert y is not None
+        left = tuple(None if i == place else output for i, output in enumerate(outputs))
+        self.made = None if all(output is None for output in left) else (x, left)
         return y.view(*x.shape[:-1], self.outs[place])
 
-    def _outputs(self, x: Tensor, layers: list[Any]) -> list[Tensor]:
+    def _outputs(self, x: Tensor, layers: list[Any]) -> tuple[Tensor, ...]:
         # the operation makes the whole gradient, the part through `low` too
         low = x.detach() @ self.a_low.t()
         made: list[Tensor] = torch.ops.burnish.lora.default(
@@ -152,7 +154,7 @@ class _Group(torch.nn.Module):
             [layer.lora_A[NAME].weight for layer in layers], [layer.lora_B[NAME].weight for layer in layers],
             self.a_low, self._each("b"), self.factors,
         )  # fmt: skip
-        return made
+        return tuple(made)
 
     def _each(self, name: str) -> list[Tensor]:
         return [getattr(self, f"{name}_{i}") for i in range(len(self.outs))]
@@ -187,13 +189,16 @@ class Fused:
                 layer.forward = MethodType(_forward, layer)
         self.refresh()
 
+    def clear(self) -> None:
+        """Let go of what was computed and not asked for, where a pass broke off or a model leaves a layer out."""
+        for group in self._groups:
+            group.made = None
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the trained adapter: once a step, for all layers at once."""
         if not self.layers:
             return
-        for group in self._groups:
-            group.made = None
         torch._foreach_copy_(self._low, torch._foreach_mul(self._trained, self._factors))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from burnish.console import warn
+
 
 @dataclass
 class Kept:
@@ -30,9 +32,12 @@ class Offload:
         self._layers = layers
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._kept: list[Kept] = []
+        self._full = False
 
     def clear(self) -> None:
-        """Forget what a forward pass kept whose backward pass never came."""
+        """Forget what a forward pass kept whose backward pass never came, once copies on the way have arrived."""
+        if self._kept:
+            torch.cuda.current_stream().wait_stream(self._stream)
         self._kept.clear()
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,15 +48,22 @@ class Offload:
 
             def keep(saved: torch.Tensor) -> torch.Tensor | Kept:
                 same = saved.data_ptr() == address and saved.shape == shape
-                return self._away(saved) if same and len(self._kept) < self._layers - 1 else saved
+                room = not self._full and len(self._kept) < self._layers - 1
+                return self._away(saved) if same and room else saved
 
             with saved_tensors_hooks(keep, self._back):
                 return call(hidden, *args, **kwargs)
 
         return moving
 
-    def _away(self, saved: torch.Tensor) -> Kept:
-        kept = Kept(torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True), saved.device)
+    def _away(self, saved: torch.Tensor) -> Kept | torch.Tensor:
+        try:
+            host = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True)
+        except RuntimeError:  # CUDA's own error, not torch's of a full device
+            self._full = True
+            warn("the host has no pinned memory left for checkpoints: the rest of them stay on the GPU")
+            return saved
+        kept = Kept(host, saved.device)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             kept.host.copy_(saved, non_blocking=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from burnish.errors import UserError
 from train.loss import CHUNK
-from train.pack import micro_batches
+from train.pack import micro_batches, padded_batches
 from train.settings import TrainSettings
 from train.shape import Shape
 
@@ -26,7 +26,8 @@ CPU_TOKENS = 4_096
 MOST_DRAWN = 200
 COMPILE_S = 25  # what compiling the layers took on an H100's host
 EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # share of the measured matrix rate that training reaches
-EAGER = 2.6  # how much more unfused, uncompiled layers keep than fused ones
+EAGER = 2.6  # how much more layers of PEFT's own keep than fused and compiled ones
+FUSED = 2.1  # the same of layers that are fused and not compiled: counted in what autograd saves, on a CPU
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 0, "paged_adamw_32bit": 0, "sgd": 0, "adafactor": 1}
 
 
@@ -60,6 +61,7 @@ class Plan:
     micro_batches: float
     tokens: int
     seconds: float | None
+    host_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -70,11 +72,12 @@ class Plan:
         parts = f"weights {_gib(self.weights_bytes)}, adapter and optimizer {_gib(self.adapter_bytes)}"
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
+        host = f", {_gib(self.host_bytes)} of the host's for checkpoints" if self.host_bytes else ""
         time = f", about {_duration(self.seconds)}" if self.seconds else ""
         return [
             f"plan: {self.backend} on {self.device}, quantization {self.quantization}, {self.optim}{compiled}",
             f"plan: memory {_gib(self.peak_bytes)} of {_gib(self.free_bytes)} free ({parts}, activations"
-            f" {_gib(self.activation_bytes)}); disk {_gib(self.disk_bytes)}",
+            f" {_gib(self.activation_bytes)}){host}; disk {_gib(self.disk_bytes)}",
             f"plan: {self.steps} steps of {self.micro_batches:.1f} micro-batches of at most {self.micro_batch_tokens:,}"
             f" tokens, {checkpointing} gradient checkpointing; {self.tokens:,} tokens{time}",
         ]
@@ -142,7 +145,7 @@ def _candidate(
     optim = settings.train.optim
     if optim == "auto":
         optim = "adamw_torch_fused" if cuda else "adamw_torch"
-    fused = cuda and settings.lora.lora_dropout == 0 and settings.lora.bias == "none"
+    fused = cuda and settings.lora.lora_dropout == 0
     weights = shape.weight_bytes(quantization, 2 if cuda else 4)
     adapter = shape.adapter_parameters(settings.lora.r) * (8 + OPTIMIZER_BYTES.get(optim, 8) + 2 * fused)
     free = int(machine.free_bytes * USABLE) - (RESERVE_BYTES if cuda else 0)
@@ -164,11 +167,13 @@ def _candidate(
     else:
         tokens = max(longest, settings.train.micro_batch_tokens)
     # what one micro-batch will really hold: a step may have fewer tokens than the budget
-    most = max(longest, _largest_micro_batch(lengths, per_step, steps, tokens))
+    packed = settings.data.packing and settings.base.backend != "unsloth"
+    most = max(longest, _largest_micro_batch(lengths, per_step, steps, tokens, packed))
     return Plan(
         machine.device, "transformers" if settings.base.backend == "auto" else settings.base.backend, quantization,
         optim, compiled, checkpointing, tokens, weights, adapter, held.bytes(most), free,
         adapter * (1 + settings.train.save_total_limit), steps, _cuts(lengths, per_step, tokens), trained, seconds,
+        (shape.layers - 1) * most * shape.hidden * 2 if checkpointing and compiled else 0,
     )  # fmt: skip
 
 
@@ -193,7 +198,7 @@ def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compi
 
     Checkpoints of compiled layers wait in the host's memory, a few at a time on the device (train/offload.py).
     """
-    layer = item * shape.kept_per_token * (1 if fused else EAGER)
+    layer = item * shape.kept_per_token * ((1 if compiled else FUSED) if fused else EAGER)
     logits, dequantized = CHUNK * shape.vocabulary * 2 * item, 2 * item * shape.largest_matrix
     if not checkpointing:  # the most is held at the end of forward, when the logits are there too
         return Activations(round(shape.layers * layer), 0, round(logits + dequantized))
@@ -208,12 +213,15 @@ def rows_per_step(settings: TrainSettings) -> int:
     return settings.train.per_device_train_batch_size * settings.train.gradient_accumulation_steps
 
 
-def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, tokens: int) -> int:
+def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, tokens: int, packed: bool) -> int:
     """Return the tokens of the largest micro-batch to expect, drawn: that all long rows meet is not likely."""
     drawn = random.Random(0)
     few = min(per_step, len(lengths))
-    rows = [drawn.sample(lengths, few) for _ in range(min(steps, MOST_DRAWN))]
-    return max(sum(step[i] for i in part) for step in rows for part in micro_batches(step, tokens))
+    drawings = [drawn.sample(lengths, few) for _ in range(min(steps, MOST_DRAWN))]
+    if packed:
+        return max(sum(step[i] for i in part) for step in drawings for part in micro_batches(step, tokens))
+    # the first row of a padded batch is its longest
+    return max(step[part[0]] * len(part) for step in drawings for part in padded_batches(step, tokens))
 
 
 def _cuts(lengths: Sequence[int], per_step: int, tokens: int) -> float:

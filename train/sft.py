@@ -16,6 +16,7 @@ from burnish.run import Run, TrainRecord
 from train import model as models
 from train.attention import why_padded
 from train.build import make_trainer
+from train.ended import has_ended, take_up
 from train.plan import Plan
 from train.prepare import Prepared
 from train.progress import EvalProgress, Progress, last_checkpoint
@@ -45,8 +46,11 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) 
     trainer = make_trainer(settings, batching, speed, planned.optim, model, prepared.tokenizer, rows, output)
     with bar("train", planned.steps) as tick:
         trainer.add_callback(Progress(run.path / "logs", tick, step, "tensorboard" in settings.train.report_to))
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = {**result.metrics, **_evaluate(trainer)}
+        if checkpoint and has_ended(checkpoint):
+            trained = take_up(trainer, checkpoint, run.path / "logs")
+        else:
+            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    metrics = {**trained, **_evaluate(trainer)}
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
     asked = questions(prepared.heldout, prepared.truncated, prepared.codec, settings.exam)

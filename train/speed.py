@@ -43,8 +43,6 @@ class Speed:
     def on(self) -> Iterator[None]:
         """Run the compiled layers inside, with the adapter as it is now."""
         self.fused.refresh()
-        if self._offload:
-            self._offload.clear()
         for layer, call in zip(self.layers, self._compiled, strict=True):
             layer._compiled_call_impl = self._offload.around(call) if self._offload else call
         try:
@@ -52,6 +50,9 @@ class Speed:
         finally:
             for layer in self.layers:
                 layer._compiled_call_impl = None
+            self.fused.clear()
+            if self._offload:
+                self._offload.clear()
 
 
 def _compile(layer: Any) -> Any:

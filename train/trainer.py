@@ -60,6 +60,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
         super().__init__(**options, data_collator=rows_of)
         # a walk through thousands of modules takes as long as some layers: each is made once
         self._inner = self.model.get_base_model()
+        self.model.train()  # a loaded base under its new adapter is not; layers look at it before they checkpoint
         self._configs = attention.configs_of(self._inner)
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._unseen: tuple[torch.Tensor, torch.Tensor, list[dict[str, Any]]] | None = None
@@ -95,7 +96,7 @@ class PackedTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not typed for u
     def look(self) -> None:
         """Raise UserError where the last step's loss or gradient is no number.
 
-        Asked once the optimizer's work is under way, so that the GPU doesn't idle; nothing is saved in between.
+        Asked once the optimizer's work is under way, so that the GPU has some meanwhile; nothing is saved before.
         """
         if self._unseen is None:
             return
