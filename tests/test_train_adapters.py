@@ -36,6 +36,15 @@ def test_early_stopping_keeps_the_best_checkpoint_and_not_the_last(
     )
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
     assert not all(torch.equal(saved[name], last[name]) for name in kept)
+    # killed in its exam, it has nothing left to train: the same command makes the same adapter and record
+    (run.path / "train.json").unlink()
+    shutil.rmtree(run.path / "adapter")
+    again = cli(*command(tiny_base, rows, tmp_path, *steps, *much))
+    assert again.returncode == 0, again.stderr
+    anew = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(anew[name], saved[name]) for name in saved)
+    assert run.read(TrainRecord).metrics.eval_loss == pytest.approx(record.metrics.eval_loss, rel=1e-6)
+    assert len(points(run.path, "loss")) == best + 3
 
 
 @pytest.fixture(scope="module")
