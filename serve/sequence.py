@@ -45,16 +45,15 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class Delta:
     """New text of a streamed sequence, and the log-probabilities of the tokens in it."""
 
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    tokens: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Finished:
     """The end of a sequence: the last text (all of it where it was not streamed), why, and the counts for `usage`."""
 

@@ -84,20 +84,23 @@ class Sampler:
         llama.cpp would end the process on those.
         """
         logits = context.logits(index)
-        best = int(logits.argmax())
-        if not math.isfinite(logits[best]):
+        if self.chain is None and self._biased.size:
+            best, value = self._best_biased(logits)
+        else:
+            best = int(logits.argmax())
+            value = logits[best]
+        if not math.isfinite(value):
             raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")
-        if self.chain is not None:
-            return int(api.llama_sampler_sample(self.chain, context.handle, index))
-        return self._best_biased(logits) if self._biased.size else best
+        return best if self.chain is None else int(api.llama_sampler_sample(self.chain, context.handle, index))
 
-    def _best_biased(self, logits: Floats) -> int:
+    def _best_biased(self, logits: Floats) -> tuple[int, float]:
         """Return the likeliest token with the biases, which llama.cpp's chain takes a copy of the vocabulary for."""
         plain = logits[self._biased]
         logits[self._biased] = plain + self._biases
         best = int(logits.argmax())
+        value = float(logits[best])
         logits[self._biased] = plain
-        return best
+        return best, value
 
     def close(self) -> None:
         """Free the chain; a second call does nothing."""
