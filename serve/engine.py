@@ -158,6 +158,8 @@ class Engine:
 
     def _parts(self, plan: Plan) -> list[Plan]:
         """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
+        if len(plan.work) == 1:
+            return [plan]
         singles = all(work.count == 1 for work in plan.work)
         if singles and self.backend.singly(len(plan.work)):
             return [Plan(work=[work]) for work in plan.work]

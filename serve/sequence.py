@@ -116,7 +116,7 @@ class Sequence:
     @property
     def reading(self) -> bool:
         """Whether its prompt (or, after a preemption, all that it had) is still being read."""
-        return self.pending > 1 or self.held < len(self.prompt)
+        return self.held < len(self.prompt) or self.pending > 1
 
     @property
     def most_left(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -66,6 +67,8 @@ def run(settings: ServeSettings) -> int:
             warn(
                 f"listening on {settings.host} without an API key: everyone who reaches this machine can use the model"
             )
+        gc.collect()
+        gc.freeze()  # what start-up made stays: the collector need not walk it between two tokens
         _Http(app, engine, mailbox, settings, listening).run(sockets=[listening])
         engine.close()
     finally:
