@@ -39,7 +39,12 @@ CMAKE_FLAGS = [
 ]
 START_TIMEOUT_S = 120
 # the modules of llama-cpp-python's servers that nothing else here needs, and their packages
-PEER_PACKAGES = {"starlette_context": "starlette-context", "sse_starlette": "sse-starlette", "fastapi": "fastapi"}
+PEER_PACKAGES = {
+    "starlette_context": "starlette-context",
+    "sse_starlette": "sse-starlette",
+    "pydantic_settings": "pydantic-settings",
+    "fastapi": "fastapi",
+}
 
 
 class PeerMissing(Exception):
@@ -218,7 +223,7 @@ PEERS: dict[str, Callable[[Load, int], list[str]]] = {
 def environment(name: str) -> dict[str, str]:
     """Return a server's environment."""
     if name.endswith("-spin"):
-        return {**os.environ, "GOMP_SPINCOUNT": "4000"}
+        return {**os.environ, "GOMP_SPINCOUNT": "1000"}
     if name == "examples/server":  # it needs the multimodal library, which only the peers' build has
         built = str(build_peers())
         return {**os.environ, "LLAMA_CPP_LIB_PATH": built, "MTMD_CPP_LIB": built}

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence as Many
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from serve import requests
 from serve.engine import Draining, Engine
 from serve.errors import ApiError, busy, draining, failed
+from serve.mailbox import Inbox, Timeout
 from serve.metrics import Metrics
 from serve.middleware import Keys, Log, Manners
 from serve.model import Served
 from serve.replies import Reply
 from serve.scheduler import QueueFull
 from serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from serve.sequence import Event, Finished, Sequence, Sink
+from serve.sequence import Finished, Sequence
 from serve.settings import ServeSettings
-from serve.stream import EventStream, Inbox, Timeout, chunks, events, timed_out, until_disconnect
+from serve.stream import EventStream, chunks, timed_out, until_disconnect
 
 PAGE = Path(__file__).parent / "web" / "index.html"
 # longer texts are tokenized outside the event loop, which they would hold up
@@ -58,18 +60,17 @@ class Server:
     ) -> Response:
         """Queue the sequences of a request and reply, streamed or whole."""
         answers = requests.count(request, len(prompts), self.settings)
-        inbox: Inbox = asyncio.Queue()
-        sequences = requests.make_sequences(
-            request, prompts, self.served, self.settings, self.context, [_sink(inbox, i) for i in range(answers)]
-        )
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
-        reply = Reply(self.served, chat=isinstance(request, ChatRequest))
+        inbox = Inbox(deadline, self.settings.keep_alive_s if request.stream else None)
+        sinks = [partial(inbox.put, i) for i in range(answers)]
+        sequences = requests.make_sequences(request, prompts, self.served, self.settings, self.context, sinks)
         self._submit(sequences)
+        reply = Reply(self.served, chat=isinstance(request, ChatRequest))
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
         if request.stream:
-            body = chunks(reply, request, inbox, answers, len(prompts), deadline, self.settings.keep_alive_s)
-            return EventStream(body, lambda: self._close(http, sequences))
-        return await self._whole(http, reply, sequences, inbox, deadline, len(prompts))
+            body = chunks(reply, request, inbox, answers, len(prompts))
+            return EventStream(body, lambda: self._close(http, sequences, inbox))
+        return await self._whole(http, reply, sequences, inbox, len(prompts))
 
     def _submit(self, sequences: list[Sequence]) -> None:
         try:
@@ -80,15 +81,16 @@ class Server:
         except Draining:
             raise draining() from None
 
-    def _close(self, http: Request, sequences: list[Sequence]) -> None:
+    def _close(self, http: Request, sequences: list[Sequence], inbox: Inbox) -> None:
+        inbox.close()
         self.engine.cancel(sequences)
         http.state.counts = {**http.state.counts, "completion_tokens": sum(s.generated for s in sequences)}
 
     async def _whole(
-        self, http: Request, reply: Reply, sequences: list[Sequence], inbox: Inbox, deadline: float, prompts: int
+        self, http: Request, reply: Reply, sequences: list[Sequence], inbox: Inbox, prompts: int
     ) -> Response:
         leaving = asyncio.create_task(until_disconnect(http.receive))
-        collecting = asyncio.create_task(_collect(inbox, len(sequences), deadline))
+        collecting = asyncio.create_task(_collect(inbox, len(sequences)))
         try:
             await asyncio.wait({leaving, collecting}, return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
@@ -97,31 +99,23 @@ class Server:
         except Timeout:
             raise timed_out() from None
         finally:
-            self._close(http, sequences)
+            self._close(http, sequences, inbox)
             for task in (leaving, collecting):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
 
 
-async def _collect(inbox: Inbox, answers: int, deadline: float) -> list[Finished]:
+async def _collect(inbox: Inbox, answers: int) -> list[Finished]:
     """Wait for the end of every answer. Raises Timeout, and ApiError 500 where one failed."""
     ends: dict[int, Finished] = {}
-    async for item in events(inbox, deadline, None):
-        if item is not None and isinstance(item[1], Finished):
-            if item[1].error is not None:
-                raise failed(item[1].error)
-            ends[item[0]] = item[1]
-        if len(ends) == answers:
-            break
+    while len(ends) < answers:
+        for index, event in await inbox.take():
+            if isinstance(event, Finished):
+                if event.error is not None:
+                    raise failed(event.error)
+                ends[index] = event
     return [ends[i] for i in range(answers)]
-
-
-def _sink(inbox: Inbox, index: int) -> Sink:
-    def put(event: Event) -> None:
-        inbox.put_nowait((index, event))
-
-    return put
 
 
 def _too_large(most: int) -> ApiError:

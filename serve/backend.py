@@ -17,7 +17,7 @@ DONE = 0
 NO_CELLS = 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Sampled:
     """A drawn token, whether it ends generation, and its log-probabilities where they were asked for."""
 

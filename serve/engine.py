@@ -42,7 +42,7 @@ class _Collected:
 
 
 class Engine:
-    """Runs until `close`. `deliver` gets the events of a step, all at once, in this thread."""
+    """Runs until `close`. `deliver` gets the events of a decode, all at once, in this thread; it must not block."""
 
     def __init__(self, backend: Backend, limits: Limits, deliver: Deliver, observer: Observer | None = None) -> None:
         self.backend, self.scheduler, self.limits = backend, Scheduler(limits), limits
@@ -100,6 +100,8 @@ class Engine:
 
     def _run(self) -> None:
         while True:
+            if not self._busy():
+                self._flush()
             with self._wake:
                 while not (self._arrived or self._cancelled or self._closing or self._busy()):
                     self._wake.wait()
@@ -120,12 +122,15 @@ class Engine:
                 self._step()
             except Exception as error:  # a fault of ours: say so to every client instead of leaving them waiting
                 self._break(error)
-            self._flush()
 
     def _busy(self) -> bool:
         return bool(self.scheduler.running or self.scheduler.waiting)
 
     def _flush(self) -> None:
+        """Hand out what has happened. Just before a decode: the clients are served while the model computes.
+
+        Earlier, the event loop would take the interpreter's lock while this thread needs it.
+        """
         events, self._events = self._events, []
         if events:
             self.deliver(events)
@@ -135,10 +140,12 @@ class Engine:
         started = time.monotonic()
         self.backend.apply(plan.ops)
         if not plan.work:
+            self._flush()
             return
         parts = self._parts(plan)
         for number, part in enumerate(parts):
             batch = part.batch
+            self._flush()
             code = self.backend.decode(batch)
             if code != DONE:
                 for undone in parts[number:]:
@@ -151,6 +158,8 @@ class Engine:
 
     def _parts(self, plan: Plan) -> list[Plan]:
         """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
+        if len(plan.work) == 1:
+            return [plan]
         singles = all(work.count == 1 for work in plan.work)
         if singles and self.backend.singly(len(plan.work)):
             return [Plan(work=[work]) for work in plan.work]

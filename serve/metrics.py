@@ -1,11 +1,17 @@
-"""What /metrics tells, in Prometheus' text format; the engine's thread writes it, a scrape reads it."""
+"""What /metrics tells, in Prometheus' text format; the engine's thread writes it, a scrape reads it.
+
+What is counted for every token is kept in plain numbers: prometheus_client's own counters take a lock each and cost 20
+us a token between two decodes, in which the model's threads wait.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from serve.engine import Engine, Observer
 from serve.scheduler import Plan
@@ -15,30 +21,38 @@ FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 6
 BETWEEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
+class Times:
+    """A histogram of durations in seconds; `bounds` are the buckets' upper ends, the last bucket has none."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper end, how many were at most that)."""
+        ends = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        return [(end, float(count)) for end, count in zip(ends, accumulate(self.counts), strict=True)]
+
+
 class Metrics(Observer):
-    """Counters and histograms; gauges are read from the engine when they are asked for."""
+    """Counts and durations; gauges are read from the engine when they are asked for."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.prompt_tokens = Counter("burnish_prompt_tokens", "Prompt tokens decoded or reused", registry=r)
-        self.reused_tokens = Counter("burnish_reused_tokens", "Prompt tokens whose cells were reused", registry=r)
-        self.generated_tokens = Counter("burnish_generated_tokens", "Tokens generated", registry=r)
-        self.preemptions = Counter("burnish_preemptions", "Sequences set back to free cells", registry=r)
-        self.steps = Counter("burnish_steps", "Batches decoded", registry=r)
-        self.step_seconds = Counter("burnish_step_seconds", "Time in batches", registry=r)
         self.sequences = Counter("burnish_sequences", "Sequences ended", ["reason"], registry=r)
         self.errors = Counter("burnish_errors", "Error replies", ["status", "code"], registry=r)
-        self.first_token = Histogram(
-            "burnish_time_to_first_token_seconds", "From arrival", buckets=FIRST_TOKEN_BUCKETS_S, registry=r
-        )
-        self.between_tokens = Histogram(
-            "burnish_time_between_tokens_seconds", "Of one sequence", buckets=BETWEEN_BUCKETS_S, registry=r
-        )
+        self.prompt_tokens = self.reused_tokens = self.generated_tokens = self.preemptions = self.steps = 0
+        self.step_seconds = 0.0
+        self.first_token, self.between_tokens = Times(FIRST_TOKEN_BUCKETS_S), Times(BETWEEN_BUCKETS_S)
         self._seen_preemptions = 0
 
     def watch(self, engine: Engine) -> None:
-        """Add the gauges of an engine."""
+        """Add what the engine's thread counts, and the gauges of the engine."""
+        self.registry.register(_Counts(self))
         self.registry.register(_Gauges(engine))
 
     def text(self) -> bytes:
@@ -46,21 +60,47 @@ class Metrics(Observer):
         return generate_latest(self.registry)
 
     def step(self, engine: Engine, plan: Plan, seconds: float) -> None:
-        self.steps.inc()
-        self.step_seconds.inc(seconds)
+        self.steps += 1
+        self.step_seconds += seconds
         now = engine.scheduler.preemptions
-        self.preemptions.inc(max(0, now - self._seen_preemptions))
+        self.preemptions += max(0, now - self._seen_preemptions)
         self._seen_preemptions = now
 
     def token(self, sequence: Sequence, seconds: float, first: bool) -> None:
-        self.generated_tokens.inc()
+        self.generated_tokens += 1
         if first:
-            self.prompt_tokens.inc(len(sequence.prompt))
-            self.reused_tokens.inc(sequence.cached)
-        (self.first_token if first else self.between_tokens).observe(seconds)
+            self.prompt_tokens += len(sequence.prompt)
+            self.reused_tokens += sequence.cached
+            self.first_token.observe(seconds)
+        else:
+            self.between_tokens.observe(seconds)
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         self.sequences.labels(reason).inc()
+
+
+class _Counts:
+    """The plain numbers, as Prometheus wants them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        m = self.metrics
+        for name, text, value in (
+            ("burnish_prompt_tokens", "Prompt tokens decoded or reused", m.prompt_tokens),
+            ("burnish_reused_tokens", "Prompt tokens whose cells were reused", m.reused_tokens),
+            ("burnish_generated_tokens", "Tokens generated", m.generated_tokens),
+            ("burnish_preemptions", "Sequences set back to free cells", m.preemptions),
+            ("burnish_steps", "Batches decoded", m.steps),
+            ("burnish_step_seconds", "Time in batches", m.step_seconds),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, text, times in (
+            ("burnish_time_to_first_token_seconds", "From arrival", m.first_token),
+            ("burnish_time_between_tokens_seconds", "Of one sequence", m.between_tokens),
+        ):
+            yield HistogramMetricFamily(name, text, buckets=times.buckets(), sum_value=times.sum)
 
 
 class _Gauges:

@@ -20,9 +20,12 @@ class Output:
 
     def feed(self, data: bytes, logprob: TokenLogprob | None = None) -> tuple[str, list[TokenLogprob]]:
         """Take one token's bytes; return the text that is now certain, and the log-probabilities of its tokens."""
+        decoded = self._decoder.decode(data)
+        if logprob is None and not self._stops:  # nothing can be held back: most tokens take this short way
+            return decoded, []
         if logprob is not None:
             self._logprobs.append((self._given + len(self._held), logprob))
-        self._held += self._decoder.decode(data)
+        self._held += decoded
         return self._give(self._certain())
 
     def finish(self) -> tuple[str, list[TokenLogprob]]:

@@ -45,16 +45,15 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class Delta:
     """New text of a streamed sequence, and the log-probabilities of the tokens in it."""
 
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    tokens: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Finished:
     """The end of a sequence: the last text (all of it where it was not streamed), why, and the counts for `usage`."""
 
@@ -117,7 +116,7 @@ class Sequence:
     @property
     def reading(self) -> bool:
         """Whether its prompt (or, after a preemption, all that it had) is still being read."""
-        return self.pending > 1 or self.held < len(self.prompt)
+        return self.held < len(self.prompt) or self.pending > 1
 
     @property
     def most_left(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -11,8 +12,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -27,10 +26,10 @@ from serve import sizing
 from serve.api import Server, create_app
 from serve.backend import LlamaBackend
 from serve.engine import Engine
+from serve.mailbox import Mailbox
 from serve.metrics import Metrics
 from serve.middleware import check_exposure, is_loopback, read_keys
 from serve.model import ServeError
-from serve.sequence import Event, Sink
 from serve.settings import ServeSettings
 from serve.warm import warm_up
 
@@ -51,7 +50,7 @@ def run(settings: ServeSettings) -> int:
         context = sizing.context(served.model, size, settings)
         backend = LlamaBackend(served.model, context, served.ends, size.shared)
         _in_own_thread(warm_up, backend)
-        mailbox, metrics = _Mailbox(), Metrics()
+        mailbox, metrics = Mailbox(), Metrics()
         engine = Engine(backend, sizing.limits(served.model, size, settings), mailbox.deliver, metrics)
         metrics.watch(engine)
         log = _logger(settings)
@@ -68,6 +67,8 @@ def run(settings: ServeSettings) -> int:
             warn(
                 f"listening on {settings.host} without an API key: everyone who reaches this machine can use the model"
             )
+        gc.collect()
+        gc.freeze()  # what start-up made stays: the collector need not walk it between two tokens
         _Http(app, engine, mailbox, settings, listening).run(sockets=[listening])
         engine.close()
     finally:
@@ -78,39 +79,11 @@ def run(settings: ServeSettings) -> int:
     return 0
 
 
-class _Mailbox:
-    """Carries a step's events from the engine's thread to the event loop in one call, by a thread of its own.
-
-    Waking the loop gives up the interpreter's lock, which the loop then holds until it has written every event out:
-    the engine would wait for that instead of decoding the next step. Putting into a queue keeps the lock.
-    """
-
-    def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self._letters: SimpleQueue[list[tuple[Sink, Event]]] = SimpleQueue()
-        threading.Thread(target=self._carry, name="mailbox", daemon=True).start()
-
-    def deliver(self, events: list[tuple[Sink, Event]]) -> None:
-        self._letters.put(events)
-
-    def _carry(self) -> None:
-        while True:
-            events = self._letters.get()
-            if self.loop is not None:
-                with suppress(RuntimeError):  # the loop is closed: nobody waits for these any more
-                    self.loop.call_soon_threadsafe(_hand_out, events)
-
-
-def _hand_out(events: list[tuple[Sink, Event]]) -> None:
-    for sink, event in events:
-        sink(event)
-
-
 class _Http(uvicorn.Server):
     """uvicorn, but on SIGTERM and Ctrl-C running answers are finished first; a second signal ends at once."""
 
     def __init__(
-        self, app: ASGIApp, engine: Engine, mailbox: _Mailbox, settings: ServeSettings, listening: socket.socket
+        self, app: ASGIApp, engine: Engine, mailbox: Mailbox, settings: ServeSettings, listening: socket.socket
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -127,7 +100,7 @@ class _Http(uvicorn.Server):
         self.engine, self.mailbox, self.settings, self.listening = engine, mailbox, settings, listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self.mailbox.loop = asyncio.get_running_loop()
+        self.mailbox.open(asyncio.get_running_loop())
         self.engine.start()
         await super().startup(sockets)
         host, port = self.listening.getsockname()[:2]

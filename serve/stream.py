@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serve.errors import ApiError, failed
-from serve.replies import Reply
+from serve.mailbox import Inbox, Timeout
+from serve.replies import Reply, reason
 from serve.schema import ChatRequest, CompletionRequest
-from serve.sequence import Delta, Event, Finished
+from serve.sequence import Delta, Event, Finished, TokenLogprob
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -25,70 +26,45 @@ HEADERS = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
-Inbox = asyncio.Queue[tuple[int, Event]]
+# stands for a text while its frame is made; no name and no id has it
+PLACEHOLDER = "\0"
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-class Timeout(Exception):
-    """The request took longer than it may."""
+def encode(value: Any) -> bytes:
+    """Return JSON without spaces, in UTF-8."""
+    return _encoder.encode(value).encode("utf-8", "replace")
 
 
 def frame(value: Any) -> bytes:
     """Return one server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
-
-
-async def events(inbox: Inbox, deadline: float, pause_s: float | None) -> AsyncIterator[tuple[int, Event] | None]:
-    """Yield events as they come, None after a silent `pause_s`. Raises Timeout at the deadline (the loop's clock)."""
-    loop = asyncio.get_running_loop()
-    while True:
-        if not inbox.empty():
-            yield inbox.get_nowait()
-            continue
-        left = deadline - loop.time()
-        if left <= 0:
-            raise Timeout
-        try:
-            async with asyncio.timeout(left if pause_s is None else min(left, pause_s)):
-                item: tuple[int, Event] | None = await inbox.get()
-        except TimeoutError:
-            item = None
-        yield item
+    return b"data: " + encode(value) + b"\n\n"
 
 
 async def chunks(
-    reply: Reply,
-    request: ChatRequest | CompletionRequest,
-    inbox: Inbox,
-    answers: int,
-    prompts: int,
-    deadline: float,
-    pause_s: float,
+    reply: Reply, request: ChatRequest | CompletionRequest, inbox: Inbox, answers: int, prompts: int
 ) -> AsyncIterator[bytes]:
-    """Yield the framed chunks of a streamed request, to the closing [DONE]."""
+    """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together."""
     usage = bool(request.stream_options and request.stream_options.include_usage)
-    extra: dict[str, Any] = {"usage": None} if usage else {}
+    frames = Frames(reply, usage, answers)
     ends: dict[int, Finished] = {}
-    lengths = [0] * answers
     if reply.chat:
-        for index in range(answers):
-            yield frame({**reply.opening(index), **extra})
+        yield b"".join(frames.opening(index) for index in range(answers))
     try:
-        async for item in events(inbox, deadline, pause_s):
-            if item is None:
+        while len(ends) < answers:
+            items = await inbox.take()
+            if not items:
                 yield KEEP_ALIVE
                 continue
-            index, event = item
-            for chunk in _chunks_of(reply, index, event, lengths):
-                yield frame({**chunk, **extra})
-            if isinstance(event, Finished):
-                if event.error is not None:
-                    yield frame(failed(event.error).body())
-                    break
-                ends[index] = event
-                if len(ends) == answers:
-                    if usage:
-                        yield frame(reply.closing([ends[i] for i in range(answers)], prompts))
-                    break
+            fault = next((event.error for _, event in items if isinstance(event, Finished) and event.error), None)
+            ends |= {index: event for index, event in items if isinstance(event, Finished)}
+            yield b"".join([frames.of(index, event) for index, event in items])
+            if fault is not None:
+                yield frame(failed(fault).body())
+                break
+        else:
+            if usage:
+                yield frame(reply.closing([ends[i] for i in range(answers)], prompts))
     except Timeout:
         yield frame(timed_out().body())
     yield DONE
@@ -99,21 +75,49 @@ def timed_out() -> ApiError:
     return ApiError(504, "The request took longer than this server allows.", kind="server_error", code="timeout")
 
 
-def _chunks_of(reply: Reply, index: int, event: Event, lengths: list[int]) -> list[dict[str, Any]]:
-    found = []
-    text, finish = event.text, None
-    if isinstance(event, Finished) and event.error is None:
-        finish = "length" if event.reason == "length" else "stop"
-    if reply.chat:
-        logprobs = reply.chat_logprobs(event.logprobs)
-        if text or logprobs:
-            found.append(reply.chunk(index, {"content": text}, logprobs, None))
-        if finish:
-            found.append(reply.chunk(index, {}, None, finish))
-    elif text or event.logprobs or finish:
-        found.append(reply.text_chunk(index, text, reply.text_logprobs(event.logprobs, lengths[index]), finish))
-    lengths[index] += len(text) if isinstance(event, Delta) else 0
-    return found
+class Frames:
+    """The framed chunks of one request. `usage`: every chunk has the field, null until the last one.
+
+    A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in.
+    """
+
+    def __init__(self, reply: Reply, usage: bool, answers: int) -> None:
+        self.reply = reply
+        self._extra: dict[str, Any] = {"usage": None} if usage else {}
+        self._lengths = [0] * answers  # characters so far: where the next token's text begins
+        self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: the frame before and after its text
+
+    def opening(self, index: int) -> bytes:
+        """Return the first frame of a chat answer."""
+        return self._frame(self.reply.opening(index))
+
+    def of(self, index: int, event: Event) -> bytes:
+        """Return the frames of one event; of an end by a fault only its last text."""
+        offset, text, logprobs = self._lengths[index], event.text, event.logprobs
+        self._lengths[index] += len(text)
+        if isinstance(event, Delta) and not logprobs:
+            return self._plain(index, text)
+        finish = reason(event.reason) if isinstance(event, Finished) and event.error is None else None
+        if not self.reply.chat:
+            return self._chunk(index, text, logprobs, offset, finish) if text or logprobs or finish else b""
+        last = self._frame(self.reply.chunk(index, {}, None, finish)) if finish else b""
+        return (self._chunk(index, text, logprobs, offset, None) if text or logprobs else b"") + last
+
+    def _plain(self, index: int, text: str) -> bytes:
+        around = self._around.get(index)
+        if around is None:
+            before, _, after = self._chunk(index, PLACEHOLDER, [], 0, None).partition(encode(PLACEHOLDER))
+            around = self._around[index] = before, after
+        return around[0] + encode(text) + around[1]
+
+    def _chunk(self, index: int, text: str, logprobs: list[TokenLogprob], offset: int, finish: str | None) -> bytes:
+        reply = self.reply
+        if reply.chat:
+            return self._frame(reply.chunk(index, {"content": text}, reply.chat_logprobs(logprobs), finish))
+        return self._frame(reply.text_chunk(index, text, reply.text_logprobs(logprobs, offset), finish))
+
+    def _frame(self, chunk: dict[str, Any]) -> bytes:
+        return frame({**chunk, **self._extra})
 
 
 class EventStream(Response):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +52,42 @@ def test_logits_depend_only_on_what_came_before(model: Model) -> None:
     assert np.abs(short[0] - whole[0]).max() < 0.05
     paris = ids[5]
     assert int(np.argmax(whole[0])) == paris
+
+
+def test_a_biased_greedy_token_is_the_likeliest_of_the_biased_logits(model: Model) -> None:
+    numbers = np.random.default_rng(0)
+    for kind in ("none", "lower", "ban", "mixed"):
+        for _ in range(20):
+            logits = numbers.normal(size=model.n_vocab).astype(np.float32)
+            tokens = [int(logits.argmax()), *map(int, numbers.integers(0, model.n_vocab, 5))]
+            low, high = {"none": (0, 0), "lower": (-9, 0), "ban": (-np.inf, -np.inf), "mixed": (-9, 9)}[kind]
+            bias = {t: float(low if kind == "ban" else numbers.uniform(low, high)) for t in tokens}
+            biased, before = logits.copy(), logits.copy()
+            biased[list(bias)] += np.array(list(bias.values()), np.float32)
+            context: Any = SimpleNamespace(logits=lambda index, row=logits: row)
+            sampler = llama.Sampler(model, temperature=0, logit_bias={} if kind == "none" else bias)
+            assert sampler.sample(context, 0) == int(biased.argmax() if kind != "none" else before.argmax())
+            assert (logits == before).all()
+
+
+def test_logits_that_are_no_numbers_are_refused(model: Model) -> None:
+    row = np.full(model.n_vocab, np.nan, np.float32)
+    context: Any = SimpleNamespace(logits=lambda index: row)
+    with pytest.raises(LlamaError, match="not numbers"):
+        llama.Sampler(model, temperature=0, logit_bias={1: -1.0}).sample(context, 0)
+
+
+def test_every_output_has_its_own_logits_and_a_token_without_one_is_refused(model: Model) -> None:
+    with Context(model, n_ctx=256, n_seq_max=2, unified=False) as context:
+        for last in (5, 6):
+            assert context.decode([1, last, 1, 7], [0, 1, 0, 1], [0, 0, 1, 1], [False, True, False, True]) == 0
+            first, second = context.logits(1), context.logits(3)
+            assert not np.array_equal(first, second) and context.logits(1) is first
+            with pytest.raises(LlamaError, match="no logits"):
+                context.logits(0)
+            kept = first.copy()
+            context.clear()
+        assert np.array_equal(kept, first)
 
 
 def test_a_row_longer_than_one_chunk_scores_as_in_one_sequence(model: Model) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bench import serve, serve_peers
+from bench.serve_loads import Answer, Sample
 from burnish.llama import Context, Model
 from serve.backend import LlamaBackend
 from serve.server import _in_own_thread
@@ -37,6 +42,34 @@ def test_a_peer_that_fails_is_named_in_one_line_and_the_others_run(
             server.stop()
     said = capsys.readouterr().out.strip().splitlines()
     assert said == ["left out: bad did not start: ValueError: no such thing"]
+
+
+def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
+    def row(name: str, rates: list[float], others: float) -> dict[str, Any]:
+        rounds = [Sample([Answer(0.0, [0.1, 0.2], 2)], 2 / rate, [0.1]).row(1.0, others) for rate in rates]
+        server: Any = SimpleNamespace(name=name, memory_mib=lambda: 1.0)
+        return serve.summary("new", 1, server, rounds)
+
+    # the machine was three times as fast in the second round: the medians' ratio would say less
+    ours, peer = row("burnish", [10.0, 33.0, 11.0], 0.0), row("llama-server", [10.0, 30.0, 10.0], 0.3)
+    assert serve.ratios(ours, peer)["tokens_per_s"] == pytest.approx(1.1)
+    assert "ratio 1.10" in serve.line(ours, [ours, peer]) and "DISTURBED" not in serve.line(ours, [ours, peer])
+    assert "3 of 3 rounds DISTURBED" in serve.line(peer, [ours, peer])
+
+
+def test_a_meter_tells_the_server_from_the_others() -> None:
+    code = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    try:
+        servers = [serve_peers.Running("busy", process, 0, io.BytesIO()) for process in processes]
+        meter = serve.Meter(servers[0])
+        time.sleep(0.6)
+        server_s, others = meter.read()
+        assert server_s > 0.1 and others > 0.05
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_missing_packages_are_named_with_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:

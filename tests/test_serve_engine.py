@@ -116,6 +116,20 @@ def test_answers_streamed_and_whole(engine: Engine) -> None:
     assert "".join(e.text for e in streamed.events if isinstance(e, Delta)) == "2 " * 20
 
 
+def test_what_a_decode_gave_is_handed_out_before_the_next_begins(engine: Engine, backend: Scripted) -> None:
+    client, seen = Client(), list[int]()
+
+    def count(work: Many[Work]) -> int:
+        seen.append(len(client.events))
+        return DONE
+
+    backend.code = count
+    engine.submit([sequence(1, client, stream=True)])
+    assert client.end.reason == "stop"
+    # 10 tokens of prompt in one decode, then one token each: not one is held back for the next
+    assert seen == list(range(21))
+
+
 def test_a_sequence_that_fails_fails_alone(engine: Engine, backend: Scripted) -> None:
     backend.poison = 3
     clients = {i: Client() for i in (1, 2, 3)}

@@ -17,6 +17,11 @@ from burnish.machine import cpu_count
 Floats = npt.NDArray[np.float32]
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
 
+# the same function as llama_cpp's, but it returns a plain number: a pointer object is made anew for every call
+_logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
+    ctypes.cast(api.llama_get_logits_ith, ctypes.c_void_p).value or 0
+)
+
 
 class Context:
     """A model's working memory: `n_ctx` cells that up to `n_seq_max` sequences share, and the batch that is decoded."""
@@ -54,7 +59,7 @@ class Context:
         self.n_ctx, self.memory = int(api.llama_n_ctx(self.handle)), api.llama_get_memory(self.handle)
         self._tokens, self._positions, self._sequences = (np.zeros(n_batch, np.int32) for _ in range(3))
         self._ones, self._outputs = np.ones(n_batch, np.int32), np.zeros(n_batch, np.int8)
-        self._row = ctypes.c_float * model.n_vocab
+        self._rows: dict[int, Floats] = {}
         step = self._sequences.itemsize
         self._pointers = np.arange(n_batch, dtype=np.uint64) * step + self._sequences.ctypes.data
         self._batch = api.llama_batch(
@@ -97,10 +102,17 @@ class Context:
 
     def logits(self, index: int) -> Floats:
         """Return the logits after batch token `index`: float32 [n_vocab], valid until the next decode."""
-        pointer = api.llama_get_logits_ith(self.handle, index)
-        if not pointer:
+        address = _logits_address(self.handle, index)
+        if not address:
             raise LlamaError(f"batch token {index} has no logits: they were not asked for")
-        return np.ctypeslib.as_array(self._row.from_address(ctypes.addressof(pointer.contents)))
+        row = self._rows.get(address)
+        if row is None:  # a view takes 40 us to make, and llama.cpp keeps its rows where they are
+            if len(self._rows) > MOST_SEQUENCES:
+                self._rows.clear()
+            row = self._rows[address] = np.ctypeslib.as_array(
+                (ctypes.c_float * self.model.n_vocab).from_address(address)
+            )
+        return row
 
     def remove(self, sequence: int, start: int = -1, end: int = -1) -> bool:
         """Drop a sequence's cells in [start, end), -1 meaning open; False where this memory can't be cut there."""

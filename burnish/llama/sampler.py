@@ -46,6 +46,7 @@ class Sampler:
         model.check_ids(list(bias))
         self._biased = np.fromiter(bias.keys(), np.int64, len(bias))
         self._biases = np.fromiter(bias.values(), np.float32, len(bias))
+        self._bias, self._raises = frozenset(bias), any(value > 0 for value in bias.values())
         if repeat_penalty != 1.0 and repeat_last_n:
             last = repeat_last_n if repeat_last_n > 0 else model.n_ctx_train
             repeat = api.llama_sampler_init_penalties(vocabulary, last, repeat_penalty, 0.0, 0.0)
@@ -89,7 +90,8 @@ class Sampler:
             raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")
         if self.chain is not None:
             return int(api.llama_sampler_sample(self.chain, context.handle, index))
-        return self._best_biased(logits) if self._biased.size else best
+        # where biases only lower, a token that has none stays the likeliest
+        return self._best_biased(logits) if self._raises or best in self._bias else best
 
     def _best_biased(self, logits: Floats) -> int:
         """Return the likeliest token with the biases, which llama.cpp's chain takes a copy of the vocabulary for."""
