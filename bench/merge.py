@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish.console import say
+from burnish.files import first_line, last_line
 from export.shards import Stored, row_ranges, sources, write
 
 RANK, ALPHA = 16, 32
@@ -132,7 +133,7 @@ def child(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, float
 
 def peak_bytes() -> int:
     """Return the most memory that was resident in this process (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text().split("\n")
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
@@ -148,8 +149,8 @@ def measure(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, flo
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"{kind}: {done.stderr.strip().splitlines()[-1:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"{kind}: {last_line(done.stderr)}")
+    result: dict[str, float] = json.loads(last_line(done.stdout))
     return result
 
 
@@ -225,7 +226,7 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 def main() -> int:
     """Run the bench; returns 1 where a bound is broken."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.merge", description=__doc__.splitlines()[0] if __doc__ else ""
+        prog="python -m bench.merge", description=first_line(__doc__ or "")
     )
     parser.add_argument("--shapes", default="1b,3b", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from burnish import files
 from burnish.run import cache_root
 from tools.build_llama import cpu_features, download, pinned_version
 
@@ -81,7 +82,7 @@ class Running:
 
     def memory_mib(self) -> float:
         """Return what it holds in memory and shares with nobody (private pages), in MiB."""
-        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().split("\n")
         kib = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
         return kib / 1024
 
@@ -257,5 +258,4 @@ def start(name: str, load: Load) -> Running:
 def last_line(log: IO[bytes]) -> str:
     """Return the last line that a server wrote."""
     log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it wrote nothing"
+    return files.last_line(log.read().decode(errors="replace"), "it wrote nothing")[:300]

@@ -18,6 +18,7 @@ import yaml
 from burnish import hub
 from burnish.console import say
 from burnish.errors import UserError
+from burnish.files import last_line
 from burnish.run import cache_root, file_sha256
 
 PACKAGE_PREFIX = "package:"
@@ -181,6 +182,6 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
             text=True,
         )
         if child.returncode:
-            last = (child.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+            last = last_line(child.stderr, "it ended without a word")
             raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
     return target

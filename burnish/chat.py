@@ -39,12 +39,16 @@ class _Generation(Extension):
 class ChatTemplate:
     """A Jinja chat template, the special tokens that it may name, and the date that it believes it is.
 
-    `date` (YYYY-MM-DD) is what strftime_now sees, so that the ids do not change by the day.
+    `date` (YYYY-MM-DD) is what strftime_now sees, so that the ids do not change by the day. `source` keeps \n alone as
+    line break, as Jinja renders it: transformers reads \r\n from a file as \n, and its sha256 would be another.
     """
 
     source: str
     date: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", self.source.replace("\r\n", "\n").replace("\r", "\n"))
 
     @cached_property
     def _compiled(self) -> jinja2.Template:

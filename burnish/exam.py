@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
+from burnish.files import read_jsonl, read_text
+
 TOP = 64
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
 
@@ -154,11 +156,10 @@ class Exam:
     @staticmethod
     def load(directory: Path) -> Exam:
         """Read an exam that `save` wrote."""
-        lines = (directory / QUESTIONS).read_text(encoding="utf-8").splitlines()
         t = load_file(directory / REFERENCE)
         answers = Answers(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
-        questions = [_question(json.loads(line)) for line in lines]
-        spoken = tuple(Spoken(**s) for s in json.loads((directory / ANSWERS).read_text(encoding="utf-8")))
+        questions = [_question(content) for content in read_jsonl(directory / QUESTIONS)]
+        spoken = tuple(Spoken(**s) for s in json.loads(read_text(directory / ANSWERS)))
         return Exam(questions, answers, t["base_true_logprobs"], float(t["noise"][0]), float(t["noise"][1]), spoken)
 
 

@@ -70,7 +70,7 @@ def _core(cpu: int) -> str:
 def _cgroup_directories(controller: str) -> list[Path]:
     """Return this process's cgroup and its parents, nearest first, for cgroup v2 and v1."""
     found: list[Path] = []
-    for line in (_read(CGROUP_OF_SELF) or "").splitlines():
+    for line in (_read(CGROUP_OF_SELF) or "").split("\n"):
         number, controllers, path = line.split(":", 2)
         if number == "0":
             root = CGROUP
@@ -93,7 +93,7 @@ def _read(path: Path) -> str | None:
 
 def _meminfo(key: str) -> int:
     """Return a line of /proc/meminfo in bytes."""
-    for line in (_read(MEMINFO) or "").splitlines():
+    for line in (_read(MEMINFO) or "").split("\n"):
         name, _, rest = line.partition(":")
         if name == key:
             return int(rest.split()[0]) * 1024

@@ -16,6 +16,7 @@ from burnish import run as runs
 from burnish.base import Base
 from burnish.console import bar, say
 from burnish.errors import UserError
+from burnish.files import first_line
 from export.shards import INDEX, NAMES, SINGLE, Stored, write
 
 BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
@@ -82,7 +83,7 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
         # files of torch before 1.6 are no zip archives and can't be mapped: those are read whole
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error, type(error).__name__)
         raise ConvertError(f"{file}: can't be read as tensors alone: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise ConvertError(f"{file}: holds other things than named tensors")

@@ -13,6 +13,7 @@ from rich.table import Table
 from burnish import hub
 from burnish import run as runs
 from burnish.console import say, warn
+from burnish.files import read_lines
 from burnish.publish import WRITE, PushSection, check_target
 from burnish.run import PushRecord
 from export.card import Subject
@@ -111,7 +112,7 @@ def _pushed_before(repo: str, remote: Remote) -> set[str]:
     """Return the files there that an earlier push brought: those of its list. What people added by hand is not ours."""
     if SUMS not in remote.files:
         return set()
-    lines = (hub.download(repo, remote.commit, [SUMS]) / SUMS).read_text(encoding="utf-8").splitlines()
+    lines = read_lines(hub.download(repo, remote.commit, [SUMS]) / SUMS)
     return {line.partition("  ")[2] for line in lines} & set(remote.files)
 
 

@@ -48,7 +48,7 @@ def pinned_version() -> str:
 def cpu_features() -> str:
     """Return this CPU's feature flags: a native build runs only where they are the same."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
     except OSError:
         return "unknown"
     return next(

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from burnish.base import resolve
 from burnish.errors import run_edge
+from burnish.files import last_line
 from burnish.run import ExportRecord, RunError, TrainRecord, find_run
 
 RUN = "quickstart"
@@ -62,8 +63,8 @@ def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Wait until the server answers; raises RunError with its last line where it ends before."""
     for _ in range(START_LIMIT_S * 10):
         if process.poll() is not None:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise RunError(f"the server ended while starting: {' '.join(last)} (all of it: {log})")
+            last = last_line(log.read_bytes().decode(errors="replace"))
+            raise RunError(f"the server ended while starting: {last} (all of it: {log})")
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=1).status_code == 200:
                 return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
 
+from burnish.files import read_jsonl
 from train.progress import METRICS
 
 STATE = "trainer_state.json"  # transformers' name
@@ -29,5 +29,5 @@ def take_up(trainer: Any, checkpoint: Path, logs: Path) -> dict[str, float]:
     # by its name: the run may have moved
     weights = checkpoint.parent / Path(best).name if best else checkpoint
     trainer._load_from_checkpoint(str(weights))
-    times = [json.loads(line)["time"] for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
+    times = [point["time"] for point in read_jsonl(logs / METRICS, partial=True)]
     return {"train_loss": 0.0, "train_runtime": times[-1] - times[0] if times else 0.0}

@@ -20,6 +20,7 @@ from burnish.base import Base
 from burnish.config import ConfigError
 from burnish.console import as_json, warn
 from burnish.errors import did_you_mean
+from burnish.files import first_line
 from train.plan import Machine
 from train.settings import BaseSection, LoraSection, TrainSettings
 from train.template import loading_fault
@@ -175,7 +176,7 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
     try:
         return get_peft_model(model, config)
     except ValueError as error:  # PEFT knows layers that an adapter would break (Mamba's out_proj)
-        raise ConfigError(f"lora.target_modules: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"lora.target_modules: {first_line(error)}") from None
 
 
 def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftModel:

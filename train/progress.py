@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from burnish.console import Tick
+from burnish.files import read_jsonl
 from burnish.run import write_atomic
 
 COMPLETE = "complete"
@@ -28,11 +29,11 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         logs.mkdir(parents=True, exist_ok=True)
         path = logs / METRICS
         kept = (
-            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= resumed_step]
+            [point for point in read_jsonl(path, partial=True) if point["step"] <= resumed_step]
             if path.is_file() and resumed_step
             else []
         )
-        write_atomic(path, "".join(f"{line}\n" for line in kept))
+        write_atomic(path, "".join(f"{json.dumps(point)}\n" for point in kept))
         self.writer = _writer(logs, resumed_step) if tensorboard else None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate, load_template, named_templates
 from burnish.config import ConfigError
+from burnish.files import first_line
 from train.mask import Codec
 from train.settings import BaseSection, ChatSection
 
@@ -34,7 +35,7 @@ def loading_fault(base: BaseSection, error: Exception) -> str:
             f"base.id {base.id}: it brings its own Python code; read that code, then set base.trust_remote_code: true"
             " if you trust it"
         )
-    return f"base.id {base.id}: transformers can't load it: {str(error).strip().splitlines()[0]}"
+    return f"base.id {base.id}: transformers can't load it: {first_line(error)}"
 
 
 def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:

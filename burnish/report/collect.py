@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.exam import Exam
+from burnish.files import read_jsonl, read_text
 from burnish.run import ExportRecord, PushRecord, Run, TrainRecord, file_sha256
 
 METRICS, CONFIG = "logs/metrics.jsonl", "config.yaml"
@@ -107,17 +107,12 @@ def _exam(directory: Path) -> Exam | None:
 
 def _points(path: Path) -> list[dict[str, Any]]:
     """Read the logged points; a line that a kill left half-written is none."""
-    points = []
-    for line in _text(path).splitlines():
-        try:
-            points.append(json.loads(line))
-        except ValueError:
-            continue
+    points = read_jsonl(path, partial=True) if path.is_file() else []
     return [p for p in points if isinstance(p, dict) and "step" in p]
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except OSError:
         return ""

@@ -1,0 +1,82 @@
+"""Line-based files: only \\n ends a line, whatever characters people's texts hold, and no product code forgets it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.chat import ChatTemplate
+from burnish.exam import TOP, Answers, Exam, Question, Spoken
+from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines
+from burnish.run import text_sha256
+from tests.conftest import ROOT
+
+# what str.splitlines takes for the end of a line and JSON does not
+SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
+PRODUCT = ("burnish", "train", "export", "serve", "tools", "bench")
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]) | st.sampled_from(SEPARATORS)))
+)
+def test_lines_come_back_whole(lines: list[str]) -> None:
+    text = "".join(line + "\n" for line in lines)
+    assert split_lines(text) == lines
+    assert not lines or not lines[-1] or split_lines(text[:-1]) == lines
+
+
+def test_a_carriage_return_stays_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"a\rb\r\nc")
+    assert read_lines(tmp_path / "x") == ["a\rb\r", "c"]
+
+
+def test_a_half_written_line_is_skipped_only_where_that_is_asked(tmp_path: Path) -> None:
+    values = [{"text": f"a{c}b"} for c in SEPARATORS]
+    lines = [json.dumps(value, ensure_ascii=False) for value in values]
+    (tmp_path / "x.jsonl").write_text("\n\n".join([*lines, '{"step": ']), encoding="utf-8")
+    assert read_jsonl(tmp_path / "x.jsonl", partial=True) == values
+    with pytest.raises(ValueError, match="Expecting value"):
+        read_jsonl(tmp_path / "x.jsonl")
+
+
+def test_the_line_that_tells_what_went_wrong() -> None:
+    assert last_line("loading\nstep 1\rstep 2\rbad file 'a\u2028b'\n\n") == "bad file 'a\u2028b'"
+    assert first_line(ValueError("bad file 'a\u2028b'\nmore")) == "bad file 'a\u2028b'"
+    assert (last_line(" \n", "nothing"), first_line("", "nothing")) == ("nothing", "nothing")
+
+
+def test_an_exam_over_texts_with_line_separators_survives_the_disk(tmp_path: Path) -> None:
+    """A run whose exam could not be read back could never be exported."""
+    messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
+    asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
+    answers = Answers(np.zeros((6, TOP), np.int32), np.zeros((6, TOP), np.float32), np.zeros(6, np.float32))
+    spoken = (Spoken(SEPARATORS, "\r\n", "a\r", SEPARATORS),)
+    Exam(asked, answers, answers.true, 0.0, 1.0, spoken).save(tmp_path)
+    back = Exam.load(tmp_path)
+    assert (back.questions, back.spoken) == (asked, spoken)
+
+
+def test_a_template_with_windows_line_breaks_is_the_one_that_transformers_reads_back(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_bytes(b"{%- for m in messages %}\r\n{{ m.content }}\r\n{%- endfor %}\r\n|")
+    # as transformers opens it: in text mode
+    template = ChatTemplate((tmp_path / "chat.jinja").read_bytes().decode(), "2026-01-01")
+    assert text_sha256(template.source) == text_sha256((tmp_path / "chat.jinja").read_text())
+    assert template.render([{"content": "a"}, {"content": "b\r\n"}]) == "ab\r\n|"  # a message's own stay
+
+
+@pytest.mark.parametrize("folder", PRODUCT)
+def test_nothing_is_read_by_splitlines(folder: str) -> None:
+    """It cuts at characters that stand in ordinary texts: burnish.files reads lines."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "iter_lines")
+    ]
+    assert found == []
