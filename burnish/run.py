@@ -52,7 +52,11 @@ class FileRef(Record):
 
 
 class DataRef(Record):
-    """What was trained on. `over_length` counts the rows that were dropped or truncated."""
+    """What was trained on. `over_length` counts the rows that were dropped or truncated.
+
+    `duplicates` counts the rows that repeat an earlier one, `near_duplicates` the held-out rows with a near duplicate
+    among the training rows, `eval_overlap` the eval file's rows that the data had as well; None: not counted then.
+    """
 
     path: str
     sha256: str
@@ -60,6 +64,9 @@ class DataRef(Record):
     rows: int
     eval_rows: int
     over_length: int
+    duplicates: int | None = None
+    near_duplicates: int | None = None
+    eval_overlap: int | None = None
 
 
 class ExamRef(FileRef):

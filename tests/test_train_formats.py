@@ -103,7 +103,17 @@ def test_unused_columns_are_counted_and_near_ones_noted() -> None:
 
 def test_parquet_rows_are_named_rows() -> None:
     with pytest.raises(DataError, match=r"^f\.parquet: row 1: 'output' is a number, expected text$"):
-        convert(raw(({**ALPACA, "output": 1},)), "alpaca", Path("f.parquet"))
+        convert([RawRow(0, {**ALPACA, "output": 1}, 1, "row")], "alpaca", Path("f.parquet"))
+
+
+def test_rows_that_share_a_line_are_named_by_line_and_number() -> None:
+    rows = [RawRow(1, {**ALPACA, "output": text}, n, "row") for n, text in enumerate(["a", 1, "", "b"], start=1)]
+    with pytest.raises(DataError) as caught:
+        convert(rows, "alpaca", PATH)
+    assert list(caught.value.faults) == [
+        "f.jsonl: line 1, row 2: 'output' is a number, expected text",
+        "f.jsonl: line 1, row 3: 'output' is empty: there is nothing to learn",
+    ]
 
 
 def test_faults_of_columns_all_at_once() -> None:

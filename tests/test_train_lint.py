@@ -82,10 +82,10 @@ def test_few_rows() -> None:
 
 def test_duplicates() -> None:
     warning = only(chat(3, "question 101", "answer 101"), chat(4, "question 102", "answer 102"))
-    assert warning.text == "2 rows repeat an earlier one exactly (first: line 3 repeats line 101)"
+    assert warning.text == "2 rows repeat an earlier one (first: line 3 repeats line 101)"
     assert warning.lines == (3, 4)
     assert only(Example(1, text="a"), Example(2, text="a"), unit="row").text == (
-        "1 row repeats an earlier one exactly (first: row 2 repeats row 1)"
+        "1 row repeats an earlier one (first: row 2 repeats row 1)"
     )
 
 

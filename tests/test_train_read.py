@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from train.read import DataError, RawRow, read_rows, unit
+from train.read import DataError, RawRow, read_rows
 from train.scan import MOST_FAULTS
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -85,11 +85,11 @@ def test_csv_lines_cells_and_separators(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     rows = read(path, 'prompt,completion\na,"two\nlines"\n\nb,\n')
     assert rows == [
-        RawRow(2, {"prompt": "a", "completion": "two\nlines"}),
-        RawRow(5, {"prompt": "b", "completion": ""}),
+        RawRow(2, {"prompt": "a", "completion": "two\nlines"}, 1),
+        RawRow(5, {"prompt": "b", "completion": ""}, 2),
     ]
-    assert read(path, "prompt;completion\na, b;c") == [RawRow(2, {"prompt": "a, b", "completion": "c"})]
-    assert read(tmp_path / "x.data", "prompt\tcompletion\na\tb") == [RawRow(2, {"prompt": "a", "completion": "b"})]
+    assert read(path, "prompt;completion\na, b;c") == [RawRow(2, {"prompt": "a, b", "completion": "c"}, 1)]
+    assert read(tmp_path / "x.data", "prompt\tcompletion\na\tb") == [RawRow(2, {"prompt": "a", "completion": "b"}, 1)]
     assert len(read(path, "text\n" + "x" * 200_000)[0].value["text"]) == 200_000
 
 
@@ -112,8 +112,8 @@ def test_parquet_rows_are_numbered_and_nested(tmp_path: Path) -> None:
     values = [{"messages": turns, "id": 1}, {"messages": turns[:1], "id": None}]
     path = tmp_path / "x.parquet"
     pq.write_table(pa.Table.from_pylist(values), path)
-    assert read_rows(path) == [RawRow(1, values[0]), RawRow(2, values[1])]
-    assert (unit(path), unit(tmp_path / "x.json")) == ("row", "line")
+    assert read_rows(path) == [RawRow(0, values[0], 1, "row"), RawRow(0, values[1], 2, "row")]
+    assert [row.where for row in read_rows(path)] == ["row 1", "row 2"]
     assert read(tmp_path / "renamed.json", path.read_bytes()) == read_rows(path)
     assert faults(path, path.read_bytes()[:40])[0].startswith("malformed Parquet: ")
 
@@ -155,6 +155,45 @@ def test_an_unclosed_row_costs_no_other_row(tmp_path: Path) -> None:
 )
 def test_faults_of_json(tmp_path: Path, text: str, expected: str) -> None:
     assert faults(tmp_path / "x.json", text) == [expected]
+
+
+@pytest.mark.parametrize("text", ['[{"a":1},{"a":2},{"a":3}]', '{"a":1}{"a":2}\n{"a":3}', '{"a":1}\n{"a":2} {"a":3}'])
+def test_rows_that_share_a_line_are_named_by_their_number_too(tmp_path: Path, text: str) -> None:
+    rows = read(tmp_path / "x.json", text)
+    lines = [text[: text.index(f'{{"a":{n}')].count("\n") + 1 for n in (1, 2, 3)]
+    assert [row.where for row in rows] == [f"line {line}, row {n}" for n, line in enumerate(lines, start=1)]
+    assert [row.where for row in read(tmp_path / "x.json", text.replace("{", "\n{"))][1].count("row") == 0
+
+
+def test_faults_behind_other_rows_of_a_line_have_a_column(tmp_path: Path) -> None:
+    assert faults(tmp_path / "x.json", '[{"a":1,"a":2},{"a":NaN}]') == [
+        "line 1: 'a' stands twice in one object",
+        "line 1, column 16: NaN is not JSON; write a number or null",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.parquet"])
+def test_only_line_breaks_end_a_line(tmp_path: Path, name: str) -> None:
+    """What str.splitlines cuts at is text like any other, in every kind of file."""
+    cells = [f"a{c}b{c}" for c in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([{"text": cell} for cell in cells]), path)
+    else:
+        text = {
+            ".jsonl": "\n".join(json.dumps({"text": cell}, ensure_ascii=False) for cell in cells),
+            ".json": json.dumps([{"text": cell} for cell in cells], ensure_ascii=False),
+            ".csv": "text,id\n" + "".join(f"{cell},\n" for cell in cells),
+        }[path.suffix]
+        path.write_text(text, encoding="utf-8")
+    rows = read_rows(path)
+    assert [row.value["text"] for row in rows] == cells
+    assert [row.row for row in rows] == list(range(1, len(cells) + 1))
+
+
+def test_csv_whose_lines_end_in_carriage_returns(tmp_path: Path) -> None:
+    rows = read(tmp_path / "x.csv", "prompt;completion\ra, b;c\rd;e, f, g\r")
+    assert [(row.line, row.value["completion"]) for row in rows] == [(2, "c"), (3, "e, f, g")]
 
 
 def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:

@@ -117,6 +117,6 @@ def dataset(rows: list[Row], assistant_only: bool) -> Dataset:
         {
             "input_ids": [row.input_ids for row in rows],
             "labels": [row.labels(everything=not assistant_only) for row in rows],
-            "line": [row.example.line for row in rows],
+            "line": [row.example.number for row in rows],
         }
     )

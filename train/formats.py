@@ -10,7 +10,7 @@ from typing import Any
 
 from burnish.errors import did_you_mean, nearest
 
-from .read import DataError, RawRow, unit
+from .read import DataError, RawRow, Unit, place
 from .turns import NO_TOOLS, Message, as_context, check_order, kind, missing, read_turns
 
 __all__ = ["FORMATS", "Columns", "Conversion", "Example", "Message", "convert", "recognise"]
@@ -44,11 +44,26 @@ MOST_KEYS_SHOWN = 12
 
 @dataclass(frozen=True)
 class Example:
-    """One row as training takes it: a conversation, or a plain text. `line` is the row's place in its file."""
+    """One row as training takes it: a conversation, or a plain text.
+
+    `line`, `row` and `unit` are the row's place in its file, as RawRow has them.
+    """
 
     line: int
     messages: tuple[Message, ...] | None = None
     text: str | None = None
+    row: int = 0
+    unit: Unit = "line"
+
+    @property
+    def number(self) -> int:
+        """What names the row in its file: its line, or its number where rows share lines."""
+        return self.line if self.unit == "line" else self.row
+
+    @property
+    def where(self) -> str:
+        """The row's place in its file, for messages."""
+        return place(self.line, self.row, self.unit)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ def convert(rows: Sequence[RawRow], format: str, path: Path) -> Conversion:
     seen: set[str] = set()
     for raw in rows:
         example, row = _convert_row(raw, format)
-        faults += [f"{path}: {unit(path)} {raw.line}: {fault}" for fault in row.faults]
+        faults += [f"{path}: {raw.where}: {fault}" for fault in row.faults]
         unused.update(row.unused())
         seen.update(row.value)
         examples += [example] if example else []
@@ -148,9 +163,10 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
         if row.value.get(column) not in (None, "", "[]", [], {}):
             row.faults.append(f"'{column}': {why}; take the column out, or train without these rows")
     if format == "text":
-        example = Example(raw.line, text=row.response("text"))
+        example = Example(raw.line, None, row.response("text"), raw.row, raw.unit)
     else:
-        example = Example(raw.line, messages=tuple(_with_system(row, _READERS[format](row))))
+        messages = tuple(_with_system(row, _READERS[format](row)))
+        example = Example(raw.line, messages, None, raw.row, raw.unit)
     return (None if row.faults else example), row
 
 

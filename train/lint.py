@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .dedupe import repeats
 from .formats import Example, Message
 
 FEWEST_ROWS = 10
@@ -27,7 +28,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 
 @dataclass(frozen=True)
 class LintWarning:
-    """One thing to look at. `kind` is a fixed word for programs, `text` is for people, `lines` all rows it is in."""
+    """One thing to look at. `kind` is a fixed word for programs, `text` is for people, `lines` all rows it is in.
+
+    Rows are named by their line, or by their number where rows share lines (`Example.number`).
+    """
 
     kind: str
     text: str
@@ -35,7 +39,7 @@ class LintWarning:
 
 
 def lint(examples: Sequence[Example], unit: str = "line") -> list[LintWarning]:
-    """Return the warnings for these rows, the gravest first; `unit` is what their line counts ("line" or "row")."""
+    """Return the warnings for these rows, the gravest first; `unit` is what their number counts ("line" or "row")."""
     found: list[LintWarning] = []
     for check in _CHECKS:
         found += check(examples, unit)
@@ -66,7 +70,7 @@ def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     }
     found = []
     for kind, (pattern, text) in kinds.items():
-        if lines := _unique(e.line for e in examples if any(pattern.search(part) for part in _texts(e))):
+        if lines := _unique(e.number for e in examples if any(pattern.search(part) for part in _texts(e))):
             found.append(LintWarning(kind, f"{text}: {_where(lines, unit)}", lines))
     return found
 
@@ -75,22 +79,16 @@ def _few(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     if len(examples) >= FEWEST_ROWS:
         return []
     text = f"only {_rows(len(examples))}: a model learns little from fewer than {FEWEST_ROWS}, and repeats them"
-    return [LintWarning("few", text, tuple(e.line for e in examples))]
+    return [LintWarning("few", text, tuple(e.number for e in examples))]
 
 
 def _duplicates(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    first: dict[object, int] = {}
-    again: list[tuple[int, int]] = []
-    for example in examples:
-        key = example.text if example.messages is None else example.messages
-        if key in first:
-            again.append((example.line, first[key]))
-        first.setdefault(key, example.line)
+    again = [(example.number, earlier.number) for example, earlier in repeats(examples)]
     if not again:
         return []
     line, earlier = again[0]
     verb = "repeats" if len(again) == 1 else "repeat"
-    text = f"{_rows(len(again))} {verb} an earlier one exactly (first: {unit} {line} repeats {unit} {earlier})"
+    text = f"{_rows(len(again))} {verb} an earlier one (first: {unit} {line} repeats {unit} {earlier})"
     return [LintWarning("duplicate", text, tuple(line for line, _ in again))]
 
 
@@ -99,7 +97,7 @@ def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     answers: defaultdict[tuple[Message, ...], dict[str, int]] = defaultdict(dict)
     for example in examples:
         if example.messages:
-            answers[example.messages[:-1]].setdefault(example.messages[-1].content, example.line)
+            answers[example.messages[:-1]].setdefault(example.messages[-1].content, example.number)
     several = [tuple(lines.values()) for lines in answers.values() if len(lines) > 1]
     if not several:
         return []
@@ -115,7 +113,7 @@ def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     response, count = responses.most_common(1)[0]
     if count <= responses.total() * MOST_SAME_SHARE:
         return []
-    lines = _unique(e.line for e in examples if e.messages and e.messages[-1].content == response)
+    lines = _unique(e.number for e in examples if e.messages and e.messages[-1].content == response)
     shown = response[:40] + ("…" if len(response) > 40 else "")
     text = f"{count} of {_rows(responses.total())} have the same response {shown!r}: it may become the answer to all"
     return [LintWarning("same-response", text, lines)]
@@ -123,7 +121,7 @@ def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 def _whitespace(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     lines = _unique(
-        e.line
+        e.number
         for e in examples
         for m in e.messages or ()
         if m.role == "assistant" and m.train and m.content != m.content.strip()
@@ -161,7 +159,7 @@ def _matches(
     for example in examples:
         for text in _texts(example):
             for match in pattern.finditer(text):
-                found[name(match)][example.line] = None
+                found[name(match)][example.number] = None
     return {key: tuple(lines) for key, lines in sorted(found.items(), key=lambda item: -len(item[1]))}
 
 

@@ -73,7 +73,7 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
         try:
             rows += _chat_rows(example, template, codec) if example.messages else [_text_row(example, codec)]
         except (ChatError, MaskError) as error:
-            faults += [f"line {example.line}: {fault}" for fault in error.faults]
+            faults += [f"{example.where}: {fault}" for fault in error.faults]
     if faults:
         raise MaskError(faults)
     return rows
@@ -94,7 +94,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
             content = row.example.messages[turn].content.strip()
             before = [m.to_dict() for m in row.example.messages[:turn]]
             found = codec.decode(row.input_ids[start : end - 1]).strip()
-            where = f"line {row.example.line}: assistant turn {turn + 1}"
+            where = f"{row.example.where}: assistant turn {turn + 1}"
             if row.input_ids[end - 1] not in codec.terminators:
                 faults.append(f"{where}: its last trained token is no terminator")
             if found != content:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from train import template as templates
 from train.formats import Conversion, Example, convert, recognise
 from train.lint import lint
 from train.mask import Codec, MaskError, Row, build, prove
-from train.read import DataError, read_rows, unit
+from train.read import DataError, read_rows
 from train.settings import DataSection, TrainSettings
-
-LEAST_ROWS = 2
+from train.split import apart, near, split
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,8 @@ class Prepared:
     """Rows ready to train on, and how they came to be.
 
     `heldout` is never trained on: the eval loss and the exam use it. `truncated` holds the lines of shortened rows.
+    `duplicates` counts the rows of the data that repeat an earlier one; of the held-out rows, `near_duplicates` counts
+    those with a near duplicate that is trained, `eval_overlap` those of the eval file that the data had as well.
     """
 
     base: Base
@@ -41,6 +41,9 @@ class Prepared:
     dropped: list[int]
     truncated: list[int]
     warnings: list[str]
+    duplicates: int = 0
+    near_duplicates: int = 0
+    eval_overlap: int = 0
 
     @property
     def terminators(self) -> list[int]:
@@ -60,6 +63,9 @@ def prepare(settings: TrainSettings) -> Prepared:
         raise DataError(f"data.path {data.path}: no such file")
     converted = _read(Path(data.path), data)
     heldout_examples = _read(Path(data.eval_path), data).examples if data.eval_path else None
+    examples, shared = converted.examples, 0
+    if heldout_examples is not None:
+        examples, shared = apart(converted.examples, heldout_examples, data)
     base = resolve(settings.base.id, settings.base.revision)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
     codec = templates.codec(tokenizer)
@@ -67,10 +73,12 @@ def prepare(settings: TrainSettings) -> Prepared:
     if converted.format != "text":
         template = templates.require(template, settings.base)
     maker = _RowMaker(template, codec, data)
-    rows = maker.rows(converted.examples, data.path)
+    rows = maker.rows(examples, data.path)
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
     train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
-    warnings = [str(w.text) for w in lint(converted.examples, unit(Path(data.path)))]
+    found = lint(converted.examples, converted.examples[0].unit)
+    close, warning = near(train, heldout, data)
+    warnings = [w.text for w in found] + [warning] * bool(warning)
     prepared = Prepared(
         base,
         tokenizer,
@@ -84,6 +92,9 @@ def prepare(settings: TrainSettings) -> Prepared:
         maker.dropped,
         maker.truncated,
         warnings,
+        sum(len(w.lines) for w in found if w.kind == "duplicate"),
+        close,
+        shared,
     )
     if template is not None and converted.format != "text":
         ends = templates.base_end_ids(base.path, tokenizer)
@@ -91,22 +102,6 @@ def prepare(settings: TrainSettings) -> Prepared:
     for text in warnings:
         warn(text)
     return prepared
-
-
-def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Hold out a share of the rows, at least one: chosen by the seed, in file order on both sides.
-
-    With a share of 0 a twentieth is still set aside (at most 64 rows), because the exam needs rows that were never
-    trained. Rows of one example stay together.
-    """
-    lines = list(dict.fromkeys(row.example.line for row in rows))
-    if len(lines) < LEAST_ROWS:
-        raise DataError(
-            f"the data has {len(lines)} row: at least {LEAST_ROWS} are needed, one to learn and one to examine"
-        )
-    count = round(len(lines) * share) if share else min(64, len(lines) // 20)
-    held = set(random.Random(seed).sample(lines, min(max(1, count), len(lines) - 1)))
-    return [r for r in rows if r.example.line not in held], [r for r in rows if r.example.line in held]
 
 
 class _RowMaker:
@@ -129,7 +124,7 @@ class _RowMaker:
         if long and self.data.over_length == "error":
             raise DataError(
                 [
-                    f"{path}: line {row.example.line}: {len(row.input_ids)} tokens, data.max_length is"
+                    f"{path}: {row.example.where}: {len(row.input_ids)} tokens, data.max_length is"
                     f" {self.data.max_length}; raise it, or set data.over_length to drop or truncate"
                     for row in long
                 ]
@@ -143,9 +138,9 @@ class _RowMaker:
             return row
         spans = tuple((start, min(end, limit)) for start, end in row.spans if start < limit)
         if self.data.over_length == "drop" or not spans:
-            self.dropped.append(row.example.line)
+            self.dropped.append(row.example.number)
             return None
-        self.truncated.append(row.example.line)
+        self.truncated.append(row.example.number)
         return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)])
 
 

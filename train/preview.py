@@ -38,6 +38,10 @@ def show(prepared: Prepared, max_length: int) -> None:
     total = sum(len(row.input_ids) for row in rows)
     console.print(f"format          {prepared.format}")
     console.print(f"rows            {len(prepared.train)} to train on, {len(prepared.heldout)} held out")
+    console.print(
+        f"duplicates      {prepared.duplicates} repeat an earlier row; {prepared.near_duplicates} held-out rows have a"
+        " near duplicate that is trained"
+    )
     console.print(f"tokens          {total}, of them {trained} trained ({trained / max(total, 1):.0%})")
     lengths = percentiles(prepared.lengths)
     console.print(
@@ -47,7 +51,7 @@ def show(prepared: Prepared, max_length: int) -> None:
     ends = [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators]
     console.print(f"terminators     {', '.join(ends)}", markup=False)
     for row in rows[:1]:
-        console.print(f"\nrow of line {row.example.line}, trained part in {OPEN} {CLOSE}:\n")
+        console.print(f"\nrow of {row.example.where}, trained part in {OPEN} {CLOSE}:\n")
         console.print(marked(row, prepared))
 
 

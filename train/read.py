@@ -7,8 +7,9 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from burnish.errors import UserError
 
@@ -35,12 +36,26 @@ class DataError(UserError):
     """A data file that can't be read, or rows in it that are not what was expected: every fault of the file."""
 
 
+Unit = Literal["line", "row"]
+
+
 @dataclass(frozen=True)
 class RawRow:
-    """One row as it stands in the file. `line` is where it starts, from 1; in Parquet it is the row's number."""
+    """One row as it stands in the file: `line` is where it starts, `row` its number, both from 1.
+
+    `unit` is what names the rows of this file: "line", or "row" where lines don't: in Parquet, whose rows have line 0,
+    and where rows share a line, as in minified JSON.
+    """
 
     line: int
     value: Any
+    row: int = 0
+    unit: Unit = "line"
+
+    @property
+    def where(self) -> str:
+        """The row's place in its file, for messages."""
+        return place(self.line, self.row, self.unit)
 
 
 def read_rows(path: Path) -> list[RawRow]:
@@ -52,17 +67,21 @@ def read_rows(path: Path) -> list[RawRow]:
         text = _decode(data, path)
         del data  # a big file is held once, not twice
         faults: list[str] = []
-        rows = [RawRow(line, value) for line, value in _parser(text, path)(text, faults)]
+        rows = [RawRow(line, value, n) for n, (line, value) in enumerate(_parser(text, path)(text, faults), start=1)]
         if faults:
             raise DataError([f"{path}: {fault}" for fault in faults])
     if not rows:
         raise DataError(f"{path}: there is no row in the file")
+    if any(row.line == after.line for row, after in pairwise(rows)):
+        rows = [RawRow(row.line, row.value, row.row, "row") for row in rows]
     return rows
 
 
-def unit(path: Path) -> str:
-    """Return what RawRow.line counts in this file: "row" for Parquet, else "line"."""
-    return "row" if path.suffix.lower() == ".parquet" else "line"
+def place(line: int, row: int, unit: Unit) -> str:
+    """Return "line 3", or "line 1, row 37" where rows share a line, or "row 37" in a file without lines."""
+    if unit == "line":
+        return f"line {line}"
+    return f"line {line}, row {row}" if line else f"row {row}"
 
 
 def _bytes(path: Path) -> bytes:
@@ -114,7 +133,7 @@ def _parser(text: str, path: Path) -> Parser:
 def _csv(text: str, faults: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, row) of a CSV with a header; the separator is the one that the header has most of."""
     csv.field_size_limit(LARGEST_CELL_CHARACTERS)  # the module's own limit is 128 KiB, less than a long answer
-    head = text.lstrip().split("\n", 1)[0]
+    head = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     header: list[str] | None = None
     line = 1
@@ -147,6 +166,6 @@ def _parquet(data: bytes, path: Path) -> Iterator[RawRow]:
         for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
             for value in batch.to_pylist():
                 number += 1
-                yield RawRow(number, value)
+                yield RawRow(0, value, number, "row")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: malformed Parquet: {error}") from None

@@ -103,12 +103,12 @@ class _Scanner:
             return False, None
         except (RecursionError, ValueError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-            self.faults.append(f"line {self.line}: the row that begins here can't be read: {why}")
+            self.faults.append(f"{self._place(start)}: the row that begins here can't be read: {why}")
             self._recover(start, start)
             return False, None
         if self.has_surrogates and not _encodes(value):
             self.of_row.append(r"a \ud800–\udfff escape that is half of a character")
-        self.faults += [f"line {self.line}: {fault}" for fault in dict.fromkeys(self.of_row)]
+        self.faults += [f"{self._place(start)}: {fault}" for fault in dict.fromkeys(self.of_row)]
         self._move(end)
         return True, value
 
@@ -126,6 +126,11 @@ class _Scanner:
         # an unclosed row breaks where the next one opens
         found = self.text.find(opening, max(start, broken + 1 - len(opening)))
         self._move(found + len(opening) - 1 if found >= 0 else len(self.text))
+
+    def _place(self, start: int) -> str:
+        """Return the line of a value, and its column where another one stands before it on that line."""
+        before = self.text[self.text.rfind("\n", 0, start) + 1 : start]
+        return f"line {self.line}" + (f", column {len(before) + 1}" if before.strip(" \t\r[") else "")
 
     def _fault(self, text: str) -> None:
         column = self.position - self.text.rfind("\n", 0, self.position)

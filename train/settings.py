@@ -56,6 +56,9 @@ class DataSection(Strict):
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
     eval_path: str | None = Field(None, description="a file of held-out rows; none: split some off")
+    eval_overlap: Literal["error", "drop", "allow"] = Field(
+        "error", description="rows of eval_path that are in path as well; drop: not trained"
+    )
     eval_split: float = Field(0.1, ge=0.0, le=0.5, description="share of rows held out for the eval loss and the exam")
     assistant_only_loss: bool = Field(True, description="learn the responses only; false: the prompts too")
     packing: bool = Field(

@@ -21,7 +21,7 @@ NOISE_BATCH = 8
 
 def questions(heldout: Sequence[Row], truncated: Sequence[int], codec: Codec, limits: ExamSection) -> list[Question]:
     """Return the exam's questions: whole held-out rows up to the limits, then the general text, a paragraph each."""
-    whole = (row for row in heldout if row.spans and row.example.line not in set(truncated))
+    whole = (row for row in heldout if row.spans and row.example.number not in set(truncated))
     asked = [Question("heldout", row.input_ids, list(row.spans), _messages(row), row.turns) for row in whole]
     paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]

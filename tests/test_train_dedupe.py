@@ -1,0 +1,225 @@
+"""The split by content, the overlap of two files, and near duplicates: what is examined was never trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Cli
+from train.dedupe import content_key, groups, near_duplicates, prefix_keys
+from train.formats import Example, Message
+from train.mask import Row
+from train.read import DataError
+from train.split import split
+
+Split = tuple[list[Row], list[Row]]
+
+
+def chat(*texts: str, line: int = 1, system: str = "") -> Example:
+    turns = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(texts)]
+    return Example(line, tuple([Message("system", system)] * bool(system) + turns))
+
+
+def as_rows(examples: list[Example], each: int = 1) -> list[Row]:
+    return [Row(example, [1, 2, 3], ((1, 3),)) for example in examples for _ in range(each)]
+
+
+def contents(rows: list[Row]) -> set[bytes]:
+    return {content_key(row.example) for row in rows}
+
+
+CONVERSATIONS = st.lists(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(lambda turns: [t for t in turns for _ in range(2)]),
+    min_size=2,
+    max_size=30,
+)
+
+
+@given(CONVERSATIONS, st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 5), st.integers(1, 2))
+@settings(max_examples=200, deadline=None)
+def test_no_content_is_on_both_sides(texts: list[list[str]], share: float, seed: int, each: int) -> None:
+    """All rows begin on line 1, as in minified JSON, and many repeat one another or go on from one another."""
+    examples = [chat(*turns) for turns in texts]
+    if len({content_key(e) for e in examples}) == 1:
+        with pytest.raises(DataError, match="all with the same content"):
+            split(as_rows(examples), share, seed)
+        return
+    train, held = split(as_rows(examples, each), share, seed)
+    assert len(train) + len(held) == len(examples) * each
+    assert train and held
+    assert not contents(train) & contents(held)
+    keys = groups(examples)
+    trained, asked = ({keys[examples.index(row.example)] for row in side} for side in (train, held))
+    assert not trained & asked
+    wanted = max(1, round(len(examples) * share) if share else len(examples) // 20)
+    largest = max(keys.count(key) for key in keys)
+    assert abs(len(held) / each - wanted) <= largest
+
+
+@given(st.permutations(range(40)), st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_the_file_does_not_matter(order: list[int], seed: int) -> None:
+    examples = [chat(f"q{n % 25}", f"a{n % 25}") for n in range(40)]
+    held = contents(split(as_rows(examples), 0.2, seed)[1])
+    assert contents(split(as_rows([examples[n] for n in order]), 0.2, seed)[1]) == held
+
+
+def test_another_seed_holds_out_other_rows_and_new_rows_move_few_old_ones() -> None:
+    examples = [chat(f"q{n}", f"a{n}") for n in range(400)]
+    held = contents(split(as_rows(examples), 0.1, 1)[1])
+    assert len(held) == 40
+    assert len(held & contents(split(as_rows(examples), 0.1, 2)[1])) < 15
+    more = [*examples, *(chat(f"new {n}", f"a{n}") for n in range(40))]
+    assert len(held & contents(split(as_rows(more), 0.1, 1)[1])) >= 32
+
+
+def test_a_conversation_cut_into_growing_rows_stays_on_one_side() -> None:
+    """Its later rows hold the earlier ones' answers, which would be trained and examined."""
+    talks = [[f"{who}{talk}.{n}" for n in range(3) for who in "qa"] for talk in range(10)]
+    examples = [chat(*turns[: 2 * n]) for turns in talks for n in (1, 2, 3)]
+    train, held = split(as_rows(examples), 0.3, 0)
+    assert len(held) == 9
+    prefixes = {key for row in train for key in prefix_keys(row.example)}
+    assert not prefixes & {key for row in held for key in prefix_keys(row.example)}
+
+
+def test_a_usual_opening_does_not_tie_all_conversations_together() -> None:
+    examples = [chat("Hi.", "Hello!"), *(chat("Hi.", "Hello!", f"q{n}", f"a{n}") for n in range(40))]
+    assert len(set(groups(examples))) == 41
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (chat("a b", "c\r\nd"), True),
+        (chat(" a  b\u2028", "c d\n"), True),
+        (Example(1, (Message("system", " "), Message("user", "a b"), Message("assistant", "c d", train=False))), True),
+        (chat("a b", "c D"), False),
+        (chat("a b c", "d"), False),
+        (chat("a b", "c d", system="s"), False),
+        (Example(1, text="a b c d"), False),
+    ],
+)
+def test_what_the_same_content_is(other: Example, same: bool) -> None:
+    assert (content_key(chat("a b", "c d")) == content_key(other)) is same
+
+
+def test_composed_and_decomposed_accents_are_the_same_content() -> None:
+    assert content_key(chat("é", "ü")) == content_key(chat("e\u0301", "u\u0308"))
+
+
+def words(seed: int, count: int) -> list[str]:
+    return random.Random(seed).choices([f"w{n}" for n in range(5000)], k=count)
+
+
+@pytest.mark.parametrize("count", [25, 60, 400])
+def test_a_row_that_differs_in_a_few_words_is_a_near_duplicate(count: int) -> None:
+    trained = [chat("Tell it.", " ".join(words(seed, count)), line=seed) for seed in range(30)]
+    changed = words(7, count)
+    changed[count // 2] = "other"
+    moved = ["Before", "that:", *words(9, count)]
+    held = [chat(f"Please, number {n}?", text, line=n) for n, text in enumerate((" ".join(changed), " ".join(moved)))]
+    fresh = [chat("Tell it.", " ".join(words(seed, count)), line=seed) for seed in range(100, 110)]
+    found = near_duplicates(trained, [*fresh, *held])
+    assert [(h.line, t.line) for h, t in found.pairs] == [(0, 7), (1, 9)]
+    assert (found.compared, found.whole) == (12, True)
+
+
+def test_a_prompt_with_another_answer_and_a_row_in_other_case_are_near_duplicates() -> None:
+    trained = [chat("What is it?", "A barrel.", line=1), chat("Who?", "Ann", line=2), chat("🛶", "a boat", line=3)]
+    held = [chat("what is it", "A cask."), chat("WHO?", "ann!"), chat("🛶🛶", "two boats"), chat("Where?", "Ann")]
+    assert [t.line for _, t in near_duplicates(trained, held).pairs] == [1, 2]
+
+
+def test_what_all_rows_have_makes_no_near_duplicates() -> None:
+    task = " ".join(words(0, 200))
+    rows = [chat(f"{task} {' '.join(words(n, 8))}", f"answer {n}", system=task) for n in range(1, 60)]
+    assert near_duplicates(rows[:50], rows[50:]).pairs == []
+    same_prompt = [chat("Write a poem.", " ".join(words(n, 30))) for n in range(60)]
+    assert near_duplicates(same_prompt[:50], same_prompt[50:]).pairs == []
+
+
+def test_scripts_without_blanks_are_compared_by_their_characters() -> None:
+    trained = [chat("写一首诗", "月落乌啼霜满天江枫渔火对愁眠姑苏城外寒山寺夜半钟声到客船")]
+    assert len(near_duplicates(trained, [chat("再写", "月落乌啼霜满天江枫渔火对愁眠姑苏城外寒山寺")]).pairs) == 1
+
+
+def dumped(path: Path, rows: list[dict[str, Any]], minified: bool = False) -> Path:
+    text = json.dumps(rows, separators=(",", ":")) if minified else "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(text)
+    return path
+
+
+def asked(numbers: range) -> list[dict[str, Any]]:
+    return [{"prompt": f"When does boat {n} leave?", "completion": f"At {n} o'clock."} for n in numbers]
+
+
+def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str]:
+    done = cli("train", "check", "--base.id", str(base), "--data.path", str(data), *more)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_minified_json_is_as_many_rows_as_it_holds(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+    code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
+    assert code == 0, said
+    assert "18 to train on, 2 held out" in said
+    rows = [*asked(range(20)), *asked(range(3, 5))]
+    code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", rows, minified=True), "--data.max_length", "8")
+    assert code == 2
+    assert "x.json: line 1, row 1: " in said and "x.json: line 1, row 20: " in said
+    code, said = check(cli, tiny_base, tmp_path / "x.json")
+    assert "2 rows repeat an earlier one (first: row 21 repeats row 4)" in said
+    assert "duplicates      2 repeat an earlier row" in said
+
+
+@pytest.mark.slow
+def test_data_without_two_different_rows_says_so(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+    code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1)) * 5))
+    assert (code, "the data has 5 rows, all with the same content: at least 2 different ones" in said) == (2, True)
+    code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1))))
+    assert (code, "the data has 1 row: at least 2 are needed" in said) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["copy", "link", "itself"])
+def test_an_eval_file_that_is_the_training_file_is_refused(tiny_base: Path, tmp_path: Path, cli: Cli, how: str) -> None:
+    data, other = dumped(tmp_path / "x.jsonl", asked(range(12))), tmp_path / "eval.jsonl"
+    {"copy": shutil.copy, "link": os.symlink, "itself": lambda *_: None}[how](data, other)
+    evaluated = data if how == "itself" else other
+    code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated))
+    assert code == 2
+    assert (
+        f"data.eval_path {evaluated}: 12 of its 12 rows are in data.path {data} as well (line 1 is its line 1;" in said
+    )
+    assert "set data.eval_overlap to drop (not trained) or allow" in said
+    code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "drop")
+    assert (code, "with data.eval_overlap drop no row would be left to train on" in said) == (2, True)
+    code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "allow")
+    assert code == 0
+    assert "12 of its 12 rows are in data.path" in said
+    assert "12 to train on, 12 held out" in said
+
+
+@pytest.mark.slow
+def test_overlapping_rows_are_dropped_from_training_whatever_their_format(
+    tiny_base: Path, tmp_path: Path, cli: Cli
+) -> None:
+    data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(1))], minified=True)
+    turns = [{"role": "user", "content": "When does boat 0 leave? "}, {"role": "assistant", "content": "At 0 o'clock."}]
+    other = dumped(tmp_path / "eval.jsonl", [{"messages": turns, "id": 1}])
+    code, said = check(cli, tiny_base, data, "--data.eval_path", str(other))
+    assert (code, "1 of its 1 rows are in data.path" in said) == (2, True)
+    code, said = check(cli, tiny_base, data, "--data.eval_path", str(other), "--data.eval_overlap", "drop")
+    assert code == 0
+    assert "2 training rows are left out (data.eval_overlap drop)" in said
+    assert "19 to train on, 1 held out" in said
