@@ -225,9 +225,7 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 
 def main() -> int:
     """Run the bench; returns 1 where a bound is broken."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.merge", description=first_line(__doc__ or "")
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.merge", description=first_line(__doc__ or ""))
     parser.add_argument("--shapes", default="1b,3b", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--repeats", type=int, default=3)

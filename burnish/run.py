@@ -55,7 +55,8 @@ class DataRef(Record):
     """What was trained on. `over_length` counts the rows that were dropped or truncated.
 
     `duplicates` counts the rows that repeat an earlier one, `near_duplicates` the held-out rows with a near duplicate
-    among the training rows, `eval_overlap` the eval file's rows that the data had as well; None: not counted then.
+    among the training rows, `eval_overlap` the eval file's rows that the data had as well, and
+    `eval_overlap_dropped` the training rows that were left out for it; None: not counted then.
     """
 
     path: str
@@ -67,6 +68,16 @@ class DataRef(Record):
     duplicates: int | None = None
     near_duplicates: int | None = None
     eval_overlap: int | None = None
+    eval_overlap_dropped: int | None = None
+
+    def leaks(self) -> list[str]:
+        """Say what of the held-out rows was trained, for those who read the figures on them."""
+        found = []
+        if self.eval_overlap and not self.eval_overlap_dropped:
+            found.append(f"{self.eval_overlap} held-out rows were trained as well (data.eval_overlap allow)")
+        if self.near_duplicates:
+            found.append(f"{self.near_duplicates} held-out rows are near duplicates of rows that were trained")
+        return found
 
 
 class ExamRef(FileRef):

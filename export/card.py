@@ -164,6 +164,7 @@ def _data(s: Subject) -> str:
         f"- {data.rows} rows trained on, {data.eval_rows} held out; format `{data.format}`",
         f"- sha256 of the data file: `{data.sha256}`",
         f"- longest row allowed: {s.train.max_length} tokens; {data.over_length} longer rows were dropped or shortened",
+        *(f"- {leak}" for leak in data.leaks()),
     ]
     if lengths:
         width = lengths["bin_tokens"]

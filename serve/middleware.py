@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from burnish.files import read_lines
+from burnish.files import split_lines
 from serve.errors import ApiError, failed
 from serve.metrics import Metrics
 from serve.model import ServeError
@@ -61,7 +61,7 @@ def read_keys(settings: ServeSettings) -> Keys:
     if settings.api_keys_file:  # compose passes an empty one where no file was given
         path = Path(settings.api_keys_file)
         try:
-            lines = [line.strip() for line in read_lines(path)]
+            lines = [line.strip() for line in split_lines(path.read_text(encoding="utf-8"))]
         except (OSError, UnicodeDecodeError) as error:
             raise ServeError(f"{path}: the API keys can't be read: {error}") from None
         found = [line for line in lines if line and not line.startswith("#")]

@@ -28,12 +28,19 @@ HEADERS = [
 ]
 # stands for a text while its frame is made; no name and no id has it
 PLACEHOLDER = "\0"
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON without spaces, in UTF-8."""
-    return _encoder.encode(value).encode("utf-8", "replace")
+    """Return JSON without spaces, in UTF-8, with no character that some clients take for the end of a line.
+
+    Events end at \\n and \\r, which JSON escapes; readers on str.splitlines (httpx's iter_lines) cut at these too.
+    """
+    text = _encoder.encode(value)
+    for mark, escape in _LINE_ENDS:
+        text = text.replace(mark, escape)
+    return text.encode("utf-8", "replace")
 
 
 def frame(value: Any) -> bytes:

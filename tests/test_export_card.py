@@ -110,3 +110,13 @@ def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path, cli: Cli) -
     (run.path / "train.json").write_text(json.dumps(record))
     done = cli("export", "card", "--run.root", str(tmp_path))
     assert done.returncode == 2 and "export.json is of an earlier training: run `make export` again" in done.stderr
+
+
+def test_it_says_what_of_the_held_out_rows_was_trained(tmp_path: Path, cli: Cli) -> None:
+    data = {"path": "rows.jsonl", "sha256": "d" * 64, "format": "messages", "rows": 90, "eval_rows": 10,
+            "over_length": 0, "near_duplicates": 3, "eval_overlap": 4, "eval_overlap_dropped": 0}  # fmt: skip
+    _, page = card(cli, make_run(tmp_path, data=data))
+    assert "3 held-out rows are near duplicates of rows that were trained" in page
+    assert "4 held-out rows were trained as well (data.eval_overlap allow)" in page
+    _, page = card(cli, make_run(tmp_path, "dropped", data=data | {"near_duplicates": 0, "eval_overlap_dropped": 4}))
+    assert "near duplicates" not in page and "trained as well" not in page

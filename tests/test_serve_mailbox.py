@@ -126,3 +126,10 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert [values[f"{between}_bucket", end] for end in ("0.002", "0.005", "2.5", "+Inf")] == [1, 2, 2, 3]
     assert values[f"{between}_count", ""] == 3 and values[f"{between}_sum", ""] == pytest.approx(99.0041)
     assert values["burnish_time_to_first_token_seconds_bucket", "0.025"] == 1
+
+
+def test_no_event_is_cut_by_clients_that_read_lines_as_python_does() -> None:
+    """httpx's iter_lines and others cut at U+2028 and its like, in the middle of an event's JSON."""
+    text = "a\u2028b\u2029c\x85d\x0b\x0c\x1c\x1d\x1e\r\ne"
+    (line,) = [line for line in frame({"content": text}).decode().splitlines() if line]
+    assert json.loads(line.removeprefix("data: ")) == {"content": text}

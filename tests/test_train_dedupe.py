@@ -188,6 +188,9 @@ def test_data_without_two_different_rows_says_so(tiny_base: Path, tmp_path: Path
     assert (code, "the data has 5 rows, all with the same content: at least 2 different ones" in said) == (2, True)
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1))))
     assert (code, "the data has 1 row: at least 2 are needed" in said) == (2, True)
+    long = ("--data.max_length", "8", "--data.over_length", "drop")
+    code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(5))), *long)
+    assert (code, "x.jsonl: every row is longer than data.max_length 8: none is left" in said) == (2, True)
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def test_the_record_speaks_of_what_is_there(whole: Run, rows: Path) -> None:
     assert record.exam.sha256 == runs.tree_sha256(whole.path / "exam")
     assert record.data.sha256 == runs.file_sha256(rows)
     assert (record.data.rows, record.data.eval_rows, record.data.format) == (22, 2, "messages")
+    assert (record.data.duplicates, record.data.near_duplicates, record.data.eval_overlap) == (0, 0, 0)
     assert record.terminators == ["<|im_end|>"]
     assert record.metrics.eval_loss is not None
     assert (whole.path.parent / "latest").resolve() == whole.path.resolve()

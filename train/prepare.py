@@ -26,7 +26,8 @@ class Prepared:
 
     `heldout` is never trained on: the eval loss and the exam use it. `truncated` holds the lines of shortened rows.
     `duplicates` counts the rows of the data that repeat an earlier one; of the held-out rows, `near_duplicates` counts
-    those with a near duplicate that is trained, `eval_overlap` those of the eval file that the data had as well.
+    those with a near duplicate that is trained, `eval_overlap` those of the eval file that the data had as well;
+    `eval_overlap_dropped` are the training rows that were left out for it.
     """
 
     base: Base
@@ -44,6 +45,7 @@ class Prepared:
     duplicates: int = 0
     near_duplicates: int = 0
     eval_overlap: int = 0
+    eval_overlap_dropped: int = 0
 
     @property
     def terminators(self) -> list[int]:
@@ -63,7 +65,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         raise DataError(f"data.path {data.path}: no such file")
     converted = _read(Path(data.path), data)
     heldout_examples = _read(Path(data.eval_path), data).examples if data.eval_path else None
-    examples, shared = converted.examples, 0
+    examples, shared = list(converted.examples), 0
     if heldout_examples is not None:
         examples, shared = apart(converted.examples, heldout_examples, data)
     base = resolve(settings.base.id, settings.base.revision)
@@ -95,6 +97,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         sum(len(w.lines) for w in found if w.kind == "duplicate"),
         close,
         shared,
+        len(converted.examples) - len(examples),
     )
     if template is not None and converted.format != "text":
         ends = templates.base_end_ids(base.path, tokenizer)
@@ -129,7 +132,10 @@ class _RowMaker:
                     for row in long
                 ]
             )
-        return [kept for row in rows if (kept := self._fit(row)) is not None]
+        fitting = [kept for row in rows if (kept := self._fit(row)) is not None]
+        if not fitting:
+            raise DataError(f"{path}: every row is longer than data.max_length {self.data.max_length}: none is left")
+        return fitting
 
     def _fit(self, row: Row) -> Row | None:
         """Return the row, shortened or None (dropped) where it is too long; one with no response left is dropped."""

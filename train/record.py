@@ -72,6 +72,7 @@ def _data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
         "duplicates": prepared.duplicates,
         "near_duplicates": prepared.near_duplicates,
         "eval_overlap": prepared.eval_overlap,
+        "eval_overlap_dropped": prepared.eval_overlap_dropped,
         "over_length": len(prepared.dropped) + len(prepared.truncated),
         "dropped": len(prepared.dropped),
         "truncated": len(prepared.truncated),

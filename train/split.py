@@ -50,7 +50,7 @@ def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
     return chosen or {min(order, key=lambda key: sizes[key])}
 
 
-def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSection) -> tuple[Sequence[Example], int]:
+def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSection) -> tuple[list[Example], int]:
     """Return the training rows as `data.eval_overlap` wants them, and how many held-out rows were found among them.
 
     Raises DataError, with the first rows on both sides, where rows of the eval file are in the training file and that
@@ -58,7 +58,7 @@ def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSectio
     """
     shared = dedupe.overlap(train, heldout)
     if not shared:
-        return train, 0
+        return list(train), 0
     places = "; ".join(f"{held.where} is its {trained.where}" for held, trained in shared[:MOST_SHOWN])
     more = f"; {len(shared) - MOST_SHOWN} more" if len(shared) > MOST_SHOWN else ""
     text = (
@@ -72,7 +72,7 @@ def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSectio
         )
     if data.eval_overlap == "allow":
         warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam say too much good of them")
-        return train, len(shared)
+        return list(train), len(shared)
     kept = dedupe.without(train, heldout)
     if not kept:
         raise DataError(f"{text}: with data.eval_overlap drop no row would be left to train on")

@@ -166,7 +166,7 @@ def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
                 "file": data.path,
                 "format": data.format,
                 "rows trained": f"{data.rows:,}",
-                "rows held out": f"{data.eval_rows:,}",
+                "rows held out": "; ".join([f"{data.eval_rows:,}", *data.leaks()]),
                 "rows over the limit": f"{data.over_length:,}",
                 "limit": f"{train.max_length:,} tokens",
                 "exam": f"{train.exam.rows} questions, {train.exam.tokens:,} scored tokens",
