@@ -57,6 +57,7 @@ class DataRef(Record):
     `duplicates` counts the rows that repeat an earlier one, `near_duplicates` the held-out rows with a near duplicate
     among the training rows, `eval_overlap` the eval file's rows that the data had as well, and
     `eval_overlap_dropped` the training rows that were left out for it; None: not counted then.
+    `eval_sha256` is that of the eval file; None where rows were split off.
     """
 
     path: str
@@ -69,6 +70,7 @@ class DataRef(Record):
     near_duplicates: int | None = None
     eval_overlap: int | None = None
     eval_overlap_dropped: int | None = None
+    eval_sha256: str | None = None
 
     def leaks(self) -> list[str]:
         """Say what of the held-out rows was trained, for those who read the figures on them."""

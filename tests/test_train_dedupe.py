@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from burnish.run import Run, TrainRecord, file_sha256
 from tests.conftest import Cli
 from train.dedupe import content_key, groups, near_duplicates, prefix_keys
 from train.formats import Example, Message
@@ -226,3 +227,25 @@ def test_overlapping_rows_are_dropped_from_training_whatever_their_format(
     assert code == 0
     assert "2 training rows are left out (data.eval_overlap drop)" in said
     assert "19 to train on, 1 held out" in said
+
+
+@pytest.mark.slow
+def test_what_was_found_is_recorded_and_another_eval_file_is_another_run(
+    tiny_base: Path, tmp_path: Path, cli: Cli
+) -> None:
+    data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(2))], minified=True)
+    near = [{"prompt": "When does boat 7 leave?", "completion": "Never."}]
+    other = dumped(tmp_path / "eval.jsonl", [*asked(range(1)), *near])
+    command = ["train", "run", "--base.id", str(tiny_base), "--data.path", str(data), "--data.eval_path", str(other),
+               "--data.eval_overlap", "drop", "--run.root", str(tmp_path), "--run.name", "r", "--train.max_steps", "1",
+               "--exam.answers", "0"]  # fmt: skip
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    recorded = Run(tmp_path / "r").read(TrainRecord).data
+    assert (recorded.rows, recorded.eval_rows, recorded.duplicates, recorded.near_duplicates) == (20, 2, 2, 1)
+    assert (recorded.eval_overlap, recorded.eval_overlap_dropped) == (1, 2)
+    assert recorded.eval_sha256 == file_sha256(other)
+    dumped(other, [*asked(range(1, 2)), *near])
+    done = cli(*command)
+    assert done.returncode == 2
+    assert "eval: its content is not what the run began with" in done.stderr

@@ -84,6 +84,7 @@ def keep_decision(run: Run, quantization: str, backend: str, optim: str) -> None
 def inputs(prepared: Prepared) -> dict[str, str | None]:
     return {
         "data_sha256": prepared.data_sha256,
+        "eval_sha256": prepared.eval_sha256,
         "base_sha256": prepared.base.sha256,
         "chat_template_sha256": runs.text_sha256(prepared.template.source) if prepared.template else None,
         "template_date": prepared.template.date if prepared.template else "",
@@ -115,7 +116,7 @@ def _check_same(run: Run, settings: TrainSettings, prepared: Prepared) -> None:
     faults += [
         f"{key.removesuffix('_sha256')}: its content is not what the run began with"
         for key, value in inputs(prepared).items()
-        if key.endswith("sha256") and began.get(key) != value
+        if key.endswith("sha256") and began.get(key, value if key == "eval_sha256" else None) != value
     ]
     if faults:
         raise RunError(
@@ -129,13 +130,15 @@ def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
     asked = _comparable(settings.model_dump())
     if settings.chat.date is None:
         asked.pop("chat.date")
-    data = Path(settings.data.path)
-    data_sha256 = runs.file_sha256(data) if data.is_file() else None
+    given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
+    hashes = {k: runs.file_sha256(Path(path)) if path and Path(path).is_file() else None for k, path in given.items()}
 
     def same(run: Path) -> bool:
         was = _dump(run)
         began = runs.read_json(run / STARTED)
-        same_inputs = was["base"]["id"] == settings.base.id and began.get("data_sha256") == data_sha256
+        same_inputs = was["base"]["id"] == settings.base.id and all(
+            began.get(key) == digest for key, digest in hashes.items()
+        )
         return same_inputs and asked.items() <= _comparable(was).items()
 
     begun = [p for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file() and not Run(p).has(TrainRecord)]

@@ -46,6 +46,7 @@ class Prepared:
     near_duplicates: int = 0
     eval_overlap: int = 0
     eval_overlap_dropped: int = 0
+    eval_sha256: str | None = None
 
     @property
     def terminators(self) -> list[int]:
@@ -98,6 +99,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         close,
         shared,
         len(converted.examples) - len(examples),
+        file_sha256(Path(data.eval_path)) if data.eval_path else None,
     )
     if template is not None and converted.format != "text":
         ends = templates.base_end_ids(base.path, tokenizer)

@@ -66,6 +66,7 @@ def _data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
     return {
         "path": settings.data.path,
         "sha256": prepared.data_sha256,
+        "eval_sha256": prepared.eval_sha256,
         "format": prepared.format,
         "rows": len(prepared.train),
         "eval_rows": len(prepared.heldout),
