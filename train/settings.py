@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from burnish.config import ConfigError, Strict
-from burnish.errors import did_you_mean
+from burnish.config import Strict
 from burnish.publish import PushSection
-
-# keys of a PEFT lora_config.json that say what this is, or that training doesn't need; any value passes
-PEFT_IGNORED = frozenset(
-    {
-        "peft_type",
-        "inference_mode",
-        "base_model_name_or_path",
-        "revision",
-        "peft_version",
-        "auto_mapping",
-        "ensure_weight_tying",
-    }
-)
-PEFT_EMPTY: tuple[Any, ...] = (None, False, [], {}, True)
+from train.peft_config import new_adapter
 
 
 class BaseSection(Strict):
@@ -80,7 +65,9 @@ class LoraSection(Strict):
 
     config_file: str | None = Field(None, description="a PEFT lora_config.json; settings given beside it are stronger")
     r: int = Field(16, ge=1, description="rank")
-    lora_alpha: int = Field(32, ge=1, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora")
+    lora_alpha: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
+        32, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora"
+    )
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before the adapter")
     target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
@@ -191,25 +178,6 @@ class TrainSettings(Strict):
 def read_peft_config(path: Path) -> dict[str, Any]:
     """Return the lora settings of a PEFT lora_config.json or adapter_config.json.
 
-    Keys that only say what the file is are skipped ("CAUSAL LM" is CAUSAL_LM); every one that would change training
-    and has no setting here is a fault, all of them at once.
+    Raises ConfigError with every key that would change training and has no setting here, all of them at once.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: the lora config can't be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON object of peft.LoraConfig's keys")
-    known = set(LoraSection.model_fields) - {"config_file"}
-    task = str(content.pop("task_type", "CAUSAL_LM")).upper().replace(" ", "_")
-    faults = [] if task == "CAUSAL_LM" else [f"{path}: task_type {task}: only CAUSAL_LM is trained here"]
-    if str(content.get("peft_type", "LORA")).upper() != "LORA":
-        faults.append(f"{path}: peft_type {content['peft_type']}: only LORA is trained here")
-    faults += [
-        f"{path}: '{key}': {value!r} is no setting here{did_you_mean(key, known)}"
-        for key, value in content.items()
-        if key not in known | PEFT_IGNORED and not any(value is e or value == e for e in PEFT_EMPTY)
-    ]
-    if faults:
-        raise ConfigError(faults)
-    return {key: value for key, value in content.items() if key in known and value is not None}
+    return new_adapter(path, LoraSection)
