@@ -39,16 +39,17 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     from burnish.base import Base
     from train import model as models
     from train.build import make_trainer
-    from train.decide import settled
     from train.formats import Example
     from train.mask import Row
+    from train.resolve import Resolved, changed
     from train.speed import Speed
     from train.trainer import Batching
 
     ids = rows_of(options.load, options.steps)
     settings = settings_of(options)
     planned = planned_for(settings, [len(row) for row in ids], options.base)
-    settings = settled(settings, planned)
+    settings = changed(settings, "base", quantization=planned.quantization, backend=planned.backend)
+    settings = changed(settings, "train", optim=planned.optim, gradient_checkpointing=planned.checkpointing)
     for line in planned.lines():
         print(line, file=sys.stderr)
     made = [Row(Example(i + 1, (), None), row, ((0, len(row)),), (0,)) for i, row in enumerate(ids)]
@@ -57,7 +58,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     model = models.add_adapter(base, settings.lora)
     batching = Batching(planned.micro_batch_tokens, checkpointing=planned.checkpointing)
     trainer = make_trainer(
-        settings, batching, Speed(model, planned.compiled), planned.optim, model,
+        Resolved(settings, planned.steps), batching, Speed(model, planned.compiled), model,
         AutoTokenizer.from_pretrained(options.base), (made, made[:1]), Path("/tmp/bench-train"),
     )  # fmt: skip
     decided = {

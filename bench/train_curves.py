@@ -24,6 +24,7 @@ from train import model as models
 from train.__main__ import quiet
 from train.build import dataset, make_trainer
 from train.prepare import Prepared, prepare
+from train.resolve import Resolved
 from train.settings import TrainSettings
 from train.speed import Speed
 from train.trainer import Batching
@@ -39,7 +40,8 @@ def settings_of(options: argparse.Namespace) -> TrainSettings:
         "base": {"id": options.base, "quantization": options.quantization},
         "data": {"path": options.data, "max_length": 1024},
         "train": {"learning_rate": 5e-4, "warmup_steps": 5, "max_steps": options.steps, "save_steps": 10_000,
-                  "per_device_train_batch_size": 8, "report_to": []},
+                  "per_device_train_batch_size": 8, "report_to": [],
+                  "optim": "adamw_torch_fused" if models.device().type == "cuda" else "adamw_torch"},
     })  # fmt: skip
 
 
@@ -54,8 +56,7 @@ def ours(settings: TrainSettings, prepared: Prepared, out: Path) -> Any:
     cuda = models.device().type == "cuda"
     speed = Speed(model, True) if cuda else None
     rows = (prepared.train, prepared.heldout)
-    optim = "adamw_torch_fused" if cuda else "adamw_torch"
-    return make_trainer(settings, Batching(4096), speed, optim, model, prepared.tokenizer, rows, out)
+    return make_trainer(Resolved(settings), Batching(4096), speed, model, prepared.tokenizer, rows, out)
 
 
 def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> Any:

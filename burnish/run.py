@@ -51,6 +51,12 @@ class FileRef(Record):
     sha256: str
 
 
+class AdapterRef(FileRef):
+    """The adapter, and the sha256 of the one that training started from (`tree_sha256`); None: from none."""
+
+    parent_sha256: str | None = None
+
+
 class DataRef(Record):
     """What was trained on. `over_length` counts the rows that were dropped or truncated.
 
@@ -111,7 +117,8 @@ class TrainRecord(Record):
     compute_dtype: str
     double_quant: bool
     skipped_modules: list[str]
-    adapter: FileRef
+    adapter: AdapterRef
+    config: FileRef | None = None
     data: DataRef
     chat_template_sha256: str | None
     template_date: str

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from burnish.adapter import adapter_facts
 from burnish.base import PACKAGE_PREFIX
 from burnish.hub import PAGE, published_name
 from burnish.run import Artefact, ExportRecord, Run, TrainRecord
@@ -176,14 +177,16 @@ def _data(s: Subject) -> str:
 def _training(s: Subject) -> str:
     path = s.run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    # what "auto" became
-    became = {"quantization": s.train.quantization, "dtype": s.train.load_dtype}
+    # the records and the adapter itself know best: an older version wrote down what was asked, not what it became
+    became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
     rows = [
-        (f"`{section}.{key}`", f"`{json.dumps(became.get(key, config[section][key]))}`")
+        (f"`{section}.{key}`", f"`{json.dumps(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
         for section, keys in SHOWN
-        for key in keys
-        if key in config.get(section, {})
+        for key in dict.fromkeys((*keys, *became.get(section, {})))
+        if key in config.get(section, {}) or (section == "lora" and key in became["lora"])
     ]
+    if s.train.adapter.parent_sha256:
+        rows.append(("started from the adapter of sha256", f"`{s.train.adapter.parent_sha256}`"))
     m, device = s.train.metrics, s.train.hardware.get("device", "unknown")
     versions = ", ".join(f"{name} {version}" for name, version in s.train.versions.items())
     return "\n".join([

@@ -15,6 +15,7 @@ from train import build
 from train.ended import has_ended
 from train.model import add_adapter, load_base
 from train.progress import Progress
+from train.resolve import Resolved
 from train.settings import TrainSettings
 from train.trainer import Batching, Rows
 
@@ -27,8 +28,9 @@ UNSLOTHS = {
 }  # fmt: skip
 
 
-def settings_of(**train: Any) -> TrainSettings:
-    return TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}, "train": train})
+def resolved(**train: Any) -> Resolved:
+    train = {"optim": "adamw_torch", **train}
+    return Resolved(TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}, "train": train}))
 
 
 def test_nothing_is_left_to_the_defaults_that_unsloth_puts_in_place_of_trls(
@@ -37,7 +39,7 @@ def test_nothing_is_left_to_the_defaults_that_unsloth_puts_in_place_of_trls(
     said: dict[str, Any] = {}
     real = build.SFTConfig
     monkeypatch.setattr(build, "SFTConfig", lambda **options: said.update(options) or real(**options))
-    build.arguments(settings_of(), tmp_path, "adamw_torch", False)
+    build.arguments(resolved(), tmp_path)
     assert not UNSLOTHS - set(said)
     assert said["gradient_accumulation_steps"] == 1
 
@@ -46,10 +48,10 @@ def test_early_stopping_counts_on_after_a_resume(base_directory: Path, tmp_path:
     """Nothing is learned at this rate: no eval loss is below the first, and the fourth evaluation is the last."""
 
     def trained(steps: int, checkpoint: str | None) -> int:
-        stopping = {"eval_steps": 1, "early_stopping_patience": 3, "save_total_limit": 5}
-        settings = settings_of(max_steps=steps, learning_rate=1e-30, per_device_train_batch_size=2, **stopping)
+        stopping = {"eval_steps": 1, "save_steps": 1, "early_stopping_patience": 3, "save_total_limit": 5}
+        settings = resolved(max_steps=steps, learning_rate=1e-30, per_device_train_batch_size=2, **stopping)
         trainer = build.make_trainer(
-            settings, Batching(128), None, "adamw_torch", adapted(llama),
+            settings, Batching(128), None, adapted(llama),
             AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "checkpoints",
         )  # fmt: skip
         trainer.add_callback(Progress(tmp_path / "logs", lambda *_: None, 0, False))
@@ -68,10 +70,10 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
 ) -> None:
     """transformers loads a base in evaluation mode, in which its layers don't checkpoint and its dropouts are off."""
     llama().save_pretrained(tmp_path / "base")
-    settings = settings_of(max_steps=1, per_device_train_batch_size=6)
+    settings = resolved(max_steps=1, per_device_train_batch_size=6)
     model = add_adapter(load_base(Base("x", None, tmp_path / "base", ""), settings.base), settings.lora)
     trainer = build.make_trainer(
-        settings, Batching(128, packed=packed, checkpointing=True), None, "adamw_torch", model,
+        settings, Batching(128, packed=packed, checkpointing=True), None, model,
         AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "out",
     )  # fmt: skip
     layer, passes = model.get_base_model().model.layers[0], []
@@ -82,10 +84,10 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
 
 
 def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_directory: Path, tmp_path: Path) -> None:
-    settings = settings_of(max_steps=1, per_device_train_batch_size=6, max_grad_norm=0.01)
+    settings = resolved(max_steps=1, per_device_train_batch_size=6, max_grad_norm=0.01)
     model = adapted(llama)
     trainer = build.make_trainer(
-        settings, Batching(128), None, "adamw_torch", model, AutoTokenizer.from_pretrained(base_directory),
+        settings, Batching(128), None, model, AutoTokenizer.from_pretrained(base_directory),
         (rows(), rows(2)), tmp_path,
     )  # fmt: skip
     trainer.training_step(model, {"rows": Rows([dict(row) for row in trainer.train_dataset])})

@@ -26,10 +26,12 @@ from tests.test_train_pack import rows as packed_rows
 from train import faults
 from train.build import make_trainer
 from train.decide import machine_faults
+from train.resolve import Resolved
 from train.settings import TrainSettings
 from train.trainer import Batching, PackedTrainer, Rows
 
 SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")
+TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_torch"}
 Curve = list[dict[str, float]]
 
 
@@ -194,15 +196,13 @@ def trained(base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
-    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"per_device_train_batch_size": 6, "max_steps": 2}}
+    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
     monkeypatch.setattr("train.build.PackedTrainer", Exhausted)
 
     def train(limit: int, unless_checkpointing: bool = False) -> PackedTrainer:
         parts = (packed_rows(), packed_rows(2))
-        trainer = make_trainer(
-            TrainSettings.model_validate(said), Batching(128), None, "adamw_torch", adapted(llama), tokenizer, parts,
-            tmp_path,
-        )  # fmt: skip
+        resolved = Resolved(TrainSettings.model_validate(said))
+        trainer = make_trainer(resolved, Batching(128), None, adapted(llama), tokenizer, parts, tmp_path)
         assert isinstance(trainer, Exhausted)
         trainer.limit, trainer.unless_checkpointing = limit, unless_checkpointing
         trainer.train()
@@ -241,12 +241,13 @@ def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
     from transformers import AutoTokenizer
 
     tokenizer, parts = AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2))
-    said = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}})
+    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
+    resolved = Resolved(TrainSettings.model_validate(said))
     monkeypatch.setattr("train.build.PackedTrainer", Exhausted)
 
     def stepped(fails_at: int) -> torch.Tensor:
         model = adapted(llama)
-        trainer = make_trainer(said, Batching(80), None, "adamw_torch", model, tokenizer, parts, tmp_path)
+        trainer = make_trainer(resolved, Batching(80), None, model, tokenizer, parts, tmp_path)
         assert isinstance(trainer, Exhausted)
         trainer.fails_at = fails_at
         trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
@@ -353,27 +354,15 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
 def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_directory: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    train = {"per_device_train_batch_size": 6, "max_steps": 2, "save_steps": 1}
-    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": train}
+    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {**TWO_STEPS, "save_steps": 1}}
     model = adapted(llama)
     weight = next(p for p in model.parameters() if p.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("nan"))
     trainer = make_trainer(
-        TrainSettings.model_validate(said), Batching(128), None, "adamw_torch", model,
+        Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
         AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2)), tmp_path,
     )  # fmt: skip
     with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows are lines"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
     assert not trainer.state.log_history
-
-
-def test_a_run_that_goes_on_keeps_what_was_decided_when_it_began(tmp_path: Path) -> None:
-    from train import begin
-
-    said = {"base": {"id": "x", "quantization": "auto"}, "data": {"path": "x"}, "run": {"root": str(tmp_path)}}
-    asked = TrainSettings.model_validate(said | {"run": {"root": str(tmp_path), "name": "mine"}})
-    assert begin.as_decided(asked) == asked
-    begin.keep_decision(Run(tmp_path / "mine"), "nf4", "transformers", "adamw_torch_fused")
-    kept = begin.as_decided(asked)
-    assert (kept.base.quantization, kept.base.backend, kept.train.optim) == ("nf4", "transformers", "adamw_torch_fused")

@@ -14,6 +14,7 @@ from burnish.base import Base
 from tests.test_train_pack import gradients, rows
 from train import model as models
 from train.build import make_trainer
+from train.resolve import Resolved
 from train.settings import TrainSettings
 from train.speed import Speed
 from train.trainer import Batching, Rows
@@ -28,7 +29,7 @@ SHAPE: dict[str, Any] = {
 def settings_of(base: Path, quantization: str, dtype: str) -> TrainSettings:
     lora = {"r": 8, "lora_alpha": 16}
     said = {"base": {"id": str(base), "quantization": quantization, "dtype": dtype}, "data": {"path": "x"}}
-    return TrainSettings.model_validate({**said, "lora": lora})
+    return TrainSettings.model_validate({**said, "lora": lora, "train": {"optim": "adamw_torch"}})
 
 
 def adapted(settings: TrainSettings) -> Any:
@@ -78,7 +79,7 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
     loss, wanted = one_row_at_a_time(adapted(settings))
     model = adapted(settings)
     trainer = make_trainer(
-        settings, Batching(64, checkpointing=checkpointing), Speed(model, compiled), "adamw_torch", model,
+        Resolved(settings), Batching(64, checkpointing=checkpointing), Speed(model, compiled), model,
         AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
     )  # fmt: skip
     assert trainer.speed is not None and len(trainer.speed.fused.layers) == 21
@@ -106,7 +107,7 @@ def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training
     settings = settings_of(checkpoint, "nf4", "bfloat16")
     model = adapted(settings)
     trainer = make_trainer(
-        settings, Batching(128), Speed(model, True), "adamw_torch", model,
+        Resolved(settings), Batching(128), Speed(model, True), model,
         AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
     )  # fmt: skip
     fails, nll = iter([True, True, False, True]), trainer.nll

@@ -27,6 +27,7 @@ from train.formats import Example
 from train.mask import Row
 from train.model import add_adapter, load_base
 from train.pack import micro_batches, padded_batches
+from train.resolve import Resolved
 from train.settings import LoraSection, TrainSettings
 from train.trainer import Batching, PackedTrainer, Rows
 
@@ -54,7 +55,7 @@ def test_packing_leaves_no_two_micro_batches_that_would_fit_into_one(lengths: li
     assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
 
 
-SETTINGS = {"base": {"id": "x"}, "data": {"path": "x"}}
+SETTINGS = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
 
 
 def llama(**changes: Any) -> Any:
@@ -116,10 +117,10 @@ def trainer_of(base_directory: Path, tmp_path: Path) -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
-    settings = TrainSettings.model_validate(SETTINGS)
+    resolved = Resolved(TrainSettings.model_validate(SETTINGS))
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
-        return make_trainer(settings, batching, None, "adamw_torch", model, tokenizer, (rows(), rows(2)), tmp_path)
+        return make_trainer(resolved, batching, None, model, tokenizer, (rows(), rows(2)), tmp_path)
 
     return make
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet()
     settings, options = parse_arguments(make_parser(), TrainSettings, "train", sys.argv[1:] if argv is None else argv)
     if options.command == "run":
-        settings = begin.resolve(settings, options.resume)
+        settings = begin.choose(settings, options.resume)
     prepared = prepare(settings)
     if options.command == "check":
         from train.preview import show
@@ -63,24 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(settings: TrainSettings, prepared: Prepared) -> int:
     if begin.is_finished(settings):
-        run = begin.open_run(settings, prepared)
+        run = begin.finished_run(settings, prepared)
         say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
         return 0
     preflight(settings.push, prepared.base.path)
-    from train.decide import decide, settled  # torch and TRL take seconds: not before the data is known to be good
+    from train.decide import decide  # torch and TRL take seconds: not before the data is known to be good
 
-    asked, settings = settings, begin.as_decided(settings)
-    planned = decide(settings, prepared)
-    run = begin.open_run(asked, prepared)  # not before the machine is known to do: a fault leaves no run behind
-    begin.keep_decision(run, planned.quantization, planned.backend, planned.optim)
-    settings = settled(settings, planned)
-    if settings.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
+    resolved = decide(settings, prepared)
+    # not before the machine is known to do: a fault leaves no run behind
+    run, resolved = begin.open_run(settings, resolved, prepared)
+    if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
         os.execve(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]], {**os.environ, "UNSLOTH_FIRST": "1"})
     from train import faults, sft
 
     with faults.named(run.path):
-        record = sft.train(settings, prepared, run, planned)
+        record = sft.train(resolved, prepared, run)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")

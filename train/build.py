@@ -14,14 +14,14 @@ from burnish.config import ConfigError
 from train import model as models
 from train.mask import Row
 from train.plan import rows_per_step
-from train.settings import TrainSettings
+from train.resolve import Resolved
 from train.speed import Speed
 from train.trainer import Batching, PackedTrainer
 
 
-def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: bool) -> SFTConfig:
+def arguments(resolved: Resolved, output: Path) -> SFTConfig:
     """Return TRL's arguments; its batch is a whole step, which PackedTrainer cuts."""
-    t = settings.train
+    t = resolved.train
     cuda = models.device().type == "cuda"
     stopping = t.early_stopping_patience is not None
     made = SFTConfig(
@@ -33,22 +33,22 @@ def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: 
         num_train_epochs=t.num_train_epochs,
         max_steps=t.max_steps,
         weight_decay=t.weight_decay,
-        per_device_train_batch_size=rows_per_step(settings),
+        per_device_train_batch_size=rows_per_step(resolved.settings),
         # said, though they are TRL's own: unsloth gives these arguments other defaults, two batches a step among them
         gradient_accumulation_steps=1,
         eval_accumulation_steps=None,
         torch_empty_cache_steps=None,
-        per_device_eval_batch_size=rows_per_step(settings),
+        per_device_eval_batch_size=rows_per_step(resolved.settings),
         # ours to switch, also while training; unsloth looks here
-        gradient_checkpointing=checkpointing and settings.base.backend == "unsloth",
+        gradient_checkpointing=resolved.checkpointing and resolved.base.backend == "unsloth",
         max_grad_norm=t.max_grad_norm,
-        optim=optim,
+        optim=t.optim,
         seed=t.seed,
         data_seed=t.seed,
         logging_steps=t.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # a loss that isn't finite ends the run; it is not averaged away
-        save_steps=t.eval_steps if stopping else t.save_steps,  # the best must be among the kept
+        save_steps=t.save_steps,
         save_total_limit=t.save_total_limit,
         eval_strategy="steps" if t.eval_steps else "no",
         eval_steps=t.eval_steps,
@@ -57,7 +57,7 @@ def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: 
         metric_for_best_model="eval_loss" if stopping else None,
         greater_is_better=False if stopping else None,
         bf16=False,  # the model is loaded in its compute dtype, and the fused layers cast what they must
-        fp16=cuda and models.dtype(settings.base) == torch.float16,
+        fp16=cuda and models.dtype(resolved.base) == torch.float16,
         use_cpu=not cuda,
         packing=False,
         max_length=None,
@@ -73,40 +73,41 @@ def arguments(settings: TrainSettings, output: Path, optim: str, checkpointing: 
 
 
 def make_trainer(
-    settings: TrainSettings,
+    resolved: Resolved,
     batching: Batching,
     speed: Speed | None,
-    optim: str,
     model: Any,
     tokenizer: Any,
     rows: tuple[list[Row], list[Row]],
     output: Path,
 ) -> PackedTrainer:
     """Return the trainer of a model with its adapter over the rows to train on and those held out."""
-    train, heldout = (dataset(part, settings.data.assistant_only_loss) for part in rows)
+    train, heldout = (dataset(part, resolved.data.assistant_only_loss) for part in rows)
     # TRL casts the adapter of a quantized base to bfloat16, in which small updates, and what one starts from, are lost
     adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
     trainer = PackedTrainer(
         batching=batching,
         speed=speed,
         model=model,
-        args=arguments(settings, output, optim, batching.checkpointing),
+        args=arguments(resolved, output),
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=heldout,
     )
     trainer.remove_callback(PrinterCallback)
-    if settings.train.early_stopping_patience:
-        trainer.add_callback(EarlyStoppingCallback(settings.train.early_stopping_patience))
+    if resolved.train.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(resolved.train.early_stopping_patience))
     if len(trainer.train_dataset) != len(rows[0]):
         raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {len(rows[0])} rows: this is a fault of ours")
     made = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
-    if made != rows_per_step(settings):
-        raise ConfigError(f"a step was to have {rows_per_step(settings)} rows and has {made}: this is a fault of ours")
+    if made != rows_per_step(resolved.settings):
+        raise ConfigError(
+            f"a step was to have {rows_per_step(resolved.settings)} rows and has {made}: this is a fault of ours"
+        )
     for name, parameter in trainer.model.named_parameters():
         if name in adapter:
             parameter.data = adapter[name].float()
-    if batching.checkpointing and settings.base.backend != "unsloth":  # which has its own
+    if batching.checkpointing and resolved.base.backend != "unsloth":  # which has its own
         trainer.checkpoint()
     return trainer
 

@@ -12,19 +12,20 @@ import torch
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
-from burnish.run import read_json
 from train import model as models
-from train.plan import Machine, Plan, plan
+from train import peft_config
+from train.plan import Machine, plan
 from train.prepare import Prepared
-from train.settings import TrainSettings
+from train.resolve import Resolved, changed, resolve, with_adapter
+from train.settings import LoraSection, TrainSettings
 from train.shape import empty_model, shape_of
 from train.template import loading_fault
 
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
 
 
-def decide(settings: TrainSettings, prepared: Prepared) -> Plan:
-    """Return the plan of a run on this machine, printed. Raises ConfigError with every fault of the machine."""
+def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
+    """Return what a run on this machine uses, its plan printed. Raises ConfigError with the machine's faults."""
     faults = machine_faults(settings)
     if faults:
         raise ConfigError(faults)
@@ -34,20 +35,57 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Plan:
         raise ConfigError(loading_fault(settings.base, error)) from None
     if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
         models.check_targets(model, settings.lora.target_modules)
+    _warn_of_adapters(settings)
+    asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
+    _warn_of_kept(asked.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(_with_adapter(settings), shape_of(model), lengths, _machine(settings))
+    made = plan(settings, shape_of(model), lengths, _machine(settings))
     for line in made.lines():
         say(line)
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
         need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
-    return made
+    return resolve(settings, prepared, made, models.attention(settings.base, model.config) or "eager")
 
 
-def settled(settings: TrainSettings, made: Plan) -> TrainSettings:
-    """Return the settings with what the plan decided in place of "auto"."""
-    base = settings.base.model_copy(update={"quantization": made.quantization, "backend": made.backend})
-    return settings.model_copy(update={"base": base})
+def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
+    """Return the settings with the quantization of a base that is stored in NF4 itself."""
+    stored = models.stored_quantization(prepared.base.path)
+    if stored.get("bnb_4bit_quant_type") != "nf4" or settings.base.quantization == "none":
+        return settings
+    double = bool(stored.get("bnb_4bit_use_double_quant", False))
+    return changed(settings, "base", quantization="nf4", double_quant=double)
+
+
+def _warn_of_adapters(settings: TrainSettings) -> None:
+    """Say where a PEFT config is another base's, and which of PEFT's defaults are not ours."""
+    lora = settings.lora
+    if lora.config_file:
+        path = Path(lora.config_file)
+        if (base := peft_config.read(path).get("base_model_name_or_path")) not in (None, "", settings.base.id):
+            warn(f"lora.config_file {path}: was written for {base}, here it goes on {settings.base.id}")
+        silent = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
+        for name in silent:
+            ours, theirs = getattr(lora, name), peft_config.defaults()[name]
+            theirs = "a choice by architecture" if theirs is None else theirs
+            warn(f"lora.config_file {path}: does not say {name}: here it is {ours} (PEFT's own default: {theirs})")
+    if lora.resume_adapter:
+        directory = models.adapter_path(settings)
+        base = peft_config.read(directory / peft_config.CONFIG).get("base_model_name_or_path")
+        if base not in (None, "", settings.base.id):
+            warn(f"lora.resume_adapter {directory}: was trained on {base}, here it goes on {settings.base.id}")
+
+
+def _warn_of_kept(asked: LoraSection, kept: LoraSection) -> None:
+    """Say which settings are the adapter's that training starts from, and not what was asked."""
+    if (kept.r, kept.lora_alpha) != (asked.r, asked.lora_alpha):
+        warn(
+            f"lora.r and lora_alpha are those of the adapter that training starts from: {kept.r} and {kept.lora_alpha}"
+        )
+    for name in ("lora_dropout", "target_modules", "bias", "use_rslora"):
+        was, now = getattr(asked, name), getattr(kept, name)
+        if name in asked.model_fields_set and was != now:
+            warn(f"lora.{name} is that of the adapter that training starts from: {now}")
 
 
 def machine_faults(settings: TrainSettings) -> list[str]:
@@ -77,26 +115,15 @@ def _machine(settings: TrainSettings) -> Machine:
     return replace(found, unsloth=False) if settings.lora.resume_adapter else found
 
 
-def _with_adapter(settings: TrainSettings) -> TrainSettings:
-    """Return the settings with what is kept of the adapter that training starts from: its rank and dropout."""
-    if not settings.lora.resume_adapter:
-        return settings
-    kept = read_json(models.adapter_path(settings) / "adapter_config.json")
-    ranks = [kept.get("r", settings.lora.r), *(kept.get("rank_pattern") or {}).values()]
-    lora = {"r": max(ranks), "lora_dropout": kept.get("lora_dropout", settings.lora.lora_dropout)}
-    return settings.model_copy(update={"lora": settings.lora.model_copy(update=lora)})
-
-
 def _adapter_faults(settings: TrainSettings) -> list[str]:
     if not settings.lora.resume_adapter:
         return []
     if settings.base.backend == "unsloth":
         return ["lora.resume_adapter: only base.backend: transformers goes on from an adapter"]
     try:
-        models.adapter_path(settings)
+        return peft_config.continued_faults(models.adapter_path(settings) / peft_config.CONFIG, LoraSection)
     except ConfigError as error:
         return list(error.faults)
-    return []
 
 
 def _gpu_faults() -> list[str]:

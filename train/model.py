@@ -9,11 +9,11 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
 from burnish.base import Base
@@ -24,6 +24,9 @@ from burnish.files import first_line
 from train.plan import Machine
 from train.settings import BaseSection, LoraSection, TrainSettings
 from train.template import loading_fault
+
+if TYPE_CHECKING:
+    from train.resolve import Resolved
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,9 +39,9 @@ class Backend(Protocol):
 
     packs: bool
 
-    def load(self, found: Base, settings: TrainSettings) -> Any: ...
+    def load(self, found: Base, resolved: Resolved) -> Any: ...
 
-    def adapt(self, model: Any, settings: TrainSettings, base_id: str, checkpointing: bool) -> PeftModel: ...
+    def adapt(self, model: Any, resolved: Resolved) -> PeftModel: ...
 
 
 class TransformersBackend:
@@ -46,15 +49,15 @@ class TransformersBackend:
 
     packs = True
 
-    def load(self, found: Base, settings: TrainSettings) -> Any:
+    def load(self, found: Base, resolved: Resolved) -> Any:
         """Return the frozen base."""
-        return load_base(found, settings.base)
+        return load_base(found, resolved.base)
 
-    def adapt(self, model: Any, settings: TrainSettings, base_id: str, checkpointing: bool) -> PeftModel:
+    def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
         """Return the base with a new adapter, or with the one to go on from."""
-        if settings.lora.resume_adapter:
-            return resume_adapter(model, settings, base_id)
-        return add_adapter(model, settings.lora)
+        if resolved.lora.resume_adapter:
+            return resume_adapter(model, resolved.settings)
+        return add_adapter(model, resolved.lora)
 
 
 def backend(name: str) -> Backend:
@@ -98,10 +101,9 @@ def load_base(found: Base, base: BaseSection) -> Any:
             f"base.id {base.id}: is stored in NF4: set base.quantization: nf4, or give its 16-bit checkpoint"
         )
     options: dict[str, Any] = {"dtype": dtype(base), "device_map": {"": device().type}}
-    if base.attn_implementation != "auto":
-        options["attn_implementation"] = base.attn_implementation
-    elif _config(found).get("attn_logit_softcapping"):
-        options["attn_implementation"] = "eager"  # transformers' sdpa leaves the cap out without a word
+    config = AutoConfig.from_pretrained(found.path, trust_remote_code=base.trust_remote_code)
+    if attended := attention(base, config):
+        options["attn_implementation"] = attended
     if base.quantization == "nf4" and not stored_in_nf4:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -123,15 +125,29 @@ def load_base(found: Base, base: BaseSection) -> Any:
     return model
 
 
-def _config(found: Base) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
-    return content
+def stored_quantization(directory: Path) -> dict[str, Any]:
+    """Return what a checkpoint's config says of how its weights are quantized; empty: they are not."""
+    content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return content.get("quantization_config") or {}
+
+
+def attention(base: BaseSection, config: Any) -> str | None:
+    """Return the attention of a base: what was asked for, else what transformers takes for a model of this config.
+
+    The config must be a made model's (train/shape.py's is enough) for transformers' choice to be in it; else None.
+    """
+    if base.attn_implementation != "auto":
+        return base.attn_implementation
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return "eager"  # transformers' sdpa leaves the cap out without a word
+    chosen = config._attn_implementation
+    return chosen if chosen in ("sdpa", "eager", None) else "eager"
 
 
 def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
     """Whether the checkpoint itself is bitsandbytes NF4. Raises ConfigError where it is quantized in another way."""
-    stored = _config(found).get("quantization_config")
-    if stored is None:
+    stored = stored_quantization(found.path)
+    if not stored:
         return False
     method = stored.get("quant_method")
     if method != "bitsandbytes" or stored.get("bnb_4bit_quant_type") != "nf4":
@@ -179,7 +195,7 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
         raise ConfigError(f"lora.target_modules: {first_line(error)}") from None
 
 
-def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftModel:
+def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
     """Put a trained adapter on the base, to go on from. Raises ConfigError where there is none, or it doesn't fit."""
     path = adapter_path(settings)
     try:
@@ -187,14 +203,7 @@ def resume_adapter(model: Any, settings: TrainSettings, base_id: str) -> PeftMod
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"lora.resume_adapter {path}: doesn't go on this base: {reason}") from None
-    kept = adapted.peft_config["default"]
-    if (kept.r, kept.lora_alpha) != (settings.lora.r, settings.lora.lora_alpha):
-        warn(
-            f"lora.r and lora_alpha are those of the adapter that training starts from: {kept.r} and {kept.lora_alpha}"
-        )
-    if kept.base_model_name_or_path not in (None, base_id):
-        warn(f"lora.resume_adapter {path}: was trained on {kept.base_model_name_or_path}, here it goes on {base_id}")
-    kept.base_model_name_or_path = model.name_or_path
+    adapted.peft_config["default"].base_model_name_or_path = model.name_or_path
     return adapted
 
 

@@ -12,26 +12,31 @@ from burnish.exam import Exam
 from burnish.report import lengths
 from burnish.run import Run, TrainRecord
 from train import model as models
-from train.begin import inputs
+from train.begin import CONFIG, template_inputs
 from train.prepare import Prepared
-from train.settings import TrainSettings
+from train.resolve import Resolved
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
 def record_of(
-    settings: TrainSettings, prepared: Prepared, run: Run, skipped: list[str], exam: Exam, metrics: dict[str, Any]
+    resolved: Resolved, prepared: Prepared, run: Run, skipped: list[str], exam: Exam, metrics: dict[str, Any]
 ) -> TrainRecord:
     """Return the record of a run whose adapter and exam are written; `metrics` are those of the whole run."""
-    packages = (*PACKAGES, "unsloth") if settings.base.backend == "unsloth" else PACKAGES
+    packages = (*PACKAGES, "unsloth") if resolved.base.backend == "unsloth" else PACKAGES
     return TrainRecord.model_validate(
         {
             "run_id": run.id,
             "created": runs.now(),
-            **_base(settings, prepared, skipped),
-            **_template(settings, prepared),
-            "adapter": {"path": "adapter", "sha256": runs.tree_sha256(run.path / "adapter")},
-            "data": _data(settings, prepared),
+            **_base(resolved, prepared, skipped),
+            **_template(resolved, prepared),
+            "adapter": {
+                "path": "adapter",
+                "sha256": runs.tree_sha256(run.path / "adapter"),
+                "parent_sha256": resolved.parent_sha256,
+            },
+            "config": {"path": CONFIG, "sha256": runs.file_sha256(run.path / CONFIG)},
+            "data": _data(resolved, prepared),
             "metrics": _metrics(metrics),
             "exam": _exam(run, exam),
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
@@ -40,31 +45,31 @@ def record_of(
     )
 
 
-def _base(settings: TrainSettings, prepared: Prepared, skipped: list[str]) -> dict[str, Any]:
-    base, dtype = prepared.base, models.dtype_name(settings.base)
+def _base(resolved: Resolved, prepared: Prepared, skipped: list[str]) -> dict[str, Any]:
+    base, dtype = prepared.base, resolved.base.dtype
     return {
         "base": {"id": base.id, "revision": base.revision, "sha256": base.sha256, "license": licence(base)},
-        "quantization": settings.base.quantization,
+        "quantization": resolved.base.quantization,
         "load_dtype": dtype,
         "compute_dtype": dtype,
-        "double_quant": settings.base.quantization == "nf4" and settings.base.double_quant,
+        "double_quant": resolved.base.quantization == "nf4" and resolved.base.double_quant,
         "skipped_modules": skipped,
     }
 
 
-def _template(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
-    began = inputs(prepared)
+def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
+    began = template_inputs(prepared)
     return {
         "chat_template_sha256": began["chat_template_sha256"] if prepared.format != "text" else None,
         "template_date": began["template_date"],
         "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
-        "max_length": settings.data.max_length,
+        "max_length": resolved.data.max_length,
     }
 
 
-def _data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
+def _data(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
     return {
-        "path": settings.data.path,
+        "path": resolved.data.path,
         "sha256": prepared.data_sha256,
         "eval_sha256": prepared.eval_sha256,
         "format": prepared.format,

@@ -13,39 +13,41 @@ from burnish import run as runs
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
 from burnish.run import Run, TrainRecord
+from train import begin
 from train import model as models
 from train.attention import why_padded
 from train.build import make_trainer
 from train.ended import has_ended, take_up
-from train.plan import Plan
 from train.prepare import Prepared
 from train.progress import EvalProgress, Progress, last_checkpoint
 from train.record import record_of
-from train.settings import TrainSettings
+from train.resolve import Resolved
 from train.sit import questions, sit
 from train.speed import Speed
 from train.trainer import Batching
 
 
-def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) -> TrainRecord:
+def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     """Train from the start, or from the newest whole checkpoint, and write the record last."""
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
-    set_seed(settings.train.seed)
-    models.limit_memory(settings.train.memory_gib)
-    backend = models.backend(planned.backend)
-    base = backend.load(prepared.base, settings)
+    set_seed(resolved.train.seed)
+    models.limit_memory(resolved.train.memory_gib)
+    backend = models.backend(resolved.base.backend)
+    base = backend.load(prepared.base, resolved)
     skipped = models.skipped_modules(base)
-    model = backend.adapt(base, settings, prepared.base.id, planned.checkpointing)
+    model = backend.adapt(base, resolved)
     if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
         warn("this base is a mixture of experts: the loss that balances its experts is not added")
-    _say_model(model, settings, prepared, run, step)
-    batching = Batching(planned.micro_batch_tokens, _packs(settings, backend, model), planned.checkpointing)
-    speed = Speed(model, planned.compiled) if backend.packs and models.device().type == "cuda" else None
+    _say_model(model, resolved, prepared, run, step)
+    resolved = resolved.packing(_packs(resolved, backend, model))
+    begin.write_config(run, resolved)
+    batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
+    speed = Speed(model, resolved.compiled) if backend.packs and models.device().type == "cuda" else None
     rows = (prepared.train, prepared.heldout)
     output = run.path / "checkpoints"
-    trainer = make_trainer(settings, batching, speed, planned.optim, model, prepared.tokenizer, rows, output)
-    with bar("train", planned.steps) as tick:
-        trainer.add_callback(Progress(run.path / "logs", tick, step, "tensorboard" in settings.train.report_to))
+    trainer = make_trainer(resolved, batching, speed, model, prepared.tokenizer, rows, output)
+    with bar("train", resolved.steps) as tick:
+        trainer.add_callback(Progress(run.path / "logs", tick, step, "tensorboard" in resolved.train.report_to))
         if checkpoint and has_ended(checkpoint):
             trained = take_up(trainer, checkpoint, run.path / "logs")
         else:
@@ -53,38 +55,36 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) 
     metrics = {**trained, **_evaluate(trainer)}
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
-    asked = questions(prepared.heldout, prepared.truncated, prepared.codec, settings.exam)
-    exam = sit(trainer.model, asked, prepared.codec, settings.exam)
+    asked = questions(prepared.heldout, prepared.truncated, prepared.codec, resolved.exam)
+    exam = sit(trainer.model, asked, prepared.codec, resolved.exam)
     with runs.whole_directory(run.path / "exam") as directory:
         exam.save(directory)
     _judge(exam)
-    record = record_of(settings, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)})
+    record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)})
     run.write(record)
     runs.point_latest(run)
     return record
 
 
-def _packs(settings: TrainSettings, backend: models.Backend, model: Any) -> bool:
+def _packs(resolved: Resolved, backend: models.Backend, model: Any) -> bool:
     """Whether rows are packed; where they are to be and can't, say why."""
-    if not settings.data.packing:
+    if not resolved.data.packing:
         return False
     if not backend.packs:
-        why = f"{settings.base.backend} takes masks, not borders of rows"
-    elif settings.base.attn_implementation not in ("auto", "sdpa"):
-        why = f"base.attn_implementation {settings.base.attn_implementation} takes no packed rows"
-    else:
-        why = why_padded(model)
+        why = f"{resolved.base.backend} takes masks, not borders of rows"
+    elif not (why := why_padded(model)) and resolved.base.attn_implementation != "sdpa":
+        why = f"base.attn_implementation {resolved.base.attn_implementation} takes no packed rows"
     if why:
         say(f"train: micro-batches are padded: {why}")
     return not why
 
 
-def _say_model(model: Any, settings: TrainSettings, prepared: Prepared, run: Run, step: int) -> None:
+def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, step: int) -> None:
     trained, total = model.get_nb_trainable_parameters()
     say(f"run: {run.path}")
     say(
-        f"model: {prepared.base.name} on {models.device().type}, {models.dtype_name(settings.base)},"
-        f" quantization {settings.base.quantization}; {trained / 1e6:.1f}M of {total / 1e6:.0f}M parameters are trained"
+        f"model: {prepared.base.name} on {models.device().type}, {resolved.base.dtype},"
+        f" quantization {resolved.base.quantization}; {trained / 1e6:.1f}M of {total / 1e6:.0f}M parameters are trained"
     )
     say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")
     if step:

@@ -14,7 +14,8 @@ from peft import PeftModel
 
 from burnish.base import Base
 from burnish.config import ConfigError
-from train.settings import TrainSettings
+from train.model import dtype
+from train.resolve import Resolved
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -24,24 +25,23 @@ class UnslothBackend:
 
     packs = False
 
-    def load(self, found: Base, settings: TrainSettings) -> Any:
+    def load(self, found: Base, resolved: Resolved) -> Any:
         """Return the frozen base, with unsloth's kernels."""
         if not torch.cuda.is_available():
             raise ConfigError("base.backend: unsloth needs an NVIDIA GPU here; transformers trains on a CPU too")
-        dtypes = {"auto": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
         model, _ = FastLanguageModel.from_pretrained(
             str(found.path),
-            max_seq_length=settings.data.max_length,
-            dtype=dtypes[settings.base.dtype],
-            load_in_4bit=settings.base.quantization == "nf4",
+            max_seq_length=resolved.data.max_length,
+            dtype=dtype(resolved.base),
+            load_in_4bit=resolved.base.quantization == "nf4",
             use_exact_model_name=True,
-            trust_remote_code=settings.base.trust_remote_code,
+            trust_remote_code=resolved.base.trust_remote_code,
         )
         return model
 
-    def adapt(self, model: Any, settings: TrainSettings, base_id: str, checkpointing: bool) -> PeftModel:
+    def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
         """Return the base with a new adapter; unsloth's checkpointing keeps activations in the host's memory."""
-        lora = settings.lora
+        lora = resolved.lora
         if lora.resume_adapter:
             raise ConfigError("lora.resume_adapter: only base.backend: transformers goes on from an adapter")
         return FastLanguageModel.get_peft_model(
@@ -52,6 +52,6 @@ class UnslothBackend:
             target_modules=LINEAR if lora.target_modules == "all-linear" else lora.target_modules,
             bias=lora.bias,
             use_rslora=lora.use_rslora,
-            use_gradient_checkpointing="unsloth" if checkpointing else False,
-            random_state=settings.train.seed,
+            use_gradient_checkpointing="unsloth" if resolved.checkpointing else False,
+            random_state=resolved.train.seed,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from burnish.adapter import adapter_facts
 from burnish.report import plots
 from burnish.report.axis import number
 from burnish.report.collect import View
@@ -160,6 +161,7 @@ def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
                 "template date": train.template_date,
             },
         ),
+        ("Adapter", adapter_facts(view.run)),
         (
             "Data",
             {
@@ -186,6 +188,7 @@ def _hashes(view: View) -> list[tuple[str, str]]:
         ("data", train.data.sha256),
         ("chat template", train.chat_template_sha256),
         ("adapter", train.adapter.sha256),
+        ("adapter that training started from", train.adapter.parent_sha256),
         ("exam", train.exam.sha256),
         *([("train.json, as exported", export.train_sha256)] if export else []),
         *[(a.path, a.sha256) for a in (export.artefacts if export else [])],
