@@ -84,7 +84,7 @@ def make_trainer(
     """Return the trainer of a model with its adapter over the rows to train on and those held out."""
     train, heldout = (dataset(part, resolved.data.assistant_only_loss) for part in rows)
     # TRL casts the adapter of a quantized base to bfloat16, in which small updates, and what one starts from, are lost
-    adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name}
+    adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer = PackedTrainer(
         batching=batching,
         speed=speed,
@@ -106,7 +106,8 @@ def make_trainer(
         )
     for name, parameter in trainer.model.named_parameters():
         if name in adapter:
-            parameter.data = adapter[name].float()
+            # a module that is trained whole stays in the dtype in which it was loaded
+            parameter.data = adapter[name].float() if "lora_" in name else adapter[name]
     if batching.checkpointing and resolved.base.backend != "unsloth":  # which has its own
         trainer.checkpoint()
     return trainer

@@ -111,7 +111,7 @@ def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: 
         attn_implementation=attention,
         backend=made.backend,
     )
-    settings = changed(settings, "data", **_found_in_data(prepared))
+    settings = changed(settings, "data", **_found_in_data(settings, prepared))
     settings = changed(settings, "lora", config_file=None)  # its values are here
     settings = changed(
         settings,
@@ -163,12 +163,13 @@ def changed(settings: TrainSettings, section: str, **values: Any) -> TrainSettin
     return settings.model_copy(update={section: getattr(settings, section).model_copy(update=values)})
 
 
-def _found_in_data(prepared: Prepared) -> dict[str, Any]:
+def _found_in_data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
     """Return what each "auto" of the data section became while the rows were prepared.
 
-    Prepared has an attribute of the setting's name for every one.
+    Prepared has an attribute of the setting's name for each.
     """
-    return {key: getattr(prepared, key) for section, key in auto_keys() if section == "data"}
+    left = [key for section, key in auto_keys() if section == "data" and getattr(settings.data, key) == AUTO]
+    return {key: getattr(prepared, key, AUTO) for key in left}
 
 
 def _words(annotation: Any) -> set[Any]:

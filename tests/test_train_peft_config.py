@@ -1,0 +1,200 @@
+"""A PEFT config is held against peft.LoraConfig's own defaults: what it asks for is done, or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from burnish.config import ConfigError
+from train.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
+from train.settings import LoraSection, read_peft_config
+
+KEYS = {field.name for field in dataclasses.fields(LoraConfig)}
+WITHOUT_SETTING = sorted(KEYS - set(LoraSection.model_fields) - INFORMATIONAL - {"peft_type", "task_type"})
+GUIDES = {"r": 64, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
+
+
+def written(directory: Path, **content: Any) -> Path:
+    path = directory / "lora_config.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def faults_of(directory: Path, **content: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        read_peft_config(written(directory, **GUIDES, **content))
+    return caught.value.faults
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "supported"),
+    [
+        ("use_dora", True, "only false"),
+        ("use_dora", 1, "only false"),
+        ("lora_bias", True, "only false"),
+        ("fan_in_fan_out", True, "only false"),
+        ("ensure_weight_tying", True, "only false"),
+        ("layers_to_transform", 1, "only null"),
+        ("layers_to_transform", 0, "only null"),
+        ("layers_to_transform", [0], "only null"),
+        ("exclude_modules", "lm_head", "only null"),
+        ("modules_to_save", ["embed_tokens"], "only null"),
+        ("rank_pattern", {"q_proj": 4}, "only {}"),
+        ("alpha_pattern", {"q_proj": 4}, "only {}"),
+        ("init_lora_weights", "pissa", "only true"),
+        ("init_lora_weights", 1, "only true"),
+        ("init_lora_weights", False, "only true"),
+        ("qalora_group_size", 32, "only 16"),
+    ],
+)
+def test_what_has_no_setting_is_a_fault_that_says_what_is_supported(
+    key: str, value: Any, supported: str, tmp_path: Path
+) -> None:
+    (fault,) = faults_of(tmp_path, **{key: value})
+    assert f"lora_config.json: {key} is {json.dumps(value)}: there is no setting for it here; {supported}" in fault
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    key=st.sampled_from(WITHOUT_SETTING),
+    value=st.recursive(
+        st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: st.lists(inner, min_size=1, max_size=2) | st.dictionaries(st.text(max_size=3), inner, min_size=1),
+        max_leaves=3,
+    ),
+)
+def test_no_value_but_pefts_default_passes(key: str, value: Any, tmp_path: Path) -> None:
+    default = defaults()[key]
+    if type(value) is type(default) and value == default:
+        assert read_peft_config(written(tmp_path, **GUIDES, **{key: value})) == GUIDES
+    else:
+        (fault,) = faults_of(tmp_path, **{key: value})
+        assert f": {key} is " in fault
+
+
+def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+    found = faults_of(tmp_path, use_dora=True, lora_bias=True, lora_alfa=8, task_type="SEQ_CLS", peft_type="IA3")
+    for words in ("use_dora", "lora_bias", "'lora_alfa' is 8: PEFT's LoraConfig has no such key; did you mean"):
+        assert any(words in fault for fault in found)
+    assert len(found) == 5
+
+
+def test_what_peft_writes_itself_passes_and_its_settings_are_used(tmp_path: Path) -> None:
+    asked = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, use_rslora=True, target_modules=["q_proj"])
+    asked.save_pretrained(str(tmp_path))
+    made = read_peft_config(tmp_path / "adapter_config.json")
+    expected = {"r": 4, "lora_alpha": 12, "lora_dropout": 0.0, "target_modules": ["q_proj"], "bias": "none"}
+    assert made == {**expected, "use_rslora": True}
+
+
+@pytest.mark.parametrize("task", ["CAUSAL LM", "CAUSAL_LM", "causal_lm", None])
+def test_the_guides_task_type_is_understood(task: str | None, tmp_path: Path) -> None:
+    said = {"task_type": task, "peft_type": "LORA", "inference_mode": True, "revision": None, "modules_to_save": []}
+    assert read_peft_config(written(tmp_path, **GUIDES, **said)) == GUIDES
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"r": True}, "r is true: it should be a valid integer"),
+        ({"r": 0}, "r is 0: it should be greater than or equal to 1"),
+        ({"lora_alpha": "x"}, 'lora_alpha is "x": it should be a valid integer or should be a valid number'),
+        ({"target_modules": r".*\.q_proj"}, "it should be 'all-linear' or should be a valid list"),
+        ({"bias": "some"}, "bias is \"some\": it should be 'none', 'all' or 'lora_only'"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_names_the_file(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_peft_config(written(tmp_path, **{**GUIDES, **given}))
+    (fault,) = caught.value.faults
+    assert fault.startswith(str(tmp_path / "lora_config.json"))
+    assert says in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"r": 4, "r": 8}', "the key 'r' is given twice"),
+        ("[" * 100_000, "can't be read"),
+        ("[4]", "expected a JSON object"),
+        ('{"r": 4, "x": "' + "x" * (1 << 20) + '"}', "more than"),
+    ],
+    ids=["twice", "nested", "list", "large"],
+)
+def test_a_file_that_is_no_config_is_one_line(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "lora_config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_peft_config(path)
+    (fault,) = caught.value.faults
+    assert says in fault
+
+
+# ---- an adapter to go on from ----------------------------------------------------------------------------------------
+
+
+def saved(directory: Path, **config: Any) -> Path:
+    LoraConfig(task_type="CAUSAL_LM", **config).save_pretrained(str(directory))
+    return directory / "adapter_config.json"
+
+
+def test_an_adapter_that_peft_and_a_merge_know_goes_on(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, r=4, target_modules=["v_proj", "q_proj"], use_dora=True, layers_to_transform=[1],
+        rank_pattern={"q_proj": 8}, modules_to_save=["embed_tokens"], lora_alpha=16,
+    )  # fmt: skip
+    assert continued_faults(path, LoraSection) == []
+    kept = continued(path, LoraSection)
+    assert (kept["r"], kept["lora_alpha"], kept["target_modules"]) == (4, 16, ["q_proj", "v_proj"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa": it rewrote the base\'s weights'),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is [[0, 2]]: training does not go on with it"),
+        ({"use_qalora": True}, "use_qalora is true"),
+        ({"use_doora": True}, "no such key; did you mean 'use_dora'?"),
+        ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM is trained here"),
+        ({"peft_type": "IA3"}, "only LORA is trained here"),
+        ({"r": "x"}, "it should be a valid integer"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_would_not_stay_what_it_is_is_refused(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path, r=4, target_modules=["q_proj"])
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (fault,) = continued_faults(path, LoraSection)
+    assert says in fault
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"target_modules": r".*\.(q|v)_proj"}, ["q_proj", "v_proj"]),
+        ({"target_modules": r".*1\.self_attn\.q_proj"}, ["model.layers.1.self_attn.q_proj"]),
+        ({"target_modules": r".*\.(q|k)_proj", "exclude_modules": ["k_proj"]}, ["q_proj"]),
+        ({"target_modules": None}, ["q_proj", "v_proj"]),
+    ],
+    ids=str,
+)
+def test_a_pattern_of_targets_becomes_the_modules_that_it_means(
+    config: dict[str, Any], expected: list[str], tmp_path: Path
+) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=64))
+    path = saved(tmp_path, **config)
+    assert "target_modules" not in continued(path, LoraSection)
+    assert targets(tmp_path, model) == expected

@@ -1,0 +1,281 @@
+"""What a run uses is decided once: written to config.yaml, kept when it goes on, and enough to train the same again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import typing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from burnish import run as runs
+from burnish.config import fields, load
+from burnish.errors import UserError
+from burnish.run import Run, TrainRecord
+from tests.conftest import Cli
+from train import __main__ as command
+from train import begin
+from train.plan import Plan
+from train.resolve import AUTO, Resolved, auto_keys, resolve, undecided
+from train.settings import TrainSettings
+
+AUTOS = sorted(auto_keys())
+COMMIT = "a" * 40
+
+
+def words(annotation: Any) -> list[Any]:
+    """Return the words other than auto that a setting may have."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return [word for word in typing.get_args(annotation) if word != AUTO]
+    return [word for part in typing.get_args(annotation) for word in words(part)]
+
+
+WORDS = {path: words(info.annotation) for path, info in fields(TrainSettings) if path in AUTOS}
+WORDS["train", "micro_batch_tokens"] = [512]
+WORDS["train", "gradient_checkpointing"] = WORDS["train", "torch_compile"] = [False, True]
+
+
+def prepared() -> Any:
+    """What resolving asks of the data: each of its autos, decided."""
+    return SimpleNamespace(
+        base=SimpleNamespace(revision=COMMIT), **{k: WORDS[s, k][0] for s, k in AUTOS if s == "data"}
+    )
+
+
+def planned(device: str = "cpu", backend: str = "transformers", quantization: str = "none") -> Plan:
+    return Plan(device, backend, quantization, "adamw_torch", True, True, 640, 1, 1, 1, 1, 1, 7, 1.0, 1, None)
+
+
+def asked(**sections: dict[str, Any]) -> TrainSettings:
+    said = {"base": {"id": "x"}, "data": {"path": "x"}, **sections}
+    return TrainSettings.model_validate(said)
+
+
+def test_every_setting_with_an_auto_is_known() -> None:
+    assert {("base", "quantization"), ("base", "dtype"), ("data", "format"), ("train", "micro_batch_tokens")} <= set(
+        AUTOS
+    )
+    assert len(AUTOS) >= 9
+
+
+@settings(deadline=None)
+@given(left_open=st.sets(st.sampled_from(AUTOS)), backend=st.sampled_from(["transformers", "unsloth"]))
+def test_nothing_stays_open_and_config_yaml_loads_as_what_was_used(
+    left_open: set[tuple[str, str]], backend: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    said: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
+    for section, key in AUTOS:
+        said[section][key] = AUTO if (section, key) in left_open else WORDS[section, key][0]
+    made = resolve(TrainSettings.model_validate(said), prepared(), planned(backend=backend), "sdpa").named("mine")
+    assert undecided(made.settings) == []
+    assert (made.base.revision, made.run.name, made.base.backend) == (COMMIT, "mine", backend)
+    given_data = {key for section, key in AUTOS if section == "data"} - {key for _, key in left_open}
+    assert all(getattr(made.data, key) == said["data"][key] for key in given_data)
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(made.yaml(), encoding="utf-8")
+    assert load(TrainSettings, "train", path, {}, {}) == made.settings
+
+
+def test_what_only_one_backend_does_is_not_said_of_the_other() -> None:
+    compiled = {"train": {"torch_compile": True}}
+    assert resolve(asked(**compiled), prepared(), planned(), "sdpa").compiled
+    assert not resolve(asked(**compiled), prepared(), planned(backend="unsloth"), "sdpa").compiled
+
+
+def test_early_stopping_saves_at_every_evaluation() -> None:
+    stopping = asked(train={"eval_steps": 5, "early_stopping_patience": 2, "save_steps": 50})
+    assert resolve(stopping, prepared(), planned(), "sdpa").train.save_steps == 5
+
+
+def test_a_peft_config_is_in_config_yaml_by_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "lora_config.json"
+    path.write_text(json.dumps({"r": 4, "lora_alpha": 0.5, "target_modules": ["q_proj"]}))
+    made = resolve(asked(lora={"config_file": str(path)}), prepared(), planned(), "sdpa")
+    path.unlink()
+    again = TrainSettings.model_validate(yaml.safe_load(made.yaml()))
+    assert (again.lora.r, again.lora.lora_alpha, again.lora.target_modules) == (4, 0.5, ["q_proj"])
+
+
+# ---- a run that goes on ----------------------------------------------------------------------------------------------
+
+
+def begun(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> begin.Begun:
+    """Write a run as it begins; without `used` as older versions did."""
+    run = Run(root / name)
+    run.path.mkdir(parents=True)
+    inputs: dict[str, Any] = {"data_sha256": None}
+    if used:
+        inputs["asked"] = said.model_dump()
+    (run.path / begin.STARTED).write_text(json.dumps(inputs))
+    dump = yaml.safe_dump(said.model_dump(), sort_keys=False)
+    (run.path / begin.CONFIG).write_text(used.named(name).yaml() if used else dump)
+    return begin.Begun.read(run)
+
+
+def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Path) -> None:
+    said = asked(base={"id": "x", "quantization": "auto"}, run={"root": str(tmp_path)})
+    used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager")
+    used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
+    begun(tmp_path, "mine", said, used)
+    kept = begin.choose(said, resume=False)
+    assert kept.run.name == "mine"
+    assert kept.base == used.base
+    assert kept.train.optim == "adamw_torch"
+    # the machine may have other memory now
+    assert (kept.train.micro_batch_tokens, kept.train.gradient_checkpointing) == (AUTO, AUTO)
+
+
+def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(tmp_path: Path) -> None:
+    said = asked(base={"id": "x"}, lora={"r": 8})
+    used = resolve(said, prepared(), planned(), "sdpa")
+    run = begun(tmp_path, "mine", said, used)
+    assert run.differences(said) == run.differences(used.settings) == []
+    other = asked(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
+    attention, rank = run.differences(other)
+    assert attention == "base.attn_implementation: the run has 'auto' (decided: 'sdpa'), now 'eager'"
+    assert rank == "lora.r: the run has 8, now 4"
+
+
+def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = asked(run={"root": str(tmp_path)})
+    begun(tmp_path, "old", said, None)
+    assert begin.choose(said, resume=False).run.name is None
+    assert "unfinished run 'old' does not go on: an older version began it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no unfinished run"):
+        begin.choose(said, resume=True)
+
+
+def test_another_run_whose_files_are_damaged_is_no_hindrance(tmp_path: Path) -> None:
+    for name, text in (("a", "{"), ("b", "- 1"), ("c", "base: 1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / begin.CONFIG).write_text(text)
+        (tmp_path / name / begin.STARTED).write_text("{}")
+    assert begin.choose(asked(run={"root": str(tmp_path)}), resume=False).run.name is None
+    with pytest.raises(UserError, match="can't be read"):
+        begin.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
+
+
+def test_where_to_publish_may_be_written_into_config_yaml_by_hand(tmp_path: Path) -> None:
+    used = resolve(asked(), prepared(), planned(), "sdpa")
+    run = begun(tmp_path, "mine", asked(), used).run
+    content = yaml.safe_load((run.path / begin.CONFIG).read_text())
+    content["push"]["repo"] = "me/model"
+    (run.path / begin.CONFIG).write_text(yaml.safe_dump(content))
+    begin.write_config(run, used)
+    assert yaml.safe_load((run.path / begin.CONFIG).read_text())["push"]["repo"] == "me/model"
+
+
+def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_same_run(
+    tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Restarted(Exception):
+        pass
+
+    def restart(_: str, arguments: list[str], environment: dict[str, str]) -> None:
+        assert environment["UNSLOTH_FIRST"] == "1"
+        raise Restarted
+
+    made = planned("cuda", "unsloth", "nf4")
+    monkeypatch.setattr("train.decide.decide", lambda said, data: resolve(said, data, made, "sdpa"))
+    monkeypatch.setattr("os.execve", restart)
+    where = ["--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path)]
+    with pytest.raises(Restarted):
+        command.main(["run", *where, "--base.quantization", "auto"])
+    (run,) = tmp_path.iterdir()
+    # what the second process asks is what the first did
+    said = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
+    said = said.model_copy(update={"base": said.base.model_copy(update={"quantization": AUTO})})
+    again = begin.choose(said, resume=False)
+    assert again.run.name == run.name
+    assert (again.base.backend, again.base.quantization) == ("unsloth", "nf4")
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def train(cli: Cli, base: Path, rows: Path, root: Path, *more: str, **environment: str) -> str:
+    where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
+    short = ("--data.max_length", "128", "--train.max_steps", "3", "--exam.answers", "0")
+    done = cli("train", "run", *where, *short, *more, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    """A run that left everything open, with a token in its environment."""
+    root = tmp_path_factory.mktemp("runs")
+    autos = [word for section, key in AUTOS for word in (f"--{section}.{key}", AUTO)]
+    train(cli, tiny_base, rows, root, *autos, HF_TOKEN="hf_this_is_secret")
+    return Run((root / "latest").resolve())
+
+
+@pytest.mark.slow
+def test_config_yaml_of_a_finished_run_holds_no_auto(whole: Run) -> None:
+    used = yaml.safe_load((whole.path / "config.yaml").read_text())
+    assert [f"{section}.{key}" for section, key in AUTOS if used[section][key] == AUTO] == []
+    assert used["run"]["name"] == whole.id
+    record = whole.read(TrainRecord)
+    assert (used["base"]["dtype"], used["base"]["quantization"]) == (record.load_dtype, record.quantization)
+    assert used["chat"]["date"] == record.template_date
+    assert used["data"]["format"] == record.data.format
+    assert record.adapter.parent_sha256 is None
+    assert record.config is not None
+    assert record.config.sha256 == runs.file_sha256(whole.path / "config.yaml")
+
+
+@pytest.mark.slow
+def test_no_secret_of_the_environment_is_written(whole: Run) -> None:
+    for path in whole.path.rglob("*"):
+        assert not path.is_file() or b"hf_this_is_secret" not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_config_yaml_trains_the_same_again(whole: Run, tmp_path: Path, cli: Cli) -> None:
+    config = ("--config", str(whole.path / "config.yaml"))
+    done = cli("train", "run", *config)
+    assert done.returncode == 0, done.stderr
+    assert f"run '{whole.id}' is finished and unchanged" in done.stderr
+    done = cli("train", "run", *config, "--run.root", str(tmp_path), "--run.name", "again")
+    assert done.returncode == 0, done.stderr
+    weights = "adapter/adapter_model.safetensors"
+    assert runs.file_sha256(tmp_path / "again" / weights) == runs.file_sha256(whole.path / weights)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=3, lora_alpha=6, lora_dropout=0.1, target_modules=r".*\.(q|v)_proj", use_dora=True,
+        use_rslora=True, layers_to_transform=None, rank_pattern={"q_proj": 5},
+    )  # fmt: skip
+    get_peft_model(model, config).save_pretrained(tmp_path / "parent")
+    shutil.copytree(tmp_path / "parent", tmp_path / "kept")
+    said = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
+    assert "lora.r and lora_alpha are those of the adapter that training starts from: 3 and 6" in said
+    run = Run((tmp_path / "latest").resolve())
+    assert run.read(TrainRecord).adapter.parent_sha256 == runs.tree_sha256(tmp_path / "kept")
+    used = yaml.safe_load((run.path / "config.yaml").read_text())["lora"]
+    assert (used["r"], used["lora_alpha"], used["lora_dropout"], used["use_rslora"]) == (3, 6, 0.1, True)
+    assert used["target_modules"] == ["q_proj", "v_proj"]
+    parent, made = (
+        json.loads((d / "adapter_config.json").read_text()) for d in (tmp_path / "parent", run.path / "adapter")
+    )
+    assert made == parent
+    before, after = (load_file(d / "adapter_model.safetensors") for d in (tmp_path / "parent", run.path / "adapter"))
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before if "magnitude" in name)
+    page = (run.path / "report.html").read_text()
+    assert "use_dora" in page
+    assert runs.tree_sha256(tmp_path / "kept") in page
