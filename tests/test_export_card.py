@@ -44,6 +44,20 @@ def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
     assert "rows.jsonl" not in page
 
 
+def test_rank_and_scale_are_the_adapters_own(tmp_path: Path, cli: Cli) -> None:
+    """Older versions wrote into config.yaml what was asked, also where training started from another rank."""
+    parent = {"path": "adapter", "sha256": "0" * 64, "parent_sha256": "e" * 64}
+    run = make_run(tmp_path, adapter=parent)
+    (run.path / "config.yaml").write_text(yaml.safe_dump({"lora": {"r": 16, "lora_alpha": 32}}))
+    said = {"r": 4, "lora_alpha": 12, "target_modules": ["v_proj", "q_proj"], "use_dora": True, "lora_bias": False}
+    (run.path / "adapter" / "adapter_config.json").write_text(json.dumps(said))
+    _, page = card(cli, run)
+    for row in ("`lora.r` | `4`", "`lora.lora_alpha` | `12`", '`lora.target_modules` | `["q_proj", "v_proj"]`'):
+        assert f"| {row} |" in page
+    assert "| `lora.use_dora` | `true` |" in page and "lora_bias" not in page
+    assert f"| started from the adapter of sha256 | `{'e' * 64}` |" in page
+
+
 def test_a_licence_is_never_invented(tmp_path: Path, cli: Cli) -> None:
     unknown = make_run(tmp_path, base={"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64})
     metadata, page = card(cli, unknown)

@@ -123,7 +123,8 @@ def begun(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> 
 
 
 def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Path) -> None:
-    said = asked(base={"id": "x", "quantization": "auto"}, run={"root": str(tmp_path)})
+    # a branch may have moved on since
+    said = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
     used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager")
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
     begun(tmp_path, "mine", said, used)

@@ -106,10 +106,11 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
 
 
 def as_begun(settings: TrainSettings, begun: Begun) -> TrainSettings:
-    """Return the settings with what was decided when the run began, where they leave it open."""
+    """Return the settings with what was decided when the run began, where they ask what was asked then."""
     for section, key in (*KEPT, ("chat", "date")):
         now, kept = getattr(settings, section), begun.used.get(section, {}).get(key)
-        if getattr(now, key) in OPEN and kept not in OPEN:
+        same = getattr(now, key) == begun.asked.get(section, {}).get(key) or (key == "date" and now.date is None)
+        if same and kept not in OPEN:
             settings = settings.model_copy(update={section: now.model_copy(update={key: kept})})
     return settings
 
