@@ -15,6 +15,7 @@ from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.config import ConfigError
+from tests.conftest import Cli
 from train.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
 from train.settings import LoraSection, read_peft_config
 
@@ -198,3 +199,34 @@ def test_a_pattern_of_targets_becomes_the_modules_that_it_means(
     path = saved(tmp_path, **config)
     assert "target_modules" not in continued(path, LoraSection)
     assert targets(tmp_path, model) == expected
+
+
+# ---- as a user meets it, before weights are loaded -------------------------------------------------------------------
+
+
+def plan(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> tuple[int, str]:
+    where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root / "runs"))
+    done = cli("train", "plan", *where, *more)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_another_base_and_what_a_config_leaves_out_are_warned_of(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    path = written(tmp_path, base_model_name_or_path="them/base", r=4, lora_alpha=8, target_modules=None)
+    code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.config_file", str(path))
+    assert code == 0, said
+    assert f"was written for them/base, here it goes on {tiny_base}" in said
+    assert "does not say target_modules: here it is all-linear" in said
+    assert "does not say r:" not in said
+
+
+def test_an_adapter_that_rewrote_its_base_is_refused_before_weights_are_loaded(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", fan_in_fan_out=True)
+    code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "adapter"))
+    assert code == 2
+    assert 'init_lora_weights is "olora": it rewrote the base\'s weights' in said
+    assert "fan_in_fan_out is true: training does not go on with it" in said
