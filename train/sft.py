@@ -53,7 +53,7 @@ def train(settings: TrainSettings, prepared: Prepared, run: Run, planned: Plan) 
     metrics = {**trained, **_evaluate(trainer)}
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
-    asked = questions(prepared.heldout, prepared.truncated, prepared.codec, settings.exam)
+    asked = questions(prepared.heldout, prepared.codec, settings.exam)
     exam = sit(trainer.model, asked, prepared.codec, settings.exam)
     with runs.whole_directory(run.path / "exam") as directory:
         exam.save(directory)

@@ -19,10 +19,17 @@ GENERAL_TEXT = Path(burnish.__file__).with_name("general.txt")
 NOISE_BATCH = 8
 
 
-def questions(heldout: Sequence[Row], truncated: Sequence[int], codec: Codec, limits: ExamSection) -> list[Question]:
-    """Return the exam's questions: whole held-out rows up to the limits, then the general text, a paragraph each."""
-    whole = (row for row in heldout if row.spans and row.example.number not in set(truncated))
-    asked = [Question("heldout", row.input_ids, list(row.spans), _messages(row), row.turns) for row in whole]
+def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
+    """Return the exam's questions: held-out rows up to the limits, then the general text, a paragraph each.
+
+    Of a conversation that was cut at data.max_length only the turns that have their end are asked; a plain text needs
+    none.
+    """
+    asked = [
+        Question("heldout", row.input_ids, list(spans), _messages(row), row.turns[: len(spans)])
+        for row in heldout
+        if (spans := row.whole if row.example.messages else row.spans)
+    ]
     paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
     return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
