@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from burnish.errors import UserError
+from burnish.intervals import Interval
 
 HASH_CHUNK_BYTES = 1 << 22
 
@@ -135,7 +136,9 @@ class Fidelity(Record):
     """An artefact's answers to the exam, in nats; None where a figure does not apply (a plain-text run's parity).
 
     The figures are over held-out response tokens, those with `general` over general text. `kl` and `top1_agreement` are
-    against the trained model for a merge, against the 16-bit merge for a GGUF.
+    against the trained model for a merge, against the 16-bit merge for a GGUF. `gain` is loss_base - loss_trained,
+    `gain_lost` the share of it that the artefact lost. `<figure>_ci` is a figure's 95% interval over `rows` held-out
+    rows (`general_rows` texts); None: there is none, as with one row.
     """
 
     kl: float | None
@@ -151,7 +154,27 @@ class Fidelity(Record):
     kl_general: float | None = None
     loss_general: float | None = None
     loss_general_trained: float | None = None
+    loss_general_base: float | None = None
     noise_kl: float | None = None
+    gain: float | None = None
+    gain_lost: float | None = None
+    rows: int | None = None
+    general_rows: int | None = None
+    kl_ci: Interval | None = None
+    kl_trained_ci: Interval | None = None
+    top1_agreement_ci: Interval | None = None
+    loss_ci: Interval | None = None
+    loss_trained_ci: Interval | None = None
+    loss_base_ci: Interval | None = None
+    kl_general_ci: Interval | None = None
+    loss_general_ci: Interval | None = None
+    loss_general_trained_ci: Interval | None = None
+    loss_general_base_ci: Interval | None = None
+    gain_ci: Interval | None = None
+    gain_lost_ci: Interval | None = None
+
+
+Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 class Artefact(Record):
@@ -163,23 +186,34 @@ class Artefact(Record):
     bytes: int
     sha256: str
     fidelity: Fidelity
-    verdict: Literal["pass", "fail"]
+    verdict: Verdict
     why: str
+
+    @property
+    def outcome(self) -> str:
+        """What became of it in the exam, as the end of a sentence: "failed its exam"."""
+        return {
+            "pass": "passed its exam",
+            "fail": "failed its exam",
+            "inconclusive": "is neither proven nor refuted by its exam (inconclusive)",
+        }[self.verdict]
 
 
 class ExportRecord(Record):
-    """export.json: present means that the export stage finished."""
+    """export.json: present means that the export stage finished. `gate` has every threshold that was applied."""
 
     schema_version: Literal[1] = 1
     run_id: str
     created: str
     train_sha256: str
+    gate: dict[str, float] = {}
     merge: Merge
     artefacts: list[Artefact]
     default: str | None
     chat_template_sha256: str | None
     stop: list[str]
     context_length: int
+    versions: dict[str, str] = {}
 
 
 class PushRecord(Record):
@@ -193,6 +227,7 @@ class PushRecord(Record):
     commit: str
     files: list[str]
     public: bool = False
+    versions: dict[str, str] = {}
 
 
 AnyRecord = TypeVar("AnyRecord", TrainRecord, ExportRecord, PushRecord)
