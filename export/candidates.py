@@ -19,7 +19,8 @@ from burnish import run as runs
 from burnish.base import Base
 from burnish.console import bar, say
 from burnish.exam import Answers
-from burnish.run import Fidelity, Run, TrainRecord
+from burnish.fidelity import Fidelity
+from burnish.run import Run, TrainRecord
 from export import examine, gguf
 from export.gate import RANK, judge
 from export.kept import WORK, Job, entry

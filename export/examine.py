@@ -14,9 +14,10 @@ import torch
 from burnish.chat import ChatError, ChatTemplate
 from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
+from burnish.fidelity import Fidelity
 from burnish.intervals import Estimate, estimate
 from burnish.llama import Model, score
-from burnish.run import Fidelity, TrainRecord, read_json, text_sha256
+from burnish.run import TrainRecord, read_json, text_sha256
 
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 NAMED = 8  # how many wrong stops a message names

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from burnish.fidelity import Fidelity
 from burnish.intervals import Interval, rows_needed
-from burnish.run import Artefact, Fidelity, Verdict
+from burnish.run import Artefact, Verdict
 from export.settings import GateSection
 
 # A figure at most this share of what is allowed passes without an interval: in the exams measured for docs/export.md no

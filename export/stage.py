@@ -12,8 +12,9 @@ from burnish import run as runs
 from burnish.base import Base, resolve
 from burnish.console import say
 from burnish.exam import Answers, Exam
+from burnish.fidelity import Fidelity
 from burnish.llama import LlamaError
-from burnish.run import Artefact, ExportRecord, Fidelity, Run, RunError, TrainRecord, Verdict
+from burnish.run import Artefact, ExportRecord, Run, RunError, TrainRecord, Verdict
 from burnish.versions import versions
 from export import examine, gguf
 from export.candidates import MERGED, make_merged, merged_answers, wanted

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from burnish.run import Artefact, Fidelity
+from burnish.fidelity import Fidelity
+from burnish.run import Artefact
 from burnish.thresholds import DEFAULTS, looser
 from export.candidates import Choice, choose
 from export.gate import default_artefact, judge

@@ -9,11 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from burnish.fidelity import Fidelity
 from burnish.intervals import Interval
 from burnish.report import plots
 from burnish.report.axis import number
 from burnish.report.collect import View
-from burnish.run import Artefact, Fidelity
+from burnish.run import Artefact
 from burnish.thresholds import qualified
 
 CANDIDATE_FIGURES = (
