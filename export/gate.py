@@ -17,8 +17,8 @@ from burnish.intervals import Interval, rows_needed
 from burnish.run import Artefact, Verdict
 from export.settings import GateSection
 
-# A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md the
-# lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
+# A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md
+# the lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
 CLEAR = 0.1
 LEAST_ROWS = 10  # what an exam that has no interval is told to examine
 MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and rows are not the way out

@@ -17,6 +17,7 @@ from train.settings import ExamSection
 
 GENERAL_TEXT = Path(burnish.__file__).with_name("general.txt")
 NOISE_BATCH = 8
+NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it needs no more, and they take time
 
 
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
@@ -39,11 +40,13 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
 def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
     """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
     model.eval()
-    with bar("exam", 3 * len(asked)) as tick:
+    # held-out rows come first
+    twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
+    with bar("exam", 2 * len(asked) + len(twice)) as tick:
         trained = Answers.join([Answers.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)])
         with model.disable_adapter():
             base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
-        again = _compare(model, asked, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
+        again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
     spoken = tuple(
         _speak(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
     )
@@ -79,7 +82,6 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
 
 
 def _compare(
-    model: Any,
     asked: Sequence[Question],
     trained: Answers,
     score: Callable[[Sequence[Question]], Iterator[tuple[Question, Floats]]],
