@@ -56,10 +56,13 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
 
 FROM serve-packages AS serve
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+COPY pyproject.toml .
 COPY burnish burnish
 COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
+ARG BURNISH_COMMIT=
+ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 # the port is published by whoever starts the container; serve itself asks for a key or for ALLOW_REMOTE before it listens
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
@@ -96,10 +99,13 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
 RUN --mount=type=bind,from=llama-cuda,source=/llama,target=/llama sh /llama/install.sh site
 # which devices and driver libraries the NVIDIA container toolkit puts in
 ENV LD_LIBRARY_PATH=/opt/cuda/nvidia/cu13/lib NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY pyproject.toml .
 COPY burnish burnish
 COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
+ARG BURNISH_COMMIT=
+ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
 USER 10001:10001
@@ -133,10 +139,13 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
 
 FROM export-packages AS export
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
+COPY pyproject.toml .
 COPY burnish burnish
 COPY tools tools
 COPY export export
 RUN python -m compileall -q burnish tools export
+ARG BURNISH_COMMIT=
+ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "export"]
 CMD ["run"]
@@ -150,10 +159,13 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
 COPY configs configs
 COPY examples examples
+COPY pyproject.toml .
 COPY burnish burnish
 COPY tools tools
 COPY train train
 RUN python -m compileall -q burnish tools train
+ARG BURNISH_COMMIT=
+ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "train"]
 CMD ["--help"]
@@ -178,10 +190,13 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     UNSLOTH_COMPILE_LOCATION=/cache/burnish/unsloth UNSLOTH_DISABLE_STATISTICS=1
 COPY configs configs
 COPY examples examples
+COPY pyproject.toml .
 COPY burnish burnish
 COPY tools tools
 COPY train train
 RUN python -m compileall -q burnish tools train
+ARG BURNISH_COMMIT=
+ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "train"]
 CMD ["--help"]

@@ -21,7 +21,7 @@ from burnish.errors import UserError, did_you_mean
 ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE")
 # variables under our prefix that are no stage's setting
-OTHER_VARIABLES = frozenset({"BURNISH_CACHE", "BURNISH_LOG_FORMAT"})
+OTHER_VARIABLES = frozenset({"BURNISH_CACHE", "BURNISH_LOG_FORMAT", "BURNISH_COMMIT"})
 
 
 class ConfigError(UserError):

@@ -138,6 +138,16 @@ class Exam:
         """Which of the n positions belong to held-out rows; the others are general text."""
         return np.concatenate([np.full(len(q.positions), q.kind == "heldout") for q in self.questions])
 
+    def rows(self) -> Ints:
+        """Which data row each of the n positions belongs to: questions made of one conversation share theirs."""
+        numbers: dict[str, int] = {}
+        keys = [json.dumps([q.kind, q.messages or q.input_ids]) for q in self.questions]
+        counted = [
+            np.full(len(question.positions), numbers.setdefault(key, len(numbers)))
+            for question, key in zip(self.questions, keys, strict=True)
+        ]
+        return np.concatenate(counted).astype(np.int32)
+
     def save(self, directory: Path) -> None:
         """Write rows.jsonl, reference.safetensors and answers.json into an existing directory."""
         lines = [json.dumps(_question_json(q), ensure_ascii=False) for q in self.questions]

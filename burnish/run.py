@@ -15,21 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from burnish.errors import UserError
+from burnish.fidelity import Fidelity, Record
 
 HASH_CHUNK_BYTES = 1 << 22
 
 
 class RunError(UserError):
     """A run directory or record that is missing, unfinished, damaged or of another schema version."""
-
-
-class Record(BaseModel):
-    """Base of what is written into a run. Unknown keys are kept: a newer version may have written them."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
 class BaseModelRef(Record):
@@ -138,27 +133,7 @@ class Merge(Record):
     candidates: dict[str, Any]
 
 
-class Fidelity(Record):
-    """An artefact's answers to the exam, in nats; None where a figure does not apply (a plain-text run's parity).
-
-    The figures are over held-out response tokens, those with `general` over general text. `kl` and `top1_agreement` are
-    against the trained model for a merge, against the 16-bit merge for a GGUF.
-    """
-
-    kl: float | None
-    kl_trained: float | None
-    top1_agreement: float | None
-    loss: float | None
-    loss_trained: float | None
-    loss_base: float | None
-    prompt_parity: bool | None
-    terminator: bool | None
-    prompt_parity_why: str = ""
-    terminator_why: str = ""
-    kl_general: float | None = None
-    loss_general: float | None = None
-    loss_general_trained: float | None = None
-    noise_kl: float | None = None
+Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 class Artefact(Record):
@@ -170,23 +145,34 @@ class Artefact(Record):
     bytes: int
     sha256: str
     fidelity: Fidelity
-    verdict: Literal["pass", "fail"]
+    verdict: Verdict
     why: str
+
+    @property
+    def outcome(self) -> str:
+        """What became of it in the exam, as the end of a sentence: "failed its exam"."""
+        return {
+            "pass": "passed its exam",
+            "fail": "failed its exam",
+            "inconclusive": "is neither proven nor refuted by its exam (inconclusive)",
+        }[self.verdict]
 
 
 class ExportRecord(Record):
-    """export.json: present means that the export stage finished."""
+    """export.json: present means that the export stage finished. `gate` has every threshold that was applied."""
 
     schema_version: Literal[1] = 1
     run_id: str
     created: str
     train_sha256: str
+    gate: dict[str, float] = {}
     merge: Merge
     artefacts: list[Artefact]
     default: str | None
     chat_template_sha256: str | None
     stop: list[str]
     context_length: int
+    versions: dict[str, str] = {}
 
 
 class PushRecord(Record):
@@ -200,6 +186,7 @@ class PushRecord(Record):
     commit: str
     files: list[str]
     public: bool = False
+    versions: dict[str, str] = {}
 
 
 AnyRecord = TypeVar("AnyRecord", TrainRecord, ExportRecord, PushRecord)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,11 +18,12 @@ from burnish.console import say, warn
 from burnish.errors import run_edge
 from burnish.hub import PAGE
 from burnish.run import Artefact
+from burnish.thresholds import qualified
 from export.settings import ExportSettings
 
 COMMANDS = {
     "run": "merge the adapter, make GGUF files, examine each and write export.json",
-    "examine": "examine any GGUF file or merged directory against a run's exam; exit code 1 where it fails",
+    "examine": "examine any GGUF file or merged directory against a run's exam; exit code 1 unless it passes",
     "push": "publish what passed on the Hub, with its records and a card; private unless push.public",
     "card": "print the model card that push would publish; needs no network",
 }
@@ -61,7 +62,7 @@ def _examine(settings: ExportSettings, path: Path) -> int:
     from export.stage import examine_file
 
     artefact = examine_file(settings, path)
-    show("held-out responses, nats a token", [artefact], None)
+    show("held-out responses, nats a token", [artefact], None, settings.gate.model_dump())
     return 0 if artefact.verdict == "pass" else 1
 
 
@@ -69,7 +70,7 @@ def _run(settings: ExportSettings) -> int:
     from export.stage import export
 
     run, record = export(settings)
-    show(f"{record.run_id}: held-out responses, nats a token", record.artefacts, record.default)
+    show(f"{record.run_id}: held-out responses, nats a token", record.artefacts, record.default, record.gate)
     if record.default is None:
         warn("no artefact passes: serve will refuse this run; the table says why")
     else:
@@ -100,8 +101,8 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
     return 0
 
 
-def show(title: str, artefacts: Sequence[Artefact], default: str | None) -> None:
-    """Print the artefacts with their size, fidelity and verdict."""
+def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: Mapping[str, float]) -> None:
+    """Print the artefacts with their size, fidelity and verdict, and by which thresholds, where those are looser."""
     made = Table(title=title, title_justify="left")
     for name in ("artefact", "size", "KL", "top-1", "loss", "base's", "trained's", "verdict"):
         made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
@@ -110,8 +111,10 @@ def show(title: str, artefacts: Sequence[Artefact], default: str | None) -> None
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(made)
     for artefact in artefacts:
-        if artefact.verdict == "fail":
-            console.print(f"fail: {artefact.path}: {artefact.why}", markup=False, soft_wrap=True)
+        if artefact.verdict != "pass":
+            console.print(f"{artefact.verdict}: {artefact.path}: {artefact.why}", markup=False, soft_wrap=True)
+    if told := qualified(gate):
+        console.print(f"gate: {told}", markup=False, soft_wrap=True)
 
 
 def _row(artefact: Artefact, default: bool) -> list[str]:

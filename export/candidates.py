@@ -19,9 +19,10 @@ from burnish import run as runs
 from burnish.base import Base
 from burnish.console import bar, say
 from burnish.exam import Answers
-from burnish.run import Fidelity, Run, TrainRecord
+from burnish.fidelity import Fidelity
+from burnish.run import Run, TrainRecord
 from export import examine, gguf
-from export.gate import judge
+from export.gate import RANK, judge
 from export.kept import WORK, Job, entry
 from export.merge import dequantizer, merge
 from export.settings import GateSection
@@ -72,7 +73,7 @@ def make_merged(job: Job, base: Base) -> dict[str, Any]:
 
 
 def choose(fidelity: dict[Choice, dict[str, Any]], gate: GateSection) -> tuple[Choice, str]:
-    """Return the better of two examined merges, and why: one that passes the gate before one that does not.
+    """Return the better of two examined merges, and why: the better verdict goes before the lower loss.
 
     A merge onto other weights than those that the adapter saw may have the lower loss and still not be the model that
     was trained.
@@ -86,8 +87,9 @@ def choose(fidelity: dict[Choice, dict[str, Any]], gate: GateSection) -> tuple[C
     reason = f"{what} {a[key]:.4f} ({first}) against {b[key]:.4f} ({second})"
     verdicts = {name: judge(Fidelity.model_validate(figures), gate) for name, figures in fidelity.items()}
     other: Choice = second if best == first else first
-    if verdicts[other][0] and not verdicts[best][0]:
-        return other, f"{reason}, but {best} fails the gate: {verdicts[best][1]}"
+    if RANK[verdicts[other][0]] < RANK[verdicts[best][0]]:
+        state = "fails the gate" if verdicts[best][0] == "fail" else "is inconclusive"
+        return other, f"{reason}, but {best} {state}: {verdicts[best][1]}"
     return best, reason
 
 

@@ -13,7 +13,9 @@ import yaml
 from burnish.adapter import adapter_facts
 from burnish.base import PACKAGE_PREFIX
 from burnish.hub import PAGE, published_name
+from burnish.intervals import Interval
 from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+from burnish.thresholds import qualified
 from export.howto import howto
 
 PLACEHOLDER = "owner/name"
@@ -85,12 +87,14 @@ def _metadata(s: Subject) -> str:
 
 
 def _head(s: Subject) -> str:
-    failed = [a for a in s.artefacts if a.verdict == "fail"]
+    failed = [a for a in s.artefacts if a.verdict != "pass"]
     lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
     if failed:
-        lines += ["> **Warning: published although it failed its exam.**"]
-        lines += [f"> `{_file(a)}`: {a.why}." for a in failed]
+        lines += ["> **Warning: published although it did not pass its exam.**"]
+        lines += [f"> `{_file(a)}` {a.outcome}: {a.why}." for a in failed]
         lines += [""]
+    if told := qualified(s.export.gate):
+        lines += [f"> **Note: {told}.**", ""]
     lines += [
         f"A LoRA fine-tune of {_linked(s)}, trained, examined and published with Burnish: run `{s.train.run_id}`,"
         f" trained {s.train.created[:10]}, exported {s.export.created[:10]}.",
@@ -107,15 +111,15 @@ def _measured(s: Subject) -> str:
         (
             f"`{_file(a)}`" + (" (default)" if a.path == s.export.default else ""),
             f"{a.bytes / 1e6:,.0f} MB",
-            _number(a.fidelity.kl),
-            "-" if a.fidelity.top1_agreement is None else f"{a.fidelity.top1_agreement:.1%}",
-            _number(a.fidelity.loss),
+            _number(a.fidelity.kl) + _interval(a.fidelity.kl_ci, ".4f"),
+            _share(a.fidelity.top1_agreement) + _interval(a.fidelity.top1_agreement_ci, ".1%"),
+            _number(a.fidelity.loss) + _interval(a.fidelity.loss_ci, ".4f"),
             a.verdict,
             "yes" if a.path in published else "no",
         )
         for a in s.export.artefacts
     ]
-    failed = [a for a in s.export.artefacts if a.verdict == "fail"]
+    failed = [a for a in s.export.artefacts if a.verdict != "pass"]
     gain = f"the base's is {_number(base)}, the trained model's (base with adapter) {_number(trained)}. "
     return "\n".join([
         "## What was measured",
@@ -128,11 +132,29 @@ def _measured(s: Subject) -> str:
         "",
         f"Loss is the mean negative log-likelihood of the held-out responses, in nats a token; {gain if base else ''}"
         "KL and top-1 agreement compare the next-token distributions: the merge's with the trained model's, a GGUF's"
-        " with the merge's.",
+        " with the merge's. In brackets: 95% intervals, clustered by row.",
         "",
-        *[f"- failed: `{_file(a)}`: {a.why}" for a in failed],
+        *_general(s),
+        *[f"- {a.verdict}: `{_file(a)}`: {a.why}" for a in failed],
         *([""] if failed else []),
     ])  # fmt: skip
+
+
+def _general(s: Subject) -> list[str]:
+    """Say what training did to text that has nothing to do with the data, and by which thresholds all was judged."""
+    f = next((a.fidelity for a in s.export.artefacts), None)
+    lines = []
+    if f and f.loss_general_base is not None and f.loss_general_trained is not None:
+        lines += [
+            f"On general text the base's loss is {f.loss_general_base:.4f}, the trained model's"
+            f" {f.loss_general_trained:.4f}: what it forgot.",
+            "",
+        ]
+    if s.export.gate:
+        gate = ", ".join(f"`{name}` {value:g}" for name, value in s.export.gate.items())
+        told = qualified(s.export.gate)
+        lines += [f"Judged by {gate}{f' ({told})' if told else ''}.", ""]
+    return lines
 
 
 def _base(s: Subject) -> str:
@@ -223,6 +245,14 @@ def _file(artefact: Artefact) -> str:
 
 def _linked(s: Subject) -> str:
     return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{s.base_name}`"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _interval(ends: Interval | None, style: str) -> str:
+    return f" ({ends[0]:{style}}–{ends[1]:{style}})" if ends else ""
 
 
 def _number(value: float | None) -> str:

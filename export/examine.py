@@ -14,10 +14,13 @@ import torch
 from burnish.chat import ChatError, ChatTemplate
 from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
+from burnish.fidelity import Fidelity
+from burnish.intervals import Estimate, estimate
 from burnish.llama import Model, score
-from burnish.run import Fidelity, TrainRecord, read_json, text_sha256
+from burnish.run import TrainRecord, read_json, text_sha256
 
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+NAMED = 8  # how many wrong stops a message names
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,47 @@ def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
 
 def fidelity(exam: Exam, sat: Sat, parity: Check, terminator: Check) -> dict[str, Any]:
     """Return a record's fidelity: figures over held-out response tokens; general text beside them."""
-    held = exam.heldout()
-    reference = sat.merged or sat.trained
+    figures = _figures(exam, sat)
+    held, general = figures["loss"], figures["loss_general"]
     return Fidelity.model_validate(
         {
-            "kl": _mean(reference.kl, held),
-            "kl_trained": _mean(sat.trained.kl, held),
-            "top1_agreement": _mean(reference.agree, held),
-            "loss": _loss(sat.answers.true, held),
-            "loss_trained": _loss(exam.trained.true, held),
-            "loss_base": _loss(exam.base_true, held),
+            **{name: made.value if made else None for name, made in figures.items()},
+            **{f"{name}_ci": made.interval if made else None for name, made in figures.items()},
+            "rows": held.rows if held else 0,
+            "general_rows": general.rows if general else 0,
             "prompt_parity": parity.holds,
             "prompt_parity_why": parity.why,
             "terminator": terminator.holds,
             "terminator_why": terminator.why,
-            "kl_general": _mean(reference.kl, ~held),
-            "loss_general": _loss(sat.answers.true, ~held),
-            "loss_general_trained": _loss(exam.trained.true, ~held),
             "noise_kl": exam.noise_kl,
         }
     ).model_dump()
+
+
+def _figures(exam: Exam, sat: Sat) -> dict[str, Estimate | None]:
+    """Return each figure with its interval, clustered by row; None where there is nothing to take it over."""
+    held, rows = exam.heldout(), exam.rows()
+    reference = sat.merged or sat.trained
+    base, trained, here = (-t.astype(np.float64) for t in (exam.base_true, exam.trained.true, sat.answers.true))
+
+    def over(mask: Any, values: Any, bottom: Any = None, least: float = 0.0, most: float = np.inf) -> Estimate | None:
+        return estimate(values[mask], rows[mask], None if bottom is None else bottom[mask], least, most)
+
+    gain = over(held, base - trained, least=-np.inf)
+    return {
+        "kl": over(held, reference.kl),
+        "kl_trained": over(held, sat.trained.kl),
+        "top1_agreement": over(held, reference.agree, most=1.0),
+        "loss": over(held, here),
+        "loss_trained": over(held, trained),
+        "loss_base": over(held, base),
+        "kl_general": over(~held, reference.kl),
+        "loss_general": over(~held, here),
+        "loss_general_trained": over(~held, trained),
+        "loss_general_base": over(~held, base),
+        "gain": gain,
+        "gain_lost": over(held, here - trained, base - trained, -np.inf) if gain and gain.value > 0 else None,
+    }
 
 
 def prompt_parity(
@@ -124,14 +148,52 @@ def prompt_parity(
     return Check(True)
 
 
-def terminator(exam: Exam, ends: frozenset[int]) -> Check:
-    """Check that every examined turn ends in a token that was in the loss and ends the artefact's generation."""
-    last = {q.input_ids[end - 1] for q in exam.questions if q.messages for _, end in q.spans}
-    if not last:
-        return Check(None)
-    lost = sorted(last - ends)
-    why = f"trained turns end in token {', '.join(map(str, lost))}, at which it does not stop" if lost else ""
-    return Check(not lost, why)
+@dataclass(frozen=True)
+class Ends:
+    """Where a server of an artefact ends an answer: `own` by the artefact itself, `recorded` as train.json tells.
+
+    `text` gives a token's own text, empty for a control token.
+    """
+
+    own: frozenset[int]
+    recorded: frozenset[int]
+    text: Callable[[int], str]
+
+
+def terminator(exam: Exam, ends: Ends) -> Check:
+    """Check that every examined turn ends in a token that ends the artefact's generation, and that nothing else does.
+
+    A recorded end that is ordinary text, and any stop inside a trained turn, would cut answers short.
+    """
+    turns = [q.input_ids[max(start, 1) : end] for q in exam.questions if q.messages for start, end in q.spans]
+    last = {ids[-1] for ids in turns}
+    faults = []
+    if lost := sorted(last - ends.own):
+        faults.append(f"trained turns end in token {', '.join(map(str, lost))}, at which it does not stop")
+    if wrong := sorted(i for i in ends.recorded - last if ends.text(i).strip()):
+        faults.append(
+            f"train.json records ordinary text as ends, at which answers would be cut: {_named(wrong, ends)}; train"
+            " again"
+        )
+    if inside := sorted({i for ids in turns for i in _inside(ids, ends)} - set(wrong)):
+        faults.append(f"it stops inside trained turns, at {_named(inside, ends)}, so answers would be cut there")
+    return Check(not faults if turns or faults else None, "; ".join(faults))
+
+
+def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
+    """Yield the stops of one turn that come before its end: with ordinary text still to follow."""
+    stops = ends.own | ends.recorded
+    following = False
+    for token in reversed(ids):
+        if token in stops and following:
+            yield token
+        following = following or (token not in stops and bool(ends.text(token).strip()))
+
+
+def _named(tokens: list[int], ends: Ends) -> str:
+    """Name tokens by id and text, the first few of many."""
+    shown = ", ".join(f"{i} {text!r}" if (text := ends.text(i)) else str(i) for i in tokens[:NAMED])
+    return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > NAMED else ''})"
 
 
 def _difference(found: list[int], trained: list[int]) -> str:
@@ -153,7 +215,7 @@ def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers
         sat = sit(exam, gguf_logits(model, exam), reference, title)
         encode = partial(model.tokenize, add_special=False, parse_special=True)
         parity = prompt_parity(exam, gguf_template(model, record), encode, record.chat_template_sha256)
-        return fidelity(exam, sat, parity, terminator(exam, model.eog_ids()))
+        return fidelity(exam, sat, parity, terminator(exam, _gguf_ends(model, record)))
 
 
 def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[dict[str, Any], Answers]:
@@ -168,8 +230,23 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
 
     parity = prompt_parity(exam, checkpoint_template(tokenizer, record), encode, record.chat_template_sha256)
     eos = read_json(directory / "generation_config.json")["eos_token_id"]
-    ends = terminator(exam, frozenset(eos if isinstance(eos, list) else [eos]))
-    return fidelity(exam, sat, parity, ends), sat.answers
+    recorded = frozenset(tokenizer.convert_tokens_to_ids(record.terminators))
+    ends = Ends(
+        frozenset(eos if isinstance(eos, list) else [eos]),
+        recorded,
+        lambda token: str(tokenizer.decode([token], skip_special_tokens=True)),
+    )
+    return fidelity(exam, sat, parity, terminator(exam, ends)), sat.answers
+
+
+def _gguf_ends(model: Model, record: TrainRecord) -> Ends:
+    """Return where a server would stop: llama.cpp's own set, and each recorded end that is one token here."""
+    recorded = [model.tokenize(text) for text in record.terminators]
+    return Ends(
+        model.eog_ids(),
+        frozenset(ids[0] for ids in recorded if len(ids) == 1),
+        lambda token: model.piece(token).decode("utf-8", "replace"),
+    )
 
 
 def gguf_template(model: Model, record: TrainRecord) -> ChatTemplate | None:
@@ -187,11 +264,3 @@ def checkpoint_template(tokenizer: Any, record: TrainRecord) -> ChatTemplate | N
         return None
     special = {name: value for name in TOKEN_NAMES if (value := getattr(tokenizer, name, None))}
     return ChatTemplate(tokenizer.chat_template, record.template_date, special)
-
-
-def _mean(values: Any, mask: Any) -> float | None:
-    return float(values[mask].mean()) if mask.any() else None
-
-
-def _loss(true_logp: Floats, mask: Any) -> float | None:
-    return -float(true_logp[mask].mean()) if mask.any() else None

@@ -13,6 +13,7 @@ from burnish.run import Run, TrainRecord
 from export.settings import ExportSettings
 
 WORK = ".export"  # what a later export may keep: hashes, fidelity, the merge's own answers
+EXAMINED = 2  # counts changes to what the examination finds, so that figures of an older one are not judged
 
 
 @dataclass

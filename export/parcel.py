@@ -113,8 +113,8 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact
     asked = [
         a for a in export.artefacts if _group(a) in push.what or (a.kind == "gguf" and a.quantization in push.what)
     ]
-    for failed in [a for a in asked if a.verdict == "fail"]:
-        told = f"{failed.path} failed its exam: {failed.why}"
+    for failed in [a for a in asked if a.verdict != "pass"]:
+        told = f"{failed.path} {failed.outcome}: {failed.why}"
         if push.allow_failed:
             warn(f"{told}; it is published because push.allow_failed says so, and the card says this")
         elif failed.quantization in push.what:

@@ -16,6 +16,8 @@ from burnish.console import say, warn
 from burnish.files import read_lines
 from burnish.publish import WRITE, PushSection, check_target
 from burnish.run import PushRecord
+from burnish.thresholds import qualified
+from burnish.versions import versions
 from export.card import Subject
 from export.parcel import SUMS, Item, PushError
 
@@ -41,7 +43,7 @@ def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
     """
     api = hub.client()
     say(f"push: '{check_target(api, push)}' publishes run '{s.run.id}' to {s.repo}")
-    _warn_of_paths(s)
+    _warn(s)
     try:
         commit = hub.retrying(lambda: _bring(api, s, items), TRIES)
     except Exception as error:
@@ -54,6 +56,7 @@ def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
         commit=commit,
         files=sorted(item.name for item in items),
         public=push.public,
+        versions=versions(("huggingface_hub",)),
     )
     s.run.write(record)
     return record
@@ -69,7 +72,7 @@ def show(s: Subject, push: PushSection, items: list[Item]) -> None:
         made.add_row(item.name, _bytes(item.size), item.sha256[:12])
     made.add_row(f"{len(items)} files", _bytes(sum(item.size for item in items)), "")
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(made)
-    _warn_of_paths(s)
+    _warn(s)
 
 
 def _bring(api: HfApi, s: Subject, items: list[Item]) -> str:
@@ -127,6 +130,13 @@ def _git_id(item: Item) -> str:
 
 def _bytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+
+
+def _warn(s: Subject) -> None:
+    """Say what a reader of the listing must know of the verdicts and of the records that go."""
+    if told := qualified(s.export.gate):
+        warn(f"what goes was {told}; the card says so")
+    _warn_of_paths(s)
 
 
 def _warn_of_paths(s: Subject) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from burnish.config import Strict
 from burnish.publish import PushSection
+from burnish.thresholds import DEFAULTS
 
 FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb-4bit"})
 
@@ -53,12 +54,19 @@ class GateSection(Strict):
     """What an artefact must reach on the exam to pass."""
 
     max_kl: float = Field(
-        0.1,
+        DEFAULTS["max_kl"],
         gt=0.0,
         description="largest mean KL to its reference, nats a token, on held-out responses and on general text",
     )
-    min_top1: float = Field(0.88, ge=0.0, le=1.0, description="least share of positions with the same likeliest token")
-    max_gain_lost: float = Field(0.2, ge=0.0, description="largest share of training's gain in loss that may be lost")
+    min_top1: float = Field(
+        DEFAULTS["min_top1"], ge=0.0, le=1.0, description="least share of positions with the same likeliest token"
+    )
+    max_gain_lost: float = Field(
+        DEFAULTS["max_gain_lost"], ge=0.0, description="largest share of training's gain in loss that may be lost"
+    )
+    min_gain: float = Field(
+        DEFAULTS["min_gain"], ge=0.0, description="smallest gain, nats a token, of which a loss is judged"
+    )
 
 
 class ExportSettings(Strict):

@@ -12,19 +12,22 @@ from burnish import run as runs
 from burnish.base import Base, resolve
 from burnish.console import say
 from burnish.exam import Answers, Exam
+from burnish.fidelity import Fidelity
 from burnish.llama import LlamaError
-from burnish.run import Artefact, ExportRecord, Fidelity, Run, RunError, TrainRecord
+from burnish.run import Artefact, ExportRecord, Run, RunError, TrainRecord, Verdict
+from burnish.versions import versions
 from export import examine, gguf
 from export.candidates import MERGED, make_merged, merged_answers, wanted
 from export.convert_bin import with_safetensors
-from export.gate import default_artefact, judge
-from export.kept import Job, Kept, entry
+from export.gate import RANK, default_artefact, judge
+from export.kept import EXAMINED, Job, Kept, entry
 from export.settings import ExportSettings
 from export.shards import sources
 
 BYTES_PER_PARAMETER_16 = 2
 FIGURES = ("kl", "kl_trained", "top1_agreement", "loss", "loss_trained", "loss_base", "prompt_parity", "terminator")
 NO_FIGURES: dict[str, Any] = dict.fromkeys(FIGURES)
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "bitsandbytes")
 
 
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
@@ -39,7 +42,7 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     for directory in (run.path, run.path / "gguf"):
         runs.sweep_partial(directory)
     train_sha256 = runs.file_sha256(run.path / "train.json")
-    kept = Kept.load(run, {"train_sha256": train_sha256, "merge": settings.merge.model_dump()})
+    kept = Kept.load(run, {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED})
     job = Job(settings, run, record, Exam.load(run.path / record.exam.path), kept)
     say(f"export: {run.path}")
     merged = make_merged(job, base)
@@ -70,11 +73,17 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
 def _judged(
     made: dict[str, Any], settings: ExportSettings, fault: str = "", merged: Artefact | None = None
 ) -> Artefact:
-    """Judge one artefact; a GGUF is compared with the merge that it was made from, so it fails where that one does."""
-    passed, why = (False, fault) if fault else judge(Fidelity.model_validate(made["fidelity"]), settings.gate)
-    if merged is not None and merged.verdict == "fail":
-        passed, why = False, f"the merge that it was made from fails: {merged.why}" + ("" if passed else f"; {why}")
-    return Artefact.model_validate({**made, "verdict": "pass" if passed else "fail", "why": why})
+    """Judge one artefact; a GGUF is compared with the merge that it was made from, so it is no better than that one."""
+    verdict: Verdict = "fail"
+    why = fault
+    if not fault:
+        verdict, why = judge(Fidelity.model_validate(made["fidelity"]), settings.gate)
+    if merged is not None and merged.verdict != "pass":
+        state = "fails" if merged.verdict == "fail" else "is inconclusive"
+        told = f"the merge that it was made from {state}: {merged.why}"
+        why = told if verdict == "pass" else f"{told}; {why}"
+        verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
+    return Artefact.model_validate({**made, "verdict": verdict, "why": why})
 
 
 def _ggufs(job: Job, types: list[str]) -> list[dict[str, Any]]:
@@ -144,11 +153,13 @@ def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> Expor
             "run_id": job.run.id,
             "created": runs.now(),
             "train_sha256": train_sha256,
+            "gate": job.settings.gate.model_dump(),
             "merge": merge_record,
             "artefacts": artefacts,
             "default": default_artefact(artefacts),
             "chat_template_sha256": job.record.chat_template_sha256,
             "stop": job.record.terminators,
             "context_length": config.get("max_position_embeddings") or job.record.max_length,
+            "versions": versions(PACKAGES),
         }
     )

@@ -15,6 +15,7 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from burnish.versions import commit, version
 from serve import requests
 from serve.engine import Draining, Engine
 from serve.errors import ApiError, busy, draining, failed
@@ -32,7 +33,6 @@ from serve.stream import EventStream, chunks, timed_out, until_disconnect
 PAGE = Path(__file__).parent / "web" / "index.html"
 # longer texts are tokenized outside the event loop, which they would hold up
 INLINE_BYTES = 32_768
-VERSION = "0.1.0"
 
 
 class Server:
@@ -124,7 +124,7 @@ def _too_large(most: int) -> ApiError:
 
 def create_app(server: Server, keys: Keys, log: Log) -> Manners:
     """Return the application: routes inside, manners around them."""
-    app = FastAPI(title="Burnish", version=VERSION, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None)
     _errors(app)
     _health(app, server)
     _openai(app, server)
@@ -165,10 +165,12 @@ def _health(app: FastAPI, server: Server) -> None:
         state = "failed" if server.engine.broken else "draining" if server.engine.draining else "ready"
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
+    here = {"version": version(), "commit": commit(), "python": sys.version.split()[0]}
+
     @app.get("/version")
-    async def version() -> Response:
+    async def versions() -> Response:
         record = {"model": server.served.name, "context_length": server.context, **server.served.record}
-        return JSONResponse({"version": VERSION, "python": sys.version.split()[0], **record})
+        return JSONResponse({**here, **record})
 
     @app.get("/metrics")
     async def metrics() -> Response:

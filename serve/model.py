@@ -13,6 +13,7 @@ from burnish.errors import UserError
 from burnish.hub import SCHEME
 from burnish.llama import Model
 from burnish.run import Artefact, ExportRecord, TrainRecord, file_sha256, find_run, text_sha256
+from burnish.thresholds import looser, qualified
 from serve.remote import fetch_artefact, fetch_records
 from serve.settings import ServeSettings
 
@@ -98,6 +99,9 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
             "trained": trained.created,
             "exported": exported.created,
             "artefact": artefact.model_dump(mode="json"),
+            "gate": exported.gate,
+            "looser_thresholds": looser(exported.gate),
+            "versions": exported.versions,
             "chat_template_sha256": trained.chat_template_sha256,
         },
     )
@@ -122,13 +126,15 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSe
             f"{where}: none of its artefacts passed its exam ({there}), see {report}; "
             "give --allow_unproven true to serve the largest all the same, or --artefact"
         )
-    if found.verdict == "fail":
+    if found.verdict != "pass":
         if not settings.allow_unproven:
             raise ServeError(
-                f"{where}: {found.quantization} failed its exam: {found.why}; "
+                f"{where}: {found.quantization} {found.outcome}: {found.why}; "
                 "give --allow_unproven true to serve it all the same"
             )
-        warn(f"serving {found.quantization} of {where} although it failed its exam: {found.why}")
+        warn(f"serving {found.quantization} of {where} although it {found.outcome}: {found.why}")
+    if told := qualified(exported.gate):
+        warn(f"{found.quantization} of {where} was {told}")
     return found
 
 

@@ -132,6 +132,27 @@ def test_none_passing_a_later_training_and_a_publication_change_the_headline(run
     assert "The export is of an earlier training" in page(run)
 
 
+def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
+    export_record(run, gate={"max_kl": 0.1, "min_top1": 0.88})
+    html = page(run)
+    assert "Thresholds: max_kl 0.1, min_top1 0.88." in html and "looser" not in html
+    export_record(run, gate={"max_kl": 1000.0, "min_top1": 0.88})
+    html = page(run)
+    assert "serve loads gguf/r-Q8_0.gguf, by looser thresholds" in html
+    assert html.count("judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)") == 2
+
+
+def test_an_inconclusive_artefact_is_neither_green_nor_red_and_its_intervals_are_shown(run: Run) -> None:
+    open_one = artefact("Q8_0", 145_000_000, 1.1, "inconclusive", "KL 0.09 (95% interval 0.05 to 0.13) may be above")
+    open_one["fidelity"] |= {"kl_ci": (0.05, 0.13), "top1_agreement_ci": (0.9, 1.0), "loss_general_base": 3.1,
+                             "loss_general_trained": 3.25}  # fmt: skip
+    export_record(run, default=None, artefacts=[open_one], versions={"burnish": "0.1.0"})
+    html = page(run)
+    assert "No artefact is proven: serve refuses this run" in html and 'class="words inconclusive"' in html
+    assert "0.0500 to 0.1300" in html and "90.0% to 100.0%" in html and "may be above" in html
+    assert "3.100 → 3.250" in html and "Versions at export" in html
+
+
 class Tags(HTMLParser):
     """Collects every tag with its attributes."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from burnish.exam import Exam, Question
 from burnish.run import ExportRecord, Run
-from export.examine import terminator
+from export.examine import Ends, terminator
 from export.gguf import convert
 from export.merge import merge
 from tests.conftest import Cli
@@ -85,7 +85,7 @@ def verdict(run: Run, cli: Cli) -> Callable[[Path], str]:
     def examine(path: Path) -> str:
         done = cli("export", "examine", str(path), "--run.root", str(run.path.parent), "--run.name", run.id)
         assert done.returncode in (0, 1), done.stderr
-        why = [line for line in done.stdout.splitlines() if line.startswith("fail: ")]
+        why = [line for line in done.stdout.splitlines() if line.startswith(("fail: ", "inconclusive: "))]
         assert bool(why) == (done.returncode == 1)
         return why[0] if why else "pass"
 
@@ -197,6 +197,7 @@ def test_a_terminator_masked_out_of_the_loss(run: Run) -> None:
         for q in Exam.load(run.path / "exam").questions
     ]
     exam = Exam.load(run.path / "exam")
-    assert terminator(exam, frozenset({2})).holds
+    ends = Ends(frozenset({2}), frozenset({2}), lambda i: "" if i == 2 else "x")
+    assert terminator(exam, ends).holds
     masked = Exam(questions, exam.trained, exam.base_true, 0, 1)
-    assert not terminator(masked, frozenset({2})).holds
+    assert not terminator(masked, ends).holds

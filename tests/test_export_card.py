@@ -99,7 +99,7 @@ def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) ->
 def test_a_failed_artefact_is_said_first(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, failed=("F16", "Q8_0", "Q4_K_M"))
     _, page = card(cli, run, "--push.allow_failed", "true")
-    assert page.index("**Warning: published although it failed its exam.**") < page.index("A LoRA fine-tune of")
+    assert page.index("**Warning: published although it did not pass its exam.**") < page.index("A LoRA fine-tune of")
     assert 'SET="--artefact Q4_K_M --allow_unproven true"' in page
 
 
@@ -134,3 +134,18 @@ def test_it_says_what_of_the_held_out_rows_was_trained(tmp_path: Path, cli: Cli)
     assert "4 held-out rows were trained as well (data.eval_overlap allow)" in page
     _, page = card(cli, make_run(tmp_path, "dropped", data=data | {"near_duplicates": 0, "eval_overlap_dropped": 4}))
     assert "near duplicates" not in page and "trained as well" not in page
+
+
+def test_looser_thresholds_stand_above_everything(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path)
+    record = json.loads((run.path / "export.json").read_text())
+    fidelity = {"kl_ci": [0.005, 0.02], "loss_general_base": 3.1, "loss_general_trained": 3.25}
+    for artefact in record["artefacts"]:
+        artefact["fidelity"] |= fidelity
+    record["gate"] = {"max_kl": 1000.0, "min_top1": 0.88}
+    (run.path / "export.json").write_text(json.dumps(record))
+    _, page = card(cli, run)
+    note = "> **Note: judged by looser thresholds than the defaults: max_kl 1000 (default 0.1).**"
+    assert page.index(note) < page.index("A LoRA fine-tune of")
+    assert "0.0100 (0.0050–0.0200)" in page and "`max_kl` 1000, `min_top1` 0.88" in page
+    assert "On general text the base's loss is 3.1000, the trained model's 3.2500" in page

@@ -1,34 +1,56 @@
-"""The gate: each rule by itself fails an artefact and is named; the default is the smallest that passes."""
+"""The gate: each rule by itself fails an artefact and is named, few rows make it inconclusive, the smallest passes."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from burnish.run import Artefact, Fidelity
+from burnish.fidelity import Fidelity
+from burnish.run import Artefact
+from burnish.thresholds import DEFAULTS, looser
 from export.candidates import Choice, choose
 from export.gate import default_artefact, judge
 from export.settings import GateSection
 
 GOOD: dict[str, Any] = {
-    "kl": 0.01,
-    "kl_trained": 0.01,
+    "kl": 0.02,
+    "kl_ci": (0.01, 0.03),
+    "kl_trained": 0.02,
+    "kl_general": 0.05,
     "top1_agreement": 0.97,
-    "loss": 0.51,
+    "top1_agreement_ci": (0.95, 0.99),
+    "loss": 0.56,
     "loss_trained": 0.5,
     "loss_base": 2.0,
+    "gain": 1.5,
+    "gain_ci": (1.2, 1.8),
+    "gain_lost": 0.04,
+    "gain_lost_ci": (0.02, 0.06),
+    "rows": 10,
     "prompt_parity": True,
     "terminator": True,
 }
+# what training a few steps leaves: a gain below what any copy in 16 bits keeps to
+SMOKE: dict[str, Any] = {
+    "kl": 2e-7, "kl_ci": (1e-7, 3e-7), "top1_agreement": 1.0, "top1_agreement_ci": (1.0, 1.0), "loss": 10.8017,
+    "loss_trained": 10.8014, "loss_base": 10.8018, "gain": 4e-4, "gain_ci": (1e-4, 7e-4), "gain_lost": 0.75,
+    "gain_lost_ci": (0.5, 1.0),
+}  # fmt: skip
 
 
-def verdict(**change: Any) -> tuple[bool, str]:
+def verdict(**change: Any) -> tuple[str, str]:
     return judge(Fidelity.model_validate({**GOOD, **change}), GateSection())
 
 
+def few(**change: Any) -> dict[str, Any]:
+    """Return figures of one row: none has an interval."""
+    return {**{name: None for name in GOOD if name.endswith("_ci")}, "rows": 1, **change}
+
+
 def test_a_faithful_artefact_passes() -> None:
-    assert verdict() == (True, "all checks hold")
+    assert verdict() == ("pass", "all checks hold")
 
 
 @pytest.mark.parametrize(
@@ -36,31 +58,114 @@ def test_a_faithful_artefact_passes() -> None:
     [
         ({"prompt_parity": False}, "prompt parity"),
         ({"terminator": False}, "terminator"),
-        ({"kl": 0.2}, "KL"),
-        ({"kl": float("nan")}, "KL"),
-        ({"top1_agreement": 0.8}, "top-1"),
-        ({"loss": 0.9}, "27% of what training gained"),
+        ({"kl": 0.3, "kl_ci": (0.2, 0.4)}, "KL 0.3 (95% interval 0.2 to 0.4 over 10 rows) is above 0.1"),
+        ({"kl": float("nan"), "kl_ci": (float("nan"), float("nan"))}, "KL is not a number"),
+        ({"kl_general": 0.11}, "KL on general text 0.11 is above 0.1"),
+        ({"kl_general": float("nan")}, "KL on general text nan"),
+        ({"top1_agreement": 0.7, "top1_agreement_ci": (0.6, 0.8)},
+         "top-1 agreement 70.0% (95% interval 60.0% to 80.0% over 10 rows) is below 88.0%"),
+        ({"gain_lost": 0.4, "gain_lost_ci": (0.3, 0.5)}, "share lost of what training gained 40%"),
+        (few(kl=2.0), "KL 2 is above 0.1"),
     ],
-)
+)  # fmt: skip
 def test_each_broken_rule_fails_it_by_name(change: dict[str, Any], name: str) -> None:
-    passed, why = verdict(**change)
-    assert not passed
+    found, why = verdict(**change)
+    assert found == "fail"
     assert name in why
 
 
-def test_every_broken_rule_is_named_at_once() -> None:
-    assert verdict(kl=1.0, terminator=False)[1].count(";") == 1
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kl": 0.08, "kl_ci": (0.04, 0.12)}, "KL 0.08 (95% interval 0.04 to 0.12 over 10 rows) may be above 0.1"),
+        ({"kl": 0.12, "kl_ci": (0.07, 0.17)}, "may be above 0.1"),
+        ({"top1_agreement_ci": (0.85, 1.0)}, "may be below 88.0%"),
+        ({"gain_lost_ci": (-0.2, 0.28)}, "share lost of what training gained 4% (95% interval -20% to 28%"),
+        ({"kl": 0.1, "kl_ci": (0.09, 0.11)}, "lies on the limit of 0.1: no number of rows would tell"),
+        (few(), "KL 0.02 from 1 held-out row has no interval beside 0.1: examine at least 10 rows"),
+        ({"kl": None}, "no held-out row was examined"),
+    ],
+)
+def test_where_the_limit_lies_inside_the_interval_it_is_inconclusive(change: dict[str, Any], says: str) -> None:
+    found, why = verdict(**change)
+    assert found == "inconclusive"
+    assert says in why
+    assert "no number of rows" in why or "data.eval_split" in why
+
+
+def test_it_says_how_many_rows_would_tell() -> None:
+    _, why = verdict(kl=0.08, kl_ci=(0.04, 0.12))
+    wide = re.search(r"about (\d+) held-out rows would tell", why)
+    assert wide is not None and 20 <= int(wide[1]) <= 40  # half of 0.04 at t = 2.26; 0.02 is wanted at z = 1.96
+    _, why = verdict(kl=0.095, kl_ci=(0.055, 0.135))
+    closer = re.search(r"about (\d+) held-out rows would tell", why)
+    assert closer is not None and int(closer[1]) > 10 * int(wide[1])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10])
+def test_an_exact_copy_passes_whatever_the_size_of_its_exam(rows: int) -> None:
+    exact = {"kl": 1e-6, "top1_agreement": 1.0, "loss": 0.5001, "gain_lost": 1e-4, "kl_general": 1e-6, "rows": rows}
+    intervals = {"kl_ci": (9e-7, 1.1e-6), "top1_agreement_ci": (1.0, 1.0), "gain_lost_ci": (0.0, 2e-4)}
+    assert verdict(**few(**exact, **({} if rows == 1 else intervals)))[0] == "pass"
+
+
+def test_figures_far_inside_the_limits_pass_though_few_rows_leave_the_interval_wide() -> None:
+    wide = {"kl": 0.009, "kl_ci": (0.0, 0.12), "top1_agreement": 0.99, "top1_agreement_ci": (0.86, 1.0)}
+    assert verdict(**wide, gain_lost=0.01, gain_lost_ci=(-0.2, 0.3), rows=2)[0] == "pass"
+
+
+def test_every_rule_is_named_at_once_and_the_broken_ones_first() -> None:
+    found, why = verdict(kl=0.08, kl_ci=(0.04, 0.12), terminator=False, kl_general=3.0)
+    assert found == "fail"
+    assert why.index("terminator") < why.index("KL on general text") < why.index("may be above")
 
 
 def test_where_training_gained_nothing_there_is_no_gain_to_lose() -> None:
-    assert verdict(loss=2.5, loss_trained=2.1)[0]
+    lost = {"gain_lost": None, "gain_lost_ci": None}
+    found, why = verdict(loss=2.5, loss_trained=2.1, gain=-0.1, gain_ci=(-0.2, 0.0), **lost)
+    assert found == "pass" and "gain not judged: training gained 0 nats" in why
+
+
+def test_a_smoke_runs_exact_merge_passes_and_says_what_was_not_judged() -> None:
+    found, why = verdict(**SMOKE)
+    assert found == "pass"
+    assert why == "all checks hold; gain not judged: training gained 0.0004 nats a token, below 0.05"
+    strict = GateSection(min_gain=0.0)
+    assert judge(Fidelity.model_validate({**GOOD, **SMOKE}), strict)[0] == "fail"
+
+
+def test_a_gain_that_may_be_none_is_not_judged() -> None:
+    found, why = verdict(loss_base=0.6, gain=0.1, gain_ci=(-0.05, 0.25), gain_lost=0.5, gain_lost_ci=(0.3, 0.7))
+    assert found == "pass" and "may be none" in why
 
 
 def test_plain_text_runs_have_no_parity_and_no_terminator() -> None:
-    assert verdict(prompt_parity=None, terminator=None)[0]
+    assert verdict(prompt_parity=None, terminator=None)[0] == "pass"
 
 
-def artefact(path: str, size: int, passed: bool, kind: str = "gguf") -> Artefact:
+def test_asking_for_every_token_fails_the_first_that_differs() -> None:
+    assert judge(Fidelity.model_validate(GOOD), GateSection(min_top1=1.0))[0] == "fail"
+
+
+def test_the_settings_defaults_are_those_that_records_are_compared_with() -> None:
+    assert GateSection().model_dump() == DEFAULTS
+    assert looser(DEFAULTS) == [] and looser({}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"max_kl": 1000}, ["max_kl 1000 (default 0.1)"]),
+        ({"min_top1": 0.5}, ["min_top1 0.5 (default 0.88)"]),
+        ({"max_gain_lost": 0.9, "min_gain": 9.0}, ["max_gain_lost 0.9 (default 0.2)", "min_gain 9 (default 0.05)"]),
+        ({"max_kl": 0.01, "min_top1": 0.99, "max_gain_lost": 0.0, "min_gain": 0.0}, []),
+    ],
+)
+def test_looser_thresholds_are_named_and_stricter_ones_are_not(change: dict[str, float], says: list[str]) -> None:
+    assert looser({**DEFAULTS, **change}) == says
+
+
+def artefact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artefact:
     return Artefact.model_validate(
         {
             "path": path,
@@ -69,7 +174,7 @@ def artefact(path: str, size: int, passed: bool, kind: str = "gguf") -> Artefact
             "bytes": size,
             "sha256": "0",
             "fidelity": GOOD,
-            "verdict": "pass" if passed else "fail",
+            "verdict": verdict,
             "why": "",
         }
     )
@@ -77,28 +182,36 @@ def artefact(path: str, size: int, passed: bool, kind: str = "gguf") -> Artefact
 
 def test_the_default_is_the_smallest_gguf_that_passes_or_none() -> None:
     made = [
-        artefact("merged", 1, True, "safetensors"),
-        artefact("f16", 30, True),
-        artefact("q8", 20, True),
-        artefact("q4", 10, False),
+        artefact("merged", 1, "pass", "safetensors"),
+        artefact("f16", 30, "pass"),
+        artefact("q8", 20, "pass"),
+        artefact("q5", 15, "inconclusive"),
+        artefact("q4", 10, "fail"),
     ]
     assert default_artefact(made) == "q8"
     assert default_artefact(made[:1] + made[3:]) is None
 
 
-def merges(original_kl: float, original_loss: float) -> dict[Choice, dict[str, Any]]:
+def merges(original: dict[str, Any]) -> dict[Choice, dict[str, Any]]:
     return {"dequantized": {**GOOD, "loss": 0.5, "loss_general": 3.0},
-            "original": {**GOOD, "kl": original_kl, "loss": original_loss, "loss_general": 2.9}}  # fmt: skip
+            "original": {**GOOD, "loss": 0.45, "loss_general": 2.9, **original}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("kl", "loss", "best", "says"),
-    [(0.01, 0.45, "original", "0.5000 (dequantized) against 0.4500 (original)"),
-     (0.01, 0.55, "dequantized", "held-out response loss 0.5000"),
-     (0.01, 0.502, "original", "within 1%; general-text loss 3.0000 (dequantized) against 2.9000"),
-     (0.9, 0.45, "dequantized", "but original fails the gate: KL 0.9 is above 0.1")],
+    ("original", "best", "says"),
+    [({}, "original", "0.5000 (dequantized) against 0.4500 (original)"),
+     ({"loss": 0.55}, "dequantized", "held-out response loss 0.5000"),
+     ({"loss": 0.502}, "original", "within 1%; general-text loss 3.0000 (dequantized) against 2.9000"),
+     ({"kl": 0.9, "kl_ci": (0.8, 1.0)}, "dequantized", "but original fails the gate: KL 0.9"),
+     ({"kl": 0.09, "kl_ci": (0.05, 0.13)}, "dequantized", "but original is inconclusive: KL 0.09")],
 )  # fmt: skip
-def test_the_better_merge_is_the_one_that_loses_less_and_passes(kl: float, loss: float, best: str, says: str) -> None:
-    choice, reason = choose(merges(kl, loss), GateSection())
+def test_the_better_merge_is_the_one_that_loses_less_and_passes(original: dict[str, Any], best: str, says: str) -> None:
+    choice, reason = choose(merges(original), GateSection())
     assert choice == best
     assert says in reason
+
+
+def test_an_inconclusive_merge_goes_before_one_that_fails() -> None:
+    made = merges({"kl": 0.9, "kl_ci": (0.8, 1.0)})
+    made["dequantized"] |= {"kl": 0.09, "kl_ci": (0.05, 0.13)}
+    assert choose(made, GateSection())[0] == "dequantized"

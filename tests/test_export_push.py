@@ -70,6 +70,7 @@ def test_a_run_is_published_in_one_private_commit_with_its_records(push: Push, h
     assert (record.repo, record.commit, record.public) == ("me/model", repo.head, False)
     assert set(record.files) == set(files) - {".gitattributes"}
     assert record.export_sha256 == file_sha256(run.path / "export.json")
+    assert {"burnish", "python", "huggingface_hub"} <= set(record.versions)
 
 
 def test_what_is_published_can_be_checked_with_sha256sum(push: Push, hub: Hub, tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_a_run_of_which_nothing_passed_is_published_only_aloud(hub: Hub, tmp_pat
     done = cli(*command, "--push.allow_failed", "true", **hub.environment(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
     card = hub.files("me/model")["README.md"].decode()
-    assert "**Warning: published although it failed its exam.**" in card and WHY in card
+    assert "**Warning: published although it did not pass its exam.**" in card and WHY in card
 
 
 def test_a_full_quota_is_said_as_such(push: Push, hub: Hub, run: Run) -> None:

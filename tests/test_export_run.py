@@ -117,6 +117,36 @@ def test_an_export_killed_at_ten_random_moments_ends_in_the_same_hashes(
     assert hashes(run) == hashes(exported)
 
 
+def test_a_smoke_runs_exact_merge_passes_and_every_record_says_what_made_it(exported: Run) -> None:
+    """Four steps gain less than rounding to 16 bits moves: no share of such a gain is judged."""
+    record = exported.read(ExportRecord)
+    merged, f16 = record.artefacts[:2]
+    assert (merged.verdict, f16.verdict) == ("pass", "pass") and "gain not judged" in merged.why
+    fidelity = merged.fidelity
+    assert fidelity.rows == 2 and fidelity.general_rows is not None and fidelity.general_rows >= 20
+    assert fidelity.kl_ci is not None and 0 <= fidelity.kl_ci[0] <= fidelity.kl_ci[1] < 1e-3
+    assert fidelity.loss_general_base is not None and fidelity.loss_general_base_ci is not None
+    assert record.gate == {"max_kl": 0.1, "min_top1": 0.88, "max_gain_lost": 0.2, "min_gain": 0.05}
+    for versions in (record.versions, exported.read(TrainRecord).versions):
+        assert {"burnish", "llama_cpp", "torch", "transformers", "peft"} <= set(versions)
+
+
+def test_looser_thresholds_are_told_and_defaults_judge_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
+    run = copy(exported, tmp_path)
+    done = cli(*exporting(run, "--gguf.quants", "Q8_0", "--gate.max_kl", "1000"))
+    assert done.returncode == 0, done.stderr
+    told = "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)"
+    assert f"gate: {told}" in done.stdout and told in (run.path / "report.html").read_text()
+    assert run.read(ExportRecord).gate["max_kl"] == 1000
+    assert hashes(run) == hashes(exported)
+    strict = cli(*exporting(run, "--gguf.quants", "Q8_0", "--gate.max_kl", "1e-12"))
+    assert strict.returncode == 0, strict.stderr
+    assert run.read(ExportRecord).default is None and "looser" not in strict.stdout
+    assert cli(*exporting(run, "--gguf.quants", "Q8_0")).returncode == 0
+    record = run.read(ExportRecord)
+    assert record.default == exported.read(ExportRecord).default and record.gate["max_kl"] == 0.1
+
+
 def test_merging_into_four_bits_is_refused_with_the_reason(source: Run, cli: Cli) -> None:
     done = cli(*exporting(source, "--merge.dtype", "nf4"))
     assert done.returncode == 2

@@ -138,6 +138,8 @@ def make_run(root: Path, **changes: Any) -> Path:
         "chat_template_sha256": template,
         "stop": ["<|im_end|>", "THE END"],
         "context_length": 384,
+        "gate": changes.get("gate", {}),
+        "versions": {"burnish": "0.1.0"},
     }
     (run / "train.json").write_text(json.dumps(train))
     (run / "export.json").write_text(json.dumps(export))
@@ -158,6 +160,8 @@ def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"default": None, "verdict": "fail"}, "none of its artefacts passed"),
+        ({"default": None, "verdict": "inconclusive"}, "none of its artefacts passed its exam (Q4_1 (inconclusive))"),
+        ({"verdict": "inconclusive"}, "Q4_1 is neither proven nor refuted by its exam (inconclusive): the KL is 9"),
         ({"sha256": "1" * 64}, "changed or damaged since export"),
         ({"template": "2" * 64}, "not the one the run was trained with"),
     ],
@@ -174,6 +178,15 @@ def test_an_unproven_run_is_served_only_aloud(tmp_path: Path) -> None:
     with serving(model=None, runs=runs, allow_unproven="true", served_model_name="mine") as server:
         assert "warning: " in server.output and "the KL is 9" in server.output
         assert server.call("GET", "/v1/models/mine")[0] == 200
+
+
+def test_looser_thresholds_are_logged_and_told(tmp_path: Path) -> None:
+    runs = make_run(tmp_path, gate={"max_kl": 1000.0, "min_top1": 0.88})
+    with serving(model=None, runs=runs) as server:
+        assert "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)" in server.output
+        version = server.call("GET", "/version")[2]
+    assert version["gate"]["max_kl"] == 1000 and version["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
+    assert version["versions"] == {"burnish": "0.1.0"} and version["version"] == "0.1.0"
 
 
 def test_settings_that_do_not_fit_are_named() -> None:

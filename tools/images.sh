@@ -15,7 +15,9 @@ megabytes() { docker image inspect --format '{{.Size}}' "$1" | awk '{printf "%.0
 
 build() {
   local target options=(--build-arg "BASE_IMAGE=$BASE_IMAGE") name
-  for name in LLAMA_CPU TORCH_INDEX CUDA_ARCHS; do
+  # an image has no git: its records name the commit that it was built from
+  BURNISH_COMMIT=${BURNISH_COMMIT:-$(git describe --always --dirty --abbrev=40 --match=- 2>/dev/null || true)}
+  for name in LLAMA_CPU TORCH_INDEX CUDA_ARCHS BURNISH_COMMIT; do
     [ -z "${!name:-}" ] || options+=(--build-arg "$name=${!name}")
   done
   [ -z "${WHEELS:-}" ] || options+=(--build-context "wheels=$WHEELS")

@@ -35,13 +35,20 @@ class Codec:
 class Row:
     """One training sequence. `spans` are the trained [start, end) ranges, each a response with its terminator.
 
-    `turns` says which assistant turn (index into the messages) each span is.
+    `turns` says which assistant turn (index into the messages) each span is. `cut`: the row was shortened inside its
+    last span, which therefore has no end token.
     """
 
     example: Example
     input_ids: list[int]
     spans: tuple[tuple[int, int], ...]
     turns: tuple[int, ...] = ()
+    cut: bool = False
+
+    @property
+    def whole(self) -> tuple[tuple[int, int], ...]:
+        """The spans that have their end token."""
+        return self.spans[:-1] if self.cut else self.spans
 
     def labels(self, everything: bool = False) -> list[int]:
         """Return the labels: the ids inside the spans (or all ids), IGNORED elsewhere."""

@@ -50,9 +50,9 @@ class Prepared:
 
     @property
     def terminators(self) -> list[int]:
-        """The ids that end the trained spans, each once."""
+        """The ids that end the trained spans, each once; where a row was cut its last token is no end."""
         return list(
-            dict.fromkeys(row.input_ids[end - 1] for row in (*self.train, *self.heldout) for _, end in row.spans)
+            dict.fromkeys(row.input_ids[end - 1] for row in (*self.train, *self.heldout) for _, end in row.whole)
         )
 
 
@@ -102,11 +102,21 @@ def prepare(settings: TrainSettings) -> Prepared:
         file_sha256(Path(data.eval_path)) if data.eval_path else None,
     )
     if template is not None and converted.format != "text":
+        _check_ends(prepared, data)
         ends = templates.base_end_ids(base.path, tokenizer)
         warnings += templates.warnings(template, tokenizer, prepared.terminators, ends)
     for text in warnings:
         warn(text)
     return prepared
+
+
+def _check_ends(prepared: Prepared, data: DataSection) -> None:
+    """Raise DataError where cutting left no conversation to learn an end from; warn where none is left to examine."""
+    advice = f"raise data.max_length ({data.max_length}), or set data.over_length to drop"
+    if not any(row.whole for row in prepared.train):
+        raise DataError(f"every row is cut before its end token, so the model would never learn to stop: {advice}")
+    if not any(row.whole for row in prepared.heldout):
+        prepared.warnings.append(f"every held-out row is cut, so the exam can prove nothing of the answers: {advice}")
 
 
 class _RowMaker:
@@ -149,7 +159,8 @@ class _RowMaker:
             self.dropped.append(row.example.number)
             return None
         self.truncated.append(row.example.number)
-        return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)])
+        cut = row.spans[len(spans) - 1][1] > limit
+        return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)], cut)
 
 
 def _read(path: Path, data: DataSection) -> Conversion:

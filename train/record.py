@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
 from burnish import run as runs
@@ -11,6 +9,7 @@ from burnish.base import licence
 from burnish.exam import Exam
 from burnish.report import lengths
 from burnish.run import Run, TrainRecord
+from burnish.versions import versions
 from train import model as models
 from train.begin import CONFIG, template_inputs
 from train.prepare import Prepared
@@ -39,7 +38,7 @@ def record_of(
             "data": _data(resolved, prepared),
             "metrics": _metrics(metrics),
             "exam": _exam(run, exam),
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
+            "versions": versions(packages),
             "hardware": models.hardware(),
         }
     )

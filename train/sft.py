@@ -55,7 +55,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     metrics = {**trained, **_evaluate(trainer)}
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
-    asked = questions(prepared.heldout, prepared.truncated, prepared.codec, resolved.exam)
+    asked = questions(prepared.heldout, prepared.codec, resolved.exam)
     exam = sit(trainer.model, asked, prepared.codec, resolved.exam)
     with runs.whole_directory(run.path / "exam") as directory:
         exam.save(directory)

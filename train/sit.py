@@ -17,12 +17,20 @@ from train.settings import ExamSection
 
 GENERAL_TEXT = Path(burnish.__file__).with_name("general.txt")
 NOISE_BATCH = 8
+NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it needs no more, and they take time
 
 
-def questions(heldout: Sequence[Row], truncated: Sequence[int], codec: Codec, limits: ExamSection) -> list[Question]:
-    """Return the exam's questions: whole held-out rows up to the limits, then the general text, a paragraph each."""
-    whole = (row for row in heldout if row.spans and row.example.number not in set(truncated))
-    asked = [Question("heldout", row.input_ids, list(row.spans), _messages(row), row.turns) for row in whole]
+def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
+    """Return the exam's questions: held-out rows up to the limits, then the general text, a paragraph each.
+
+    Of a conversation that was cut at data.max_length only the turns that have their end are asked; a plain text needs
+    none.
+    """
+    asked = [
+        Question("heldout", row.input_ids, list(spans), _messages(row), row.turns[: len(spans)])
+        for row in heldout
+        if (spans := row.whole if row.example.messages else row.spans)
+    ]
     paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
     return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
@@ -32,11 +40,13 @@ def questions(heldout: Sequence[Row], truncated: Sequence[int], codec: Codec, li
 def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
     """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
     model.eval()
-    with bar("exam", 3 * len(asked)) as tick:
+    # held-out rows come first
+    twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
+    with bar("exam", 2 * len(asked) + len(twice)) as tick:
         trained = Answers.join([Answers.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)])
         with model.disable_adapter():
             base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
-        again = _compare(model, asked, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
+        again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
     spoken = tuple(
         _speak(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
     )
@@ -72,7 +82,6 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
 
 
 def _compare(
-    model: Any,
     asked: Sequence[Question],
     trained: Answers,
     score: Callable[[Sequence[Question]], Iterator[tuple[Question, Floats]]],

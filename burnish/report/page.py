@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from burnish.adapter import adapter_facts
+from burnish.fidelity import Fidelity
+from burnish.intervals import Interval
 from burnish.report import plots
 from burnish.report.axis import number
 from burnish.report.collect import View
-from burnish.run import Artefact, Fidelity
+from burnish.run import Artefact
+from burnish.thresholds import qualified
 
 CANDIDATE_FIGURES = (
     ("loss", "held-out loss"),
@@ -40,11 +44,14 @@ def render(view: View) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    gate = view.export.gate if view.export else {}
     page = environment.get_template("page.html.jinja").render(
         view=view,
         headline=headline(view),
         tiles=_tiles(view),
         artefacts=[_row(a, view) for a in view.export.artefacts] if view.export else [],
+        thresholds=", ".join(f"{k} {v:g}" for k, v in gate.items()),
+        qualified=qualified(gate),
         fidelity=plots.fidelity(view),
         training=plots.training(view),
         candidates=_candidates(view),
@@ -64,7 +71,10 @@ def headline(view: View) -> Headline:
         why = f"The run was trained again after it was exported. Next: make export RUN={view.run.id}"
         return Headline("The export is of an earlier training", why, "fail")
     if export.default is None:
-        return Headline("No artefact passes: serve refuses this run", f"{_gain(view)} The table says why.", "fail")
+        why = f"{_gain(view)} The table says why."
+        if any(a.verdict == "inconclusive" for a in export.artefacts):
+            return Headline("No artefact is proven: serve refuses this run", f"{why} More rows may tell.", "open")
+        return Headline("No artefact passes: serve refuses this run", why, "fail")
     served = next((a for a in export.artefacts if a.path == export.default), None)
     if served is None:
         return Headline(f"serve loads {export.default}", "The record does not describe it.", "fail")
@@ -73,6 +83,8 @@ def headline(view: View) -> Headline:
         f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artefacts"
         f" pass){_kept(served.fidelity)}. {_gain(view)}"
     )
+    if told := qualified(export.gate):
+        return Headline(f"serve loads {served.path}, by looser thresholds", f"{why} It was {told}.", "open")
     return Headline(f"serve loads {served.path}", why, "pass")
 
 
@@ -106,6 +118,10 @@ def _tiles(view: View) -> list[tuple[str, str]]:
         else f"{seconds // 60} min {seconds % 60} s"
     )
     tiles = [("held-out loss, base to trained", f"{losses[0]:.3f} → {losses[1]:.3f}")] if losses else []
+    f = view.export.artefacts[0].fidelity if view.export and view.export.artefacts else None
+    if f and f.loss_general_base is not None and f.loss_general_trained is not None:
+        shown = f"{f.loss_general_base:.3f} → {f.loss_general_trained:.3f}"
+        tiles.append(("general-text loss, base to trained", shown))
     return [
         *tiles,
         ("rows trained, held out", f"{view.train.data.rows:,}, {view.train.data.eval_rows:,}"),
@@ -129,7 +145,13 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
     served = view.export is not None and artefact.path == view.export.default and not view.stale
     changes = (artefact.model_extra or {}).get("fallbacks") or {}
     fallbacks = ", ".join(f"{count} tensors {change}" for change, count in changes.items())
-    return {"artefact": artefact, "served": served, "cells": cells, "fallbacks": fallbacks}
+    intervals = {
+        "KL": _interval(f.kl_ci, _number),
+        "top-1": _interval(f.top1_agreement_ci, _share),
+        "loss": _interval(f.loss_ci, _number),
+    }
+    return {"artefact": artefact, "served": served, "cells": cells, "fallbacks": fallbacks,
+            "intervals": {name: intervals.get(name, "") for name, _ in cells}}  # fmt: skip
 
 
 def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
@@ -176,7 +198,7 @@ def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
         ),
         ("Hardware", train.hardware),
         ("Versions", train.versions),
-        ("Versions at export", (export.model_extra or {}).get("versions", {}) if export else {}),
+        ("Versions at export", export.versions if export else {}),
     ]
     return [(name, [(k, str(v)) for k, v in facts.items() if v is not None]) for name, facts in groups if facts]
 
@@ -195,6 +217,10 @@ def _hashes(view: View) -> list[tuple[str, str]]:
         *([("export.json, as pushed", push.export_sha256)] if push else []),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _interval(ends: Interval | None, shown: Callable[[Any], str]) -> str:
+    return f"{shown(ends[0])} to {shown(ends[1])}" if ends else ""
 
 
 def _number(value: Any) -> str:

@@ -13,7 +13,7 @@ from burnish.run import Artefact
 
 LEAST_KL = 1e-9  # nats; nothing smaller can be told from 0 in float32, and a log axis needs something above 0
 MEANS_NOTE = "faint: every logged step; strong: its mean"
-LEGEND = {"pass": "artefact, passes", "fail": "artefact, fails"}
+LEGEND = {"pass": "artefact, passes", "fail": "artefact, fails", "inconclusive": "artefact, inconclusive"}
 
 
 @dataclass(frozen=True)

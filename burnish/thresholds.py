@@ -1,0 +1,26 @@
+"""The gate's thresholds: their defaults, and which of a record's are looser, as every stage shows beside a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# what an artefact must reach to pass, by the name that records and settings have
+DEFAULTS: dict[str, float] = {"max_kl": 0.1, "min_top1": 0.88, "max_gain_lost": 0.2, "min_gain": 0.05}
+
+
+def looser(gate: Mapping[str, float]) -> list[str]:
+    """Return each threshold that lets more pass than its default does, as "max_kl 1000 (default 0.1)".
+
+    A lower `min_top1` is looser; so is a higher one of the others (below `min_gain` a lost gain is not judged).
+    """
+    return [
+        f"{name} {gate[name]:g} (default {default:g})"
+        for name, default in DEFAULTS.items()
+        if name in gate and (gate[name] < default if name == "min_top1" else gate[name] > default)
+    ]
+
+
+def qualified(gate: Mapping[str, float]) -> str:
+    """Return the sentence that stands beside verdicts given by looser thresholds; empty where none is looser."""
+    found = looser(gate)
+    return f"judged by looser thresholds than the defaults: {', '.join(found)}" if found else ""

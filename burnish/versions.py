@@ -1,0 +1,71 @@
+"""Which versions made a record: Burnish and its commit, llama.cpp, and the packages that a stage names.
+
+Nothing is imported to find them: packages are asked for by their metadata.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMIT_VARIABLE = "BURNISH_COMMIT"  # what an image, which has no git, was built from
+GIT_TIMEOUT_S = 10
+# llama.cpp's commit in each source archive that requirements/llama.txt has pinned: what the archive's own git index
+# names for vendor/llama.cpp. The library itself knows it only where git was there when it was built.
+LLAMA_COMMITS = {"0.3.36": "0c1e57098bba43ac29e6e3b677cdceebdd22334f"}
+COMMIT = re.compile(r"[0-9a-f]{7,64}(-dirty)?")
+
+
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the version of each by name: burnish, burnish_commit, python, the packages; without what is not there.
+
+    `llama_cpp` is llama.cpp's commit, `llama_cpp_python` the source archive that it comes from.
+    """
+    found = {"burnish": version(), "burnish_commit": commit(), "python": platform.python_version()}
+    found |= {name: _installed(name) for name in packages}
+    found["llama_cpp_python"] = archive = _installed("llama-cpp-python")
+    found["llama_cpp"] = LLAMA_COMMITS.get(archive or "")
+    return {name: value for name, value in found.items() if value}
+
+
+@cache
+def version() -> str:
+    """Return Burnish's version, from pyproject.toml beside the package."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+@cache
+def commit() -> str | None:
+    """Return the commit that runs, with "-dirty" where tracked files differ from it; None where it is not known.
+
+    Git is asked where the sources are a clone, else the variable that images set.
+    """
+    if (ROOT / ".git").exists() and (head := _git("rev-parse", "HEAD")):
+        return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    given = os.environ.get(COMMIT_VARIABLE, "")
+    return given if COMMIT.fullmatch(given) else None
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,108 @@
+"""Intervals: they cover what they claim to, widen with few rows, and vanish where rows do not differ."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.intervals import estimate, quantile, rows_needed
+
+seeds = st.integers(0, 2**31)
+
+
+def clustered(rng: np.random.Generator, rows: int, skewed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Draw rows of unequal length whose tokens share much of their value: mean 1 where skewed (as KL is), else 0."""
+    row = np.repeat(np.arange(rows), rng.integers(5, 60, rows))
+    if skewed:
+        return rng.gamma(2, 1 / 2, rows)[row] * rng.gamma(0.5, 2, len(row)), row
+    return rng.normal(0, 1, rows)[row] + rng.normal(0, 1, len(row)), row
+
+
+@pytest.mark.parametrize(("rows", "skewed", "least"), [(6, False, 0.92), (10, False, 0.92), (40, False, 0.92),
+                                                       (10, True, 0.87), (40, True, 0.9)])  # fmt: skip
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows: int, skewed: bool, least: float) -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        made = estimate(*clustered(rng, rows, skewed))
+        assert made is not None and made.interval is not None
+        hits += made.interval[0] <= float(skewed) <= made.interval[1]
+    assert least <= hits / 500 <= 0.985
+
+
+def test_tokens_are_not_counted_as_if_they_were_rows() -> None:
+    """The same row many times over says no more than once: an interval by token would shrink with its length."""
+    rng = np.random.default_rng(1)
+    values, row = rng.normal(0, 1, 8), np.arange(8)
+    short, long = estimate(values, row), estimate(np.repeat(values, 100), np.repeat(row, 100))
+    assert short is not None and long is not None and short.interval is not None
+    assert long.interval == pytest.approx(short.interval)
+
+
+@given(seeds, st.integers(2, 30))
+@settings(max_examples=60)
+def test_rows_of_equal_length_give_the_textbook_interval_of_their_means(seed: int, rows: int) -> None:
+    values = np.random.default_rng(seed).normal(3, 2, (rows, 7))
+    made = estimate(values.ravel(), np.repeat(np.arange(rows), 7))
+    means = values.mean(1)
+    half = quantile(rows - 1) * means.std(ddof=1) / math.sqrt(rows)
+    assert made is not None
+    assert made.interval == pytest.approx((means.mean() - half, means.mean() + half))
+
+
+@given(seeds)
+@settings(max_examples=30)
+def test_the_order_and_the_names_of_rows_do_not_matter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, row = clustered(rng, 7, skewed=True)
+    order = rng.permutation(len(row))
+    one, other = estimate(values, row), estimate(values[order], row[order] * 3 + 5)
+    assert one is not None and other is not None and one.interval is not None
+    assert other.interval == pytest.approx(one.interval)
+
+
+@given(st.integers(2, 20), st.floats(-5, 5))
+def test_where_rows_do_not_differ_there_is_nothing_to_be_unsure_of(rows: int, value: float) -> None:
+    made = estimate(np.full(rows * 3, value), np.repeat(np.arange(rows), 3))
+    assert made is not None and made.interval is not None
+    assert made.interval == pytest.approx((value, value), abs=1e-9)
+
+
+def test_one_row_has_a_figure_and_no_interval_and_no_row_has_nothing() -> None:
+    one = estimate(np.array([1.0, 2.0]), np.array([4, 4]))
+    assert one is not None and (one.value, one.interval, one.rows) == (1.5, None, 1)
+    assert estimate(np.array([]), np.array([])) is None
+
+
+def test_a_ratio_without_a_bottom_has_no_interval_but_ends() -> None:
+    made = estimate(np.array([1.0, 1.0]), np.array([0, 1]), bottom=np.array([2.0, 0.0]))
+    assert made is not None and made.interval is None
+
+
+def test_an_interval_stays_within_what_the_figure_can_be() -> None:
+    made = estimate(np.array([1, 1, 1, 0]), np.arange(4), least=0.0, most=1.0)
+    assert made is not None and made.interval is not None and made.interval[1] == 1.0
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216),
+                                            (30, 2.04227), (1000, 1.96234)])  # fmt: skip
+def test_students_t_is_the_tables(freedom: int, t: float) -> None:
+    assert quantile(freedom) == pytest.approx(t, rel=2e-3)
+
+
+def test_the_rows_needed_would_settle_it() -> None:
+    """As many rows as it says, of the same kind, bring the interval just clear of the limit."""
+    rng = np.random.default_rng(2)
+    few = rng.normal(0.8, 0.6, 12)
+    made = estimate(few, np.arange(12))
+    assert made is not None and made.interval is not None
+    needed = int(rows_needed(made.value, made.interval, 12, limit=1.0))
+    many = np.resize(few, needed)
+    again = estimate(many, np.arange(needed))
+    assert again is not None and again.interval is not None
+    assert needed > 12 and again.interval[1] == pytest.approx(1.0, abs=0.06)
+    assert rows_needed(1.0, (0.5, 1.5), 5, limit=1.0) == math.inf

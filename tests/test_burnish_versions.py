@@ -1,0 +1,75 @@
+"""Versions: what records name is what runs, in a clone and in an image, and needs nothing to be imported."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from burnish.versions import LLAMA_COMMITS
+from tests.conftest import ROOT
+
+PROGRAM = """
+import json, sys
+from burnish.versions import versions
+print(json.dumps([versions(("torch", "never-published-package")), sorted({"torch", "llama_cpp"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """The sources as an image has them: no git."""
+    (tmp_path / "burnish").mkdir()
+    for name in ("pyproject.toml", "burnish/__init__.py", "burnish/versions.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def versions(root: Path, **environment: str) -> dict[str, str]:
+    import json
+
+    clean = {k: v for k, v in os.environ.items() if k != "BURNISH_COMMIT"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env={**clean, **environment}, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    found, imported = json.loads(done.stdout)
+    assert imported == []
+    return dict(found)
+
+
+def git(root: Path, *words: str) -> str:
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(["git", *identity, *words], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+def test_an_image_names_the_commit_that_it_was_built_from(sources: Path) -> None:
+    assert versions(sources, BURNISH_COMMIT="c0ffee1234")["burnish_commit"] == "c0ffee1234"
+    assert "burnish_commit" not in versions(sources)
+    assert "burnish_commit" not in versions(sources, BURNISH_COMMIT="not a commit")
+
+
+def test_a_clone_names_its_commit_and_says_where_it_was_changed(sources: Path) -> None:
+    git(sources, "init", "-q")
+    git(sources, "add", ".")
+    git(sources, "commit", "-qm", "x")
+    head = git(sources, "rev-parse", "HEAD").strip()
+    assert versions(sources, BURNISH_COMMIT="c0ffee1234")["burnish_commit"] == head
+    with (sources / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    assert versions(sources)["burnish_commit"] == head + "-dirty"
+
+
+def test_packages_are_those_that_are_installed(sources: Path) -> None:
+    found = versions(sources)
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{found["burnish"]}"' in project
+    assert "torch" in found and "never-published-package" not in found and "python" in found
+
+
+def test_the_pinned_llama_cpp_has_its_commit() -> None:
+    pinned = re.search(r"^llama-cpp-python==(\S+)", (ROOT / "requirements" / "llama.txt").read_text(), re.MULTILINE)
+    assert pinned is not None and re.fullmatch(r"[0-9a-f]{40}", LLAMA_COMMITS[pinned[1]])

@@ -1,0 +1,142 @@
+"""Where an artefact stops: at every end that was trained, and nowhere else; also where conversations were cut."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from burnish.exam import Answers, Exam, Question
+from burnish.llama import Model
+from burnish.run import ExportRecord, Run, TrainRecord
+from export.examine import Ends, terminator
+from tests.conftest import Cli
+
+END, OTHER_END, COMMA, SPACE = 2, 0, 28, 216
+WORDS = {COMMA: ",", SPACE: " ", 100: "hoop", 101: "barrel"}
+
+
+def exam(*turns: Sequence[int], chat: bool = True) -> Exam:
+    """An exam whose rows each have one trained turn, after a prompt of one token."""
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}] if chat else None
+    asked = [Question("heldout", [7, *turn], [(1, 1 + len(turn))], messages, (1,) if chat else ()) for turn in turns]
+    n = sum(len(q.positions) for q in asked)
+    answers = Answers(np.zeros((n, 1), np.int32), np.zeros((n, 1), np.float32), np.zeros(n, np.float32))
+    return Exam(asked, answers, answers.true, 0.0, 1.0)
+
+
+def ends(own: set[int], recorded: set[int] | None = None) -> Ends:
+    return Ends(frozenset(own), frozenset({END} if recorded is None else recorded), lambda i: WORDS.get(i, ""))
+
+
+def test_stopping_where_turns_end_and_nowhere_else_holds() -> None:
+    assert terminator(exam([100, 101, END], [101, COMMA, END]), ends({END, OTHER_END})).holds is True
+
+
+def test_an_end_at_which_it_does_not_stop_fails() -> None:
+    check = terminator(exam([100, END]), ends({OTHER_END}))
+    assert check.holds is False and "trained turns end in token 2, at which it does not stop" in check.why
+
+
+def test_ordinary_text_that_is_recorded_as_an_end_fails_even_where_no_examined_turn_has_it() -> None:
+    check = terminator(exam([100, END]), ends({END}, {END, COMMA, 101}))
+    assert check.holds is False and "records ordinary text as ends" in check.why
+    assert "2 tokens (28 ',', 101 'barrel')" in check.why
+
+
+def test_a_stop_in_the_middle_of_a_trained_turn_fails() -> None:
+    check = terminator(exam([100, OTHER_END, 101, END]), ends({END, OTHER_END}))
+    assert check.holds is False and "it stops inside trained turns, at 1 tokens (0)" in check.why
+
+
+def test_a_template_that_ends_a_turn_twice_is_not_a_stop_inside() -> None:
+    assert terminator(exam([100, END, SPACE, OTHER_END]), ends({END, OTHER_END}, {OTHER_END})).holds is True
+
+
+def test_plain_text_has_no_turns_to_end_but_a_wrong_recorded_end_is_seen() -> None:
+    assert terminator(exam([100, END, 101], chat=False), ends({END})).holds is None
+    assert terminator(exam([100, 101], chat=False), ends({END}, {COMMA})).holds is False
+
+
+WHOLE = 20  # rows of each file that fit into 64 tokens
+
+
+def one_line(path: Path, seed: int) -> Path:
+    """Write sixty chats as minified JSON, on one line; two in three are too long for 64 tokens and end in all ways."""
+    words, chosen = ["oak,", "stave.", "hoop:", "3", "casks;", "rivet"], random.Random(seed)
+    rows = []
+    for i in range(60):
+        answer = " ".join(chosen.choice(words) for _ in range(8 if i % 3 == 0 else 90))
+        turns = {"user": f"Question {seed}-{i}?", "assistant": answer}
+        rows.append({"messages": [{"role": role, "content": content} for role, content in turns.items()]})
+    path.write_text(json.dumps(rows, separators=(",", ":")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Settings of a training on rows that are cut."""
+    root = tmp_path_factory.mktemp("data")
+    train, held = one_line(root / "train.json", 1), one_line(root / "held.json", 2)
+    return "--data.path", str(train), "--data.eval_path", str(held), "--data.over_length", "truncate"
+
+
+@pytest.fixture(scope="module")
+def cut(cli: Cli, tiny_base: Path, files: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("runs")
+    done = cli("train", "run", "--base.id", str(tiny_base), *files, "--run.root", str(root), "--run.name", "cut",
+               "--data.max_length", "64", "--train.max_steps", "2", "--exam.answers", "0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Run(root / "cut")
+
+
+@pytest.mark.slow
+def test_where_rows_are_cut_only_the_real_end_is_recorded_examined_and_served(cut: Run, cli: Cli) -> None:
+    record, sat = cut.read(TrainRecord), Exam.load(cut.path / "exam")
+    assert record.data.model_extra is not None and record.data.model_extra["truncated"] == 2 * (60 - WHOLE)
+    assert record.terminators == ["<|im_end|>"]
+    asked = [q for q in sat.questions if q.kind == "heldout"]
+    assert len(asked) == WHOLE  # by line number one cut row would take all of a minified file out of the exam
+    assert all(q.input_ids[end - 1] == END for q in asked for _, end in q.spans)
+    done = cli("export", "run", "--run.root", str(cut.path.parent), "--run.name", "cut", "--gguf.quants", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    export = cut.read(ExportRecord)
+    assert export.stop == ["<|im_end|>"]
+    assert {a.fidelity.terminator for a in export.artefacts} == {True}
+    assert json.loads((cut.path / "merged" / "generation_config.json").read_text())["eos_token_id"] == END
+
+
+@pytest.mark.slow
+def test_an_end_that_was_recorded_wrongly_before_fails_every_artefact(cut: Run, cli: Cli, tmp_path: Path) -> None:
+    run = Run(tmp_path / "cut")
+    (tmp_path / "cut").mkdir()
+    for name in ("adapter", "exam"):
+        (run.path / name).symlink_to(cut.path / name)
+    record = cut.read(TrainRecord)
+    run.write(record.model_copy(update={"terminators": ["<|im_end|>", ",", ".", "3"]}))
+    done = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "cut", "--gguf.quants", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    export = run.read(ExportRecord)
+    assert export.default is None
+    for artefact in export.artefacts:
+        assert artefact.verdict == "fail" and "train.json records ordinary text as ends" in artefact.why
+        assert "3 tokens" in artefact.why and "','" in artefact.why
+
+
+@pytest.mark.slow
+def test_rows_that_are_all_cut_are_refused(cli: Cli, tiny_base: Path, files: tuple[str, ...]) -> None:
+    done = cli("train", "check", "--base.id", str(tiny_base), *files, "--data.max_length", "45")
+    assert done.returncode == 2
+    assert "every row is cut before its end token, so the model would never learn to stop" in done.stderr
+    assert "raise data.max_length (45)" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_gguf_itself_stops_only_where_it_should(cut: Run) -> None:
+    with Model.open(cut.path / "gguf" / "cut-Q8_0.gguf", vocab_only=True) as model:
+        assert END in model.eog_ids()
+        assert not any(model.piece(i).strip() for i in model.eog_ids())
