@@ -116,6 +116,7 @@ class TrainRecord(Record):
     chat_template_sha256: str | None
     template_date: str
     terminators: list[str]
+    special_tokens: Literal["text", "parse"] = "parse"  # of special strings in messages; older runs parsed them
     max_length: int
     metrics: TrainMetrics
     exam: ExamRef
@@ -180,6 +181,7 @@ class ExportRecord(Record):
     chat_template_sha256: str | None
     stop: list[str]
     context_length: int
+    special_tokens: Literal["text", "parse"] = "parse"
 
 
 class PushRecord(Record):

@@ -18,6 +18,7 @@ from train.mask import Codec, MaskError, Row, build, prove
 from train.read import DataError, read_rows
 from train.settings import DataSection, TrainSettings
 from train.split import apart, near, split
+from train.written import reading, refuse, special_strings, written_warning
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,24 @@ def prepare(settings: TrainSettings) -> Prepared:
         examples, shared = apart(converted.examples, heldout_examples, data)
     base = resolve(settings.base.id, settings.base.revision)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
-    codec = templates.codec(tokenizer)
+    codec = templates.codec(tokenizer, reading(data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
     if converted.format != "text":
         template = templates.require(template, settings.base)
+    written = special_strings(converted.examples, template, codec)
+    if data.special_tokens == "error":
+        refuse(converted.examples, template, codec, data.path)
+        refuse(heldout_examples or (), template, codec, str(data.eval_path))
     maker = _RowMaker(template, codec, data)
     rows = maker.rows(examples, data.path)
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
     train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
-    found = lint(converted.examples, converted.examples[0].unit)
+    parsed = converted.format == "text" or codec.reading == "parse"
+    found = lint(converted.examples, converted.examples[0].unit, parsed, written)
     close, warning = near(train, heldout, data)
     warnings = [w.text for w in found] + [warning] * bool(warning)
+    if written and data.special_tokens in ("auto", "parse"):
+        warnings.insert(0, written_warning(written, converted.examples[0].unit, codec.reading))
     prepared = Prepared(
         base,
         tokenizer,
