@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -19,10 +19,31 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from burnish.errors import UserError, did_you_mean
 
 TEMPLATES = Path(__file__).parent / "templates"
+# the tokens that templates may name, as transformers' apply_chat_template passes them, and the GGUF keys of their ids
+TOKEN_KEYS: Mapping[str, str] = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "sep_token": "tokenizer.ggml.seperator_token_id",  # the format's own spelling
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "cls_token": "tokenizer.ggml.cls_token_id",
+    "mask_token": "tokenizer.ggml.mask_token_id",
+}
 
 
 class ChatError(UserError):
     """A template that can't be compiled, or messages that it refuses."""
+
+
+class GgufModel(Protocol):
+    """What a template needs of a GGUF file (burnish.llama.Model)."""
+
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    def metadata(self) -> dict[str, str]: ...
+    def token_text(self, token: int) -> str: ...
 
 
 class _Generation(Extension):
@@ -51,7 +72,7 @@ class ChatTemplate:
         object.__setattr__(self, "source", self.source.replace("\r\n", "\n").replace("\r", "\n"))
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
+    def _environment(self) -> ImmutableSandboxedEnvironment:
         moment = datetime.fromisoformat(self.date)
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -59,11 +80,27 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = moment.strftime
+        return environment
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
         try:
-            return environment.from_string(self.source)
+            return self._environment.from_string(self.source)
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             raise ChatError(f"chat template{f' line {line}' if line else ''}: {error}") from None
+
+    @cached_property
+    def literals(self) -> frozenset[str]:
+        """The strings in the template's expressions: all that it can look for in a message ("</think>")."""
+        found = self._environment.parse(self.source).find_all(nodes.Const)
+        return frozenset(const.value for const in found if isinstance(const.value, str) and const.value)
+
+    @cached_property
+    def missing_tokens(self) -> tuple[str, ...]:
+        """The special tokens that the template names and does not have: they render as nothing."""
+        named = meta.find_undeclared_variables(self._environment.parse(self.source))
+        return tuple(name for name in TOKEN_KEYS if name in named and name not in self.special_tokens)
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
@@ -78,6 +115,32 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
             raise ChatError(f"the chat template refuses these messages: {error}") from None
+
+
+def from_tokenizer(tokenizer: Any, date: str, source: str | None = None) -> ChatTemplate | None:
+    """Return the template of a transformers tokenizer, or `source` with that tokenizer's special tokens.
+
+    None where neither has one. A tokenizer with several templates gives the one called "default".
+    """
+    source = source or tokenizer.chat_template
+    if isinstance(source, Mapping):
+        source = source.get("default")
+    named = {name: str(value) for name in TOKEN_KEYS if (value := getattr(tokenizer, name, None)) is not None}
+    return ChatTemplate(source, date, named) if source else None
+
+
+def from_gguf(model: GgufModel, date: str) -> ChatTemplate | None:
+    """Return the template in a GGUF's metadata, with the special tokens that the metadata name; None without one.
+
+    A token without a key in the file stays undefined, as it does for a tokenizer that has none: llama.cpp's own
+    default ids (11 for a byte-level vocabulary) stand for nothing. `missing_tokens` says what the template lacks.
+    """
+    if not model.chat_template:
+        return None
+    metadata = model.metadata()
+    ids = {name: int(metadata[key]) for name, key in TOKEN_KEYS.items() if key in metadata}
+    named = {name: model.token_text(i) for name, i in ids.items() if 0 <= i < model.n_vocab}
+    return ChatTemplate(model.chat_template, date, named)
 
 
 def named_templates() -> list[str]:

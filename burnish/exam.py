@@ -17,6 +17,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from burnish.files import read_jsonl, read_text
+from burnish.probe import Probe
 
 TOP = 64
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
@@ -133,6 +134,7 @@ class Exam:
     noise_kl: float
     noise_top1: float
     spoken: tuple[Spoken, ...] = ()
+    probe: Probe | None = None
 
     def heldout(self) -> npt.NDArray[np.bool_]:
         """Which of the n positions belong to held-out rows; the others are general text."""
@@ -149,7 +151,7 @@ class Exam:
         return np.concatenate(counted).astype(np.int32)
 
     def save(self, directory: Path) -> None:
-        """Write rows.jsonl, reference.safetensors and answers.json into an existing directory."""
+        """Write rows.jsonl, reference.safetensors, answers.json and probe.json into an existing directory."""
         lines = [json.dumps(_question_json(q), ensure_ascii=False) for q in self.questions]
         (directory / QUESTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
         tensors = {
@@ -162,6 +164,8 @@ class Exam:
         save_file(tensors, directory / REFERENCE)
         spoken = json.dumps([asdict(s) for s in self.spoken], ensure_ascii=False, indent=2)
         (directory / ANSWERS).write_text(spoken + "\n", encoding="utf-8")
+        if self.probe is not None:
+            self.probe.save(directory)
 
     @staticmethod
     def load(directory: Path) -> Exam:
@@ -170,7 +174,8 @@ class Exam:
         answers = Answers(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
         questions = [_question(content) for content in read_jsonl(directory / QUESTIONS)]
         spoken = tuple(Spoken(**s) for s in json.loads(read_text(directory / ANSWERS)))
-        return Exam(questions, answers, t["base_true_logprobs"], float(t["noise"][0]), float(t["noise"][1]), spoken)
+        noise = [float(value) for value in t["noise"]]
+        return Exam(questions, answers, t["base_true_logprobs"], noise[0], noise[1], spoken, Probe.load(directory))
 
 
 def log_softmax(logits: Floats) -> Floats:

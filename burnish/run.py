@@ -118,6 +118,7 @@ class TrainRecord(Record):
     chat_template_sha256: str | None
     template_date: str
     terminators: list[str]
+    special_tokens: Literal["text", "parse"] = "parse"  # of special strings in messages; older runs parsed them
     max_length: int
     metrics: TrainMetrics
     exam: ExamRef
@@ -173,6 +174,7 @@ class ExportRecord(Record):
     stop: list[str]
     context_length: int
     versions: dict[str, str] = {}
+    special_tokens: Literal["text", "parse"] = "parse"
 
 
 class PushRecord(Record):

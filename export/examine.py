@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from burnish.chat import ChatError, ChatTemplate
 from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
 from burnish.fidelity import Fidelity
 from burnish.intervals import Estimate, estimate
 from burnish.llama import Model, score
-from burnish.run import TrainRecord, read_json, text_sha256
+from burnish.run import TrainRecord, read_json
+from export.parity import Check, checkpoint_chat, gguf_chat, prompt_parity
 
-TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 NAMED = 8  # how many wrong stops a message names
 
 
@@ -30,14 +28,6 @@ class Sat:
     answers: Answers
     trained: Compared
     merged: Compared | None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Whether a rule holds (None: it does not apply), and if not, why."""
-
-    holds: bool | None
-    why: str = ""
 
 
 def sit(exam: Exam, logits: Iterable[Floats], merged: Answers | None, title: str) -> Sat:
@@ -119,35 +109,6 @@ def _figures(exam: Exam, sat: Sat) -> dict[str, Estimate | None]:
     }
 
 
-def prompt_parity(
-    exam: Exam, template: ChatTemplate | None, encode: Callable[[str], list[int]], trained_sha256: str | None
-) -> Check:
-    """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
-
-    The template must also be the trained one to the letter: the exam's rows need not reach what was edited in it.
-    """
-    turns = [
-        (question, start, turn)
-        for question in exam.questions
-        if question.messages
-        for (start, _), turn in zip(question.spans, question.turns, strict=True)
-    ]
-    if not turns:
-        return Check(None)
-    if template is None:
-        return Check(False, "it has no chat template")
-    for question, start, turn in turns:
-        try:
-            text = template.render((question.messages or [])[:turn], add_generation_prompt=True)
-        except ChatError as error:
-            return Check(False, str(error))
-        if difference := _difference(encode(text), question.input_ids[:start]):
-            return Check(False, difference)
-    if text_sha256(template.source) != trained_sha256:
-        return Check(False, "its chat template is not the one that was trained (sha256 differs)")
-    return Check(True)
-
-
 @dataclass(frozen=True)
 class Ends:
     """Where a server of an artefact ends an answer: `own` by the artefact itself, `recorded` as train.json tells.
@@ -196,25 +157,11 @@ def _named(tokens: list[int], ends: Ends) -> str:
     return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > NAMED else ''})"
 
 
-def _difference(found: list[int], trained: list[int]) -> str:
-    """Say how two prompts' ids differ; nothing where they are the same."""
-    if found == trained:
-        return ""
-    if len(found) == len(trained) + 1 and found[1:] == trained and found[0] == trained[0]:
-        return f"its prompts begin with a doubled BOS (token {found[0]} twice)"
-    pairs = enumerate(zip(found, trained, strict=False))
-    at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(trained)))
-    return (
-        f"its prompts differ from the trained ones at token {at}: {found[at : at + 3]}, trained {trained[at : at + 3]}"
-    )
-
-
 def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers | None, title: str) -> dict[str, Any]:
     """Return the fidelity of a GGUF file: asked through llama.cpp, prompted by the template in its own metadata."""
     with Model.open(path) as model:
         sat = sit(exam, gguf_logits(model, exam), reference, title)
-        encode = partial(model.tokenize, add_special=False, parse_special=True)
-        parity = prompt_parity(exam, gguf_template(model, record), encode, record.chat_template_sha256)
+        parity = prompt_parity(exam, gguf_chat(model, record), record)
         return fidelity(exam, sat, parity, terminator(exam, _gguf_ends(model, record)))
 
 
@@ -224,11 +171,7 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
 
     sat = sit(exam, checkpoint_logits(directory, exam), None, title)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-    parity = prompt_parity(exam, checkpoint_template(tokenizer, record), encode, record.chat_template_sha256)
+    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record)
     eos = read_json(directory / "generation_config.json")["eos_token_id"]
     recorded = frozenset(tokenizer.convert_tokens_to_ids(record.terminators))
     ends = Ends(
@@ -247,20 +190,3 @@ def _gguf_ends(model: Model, record: TrainRecord) -> Ends:
         frozenset(ids[0] for ids in recorded if len(ids) == 1),
         lambda token: model.piece(token).decode("utf-8", "replace"),
     )
-
-
-def gguf_template(model: Model, record: TrainRecord) -> ChatTemplate | None:
-    """Return the template that a server would find in the GGUF, at the run's frozen date."""
-    if not model.chat_template or not record.template_date:
-        return None
-    ids = {"bos_token": model.bos_id, "eos_token": model.eos_id}
-    special = {name: model.token_text(i) for name, i in ids.items() if i is not None and i >= 0}
-    return ChatTemplate(model.chat_template, record.template_date, special)
-
-
-def checkpoint_template(tokenizer: Any, record: TrainRecord) -> ChatTemplate | None:
-    """Return the template that transformers and vLLM would use."""
-    if not tokenizer.chat_template or not record.template_date:
-        return None
-    special = {name: value for name in TOKEN_NAMES if (value := getattr(tokenizer, name, None))}
-    return ChatTemplate(tokenizer.chat_template, record.template_date, special)

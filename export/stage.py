@@ -159,6 +159,7 @@ def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> Expor
             "default": default_artefact(artefacts),
             "chat_template_sha256": job.record.chat_template_sha256,
             "stop": job.record.terminators,
+            "special_tokens": job.record.special_tokens,
             "context_length": config.get("max_position_embeddings") or job.record.max_length,
             "versions": versions(PACKAGES),
         }

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from burnish.chat import ChatTemplate
+from burnish import vocabulary
+from burnish.chat import ChatTemplate, from_gguf
 from burnish.console import say, warn
 from burnish.errors import UserError
 from burnish.hub import SCHEME
 from burnish.llama import Model
 from burnish.run import Artefact, ExportRecord, TrainRecord, file_sha256, find_run, text_sha256
+from burnish.specials import Chat, Reading
 from burnish.thresholds import looser, qualified
 from serve.remote import fetch_artefact, fetch_records
 from serve.settings import ServeSettings
@@ -33,22 +35,27 @@ class Chosen:
     context_length: int | None = None
     template_sha256: str | None = None
     template_date: str = ""
+    special_tokens: Reading = "text"
     recorded: bool = False
     record: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Served:
-    """The loaded model with what the API needs: names, template, the ids and strings that end an answer."""
+    """The loaded model with what the API needs: names, template, the ids and strings that end an answer.
+
+    `refuse_specials`: messages that spell special strings are errors.
+    """
 
     model: Model
     name: str
-    template: ChatTemplate | None
+    chat: Chat | None
     ends: frozenset[int]
     stops: tuple[str, ...]
     context_length: int
     created: int
     record: dict[str, Any]
+    refuse_specials: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -92,6 +99,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
         context_length=exported.context_length,
         template_sha256=trained.chat_template_sha256,
         template_date=trained.template_date,
+        special_tokens=exported.special_tokens,
         recorded=True,
         record={
             "run_id": exported.run_id,
@@ -146,7 +154,7 @@ def load(settings: ServeSettings) -> Served:
     say(f"loading {chosen.path}")
     model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers)
     try:
-        template = _template(model, chosen)
+        chat = _chat(model, chosen, settings)
         stop_ids, stops = _stops(model, chosen.stops)
     except BaseException:
         model.close()
@@ -157,13 +165,32 @@ def load(settings: ServeSettings) -> Served:
     return Served(
         model=model,
         name=chosen.name,
-        template=template,
+        chat=chat,
         ends=model.eog_ids() | stop_ids,
         stops=stops,
         context_length=settings.context_length or known,
         created=int(chosen.path.stat().st_mtime),
-        record=chosen.record,
+        record={**chosen.record, "special_tokens": chat.reading if chat else None},
+        refuse_specials=settings.special_tokens == "error",
     )
+
+
+def _chat(model: Model, chosen: Chosen, settings: ServeSettings) -> Chat | None:
+    """Return what makes ids of messages, or None without a template; `auto` reads special strings as training did."""
+    template = _template(model, chosen)
+    if template is None:
+        return None
+    reading = chosen.special_tokens
+    if settings.special_tokens != "auto":
+        reading = "parse" if settings.special_tokens == "parse" else "text"
+        if chosen.recorded and reading != chosen.special_tokens:
+            warn(f"special_tokens {settings.special_tokens}: the run was trained with {chosen.special_tokens}")
+    elif reading == "parse":
+        warn(
+            "the run was trained with special strings in messages parsed, so whoever writes a message can write control"
+            " tokens: train again with data.special_tokens auto, or give --special_tokens text"
+        )
+    return Chat(template, vocabulary.from_gguf(model), reading)
 
 
 def _verify(chosen: Chosen) -> None:
@@ -187,12 +214,13 @@ def _template(model: Model, chosen: Chosen) -> ChatTemplate | None:
                 f"{chosen.path}: its chat template is not the one the run was trained with "
                 f"({text_sha256(source)[:12]}, trained with {chosen.template_sha256[:12]}); {chosen.again}"
             )
-    if source is None:
+    template = from_gguf(model, chosen.template_date)
+    if template is None:
         warn("the model has no chat template: /v1/chat/completions is refused, /v1/completions works")
-        return None
-    names = {"bos_token": model.bos_id, "eos_token": model.eos_id}
-    special = {name: _text(model, token) for name, token in names.items() if token >= 0}
-    return ChatTemplate(source, chosen.template_date, special)
+    elif template.missing_tokens:
+        missing = ", ".join(template.missing_tokens)
+        warn(f"the chat template names {missing}, which the file does not hold: nothing is put there")
+    return template
 
 
 def _stops(model: Model, stops: tuple[str, ...]) -> tuple[frozenset[int], tuple[str, ...]]:
@@ -205,7 +233,3 @@ def _stops(model: Model, stops: tuple[str, ...]) -> tuple[frozenset[int], tuple[
         else:
             strings.append(stop)
     return frozenset(ids), tuple(strings)
-
-
-def _text(model: Model, token: int) -> str:
-    return model.piece(token, special=True).decode("utf-8", "replace")

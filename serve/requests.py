@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from burnish.chat import ChatError
+from burnish.chat import TOKEN_KEYS, ChatError
+from burnish.specials import Chat, find_strings
 from serve.errors import ApiError, from_validation, too_long, unknown_model
 from serve.model import Served
 from serve.schema import UNSUPPORTED, ChatRequest, CompletionRequest, Message, Sampling, Wire
@@ -19,7 +20,7 @@ from serve.settings import ServeSettings
 
 DEFAULT_NAME = "default"
 # what a template is given by us, so a request can't set it
-RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
+RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt", *TOKEN_KEYS})
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
 
@@ -59,8 +60,8 @@ def check_model(name: str, served: Served) -> None:
 
 
 def chat_prompt(request: ChatRequest, served: Served, settings: ServeSettings) -> list[int]:
-    """Render the messages and tokenize the text, with no special tokens added and those in it parsed."""
-    if served.template is None:
+    """Render and tokenize the messages, with no special tokens added; those that a message spells are read as set."""
+    if served.chat is None:
         raise ApiError(
             400, "This model has no chat template; use /v1/completions.", param="model", code="no_chat_template"
         )
@@ -73,11 +74,21 @@ def chat_prompt(request: ChatRequest, served: Served, settings: ServeSettings) -
         raise ApiError(
             400, f"'{min(reserved)}' can't be set.", param=f"chat_template_kwargs.{min(reserved)}", code="invalid_value"
         )
+    messages = [_plain(message) for message in request.messages]
+    if served.refuse_specials:
+        _refuse_specials(served.chat, messages)
     try:
-        text = served.template.render([_plain(m) for m in request.messages], add_generation_prompt=True, **variables)
+        return served.chat.ids(messages, add_generation_prompt=True, **variables)
     except ChatError as error:
         raise ApiError(400, str(error), param="messages", code="invalid_value") from None
-    return served.model.tokenize(text)
+
+
+def _refuse_specials(chat: Chat, messages: Many[dict[str, str]]) -> None:
+    """Raise ApiError 400 for the first special string that a message spells."""
+    for index, field, string in find_strings(chat, messages):
+        param = f"messages[{index}].{field}"
+        what = f"'{string}' is a special token of this model and may not be in a message"
+        raise ApiError(400, f"Invalid '{param}': {what}.", param=param, code="invalid_value")
 
 
 def _plain(message: Message) -> dict[str, str]:

@@ -26,6 +26,11 @@ class ServeSettings(Strict):
         None, description="name that clients ask for; 'default' always works beside it"
     )
     allow_unproven: bool = Field(False, description="serve a run none of whose artefacts passed its exam")
+    special_tokens: Literal["auto", "text", "parse", "error"] = Field(
+        "auto",
+        description="special strings of the model inside messages: text, parse (control tokens), or error (400);"
+        " auto: as the run was trained, text without a run",
+    )
     verify: bool = Field(True, description="check the model file against the record's sha256 before loading")
 
     host: str = Field("127.0.0.1", description="address to listen on")

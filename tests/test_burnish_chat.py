@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.chat import ChatError, ChatTemplate, load_template, named_templates
+from burnish.chat import ChatError, ChatTemplate, from_gguf, from_tokenizer, load_template, named_templates
+from burnish.llama import Model
+from tests.serve_process import small_model
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -77,3 +79,45 @@ def test_what_a_template_refuses_is_said_in_its_words() -> None:
 def test_an_unknown_name_names_the_nearest() -> None:
     with pytest.raises(ChatError, match="did you mean 'llama-3.1'"):
         load_template("llama3.1")
+
+
+NAMING = (
+    "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token }}|{{ sep_token }}|{{ cls_token }}|{{ mask_token }}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}{{ strftime_now('%Y') }}"
+)
+
+
+def test_both_makers_render_the_same_text(base_directory: Path) -> None:
+    """A template that names every special token, and one that is the base's own."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_directory)
+    with Model.open(small_model(), vocab_only=True) as model:
+        one, other = from_tokenizer(tokenizer, "2026-01-02"), from_gguf(model, "2026-01-02")
+        assert one is not None and other is not None and one == other
+        assert one.render(MESSAGES) == tokenizer.apply_chat_template(MESSAGES, tokenize=False)
+        named = from_tokenizer(tokenizer, "2026-01-02", NAMING)
+        assert named is not None
+        theirs = tokenizer.apply_chat_template(MESSAGES, chat_template=NAMING.replace("strftime_now('%Y')", "'2026'"),
+                                               tokenize=False)  # fmt: skip
+        assert named.render(MESSAGES) == theirs
+        assert ChatTemplate(NAMING, "2026-01-02", other.special_tokens).render(MESSAGES) == theirs
+
+
+class Gguf:
+    """The metadata of a byte-level vocabulary without a BOS: llama.cpp answers 11 when it is asked for its id."""
+
+    n_vocab, bos_id, chat_template = 20, 11, NAMING
+
+    def metadata(self) -> dict[str, str]:
+        return {"tokenizer.ggml.eos_token_id": "2", "tokenizer.ggml.padding_token_id": "99"}
+
+    def token_text(self, token: int) -> str:
+        return f"<{token}>"
+
+
+def test_a_token_that_a_gguf_does_not_hold_is_missing_not_made_up() -> None:
+    made = from_gguf(Gguf(), "2026-01-02")
+    assert made is not None and made.special_tokens == {"eos_token": "<2>"}
+    assert made.missing_tokens == ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    assert made.render([]) == "|<2>|||||2026"

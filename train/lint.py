@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .dedupe import repeats
 from .formats import Example, Message
@@ -38,10 +39,16 @@ class LintWarning:
     lines: tuple[int, ...]
 
 
-def lint(examples: Sequence[Example], unit: str = "line") -> list[LintWarning]:
-    """Return the warnings for these rows, the gravest first; `unit` is what their number counts ("line" or "row")."""
+def lint(
+    examples: Sequence[Example], unit: str = "line", parsed: bool = True, known: Collection[str] = ()
+) -> list[LintWarning]:
+    """Return the warnings for these rows, the gravest first; `unit` is what their number counts ("line" or "row").
+
+    `parsed`: special strings in the rows become control tokens. `known` are those that another warning names.
+    """
     found: list[LintWarning] = []
-    for check in _CHECKS:
+    checks: tuple[Check, ...] = (_placeholders, partial(_markers, parsed=parsed, known=known), *_CHECKS)
+    for check in checks:
         found += check(examples, unit)
     return found
 
@@ -55,9 +62,12 @@ def _placeholders(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     return _named("placeholder", "placeholders", named, f"stand in the rows: {advice}", unit)
 
 
-def _markers(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    named = _matches(examples, _MARKER, lambda match: match.group())
+def _markers(examples: Sequence[Example], unit: str, parsed: bool, known: Collection[str]) -> list[LintWarning]:
+    matches = _matches(examples, _MARKER, lambda match: match.group())
+    named = {name: lines for name, lines in matches.items() if name not in known}
     advice = "they would be read as control tokens of a chat template; take them out"
+    if not parsed:
+        advice = "they are trained as ordinary text; take them out if they come from a rendered chat"
     return _named("marker", "chat-template markers", named, f"stand in the rows: {advice}", unit)
 
 
@@ -133,8 +143,6 @@ def _whitespace(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 
 _CHECKS: tuple[Check, ...] = (
-    _placeholders,
-    _markers,
     _garbled,
     _few,
     _duplicates,
@@ -167,15 +175,19 @@ def _named(kind: str, what: str, named: dict[str, tuple[int, ...]], tail: str, u
     """Return one warning that names what was found, in how many rows, and where each is first."""
     if not named:
         return []
+    lines = tuple(sorted({line for lines in named.values() for line in lines}))
+    return [LintWarning(kind, f"{what} {rows_named(named, unit)} {tail}", lines)]
+
+
+def rows_named(named: Mapping[str, tuple[int, ...]], unit: str) -> str:
+    """Return "NAME (3 rows, first line 7) and NAME (1 row, first line 9)", the first few of many."""
     shown = [
         f"{name} ({_rows(len(lines))}, first {unit} {lines[0]})"
         for name, lines in list(named.items())[:MOST_NAMES_SHOWN]
     ]
     if more := len(named) - len(shown):
         shown.append(f"{more} more")
-    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-    lines = tuple(sorted({line for lines in named.values() for line in lines}))
-    return [LintWarning(kind, f"{what} {listed} {tail}", lines)]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _where(lines: Sequence[int], unit: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from burnish.chat import ChatError, ChatTemplate
 from burnish.errors import UserError
+from burnish.specials import Chat, Reading, find_strings
+from burnish.vocabulary import Vocabulary
 from train.formats import Example
 
 IGNORED = -100
@@ -22,6 +24,7 @@ class Codec:
     """What this room needs of a tokenizer.
 
     `encode` adds no special tokens and parses those in the text; `terminators` are the ids that may end a turn.
+    `vocabulary` and `reading` say what special strings in messages are; without a vocabulary they are parsed.
     """
 
     encode: Callable[[str], list[int]]
@@ -29,6 +32,14 @@ class Codec:
     terminators: frozenset[int]
     bos: tuple[int, ...]  # what the tokenizer puts before a plain text
     eos: int
+    vocabulary: Vocabulary | None = None
+    reading: Reading = "text"
+
+    def chat(self, template: ChatTemplate) -> Chat:
+        """Return what turns messages into ids, as the server will."""
+        if self.vocabulary is None:
+            return Chat(template, Vocabulary({}, self.encode, lambda parts: []), "parse")
+        return Chat(template, self.vocabulary, self.reading)
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,9 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
     the tokenized prompt, and no two spans may overlap.
     """
     faults: list[str] = []
+    chat = codec.chat(template) if template else None
     for row in rows:
-        if not row.example.messages or template is None:
+        if not row.example.messages or chat is None:
             continue
         last = 0
         for (start, end), turn in zip(row.spans, row.turns, strict=True):
@@ -108,7 +120,9 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
                 faults.append(
                     f"{where}: the template or tokenizer changes the response: {content[:40]!r} became {found[:40]!r}"
                 )
-            if row.input_ids[:start] != codec.encode(template.render(before, add_generation_prompt=True)):
+            if read := _read_as_tokens(row, chat, turn, row.input_ids[start : end - 1]):
+                faults.append(f"{where}: {', '.join(read)} in its text became a control token")
+            if row.input_ids[:start] != chat.ids(before, add_generation_prompt=True):
                 faults.append(f"{where}: what comes before it is not the prompt that the server would send")
             if start < last:
                 faults.append(f"{where}: its tokens overlap those of the turn before")
@@ -127,8 +141,9 @@ def _chat_rows(example: Example, template: ChatTemplate | None, codec: Codec) ->
     if template is None:
         raise MaskError("chat rows need a chat template")
     assert example.messages is not None
+    chat = codec.chat(template)
     turns = [
-        _turn(example, index, template, codec)
+        _turn(example, index, chat, codec)
         for index, message in enumerate(example.messages)
         if message.role == "assistant"
     ]
@@ -154,19 +169,19 @@ def _row(example: Example, turns: list[_Turn]) -> Row:
     return Row(example, ids, spans, tuple(t.index for t in trained))
 
 
-def _turn(example: Example, index: int, template: ChatTemplate, codec: Codec) -> _Turn:
+def _turn(example: Example, index: int, chat: Chat, codec: Codec) -> _Turn:
     """Tokenize the prompt of one assistant turn as the server will, and its response up to the terminator."""
     assert example.messages is not None
     messages = [message.to_dict() for message in example.messages[: index + 1]]
-    prompt = template.render(messages[:-1], add_generation_prompt=True)
-    full = template.render(messages)
-    if not full.startswith(prompt):
-        raise MaskError(_why_not_prefix(prompt, full, index))
-    prompt_ids, full_ids = codec.encode(prompt), codec.encode(full)
+    prompt = chat.render(messages[:-1], add_generation_prompt=True)
+    full = chat.render(messages)
+    if not full.text.startswith(prompt.text):
+        raise MaskError(_why_not_prefix(prompt.text, full.text, index))
+    prompt_ids, full_ids = chat.encode(prompt), chat.encode(full)
     if full_ids[: len(prompt_ids)] == prompt_ids:
         response = full_ids[len(prompt_ids) :]
     else:  # a token would cross from prompt to response, which can't happen when generating
-        response = codec.encode(full[len(prompt) :])
+        response = chat.encode(full.after(len(prompt.text)))
     ends = [i for i, token in enumerate(response) if token in codec.terminators]
     if not ends or codec.decode(response[ends[-1] + 1 :]).strip():
         raise MaskError(
@@ -174,6 +189,15 @@ def _turn(example: Example, index: int, template: ChatTemplate, codec: Codec) ->
             " so the model would never learn to stop; choose another template with chat.template"
         )
     return _Turn(index, prompt_ids, response[: ends[-1] + 1], example.messages[index].train)
+
+
+def _read_as_tokens(row: Row, chat: Chat, turn: int, ids: Sequence[int]) -> list[str]:
+    """Return the special strings of a response that are control tokens among its ids, where text is to stay text."""
+    assert row.example.messages is not None
+    if chat.reading == "parse":
+        return []
+    spelled = {string for _, _, string in find_strings(chat, [row.example.messages[turn].to_dict()])}
+    return sorted(string for string in spelled if chat.vocabulary.specials[string] in ids)
 
 
 def _why_not_prefix(prompt: str, full: str, index: int) -> str:

@@ -11,6 +11,7 @@ from burnish.base import Base, resolve
 from burnish.chat import ChatTemplate
 from burnish.console import say, warn
 from burnish.run import file_sha256
+from burnish.specials import Reading
 from train import template as templates
 from train.formats import Conversion, Example, convert, recognise
 from train.lint import lint
@@ -18,6 +19,7 @@ from train.mask import Codec, MaskError, Row, build, prove
 from train.read import DataError, read_rows
 from train.settings import DataSection, TrainSettings
 from train.split import apart, near, split
+from train.written import reading, refuse, special_strings, written_warning
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Prepared:
     eval_sha256: str | None = None
 
     @property
+    def special_tokens(self) -> Reading:
+        """What data.special_tokens became."""
+        return self.codec.reading
+
+    @property
     def terminators(self) -> list[int]:
         """The ids that end the trained spans, each once; where a row was cut its last token is no end."""
         return list(
@@ -71,17 +78,24 @@ def prepare(settings: TrainSettings) -> Prepared:
         examples, shared = apart(converted.examples, heldout_examples, data)
     base = resolve(settings.base.id, settings.base.revision)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
-    codec = templates.codec(tokenizer)
+    codec = templates.codec(tokenizer, reading(data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
     if converted.format != "text":
         template = templates.require(template, settings.base)
+    written = special_strings(converted.examples, template, codec)
+    if data.special_tokens == "error":
+        refuse(converted.examples, template, codec, data.path)
+        refuse(heldout_examples or (), template, codec, str(data.eval_path))
     maker = _RowMaker(template, codec, data)
     rows = maker.rows(examples, data.path)
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
     train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
-    found = lint(converted.examples, converted.examples[0].unit)
+    parsed = converted.format == "text" or codec.reading == "parse"
+    found = lint(converted.examples, converted.examples[0].unit, parsed, written)
     close, warning = near(train, heldout, data)
     warnings = [w.text for w in found] + [warning] * bool(warning)
+    if written and data.special_tokens in ("auto", "parse"):
+        warnings.insert(0, written_warning(written, converted.examples[0].unit, codec.reading))
     prepared = Prepared(
         base,
         tokenizer,

@@ -62,6 +62,7 @@ def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
         "chat_template_sha256": began["chat_template_sha256"] if prepared.format != "text" else None,
         "template_date": began["template_date"],
         "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
+        "special_tokens": prepared.codec.reading,
         "max_length": resolved.data.max_length,
     }
 

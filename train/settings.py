@@ -40,6 +40,11 @@ class DataSection(Strict):
     )
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
+    special_tokens: Literal["auto", "text", "parse", "error"] = Field(
+        "auto",
+        description="special strings of the base inside messages: text, parse (control tokens), or an error;"
+        " auto: text, with a warning",
+    )
     eval_path: str | None = Field(None, description="a file of held-out rows; none: split some off")
     eval_overlap: Literal["error", "drop", "allow"] = Field(
         "error", description="rows of eval_path that are in path as well; drop: not trained"

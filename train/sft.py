@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from transformers import set_seed
 from trl import SFTTrainer
 
 from burnish import run as runs
+from burnish.chat import ChatError
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
+from burnish.probe import Probe
 from burnish.run import Run, TrainRecord
 from train import begin
 from train import model as models
@@ -56,7 +59,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
     asked = questions(prepared.heldout, prepared.codec, resolved.exam)
-    exam = sit(trainer.model, asked, prepared.codec, resolved.exam)
+    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), probe=_probe(prepared))
     with runs.whole_directory(run.path / "exam") as directory:
         exam.save(directory)
     _judge(exam)
@@ -64,6 +67,17 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     run.write(record)
     runs.point_latest(run)
     return record
+
+
+def _probe(prepared: Prepared) -> Probe | None:
+    """Return the chat by which artefacts show how they read special strings in messages; plain texts have none."""
+    if prepared.template is None or prepared.format == "text":
+        return None
+    try:
+        return Probe.of(prepared.codec.chat(prepared.template))
+    except ChatError as error:
+        warn(f"the exam can't prove how special strings in messages are read: {error}")
+        return None
 
 
 def _packs(resolved: Resolved, backend: models.Backend, model: Any) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from burnish.chat import ChatError, ChatTemplate, load_template, named_templates
+from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template, named_templates
 from burnish.config import ConfigError
 from burnish.files import first_line
+from burnish.specials import Reading
+from burnish.vocabulary import from_tokenizer as vocabulary_of
 from train.mask import Codec
 from train.settings import BaseSection, ChatSection
 
 MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
-TOKEN_VARIABLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def load_tokenizer(directory: Path, base: BaseSection) -> Any:
@@ -40,14 +42,8 @@ def loading_fault(base: BaseSection, error: Exception) -> str:
 
 def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
     """Return the run's template: the named one, the file's, else the base's own; None where the base has none."""
-    source = load_template(chat.template) if chat.template else tokenizer.chat_template
-    if isinstance(source, dict):  # a base with several keeps its plain one under "default"
-        source = source.get("default")
-    if not source:
-        return None
     date = chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
-    named = {name: value for name in TOKEN_VARIABLES if (value := getattr(tokenizer, name, None))}
-    return ChatTemplate(source, date, named)
+    return from_tokenizer(tokenizer, date, load_template(chat.template) if chat.template else None)
 
 
 def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
@@ -60,22 +56,29 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
     return template
 
 
-def codec(tokenizer: Any) -> Codec:
-    """Return the seam to the tokenizer that masking uses."""
+def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
+    """Return the seam to the tokenizer that masking uses; `reading` says what special strings in messages are."""
     plain = tokenizer("x", add_special_tokens=True).input_ids
     bare = tokenizer("x", add_special_tokens=False).input_ids
     bos = tuple(plain[: len(plain) - len(bare)]) if plain[-len(bare) :] == bare else ()
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
+    encode = partial(_encode, tokenizer)
     return Codec(
-        encode=lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids),
+        encode=encode,
         decode=lambda ids: str(
             tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         ),
         terminators=frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids, *_added_special(tokenizer)}),
         bos=bos,
         eos=tokenizer.eos_token_id,
+        vocabulary=vocabulary_of(tokenizer, encode),
+        reading=reading,
     )
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def warnings(

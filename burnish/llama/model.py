@@ -131,6 +131,10 @@ class Model:
         self.check_ids([token])
         return str((api.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace"))
 
+    def attributes(self) -> list[int]:
+        """Return of each token what kind it is and how it strips blanks beside it: the bits of llama_token_attr."""
+        return [api.llama_vocab_get_attr(self.vocab, i) for i in range(self.n_vocab)]
+
     def is_eog(self, token: int) -> bool:
         """Whether this token ends generation."""
         return token in self.eog_ids()

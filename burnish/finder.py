@@ -1,0 +1,60 @@
+"""Finds the special strings of a vocabulary in a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds the special strings of a vocabulary in a text, in time linear in its length."""
+
+    strings: frozenset[str]
+
+    @cached_property
+    def _head(self) -> int:
+        return min((len(string) for string in self.strings), default=0)
+
+    @cached_property
+    def _lengths(self) -> Mapping[str, tuple[int, ...]]:
+        """The lengths of the strings that have the same head, the longest first."""
+        found: dict[str, set[int]] = {}
+        for string in self.strings:
+            found.setdefault(string[: self._head], set()).add(len(string))
+        return {head: tuple(sorted(lengths, reverse=True)) for head, lengths in found.items()}
+
+    @cached_property
+    def _candidate(self) -> re.Pattern[str]:
+        """A character where a string may begin, by what its head may be at each place."""
+        first, *others = ({string[i] for string in self.strings} for i in range(self._head)) if self._head else [set()]
+        return re.compile(_any_of(first).pattern + (f"(?={''.join(_any_of(o).pattern for o in others)})"))
+
+    @cached_property
+    def edges(self) -> frozenset[str]:
+        """The characters that special strings begin and end with, blanks apart."""
+        return frozenset(c for string in self.strings for c in (string.strip()[0], string.strip()[-1]))
+
+    @cached_property
+    def edge(self) -> re.Pattern[str]:
+        """A pattern of one such character."""
+        return _any_of(self.edges)
+
+    def find(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Yield start, end and string of each special string, the leftmost first, the longest where several begin."""
+        end = 0
+        for match in self._candidate.finditer(text):
+            start = match.start()
+            if start < end:
+                continue
+            for length in self._lengths.get(text[start : start + self._head], ()):
+                if (string := text[start : start + length]) in self.strings:
+                    end = start + length
+                    yield start, end, string
+                    break
+
+
+def _any_of(characters: Collection[str]) -> re.Pattern[str]:
+    return re.compile(f"[{re.escape(''.join(sorted(characters)))}]" if characters else r"(?!)")

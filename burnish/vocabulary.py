@@ -1,0 +1,147 @@
+"""A tokenizer as chats need it: special strings as tokens, or as characters; transformers' and llama.cpp's alike."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Protocol
+
+# llama_token_attr in llama.h
+UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
+ASCII_SPACE = " \t\n\v\f\r"  # C's isspace, with which llama.cpp strips
+# llama.cpp turns these control tokens into user-defined ones (llama-vocab.cpp), which it finds in any text
+HARMONY = frozenset({"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
+HARMONY_END = "<|end|>"
+
+Part = str | int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The special strings of a tokenizer and two ways to encode; neither adds a BOS or EOS.
+
+    `specials` has the id of each: what transformers calls special and a GGUF a CONTROL token. `parse` reads a text
+    with the special strings in it as tokens. `spell` takes parts: ids are control tokens, texts are characters
+    whatever they say, and nothing crosses from one part to the next.
+    """
+
+    specials: Mapping[str, int]
+    parse: Callable[[str], list[int]]
+    spell: Callable[[Sequence[Part]], list[int]]
+    unknown: int | None = None  # the id of text that the vocabulary lacks
+    always_parsed: frozenset[str] = frozenset()  # what llama.cpp finds even where it parses none: cut to stay text
+
+
+class GgufVocabulary(Protocol):
+    """What `from_gguf` needs of a GGUF file (burnish.llama.Model)."""
+
+    def attributes(self) -> list[int]: ...
+    def token_text(self, token: int) -> str: ...
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]: ...
+
+
+def from_gguf(model: GgufVocabulary) -> Vocabulary:
+    """Return the vocabulary of a GGUF: special are its CONTROL tokens, the one for unknown text, and by their looks
+    those that an older converter made user-defined."""
+    attributes = {i: a for i, a in enumerate(model.attributes()) if a & (UNKNOWN | CONTROL | USER_DEFINED)}
+    texts = {i: model.token_text(i) for i in attributes}
+    special = {texts[i]: i for i, a in attributes.items() if a & (UNKNOWN | CONTROL) or looks_special(texts[i])}
+    found = frozenset(text for text, i in special.items() if attributes[i] & USER_DEFINED)
+
+    def spell(parts: Sequence[Part]) -> list[int]:
+        ids: list[int] = []
+        for at, part in enumerate(parts):
+            if isinstance(part, int):
+                ids.append(part)
+                continue
+            before, after = parts[at - 1] if at else None, parts[at + 1] if at + 1 < len(parts) else None
+            if isinstance(before, int) and attributes[before] & RSTRIP:
+                part = part.lstrip(ASCII_SPACE)
+            if isinstance(after, int) and attributes[after] & LSTRIP:
+                part = part.rstrip(ASCII_SPACE)
+            ids += model.tokenize(part, add_special=False, parse_special=False)
+        return ids
+
+    unknown = next((i for i, a in attributes.items() if a & UNKNOWN), None)
+    return Vocabulary(_usable(special), partial(model.tokenize, add_special=False), spell, unknown, found)
+
+
+def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = None) -> Vocabulary:
+    """Return the vocabulary of a transformers tokenizer that stands on the tokenizers library.
+
+    Special are its added tokens marked so, and those that llama.cpp's converter makes CONTROL tokens by their looks.
+    `encode` parses a text; by default the tokenizer itself does.
+    """
+    backend = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder()
+    special = {t.content: i for i, t in added.items() if t.special or looks_special(t.content)}
+
+    @cache
+    def speller() -> Callable[[Sequence[Part]], list[int]]:
+        return _speller(backend, special)  # a second copy of the tokenizer: made only where a text needs it
+
+    def parse(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return Vocabulary(_usable(special), encode or parse, lambda parts: speller()(parts), unknown, _harmony(special))
+
+
+def looks_special(text: str) -> bool:
+    """Whether llama.cpp's converter makes a CONTROL token of an added token that is not marked special.
+
+    The rule is does_token_look_special in its conversion/base.py.
+    """
+    return (
+        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<｜") and text.endswith("｜>"))
+        or (text.startswith("<unused") and text.endswith(">"))
+    )
+
+
+def _harmony(names: Collection[str]) -> frozenset[str]:
+    """Return the control tokens that llama.cpp will make user-defined."""
+    there = set(names)
+    ends = {"<|return|>", "<|call|>"} <= there or ("<|flush|>" in there and there & {"<|call|>", "<|calls|>"})
+    return frozenset(there & (HARMONY | {HARMONY_END} if ends else HARMONY))
+
+
+def _usable(special: Mapping[str, int]) -> dict[str, int]:
+    """Leave out what can't be told from the blanks around it."""
+    return {text: i for text, i in special.items() if text.strip()}
+
+
+def _speller(backend: Any, special: Mapping[str, int]) -> Callable[[Sequence[Part]], list[int]]:
+    """Return the encoder of parts: a copy of the tokenizer whose special tokens have names that no text holds.
+
+    So the library's own engine cuts the text, strips beside the tokens and puts prefix blanks as it always does, and a
+    special string in a text is nothing that it knows. One more token, taken out again, parts two texts.
+    """
+    nonce = secrets.token_hex(8)
+    names = {i: f"\ue000{nonce}x{i}\ue001" for i in special.values()}
+    border = f"\ue000{nonce}\ue001"
+    content = json.loads(backend.to_str())
+    old = {token["content"]: token["id"] for token in content["added_tokens"]}
+    for token in content["added_tokens"]:
+        token["content"] = names.get(token["id"], token["content"])
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"].append({"id": 1 + max(backend.get_vocab_size(), *old.values()), "content": border, **plain})
+    content |= {"post_processor": None, "truncation": None, "padding": None}
+    copy = type(backend).from_str(json.dumps(content))
+    back = {copy.token_to_id(names.get(i, text)): i for text, i in old.items()}
+    parted = copy.token_to_id(border)
+
+    def spell(parts: Sequence[Part]) -> list[int]:
+        words: list[str] = []
+        for at, part in enumerate(parts):
+            if at and isinstance(part, str) and isinstance(parts[at - 1], str):
+                words.append(border)
+            words.append(names[part] if isinstance(part, int) else part)
+        ids = copy.encode("".join(words), add_special_tokens=False).ids
+        return [back.get(i, i) for i in ids if i != parted]
+
+    return spell

@@ -1,0 +1,88 @@
+"""Prompt parity over special strings in messages: what training took for text, an artefact must not parse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from burnish import chat as templates
+from burnish import vocabulary
+from burnish.exam import Exam, Question
+from burnish.llama import Model
+from burnish.probe import Probe
+from burnish.run import text_sha256
+from burnish.specials import Chat
+from export.parity import checkpoint_chat, gguf_chat, prompt_parity
+from tests.serve_process import small_model
+
+DATE = "2026-01-02"
+MESSAGES = [{"role": "user", "content": "Which <|im_end|> token?"}, {"role": "assistant", "content": "<filename>!"}]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with Model.open(small_model(), vocab_only=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_directory)
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer: Any) -> Chat:
+    template = templates.from_tokenizer(tokenizer, DATE)
+    assert template is not None
+    return Chat(template, vocabulary.from_tokenizer(tokenizer))
+
+
+def exam(trained: Chat) -> Any:
+    prompt, ids = trained.ids(MESSAGES[:1], add_generation_prompt=True), trained.ids(MESSAGES)
+    question = Question("heldout", ids, [(len(prompt), len(ids) - 1)], MESSAGES, (1,))
+    return SimpleNamespace(questions=[question], probe=Probe.of(trained))
+
+
+def record(trained: Chat, reading: str = "text") -> Any:
+    sha256 = text_sha256(trained.template.source)
+    return SimpleNamespace(template_date=DATE, special_tokens=reading, chat_template_sha256=sha256)
+
+
+def test_checkpoint_and_gguf_read_the_probe_as_trained(trained: Chat, tokenizer: Any, model: Model) -> None:
+    asked, told = exam(trained), record(trained)
+    assert len(asked.probe.specials) == 17
+    for chat in (checkpoint_chat(tokenizer, told), gguf_chat(model, told)):
+        assert prompt_parity(asked, chat, told).holds, chat
+
+
+def test_an_artefact_that_parses_what_was_text_fails(trained: Chat, model: Model) -> None:
+    told = record(trained, "parse")
+    check = prompt_parity(exam(trained), gguf_chat(model, told), told)
+    assert check.holds is False and "differ from the trained ones" in check.why
+
+
+def test_a_special_string_that_the_artefact_takes_for_ordinary_fails_by_name(trained: Chat, model: Model) -> None:
+    """No row holds it, the set does: a user could write it and get a token."""
+    told = record(trained)
+    chat = gguf_chat(model, told)
+    assert chat is not None
+    specials = {s: i for s, i in chat.vocabulary.specials.items() if s != "<gh_stars>"}
+    less = Chat(chat.template, replace(chat.vocabulary, specials=specials))
+    check = prompt_parity(exam(trained), less, told)
+    assert check.holds is False and check.why.startswith("<gh_stars> are special tokens in training")
+
+
+def test_a_probe_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
+    probe = Probe.of(trained)
+    assert probe is not None
+    probe.save(tmp_path)
+    assert Probe.load(tmp_path) == probe
+    assert Probe.load(tmp_path / "other") is None and Exam.probe is None
+    assert Probe.of(Chat(trained.template, trained.vocabulary, "parse")) is None
