@@ -4,7 +4,7 @@
                             [--directory DIR] [--json FILE]
 
 A random Llama of the shape (float16, several shards) is made under DIR and removed afterwards. The questions are
-random: `--rows` of `--tokens` tokens, the second half scored, and five general texts of 64 tokens. Each exam runs
+random: `--rows` of `--tokens` tokens, the second half scored, and five general texts half as long. Each exam runs
 in its own child process, from a cold page cache; the kinds take turns. Imports are not timed.
 """
 
@@ -32,7 +32,7 @@ from burnish.exam import Answers, Question
 from burnish.exam_memory import ExamMemory
 
 KINDS = ("streamed", "whole")
-GENERAL_TEXTS, GENERAL_TOKENS = 5, 64
+GENERAL_TEXTS = 5
 MOST_BYTES, MOST_WALL, MOST_DIFFERENCE = 3 * 2**30, 1.5, 1e-3  # what the project promises; nats
 
 
@@ -43,8 +43,7 @@ def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
     for _ in range(rows):
         made.append(Question("heldout", numbers.integers(3, vocabulary, tokens).tolist(), [(tokens // 2, tokens)]))
     for _ in range(GENERAL_TEXTS):
-        ids = numbers.integers(3, vocabulary, GENERAL_TOKENS).tolist()
-        made.append(Question("general", ids, [(1, GENERAL_TOKENS)]))
+        made.append(Question("general", numbers.integers(3, vocabulary, tokens // 2).tolist(), [(1, tokens // 2)]))
     return made
 
 

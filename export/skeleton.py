@@ -102,7 +102,10 @@ class Skeleton:
 
 
 def read_skeleton(directory: Path) -> Skeleton:
-    """Build the model of a checkpoint. Raises NotStreamable where its layers are not to be found."""
+    """Build the model of a checkpoint.
+
+    Raises NotStreamable where its layers are not to be found, ShardError where tensors are missing.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(directory)
@@ -120,17 +123,23 @@ def read_skeleton(directory: Path) -> Skeleton:
         name: _Later(partial(read_float32, source)) if owners[name] is None and name not in tables else _nothing(source)
         for name, source in stored.items()
     }
-    model = (
-        type(outline)
-        .from_pretrained(None, config=outline.config, state_dict=given, dtype=torch.float32, **options)
-        .eval()
-    )
+    options |= {"config": outline.config, "state_dict": given}
+    model = from_pretrained(type(outline), None, directory, **options)
     _leave_on_disk(model, {target: stored[name] for name, target in tables.items()})
     own = [{name: stored[name] for name, owner in owners.items() if owner == layer} for layer in layers]
     return Skeleton(model, [model.get_submodule(name) for name in layers], layers, own)
 
 
-def attention(config: Any) -> dict[str, str]:
+def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: Any) -> Any:
+    """Load a model in float32. Raises ShardError where the checkpoint lacks tensors: they would be random."""
+    model, info = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ShardError(f"{directory}: lacks {len(missing)} of the model's tensors: {named}")
+    return model.eval()
+
+
+def attention(config: Any) -> dict[str, Any]:
     """Return from_pretrained's option for attention as training has it: sdpa leaves capped scores uncapped."""
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return {"attn_implementation": "eager"} if capped else {}

@@ -16,8 +16,8 @@ from burnish.errors import UserError
 from burnish.exam import Floats, Question
 from burnish.exam_memory import chunk_positions, group_tokens
 from export import lockstep
-from export.shards import sources
-from export.skeleton import NotStreamable, Skeleton, attention, read_skeleton
+from export.shards import ShardError, sources
+from export.skeleton import NotStreamable, Skeleton, attention, from_pretrained, read_skeleton
 
 GIB = 2**30
 
@@ -135,7 +135,10 @@ def _head(model: Any, kind: type, states: torch.Tensor) -> Floats:
 
 
 def whole_logits(directory: Path, questions: Sequence[Question], reason: str) -> Iterator[Floats]:
-    """Yield logits of the whole model in float32, a question at a time. Raises UserError where it does not fit."""
+    """Yield logits of the whole model in float32, a question at a time.
+
+    Raises UserError where it does not fit, ShardError where transformers can't load it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     needed = sum(2 * source.nbytes for source in sources(directory)) / GIB
@@ -145,8 +148,11 @@ def whole_logits(directory: Path, questions: Sequence[Question], reason: str) ->
         raise UserError(f"{what}, and whole it needs {needed:.1f} GiB of memory, {free:.1f} GiB are free")
     warn(f"{what}: it is loaded whole, {needed:.1f} GiB")
     gc.collect()
-    options = attention(AutoConfig.from_pretrained(directory))
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
+    try:
+        options = attention(AutoConfig.from_pretrained(directory))
+        model = from_pretrained(AutoModelForCausalLM, directory, directory, **options)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ShardError(f"{directory}: transformers can't load it: {str(error).splitlines()[0]}") from None
     with torch.inference_mode():
         for question in questions:
             logits = model(input_ids=torch.tensor([question.input_ids]), use_cache=False).logits[0, question.positions]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -182,6 +183,23 @@ def test_a_checkpoint_that_ends_too_early_is_one_clear_line(tmp_path: Path) -> N
     with pytest.raises(ShardError, match="is damaged: it ends inside") as caught:
         list(checkpoint_logits(directory, asked()))
     assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize("lost", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_missing_tensor_is_named_and_never_random(lost: str, tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "m", "llama")
+    tensors = load_file(directory / "model.safetensors")
+    save_file({name: t for name, t in tensors.items() if name != lost}, directory / "model.safetensors")
+    with pytest.raises(ShardError, match=f"lacks 1 of the model's tensors: {lost}"):
+        list(checkpoint_logits(directory, asked()))
+
+
+def test_what_is_no_model_of_transformers_is_one_clear_line(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "m", "llama")
+    (directory / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(ShardError, match="transformers can't load it") as caught:
+        list(checkpoint_logits(directory, asked()))
+    assert len(caught.value.faults) == 1 and "\n" not in caught.value.faults[0]
 
 
 def test_a_matrix_on_disk_is_read_where_it_is_needed_and_is_whole_elsewhere(tmp_path: Path) -> None:
