@@ -80,8 +80,8 @@ class Answers:
         """Put the answers to several questions one after another."""
         return Answers(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
 
-    def take(self, mask: npt.NDArray[np.bool_]) -> Answers:
-        """Return the answers at the positions where `mask` is true."""
+    def take(self, mask: npt.NDArray[np.bool_] | slice) -> Answers:
+        """Return the answers at the positions where `mask` is true, or that lie in a slice."""
         return Answers(self.ids[mask], self.logp[mask], self.true[mask])
 
 

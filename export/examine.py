@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
 from burnish.fidelity import Fidelity
 from burnish.intervals import Estimate, estimate
-from burnish.llama import Model, score
+from burnish.llama import Model, score_chunks
 from burnish.run import TrainRecord, read_json
 from export.parity import Check, checkpoint_chat, gguf_chat, prompt_parity
+from export.streamed import checkpoint_logits
 
 NAMED = 8  # how many wrong stops a message names
 
@@ -31,37 +31,26 @@ class Sat:
 
 
 def sit(exam: Exam, logits: Iterable[Floats], merged: Answers | None, title: str) -> Sat:
-    """Read each question's logits [positions, vocabulary] in order, and keep only what the record needs."""
+    """Read logits, [some positions, vocabulary] at a time in the exam's order, and keep only what the record needs."""
+    targets = [target for question in exam.questions for target in question.targets]
     answers, trained, against = [], [], []
     start = 0
-    with bar(f"examine {title}", len(exam.questions)) as tick:
-        for number, (question, rows) in enumerate(zip(exam.questions, logits, strict=True)):
-            mask = np.zeros(len(exam.base_true), dtype=bool)
-            mask[start : (start := start + len(question.positions))] = True
-            answers.append(Answers.of(rows, question.targets))
-            trained.append(Compared.of(rows, exam.trained.take(mask)))
+    with bar(f"examine {title}", len(targets)) as tick:
+        for rows in logits:
+            part = slice(start, start := start + len(rows))
+            answers.append(Answers.of(rows, targets[part]))
+            trained.append(Compared.of(rows, exam.trained.take(part)))
             if merged is not None:
-                against.append(Compared.of(rows, merged.take(mask)))
-            tick(number + 1)
+                against.append(Compared.of(rows, merged.take(part)))
+            tick(start)
+    if start != len(targets):
+        raise AssertionError(f"{title}: logits of {start} positions, the exam has {len(targets)}")
     return Sat(Answers.join(answers), Compared.join(trained), Compared.join(against) if against else None)
 
 
-def checkpoint_logits(directory: Path, exam: Exam) -> Iterator[Floats]:
-    """Yield a merged checkpoint's logits a question, through transformers."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # the exam has its own
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        for question in exam.questions:
-            logits = model(input_ids=torch.tensor([question.input_ids]), use_cache=False).logits[0, question.positions]
-            yield logits.float().numpy()
-
-
 def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
-    """Yield a GGUF's logits a question, through llama.cpp itself."""
-    yield from score(model, [(q.input_ids, q.positions) for q in exam.questions])
+    """Yield a GGUF's logits, some positions at a time, through llama.cpp itself."""
+    yield from score_chunks(model, [(q.input_ids, q.positions) for q in exam.questions])
 
 
 def fidelity(exam: Exam, sat: Sat, parity: Check, terminator: Check) -> dict[str, Any]:
@@ -169,7 +158,7 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
     """Return the fidelity of a merged checkpoint, asked through transformers, and its answers."""
     from transformers import AutoTokenizer
 
-    sat = sit(exam, checkpoint_logits(directory, exam), None, title)
+    sat = sit(exam, checkpoint_logits(directory, exam.questions), None, title)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record)
     eos = read_json(directory / "generation_config.json")["eos_token_id"]

@@ -98,6 +98,16 @@ def test_a_row_longer_than_one_chunk_scores_as_in_one_sequence(model: Model) -> 
     assert len(ids) > 600 and right / len(positions) > 0.9
 
 
+def test_chunks_of_logits_are_the_rows_that_score_gives(model: Model) -> None:
+    ids = model.tokenize("one two three four five six seven eight nine ten " * 20)
+    asked = [(ids, list(range(3, 140))), (ids[:9], [0, 8])]
+    chunks = list(llama.score_chunks(model, asked))
+    assert max(map(len, chunks)) <= 64 and len(chunks) > 3
+    assert np.array_equal(np.concatenate(chunks), np.concatenate(list(llama.score(model, asked))))
+    with pytest.raises(LlamaError, match="must rise"):
+        list(llama.score_chunks(model, [(ids, [4, 2])]))
+
+
 def test_ids_and_positions_outside_are_refused_before_llama_cpp_sees_them(model: Model) -> None:
     with Context(model, n_ctx=64, n_batch=8) as context:
         with pytest.raises(LlamaError, match="vocabulary"):

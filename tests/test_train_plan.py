@@ -197,18 +197,17 @@ def test_a_model_without_attention_has_a_shape() -> None:
     assert plan(settings(base={"quantization": "none"}), made, LENGTHS, cpu).peak_bytes > 0
 
 
-def test_plan_says_it_in_three_lines_and_loads_no_weights(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_plan_says_it_in_four_lines_and_loads_no_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     bare = tmp_path / "no-weights"
     shutil.copytree(tiny_base, bare)
     (bare / "model.safetensors").write_bytes(b"")
     done = cli("train", "plan", "--base.id", str(bare), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
-    one, two, three = (line for line in done.stderr.splitlines() if line.startswith("plan: "))
+    one, two, three, four = (line for line in done.stderr.splitlines() if line.startswith("plan: "))
     assert "transformers on cpu, quantization none" in one
     assert "memory" in two and "disk" in two
     assert "18 steps" in three and "micro-batches" in three
+    assert "export examines the merge" in four and "a layer in float32" in four
     assert not (tmp_path / "runs").exists()
 
 

@@ -12,13 +12,15 @@ import torch
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
+from burnish.exam_memory import ExamMemory
 from train import model as models
 from train import peft_config
 from train.plan import Machine, plan
 from train.prepare import Prepared
 from train.resolve import Resolved, changed, resolve, with_adapter
 from train.settings import LoraSection, TrainSettings
-from train.shape import empty_model, shape_of
+from train.shape import empty_model, exam_sizes, shape_of
+from train.sit import questions
 from train.template import loading_fault
 
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
@@ -42,6 +44,9 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
     made = plan(settings, shape_of(model), lengths, _machine(settings))
     for line in made.lines():
         say(line)
+    rows = questions(prepared.heldout, prepared.codec, settings.exam)
+    examined = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
+    say(f"plan: export examines the merge layer by layer: {examined.line()}")
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
         need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from burnish.exam_memory import Sizes
+
 NF4_BYTES = 0.5 + 4 / 64  # codes, and a scale of 64 weights in float32 (train/fused.py)
 
 
@@ -80,4 +82,25 @@ def shape_of(model: Any) -> Shape:
     return Shape(
         layers, hidden, int(text.vocab_size), sizes, every - sum(o * i for o, i in sizes), round(kept),
         max((out for out, _ in sizes), default=hidden),
+    )  # fmt: skip
+
+
+def exam_sizes(model: Any) -> Sizes:
+    """Return the sizes that decide what export's exam of the merged model takes: it loads one layer at a time."""
+    text = model.config.get_text_config()
+    layers: dict[str, int] = {}
+    around = 0
+    for name, module in model.named_modules():
+        if any(f"{name}.".startswith(f"{layer}.") for layer in layers):
+            continue
+        if isinstance(module, torch.nn.ModuleList):
+            layers |= {
+                f"{name}.{k}": sum(p.numel() for p in child.parameters()) for k, child in module.named_children()
+            }
+        elif not isinstance(module, torch.nn.Embedding | torch.nn.Linear):  # those stay in their files
+            around += sum(p.numel() for p in module.parameters(recurse=False))
+    capped = getattr(text, "attn_logit_softcapping", None)
+    return Sizes(
+        max(layers.values(), default=0), around, int(text.hidden_size), shape_of(model).widest, int(text.vocab_size),
+        int(text.num_attention_heads) if capped else 0,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from burnish.llama.model import Model
 from burnish.llama.quantize import Quantized, quantization_types, quantize
 from burnish.llama.runtime import LlamaError, cpu_variant
 from burnish.llama.sampler import Sampler
-from burnish.llama.score import score
+from burnish.llama.score import score, score_chunks
 
 __all__ = [
     "MOST_SEQUENCES",
@@ -22,4 +22,5 @@ __all__ = [
     "quantization_types",
     "quantize",
     "score",
+    "score_chunks",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,6 +24,29 @@ def score(
     One context sized to the longest row; only the asked positions are computed. Raises LlamaError for a position
     outside its row, and where llama.cpp fails.
     """
+    for (_, positions), chunks in _scored(model, sequences, threads):
+        rows = np.concatenate([np.empty((0, model.n_vocab), np.float32), *chunks])
+        places = {position: place for place, position in enumerate(sorted(set(positions)))}
+        yield rows[[places[position] for position in positions]]
+
+
+def score_chunks(
+    model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None = None
+) -> Iterator[Floats]:
+    """Yield the logits of all asked positions as `score` does, float32 [at most 64, n_vocab] at a time.
+
+    Each sequence's positions must rise: its rows come in the order in which the model reads it.
+    """
+    for (_, positions), chunks in _scored(model, sequences, threads):
+        if any(second <= first for first, second in pairwise(positions)):
+            raise LlamaError("an exam's positions must rise")
+        yield from chunks
+
+
+def _scored(
+    model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None
+) -> Iterator[tuple[tuple[Sequence[int], Sequence[int]], Iterator[Floats]]]:
+    """Yield each sequence with its chunks of logits, which are to be read before the next one is asked for."""
     longest = max((len(ids) for ids, _ in sequences), default=0)
     chunk = min(SCORE_CHUNK_TOKENS, max(longest, 1))
     with Context(model, n_ctx=longest + 8, n_batch=chunk, n_ubatch=chunk, threads=threads) as context:
@@ -30,12 +54,11 @@ def score(
             if any(not 0 <= p < len(ids) for p in positions):
                 raise LlamaError(f"an exam position lies outside its row of {len(ids)} tokens")
             context.clear()
-            yield _score_one(context, ids, positions, chunk)
+            yield (ids, positions), _score_one(context, ids, positions, chunk)
 
 
-def _score_one(context: Context, ids: Sequence[int], positions: Sequence[int], chunk: int) -> Floats:
+def _score_one(context: Context, ids: Sequence[int], positions: Sequence[int], chunk: int) -> Iterator[Floats]:
     wanted = set(positions)
-    rows: dict[int, Floats] = {}
     start, last = 0, max(positions, default=-1) + 1
     while start < last:
         end, outputs = start, 0
@@ -46,6 +69,7 @@ def _score_one(context: Context, ids: Sequence[int], positions: Sequence[int], c
         code = context.decode(ids[start:end], range(start, end), [0] * (end - start), asked)
         if code:
             raise LlamaError(f"{context.model.path}: llama.cpp could not decode the row (code {code})")
-        rows.update({p: context.logits(p - start).copy() for p in range(start, end) if p in wanted})
+        rows = [context.logits(p - start).copy() for p in range(start, end) if p in wanted]
+        if rows:
+            yield np.stack(rows)
         start = end
-    return np.stack([rows[p] for p in positions]) if rows else np.empty((0, context.model.n_vocab), np.float32)

@@ -1,0 +1,173 @@
+"""The exam of a merged checkpoint, layer by layer against the whole model in float32: wall time and peak memory.
+
+    python -m bench.examine [--shapes 1b] [--kinds streamed,whole] [--repeats 3] [--rows 4] [--tokens 128]
+                            [--directory DIR] [--json FILE]
+
+A random Llama of the shape (float16, several shards) is made under DIR and removed afterwards. The questions are
+random: `--rows` of `--tokens` tokens, the second half scored, and five general texts half as long. Each exam runs
+in its own child process, from a cold page cache; the kinds take turns. Imports are not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.merge import SHAPES, make_base, peak_bytes
+from burnish.console import say
+from burnish.exam import Answers, Question
+from burnish.exam_memory import ExamMemory
+
+KINDS = ("streamed", "whole")
+GENERAL_TEXTS = 5
+MOST_BYTES, MOST_WALL, MOST_DIFFERENCE = 3 * 2**30, 1.5, 1e-3  # what the project promises; nats
+
+
+def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
+    """Return an exam's questions of random ids."""
+    numbers = np.random.default_rng(0)
+    made = []
+    for _ in range(rows):
+        made.append(Question("heldout", numbers.integers(3, vocabulary, tokens).tolist(), [(tokens // 2, tokens)]))
+    for _ in range(GENERAL_TEXTS):
+        made.append(Question("general", numbers.integers(3, vocabulary, tokens // 2).tolist(), [(1, tokens // 2)]))
+    return made
+
+
+def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[str, float]:
+    """Examine once in this process; the true tokens' log-probabilities go into `target`."""
+    from transformers import AutoModelForCausalLM  # noqa: F401  # imports are not timed
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    from export.streamed import streamed_logits, whole_logits
+
+    before = peak_bytes()
+    started, cpu = time.perf_counter(), time.process_time()
+    targets = [t for question in asked for t in question.targets]
+    parts: list[Answers] = []
+    start = 0
+    for rows in streamed_logits(base, asked) if kind == "streamed" else whole_logits(base, asked, "bench"):
+        parts.append(Answers.of(rows, targets[start : start + len(rows)]))
+        start += len(rows)
+    used = {"wall_s": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
+    np.save(target, Answers.join(parts).true)
+    return {**used, "peak_bytes": peak_bytes(), "imports_bytes": before}
+
+
+def planned_bytes(base: Path, asked: list[Question]) -> int:
+    """Return the peak that train's plan says."""
+    from train.shape import empty_model, exam_sizes
+
+    return ExamMemory.of(exam_sizes(empty_model(base, False)), [len(q.input_ids) for q in asked]).peak
+
+
+def measure(kind: str, base: Path, rows: int, tokens: int, target: Path) -> dict[str, float]:
+    """Run one exam in a child process, from a cold page cache."""
+    os.sync()
+    for path in base.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    command = [sys.executable, "-m", "bench.examine", "--child", kind, str(base), str(target)]
+    command += ["--rows", str(rows), "--tokens", str(tokens)]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error"}  # as export sets them
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{kind}: {done.stderr.strip().splitlines()[-1:]}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def bench(name: str, room: Path, kinds: list[str], repeats: int, rows: int, tokens: int) -> dict[str, Any]:
+    """Make one shape's model and examine it by every kind in turn."""
+    base = room / "base"
+    torch.manual_seed(0)
+    make_base(base, SHAPES[name])
+    runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for number in range(repeats):
+        for kind in kinds:
+            runs[kind].append(measure(kind, base, rows, tokens, room / f"{kind}.npy"))
+            last = runs[kind][-1]
+            say(
+                f"{name} {kind} {number + 1}/{repeats}: {last['wall_s']:.1f} s, {last['cpu_s']:.1f} s of processor"
+                f" time, {last['peak_bytes'] / 2**30:.2f} GiB; load {os.getloadavg()[0]:.1f}"
+            )
+    medians = {kind: {key: statistics.median(r[key] for r in done) for key in done[0]} for kind, done in runs.items()}
+    asked = questions(rows, tokens, SHAPES[name].vocabulary)
+    result: dict[str, Any] = {"kinds": medians, "runs": runs, "planned_bytes": planned_bytes(base, asked)}
+    if len(kinds) > 1:
+        result["difference"] = float(np.abs(np.subtract(*(np.load(room / f"{kind}.npy") for kind in KINDS))).max())
+    return result
+
+
+def table(results: dict[str, dict[str, Any]]) -> Table:
+    """Return the medians."""
+    made = Table("model", "exam", "wall, s", "processor, s", "peak, GiB", "planned, GiB", title="medians")
+    for name, result in results.items():
+        for kind, figures in result["kinds"].items():
+            planned = f"{result['planned_bytes'] / 2**30:.2f}" if kind == "streamed" else "-"
+            seconds = (f"{figures[key]:.1f}" for key in ("wall_s", "cpu_s"))
+            made.add_row(name, kind, *seconds, f"{figures['peak_bytes'] / 2**30:.2f}", planned)
+    return made
+
+
+def broken(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Return each bound of the project's that a result breaks."""
+    found = []
+    for name, result in results.items():
+        kinds = result["kinds"]
+        if kinds["streamed"]["peak_bytes"] > MOST_BYTES:
+            found.append(f"{name}: the peak is above 3 GiB")
+        if "whole" in kinds and kinds["streamed"]["wall_s"] > MOST_WALL * kinds["whole"]["wall_s"]:
+            found.append(f"{name}: takes more than {MOST_WALL} of the whole model's time")
+        if result.get("difference", 0) > MOST_DIFFERENCE:
+            found.append(f"{name}: log-probabilities differ by {result['difference']:.1e}")
+    return found
+
+
+def main() -> int:
+    """Run the bench; returns 1 where a bound is broken."""
+    parser = argparse.ArgumentParser(prog="python -m bench.examine", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", default="1b", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=4, help="held-out questions")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each")
+    parser.add_argument("--directory", type=Path, default=Path("runs"), help="where the models are made and removed")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--child", nargs=3, metavar=("KIND", "BASE", "TARGET"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        kind, base, target = asked.child
+        vocabulary = int(json.loads((Path(base) / "config.json").read_text())["vocab_size"])
+        print(json.dumps(child(kind, Path(base), questions(asked.rows, asked.tokens, vocabulary), Path(target))))
+        return 0
+    results = {}
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    for name in asked.shapes.split(","):
+        with tempfile.TemporaryDirectory(prefix=".bench-examine-", dir=asked.directory) as room:
+            results[name] = bench(
+                name, Path(room), asked.kinds.split(","), asked.repeats, asked.rows, asked.tokens
+            )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table(results))
+    if asked.json:
+        asked.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for fault in (found := broken(results)):
+        say(fault)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What the exam of a 16-bit checkpoint holds in memory: export keeps to it, and train's plan says it before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PROCESS_BYTES = 600 << 20  # Python, torch, transformers and llama.cpp (351 MiB measured), buffers of matrix products
+HIDDEN_BYTES = 256 << 20  # hidden states of the questions that go through the layers together
+LOGITS_BYTES = 64 << 20  # one chunk of logits
+LOGITS_COPIES = 6  # log-probabilities, their exponentials and the order of the likeliest tokens beside them
+HEAD_SLICE_VALUES = 1 << 24  # values of the head that are read at a time: 64 MiB in float32
+FLOAT32 = 4
+
+
+def group_tokens(hidden: int) -> int:
+    """Return how many tokens go through the layers together; a longer question goes alone."""
+    return max(1, HIDDEN_BYTES // (FLOAT32 * hidden))
+
+
+def chunk_positions(vocabulary: int) -> int:
+    """Return how many positions' logits are made at a time."""
+    return max(1, LOGITS_BYTES // (FLOAT32 * vocabulary))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model's sizes in numbers: its largest layer, what stands around the layers without embeddings and head.
+
+    `widest` is the largest output of a layer's matrices (an MLP's gate), a token. `score_heads` are the attention heads
+    whose scores are held whole, as capped ones are.
+    """
+
+    largest_layer: int
+    around: int
+    hidden: int
+    widest: int
+    vocabulary: int
+    score_heads: int = 0
+
+
+@dataclass(frozen=True)
+class ExamMemory:
+    """The exam's peak in bytes: the layers' part and the head's never meet."""
+
+    layer: int
+    states: int
+    activations: int
+    head: int
+    around: int
+
+    @property
+    def peak(self) -> int:
+        return PROCESS_BYTES + self.around + self.states + max(self.layer + self.activations, self.head)
+
+    def line(self) -> str:
+        """Say it in one line."""
+        parts = {"a layer in float32": self.layer, "its activations": self.activations, "hidden states": self.states}
+        said = ", ".join(f"{name} {_gib(count)}" for name, count in parts.items())
+        return f"memory {_gib(self.peak)} ({said}; logits after them {_gib(self.head)})"
+
+    @staticmethod
+    def of(sizes: Sizes, lengths: Sequence[int]) -> ExamMemory:
+        """Return what questions of these lengths, in tokens, take."""
+        longest, every = max(lengths, default=0), sum(lengths)
+        together = min(every, max(group_tokens(sizes.hidden), longest))
+        # an MLP holds its gate, its up projection and their product; attention the queries, keys and values
+        wide = longest * (3 * sizes.widest + 4 * sizes.hidden) + 3 * sizes.score_heads * longest**2
+        logits = min(chunk_positions(sizes.vocabulary), every) * sizes.vocabulary
+        head = logits * LOGITS_COPIES + 2 * min(HEAD_SLICE_VALUES, sizes.vocabulary * sizes.hidden)
+        return ExamMemory(
+            sizes.largest_layer * FLOAT32,
+            together * sizes.hidden * FLOAT32,
+            wide * FLOAT32,
+            head * FLOAT32,
+            sizes.around * FLOAT32,
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.0f} MiB"
