@@ -16,6 +16,7 @@ from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
 from burnish.llama import Model, score
 from burnish.run import Fidelity, TrainRecord, read_json, text_sha256
+from burnish.tokenizer import encoder
 
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -96,10 +97,15 @@ def fidelity(exam: Exam, sat: Sat, parity: Check, terminator: Check) -> dict[str
 
 
 def prompt_parity(
-    exam: Exam, template: ChatTemplate | None, encode: Callable[[str], list[int]], trained_sha256: str | None
+    exam: Exam,
+    template: ChatTemplate | None,
+    encode: Callable[[str], list[int]],
+    trained_sha256: str | None,
+    encode_text: Callable[[str], list[int]] | None = None,
 ) -> Check:
     """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
 
+    Of a plain text row all ids are compared; `encode_text` puts the artefact's own start token before it.
     The template must also be the trained one to the letter: the exam's rows need not reach what was edited in it.
     """
     turns = [
@@ -109,7 +115,7 @@ def prompt_parity(
         for (start, _), turn in zip(question.spans, question.turns, strict=True)
     ]
     if not turns:
-        return Check(None)
+        return text_parity(exam, encode_text) if encode_text else Check(None)
     if template is None:
         return Check(False, "it has no chat template")
     for question, start, turn in turns:
@@ -122,6 +128,20 @@ def prompt_parity(
     if text_sha256(template.source) != trained_sha256:
         return Check(False, "its chat template is not the one that was trained (sha256 differs)")
     return Check(True)
+
+
+def text_parity(exam: Exam, encode: Callable[[str], list[int]]) -> Check:
+    """Check that the artefact's tokenizer gives the trained ids of every plain text row, its start token included.
+
+    A row that the exam cut is compared as far as it goes; the end token after the text is the terminator's matter.
+    """
+    asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
+    for text, trained in asked:
+        found = encode(text)
+        if found[: len(trained)] == trained or (found == trained[:-1] and trained):
+            continue
+        return Check(False, _difference(found, trained) or f"its text rows end before the trained ones: {text[:40]!r}")
+    return Check(True if asked else None)
 
 
 def terminator(exam: Exam, ends: frozenset[int]) -> Check:
@@ -152,21 +172,27 @@ def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers
     with Model.open(path) as model:
         sat = sit(exam, gguf_logits(model, exam), reference, title)
         encode = partial(model.tokenize, add_special=False, parse_special=True)
-        parity = prompt_parity(exam, gguf_template(model, record), encode, record.chat_template_sha256)
+        whole = partial(model.tokenize, add_special=True, parse_special=True)
+        parity = prompt_parity(exam, gguf_template(model, record), encode, record.chat_template_sha256, whole)
         return fidelity(exam, sat, parity, terminator(exam, model.eog_ids()))
 
 
 def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[dict[str, Any], Answers]:
-    """Return the fidelity of a merged checkpoint, asked through transformers, and its answers."""
+    """Return the fidelity of a merged checkpoint, asked through transformers, and its answers.
+
+    Its tokenizer is loaded as vLLM and others do, by the class that its files name: what they make of it is examined.
+    """
     from transformers import AutoTokenizer
 
     sat = sit(exam, checkpoint_logits(directory, exam), None, title)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-    parity = prompt_parity(exam, checkpoint_template(tokenizer, record), encode, record.chat_template_sha256)
+    parity = prompt_parity(
+        exam,
+        checkpoint_template(tokenizer, record),
+        encoder(tokenizer),
+        record.chat_template_sha256,
+        encoder(tokenizer, special=True),
+    )
     eos = read_json(directory / "generation_config.json")["eos_token_id"]
     ends = terminator(exam, frozenset(eos if isinstance(eos, list) else [eos]))
     return fidelity(exam, sat, parity, ends), sat.answers

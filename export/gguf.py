@@ -14,8 +14,8 @@ from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
 from burnish.llama import Model, quantization_types
 from burnish.run import whole_file
+from burnish.vocabulary import CONVERTER
 
-CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 STEP = re.compile(r"(\d+)/(\d+)")
 SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
 

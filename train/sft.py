@@ -10,6 +10,7 @@ from transformers import set_seed
 from trl import SFTTrainer
 
 from burnish import run as runs
+from burnish import tokenizer as tokenizers
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
 from burnish.run import Run, TrainRecord
@@ -112,7 +113,7 @@ def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
         tokenizer = prepared.tokenizer
         if prepared.template is not None:
             tokenizer.chat_template = prepared.template.source
-        tokenizer.save_pretrained(directory)
+        tokenizers.save(tokenizer, directory)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

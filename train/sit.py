@@ -22,7 +22,10 @@ NOISE_BATCH = 8
 def questions(heldout: Sequence[Row], truncated: Sequence[int], codec: Codec, limits: ExamSection) -> list[Question]:
     """Return the exam's questions: whole held-out rows up to the limits, then the general text, a paragraph each."""
     whole = (row for row in heldout if row.spans and row.example.number not in set(truncated))
-    asked = [Question("heldout", row.input_ids, list(row.spans), _messages(row), row.turns) for row in whole]
+    asked = [
+        Question("heldout", row.input_ids, list(row.spans), _messages(row, codec), row.turns, _text(row, codec))
+        for row in whole
+    ]
     paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
     return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
@@ -105,5 +108,11 @@ def _score(
         tick(done + start + len(part))
 
 
-def _messages(row: Row) -> list[dict[str, Any]] | None:
-    return [m.to_dict() for m in row.example.messages] if row.example.messages else None
+def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
+    """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
+    messages = [m.to_dict() for m in row.example.messages or ()]
+    return [{**m, "content": codec.normalise(m["content"])} for m in messages] or None
+
+
+def _text(row: Row, codec: Codec) -> str | None:
+    return codec.normalise(row.example.text) if row.example.text is not None else None
