@@ -57,9 +57,11 @@ def load(directory: Path, trust_remote_code: bool = False) -> Any:
 
     written = Tokenizer.from_file(str(directory / TOKENIZER))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-    if difference := first_difference(encoder(tokenizer), plain_encoder(written), probes(tokenizer)):
+    # a token that only the configuration knows is added by transformers, behind those of tokenizer.json
+    texts = probes(tokenizer, lambda token: written.token_to_id(token) is not None)
+    if difference := first_difference(encoder(tokenizer), plain_encoder(written), texts):
         raise TokenizerError(f"{directory / TOKENIZER}: transformers does not use it as it is written: {difference}")
-    _add_what_is_configured(tokenizer, directory / CONFIG)
+    _add_what_is_configured(tokenizer, written, directory / CONFIG)
     return tokenizer
 
 
@@ -98,10 +100,10 @@ def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def probes(tokenizer: Any) -> tuple[str, ...]:
-    """Return the probe texts, and one with the tokenizer's own special tokens between words."""
-    named = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token]
-    return (*PROBES, "".join(f"{token}word" for token in named[:32])) if named else PROBES
+def probes(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[str, ...]:
+    """Return the probe texts, and one with the tokenizer's own special tokens, if `known`, between words."""
+    named = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token and known(token)][:32]
+    return (*PROBES, "".join(f"{token}word {token} " for token in named)) if named else PROBES
 
 
 def first_difference(
@@ -198,13 +200,13 @@ def _parts(content: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
     return list(content[key]) if content["type"] == "Sequence" else [content]
 
 
-def _add_what_is_configured(tokenizer: Any, path: Path) -> None:
+def _add_what_is_configured(tokenizer: Any, written: Tokenizer, path: Path) -> None:
     """Put BOS and EOS round a plain text where the configuration asks for it and tokenizer.json says nothing of it.
 
     DeepSeek's files are such; llama.cpp's converter and transformers 4 read them so too. A post-processor with a
     template decides by itself.
     """
-    if not path.is_file() or "TemplateProcessing" in str(tokenizer.backend_tokenizer.post_processor):
+    if not path.is_file() or "TemplateProcessing" in str(written.post_processor):
         return
     config = json.loads(path.read_text(encoding="utf-8"))
     for name in ("bos", "eos"):
@@ -222,15 +224,34 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
     if not made.is_fast:
         original = original or encoder(made)
         made = _wrapped(made, convert_slow_tokenizer, directory)
-    with tempfile.TemporaryDirectory() as name:
-        save(made, Path(name))
-        tokenizer = load(Path(name))
-    if original and (difference := first_difference(encoder(tokenizer), original, PROBES)):
+    tokenizer = _saved_and_loaded(made)
+    difference = first_difference(encoder(tokenizer), original, PROBES) if original else ""
+    if difference and space_prefix(tokenizer, opens_special=False):
+        _prepend_always(made)
+        tokenizer = _saved_and_loaded(made)
+        difference = first_difference(encoder(tokenizer), original or encoder(made), PROBES)
+    if difference:
         raise TokenizerError(
             f"{directory}: it has no {TOKENIZER}, and the one that transformers makes of its files gives other ids:"
             f" {difference}; put the model's own {TOKENIZER} beside it"
         )
     return tokenizer
+
+
+def _saved_and_loaded(tokenizer: Any) -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        save(tokenizer, Path(name))
+        return load(Path(name))
+
+
+def _prepend_always(tokenizer: Any) -> None:
+    """Put a blank before a text as SentencePiece and llama.cpp do: also before one that begins with a blank.
+
+    The Metaspace that transformers 5 makes leaves such a text as it is.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
+    backend.pre_tokenizer = None
 
 
 def _wrapped(slow: Any, convert: Callable[[Any], Tokenizer], directory: Path) -> Any:

@@ -111,7 +111,8 @@ def _score(
 def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
     """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
     messages = [m.to_dict() for m in row.example.messages or ()]
-    return [{**m, "content": codec.normalise(m["content"])} for m in messages] or None
+    return [{k: codec.normalise(v) if k == "content" and isinstance(v, str) else v for k, v in m.items()}
+            for m in messages] or None  # fmt: skip
 
 
 def _text(row: Row, codec: Codec) -> str | None:
