@@ -76,6 +76,10 @@ def save(tokenizer: Any, directory: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = LABEL
     config.pop("auto_map", None)  # code that would make the tokenizer again
+    # llama.cpp has its own defaults for these two, by the kind of vocabulary; transformers 5 reads the post-processor
+    plain, whole = encoder(tokenizer)("x"), encoder(tokenizer, special=True)("x")
+    config["add_bos_token"] = whole != plain and whole[:1] == [tokenizer.bos_token_id]
+    config["add_eos_token"] = whole != plain and whole[-1:] == [tokenizer.eos_token_id]
     # llama.cpp's converter reads here which tokens of a SentencePiece vocabulary are special
     added = {str(i): token.__getstate__() for i, token in sorted(tokenizer.added_tokens_decoder.items())}
     config["added_tokens_decoder"] = added

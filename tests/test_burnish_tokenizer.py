@@ -11,8 +11,9 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from burnish import tokenizer as tokenizers
+from burnish.llama import Model
 from burnish.tokenizer import PROBES, TokenizerError, encoder, plain_encoder
-from burnish.vocabulary import ids_by_llama_cpp
+from burnish.vocabulary import ids_by_llama_cpp, vocabulary
 from tests.made_tokenizers import byte_level, configure, from_npm, sentencepiece
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
@@ -138,3 +139,5 @@ def test_real_tokenizers_give_the_same_ids_as_written_saved_and_in_llama_cpp(nam
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     found = ids_by_llama_cpp(directory, texts)
     assert {t for t, a, b in zip(texts, found, expected, strict=True) if a != b} <= {MARKS.get(name, "")}
+    with Model.open(vocabulary(directory), vocab_only=True) as model:  # start and end tokens too
+        assert model.tokenize("x", add_special=True) == encoder(tokenizer, special=True)("x")

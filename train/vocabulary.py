@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from burnish.base import Base
 from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import say
-from burnish.run import cache_root
+from burnish.run import cache_root, write_atomic
 from burnish.vocabulary import CONVERTER, VocabularyError, ids_by_llama_cpp
 from train.formats import Example
 from train.mask import Codec
@@ -59,14 +60,16 @@ def check_vocabulary(
             return []
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(warnings, ensure_ascii=False) + "\n", encoding="utf-8")
+    with suppress(OSError):  # a cache that can't be written costs the comparison again
+        write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
     return warnings
 
 
 def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], codec: Codec) -> list[str]:
     try:
         found = ids_by_llama_cpp(saved, [*rows, *probes])
+    except OSError as error:
+        return [f"llama.cpp's ids could not be compared with training's: {error}"]
     except VocabularyError as error:
         return [f"llama.cpp can't take this base's tokenizer or architecture, so no GGUF can be exported: {error}"]
     texts = [*rows, *probes]
