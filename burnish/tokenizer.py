@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers
 
 from burnish.errors import UserError
+from burnish.files import first_line
 from burnish.spm import is_spm, write_spm
 
 TOKENIZER, CONFIG, SPM = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
@@ -264,7 +265,7 @@ def _wrapped(slow: Any, convert: Callable[[Any], Tokenizer], directory: Path) ->
     try:
         made = convert(slow)
     except Exception as error:  # whatever the conversion of a class that it does not know raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error, type(error).__name__)
         raise TokenizerError(
             f"{directory}: its tokenizer exists only as Python code ({type(slow).__name__}), which other programs can't"
             f" load, and it can't be converted ({reason}): put a {TOKENIZER} of the same vocabulary beside it"

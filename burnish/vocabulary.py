@@ -59,6 +59,6 @@ def _child(command: list[str], given: str) -> str:
     except subprocess.TimeoutExpired:
         raise VocabularyError(f"{Path(command[1]).name}: not finished after {TIMEOUT_S} s") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip(" *")]
+        lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *")]
         raise VocabularyError((lines or [f"exit code {done.returncode}"])[-1])
     return done.stdout

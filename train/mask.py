@@ -128,11 +128,11 @@ def _text_faults(row: Row, codec: Codec) -> list[str]:
     found = codec.decode(ids[len(codec.bos) : -1])
     faults = []
     if tuple(ids[: len(codec.bos)]) != codec.bos or ids[-1] != codec.eos:
-        faults.append(f"line {row.example.line}: it does not stand between the tokenizer's start and end tokens")
+        faults.append(f"{row.example.where}: it does not stand between the tokenizer's start and end tokens")
     if not codec.same(found, text):
         at = next((i for i, (a, b) in enumerate(zip(found, text, strict=False)) if a != b), min(len(found), len(text)))
         here = slice(max(0, at - 20), at + 20)
-        faults.append(f"line {row.example.line}: the tokenizer changes the text: {text[here]!r} became {found[here]!r}")
+        faults.append(f"{row.example.where}: the tokenizer changes the text: {text[here]!r} became {found[here]!r}")
     return faults
 
 
