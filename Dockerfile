@@ -155,8 +155,8 @@ COPY requirements/train.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/train.txt \
  && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
-# llama.cpp reads the tokenizer of a base that is a GGUF file
-RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+# llama.cpp reads the tokenizer of a base that is a GGUF file; with its converter, ids are compared before the first step
+RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
 COPY configs configs
 COPY examples examples
 COPY pyproject.toml .
@@ -183,7 +183,7 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
 COPY requirements/train.txt requirements/quickstart.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/train.txt -r requirements/quickstart.txt
-RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site
+RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
 # unsloth writes the code that it makes; Triton and torch their kernels: into the cache, which outlives the container
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TRITON_CACHE_DIR=/cache/burnish/triton TORCHINDUCTOR_CACHE_DIR=/cache/burnish/inductor \

@@ -30,7 +30,8 @@ Ints = npt.NDArray[np.int32]
 class Question:
     """One exam row: the ids, the trained spans that are scored, and for a chat what a prompt is rendered from.
 
-    `kind` is "heldout" or "general". `turns` are the assistant turns (message indices) of the spans.
+    `kind` is "heldout" or "general". `turns` are the assistant turns (message indices) of the spans. `text` is what a
+    plain text row was tokenized from.
     """
 
     kind: Literal["heldout", "general"]
@@ -38,6 +39,7 @@ class Question:
     spans: list[tuple[int, int]]
     messages: list[dict[str, Any]] | None = None
     turns: tuple[int, ...] = ()
+    text: str | None = None
 
     @property
     def positions(self) -> list[int]:
@@ -235,7 +237,8 @@ def _cut(question: Question, tokens: int) -> Question | None:
 
 
 def _question_json(q: Question) -> dict[str, Any]:
-    return {"kind": q.kind, "input_ids": q.input_ids, "spans": q.spans, "messages": q.messages, "turns": q.turns}
+    content = {"kind": q.kind, "input_ids": q.input_ids, "spans": q.spans, "messages": q.messages, "turns": q.turns}
+    return content | ({"text": q.text} if q.text is not None else {})
 
 
 def _question(content: dict[str, Any]) -> Question:
@@ -245,4 +248,5 @@ def _question(content: dict[str, Any]) -> Question:
         [(a, b) for a, b in content["spans"]],
         content["messages"],
         tuple(content["turns"]),
+        content.get("text"),
     )

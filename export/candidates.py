@@ -16,6 +16,7 @@ from typing import Any, Literal
 from safetensors.numpy import load_file, save_file
 
 from burnish import run as runs
+from burnish import tokenizer as tokenizers
 from burnish.base import Base
 from burnish.console import bar, say
 from burnish.exam import Answers
@@ -127,13 +128,16 @@ def _candidate(job: Job, base: Base, choice: Choice) -> dict[str, Any]:
 
 
 def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
-    """Bring the trained tokenizer and template along, and make the trained terminators end a generation."""
+    """Bring the trained tokenizer and template along, and make the trained terminators end a generation.
+
+    A run of an older version may have its tokenizer under a label that loses spaces: it is written again as read.
+    """
     for pattern in TOKENIZER_FILES:
         for path in adapter.glob(pattern):
             shutil.copyfile(path, target / path.name)
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer = tokenizers.load(target)
+    if runs.read_json(target / tokenizers.CONFIG).get("tokenizer_class") != tokenizers.LABEL:
+        tokenizers.save(tokenizer, target)
     path = target / "generation_config.json"
     content = runs.read_json(path) if path.is_file() else {}
     eos = content.get("eos_token_id", tokenizer.eos_token_id)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from burnish.console import bar
+from burnish.converter import CONVERTER
 from burnish.errors import UserError, did_you_mean
 from burnish.llama import Model, quantization_types
 from burnish.run import whole_file
 
-CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 STEP = re.compile(r"(\d+)/(\d+)")
 SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from burnish.specials import Chat
 
 NAMED = 5  # how many strings a message names
 
+Encode = Callable[[str], list[int]]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -24,11 +27,12 @@ class Check:
     why: str = ""
 
 
-def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord) -> Check:
+def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord, encode: Encode) -> Check:
     """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
 
     The template must also be the trained one to the letter: the exam's rows need not reach what was edited in it. Where
-    special strings in messages are text, the artefact must read those of the exam's probe so.
+    special strings in messages are text, the artefact must read those of the exam's probe so. Of a plain text row all
+    ids are compared; `encode` reads one, with the artefact's own start and end tokens.
     """
     turns = [
         (question, start, turn)
@@ -37,7 +41,7 @@ def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord) -> Check:
         for (start, _), turn in zip(question.spans, question.turns, strict=True)
     ]
     if not turns:
-        return Check(None)
+        return text_parity(exam, encode)
     if chat is None:
         return Check(False, "it has no chat template")
     try:
@@ -52,6 +56,20 @@ def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord) -> Check:
     if text_sha256(chat.template.source) != record.chat_template_sha256:
         return Check(False, "its chat template is not the one that was trained (sha256 differs)")
     return Check(True)
+
+
+def text_parity(exam: Exam, encode: Encode) -> Check:
+    """Check that the artefact's tokenizer gives the trained ids of every plain text row, its start token included.
+
+    A row that was cut is compared as far as it goes; the end token after the text is the terminator's matter.
+    """
+    asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
+    for text, trained in asked:
+        found = encode(text)
+        if found[: len(trained)] == trained or (found == trained[:-1] and trained):
+            continue
+        return Check(False, _difference(found, trained) or f"its text rows end before the trained ones: {text[:40]!r}")
+    return Check(True if asked else None)
 
 
 def gguf_chat(model: Model, record: TrainRecord) -> Chat | None:

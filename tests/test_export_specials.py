@@ -64,7 +64,7 @@ def test_checkpoint_and_gguf_read_the_probe_as_trained(trained: Chat, tokenizer:
 
 def test_an_artefact_that_parses_what_was_text_fails(trained: Chat, model: Model) -> None:
     told = record(trained, "parse")
-    check = prompt_parity(exam(trained), gguf_chat(model, told), told)
+    check = prompt_parity(exam(trained), gguf_chat(model, told), told, model.tokenize)
     assert check.holds is False and "differ from the trained ones" in check.why
 
 
@@ -75,7 +75,7 @@ def test_a_special_string_that_the_artefact_takes_for_ordinary_fails_by_name(tra
     assert chat is not None
     specials = {s: i for s, i in chat.vocabulary.specials.items() if s != "<gh_stars>"}
     less = Chat(chat.template, replace(chat.vocabulary, specials=specials))
-    check = prompt_parity(exam(trained), less, told)
+    check = prompt_parity(exam(trained), less, told, model.tokenize)
     assert check.holds is False and check.why.startswith("<gh_stars> are special tokens in training")
 
 

@@ -5,13 +5,13 @@ transformers reads and dequantizes the tensors; the tokenizer is rebuilt by tool
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from burnish import tokenizer as tokenizers
 from burnish.run import whole_directory
 from tools import gguf_tokenizer
 
@@ -30,17 +30,10 @@ def main(source: Path, target: Path) -> None:
     )
     with whole_directory(target) as directory:
         model.to(torch.float16).save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        _name_class(directory / "tokenizer_config.json")
+        tokenizers.save(tokenizer, directory)
+        gguf_tokenizer.compare(source, tokenizers.load(directory))  # as it will be used
         for path in directory.iterdir():
             path.chmod(0o644)  # safetensors writes files that only their owner may read
-
-
-def _name_class(path: Path) -> None:
-    """Name the tokenizer's class as every transformers version knows it, older ones of other servers included."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from burnish.llama import Model
+from burnish.tokenizer import PROBES, encoder, ids_difference
 
 CONTROL, USER_DEFINED = 3, 4  # gguf.TokenType
 SPECIAL = {
@@ -28,11 +29,6 @@ WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p
 EXPRESSIONS = {"llama-bpe": WORDS % r"\p{N}{1,3}", "llama3": WORDS % r"\p{N}{1,3}", "qwen2": WORDS % r"\p{N}"}
 DIGITS_ALONE = frozenset({"smollm", "starcoder", "refact", "command-r"})
 GPT2 = frozenset({"gpt-2", "default"})
-PROBES = (
-    "Hello, world! It's 2025-02-12T03:00:00+07:00; path='/app' costs $1,234.56.\n\n\tIndented  twice   thrice\r\n",
-    "naïve café Straße 你好，世界 こんにちは Привет שלום 🙂🚀 e\u0301",
-    "def f(x):\n    return x**2  # THEY'RE we'll I'd\n\n\n",
-)
 
 
 def fields_of(path: Path) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def load(path: Path) -> Any:
     tokenizer.chat_template = fields["chat_template"]
     if len(tokenizer) != len(tokens):
         raise SystemExit(f"the rebuilt tokenizer has {len(tokenizer)} tokens, the file {len(tokens)}")
-    _compare(path, tokenizer, special)
+    compare(path, tokenizer)
     return tokenizer
 
 
@@ -85,9 +81,11 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
     return made
 
 
-def _compare(path: Path, tokenizer: Any, special: list[str]) -> None:
+def compare(path: Path, tokenizer: Any) -> None:
+    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a probe text."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     with Model.open(path, vocab_only=True) as model:
         for text in (*PROBES, "a".join(special)):
-            ours = list(tokenizer(text, add_special_tokens=False).input_ids)
-            if ours != model.tokenize(text, add_special=False, parse_special=True):
-                raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give other ids for {text[:30]!r}")
+            ids = model.tokenize(text, add_special=False, parse_special=True)
+            if difference := ids_difference(text, encoder(tokenizer)(text), ids):
+                raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give other ids for {difference}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ class Codec:
     eos: int
     vocabulary: Vocabulary | None = None
     reading: Reading = "text"
+    # what the tokenizer does to a text's characters (NFC ...), and whether a decoded text is the given one but for that
+    normalise: Callable[[str], str] = str
+    same: Callable[[str, str], bool] = operator.eq
 
     def chat(self, template: ChatTemplate) -> Chat:
         """Return what turns messages into ids, as the server will."""
@@ -106,6 +110,8 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
     faults: list[str] = []
     chat = codec.chat(template) if template else None
     for row in rows:
+        if row.example.text is not None:
+            faults += _text_faults(row, codec)
         if not row.example.messages or chat is None:
             continue
         last = 0
@@ -116,7 +122,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
             where = f"{row.example.where}: assistant turn {turn + 1}"
             if row.input_ids[end - 1] not in codec.terminators:
                 faults.append(f"{where}: its last trained token is no terminator")
-            if found != content:
+            if not codec.same(found, content):
                 faults.append(
                     f"{where}: the template or tokenizer changes the response: {content[:40]!r} became {found[:40]!r}"
                 )
@@ -135,6 +141,20 @@ def _text_row(example: Example, codec: Codec) -> Row:
     """A plain text is learned whole, between the tokenizer's own start and end tokens."""
     ids = [*codec.bos, *codec.encode(example.text or ""), codec.eos]
     return Row(example, ids, ((len(codec.bos), len(ids)),))
+
+
+def _text_faults(row: Row, codec: Codec) -> list[str]:
+    """Check that a plain text's ids decode to the text, between the tokenizer's own start and end tokens."""
+    text, ids = row.example.text or "", row.input_ids
+    found = codec.decode(ids[len(codec.bos) : -1])
+    faults = []
+    if tuple(ids[: len(codec.bos)]) != codec.bos or ids[-1] != codec.eos:
+        faults.append(f"{row.example.where}: it does not stand between the tokenizer's start and end tokens")
+    if not codec.same(found, text):
+        at = next((i for i, (a, b) in enumerate(zip(found, text, strict=False)) if a != b), min(len(found), len(text)))
+        here = slice(max(0, at - 20), at + 20)
+        faults.append(f"{row.example.where}: the tokenizer changes the text: {text[here]!r} became {found[here]!r}")
+    return faults
 
 
 def _chat_rows(example: Example, template: ChatTemplate | None, codec: Codec) -> list[Row]:

@@ -19,6 +19,7 @@ from train.mask import Codec, MaskError, Row, build, prove
 from train.read import DataError, read_rows
 from train.settings import DataSection, TrainSettings
 from train.split import apart, near, split
+from train.vocabulary import check_vocabulary
 from train.written import reading, refuse, special_strings, written_warning
 
 
@@ -80,7 +81,8 @@ def prepare(settings: TrainSettings) -> Prepared:
     tokenizer = templates.load_tokenizer(base.path, settings.base)
     codec = templates.codec(tokenizer, reading(data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
-    if converted.format != "text":
+    chats = converted.format != "text"
+    if chats:
         template = templates.require(template, settings.base)
     written = special_strings(converted.examples, template, codec)
     if data.special_tokens == "error":
@@ -115,7 +117,8 @@ def prepare(settings: TrainSettings) -> Prepared:
         len(converted.examples) - len(examples),
         file_sha256(Path(data.eval_path)) if data.eval_path else None,
     )
-    if template is not None and converted.format != "text":
+    warnings += check_vocabulary(tokenizer, base, converted.examples, template if chats else None, codec)
+    if template is not None and chats:
         _check_ends(prepared, data)
         ends = templates.base_end_ids(base.path, tokenizer)
         warnings += templates.warnings(template, tokenizer, prepared.terminators, ends)

@@ -11,6 +11,7 @@ from transformers import set_seed
 from trl import SFTTrainer
 
 from burnish import run as runs
+from burnish import tokenizer as tokenizers
 from burnish.chat import ChatError
 from burnish.console import bar, say, warn
 from burnish.exam import Exam
@@ -126,7 +127,7 @@ def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
         tokenizer = prepared.tokenizer
         if prepared.template is not None:
             tokenizer.chat_template = prepared.template.source
-        tokenizer.save_pretrained(directory)
+        tokenizers.save(tokenizer, directory)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

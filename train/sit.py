@@ -27,7 +27,9 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
     none.
     """
     asked = [
-        Question("heldout", row.input_ids, list(spans), _messages(row), row.turns[: len(spans)])
+        Question(
+            "heldout", row.input_ids, list(spans), _messages(row, codec), row.turns[: len(spans)], _text(row, codec)
+        )
         for row in heldout
         if (spans := row.whole if row.example.messages else row.spans)
     ]
@@ -114,5 +116,12 @@ def _score(
         tick(done + start + len(part))
 
 
-def _messages(row: Row) -> list[dict[str, Any]] | None:
-    return [m.to_dict() for m in row.example.messages] if row.example.messages else None
+def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
+    """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
+    messages = [m.to_dict() for m in row.example.messages or ()]
+    return [{k: codec.normalise(v) if k == "content" and isinstance(v, str) else v for k, v in m.items()}
+            for m in messages] or None  # fmt: skip
+
+
+def _text(row: Row, codec: Codec) -> str | None:
+    return codec.normalise(row.example.text) if row.example.text is not None else None

@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from burnish import tokenizer as tokenizers
 from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template, named_templates
 from burnish.config import ConfigError
 from burnish.files import first_line
 from burnish.specials import Reading
+from burnish.tokenizer import TokenizerError
 from burnish.vocabulary import from_tokenizer as vocabulary_of
 from train.mask import Codec
 from train.settings import BaseSection, ChatSection
@@ -22,10 +24,10 @@ MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:star
 
 def load_tokenizer(directory: Path, base: BaseSection) -> Any:
     """Load the base's tokenizer, no weights. Raises ConfigError that names the setting where it needs remote code."""
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=base.trust_remote_code)
+        return tokenizers.load(directory, base.trust_remote_code)
+    except TokenizerError as error:
+        raise ConfigError([f"base.id {base.id}: {fault}" for fault in error.faults]) from None
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(base, error)) from None
 
@@ -60,7 +62,7 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
     """Return the seam to the tokenizer that masking uses; `reading` says what special strings in messages are."""
     plain = tokenizer("x", add_special_tokens=True).input_ids
     bare = tokenizer("x", add_special_tokens=False).input_ids
-    bos = tuple(plain[: len(plain) - len(bare)]) if plain[-len(bare) :] == bare else ()
+    at = next((i for i in range(len(plain)) if plain[i : i + len(bare)] == bare), 0)
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
     encode = partial(_encode, tokenizer)
@@ -70,10 +72,12 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
             tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         ),
         terminators=frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids, *_added_special(tokenizer)}),
-        bos=bos,
+        bos=tuple(plain[:at]),
         eos=tokenizer.eos_token_id,
         vocabulary=vocabulary_of(tokenizer, encode),
         reading=reading,
+        normalise=tokenizers.normaliser(tokenizer),
+        same=tokenizers.same_text(tokenizer),
     )
 
 

