@@ -104,7 +104,9 @@ class ServerProcess:
             time.sleep(0.02)
 
     def memory_kib(self) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        pid = self.process.pid  # the parent, which only waits; the server is its child
+        child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+        text = Path(f"/proc/{child}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", text)
         assert found is not None
         return int(found[1])

@@ -173,8 +173,20 @@ run() {
     options+=(--env "$variable"); mount_path "${!variable}" ro
   done < <(compgen -e | grep "^BURNISH_${stage^^}_" || true)
   options+=("${MOUNTS[@]+"${MOUNTS[@]}"}")
-  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$service" "${words[@]+"${words[@]}"}"
-  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$service" "${words[@]+"${words[@]}"}"; fi
+  local code=0
+  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$service" "${words[@]+"${words[@]}"}" || code=$?
+  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$service" "${words[@]+"${words[@]}"}" || code=$?; fi
+  signalled "$stage" "$code"
+  return $code
+}
+
+signalled() {  # a container that a signal ended: one line that names it and the way out (burnish/ended.py has the same)
+  local build="build the image for older CPUs: make images IMAGE=$service LLAMA_CPU=v3"
+  case $2 in
+    132) fail "$1: ended by SIGILL (illegal instruction): llama.cpp does not fit this CPU: $build" ;;
+    137) fail "$1: ended by SIGKILL (killed, most likely for want of memory): give it more (${1^^}_MEMORY), or take a smaller model" ;;
+    134 | 135 | 136 | 139) fail "$1: ended by SIG$(kill -l "$2") (a crash in native code): see the lines above; if it happens again, $build" ;;
+  esac
 }
 
 unattended() {  # without a terminal compose leaves the container running when it is told to end: hand the signal on

@@ -1,25 +1,45 @@
-"""python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends."""
+"""What runs llama.cpp in a process of its own.
+
+python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends.
+python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and compute with it; a crash ends only it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
+from dataclasses import asdict
+from pathlib import Path
 
 from burnish.errors import run_edge
+from burnish.llama.load_test import load_test
 from burnish.llama.quantize import quantization_types, quantize
 
 
 def main() -> int:
-    """The command line: one line a tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp's quantizer")
-    command = parser.add_subparsers(required=True).add_parser("quantize", help="quantize a GGUF file")
+    """The command line of both."""
+    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp in a process of its own")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("quantize", help="quantize a GGUF file")
     command.add_argument("source", help="a 16-bit GGUF file")
     command.add_argument("target", help="the file to write")
     command.add_argument("type", help="one of " + ", ".join(sorted(quantization_types())))
     command.add_argument("--threads", type=int, default=None, help="threads (default: the processors it may use)")
     command.add_argument("--requantize", action="store_true", help="allow a source that is quantized already")
+    test = commands.add_parser("load-test", help="load a GGUF file and compute with it")
+    test.add_argument("file", type=Path)
+    test.add_argument("--amx", choices=("auto", "on", "off"), default="auto", help="see burnish/llama/buffers.py")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process inside llama.cpp too
+    if options.command == "load-test":
+        print(json.dumps(asdict(load_test(options.file, options.amx))))
+        return 0
+    return _quantize(options)
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    """One line a tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
 
     def tell(number: int, count: int, name: str, kind: str) -> None:
         print(f"tensor {number}/{count} {name} {kind}", flush=True)
