@@ -115,7 +115,7 @@ def logits(api: Any, path: Path, extra: bool) -> list[float]:
         tokens = (api.llama_token * count)(*((7 * number + count) % 256 for number in range(count)))
         if api.llama_decode(context, api.llama_batch_get_one(tokens, count)):
             raise Wrong(f"a batch of {count} tokens can't be decoded")
-        found += api.llama_get_logits_ith(context, -1)[: tiny_gguf.VOCABULARY]
+        found += api.llama_get_logits_ith(context, -1)[: tiny_gguf.TINY.vocabulary]
     api.llama_free(context)
     api.llama_model_free(model)
     if not all(map(math.isfinite, found)):

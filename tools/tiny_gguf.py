@@ -1,7 +1,7 @@
-"""Write a small random Llama as an F16 GGUF, with the standard library alone.
+"""Write a random Llama as an F16 GGUF, with the standard library alone: a tiny one, or one of a real model's shape.
 
-Its shapes take llama.cpp's fast paths: rows of 256 are whole blocks of every quantized type, columns are multiples of
-32, which AMX needs (ggml-cpu/amx/amx.cpp, supports_op). The vocabulary is byte-level.
+The tiny one's shapes take llama.cpp's fast paths: rows of 256 are whole blocks of every quantized type, columns are
+multiples of 32, which AMX needs (ggml-cpu/amx/amx.cpp, supports_op). The vocabulary is byte-level.
 """
 
 from __future__ import annotations
@@ -9,12 +9,28 @@ from __future__ import annotations
 import random
 import struct
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
 
-EMBEDDING, HIDDEN, HEADS, KV_HEADS, LAYERS, CONTEXT = 256, 512, 4, 2, 2, 256
-VOCABULARY = 288  # 256 bytes, three control tokens, padding up to a multiple of 32
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama's shape. `tied`: the output layer is the embedding."""
+
+    embedding: int = 256
+    hidden: int = 512
+    heads: int = 4
+    kv_heads: int = 2
+    layers: int = 2
+    context: int = 256
+    vocabulary: int = 288  # 256 bytes, three control tokens, padding up to a multiple of 32
+    tied: bool = False
+
+
+TINY = Size()
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ALIGNMENT = 32
+MOST_DRAWN = 1 << 18  # values of a matrix that are drawn; larger ones repeat them
 U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5  # enum gguf_type
 TYPE_F32, TYPE_F16 = 0, 1  # enum ggml_type
 FILE_TYPE_F16 = 1  # LLAMA_FTYPE_MOSTLY_F16
@@ -31,37 +47,38 @@ def byte_tokens() -> list[str]:
     return [chr(byte) if byte in shown else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
-def shapes() -> dict[str, Shape]:
-    """Return every tensor's shape, rows first as in ggml: (columns of the product, rows)."""
-    kv = EMBEDDING // HEADS * KV_HEADS
-    found: dict[str, Shape] = {"token_embd.weight": (EMBEDDING, VOCABULARY), "output.weight": (EMBEDDING, VOCABULARY)}
-    found["output_norm.weight"] = (EMBEDDING,)
-    for layer in range(LAYERS):
+def shapes(size: Size) -> dict[str, Shape]:
+    """Return every tensor's shape, as ggml has it: (columns, rows), columns being what is summed over."""
+    wide, kv = size.embedding, size.embedding // size.heads * size.kv_heads
+    found: dict[str, Shape] = {"token_embd.weight": (wide, size.vocabulary), "output_norm.weight": (wide,)}
+    if not size.tied:
+        found["output.weight"] = (wide, size.vocabulary)
+    for layer in range(size.layers):
         parts: dict[str, Shape] = {
-            "attn_norm": (EMBEDDING,), "ffn_norm": (EMBEDDING,),
-            "attn_q": (EMBEDDING, EMBEDDING), "attn_k": (EMBEDDING, kv), "attn_v": (EMBEDDING, kv),
-            "attn_output": (EMBEDDING, EMBEDDING), "ffn_gate": (EMBEDDING, HIDDEN), "ffn_up": (EMBEDDING, HIDDEN),
-            "ffn_down": (HIDDEN, EMBEDDING),
+            "attn_norm": (wide,), "ffn_norm": (wide,), "attn_q": (wide, wide), "attn_k": (wide, kv),
+            "attn_v": (wide, kv), "attn_output": (wide, wide), "ffn_gate": (wide, size.hidden),
+            "ffn_up": (wide, size.hidden), "ffn_down": (size.hidden, wide),
         }  # fmt: skip
         found |= {f"blk.{layer}.{name}.weight": shape for name, shape in parts.items()}
     return found
 
 
-def metadata() -> list[tuple[str, int, object]]:
+def metadata(size: Size) -> list[tuple[str, int, object]]:
     """Return the keys with their GGUF types and values."""
     tokens = byte_tokens() + list(CONTROL)
-    kinds = [NORMAL] * 256 + [CONTROL_TOKEN] * len(CONTROL) + [UNUSED] * (VOCABULARY - 256 - len(CONTROL))
-    tokens += [f"<unused{number}>" for number in range(VOCABULARY - len(tokens))]
+    kinds = [NORMAL] * 256 + [CONTROL_TOKEN] * len(CONTROL) + [UNUSED] * (size.vocabulary - 256 - len(CONTROL))
+    tokens += [f"<unused{number}>" for number in range(size.vocabulary - len(tokens))]
     sizes = {
-        "context_length": CONTEXT, "embedding_length": EMBEDDING, "block_count": LAYERS, "feed_forward_length": HIDDEN,
-        "attention.head_count": HEADS, "attention.head_count_kv": KV_HEADS, "vocab_size": VOCABULARY,
-        "rope.dimension_count": EMBEDDING // HEADS,
+        "context_length": size.context, "embedding_length": size.embedding, "block_count": size.layers,
+        "feed_forward_length": size.hidden, "attention.head_count": size.heads,
+        "attention.head_count_kv": size.kv_heads, "vocab_size": size.vocabulary,
+        "rope.dimension_count": size.embedding // size.heads,
     }  # fmt: skip
     return [
         ("general.architecture", STRING, "llama"),
         ("general.name", STRING, "tiny"),
         ("general.file_type", U32, FILE_TYPE_F16),
-        *((f"llama.{name}", U32, size) for name, size in sizes.items()),
+        *((f"llama.{name}", U32, number) for name, number in sizes.items()),
         ("llama.attention.layer_norm_rms_epsilon", F32, 1e-5),
         ("tokenizer.ggml.model", STRING, "gpt2"),
         ("tokenizer.ggml.pre", STRING, "gpt-2"),
@@ -74,23 +91,25 @@ def metadata() -> list[tuple[str, int, object]]:
     ]
 
 
-def write(path: Path, seed: int = 0) -> None:
+def write(path: Path, size: Size = TINY, seed: int = 0) -> None:
     """Write the model. The same seed gives the same file."""
-    drawn = random.Random(seed)
-    header, data = bytearray(), bytearray()
-    tensors = shapes()
+    drawn, tensors, pairs = random.Random(seed), shapes(size), metadata(size)
+    header, offset = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))), 0
+    for pair in pairs:
+        header += _pair(*pair)
     for name, shape in tensors.items():
-        header += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, _type(shape), len(data))
-        data += _values(shape, drawn)
-        data += bytes(-len(data) % ALIGNMENT)
-    pairs = metadata()
-    start = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(_pair(*pair) for pair in pairs)
-    start += bytes(header)
-    path.write_bytes(start + bytes(-len(start) % ALIGNMENT) + bytes(data))
+        kind, width = (TYPE_F32, 4) if len(shape) == 1 else (TYPE_F16, 2)
+        header += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+        offset += _padded(width * shape[0] * (shape[1] if len(shape) > 1 else 1))
+    with path.open("wb") as file:
+        file.write(header + bytes(_padded(len(header)) - len(header)))
+        for shape in tensors.values():
+            data = _values(shape, drawn)
+            file.write(data + bytes(_padded(len(data)) - len(data)))
 
 
-def _type(shape: Shape) -> int:
-    return TYPE_F32 if len(shape) == 1 else TYPE_F16
+def _padded(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 def _values(shape: Shape, drawn: random.Random) -> bytes:
@@ -98,7 +117,9 @@ def _values(shape: Shape, drawn: random.Random) -> bytes:
     if len(shape) == 1:
         return array("f", [1.0] * shape[0]).tobytes()
     count, most = shape[0] * shape[1], (3.0 / shape[0]) ** 0.5
-    return struct.pack(f"<{count}e", *((2 * drawn.random() - 1) * most for _ in range(count)))
+    few = min(count, MOST_DRAWN)
+    part = struct.pack(f"<{few}e", *((2 * drawn.random() - 1) * most for _ in range(few)))
+    return (part * -(-count // few))[: 2 * count]
 
 
 def _pair(key: str, kind: int, value: object) -> bytes:

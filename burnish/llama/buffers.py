@@ -25,7 +25,6 @@ from typing import Literal
 from burnish.ended import crashed, signal_name
 from burnish.files import last_line
 from burnish.llama.runtime import api, base_function, library_files, runtime
-from burnish.run import cache_root, whole_file
 
 Amx = Literal["auto", "on", "off"]
 # enum ggml_type of the types with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and of 16-bit floats
@@ -124,6 +123,8 @@ def tested(path: Path) -> str:
 
     The outcome is kept in the cache for this file, build and CPU, where the cache can be written.
     """
+    from burnish.run import cache_root, whole_file  # here: else llama.cpp could not be used without pydantic
+
     note = cache_root() / "llama" / "load-tests" / f"{_identity(path)}.json"
     try:
         return str(json.loads(note.read_text())["fault"])

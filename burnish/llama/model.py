@@ -40,11 +40,11 @@ class Model:
         vocab_only: bool = False,
         n_gpu_layers: int = 0,
         use_mmap: bool = True,
-        amx: Amx = "auto",
+        amx: Amx | Decision = "auto",
     ) -> Self:
         """Load a GGUF file; n_gpu_layers -1 is all. Raises LlamaError with one line that says what is wrong with it.
 
-        `amx`: see burnish.llama.buffers; "auto" may first load the file in a child process.
+        `amx`: see burnish.llama.buffers; "auto" may first load the file in a child process, a Decision is followed.
         """
         path, log = Path(path), runtime()
         try:
@@ -57,7 +57,10 @@ class Model:
         params = api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
         params.load_mode = api.LLAMA_LOAD_MODE_AUTO if use_mmap else api.LLAMA_LOAD_MODE_NONE
-        decision = Decision(True, False, "") if vocab_only else decide(path, amx, n_gpu_layers)
+        if vocab_only:
+            decision = Decision(True, False, "")
+        else:
+            decision = amx if isinstance(amx, Decision) else decide(path, amx, n_gpu_layers)
         params.use_extra_bufts = decision.extra
         log.errors.clear()
         buffers: dict[str, float] = {}
