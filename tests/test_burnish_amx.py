@@ -202,3 +202,13 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
     while Path(f"/proc/{child}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_stage_of_the_quickstart_that_crashes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burnish.run import RunError
+    from tools import quickstart
+
+    (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RunError, match=r"python -m dies: ended by SIGILL \(illegal instruction\): .*make setup"):
+        quickstart.stage("dies")

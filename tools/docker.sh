@@ -190,10 +190,12 @@ signalled() {  # a container that a signal ended: one line that names it and the
 }
 
 unattended() {  # without a terminal compose leaves the container running when it is told to end: hand the signal on
-  local name=$1 code=0; shift
+  local name=$1 code=0 job; shift
   docker compose run --name "$name" "$@" &
+  job=$!
   trap 'docker kill --signal INT "$name" >/dev/null 2>&1 || true' INT TERM
-  while kill -0 $! 2>/dev/null; do code=0; wait $! || code=$?; done
+  # a signal interrupts `wait`; the exit code of a job that has ended already is still there
+  while :; do code=0; wait $job || code=$?; kill -0 $job 2>/dev/null || break; done
   return $code
 }
 
