@@ -34,7 +34,7 @@ VARIANTS = {"AMX": Decision(True, True, "asked for"), "none": Decision(False, Fa
 
 def cpu_name() -> str:
     """Return the CPU's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text().split("\n")
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 

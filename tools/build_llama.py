@@ -165,7 +165,7 @@ def fault(directory: Path, cuda: bool) -> str | None:
             )
         except subprocess.TimeoutExpired:
             return f"it computes no answer in {SELFTEST_LIMIT_S} s"
-    lines = done.stdout.splitlines()
+    lines = done.stdout.strip().split("\n")
     step = next((line.removeprefix("step ") for line in reversed(lines) if line.startswith("step ")), "starting")
     if done.returncode < 0 and (name := signal.Signals(-done.returncode).name) in CRASHES:
         return f"{name} ({signal.strsignal(-done.returncode)}) at: {step}"
@@ -173,7 +173,7 @@ def fault(directory: Path, cuda: bool) -> str | None:
         return None
     wrong = next((line.removeprefix("wrong ") for line in lines if line.startswith("wrong ")), None)
     if wrong is None or done.returncode != 1:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        last = done.stderr.strip().rpartition("\n")[2] or "no output"
         raise SystemExit(f"llama.cpp: its test could not run (exit code {done.returncode}, at: {step}): {last}")
     return wrong
 

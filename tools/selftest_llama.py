@@ -91,7 +91,7 @@ class Log:
 
     def buffers(self) -> list[str]:
         """Return the names of the buffers that weights were loaded into since the last call."""
-        lines = [line.split() for line in self.text.splitlines() if "model buffer size" in line]
+        lines = [line.split() for line in self.text.split("\n") if "model buffer size" in line]
         self.text = ""
         return [words[words.index("model") - 1] for words in lines]
 
