@@ -36,7 +36,8 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY requirements/llama.txt requirements/
-COPY tools/build_llama.py deploy/stage_llama.sh deploy/llama.cmake tools/
+COPY deploy/amx.cmake deploy/amx_tile_config.h deploy/
+COPY tools/build_llama.py tools/llama_key.py tools/selftest_llama.py tools/tiny_gguf.py deploy/stage_llama.sh deploy/llama.cmake tools/
 ENV CMAKE_ARGS=-DCMAKE_PROJECT_llama.cpp_INCLUDE=/build/tools/llama.cmake
 
 FROM toolchain AS llama

@@ -58,7 +58,9 @@ $(VENV)/.packages: requirements/train.txt requirements/quickstart.txt | $(VENV)/
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/quickstart.txt
 	@touch $@
 
-$(VENV)/.llama: requirements/llama.txt tools/build_llama.py | $(VENV)/.packages
+LLAMA_PARTS := requirements/llama.txt tools/build_llama.py tools/llama_key.py tools/selftest_llama.py tools/tiny_gguf.py deploy/amx.cmake deploy/amx_tile_config.h
+
+$(VENV)/.llama: $(LLAMA_PARTS) | $(VENV)/.packages
 	@$(PY) tools/build_llama.py
 	@touch $@
 

@@ -5,7 +5,6 @@ llama-server is built here from the source archive that the runtime came from, s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,10 +23,13 @@ from pathlib import Path
 from typing import IO
 
 from burnish import files
+from burnish.ended import how
 from burnish.run import cache_root
-from tools.build_llama import cpu_features, download, pinned_version
+from tools.build_llama import download, pinned_version
+from tools.llama_key import AMX_FLAGS, build_key
 
 CMAKE_FLAGS = [
+    *AMX_FLAGS,
     "-DCMAKE_BUILD_TYPE=Release",
     "-DGGML_NATIVE=ON",  # as the runtime's own native build
     "-DLLAMA_BUILD_UI=OFF",
@@ -78,18 +80,23 @@ class Running:
     def check(self) -> None:
         """Raise PeerMissing where it has ended."""
         if (code := self.process.poll()) is not None:
-            raise PeerMissing(f"{self.name} ended with code {code}: {last_line(self.log)}")
+            raise PeerMissing(f"{self.name}: {how(code)}: {last_line(self.log)}")
 
     def memory_mib(self) -> float:
         """Return what it holds in memory and shares with nobody (private pages), in MiB."""
-        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().split("\n")
+        lines = [line for pid in self.pids() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")]
         kib = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
         return kib / 1024
 
     def cpu_s(self) -> float:
         """Return the processor time that it has used, in seconds."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids()]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+
+    def pids(self) -> list[int]:
+        """Return its process and that one's children: our server's parent only waits."""
+        pid = self.process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
     def stop(self) -> None:
         self.process.terminate()
@@ -109,8 +116,7 @@ def source_archive(work: Path) -> Path:
 
 def build_peers() -> Path:
     """Build llama-server once; return the directory with it and llama-cpp-python's example server."""
-    features = hashlib.sha256(cpu_features().encode()).hexdigest()[:12]
-    target = cache_root() / "bench" / f"{pinned_version()}-{features}"
+    target = cache_root() / "bench" / f"{pinned_version()}-{build_key(pinned_version(), CMAKE_FLAGS, native=True)}"
     if (target / "llama-server").is_file():
         return target
     target.mkdir(parents=True, exist_ok=True)
@@ -237,7 +243,8 @@ def start(name: str, load: Load) -> Running:
     try:
         command = PEERS[name](load, port)
     except subprocess.CalledProcessError as error:
-        raise PeerMissing(f"{name}: its build failed ({' '.join(map(str, error.cmd[:3]))} ...)") from None
+        words = " ".join(map(str, error.cmd[:3]))
+        raise PeerMissing(f"{name}: its build failed ({words} ...: {how(error.returncode)})") from None
     log = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it as long as it runs)
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(name))
     end = time.monotonic() + START_TIMEOUT_S

@@ -17,6 +17,7 @@ import yaml
 
 from burnish import hub
 from burnish.console import say
+from burnish.ended import crashed, how
 from burnish.errors import UserError
 from burnish.files import last_line
 from burnish.run import cache_root, file_sha256
@@ -183,5 +184,7 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
         )
         if child.returncode:
             last = last_line(child.stderr, "it ended without a word")
+            if crashed(child.returncode):
+                last = f"{how(child.returncode)} (its last line: {last})"
             raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
     return target

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from burnish.ended import crashed, how
 from burnish.errors import UserError
 from burnish.run import cache_root, file_sha256, whole_file
 
@@ -60,5 +61,8 @@ def _child(command: list[str], given: str) -> str:
         raise VocabularyError(f"{Path(command[1]).name}: not finished after {TIMEOUT_S} s") from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *")]
-        raise VocabularyError((lines or [f"exit code {done.returncode}"])[-1])
+        reason = (
+            lines[-1] if lines and not crashed(done.returncode) else f"{Path(command[1]).name}: {how(done.returncode)}"
+        )
+        raise VocabularyError(reason)
     return done.stdout

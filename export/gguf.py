@@ -12,8 +12,9 @@ from typing import Any
 
 from burnish.console import bar
 from burnish.converter import CONVERTER
+from burnish.ended import how
 from burnish.errors import UserError, did_you_mean
-from burnish.llama import Model, quantization_types
+from burnish.llama import quantization_types
 from burnish.run import whole_file
 
 STEP = re.compile(r"(\d+)/(\d+)")
@@ -66,9 +67,9 @@ def quantize(source: Path, target: Path, type_name: str) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> None:
-    """A file that does not load is no artefact."""
-    with Model.open(path):
-        pass
+    """A file that does not load is no artefact. A child process loads it: a crash must not end the export."""
+    command = [sys.executable, "-m", "burnish.llama", "load-test", str(path)]
+    _child(command, lambda done, total: None, f"load test of {path.name}")
 
 
 def _child(command: list[str], progress: Callable[[int, int], None], what: str) -> list[str]:
@@ -94,5 +95,5 @@ def _child(command: list[str], progress: Callable[[int, int], None], what: str) 
             raise
     if process.returncode:
         last = " / ".join(lines[-3:]) or "no output"
-        raise GgufError(f"{what}: failed (exit code {process.returncode}): {last}")
+        raise GgufError(f"{what}: failed ({how(process.returncode)}): {last}")
     return lines

@@ -6,6 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from burnish.ended import supervise
+
+if __name__ == "__main__" and sys.argv[1:2] != ["chat"]:
+    supervise("the server")  # before the imports that start threads
+
 from burnish.config import add_arguments, parse_arguments
 from burnish.errors import run_edge
 from serve.settings import ServeSettings

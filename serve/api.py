@@ -15,6 +15,7 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from burnish.llama import cpu_variant
 from burnish.versions import commit, version
 from serve import requests
 from serve.engine import Draining, Engine
@@ -169,7 +170,9 @@ def _health(app: FastAPI, server: Server) -> None:
 
     @app.get("/version")
     async def versions() -> Response:
+        model = server.served.model
         record = {"model": server.served.name, "context_length": server.context, **server.served.record}
+        record |= {"cpu_variant": cpu_variant(), "amx": model.amx, "amx_why": model.amx_why}
         return JSONResponse({**here, **record})
 
     @app.get("/metrics")

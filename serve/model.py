@@ -152,7 +152,8 @@ def load(settings: ServeSettings) -> Served:
     if chosen.recorded and settings.verify:
         _verify(chosen)
     say(f"loading {chosen.path}")
-    model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers)
+    model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers, amx=settings.amx)
+    say(f"AMX: {'used' if model.amx else 'not used'}: {model.amx_why}")
     try:
         chat = _chat(model, chosen, settings)
         stop_ids, stops = _stops(model, chosen.stops)

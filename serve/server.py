@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -36,6 +37,7 @@ from serve.warm import warm_up
 BACKLOG = 512
 # what uvicorn waits for connections once every answer is done
 CLOSE_TIMEOUT_S = 5
+SAME_SIGNAL_S = 0.25
 
 
 def run(settings: ServeSettings) -> int:
@@ -98,6 +100,7 @@ class _Http(uvicorn.Server):
             )
         )
         self.engine, self.mailbox, self.settings, self.listening = engine, mailbox, settings, listening
+        self.told = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.mailbox.open(asyncio.get_running_loop())
@@ -109,8 +112,11 @@ class _Http(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.engine.draining:
-            self.force_exit = self.should_exit = True
+            # a signal to the whole process group comes twice: to this process, and from its parent (supervise)
+            if time.monotonic() - self.told > SAME_SIGNAL_S:
+                self.force_exit = self.should_exit = True
             return
+        self.told = time.monotonic()
         running, waiting = self.engine.load
         self.engine.draining = True
         say(f"{signal.Signals(sig).name}: no new requests; {running + waiting} answers to finish")

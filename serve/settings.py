@@ -66,4 +66,8 @@ class ServeSettings(Strict):
     prompt_chunk: Positive = Field(256, description="prompt tokens of a step while other answers are being made")
     threads: Positive | None = Field(None, description="threads; the physical cores that it may use if none")
     n_gpu_layers: int = Field(-1, description="layers on the GPU where there is one, -1 for all")
+    amx: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="CPUs with AMX: auto tests a quantized file in a child process first, on trusts it, off is never",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least serious log lines shown")

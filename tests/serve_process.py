@@ -103,8 +103,14 @@ class ServerProcess:
             assert time.monotonic() < end, "sequences never ended"
             time.sleep(0.02)
 
+    @property
+    def child(self) -> int:
+        """The process that serves: its parent, which was started here, only waits for it."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
     def memory_kib(self) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        text = Path(f"/proc/{self.child}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", text)
         assert found is not None
         return int(found[1])

@@ -122,3 +122,14 @@ def test_paths_that_are_named_are_mounted(tmp_path: Path) -> None:
     assert "--env BURNISH_TRAIN_LORA__R" in done.stdout
     assert "examples" not in done.stdout and "/tests:" not in done.stdout, "what the container sees anyway, or no path"
     assert done.stdout.rstrip().endswith("train-cpu " + " ".join(words[1:]))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(132, "SIGILL (illegal instruction)"), (137, "EXPORT_MEMORY"), (139, "SEGV")]
+)
+def test_a_container_that_a_signal_ended_is_one_line_with_the_way_out(tmp_path: Path, code: int, text: str) -> None:
+    (tmp_path / "docker").write_text(f'#!/bin/sh\ncase "$1 $2" in "compose run") exit {code} ;; esac\n')
+    (tmp_path / "docker").chmod(0o755)
+    done = tool("export", "run", PATH=f"{tmp_path}:/usr/bin:/bin", HOME=str(tmp_path))
+    assert done.returncode == 2 and done.stderr.startswith("error: export: ended by SIG") and text in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -2,28 +2,45 @@
 
     python tools/build_llama.py [--cpu native|v3|all] [--cuda ARCHS] [--wheel-only DIR]
 
-The wheel is kept in the cache under a key made of the version, the build flags and this CPU's feature flags, so that a
-machine builds it once and a home directory shared by two machines never mixes them. Only the standard library is used:
-this runs before anything is installed.
+The wheel is kept in the cache under a key of everything that makes it another (tools/llama_key.py), so that a machine
+builds it once and a home directory shared by two machines never mixes them. A native build is tested on this CPU before
+it is kept (tools/selftest_llama.py); where it fails, the next slower one is built and that choice is kept. Only the
+standard library is used: this runs before anything is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import ctypes
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-REQUIREMENT = Path(__file__).resolve().parent.parent / "requirements" / "llama.txt"
+ROOT = Path(__file__).resolve().parent.parent
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from tools.llama_key import AMX_FLAGS, build_key, cpu_features  # noqa: E402
+
+REQUIREMENT = ROOT / "requirements" / "llama.txt"
+SELFTEST = ROOT / "tools" / "selftest_llama.py"
+SELFTEST_LIMIT_S = 300
+# signals by which a build that does not fit this CPU, or computes nonsense, ends a process; others are someone's wish
+CRASHES = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP")
 CONVERTER_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
 BASE_FLAGS = (
+    *AMX_FLAGS,
     "-DLLAVA_BUILD=OFF",  # multimodal code: nothing here uses it
     # without these every library is installed a second time, outside the package
     "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",
@@ -45,25 +62,33 @@ def pinned_version() -> str:
     return found.group(1)
 
 
-def cpu_features() -> str:
-    """Return this CPU's feature flags: a native build runs only where they are the same."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n")
-    except OSError:
-        return "unknown"
-    return next(
-        (" ".join(sorted(line.split(":", 1)[1].split())) for line in lines if line.startswith("flags")), "unknown"
-    )
+@dataclass(frozen=True)
+class Choice:
+    """One way to build: its CMake flags, its name in messages, and whether it is for this CPU and tested on it."""
+
+    name: str
+    flags: tuple[str, ...]
+    native: bool = False
 
 
-def cache_directory(version: str, cmake_flags: list[str], native: bool) -> Path:
+def choices(cpu: str, cuda: str | None) -> list[Choice]:
+    """Return the builds to try, the best first: one for a portable build, for a native one also what is slower."""
+    more = ("-DGGML_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={cuda}", "-DGGML_CUDA_NCCL=OFF") if cuda else ()
+    if cpu != "native":
+        return [Choice(cpu, (*BASE_FLAGS, *CPU_FLAGS[cpu], *more))]
+    native = (*BASE_FLAGS, *CPU_FLAGS["native"], *more)
+    found = [Choice("native", native, True)]
+    if "amx_int8" in cpu_features().split():
+        found.append(Choice("native without AMX", (*native, "-DBURNISH_NO_AMX=ON"), True))
+    return [*found, Choice("AVX2", (*BASE_FLAGS, *CPU_FLAGS["v3"], *more), True)]
+
+
+def cache_directory(version: str, cmake_flags: Sequence[str], native: bool) -> Path:
     """Return the directory that holds the wheel and converter of exactly this build."""
     root = os.environ.get("BURNISH_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "burnish"
     )
-    parts = [version, *cmake_flags, cpu_features() if native else "portable", sys.platform]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return Path(root) / "llama" / f"{version}-{key}"
+    return Path(root) / "llama" / f"{version}-{build_key(version, cmake_flags, native)}"
 
 
 def download(directory: Path) -> Path:
@@ -88,9 +113,15 @@ def extract_converter(archive: Path, target: Path) -> None:
                 path.write_bytes(source.read())
 
 
-def compile_wheel(archive: Path, target: Path, cmake_flags: list[str]) -> None:
+def cmake_args(cmake_flags: Sequence[str]) -> str:
+    """Return CMAKE_ARGS: the caller's own, then ours; scikit-build-core splits it as a shell would."""
+    ours = [shlex.quote(flag) if re.search(r"[\s'\"\\]", flag) else flag for flag in cmake_flags]
+    return " ".join([os.environ.get("CMAKE_ARGS", ""), *ours]).strip()
+
+
+def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> None:
     """Build the wheel with a line of progress; the compiler's whole output is shown only if it fails."""
-    environment = {**os.environ, "CMAKE_ARGS": " ".join([os.environ.get("CMAKE_ARGS", ""), *cmake_flags]).strip()}
+    environment = {**os.environ, "CMAKE_ARGS": cmake_args(cmake_flags)}
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--wheel-dir", str(target), str(archive)]
     started, log, shown = time.monotonic(), [], 0.0
     with subprocess.Popen(
@@ -115,20 +146,90 @@ def compile_wheel(archive: Path, target: Path, cmake_flags: list[str]) -> None:
     print(f"\nllama.cpp: built in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def build(directory: Path, cmake_flags: list[str]) -> None:
-    """Fill `directory` with the wheel and converter; it appears whole or not at all."""
+def fault(directory: Path, cuda: bool) -> str | None:
+    """Compute with the wheel in a child process; return one line on what is wrong with it, None where nothing is.
+
+    Raises SystemExit where the test itself can't run.
+    """
+    if cuda and not _has_driver():
+        print("llama.cpp: not tested: it needs NVIDIA's driver, which is not on this machine", flush=True)
+        return None
+    with tempfile.TemporaryDirectory(dir=directory.parent) as site:
+        with zipfile.ZipFile(next(directory.glob("llama_cpp_python-*.whl"))) as wheel:
+            wheel.extractall(site)
+        environment = {name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"}
+        command = [sys.executable, "-I", str(SELFTEST), site]
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, errors="replace", timeout=SELFTEST_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return f"it computes no answer in {SELFTEST_LIMIT_S} s"
+    lines = done.stdout.strip().split("\n")
+    step = next((line.removeprefix("step ") for line in reversed(lines) if line.startswith("step ")), "starting")
+    if done.returncode < 0 and (name := signal.Signals(-done.returncode).name) in CRASHES:
+        return f"{name} ({signal.strsignal(-done.returncode)}) at: {step}"
+    if done.returncode == 0 and lines[-1:] == ["passed"]:
+        return None
+    wrong = next((line.removeprefix("wrong ") for line in lines if line.startswith("wrong ")), None)
+    if wrong is None or done.returncode != 1:
+        last = done.stderr.strip().rpartition("\n")[2] or "no output"
+        raise SystemExit(f"llama.cpp: its test could not run (exit code {done.returncode}, at: {step}): {last}")
+    return wrong
+
+
+def _has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def build(directory: Path, choice: Choice) -> str | None:
+    """Fill `directory` with the wheel and converter; it appears whole or not at all.
+
+    Returns what is wrong with a build that fails its test, which is then not kept.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".build-") as name:
         work = Path(name)
         archive = download(work)
         whole = work / "whole"
         extract_converter(archive, whole / "converter")
-        compile_wheel(archive, whole, cmake_flags)
+        compile_wheel(archive, whole, choice.flags)
+        if choice.native and (wrong := fault(whole, "-DGGML_CUDA=ON" in choice.flags)):
+            return wrong
         try:
             os.replace(whole, directory)
         except OSError:  # another process built the same thing meanwhile
             if not directory.is_dir():
                 raise
+    return None
+
+
+def ready(version: str, tries: Sequence[Choice]) -> Path:
+    """Return the directory of the first build that passes its test; one that failed is not built a second time."""
+    failed = []
+    for choice in tries:
+        directory = cache_directory(version, choice.flags, choice.native)
+        note = directory.with_name(directory.name + ".failed")
+        if directory.is_dir():
+            print(f"llama.cpp: {version} for this CPU is already built" + (f" ({choice.name})" if failed else ""))
+            return directory
+        if not note.is_file():
+            wrong = build(directory, choice)
+            if wrong is None:
+                return directory
+            note.write_text(wrong + "\n")
+        wrong = note.read_text().strip()
+        failed.append(f"{choice.name}: {wrong}")
+        going = f"; taking {tries[len(failed)].name}" if len(failed) < len(tries) else ""
+        print(f"llama.cpp: the {choice.name} build fails its test on this CPU: {wrong}{going}", flush=True)
+    raise SystemExit(
+        f"llama.cpp: no build computes on this CPU ({'; '.join(failed)}). Another compiler may help: "
+        f"CC=... CXX=... make setup. Remove {note.parent}/*.failed to try the same again."
+    )
 
 
 def install(directory: Path, version: str) -> None:
@@ -151,15 +252,8 @@ def main() -> None:
         "--wheel-only", metavar="DIR", type=Path, help="copy wheel and converter to DIR, install nothing"
     )
     options = parser.parse_args()
-    flags = [*BASE_FLAGS, *CPU_FLAGS[options.cpu]]
-    if options.cuda:
-        flags += ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={options.cuda}", "-DGGML_CUDA_NCCL=OFF"]
     version = pinned_version()
-    directory = cache_directory(version, flags, native=options.cpu == "native")
-    if directory.is_dir():
-        print(f"llama.cpp: {version} for this CPU is already built")
-    else:
-        build(directory, flags)
+    directory = ready(version, choices(options.cpu, options.cuda))
     if options.wheel_only:
         shutil.copytree(directory, options.wheel_only, dirs_exist_ok=True)
     else:

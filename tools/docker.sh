@@ -173,15 +173,29 @@ run() {
     options+=(--env "$variable"); mount_path "${!variable}" ro
   done < <(compgen -e | grep "^BURNISH_${stage^^}_" || true)
   options+=("${MOUNTS[@]+"${MOUNTS[@]}"}")
-  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$service" "${words[@]+"${words[@]}"}"
-  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$service" "${words[@]+"${words[@]}"}"; fi
+  local code=0
+  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$service" "${words[@]+"${words[@]}"}" || code=$?
+  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$service" "${words[@]+"${words[@]}"}" || code=$?; fi
+  signalled "$stage" "$code"
+  return $code
+}
+
+signalled() {  # a container that a signal ended: one line that names it and the way out (burnish/ended.py has the same)
+  local build="build the image for older CPUs: make images IMAGE=$service LLAMA_CPU=v3"
+  case $2 in
+    132) fail "$1: ended by SIGILL (illegal instruction): llama.cpp does not fit this CPU: $build" ;;
+    137) fail "$1: ended by SIGKILL (killed, most likely for want of memory): give it more (${1^^}_MEMORY), or take a smaller model" ;;
+    134 | 135 | 136 | 139) fail "$1: ended by SIG$(kill -l "$2") (a crash in native code): see the lines above; if it happens again, $build" ;;
+  esac
 }
 
 unattended() {  # without a terminal compose leaves the container running when it is told to end: hand the signal on
-  local name=$1 code=0; shift
+  local name=$1 code=0 job; shift
   docker compose run --name "$name" "$@" &
+  job=$!
   trap 'docker kill --signal INT "$name" >/dev/null 2>&1 || true' INT TERM
-  while kill -0 $! 2>/dev/null; do code=0; wait $! || code=$?; done
+  # a signal interrupts `wait`; the exit code of a job that has ended already is still there
+  while :; do code=0; wait $job || code=$?; kill -0 $job 2>/dev/null || break; done
   return $code
 }
 

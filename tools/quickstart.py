@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish.base import resolve
+from burnish.ended import crashed, how
 from burnish.errors import run_edge
 from burnish.files import last_line
 from burnish.run import ExportRecord, RunError, TrainRecord, find_run
@@ -37,6 +38,8 @@ START_LIMIT_S = 120
 def stage(*arguments: str) -> None:
     """Run one stage as a user would, and stop where it stops."""
     code = subprocess.run([sys.executable, "-m", *arguments]).returncode
+    if crashed(code):
+        raise RunError(f"python -m {' '.join(arguments)}: {how(code)}")
     if code:
         sys.exit(code)
 
@@ -64,7 +67,8 @@ def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     for _ in range(START_LIMIT_S * 10):
         if process.poll() is not None:
             last = last_line(log.read_bytes().decode(errors="replace"))
-            raise RunError(f"the server ended while starting: {last} (all of it: {log})")
+            end = f", {how(process.returncode)}" if crashed(process.returncode) else ""
+            raise RunError(f"the server ended while starting{end}: {last} (all of it: {log})")
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=1).status_code == 200:
                 return

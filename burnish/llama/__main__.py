@@ -1,7 +1,8 @@
-"""llama.cpp's quantizer and tokenizer as child processes.
+"""What runs llama.cpp in a process of its own.
 
-python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends
-python -m burnish.llama tokenize FILE: a JSON list of texts on standard input -> a JSON list of their ids
+python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends.
+python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and compute with it; a crash ends only it.
+python -m burnish.llama tokenize FILE: a JSON list of texts on standard input -> a JSON list of their ids.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import argparse
 import json
 import signal
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 from burnish.errors import run_edge
+from burnish.llama.load_test import load_test
 from burnish.llama.model import Model
 from burnish.llama.quantize import quantization_types, quantize
 
 
 def main() -> int:
     """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp's quantizer and tokenizer")
+    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp in a process of its own")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("quantize", help="quantize a GGUF file")
     command.set_defaults(run=_quantize)
@@ -27,6 +31,10 @@ def main() -> int:
     command.add_argument("type", help="one of " + ", ".join(sorted(quantization_types())))
     command.add_argument("--threads", type=int, default=None, help="threads (default: the processors it may use)")
     command.add_argument("--requantize", action="store_true", help="allow a source that is quantized already")
+    command = commands.add_parser("load-test", help="load a GGUF file and compute with it")
+    command.set_defaults(run=_load_test)
+    command.add_argument("file", type=Path)
+    command.add_argument("--amx", choices=("auto", "on", "off"), default="auto", help="see burnish/llama/buffers.py")
     command = commands.add_parser("tokenize", help="tokenize texts with the vocabulary of a GGUF file")
     command.set_defaults(run=_tokenize)
     command.add_argument("file", help="a GGUF file; one with only a vocabulary will do")
@@ -34,6 +42,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process inside llama.cpp too
     code: int = options.run(options)
     return code
+
+
+def _load_test(options: argparse.Namespace) -> int:
+    print(json.dumps(asdict(load_test(options.file, options.amx))))
+    return 0
 
 
 def _tokenize(options: argparse.Namespace) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from burnish.llama.buffers import Amx, Decision, decide
 from burnish.llama.runtime import LlamaError, api, runtime
 
 
@@ -17,6 +19,8 @@ class Model:
 
     def __init__(self, handle: Any, path: Path, vocab_only: bool) -> None:
         self.handle, self.path, self.vocab_only = handle, path, vocab_only
+        self.buffers: dict[str, float] = {}  # MiB of weights by the name of the buffer that llama.cpp took
+        self.amx_why = "the weights are not loaded"
         self.vocab = api.llama_model_get_vocab(handle)
         self.n_vocab = int(api.llama_vocab_n_tokens(self.vocab))
         self.n_ctx_train = int(api.llama_model_n_ctx_train(handle))
@@ -29,8 +33,19 @@ class Model:
         self.adds_bos = bool(api.llama_vocab_get_add_bos(self.vocab))
 
     @classmethod
-    def open(cls, path: str | Path, *, vocab_only: bool = False, n_gpu_layers: int = 0, use_mmap: bool = True) -> Self:
-        """Load a GGUF file; n_gpu_layers -1 is all. Raises LlamaError with one line that says what is wrong with it."""
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        vocab_only: bool = False,
+        n_gpu_layers: int = 0,
+        use_mmap: bool = True,
+        amx: Amx | Decision = "auto",
+    ) -> Self:
+        """Load a GGUF file; n_gpu_layers -1 is all. Raises LlamaError with one line that says what is wrong with it.
+
+        `amx`: see burnish.llama.buffers; "auto" may first load the file in a child process, a Decision is followed.
+        """
         path, log = Path(path), runtime()
         try:
             with path.open("rb") as file:
@@ -42,14 +57,27 @@ class Model:
         params = api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
         params.load_mode = api.LLAMA_LOAD_MODE_AUTO if use_mmap else api.LLAMA_LOAD_MODE_NONE
+        if vocab_only:
+            decision = Decision(True, False, "")
+        else:
+            decision = amx if isinstance(amx, Decision) else decide(path, amx, n_gpu_layers)
+        params.use_extra_bufts = decision.extra
         log.errors.clear()
-        handle = api.llama_model_load_from_file(str(path).encode(), params)
+        buffers: dict[str, float] = {}
+        before, log.listener = log.listener, _buffer_reader(buffers)
+        try:
+            handle = api.llama_model_load_from_file(str(path).encode(), params)
+        finally:
+            log.listener = before
         if not handle:
             reason = next(
                 (line for line in log.errors if "failed to load model" not in line), "llama.cpp gives no reason"
             )
             raise LlamaError(f"{path}: llama.cpp can't load it: {reason}")
         model = cls(handle, path, vocab_only)
+        model.buffers, model.amx_why = buffers, decision.why or model.amx_why
+        if decision.amx and not model.amx:
+            model.amx_why = "no weight has a shape that AMX computes with"
         if missing := model._missing_bytes():
             model.close()
             raise LlamaError(
@@ -57,6 +85,11 @@ class Model:
                 " at a text that needs one: convert the model again from a checkpoint with its own tokenizer"
             )
         return model
+
+    @property
+    def amx(self) -> bool:
+        """Whether weights lie in AMX buffers, by llama.cpp's own log; `amx_why` says why, or why not."""
+        return "AMX" in self.buffers
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
@@ -162,3 +195,13 @@ class Model:
         wrong = next((i for i in ids if not 0 <= i < self.n_vocab), None)
         if wrong is not None:
             raise LlamaError(f"token id {wrong} is not in this model's vocabulary (0 to {self.n_vocab - 1})")
+
+
+def _buffer_reader(buffers: dict[str, float]) -> Callable[[str], None]:
+    """Return a listener that adds up the sizes of the buffers that weights are loaded into."""
+
+    def take(line: str) -> None:
+        if found := re.search(r"(\S+)\s+model buffer size\s*=\s*([\d.]+) MiB", line):
+            buffers[found[1]] = buffers.get(found[1], 0.0) + float(found[2])
+
+    return take

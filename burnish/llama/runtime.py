@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections import deque
@@ -24,7 +25,7 @@ import llama_cpp.llama_cpp as api
 
 LOG_LEVEL_ERROR = 4
 LOG_LEVEL_CONTINUE = 5
-__all__ = ["LlamaError", "Log", "api", "cpu_variant", "runtime"]
+__all__ = ["LlamaError", "Log", "api", "base_function", "cpu_variant", "library_files", "runtime"]
 
 
 class LlamaError(UserError):
@@ -76,3 +77,14 @@ def cpu_variant() -> str | None:
     """Return the CPU library that a portable build took, such as "haswell"; None for a build with only one."""
     found = re.search(r"/libggml-cpu-(\w+)\.so", Path("/proc/self/maps").read_text())
     return found[1] if found else None
+
+
+def base_function(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function of ggml or gguf, which llama_cpp has no wrapper for; libllama is linked to both."""
+    return ctypes.CFUNCTYPE(result, *arguments)((name, api._lib))
+
+
+def library_files() -> list[Path]:
+    """Return the libraries of this build, resolved, in name order."""
+    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(api.__file__).parent / "lib")
+    return sorted({path.resolve() for path in folder.glob("lib*.so*")})

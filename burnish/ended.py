@@ -1,0 +1,113 @@
+"""How a process ended, in one line that says what to do; and a parent that says it of a server that crashes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import NoReturn
+
+MEANINGS = {
+    "SIGILL": "illegal instruction",
+    "SIGSEGV": "a read or write outside its memory",
+    "SIGBUS": "a memory access that failed",
+    "SIGFPE": "an arithmetic fault",
+    "SIGABRT": "a failed check in native code",
+    "SIGTRAP": "a trap in native code",
+    "SIGSYS": "a system call that is not allowed here",
+    "SIGKILL": "killed, most likely for want of memory",
+    "SIGTERM": "it was told to end",
+    "SIGINT": "it was interrupted",
+    "SIGHUP": "its terminal closed",
+    "SIGXCPU": "the limit on processor time",
+}
+REBUILD = (
+    "llama.cpp does not fit this CPU or was miscompiled: `rm -f .venv/.llama`, then `make setup` builds and tests it "
+    "for this CPU; images: LLAMA_CPU=v3 make images"
+)
+WAYS_OUT = {
+    "SIGILL": REBUILD,
+    "SIGSEGV": f"see the lines before it; if it happens again with another file, {REBUILD}",
+    "SIGBUS": "a file was cut short while it was read, or a disk or /dev/shm is full: check both, then run again",
+    "SIGABRT": "the line before it says which check; a damaged model file is the usual cause",
+    "SIGKILL": "use a smaller model, fewer sequences or cells, or give it more memory (in containers SERVE_MEMORY, "
+    "TRAIN_MEMORY, EXPORT_MEMORY)",
+}
+# how a shell or a container engine reports a crash: 128 + the signal. SIGTERM's 143 may be a program's own
+REPORTED = frozenset({"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGSYS"})
+# someone's wish, not a crash: passed on as it came
+WISHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def signal_name(code: int) -> str | None:
+    """Return the signal that an exit code stands for: -n from Python, 128 + n from a shell; None where it is a code."""
+    try:
+        if code < 0:
+            return signal.Signals(-code).name
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return None
+    return name if name in REPORTED else None
+
+
+def how(code: int) -> str:
+    """Say how a child process ended: "exit code 3", or the signal, what it means, and the way out."""
+    name = signal_name(code)
+    if name is None:
+        return f"exit code {code}"
+    way = WAYS_OUT.get(name)
+    return f"ended by {name} ({MEANINGS.get(name, 'a signal')})" + (f": {way}" if way else "")
+
+
+def crashed(code: int) -> bool:
+    """Whether a child process was ended by a signal."""
+    return signal_name(code) is not None
+
+
+def supervise(what: str) -> None:
+    """Fork, and go on in the child. The parent waits for it, and never returns from here.
+
+    A process that a signal ends can't say so itself. The parent prints one line that names the signal and the way out,
+    and exits with 2; other ends are its own. Signals that are sent to the parent alone are handed on; those of a
+    terminal reach both. Call it first, before threads and large imports. Linux only; elsewhere it does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    handed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handed_on | {signal.SIGCHLD})
+    parent, child = os.getpid(), os.fork()
+    if child:
+        _wait(what, child, handed_on)
+    # without this the child would outlive a parent that is killed
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait(what: str, child: int, handed_on: set[signal.Signals]) -> NoReturn:
+    while True:
+        # si_code is above 0 for the kernel's own signals: Ctrl-C on a terminal, which the child got too
+        info = signal.sigwaitinfo(handed_on | {signal.SIGCHLD})
+        if info.si_signo != signal.SIGCHLD:
+            if info.si_code <= 0:
+                os.kill(child, info.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            _exit_like(what, os.waitstatus_to_exitcode(status))
+
+
+def _exit_like(what: str, code: int) -> NoReturn:
+    if code >= 0:
+        sys.exit(code)
+    if -code in WISHED:
+        signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        os.kill(os.getpid(), -code)
+        sys.exit(128 - code)  # pid 1 of a container can't end itself by a signal
+    print(f"error: {what} {how(code)}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,0 +1,53 @@
+"""A server that a signal ends says so in one line; signals that only ask it to end are obeyed once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from burnish.llama.buffers import why_no_amx
+from tests.serve_process import serving
+from tools import tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    tiny_gguf.write(path)
+    return path
+
+
+def test_a_crash_is_one_line_with_the_way_out(tiny: Path) -> None:
+    with serving(model=tiny, context_length=64) as server:
+        os.kill(server.child, signal.SIGILL)
+        assert server.process.wait(30) == 2
+        server.stop()
+    last = server.output.strip().splitlines()[-1]
+    assert last.startswith("error: the server ended by SIGILL (illegal instruction): ") and "make setup" in last
+
+
+def test_version_and_log_say_whether_amx_is_used(tiny: Path) -> None:
+    with serving(model=tiny, context_length=64) as server:
+        _, _, body = server.call("GET", "/version")
+        assert body["amx"] is False and body["amx_why"] == (why_no_amx() or "16 of 16 weights are F16")
+        assert f"AMX: not used: {body['amx_why']}" in server.output
+
+
+def test_a_signal_to_both_processes_still_drains(tiny: Path) -> None:
+    """As systemd and `kill` of a process group send it."""
+    with serving(model=tiny, context_length=250, drain_timeout_s=60) as server:
+        body = {"model": "default", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "stream": True}
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        assert reply.readline().startswith(b"data: ")
+        for pid in (server.child, server.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        rest = reply.read()
+        assert b'"finish_reason":"length"' in rest.replace(b" ", b"") and rest.rstrip().endswith(b"data: [DONE]")
+        assert server.process.wait(60) == 0
