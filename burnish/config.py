@@ -190,25 +190,30 @@ def _accepts(annotation: Any, kind: type) -> bool:
     return annotation is kind or origin is kind
 
 
+def _words(annotation: Any) -> frozenset[str]:
+    """Return the words that a setting may be; those that may only stand in a list are not among them."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return frozenset(word for word in typing.get_args(annotation) if isinstance(word, str))
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return frozenset().union(*map(_words, typing.get_args(annotation)))
+    return frozenset()
+
+
 def _parse(text: Any, annotation: Any) -> Any:
     """Read a string from the environment or the command line as the setting's type would be written in YAML."""
     if not isinstance(text, str):
         return text
     if text.lower() in ("none", "null") and _accepts(annotation, type(None)):
         return None
-    if _accepts(annotation, str):
-        return text
+    if _accepts(annotation, str) or text in _words(annotation):
+        return text  # a word as it is: YAML 1.1 reads "off" as false
     try:
         value = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError:
         return text
     if _accepts(annotation, list) and not isinstance(value, list):
-        # the words that may stand instead of a list, not those that may stand in it
-        instead = () if typing.get_origin(annotation) is list else typing.get_args(annotation)
-        literals = {
-            str(v) for part in instead if typing.get_origin(part) is typing.Literal for v in typing.get_args(part)
-        }
-        return value if text in literals else [part.strip() for part in text.split(",") if part.strip()]
+        return [part.strip() for part in text.split(",") if part.strip()]
     return value
 
 
@@ -246,10 +251,15 @@ def _walk(
         if any(name.startswith(f"{full}.") for name in known):
             _walk(value_node, (*prefix, key), path, known, flat, faults)
         elif full in known:
-            loader = _Loader("")
-            flat[(*prefix, key)] = Given(loader.construct_object(value_node, deep=True), f"{path}:{line}")
+            flat[(*prefix, key)] = Given(_value(value_node, known[full].annotation), f"{path}:{line}")
         else:
             faults.append(f"{path}:{line}: unknown key '{full}'{_hint(full, known)}")
+
+
+def _value(node: yaml.Node, annotation: Any) -> Any:
+    if isinstance(node, yaml.ScalarNode) and node.value in _words(annotation):
+        return node.value
+    return _Loader("").construct_object(node, deep=True)
 
 
 def _hint(full: str, known: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ class Settings(Strict):
     lora: Lora = Field(default_factory=Lora)
     name: str | None = None
     packing: bool = False
+    amx: Literal["auto", "on", "off"] = "auto"
 
 
 @pytest.fixture
@@ -106,3 +107,11 @@ def test_unknown_options_name_the_nearest_one_all_at_once() -> None:
         parse_arguments(parser, Settings, "train", ["--lora.rr", "3", "--pack", "true"])
     assert "did you mean '--lora.r'?" in caught.value.faults[0]
     assert "did you mean '--packing'?" in caught.value.faults[1]
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_a_word_that_yaml_would_read_as_true_or_false_is_the_word(config: Path, word: str) -> None:
+    config.write_text(f"amx: {word}\n")
+    assert load(Settings, "train", config, {}, {}).amx == word
+    assert load(Settings, "train", None, {"amx": word}, {}).amx == word
+    assert load(Settings, "train", None, {}, {"BURNISH_TRAIN_AMX": word}).amx == word
