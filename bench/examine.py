@@ -30,6 +30,7 @@ from bench.merge import SHAPES, make_base, peak_bytes
 from burnish.console import say
 from burnish.exam import Answers, Question
 from burnish.exam_memory import ExamMemory
+from burnish.files import first_line, last_line
 
 KINDS = ("streamed", "whole")
 GENERAL_TEXTS = 5
@@ -85,8 +86,8 @@ def measure(kind: str, base: Path, rows: int, tokens: int, target: Path) -> dict
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TRANSFORMERS_VERBOSITY": "error"}  # as export sets them
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"{kind}: {done.stderr.strip().splitlines()[-1:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"{kind}: {last_line(done.stderr)}")
+    result: dict[str, float] = json.loads(last_line(done.stdout))
     return result
 
 
@@ -139,7 +140,7 @@ def broken(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     """Run the bench; returns 1 where a bound is broken."""
-    parser = argparse.ArgumentParser(prog="python -m bench.examine", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.examine", description=first_line(__doc__))
     parser.add_argument("--shapes", default="1b", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--repeats", type=int, default=3)

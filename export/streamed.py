@@ -15,6 +15,7 @@ from burnish.console import PLAIN_INTERVAL_S, say, warn
 from burnish.errors import UserError
 from burnish.exam import Floats, Question
 from burnish.exam_memory import chunk_positions, group_tokens
+from burnish.files import first_line
 from export import lockstep
 from export.shards import ShardError, sources
 from export.skeleton import NotStreamable, Skeleton, attention, from_pretrained, read_skeleton
@@ -45,7 +46,7 @@ def checkpoint_logits(directory: Path, questions: Sequence[Question]) -> Iterato
     except UserError:
         raise
     except Exception as error:  # whatever a model does that its layers one by one can't
-        reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        reason = f"{type(error).__name__} {first_line(error)}".strip()
     if reason:
         yield from whole_logits(directory, questions, reason)
     elif first is not None:
@@ -152,7 +153,7 @@ def whole_logits(directory: Path, questions: Sequence[Question], reason: str) ->
         options = attention(AutoConfig.from_pretrained(directory))
         model = from_pretrained(AutoModelForCausalLM, directory, directory, **options)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ShardError(f"{directory}: transformers can't load it: {str(error).splitlines()[0]}") from None
+        raise ShardError(f"{directory}: transformers can't load it: {first_line(error)}") from None
     with torch.inference_mode():
         for question in questions:
             logits = model(input_ids=torch.tensor([question.input_ids]), use_cache=False).logits[0, question.positions]
