@@ -185,7 +185,7 @@ def test_plain_text_rows_train_and_export(tiny_base: Path, tmp_path: Path, cli: 
     assert done.returncode == 0, done.stderr
     record = run.read(ExportRecord)
     assert record.chat_template_sha256 is None
-    assert {a.fidelity.prompt_parity for a in record.artefacts} == {None}
+    assert {a.fidelity.prompt_parity for a in record.artefacts} == {True}
 
 
 def test_a_moved_base_is_given_again_and_another_one_is_refused(
