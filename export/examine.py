@@ -183,7 +183,7 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
 def _eos(directory: Path) -> frozenset[int]:
     """Return the ids at which transformers ends a generation: generation_config.json's, else config.json's."""
     files = (directory / "generation_config.json", directory / "config.json")
-    content = next((read_json(path) for path in files if path.is_file()), {})
+    content: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})
     eos = content.get("eos_token_id")
     return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
