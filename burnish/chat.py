@@ -83,23 +83,35 @@ class ChatTemplate:
         return environment
 
     @cached_property
+    def _parsed(self) -> nodes.Template:
+        try:
+            return self._environment.parse(self.source)
+        except jinja2.TemplateError as error:
+            raise _not_a_template(error) from None
+
+    @cached_property
     def _compiled(self) -> jinja2.Template:
         try:
             return self._environment.from_string(self.source)
         except jinja2.TemplateError as error:
-            line = getattr(error, "lineno", None)
-            raise ChatError(f"chat template{f' line {line}' if line else ''}: {error}") from None
+            raise _not_a_template(error) from None
 
     @cached_property
     def literals(self) -> frozenset[str]:
-        """The strings in the template's expressions: all that it can look for in a message ("</think>")."""
-        found = self._environment.parse(self.source).find_all(nodes.Const)
+        """The strings in the template's expressions: all that it can look for in a message ("</think>").
+
+        Raises ChatError where the source is not a template.
+        """
+        found = self._parsed.find_all(nodes.Const)
         return frozenset(const.value for const in found if isinstance(const.value, str) and const.value)
 
     @cached_property
     def missing_tokens(self) -> tuple[str, ...]:
-        """The special tokens that the template names and does not have: they render as nothing."""
-        named = meta.find_undeclared_variables(self._environment.parse(self.source))
+        """The special tokens that the template names and does not have: they render as nothing.
+
+        Raises ChatError where the source is not a template.
+        """
+        named = meta.find_undeclared_variables(self._parsed)
         return tuple(name for name in TOKEN_KEYS if name in named and name not in self.special_tokens)
 
     def render(
@@ -138,7 +150,8 @@ def from_gguf(model: GgufModel, date: str) -> ChatTemplate | None:
     if not model.chat_template:
         return None
     metadata = model.metadata()
-    ids = {name: int(metadata[key]) for name, key in TOKEN_KEYS.items() if key in metadata}
+    said = {name: metadata.get(key, "") for name, key in TOKEN_KEYS.items()}
+    ids = {name: int(value) for name, value in said.items() if value.isdecimal()}
     named = {name: model.token_text(i) for name, i in ids.items() if 0 <= i < model.n_vocab}
     return ChatTemplate(model.chat_template, date, named)
 
@@ -159,6 +172,11 @@ def load_template(name_or_file: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ChatError(f"{path}: the chat template can't be read: {error}") from None
+
+
+def _not_a_template(error: jinja2.TemplateError) -> ChatError:
+    line = getattr(error, "lineno", None)
+    return ChatError(f"chat template{f' line {line}' if line else ''}: {error}")
 
 
 def _raise(message: str) -> NoReturn:

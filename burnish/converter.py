@@ -56,7 +56,9 @@ def tokenize(path: Path, texts: Sequence[str]) -> list[list[int]]:
 
 def _child(command: list[str], given: str) -> str:
     try:
-        done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            command, cwd=ROOT, input=given, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
     except subprocess.TimeoutExpired:
         raise VocabularyError(f"{Path(command[1]).name}: not finished after {TIMEOUT_S} s") from None
     if done.returncode:

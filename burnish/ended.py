@@ -1,4 +1,4 @@
-"""How a process ended, in one line that says what to do; and a parent that says it of a server that crashes."""
+"""How a process ended, in one line that says what to do; and a parent that says it of a stage that crashes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 MEANINGS = {
@@ -34,9 +35,10 @@ WAYS_OUT = {
     "SIGKILL": "use a smaller model, fewer sequences or cells, or give it more memory (in containers SERVE_MEMORY, "
     "TRAIN_MEMORY, EXPORT_MEMORY)",
 }
+LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # their way out is a new build of llama.cpp
 # how a shell or a container engine reports a crash: 128 + the signal. SIGTERM's 143 may be a program's own
 REPORTED = frozenset({"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGSYS"})
-# someone's wish, not a crash: passed on as it came
+# sent on purpose, not a crash: passed on as it came
 WISHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -52,12 +54,15 @@ def signal_name(code: int) -> str | None:
     return name if name in REPORTED else None
 
 
-def how(code: int) -> str:
-    """Say how a child process ended: "exit code 3", or the signal, what it means, and the way out."""
+def how(code: int, llama: bool = True) -> str:
+    """Say how a child process ended: "exit code 3", or the signal, what it means, and the way out.
+
+    `llama`: llama.cpp ran in it, so that an illegal instruction or a wild read is most likely that build's.
+    """
     name = signal_name(code)
     if name is None:
         return f"exit code {code}"
-    way = WAYS_OUT.get(name)
+    way = WAYS_OUT.get(name) if llama or name not in LLAMA else None
     return f"ended by {name} ({MEANINGS.get(name, 'a signal')})" + (f": {way}" if way else "")
 
 
@@ -66,7 +71,7 @@ def crashed(code: int) -> bool:
     return signal_name(code) is not None
 
 
-def supervise(what: str) -> None:
+def supervise(what: str, llama: bool = True) -> None:
     """Fork, and go on in the child. The parent waits for it, and never returns from here.
 
     A process that a signal ends can't say so itself. The parent prints one line that names the signal and the way out,
@@ -80,7 +85,7 @@ def supervise(what: str) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, handed_on | {signal.SIGCHLD})
     parent, child = os.getpid(), os.fork()
     if child:
-        _wait(what, child, handed_on)
+        _wait(child, handed_on, lambda code: f"{what} {how(code, llama)}")
     # without this the child would outlive a parent that is killed
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -88,7 +93,7 @@ def supervise(what: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait(what: str, child: int, handed_on: set[signal.Signals]) -> NoReturn:
+def _wait(child: int, handed_on: set[signal.Signals], said: Callable[[int], str]) -> NoReturn:
     while True:
         # si_code is above 0 for the kernel's own signals: Ctrl-C on a terminal, which the child got too
         info = signal.sigwaitinfo(handed_on | {signal.SIGCHLD})
@@ -96,12 +101,15 @@ def _wait(what: str, child: int, handed_on: set[signal.Signals]) -> NoReturn:
             if info.si_code <= 0:
                 os.kill(child, info.si_signo)
             continue
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            _exit_like(what, os.waitstatus_to_exitcode(status))
+        while True:  # pid 1 of a container without an init is also given orphans to reap
+            ended, status = os.waitpid(-1, os.WNOHANG)
+            if ended == child:
+                _exit_like(os.waitstatus_to_exitcode(status), said)
+            if not ended:
+                break
 
 
-def _exit_like(what: str, code: int) -> NoReturn:
+def _exit_like(code: int, said: Callable[[int], str]) -> NoReturn:
     if code >= 0:
         sys.exit(code)
     if -code in WISHED:
@@ -109,5 +117,5 @@ def _exit_like(what: str, code: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
         sys.exit(128 - code)  # pid 1 of a container can't end itself by a signal
-    print(f"error: {what} {how(code)}", file=sys.stderr, flush=True)
+    print(f"error: {said(code)}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -44,7 +44,7 @@ def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
 
 
 def last_line(output: str, default: str = "") -> str:
-    """Return the last line that a program printed; a carriage return begins a line anew, as on a terminal."""
+    """Return the last line that a program printed; a carriage return begins a new line, as on a terminal."""
     return output.replace("\r", "\n").strip().rsplit("\n", 1)[-1].strip() or default
 
 

@@ -9,6 +9,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from burnish.ended import supervise
+
+if __name__ == "__main__":
+    supervise("the export")  # before the imports that start threads
+
 from rich.console import Console
 from rich.table import Table
 

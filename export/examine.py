@@ -13,11 +13,13 @@ import numpy as np
 from burnish.console import bar
 from burnish.exam import Answers, Compared, Exam, Floats
 from burnish.fidelity import Fidelity
+from burnish.files import first_line
 from burnish.intervals import Estimate, estimate
 from burnish.llama import Model, score_chunks
 from burnish.run import TrainRecord, read_json
 from burnish.tokenizer import encoder
 from export.parity import Check, checkpoint_chat, gguf_chat, prompt_parity
+from export.shards import ShardError
 from export.streamed import checkpoint_logits
 
 NAMED = 8  # how many wrong stops a message names
@@ -164,16 +166,26 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
     from transformers import AutoTokenizer
 
     sat = sit(exam, checkpoint_logits(directory, exam.questions), None, title)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (ValueError, OSError) as error:
+        raise ShardError(f"{directory}: transformers can't load its tokenizer: {first_line(error)}") from None
     parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, encoder(tokenizer, special=True))
-    eos = read_json(directory / "generation_config.json")["eos_token_id"]
-    recorded = frozenset(tokenizer.convert_tokens_to_ids(record.terminators))
+    recorded = tokenizer.convert_tokens_to_ids(record.terminators)
     ends = Ends(
-        frozenset(eos if isinstance(eos, list) else [eos]),
-        recorded,
+        _eos(directory),
+        frozenset(token for token in recorded if token is not None),
         lambda token: str(tokenizer.decode([token], skip_special_tokens=True)),
     )
     return fidelity(exam, sat, parity, terminator(exam, ends)), sat.answers
+
+
+def _eos(directory: Path) -> frozenset[int]:
+    """Return the ids at which transformers ends a generation: generation_config.json's, else config.json's."""
+    files = (directory / "generation_config.json", directory / "config.json")
+    content: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})
+    eos = content.get("eos_token_id")
+    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
 
 def _gguf_ends(model: Model, record: TrainRecord) -> Ends:

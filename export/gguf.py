@@ -67,7 +67,7 @@ def quantize(source: Path, target: Path, type_name: str) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> None:
-    """A file that does not load is no artefact. A child process loads it: a crash must not end the export."""
+    """Raise GgufError for a file that does not load. A child process loads it: a crash must not end the export."""
     command = [sys.executable, "-m", "burnish.llama", "load-test", str(path)]
     _child(command, lambda done, total: None, f"load test of {path.name}")
 

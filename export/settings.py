@@ -56,16 +56,23 @@ class GateSection(Strict):
     max_kl: float = Field(
         DEFAULTS["max_kl"],
         gt=0.0,
+        allow_inf_nan=False,
         description="largest mean KL to its reference, nats a token, on held-out responses and on general text",
     )
     min_top1: float = Field(
         DEFAULTS["min_top1"], ge=0.0, le=1.0, description="least share of positions with the same likeliest token"
     )
     max_gain_lost: float = Field(
-        DEFAULTS["max_gain_lost"], ge=0.0, description="largest share of training's gain in loss that may be lost"
+        DEFAULTS["max_gain_lost"],
+        ge=0.0,
+        allow_inf_nan=False,
+        description="largest share of training's gain in loss that may be lost",
     )
     min_gain: float = Field(
-        DEFAULTS["min_gain"], ge=0.0, description="smallest gain, nats a token, of which a loss is judged"
+        DEFAULTS["min_gain"],
+        ge=0.0,
+        allow_inf_nan=False,
+        description="smallest gain, nats a token, of which a loss is judged",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish import vocabulary
-from burnish.chat import ChatTemplate, from_gguf
+from burnish.chat import ChatError, ChatTemplate, from_gguf
 from burnish.console import say, warn
 from burnish.errors import UserError
 from burnish.hub import SCHEME
@@ -218,9 +218,12 @@ def _template(model: Model, chosen: Chosen) -> ChatTemplate | None:
     template = from_gguf(model, chosen.template_date)
     if template is None:
         warn("the model has no chat template: /v1/chat/completions is refused, /v1/completions works")
-    elif template.missing_tokens:
-        missing = ", ".join(template.missing_tokens)
-        warn(f"the chat template names {missing}, which the file does not hold: nothing is put there")
+        return None
+    try:
+        if missing := ", ".join(template.missing_tokens):
+            warn(f"the chat template names {missing}, which the file does not hold: nothing is put there")
+    except ChatError as error:
+        warn(f"{error}: /v1/chat/completions is refused, /v1/completions works")
     return template
 
 

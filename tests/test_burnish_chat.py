@@ -116,6 +116,23 @@ class Gguf:
         return f"<{token}>"
 
 
+class Broken(Gguf):
+    """A template that can't be parsed, and an id that is none."""
+
+    chat_template = "{{ bos_token }} {% if"
+
+    def metadata(self) -> dict[str, str]:
+        return {"tokenizer.ggml.cls_token_id": "<s>", "tokenizer.ggml.bos_token_id": "1"}
+
+
+def test_a_strangers_broken_template_and_ids_are_one_line() -> None:
+    made = from_gguf(Broken(), "2026-01-02")
+    assert made is not None and made.special_tokens == {"bos_token": "<1>"}
+    for read in (lambda t: t.missing_tokens, lambda t: t.literals, lambda t: t.render([])):
+        with pytest.raises(ChatError, match="chat template line 1: "):
+            read(made)
+
+
 def test_a_token_that_a_gguf_does_not_hold_is_missing_not_made_up() -> None:
     made = from_gguf(Gguf(), "2026-01-02")
     assert made is not None and made.special_tokens == {"eos_token": "<2>"}

@@ -124,6 +124,21 @@ def remerge(base: Path, run: Run, tmp_path: Path, alpha_factor: float = 1) -> Ca
     return change
 
 
+def test_a_directory_of_another_tool_is_judged_or_refused_in_one_line(
+    run: Run, tmp_path: Path, verdict: Callable[[Path], str], cli: Cli
+) -> None:
+    """One without generation_config.json ends where its config.json says; one without a tokenizer can't be asked."""
+    other = tmp_path / "other"
+    shutil.copytree(run.path / "merged", other)
+    (other / "generation_config.json").unlink()
+    assert verdict(other) == "pass"
+    for path in other.glob("tokenizer*"):
+        path.unlink()
+    done = cli("export", "examine", str(other), "--run.root", str(run.path.parent), "--run.name", run.id)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"error: {other}: transformers can't load its tokenizer: " in done.stderr
+
+
 def test_what_was_learned_survives_as_it_is(run: Run, verdict: Callable[[Path], str]) -> None:
     artefacts = {a.quantization: a for a in run.read(ExportRecord).artefacts if a.kind == "gguf"}
     fidelity = artefacts["F16"].fidelity

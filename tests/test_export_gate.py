@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from burnish.fidelity import Fidelity
 from burnish.run import Artefact
@@ -178,6 +180,13 @@ def artefact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artefact
             "why": "",
         }
     )
+
+
+@pytest.mark.parametrize("name", ["max_kl", "max_gain_lost", "min_gain"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_threshold_that_json_can_not_hold_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=name):
+        GateSection.model_validate({name: value})
 
 
 def test_the_default_is_the_smallest_gguf_that_passes_or_none() -> None:

@@ -36,7 +36,7 @@ from tools.llama_key import AMX_FLAGS, build_key, cpu_features  # noqa: E402
 REQUIREMENT = ROOT / "requirements" / "llama.txt"
 SELFTEST = ROOT / "tools" / "selftest_llama.py"
 SELFTEST_LIMIT_S = 300
-# signals by which a build that does not fit this CPU, or computes nonsense, ends a process; others are someone's wish
+# signals by which a build that does not fit this CPU, or computes nonsense, ends a process; others were sent on purpose
 CRASHES = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP")
 CONVERTER_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
 BASE_FLAGS = (

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from burnish.ended import supervise
+
+if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # then the parent waits already
+    supervise("training", llama=False)  # before the imports that start threads
 if os.environ.get("UNSLOTH_FIRST"):
     import train.unsloth_backend  # noqa: F401  # it patches what the imports below bring
 

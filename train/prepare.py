@@ -58,7 +58,7 @@ class Prepared:
 
     @property
     def terminators(self) -> list[int]:
-        """The ids that end the trained spans, each once; where a row was cut its last token is no end."""
+        """The ids that end the trained spans, each once; where a row was cut its last token does not end it."""
         return list(
             dict.fromkeys(row.input_ids[end - 1] for row in (*self.train, *self.heldout) for _, end in row.whole)
         )

@@ -148,7 +148,13 @@ def _run_test(path: Path) -> tuple[str, bool]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
-            command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=limit
+            command,
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit,
         )
     except subprocess.TimeoutExpired:
         return f"the load test took more than {limit:.0f} s", False

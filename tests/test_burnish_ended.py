@@ -1,0 +1,77 @@
+"""A stage that a signal ends says so in one line, and a terminal's Ctrl-C reaches it once."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+COUNTS = """
+import signal, sys, time
+from burnish.ended import supervise
+supervise("the program")
+signal.signal(signal.SIGINT, lambda *_: print("told", flush=True))
+print("ready", flush=True)
+end = time.monotonic() + 30
+while time.monotonic() < end:
+    time.sleep(0.5)
+    if sys.stdin.readline() == "enough\\n":
+        sys.exit(7)
+"""
+
+
+def child_of(process: subprocess.Popen[str]) -> int:
+    """Return the one child of a process as soon as there is one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if found := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            return int(found[0])
+        time.sleep(0.005)
+    raise AssertionError("no child")
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "says"),
+    [
+        ("train", "SIGSEGV", "error: training ended by SIGSEGV (a read or write outside its memory)\n"),
+        ("train", "SIGKILL", "error: training ended by SIGKILL (killed, most likely for want of memory): use a"),
+        ("export", "SIGILL", "error: the export ended by SIGILL (illegal instruction): llama.cpp does not fit"),
+    ],
+)
+def test_a_stage_that_crashes_is_one_line_and_exit_code_2(stage: str, name: str, says: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", stage, "run", "--run.root", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    os.kill(child_of(process), signal.Signals[name])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and errors.startswith(says) and errors.count("\n") == 1
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_child_once() -> None:
+    """The terminal signals parent and child: the parent must not hand it on as well."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", COUNTS])
+    said = b""
+    try:
+        while b"ready" not in said:
+            said += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        while b"told" not in said:
+            said += os.read(terminal, 1000)
+        time.sleep(0.5)  # a second one would be here by now
+        os.write(terminal, b"enough\n")
+        while True:
+            said += os.read(terminal, 1000)
+    except OSError:  # the terminal closes with the last process on it
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert said.count(b"told") == 1
