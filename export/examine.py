@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from burnish.intervals import Estimate, estimate
 from burnish.llama import Model, score_chunks
 from burnish.run import TrainRecord, read_json
 from burnish.tokenizer import encoder
+from burnish.vocabulary import single_start
 from export.parity import Check, checkpoint_chat, gguf_chat, prompt_parity
 from export.streamed import checkpoint_logits
 
@@ -152,7 +152,7 @@ def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers
     """Return the fidelity of a GGUF file: asked through llama.cpp, prompted by the template in its own metadata."""
     with Model.open(path) as model:
         sat = sit(exam, gguf_logits(model, exam), reference, title)
-        parity = prompt_parity(exam, gguf_chat(model, record), record, partial(model.tokenize, add_special=True))
+        parity = prompt_parity(exam, gguf_chat(model, record), record, model.tokenize_raw)
         return fidelity(exam, sat, parity, terminator(exam, _gguf_ends(model, record)))
 
 
@@ -165,7 +165,8 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
 
     sat = sit(exam, checkpoint_logits(directory, exam.questions), None, title)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, encoder(tokenizer, special=True))
+    raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
+    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, raw)
     eos = read_json(directory / "generation_config.json")["eos_token_id"]
     recorded = frozenset(tokenizer.convert_tokens_to_ids(record.terminators))
     ends = Ends(
