@@ -90,6 +90,27 @@ def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = N
     return Vocabulary(_usable(special), encode or parse, lambda parts: speller()(parts), unknown, _harmony(special))
 
 
+def start_ids(encode: Callable[[str], list[int]], plain: Callable[[str], list[int]]) -> tuple[int, ...]:
+    """Return what a tokenizer puts before a text; `encode` adds its BOS and EOS, `plain` does not."""
+    whole, bare = encode("x"), plain("x")
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return tuple(whole[:at])
+
+
+def single_start(encode: Callable[[str], list[int]], plain: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
+    """Return `encode` for raw texts, which may spell the tokenizer's start tokens themselves: they come once.
+
+    Tokenizers put theirs before any text (llama.cpp only logs that there are two then).
+    """
+    start = list(start_ids(encode, plain))
+
+    def ids(text: str) -> list[int]:
+        found = encode(text)
+        return found[len(start) :] if start and found[: 2 * len(start)] == 2 * start else found
+
+    return ids
+
+
 def looks_special(text: str) -> bool:
     """Whether llama.cpp's converter makes a CONTROL token of an added token that is not marked special.
 

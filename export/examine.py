@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from burnish.intervals import Estimate, estimate
 from burnish.llama import Model, score_chunks
 from burnish.run import TrainRecord, read_json
 from burnish.tokenizer import encoder
+from burnish.vocabulary import single_start
 from export.parity import Check, checkpoint_chat, gguf_chat, prompt_parity
 from export.shards import ShardError
 from export.streamed import checkpoint_logits
@@ -154,7 +154,7 @@ def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers
     """Return the fidelity of a GGUF file: asked through llama.cpp, prompted by the template in its own metadata."""
     with Model.open(path) as model:
         sat = sit(exam, gguf_logits(model, exam), reference, title)
-        parity = prompt_parity(exam, gguf_chat(model, record), record, partial(model.tokenize, add_special=True))
+        parity = prompt_parity(exam, gguf_chat(model, record), record, model.tokenize_raw)
         return fidelity(exam, sat, parity, terminator(exam, _gguf_ends(model, record)))
 
 
@@ -170,7 +170,8 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (ValueError, OSError) as error:
         raise ShardError(f"{directory}: transformers can't load its tokenizer: {first_line(error)}") from None
-    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, encoder(tokenizer, special=True))
+    raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
+    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, raw)
     recorded = tokenizer.convert_tokens_to_ids(record.terminators)
     ends = Ends(
         _eos(directory),

@@ -222,12 +222,11 @@ def _tools(app: FastAPI, server: Server) -> None:
     @app.post("/tokenize")
     async def tokenize(http: Request) -> Response:
         request = requests.parse(TokenizeRequest, await server.body(http))
-        ids = await asyncio.to_thread(
-            server.served.model.tokenize,
-            request.content,
-            add_special=request.add_special,
-            parse_special=request.parse_special,
-        )
+        model, add, parse = server.served.model, request.add_special, request.parse_special
+        if add and parse:  # as a raw prompt
+            ids = await asyncio.to_thread(model.tokenize_raw, request.content)
+        else:
+            ids = await asyncio.to_thread(model.tokenize, request.content, add_special=add, parse_special=parse)
         if not request.with_pieces:
             return JSONResponse({"tokens": ids})
         pieces = [server.served.model.piece(i, special=True).decode("utf-8", "replace") for i in ids]

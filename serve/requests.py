@@ -99,7 +99,8 @@ def _plain(message: Message) -> dict[str, str]:
 
 
 def completion_prompts(request: CompletionRequest, served: Served, settings: ServeSettings) -> list[list[int]]:
-    """Tokenize each prompt as it is, with a beginning-of-sequence token where the model is configured for one."""
+    """Tokenize each prompt as it is, with a beginning-of-sequence token where the model is configured for one and
+    the prompt does not begin with it."""
     prompts = request.prompts()
     if not prompts:
         raise ApiError(400, "Invalid 'prompt': empty array.", param="prompt", code="empty_array")
@@ -108,7 +109,7 @@ def completion_prompts(request: CompletionRequest, served: Served, settings: Ser
     tokenized = []
     for prompt in prompts:
         if isinstance(prompt, str):
-            ids = served.model.tokenize(prompt, add_special=True) or [max(served.model.bos_id, 0)]
+            ids = served.model.tokenize_raw(prompt) or [max(served.model.bos_id, 0)]
         else:
             ids = prompt
             wrong = next((token for token in ids if not 0 <= token < served.model.n_vocab), None)

@@ -40,6 +40,17 @@ def byte_level(directory: Path, label: str = "LlamaTokenizerFast", normalizer: A
     return directory
 
 
+def with_start(directory: Path, start: str = "<s>") -> Path:
+    """Have a tokenizer's post-processor put a start token before every text, as Llama's and Gemma's do."""
+    from tokenizers import Tokenizer, processors
+
+    made = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    special = [(start, made.token_to_id(start))]
+    made.post_processor = processors.TemplateProcessing(single=f"{start} $A", special_tokens=special)
+    made.save(str(directory / "tokenizer.json"))
+    return directory
+
+
 def sentencepiece(directory: Path, dummy_prefix: bool = True) -> Path:
     """Write a SentencePiece BPE model with byte fallback, and no tokenizer.json."""
     import sentencepiece as spm

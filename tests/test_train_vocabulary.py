@@ -134,6 +134,16 @@ def test_a_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_text_rows_that_are_rendered_chats_pass_the_exam_with_one_start_and_one_end(tmp_path: Path, cli: Cli) -> None:
+    base = add_weights(sentencepiece(tmp_path / "base"), 600)
+    rows = data(tmp_path / "rows.jsonl", "text", "<s>[INST] When does boat {} leave? [/INST] It leaves at noon.</s>\n")
+    run = through_export(cli, base, rows, tmp_path)
+    assert run.read(TrainRecord).terminators == ["</s>"]
+    asked = [q.input_ids for q in Exam.load(run.path / "exam").questions if q.text is not None]
+    assert asked and all(ids[0] == 1 and ids.count(1) == 1 and ids.count(2) == 1 for ids in asked)
+
+
+@pytest.mark.slow
 def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Path, cli: Cli) -> None:
     base = shutil.copytree(from_npm("deepseek_v3"), tmp_path / "base")
     assert json.loads((base / "tokenizer_config.json").read_text())["tokenizer_class"] == "LlamaTokenizerFast"

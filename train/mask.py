@@ -11,6 +11,7 @@ from burnish.errors import UserError
 from burnish.specials import Chat, Reading, find_strings
 from burnish.vocabulary import Vocabulary
 from train.formats import Example
+from train.text import text_faults, text_ids
 
 IGNORED = -100
 OPEN_THOUGHT = "<think>"
@@ -38,6 +39,13 @@ class Codec:
     # what the tokenizer does to a text's characters (NFC ...), and whether a decoded text is the given one but for that
     normalise: Callable[[str], str] = str
     same: Callable[[str, str], bool] = operator.eq
+    # which of the terminators end a generation of this base, beside eos: where a text spells one last, it is ended
+    ends: frozenset[int] = frozenset()
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end a generation of this base."""
+        return self.ends | {self.eos}
 
     def chat(self, template: ChatTemplate) -> Chat:
         """Return what turns messages into ids, as the server will."""
@@ -111,7 +119,8 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
     chat = codec.chat(template) if template else None
     for row in rows:
         if row.example.text is not None:
-            faults += _text_faults(row, codec)
+            wrong = text_faults(row.example.text, row.input_ids, row.spans[0][1], codec)
+            faults += [f"{row.example.where}: {fault}" for fault in wrong]
         if not row.example.messages or chat is None:
             continue
         last = 0
@@ -138,23 +147,9 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
 
 
 def _text_row(example: Example, codec: Codec) -> Row:
-    """A plain text is learned whole, between the tokenizer's own start and end tokens."""
-    ids = [*codec.bos, *codec.encode(example.text or ""), codec.eos]
-    return Row(example, ids, ((len(codec.bos), len(ids)),))
-
-
-def _text_faults(row: Row, codec: Codec) -> list[str]:
-    """Check that a plain text's ids decode to the text, between the tokenizer's own start and end tokens."""
-    text, ids = row.example.text or "", row.input_ids
-    found = codec.decode(ids[len(codec.bos) : -1])
-    faults = []
-    if tuple(ids[: len(codec.bos)]) != codec.bos or ids[-1] != codec.eos:
-        faults.append(f"{row.example.where}: it does not stand between the tokenizer's start and end tokens")
-    if not codec.same(found, text):
-        at = next((i for i, (a, b) in enumerate(zip(found, text, strict=False)) if a != b), min(len(found), len(text)))
-        here = slice(max(0, at - 20), at + 20)
-        faults.append(f"{row.example.where}: the tokenizer changes the text: {text[here]!r} became {found[here]!r}")
-    return faults
+    """A plain text is learned whole, up to its end token."""
+    ids, span = text_ids(example.text or "", codec)
+    return Row(example, ids, (span,))
 
 
 def _chat_rows(example: Example, template: ChatTemplate | None, codec: Codec) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from train.formats import Conversion, Example, convert, recognise
 from train.lint import lint
 from train.mask import Codec, MaskError, Row, build, prove
 from train.read import DataError, read_rows
+from train.rendered import rendering, turn_ends
 from train.settings import DataSection, TrainSettings
 from train.split import apart, near, split
 from train.vocabulary import check_vocabulary
@@ -81,6 +82,7 @@ def prepare(settings: TrainSettings) -> Prepared:
     tokenizer = templates.load_tokenizer(base.path, settings.base)
     codec = templates.codec(tokenizer, reading(data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
+    codec = replace(codec, ends=_end_ids(template, base, tokenizer, codec))
     chats = converted.format != "text"
     if chats:
         template = templates.require(template, settings.base)
@@ -93,9 +95,13 @@ def prepare(settings: TrainSettings) -> Prepared:
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
     train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
     parsed = converted.format == "text" or codec.reading == "parse"
-    found = lint(converted.examples, converted.examples[0].unit, parsed, written)
+    rendered = None if chats else rendering(converted.examples, template, codec)
+    known = {*written, *(rendered.markers if rendered else ())}
+    found = lint(converted.examples, converted.examples[0].unit, parsed, known)
     close, warning = near(train, heldout, data)
     warnings = [w.text for w in found] + [warning] * bool(warning)
+    if rendered:
+        warnings.insert(0, rendered.text)
     if written and data.special_tokens in ("auto", "parse"):
         warnings.insert(0, written_warning(written, converted.examples[0].unit, codec.reading))
     prepared = Prepared(
@@ -125,6 +131,11 @@ def prepare(settings: TrainSettings) -> Prepared:
     for text in warnings:
         warn(text)
     return prepared
+
+
+def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:
+    """Return the control tokens that end a generation: by the base's configuration, and by the template."""
+    return codec.terminators & (templates.base_end_ids(base.path, tokenizer) | turn_ends(template, codec))
 
 
 def _check_ends(prepared: Prepared, data: DataSection) -> None:

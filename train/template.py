@@ -16,6 +16,7 @@ from burnish.files import first_line
 from burnish.specials import Reading
 from burnish.tokenizer import TokenizerError
 from burnish.vocabulary import from_tokenizer as vocabulary_of
+from burnish.vocabulary import start_ids
 from train.mask import Codec
 from train.settings import BaseSection, ChatSection
 
@@ -60,9 +61,6 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
     """Return the seam to the tokenizer that masking uses; `reading` says what special strings in messages are."""
-    plain = tokenizer("x", add_special_tokens=True).input_ids
-    bare = tokenizer("x", add_special_tokens=False).input_ids
-    at = next((i for i in range(len(plain)) if plain[i : i + len(bare)] == bare), 0)
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
     encode = partial(_encode, tokenizer)
@@ -72,7 +70,7 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
             tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         ),
         terminators=frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids, *_added_special(tokenizer)}),
-        bos=tuple(plain[:at]),
+        bos=start_ids(tokenizers.encoder(tokenizer, special=True), encode),
         eos=tokenizer.eos_token_id,
         vocabulary=vocabulary_of(tokenizer, encode),
         reading=reading,

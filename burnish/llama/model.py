@@ -145,6 +145,14 @@ class Model:
             count = api.llama_tokenize(self.vocab, data, len(data), ids, -count, add_special, parse_special)
         return list(ids[:count])
 
+    def tokenize_raw(self, text: str) -> list[int]:
+        """Return the ids of a raw prompt: BOS/EOS as the model is configured, special strings read as tokens.
+
+        A BOS that the text itself begins with is not put there twice: llama.cpp does that, and logs it.
+        """
+        ids = self.tokenize(text, add_special=True)
+        return ids[1:] if self.adds_bos and ids[:2] == [self.bos_id] * 2 else ids
+
     def piece(self, token: int, special: bool = False) -> bytes:
         """Return the bytes of one token, perhaps part of a character; special ones are b"" unless asked for."""
         self.check_ids([token])
