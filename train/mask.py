@@ -91,9 +91,10 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
     """
     rows: list[Row] = []
     faults: list[str] = []
+    chat = codec.chat(template) if template else None  # one for all: it indexes the special strings
     for example in examples:
         try:
-            rows += _chat_rows(example, template, codec) if example.messages else [_text_row(example, codec)]
+            rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
         except (ChatError, MaskError) as error:
             faults += [f"{example.where}: {fault}" for fault in error.faults]
     if faults:
@@ -157,11 +158,10 @@ def _text_faults(row: Row, codec: Codec) -> list[str]:
     return faults
 
 
-def _chat_rows(example: Example, template: ChatTemplate | None, codec: Codec) -> list[Row]:
-    if template is None:
+def _chat_rows(example: Example, chat: Chat | None, codec: Codec) -> list[Row]:
+    if chat is None:
         raise MaskError("chat rows need a chat template")
     assert example.messages is not None
-    chat = codec.chat(template)
     turns = [
         _turn(example, index, chat, codec)
         for index, message in enumerate(example.messages)
