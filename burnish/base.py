@@ -27,6 +27,7 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model",
 CHECKPOINT_VERSION = 2  # counts changes to what tools/dequantize.py makes, so that older checkpoints are not used
 LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
+OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class BaseError(UserError):
@@ -65,6 +66,8 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
     if missing := _missing_shards(directory):
         mend = "restore it" if local is not None else "run again with a network to complete it"
         raise BaseError(f"base.id {base_id}: {directory} is not complete ({missing} is missing): {mend}")
+    if faults := _object_faults(directory):
+        raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     # a snapshot directory of the hub's cache is named by its commit
     return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
 
@@ -123,6 +126,20 @@ def _missing_shards(directory: Path) -> str:
             if not (directory / name).is_file():
                 return str(name)
     return ""
+
+
+def _object_faults(directory: Path) -> list[str]:
+    """Say which of a checkpoint's small files are no JSON objects: libraries stumble over them far from their names."""
+    faults = []
+    for path in (directory / name for name in OBJECTS):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            faults.append(f"{path}: it can't be read as JSON: {error}; restore the file")
+        else:
+            if not isinstance(value, dict):
+                faults.append(f"{path}: expected a JSON object, found {json.dumps(value)[:40]}; restore the file")
+    return faults
 
 
 def resolved_here(base_id: str, revision: str | None = None) -> Base | None:

@@ -114,6 +114,10 @@ class ChatTemplate:
         named = meta.find_undeclared_variables(self._parsed)
         return tuple(name for name in TOKEN_KEYS if name in named and name not in self.special_tokens)
 
+    def check(self) -> None:
+        """Raise ChatError where the template can't be compiled."""
+        _ = self._compiled
+
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> str:
@@ -134,11 +138,13 @@ def from_tokenizer(tokenizer: Any, date: str, source: str | None = None) -> Chat
 
     None where neither has one. A tokenizer with several templates gives the one called "default".
     """
-    source = source or tokenizer.chat_template
-    if isinstance(source, Mapping):
-        source = source.get("default")
+    found = source or tokenizer.chat_template
+    if isinstance(found, Mapping):
+        found = found.get("default")
+    if found is not None and not isinstance(found, str):
+        raise ChatError(f"the tokenizer's chat_template is a {type(found).__name__}, expected text")
     named = {name: str(value) for name in TOKEN_KEYS if (value := getattr(tokenizer, name, None)) is not None}
-    return ChatTemplate(source, date, named) if source else None
+    return ChatTemplate(found, date, named) if found else None
 
 
 def from_gguf(model: GgufModel, date: str) -> ChatTemplate | None:
@@ -169,7 +175,7 @@ def load_template(name_or_file: str) -> str:
     elif not path.is_file():
         raise ChatError(f"no chat template is named '{name_or_file}'{did_you_mean(name_or_file, named_templates())}")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a byte order mark would be a character of every prompt
     except (OSError, UnicodeDecodeError) as error:
         raise ChatError(f"{path}: the chat template can't be read: {error}") from None
 

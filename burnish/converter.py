@@ -62,7 +62,9 @@ def _child(command: list[str], given: str) -> str:
     except subprocess.TimeoutExpired:
         raise VocabularyError(f"{Path(command[1]).name}: not finished after {TIMEOUT_S} s") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *")]
+        lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *^~")]
+        if lines[-1:] == ["AssertionError"]:
+            lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
         reason = (
             lines[-1] if lines and not crashed(done.returncode) else f"{Path(command[1]).name}: {how(done.returncode)}"
         )

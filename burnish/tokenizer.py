@@ -50,13 +50,30 @@ def load(directory: Path, trust_remote_code: bool = False) -> Any:
 
     Special tokens, chat template and add_bos_token come from the files beside it. One that exists only as Python code,
     as a SentencePiece model or as vocab.json is converted, and compared with what it was. Raises TokenizerError where
-    the ids are not those of the files; ValueError and OSError as transformers does.
+    the ids are not those of the files, or where tokenizers or transformers stumbles over them; ValueError and OSError
+    as transformers does.
     """
-    if not (directory / TOKENIZER).is_file():
-        return _converted(directory, trust_remote_code)
+    try:
+        whole = (directory / TOKENIZER).is_file()
+        return _as_written(directory) if whole else _converted(directory, trust_remote_code)
+    except (UserError, ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # what a malformed file raises is anything, down to a plain Exception
+        raise TokenizerError(
+            f"{directory}: its tokenizer can't be made of {TOKENIZER}, {CONFIG} and the files beside them:"
+            f" {type(error).__name__}: {first_line(error)}"
+        ) from None
+
+
+def _as_written(directory: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    written = Tokenizer.from_file(str(directory / TOKENIZER))
+    try:
+        written = Tokenizer.from_file(str(directory / TOKENIZER))
+    except Exception as error:  # the library raises no other class
+        raise TokenizerError(
+            f"{directory / TOKENIZER}: the tokenizer can't be read: {first_line(error)}; fetch the file again"
+        ) from None
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     # a token that only the configuration knows is added by transformers, behind those of tokenizer.json
     texts = probes(tokenizer, lambda token: written.token_to_id(token) is not None)
@@ -224,7 +241,15 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
     from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
-    made = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    try:
+        made = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise
+        raise TokenizerError(
+            f"{directory}: it has no {TOKENIZER}, and transformers makes no tokenizer of its other files"
+            f" ({first_line(error).rstrip(': ')}): put the model's own {TOKENIZER} beside it"
+        ) from None
     original: Callable[[str], list[int]] | None = _sentencepiece(directory)
     if not made.is_fast:
         original = original or encoder(made)

@@ -230,3 +230,12 @@ def test_an_adapter_that_rewrote_its_base_is_refused_before_weights_are_loaded(
     assert code == 2
     assert 'init_lora_weights is "olora": it rewrote the base\'s weights' in said
     assert "fan_in_fan_out is true: training does not go on with it" in said
+
+
+def test_no_target_modules_at_all_are_refused_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "lora_config.json"
+    path.write_text('{"target_modules": []}')
+    with pytest.raises(ConfigError, match=r"target_modules is \[\]: "):
+        read_peft_config(path)
+    path.write_bytes(b'\xef\xbb\xbf{"r": 4}')
+    assert read_peft_config(path) == {"r": 4}

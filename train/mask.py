@@ -99,9 +99,10 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
     """
     rows: list[Row] = []
     faults: list[str] = []
+    chat = codec.chat(template) if template else None  # one for all: it indexes the special strings
     for example in examples:
         try:
-            rows += _chat_rows(example, template, codec) if example.messages else [_text_row(example, codec)]
+            rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
         except (ChatError, MaskError) as error:
             faults += [f"{example.where}: {fault}" for fault in error.faults]
     if faults:
@@ -152,11 +153,10 @@ def _text_row(example: Example, codec: Codec) -> Row:
     return Row(example, ids, (span,))
 
 
-def _chat_rows(example: Example, template: ChatTemplate | None, codec: Codec) -> list[Row]:
-    if template is None:
+def _chat_rows(example: Example, chat: Chat | None, codec: Codec) -> list[Row]:
+    if chat is None:
         raise MaskError("chat rows need a chat template")
     assert example.messages is not None
-    chat = codec.chat(template)
     turns = [
         _turn(example, index, chat, codec)
         for index, message in enumerate(example.messages)

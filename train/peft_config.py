@@ -41,7 +41,7 @@ def read(path: Path) -> Config:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: the lora config can't be read: {error}") from None
     if not isinstance(content, dict):

@@ -20,7 +20,7 @@ from train.read import DataError, read_rows
 from train.rendered import rendering, turn_ends
 from train.settings import DataSection, TrainSettings
 from train.split import apart, near, split
-from train.vocabulary import check_vocabulary
+from train.vocabulary import check_ids, check_vocabulary
 from train.written import reading, refuse, special_strings, written_warning
 
 
@@ -71,10 +71,10 @@ def prepare(settings: TrainSettings) -> Prepared:
     No weights are loaded. What was decided and found is printed as it goes.
     """
     data = settings.data
-    if not Path(data.path).is_file():
-        raise DataError(f"data.path {data.path}: no such file")
-    converted = _read(Path(data.path), data)
-    heldout_examples = _read(Path(data.eval_path), data).examples if data.eval_path else None
+    converted = _read("data.path", data.path, data)
+    heldout_examples = None
+    if data.eval_path:
+        heldout_examples = _same_kind(_read("data.eval_path", data.eval_path, data), converted, data).examples
     examples, shared = list(converted.examples), 0
     if heldout_examples is not None:
         examples, shared = apart(converted.examples, heldout_examples, data)
@@ -93,6 +93,8 @@ def prepare(settings: TrainSettings) -> Prepared:
     maker = _RowMaker(template, codec, data)
     rows = maker.rows(examples, data.path)
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
+    check_ids(rows, tokenizer, base, data.path)
+    check_ids(heldout or (), tokenizer, base, str(data.eval_path))
     train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
     parsed = converted.format == "text" or codec.reading == "parse"
     rendered = None if chats else rendering(converted.examples, template, codec)
@@ -174,7 +176,9 @@ class _RowMaker:
             )
         fitting = [kept for row in rows if (kept := self._fit(row)) is not None]
         if not fitting:
-            raise DataError(f"{path}: every row is longer than data.max_length {self.data.max_length}: none is left")
+            cut = self.data.over_length == "truncate"
+            found = "the prompt of every row alone fills" if cut else "every row is longer than"
+            raise DataError(f"{path}: {found} data.max_length {self.data.max_length}: none is left; raise it")
         return fitting
 
     def _fit(self, row: Row) -> Row | None:
@@ -191,9 +195,22 @@ class _RowMaker:
         return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)], cut)
 
 
-def _read(path: Path, data: DataSection) -> Conversion:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> Conversion:
+    """Return the held-out rows. Raises DataError where one file has chats and the other plain texts."""
+    if (heldout.format == "text") == (trained.format == "text"):
+        return heldout
+    kinds = {True: "plain texts", False: "chats"}
+    raise DataError(
+        f"data.eval_path {data.eval_path}: its rows are {kinds[heldout.format == 'text']} ({heldout.format}), those of"
+        f" data.path {data.path} {kinds[trained.format == 'text']} ({trained.format}): the exam asks what was trained;"
+        " give rows of the same kind"
+    )
+
+
+def _read(setting: str, name_of_file: str, data: DataSection) -> Conversion:
+    path = Path(name_of_file)
+    if not path.exists():
+        raise DataError(f"{setting} {path}: no such file")
     raw = read_rows(path)
     name = recognise(raw, path) if data.format == "auto" else data.format
     converted = convert(raw, name, path)

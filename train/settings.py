@@ -74,7 +74,9 @@ class LoraSection(Strict):
         32, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora"
     )
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before the adapter")
-    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all-linear", description="layers that get an adapter"
+    )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
     use_rslora: bool = Field(False, description="rank-stabilised scale")
     resume_adapter: str | None = Field(

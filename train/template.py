@@ -56,6 +56,7 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
             f"base.id {base.id}: these are chat rows and the base has no chat template: set chat.template to one of"
             f" {', '.join(named_templates())}, or to a .jinja file"
         )
+    template.check()  # once, not for every row
     return template
 
 

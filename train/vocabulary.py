@@ -14,6 +14,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from burnish import tokenizer as tokenizers
 from burnish.base import Base
@@ -23,7 +24,7 @@ from burnish.console import say
 from burnish.converter import CONVERTER, VocabularyError, ids_by_llama_cpp
 from burnish.run import cache_root, write_atomic
 from train.formats import Example
-from train.mask import Codec
+from train.mask import Codec, Row
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
 LIBRARIES = ("transformers", "tokenizers")
@@ -37,7 +38,8 @@ def check_vocabulary(
     Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
     or where llama.cpp's converter does not know the tokenizer. What was found good is kept in the cache.
     """
-    rows = _texts(examples, template, codec)
+    texts = _texts(examples, template)
+    rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
     prefix = tokenizers.space_prefix(tokenizer, _opens_special(rows, tokenizer))
     if prefix is not None:
         tokenizers.set_space_prefix(tokenizer, prefix)
@@ -48,7 +50,7 @@ def check_vocabulary(
         kept = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
         if kept.is_file():
             warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
-            return warnings
+            return [*changed, *warnings]
         probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
         if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
             raise ConfigError(
@@ -57,12 +59,38 @@ def check_vocabulary(
             )
         if not CONVERTER.is_file():
             say("tokenizer: llama.cpp's converter is not installed here: the export will compare llama.cpp's ids")
-            return []
+            return changed
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
     with suppress(OSError):  # a cache that can't be written costs the comparison again
         write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
-    return warnings
+    return [*changed, *warnings]
+
+
+def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str) -> None:
+    """Raise ConfigError where rows have ids that the base's embeddings lack, as after tokens were added without them.
+
+    The size is config.json's; nothing is checked where it has none.
+    """
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    inner = config.get("text_config")
+    size = (inner if isinstance(inner, dict) else {}).get("vocab_size", config.get("vocab_size"))
+    if not isinstance(size, int):
+        return
+    where: dict[int, str] = {}
+    for row in rows:
+        if max(row.input_ids) >= size:
+            for i in row.input_ids:
+                if i >= size:
+                    where.setdefault(i, row.example.where)
+    faults = [
+        f"{path}: {place}: the token {tokenizer.convert_ids_to_tokens(i)!r} has id {i}, and base.id {base.id} has"
+        f" embeddings for {size:,} tokens (vocab_size in config.json): take it out of the data, or give a base whose"
+        " embeddings were resized to its tokenizer"
+        for i, place in where.items()
+    ]
+    if faults:
+        raise ConfigError(faults)
 
 
 def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], codec: Codec) -> list[str]:
@@ -87,7 +115,22 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
     return []
 
 
-def _texts(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[str]:
+def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
+    """Warn of a tokenizer that rewrites texts (lower case, NFKC): llama.cpp does not; composed accents are as good."""
+    for text in texts:
+        found, wanted = normalize("NFC", codec.normalise(text)), normalize("NFC", text)
+        if found != wanted:
+            at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(found))
+            here = slice(max(0, at - 20), at + 20)
+            return [
+                f"base.id {base.id}: its tokenizer rewrites these texts ({wanted[here]!r} becomes {found[here]!r}) and"
+                " llama.cpp does not: a GGUF reads prompts otherwise than they were trained, unless clients send them"
+                " rewritten"
+            ]
+    return []
+
+
+def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
     """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
     texts: list[str] = []
     room = MOST_CHARACTERS
@@ -96,7 +139,7 @@ def _texts(examples: Sequence[Example], template: ChatTemplate | None, codec: Co
             text = template.render([m.to_dict() for m in example.messages])
         else:
             text = example.text or ""
-        text = codec.normalise(text[:room])
+        text = text[:room]
         texts.append(text)
         room -= len(text)
         if room <= 0:
@@ -111,7 +154,7 @@ def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
 
 
 def _digest(saved: Path, rows: Sequence[str]) -> str:
-    parts = [p.read_bytes() for p in sorted(saved.iterdir())]
+    parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates have a directory
     parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
     parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
     parts += [json.dumps(list(rows)).encode("utf-8", "surrogatepass")]

@@ -1,0 +1,180 @@
+"""Files of a base or of the data that are damaged, or don't belong together: one line that names them, no traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from burnish.base import Base, BaseError, resolve
+from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template
+from burnish.config import ConfigError
+from burnish.tokenizer import TokenizerError, load
+from tests.made_tokenizers import byte_level
+from train import mask
+from train import template as templates
+from train.formats import Example, Message
+from train.mask import Codec, build
+from train.prepare import prepare
+from train.read import DataError
+from train.settings import TrainSettings
+from train.vocabulary import check_ids, check_vocabulary
+
+CHATML = load_template("chatml")
+CHATS = [
+    {"messages": [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": f"a {i}"}]} for i in "abc"
+]
+TEXTS = [{"text": f"some text {i}"} for i in "abc"]
+
+
+def written(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def settings(data: str, base: str = "nowhere/base", **more: Any) -> TrainSettings:
+    return TrainSettings.model_validate({"base": {"id": base}, "data": {"path": data, **more}})
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ['{"a": ', "", "[]", "[" * 100_000])
+def test_a_small_file_of_the_base_that_is_no_object_is_named(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BaseError) as caught:
+        resolve(str(tmp_path))
+    (fault,) = caught.value.faults
+    assert str(tmp_path / name) in fault
+    assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff\xfe{}", b'{"model": {"type": "BPE"}}', b"version https://x"]
+)
+def test_a_damaged_tokenizer_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    directory = byte_level(tmp_path / "base")
+    (directory / "tokenizer.json").write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: the tokenizer can't be read: \S+") as caught:
+        load(directory)
+    assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eos_token": 7},
+        {"extra_special_tokens": [1]},
+        {"added_tokens_decoder": {"x": 1}},
+        {"chat_template": [{"nam": "x"}]},
+        {"model_max_length": "x"},
+    ],
+)
+def test_a_tokenizer_config_that_transformers_stumbles_over_is_one_line(tmp_path: Path, change: Any) -> None:
+    directory = byte_level(tmp_path / "base")
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises((TokenizerError, ValueError)) as caught:
+        load(directory)
+    assert isinstance(caught.value, TokenizerError)
+    assert "tokenizer_config.json" in str(caught.value)
+
+
+def test_a_base_without_tokenizer_files_is_told_what_to_add(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(TokenizerError, match=r"it has no tokenizer\.json.*put the model's own"):
+        load(tmp_path)
+
+
+def test_several_templates_in_a_base_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("train.vocabulary.CONVERTER", tmp_path / "none")
+    directory = byte_level(tmp_path / "base")
+    shutil.copyfile(directory / "tokenizer_config.json", directory / "config.json")
+    path = directory / "tokenizer_config.json"
+    several = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": "x"}]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": several}))
+    tokenizer = load(directory)
+    base = Base("x", None, directory, "")
+    assert check_vocabulary(tokenizer, base, [Example(1, None, "The boat")], None, templates.codec(tokenizer)) == []
+    template = from_tokenizer(tokenizer, "2026-01-01")
+    assert template is not None
+    assert template.source == CHATML
+
+
+def test_a_tokenizer_that_rewrites_texts_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import normalizers
+
+    monkeypatch.setattr("train.vocabulary.CONVERTER", tmp_path / "none")
+    steps = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    directory = byte_level(tmp_path / "base", normalizer=steps)
+    shutil.copyfile(directory / "tokenizer_config.json", directory / "config.json")
+    tokenizer = load(directory)
+    base, codec = Base("x", None, directory, ""), templates.codec(tokenizer)
+    (warning,) = check_vocabulary(tokenizer, base, [Example(1, None, "the Boat")], None, codec)
+    assert "'the Boat' becomes 'the boat'" in warning
+    assert check_vocabulary(tokenizer, base, [Example(1, None, "cafe\u0301")], None, codec) == []
+
+
+def test_a_template_that_is_no_text_or_malformed_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ChatError, match="chat_template is a int, expected text"):
+        from_tokenizer(SimpleNamespace(chat_template=7), "2026-01-01")
+    base = settings(written(tmp_path / "x.jsonl", CHATS)).base
+    with pytest.raises(ChatError, match="line 1: Expected an expression"):
+        templates.require(ChatTemplate("{% for %}", "2026-01-01"), base)
+
+
+def test_a_byte_order_mark_of_a_template_file_is_not_rendered(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes(b"\xef\xbb\xbf" + CHATML.encode())
+    assert load_template(str(tmp_path / "t.jinja")) == CHATML
+
+
+def test_a_token_beyond_the_embeddings_is_refused_with_its_row(tmp_path: Path) -> None:
+    directory = byte_level(tmp_path / "base")
+    tokenizer = load(directory)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    rows = build([Example(n, None, text) for n, text in ((1, "a"), (2, "b <extra>"))], None, templates.codec(tokenizer))
+    base = Base("x", None, directory, "")
+    for config, refused in (
+        ({"vocab_size": size}, True),
+        ({"text_config": {"vocab_size": size + 1}}, False),
+        ({}, False),
+    ):
+        (directory / "config.json").write_text(json.dumps(config))
+        if not refused:
+            check_ids(rows, tokenizer, base, "x.jsonl")
+            continue
+        with pytest.raises(ConfigError, match=rf"x\.jsonl: line 2: the token '<extra>' has id {size}.*{size} tok"):
+            check_ids(rows, tokenizer, base, "x.jsonl")
+
+
+@pytest.mark.parametrize(("data", "heldout"), [(CHATS, TEXTS), (TEXTS, CHATS)])
+def test_an_eval_file_of_the_other_kind_is_refused(tmp_path: Path, data: list[Any], heldout: list[Any]) -> None:
+    one, other = written(tmp_path / "x.jsonl", data), written(tmp_path / "eval.jsonl", heldout)
+    with pytest.raises(DataError, match=r"eval\.jsonl: its rows are .*give rows of the same kind"):
+        prepare(settings(one, eval_path=other))
+
+
+@pytest.mark.parametrize("key", ["path", "eval_path"])
+def test_a_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str) -> None:
+    data = written(tmp_path / "x.jsonl", CHATS)
+    with pytest.raises(DataError, match="is a directory; give one data file"):
+        prepare(settings(**{"data": data, key: str(tmp_path)}) if key != "path" else settings(str(tmp_path)))
+    with pytest.raises(DataError, match=rf"data\.{key} nowhere: no such file"):
+        prepare(settings(data, **{key: "nowhere"}) if key != "path" else settings("nowhere"))
+
+
+def test_the_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    codec = templates.codec(load(byte_level(tmp_path / "base")))
+    made: list[int] = []
+    chat = Codec.chat
+    monkeypatch.setattr(mask.Codec, "chat", lambda self, template: made.append(1) or chat(self, template))
+    source = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    messages = (Message("user", "q"), Message("assistant", "a"))
+    build([Example(n, messages) for n in range(50)], ChatTemplate(source, "2026-01-01"), codec)
+    assert len(made) == 1
