@@ -129,7 +129,7 @@ def _missing_shards(directory: Path) -> str:
 
 
 def _object_faults(directory: Path) -> list[str]:
-    """Say which of a checkpoint's small files are no JSON objects: libraries stumble over them far from their names."""
+    """Say which of a checkpoint's small files aren't JSON objects: libraries fail on them far from their names."""
     faults = []
     for path in (directory / name for name in OBJECTS):
         try:
