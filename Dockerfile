@@ -142,9 +142,8 @@ FROM export-packages AS export
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
 COPY pyproject.toml .
 COPY burnish burnish
-COPY tools tools
 COPY export export
-RUN python -m compileall -q burnish tools export
+RUN python -m compileall -q burnish export
 ARG BURNISH_COMMIT=
 ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 USER 10001:10001
@@ -162,9 +161,8 @@ COPY configs configs
 COPY examples examples
 COPY pyproject.toml .
 COPY burnish burnish
-COPY tools tools
 COPY train train
-RUN python -m compileall -q burnish tools train
+RUN python -m compileall -q burnish train
 ARG BURNISH_COMMIT=
 ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 USER 10001:10001
@@ -193,9 +191,8 @@ COPY configs configs
 COPY examples examples
 COPY pyproject.toml .
 COPY burnish burnish
-COPY tools tools
 COPY train train
-RUN python -m compileall -q burnish tools train
+RUN python -m compileall -q burnish train
 ARG BURNISH_COMMIT=
 ENV BURNISH_COMMIT=${BURNISH_COMMIT}
 USER 10001:10001

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from bench.merge import SHAPES, make_base, peak_bytes
 from burnish.console import say
-from burnish.exam import Answers, Question
-from burnish.exam_memory import ExamMemory
+from burnish.exam.memory import ExamMemory
+from burnish.exam.rows import Answers, Question
 from burnish.files import first_line, last_line
 
 KINDS = ("streamed", "whole")
@@ -53,7 +53,7 @@ def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[st
     from transformers import AutoModelForCausalLM  # noqa: F401  # imports are not timed
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    from export.streamed import streamed_logits, whole_logits
+    from export.exam.streamed import streamed_logits, whole_logits
 
     before = peak_bytes()
     started, cpu = time.perf_counter(), time.process_time()
@@ -70,7 +70,7 @@ def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[st
 
 def planned_bytes(base: Path, asked: list[Question]) -> int:
     """Return the peak that train's plan says."""
-    from train.shape import empty_model, exam_sizes
+    from train.plan.model_shape import empty_model, exam_sizes
 
     return ExamMemory.of(exam_sizes(empty_model(base, False)), [len(q.input_ids) for q in asked]).peak
 

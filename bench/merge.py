@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from burnish.console import say
-from burnish.ended import how
 from burnish.files import first_line, last_line
-from export.shards import Stored, row_ranges, sources, write
+from burnish.process import how
+from export.merge.shards import Stored, row_ranges, sources, write
 
 RANK, ALPHA = 16, 32
 KINDS = ("original", "dequantized", "peft")
@@ -119,8 +119,8 @@ def child(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, float
         merged: Any = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         merged.save_pretrained(target, max_shard_size="4GB")
     else:
-        from export.dequantize import AsTrained
-        from export.merge import merge
+        from export.merge.dequantize import AsTrained
+        from export.merge.weights import merge
 
         nf4 = AsTrained(torch.bfloat16, True, True, frozenset({"model.embed_tokens", "lm_head"}))
         if kind == "dequantized":

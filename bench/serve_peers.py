@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from burnish import files
-from burnish.ended import how
+from burnish.process import how
 from burnish.run import cache_root
 from tools.build_llama import download, pinned_version
 from tools.llama_key import AMX_FLAGS, build_key

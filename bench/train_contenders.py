@@ -36,14 +36,14 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
 
     from transformers import AutoTokenizer
 
-    from burnish.base import Base
-    from train import model as models
-    from train.build import make_trainer
-    from train.formats import Example
-    from train.mask import Row
-    from train.resolve import Resolved, changed
-    from train.speed import Speed
-    from train.trainer import Batching
+    from burnish.bases.base import Base
+    from burnish.data.formats import Example
+    from train.data.mask import Row
+    from train.kernels.compile import Speed
+    from train.loop.arguments import make_trainer
+    from train.loop.trainer import Batching
+    from train.models import transformers as models
+    from train.plan.resolve import Resolved, changed
 
     ids = rows_of(options.load, options.steps)
     settings = settings_of(options)
@@ -90,8 +90,8 @@ def planned_for(settings: Any, lengths: list[int], base: str) -> Any:
 
     import torch
 
-    from train.plan import Machine, plan
-    from train.shape import empty_model, shape_of
+    from train.plan.memory import Machine, plan
+    from train.plan.model_shape import empty_model, shape_of
 
     free = torch.cuda.get_device_properties(0).total_memory - 2**29  # what CUDA's context takes
     return plan(settings, shape_of(empty_model(Path(base), False)), lengths, Machine("cuda", free))

@@ -20,14 +20,14 @@ from trl import SFTConfig, SFTTrainer
 
 from burnish.report.axis import Axis
 from burnish.report.chart import Series, curves
-from train import model as models
 from train.__main__ import quiet
-from train.build import dataset, make_trainer
-from train.prepare import Prepared, prepare
-from train.resolve import Resolved
+from train.data.prepare import Prepared, prepare
+from train.kernels.compile import Speed
+from train.loop.arguments import dataset, make_trainer
+from train.loop.trainer import Batching
+from train.models import transformers as models
+from train.plan.resolve import Resolved
 from train.settings import TrainSettings
-from train.speed import Speed
-from train.trainer import Batching
 
 STYLE = (
     "<style>svg{background:#fff}text{font:11px sans-serif;fill:#555}.grid{stroke:#ddd}.axis{stroke:#888}"

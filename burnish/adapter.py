@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from burnish.run import Run, RunError, read_json
+from .run import Run, RunError, read_json
 
 CONFIG = "adapter/adapter_config.json"
 ALWAYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")

@@ -16,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from burnish.errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean
 
 TEMPLATES = Path(__file__).parent / "templates"
 # the tokens that templates may name, as transformers' apply_chat_template passes them, and the GGUF keys of their ids

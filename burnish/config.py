@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 
-from burnish.errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean
 
 ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from burnish.console import as_json, say
-from burnish.errors import DISK_FAULTS, UserError
+from .console import as_json, say
+from .errors import DISK_FAULTS, UserError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from burnish.config import Strict
-from burnish.console import say
-from burnish.hub import RECORDS, HubError, client, reason, retrying
+from .config import Strict
+from .console import say
+from .hub import RECORDS, HubError, client, reason, retrying
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

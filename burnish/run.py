@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from burnish.errors import UserError
-from burnish.fidelity import Fidelity, Record
+from .errors import UserError
+from .exam.fidelity import Fidelity, Record
 
 HASH_CHUNK_BYTES = 1 << 22
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from burnish.ended import supervise
+from burnish.process import supervise
 
 if __name__ == "__main__":
     supervise("the export")  # before the imports that start threads
@@ -21,10 +21,11 @@ from burnish import report
 from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import say, warn
 from burnish.errors import run_edge
+from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
 from burnish.run import Artefact
-from burnish.thresholds import qualified
-from export.settings import ExportSettings
+
+from .settings import ExportSettings
 
 COMMANDS = {
     "run": "merge the adapter, make GGUF files, examine each and write export.json",
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _examine(settings: ExportSettings, path: Path) -> int:
-    from export.stage import examine_file
+    from .stage import examine_file
 
     artefact = examine_file(settings, path)
     show("held-out responses, nats a token", [artefact], None, settings.gate.model_dump())
@@ -72,7 +73,7 @@ def _examine(settings: ExportSettings, path: Path) -> int:
 
 
 def _run(settings: ExportSettings) -> int:
-    from export.stage import export
+    from .stage import export
 
     run, record = export(settings)
     show(f"{record.run_id}: held-out responses, nats a token", record.artefacts, record.default, record.gate)
@@ -86,15 +87,15 @@ def _run(settings: ExportSettings) -> int:
 
 
 def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
-    from export import card, parcel, push
+    from .hub import card, push, selection
 
-    subject, section = parcel.subject(settings)
+    subject, section = selection.subject(settings)
     if card_only:
         print(card.card(subject))
         return 0
     if section.repo is None:
         raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
-    items = parcel.collect(subject)
+    items = selection.collect(subject)
     if dry_run:
         push.show(subject, section, items)
         return 0

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from burnish.config import Strict
+from burnish.exam.thresholds import DEFAULTS
 from burnish.publish import PushSection
-from burnish.thresholds import DEFAULTS
 
 FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb-4bit"})
 

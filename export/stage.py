@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from burnish import run as runs
-from burnish.base import Base, resolve
+from burnish.bases.base import Base, resolve
 from burnish.console import say
-from burnish.exam import Answers, Exam
-from burnish.fidelity import Fidelity
+from burnish.exam.fidelity import Fidelity
+from burnish.exam.rows import Answers, Exam
 from burnish.llama import LlamaError
 from burnish.run import Artefact, ExportRecord, Run, RunError, TrainRecord, Verdict
 from burnish.versions import versions
-from export import examine, gguf
-from export.candidates import MERGED, make_merged, merged_answers, wanted
-from export.convert_bin import with_safetensors
-from export.gate import RANK, default_artefact, judge
-from export.kept import EXAMINED, Job, Kept, entry
-from export.settings import ExportSettings
-from export.shards import sources
+
+from .exam import examine
+from .exam.gate import RANK, default_artefact, judge
+from .gguf import convert
+from .job import EXAMINED, Job, Kept, entry
+from .merge.bases import MERGED, make_merged, merged_answers, wanted
+from .merge.convert_bin import with_safetensors
+from .merge.shards import sources
+from .settings import ExportSettings
 
 BYTES_PER_PARAMETER_16 = 2
 FIGURES = ("kl", "kl_trained", "top1_agreement", "loss", "loss_trained", "loss_base", "prompt_parity", "terminator")
@@ -34,8 +36,8 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     """Export the run; returns it and its record. Raises the named errors before work starts where it can't be done."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
     record = run.read(TrainRecord)
-    types = gguf.check_types(settings.gguf.quants)
-    gguf.check_converter()
+    types = convert.check_types(settings.gguf.quants)
+    convert.check_converter()
     _check_unchanged(run, record)
     base = _base(settings, record)
     _check_room(run, base, len(wanted(settings.merge.base, record)[0]), len(types))
@@ -90,12 +92,12 @@ def _ggufs(job: Job, types: list[str]) -> list[dict[str, Any]]:
     """Make the 16-bit GGUF, and from it each asked type."""
     merged, reference = job.run.path / MERGED, merged_answers(job.run)
     dtype = str(runs.read_json(merged / "config.json")["dtype"])
-    sixteen = gguf.SIXTEEN_BIT[dtype]
+    sixteen = convert.SIXTEEN_BIT[dtype]
     source = f"gguf/{job.run.id}-{sixteen}.gguf"
-    entries = [_gguf(job, reference, source, sixteen, partial(gguf.convert, merged, dtype=dtype))]
+    entries = [_gguf(job, reference, source, sixteen, partial(convert.convert, merged, dtype=dtype))]
     for name in types:
         if name != sixteen:
-            make = partial(gguf.quantize, job.run.path / source, type_name=name)
+            make = partial(convert.quantize, job.run.path / source, type_name=name)
             entries.append(_gguf(job, reference, f"gguf/{job.run.id}-{name}.gguf", name, make))
     return entries
 

@@ -6,14 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from burnish.ended import supervise
+from burnish.process import supervise
 
 if __name__ == "__main__" and sys.argv[1:2] != ["chat"]:
     supervise("the server")  # before the imports that start threads
 
 from burnish.config import add_arguments, parse_arguments
 from burnish.errors import run_edge
-from serve.settings import ServeSettings
+
+from .settings import ServeSettings
 
 STAGE = "SERVE"
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["chat"]:
-        from serve.chat import main as chat
+        from .chat import main as chat
 
         return chat(words[1:])
     if words[:1] == ["run"]:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.epilog = "python -m serve chat talks to a running server; docs/serving.md explains every setting."
     add_arguments(parser, ServeSettings, STAGE)
     settings, _ = parse_arguments(parser, ServeSettings, STAGE, words)
-    from serve.server import run
+    from .server import run
 
     return run(settings)
 

@@ -13,9 +13,9 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from serve.engine import Engine, Observer
-from serve.scheduler import Plan
-from serve.sequence import FinishReason, Sequence
+from .engine.engine import Engine, Observer
+from .engine.scheduler import Plan
+from .engine.sequence import FinishReason, Sequence
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BETWEEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)

@@ -22,17 +22,18 @@ from starlette.types import ASGIApp
 
 from burnish.console import say, warn
 from burnish.llama import cpu_variant
-from serve import model as models
-from serve import sizing
-from serve.api import Server, create_app
-from serve.backend import LlamaBackend
-from serve.engine import Engine
-from serve.mailbox import Mailbox
-from serve.metrics import Metrics
-from serve.middleware import check_exposure, is_loopback, read_keys
-from serve.model import ServeError
-from serve.settings import ServeSettings
-from serve.warm import warm_up
+
+from . import artefact as models
+from .artefact import ServeError
+from .engine.engine import Engine
+from .engine.events import Mailbox
+from .http.middleware import check_exposure, is_loopback, read_keys
+from .http.routes import Server, create_app
+from .llama import sizing
+from .llama.backend import LlamaBackend
+from .llama.warmup import warm_up
+from .metrics import Metrics
+from .settings import ServeSettings
 
 BACKLOG = 512
 # what uvicorn waits for connections once every answer is done

@@ -42,7 +42,7 @@ def cli() -> Cli:
 @pytest.fixture(scope="session")
 def base_directory() -> Path:
     """The quickstart's base as a trainable checkpoint (SmolLM2-135M-Instruct, made once and kept in the cache)."""
-    from burnish.base import resolve
+    from burnish.bases.base import resolve
 
     return resolve(BASE_ID).path
 

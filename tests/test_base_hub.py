@@ -24,7 +24,7 @@ FILES = {
     "README.md": CARD,
 }
 RESOLVE = (
-    "import sys, json; from burnish.base import resolve, licence; from burnish.errors import run_edge\n"
+    "import sys, json; from burnish.bases.base import resolve, licence; from burnish.errors import run_edge\n"
     "def main():\n"
     "    base = resolve(sys.argv[1], sys.argv[2] or None)\n"
     "    print(json.dumps([base.revision, base.sha256, licence(base), base.path.as_posix()])); return 0\n"

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bench.merge import SHAPES, bench, broken, differences, linears, make_base, table
-from export.shards import Stored, write
+from export.merge.shards import Stored, write
 
 
 def test_a_made_base_is_a_llama_whose_linear_layers_are_the_adapters(tmp_path: Path) -> None:

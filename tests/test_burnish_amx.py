@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from burnish import ended
+from burnish import process
 from burnish.llama import Model, buffers, quantize
-from export import gguf
+from export.gguf import convert
 from tests.conftest import ROOT
 from tools import tiny_gguf
 
@@ -132,20 +132,20 @@ def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
     ],
 )
 def test_how_a_process_ended_is_one_line_with_the_way_out(code: int, text: str) -> None:
-    assert text in ended.how(code) and "\n" not in ended.how(code)
+    assert text in process.how(code) and "\n" not in process.how(code)
 
 
 def test_a_childs_signal_becomes_a_fault_of_the_export() -> None:
     command = [sys.executable, "-c", "import os, signal; print('half done'); os.kill(os.getpid(), signal.SIGILL)"]
-    with pytest.raises(gguf.GgufError, match=r"convert: failed \(ended by SIGILL .*make setup"):
-        gguf._child(command, lambda done, total: None, "convert")
+    with pytest.raises(convert.GgufError, match=r"convert: failed \(ended by SIGILL .*make setup"):
+        convert._child(command, lambda done, total: None, "convert")
 
 
 def supervised(body: str) -> subprocess.Popen[str]:
     """Start a supervised process that runs `body` once it has said "started"."""
     program = f"""
         import os, signal, sys, time
-        from burnish.ended import supervise
+        from burnish.process import supervise
         supervise("the program")
         def go():
             print("started", os.getpid(), flush=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.exam import TOP, Answers, Compared, Exam, Question, Spoken, choose, log_softmax
+from burnish.exam.rows import TOP, Answers, Compared, Exam, Question, Spoken, choose, log_softmax
 
 VOCABULARY = 200
 seeds = st.integers(0, 2**31)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.chat import ChatTemplate
-from burnish.exam import TOP, Answers, Exam, Question, Spoken
+from burnish.exam.rows import TOP, Answers, Exam, Question, Spoken
 from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines
 from burnish.run import text_sha256
 from tests.conftest import ROOT

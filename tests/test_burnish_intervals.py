@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.intervals import estimate, quantile, rows_needed
+from burnish.exam.intervals import estimate, quantile, rows_needed
 
 seeds = st.integers(0, 2**31)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burnish.exam import Answers, Exam, Question, Spoken
+from burnish.exam.rows import Answers, Exam, Question, Spoken
 from burnish.report import lengths, write
 from burnish.report.axis import Axis, number
 from burnish.report.chart import Labelled, Series, bars, curves, means, scatter, thin

@@ -13,10 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from burnish import chat as templates
-from burnish import vocabulary
 from burnish.chat import ChatError, ChatTemplate
 from burnish.llama import Model
-from burnish.specials import MARKERS, Chat, Prompt, find_strings
+from burnish.tokenizers import vocabulary
+from burnish.tokenizers.special_text import MARKERS, Chat, Prompt, find_strings
 from tests.serve_process import small_model
 
 DATE = "2026-01-02"

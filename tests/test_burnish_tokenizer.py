@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, normalizers
 
-from burnish import tokenizer as tokenizers
-from burnish.converter import ids_by_llama_cpp, vocabulary
 from burnish.llama import Model
-from burnish.tokenizer import PROBES, TokenizerError, encoder, plain_encoder
+from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.llama_cpp import ids_by_llama_cpp, vocabulary
+from burnish.tokenizers.loader import PROBES, TokenizerError, encoder, plain_encoder
 from tests.made_tokenizers import byte_level, configure, from_npm, sentencepiece
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,

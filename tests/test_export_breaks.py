@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from burnish.exam import Exam, Question
+from burnish.exam.rows import Exam, Question
 from burnish.run import ExportRecord, Run
-from export.examine import Ends, terminator
-from export.gguf import convert
-from export.merge import merge
+from export.exam.examine import Ends, terminator
+from export.gguf.convert import convert
+from export.merge.weights import merge
 from tests.conftest import Cli
 
 pytestmark = pytest.mark.slow

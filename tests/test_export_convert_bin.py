@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from burnish.base import BaseError, resolve
-from export.convert_bin import ConvertError, with_safetensors
+from burnish.bases.base import BaseError, resolve
+from export.merge.convert_bin import ConvertError, with_safetensors
 
 
 @pytest.fixture

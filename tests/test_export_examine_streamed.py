@@ -21,15 +21,15 @@ from bench.examine import bench
 from bench.merge import SHAPES, Shape
 from burnish import machine
 from burnish.errors import UserError
-from burnish.exam import Answers, Exam, Floats, Question
-from burnish.exam_memory import ExamMemory, chunk_positions, group_tokens
-from export import lockstep, streamed
-from export.examine import sit
-from export.ondisk import OnDisk
-from export.shards import ShardError, sources
-from export.skeleton import Skeleton
-from export.streamed import checkpoint_logits, streamed_logits
-from train.shape import exam_sizes
+from burnish.exam.memory import ExamMemory, chunk_positions, group_tokens
+from burnish.exam.rows import Answers, Exam, Floats, Question
+from export.exam import lockstep, streamed
+from export.exam.examine import sit
+from export.exam.ondisk import OnDisk
+from export.exam.skeleton import Skeleton
+from export.exam.streamed import checkpoint_logits, streamed_logits
+from export.merge.shards import ShardError, sources
+from train.plan.model_shape import exam_sizes
 
 VOCABULARY = 96
 COMMON: dict[str, Any] = {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from burnish.fidelity import Fidelity
+from burnish.exam.fidelity import Fidelity
+from burnish.exam.thresholds import DEFAULTS, looser
 from burnish.run import Artefact
-from burnish.thresholds import DEFAULTS, looser
-from export.candidates import Choice, choose
-from export.gate import default_artefact, judge
+from export.exam.gate import default_artefact, judge
+from export.merge.bases import Choice, choose
 from export.settings import GateSection
 
 GOOD: dict[str, Any] = {

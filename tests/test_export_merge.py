@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from export.dequantize import AsTrained
-from export.merge import MergeError, dequantizer, merge
-from export.shards import ShardError, row_ranges, sources
+from export.merge.dequantize import AsTrained
+from export.merge.shards import ShardError, row_ranges, sources
+from export.merge.weights import MergeError, dequantizer, merge
 
 Making = Callable[..., tuple[Path, Path]]
 
@@ -323,7 +323,7 @@ def test_a_value_that_is_no_number_and_a_truncated_shard_are_named(make: Making,
 def test_slices_give_what_whole_tensors_give(make: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, adapter = make(use_dora=True, bias="all", trainable_token_indices=[3, 200])
     run(base, adapter, tmp_path / "whole")
-    monkeypatch.setattr("export.merge.row_ranges", lambda tensor: row_ranges(tensor, values=1000))
+    monkeypatch.setattr("export.merge.weights.row_ranges", lambda tensor: row_ranges(tensor, values=1000))
     run(base, adapter, tmp_path / "sliced")
     whole, sliced = weights(tmp_path / "whole"), weights(tmp_path / "sliced")
     assert all(torch.equal(whole[name], sliced[name]) for name in whole)

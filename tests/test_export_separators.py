@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.exam import Exam
+from burnish.exam.rows import Exam
 from burnish.run import ExportRecord, Run
 from tests.conftest import Cli
 

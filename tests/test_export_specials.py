@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from burnish import chat as templates
-from burnish import vocabulary
-from burnish.exam import Exam, Question
+from burnish.exam.rows import Exam, Question
 from burnish.llama import Model
-from burnish.probe import Probe
 from burnish.run import text_sha256
-from burnish.specials import Chat
-from export.parity import checkpoint_chat, gguf_chat, prompt_parity
+from burnish.tokenizers import vocabulary
+from burnish.tokenizers.probe import Probe
+from burnish.tokenizers.special_text import Chat
+from export.exam.parity import checkpoint_chat, gguf_chat, prompt_parity
 from tests.serve_process import small_model
 
 DATE = "2026-01-02"

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from burnish.exam import Answers, Exam, Question
+from burnish.exam.rows import Answers, Exam, Question
 from burnish.llama import Model
 from burnish.run import ExportRecord, Run, TrainRecord
-from export.examine import Ends, terminator
+from export.exam.examine import Ends, terminator
 from tests.conftest import Cli
 
 END, OTHER_END, COMMA, SPACE = 2, 0, 28, 216

@@ -16,9 +16,9 @@ import pytest
 from bench import serve, serve_peers
 from bench.serve_loads import Answer, Sample
 from burnish.llama import Context, Model
-from serve.backend import LlamaBackend
+from serve.llama.backend import LlamaBackend
+from serve.llama.warmup import warm_up
 from serve.server import _in_own_thread
-from serve.warm import warm_up
 from tests.serve_process import small_model
 
 ANSWERS = """

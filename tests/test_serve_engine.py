@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from burnish.errors import UserError
-from serve.backend import DONE, NO_CELLS, Sampled
-from serve.cells import Op
-from serve.engine import Draining, Engine
-from serve.scheduler import Filler, Limits, QueueFull, Work
-from serve.sequence import Delta, Event, Finished, SamplingParams, Sequence
+from serve.engine.engine import Draining, Engine
+from serve.engine.kv_cells import Op
+from serve.engine.scheduler import Filler, Limits, QueueFull, Work
+from serve.engine.sequence import Delta, Event, Finished, SamplingParams, Sequence
+from serve.llama.backend import DONE, NO_CELLS, Sampled
 
 END = 99
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from serve.errors import ApiError
-from serve.requests import parse
-from serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from serve.http.errors import ApiError
+from serve.http.requests import parse
+from serve.http.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tests.serve_process import ServerProcess, serving
 
 SCHEMAS: dict[str, type[BaseModel]] = {

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.mailbox import Inbox, Mailbox, Timeout
+from serve.engine.events import Inbox, Mailbox, Timeout
+from serve.engine.sequence import Delta, Event, Finished, SamplingParams, Sequence, TokenLogprob
+from serve.http.response_objects import Reply
+from serve.http.sse import Frames, frame
 from serve.metrics import Metrics
-from serve.replies import Reply
-from serve.sequence import Delta, Event, Finished, SamplingParams, Sequence, TokenLogprob
-from serve.stream import Frames, frame
 
 
 def test_events_of_another_thread_come_in_order_and_whole() -> None:

@@ -16,7 +16,7 @@ import pytest
 from burnish.errors import UserError
 from burnish.llama import Model
 from burnish.run import file_sha256, text_sha256
-from serve.middleware import check_exposure, read_keys
+from serve.http.middleware import check_exposure, read_keys
 from serve.settings import ServeSettings
 from tests.serve_process import ROOT, ServerProcess, serving, small_model
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.output import Output
-from serve.sequence import TokenLogprob
+from serve.engine.detokenizer import Output
+from serve.engine.sequence import TokenLogprob
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:

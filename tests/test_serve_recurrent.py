@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from export import gguf
+from export.gguf import convert
 from tests.serve_process import ServerProcess, serving
 
 ANSWER_TOKENS = 12
@@ -56,7 +56,7 @@ def model(request: pytest.FixtureRequest, base_directory: Path, tmp_path_factory
     network = request.param(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, initializer_range=0.3)
     network.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    gguf.convert(directory, directory / "tiny.gguf", "float16")
+    convert.convert(directory, directory / "tiny.gguf", "float16")
     return directory / "tiny.gguf"
 
 

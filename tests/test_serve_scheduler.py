@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.cells import Op
-from serve.prefix import PrefixTree, common_prefix
-from serve.scheduler import Limits, Plan, Scheduler, Work
-from serve.sequence import SamplingParams, Sequence
+from serve.engine.kv_cells import Op
+from serve.engine.prefix_tree import PrefixTree, common_prefix
+from serve.engine.scheduler import Limits, Plan, Scheduler, Work
+from serve.engine.sequence import SamplingParams, Sequence
 
 
 def sequence(prompt: list[int], max_tokens: int, context: int) -> Sequence:

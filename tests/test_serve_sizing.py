@@ -8,9 +8,9 @@ import pytest
 
 from burnish.errors import UserError
 from burnish.llama import Model
-from serve import sizing
+from serve.llama import sizing
+from serve.llama.warmup import ROUNDS, measure, rows_singly
 from serve.settings import ServeSettings
-from serve.warm import ROUNDS, measure, rows_singly
 from tests.serve_process import small_model
 
 GIB = 1 << 30

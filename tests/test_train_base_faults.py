@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from burnish.base import Base, BaseError, resolve
+from burnish.bases.base import Base, BaseError, resolve
 from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template
 from burnish.config import ConfigError
-from burnish.tokenizer import TokenizerError, load
+from burnish.data.files import DataError
+from burnish.data.formats import Example, Message
+from burnish.tokenizers.loader import TokenizerError, load
 from tests.made_tokenizers import byte_level
-from train import mask
-from train import template as templates
-from train.formats import Example, Message
-from train.mask import Codec, build
-from train.prepare import prepare
-from train.read import DataError
+from train.data import mask
+from train.data import template as templates
+from train.data.mask import Codec, build
+from train.data.prepare import prepare
+from train.data.vocabulary import check_ids, check_vocabulary
 from train.settings import TrainSettings
-from train.vocabulary import check_ids, check_vocabulary
 
 CHATML = load_template("chatml")
 CHATS = [
@@ -92,7 +92,7 @@ def test_a_base_without_tokenizer_files_is_told_what_to_add(tmp_path: Path) -> N
 
 def test_several_templates_in_a_base_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("train.vocabulary.CONVERTER", tmp_path / "none")
+    monkeypatch.setattr("train.data.vocabulary.CONVERTER", tmp_path / "none")
     directory = byte_level(tmp_path / "base")
     shutil.copyfile(directory / "tokenizer_config.json", directory / "config.json")
     path = directory / "tokenizer_config.json"
@@ -109,7 +109,7 @@ def test_several_templates_in_a_base_are_no_fault(tmp_path: Path, monkeypatch: p
 def test_a_tokenizer_that_rewrites_texts_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenizers import normalizers
 
-    monkeypatch.setattr("train.vocabulary.CONVERTER", tmp_path / "none")
+    monkeypatch.setattr("train.data.vocabulary.CONVERTER", tmp_path / "none")
     steps = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     directory = byte_level(tmp_path / "base", normalizer=steps)
     shutil.copyfile(directory / "tokenizer_config.json", directory / "config.json")

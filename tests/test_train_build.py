@@ -9,15 +9,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from burnish.base import Base
+from burnish.bases.base import Base
 from tests.test_train_pack import adapted, gradients, llama, rows
-from train import build
-from train.ended import has_ended
-from train.model import add_adapter, load_base
-from train.progress import Progress
-from train.resolve import Resolved
+from train.loop import arguments
+from train.loop.callbacks import Progress
+from train.loop.checkpoints import has_ended
+from train.loop.trainer import Batching, Rows
+from train.models.transformers import add_adapter, load_base
+from train.plan.resolve import Resolved
 from train.settings import TrainSettings
-from train.trainer import Batching, Rows
 
 # unsloth 2026.10.9 (models/rl.py) gives these arguments of TRL's other defaults where they aren't said; steps of twice
 # as many rows came of it
@@ -37,9 +37,9 @@ def test_nothing_is_left_to_the_defaults_that_unsloth_puts_in_place_of_trls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: dict[str, Any] = {}
-    real = build.SFTConfig
-    monkeypatch.setattr(build, "SFTConfig", lambda **options: said.update(options) or real(**options))
-    build.arguments(resolved(), tmp_path)
+    real = arguments.SFTConfig
+    monkeypatch.setattr(arguments, "SFTConfig", lambda **options: said.update(options) or real(**options))
+    arguments.arguments(resolved(), tmp_path)
     assert not UNSLOTHS - set(said)
     assert said["gradient_accumulation_steps"] == 1
 
@@ -50,7 +50,7 @@ def test_early_stopping_counts_on_after_a_resume(base_directory: Path, tmp_path:
     def trained(steps: int, checkpoint: str | None) -> int:
         stopping = {"eval_steps": 1, "save_steps": 1, "early_stopping_patience": 3, "save_total_limit": 5}
         settings = resolved(max_steps=steps, learning_rate=1e-30, per_device_train_batch_size=2, **stopping)
-        trainer = build.make_trainer(
+        trainer = arguments.make_trainer(
             settings, Batching(128), None, adapted(llama),
             AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "checkpoints",
         )  # fmt: skip
@@ -72,7 +72,7 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
     llama().save_pretrained(tmp_path / "base")
     settings = resolved(max_steps=1, per_device_train_batch_size=6)
     model = add_adapter(load_base(Base("x", None, tmp_path / "base", ""), settings.base), settings.lora)
-    trainer = build.make_trainer(
+    trainer = arguments.make_trainer(
         settings, Batching(128, packed=packed, checkpointing=True), None, model,
         AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "out",
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
 def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_directory: Path, tmp_path: Path) -> None:
     settings = resolved(max_steps=1, per_device_train_batch_size=6, max_grad_norm=0.01)
     model = adapted(llama)
-    trainer = build.make_trainer(
+    trainer = arguments.make_trainer(
         settings, Batching(128), None, model, AutoTokenizer.from_pretrained(base_directory),
         (rows(), rows(2)), tmp_path,
     )  # fmt: skip

@@ -13,15 +13,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.chat import ChatTemplate, load_template
 from burnish.config import load
+from burnish.data.formats import Example, Message
 from tests.conftest import ROOT
 from tests.test_train_plan import SHAPES, card
-from train import template as templates
-from train.formats import Example, Message
-from train.mask import MaskError, build, prove
-from train.model import add_adapter
-from train.plan import Machine, plan
+from train.data import template as templates
+from train.data.mask import MaskError, build, prove
+from train.models.transformers import add_adapter
+from train.plan.memory import Machine, plan
+from train.plan.model_shape import Shape, shape_of
 from train.settings import ChatSection, LoraSection, TrainSettings
-from train.shape import Shape, shape_of
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SMOLLM = {

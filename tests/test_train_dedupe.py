@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from burnish.data.files import DataError
+from burnish.data.formats import Example, Message
 from burnish.run import Run, TrainRecord, file_sha256
 from tests.conftest import Cli
-from train.dedupe import content_key, groups, near_duplicates, prefix_keys
-from train.formats import Example, Message
-from train.mask import Row
-from train.read import DataError
-from train.split import split
+from train.data.dedupe import content_key, groups, near_duplicates, prefix_keys
+from train.data.mask import Row
+from train.data.split import split
 
 Split = tuple[list[Row], list[Row]]
 

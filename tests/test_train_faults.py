@@ -23,12 +23,12 @@ from burnish.run import Run, TrainRecord
 from tests.conftest import Cli
 from tests.test_train_pack import adapted, gradients, llama
 from tests.test_train_pack import rows as packed_rows
-from train import faults
-from train.build import make_trainer
-from train.decide import machine_faults
-from train.resolve import Resolved
+from train.loop import errors
+from train.loop.arguments import make_trainer
+from train.loop.trainer import Batching, PackedTrainer, Rows
+from train.plan.preflight import machine_faults
+from train.plan.resolve import Resolved
 from train.settings import TrainSettings
-from train.trainer import Batching, PackedTrainer, Rows
 
 SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")
 TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_torch"}
@@ -85,7 +85,7 @@ def test_a_driver_that_is_too_old_is_a_line_that_says_so(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("torch.cuda.is_available", unavailable)
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    monkeypatch.setattr("train.decide.Path", lambda _: SimpleNamespace(exists=lambda: True))
+    monkeypatch.setattr("train.plan.preflight.Path", lambda _: SimpleNamespace(exists=lambda: True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (fault,) = of_machine()
@@ -197,7 +197,7 @@ def trained(base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
-    monkeypatch.setattr("train.build.PackedTrainer", Exhausted)
+    monkeypatch.setattr("train.loop.arguments.PackedTrainer", Exhausted)
 
     def train(limit: int, unless_checkpointing: bool = False) -> PackedTrainer:
         parts = (packed_rows(), packed_rows(2))
@@ -243,7 +243,7 @@ def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
     tokenizer, parts = AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2))
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
     resolved = Resolved(TrainSettings.model_validate(said))
-    monkeypatch.setattr("train.build.PackedTrainer", Exhausted)
+    monkeypatch.setattr("train.loop.arguments.PackedTrainer", Exhausted)
 
     def stepped(fails_at: int) -> torch.Tensor:
         model = adapted(llama)
@@ -292,7 +292,7 @@ def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_whe
     (tmp_path / "checkpoints" / "checkpoint-4").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-4" / "complete").touch()
     (tmp_path / "checkpoints" / "checkpoint-8").mkdir()  # half-written
-    with pytest.raises(UserError) as caught, faults.named(tmp_path):
+    with pytest.raises(UserError) as caught, errors.named(tmp_path):
         raise raised
     (fault,) = caught.value.faults
     assert says in fault
@@ -300,7 +300,7 @@ def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_whe
 
 
 def test_a_fault_of_ours_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes"), faults.named(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), errors.named(tmp_path):
         raise RuntimeError("shapes don't fit")
 
 

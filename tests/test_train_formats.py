@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.formats import FORMATS, Conversion, Message, convert, recognise
-from train.read import DataError, RawRow
+from burnish.data.files import DataError, RawRow
+from burnish.data.formats import FORMATS, Conversion, Message, convert, recognise
 
 PATH = Path("f.jsonl")
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

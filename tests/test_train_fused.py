@@ -9,8 +9,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests.test_train_pack import SMALL, adapted
-from train.fused import Fused
-from train.speed import Speed
+from train.kernels.compile import Speed
+from train.kernels.lora import Fused
 
 IDS = torch.randint(3, 96, (2, 17), generator=torch.Generator().manual_seed(3))
 

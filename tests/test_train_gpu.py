@@ -10,14 +10,14 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.train_shape import words
-from burnish.base import Base
+from burnish.bases.base import Base
 from tests.test_train_pack import gradients, rows
-from train import model as models
-from train.build import make_trainer
-from train.resolve import Resolved
+from train.kernels.compile import Speed
+from train.loop.arguments import make_trainer
+from train.loop.trainer import Batching, Rows
+from train.models import transformers as models
+from train.plan.resolve import Resolved
 from train.settings import TrainSettings
-from train.speed import Speed
-from train.trainer import Batching, Rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 SHAPE: dict[str, Any] = {

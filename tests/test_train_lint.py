@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from train.formats import Example, Message, convert, recognise
-from train.lint import LintWarning, lint
-from train.read import read_rows
+from burnish.data.files import read_rows
+from burnish.data.formats import Example, Message, convert, recognise
+from train.data.lint import LintWarning, lint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

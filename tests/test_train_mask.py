@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from burnish.chat import ChatTemplate, load_template
-from train import template as templates
-from train.formats import Example, Message
-from train.mask import IGNORED, Codec, MaskError, Row, build, prove
+from burnish.data.formats import Example, Message
+from train.data import template as templates
+from train.data.mask import IGNORED, Codec, MaskError, Row, build, prove
 from train.settings import ChatSection
 
 END = "<|im_end|>"

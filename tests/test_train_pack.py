@@ -20,16 +20,16 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from burnish.base import Base
-from train import attention, loss
-from train.build import make_trainer
-from train.formats import Example
-from train.mask import Row
-from train.model import add_adapter, load_base
-from train.pack import micro_batches, padded_batches
-from train.resolve import Resolved
+from burnish.bases.base import Base
+from burnish.data.formats import Example
+from train.data.mask import Row
+from train.kernels import attention, loss
+from train.kernels.packing import micro_batches, padded_batches
+from train.loop.arguments import make_trainer
+from train.loop.trainer import Batching, PackedTrainer, Rows
+from train.models.transformers import add_adapter, load_base
+from train.plan.resolve import Resolved
 from train.settings import LoraSection, TrainSettings
-from train.trainer import Batching, PackedTrainer, Rows
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 SMALL: dict[str, Any] = {

@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 
 from burnish.errors import UserError
 from tests.conftest import Cli
-from train.plan import GIB, Machine, Plan, plan, rows_per_step
+from train.plan.memory import GIB, Machine, Plan, plan, rows_per_step
+from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings
-from train.shape import Shape, shape_of
 
 # published sizes: config.json of each model
 SHAPES: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from train.read import DataError, RawRow, read_rows
-from train.scan import MOST_FAULTS
+from burnish.data.files import DataError, RawRow, read_rows
+from burnish.data.json_scanner import MOST_FAULTS
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=3))

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from burnish.chat import ChatTemplate, load_template
-from burnish.tokenizer import encoder, load
-from burnish.vocabulary import single_start
+from burnish.data.formats import Example
+from burnish.tokenizers.loader import encoder, load
+from burnish.tokenizers.vocabulary import single_start
 from tests.conftest import Cli
 from tests.made_tokenizers import byte_level, with_start
-from train import template as templates
-from train.formats import Example
-from train.mask import Codec, MaskError, Row, build, prove
-from train.prepare import Prepared, prepare
-from train.rendered import rendering
+from train.data import template as templates
+from train.data.mask import Codec, MaskError, Row, build, prove
+from train.data.prepare import Prepared, prepare
+from train.data.rendered import rendering
 from train.settings import TrainSettings
 
 CHATML = "<|im_start|>user\nWhen does boat {} leave?<|im_end|>\n<|im_start|>assistant\nAt noon.<|im_end|>"

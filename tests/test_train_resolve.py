@@ -24,9 +24,9 @@ from burnish.errors import UserError
 from burnish.run import Run, TrainRecord
 from tests.conftest import Cli
 from train import __main__ as command
-from train import begin
-from train.plan import Plan
-from train.resolve import AUTO, Resolved, auto_keys, resolve, undecided
+from train import resume
+from train.plan.memory import Plan
+from train.plan.resolve import AUTO, Resolved, auto_keys, resolve, undecided
 from train.settings import TrainSettings
 
 AUTOS = sorted(auto_keys())
@@ -109,17 +109,17 @@ def test_a_peft_config_is_in_config_yaml_by_its_values(tmp_path: Path) -> None:
 # ---- a run that goes on ----------------------------------------------------------------------------------------------
 
 
-def begun(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> begin.Begun:
+def begun(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> resume.Begun:
     """Write a run as it begins; without `used` as older versions did."""
     run = Run(root / name)
     run.path.mkdir(parents=True)
     inputs: dict[str, Any] = {"data_sha256": None}
     if used:
         inputs["asked"] = said.model_dump()
-    (run.path / begin.STARTED).write_text(json.dumps(inputs))
+    (run.path / resume.STARTED).write_text(json.dumps(inputs))
     dump = yaml.safe_dump(said.model_dump(), sort_keys=False)
-    (run.path / begin.CONFIG).write_text(used.named(name).yaml() if used else dump)
-    return begin.Begun.read(run)
+    (run.path / resume.CONFIG).write_text(used.named(name).yaml() if used else dump)
+    return resume.Begun.read(run)
 
 
 def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Pat
     used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager")
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
     begun(tmp_path, "mine", said, used)
-    kept = begin.choose(said, resume=False)
+    kept = resume.choose(said, resume=False)
     assert kept.run.name == "mine"
     assert kept.base == used.base
     assert kept.train.optim == "adamw_torch"
@@ -150,30 +150,30 @@ def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(
 def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = asked(run={"root": str(tmp_path)})
     begun(tmp_path, "old", said, None)
-    assert begin.choose(said, resume=False).run.name is None
+    assert resume.choose(said, resume=False).run.name is None
     assert "unfinished run 'old' does not go on: an older version began it" in capsys.readouterr().err
     with pytest.raises(UserError, match="no unfinished run"):
-        begin.choose(said, resume=True)
+        resume.choose(said, resume=True)
 
 
 def test_another_run_whose_files_are_damaged_is_no_hindrance(tmp_path: Path) -> None:
     for name, text in (("a", "{"), ("b", "- 1"), ("c", "base: 1")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / begin.CONFIG).write_text(text)
-        (tmp_path / name / begin.STARTED).write_text("{}")
-    assert begin.choose(asked(run={"root": str(tmp_path)}), resume=False).run.name is None
+        (tmp_path / name / resume.CONFIG).write_text(text)
+        (tmp_path / name / resume.STARTED).write_text("{}")
+    assert resume.choose(asked(run={"root": str(tmp_path)}), resume=False).run.name is None
     with pytest.raises(UserError, match="can't be read"):
-        begin.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
+        resume.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
 
 
 def test_where_to_publish_may_be_written_into_config_yaml_by_hand(tmp_path: Path) -> None:
     used = resolve(asked(), prepared(), planned(), "sdpa")
     run = begun(tmp_path, "mine", asked(), used).run
-    content = yaml.safe_load((run.path / begin.CONFIG).read_text())
+    content = yaml.safe_load((run.path / resume.CONFIG).read_text())
     content["push"]["repo"] = "me/model"
-    (run.path / begin.CONFIG).write_text(yaml.safe_dump(content))
-    begin.write_config(run, used)
-    assert yaml.safe_load((run.path / begin.CONFIG).read_text())["push"]["repo"] == "me/model"
+    (run.path / resume.CONFIG).write_text(yaml.safe_dump(content))
+    resume.write_config(run, used)
+    assert yaml.safe_load((run.path / resume.CONFIG).read_text())["push"]["repo"] == "me/model"
 
 
 def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_same_run(
@@ -187,7 +187,7 @@ def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_sam
         raise Restarted
 
     made = planned("cuda", "unsloth", "nf4")
-    monkeypatch.setattr("train.decide.decide", lambda said, data: resolve(said, data, made, "sdpa"))
+    monkeypatch.setattr("train.plan.preflight.decide", lambda said, data: resolve(said, data, made, "sdpa"))
     monkeypatch.setattr("os.execve", restart)
     where = ["--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path)]
     with pytest.raises(Restarted):
@@ -196,7 +196,7 @@ def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_sam
     # what the second process asks is what the first did
     said = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
     said = said.model_copy(update={"base": said.base.model_copy(update={"quantization": AUTO})})
-    again = begin.choose(said, resume=False)
+    again = resume.choose(said, resume=False)
     assert again.run.name == run.name
     assert (again.base.backend, again.base.quantization) == ("unsloth", "nf4")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish import run as runs
-from burnish.exam import Exam
+from burnish.exam.rows import Exam
 from burnish.run import Run, TrainRecord
 from tests.conftest import Cli, kill_after
 

@@ -10,8 +10,8 @@ import pytest
 
 from burnish.config import ConfigError
 from burnish.errors import UserError
-from train.mask import Row
-from train.prepare import Prepared, prepare
+from train.data.mask import Row
+from train.data.prepare import Prepared, prepare
 from train.settings import TrainSettings
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from burnish.exam import Exam, Question
+from burnish.data.formats import Example
+from burnish.exam.rows import Exam, Question
 from burnish.run import ExportRecord, Run, TrainRecord
-from burnish.tokenizer import load
-from export.parity import text_parity
+from burnish.tokenizers.loader import load
+from export.exam.parity import text_parity
 from tests.conftest import Cli
 from tests.made_tokenizers import add_weights, byte_level, from_npm, sentencepiece
 from tests.serve_process import serving
-from train import template as templates
-from train.formats import Example
-from train.mask import MaskError, build, prove
+from train.data import template as templates
+from train.data.mask import MaskError, build, prove
 
 SHORT = ("--data.max_length", "128", "--train.max_steps", "2", "--exam.answers", "0", "--base.quantization", "none")
 SENTENCE = "  The boat number {} leaves\n\nat noon, from  pier 3."

@@ -180,7 +180,7 @@ run() {
   return $code
 }
 
-signalled() {  # a container that a signal ended: one line that names it and the way out (burnish/ended.py has the same)
+signalled() {  # a container that a signal ended: one line that names it and the way out (burnish/process.py has the same)
   local build="build the image for older CPUs: make images IMAGE=$service LLAMA_CPU=v3"
   case $2 in
     132) fail "$1: ended by SIGILL (illegal instruction): llama.cpp does not fit this CPU: $build" ;;

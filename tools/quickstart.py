@@ -18,10 +18,10 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from burnish.base import resolve
-from burnish.ended import crashed, how
+from burnish.bases.base import resolve
 from burnish.errors import run_edge
 from burnish.files import last_line
+from burnish.process import crashed, how
 from burnish.run import ExportRecord, RunError, TrainRecord, find_run
 
 RUN = "quickstart"

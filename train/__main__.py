@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from burnish.ended import supervise
+from burnish.process import supervise
 
 if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # then the parent waits already
     supervise("training", llama=False)  # before the imports that start threads
 if os.environ.get("UNSLOTH_FIRST"):
-    import train.unsloth_backend  # noqa: F401  # it patches what the imports below bring
+    import train.models.unsloth  # noqa: F401  # it patches what the imports below bring
 
 import argparse
 import logging
@@ -22,9 +22,10 @@ from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
 from burnish.publish import preflight
-from train import begin
-from train.prepare import Prepared, prepare
-from train.settings import TrainSettings
+
+from . import resume
+from .data.prepare import Prepared, prepare
+from .settings import TrainSettings
 
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
@@ -50,15 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet()
     settings, options = parse_arguments(make_parser(), TrainSettings, "train", sys.argv[1:] if argv is None else argv)
     if options.command == "run":
-        settings = begin.choose(settings, options.resume)
+        settings = resume.choose(settings, options.resume)
     prepared = prepare(settings)
     if options.command == "check":
-        from train.preview import show
+        from .data.preview import show
 
         show(prepared, settings.data.max_length)
         return 0
     if options.command == "plan":
-        from train.decide import decide
+        from .plan.preflight import decide
 
         decide(settings, prepared)
         return 0
@@ -66,23 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: TrainSettings, prepared: Prepared) -> int:
-    if begin.is_finished(settings):
-        run = begin.finished_run(settings, prepared)
+    if resume.is_finished(settings):
+        run = resume.finished_run(settings, prepared)
         say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
         return 0
     preflight(settings.push, prepared.base.path)
-    from train.decide import decide  # torch and TRL take seconds: not before the data is known to be good
+    from .plan.preflight import decide  # torch and TRL take seconds: not before the data is known to be good
 
     resolved = decide(settings, prepared)
     # not before the machine is known to do: a fault leaves no run behind
-    run, resolved = begin.open_run(settings, resolved, prepared)
+    run, resolved = resume.open_run(settings, resolved, prepared)
     if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
         os.execve(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]], {**os.environ, "UNSLOTH_FIRST": "1"})
-    from train import faults, sft
+    from . import stage
+    from .loop import errors
 
-    with faults.named(run.path):
-        record = sft.train(resolved, prepared, run)
+    with errors.named(run.path):
+        record = stage.train(resolved, prepared, run)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from burnish import run as runs
-from burnish.base import licence
-from burnish.exam import Exam
+from burnish.bases.base import licence
+from burnish.exam.rows import Exam
 from burnish.report import lengths
 from burnish.run import Run, TrainRecord
 from burnish.versions import versions
-from train import model as models
-from train.begin import CONFIG, template_inputs
-from train.prepare import Prepared
-from train.resolve import Resolved
+
+from .data.prepare import Prepared
+from .models import transformers as models
+from .plan.resolve import Resolved
+from .resume import CONFIG, template_inputs
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from burnish.config import Strict
 from burnish.publish import PushSection
-from train.peft_config import new_adapter
+
+from .models.peft_config import new_adapter
 
 
 class BaseSection(Strict):

@@ -4,12 +4,12 @@ Everything goes through llama.cpp's C functions (ctypes). A C++ exception in one
 positions and sizes are checked here, before each call.
 """
 
-from burnish.llama.context import MOST_SEQUENCES, Context
-from burnish.llama.model import Model
-from burnish.llama.quantize import Quantized, quantization_types, quantize
-from burnish.llama.runtime import LlamaError, cpu_variant
-from burnish.llama.sampler import Sampler
-from burnish.llama.score import score, score_chunks
+from .context import MOST_SEQUENCES, Context
+from .model import Model
+from .quantize import Quantized, quantization_types, quantize
+from .runtime import LlamaError, cpu_variant
+from .sampler import Sampler
+from .score import score, score_chunks
 
 __all__ = [
     "MOST_SEQUENCES",

@@ -14,10 +14,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from burnish.errors import run_edge
-from burnish.llama.load_test import load_test
-from burnish.llama.model import Model
-from burnish.llama.quantize import quantization_types, quantize
+from ..errors import run_edge
+from .load_test import load_test
+from .model import Model
+from .quantize import quantization_types, quantize
 
 
 def main() -> int:

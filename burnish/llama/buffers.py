@@ -22,9 +22,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from burnish.ended import crashed, signal_name
-from burnish.files import last_line
-from burnish.llama.runtime import api, base_function, library_files, runtime
+from ..files import last_line
+from ..process import crashed, signal_name
+from .runtime import api, base_function, library_files, runtime
 
 Amx = Literal["auto", "on", "off"]
 # enum ggml_type of the types with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and of 16-bit floats
@@ -123,7 +123,7 @@ def tested(path: Path) -> str:
 
     The outcome is kept in the cache for this file, build and CPU, where the cache can be written.
     """
-    from burnish.run import cache_root, whole_file  # here: else llama.cpp could not be used without pydantic
+    from ..run import cache_root, whole_file  # here: else llama.cpp could not be used without pydantic
 
     note = cache_root() / "llama" / "load-tests" / f"{_identity(path)}.json"
     try:

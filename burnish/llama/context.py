@@ -10,9 +10,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from burnish.llama.model import Model
-from burnish.llama.runtime import LlamaError, api, runtime
-from burnish.machine import cpu_count
+from ..machine import cpu_count
+from .model import Model
+from .runtime import LlamaError, api, runtime
 
 Floats = npt.NDArray[np.float32]
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp

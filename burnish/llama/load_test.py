@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from burnish.llama.buffers import Amx, decide
-from burnish.llama.context import Context
-from burnish.llama.model import Model
-from burnish.llama.runtime import LlamaError
+from .buffers import Amx, decide
+from .context import Context
+from .model import Model
+from .runtime import LlamaError
 
 # tokens of each batch: two tiles of 16 rows and a rest, a few rows, and one, which is another kernel in llama.cpp
 BATCHES = (40, 3, 1)

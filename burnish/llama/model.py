@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from burnish.llama.buffers import Amx, Decision, decide
-from burnish.llama.runtime import LlamaError, api, runtime
+from .buffers import Amx, Decision, decide
+from .runtime import LlamaError, api, runtime
 
 
 class Model:

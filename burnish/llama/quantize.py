@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from burnish.errors import did_you_mean
-from burnish.llama.model import Model
-from burnish.llama.runtime import LlamaError, api, runtime
-from burnish.machine import cpu_count
+from ..errors import did_you_mean
+from ..machine import cpu_count
+from .model import Model
+from .runtime import LlamaError, api, runtime
 
 
 @dataclass

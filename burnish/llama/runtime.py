@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from burnish.errors import UserError
+from ..errors import UserError
 
 # llama.cpp's threads meet at a barrier some 900 times a token. By default OpenMP spins there for milliseconds, so one
 # other busy process on the same cores made a step of 26 ms take 1,500 ms (measured). This bounds the spinning to tens

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from burnish.llama.context import Context, Floats
-from burnish.llama.model import Model
-from burnish.llama.runtime import LlamaError, api
+from .context import Context, Floats
+from .model import Model
+from .runtime import LlamaError, api
 
 # llama.cpp takes this seed to mean "draw one"
 RANDOM_SEED = 0xFFFFFFFF

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from burnish.llama.context import Context, Floats
-from burnish.llama.model import Model
-from burnish.llama.runtime import LlamaError
+from .context import Context, Floats
+from .model import Model
+from .runtime import LlamaError
 
 SCORE_CHUNK_TOKENS = 512
 # rows of logits that one decode of the exam may return: 64 rows of a 152k vocabulary are 39 MB

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from burnish.report.collect import Lengths, collect, lengths
-from burnish.report.page import render
-from burnish.run import Run, write_atomic
+from ..run import Run, write_atomic
+from .collect import Lengths, collect, lengths
+from .page import render
 
 REPORT = "report.html"
 

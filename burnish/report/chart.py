@@ -13,7 +13,7 @@ from xml.etree import ElementTree as Tree
 
 from markupsafe import Markup
 
-from burnish.report.axis import Axis, number
+from .axis import Axis, number
 
 WIDTH, HEIGHT = 440, 270  # units of the view box, about CSS pixels on a wide page
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 26, 42

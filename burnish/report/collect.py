@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.exam import Exam
-from burnish.files import read_jsonl, read_text
-from burnish.run import ExportRecord, PushRecord, Run, TrainRecord, file_sha256
+from ..exam.rows import Exam
+from ..files import read_jsonl, read_text
+from ..run import ExportRecord, PushRecord, Run, TrainRecord, file_sha256
 
 METRICS, CONFIG = "logs/metrics.jsonl", "config.yaml"
 BINS_WANTED = 24

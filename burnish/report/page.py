@@ -9,14 +9,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from burnish.adapter import adapter_facts
-from burnish.fidelity import Fidelity
-from burnish.intervals import Interval
-from burnish.report import plots
-from burnish.report.axis import number
-from burnish.report.collect import View
-from burnish.run import Artefact
-from burnish.thresholds import qualified
+from ..adapter import adapter_facts
+from ..exam.fidelity import Fidelity
+from ..exam.intervals import Interval
+from ..exam.thresholds import qualified
+from ..run import Artefact
+from . import plots
+from .axis import number
+from .collect import View
 
 CANDIDATE_FIGURES = (
     ("loss", "held-out loss"),

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from burnish.report.axis import Axis, number
-from burnish.report.chart import Labelled, Series, bars, curves, histogram, scatter
-from burnish.report.collect import View
-from burnish.run import Artefact
+from ..run import Artefact
+from .axis import Axis, number
+from .chart import Labelled, Series, bars, curves, histogram, scatter
+from .collect import View
 
 LEAST_KL = 1e-9  # nats; nothing smaller can be told from 0 in float32, and a log axis needs something above 0
 MEANS_NOTE = "faint: every logged step; strong: its mean"

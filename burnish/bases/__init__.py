@@ -1,0 +1,1 @@
+"""Base models: where one comes from, and the trainable checkpoint of a GGUF file."""

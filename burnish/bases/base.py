@@ -1,0 +1,207 @@
+"""Where a base model comes from: a hub id, a directory, a GGUF file, or a file inside an installed Python package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from .. import hub
+from ..console import say
+from ..errors import UserError
+from ..files import last_line
+from ..process import crashed, how
+from ..run import cache_root, file_sha256
+
+PACKAGE_PREFIX = "package:"
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
+CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
+LICENCE_KEYS = ("license", "license_name", "license_link")
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
+OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+class BaseError(UserError):
+    """A base model that is missing, can't be fetched, or is not the one that was trained on."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on this machine: `path` is a directory that transformers loads; sha256 is over its files.
+
+    For a GGUF file sha256 is the file's own, `path` its dequantized checkpoint in the cache, `gguf` the file itself.
+    """
+
+    id: str
+    revision: str | None
+    path: Path
+    sha256: str
+    gguf: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the id without its ending or GGUF quantization, for names of runs and files."""
+        stem = re.sub(r"\.gguf$", "", self.id.rstrip("/").rsplit("/", 1)[-1], flags=re.IGNORECASE)
+        return re.sub(r"[.-](I?Q\d\w*|[bB]?[fF](16|32))$", "", stem)
+
+
+def resolve(base_id: str, revision: str | None = None) -> Base:
+    """Find the base model, fetching or dequantizing it where needed. Raises BaseError with what to do."""
+    local = _local_path(base_id)
+    if local is not None and local.is_file():
+        digest = file_sha256(local)
+        return Base(base_id, None, _dequantized(local, digest), digest, local)
+    directory = local if local is not None else _from_hub(base_id, revision)
+    if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
+        raise BaseError(f"base.id {base_id}: {directory} is no model: it needs config.json and *.safetensors (or .bin)")
+    if missing := _missing_shards(directory):
+        mend = "restore it" if local is not None else "run again with a network to complete it"
+        raise BaseError(f"base.id {base_id}: {directory} is not complete ({missing} is missing): {mend}")
+    if faults := _object_faults(directory):
+        raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
+    # a snapshot directory of the hub's cache is named by its commit
+    return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
+
+
+def directory_sha256(directory: Path) -> str:
+    """Return one sha256 over a checkpoint's files: the sorted lines "sha256  name"."""
+    names = {p for pattern in (*MODEL_FILES, "*.bin") for p in directory.glob(pattern) if p.is_file()}
+    lines = [f"{_blob_sha256(p)}  {p.name}\n" for p in sorted(names)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _blob_sha256(path: Path) -> str:
+    """The hub's cache names a large file's blob by its sha256, so that it need not be read again."""
+    name = path.resolve().name
+    return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else file_sha256(path)
+
+
+def _local_path(base_id: str) -> Path | None:
+    """Return the file or directory that an id names on this machine, None where it is a hub id."""
+    if base_id.startswith(PACKAGE_PREFIX):
+        package, _, name = base_id.removeprefix(PACKAGE_PREFIX).partition("/")
+        spec = importlib.util.find_spec(package)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        if not places or not (path := Path(places[0]) / name).is_file():
+            raise BaseError(f"base.id {base_id}: the Python package '{package}' with '{name}' is not installed here")
+        return path
+    path = Path(base_id).expanduser()
+    if path.exists():
+        if path.is_file() and path.suffix.lower() != ".gguf":
+            raise BaseError(f"base.id {base_id}: is a file but no .gguf; give a directory, a .gguf file or a hub id")
+        return path.resolve()
+    if base_id.startswith((".", "/", "~")) or base_id.lower().endswith(".gguf") or base_id.count("/") > 1:
+        raise BaseError(f"base.id {base_id}: no such file or directory")
+    return None
+
+
+def _from_hub(base_id: str, revision: str | None) -> Path:
+    """Fetch a snapshot into the hub's cache (HF_HOME, HF_TOKEN are the hub client's own), one clear line a fault."""
+    try:
+        path = hub.download(base_id, revision, MODEL_FILES)
+        if not any(path.glob("*.safetensors")):  # an older model: only .bin weights
+            path = hub.download(base_id, revision, [*MODEL_FILES, "*.bin"])
+    except Exception as error:
+        raise BaseError(f"base.id {base_id}: {hub.reason(error, base_id, revision)}") from None
+    if not (path / "README.md").is_file():
+        with suppress(Exception):  # its card names the licence; a base without one is as good
+            hub.download(base_id, path.name, ["README.md"], tries=1)
+    return path
+
+
+def _missing_shards(directory: Path) -> str:
+    """Name the first weights file that a checkpoint's index promises and that is not there; nothing where all are."""
+    for index in directory.glob("*.index.json"):
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
+        for name in names:
+            if not (directory / name).is_file():
+                return str(name)
+    return ""
+
+
+def _object_faults(directory: Path) -> list[str]:
+    """Say which of a checkpoint's small files aren't JSON objects: libraries fail on them far from their names."""
+    faults = []
+    for path in (directory / name for name in OBJECTS):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            faults.append(f"{path}: it can't be read as JSON: {error}; restore the file")
+        else:
+            if not isinstance(value, dict):
+                faults.append(f"{path}: expected a JSON object, found {json.dumps(value)[:40]}; restore the file")
+    return faults
+
+
+def resolved_here(base_id: str, revision: str | None = None) -> Base | None:
+    """Return a base that is on this machine already, None where it would have to be fetched or is gone.
+
+    Its sha256 is left empty: this is for reading what lies beside the weights.
+    """
+    try:
+        local = _local_path(base_id)
+    except BaseError:
+        return None
+    if local is None:
+        local = hub.cached(base_id, revision)
+    if local is None:
+        return None
+    return Base(base_id, revision, local, "", local if local.is_file() else None)
+
+
+def licence(base: Base) -> dict[str, str]:
+    """Return what the base itself says of its licence: its card's license, license_name and license_link.
+
+    Of a GGUF file its own metadata. Empty where it says nothing; nothing is guessed.
+    """
+    if base.gguf is not None:
+        return _gguf_licence(base.gguf)
+    card = base.path / "README.md"
+    if not card.is_file():
+        return {}
+    head = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        said = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        return {}
+    return {key: str(said[key]) for key in LICENCE_KEYS if said.get(key)} if isinstance(said, dict) else {}
+
+
+def _gguf_licence(path: Path) -> dict[str, str]:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    said = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
+    return {key: str(field.contents()) for key, field in said.items() if field is not None}
+
+
+def _dequantized(gguf_file: Path, digest: str) -> Path:
+    """Return the trainable checkpoint of a GGUF file, made once and kept in the cache.
+
+    A child process makes it, so that this room stays free of torch and the memory is given back.
+    """
+    target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
+    if not target.is_dir():
+        say(f"base: dequantizing {gguf_file.name} once into {target}")
+        child = subprocess.run(
+            [sys.executable, "-m", "burnish.bases.dequantize", str(gguf_file), str(target)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if child.returncode:
+            last = last_line(child.stderr, "it ended without a word")
+            if crashed(child.returncode):
+                last = f"{how(child.returncode)} (its last line: {last})"
+            raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
+    return target

@@ -1,0 +1,40 @@
+"""Make a trainable 16-bit checkpoint of a GGUF file: python -m burnish.bases.dequantize FILE.gguf DIRECTORY
+
+transformers reads and dequantizes the tensors; the tokenizer is rebuilt by burnish/bases/gguf_tokenizer.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from ..run import whole_directory
+from ..tokenizers import loader as tokenizers
+from . import gguf_tokenizer
+
+
+def main(source: Path, target: Path) -> None:
+    """Write the checkpoint; the directory appears whole or not at all."""
+    tokenizer = gguf_tokenizer.load(source)
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    config = loaded.config
+    del config.quantization_config  # save_pretrained refuses a model that says it is quantized
+    config.eos_token_id, config.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    with whole_directory(target) as directory:
+        model.to(torch.float16).save_pretrained(directory)
+        tokenizers.save(tokenizer, directory)
+        gguf_tokenizer.compare(source, tokenizers.load(directory))  # as it will be used
+        for path in directory.iterdir():
+            path.chmod(0o644)  # safetensors writes files that only their owner may read
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,91 @@
+"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on probe texts.
+
+transformers converts it too, but loses the pre-tokenizer (which splits digits or words before the merges), marks the
+model as byte-fallback, and may take another end-of-turn token than the file names; llama.cpp then aborts on the file
+that its own converter makes of such a checkpoint. Formats: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ..llama import Model
+from ..tokenizers.loader import PROBES, encoder, ids_difference
+
+CONTROL, USER_DEFINED = 3, 4  # gguf.TokenType
+SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+# how a text is split before the merges, by tokenizer.ggml.pre; the expressions are those of the models' own tokenizers
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+EXPRESSIONS = {"llama-bpe": WORDS % r"\p{N}{1,3}", "llama3": WORDS % r"\p{N}{1,3}", "qwen2": WORDS % r"\p{N}"}
+DIGITS_ALONE = frozenset({"smollm", "starcoder", "refact", "command-r"})
+GPT2 = frozenset({"gpt-2", "default"})
+
+
+def fields_of(path: Path) -> dict[str, Any]:
+    """Return the tokenizer's metadata by name without its prefix, and the chat template."""
+    prefix = "tokenizer.ggml."
+    fields = gguf.GGUFReader(path).fields
+    found = {name.removeprefix(prefix): f.contents() for name, f in fields.items() if name.startswith(prefix)}
+    template = fields.get("tokenizer.chat_template")
+    return {**found, "chat_template": template.contents() if template else None}
+
+
+def load(path: Path) -> Any:
+    """Return the tokenizer. Exits with one line where the file's kind is unknown, or llama.cpp would give other ids."""
+    fields = fields_of(path)
+    tokens: list[str] = fields["tokens"]
+    named = {ours: tokens[fields[theirs]] for ours, theirs in SPECIAL.items() if theirs in fields}
+    if fields["model"] == "gpt2":
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=_byte_level(fields), **named)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    kinds = list(zip(tokens, fields["token_type"], strict=True))
+    special = [token for token, kind in kinds if kind == CONTROL]
+    tokenizer.add_special_tokens({**named, "extra_special_tokens": special})
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token, kind in kinds if kind == USER_DEFINED])
+    tokenizer.chat_template = fields["chat_template"]
+    if len(tokenizer) != len(tokens):
+        raise SystemExit(f"the rebuilt tokenizer has {len(tokenizer)} tokens, the file {len(tokens)}")
+    compare(path, tokenizer)
+    return tokenizer
+
+
+def _byte_level(fields: dict[str, Any]) -> Tokenizer:
+    """Return the byte-level BPE tokenizer (GPT-2's kind) of the file."""
+    kind = fields.get("pre", "default")
+    vocabulary = {token: i for i, token in enumerate(fields["tokens"])}
+    merges = [tuple(merge.split(" ")) for merge in fields["merges"]]
+    made = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind in ("llama-bpe", "llama3")))
+    if kind in EXPRESSIONS:
+        first: Any = pre_tokenizers.Split(Regex(EXPRESSIONS[kind]), behavior="isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    elif kind in DIGITS_ALONE:
+        first = pre_tokenizers.Digits(individual_digits=True)
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    elif kind in GPT2:
+        first, byte_level = None, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    else:
+        raise SystemExit(f"its pre-tokenizer '{kind}' is not known here: give the original checkpoint instead")
+    made.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level]) if first else byte_level
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def compare(path: Path, tokenizer: Any) -> None:
+    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a probe text."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    with Model.open(path, vocab_only=True) as model:
+        for text in (*PROBES, "a".join(special)):
+            ids = model.tokenize(text, add_special=False, parse_special=True)
+            if difference := ids_difference(text, encoder(tokenizer)(text), ids):
+                raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give other ids for {difference}")

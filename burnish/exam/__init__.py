@@ -1,0 +1,1 @@
+"""The exam: its rows, its figures with their intervals, and the gate's thresholds."""

@@ -1,0 +1,72 @@
+"""llama.cpp's ids for texts, from a tokenizer's files alone: its own converter makes a GGUF with only the vocabulary.
+
+Both run as child processes: the converter needs torch, and llama.cpp ends its process at what it can't take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from ..process import crashed, how
+from ..run import cache_root, file_sha256, whole_file
+
+CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 600
+
+
+class VocabularyError(UserError):
+    """A tokenizer that llama.cpp's converter or llama.cpp can't take."""
+
+
+def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Return llama.cpp's ids of each text, special tokens read, nothing added.
+
+    `directory` holds config.json and a tokenizer's files. Raises VocabularyError with the tool's own reason.
+    """
+    return tokenize(vocabulary(directory), texts)
+
+
+def vocabulary(directory: Path) -> Path:
+    """Return a GGUF with the directory's vocabulary and no tensors, made once and kept in the cache."""
+    files = sorted(p for p in directory.iterdir() if p.is_file())
+    lines = [f"{file_sha256(p)}  {p.name}\n" for p in files] + [file_sha256(CONVERTER.parent / "VERSION")]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    target = cache_root() / "vocabularies" / f"{digest[:24]}.gguf"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as temporary:
+            command = [sys.executable, str(CONVERTER), str(directory), "--vocab-only", "--outfile", str(temporary)]
+            _child(command, "")
+    return target
+
+
+def tokenize(path: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Return llama.cpp's ids of each text with a GGUF's vocabulary."""
+    said = _child([sys.executable, "-m", "burnish.llama", "tokenize", str(path)], json.dumps(list(texts)))
+    ids: list[list[int]] = json.loads(said)
+    return ids
+
+
+def _child(command: list[str], given: str) -> str:
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, input=given, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise VocabularyError(f"{Path(command[1]).name}: not finished after {TIMEOUT_S} s") from None
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *^~")]
+        if lines[-1:] == ["AssertionError"]:
+            lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
+        reason = (
+            lines[-1] if lines and not crashed(done.returncode) else f"{Path(command[1]).name}: {how(done.returncode)}"
+        )
+        raise VocabularyError(reason)
+    return done.stdout

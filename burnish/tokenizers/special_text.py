@@ -1,0 +1,236 @@
+"""Text in a message stays text: special strings that a person or a tool wrote never become control tokens.
+
+A chat is rendered with sentinels in place of the characters that special strings begin and end with, so that the
+special strings in the rendering are the template's own. There it is cut, the sentinels are taken back, and the pieces
+are encoded as characters. Chats without such strings are rendered and encoded as they always were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from ..chat import ChatError, ChatTemplate
+from .finder import Finder
+from .vocabulary import Part, Vocabulary
+
+Reading = Literal["text", "parse"]
+
+# what a model writes to open and close a thought or a tool call: tokens also where an assistant's turn spells them
+MARKERS = frozenset(
+    {
+        *("<think>", "</think>", "<seed:think>", "</seed:think>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷"),
+        *("<|START_THINKING|>", "<|END_THINKING|>", "<|channel>", "<channel|>"),
+        *("<tool_call>", "</tool_call>", "<tool_calls>", "</tool_calls>", "<|tool_call|>", "<|/tool_call|>"),
+        *("<|tool_call>", "<tool_call|>", "<|tool_call_start|>", "<|tool_call_end|>", "<|python_tag|>"),
+        *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>"),
+        *("<|tool_call_argument_begin|>", "<seed:tool_call>", "</seed:tool_call>"),
+        *("<minimax:tool_call>", "</minimax:tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+        *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|START_ACTION|>", "<|END_ACTION|>"),
+        *(
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁calls▁end｜>",
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁call▁end｜>",
+            "<｜tool▁sep｜>",
+        ),
+    }
+)
+STRUCTURED = frozenset({"name", "tool_calls"})  # an assistant's fields whose text the template puts between markers
+_PRIVATE = re.compile("[\ue000-\uf8ff]")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered chat. `controls` are the places [start, end) of its control tokens; None: every special string."""
+
+    text: str
+    controls: tuple[Span, ...] | None = None
+
+    def after(self, start: int) -> Prompt:
+        """Return what follows the first `start` characters."""
+        spans = self.controls and tuple((a - start, b - start) for a, b in self.controls if a >= start)
+        return Prompt(self.text[start:], spans)
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A template and a vocabulary: from messages to ids. `reading` says what special strings in messages are."""
+
+    template: ChatTemplate
+    vocabulary: Vocabulary
+    reading: Reading = "text"
+    _finder: Finder = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_finder", Finder(frozenset(self.vocabulary.specials)))
+
+    def ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **kw: Any) -> list[int]:
+        """Return the ids of a chat. Raises ChatError where the template refuses, or a string can't be read as text."""
+        return self.encode(self.render(messages, add_generation_prompt, **kw))
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
+    ) -> Prompt:
+        """Render a chat, and tell the template's control tokens from the text of the messages."""
+        kept = (messages, variables)
+        if self.reading == "parse" or not any(self._finder.edge.search(text) for text in texts(kept)):
+            return Prompt(self.template.render(messages, add_generation_prompt, **variables))
+        hide = _Hide(self._finder, self.template, texts(kept))
+        hidden = [hide.message(message) for message in messages]
+        marked = self.template.render(hidden, add_generation_prompt, **hide.value(variables))
+        prompt = self._taken_back(marked, hide)
+        same = prompt.controls == self._spans(prompt.text)
+        if hide.strings:
+            return Prompt(prompt.text) if same else prompt
+        # no special string is in a message: the text is what it always was, unless the template would make one of parts
+        text = self.template.render(messages, add_generation_prompt, **variables)
+        return Prompt(text) if same or text != prompt.text else prompt
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return the ids of a rendered chat. Raises ChatError where a string of its text can't be kept from parsing."""
+        if prompt.controls is None:
+            ids, spans = self.vocabulary.parse(prompt.text), self._spans(prompt.text)
+            if self.reading == "parse" or len(self._control(ids, [prompt.text])) <= len(spans):
+                return ids
+            prompt = Prompt(prompt.text, spans)  # a normalizer made a special string of another one
+        for cut in (self.vocabulary.always_parsed, frozenset(self.vocabulary.specials)):
+            parts = list(self._parts(prompt, cut))
+            ids = self.vocabulary.spell(parts)
+            if self._control(ids, parts) == [part for part in parts if isinstance(part, int)]:
+                return ids
+        raise ChatError(
+            "this tokenizer makes control tokens of the special strings in these messages whatever it is told"
+            f" ({', '.join(self.strings(prompt.text)[:3])}): take them out, or set special_tokens to parse"
+        )
+
+    def strings(self, text: str, assistant: bool = False) -> list[str]:
+        """Return the special strings in a text, each once; in an assistant's turn markers are none."""
+        found = (string for _, _, string in self._finder.find(text))
+        return [s for s in dict.fromkeys(found) if not (assistant and s in MARKERS)]
+
+    def _spans(self, text: str) -> tuple[Span, ...]:
+        return tuple((start, end) for start, end, _ in self._finder.find(text))
+
+    def _control(self, ids: Sequence[int], parts: Sequence[Part]) -> list[int]:
+        """Return the control tokens among ids; not the one for unknown text, unless it is spelled or meant."""
+        unknown = self.vocabulary.unknown
+        string = next((s for s, i in self.vocabulary.specials.items() if i == unknown), None)
+        meant = any(part == unknown or (isinstance(part, str) and string and string in part) for part in parts)
+        return [i for i in ids if i in self._ids and (meant or i != unknown)]
+
+    @cached_property
+    def _ids(self) -> frozenset[int]:
+        return frozenset(self.vocabulary.specials.values())
+
+    def _taken_back(self, marked: str, hide: _Hide) -> Prompt:
+        """Put the characters back for the sentinels; what is special before that is the template's own."""
+        text, last = "", 0
+        controls: list[Span] = []
+        for start, end, string in self._finder.find(marked):
+            text += hide.back(marked[last:start])
+            controls.append((len(text), len(text) + len(string)))
+            text, last = text + string, end
+        return Prompt(text + hide.back(marked[last:]), tuple(controls))
+
+    def _parts(self, prompt: Prompt, cut: frozenset[str]) -> Iterator[Part]:
+        """Yield the texts and the control ids of a prompt; the strings in `cut` are parted after their first one."""
+        last = 0
+        assert prompt.controls is not None
+        for start, end in (*prompt.controls, (len(prompt.text), len(prompt.text))):
+            text = prompt.text[last:start]
+            at = 0
+            for begin, _, string in self._finder.find(text):
+                if string in cut:
+                    yield text[at : begin + 1]
+                    at = begin + 1
+            if text[at:]:
+                yield text[at:]
+            if end > start:
+                yield self.vocabulary.specials[prompt.text[start:end]]
+            last = end
+
+
+class _Hide:
+    """Puts sentinels into the texts of one chat: private-use characters that occur nowhere in it, one for one.
+
+    Lengths, blanks and letters stay as they are, so that templates strip, split and compare as before. A string that
+    the template itself looks for ("</think>") stays visible, unless it is special and not an assistant's marker.
+    """
+
+    def __init__(self, finder: Finder, template: ChatTemplate, there: Iterator[str]) -> None:
+        self.finder = finder
+        self.strings: set[str] = set()  # the special strings that were hidden
+        whole = "\n".join((*there, template.source, *finder.strings))
+        used, lower = set(_PRIVATE.findall(whole)), whole.lower()
+        free = (c for c in map(chr, range(0xE000, 0xF900)) if c not in used and f"\\u{ord(c):04x}" not in lower)
+        self.sentinels = dict(zip(sorted(finder.edges), free, strict=False))
+        if len(self.sentinels) < len(finder.edges):
+            raise ChatError("the messages use nearly every private-use character: special strings can't be told apart")
+        looked_for = sorted((s for s in template.literals if finder.edge.search(s)), key=len, reverse=True)
+        self.looked_for = re.compile("|".join(map(re.escape, looked_for)) or r"(?!)")
+        # JSON in ASCII writes a sentinel as its escape
+        self.originals = {s: c for c, s in self.sentinels.items()}
+        self.originals |= {f"\\u{ord(s):04x}": c for c, s in self.sentinels.items()}
+        self.sentinel = re.compile("|".join(map(re.escape, self.originals)))
+
+    def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        assistant = message.get("role") == "assistant"
+        return {
+            key: value if key == "role" else self.value(value, assistant and key not in STRUCTURED)
+            for key, value in message.items()
+        }
+
+    def value(self, value: Any, markers: bool = False) -> Any:
+        """Return a value with every text in it hidden; `markers` leaves those of thoughts and tool calls."""
+        if isinstance(value, str):
+            return self._text(value, markers)
+        if isinstance(value, Mapping):
+            return {self.value(key, markers): self.value(inner, markers) for key, inner in value.items()}
+        return [self.value(inner, markers) for inner in value] if isinstance(value, list | tuple) else value
+
+    def back(self, text: str) -> str:
+        return self.sentinel.sub(lambda match: self.originals[match.group()], text)
+
+    def _text(self, text: str, markers: bool) -> str:
+        if not self.finder.edge.search(text):
+            return text
+        visible = bytearray(len(text))
+        for match in self.looked_for.finditer(text):
+            visible[match.start() : match.end()] = b"\x01" * len(match.group())
+        for start, end, string in self.finder.find(text):
+            kept = markers and string in MARKERS
+            visible[start:end] = (b"\x01" if kept else b"\x00") * (end - start)
+            if not kept:
+                self.strings.add(string)
+        return self.finder.edge.sub(
+            lambda match: match.group() if visible[match.start()] else self.sentinels[match.group()], text
+        )
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in messages, the keys of objects among them; a message's role is none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key != "role":
+                yield from texts(key)
+                yield from texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts(inner)
+
+
+def find_strings(chat: Chat, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
+    """Yield message index, field and string of every special string in a text that is to stay text."""
+    for index, message in enumerate(messages):
+        for key, value in message.items():
+            assistant = message.get("role") == "assistant" and key not in STRUCTURED
+            for text in texts(value) if key != "role" else ():
+                yield from ((index, key, string) for string in chat.strings(text, assistant))

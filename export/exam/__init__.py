@@ -1,0 +1,1 @@
+"""Examining artefacts: their answers, prompt parity and the gate."""

@@ -1,0 +1,151 @@
+"""The gate: what an artefact must show on the exam before it may be served.
+
+A figure over few rows is known only within its interval. A rule holds where the whole interval keeps the limit, is
+broken where none of it does, and is open where the limit lies inside: then the verdict is "inconclusive". Parity, end
+tokens and the general text, which is the same fixed text for every run, are no samples: they hold or fail as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from burnish.exam.fidelity import Fidelity
+from burnish.exam.intervals import Interval, rows_needed
+from burnish.run import Artefact, Verdict
+
+from ..settings import GateSection
+
+# A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md
+# the lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
+CLEAR = 0.1
+LEAST_ROWS = 10  # what an exam that has no interval is told to examine
+MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and rows are not the way out
+MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
+RANK: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule says: broken, or open for want of rows; and why."""
+
+    verdict: Literal["fail", "inconclusive"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure over `rows` held-out rows that may be at most `limit`, with its 95% interval; for all, less is better.
+
+    `style` is how it is shown; a share that should be high is kept as what it lacks (`of_one`) and shown as it is.
+    """
+
+    name: str
+    value: float
+    interval: Interval | None
+    limit: float
+    style: str
+    rows: int
+    of_one: bool = False
+
+    def shown(self, value: float) -> str:
+        """Return a value of this figure as messages have it."""
+        return format(1 - value if self.of_one else value, self.style)
+
+
+def judge(fidelity: Fidelity, gate: GateSection) -> tuple[Verdict, str]:
+    """Return the verdict on an artefact, and why: every rule that it breaks or that stays open, by name."""
+    found = [f for f in (*_fixed(fidelity, gate), *_sampled(fidelity, gate)) if f]
+    order = sorted(found, key=lambda f: -RANK[f.verdict])
+    if not order:
+        return "pass", "; ".join(["all checks hold", *_unjudged(fidelity, gate)])
+    return order[0].verdict, "; ".join(f.why for f in order)
+
+
+def default_artefact(artefacts: list[Artefact]) -> str | None:
+    """Return the smallest GGUF that passes, None where none does."""
+    passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
+    return min(passing, key=lambda a: a.bytes).path if passing else None
+
+
+def _fixed(f: Fidelity, gate: GateSection) -> Iterator[Finding]:
+    """Yield what breaks of the rules that no number of rows could change."""
+    for name, holds, why in (
+        ("prompt parity", f.prompt_parity, f.prompt_parity_why),
+        ("terminator", f.terminator, f.terminator_why),
+    ):
+        if holds is False:
+            yield Finding("fail", f"{name}: {why or 'it does not hold'}")
+    if f.kl_general is not None and not f.kl_general <= gate.max_kl:
+        yield Finding("fail", f"KL on general text {f.kl_general:.3g} is above {gate.max_kl:g}")
+
+
+def _sampled(f: Fidelity, gate: GateSection) -> Iterator[Finding | None]:
+    """Yield what the rules over held-out rows find."""
+    if f.kl is None:
+        yield Finding("inconclusive", f"no held-out row was examined, so nothing is known of the answers: {MORE_ROWS}")
+        return
+    rows = f.rows or 0
+    yield _at_most(Measure("KL", f.kl, f.kl_ci, gate.max_kl, ".3g", rows))
+    if f.top1_agreement is not None:
+        lacks = (1 - f.top1_agreement_ci[1], 1 - f.top1_agreement_ci[0]) if f.top1_agreement_ci else None
+        yield _at_most(
+            Measure("top-1 agreement", 1 - f.top1_agreement, lacks, 1 - gate.min_top1, ".1%", rows, of_one=True)
+        )
+    if _gain_is_judged(f, gate) and (lost := _gain_lost(f)) is not None:
+        name = "share lost of what training gained"
+        yield _at_most(Measure(name, lost, f.gain_lost_ci, gate.max_gain_lost, ".0%", rows))
+
+
+def _at_most(m: Measure) -> Finding | None:
+    """Compare a figure and its interval with its limit."""
+    word = "below" if m.of_one else "above"
+    if math.isnan(m.value):
+        return Finding("fail", f"{m.name} is not a number")
+    if m.value <= CLEAR * m.limit or (m.interval is not None and m.interval[1] <= m.limit):
+        return None
+    if m.interval is None:
+        if m.value * CLEAR > m.limit:
+            return Finding("fail", f"{m.name} {m.shown(m.value)} is {word} {m.shown(m.limit)}")
+        said = f"{m.name} {m.shown(m.value)} from {m.rows or 1} held-out row has no interval beside {m.shown(m.limit)}"
+        return Finding("inconclusive", f"{said}: examine at least {LEAST_ROWS} rows ({MORE_ROWS})")
+    low, high = m.interval
+    across = sorted((m.shown(low), m.shown(high)), key=lambda text: float(text.rstrip("%")))
+    known = f"{m.name} {m.shown(m.value)} (95% interval {across[0]} to {across[1]} over {m.rows} rows)"
+    if low > m.limit or (m.limit == 0 and m.of_one):
+        return Finding("fail", f"{known} is {word} {m.shown(m.limit)}")
+    needed = rows_needed(m.value, m.interval, m.rows, m.limit)
+    if needed > MOST_ROWS:
+        return Finding("inconclusive", f"{known} lies on the limit of {m.shown(m.limit)}: no number of rows would tell")
+    told = f"about {needed:,.0f} held-out rows would tell ({MORE_ROWS})"
+    return Finding("inconclusive", f"{known} may be {word} {m.shown(m.limit)}: {told}")
+
+
+def _gain_lost(f: Fidelity) -> float | None:
+    """Return which share of loss_base - loss_trained, what training gained, the artefact lost."""
+    if f.gain_lost is not None or f.loss is None or f.loss_base is None or f.loss_trained is None:
+        return f.gain_lost
+    return (f.loss - f.loss_trained) / (f.loss_base - f.loss_trained)
+
+
+def _gain(f: Fidelity) -> float | None:
+    return None if f.loss_base is None or f.loss_trained is None else f.loss_base - f.loss_trained
+
+
+def _gain_is_judged(f: Fidelity, gate: GateSection) -> bool:
+    """Tell whether there was a gain to lose: at least the floor, and told apart from none by its interval."""
+    gain = _gain(f)
+    return gain is not None and gain > 0 and gain >= gate.min_gain and (f.gain_ci is None or f.gain_ci[0] > 0)
+
+
+def _unjudged(f: Fidelity, gate: GateSection) -> Iterator[str]:
+    """Say why a lost gain was not judged, where a gain was measured."""
+    gain = _gain(f)
+    if gain is None or _gain_is_judged(f, gate):
+        return
+    if gain < gate.min_gain:
+        yield f"gain not judged: training gained {max(gain, 0):.2g} nats a token, below {gate.min_gain:g}"
+    else:
+        yield f"gain not judged: {gain:.2g} nats a token over {f.rows} rows may be none"

@@ -1,0 +1,108 @@
+"""Prompt parity: an artefact's own template and tokenizer give the ids that training saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from burnish import chat as templates
+from burnish.chat import ChatError
+from burnish.exam.rows import Exam
+from burnish.llama import Model
+from burnish.run import TrainRecord, text_sha256
+from burnish.tokenizers import vocabulary
+from burnish.tokenizers.special_text import Chat
+
+NAMED = 5  # how many strings a message names
+
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a rule holds (None: it does not apply), and if not, why."""
+
+    holds: bool | None
+    why: str = ""
+
+
+def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord, encode: Encode) -> Check:
+    """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
+
+    The template must also be the trained one to the letter: the exam's rows need not reach what was edited in it. Where
+    special strings in messages are text, the artefact must read those of the exam's probe so. Of a plain text row all
+    ids are compared; `encode` reads one, with the artefact's own start and end tokens.
+    """
+    turns = [
+        (question, start, turn)
+        for question in exam.questions
+        if question.messages
+        for (start, _), turn in zip(question.spans, question.turns, strict=True)
+    ]
+    if not turns:
+        return text_parity(exam, encode)
+    if chat is None:
+        return Check(False, "it has no chat template")
+    try:
+        for question, start, turn in turns:
+            found = chat.ids((question.messages or [])[:turn], add_generation_prompt=True)
+            if difference := _difference(found, question.input_ids[:start]):
+                return Check(False, difference)
+        if fault := _probed(exam, chat):
+            return Check(False, fault)
+    except ChatError as error:
+        return Check(False, str(error))
+    if text_sha256(chat.template.source) != record.chat_template_sha256:
+        return Check(False, "its chat template is not the one that was trained (sha256 differs)")
+    return Check(True)
+
+
+def text_parity(exam: Exam, encode: Encode) -> Check:
+    """Check that the artefact's tokenizer gives the trained ids of every plain text row, its start token included.
+
+    A row that was cut is compared as far as it goes; the end token after the text is the terminator's matter.
+    """
+    asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
+    for text, trained in asked:
+        found = encode(text)
+        if found[: len(trained)] == trained or (found == trained[:-1] and trained):
+            continue
+        return Check(False, _difference(found, trained) or f"its text rows end before the trained ones: {text[:40]!r}")
+    return Check(True if asked else None)
+
+
+def gguf_chat(model: Model, record: TrainRecord) -> Chat | None:
+    """Return what a server makes of messages with a GGUF: its template at the run's frozen date, its tokenizer."""
+    template = templates.from_gguf(model, record.template_date) if record.template_date else None
+    return Chat(template, vocabulary.from_gguf(model), record.special_tokens) if template else None
+
+
+def checkpoint_chat(tokenizer: Any, record: TrainRecord) -> Chat | None:
+    """Return the same with a checkpoint's tokenizer, as transformers loads it."""
+    template = templates.from_tokenizer(tokenizer, record.template_date) if record.template_date else None
+    return Chat(template, vocabulary.from_tokenizer(tokenizer), record.special_tokens) if template else None
+
+
+def _probed(exam: Exam, chat: Chat) -> str:
+    """Say what is wrong with how special strings in messages are read; nothing where it is as in training."""
+    if exam.probe is None or chat.reading == "parse":
+        return ""
+    if parsed := exam.probe.parsed(chat):
+        named = ", ".join(parsed[:NAMED]) + (f" and {len(parsed) - NAMED} more" if len(parsed) > NAMED else "")
+        return f"{named} are special tokens in training and none here, so text in messages would become tokens"
+    difference = _difference(chat.ids(exam.probe.messages, add_generation_prompt=True), exam.probe.input_ids)
+    return difference and f"special strings in messages are not the text that they are in training: {difference}"
+
+
+def _difference(found: list[int], trained: list[int]) -> str:
+    """Say how two prompts' ids differ; nothing where they are the same."""
+    if found == trained:
+        return ""
+    if len(found) == len(trained) + 1 and found[1:] == trained and found[0] == trained[0]:
+        return f"its prompts begin with a doubled BOS (token {found[0]} twice)"
+    pairs = enumerate(zip(found, trained, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(trained)))
+    return (
+        f"its prompts differ from the trained ones at token {at}: {found[at : at + 3]}, trained {trained[at : at + 3]}"
+    )

@@ -1,0 +1,235 @@
+"""A checkpoint's model without its weights: its layers take theirs for as long as they are needed.
+
+Everything here that transformers keeps private stands in this module: how a checkpoint's names become a model's
+(core_model_loading), which also stacks and splits tensors where a checkpoint stores them otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..merge.shards import TYPES, ShardError, Source, sources
+from .ondisk import OnDisk, read_float32
+
+
+class NotStreamable(Exception):
+    """An architecture whose layers can't be loaded one after another; says why."""
+
+
+class _Later:
+    """A stored tensor as transformers' loader takes it: indexing reads it. The loader hides faults, so one is kept."""
+
+    def __init__(self, read: Callable[[], torch.Tensor]):
+        self.fault: ShardError | None = None
+        self._read = read
+
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        try:
+            return self._read()
+        except ShardError as fault:
+            self.fault = fault
+            raise
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A parameter's or buffer's place in its module; `empty` is what stands there while it is not loaded."""
+
+    place: dict[str, torch.Tensor | None]
+    key: str
+    empty: torch.Tensor
+
+    @property
+    def now(self) -> torch.Tensor:
+        found = self.place[self.key]
+        return self.empty if found is None else found
+
+    def put(self, tensor: torch.Tensor) -> None:
+        self.place[self.key] = tensor
+
+
+class _Nothing(torch.Tensor):
+    """A tensor without values that stays so wherever it is moved."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.to:
+            return args[0].as_subclass(torch.Tensor)
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+
+
+def _nothing(source: Source) -> torch.Tensor:
+    return torch.empty(source.shape, dtype=torch.float32, device="meta").as_subclass(_Nothing)
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model in float32 whose `layers` have no weights; `stored` are each layer's tensors by the checkpoint's names.
+
+    Matrices around the layers (embeddings, the head) stay in their files; what else there is, is in memory.
+    """
+
+    model: Any
+    layers: list[torch.nn.Module]
+    names: list[str]
+    stored: list[dict[str, Source]]
+
+    @contextmanager
+    def loaded(self, number: int) -> Iterator[None]:
+        """Hold one layer's weights in float32 while open. Raises NotStreamable where one of them is not stored."""
+        slots = list(_slots(self.layers[number]))
+        stored = self.stored[number]
+        dtypes = {TYPES[source.dtype] for source in stored.values() if TYPES[source.dtype].is_floating_point}
+        try:
+            if len(stored) > len(slots) and len(dtypes) == 1:
+                # its matrices are stacked from several: in 16 bits, or there would be two layers in float32
+                _load_as(self.model, slots, stored, *dtypes)
+            else:
+                _load(self.model, {name: _Later(partial(read_float32, source)) for name, source in stored.items()})
+            if left := sorted({slot.key for slot in slots if slot.now.is_meta}):
+                raise NotStreamable(f"{self.names[number]} has no stored {', '.join(left)}")
+            yield
+        finally:
+            for slot in slots:
+                slot.put(slot.empty)
+
+
+def read_skeleton(directory: Path) -> Skeleton:
+    """Build the model of a checkpoint.
+
+    Raises NotStreamable where its layers are not to be found, ShardError where tensors are missing.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(directory)
+    options = attention(config)
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+    layers = find_layers(outline)
+    if not layers or outline.base_model is outline:
+        raise NotStreamable("it has no list of layers")
+    stored = {source.name: source for source in sources(directory)}
+    targets = _targets(outline, stored)
+    owners = {name: _owner(target, layers) for name, target in targets.items()}
+    tables = {name: t for name, t in targets.items() if owners[name] is None and _is_table(outline, t)}
+    given = {
+        name: _Later(partial(read_float32, source)) if owners[name] is None and name not in tables else _nothing(source)
+        for name, source in stored.items()
+    }
+    options |= {"config": outline.config, "state_dict": given}
+    model = from_pretrained(type(outline), None, directory, **options)
+    _leave_on_disk(model, {target: stored[name] for name, target in tables.items()})
+    own = [{name: stored[name] for name, owner in owners.items() if owner == layer} for layer in layers]
+    return Skeleton(model, [model.get_submodule(name) for name in layers], layers, own)
+
+
+def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: Any) -> Any:
+    """Load a model in float32. Raises ShardError where the checkpoint lacks tensors: they would be random."""
+    model, info = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ShardError(f"{directory}: lacks {len(missing)} of the model's tensors: {named}")
+    return model.eval()
+
+
+def attention(config: Any) -> dict[str, Any]:
+    """Return from_pretrained's option for attention as training has it: sdpa leaves capped scores uncapped."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
+
+
+def find_layers(model: Any) -> list[str]:
+    """Return the names of the modules that stand in the outermost lists and have weights."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and _owner(name, found) is None:
+            found += [
+                f"{name}.{key}" for key, child in module.named_children() if any(True for _ in child.parameters())
+            ]
+    return found
+
+
+def _owner(name: str, layers: list[str]) -> str | None:
+    """Return the layer to which a name belongs."""
+    parts = name.split(".")
+    every = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return next((layer for layer in layers if layer in every), None)
+
+
+def _is_table(model: Any, name: str) -> bool:
+    module, _, key = name.rpartition(".")
+    try:
+        found = model.get_submodule(module)
+    except AttributeError:  # a tensor that the model does not have
+        return False
+    return key == "weight" and isinstance(found, torch.nn.Embedding | torch.nn.Linear)
+
+
+def _leave_on_disk(model: Any, tables: Mapping[str, Source]) -> None:
+    """Put stored matrices in the place of parameters without values, tied ones too."""
+    held = {id(model.get_parameter(name)): source for name, source in tables.items()}
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in held:
+                module._parameters[key] = OnDisk.of(held[id(parameter)])
+
+
+def _targets(model: Any, stored: Mapping[str, Source]) -> dict[str, str]:
+    """Return each stored tensor's (first) name in the model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    names, prefix = model.state_dict(), model.base_model_prefix
+    made = {}
+    for name in stored:
+        target, pattern = rename_source_key(name, renamings, converters, prefix, names)
+        if target not in names and pattern is None:
+            target, _ = rename_source_key(name, [], [], prefix, names)
+        made[name] = target
+    return made
+
+
+def _slots(layer: torch.nn.Module) -> Iterator[_Slot]:
+    """Yield the places of what a layer has no values for."""
+    for module in layer.modules():
+        for place in (module._parameters, module._buffers):
+            for key, tensor in place.items():
+                if tensor is not None and tensor.is_meta:
+                    yield _Slot(cast(dict[str, torch.Tensor | None], place), key, tensor)
+
+
+def _load_as(model: Any, slots: Sequence[_Slot], stored: Mapping[str, Source], dtype: torch.dtype) -> None:
+    """Load a layer in the dtype in which it is stored, and then turn one tensor after another into float32."""
+    for slot in slots:
+        if slot.empty.is_floating_point():
+            slot.put(torch.nn.Parameter(slot.empty.to(dtype), requires_grad=False))
+    _load(model, {name: _Later(source.read) for name, source in stored.items()})
+    for slot in slots:
+        if slot.now.dtype == dtype and not slot.now.is_meta:
+            slot.put(torch.nn.Parameter(slot.now.float(), requires_grad=False))
+
+
+def _load(model: Any, given: Mapping[str, _Later]) -> None:
+    """Load some of a checkpoint's tensors into a model, as from_pretrained loads all of them."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    config = LoadStateDictConfig(dtype=torch.float32, weight_mapping=get_model_conversion_mapping(model))
+    info, _ = convert_and_load_state_dict_in_model(model, dict(given), config)
+    for later in given.values():
+        if later.fault is not None:
+            raise later.fault
+    faults = [*(str(name) for name, *_ in info.mismatched_keys), *info.conversion_errors, *info.error_msgs]
+    if faults:
+        raise NotStreamable(f"its tensors do not fit: {', '.join(sorted(faults)[:3])}")

@@ -1,0 +1,99 @@
+"""GGUF files: llama.cpp's own converter and quantizer as child processes, so that Ctrl-C works at every moment."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from burnish.console import bar
+from burnish.errors import UserError, did_you_mean
+from burnish.llama import quantization_types
+from burnish.process import how
+from burnish.run import whole_file
+from burnish.tokenizers.llama_cpp import CONVERTER
+
+STEP = re.compile(r"(\d+)/(\d+)")
+SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
+
+
+class GgufError(UserError):
+    """A conversion or quantization that failed, with its last line."""
+
+
+def check_types(names: Sequence[str]) -> list[str]:
+    """Return the quantization types by the runtime's spelling. Raises GgufError with every unknown one."""
+    known = {name.upper(): name for name in quantization_types()}
+    faults = [f"gguf.quants: no type '{n}'{did_you_mean(n.upper(), known)}" for n in names if n.upper() not in known]
+    if faults:
+        raise GgufError(faults)
+    return list(dict.fromkeys(known[n.upper()] for n in names))
+
+
+def check_converter() -> None:
+    """Raise GgufError where the converter of this runtime's commit is not installed."""
+    if not CONVERTER.is_file():
+        raise GgufError(f"{CONVERTER}: llama.cpp's converter is not there: run `make setup`")
+
+
+def convert(merged: Path, target: Path, dtype: str) -> dict[str, Any]:
+    """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all."""
+    with whole_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
+        command = [sys.executable, str(CONVERTER), str(merged), "--outfile", str(temporary)]
+        command += ["--outtype", SIXTEEN_BIT[dtype].lower()]
+        _child(command, lambda done, total: tick(100 * done / total), "convert")
+        tick(100)
+        _verify(temporary)
+    return {}
+
+
+def quantize(source: Path, target: Path, type_name: str) -> dict[str, Any]:
+    """Quantize a 16-bit GGUF to a type by name; the file appears whole, or not at all.
+
+    Returns what the record keeps: `fallbacks`, how many tensors took another type because of their shape, by
+    "wanted -> taken".
+    """
+    with whole_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
+        command = [sys.executable, "-m", "burnish.llama", "quantize", str(source), str(temporary), type_name]
+        lines = _child(command, lambda done, total: tick(100 * done / total), f"quantize to {type_name}")
+        tick(100)
+        _verify(temporary)
+    changes = Counter(line.split(" ", 2)[2] for line in lines if line.startswith("fallback "))
+    return {"fallbacks": dict(changes)}
+
+
+def _verify(path: Path) -> None:
+    """Raise GgufError for a file that does not load. A child process loads it: a crash must not end the export."""
+    command = [sys.executable, "-m", "burnish.llama", "load-test", str(path)]
+    _child(command, lambda done, total: None, f"load test of {path.name}")
+
+
+def _child(command: list[str], progress: Callable[[int, int], None], what: str) -> list[str]:
+    """Run a child process, tell its n/m steps, return its lines; raises GgufError with the last ones where it fails."""
+    lines: list[str] = []
+    # the converter's bar renews itself with carriage returns, which universal newlines split into lines
+    with subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                if (step := STEP.search(line)) and 0 < int(step[1]) <= int(step[2]):
+                    progress(int(step[1]), int(step[2]))
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        last = " / ".join(lines[-3:]) or "no output"
+        raise GgufError(f"{what}: failed ({how(process.returncode)}): {last}")
+    return lines

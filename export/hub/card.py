@@ -1,0 +1,265 @@
+"""The model card: written from a run's records alone, without a network; nothing in it was not measured or recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burnish.adapter import adapter_facts
+from burnish.bases.base import PACKAGE_PREFIX
+from burnish.exam.intervals import Interval
+from burnish.exam.thresholds import qualified
+from burnish.hub import PAGE, published_name
+from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+
+from .usage import howto
+
+PLACEHOLDER = "owner/name"
+UNKNOWN = "unknown: check the base's page before you publish or use this"
+# settings that say how the model came to be; paths and names of this machine are not among them
+SHOWN = (
+    ("base", ("quantization", "dtype")),
+    ("data", ("max_length", "over_length", "assistant_only_loss", "packing", "eval_split")),
+    ("lora", ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")),
+    (
+        "train",
+        ("learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "weight_decay",
+         "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "optim", "seed"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is about: a run's records, what of it is published, and where."""
+
+    run: Run
+    train: TrainRecord
+    export: ExportRecord
+    repo: str
+    artefacts: tuple[Artefact, ...]
+    adapter: bool
+
+    @property
+    def ggufs(self) -> list[Artefact]:
+        return [a for a in self.artefacts if a.kind == "gguf"]
+
+    @property
+    def merged(self) -> Artefact | None:
+        return next((a for a in self.artefacts if a.kind == "safetensors"), None)
+
+    @property
+    def base_on_hub(self) -> str | None:
+        """The base's hub id; None where it came from this machine."""
+        return self.train.base.id if self.train.base.revision else None
+
+    @property
+    def base_name(self) -> str:
+        """The base as others may read it: of a path only its last part."""
+        base = self.train.base.id
+        return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name
+
+
+def card(subject: Subject) -> str:
+    """Return README.md: metadata as the Hub reads it, then the page."""
+    sections = (_head(subject), _measured(subject), _base(subject), _data(subject), _training(subject),
+                howto(subject), _limits(subject))  # fmt: skip
+    return "\n".join((_metadata(subject), *sections))
+
+
+def _metadata(s: Subject) -> str:
+    said: dict[str, Any] = {}
+    if s.base_on_hub:
+        said["base_model"] = s.base_on_hub
+        said["base_model_relation"] = "finetune" if s.artefacts else "adapter"
+    said.update(s.train.base.license)
+    if s.merged or s.adapter:
+        said["library_name"] = "transformers" if s.merged else "peft"
+    said["pipeline_tag"] = "text-generation"
+    tags = (
+        ["burnish", "lora"] + ["gguf"] * bool(s.ggufs) + ["conversational"] * (s.train.chat_template_sha256 is not None)
+    )
+    return f"---\n{yaml.safe_dump({**said, 'tags': tags}, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _head(s: Subject) -> str:
+    failed = [a for a in s.artefacts if a.verdict != "pass"]
+    lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
+    if failed:
+        lines += ["> **Warning: published although it did not pass its exam.**"]
+        lines += [f"> `{_file(a)}` {a.outcome}: {a.why}." for a in failed]
+        lines += [""]
+    if told := qualified(s.export.gate):
+        lines += [f"> **Note: {told}.**", ""]
+    lines += [
+        f"A LoRA fine-tune of {_linked(s)}, trained, examined and published with Burnish: run `{s.train.run_id}`,"
+        f" trained {s.train.created[:10]}, exported {s.export.created[:10]}.",
+        "This page is written from the run's records, `train.json` and `export.json`, which are here too.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _measured(s: Subject) -> str:
+    base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.export.artefacts), (None, None))
+    published = {a.path for a in s.artefacts}
+    rows = [
+        (
+            f"`{_file(a)}`" + (" (default)" if a.path == s.export.default else ""),
+            f"{a.bytes / 1e6:,.0f} MB",
+            _number(a.fidelity.kl) + _interval(a.fidelity.kl_ci, ".4f"),
+            _share(a.fidelity.top1_agreement) + _interval(a.fidelity.top1_agreement_ci, ".1%"),
+            _number(a.fidelity.loss) + _interval(a.fidelity.loss_ci, ".4f"),
+            a.verdict,
+            "yes" if a.path in published else "no",
+        )
+        for a in s.export.artefacts
+    ]
+    failed = [a for a in s.export.artefacts if a.verdict != "pass"]
+    gain = f"the base's is {_number(base)}, the trained model's (base with adapter) {_number(trained)}. "
+    return "\n".join([
+        "## What was measured",
+        "",
+        f"At the end of training the model sat an exam: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens, on"
+        " rows that were never trained and some general text. Each artefact was asked the same, the GGUF files through"
+        " llama.cpp.",
+        "",
+        _table(("artefact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
+        "",
+        f"Loss is the mean negative log-likelihood of the held-out responses, in nats a token; {gain if base else ''}"
+        "KL and top-1 agreement compare the next-token distributions: the merge's with the trained model's, a GGUF's"
+        " with the merge's. In brackets: 95% intervals, clustered by row.",
+        "",
+        *_general(s),
+        *[f"- {a.verdict}: `{_file(a)}`: {a.why}" for a in failed],
+        *([""] if failed else []),
+    ])  # fmt: skip
+
+
+def _general(s: Subject) -> list[str]:
+    """Say what training did to text that has nothing to do with the data, and by which thresholds all was judged."""
+    f = next((a.fidelity for a in s.export.artefacts), None)
+    lines = []
+    if f and f.loss_general_base is not None and f.loss_general_trained is not None:
+        lines += [
+            f"On general text the base's loss is {f.loss_general_base:.4f}, the trained model's"
+            f" {f.loss_general_trained:.4f}: what it forgot.",
+            "",
+        ]
+    if s.export.gate:
+        gate = ", ".join(f"`{name}` {value:g}" for name, value in s.export.gate.items())
+        told = qualified(s.export.gate)
+        lines += [f"Judged by {gate}{f' ({told})' if told else ''}.", ""]
+    return lines
+
+
+def _base(s: Subject) -> str:
+    said = s.train.base.license
+    named = " ".join(said[key] for key in ("license", "license_name") if key in said)
+    licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
+    revision = f", revision `{s.train.base.revision}`" if s.train.base.revision else ""
+    merge = s.export.merge
+    double = ", with double quantization" if s.train.double_quant else ""
+    held = f"NF4 (4 bits{double})" if s.train.quantization == "nf4" else s.train.load_dtype
+    return "\n".join([
+        "## Base and licence",
+        "",
+        f"- Base: {_linked(s)}{revision}, sha256 over its files `{s.train.base.sha256}`",
+        f"- Licence of the base: {licence if said else UNKNOWN}. A fine-tune is bound by its base's licence.",
+        f"- While training the base was held in {held};"
+        f" the adapter is merged onto the {merge.base} 16-bit base ({merge.reason}).",
+        "",
+    ])  # fmt: skip
+
+
+def _data(s: Subject) -> str:
+    data = s.train.data
+    lengths = (data.model_extra or {}).get("lengths")
+    lines = [
+        "## Data",
+        "",
+        "The rows themselves are not published. Their shape:",
+        "",
+        f"- {data.rows} rows trained on, {data.eval_rows} held out; format `{data.format}`",
+        f"- sha256 of the data file: `{data.sha256}`",
+        f"- longest row allowed: {s.train.max_length} tokens; {data.over_length} longer rows were dropped or shortened",
+        *(f"- {leak}" for leak in data.leaks()),
+    ]
+    if lengths:
+        width = lengths["bin_tokens"]
+        counted = [f"{i * width}–{(i + 1) * width - 1}: {n}" for i, n in enumerate(lengths["counts"]) if n]
+        lines.append(f"- rows by length in tokens: {', '.join(counted)}")
+    return "\n".join([*lines, ""])
+
+
+def _training(s: Subject) -> str:
+    path = s.run.path / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # the records and the adapter itself know best: an older version wrote down what was asked, not what it became
+    became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
+    rows = [
+        (f"`{section}.{key}`", f"`{json.dumps(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
+        for section, keys in SHOWN
+        for key in dict.fromkeys((*keys, *became.get(section, {})))
+        if key in config.get(section, {}) or (section == "lora" and key in became["lora"])
+    ]
+    if s.train.adapter.parent_sha256:
+        rows.append(("started from the adapter of sha256", f"`{s.train.adapter.parent_sha256}`"))
+    m, device = s.train.metrics, s.train.hardware.get("device", "unknown")
+    versions = ", ".join(f"{name} {version}" for name, version in s.train.versions.items())
+    return "\n".join([
+        "## Training",
+        "",
+        *([_table(("setting", "value"), rows), ""] if rows else []),
+        f"Training loss {m.train_loss:.3f}, held-out loss {_number(m.eval_loss)}; {m.train_runtime_s:,.0f} s on"
+        f" {device}, {m.tokens_per_s:,.0f} tokens/s. With {versions}.",
+        "",
+    ])  # fmt: skip
+
+
+def _limits(s: Subject) -> str:
+    lines = [
+        "## Limits",
+        "",
+        "- The exam measures closeness to the trained model and loss on held-out rows of the same data. It does not"
+        " measure truth, safety or skill at anything else; the base's limits and biases remain.",
+        f"- Prompts were trained up to {s.train.max_length} tokens; the base knows {s.export.context_length}.",
+    ]
+    if s.train.chat_template_sha256:
+        lines += [
+            f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
+            " runtimes take today's where a template asks for one.",
+            f"- A turn ends with {', '.join(f'`{t}`' for t in s.export.stop)}. Ollama takes a chat template in its own"
+            " language, not the one in the GGUF; that form was not examined.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _file(artefact: Artefact) -> str:
+    return published_name(artefact.path) if artefact.kind == "gguf" else f"{artefact.path} (16-bit safetensors)"
+
+
+def _linked(s: Subject) -> str:
+    return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{s.base_name}`"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _interval(ends: Interval | None, style: str) -> str:
+    return f" ({ends[0]:{style}}–{ends[1]:{style}})" if ends else ""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,150 @@
+"""Publish a run on the Hub: what passed the gate, with its records and a card made from them, in one commit."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from burnish import hub
+from burnish import run as runs
+from burnish.console import say, warn
+from burnish.exam.thresholds import qualified
+from burnish.files import read_lines
+from burnish.publish import WRITE, PushSection, check_target
+from burnish.run import PushRecord
+from burnish.versions import versions
+
+from .card import Subject
+from .selection import SUMS, Item, PushError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TRIES = 3
+LARGEST_REGULAR_BYTES = 20_000_000  # the Hub keeps what is larger than 10 MB as LFS
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What a repository's newest commit holds: sha256 of LFS files, git's own id of the others, by path."""
+
+    commit: str
+    files: dict[str, str]
+
+
+def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
+    """Upload what the repository doesn't have yet, in one commit, and write push.json.
+
+    Interrupted, it goes on with what the Hub has not received; unchanged, it uploads nothing.
+    """
+    api = hub.client()
+    say(f"push: '{check_target(api, push)}' publishes run '{s.run.id}' to {s.repo}")
+    _warn(s)
+    try:
+        commit = hub.retrying(lambda: _bring(api, s, items), TRIES)
+    except Exception as error:
+        raise PushError(f"push.repo {s.repo}: {hub.reason(error, s.repo, right=WRITE)}") from None
+    record = PushRecord(
+        run_id=s.run.id,
+        created=runs.now(),
+        export_sha256=runs.file_sha256(s.run.path / "export.json"),
+        repo=s.repo,
+        commit=commit,
+        files=sorted(item.name for item in items),
+        public=push.public,
+        versions=versions(("huggingface_hub",)),
+    )
+    s.run.write(record)
+    return record
+
+
+def show(s: Subject, push: PushSection, items: list[Item]) -> None:
+    """Print what would be published, with sizes."""
+    made = Table(title=f"{s.repo} ({'public' if push.public else 'private'}): what would go", title_justify="left")
+    made.add_column("file", overflow="fold")
+    made.add_column("size", justify="right")
+    made.add_column("sha256")
+    for item in items:
+        made.add_row(item.name, _bytes(item.size), item.sha256[:12])
+    made.add_row(f"{len(items)} files", _bytes(sum(item.size for item in items)), "")
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(made)
+    _warn(s)
+
+
+def _bring(api: HfApi, s: Subject, items: list[Item]) -> str:
+    """Make the repository hold these files; returns its commit. Called again after a fault, it sees what arrived."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    remote = _remote(api, s.repo)
+    changed = [item for item in items if remote.files.get(item.name) not in (item.sha256, _git_id(item))]
+    stale = sorted(_pushed_before(s.repo, remote) - {item.name for item in items})
+    if not changed and not stale:
+        say(f"push: {s.repo} has all of it already: nothing uploaded")
+        return remote.commit
+    add = [CommitOperationAdd(item.name, item.source) for item in changed]
+    for operation, item in zip(add, changed, strict=True):
+        operation.upload_info.sha256 = bytes.fromhex(item.sha256)
+    say(f"push: uploading {len(changed)} files, {_bytes(sum(item.size for item in changed))}")
+    for name in stale:
+        say(f"push: {name} is of an earlier push: removed in the same commit")
+    api.preupload_lfs_files(s.repo, add)  # several at once, with a bar for each
+    done = api.create_commit(
+        s.repo,
+        [*add, *(CommitOperationDelete(name) for name in stale)],
+        commit_message=f"Publish run {s.run.id}",
+        parent_commit=remote.commit,
+    )
+    return str(done.oid)
+
+
+def _remote(api: HfApi, repo: str) -> Remote:
+    from huggingface_hub.hf_api import RepoFile
+
+    commit = str(api.model_info(repo).sha)
+    found = [
+        entry for entry in api.list_repo_tree(repo, recursive=True, revision=commit) if isinstance(entry, RepoFile)
+    ]
+    return Remote(commit, {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in found})
+
+
+def _pushed_before(repo: str, remote: Remote) -> set[str]:
+    """Return the files there that an earlier push brought: those of its list. What people added by hand is not ours."""
+    if SUMS not in remote.files:
+        return set()
+    lines = read_lines(hub.download(repo, remote.commit, [SUMS]) / SUMS)
+    return {line.partition("  ")[2] for line in lines} & set(remote.files)
+
+
+def _git_id(item: Item) -> str:
+    """Return git's id of a small file; large ones are kept as LFS and compared by their sha256."""
+    from huggingface_hub.utils.sha import git_hash
+
+    if isinstance(item.source, bytes):
+        return git_hash(item.source)
+    return git_hash(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+
+
+def _warn(s: Subject) -> None:
+    """Say what a reader of the listing must know of the verdicts and of the records that go."""
+    if told := qualified(s.export.gate):
+        warn(f"what goes was {told}; the card says so")
+    _warn_of_paths(s)
+
+
+def _warn_of_paths(s: Subject) -> None:
+    """The records go as they are, so that their hashes hold: say where they name a path of this machine."""
+    path = s.run.path / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    named = {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
+    for key, value in {**named, "base.id": s.train.base.id, "data.path": s.train.data.path}.items():
+        if isinstance(value, str) and value.startswith(("/", "~")):
+            warn(f"the records name a path of this machine, and are published as they are: {key} {value}")

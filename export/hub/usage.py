@@ -1,0 +1,88 @@
+"""How to run what is published: commands of other programs, checked against their documentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from burnish.hub import published_name
+
+if TYPE_CHECKING:
+    from .card import Subject
+
+QUESTION = "Who are you?"
+
+
+def howto(s: Subject) -> str:
+    """Return the card's commands: those for which the published files are there."""
+    made = [*_gguf(s), *_merged(s), *_adapter(s)]
+    ollama = " (Ollama for its own key, in the Hub's settings)" if s.ggufs and s.train.chat_template_sha256 else ""
+    private = f"While the repository is private, each asks for HF_TOKEN{ollama}."
+    return "\n".join(["## How to run it", "", private, "", *made])
+
+
+def _gguf(s: Subject) -> list[str]:
+    if not s.ggufs:
+        return []
+    chosen = next((a for a in s.ggufs if a.path == s.export.default), min(s.ggufs, key=lambda a: a.bytes))
+    name, default = published_name(chosen.path), chosen.path == s.export.default
+    option = "" if default else f' SET="--artefact {chosen.quantization}{_unproven(chosen.verdict)}"'
+    chat = s.train.chat_template_sha256 is not None
+    lines = [
+        "Burnish, from its checkout: an OpenAI-compatible server that checks each file's sha256 against its record and"
+        " renders prompts as in training:",
+        "",
+        f"    make serve MODEL=hf://{s.repo}{option}",
+        "",
+        f"llama.cpp ({'its server answers on port 8080 and' if chat else 'a server on port 8080 with /completion; it'}"
+        " stops at the recorded tokens by itself):",
+        "",
+        f"    llama-server -hf {s.repo} --hf-file {name}" + (" --jinja" if chat else ""),
+        "",
+    ]
+    if chat:
+        lines += [
+            "Ollama (the file `params` here carries the stop tokens):",
+            "",
+            f"    ollama run hf.co/{s.repo}:{chosen.quantization}",
+            "",
+        ]
+    return lines
+
+
+def _unproven(verdict: str) -> str:
+    return " --allow_unproven true" if verdict == "fail" else ""
+
+
+def _merged(s: Subject) -> list[str]:
+    if s.merged is None:
+        return []
+    chat = s.train.chat_template_sha256 is not None
+    asked = f'[{{"role": "user", "content": "{QUESTION}"}}]' if chat else '"Once upon a time"'
+    answer = '["generated_text"][-1]["content"]' if chat else '["generated_text"]'
+    return [
+        "transformers:",
+        "",
+        "    from transformers import pipeline",
+        f'    model = pipeline("text-generation", model="{s.repo}", dtype="auto")',
+        f"    print(model({asked}, max_new_tokens=128)[0]{answer})",
+        "",
+        "vLLM (an OpenAI-compatible server on port 8000):",
+        "",
+        f"    vllm serve {s.repo}",
+        "",
+    ]
+
+
+def _adapter(s: Subject) -> list[str]:
+    """An adapter needs its base by a name that others can load."""
+    if not s.adapter or s.base_on_hub is None:
+        return []
+    return [
+        "The adapter alone, with PEFT, on the base:",
+        "",
+        "    from peft import PeftModel",
+        "    from transformers import AutoModelForCausalLM",
+        f'    base = AutoModelForCausalLM.from_pretrained("{s.base_on_hub}", revision="{s.train.base.revision}")',
+        f'    model = PeftModel.from_pretrained(base, "{s.repo}", subfolder="adapter")',
+        "",
+    ]

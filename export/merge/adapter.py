@@ -1,0 +1,238 @@
+"""A LoRA adapter opened for reading: what it does to each tensor of its base, or why that can't be merged."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from burnish.errors import UserError
+
+from .shards import Source, file_sources, row_ranges
+
+PREFIX = "base_model.model."
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# what may be set without a change to the arithmetic of a merge; whatever else is set is refused by name
+HARMLESS = frozenset({
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "lora_alpha", "lora_dropout",
+    "bias", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "init_lora_weights", "rank_pattern",
+    "alpha_pattern", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+})  # fmt: skip
+REFUSED = {
+    "fan_in_fan_out": "transposed weights (Conv1D) are not merged",
+    "layer_replication": "a base with repeated layers is not made",
+    "target_parameters": "adapters of bare parameters (fused experts) are not merged",
+    "alora_invocation_tokens": "an adapter that only acts after certain tokens can't become weights",
+    "arrow_config": "a router over adapters can't become weights",
+}
+# the other initialisations change the base's weights before training
+PLAIN_INITIALISATIONS = (True, False, "gaussian", "eva")
+SUFFIXES = {
+    ".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_B.bias": "b_bias", ".lora_embedding_A": "embedding_a",
+    ".lora_embedding_B": "embedding_b", ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude", ".token_adapter.trainable_tokens_delta": "tokens",
+}  # fmt: skip
+
+
+class MergeError(UserError):
+    """An adapter that can't be merged onto this base, with the reason."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter does to one base tensor W [m, n], in this order; a part that is None is not done.
+
+    `whole` takes W's place. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed where the
+    module is an embedding). `magnitude` [m], DoRA: each row is scaled to that norm (https://arxiv.org/abs/2402.09353,
+    equation 5). `tokens` take the place of the rows `indices`. `added` [m] is added to a bias, times scale.
+    """
+
+    whole: Source | None = None
+    left: Source | None = None
+    right: Source | None = None
+    transposed: bool = False
+    scale: float = 1.0
+    magnitude: Source | None = None
+    tokens: Source | None = None
+    indices: tuple[int, ...] = ()
+    added: Source | None = None
+
+    def open(self) -> Applied:
+        """Read the parts (never `whole`, which is read in slices like a base's tensor), in float32."""
+
+        def values(source: Source | None) -> torch.Tensor | None:
+            return None if source is None else source.read().float()
+
+        left, right = values(self.left), values(self.right)
+        if left is not None and right is not None and self.transposed:
+            left, right = left.T, right.T
+        return Applied(self, left, right, values(self.magnitude), values(self.tokens), values(self.added))
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A change whose parts are in memory, float32."""
+
+    change: Change
+    left: torch.Tensor | None
+    right: torch.Tensor | None
+    magnitude: torch.Tensor | None
+    tokens: torch.Tensor | None
+    added: torch.Tensor | None
+
+    def to(self, rows: torch.Tensor, start: int) -> torch.Tensor:
+        """Change rows [start, start + len(rows)) of the base's tensor, in place, and return them."""
+        stop = start + rows.shape[0]
+        if self.left is not None and self.right is not None:
+            rows.add_(torch.mm(self.left[start:stop], self.right).mul_(self.change.scale))
+        if self.magnitude is not None:
+            rows.mul_((self.magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None])
+        if self.added is not None:
+            rows.add_(self.added[start:stop] * self.change.scale)
+        if self.tokens is not None:
+            for index, row in zip(self.change.indices, self.tokens, strict=True):
+                if start <= index < stop:
+                    rows[index - start] = row
+        return rows
+
+    def equals(self, other: Applied) -> bool:
+        """Whether both do the same to the same tensor."""
+        mine, theirs = self.change, other.change
+        if (mine.scale, mine.indices) != (theirs.scale, theirs.indices) or not _same(mine.whole, theirs.whole):
+            return False
+        pairs = (
+            (self.left, other.left),
+            (self.right, other.right),
+            (self.magnitude, other.magnitude),
+            (self.tokens, other.tokens),
+        )
+        return all(
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs
+        )
+
+
+@dataclass
+class _Parts:
+    """What the adapter's file holds of one module."""
+
+    a: Source | None = None
+    b: Source | None = None
+    b_bias: Source | None = None
+    embedding_a: Source | None = None
+    embedding_b: Source | None = None
+    magnitude: Source | None = None
+    tokens: Source | None = None
+    tensors: dict[str, Source] = field(default_factory=dict)
+
+
+def open_adapter(directory: Path) -> dict[str, Change]:
+    """Return what the adapter does, by base tensor's name. Raises MergeError with every reason against a merge."""
+    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    if faults := _config_faults(directory, config):
+        raise MergeError(faults)
+    modules: dict[str, _Parts] = defaultdict(_Parts)
+    wholes: dict[str, Source] = {}
+    for source in file_sources(directory / WEIGHTS):
+        name = source.name.removeprefix(PREFIX)
+        suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
+        if suffix:
+            setattr(modules[name.removesuffix(suffix)], SUFFIXES[suffix], source)
+        elif ".lora_" in name:
+            raise MergeError(f"{directory / WEIGHTS}: tensor '{source.name}' has no place in a merge")
+        elif ".original_module." not in name and ".modules_to_save." not in name:
+            # PEFT saves these two beside the trained module that it names plainly, where a vocabulary was resized
+            wholes[name.replace(".token_adapter.", ".").replace(".base_layer.", ".")] = source
+    _check_saved(directory, config, wholes)
+    changes = {name: Change(whole=source) for name, source in wholes.items()}
+    for module, parts in modules.items():
+        for name, change in _module_changes(directory, config, module, parts).items():
+            whole = wholes.get(name)
+            changes[name] = change if whole is None else Change(**{**vars(change), "whole": whole})
+    return changes
+
+
+def _check_saved(directory: Path, config: dict[str, Any], wholes: dict[str, Source]) -> None:
+    """Raise MergeError where a module was trained whole and is not in the file."""
+    modules = [name.rsplit(".", 1)[0] for name in wholes]
+    faults = [
+        f"{directory / WEIGHTS}: modules_to_save names '{saved}', whose trained weights are not there"
+        for saved in config.get("modules_to_save") or []
+        if not any(module == saved or module.endswith(f".{saved}") for module in modules)
+    ]
+    if faults:
+        raise MergeError(faults)
+
+
+def _module_changes(directory: Path, config: dict[str, Any], module: str, parts: _Parts) -> dict[str, Change]:
+    """Return the changes of one module's weight and bias."""
+    a, b, embedding = parts.a, parts.b, False
+    if parts.embedding_a is not None:
+        a, b, embedding = parts.embedding_a, parts.embedding_b, True
+    where = f"{directory / WEIGHTS}: {module}"
+    if (a is None) != (b is None) or (parts.magnitude is not None and a is None):
+        raise MergeError(f"{where}: one of LoRA's two matrices is missing")
+    if config.get("use_dora") and a is not None and not embedding and parts.magnitude is None:
+        raise MergeError(f"{where}: DoRA's magnitudes are missing")
+    if embedding and config.get("use_dora"):
+        raise MergeError(f"{where}: DoRA of an embedding scales columns over the whole vocabulary and is not merged")
+    if a is not None and parts.tokens is not None:
+        raise MergeError(f"{where}: LoRA and trained token rows on one embedding are not merged")
+    scale = 1.0
+    if a is not None:
+        rank, alpha = a.shape[0], _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    made = Change(
+        left=a if embedding else b,
+        right=b if embedding else a,
+        transposed=embedding,
+        scale=scale,
+        magnitude=parts.magnitude,
+        tokens=parts.tokens,
+        indices=_token_indices(config, module) if parts.tokens else (),
+    )
+    changes = {f"{module}.weight": made}
+    if parts.b_bias is not None:
+        changes[f"{module}.bias"] = Change(added=parts.b_bias, scale=scale)
+    return changes
+
+
+def _config_faults(directory: Path, config: dict[str, Any]) -> list[str]:
+    faults = [
+        f"{directory}: {key} is set: {REFUSED.get(key, 'what it does to the weights is not known to this merge')}"
+        for key, value in config.items()
+        if value and key not in HARMLESS and key != "megatron_config"
+    ]
+    if config.get("peft_type") != "LORA":
+        faults.append(f"{directory}: peft_type is {config.get('peft_type')}: only LORA is merged")
+    if config.get("init_lora_weights", True) not in PLAIN_INITIALISATIONS:
+        faults.append(f"{directory}: init_lora_weights {config['init_lora_weights']}: it rewrote the base's weights")
+    return faults
+
+
+def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
+    """Return the value of the first pattern that ends the module's name, as PEFT finds it."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _token_indices(config: dict[str, Any], module: str) -> tuple[int, ...]:
+    found = config["trainable_token_indices"]
+    if isinstance(found, dict):
+        found = next(i for key, i in found.items() if module == key or module.endswith(f".{key}") or len(found) == 1)
+    return tuple(found)
+
+
+def _same(a: Source | None, b: Source | None) -> bool:
+    """Whether two stored tensors are equal; they are compared in slices."""
+    if a is None or b is None:
+        return a is b
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    return all(torch.equal(a.slice(s, e), b.slice(s, e)) for s, e in row_ranges(a))

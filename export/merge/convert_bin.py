@@ -1,0 +1,93 @@
+"""A base with only .bin weights, converted once into safetensors and kept in the cache."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from burnish import run as runs
+from burnish.bases.base import Base
+from burnish.console import bar, say
+from burnish.errors import UserError
+from burnish.files import first_line
+
+from .shards import INDEX, NAMES, SINGLE, Stored, write
+
+BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+KEPT = ("*.json", "*.model", "*.jinja", "*.txt", "*.py")
+MAX_SHARD_BYTES = 4_000_000_000
+HEAD = "lm_head.weight"  # a .bin file of a tied model may hold it beside the embedding that it is one tensor with
+
+
+class ConvertError(UserError):
+    """A checkpoint of .bin files that is missing a file, damaged, or holds more than tensors."""
+
+
+def with_safetensors(base: Base) -> Base:
+    """Return the base with a path whose weights are safetensors: its own, or the copy made of its .bin files.
+
+    Needs the room of a second copy. Raises ConvertError where a file is missing or can't be read.
+    """
+    if (base.path / SINGLE).is_file() or (base.path / INDEX).is_file():
+        return base
+    target = runs.cache_root() / "bases" / f"{base.name}-{base.sha256[:16]}-safetensors"
+    if not target.is_dir():
+        files = _files(base.path)
+        runs.check_writable(target.parent, sum(f.stat().st_size for f in files), "converting .bin weights")
+        say(f"base: converting {len(files)} .bin files once into {target}")
+        runs.sweep_partial(target.parent)
+        with runs.whole_directory(target) as directory:
+            _convert(base.path, files, directory)
+    return replace(base, path=target)
+
+
+def _files(directory: Path) -> list[Path]:
+    index = directory / BIN_INDEX
+    names = sorted(set(runs.read_json(index)["weight_map"].values())) if index.is_file() else [BIN_SINGLE]
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise ConvertError([f"{directory / name}: not there; the base has no safetensors either" for name in missing])
+    return [directory / name for name in names]
+
+
+def _convert(base: Path, files: list[Path], target: Path) -> None:
+    """Write the checkpoint into `target`, one tensor in memory at a time."""
+    for pattern in KEPT:
+        for path in base.glob(pattern):
+            if path.name != BIN_INDEX:
+                shutil.copyfile(path, target / path.name)
+    tied = bool(runs.read_json(base / "config.json").get("tie_word_embeddings"))
+    tensors = {name: t for file in files for name, t in _load(file).items() if not (tied and name == HEAD)}
+    stored = [Stored(name, NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
+    with bar("convert", len(stored)) as tick:
+        done = 0
+
+        def slices(wanted: Stored) -> Iterator[torch.Tensor]:
+            nonlocal done
+            yield tensors[wanted.name]
+            done += 1
+            tick(done, wanted.name)
+
+        write(target, stored, slices, MAX_SHARD_BYTES)
+
+
+def _load(file: Path) -> dict[str, torch.Tensor]:
+    """Load one .bin file's tensors and nothing else: other pickled objects would run code."""
+    try:
+        # files of torch before 1.6 are no zip archives and can't be mapped: those are read whole
+        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = first_line(error, type(error).__name__)
+        raise ConvertError(f"{file}: can't be read as tensors alone: {reason}") from None
+    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
+        raise ConvertError(f"{file}: holds other things than named tensors")
+    if unknown := {str(t.dtype) for t in content.values()} - {str(dtype) for dtype in NAMES}:
+        raise ConvertError(f"{file}: holds {', '.join(sorted(unknown))} values, which are not converted")
+    return content

@@ -1,0 +1,127 @@
+"""The base as an adapter saw it while training: cast to the load dtype, quantized to NF4 and dequantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from burnish.run import TrainRecord
+
+from .adapter import MergeError
+from .shards import NAMES, Source, Stored, row_ranges
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NF4_BLOCK, SCALES_BLOCK = 64, 256  # values; bitsandbytes' and so QLoRA's (https://arxiv.org/abs/2305.14314)
+STATE = ".quant_state.bitsandbytes__nf4"
+STATE_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+
+Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows
+
+
+@dataclass(frozen=True)
+class Nf4:
+    """One weight in NF4: two values a byte [n / 2], and each 64 values' scale in float32 [n / 64].
+
+    A slice of it can be dequantized by itself, so that the weight is never whole in 16 or 32 bits.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) dequantized; `start` is a multiple of 64."""
+        import bitsandbytes.functional as bnb
+
+        row_values = prod(self.shape[1:])
+        begin, end = start * row_values, stop * row_values
+        scales = self.scales[begin // NF4_BLOCK : -(-end // NF4_BLOCK)]
+        state = bnb.QuantState(
+            absmax=scales, shape=torch.Size((stop - start, *self.shape[1:])), dtype=self.dtype, blocksize=NF4_BLOCK,
+            quant_type="nf4", code=bnb.get_4bit_type("nf4", device="cpu"),
+        )  # fmt: skip
+        values: torch.Tensor = bnb.dequantize_4bit(self.packed[begin // 2 : -(-end // 2)].unsqueeze(1), state)
+        return values.reshape(stop - start, *self.shape[1:])
+
+
+@dataclass(frozen=True)
+class AsTrained:
+    """How training held the base. Every linear layer that training quantized is quantized, not only the targets."""
+
+    load_dtype: torch.dtype
+    nf4: bool
+    double_quant: bool
+    skipped: frozenset[str]
+
+    def rows(self, tensor: Source) -> Rows:
+        """Return what gives a tensor's rows as training held them: cast to the load dtype, or quantized from it."""
+        if self.nf4 and len(tensor.shape) == 2 and tensor.name.removesuffix(".weight") not in self.skipped:
+            return self.quantized(tensor).rows
+        return lambda start, stop: tensor.slice(start, stop).to(self.load_dtype).float()
+
+    def quantized(self, tensor: Source) -> Nf4:
+        """Quantize a tensor again as training did. Slices may differ in nothing from the whole: blocks are of 64."""
+        import bitsandbytes.functional as bnb
+
+        packed, scales = [], []
+        for start, stop in row_ranges(tensor):
+            values = tensor.slice(start, stop).to(self.load_dtype)
+            quantized, state = bnb.quantize_4bit(values, blocksize=NF4_BLOCK, quant_type="nf4")
+            packed.append(quantized.reshape(-1))
+            scales.append(state.absmax)
+        whole = torch.cat(scales)
+        if self.double_quant:
+            # the scales themselves are quantized, around their mean over the whole tensor
+            offset = whole.mean()
+            whole = bnb.dequantize_blockwise(*bnb.quantize_blockwise(whole - offset, blocksize=SCALES_BLOCK)) + offset
+        return Nf4(torch.cat(packed), whole, tensor.shape, self.load_dtype)
+
+
+def dequantizer(record: TrainRecord) -> AsTrained:
+    """Return how the run's training held its base."""
+    nf4 = record.quantization == "nf4"
+    return AsTrained(DTYPES[record.load_dtype], nf4, record.double_quant, frozenset(record.skipped_modules))
+
+
+@dataclass(frozen=True)
+class Packed(Stored):
+    """A tensor that the checkpoint itself stores in NF4, with its scales; shape and dtype are the weight's."""
+
+    packed: Source
+    parts: dict[str, Source]
+
+    def open(self) -> Nf4:
+        """Read the weight, its scales dequantized where they are quantized themselves."""
+        import bitsandbytes.functional as bnb
+
+        state = bnb.QuantState.from_dict({k: v.read() for k, v in self.parts.items()}, device=torch.device("cpu"))
+        scales = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+        return Nf4(self.packed.read().reshape(-1).view(torch.uint8), scales, self.shape, state.dtype)
+
+
+def unpack(tensors: Sequence[Source]) -> list[Source | Packed]:
+    """Return a checkpoint's tensors, each NF4 weight and its scales as one. Raises MergeError where scales lack."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    weights = {name.removesuffix(STATE) for name in by_name if name.endswith(STATE)}
+    parts = {f"{weight}{part}" for weight in weights for part in (STATE, *(f".{p}" for p in STATE_PARTS))}
+    return [_packed(by_name, t) if t.name in weights else t for t in tensors if t.name not in parts]
+
+
+def _packed(by_name: dict[str, Source], tensor: Source) -> Packed:
+    import bitsandbytes.utils as bnb
+
+    names = [f"{tensor.name}{STATE}", *(f"{tensor.name}.{part}" for part in STATE_PARTS)]
+    parts = {name: by_name[name] for name in names if name in by_name}
+    if f"{tensor.name}.absmax" not in parts or f"{tensor.name}.quant_map" not in parts:
+        raise MergeError(f"{tensor.file}: '{tensor.name}' is stored in NF4 without its scales")
+    state: dict[str, Any] = bnb.unpack_tensor_to_dict(parts[names[0]].read())
+    if state["blocksize"] != NF4_BLOCK:
+        raise MergeError(
+            f"{tensor.file}: '{tensor.name}' is stored in NF4 blocks of {state['blocksize']}, not {NF4_BLOCK}"
+        )
+    return Packed(tensor.name, NAMES[getattr(torch, state["dtype"])], tuple(state["shape"]), tensor, parts)

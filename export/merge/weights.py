@@ -1,0 +1,226 @@
+"""The merge: W + scale · B·A in float32, a slice of rows at a time, stored in 16 bits. Never into 4-bit weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from burnish.console import Tick, say
+
+from .adapter import Applied, Change, MergeError, open_adapter
+from .dequantize import DTYPES, AsTrained, Packed, Rows, dequantizer, unpack
+from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
+
+__all__ = ["MergeError", "dequantizer", "merge"]
+
+FLOAT16_MAX = 65504.0
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+
+
+class _Overflow(Exception):
+    """A merged value that float16 can't hold."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One tensor of the merged checkpoint: what it is made from, and what the adapter does to it."""
+
+    name: str
+    source: Source | Packed
+    change: Change | None
+
+    def stored(self, dtype: str) -> Stored:
+        """Return how it is stored where floats are stored as `dtype`."""
+        origin = self.origin
+        return Stored(self.name, dtype if origin.dtype in FLOATS else origin.dtype, origin.shape)
+
+    @property
+    def origin(self) -> Source | Packed:
+        """The tensor that its values begin with: the adapter's where it replaces the base's."""
+        return self.change.whole if self.change and self.change.whole else self.source
+
+
+def merge(
+    base: Path,
+    adapter_directory: Path,
+    target: Path,
+    as_trained: AsTrained | None,
+    dtype: str,
+    max_shard_bytes: int,
+    tick: Tick,
+) -> str:
+    """Write the merged checkpoint's weights and config into `target`; returns the dtype they are stored in.
+
+    `as_trained`: how training held the base (None: the original weights). float16 falls back to bfloat16 when a merged
+    value overflows it, and says which. Raises MergeError where the adapter does not fit the base or can't be merged.
+    """
+    tensors, tied = _plan(base, open_adapter(adapter_directory))
+    config = _config(base, tensors, tied)
+    _check_tokens(adapter_directory, tensors)
+    stored = "float16" if dtype == "auto" else dtype
+    try:
+        _write(target, tensors, as_trained, stored, max_shard_bytes, tick)
+    except _Overflow as overflow:
+        if dtype != "auto":
+            raise MergeError(f"merge.dtype float16: {overflow}; use bfloat16 or auto") from None
+        say(f"merge: {overflow}: storing bfloat16")
+        stored = "bfloat16"
+        _write(target, tensors, as_trained, stored, max_shard_bytes, tick)
+    (target / "config.json").write_text(json.dumps({**config, "dtype": stored}, indent=2) + "\n", encoding="utf-8")
+    if (base / "generation_config.json").is_file():
+        shutil.copyfile(base / "generation_config.json", target / "generation_config.json")
+    return stored
+
+
+def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
+    """Return the merged checkpoint's tensors, and whether its head is its embedding.
+
+    A head that is tied to the embedding stays so only if the adapter does the same to both: LoRA on one of them leaves
+    the other as it was while training.
+    """
+    there = {tensor.name: tensor for tensor in unpack(sources(base))}
+    embedding = next((name for name in there if name.endswith(EMBEDDING)), None)
+    tied = embedding is not None and (HEAD not in there or _read_config(base).get("tie_word_embeddings") is True)
+    if tied and embedding is not None:
+        there.pop(HEAD, None)
+        if _alike(changes.get(embedding), changes.get(HEAD)):
+            changes = {name: change for name, change in changes.items() if name != HEAD}
+        else:
+            tied = False
+            there[HEAD] = replace(there[embedding], name=HEAD)
+    missing = sorted(changes.keys() - there.keys())
+    if missing:
+        raise MergeError([f"{base}: has no tensor '{name}', which the adapter changes" for name in missing])
+    tensors = [Merged(name, tensor, changes.get(name)) for name, tensor in there.items()]
+    if faults := [fault for tensor in tensors if (fault := _fault(tensor))]:
+        raise MergeError([f"{base}: {fault}" for fault in faults])
+    return tensors, tied
+
+
+def _alike(embedding: Change | None, head: Change | None) -> bool:
+    """Whether both changes of one tied tensor are the same; PEFT saves trained token rows once for both."""
+    if embedding is None or head is None:
+        only = embedding or head
+        return only is None or (head is None and only == Change(tokens=only.tokens, indices=only.indices))
+    return embedding.open().equals(head.open())
+
+
+def _fault(tensor: Merged) -> str:
+    """Return what does not fit between a tensor and its change; empty where all does."""
+    change, shape = tensor.change, tensor.origin.shape
+    if change is None:
+        return ""
+    if change.whole is not None and (len(shape) != len(tensor.source.shape) or shape[1:] != tensor.source.shape[1:]):
+        return f"'{tensor.name}' is {list(tensor.source.shape)}, the adapter's is {list(shape)}"
+    if change.left is not None and change.right is not None:
+        m, n = (
+            (change.left.shape[-1], change.right.shape[0])
+            if change.transposed
+            else (change.left.shape[0], change.right.shape[-1])
+        )
+        if (m, n) != shape:
+            return f"'{tensor.name}' is {list(shape)}, the adapter's B·A is {[m, n]}"
+    if change.indices and max(change.indices) >= shape[0]:
+        return f"'{tensor.name}' has {shape[0]} rows, the adapter trains row {max(change.indices)}"
+    return ""
+
+
+def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
+    """Raise MergeError where head and embedding differ in rows, or a token of the adapter's tokenizer has none."""
+    rows = {t.name: t.origin.shape[0] for t in tensors if t.name == HEAD or t.name.endswith(EMBEDDING)}
+    if len(set(rows.values())) > 1:
+        sizes = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise MergeError(
+            f"{adapter}: the vocabulary was resized, but not everywhere ({sizes}): save both in the adapter"
+        )
+    path = adapter / "tokenizer.json"
+    if not rows or not path.is_file():
+        return
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
+    last = max(added, key=lambda token: token["id"], default=None)
+    if last and last["id"] >= min(rows.values()):
+        raise MergeError(
+            f"{adapter}: token '{last['content']}' has id {last['id']}, the model has {min(rows.values())} rows: train"
+            " and save the resized embeddings with the adapter (modules_to_save: embed_tokens, lm_head)"
+        )
+
+
+def _write(
+    target: Path, tensors: list[Merged], as_trained: AsTrained | None, dtype: str, max_shard_bytes: int, tick: Tick
+) -> None:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    stored = NAMES[DTYPES[dtype]]
+    done = 0
+
+    def slices(wanted: Stored) -> Iterator[torch.Tensor]:
+        nonlocal done
+        tensor = by_name[wanted.name]
+        yield from _slices(tensor, wanted.dtype, as_trained)
+        done += 1
+        tick(done, tensor.name)
+
+    write(target, [tensor.stored(stored) for tensor in tensors], slices, max_shard_bytes)
+
+
+def _slices(tensor: Merged, dtype: str, as_trained: AsTrained | None) -> Iterator[torch.Tensor]:
+    """Give the merged tensor's rows in slices, stored as `dtype`."""
+    origin = tensor.origin
+    rows = _origin_rows(tensor, as_trained)
+    change = tensor.change.open() if tensor.change else None
+    for start, stop in row_ranges(origin):
+        values = rows(start, stop)
+        if origin.dtype in FLOATS:
+            values = _stored(tensor.name, _changed(change, values, start), dtype)
+        yield values
+
+
+def _changed(change: Applied | None, values: torch.Tensor, start: int) -> torch.Tensor:
+    return change.to(values.float(), start) if change else values
+
+
+def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
+    """Return what gives rows of the tensor before its change: the base's as training held it, or the adapter's own."""
+    origin = tensor.origin
+    if isinstance(origin, Packed):
+        return origin.open().rows
+    if as_trained is None or origin is not tensor.source or origin.dtype not in FLOATS:
+        return origin.slice
+    return as_trained.rows(origin)
+
+
+def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Return values in their stored dtype. Raises _Overflow where float16 can't hold one, MergeError at a NaN."""
+    target = DTYPES["float16"] if dtype == "F16" else DTYPES["bfloat16"]
+    if values.dtype == target:
+        return values
+    low, high = torch.aminmax(values)
+    largest = max(-float(low), float(high))
+    if largest != largest:
+        raise MergeError(f"'{name}' holds a value that is no number (NaN)")
+    if dtype == "F16" and largest > FLOAT16_MAX:
+        raise _Overflow(f"{name} holds {largest:.3g}, more than float16 can ({FLOAT16_MAX:.0f})")
+    return values.to(target)
+
+
+def _read_config(base: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _config(base: Path, tensors: list[Merged], tied: bool) -> dict[str, Any]:
+    """Return the base's config as the merged weights need it: no quantization, tied or not, the resized vocabulary."""
+    config = _read_config(base)
+    config.pop("quantization_config", None)
+    config.pop("torch_dtype", None)
+    resized = next((t.origin.rows for t in tensors if t.name.endswith(EMBEDDING) and t.origin is not t.source), None)
+    if resized is not None and "vocab_size" in config:
+        config["vocab_size"] = resized
+    if not tied and any(tensor.name == HEAD for tensor in tensors):
+        config["tie_word_embeddings"] = False
+    return config

@@ -1,0 +1,254 @@
+"""The one thread that owns the model: it takes requests, runs the scheduler's steps, and hands out text."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from burnish.console import say
+from burnish.errors import UserError
+
+from ..llama.backend import DONE, NO_CELLS, Backend, Sampled
+from .detokenizer import Output
+from .kv_cells import Op
+from .scheduler import Filler, Limits, Plan, QueueFull, Scheduler, Work
+from .sequence import Delta, Event, Finished, FinishReason, Sequence, Sink, TokenLogprob
+
+NOT_COMPUTED = "the model could not compute this sequence"
+Deliver = Callable[[list[tuple[Sink, Event]]], None]
+
+
+class Draining(Exception):
+    """The server is shutting down and takes no new requests."""
+
+
+class Observer:
+    """What the engine tells whoever measures; every method is called in the engine's thread."""
+
+    def step(self, engine: Engine, plan: Plan, seconds: float) -> None: ...
+    def token(self, sequence: Sequence, seconds: float, first: bool) -> None: ...
+    def finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
+
+
+@dataclass
+class _Collected:
+    """The whole answer of a sequence that is not streamed."""
+
+    text: str
+    logprobs: list[TokenLogprob]
+
+
+class Engine:
+    """Runs until `close`. `deliver` gets the events of a decode, all at once, in this thread; it must not block."""
+
+    def __init__(self, backend: Backend, limits: Limits, deliver: Deliver, observer: Observer | None = None) -> None:
+        self.backend, self.scheduler, self.limits = backend, Scheduler(limits), limits
+        self.deliver, self.observer = deliver, observer or Observer()
+        self.draining = False
+        self.broken: str | None = None
+        self._wake = threading.Condition()
+        self._arrived: list[Sequence] = []
+        self._cancelled: list[Sequence] = []
+        self._closing = False
+        self._events: list[tuple[Sink, Event]] = []
+        self._collected: dict[int, _Collected] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, sequences: Many[Sequence]) -> None:
+        """Queue all of these or none. Raises QueueFull or Draining. Any thread may call it."""
+        with self._wake:
+            if self.draining or self.broken:
+                raise Draining
+            if not self.scheduler.has_room(len(self._arrived) + len(sequences)):
+                raise QueueFull
+            self._arrived += sequences
+            self._wake.notify()
+
+    def cancel(self, sequences: Many[Sequence]) -> None:
+        """Give up on these within one step; those that are finished are no fault. Any thread may call it."""
+        with self._wake:
+            self._cancelled += sequences
+            self._wake.notify()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many sequences run and wait."""
+        return len(self.scheduler.running), len(self.scheduler.waiting) + len(self._arrived)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and wait until all is finished; False when time ran out."""
+        self.draining = True
+        end = time.monotonic() + timeout_s
+        while sum(self.load) and time.monotonic() < end and self._thread.is_alive():
+            time.sleep(0.02)
+        return not sum(self.load)
+
+    def close(self) -> None:
+        """Cancel what runs and end the thread."""
+        with self._wake:
+            self.draining = self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            if not self._busy():
+                self._flush()
+            with self._wake:
+                while not (self._arrived or self._cancelled or self._closing or self._busy()):
+                    self._wake.wait()
+                arrived, self._arrived = self._arrived, []
+                cancelled, self._cancelled = self._cancelled, []
+                closing = self._closing
+                for sequence in arrived:
+                    sequence.text = Output(sequence.stop)
+                    self.scheduler.add(sequence)
+            for sequence in cancelled:
+                self._end(sequence, "cancelled")
+            if closing:
+                for sequence in [*self.scheduler.running.values(), *self.scheduler.waiting]:
+                    self._end(sequence, "cancelled", error="the server is shutting down")
+                self._flush()
+                return
+            try:
+                self._step()
+            except Exception as error:  # a fault of ours: say so to every client instead of leaving them waiting
+                self._break(error)
+
+    def _busy(self) -> bool:
+        return bool(self.scheduler.running or self.scheduler.waiting)
+
+    def _flush(self) -> None:
+        """Hand out what has happened. Just before a decode: the clients are served while the model computes.
+
+        Earlier, the event loop would take the interpreter's lock while this thread needs it.
+        """
+        events, self._events = self._events, []
+        if events:
+            self.deliver(events)
+
+    def _step(self) -> None:
+        plan = self.scheduler.plan()
+        started = time.monotonic()
+        self.backend.apply(plan.ops)
+        if not plan.work:
+            self._flush()
+            return
+        parts = self._parts(plan)
+        for number, part in enumerate(parts):
+            batch = part.batch
+            self._flush()
+            code = self.backend.decode(batch)
+            if code != DONE:
+                for undone in parts[number:]:
+                    self.scheduler.rollback(undone)
+                self._not_decoded(part, code)
+                return
+            self.scheduler.commit(part)
+            self._sample(batch)
+        self.observer.step(self, plan, time.monotonic() - started)
+
+    def _parts(self, plan: Plan) -> list[Plan]:
+        """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
+        if len(plan.work) == 1:
+            return [plan]
+        singles = all(work.count == 1 for work in plan.work)
+        if singles and self.backend.singly(len(plan.work)):
+            return [Plan(work=[work]) for work in plan.work]
+        return [plan]
+
+    def _not_decoded(self, plan: Plan, code: int) -> None:
+        if code != NO_CELLS:
+            self._isolate(plan)
+        elif not self.scheduler.relieve():
+            for sequence in list(self.scheduler.running.values()):
+                self._end(sequence, "length")
+
+    def _isolate(self, plan: Plan) -> None:
+        """A decode failed: read each sequence of it anew alone, and end the one that fails by itself."""
+        # a part of the batch may have been decoded before the fault
+        self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
+        if len(plan.work) == 1:
+            self._end(plan.work[0].sequence, "error", error=NOT_COMPUTED, discard=True)
+            return
+        for work in plan.work:
+            alone = Plan(work=[work])
+            self.scheduler.cells.grow(work.slot, work.count)
+            if self.backend.decode([work]) == DONE:
+                self.scheduler.commit(alone)
+                self._sample([work])
+            else:
+                self.scheduler.rollback(alone)
+                self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
+
+    def _sample(self, batch: Many[Work | Filler]) -> None:
+        index = -1
+        for part in batch:
+            index += part.count
+            if isinstance(part, Filler) or not part.output:
+                continue
+            try:
+                sampled = self.backend.sample(part.sequence, index)
+            except UserError as error:
+                self._end(part.sequence, "error", error=str(error), discard=True)
+                continue
+            self._append(part.sequence, sampled)
+
+    def _append(self, sequence: Sequence, sampled: Sampled) -> None:
+        sequence.tokens.append(sampled.token)
+        now = time.monotonic()
+        first = sequence.first_token_at is None
+        self.observer.token(sequence, now - (sequence.last_token_at or sequence.created), first)
+        sequence.first_token_at, sequence.last_token_at = sequence.first_token_at or now, now
+        if sampled.ends:
+            self._end(sequence, "stop")
+            return
+        self._give(sequence, *sequence.text.feed(self.backend.piece(sampled.token), sampled.logprob))
+        if sequence.text.stopped:
+            self._end(sequence, "stop")
+        elif sequence.most_left <= 0:
+            self._end(sequence, "length")
+
+    def _give(self, sequence: Sequence, text: str, logprobs: list[TokenLogprob]) -> None:
+        if not sequence.stream:
+            kept = self._collected.setdefault(sequence.number, _Collected("", []))
+            kept.text += text
+            kept.logprobs += logprobs
+        elif text or logprobs:
+            self._events.append((sequence.sink, Delta(text, logprobs)))
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None, discard: bool = False) -> None:
+        """Finish a sequence, free its place, tell its client. `discard`: its cells must not serve others."""
+        slot = sequence.slot
+        if slot is None and sequence not in self.scheduler.waiting:
+            return  # it was finished already
+        text, logprobs = sequence.text.finish() if sequence.text else ("", [])
+        self.scheduler.remove(sequence)
+        if discard and slot is not None:
+            self.scheduler.placing.forget(slot)
+        self.backend.release(sequence)
+        kept = self._collected.pop(sequence.number, _Collected("", []))
+        counts = len(sequence.prompt), sequence.cached, sequence.generated
+        event = Finished(reason, kept.text + text, kept.logprobs + logprobs, *counts, error)
+        self._events.append((sequence.sink, event))
+        self.observer.finished(sequence, reason)
+
+    def _break(self, error: Exception) -> None:
+        """End everything after an unforeseen fault; the server reports itself as not ready from now on."""
+        self.broken = f"{type(error).__name__}: {error}"
+        places = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-6:]]
+        say(f"error: the engine failed: {type(error).__name__}", level="error", places=places)
+        for sequence in [*self.scheduler.running.values(), *self.scheduler.waiting]:
+            self._events.append(
+                (sequence.sink, Finished("error", "", [], len(sequence.prompt), 0, 0, "the engine failed; see its log"))
+            )
+        self.scheduler = Scheduler(self.limits)

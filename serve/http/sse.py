@@ -1,0 +1,161 @@
+"""Events to server-sent events: OpenAI's framing, keep-alive comments, and a client that goes away is noticed at once.
+
+sse-starlette is not used: on SIGTERM it ends every stream, where ours are to finish, and it patches uvicorn on import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..engine.events import Inbox, Timeout
+from ..engine.sequence import Delta, Event, Finished, TokenLogprob
+from .errors import ApiError, failed
+from .response_objects import Reply, reason
+from .schema import ChatRequest, CompletionRequest
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+# stands for a text while its frame is made; no name and no id has it
+PLACEHOLDER = "\0"
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def encode(value: Any) -> bytes:
+    """Return JSON without spaces, in UTF-8, with no character that some clients take for the end of a line.
+
+    Events end at \\n and \\r, which JSON escapes; readers on str.splitlines (httpx's iter_lines) cut at these too.
+    """
+    text = _encoder.encode(value)
+    for mark, escape in _LINE_ENDS:
+        text = text.replace(mark, escape)
+    return text.encode("utf-8", "replace")
+
+
+def frame(value: Any) -> bytes:
+    """Return one server-sent event."""
+    return b"data: " + encode(value) + b"\n\n"
+
+
+async def chunks(
+    reply: Reply, request: ChatRequest | CompletionRequest, inbox: Inbox, answers: int, prompts: int
+) -> AsyncIterator[bytes]:
+    """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together."""
+    usage = bool(request.stream_options and request.stream_options.include_usage)
+    frames = Frames(reply, usage, answers)
+    ends: dict[int, Finished] = {}
+    if reply.chat:
+        yield b"".join(frames.opening(index) for index in range(answers))
+    try:
+        while len(ends) < answers:
+            items = await inbox.take()
+            if not items:
+                yield KEEP_ALIVE
+                continue
+            fault = next((event.error for _, event in items if isinstance(event, Finished) and event.error), None)
+            ends |= {index: event for index, event in items if isinstance(event, Finished)}
+            yield b"".join([frames.of(index, event) for index, event in items])
+            if fault is not None:
+                yield frame(failed(fault).body())
+                break
+        else:
+            if usage:
+                yield frame(reply.closing([ends[i] for i in range(answers)], prompts))
+    except Timeout:
+        yield frame(timed_out().body())
+    yield DONE
+
+
+def timed_out() -> ApiError:
+    """The request took longer than it may."""
+    return ApiError(504, "The request took longer than this server allows.", kind="server_error", code="timeout")
+
+
+class Frames:
+    """The framed chunks of one request. `usage`: every chunk has the field, null until the last one.
+
+    A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in.
+    """
+
+    def __init__(self, reply: Reply, usage: bool, answers: int) -> None:
+        self.reply = reply
+        self._extra: dict[str, Any] = {"usage": None} if usage else {}
+        self._lengths = [0] * answers  # characters so far: where the next token's text begins
+        self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: the frame before and after its text
+
+    def opening(self, index: int) -> bytes:
+        """Return the first frame of a chat answer."""
+        return self._frame(self.reply.opening(index))
+
+    def of(self, index: int, event: Event) -> bytes:
+        """Return the frames of one event; of an end by a fault only its last text."""
+        offset, text, logprobs = self._lengths[index], event.text, event.logprobs
+        self._lengths[index] += len(text)
+        if isinstance(event, Delta) and not logprobs:
+            return self._plain(index, text)
+        finish = reason(event.reason) if isinstance(event, Finished) and event.error is None else None
+        if not self.reply.chat:
+            return self._chunk(index, text, logprobs, offset, finish) if text or logprobs or finish else b""
+        last = self._frame(self.reply.chunk(index, {}, None, finish)) if finish else b""
+        return (self._chunk(index, text, logprobs, offset, None) if text or logprobs else b"") + last
+
+    def _plain(self, index: int, text: str) -> bytes:
+        around = self._around.get(index)
+        if around is None:
+            before, _, after = self._chunk(index, PLACEHOLDER, [], 0, None).partition(encode(PLACEHOLDER))
+            around = self._around[index] = before, after
+        return around[0] + encode(text) + around[1]
+
+    def _chunk(self, index: int, text: str, logprobs: list[TokenLogprob], offset: int, finish: str | None) -> bytes:
+        reply = self.reply
+        if reply.chat:
+            return self._frame(reply.chunk(index, {"content": text}, reply.chat_logprobs(logprobs), finish))
+        return self._frame(reply.text_chunk(index, text, reply.text_logprobs(logprobs, offset), finish))
+
+    def _frame(self, chunk: dict[str, Any]) -> bytes:
+        return frame({**chunk, **self._extra})
+
+
+class EventStream(Response):
+    """Sends framed chunks until they end or the client goes away; then `on_close` is called."""
+
+    def __init__(self, content: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+        super().__init__()
+        self.content, self.on_close = content, on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(until_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.on_close()
+            leaving.cancel()
+            if not sending.done():
+                sending.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+        if not sending.cancelled() and (error := sending.exception()):
+            raise error
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        async for data in self.content:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def until_disconnect(receive: Receive) -> None:
+    """Return once the client has gone; the request's body has been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

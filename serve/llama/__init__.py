@@ -1,0 +1,1 @@
+"""The engine's backend on llama.cpp: sizes, warm-up, decoding and sampling."""

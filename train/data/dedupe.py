@@ -1,0 +1,236 @@
+"""What rows share: the same content, a conversation that goes on from another row's, and near duplicates."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from unicodedata import normalize
+
+from burnish.data.formats import Example
+
+# a row that begins so many others is a usual opening ("Hi." "Hello, how can I help?"), not a conversation cut in parts
+FEWEST_OPENINGS, OPENINGS_SHARE = 10, 0.01
+SHINGLE_WORDS = 5
+NEAR = 0.5
+# a sequence or prompt that stands in more rows than this belongs to how the data is written, not to a row
+FEWEST_COMMON, COMMON_SHARE, SAMPLED_ROWS = 10, 0.1, 1000
+# bounds of time and memory: what is compared of the held-out rows, and how often their sequences are counted
+MOST_HELDOUT, MOST_SHINGLES, MOST_ROWS_OF_SHINGLE, MOST_COUNTED = 4096, 2_000_000, 50, 50_000_000
+STRIDE_FROM_WORDS = 64
+
+# a word, or one character of the scripts that are written without blanks
+_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|\w+")
+_ASCII_BLANKS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
+
+
+def prefix_keys(example: Example) -> list[bytes]:
+    """Return a digest of the conversation up to each assistant turn, the last of the whole row; of a text, one.
+
+    Rows with the same digest have the same content: roles and texts, whatever their blanks, line breaks, composed or
+    decomposed accents, and turns that are context only.
+    """
+    digest = blake2b(digest_size=16)
+    if example.messages is None:
+        _feed(digest, "text", example.text or "")
+        return [digest.digest()]
+    keys = []
+    for message in example.messages:
+        if message.role != "system" or message.content.strip():
+            _feed(digest, message.role, message.content)
+        if message.role == "assistant":
+            keys.append(digest.digest())
+    return keys or [digest.digest()]
+
+
+def content_key(example: Example) -> bytes:
+    """Return the digest of a row's content."""
+    return prefix_keys(example)[-1]
+
+
+def groups(examples: Sequence[Example]) -> list[bytes]:
+    """Return for each row the key of its group: rows that must stay on one side of a split, in any order of the rows.
+
+    These have the same content, or one is the beginning of the other: a conversation that was cut into several rows.
+    """
+    keys = [prefix_keys(example) for example in examples]
+    wholes = {row[-1] for row in keys}
+    begin = Counter(key for row in keys for key in row if key in wholes)
+    most = max(FEWEST_OPENINGS, int(OPENINGS_SHARE * len(examples)))
+    first = _Union()
+    for row in keys:
+        for key in row[:-1]:
+            if key in wholes and begin[key] <= most:
+                first.join(row[-1], key)
+    if len({first.of(key) for key in wholes}) == 1:  # then by content alone
+        return [row[-1] for row in keys]
+    return [first.of(row[-1]) for row in keys]
+
+
+def ordered(keys: Iterable[bytes], seed: int) -> list[bytes]:
+    """Return the keys in an order that the seed and they alone settle."""
+    return sorted(set(keys), key=lambda key: sha256(str(seed).encode() + b"\0" + key).digest())
+
+
+def repeats(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Return every row whose content an earlier one has, with the first that has it."""
+    first: dict[bytes, Example] = {}
+    found = []
+    for example in examples:
+        earlier = first.setdefault(content_key(example), example)
+        if earlier is not example:
+            found.append((example, earlier))
+    return found
+
+
+def overlap(train: Sequence[Example], heldout: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Return every held-out row whose content is trained, with the first training row that has it."""
+    held = {content_key(example) for example in heldout}
+    first: dict[bytes, Example] = {}
+    for example in train:
+        if (key := content_key(example)) in held:
+            first.setdefault(key, example)
+    return [(example, first[key]) for example in heldout if (key := content_key(example)) in first]
+
+
+def without(train: Sequence[Example], heldout: Sequence[Example]) -> list[Example]:
+    """Return the training rows whose content no held-out row has."""
+    held = {content_key(example) for example in heldout}
+    return [example for example in train if content_key(example) not in held]
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Held-out rows with a near duplicate among the training rows, each with the first of those.
+
+    `compared` is how many held-out rows were looked at; `whole` is False where the training rows were too many.
+    """
+
+    pairs: list[tuple[Example, Example]]
+    compared: int
+    whole: bool = True
+
+
+def near_duplicates(train: Sequence[Example], heldout: Sequence[Example]) -> NearDuplicates:
+    """Find held-out rows of which one training row has much, but not the same content.
+
+    That is: at least half of its five-word sequences (without what more than a tenth of all rows have), all its words,
+    or its prompt, with another answer. System turns count for the prompt alone. Time grows with the words of the
+    training rows; memory is bounded.
+    """
+    index = _Index(heldout[:MOST_HELDOUT], _common(train, heldout))
+    for example in train:
+        index.look(example)
+        if index.counted > MOST_COUNTED:
+            break
+    pairs = [(index.rows[n], index.found[n]) for n in sorted(index.found)]
+    pairs = [(held, example) for held, example in pairs if content_key(held) != content_key(example)]
+    return NearDuplicates(pairs, len(index.rows), index.counted <= MOST_COUNTED)
+
+
+class _Union:
+    """Disjoint sets of keys; each set is named by its smallest."""
+
+    def __init__(self) -> None:
+        self.parent: dict[bytes, bytes] = {}
+
+    def of(self, key: bytes) -> bytes:
+        root = key
+        while (above := self.parent.get(root, root)) != root:
+            root = above
+        while (above := self.parent.get(key, key)) != root:
+            self.parent[key], key = root, above
+        return root
+
+    def join(self, one: bytes, other: bytes) -> None:
+        low, high = sorted((self.of(one), self.of(other)))
+        self.parent[high] = low
+
+
+class _Index:
+    """The five-word sequences and prompts of held-out rows, and which of these rows were found again."""
+
+    def __init__(self, heldout: Sequence[Example], common: frozenset[int]) -> None:
+        self.rows: list[Example] = []
+        self.found: dict[int, Example] = {}
+        self.shingles: dict[int, list[int]] = {}
+        self.whole: dict[int | None, list[int]] = {}  # by all their words, or by their prompt
+        self.sizes: list[int] = []
+        self.counted = 0
+        for example in heldout:
+            if len(self.shingles) > MOST_SHINGLES:
+                break
+            self._add(example, common)
+        for rows in [rows for rows in self.shingles.values() if len(rows) > MOST_ROWS_OF_SHINGLE]:
+            for row in rows:
+                self.sizes[row] -= 1
+        self.shingles = {k: rows for k, rows in self.shingles.items() if len(rows) <= MOST_ROWS_OF_SHINGLE}
+
+    def _add(self, example: Example, common: frozenset[int]) -> None:
+        number = len(self.rows)
+        self.rows.append(example)
+        words, prompt = _words(example)
+        own = set(_shingles(words)) - common
+        self.sizes.append(len(own))
+        for shingle in own:
+            self.shingles.setdefault(shingle, []).append(number)
+        for key in {_all(words), prompt} - common - {None}:
+            self.whole.setdefault(key, []).append(number)
+
+    def look(self, example: Example) -> None:
+        """Compare one training row with all held-out rows."""
+        words, prompt = _words(example)
+        for key in (_all(words), prompt):
+            for number in self.whole.get(key, ()):
+                self.found.setdefault(number, example)
+        # where half of a row's sequences stand in this one, one of those that begin at every fifth word does
+        stride = 1 if len(words) < STRIDE_FROM_WORDS else SHINGLE_WORDS
+        if not any(shingle in self.shingles for shingle in _shingles(words, stride)):
+            return
+        counts = Counter(n for s in set(_shingles(words)) for n in self.shingles.get(s, ()))
+        self.counted += counts.total()
+        for number, count in counts.items():
+            if count >= NEAR * self.sizes[number]:
+                self.found.setdefault(number, example)
+
+
+def _common(train: Sequence[Example], heldout: Sequence[Example]) -> frozenset[int]:
+    """Return the sequences and prompts that more than a tenth of a sample of all rows have."""
+    step = max(1, (len(train) + len(heldout)) // SAMPLED_ROWS)
+    sample = [*train[::step], *heldout[::step]]
+    rows: Counter[int] = Counter()
+    for example in sample:
+        words, prompt = _words(example)
+        rows.update({*_shingles(words)} if prompt is None else {*_shingles(words), prompt})
+    most = max(FEWEST_COMMON, COMMON_SHARE * len(sample))
+    return frozenset(key for key, count in rows.items() if count > most)
+
+
+def _words(example: Example) -> tuple[list[str], int | None]:
+    """Return the words of a row, lower case, and a hash of its prompt; a text has none."""
+    if example.messages is None:
+        return _split((example.text or "").lower()), None
+    said = [m.content.lower() for m in example.messages if m.role != "system"]
+    system = "".join(m.content for m in example.messages if m.role == "system")
+    before = "\n".join(said[:-1])
+    words = _split(before)
+    return words + _split(said[-1] if said else ""), hash((system, tuple(words) or before))
+
+
+def _split(text: str) -> list[str]:
+    return text.translate(_ASCII_BLANKS).split() if text.isascii() else _WORD.findall(text)  # the same, and faster
+
+
+def _all(words: Sequence[str]) -> int | None:
+    return hash(tuple(words)) if words else None
+
+
+def _shingles(words: Sequence[str], stride: int = 1) -> Iterator[int]:
+    return (hash(tuple(words[i : i + SHINGLE_WORDS])) for i in range(0, len(words) - SHINGLE_WORDS + 1, stride))
+
+
+def _feed(digest: blake2b, role: str, text: str) -> None:
+    plain = " ".join((text if text.isascii() else normalize("NFC", text)).split()).encode("utf-8", "surrogatepass")
+    digest.update(f"{role} {len(plain)} ".encode() + plain)

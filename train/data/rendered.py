@@ -1,0 +1,152 @@
+"""Text rows that are chats rendered already: by which template, and what becomes of its markers on this base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from burnish.chat import ChatTemplate
+from burnish.data.formats import Example, Message
+from burnish.errors import UserError
+
+from .mask import Codec, build
+
+MOST_SHARE = 0.5  # above this share of the rows a data set is one of rendered chats
+OWN = "the run's own chat template"
+USER, ASSISTANT = "a user's turn", "an assistant's turn"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A chat template's look. A row of it matches every sign; `markers` are the tokens that it writes round turns."""
+
+    name: str
+    signs: tuple[re.Pattern[str], ...]
+    markers: tuple[str, ...]
+
+
+def _family(name: str, signs: Sequence[str], markers: str = "") -> Family:
+    return Family(name, tuple(map(re.compile, signs)), tuple(markers.split()))
+
+
+FAMILIES = (
+    _family("ChatML", [r"<\|im_start\|>[a-z]+(?:\n|<\|im_sep\|>)"], "<|im_start|> <|im_end|> <|im_sep|>"),
+    _family(
+        "the Llama 3 template",
+        [r"<\|start_header_id\|>[a-z]+<\|end_header_id\|>"],
+        "<|begin_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <|eom_id|>",
+    ),
+    _family(
+        "the Llama 4 template",
+        [r"<\|header_start\|>[a-z]+<\|header_end\|>"],
+        "<|begin_of_text|> <|header_start|> <|header_end|> <|eot|>",
+    ),
+    _family("the Gemma template", [r"<start_of_turn>(?:user|model)\n"], "<bos> <start_of_turn> <end_of_turn>"),
+    _family("the Gemma 4 template", [r"<\|turn>(?:user|model|system)\n"], "<bos> <|turn> <turn|>"),
+    _family(
+        "the Mistral or Llama 2 template",
+        [r"\[INST\]", r"\[/INST\]"],
+        "<s> </s> [INST] [/INST] <<SYS>> <</SYS>> [SYSTEM_PROMPT] [/SYSTEM_PROMPT]",
+    ),
+    _family(
+        "the DeepSeek template",
+        [r"<｜(?:User|Assistant)｜>"],
+        "<｜begin▁of▁sentence｜> <｜User｜> <｜Assistant｜> <｜end▁of▁sentence｜>",
+    ),
+    _family(
+        "the Command R template",
+        [r"<\|START_OF_TURN_TOKEN\|><\|(?:USER|CHATBOT|SYSTEM)_TOKEN\|>"],
+        "<BOS_TOKEN> <|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|> <|SYSTEM_TOKEN|> <|END_OF_TURN_TOKEN|>",
+    ),
+    _family(
+        "the Granite template",
+        [r"<\|start_of_role\|>[a-z]+<\|end_of_role\|>"],
+        "<|start_of_role|> <|end_of_role|> <|end_of_text|>",
+    ),
+    _family(
+        "the harmony template",
+        [r"<\|start\|>(?:system|developer|user|assistant)\b"],
+        "<|start|> <|message|> <|channel|> <|end|> <|return|> <|call|>",
+    ),
+    _family(
+        "the Phi-3 or Zephyr template",
+        [r"<\|(?:user|assistant)\|>\s"],
+        "<s> </s> <|system|> <|user|> <|assistant|> <|end|> <|endoftext|>",
+    ),
+    _family("the Alpaca prompt", [r"(?m)^### Instruction:", r"(?m)^### Response:"]),
+    _family("a ### Human: prompt", [r"(?m)^### (?:Human|User):", r"### (?:Assistant|Response):"]),
+    _family("the Vicuna prompt", [r"(?:^|\s)USER: ", r"\sASSISTANT:"]),
+)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What was recognised: the warning, and the markers that it speaks for."""
+
+    text: str
+    markers: tuple[str, ...]
+
+
+def turn_ends(template: ChatTemplate | None, codec: Codec) -> frozenset[int]:
+    """Return the token with which the template ends an answer; none where it has none that can be learned."""
+    try:
+        rows = build([_probe()], template, codec) if template else []
+    except UserError:  # text rows need no template that renders
+        return frozenset()
+    return frozenset(row.input_ids[end - 1] for row in rows for _, end in row.spans)
+
+
+def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> Rendering | None:
+    """Return what most text rows were rendered by, or None where most are not chats."""
+    texts = [example.text for example in examples if example.text is not None]
+    families = [*_own(template, codec), *FAMILIES]
+    counts = [sum(all(sign.search(text) for sign in family.signs) for text in texts) for family in families]
+    count = max(counts)
+    if count <= MOST_SHARE * len(texts):
+        return None
+    family = families[counts.index(count)]
+    known = next((f.name for f, n in zip(families, counts, strict=True) if n == count and f in FAMILIES), "")
+    name = f"{known} ({OWN})" if known and family.name == OWN else family.name
+    markers = dict.fromkeys((*family.markers, codec.decode(codec.bos), codec.decode([codec.eos])))
+    there = tuple(marker for marker in markers if marker and any(marker in text for text in texts))
+    text = (
+        f"{count} of {len(texts)} text rows look like chats rendered by {name}: they are trained whole, prompts"
+        f" included; {_fit(there, template, codec)}; to train responses only, give the turns as messages (a `messages`"
+        " list in each row)"
+    )
+    return Rendering(text, there)
+
+
+def _probe() -> Example:
+    return Example(1, (Message("user", USER), Message("assistant", ASSISTANT)))
+
+
+def _own(template: ChatTemplate | None, codec: Codec) -> list[Family]:
+    """Return the look of the run's own template, if it has one: what it writes between a user's turn and the answer."""
+    try:
+        text = template.render([message.to_dict() for message in _probe().messages or ()]) if template else ""
+    except UserError:
+        return []
+    between = text.partition(USER)[2].partition(ASSISTANT)[0].strip()
+    known = [marker for family in FAMILIES for marker in family.markers]
+    known += codec.vocabulary.specials if codec.vocabulary else []
+    if template is None or not any(marker in between for marker in known):
+        return []  # ordinary words, which an ordinary text may have too
+    markers = tuple(dict.fromkeys(marker for marker in known if marker in template.source))
+    return [Family(OWN, (re.compile(re.escape(between)),), markers)]
+
+
+def _fit(there: Sequence[str], template: ChatTemplate | None, codec: Codec) -> str:
+    """Say whether the markers in the rows are single tokens of this base."""
+    split = [marker for marker in there if len(codec.encode(marker)) != 1]
+    if not there:
+        return "its markers are ordinary text to any base"
+    if not split:
+        return f"its markers ({', '.join(there)}) are single tokens of this base"
+    if template and all(marker in template.source for marker in split):
+        return f"its markers {', '.join(split)} are ordinary text here, as in {OWN}"
+    return (
+        f"its markers {', '.join(split)} are not single tokens of this base: they are another base's, and ordinary text"
+        " here"
+    )

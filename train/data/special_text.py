@@ -1,0 +1,64 @@
+"""Special strings of the base that the rows' own text holds: which, in which rows, and what is made of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from burnish.chat import ChatTemplate
+from burnish.data.files import DataError
+from burnish.data.formats import Example
+from burnish.tokenizers.special_text import Reading, find_strings
+
+from .lint import rows_named
+from .mask import Codec
+
+
+def reading(setting: str) -> Reading:
+    """Return how messages are read: only `parse` makes control tokens of what a row spells."""
+    return "parse" if setting == "parse" else "text"
+
+
+def special_strings(
+    examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
+) -> dict[str, tuple[int, ...]]:
+    """Return the numbers of the rows that hold each special string, the most frequent first; markers are none."""
+    found: defaultdict[str, dict[int, None]] = defaultdict(dict)
+    for example, _, string in _found(examples, template, codec):
+        found[string][example.number] = None
+    return {string: tuple(rows) for string, rows in sorted(found.items(), key=lambda item: -len(item[1]))}
+
+
+def refuse(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec, path: str) -> None:
+    """Raise DataError with every row and turn whose text holds a special string."""
+    turns: defaultdict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+    for example, index, string in _found(examples, template, codec):
+        turns[example.where, index][string] = None
+    way = "take them out, or set data.special_tokens to text or parse"
+    faults = [
+        f"{path}: {where}: turn {index + 1}: its text has {', '.join(strings)}, special tokens of this base: {way}"
+        for (where, index), strings in turns.items()
+    ]
+    if faults:
+        raise DataError(faults)
+
+
+def written_warning(found: Mapping[str, tuple[int, ...]], unit: str, reading: Reading) -> str:
+    """Return the warning that names the strings and their rows, and what is made of them."""
+    made = {
+        "text": "trained and served as text (data.special_tokens: text accepts that, parse makes control tokens)",
+        "parse": "read as control tokens (data.special_tokens is parse)",
+    }
+    return f"special strings of this base, {rows_named(found, unit)}, are in the messages: they are {made[reading]}"
+
+
+def _found(
+    examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
+) -> Iterator[tuple[Example, int, str]]:
+    """Yield each special string with its row and the index of its message."""
+    if template is None:
+        return
+    chat = codec.chat(template)
+    for example in examples:
+        for index, _, string in find_strings(chat, [message.to_dict() for message in example.messages or ()]):
+            yield example, index, string

@@ -1,0 +1,100 @@
+"""Which rows are held out: split by content, so that what is examined was never trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from burnish.console import say, warn
+from burnish.data.files import DataError
+from burnish.data.formats import Example
+
+from ..settings import DataSection
+from . import dedupe
+from .mask import Row
+
+LEAST_ROWS = 2
+MOST_HELDOUT_UNASKED = 64
+MOST_SHOWN = 3
+
+
+def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows to train on and the rows held out, in file order on both sides.
+
+    A share of the examples is held out, at least one; with a share of 0 a twentieth (at most 64), because the exam
+    needs rows that were never trained. Rows of one example and rows that share content (`dedupe.groups`) stay
+    together; groups are taken in an order that only the seed and their content settle, each that still fits.
+    """
+    examples = list({id(row.example): row.example for row in rows}.values())
+    keys = dedupe.groups(examples)
+    sizes = Counter(keys)
+    if len(sizes) < LEAST_ROWS:
+        found = f"{len(examples)} rows, all with the same content" if len(examples) > 1 else f"{len(examples)} row"
+        raise DataError(
+            f"the data has {found}: at least {LEAST_ROWS} {'different ones ' if len(examples) > 1 else ''}are needed,"
+            " one to learn and one to examine"
+        )
+    count = round(len(examples) * share) if share else min(MOST_HELDOUT_UNASKED, len(examples) // 20)
+    chosen = _choose(sizes, min(max(1, count), len(examples) - 1), seed)
+    held = {id(example) for example, key in zip(examples, keys, strict=True) if key in chosen}
+    return [r for r in rows if id(r.example) not in held], [r for r in rows if id(r.example) in held]
+
+
+def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
+    """Return the groups to hold out: at most `wanted` rows; where every group is larger, the smallest."""
+    order, chosen = dedupe.ordered(sizes, seed), set()
+    left = wanted
+    for key in order:
+        if sizes[key] <= left:
+            chosen.add(key)
+            left -= sizes[key]
+    return chosen or {min(order, key=lambda key: sizes[key])}
+
+
+def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSection) -> tuple[list[Example], int]:
+    """Return the training rows as `data.eval_overlap` wants them, and how many held-out rows were found among them.
+
+    Raises DataError, with the first rows on both sides, where rows of the eval file are in the training file and that
+    is an error, or where nothing would be left to train on.
+    """
+    shared = dedupe.overlap(train, heldout)
+    if not shared:
+        return list(train), 0
+    places = "; ".join(f"{held.where} is its {trained.where}" for held, trained in shared[:MOST_SHOWN])
+    more = f"; {len(shared) - MOST_SHOWN} more" if len(shared) > MOST_SHOWN else ""
+    text = (
+        f"data.eval_path {data.eval_path}: {len(shared)} of its {len(heldout)} rows are in data.path {data.path} as"
+        f" well ({places}{more})"
+    )
+    if data.eval_overlap == "error":
+        raise DataError(
+            f"{text}: what was trained can't be examined; take them out of one of the files, or set data.eval_overlap"
+            " to drop (not trained) or allow"
+        )
+    if data.eval_overlap == "allow":
+        warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam say too much good of them")
+        return list(train), len(shared)
+    kept = dedupe.without(train, heldout)
+    if not kept:
+        raise DataError(f"{text}: with data.eval_overlap drop no row would be left to train on")
+    say(f"data: {text}: {len(train) - len(kept)} training rows are left out (data.eval_overlap drop)")
+    return kept, len(shared)
+
+
+def near(train: Sequence[Row], heldout: Sequence[Row], data: DataSection) -> tuple[int, str]:
+    """Return how many held-out rows have a near duplicate that is trained, and a warning ("" where there is none)."""
+    found = dedupe.near_duplicates(_examples(train), _examples(heldout))
+    if not found.pairs:
+        return 0, ""
+    held, trained = found.pairs[0]
+    files = (f"{data.eval_path} ", f"{data.path} ") if data.eval_path else ("", "")
+    some = "" if found.whole else " (the training rows that were compared)"
+    return len(found.pairs), (
+        f"{len(found.pairs)} of {found.compared} held-out rows are near duplicates of training rows{some}: the same"
+        f" prompt, or half of the five-word sequences (first: {files[0]}{held.where} and {files[1]}{trained.where});"
+        " the eval loss and the exam look better than on new rows"
+    )
+
+
+def _examples(rows: Sequence[Row]) -> list[Example]:
+    return list({id(row.example): row.example for row in rows}.values())

@@ -1,0 +1,121 @@
+"""Which chat template a run uses, the codec of its tokenizer, and what does not fit between the two."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template, named_templates
+from burnish.config import ConfigError
+from burnish.files import first_line
+from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.loader import TokenizerError
+from burnish.tokenizers.special_text import Reading
+from burnish.tokenizers.vocabulary import from_tokenizer as vocabulary_of
+from burnish.tokenizers.vocabulary import start_ids
+
+from ..settings import BaseSection, ChatSection
+from .mask import Codec
+
+MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
+
+
+def load_tokenizer(directory: Path, base: BaseSection) -> Any:
+    """Load the base's tokenizer, no weights. Raises ConfigError that names the setting where it needs remote code."""
+    try:
+        return tokenizers.load(directory, base.trust_remote_code)
+    except TokenizerError as error:
+        raise ConfigError([f"base.id {base.id}: {fault}" for fault in error.faults]) from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(loading_fault(base, error)) from None
+
+
+def loading_fault(base: BaseSection, error: Exception) -> str:
+    """Say in one line why transformers can't load a base."""
+    if "trust_remote_code" in str(error):
+        return (
+            f"base.id {base.id}: it brings its own Python code; read that code, then set base.trust_remote_code: true"
+            " if you trust it"
+        )
+    return f"base.id {base.id}: transformers can't load it: {first_line(error)}"
+
+
+def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
+    """Return the run's template: the named one, the file's, else the base's own; None where the base has none."""
+    date = chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
+    return from_tokenizer(tokenizer, date, load_template(chat.template) if chat.template else None)
+
+
+def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
+    """Return the template, or raise ChatError with the names to choose from."""
+    if template is None:
+        raise ChatError(
+            f"base.id {base.id}: these are chat rows and the base has no chat template: set chat.template to one of"
+            f" {', '.join(named_templates())}, or to a .jinja file"
+        )
+    template.check()  # once, not for every row
+    return template
+
+
+def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
+    """Return the seam to the tokenizer that masking uses; `reading` says what special strings in messages are."""
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
+    encode = partial(_encode, tokenizer)
+    return Codec(
+        encode=encode,
+        decode=lambda ids: str(
+            tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        ),
+        terminators=frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids, *_added_special(tokenizer)}),
+        bos=start_ids(tokenizers.encoder(tokenizer, special=True), encode),
+        eos=tokenizer.eos_token_id,
+        vocabulary=vocabulary_of(tokenizer, encode),
+        reading=reading,
+        normalise=tokenizers.normaliser(tokenizer),
+        same=tokenizers.same_text(tokenizer),
+    )
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def warnings(
+    template: ChatTemplate, tokenizer: Any, terminator_ids: Sequence[int], base_end_ids: set[int]
+) -> list[str]:
+    """Return what does not fit: markers that are no single token here, terminators that the base does not know."""
+    markers = sorted(set(MARKER.findall(template.source)))
+    split = [m for m in markers if len(tokenizer(m, add_special_tokens=False).input_ids) != 1]
+    found = []
+    if split:
+        found.append(
+            f"the chat template's markers {', '.join(split)} are not single tokens of this tokenizer: the model sees"
+            " them as ordinary text and learns them slowly; the base's own template would fit better"
+        )
+    foreign = [tokenizer.convert_ids_to_tokens(i) for i in dict.fromkeys(terminator_ids) if i not in base_end_ids]
+    if foreign:
+        found.append(
+            f"the chat template ends a turn with {', '.join(foreign)}, which this base does not stop at by itself:"
+            " it is recorded as a stop token, and other servers must be told of it"
+        )
+    return found
+
+
+def base_end_ids(directory: Path, tokenizer: Any) -> set[int]:
+    """Return the ids at which the base ends a generation: its generation config's and its tokenizer's."""
+    from transformers import GenerationConfig
+
+    ids = {tokenizer.eos_token_id}
+    if (directory / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(directory).eos_token_id
+        ids |= set(eos) if isinstance(eos, list) else {eos}
+    return {i for i in ids if i is not None}
+
+
+def _added_special(tokenizer: Any) -> set[int]:
+    return {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -1,0 +1,162 @@
+"""Before the first step: what will be saved gives the ids that are trained, in transformers and in llama.cpp.
+
+A run whose prompts llama.cpp reads otherwise can never pass the export's prompt parity: better to say so here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+from burnish.bases.base import Base
+from burnish.chat import ChatTemplate
+from burnish.config import ConfigError
+from burnish.console import say
+from burnish.data.formats import Example
+from burnish.run import cache_root, write_atomic
+from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
+
+from .mask import Codec, Row
+
+MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
+LIBRARIES = ("transformers", "tokenizers")
+
+
+def check_vocabulary(
+    tokenizer: Any, base: Base, examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
+) -> list[str]:
+    """Save the tokenizer aside, load it as other programs do, and compare the ids on the first rows and probe texts.
+
+    Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
+    or where llama.cpp's converter does not know the tokenizer. What was found good is kept in the cache.
+    """
+    texts = _texts(examples, template)
+    rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
+    prefix = tokenizers.space_prefix(tokenizer, _opens_special(rows, tokenizer))
+    if prefix is not None:
+        tokenizers.set_space_prefix(tokenizer, prefix)
+    with tempfile.TemporaryDirectory() as name:
+        saved = Path(name)
+        tokenizers.save(tokenizer, saved)
+        shutil.copyfile(base.path / "config.json", saved / "config.json")
+        kept = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
+        if kept.is_file():
+            warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+            return [*changed, *warnings]
+        probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
+        if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
+            raise ConfigError(
+                f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
+                f" {difference}; the tuned model could not be served as it was trained"
+            )
+        if not CONVERTER.is_file():
+            say("tokenizer: llama.cpp's converter is not installed here: the export will compare llama.cpp's ids")
+            return changed
+        say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
+        warnings = _llama_cpp(saved, base, rows, probes, codec)
+    with suppress(OSError):  # a cache that can't be written costs the comparison again
+        write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
+    return [*changed, *warnings]
+
+
+def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str) -> None:
+    """Raise ConfigError where rows have ids that the base's embeddings lack, as after tokens were added without them.
+
+    The size is config.json's; nothing is checked where it has none.
+    """
+    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    inner = config.get("text_config")
+    size = (inner if isinstance(inner, dict) else {}).get("vocab_size", config.get("vocab_size"))
+    if not isinstance(size, int):
+        return
+    where: dict[int, str] = {}
+    for row in rows:
+        if max(row.input_ids) >= size:
+            for i in row.input_ids:
+                if i >= size:
+                    where.setdefault(i, row.example.where)
+    faults = [
+        f"{path}: {place}: the token {tokenizer.convert_ids_to_tokens(i)!r} has id {i}, and base.id {base.id} has"
+        f" embeddings for {size:,} tokens (vocab_size in config.json): take it out of the data, or give a base whose"
+        " embeddings were resized to its tokenizer"
+        for i, place in where.items()
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], codec: Codec) -> list[str]:
+    try:
+        found = ids_by_llama_cpp(saved, [*rows, *probes])
+    except OSError as error:
+        return [f"llama.cpp's ids could not be compared with training's: {error}"]
+    except VocabularyError as error:
+        return [f"llama.cpp can't take this base's tokenizer or architecture, so no GGUF can be exported: {error}"]
+    texts = [*rows, *probes]
+    differences = [tokenizers.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
+    if row := next(filter(None, differences[: len(rows)]), ""):
+        raise ConfigError(
+            f"base.id {base.id}: llama.cpp tokenizes rows of this data otherwise than the base's own tokenizer, so no"
+            f" GGUF of this run could pass its exam: {row}"
+        )
+    if probe := next(filter(None, differences[len(rows) :]), ""):
+        return [
+            f"llama.cpp tokenizes some texts otherwise than the base's own tokenizer (none of this data's first rows):"
+            f" {probe}"
+        ]
+    return []
+
+
+def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
+    """Warn of a tokenizer that rewrites texts (lower case, NFKC): llama.cpp does not; composed accents are as good."""
+    for text in texts:
+        found, wanted = normalize("NFC", codec.normalise(text)), normalize("NFC", text)
+        if found != wanted:
+            at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(found))
+            here = slice(max(0, at - 20), at + 20)
+            return [
+                f"base.id {base.id}: its tokenizer rewrites these texts ({wanted[here]!r} becomes {found[here]!r}) and"
+                " llama.cpp does not: a GGUF reads prompts otherwise than they were trained, unless clients send them"
+                " rewritten"
+            ]
+    return []
+
+
+def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
+    """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
+    texts: list[str] = []
+    room = MOST_CHARACTERS
+    for example in examples[:MOST_TEXTS]:
+        if example.messages and template is not None:
+            text = template.render([m.to_dict() for m in example.messages])
+        else:
+            text = example.text or ""
+        text = text[:room]
+        texts.append(text)
+        room -= len(text)
+        if room <= 0:
+            break
+    return texts
+
+
+def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
+    """Whether the rows begin with a special token in their text, as rendered chats do."""
+    special = [token for token in tokenizer.get_added_vocab() if token.strip()]
+    return any(row.startswith(tuple(special)) for row in rows[:1])
+
+
+def _digest(saved: Path, rows: Sequence[str]) -> str:
+    parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates have a directory
+    parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
+    parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
+    parts += [json.dumps(list(rows)).encode("utf-8", "surrogatepass")]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:24]

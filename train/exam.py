@@ -1,0 +1,128 @@
+"""The trained model sits the exam: held-out rows and general text, scored with the adapter on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import burnish
+from burnish.console import Tick, bar
+from burnish.exam.rows import Answers, Compared, Exam, Floats, Question, Spoken, choose
+
+from .data.mask import Codec, Row
+from .settings import ExamSection
+
+GENERAL_TEXT = Path(burnish.__file__).with_name("general.txt")
+NOISE_BATCH = 8
+NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it needs no more, and they take time
+
+
+def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
+    """Return the exam's questions: held-out rows up to the limits, then the general text, a paragraph each.
+
+    Of a conversation that was cut at data.max_length only the turns that have their end are asked; a plain text needs
+    none.
+    """
+    asked = [
+        Question(
+            "heldout", row.input_ids, list(spans), _messages(row, codec), row.turns[: len(spans)], _text(row, codec)
+        )
+        for row in heldout
+        if (spans := row.whole if row.example.messages else row.spans)
+    ]
+    paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
+    ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
+    return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
+
+
+@torch.inference_mode()
+def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
+    """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
+    model.eval()
+    # held-out rows come first
+    twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
+    with bar("exam", 2 * len(asked) + len(twice)) as tick:
+        trained = Answers.join([Answers.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)])
+        with model.disable_adapter():
+            base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
+        again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
+    spoken = tuple(
+        _speak(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
+    )
+    return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), spoken)
+
+
+def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[Spoken]:
+    """Answer each question's first turn at temperature 0, without the adapter and with it."""
+    with bar("answers", len(asked)) as tick:
+        for number, question in enumerate(asked):
+            start, end = question.spans[0]
+            # a plain text is gone on with from its first quarter
+            start = start if question.messages else max(start, (start + end) // 4, 1)
+            prompt = question.input_ids[:start]
+            with model.disable_adapter():
+                base = _generate(model, prompt, codec, tokens)
+            trained = _generate(model, prompt, codec, tokens)
+            shown = (
+                str(question.messages[question.turns[0] - 1]["content"]) if question.messages else codec.decode(prompt)
+            )
+            expected = codec.decode([i for i in question.input_ids[start:end][:tokens] if i not in codec.terminators])
+            yield Spoken(shown, expected.strip(), base, trained)
+            tick(number + 1)
+
+
+def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
+    ids = torch.tensor([prompt], device=model.device)
+    made = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
+        eos_token_id=sorted(codec.terminators), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
+    )  # fmt: skip
+    return codec.decode([i for i in made[0, len(prompt) :].tolist() if i not in codec.terminators]).strip()
+
+
+def _compare(
+    asked: Sequence[Question],
+    trained: Answers,
+    score: Callable[[Sequence[Question]], Iterator[tuple[Question, Floats]]],
+) -> Compared:
+    parts, start = [], 0
+    for question, logits in score(asked):
+        end = start + len(question.positions)
+        mask = np.zeros(len(trained.true), dtype=bool)
+        mask[start:end] = True
+        parts.append(Compared.of(logits, trained.take(mask)))
+        start = end
+    return Compared.join(parts)
+
+
+def _score(
+    model: Any, asked: Sequence[Question], batch: int, tick: Tick, done: int
+) -> Iterator[tuple[Question, Floats]]:
+    """Yield each question with its logits [positions, vocabulary], in order, `batch` questions a forward pass."""
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        longest = max(len(q.input_ids) for q in part)
+        ids = torch.zeros((len(part), longest), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, question in enumerate(part):
+            ids[row, : len(question.input_ids)] = torch.tensor(question.input_ids)
+            mask[row, : len(question.input_ids)] = 1
+        hidden = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+        for row, question in enumerate(part):
+            yield question, hidden[row, question.positions].float().cpu().numpy()
+        tick(done + start + len(part))
+
+
+def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
+    """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
+    messages = [m.to_dict() for m in row.example.messages or ()]
+    return [{k: codec.normalise(v) if k == "content" and isinstance(v, str) else v for k, v in m.items()}
+            for m in messages] or None  # fmt: skip
+
+
+def _text(row: Row, codec: Codec) -> str | None:
+    return codec.normalise(row.example.text) if row.example.text is not None else None

@@ -1,0 +1,1 @@
+"""What makes a training step fast: LoRA layers, packed attention, loss, offload, compilation."""

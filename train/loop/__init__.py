@@ -1,0 +1,1 @@
+"""The training loop: TRL's trainer, its arguments, callbacks, checkpoints and errors."""

@@ -1,0 +1,1 @@
+"""The model as training holds it: loaders, adapters and the device."""

@@ -1,0 +1,58 @@
+"""unsloth, as its guides use it; the only importer of unsloth, which patches transformers, TRL and PEFT on import."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would report its use to a server
+os.environ.setdefault("UNSLOTH_RETURN_LOGITS", "1")  # the exam asks for logits
+from unsloth import FastLanguageModel  # isort: skip  # before transformers, TRL and PEFT
+
+import torch
+from peft import PeftModel
+
+from burnish.bases.base import Base
+from burnish.config import ConfigError
+
+from ..plan.resolve import Resolved
+from .transformers import dtype
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class UnslothBackend:
+    """unsloth's loader and adapter. Its attention has masks, not borders of rows: micro-batches are padded."""
+
+    packs = False
+
+    def load(self, found: Base, resolved: Resolved) -> Any:
+        """Return the frozen base, with unsloth's kernels."""
+        if not torch.cuda.is_available():
+            raise ConfigError("base.backend: unsloth needs an NVIDIA GPU here; transformers trains on a CPU too")
+        model, _ = FastLanguageModel.from_pretrained(
+            str(found.path),
+            max_seq_length=resolved.data.max_length,
+            dtype=dtype(resolved.base),
+            load_in_4bit=resolved.base.quantization == "nf4",
+            use_exact_model_name=True,
+            trust_remote_code=resolved.base.trust_remote_code,
+        )
+        return model
+
+    def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
+        """Return the base with a new adapter; unsloth's checkpointing keeps activations in the host's memory."""
+        lora = resolved.lora
+        if lora.resume_adapter:
+            raise ConfigError("lora.resume_adapter: only base.backend: transformers goes on from an adapter")
+        return FastLanguageModel.get_peft_model(
+            model,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=LINEAR if lora.target_modules == "all-linear" else lora.target_modules,
+            bias=lora.bias,
+            use_rslora=lora.use_rslora,
+            use_gradient_checkpointing="unsloth" if resolved.checkpointing else False,
+            random_state=resolved.train.seed,
+        )

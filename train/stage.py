@@ -1,0 +1,167 @@
+"""The training run: rows → TRL → adapter/ → exam/ → train.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+from trl import SFTTrainer
+
+from burnish import run as runs
+from burnish.chat import ChatError
+from burnish.console import bar, say, warn
+from burnish.exam.rows import Exam
+from burnish.run import Run, TrainRecord
+from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.probe import Probe
+
+from . import resume
+from .data.prepare import Prepared
+from .exam import questions, sit
+from .kernels.attention import why_padded
+from .kernels.compile import Speed
+from .loop.arguments import make_trainer
+from .loop.callbacks import EvalProgress, Progress, last_checkpoint
+from .loop.checkpoints import has_ended, take_up
+from .loop.trainer import Batching
+from .models import transformers as models
+from .plan.resolve import Resolved
+from .record import record_of
+
+
+def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
+    """Train from the start, or from the newest whole checkpoint, and write the record last."""
+    checkpoint, step = last_checkpoint(run.path / "checkpoints")
+    set_seed(resolved.train.seed)
+    models.limit_memory(resolved.train.memory_gib)
+    backend = models.backend(resolved.base.backend)
+    base = backend.load(prepared.base, resolved)
+    skipped = models.skipped_modules(base)
+    model = backend.adapt(base, resolved)
+    if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
+        warn("this base is a mixture of experts: the loss that balances its experts is not added")
+    _say_model(model, resolved, prepared, run, step)
+    resolved = resolved.packing(_packs(resolved, backend, model))
+    resume.write_config(run, resolved)
+    batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
+    speed = Speed(model, resolved.compiled) if backend.packs and models.device().type == "cuda" else None
+    rows = (prepared.train, prepared.heldout)
+    output = run.path / "checkpoints"
+    trainer = make_trainer(resolved, batching, speed, model, prepared.tokenizer, rows, output)
+    with bar("train", resolved.steps) as tick:
+        trainer.add_callback(Progress(run.path / "logs", tick, step, "tensorboard" in resolved.train.report_to))
+        if checkpoint and has_ended(checkpoint):
+            trained = take_up(trainer, checkpoint, run.path / "logs")
+        else:
+            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    metrics = {**trained, **_evaluate(trainer)}
+    _save_stats(run, trainer, metrics)
+    _save_adapter(run, trainer.model, prepared)
+    asked = questions(prepared.heldout, prepared.codec, resolved.exam)
+    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), probe=_probe(prepared))
+    with runs.whole_directory(run.path / "exam") as directory:
+        exam.save(directory)
+    _judge(exam)
+    record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)})
+    run.write(record)
+    runs.point_latest(run)
+    return record
+
+
+def _probe(prepared: Prepared) -> Probe | None:
+    """Return the chat by which artefacts show how they read special strings in messages; plain texts have none."""
+    if prepared.template is None or prepared.format == "text":
+        return None
+    try:
+        return Probe.of(prepared.codec.chat(prepared.template))
+    except ChatError as error:
+        warn(f"the exam can't prove how special strings in messages are read: {error}")
+        return None
+
+
+def _packs(resolved: Resolved, backend: models.Backend, model: Any) -> bool:
+    """Whether rows are packed; where they are to be and can't, say why."""
+    if not resolved.data.packing:
+        return False
+    if not backend.packs:
+        why = f"{resolved.base.backend} takes masks, not borders of rows"
+    elif not (why := why_padded(model)) and resolved.base.attn_implementation != "sdpa":
+        why = f"base.attn_implementation {resolved.base.attn_implementation} takes no packed rows"
+    if why:
+        say(f"train: micro-batches are padded: {why}")
+    return not why
+
+
+def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, step: int) -> None:
+    trained, total = model.get_nb_trainable_parameters()
+    say(f"run: {run.path}")
+    say(
+        f"model: {prepared.base.name} on {models.device().type}, {resolved.base.dtype},"
+        f" quantization {resolved.base.quantization}; {trained / 1e6:.1f}M of {total / 1e6:.0f}M parameters are trained"
+    )
+    say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")
+    if step:
+        say(f"train: going on from the checkpoint at step {step}")
+
+
+def _evaluate(trainer: SFTTrainer) -> dict[str, float]:
+    """Return TRL's metrics on the held-out rows."""
+    batches = -(-len(trainer.eval_dataset) // trainer.args.per_device_eval_batch_size)
+    with bar("eval", batches) as tick:
+        trainer.add_callback(EvalProgress(tick))
+        metrics: dict[str, float] = trainer.evaluate()
+    return metrics
+
+
+def _save_stats(run: Run, trainer: SFTTrainer, metrics: dict[str, Any]) -> None:
+    stats = {"metrics": metrics, "log_history": trainer.state.log_history, "global_step": trainer.state.global_step}
+    runs.write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
+
+
+def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
+    with runs.whole_directory(run.path / "adapter") as directory:
+        model.save_pretrained(directory)
+        _name_base(directory / "adapter_config.json", prepared.base.id)
+        tokenizer = prepared.tokenizer
+        if prepared.template is not None:
+            tokenizer.chat_template = prepared.template.source
+        tokenizers.save(tokenizer, directory)
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _name_base(path: Path, base_id: str) -> None:
+    """Say whose adapter it is by the base's id: it travels, and this machine's paths don't.
+
+    Only here: with an id in its configuration PEFT would ask the hub about the base at every checkpoint.
+    """
+    config = {**runs.read_json(path), "base_model_name_or_path": base_id}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _over_all(trainer: SFTTrainer, metrics: dict[str, Any]) -> dict[str, float]:
+    """Return steps, speed and the mean of the logged losses.
+
+    transformers' own mean divides, after a resume, the last part's losses by all steps.
+    """
+    history = trainer.state.log_history
+    logged = [float(entry["loss"]) for entry in history if "loss" in entry] or [float(metrics["train_loss"])]
+    speed = next((entry["tokens_per_s"] for entry in reversed(history) if "tokens_per_s" in entry), 0.0)
+    return {"train_loss": sum(logged) / len(logged), "tokens_per_s": speed, "steps": trainer.state.global_step}
+
+
+def _judge(exam: Exam) -> None:
+    """Print the exam's held-out losses, and warn where training gained nothing."""
+    held = exam.heldout()
+    if not held.any():
+        warn("the exam has no held-out row: every held-out row is longer than the exam's limits")
+        return
+    trained, base = -float(exam.trained.true[held].mean()), -float(exam.base_true[held].mean())
+    say(
+        f"exam: held-out response loss {base:.3f} without the adapter, {trained:.3f} with it"
+        f" (noise KL {exam.noise_kl:.1e})"
+    )
+    if trained >= base:
+        warn("training gained nothing on held-out rows: more rows or another learning rate may help")
