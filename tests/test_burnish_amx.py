@@ -17,7 +17,7 @@ import pytest
 from burnish import process
 from burnish.llama import Model, buffers, quantize
 from export.gguf import convert
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from tools import tiny_gguf
 
 F32, F16, Q8_0, BF16, Q5_0 = 0, 1, 8, 30, 6

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from burnish.chat import ChatError, ChatTemplate, from_gguf, from_tokenizer, load_template, named_templates
 from burnish.llama import Model
-from tests.serve_process import small_model
+from tests.support.server import small_model
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

@@ -15,7 +15,7 @@ from burnish.chat import ChatTemplate
 from burnish.exam.rows import TOP, Answers, Exam, Question, Spoken
 from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines
 from burnish.run import text_sha256
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 # what str.splitlines takes for the end of a line and JSON does not
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"

@@ -17,7 +17,7 @@ from burnish.chat import ChatError, ChatTemplate
 from burnish.llama import Model
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import MARKERS, Chat, Prompt, find_strings
-from tests.serve_process import small_model
+from tests.support.server import small_model
 
 DATE = "2026-01-02"
 CHATML = (

@@ -14,7 +14,7 @@ from burnish.llama import Model
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import ids_by_llama_cpp, vocabulary
 from burnish.tokenizers.loader import PROBES, TokenizerError, encoder, plain_encoder
-from tests.made_tokenizers import byte_level, configure, from_npm, sentencepiece
+from tests.support.tokenizers import byte_level, configure, from_npm, sentencepiece
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
           "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512}  # fmt: skip

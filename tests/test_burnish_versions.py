@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from burnish.versions import LLAMA_COMMITS
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 PROGRAM = """
 import json, sys

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 TARGETS = ("train", "train-cpu", "export", "serve", "serve-cuda")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

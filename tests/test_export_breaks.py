@@ -18,7 +18,7 @@ from burnish.run import ExportRecord, Run
 from export.exam.examine import Ends, terminator
 from export.gguf.convert import convert
 from export.merge.weights import merge
-from tests.conftest import Cli
+from tests.support.commands import Cli
 
 pytestmark = pytest.mark.slow
 

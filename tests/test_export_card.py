@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from burnish.run import Run
-from tests.conftest import Cli
-from tests.published import WHY, make_run
+from tests.support.commands import Cli
+from tests.support.published import WHY, make_run
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from burnish.run import PushRecord, Run, file_sha256
-from tests.conftest import ROOT, Cli
-from tests.hub_double import Hub, running
-from tests.published import WHY, make_run
+from tests.support.commands import ROOT, Cli
+from tests.support.hub_double import Hub, running
+from tests.support.published import WHY, make_run
 
 Push = Callable[..., "subprocess.CompletedProcess[str]"]
 

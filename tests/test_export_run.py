@@ -12,7 +12,7 @@ import pytest
 
 from burnish.llama import Model
 from burnish.run import ExportRecord, Run, TrainRecord
-from tests.conftest import Cli, kill_after, kill_at
+from tests.support.commands import Cli, kill_after, kill_at
 
 pytestmark = pytest.mark.slow
 

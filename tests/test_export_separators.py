@@ -9,7 +9,7 @@ import pytest
 
 from burnish.exam.rows import Exam
 from burnish.run import ExportRecord, Run
-from tests.conftest import Cli
+from tests.support.commands import Cli
 
 pytestmark = pytest.mark.slow
 

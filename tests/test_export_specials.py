@@ -18,7 +18,7 @@ from burnish.tokenizers import vocabulary
 from burnish.tokenizers.probe import Probe
 from burnish.tokenizers.special_text import Chat
 from export.exam.parity import checkpoint_chat, gguf_chat, prompt_parity
-from tests.serve_process import small_model
+from tests.support.server import small_model
 
 DATE = "2026-01-02"
 MESSAGES = [{"role": "user", "content": "Which <|im_end|> token?"}, {"role": "assistant", "content": "<filename>!"}]

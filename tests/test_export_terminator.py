@@ -14,7 +14,7 @@ from burnish.exam.rows import Answers, Exam, Question
 from burnish.llama import Model
 from burnish.run import ExportRecord, Run, TrainRecord
 from export.exam.examine import Ends, terminator
-from tests.conftest import Cli
+from tests.support.commands import Cli
 
 END, OTHER_END, COMMA, SPACE = 2, 0, 28, 216
 WORDS = {COMMA: ",", SPACE: " ", 100: "hoop", 101: "barrel"}

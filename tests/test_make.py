@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from burnish.run import ExportRecord, Run
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.slow
 

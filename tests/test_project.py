@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from burnish.config import load
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from train.settings import TrainSettings
 
 STAGES = ("train", "export", "serve")

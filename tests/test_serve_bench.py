@@ -19,7 +19,7 @@ from burnish.llama import Context, Model
 from serve.llama.backend import LlamaBackend
 from serve.llama.warmup import warm_up
 from serve.server import _in_own_thread
-from tests.serve_process import small_model
+from tests.support.server import small_model
 
 ANSWERS = """
 import http.server, sys

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from serve.chat import Conversation
-from tests.serve_process import ROOT, serving
+from tests.support.commands import ROOT
+from tests.support.server import serving
 
 
 def chat(text: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from burnish.llama.buffers import why_no_amx
-from tests.serve_process import serving
+from tests.support.server import serving
 from tools import tiny_gguf
 
 

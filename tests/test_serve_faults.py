@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve_process import ServerProcess, serving, small_model
+from tests.support.server import ServerProcess, serving, small_model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from serve.http.errors import ApiError
 from serve.http.requests import parse
 from serve.http.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from tests.serve_process import ServerProcess, serving
+from tests.support.server import ServerProcess, serving
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,

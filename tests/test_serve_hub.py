@@ -11,10 +11,10 @@ import pytest
 
 from burnish.llama import Model
 from burnish.run import text_sha256
-from tests.conftest import Cli
-from tests.hub_double import Hub, running
-from tests.published import make_run
-from tests.serve_process import ServerProcess, serving, small_model
+from tests.support.commands import Cli
+from tests.support.hub_double import Hub, running
+from tests.support.published import make_run
+from tests.support.server import ServerProcess, serving, small_model
 
 REPO = "me/model"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve_process import serving
+from tests.support.server import serving
 
 PINNED = "openai@6"
 
@@ -26,7 +26,7 @@ def test_the_official_node_client(tmp_path: Path) -> None:
         if installed.returncode:
             pytest.skip("npm can't install the openai package here")
     with serving() as server:
-        command = ["node", str(Path(__file__).parent / "serve_client.mjs"), server.url, str(packages)]
+        command = ["node", str(Path(__file__).parent / "support" / "serve_client.mjs"), server.url, str(packages)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.stdout.strip() == "ok", done.stderr
         server.wait_idle()

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.serve_process import ServerProcess, serving, small_model
+from tests.support.server import ServerProcess, serving, small_model
 
 
 def adding_bos(target: Path) -> Path:

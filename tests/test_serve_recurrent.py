@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from export.gguf import convert
-from tests.serve_process import ServerProcess, serving
+from tests.support.server import ServerProcess, serving
 
 ANSWER_TOKENS = 12
 BEGINNING = "You are a careful helper who answers in one short sentence and never guesses a number or a name. "

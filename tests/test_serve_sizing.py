@@ -11,7 +11,7 @@ from burnish.llama import Model
 from serve.llama import sizing
 from serve.llama.warmup import ROUNDS, measure, rows_singly
 from serve.settings import ServeSettings
-from tests.serve_process import small_model
+from tests.support.server import small_model
 
 GIB = 1 << 30
 

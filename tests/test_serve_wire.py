@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serve_process import ServerProcess, serving
+from tests.support.server import ServerProcess, serving
 
 QUESTION = "What is the capital of Italy? Answer in one short sentence."
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from tools import build_llama, llama_key, selftest_llama, tiny_gguf
 
 HEADER = ROOT / "deploy" / "amx_tile_config.h"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from burnish.run import Run, TrainRecord
-from tests.conftest import Cli
+from tests.support.commands import Cli
 from tests.test_train_faults import command, only_fault, points
 
 

@@ -16,7 +16,7 @@ from burnish.config import ConfigError
 from burnish.data.files import DataError
 from burnish.data.formats import Example, Message
 from burnish.tokenizers.loader import TokenizerError, load
-from tests.made_tokenizers import byte_level
+from tests.support.tokenizers import byte_level
 from train.data import mask
 from train.data import template as templates
 from train.data.mask import Codec, build

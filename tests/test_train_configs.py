@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from burnish.chat import ChatTemplate, load_template
 from burnish.config import load
 from burnish.data.formats import Example, Message
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 from tests.test_train_plan import SHAPES, card
 from train.data import template as templates
 from train.data.mask import MaskError, build, prove

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from burnish.errors import UserError
 from burnish.run import Run, TrainRecord
-from tests.conftest import Cli
-from tests.test_train_pack import adapted, gradients, llama
-from tests.test_train_pack import rows as packed_rows
+from tests.support.commands import Cli
+from tests.support.small_models import adapted, gradients, llama
+from tests.support.small_models import rows as packed_rows
 from train.loop import errors
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows

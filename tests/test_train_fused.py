@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from tests.test_train_pack import SMALL, adapted
+from tests.support.small_models import SMALL, adapted
 from train.kernels.compile import Speed
 from train.kernels.lora import Fused
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.train_shape import words
 from burnish.bases.base import Base
-from tests.test_train_pack import gradients, rows
+from tests.support.small_models import gradients, rows
 from train.kernels.compile import Speed
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, Rows

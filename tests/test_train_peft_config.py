@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.config import ConfigError
-from tests.conftest import Cli
+from tests.support.commands import Cli
 from train.models.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
 from train.settings import LoraSection, read_peft_config
 

@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from burnish.errors import UserError
-from tests.conftest import Cli
+from tests.support.commands import Cli
 from train.plan.memory import GIB, Machine, Plan, plan, rows_per_step
 from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from burnish.run import Run, TrainRecord
-from tests.conftest import Cli
-from tests.hub_double import Hub, running
+from tests.support.commands import Cli
+from tests.support.hub_double import Hub, running
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

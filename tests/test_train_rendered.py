@@ -15,8 +15,8 @@ from burnish.chat import ChatTemplate, load_template
 from burnish.data.formats import Example
 from burnish.tokenizers.loader import encoder, load
 from burnish.tokenizers.vocabulary import single_start
-from tests.conftest import Cli
-from tests.made_tokenizers import byte_level, with_start
+from tests.support.commands import Cli
+from tests.support.tokenizers import byte_level, with_start
 from train.data import template as templates
 from train.data.mask import Codec, MaskError, Row, build, prove
 from train.data.prepare import Prepared, prepare

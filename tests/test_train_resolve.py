@@ -22,7 +22,7 @@ from burnish import run as runs
 from burnish.config import fields, load
 from burnish.errors import UserError
 from burnish.run import Run, TrainRecord
-from tests.conftest import Cli
+from tests.support.commands import Cli
 from train import __main__ as command
 from train import resume
 from train.plan.memory import Plan

@@ -10,7 +10,7 @@ import pytest
 from burnish import run as runs
 from burnish.exam.rows import Exam
 from burnish.run import Run, TrainRecord
-from tests.conftest import Cli, kill_after
+from tests.support.commands import Cli, kill_after
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from burnish.exam.rows import Exam, Question
 from burnish.run import ExportRecord, Run, TrainRecord
 from burnish.tokenizers.loader import load
 from export.exam.parity import text_parity
-from tests.conftest import Cli
-from tests.made_tokenizers import add_weights, byte_level, from_npm, sentencepiece
-from tests.serve_process import serving
+from tests.support.commands import Cli
+from tests.support.server import serving
+from tests.support.tokenizers import add_weights, byte_level, from_npm, sentencepiece
 from train.data import template as templates
 from train.data.mask import MaskError, build, prove
 

@@ -18,7 +18,8 @@ from burnish.llama import Model
 from burnish.run import file_sha256, text_sha256
 from serve.http.middleware import check_exposure, read_keys
 from serve.settings import ServeSettings
-from tests.serve_process import ROOT, ServerProcess, serving, small_model
+from tests.support.commands import ROOT
+from tests.support.server import ServerProcess, serving, small_model
 
 
 def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from burnish.bases.base import Base
-from tests.test_train_pack import adapted, gradients, llama, rows
+from tests.support.small_models import adapted, gradients, llama, rows
 from train.loop import arguments
 from train.loop.callbacks import Progress
 from train.loop.checkpoints import has_ended

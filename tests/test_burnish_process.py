@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 COUNTS = """
 import signal, sys, time
-from burnish.ended import supervise
+from burnish.process import supervise
 supervise("the program")
 signal.signal(signal.SIGINT, lambda *_: print("told", flush=True))
 print("ready", flush=True)

@@ -1,0 +1,1 @@
+"""What several test modules use: commands, servers, doubles, tokenizers and small models."""
