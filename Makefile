@@ -136,7 +136,7 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 
 # ---- for those who work on it ----------------------------------------------------------------------------------------
 
-.PHONY: test test-fast test-external bench-merge bench-serve bench-train lint clean
+.PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers clean
 test: setup $(VENV)/.dev ## set up and run all tests but the external ones
 	@$(PY) -m pytest -m 'not external'
 
@@ -159,6 +159,9 @@ lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+layers: ## the architecture, read from the imports: folders in layers, circles, sizes
+	@$(PYTHON) -m tools.layers
 
 clean: ## remove .venv and caches of this clone; runs/ and ~/.cache/burnish stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
