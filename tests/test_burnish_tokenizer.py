@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, normalizers
 
+from burnish.bases import gguf_tokenizer
 from burnish.llama import Model
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import ids_by_llama_cpp, vocabulary
@@ -95,6 +98,20 @@ def test_a_sentencepiece_model_is_converted_once_and_gives_its_own_ids_everywher
     directory = saved(tokenizer, tmp_path / "saved")
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     assert ids_by_llama_cpp(directory, texts) == expected
+    rebuilt = gguf_tokenizer.load(vocabulary(directory))  # a GGUF of it is a base too
+    assert [encoder(rebuilt)(text) for text in texts] == expected
+
+
+def test_a_gguf_with_many_pieces_is_a_base_in_seconds() -> None:
+    """Merges follow from the pieces' scores; trying every pair of pieces, as transformers does, takes many minutes."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = ["<unk>", *letters, *("".join(piece) for n in (2, 3) for piece in itertools.product(letters, repeat=n))]
+    fields = {"tokens": tokens, "scores": [-float(i) for i in range(len(tokens))], "unknown_token_id": 0,
+              "token_type": [2, *[1] * (len(tokens) - 1)]}  # fmt: skip
+    began = time.process_time()
+    made = gguf_tokenizer._sentencepiece(fields, prefix=False)
+    assert time.process_time() - began < 10
+    assert made.encode("abcd").tokens == ["ab", "cd"]
 
 
 def test_a_converted_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def test_a_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, 
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     run = through_export(cli, base, data(tmp_path / "rows.jsonl", "chat"), tmp_path, "--chat.template", "mistral")
     assert run.read(TrainRecord).terminators == ["</s>"]
+    # and its GGUF is a base itself
+    again = through_export(
+        cli, run.path / "gguf" / "run-Q8_0.gguf", data(tmp_path / "rows.jsonl", "chat"), tmp_path / "2"
+    )
+    assert again.read(TrainRecord).terminators == ["</s>"]
 
 
 @pytest.mark.slow
