@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO
 
 from burnish import files
+from burnish.files import cache_root
 from burnish.process import how
-from burnish.run import cache_root
 from tools.build_llama import download, pinned_version
 from tools.llama_key import AMX_FLAGS, build_key
 

@@ -23,7 +23,7 @@ from burnish.console import say, warn
 from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
-from burnish.run import Artefact
+from burnish.records import Artefact
 
 from .settings import ExportSettings
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish import run as runs
 from burnish.exam.rows import Exam
-from burnish.run import Run, TrainRecord
+from burnish.files import tree_sha256, write_atomic
+from burnish.records import TrainRecord
+from burnish.run import Run
 
 from .settings import ExportSettings
 
@@ -34,12 +35,12 @@ class Kept:
     def find(self, run: Run, name: str) -> dict[str, Any] | None:
         """Return what is known of an artefact, if the file is still the same."""
         entry = self.artefacts.get(name)
-        unchanged = entry and (run.path / name).exists() and runs.tree_sha256(run.path / name) == entry["sha256"]
+        unchanged = entry and (run.path / name).exists() and tree_sha256(run.path / name) == entry["sha256"]
         return entry if unchanged else None
 
     def add(self, name: str, entry: dict[str, Any]) -> None:
         self.artefacts[name] = entry
-        runs.write_atomic(self.path, json.dumps({"key": self.key, "artefacts": self.artefacts}, indent=2) + "\n")
+        write_atomic(self.path, json.dumps({"key": self.key, "artefacts": self.artefacts}, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,6 @@ def entry(run: Run, name: str, kind: str, quantization: str, fidelity: dict[str,
         "kind": kind,
         "quantization": quantization,
         "bytes": sum(p.stat().st_size for p in files),
-        "sha256": runs.tree_sha256(path),
+        "sha256": tree_sha256(path),
         "fidelity": fidelity,
     }

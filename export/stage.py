@@ -11,10 +11,11 @@ from typing import Any
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.rows import Answers, Exam
+from burnish.files import check_writable, file_sha256, read_json, remove_partial, tree_sha256
 from burnish.llama import LlamaError
-from burnish.run import Artefact, ExportRecord, Run, RunError, TrainRecord, Verdict
+from burnish.records import Artefact, ExportRecord, Fidelity, TrainRecord, Verdict
+from burnish.run import Run, RunError
 from burnish.versions import versions
 
 from .exam import examine
@@ -42,8 +43,8 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     base = _base(settings, record)
     _check_room(run, base, len(wanted(settings.merge.base, record)[0]), len(types))
     for directory in (run.path, run.path / "gguf"):
-        runs.sweep_partial(directory)
-    train_sha256 = runs.file_sha256(run.path / "train.json")
+        remove_partial(directory)
+    train_sha256 = file_sha256(run.path / "train.json")
     kept = Kept.load(run, {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED})
     job = Job(settings, run, record, Exam.load(run.path / record.exam.path), kept)
     say(f"export: {run.path}")
@@ -91,7 +92,7 @@ def _judged(
 def _ggufs(job: Job, types: list[str]) -> list[dict[str, Any]]:
     """Make the 16-bit GGUF, and from it each asked type."""
     merged, reference = job.run.path / MERGED, merged_answers(job.run)
-    dtype = str(runs.read_json(merged / "config.json")["dtype"])
+    dtype = str(read_json(merged / "config.json")["dtype"])
     sixteen = convert.SIXTEEN_BIT[dtype]
     source = f"gguf/{job.run.id}-{sixteen}.gguf"
     entries = [_gguf(job, reference, source, sixteen, partial(convert.convert, merged, dtype=dtype))]
@@ -107,7 +108,7 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
     faults = [
         f"{run.path / part.path}: is not what training recorded (sha256 differs): restore it, or train again"
         for part in (record.adapter, record.exam)
-        if runs.tree_sha256(run.path / part.path) != part.sha256
+        if tree_sha256(run.path / part.path) != part.sha256
     ]
     if faults:
         raise RunError(faults)
@@ -128,7 +129,7 @@ def _check_room(run: Run, base: Base, merges: int, quants: int) -> None:
     # the merges and the 16-bit GGUF, then at most about 8.5 bits a weight for each type
     needed = int(parameters * ((merges + 1) * BYTES_PER_PARAMETER_16 + 1.1 * quants))
     have = sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file() and p.parent.name in (MERGED, "gguf"))
-    runs.check_writable(run.path, max(0, needed - have), "export")
+    check_writable(run.path, max(0, needed - have), "export")
 
 
 def _gguf(
@@ -149,7 +150,7 @@ def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> Expor
     merge_record = entries[0].pop("merge")
     merged = _judged(entries[0], job.settings)
     artefacts = [merged, *(_judged(made, job.settings, merged=merged) for made in entries[1:])]
-    config = runs.read_json(job.run.path / MERGED / "config.json")
+    config = read_json(job.run.path / MERGED / "config.json")
     return ExportRecord.model_validate(
         {
             "run_id": job.run.id,

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from burnish.chat import ChatTemplate
 from burnish.exam.rows import TOP, Answers, Exam, Question, Spoken
-from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines
-from burnish.run import text_sha256
+from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines, text_sha256
 from tests.support.commands import ROOT
 
 # what str.splitlines takes for the end of a line and JSON does not

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from burnish.exam.rows import Answers, Exam, Question, Spoken
+from burnish.files import file_sha256
+from burnish.records import ExportRecord, PushRecord, TrainRecord
 from burnish.report import lengths, write
 from burnish.report.axis import Axis, number
 from burnish.report.chart import Labelled, Series, bars, curves, means, scatter, thin
 from burnish.report.page import size
-from burnish.run import ExportRecord, PushRecord, Run, RunError, TrainRecord, file_sha256
+from burnish.run import Run, RunError
 
 SHA = "ab" * 32
 NASTY = "<script>alert(1)</script> & \"quotes\" 'x' </div>{{ 7 * 7 }}"

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.thresholds import DEFAULTS, looser
-from burnish.run import Artefact
+from burnish.records import Artefact, Fidelity
 from export.exam.gate import default_artefact, judge
 from export.merge.bases import Choice, choose
 from export.settings import GateSection

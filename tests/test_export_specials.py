@@ -12,8 +12,8 @@ import pytest
 
 from burnish import chat as templates
 from burnish.exam.rows import Exam, Question
+from burnish.files import text_sha256
 from burnish.llama import Model
-from burnish.run import text_sha256
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.probe import Probe
 from burnish.tokenizers.special_text import Chat

@@ -12,7 +12,8 @@ import pytest
 
 from burnish.exam.rows import Answers, Exam, Question
 from burnish.llama import Model
-from burnish.run import ExportRecord, Run, TrainRecord
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
 from export.exam.examine import Ends, terminator
 from tests.support.commands import Cli
 

@@ -22,7 +22,8 @@ from burnish.bases.base import resolve
 from burnish.errors import run_edge
 from burnish.files import last_line
 from burnish.process import crashed, how
-from burnish.run import ExportRecord, RunError, TrainRecord, find_run
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import RunError, find_run
 
 RUN = "quickstart"
 CONFIG = "configs/quickstart.yaml"

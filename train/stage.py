@@ -14,7 +14,9 @@ from burnish import run as runs
 from burnish.chat import ChatError
 from burnish.console import bar, say, warn
 from burnish.exam.rows import Exam
-from burnish.run import Run, TrainRecord
+from burnish.files import atomic_directory, read_json, write_atomic
+from burnish.records import TrainRecord
+from burnish.run import Run
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.probe import Probe
 
@@ -62,7 +64,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     _save_adapter(run, trainer.model, prepared)
     asked = questions(prepared.heldout, prepared.codec, resolved.exam)
     exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), probe=_probe(prepared))
-    with runs.whole_directory(run.path / "exam") as directory:
+    with atomic_directory(run.path / "exam") as directory:
         exam.save(directory)
     _judge(exam)
     record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)})
@@ -118,11 +120,11 @@ def _evaluate(trainer: SFTTrainer) -> dict[str, float]:
 
 def _save_stats(run: Run, trainer: SFTTrainer, metrics: dict[str, Any]) -> None:
     stats = {"metrics": metrics, "log_history": trainer.state.log_history, "global_step": trainer.state.global_step}
-    runs.write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
+    write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
 
 
 def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
-    with runs.whole_directory(run.path / "adapter") as directory:
+    with atomic_directory(run.path / "adapter") as directory:
         model.save_pretrained(directory)
         _name_base(directory / "adapter_config.json", prepared.base.id)
         tokenizer = prepared.tokenizer
@@ -137,7 +139,7 @@ def _name_base(path: Path, base_id: str) -> None:
 
     Only here: with an id in its configuration PEFT would ask the hub about the base at every checkpoint.
     """
-    config = {**runs.read_json(path), "base_model_name_or_path": base_id}
+    config = {**read_json(path), "base_model_name_or_path": base_id}
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 

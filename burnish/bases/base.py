@@ -18,9 +18,8 @@ import yaml
 from .. import hub
 from ..console import say
 from ..errors import UserError
-from ..files import last_line
+from ..files import cache_root, file_sha256, last_line
 from ..process import crashed, how
-from ..run import cache_root, file_sha256
 
 PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..run import Run, write_atomic
+from ..files import write_atomic
+from ..run import Run
 from .collect import Lengths, collect, lengths
 from .page import render
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..exam.rows import Exam
-from ..files import read_jsonl, read_text
-from ..run import ExportRecord, PushRecord, Run, TrainRecord, file_sha256
+from ..files import file_sha256, read_jsonl, read_text
+from ..records import ExportRecord, PushRecord, TrainRecord
+from ..run import Run
 
 METRICS, CONFIG = "logs/metrics.jsonl", "config.yaml"
 BINS_WANTED = 24

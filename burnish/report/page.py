@@ -9,11 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..adapter import adapter_facts
-from ..exam.fidelity import Fidelity
 from ..exam.intervals import Interval
 from ..exam.thresholds import qualified
-from ..run import Artefact
+from ..records import Artefact, Fidelity
+from ..run import adapter_facts
 from . import plots
 from .axis import number
 from .collect import View

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import atomic_file, cache_root, file_sha256
 from ..process import crashed, how
-from ..run import cache_root, file_sha256, whole_file
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def vocabulary(directory: Path) -> Path:
     target = cache_root() / "vocabularies" / f"{digest[:24]}.gguf"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
+        with atomic_file(target) as temporary:
             command = [sys.executable, str(CONVERTER), str(directory), "--vocab-only", "--outfile", str(temporary)]
             _child(command, "")
     return target

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from burnish.console import bar
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.intervals import Estimate, estimate
 from burnish.exam.rows import Answers, Compared, Exam, Floats
-from burnish.files import first_line
+from burnish.files import first_line, read_json
 from burnish.llama import Model, score_chunks
-from burnish.run import TrainRecord, read_json
+from burnish.records import Fidelity, TrainRecord
 from burnish.tokenizers.loader import encoder
 from burnish.tokenizers.vocabulary import single_start
 

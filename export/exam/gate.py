@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.intervals import Interval, rows_needed
-from burnish.run import Artefact, Verdict
+from burnish.records import Artefact, Fidelity, Verdict
 
 from ..settings import GateSection
 

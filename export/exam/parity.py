@@ -9,8 +9,9 @@ from typing import Any
 from burnish import chat as templates
 from burnish.chat import ChatError
 from burnish.exam.rows import Exam
+from burnish.files import text_sha256
 from burnish.llama import Model
-from burnish.run import TrainRecord, text_sha256
+from burnish.records import TrainRecord
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
+from burnish.files import atomic_file
 from burnish.llama import quantization_types
 from burnish.process import how
-from burnish.run import whole_file
 from burnish.tokenizers.llama_cpp import CONVERTER
 
 STEP = re.compile(r"(\d+)/(\d+)")
@@ -42,7 +42,7 @@ def check_converter() -> None:
 
 def convert(merged: Path, target: Path, dtype: str) -> dict[str, Any]:
     """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all."""
-    with whole_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
+    with atomic_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
         command = [sys.executable, str(CONVERTER), str(merged), "--outfile", str(temporary)]
         command += ["--outtype", SIXTEEN_BIT[dtype].lower()]
         _child(command, lambda done, total: tick(100 * done / total), "convert")
@@ -57,7 +57,7 @@ def quantize(source: Path, target: Path, type_name: str) -> dict[str, Any]:
     Returns what the record keeps: `fallbacks`, how many tensors took another type because of their shape, by
     "wanted -> taken".
     """
-    with whole_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
+    with atomic_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
         command = [sys.executable, "-m", "burnish.llama", "quantize", str(source), str(temporary), type_name]
         lines = _child(command, lambda done, total: tick(100 * done / total), f"quantize to {type_name}")
         tick(100)

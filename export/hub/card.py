@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from burnish.adapter import adapter_facts
 from burnish.bases.base import PACKAGE_PREFIX
 from burnish.exam.intervals import Interval
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE, published_name
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import Run, adapter_facts
 
 from .usage import howto
 

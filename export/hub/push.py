@@ -14,9 +14,9 @@ from burnish import hub
 from burnish import run as runs
 from burnish.console import say, warn
 from burnish.exam.thresholds import qualified
-from burnish.files import read_lines
+from burnish.files import file_sha256, read_lines
 from burnish.publish import WRITE, PushSection, check_target
-from burnish.run import PushRecord
+from burnish.records import PushRecord
 from burnish.versions import versions
 
 from .card import Subject
@@ -52,7 +52,7 @@ def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
     record = PushRecord(
         run_id=s.run.id,
         created=runs.now(),
-        export_sha256=runs.file_sha256(s.run.path / "export.json"),
+        export_sha256=file_sha256(s.run.path / "export.json"),
         repo=s.repo,
         commit=commit,
         files=sorted(item.name for item in items),

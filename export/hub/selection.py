@@ -17,9 +17,11 @@ from burnish.bases.base import licence, resolved_here
 from burnish.config import ConfigError
 from burnish.console import bar, say, warn
 from burnish.errors import UserError, did_you_mean
+from burnish.files import file_sha256, read_json, tree_digest, tree_hashes
 from burnish.hub import published_name
 from burnish.publish import PushSection
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import Run
 
 from ..settings import ExportSettings
 from .card import PLACEHOLDER, Subject, card
@@ -54,7 +56,7 @@ def subject(settings: ExportSettings) -> tuple[Subject, PushSection]:
     run = runs.find_run(Path(settings.run.root), settings.run.name, ExportRecord)
     push = _merged_settings(run, settings.push)
     train, export = run.read(TrainRecord), run.read(ExportRecord)
-    if export.train_sha256 != runs.file_sha256(run.path / "train.json"):
+    if export.train_sha256 != file_sha256(run.path / "train.json"):
         raise PushError(f"run '{run.id}': export.json is of an earlier training: run `make export` again")
     artefacts = _choose(run, export, push)
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
@@ -81,7 +83,7 @@ def collect(s: Subject) -> list[Item]:
             items += _tree(s.run.path / "adapter", "adapter/", s.train.adapter.sha256, progress)
         for artefact in s.ggufs:
             path = s.run.path / artefact.path
-            _check(path, path.is_file() and runs.file_sha256(path, progress) == artefact.sha256)
+            _check(path, path.is_file() and file_sha256(path, progress) == artefact.sha256)
             items.append(Item(published_name(artefact.path), path, path.stat().st_size, artefact.sha256))
     items += [Item.of(name, (s.run.path / name).read_bytes()) for name in RECORDS if (s.run.path / name).is_file()]
     if s.ggufs and s.export.stop:
@@ -139,7 +141,7 @@ def _group(artefact: Artefact) -> str:
 
 def _never_four_bits(directory: Path) -> None:
     """Raise PushError for merged weights that are quantized: a merge into 4 bits is no form to publish."""
-    config = runs.read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     files = sorted(directory.glob("*.safetensors"))
     low = next((f"{p.name}: {t}" for p in files for t in _dtypes(p) - SIXTEEN_BIT_OR_MORE), "")
     if config.get("quantization_config") or low:
@@ -154,8 +156,8 @@ def _dtypes(path: Path) -> set[str]:
 
 def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
     """Yield a directory's files, once they are together what the record says."""
-    hashes = runs.tree_hashes(directory, progress=progress)
-    _check(directory, runs.tree_digest(hashes) == recorded)
+    hashes = tree_hashes(directory, progress=progress)
+    _check(directory, tree_digest(hashes) == recorded)
     for name, digest in hashes.items():
         yield Item(prefix + name, directory / name, (directory / name).stat().st_size, digest)
 

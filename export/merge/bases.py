@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from safetensors.numpy import load_file, save_file
 
-from burnish import run as runs
 from burnish.bases.base import Base
 from burnish.console import bar, say
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.rows import Answers
-from burnish.run import Run, TrainRecord
+from burnish.files import atomic_directory, atomic_file, read_json, remove_partial
+from burnish.records import Fidelity, TrainRecord
+from burnish.run import Run
 from burnish.tokenizers import loader as tokenizers
 
 from ..exam import examine
@@ -108,8 +108,8 @@ def _candidate(job: Job, base: Base, choice: Choice) -> dict[str, Any]:
     if kept := job.kept.find(job.run, name):
         return kept
     target, adapter = job.run.path / name, job.run.path / job.record.adapter.path
-    runs.sweep_partial(target.parent)
-    with runs.whole_directory(target) as directory, bar(f"merge ({choice})", len(sources(base.path))) as tick:
+    remove_partial(target.parent)
+    with atomic_directory(target) as directory, bar(f"merge ({choice})", len(sources(base.path))) as tick:
         as_trained = dequantizer(job.record) if choice == "dequantized" else None
         dtype = merge(
             base.path,
@@ -122,7 +122,7 @@ def _candidate(job: Job, base: Base, choice: Choice) -> dict[str, Any]:
         )
         _copy_tokenizer(adapter, directory, job.record)
     fidelity, answers = examine.examine_checkpoint(target, job.exam, job.record, f"the merge ({choice})")
-    with runs.whole_file(target.parent / f"{choice}.safetensors") as temporary:
+    with atomic_file(target.parent / f"{choice}.safetensors") as temporary:
         save_file({"ids": answers.ids, "logp": answers.logp, "true": answers.true}, temporary)
     made = entry(job.run, name, "safetensors", convert.SIXTEEN_BIT[dtype], fidelity)
     job.kept.add(name, made)
@@ -138,10 +138,10 @@ def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
         for path in adapter.glob(pattern):
             shutil.copyfile(path, target / path.name)
     tokenizer = tokenizers.load(target)
-    if runs.read_json(target / tokenizers.CONFIG).get("tokenizer_class") != tokenizers.LABEL:
+    if read_json(target / tokenizers.CONFIG).get("tokenizer_class") != tokenizers.LABEL:
         tokenizers.save(tokenizer, target)
     path = target / "generation_config.json"
-    content = runs.read_json(path) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
     eos = content.get("eos_token_id", tokenizer.eos_token_id)
     ends = [*(eos if isinstance(eos, list) else [eos]), *tokenizer.convert_tokens_to_ids(record.terminators)]
     content["eos_token_id"] = ends[0] if len(set(ends)) == 1 else list(dict.fromkeys(ends))

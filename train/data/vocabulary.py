@@ -21,7 +21,7 @@ from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import say
 from burnish.data.formats import Example
-from burnish.run import cache_root, write_atomic
+from burnish.files import cache_root, write_atomic
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
 
