@@ -11,7 +11,8 @@ from typing import Any
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
-from burnish.exam.rows import Answers, Exam
+from burnish.exam.rows import Exam
+from burnish.exam.scores import Answers
 from burnish.files import check_writable, file_sha256, read_json, remove_partial, tree_sha256
 from burnish.llama import LlamaError
 from burnish.records import Artefact, ExportRecord, Fidelity, TrainRecord, Verdict

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, normalizers
 from burnish.llama import Model
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import ids_by_llama_cpp, vocabulary
-from burnish.tokenizers.loader import PROBES, TokenizerError, encoder, plain_encoder
+from burnish.tokenizers.loader import SAMPLE_TEXTS, TokenizerError, encoder, plain_encoder
 from tests.support.tokenizers import byte_level, configure, from_npm, sentencepiece
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
@@ -21,7 +21,7 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_
 TEXT = "  The boat  leaves\n at noon. "
 
 
-def written(directory: Path, texts: tuple[str, ...] = PROBES) -> list[list[int]]:
+def written(directory: Path, texts: tuple[str, ...] = SAMPLE_TEXTS) -> list[list[int]]:
     return [plain_encoder(Tokenizer.from_file(str(directory / "tokenizer.json")))(text) for text in texts]
 
 
@@ -38,10 +38,10 @@ def test_a_byte_level_vocabulary_keeps_its_spaces_under_any_label(label: str, tm
 
     base = byte_level(tmp_path / "base", label)
     tokenizer = tokenizers.load(base)
-    assert [encoder(tokenizer)(text) for text in PROBES] == written(base)
+    assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == written(base)
     assert tokenizer.decode(encoder(tokenizer)(TEXT)) == TEXT
     again = AutoTokenizer.from_pretrained(saved(tokenizer, tmp_path / "saved"))
-    assert [encoder(again)(text) for text in PROBES] == written(base)
+    assert [encoder(again)(text) for text in SAMPLE_TEXTS] == written(base)
 
 
 def test_what_transformers_would_change_is_refused_with_one_line(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_sentencepiece_model_is_converted_once_and_gives_its_own_ids_everywher
         configure(base, "LlamaTokenizer", legacy=True, add_prefix_space=False)
     original = SentencePieceProcessor(model_file=str(base / "tokenizer.model"))
     tokenizer = tokenizers.load(base)
-    assert [encoder(tokenizer)(text) for text in PROBES] == [list(original.encode(text)) for text in PROBES]
+    assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == [list(original.encode(text)) for text in SAMPLE_TEXTS]
     switch = tokenizers.space_prefix(tokenizer, opens_special=False)
     assert switch is prefix
     tokenizers.set_space_prefix(tokenizer, switch)
-    texts = (*PROBES, TEXT, f"<s>{TEXT}</s>{TEXT}")
+    texts = (*SAMPLE_TEXTS, TEXT, f"<s>{TEXT}</s>{TEXT}")
     expected = [encoder(tokenizer)(text) for text in texts]
     directory = saved(tokenizer, tmp_path / "saved")
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
@@ -124,7 +124,7 @@ def test_a_text_that_lost_something_is_not_the_same(lost: str, tmp_path: Path) -
 REAL = ["deepseek_v3", "llama2"]
 MORE = ["qwen3", "llama3", "llama3_1", "gemma3", "gptoss"]
 # llama.cpp's expression for this pre-tokenizer splits combining marks otherwise: training warns of it
-MARKS = {"gptoss": PROBES[4]}
+MARKS = {"gptoss": SAMPLE_TEXTS[4]}
 
 
 @pytest.mark.slow
@@ -134,12 +134,12 @@ def test_real_tokenizers_give_the_same_ids_as_written_saved_and_in_llama_cpp(nam
 
     base = shutil.copytree(from_npm(name), tmp_path / "base")
     tokenizer = tokenizers.load(base)
-    assert [encoder(tokenizer)(text) for text in PROBES] == written(base)
+    assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == written(base)
     prefix = tokenizers.space_prefix(tokenizer, opens_special=False)
     if prefix is not None:  # as check_vocabulary does before training
         tokenizers.set_space_prefix(tokenizer, prefix)
     directory = saved(tokenizer, tmp_path / "saved")
-    texts = tokenizers.probes(tokenizer)
+    texts = tokenizers.sample_texts(tokenizer)
     expected = [encoder(tokenizer)(text) for text in texts]
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     found = ids_by_llama_cpp(directory, texts)

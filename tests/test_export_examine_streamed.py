@@ -22,7 +22,8 @@ from bench.merge import SHAPES, Shape
 from burnish import machine
 from burnish.errors import UserError
 from burnish.exam.memory import ExamMemory, chunk_positions, group_tokens
-from burnish.exam.rows import Answers, Exam, Floats, Question
+from burnish.exam.rows import Exam, Question
+from burnish.exam.scores import Answers, Floats
 from export.exam import lockstep, streamed
 from export.exam.examine import sit
 from export.exam.ondisk import OnDisk

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from burnish.exam.rows import Answers, Exam, Question
+from burnish.exam.rows import Exam, Question
+from burnish.exam.scores import Answers
 from burnish.llama import Model
 from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run

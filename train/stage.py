@@ -18,7 +18,7 @@ from burnish.files import atomic_directory, read_json, write_atomic
 from burnish.records import TrainRecord
 from burnish.run import Run
 from burnish.tokenizers import loader as tokenizers
-from burnish.tokenizers.probe import Probe
+from burnish.tokenizers.specials_check import SpecialsCheck
 
 from . import resume
 from .data.prepare import Prepared
@@ -63,7 +63,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
     asked = questions(prepared.heldout, prepared.codec, resolved.exam)
-    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), probe=_probe(prepared))
+    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), specials_check=_specials_check(prepared))
     with atomic_directory(run.path / "exam") as directory:
         exam.save(directory)
     _judge(exam)
@@ -73,12 +73,12 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     return record
 
 
-def _probe(prepared: Prepared) -> Probe | None:
+def _specials_check(prepared: Prepared) -> SpecialsCheck | None:
     """Return the chat by which artefacts show how they read special strings in messages; plain texts have none."""
     if prepared.template is None or prepared.format == "text":
         return None
     try:
-        return Probe.of(prepared.codec.chat(prepared.template))
+        return SpecialsCheck.of(prepared.codec.chat(prepared.template))
     except ChatError as error:
         warn(f"the exam can't prove how special strings in messages are read: {error}")
         return None

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on probe texts.
+"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on sample texts.
 
 transformers converts it too, but loses the pre-tokenizer (which splits digits or words before the merges), marks the
 model as byte-fallback, and may take another end-of-turn token than the file names; llama.cpp then aborts on the file
@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..llama import Model
-from ..tokenizers.loader import PROBES, encoder, ids_difference
+from ..tokenizers.loader import SAMPLE_TEXTS, encoder, ids_difference
 
 CONTROL, USER_DEFINED = 3, 4  # gguf.TokenType
 SPECIAL = {
@@ -82,10 +82,10 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
 
 
 def compare(path: Path, tokenizer: Any) -> None:
-    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a probe text."""
+    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a sample text."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     with Model.open(path, vocab_only=True) as model:
-        for text in (*PROBES, "a".join(special)):
+        for text in (*SAMPLE_TEXTS, "a".join(special)):
             ids = model.tokenize(text, add_special=False, parse_special=True)
             if difference := ids_difference(text, encoder(tokenizer)(text), ids):
                 raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give other ids for {difference}")

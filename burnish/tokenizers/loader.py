@@ -28,7 +28,7 @@ LABEL = "PreTrainedTokenizerFast"
 # what a tokenizer writes instead of a blank: no change of the text, and llama.cpp does the same by itself
 BLANK = "▁"
 BLANKS = frozenset({"Prepend", "Replace"})
-PROBES = (
+SAMPLE_TEXTS = (
     "Hello, world! It's 2025-02-12T03:00:00+07:00; path='/app' costs $1,234.56.",
     "  two blanks before,  two within, two after  ",
     "\n\n\tIndented  twice   thrice\r\n\r\n    four blanks\n",
@@ -76,7 +76,7 @@ def _as_written(directory: Path) -> Any:
         ) from None
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     # a token that only the configuration knows is added by transformers, behind those of tokenizer.json
-    texts = probes(tokenizer, lambda token: written.token_to_id(token) is not None)
+    texts = sample_texts(tokenizer, lambda token: written.token_to_id(token) is not None)
     if difference := first_difference(encoder(tokenizer), plain_encoder(written), texts):
         raise TokenizerError(f"{directory / TOKENIZER}: transformers does not use it as it is written: {difference}")
     _add_what_is_configured(tokenizer, written, directory / CONFIG)
@@ -122,10 +122,10 @@ def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def probes(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[str, ...]:
-    """Return the probe texts, and one with the tokenizer's own special tokens, if `known`, between words."""
+def sample_texts(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[str, ...]:
+    """Return the sample texts, and one with the tokenizer's own special tokens, if `known`, between words."""
     named = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token and known(token)][:32]
-    return (*PROBES, "".join(f"{token}word {token} " for token in named)) if named else PROBES
+    return (*SAMPLE_TEXTS, "".join(f"{token}word {token} " for token in named)) if named else SAMPLE_TEXTS
 
 
 def first_difference(
@@ -255,11 +255,11 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
         original = original or encoder(made)
         made = _wrapped(made, convert_slow_tokenizer, directory)
     tokenizer = _saved_and_loaded(made)
-    difference = first_difference(encoder(tokenizer), original, PROBES) if original else ""
+    difference = first_difference(encoder(tokenizer), original, SAMPLE_TEXTS) if original else ""
     if difference and space_prefix(tokenizer, opens_special=False):
         _prepend_always(made)
         tokenizer = _saved_and_loaded(made)
-        difference = first_difference(encoder(tokenizer), original or encoder(made), PROBES)
+        difference = first_difference(encoder(tokenizer), original or encoder(made), SAMPLE_TEXTS)
     if difference:
         raise TokenizerError(
             f"{directory}: it has no {TOKENIZER}, and the one that transformers makes of its files gives other ids:"

@@ -11,7 +11,8 @@ import numpy as np
 
 from burnish.console import bar
 from burnish.exam.intervals import Estimate, estimate
-from burnish.exam.rows import Answers, Compared, Exam, Floats
+from burnish.exam.rows import Exam
+from burnish.exam.scores import Answers, Compared, Floats
 from burnish.files import first_line, read_json
 from burnish.llama import Model, score_chunks
 from burnish.records import Fidelity, TrainRecord

@@ -14,7 +14,8 @@ from burnish import machine
 from burnish.console import PLAIN_INTERVAL_S, say, warn
 from burnish.errors import UserError
 from burnish.exam.memory import chunk_positions, group_tokens
-from burnish.exam.rows import Floats, Question
+from burnish.exam.rows import Question
+from burnish.exam.scores import Floats
 from burnish.files import first_line
 
 from ..merge.shards import ShardError, sources

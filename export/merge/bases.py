@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from burnish.bases.base import Base
 from burnish.console import bar, say
-from burnish.exam.rows import Answers
+from burnish.exam.scores import Answers
 from burnish.files import atomic_directory, atomic_file, read_json, remove_partial
 from burnish.records import Fidelity, TrainRecord
 from burnish.run import Run

@@ -52,7 +52,7 @@ def check_vocabulary(
         if kept.is_file():
             warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
             return [*changed, *warnings]
-        probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
+        probes = [codec.normalise(text) for text in tokenizers.sample_texts(tokenizer)]
         if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
             raise ConfigError(
                 f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
