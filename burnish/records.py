@@ -164,18 +164,28 @@ class Merge(Record):
     candidates: dict[str, Any]
 
 
+Kind = Literal["safetensors", "gguf", "gguf-lora"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
-class Artefact(Record):
-    """One exported model: `path` is relative to the run; sha256 of the file, or over the files of a directory."""
+class Examined(Record):
+    """One exported model and its figures: `path` is relative to the run, sha256 of the file or over a directory.
+
+    `fallbacks` counts the tensors that took another type because of their shape, by "wanted -> taken".
+    """
 
     path: str
-    kind: Literal["safetensors", "gguf", "gguf-lora"]
+    kind: Kind
     quantization: str
     bytes: int
     sha256: str
     fidelity: Fidelity
+    fallbacks: dict[str, int] = {}
+
+
+class Artefact(Examined):
+    """An examined model with the gate's verdict on it."""
+
     verdict: Verdict
     why: str
 

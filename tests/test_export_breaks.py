@@ -16,7 +16,7 @@ import pytest
 from burnish.exam.rows import Exam, Question
 from burnish.records import ExportRecord
 from burnish.run import Run
-from export.exam.examine import Ends, terminator
+from export.exam.terminator import Ends, terminator
 from export.gguf.convert import convert
 from export.merge.weights import merge
 from tests.support.commands import Cli

@@ -15,7 +15,7 @@ from burnish.exam.scores import Answers
 from burnish.llama import Model
 from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run
-from export.exam.examine import Ends, terminator
+from export.exam.terminator import Ends, terminator
 from tests.support.commands import Cli
 
 END, OTHER_END, COMMA, SPACE = 2, 0, 28, 216

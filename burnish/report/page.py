@@ -142,8 +142,7 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
         ("trained’s", _number(f.loss_trained)),
     ]
     served = view.export is not None and artefact.path == view.export.default and not view.stale
-    changes = (artefact.model_extra or {}).get("fallbacks") or {}
-    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in changes.items())
+    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in artefact.fallbacks.items())
     intervals = {
         "KL": _interval(f.kl_ci, _number),
         "top-1": _interval(f.top1_agreement_ci, _share),

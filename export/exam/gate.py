@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from burnish.exam.intervals import Interval, rows_needed
-from burnish.records import Artefact, Fidelity, Verdict
+from burnish.records import Artefact, Examined, Fidelity, Verdict
 
 from ..settings import GateSection
 
@@ -61,6 +61,23 @@ def judge(fidelity: Fidelity, gate: GateSection) -> tuple[Verdict, str]:
     if not order:
         return "pass", "; ".join(["all checks hold", *_unjudged(fidelity, gate)])
     return order[0].verdict, "; ".join(f.why for f in order)
+
+
+def judged(examined: Examined, gate: GateSection, merged: Artefact | None = None) -> Artefact:
+    """Return the artefact with its verdict; a GGUF gets no better one than `merged`, which it was made from."""
+    verdict, why = judge(examined.fidelity, gate)
+    if merged is not None and merged.verdict != "pass":
+        state = "fails" if merged.verdict == "fail" else "is inconclusive"
+        told = f"the merge that it was made from {state}: {merged.why}"
+        why = told if verdict == "pass" else f"{told}; {why}"
+        verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
+    return with_verdict(examined, verdict, why)
+
+
+def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artefact:
+    """Return what a record holds of an examined artefact with this verdict."""
+    known = {name: getattr(examined, name) for name in Examined.model_fields}
+    return Artefact(**known, verdict=verdict, why=why)
 
 
 def default_artefact(artefacts: list[Artefact]) -> str | None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from burnish.bases.base import PACKAGE_PREFIX
 from burnish.exam.intervals import Interval
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE, published_name
-from burnish.records import Artefact, ExportRecord, TrainRecord
-from burnish.run import Run, adapter_facts
+from burnish.records import Artefact
+from burnish.run import adapter_facts
 
-from .usage import howto
+from .subject import PLACEHOLDER, Subject
+from .usage import usage
 
-PLACEHOLDER = "owner/name"
 UNKNOWN = "unknown: check the base's page before you publish or use this"
 # settings that say how the model came to be; paths and names of this machine are not among them
 SHOWN = (
@@ -34,41 +31,10 @@ SHOWN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What a card is about: a run's records, what of it is published, and where."""
-
-    run: Run
-    train: TrainRecord
-    export: ExportRecord
-    repo: str
-    artefacts: tuple[Artefact, ...]
-    adapter: bool
-
-    @property
-    def ggufs(self) -> list[Artefact]:
-        return [a for a in self.artefacts if a.kind == "gguf"]
-
-    @property
-    def merged(self) -> Artefact | None:
-        return next((a for a in self.artefacts if a.kind == "safetensors"), None)
-
-    @property
-    def base_on_hub(self) -> str | None:
-        """The base's hub id; None where it came from this machine."""
-        return self.train.base.id if self.train.base.revision else None
-
-    @property
-    def base_name(self) -> str:
-        """The base as others may read it: of a path only its last part."""
-        base = self.train.base.id
-        return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name
-
-
 def card(subject: Subject) -> str:
     """Return README.md: metadata as the Hub reads it, then the page."""
     sections = (_head(subject), _measured(subject), _base(subject), _data(subject), _training(subject),
-                howto(subject), _limits(subject))  # fmt: skip
+                usage(subject), _limits(subject))  # fmt: skip
     return "\n".join((_metadata(subject), *sections))
 
 

@@ -19,8 +19,8 @@ from burnish.publish import WRITE, PushSection, check_target
 from burnish.records import PushRecord
 from burnish.versions import versions
 
-from .card import Subject
 from .selection import SUMS, Item, PushError
+from .subject import Subject
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

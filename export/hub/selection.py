@@ -24,7 +24,8 @@ from burnish.records import Artefact, ExportRecord, TrainRecord
 from burnish.run import Run
 
 from ..settings import ExportSettings
-from .card import PLACEHOLDER, Subject, card
+from .card import card
+from .subject import PLACEHOLDER, Subject
 
 KINDS = ("gguf", "merged", "adapter")
 SUMS = "SHA256SUMS"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from burnish.hub import published_name
 
-if TYPE_CHECKING:
-    from .card import Subject
+from .subject import Subject
 
 QUESTION = "Who are you?"
 
 
-def howto(s: Subject) -> str:
+def usage(s: Subject) -> str:
     """Return the card's commands: those for which the published files are there."""
     made = [*_gguf(s), *_merged(s), *_adapter(s)]
     ollama = " (Ollama for its own key, in the Hub's settings)" if s.ggufs and s.train.chat_template_sha256 else ""
