@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import UserError
 from ..files import first_line
+from .private import add_token, convert_slow, set_saved_option
 from .sentencepiece import is_spm, write_spm
 
 TOKENIZER, CONFIG, SPM = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
@@ -212,7 +213,7 @@ def space_prefix(tokenizer: Any, opens_special: bool) -> bool | None:
 
 def set_space_prefix(tokenizer: Any, value: bool) -> None:
     """Have `save` write add_prefix_space, from which llama.cpp's converter takes what it writes into a GGUF."""
-    tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = value
+    set_saved_option(tokenizer, "add_prefix_space", value)
 
 
 def _parts(content: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
@@ -233,13 +234,12 @@ def _add_what_is_configured(tokenizer: Any, written: Tokenizer, path: Path) -> N
     config = json.loads(path.read_text(encoding="utf-8"))
     for name in ("bos", "eos"):
         if config.get(f"add_{name}_token") is True and getattr(tokenizer, f"{name}_token"):
-            setattr(tokenizer, f"add_{name}_token", True)
+            add_token(tokenizer, name)
 
 
 def _converted(directory: Path, trust_remote_code: bool) -> Any:
     """Convert a tokenizer that has no tokenizer.json, and compare the result with what it was made from."""
     from transformers import AutoTokenizer
-    from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
     try:
         made = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
@@ -253,7 +253,7 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
     original: Callable[[str], list[int]] | None = _sentencepiece(directory)
     if not made.is_fast:
         original = original or encoder(made)
-        made = _wrapped(made, convert_slow_tokenizer, directory)
+        made = _wrapped(made, directory)
     tokenizer = _saved_and_loaded(made)
     difference = first_difference(encoder(tokenizer), original, SAMPLE_TEXTS) if original else ""
     if difference and space_prefix(tokenizer, opens_special=False):
@@ -284,11 +284,11 @@ def _prepend_always(tokenizer: Any) -> None:
     backend.pre_tokenizer = None
 
 
-def _wrapped(slow: Any, convert: Callable[[Any], Tokenizer], directory: Path) -> Any:
+def _wrapped(slow: Any, directory: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     try:
-        made = convert(slow)
+        made = convert_slow(slow)
     except Exception as error:  # whatever the conversion of a class that it does not know raises
         reason = first_line(error, type(error).__name__)
         raise TokenizerError(
