@@ -27,7 +27,7 @@ class FileError(UserError):
 
 
 def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
-    """Create `directory` and raise FileError where it can't be written or has too little room, before work starts."""
+    """Create `directory` and raise FileError where it can't be written or has too little space, before work starts."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -85,7 +85,7 @@ def remove_partial(directory: Path) -> None:
 
 
 def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Return the sha256 of a file as hex digits; `progress` is told of every chunk's bytes."""
+    """Return the sha256 of a file as hex digits; `progress` is called with every chunk's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(HASH_CHUNK_BYTES):

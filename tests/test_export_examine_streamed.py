@@ -24,7 +24,7 @@ from burnish.errors import UserError
 from burnish.exam.memory import ExamMemory, chunk_positions, group_tokens
 from burnish.exam.rows import Exam, Question
 from burnish.exam.scores import Answers, Floats
-from export.exam import lockstep, streamed
+from export.exam import layerwise, streamed
 from export.exam.examine import score
 from export.exam.ondisk import OnDisk
 from export.exam.skeleton import Skeleton
@@ -232,7 +232,7 @@ def test_passes_share_a_layer_and_leave_no_thread() -> None:
         return values
 
     threads, tasks = threading.active_count(), len(os.listdir("/proc/self/task"))
-    made = lockstep.run([lambda n=n: forward(n) for n in range(8)], layers, loaded)  # type: ignore[misc]
+    made = layerwise.run([lambda n=n: forward(n) for n in range(8)], layers, loaded)  # type: ignore[misc]
     assert order[:1] == ["load 0"] and order.count("load 0") == order.count("load 1") == 1
     assert order[9] == "load 1"
     assert all(torch.equal(values, forward(n)) for n, values in enumerate(made))
@@ -244,7 +244,7 @@ def test_passes_share_a_layer_and_leave_no_thread() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        lockstep.run([lambda: forward(1), fails, lambda: forward(2)], layers, loaded)
+        layerwise.run([lambda: forward(1), fails, lambda: forward(2)], layers, loaded)
     assert threading.active_count() == threads
     assert "forward" not in vars(layers[0])
 

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model said at every scored position of an exam, n in all.
+    """One model's answers at every scored position of an exam, n in all.
 
     `ids` and `logp` are [n, TOP]: the most likely tokens and their log-probabilities; `true` is [n]: the true token's.
     """

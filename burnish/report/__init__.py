@@ -1,4 +1,4 @@
-"""report.html: one self-contained page on a run, made anew from whatever records it has."""
+"""report.html: one self-contained page on a run, written again from the records that the run has."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def headline(view: View) -> Headline:
     passing = sum(a.verdict == "pass" for a in export.artefacts)
     why = (
         f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artefacts"
-        f" pass){_kept(served.fidelity)}. {_gain(view)}"
+        f" pass){_kept_gain(served.fidelity)}. {_gain(view)}"
     )
     if told := qualified(export.gate):
         return Headline(f"serve loads {served.path}, by looser thresholds", f"{why} It was {told}.", "open")
@@ -92,7 +92,7 @@ def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
-def _kept(f: Fidelity) -> str:
+def _kept_gain(f: Fidelity) -> str:
     if f.loss is None or f.loss_base is None or f.loss_trained is None or f.loss_base <= f.loss_trained:
         return ""
     return f", and keeps {(f.loss_base - f.loss) / (f.loss_base - f.loss_trained):.1%} of what training gained"

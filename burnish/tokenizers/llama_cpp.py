@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import atomic_file, cache_root, file_sha256
-from ..process import crashed, how
+from ..process import crashed, exit_reason
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,9 @@ def _child(command: list[str], given: str) -> str:
         if lines[-1:] == ["AssertionError"]:
             lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
         reason = (
-            lines[-1] if lines and not crashed(done.returncode) else f"{Path(command[1]).name}: {how(done.returncode)}"
+            lines[-1]
+            if lines and not crashed(done.returncode)
+            else f"{Path(command[1]).name}: {exit_reason(done.returncode)}"
         )
         raise VocabularyError(reason)
     return done.stdout

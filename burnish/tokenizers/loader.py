@@ -1,4 +1,4 @@
-"""The one tokenizer loader of train, export and the tools: tokenizer.json as it is written, whatever its label says.
+"""The one tokenizer loader of train, export and the tools: tokenizer.json as it is written, whatever class is named.
 
 transformers rebuilds a tokenizer from the class that tokenizer_config.json names, and a byte-level vocabulary under the
 label LlamaTokenizer(Fast) loses its spaces that way. Here tokenizer.json alone decides, and what is saved loads to the

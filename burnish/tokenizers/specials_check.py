@@ -39,7 +39,7 @@ class SpecialsCheck:
 
     @staticmethod
     def load(directory: Path) -> SpecialsCheck | None:
-        """Read a check that `save` wrote; None where there is none."""
+        """Read a check that `save` wrote; None without such a file."""
         path = directory / FILE
         return SpecialsCheck(**json.loads(read_text(path))) if path.is_file() else None
 

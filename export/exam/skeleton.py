@@ -21,8 +21,8 @@ class NotStreamable(Exception):
     """An architecture whose layers can't be loaded one after another; says why."""
 
 
-class _Later:
-    """A stored tensor as transformers' loader takes it: indexing reads it. The loader hides faults, so one is kept."""
+class _LazyTensor:
+    """A stored tensor as transformers' loader takes it: indexing reads it. `fault` has an error that the loader hid."""
 
     def __init__(self, read: Callable[[], torch.Tensor]):
         self.fault: ShardError | None = None
@@ -36,7 +36,7 @@ class _Later:
             raise
 
 
-class _Nothing(torch.Tensor):
+class _EmptyTensor(torch.Tensor):
     """A tensor without values that stays so wherever it is moved."""
 
     @classmethod
@@ -46,8 +46,8 @@ class _Nothing(torch.Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
-def _nothing(source: Source) -> torch.Tensor:
-    return torch.empty(source.shape, dtype=torch.float32, device="meta").as_subclass(_Nothing)
+def _empty_tensor(source: Source) -> torch.Tensor:
+    return torch.empty(source.shape, dtype=torch.float32, device="meta").as_subclass(_EmptyTensor)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Skeleton:
                 # its matrices are stacked from several: in 16 bits, or there would be two layers in float32
                 _load_as(self.model, places, stored, *dtypes)
             else:
-                _load(self.model, {name: _Later(partial(read_float32, source)) for name, source in stored.items()})
+                _load(self.model, {name: _LazyTensor(partial(read_float32, source)) for name, source in stored.items()})
             if left := sorted({place.key for place in places if place.now.is_meta}):
                 raise NotStreamable(f"{self.names[number]} has no stored {', '.join(left)}")
             yield
@@ -99,14 +99,16 @@ def read_skeleton(directory: Path) -> Skeleton:
     stored = {source.name: source for source in sources(directory)}
     targets = model_names(outline, stored)
     owners = {name: _owner(target, layers) for name, target in targets.items()}
-    tables = {name: t for name, t in targets.items() if owners[name] is None and _is_table(outline, t)}
+    matrices = {name: t for name, t in targets.items() if owners[name] is None and _is_matrix(outline, t)}
     given = {
-        name: _Later(partial(read_float32, source)) if owners[name] is None and name not in tables else _nothing(source)
+        name: _LazyTensor(partial(read_float32, source))
+        if owners[name] is None and name not in matrices
+        else _empty_tensor(source)
         for name, source in stored.items()
     }
     options |= {"config": outline.config, "state_dict": given}
     model = from_pretrained(type(outline), None, directory, **options)
-    replace_parameters(model, {target: OnDisk.of(stored[name]) for name, target in tables.items()})
+    replace_parameters(model, {target: OnDisk.of(stored[name]) for name, target in matrices.items()})
     own = [{name: stored[name] for name, owner in owners.items() if owner == layer} for layer in layers]
     return Skeleton(model, [model.get_submodule(name) for name in layers], layers, own)
 
@@ -144,7 +146,7 @@ def _owner(name: str, layers: list[str]) -> str | None:
     return next((layer for layer in layers if layer in every), None)
 
 
-def _is_table(model: Any, name: str) -> bool:
+def _is_matrix(model: Any, name: str) -> bool:
     module, _, key = name.rpartition(".")
     try:
         found = model.get_submodule(module)
@@ -158,13 +160,13 @@ def _load_as(model: Any, places: Sequence[Place], stored: Mapping[str, Source], 
     for place in places:
         if place.empty.is_floating_point():
             place.put(torch.nn.Parameter(place.empty.to(dtype), requires_grad=False))
-    _load(model, {name: _Later(source.read) for name, source in stored.items()})
+    _load(model, {name: _LazyTensor(source.read) for name, source in stored.items()})
     for place in places:
         if place.now.dtype == dtype and not place.now.is_meta:
             place.put(torch.nn.Parameter(place.now.float(), requires_grad=False))
 
 
-def _load(model: Any, given: Mapping[str, _Later]) -> None:
+def _load(model: Any, given: Mapping[str, _LazyTensor]) -> None:
     """Load some of a checkpoint's tensors into a model, as from_pretrained loads all of them."""
     faults = load_tensors(model, given)
     for later in given.values():

@@ -13,7 +13,7 @@ from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
 from burnish.files import atomic_file
 from burnish.llama import quantization_types
-from burnish.process import how
+from burnish.process import exit_reason
 from burnish.tokenizers.llama_cpp import CONVERTER
 
 STEP = re.compile(r"(\d+)/(\d+)")
@@ -95,5 +95,5 @@ def _child(command: list[str], progress: Callable[[int, int], None], what: str) 
             raise
     if process.returncode:
         last = " / ".join(lines[-3:]) or "no output"
-        raise GgufError(f"{what}: failed ({how(process.returncode)}): {last}")
+        raise GgufError(f"{what}: failed ({exit_reason(process.returncode)}): {last}")
     return lines

@@ -14,12 +14,12 @@ from burnish.hub import PAGE, published_name
 from burnish.records import Artefact
 from burnish.run import adapter_facts
 
-from .subject import PLACEHOLDER, Subject
+from .publication import PLACEHOLDER, Publication
 from .usage import usage
 
 UNKNOWN = "unknown: check the base's page before you publish or use this"
-# settings that say how the model came to be; paths and names of this machine are not among them
-SHOWN = (
+# settings that say how the model was trained, without paths and names of this machine
+SHOWN_SETTINGS = (
     ("base", ("quantization", "dtype")),
     ("data", ("max_length", "over_length", "assistant_only_loss", "packing", "eval_split")),
     ("lora", ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")),
@@ -31,14 +31,13 @@ SHOWN = (
 )  # fmt: skip
 
 
-def card(subject: Subject) -> str:
+def card(s: Publication) -> str:
     """Return README.md: metadata as the Hub reads it, then the page."""
-    sections = (_head(subject), _measured(subject), _base(subject), _data(subject), _training(subject),
-                usage(subject), _limits(subject))  # fmt: skip
-    return "\n".join((_metadata(subject), *sections))
+    sections = (_head, _measured, _base, _data, _training, usage, _limits)
+    return "\n".join((_metadata(s), *(section(s) for section in sections)))
 
 
-def _metadata(s: Subject) -> str:
+def _metadata(s: Publication) -> str:
     said: dict[str, Any] = {}
     if s.base_on_hub:
         said["base_model"] = s.base_on_hub
@@ -53,7 +52,7 @@ def _metadata(s: Subject) -> str:
     return f"---\n{yaml.safe_dump({**said, 'tags': tags}, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _head(s: Subject) -> str:
+def _head(s: Publication) -> str:
     failed = [a for a in s.artefacts if a.verdict != "pass"]
     lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
     if failed:
@@ -71,7 +70,7 @@ def _head(s: Subject) -> str:
     return "\n".join(lines)
 
 
-def _measured(s: Subject) -> str:
+def _measured(s: Publication) -> str:
     base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.export.artefacts), (None, None))
     published = {a.path for a in s.artefacts}
     rows = [
@@ -91,9 +90,9 @@ def _measured(s: Subject) -> str:
     return "\n".join([
         "## What was measured",
         "",
-        f"At the end of training the model sat an exam: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens, on"
-        " rows that were never trained and some general text. Each artefact was asked the same, the GGUF files through"
-        " llama.cpp.",
+        f"At the end of training the model was examined: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens,"
+        " on rows that were never trained and some general text. Each artefact was scored on the same, the GGUF files"
+        " through llama.cpp.",
         "",
         _table(("artefact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
         "",
@@ -107,8 +106,8 @@ def _measured(s: Subject) -> str:
     ])  # fmt: skip
 
 
-def _general(s: Subject) -> list[str]:
-    """Say what training did to text that has nothing to do with the data, and by which thresholds all was judged."""
+def _general(s: Publication) -> list[str]:
+    """Return the losses on general text, and the thresholds of the gate."""
     f = next((a.fidelity for a in s.export.artefacts), None)
     lines = []
     if f and f.loss_general_base is not None and f.loss_general_trained is not None:
@@ -124,7 +123,7 @@ def _general(s: Subject) -> list[str]:
     return lines
 
 
-def _base(s: Subject) -> str:
+def _base(s: Publication) -> str:
     said = s.train.base.license
     named = " ".join(said[key] for key in ("license", "license_name") if key in said)
     licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
@@ -143,7 +142,7 @@ def _base(s: Subject) -> str:
     ])  # fmt: skip
 
 
-def _data(s: Subject) -> str:
+def _data(s: Publication) -> str:
     data = s.train.data
     lengths = (data.model_extra or {}).get("lengths")
     lines = [
@@ -163,14 +162,14 @@ def _data(s: Subject) -> str:
     return "\n".join([*lines, ""])
 
 
-def _training(s: Subject) -> str:
+def _training(s: Publication) -> str:
     path = s.run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    # the records and the adapter itself know best: an older version wrote down what was asked, not what it became
+    # from the records and the adapter: an older version's config has what was asked, not what was used
     became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
     rows = [
         (f"`{section}.{key}`", f"`{json.dumps(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
-        for section, keys in SHOWN
+        for section, keys in SHOWN_SETTINGS
         for key in dict.fromkeys((*keys, *became.get(section, {})))
         if key in config.get(section, {}) or (section == "lora" and key in became["lora"])
     ]
@@ -188,7 +187,7 @@ def _training(s: Subject) -> str:
     ])  # fmt: skip
 
 
-def _limits(s: Subject) -> str:
+def _limits(s: Publication) -> str:
     lines = [
         "## Limits",
         "",
@@ -210,7 +209,7 @@ def _file(artefact: Artefact) -> str:
     return published_name(artefact.path) if artefact.kind == "gguf" else f"{artefact.path} (16-bit safetensors)"
 
 
-def _linked(s: Subject) -> str:
+def _linked(s: Publication) -> str:
     return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{s.base_name}`"
 
 

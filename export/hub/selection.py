@@ -25,7 +25,7 @@ from burnish.run import Run
 
 from ..settings import ExportSettings
 from .card import card
-from .subject import PLACEHOLDER, Subject
+from .publication import PLACEHOLDER, Publication
 
 KINDS = ("gguf", "merged", "adapter")
 SUMS = "SHA256SUMS"
@@ -52,7 +52,7 @@ class Item:
         return Item(name, content, len(content), hashlib.sha256(content).hexdigest())
 
 
-def subject(settings: ExportSettings) -> tuple[Subject, PushSection]:
+def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
     """Find the run and choose what of it is published. Raises PushError where the gate forbids it."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, ExportRecord)
     push = _merged_settings(run, settings.push)
@@ -62,10 +62,10 @@ def subject(settings: ExportSettings) -> tuple[Subject, PushSection]:
     artefacts = _choose(run, export, push)
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
         train = train.model_copy(update={"base": train.base.model_copy(update={"license": licence(base)})})
-    return Subject(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
+    return Publication(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
 
 
-def collect(s: Subject) -> list[Item]:
+def collect(s: Publication) -> list[Item]:
     """Return every file that goes, each compared with the sha256 that its record has for it."""
     directories = ([s.run.path / s.merged.path] if s.merged else []) + ([s.run.path / "adapter"] if s.adapter else [])
     size = sum(_size(path) for path in (*directories, *(s.run.path / a.path for a in s.ggufs)))
@@ -78,7 +78,7 @@ def collect(s: Subject) -> list[Item]:
             tick(done := done + read / 1e6)
 
         if s.merged:
-            _never_four_bits(s.run.path / s.merged.path)
+            _refuse_quantized(s.run.path / s.merged.path)
             items += _tree(s.run.path / s.merged.path, "", s.merged.sha256, progress)
         if s.adapter:
             items += _tree(s.run.path / "adapter", "adapter/", s.train.adapter.sha256, progress)
@@ -95,7 +95,7 @@ def collect(s: Subject) -> list[Item]:
 
 
 def _merged_settings(run: Run, given: PushSection) -> PushSection:
-    """Let training's config say where this run goes; what is given now is stronger."""
+    """Return training's push settings, overridden by those given now."""
     path = run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     try:
@@ -140,8 +140,8 @@ def _group(artefact: Artefact) -> str:
     return "merged" if artefact.kind == "safetensors" else "gguf"
 
 
-def _never_four_bits(directory: Path) -> None:
-    """Raise PushError for merged weights that are quantized: a merge into 4 bits is no form to publish."""
+def _refuse_quantized(directory: Path) -> None:
+    """Raise PushError for merged weights that are quantized: a merge into 4 bits is never published."""
     config = read_json(directory / "config.json")
     files = sorted(directory.glob("*.safetensors"))
     low = next((f"{p.name}: {t}" for p in files for t in _dtypes(p) - SIXTEEN_BIT_OR_MORE), "")
@@ -152,11 +152,11 @@ def _never_four_bits(directory: Path) -> None:
 
 def _dtypes(path: Path) -> set[str]:
     with safe_open(path, "np") as file:
-        return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is not a dict)
 
 
 def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
-    """Yield a directory's files, once they are together what the record says."""
+    """Yield a directory's files, after comparing them with the recorded sha256."""
     hashes = tree_hashes(directory, progress=progress)
     _check(directory, tree_digest(hashes) == recorded)
     for name, digest in hashes.items():

@@ -1,4 +1,4 @@
-"""A base with only .bin weights, converted once into safetensors and kept in the cache."""
+"""A base with only .bin weights, converted once into safetensors, in the cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ConvertError(UserError):
 def with_safetensors(base: Base) -> Base:
     """Return the base with a path whose weights are safetensors: its own, or the copy made of its .bin files.
 
-    Needs the room of a second copy. Raises ConvertError where a file is missing or can't be read.
+    Needs disk space for a second copy. Raises ConvertError where a file is missing or can't be read.
     """
     if (base.path / SINGLE).is_file() or (base.path / INDEX).is_file():
         return base
@@ -80,7 +80,7 @@ def _convert(base: Path, files: list[Path], target: Path) -> None:
 def _load(file: Path) -> dict[str, torch.Tensor]:
     """Load one .bin file's tensors and nothing else: other pickled objects would run code."""
     try:
-        # files of torch before 1.6 are no zip archives and can't be mapped: those are read whole
+        # files of torch before 1.6 are not zip archives and can't be mapped: those are read whole
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = first_line(error, type(error).__name__)

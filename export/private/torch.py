@@ -1,6 +1,6 @@
 """What torch keeps private and the exam needs: the dicts in which a module holds its parameters and buffers.
 
-Its public setters take no tensor that is not a Parameter; a matrix that stays on disk is none.
+The public setters accept only a Parameter; a matrix that stays on disk is not one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ PLACEHOLDER = "owner/name"
 
 
 @dataclass(frozen=True)
-class Subject:
+class Publication:
     """A run to publish: its records, the repository, the artefacts that go, and whether the adapter goes."""
 
     run: Run
