@@ -11,9 +11,11 @@ import pytest
 from tokenizers import Tokenizer, normalizers
 
 from burnish.llama import Model
+from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.comparison import SAMPLE_TEXTS, encoder, plain_encoder
 from burnish.tokenizers.llama_cpp import ids_by_llama_cpp, vocabulary
-from burnish.tokenizers.loader import SAMPLE_TEXTS, TokenizerError, encoder, plain_encoder
+from burnish.tokenizers.loader import TokenizerError
 from tests.support.tokenizers import byte_level, configure, from_npm, sentencepiece
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
@@ -108,15 +110,15 @@ def test_a_text_is_compared_over_what_the_tokenizer_makes_of_its_characters(tmp_
     composing = tokenizers.load(byte_level(tmp_path / "nfc", normalizer=normalizers.NFC()))
     plain = tokenizers.load(byte_level(tmp_path / "plain"))
     decomposed, composed = "Fa\u0308hre", "F\u00e4hre"
-    assert tokenizers.normaliser(composing)(decomposed) == composed
-    assert tokenizers.normaliser(plain)(decomposed) == decomposed
-    assert tokenizers.same_text(composing)(composed, decomposed)
-    assert not tokenizers.same_text(plain)(composed, decomposed)
+    assert comparison.normalizer(composing)(decomposed) == composed
+    assert comparison.normalizer(plain)(decomposed) == decomposed
+    assert comparison.same_text(composing)(composed, decomposed)
+    assert not comparison.same_text(plain)(composed, decomposed)
 
 
 @pytest.mark.parametrize("lost", ["Theboatleavesatnoon.", "The boat leaves at noon. ", "the boat leaves at noon."])
 def test_a_text_that_lost_something_is_not_the_same(lost: str, tmp_path: Path) -> None:
-    same = tokenizers.same_text(tokenizers.load(byte_level(tmp_path / "base")))
+    same = comparison.same_text(tokenizers.load(byte_level(tmp_path / "base")))
     assert not same(lost, "The boat leaves at noon.")
 
 
@@ -139,7 +141,7 @@ def test_real_tokenizers_give_the_same_ids_as_written_saved_and_in_llama_cpp(nam
     if prefix is not None:  # as check_vocabulary does before training
         tokenizers.set_space_prefix(tokenizer, prefix)
     directory = saved(tokenizer, tmp_path / "saved")
-    texts = tokenizers.sample_texts(tokenizer)
+    texts = comparison.sample_texts(tokenizer)
     expected = [encoder(tokenizer)(text) for text in texts]
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     found = ids_by_llama_cpp(directory, texts)

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..llama import Model
-from ..tokenizers.loader import SAMPLE_TEXTS, encoder, ids_difference
+from ..tokenizers.comparison import SAMPLE_TEXTS, encoder, ids_difference
 
 CONTROL, USER_DEFINED = 3, 4  # gguf.TokenType
 SPECIAL = {

@@ -16,7 +16,7 @@ from burnish.exam.scores import Answers, Compared, Floats
 from burnish.files import first_line
 from burnish.llama import Model, score_chunks
 from burnish.records import Fidelity, TrainRecord
-from burnish.tokenizers.loader import encoder
+from burnish.tokenizers.comparison import encoder
 from burnish.tokenizers.vocabulary import single_start
 
 from ..merge.shards import ShardError
