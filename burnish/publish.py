@@ -11,6 +11,7 @@ from pydantic import Field
 from .config import Strict
 from .console import say
 from .hub import RECORDS, HubError, client, reason, retrying
+from .private.huggingface_hub import refused_upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -88,12 +89,7 @@ def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
 
 
 def _check_space(api: HfApi, repo: str, needed_bytes: int) -> None:
-    """Ask for upload addresses for files of this size, without using them: a quota answers here."""
-    from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
-
+    """Raise HubError where the account's quota does not admit files of this size."""
     sizes = [UPLOAD_BYTES] * (needed_bytes // UPLOAD_BYTES) + [needed_bytes % UPLOAD_BYTES or 1]
-    infos = [UploadInfo(size=size, sample=b"", sha256=os.urandom(32)) for size in sizes]
-    _, errors, _ = post_lfs_batch_info(infos, token=None, repo_type="model", repo_id=repo, endpoint=api.endpoint)
-    if errors:
-        said = errors[0]["error"]["message"]
-        raise HubError(f"push.repo {repo}: about {needed_bytes / 1e9:.1f} GB are not accepted: {said}")
+    if refusal := refused_upload(api, repo, sizes):
+        raise HubError(f"push.repo {repo}: about {needed_bytes / 1e9:.1f} GB are not accepted: {refusal}")

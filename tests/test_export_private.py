@@ -8,18 +8,25 @@ from types import ModuleType
 
 import pytest
 
-from burnish.private import Need, missing
-from burnish.tokenizers import private as tokenizers
+from burnish.private import huggingface_hub
+from burnish.private import transformers as tokenizers
+from burnish.private.needs import Need, missing
 from export.private import torch, transformers
 from tests.support.commands import ROOT
 
 PRIVATE = re.compile(r"_[a-z]\w*")
-# of transformers and tokenizers: without an underscore, and yet nothing that they document
-INTERNAL = ("transformers.core_model_loading", "transformers.conversion_mapping", "transformers.convert_slow_tokenizer")
+# without an underscore, and yet not documented
+INTERNAL = (
+    "transformers.core_model_loading",
+    "transformers.conversion_mapping",
+    "transformers.convert_slow_tokenizer",
+    "huggingface_hub.lfs",
+    "huggingface_hub.utils.sha",
+)
 OWN = {"_exit"}  # os._exit is documented
 
 
-@pytest.mark.parametrize("module", [torch, transformers, tokenizers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [torch, transformers, tokenizers, huggingface_hub], ids=lambda m: m.__name__)
 def test_what_is_needed_of_a_library_is_still_there(module: ModuleType) -> None:
     assert missing(module.NEEDS) == []
 
@@ -41,11 +48,9 @@ def test_what_a_version_dropped_is_said_in_words(need: Need, says: str) -> None:
 
 @pytest.mark.parametrize("folder", ["export", "burnish"])
 def test_nothing_else_touches_what_libraries_keep_private(folder: str) -> None:
-    paths = [p for p in sorted((ROOT / folder).rglob("*.py")) if "private" not in p.parts and p.stem != "private"]
-    llama = ROOT / "burnish" / "llama"  # the one importer of llama_cpp has a test of its own
-    found = {
-        str(p.relative_to(ROOT)): private_names(p.read_text(encoding="utf-8")) for p in paths if llama not in p.parents
-    }
+    # burnish/llama, the one importer of llama_cpp, has a test of its own
+    paths = [p for p in sorted((ROOT / folder).rglob("*.py")) if p.parent.name not in ("private", "llama")]
+    found = {str(p.relative_to(ROOT)): private_names(p.read_text(encoding="utf-8")) for p in paths}
     assert {path: names for path, names in found.items() if names} == {}
 
 

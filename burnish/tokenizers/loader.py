@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import UserError
 from ..files import first_line
+from ..private.transformers import add_token, convert_slow, set_saved_option
 from .comparison import BLANK, SAMPLE_TEXTS, encoder, first_difference, plain_encoder, sample_texts, steps_of
-from .private import add_token, convert_slow, set_saved_option
 from .sentencepiece import is_spm, write_spm
 
 TOKENIZER, CONFIG, SPM = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"

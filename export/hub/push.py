@@ -15,6 +15,7 @@ from burnish import run as runs
 from burnish.console import say, warn
 from burnish.exam.thresholds import qualified
 from burnish.files import file_sha256, read_lines
+from burnish.private.huggingface_hub import git_id, set_sha256
 from burnish.publish import WRITE, PushSection, check_target
 from burnish.records import PushRecord
 from burnish.versions import versions
@@ -88,7 +89,7 @@ def _upload(api: HfApi, s: Publication, items: list[Item]) -> str:
         return remote.commit
     add = [CommitOperationAdd(item.name, item.source) for item in changed]
     for operation, item in zip(add, changed, strict=True):
-        operation.upload_info.sha256 = bytes.fromhex(item.sha256)
+        set_sha256(operation, item.sha256)
     say(f"push: uploading {len(changed)} files, {_bytes(sum(item.size for item in changed))}")
     for name in stale:
         say(f"push: {name} is of an earlier push: removed in the same commit")
@@ -122,11 +123,9 @@ def _files_of_earlier_push(repo: str, remote: Remote) -> set[str]:
 
 def _git_id(item: Item) -> str:
     """Return git's id of a small file; large ones are stored as LFS and compared by their sha256."""
-    from huggingface_hub.utils.sha import git_hash
-
     if isinstance(item.source, bytes):
-        return git_hash(item.source)
-    return git_hash(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
+        return git_id(item.source)
+    return git_id(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
 
 
 def _bytes(size: int) -> str:

@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from burnish.private import Need
+from burnish.private.needs import Need
 
 NEEDS = (
     Need("torch.nn:Module._parameters", "a layer's weights can't be loaded and dropped", "torch.nn:Module.__init__"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from burnish.private import Need
+from burnish.private.needs import Need
 
 LOADING = "transformers.core_model_loading"
 STREAM = "a checkpoint can't be loaded a layer at a time"

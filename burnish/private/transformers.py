@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ..private import Need
+from .needs import Need
 
 FAST = "transformers.tokenization_utils_tokenizers:TokenizersBackend"
 BASE = "transformers.tokenization_utils_base:PreTrainedTokenizerBase"
