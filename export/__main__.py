@@ -1,4 +1,4 @@
-"""python -m export run | examine | push | card: merge, convert, quantize, examine what came out, publish it."""
+"""python -m export run | examine | push | card: merge, convert, quantize, examine the artefacts, publish them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from burnish.console import say, warn
 from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
-from burnish.run import Artefact
+from burnish.records import Artefact
 
 from .settings import ExportSettings
 
@@ -89,20 +89,20 @@ def _run(settings: ExportSettings) -> int:
 def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
     from .hub import card, push, selection
 
-    subject, section = selection.subject(settings)
+    publication, section = selection.select(settings)
     if card_only:
-        print(card.card(subject))
+        print(card.card(publication))
         return 0
     if section.repo is None:
         raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
-    items = selection.collect(subject)
+    items = selection.collect(publication)
     if dry_run:
-        push.show(subject, section, items)
+        push.show(publication, section, items)
         return 0
-    record = push.publish(subject, section, items)
+    record = push.publish(publication, section, items)
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
-    say(f"report: {report.write(subject.run)}")
-    if subject.ggufs:
+    say(f"report: {report.write(publication.run)}")
+    if publication.ggufs:
         say(f"next: make serve MODEL=hf://{record.repo}")
     return 0
 

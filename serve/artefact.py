@@ -11,9 +11,11 @@ from burnish.chat import ChatError, ChatTemplate, from_gguf
 from burnish.console import say, warn
 from burnish.errors import UserError
 from burnish.exam.thresholds import looser, qualified
+from burnish.files import file_sha256, text_sha256
 from burnish.hub import SCHEME
 from burnish.llama import Model
-from burnish.run import Artefact, ExportRecord, TrainRecord, file_sha256, find_run, text_sha256
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import find_run
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat, Reading
 

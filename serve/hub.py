@@ -8,8 +8,10 @@ from pathlib import Path
 from burnish import hub
 from burnish.console import say
 from burnish.errors import UserError
+from burnish.files import file_sha256
 from burnish.hub import RECORDS, Reference, published_name
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord, file_sha256
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import Run
 
 
 class RemoteError(UserError):

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from burnish.errors import UserError
+from burnish.files import file_sha256, text_sha256
 from burnish.llama import Model
-from burnish.run import file_sha256, text_sha256
 from serve.http.middleware import check_exposure, read_keys
 from serve.settings import ServeSettings
 from tests.support.commands import ROOT

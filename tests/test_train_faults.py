@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from burnish.errors import UserError
-from burnish.run import Run, TrainRecord
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from tests.support.small_models import adapted, gradients, llama
 from tests.support.small_models import rows as packed_rows

@@ -18,10 +18,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from burnish import run as runs
 from burnish.config import fields, load
 from burnish.errors import UserError
-from burnish.run import Run, TrainRecord
+from burnish.files import file_sha256, tree_sha256
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from train import __main__ as command
 from train import resume
@@ -232,7 +233,7 @@ def test_config_yaml_of_a_finished_run_holds_no_auto(whole: Run) -> None:
     assert used["data"]["format"] == record.data.format
     assert record.adapter.parent_sha256 is None
     assert record.config is not None
-    assert record.config.sha256 == runs.file_sha256(whole.path / "config.yaml")
+    assert record.config.sha256 == file_sha256(whole.path / "config.yaml")
 
 
 @pytest.mark.slow
@@ -250,7 +251,7 @@ def test_config_yaml_trains_the_same_again(whole: Run, tmp_path: Path, cli: Cli)
     done = cli("train", "run", *config, "--run.root", str(tmp_path), "--run.name", "again")
     assert done.returncode == 0, done.stderr
     weights = "adapter/adapter_model.safetensors"
-    assert runs.file_sha256(tmp_path / "again" / weights) == runs.file_sha256(whole.path / weights)
+    assert file_sha256(tmp_path / "again" / weights) == file_sha256(whole.path / weights)
 
 
 @pytest.mark.slow
@@ -266,7 +267,7 @@ def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Pat
     said = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
     assert "lora.r and lora_alpha are those of the adapter that training starts from: 3 and 6" in said
     run = Run((tmp_path / "latest").resolve())
-    assert run.read(TrainRecord).adapter.parent_sha256 == runs.tree_sha256(tmp_path / "kept")
+    assert run.read(TrainRecord).adapter.parent_sha256 == tree_sha256(tmp_path / "kept")
     used = yaml.safe_load((run.path / "config.yaml").read_text())["lora"]
     assert (used["r"], used["lora_alpha"], used["lora_dropout"], used["use_rslora"]) == (3, 6, 0.1, True)
     assert used["target_modules"] == ["q_proj", "v_proj"]
@@ -279,4 +280,4 @@ def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Pat
     assert all(not torch.equal(before[name], after[name]) for name in before if "magnitude" in name)
     page = (run.path / "report.html").read_text()
     assert "use_dora" in page
-    assert runs.tree_sha256(tmp_path / "kept") in page
+    assert tree_sha256(tmp_path / "kept") in page

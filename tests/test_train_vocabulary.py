@@ -13,8 +13,10 @@ import pytest
 
 from burnish.data.formats import Example
 from burnish.exam.rows import Exam, Question
-from burnish.run import ExportRecord, Run, TrainRecord
-from burnish.tokenizers.loader import encoder, load
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
+from burnish.tokenizers.comparison import encoder
+from burnish.tokenizers.loader import load
 from export.exam.parity import text_parity
 from tests.support.commands import Cli
 from tests.support.server import serving

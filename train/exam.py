@@ -11,7 +11,8 @@ import torch
 
 import burnish
 from burnish.console import Tick, bar
-from burnish.exam.rows import Answers, Compared, Exam, Floats, Question, Spoken, choose
+from burnish.exam.rows import Exam, Question, SampleAnswer, choose
+from burnish.exam.scores import Answers, Compared, Floats
 
 from .data.mask import Codec, Row
 from .settings import ExamSection
@@ -56,7 +57,7 @@ def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection
     return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), spoken)
 
 
-def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[Spoken]:
+def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[SampleAnswer]:
     """Answer each question's first turn at temperature 0, without the adapter and with it."""
     with bar("answers", len(asked)) as tick:
         for number, question in enumerate(asked):
@@ -71,7 +72,7 @@ def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> 
                 str(question.messages[question.turns[0] - 1]["content"]) if question.messages else codec.decode(prompt)
             )
             expected = codec.decode([i for i in question.input_ids[start:end][:tokens] if i not in codec.terminators])
-            yield Spoken(shown, expected.strip(), base, trained)
+            yield SampleAnswer(shown, expected.strip(), base, trained)
             tick(number + 1)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 from burnish import run as runs
 from burnish.bases.base import licence
 from burnish.exam.rows import Exam
+from burnish.files import file_sha256, tree_sha256
+from burnish.records import TrainRecord
 from burnish.report import lengths
-from burnish.run import Run, TrainRecord
+from burnish.run import Run
 from burnish.versions import versions
 
 from .data.prepare import Prepared
@@ -32,10 +34,10 @@ def record_of(
             **_template(resolved, prepared),
             "adapter": {
                 "path": "adapter",
-                "sha256": runs.tree_sha256(run.path / "adapter"),
+                "sha256": tree_sha256(run.path / "adapter"),
                 "parent_sha256": resolved.parent_sha256,
             },
-            "config": {"path": CONFIG, "sha256": runs.file_sha256(run.path / CONFIG)},
+            "config": {"path": CONFIG, "sha256": file_sha256(run.path / CONFIG)},
             "data": _data(resolved, prepared),
             "metrics": _metrics(metrics),
             "exam": _exam(run, exam),
@@ -100,4 +102,4 @@ def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _exam(run: Run, exam: Exam) -> dict[str, Any]:
     held = [len(q.positions) for q in exam.questions]
-    return {"path": "exam", "sha256": runs.tree_sha256(run.path / "exam"), "rows": len(held), "tokens": sum(held)}
+    return {"path": "exam", "sha256": tree_sha256(run.path / "exam"), "rows": len(held), "tokens": sum(held)}

@@ -19,7 +19,9 @@ import yaml
 from burnish import run as runs
 from burnish.config import fields
 from burnish.console import say, warn
-from burnish.run import Run, RunError, TrainRecord
+from burnish.files import FileError, check_writable, file_sha256, read_json, text_sha256, write_atomic
+from burnish.records import TrainRecord
+from burnish.run import Run, RunError
 
 from .data.mask import Row
 from .data.prepare import Prepared
@@ -58,13 +60,13 @@ class Begun:
 
     @staticmethod
     def read(run: Run) -> Begun:
-        """Read it. Raises RunError where a file is missing or damaged."""
+        """Read it. Raises RunError or FileError where a file is missing or damaged."""
         path = run.path / CONFIG
         try:
             used = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RunError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
-        inputs = runs.read_json(run.path / STARTED)
+        inputs = read_json(run.path / STARTED)
         asked: Any = inputs.get("asked", used) if isinstance(inputs, dict) else None
         for name, said in ((CONFIG, used), (STARTED, asked)):
             if not isinstance(said, dict) or not all(isinstance(section, dict) for section in said.values()):
@@ -92,7 +94,7 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
     templates saw, and what was decided about its model.
     """
     root, name = Path(settings.run.root), settings.run.name
-    runs.check_writable(root, DISK_BYTES, "training")
+    check_writable(root, DISK_BYTES, "training")
     if name is None and (name := _newest_unfinished(root, settings)) is not None:
         say(f"train: going on with the unfinished run '{name}' (to begin another, give it a name: RUN= or --run.name)")
     if resume and name is None:
@@ -146,7 +148,7 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared) -> tu
         _check_same(begun, asked, found)
     else:
         said = {**found, "asked": asked.model_dump()}
-        runs.write_atomic(run.path / STARTED, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+        write_atomic(run.path / STARTED, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     write_config(run, resolved)
     return run, resolved
 
@@ -157,7 +159,7 @@ def write_config(run: Run, resolved: Resolved) -> None:
     if (run.path / CONFIG).is_file() and resolved.settings.push.repo is None:
         kept = Begun.read(run).used.get("push", {})
         text = yaml.safe_dump({**yaml.safe_load(text), "push": kept}, sort_keys=False, allow_unicode=True)
-    runs.write_atomic(run.path / CONFIG, text)
+    write_atomic(run.path / CONFIG, text)
 
 
 def inputs(prepared: Prepared) -> dict[str, str | None]:
@@ -175,7 +177,7 @@ def inputs(prepared: Prepared) -> dict[str, str | None]:
 def template_inputs(prepared: Prepared) -> dict[str, str | None]:
     """Return the chat template's hash and the date that it saw."""
     return {
-        "chat_template_sha256": runs.text_sha256(prepared.template.source) if prepared.template else None,
+        "chat_template_sha256": text_sha256(prepared.template.source) if prepared.template else None,
         "template_date": prepared.template.date if prepared.template else "",
     }
 
@@ -219,7 +221,7 @@ def _check_same(begun: Begun, settings: TrainSettings, found: dict[str, str | No
 def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
     """Return the newest run that was begun with these settings on this very data, and has not finished."""
     given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
-    hashes = {k: runs.file_sha256(Path(path)) if path and Path(path).is_file() else None for k, path in given.items()}
+    hashes = {k: file_sha256(Path(path)) if path and Path(path).is_file() else None for k, path in given.items()}
     there = [Run(p) for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file()]
     begun = filter(None, (_begun_with(run, settings, hashes) for run in there if not run.has(TrainRecord)))
     found = max(begun, key=lambda one: (one.run.path / CONFIG).stat().st_mtime_ns, default=None)
@@ -230,7 +232,7 @@ def _begun_with(run: Run, settings: TrainSettings, hashes: dict[str, str | None]
     """Return a run that was begun with these settings on this data and can go on, else None."""
     try:
         begun = Begun.read(run)
-    except RunError:
+    except (FileError, RunError):
         return None
     same_base = begun.asked.get("base", {}).get("id") == settings.base.id
     same_inputs = all(begun.inputs.get(key) == digest for key, digest in hashes.items())

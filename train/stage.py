@@ -14,9 +14,11 @@ from burnish import run as runs
 from burnish.chat import ChatError
 from burnish.console import bar, say, warn
 from burnish.exam.rows import Exam
-from burnish.run import Run, TrainRecord
+from burnish.files import atomic_directory, read_json, write_atomic
+from burnish.records import TrainRecord
+from burnish.run import Run
 from burnish.tokenizers import loader as tokenizers
-from burnish.tokenizers.probe import Probe
+from burnish.tokenizers.specials_check import SpecialsCheck
 
 from . import resume
 from .data.prepare import Prepared
@@ -61,8 +63,8 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     _save_stats(run, trainer, metrics)
     _save_adapter(run, trainer.model, prepared)
     asked = questions(prepared.heldout, prepared.codec, resolved.exam)
-    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), probe=_probe(prepared))
-    with runs.whole_directory(run.path / "exam") as directory:
+    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), specials_check=_specials_check(prepared))
+    with atomic_directory(run.path / "exam") as directory:
         exam.save(directory)
     _judge(exam)
     record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)})
@@ -71,12 +73,12 @@ def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     return record
 
 
-def _probe(prepared: Prepared) -> Probe | None:
+def _specials_check(prepared: Prepared) -> SpecialsCheck | None:
     """Return the chat by which artefacts show how they read special strings in messages; plain texts have none."""
     if prepared.template is None or prepared.format == "text":
         return None
     try:
-        return Probe.of(prepared.codec.chat(prepared.template))
+        return SpecialsCheck.of(prepared.codec.chat(prepared.template))
     except ChatError as error:
         warn(f"the exam can't prove how special strings in messages are read: {error}")
         return None
@@ -118,11 +120,11 @@ def _evaluate(trainer: SFTTrainer) -> dict[str, float]:
 
 def _save_stats(run: Run, trainer: SFTTrainer, metrics: dict[str, Any]) -> None:
     stats = {"metrics": metrics, "log_history": trainer.state.log_history, "global_step": trainer.state.global_step}
-    runs.write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
+    write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
 
 
 def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
-    with runs.whole_directory(run.path / "adapter") as directory:
+    with atomic_directory(run.path / "adapter") as directory:
         model.save_pretrained(directory)
         _name_base(directory / "adapter_config.json", prepared.base.id)
         tokenizer = prepared.tokenizer
@@ -137,7 +139,7 @@ def _name_base(path: Path, base_id: str) -> None:
 
     Only here: with an id in its configuration PEFT would ask the hub about the base at every checkpoint.
     """
-    config = {**runs.read_json(path), "base_model_name_or_path": base_id}
+    config = {**read_json(path), "base_model_name_or_path": base_id}
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on probe texts.
+"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on sample texts.
 
 transformers converts it too, but loses the pre-tokenizer (which splits digits or words before the merges), marks the
 model as byte-fallback, and may take another end-of-turn token than the file names; llama.cpp then aborts on the file
@@ -15,7 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from ..llama import Model
-from ..tokenizers.loader import PROBES, encoder, ids_difference, set_space_prefix
+from ..tokenizers.comparison import SAMPLE_TEXTS, encoder, ids_difference
+from ..tokenizers.loader import set_space_prefix
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # gguf.TokenType
 BLANK = "\u2581"  # how SentencePiece writes a blank
@@ -113,10 +114,10 @@ def _sentencepiece(fields: dict[str, Any], prefix: bool) -> Tokenizer:
 
 
 def compare(path: Path, tokenizer: Any) -> None:
-    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a probe text."""
+    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a sample text."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     with Model.open(path, vocab_only=True) as model:
-        for text in (*PROBES, "a".join(special)):
+        for text in (*SAMPLE_TEXTS, "a".join(special)):
             ids = model.tokenize(text, add_special=False, parse_special=True)
             if difference := ids_difference(text, encoder(tokenizer)(text), ids):
                 raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give other ids for {difference}")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..process import crashed, how
-from ..run import cache_root, file_sha256, whole_file
+from ..files import atomic_file, cache_root, file_sha256
+from ..process import crashed, exit_reason
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def vocabulary(directory: Path) -> Path:
     target = cache_root() / "vocabularies" / f"{digest[:24]}.gguf"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
+        with atomic_file(target) as temporary:
             command = [sys.executable, str(CONVERTER), str(directory), "--vocab-only", "--outfile", str(temporary)]
             _child(command, "")
     return target
@@ -66,7 +66,9 @@ def _child(command: list[str], given: str) -> str:
         if lines[-1:] == ["AssertionError"]:
             lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
         reason = (
-            lines[-1] if lines and not crashed(done.returncode) else f"{Path(command[1]).name}: {how(done.returncode)}"
+            lines[-1]
+            if lines and not crashed(done.returncode)
+            else f"{Path(command[1]).name}: {exit_reason(done.returncode)}"
         )
         raise VocabularyError(reason)
     return done.stdout

@@ -12,7 +12,7 @@ from burnish.chat import ChatTemplate
 from burnish.console import say, warn
 from burnish.data.files import DataError, read_rows
 from burnish.data.formats import Conversion, Example, convert, recognise
-from burnish.run import file_sha256
+from burnish.files import file_sha256
 from burnish.tokenizers.special_text import Reading
 
 from ..settings import DataSection, TrainSettings

@@ -21,7 +21,8 @@ from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import say
 from burnish.data.formats import Example
-from burnish.run import cache_root, write_atomic
+from burnish.files import cache_root, write_atomic
+from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
 
@@ -52,8 +53,8 @@ def check_vocabulary(
         if kept.is_file():
             warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
             return [*changed, *warnings]
-        probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
-        if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
+        probes = [codec.normalise(text) for text in comparison.sample_texts(tokenizer)]
+        if difference := comparison.reload_difference(saved, codec.encode, [*rows, *probes]):
             raise ConfigError(
                 f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
                 f" {difference}; the tuned model could not be served as it was trained"
@@ -102,7 +103,7 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
     except VocabularyError as error:
         return [f"llama.cpp can't take this base's tokenizer or architecture, so no GGUF can be exported: {error}"]
     texts = [*rows, *probes]
-    differences = [tokenizers.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
+    differences = [comparison.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):
         raise ConfigError(
             f"base.id {base.id}: llama.cpp tokenizes rows of this data otherwise than the base's own tokenizer, so no"

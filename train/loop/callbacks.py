@@ -10,8 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from burnish.console import Tick
-from burnish.files import read_jsonl
-from burnish.run import write_atomic
+from burnish.files import read_jsonl, write_atomic
 
 COMPLETE = "complete"
 METRICS = "metrics.jsonl"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from burnish.config import ConfigError, fields
-from burnish.run import tree_sha256
+from burnish.files import tree_sha256
 
 from ..data.prepare import Prepared
 from ..models import transformers as models
