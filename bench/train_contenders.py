@@ -42,8 +42,10 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     from train.kernels.compile import Speed
     from train.loop.arguments import make_trainer
     from train.loop.trainer import Batching
-    from train.models import transformers as models
-    from train.plan.resolve import Resolved, changed
+    from train.models.adapters import add_adapter
+    from train.models.device import limit_memory
+    from train.models.transformers import load_base
+    from train.resolved import Resolved, changed
 
     ids = rows_of(options.load, options.steps)
     settings = settings_of(options)
@@ -53,9 +55,9 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     for line in planned.lines():
         print(line, file=sys.stderr)
     made = [Row(Example(i + 1, (), None), row, ((0, len(row)),), (0,)) for i, row in enumerate(ids)]
-    models.limit_memory(options.memory_gib)
-    base = models.load_base(Base(options.base, None, Path(options.base), ""), settings.base)
-    model = models.add_adapter(base, settings.lora)
+    limit_memory(options.memory_gib)
+    base = load_base(Base(options.base, None, Path(options.base), ""), settings.base)
+    model = add_adapter(base, settings.lora)
     batching = Batching(planned.micro_batch_tokens, checkpointing=planned.checkpointing)
     trainer = make_trainer(
         Resolved(settings, planned.steps), batching, Speed(model, planned.compiled), model,
@@ -90,7 +92,8 @@ def planned_for(settings: Any, lengths: list[int], base: str) -> Any:
 
     import torch
 
-    from train.plan.memory import Machine, plan
+    from train.plan.machine import Machine
+    from train.plan.memory import plan
     from train.plan.model_shape import empty_model, shape_of
 
     free = torch.cuda.get_device_properties(0).total_memory - 2**29  # what CUDA's context takes

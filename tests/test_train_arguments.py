@@ -15,8 +15,9 @@ from train.loop import arguments
 from train.loop.callbacks import Progress
 from train.loop.checkpoints import has_ended
 from train.loop.trainer import Batching, Rows
-from train.models.transformers import add_adapter, load_base
-from train.plan.resolve import Resolved
+from train.models.adapters import add_adapter
+from train.models.transformers import load_base
+from train.resolved import Resolved
 from train.settings import TrainSettings
 
 # unsloth 2026.10.9 (models/rl.py) gives these arguments of TRL's other defaults where they aren't said; steps of twice

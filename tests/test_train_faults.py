@@ -27,7 +27,7 @@ from train.loop import errors
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
 from train.plan.preflight import machine_faults
-from train.plan.resolve import Resolved
+from train.resolved import Resolved
 from train.settings import TrainSettings
 
 SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")

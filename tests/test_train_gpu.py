@@ -15,8 +15,9 @@ from tests.support.small_models import gradients, rows
 from train.kernels.compile import Speed
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, Rows
-from train.models import transformers as models
-from train.plan.resolve import Resolved
+from train.models.adapters import add_adapter
+from train.models.transformers import load_base
+from train.resolved import Resolved
 from train.settings import TrainSettings
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -35,7 +36,7 @@ def settings_of(base: Path, quantization: str, dtype: str) -> TrainSettings:
 def adapted(settings: TrainSettings) -> Any:
     torch.manual_seed(0)
     base = Base(settings.base.id, None, Path(settings.base.id), "")
-    model = models.add_adapter(models.load_base(base, settings.base), settings.lora)
+    model = add_adapter(load_base(base, settings.base), settings.lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)

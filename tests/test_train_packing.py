@@ -17,7 +17,7 @@ from train.kernels.packing import micro_batches, padded_batches
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
 from train.models.transformers import load_base
-from train.plan.resolve import Resolved
+from train.resolved import Resolved
 from train.settings import TrainSettings
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)

@@ -26,7 +26,8 @@ from tests.support.commands import Cli
 from train import __main__ as command
 from train import resume
 from train.plan.memory import Plan
-from train.plan.resolve import AUTO, Resolved, auto_keys, resolve, undecided
+from train.plan.resolve import resolve
+from train.resolved import AUTO, Resolved, auto_keys, undecided
 from train.settings import TrainSettings
 
 AUTOS = sorted(auto_keys())

@@ -12,8 +12,8 @@ from burnish.run import Run, TrainRecord
 from burnish.versions import versions
 
 from .data.prepare import Prepared
-from .models import transformers as models
-from .plan.resolve import Resolved
+from .models.device import hardware, peak_memory_bytes
+from .resolved import Resolved
 from .resume import CONFIG, template_inputs
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
@@ -40,7 +40,7 @@ def record_of(
             "metrics": _metrics(metrics),
             "exam": _exam(run, exam),
             "versions": versions(packages),
-            "hardware": models.hardware(),
+            "hardware": hardware(),
         }
     )
 
@@ -93,7 +93,7 @@ def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
         "eval_loss": metrics.get("eval_loss"),
         "train_runtime_s": metrics["train_runtime"],
         "tokens_per_s": metrics["tokens_per_s"],
-        "peak_memory_bytes": models.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
         "steps": metrics["steps"],
     }
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -23,10 +23,8 @@ from burnish.run import Run, RunError, TrainRecord
 
 from .data.mask import Row
 from .data.prepare import Prepared
+from .resolved import Resolved
 from .settings import TrainSettings
-
-if TYPE_CHECKING:  # it brings torch, which takes seconds
-    from .plan.resolve import Resolved
 
 CONFIG, STARTED = "config.yaml", "started.json"
 DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; planning knows better

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from burnish.config import Strict
 from burnish.publish import PushSection
 
-from .models.peft_config import new_adapter
+from .peft_config import new_adapter
 
 
 class BaseSection(Strict):

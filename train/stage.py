@@ -27,27 +27,29 @@ from .loop.arguments import make_trainer
 from .loop.callbacks import EvalProgress, Progress, last_checkpoint
 from .loop.checkpoints import has_ended, take_up
 from .loop.trainer import Batching
-from .models import transformers as models
-from .plan.resolve import Resolved
+from .models.backends import Backend, backend
+from .models.device import device, limit_memory
+from .models.transformers import skipped_modules
 from .record import record_of
+from .resolved import Resolved
 
 
 def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
     """Train from the start, or from the newest whole checkpoint, and write the record last."""
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
     set_seed(resolved.train.seed)
-    models.limit_memory(resolved.train.memory_gib)
-    backend = models.backend(resolved.base.backend)
-    base = backend.load(prepared.base, resolved)
-    skipped = models.skipped_modules(base)
-    model = backend.adapt(base, resolved)
+    limit_memory(resolved.train.memory_gib)
+    loader = backend(resolved.base.backend)
+    base = loader.load(prepared.base, resolved)
+    skipped = skipped_modules(base)
+    model = loader.adapt(base, resolved)
     if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
         warn("this base is a mixture of experts: the loss that balances its experts is not added")
     _say_model(model, resolved, prepared, run, step)
-    resolved = resolved.packing(_packs(resolved, backend, model))
+    resolved = resolved.packing(_packs(resolved, loader, model))
     resume.write_config(run, resolved)
     batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
-    speed = Speed(model, resolved.compiled) if backend.packs and models.device().type == "cuda" else None
+    speed = Speed(model, resolved.compiled) if loader.packs and device().type == "cuda" else None
     rows = (prepared.train, prepared.heldout)
     output = run.path / "checkpoints"
     trainer = make_trainer(resolved, batching, speed, model, prepared.tokenizer, rows, output)
@@ -82,11 +84,11 @@ def _probe(prepared: Prepared) -> Probe | None:
         return None
 
 
-def _packs(resolved: Resolved, backend: models.Backend, model: Any) -> bool:
+def _packs(resolved: Resolved, loader: Backend, model: Any) -> bool:
     """Whether rows are packed; where they are to be and can't, say why."""
     if not resolved.data.packing:
         return False
-    if not backend.packs:
+    if not loader.packs:
         why = f"{resolved.base.backend} takes masks, not borders of rows"
     elif not (why := why_padded(model)) and resolved.base.attn_implementation != "sdpa":
         why = f"base.attn_implementation {resolved.base.attn_implementation} takes no packed rows"
@@ -99,7 +101,7 @@ def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, ste
     trained, total = model.get_nb_trainable_parameters()
     say(f"run: {run.path}")
     say(
-        f"model: {prepared.base.name} on {models.device().type}, {resolved.base.dtype},"
+        f"model: {prepared.base.name} on {device().type}, {resolved.base.dtype},"
         f" quantization {resolved.base.quantization}; {trained / 1e6:.1f}M of {total / 1e6:.0f}M parameters are trained"
     )
     say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")

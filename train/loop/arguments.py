@@ -14,16 +14,16 @@ from burnish.config import ConfigError
 
 from ..data.mask import Row
 from ..kernels.compile import Speed
-from ..models import transformers as models
+from ..models.device import device, dtype
 from ..plan.memory import rows_per_step
-from ..plan.resolve import Resolved
+from ..resolved import Resolved
 from .trainer import Batching, PackedTrainer
 
 
 def arguments(resolved: Resolved, output: Path) -> SFTConfig:
     """Return TRL's arguments; its batch is a whole step, which PackedTrainer cuts."""
     t = resolved.train
-    cuda = models.device().type == "cuda"
+    cuda = device().type == "cuda"
     stopping = t.early_stopping_patience is not None
     made = SFTConfig(
         output_dir=str(output),
@@ -58,7 +58,7 @@ def arguments(resolved: Resolved, output: Path) -> SFTConfig:
         metric_for_best_model="eval_loss" if stopping else None,
         greater_is_better=False if stopping else None,
         bf16=False,  # the model is loaded in its compute dtype, and the fused layers cast what they must
-        fp16=cuda and models.dtype(resolved.base) == torch.float16,
+        fp16=cuda and dtype(resolved.base) == torch.float16,
         use_cpu=not cuda,
         packing=False,
         max_length=None,

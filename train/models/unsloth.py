@@ -15,8 +15,8 @@ from peft import PeftModel
 from burnish.bases.base import Base
 from burnish.config import ConfigError
 
-from ..plan.resolve import Resolved
-from .transformers import dtype
+from ..resolved import Resolved
+from .device import dtype
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

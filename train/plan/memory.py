@@ -16,6 +16,7 @@ from burnish.errors import UserError
 from ..kernels.loss import CHUNK
 from ..kernels.packing import micro_batches, padded_batches
 from ..settings import TrainSettings
+from .machine import Machine
 from .model_shape import Shape
 
 GIB = 2**30
@@ -30,16 +31,6 @@ EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # share of the measured matrix rate tha
 EAGER = 2.6  # how much more layers of PEFT's own keep than fused and compiled ones
 FUSED = 2.1  # the same of layers that are fused and not compiled: counted in what autograd saves, on a CPU
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 0, "paged_adamw_32bit": 0, "sgd": 0, "adafactor": 1}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a run can use: `free_bytes` of the device's memory, `matrix_flops` a second as measured, or None."""
-
-    device: str
-    free_bytes: int
-    matrix_flops: float | None = None
-    unsloth: bool = False
 
 
 @dataclass(frozen=True)

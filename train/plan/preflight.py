@@ -14,15 +14,19 @@ from burnish.config import ConfigError
 from burnish.console import say, warn
 from burnish.exam.memory import ExamMemory
 
+from .. import peft_config
 from ..data.prepare import Prepared
 from ..data.template import loading_fault
 from ..exam import questions
-from ..models import peft_config
-from ..models import transformers as models
+from ..models.adapters import adapter_path, check_targets
+from ..models.backends import has_unsloth
+from ..models.transformers import attention, stored_quantization
+from ..resolved import Resolved, changed
 from ..settings import LoraSection, TrainSettings
-from .memory import Machine, plan
+from .machine import Machine, measure
+from .memory import plan
 from .model_shape import empty_model, exam_sizes, shape_of
-from .resolve import Resolved, changed, resolve, with_adapter
+from .resolve import resolve, with_adapter
 
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
 
@@ -37,7 +41,7 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(settings.base, error)) from None
     if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
-        models.check_targets(model, settings.lora.target_modules)
+        check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
     asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
     _warn_of_kept(asked.lora, settings.lora)
@@ -51,12 +55,12 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
         need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
-    return resolve(settings, prepared, made, models.attention(settings.base, model.config) or "eager")
+    return resolve(settings, prepared, made, attention(settings.base, model.config) or "eager")
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
     """Return the settings with the quantization of a base that is stored in NF4 itself."""
-    stored = models.stored_quantization(prepared.base.path)
+    stored = stored_quantization(prepared.base.path)
     if stored.get("bnb_4bit_quant_type") != "nf4" or settings.base.quantization == "none":
         return settings
     double = bool(stored.get("bnb_4bit_use_double_quant", False))
@@ -76,7 +80,7 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
             theirs = "a choice by architecture" if theirs is None else theirs
             warn(f"lora.config_file {path}: does not say {name}: here it is {ours} (PEFT's own default: {theirs})")
     if lora.resume_adapter:
-        directory = models.adapter_path(settings)
+        directory = adapter_path(settings)
         base = peft_config.read(directory / peft_config.CONFIG).get("base_model_name_or_path")
         if base not in (None, "", settings.base.id):
             warn(f"lora.resume_adapter {directory}: was trained on {base}, here it goes on {settings.base.id}")
@@ -97,7 +101,7 @@ def _warn_of_kept(asked: LoraSection, kept: LoraSection) -> None:
 def machine_faults(settings: TrainSettings) -> list[str]:
     """Return what is wrong with this machine for these settings, a line each."""
     faults = [*_gpu_faults(), *_nf4_faults(settings)]
-    if settings.base.backend == "unsloth" and not models.has_unsloth():
+    if settings.base.backend == "unsloth" and not has_unsloth():
         faults.append(
             "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
         )
@@ -117,7 +121,7 @@ def machine_faults(settings: TrainSettings) -> list[str]:
 
 def _machine(settings: TrainSettings) -> Machine:
     """Measure the machine; where a run starts from an adapter, unsloth is no choice."""
-    found = models.machine()
+    found = measure()
     return replace(found, unsloth=False) if settings.lora.resume_adapter else found
 
 
@@ -127,7 +131,7 @@ def _adapter_faults(settings: TrainSettings) -> list[str]:
     if settings.base.backend == "unsloth":
         return ["lora.resume_adapter: only base.backend: transformers goes on from an adapter"]
     try:
-        return peft_config.continued_faults(models.adapter_path(settings) / peft_config.CONFIG, LoraSection)
+        return peft_config.continued_faults(adapter_path(settings) / peft_config.CONFIG, LoraSection)
     except ConfigError as error:
         return list(error.faults)
 
