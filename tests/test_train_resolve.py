@@ -54,7 +54,11 @@ def prepared() -> Any:
 
 
 def planned(device: str = "cpu", backend: str = "transformers", quantization: str = "none") -> Plan:
-    return Plan(device, backend, quantization, "adamw_torch", True, True, 640, 1, 1, 1, 1, 1, 7, 1.0, 1, None)
+    return Plan(
+        device=device, backend=backend, quantization=quantization, optim="adamw_torch", compiled=True,
+        checkpointing=True, micro_batch_tokens=640, weights_bytes=1, adapter_bytes=1, activation_bytes=1, free_bytes=1,
+        disk_bytes=1, steps=7, micro_batches=1.0, tokens=1, seconds=None,
+    )  # fmt: skip
 
 
 def asked(**sections: dict[str, Any]) -> TrainSettings:

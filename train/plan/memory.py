@@ -33,7 +33,7 @@ FUSED = 2.1  # the same of layers that are fused and not compiled: counted in wh
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 0, "paged_adamw_32bit": 0, "sgd": 0, "adafactor": 1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run will do, and what it is expected to take. Bytes are of the device's memory unless said otherwise."""
 
@@ -133,40 +133,76 @@ def _candidate(
     quantization: str,
     checkpointing: bool,
 ) -> Plan:
-    cuda, longest = machine.device == "cuda", max(lengths)
-    optim = settings.train.optim
-    if optim == "auto":
-        optim = "adamw_torch_fused" if cuda else "adamw_torch"
-    fused = cuda and settings.lora.lora_dropout == 0
-    weights = shape.weight_bytes(quantization, 2 if cuda else 4)
+    """Return what a run takes with this quantization, with or without gradient checkpointing."""
+    cuda = machine.device == "cuda"
+    fused, item = cuda and settings.lora.lora_dropout == 0, 2 if cuda else 4
+    optim = _optimizer(settings, cuda)
+    weights = shape.weight_bytes(quantization, item)
     adapter = shape.adapter_parameters(settings.lora.r) * (8 + OPTIMIZER_BYTES.get(optim, 8) + 2 * fused)
-    free = int(machine.free_bytes * USABLE) - (RESERVE_BYTES if cuda else 0)
-    if cuda and settings.train.memory_gib is not None:
-        free = min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
-    per_step = rows_per_step(settings)
-    steps = settings.train.max_steps
-    if steps <= 0:
-        steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
+    free, steps, per_step = _free_bytes(settings, machine), _steps(settings, len(lengths)), rows_per_step(settings)
     trained = round(sum(lengths) / len(lengths) * min(per_step, len(lengths)) * steps)
     flops = trained * shape.flops_per_token(checkpointing)
     seconds = flops / (machine.matrix_flops * EFFICIENCY[machine.device]) if machine.matrix_flops else None
-    compiled = fused and (seconds is None or seconds > COMPILE_S * 5)
-    if settings.train.torch_compile != "auto":
-        compiled = cuda and settings.train.torch_compile
-    held = activations(shape, 2 if cuda else 4, checkpointing, fused, compiled)
-    if settings.train.micro_batch_tokens == "auto":
-        tokens = max(longest, min(held.tokens(free - weights - adapter), MOST_TOKENS if cuda else CPU_TOKENS))
-    else:
-        tokens = max(longest, settings.train.micro_batch_tokens)
+    compiled = _compiled(settings, cuda, fused, seconds)
+    held = activations(shape, item, checkpointing, fused, compiled)
+    tokens = _micro_batch_tokens(settings, max(lengths), held.tokens(free - weights - adapter), cuda)
     # what one micro-batch will really hold: a step may have fewer tokens than the budget
     packed = settings.data.packing and settings.base.backend != "unsloth"
-    most = max(longest, _largest_micro_batch(lengths, per_step, steps, tokens, packed))
+    most = max(max(lengths), _largest_micro_batch(lengths, per_step, steps, tokens, packed))
     return Plan(
-        machine.device, "transformers" if settings.base.backend == "auto" else settings.base.backend, quantization,
-        optim, compiled, checkpointing, tokens, weights, adapter, held.bytes(most), free,
-        adapter * (1 + settings.train.save_total_limit), steps, _cuts(lengths, per_step, tokens), trained, seconds,
-        (shape.layers - 1) * most * shape.hidden * 2 if checkpointing and compiled else 0,
-    )  # fmt: skip
+        device=machine.device,
+        backend="transformers" if settings.base.backend == "auto" else settings.base.backend,
+        quantization=quantization,
+        optim=optim,
+        compiled=compiled,
+        checkpointing=checkpointing,
+        micro_batch_tokens=tokens,
+        weights_bytes=weights,
+        adapter_bytes=adapter,
+        activation_bytes=held.bytes(most),
+        free_bytes=free,
+        disk_bytes=adapter * (1 + settings.train.save_total_limit),
+        steps=steps,
+        micro_batches=_cuts(lengths, per_step, tokens),
+        tokens=trained,
+        seconds=seconds,
+        host_bytes=(shape.layers - 1) * most * shape.hidden * 2 if checkpointing and compiled else 0,
+    )
+
+
+def _optimizer(settings: TrainSettings, cuda: bool) -> str:
+    if settings.train.optim != "auto":
+        return settings.train.optim
+    return "adamw_torch_fused" if cuda else "adamw_torch"
+
+
+def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
+    """Return what a run may take of the device's memory: some stays with CUDA's context, some with the user."""
+    if machine.device != "cuda":
+        return int(machine.free_bytes * USABLE)
+    free = int(machine.free_bytes * USABLE) - RESERVE_BYTES
+    if settings.train.memory_gib is None:
+        return free
+    return min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
+
+
+def _steps(settings: TrainSettings, rows: int) -> int:
+    if settings.train.max_steps > 0:
+        return settings.train.max_steps
+    return max(1, round(math.ceil(rows / rows_per_step(settings)) * settings.train.num_train_epochs))
+
+
+def _compiled(settings: TrainSettings, cuda: bool, fused: bool, seconds: float | None) -> bool:
+    """Whether layers are compiled: where it was asked for, else where a run is long enough to gain by it."""
+    if settings.train.torch_compile != "auto":
+        return cuda and settings.train.torch_compile
+    return fused and (seconds is None or seconds > COMPILE_S * 5)
+
+
+def _micro_batch_tokens(settings: TrainSettings, longest: int, fitting: int, cuda: bool) -> int:
+    if settings.train.micro_batch_tokens != "auto":
+        return max(longest, settings.train.micro_batch_tokens)
+    return max(longest, min(fitting, MOST_TOKENS if cuda else CPU_TOKENS))
 
 
 @dataclass(frozen=True)
