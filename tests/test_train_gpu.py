@@ -19,6 +19,7 @@ from train.models.adapters import add_adapter
 from train.models.transformers import load_base
 from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 SHAPE: dict[str, Any] = {
@@ -36,7 +37,7 @@ def settings_of(base: Path, quantization: str, dtype: str) -> TrainSettings:
 def adapted(settings: TrainSettings) -> Any:
     torch.manual_seed(0)
     base = Base(settings.base.id, None, Path(settings.base.id), "")
-    model = add_adapter(load_base(base, settings.base), settings.lora)
+    model = add_adapter(load_base(base, settings.base, World().device), settings.lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -81,7 +82,7 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
     model = adapted(settings)
     trainer = make_trainer(
         Resolved(settings), Batching(64, checkpointing=checkpointing), Speed(model, compiled), model,
-        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
+        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
     assert trainer.speed is not None and len(trainer.speed.fused.layers) == 21
     assert all(layer.training for layer in model.get_base_model().model.layers)
@@ -109,16 +110,16 @@ def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training
     model = adapted(settings)
     trainer = make_trainer(
         Resolved(settings), Batching(128), Speed(model, True), model,
-        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
+        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
-    fails, nll = iter([True, True, False, True]), trainer.nll
+    fails, enough = iter([True, True, False, True]), trainer.objective.loss
 
-    def scarce(*arguments: Any) -> torch.Tensor:
+    def scarce(rows: Any) -> torch.Tensor:
         if next(fails, False):
             torch.empty(2**50, dtype=torch.uint8, device="cuda")  # the allocator's own error
-        return nll(*arguments)
+        return enough(rows)
 
-    trainer.nll = scarce
+    trainer.objective.loss = scarce
     examples = [dict(row) for row in trainer.train_dataset]
     loss = trainer.training_step(model, {"rows": Rows(examples)})
     assert torch.isfinite(loss)

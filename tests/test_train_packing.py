@@ -17,8 +17,10 @@ from train.kernels.packing import micro_batches, padded_batches
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
 from train.models.transformers import load_base
+from train.private.transformers import attention_configs
 from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
@@ -52,7 +54,7 @@ def trainer_of(base_directory: Path, tmp_path: Path) -> Any:
     resolved = Resolved(TrainSettings.model_validate(SETTINGS))
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
-        return make_trainer(resolved, batching, None, model, tokenizer, (rows(), rows(2)), tmp_path)
+        return make_trainer(resolved, batching, None, model, tokenizer, (rows(), rows(2)), tmp_path, World())
 
     return make
 
@@ -127,14 +129,14 @@ def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
 def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path: Path) -> None:
     """transformers' sdpa leaves it out, llama.cpp does not: what is trained would not be what is served."""
     gemma().save_pretrained(tmp_path)
-    loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base)
+    loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base, World().device)
     assert loaded.config._attn_implementation == "eager"
 
 
 def test_a_model_attends_as_before_once_packing_ends() -> None:
     model = adapted(llama)
     before = model.config._attn_implementation
-    with attention.packed(attention.configs_of(model)):
+    with attention.packed(attention_configs(model)):
         assert model.config._attn_implementation == attention.NAME
     assert model.config._attn_implementation == before
 

@@ -1,4 +1,4 @@
-"""The trained model sits the exam: held-out rows and general text, scored with the adapter on and off."""
+"""The exam of the trained model: held-out rows and general text, scored with the adapter on and off."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
 
 
 @torch.inference_mode()
-def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
+def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
     """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
     model.eval()
     # held-out rows come first

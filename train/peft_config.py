@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from burnish.config import ConfigError
 from burnish.errors import did_you_mean
 
+from .private.peft import default_targets, targeted
+
 CONFIG = "adapter_config.json"
 MOST_BYTES = 1 << 20
 # they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained
@@ -104,17 +106,15 @@ def targets(directory: Path, model: Any) -> list[str] | None:
     Short names where all modules of that name are meant, whole ones otherwise.
     """
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     content = read(directory / CONFIG)
-    asked = content.get("target_modules") or CHOSEN.get(model.config.get_text_config().model_type)
+    asked = content.get("target_modules") or default_targets(model.config.get_text_config().model_type)
     if asked is None:
         return None
     names = ("exclude_modules", "layers_to_transform", "layers_pattern")
     config = LoraConfig(target_modules=asked, **{name: content.get(name) for name in names})
     every = [name for name, _ in model.named_modules() if name]
-    found = {name for name in every if check_target_module_exists(config, name)}
+    found = targeted(config, every)
     short = {name.rsplit(".", 1)[-1] for name in found}
     whole = {name for name in every if name.rsplit(".", 1)[-1] in short} == found
     return sorted(short if whole else found) or None

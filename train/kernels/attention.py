@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+
+from ..private.transformers import attention_configs, attention_switched
 
 NAME = "burnish_packed"
 MOST_HEAD_WIDTH = 256
@@ -38,25 +38,9 @@ def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]
     }
 
 
-def configs_of(model: Any) -> list[Any]:
-    """Return the configurations that name a model's attention, each once: its modules share them."""
-    found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
-    return list(found.values())
-
-
-@contextmanager
-def packed(configs: list[Any]) -> Iterator[None]:
+def packed(configs: list[Any]) -> AbstractContextManager[None]:
     """Let a model attend within packed rows only, as `packed_arguments` describes them; then as it did before."""
-    before = [config._attn_implementation for config in configs]
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the borders say it all
-    try:
-        for config in configs:
-            config._attn_implementation = NAME
-        yield
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
+    return attention_switched(configs, NAME, attend)
 
 
 @torch.no_grad()
@@ -78,7 +62,7 @@ def why_padded(model: Any) -> str:
     ids = torch.arange(1, 13, device=inner.device).unsqueeze(0)
     alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in (ids[:, :7], ids[:, 7:])], 1)
     try:
-        with packed(configs_of(inner)):
+        with packed(attention_configs(inner)):
             together = body(input_ids=ids, **packed_arguments([7, 5], inner.device), use_cache=False).last_hidden_state
     except NotPackable as error:
         return str(error)

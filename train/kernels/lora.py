@@ -16,6 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..private.bitsandbytes import block_scales, is_nf4, is_quantized
+from ..private.torch import copy_scaled
+
+NF4_BLOCK = 64  # weights of a scale
 NAME = "default"  # PEFT's name of an only adapter
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
 _LIBRARY: Any = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
@@ -75,7 +79,7 @@ def _dense(weights: list[Tensor], scales: list[Tensor], i: int, out: int, x: Ten
     if not scales:
         return weights[i]
     made: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
-        weights[i], scales[i], 64, "nf4", [out, x.shape[1]], x.dtype
+        weights[i], scales[i], NF4_BLOCK, "nf4", [out, x.shape[1]], x.dtype
     )
     return made
 
@@ -132,7 +136,7 @@ class _Group(torch.nn.Module):
             # a plain tensor on the same memory: bitsandbytes' own class gets in the compiler's way
             self.register_buffer(f"weight_{i}", base.weight.detach().as_subclass(Tensor), persistent=False)
             self.register_buffer(f"b_{i}", layer.lora_B[NAME].weight.detach().to(dtype, copy=True), persistent=False)
-            if (scales := _scales(base)) is not None:
+            if (scales := block_scales(base.weight)) is not None:
                 self.register_buffer(f"scales_{i}", scales, persistent=False)
 
     def forward(self, x: Tensor, place: int, layers: list[Any]) -> Tensor:
@@ -189,6 +193,12 @@ class Fused:
                 layer.forward = MethodType(_forward, layer)
         self.refresh()
 
+    def close(self) -> None:
+        """Give the layers PEFT's forward back."""
+        for layer in self.layers:
+            del layer.forward, layer._fused, layer._fused_place, layer._fused_layers
+        self._groups.clear()
+
     def clear(self) -> None:
         """Let go of what was computed and not asked for, where a pass broke off or a model leaves a layer out."""
         for group in self._groups:
@@ -199,7 +209,7 @@ class Fused:
         """Take over the trained adapter: once a step, for all layers at once."""
         if not self.layers:
             return
-        torch._foreach_copy_(self._low, torch._foreach_mul(self._trained, self._factors))
+        copy_scaled(self._low, self._trained, self._factors)
 
 
 def _groups(model: Any) -> list[list[Any]]:
@@ -215,35 +225,16 @@ def _groups(model: Any) -> list[list[Any]]:
 
 
 def _kind(layer: Any) -> tuple[int, bool]:
-    return layer.base_layer.in_features, hasattr(layer.base_layer.weight, "quant_state")
+    return layer.base_layer.in_features, is_quantized(layer.base_layer.weight)
 
 
 def _can(layer: Any) -> bool:
     if list(layer.lora_A) != [NAME] or layer.use_dora.get(NAME) or layer.lora_bias.get(NAME):
         return False
     weight = layer.base_layer.weight
-    state = getattr(weight, "quant_state", None)
     held = isinstance(layer.base_layer, torch.nn.Linear)
-    plain = state is None and weight.is_floating_point()
-    nf4 = state is not None and state.quant_type == "nf4" and state.blocksize == 64
-    return bool(held and (plain or nf4) and isinstance(layer.lora_dropout[NAME], torch.nn.Identity))
-
-
-def _scales(base: Any) -> Tensor | None:
-    """Return the scales of NF4's blocks in float32: those that are quantized themselves are dequantized once.
-
-    The layer keeps them so too: the numbers are the same, and 8-bit ones beside them would be of no use.
-    """
-    state = getattr(base.weight, "quant_state", None)
-    if state is None:
-        return None
-    if state.nested:
-        from bitsandbytes.functional import dequantize_blockwise
-
-        state.absmax = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
-        state.nested, state.state2, state.offset = False, None, None
-    scales: Tensor = state.absmax
-    return scales
+    fits = is_nf4(weight, NF4_BLOCK) if is_quantized(weight) else weight.is_floating_point()
+    return bool(held and fits and isinstance(layer.lora_dropout[NAME], torch.nn.Identity))
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a person and a plot see of a training run: a bar, metrics.jsonl, TensorBoard's events, whole checkpoints."""
+"""Callbacks of the training loop: the progress bar, metrics.jsonl, TensorBoard's events, and checkpoints' marks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from burnish.console import Tick
 from burnish.files import read_jsonl
 from burnish.run import write_atomic
 
-COMPLETE = "complete"
+from .checkpoints import mark_complete
+
 METRICS = "metrics.jsonl"
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written anew.
+    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written again.
 
     TensorBoard's events are written where `tensorboard` says so; it is imported only then.
     """
@@ -66,8 +67,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
                 self.writer.add_scalar(key, value, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark a checkpoint whole: one that a kill left half-written has no mark and is not resumed from."""
-        write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+        mark_complete(Path(str(args.output_dir)), state.global_step)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.writer:
@@ -87,15 +87,10 @@ class EvalProgress(TrainerCallback):  # type: ignore[misc]
         self.tick(self.done)
 
 
-def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
-    """Return the newest whole checkpoint and its step, or (None, 0)."""
-    whole = [p for p in directory.glob("checkpoint-*") if (p / COMPLETE).is_file()]
-    newest = max(whole, key=_step, default=None)
-    return newest, _step(newest) if newest else 0
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("-", 1)[1])
+def logged_seconds(logs: Path) -> float:
+    """Return the time between the first and the last point in metrics.jsonl."""
+    times = [point["time"] for point in read_jsonl(logs / METRICS, partial=True)]
+    return float(times[-1] - times[0]) if times else 0.0
 
 
 def _writer(logs: Path, resumed_step: int) -> Any:

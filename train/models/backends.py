@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any, Protocol
 
+import torch
 from peft import PeftModel
 
 from burnish.bases.base import Base
@@ -22,7 +23,7 @@ class Backend(Protocol):
 
     packs: bool
 
-    def load(self, found: Base, resolved: Resolved) -> Any: ...
+    def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any: ...
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel: ...
 
@@ -32,9 +33,9 @@ class TransformersBackend:
 
     packs = True
 
-    def load(self, found: Base, resolved: Resolved) -> Any:
+    def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any:
         """Return the frozen base."""
-        return load_base(found, resolved.base)
+        return load_base(found, resolved.base, device)
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
         """Return the base with a new adapter, or with the one to go on from."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,29 +15,31 @@ from ..settings import BaseSection
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def device() -> torch.device:
-    """Return the device that training uses."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def dtype(base: BaseSection) -> torch.dtype:
+def dtype(base: BaseSection, device: torch.device) -> torch.dtype:
     """Return the load and compute dtype: on a CPU float32, since bfloat16 is two to three times slower there."""
     if base.dtype != "auto":
         return DTYPES[base.dtype]
-    if device().type == "cpu":
+    if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def dtype_name(base: BaseSection) -> str:
+def dtype_name(base: BaseSection, device: torch.device) -> str:
     """Return its name as records have it ("bfloat16")."""
-    return str(dtype(base)).removeprefix("torch.")
+    return str(dtype(base, device)).removeprefix("torch.")
 
 
-def limit_memory(gib: float | None) -> None:
-    """Let the process take no more of the GPU's memory than this."""
-    if gib is not None and device().type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / torch.cuda.mem_get_info()[1]))
+@contextmanager
+def limited_memory(gib: float | None, device: torch.device) -> Iterator[None]:
+    """Let the process take no more of the GPU's memory than this inside the context."""
+    if gib is None or device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / torch.cuda.mem_get_info(device)[1]))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def peak_memory_bytes() -> int:
@@ -45,9 +49,9 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def hardware() -> dict[str, Any]:
+def hardware(device: torch.device) -> dict[str, Any]:
     """Describe what trained: device, names, sizes."""
-    facts: dict[str, Any] = {"device": device().type, "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
+    facts: dict[str, Any] = {"device": device.type, "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         facts |= {

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from burnish.bases.base import Base
 from burnish.config import ConfigError
 from burnish.console import as_json
 
 from ..data.template import loading_fault
+from ..private.bitsandbytes import keep_layout
+from ..private.transformers import attention_name
 from ..settings import BaseSection
-from .device import device, dtype
+from .device import dtype
 
 
-def load_base(found: Base, base: BaseSection) -> Any:
-    """Load the base, frozen, in 16/32 bits or NF4. Raises ConfigError where transformers can't."""
+def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
+    """Load the base onto a device, frozen, in 16/32 bits or NF4. Raises ConfigError where transformers can't."""
     stored_in_nf4 = _stored_in_nf4(found, base)
     if stored_in_nf4 and base.quantization != "nf4":
         raise ConfigError(
             f"base.id {base.id}: is stored in NF4: set base.quantization: nf4, or give its 16-bit checkpoint"
         )
-    options: dict[str, Any] = {"dtype": dtype(base), "device_map": {"": device().type}}
+    options: dict[str, Any] = {"dtype": dtype(base, device), "device_map": {"": str(device)}}
     config = AutoConfig.from_pretrained(found.path, trust_remote_code=base.trust_remote_code)
     if attended := attention(base, config):
         options["attn_implementation"] = attended
@@ -35,20 +40,30 @@ def load_base(found: Base, base: BaseSection) -> Any:
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=base.double_quant,
-            bnb_4bit_compute_dtype=dtype(base),
+            bnb_4bit_compute_dtype=dtype(base, device),
         )
-    if as_json() or not sys.stderr.isatty():
-        disable_progress_bar()  # a bar of many lines is no bar
     try:
-        model = AutoModelForCausalLM.from_pretrained(found.path, trust_remote_code=base.trust_remote_code, **options)
+        with _bar_on_terminals():
+            model = AutoModelForCausalLM.from_pretrained(
+                found.path, trust_remote_code=base.trust_remote_code, **options
+            )
     except (ValueError, OSError, ImportError) as error:
         raise ConfigError(loading_fault(base, error)) from None
-    for module in model.modules():
-        # bitsandbytes would repack such a layer for bfloat16 at the first evaluation on this CPU, and the exam would
-        # then examine other weights than those that were trained
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    keep_layout(model)
     return model
+
+
+@contextmanager
+def _bar_on_terminals() -> Iterator[None]:
+    """Show transformers' progress bar inside on a terminal only: elsewhere it is many lines."""
+    if not is_progress_bar_enabled() or (sys.stderr.isatty() and not as_json()):
+        yield
+        return
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        enable_progress_bar()
 
 
 def stored_quantization(directory: Path) -> dict[str, Any]:
@@ -66,7 +81,7 @@ def attention(base: BaseSection, config: Any) -> str | None:
         return base.attn_implementation
     if getattr(config.get_text_config(), "attn_logit_softcapping", None):
         return "eager"  # transformers' sdpa leaves the cap out without a word
-    chosen = config._attn_implementation
+    chosen = attention_name(config)
     return chosen if chosen in ("sdpa", "eager", None) else "eager"
 
 

@@ -26,14 +26,14 @@ class UnslothBackend:
 
     packs = False
 
-    def load(self, found: Base, resolved: Resolved) -> Any:
+    def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any:
         """Return the frozen base, with unsloth's kernels."""
-        if not torch.cuda.is_available():
+        if device.type != "cuda":
             raise ConfigError("base.backend: unsloth needs an NVIDIA GPU here; transformers trains on a CPU too")
         model, _ = FastLanguageModel.from_pretrained(
             str(found.path),
             max_seq_length=resolved.data.max_length,
-            dtype=dtype(resolved.base),
+            dtype=dtype(resolved.base, device),
             load_in_4bit=resolved.base.quantization == "nf4",
             use_exact_model_name=True,
             trust_remote_code=resolved.base.trust_remote_code,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from ..models.backends import has_unsloth
-from ..models.device import device
 
 
 @dataclass(frozen=True)
@@ -22,21 +21,22 @@ class Machine:
     unsloth: bool = False
 
 
-def measure() -> Machine:
-    """Measure what this machine can give a run: free memory, and the rate of a matrix product."""
-    if device().type != "cuda":
+def measure(device: torch.device) -> Machine:
+    """Measure free memory, and the rate of a matrix product, on a device."""
+    if device.type != "cuda":
         pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return Machine("cpu", pages, matrix_flops(torch.float32, 1024))
-    return Machine("cuda", torch.cuda.mem_get_info()[0], matrix_flops(torch.bfloat16, 8192), has_unsloth())
+        return Machine("cpu", pages, matrix_flops(device, torch.float32, 1024))
+    free, _ = torch.cuda.mem_get_info(device)
+    return Machine("cuda", free, matrix_flops(device, torch.bfloat16, 8192), has_unsloth())
 
 
-def matrix_flops(dtype: torch.dtype, size: int) -> float:
+def matrix_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
     """Return the best rate of four products of two square matrices, in operations a second."""
-    a = torch.randn(size, size, device=device()).to(dtype)
+    a = torch.randn(size, size, device=device).to(dtype)
     seconds = []
     for _ in range(4):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         out = a @ a
         _ = out[0, 0].item()  # waits for the product
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return float(2 * size**3 / min(seconds))

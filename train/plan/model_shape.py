@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from burnish.exam.memory import Sizes
+
+from ..private.transformers import Conv1D
 
 NF4_BYTES = 0.5 + 4 / 64  # codes, and a scale of 64 weights in float32 (train/kernels/lora.py)
 

@@ -21,8 +21,10 @@ from ..exam import questions
 from ..models.adapters import adapter_path, check_targets
 from ..models.backends import has_unsloth
 from ..models.transformers import attention, stored_quantization
+from ..private.bitsandbytes import has_cuda
 from ..resolved import Resolved, changed
 from ..settings import LoraSection, TrainSettings
+from ..world import World
 from .machine import Machine, measure
 from .memory import plan
 from .model_shape import empty_model, exam_sizes, shape_of
@@ -31,9 +33,9 @@ from .resolve import resolve, with_adapter
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
 
 
-def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
+def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resolved:
     """Return what a run on this machine uses, its plan printed. Raises ConfigError with the machine's faults."""
-    faults = machine_faults(settings)
+    faults = machine_faults(settings, world)
     if faults:
         raise ConfigError(faults)
     try:
@@ -46,7 +48,7 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
     asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
     _warn_of_kept(asked.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(settings, shape_of(model), lengths, _machine(settings))
+    made = plan(settings, shape_of(model), lengths, _machine(settings, world))
     for line in made.lines():
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)
@@ -55,7 +57,7 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
     if made.device == "cpu" and made.peak_bytes > made.free_bytes:
         need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
-    return resolve(settings, prepared, made, attention(settings.base, model.config) or "eager")
+    return resolve(settings, prepared, made, attention(settings.base, model.config) or "eager", world.device)
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
@@ -98,7 +100,7 @@ def _warn_of_kept(asked: LoraSection, kept: LoraSection) -> None:
             warn(f"lora.{name} is that of the adapter that training starts from: {now}")
 
 
-def machine_faults(settings: TrainSettings) -> list[str]:
+def machine_faults(settings: TrainSettings, world: World) -> list[str]:
     """Return what is wrong with this machine for these settings, a line each."""
     faults = [*_gpu_faults(), *_nf4_faults(settings)]
     if settings.base.backend == "unsloth" and not has_unsloth():
@@ -114,14 +116,14 @@ def machine_faults(settings: TrainSettings) -> list[str]:
         for name in settings.train.report_to
         if importlib.util.find_spec(name) is None
     ]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world.size > 1:
         faults.append("training runs on one GPU: start it without torchrun")
     return faults + _adapter_faults(settings)
 
 
-def _machine(settings: TrainSettings) -> Machine:
+def _machine(settings: TrainSettings, world: World) -> Machine:
     """Measure the machine; where a run starts from an adapter, unsloth is no choice."""
-    found = measure()
+    found = measure(world.device)
     return replace(found, unsloth=False) if settings.lora.resume_adapter else found
 
 
@@ -162,9 +164,7 @@ def _gpu_faults() -> list[str]:
 def _nf4_faults(settings: TrainSettings) -> list[str]:
     if settings.base.quantization == "none" or not torch.cuda.is_available():
         return []
-    from bitsandbytes.cextension import lib
-
-    if getattr(lib, "compiled_with_cuda", False):
+    if has_cuda():
         return []
     return [
         f"base.quantization: this bitsandbytes has no library for CUDA {torch.version.cuda}: reinstall it"

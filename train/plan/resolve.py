@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from burnish.config import ConfigError
 from burnish.run import tree_sha256
 
@@ -16,7 +18,7 @@ from ..settings import LoraSection, TrainSettings
 from .memory import Plan
 
 
-def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: str) -> Resolved:
+def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: str, device: torch.device) -> Resolved:
     """Decide everything that the settings leave open: from the data, the plan and the base's `attention`.
 
     Where training starts from an adapter, `settings` have its values already (`with_adapter`).
@@ -27,7 +29,7 @@ def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: 
         "base",
         revision=prepared.base.revision,
         quantization=made.quantization,
-        dtype=dtype_name(settings.base),
+        dtype=dtype_name(settings.base, device),
         attn_implementation=attention,
         backend=made.backend,
     )
