@@ -126,5 +126,5 @@ def test_a_pass_that_breaks_off_leaves_nothing_behind() -> None:
     with speed.on():
         with pytest.raises(torch.OutOfMemoryError):
             trained(model)
-        assert any(group.made is not None for group in speed.fused._groups)
-    assert all(group.made is None for group in speed.fused._groups)
+        assert any(group.outputs is not None for group in speed.fused._groups)
+    assert all(group.outputs is None for group in speed.fused._groups)

@@ -91,7 +91,7 @@ def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
 ) -> None:
     model = adapted(*MODELS[name])
     loss_alone, gradients_alone = one_row_at_a_time(model)
-    packed = packing and not attention.why_padded(model)
+    packed = packing and not attention.padding_reason(model)
     trainer = trainer_of(model, Batching(budget, packed))
     model.zero_grad(set_to_none=True)
     found = trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
@@ -114,7 +114,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(packed: boo
 
 @pytest.mark.parametrize(("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "see one another")])
 def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, why: str) -> None:
-    said = attention.why_padded(adapted(*MODELS[name]))
+    said = attention.padding_reason(adapted(*MODELS[name]))
     assert why in said and bool(said) == bool(why)
 
 
@@ -123,7 +123,7 @@ def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
     model = adapted(gemma_eager)
     for layer in model.get_base_model().model.layers:
         layer.self_attn.attn_logit_softcapping = 50.0
-    assert "caps attention scores" in attention.why_padded(model)
+    assert "caps attention scores" in attention.padding_reason(model)
 
 
 def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ OPEN = ("auto", None)
 
 
 def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
-    """Check that the run can be kept, and settle what must be known before the data is read.
+    """Check that the run can be written, and resolve what must be known before the data is read.
 
-    Without a name, the newest unfinished run with the same settings, data and base goes on, so that the same command
-    given again after an interruption does; with `resume` there must be one. A run that goes on keeps the date that its
+    Without a name, the newest unfinished run with the same settings, data and base is resumed, so that the same command
+    given again after an interruption does; with `resume` there must be one. A resumed run keeps the date that its
     templates saw, and what was resolved about its model.
     """
     root, name = Path(settings.run.root), settings.run.name
@@ -51,7 +51,7 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
 
 
 def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
-    """Return the settings with what was resolved when the run started, where they ask what was asked then."""
+    """Return the settings with what was resolved when the run started, where they are what was given then."""
     for section, key in (*FIXED, ("chat", "date")):
         now, used = getattr(settings, section), started.used.get(section, {}).get(key)
         same = getattr(now, key) == started.asked.get(section, {}).get(key) or (key == "date" and now.date is None)
@@ -75,7 +75,7 @@ def finished_run(settings: TrainSettings, prepared: Prepared) -> Run:
 def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> tuple[Run, Resolved]:
     """Return the run to work on, with config.yaml; `asked` are the settings before they were resolved.
 
-    A named run that exists goes on where it stopped, if its settings, data and base are the same.
+    A named run that exists is resumed where it stopped, if its settings, data and base are the same.
     """
     name = asked.run.name or runs.new_id(prepared.base.name, asked.data.path)
     run, resolved = Run(Path(asked.run.root).resolve() / name), resolved.named(name)
@@ -96,7 +96,7 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
 
 
 def _check_same(started: StartedRun, settings: TrainSettings, found: dict[str, str | None]) -> None:
-    """Raise RunError with every difference between a run as it was started and what is asked now."""
+    """Raise RunError with every difference between a run as it was started and the settings now."""
     faults = started.differences(settings)
     faults += [
         f"{key.removesuffix('_sha256')}: its content is not what the run began with"
@@ -114,14 +114,14 @@ def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
     """Return the newest run that was started with these settings on this very data, and has not finished."""
     given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
     hashes = {k: runs.file_sha256(Path(path)) if path and Path(path).is_file() else None for k, path in given.items()}
-    there = [Run(p) for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file()]
-    started = filter(None, (_started_with(run, settings, hashes) for run in there if not run.has(TrainRecord)))
+    runs_there = [Run(p) for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file()]
+    started = filter(None, (_started_with(run, settings, hashes) for run in runs_there if not run.has(TrainRecord)))
     found = max(started, key=lambda one: (one.run.path / CONFIG).stat().st_mtime_ns, default=None)
     return found.run.id if found else None
 
 
 def _started_with(run: Run, settings: TrainSettings, hashes: dict[str, str | None]) -> StartedRun | None:
-    """Return a run that was started with these settings on this data and can go on, else None."""
+    """Return a run that was started with these settings on this data and can be resumed, else None."""
     try:
         started = StartedRun.read(run)
     except RunError:

@@ -21,7 +21,7 @@ from burnish.tokenizers.probe import Probe
 
 from .data.prepare import Prepared
 from .exam import examine, questions
-from .kernels.attention import why_padded
+from .kernels.attention import padding_reason
 from .kernels.compile import Speed
 from .loop.arguments import make_trainer
 from .loop.callbacks import EvalProgress, Progress, logged_seconds
@@ -129,7 +129,7 @@ def _packs(resolved: Resolved, loader: Backend, model: Any) -> bool:
         return False
     if not loader.packs:
         why = f"{resolved.base.backend} takes masks, not borders of rows"
-    elif not (why := why_padded(model)) and resolved.base.attn_implementation != "sdpa":
+    elif not (why := padding_reason(model)) and resolved.base.attn_implementation != "sdpa":
         why = f"base.attn_implementation {resolved.base.attn_implementation} takes no packed rows"
     if why:
         say(f"train: micro-batches are padded: {why}")

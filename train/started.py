@@ -1,4 +1,4 @@
-"""A run as it was started: started.json (what was asked, and the inputs by content) and config.yaml (what is used)."""
+"""A run as it was started: started.json (settings as given, inputs by content) and config.yaml (what is used)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Settings = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class StartedRun:
-    """A run that was started: what was `asked`, what it `used`, and the `inputs` it found.
+    """A run that was started: the settings as given (`asked`) and as resolved (`used`), and its `inputs`.
 
     `whole` is False for one of a version that did not record what was resolved.
     """
@@ -53,7 +53,7 @@ class StartedRun:
         return StartedRun(run, asked, used, inputs, "asked" in inputs)
 
     def differences(self, settings: TrainSettings) -> list[str]:
-        """Return each setting that is neither what was asked when the run started nor what it became."""
+        """Return each setting that is neither the given nor the resolved value of when the run started."""
         defaults = {path: info.get_default(call_default_factory=True) for path, info in fields(TrainSettings)}
         found = []
         for (section, key), value in _comparable(settings).items():
@@ -75,13 +75,13 @@ def write_config(run: Run, resolved: Resolved) -> None:
 
 
 def write_started(run: Run, asked: TrainSettings, found: dict[str, str | None]) -> None:
-    """Write what was asked, and the inputs that were found."""
+    """Write the settings as given, and the inputs by content."""
     content = {**found, "asked": asked.model_dump()}
     runs.write_atomic(run.path / STARTED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def inputs(prepared: Prepared) -> dict[str, str | None]:
-    """Return what a run is made from, by content: the file, the base, the template, and the very rows of each side."""
+    """Return what a run is made from, by content: the file, the base, the template, and the rows of each side."""
     return {
         "data_sha256": prepared.data_sha256,
         "eval_sha256": prepared.eval_sha256,

@@ -77,7 +77,7 @@ class _Text:
 def prepare(settings: TrainSettings) -> Prepared:
     """Read, check, render, tokenize, mask and split the data; raises the named errors with all faults of a step.
 
-    No weights are loaded. What was decided and found is printed as it goes.
+    No weights are loaded. What was recognised is printed on the way.
     """
     data, sources = settings.data, read_sources(settings.data)
     text = _load_text(settings, sources)

@@ -82,7 +82,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Rendering:
-    """What was recognised: the warning, and the markers that it speaks for."""
+    """What was recognised: the warning, and the markers that it covers."""
 
     text: str
     markers: tuple[str, ...]

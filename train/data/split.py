@@ -74,11 +74,11 @@ def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSectio
     if data.eval_overlap == "allow":
         warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam say too much good of them")
         return list(train), len(shared)
-    kept = dedupe.without(train, heldout)
-    if not kept:
+    remaining = dedupe.without(train, heldout)
+    if not remaining:
         raise DataError(f"{text}: with data.eval_overlap drop no row would be left to train on")
-    say(f"data: {text}: {len(train) - len(kept)} training rows are left out (data.eval_overlap drop)")
-    return kept, len(shared)
+    say(f"data: {text}: {len(train) - len(remaining)} training rows are left out (data.eval_overlap drop)")
+    return remaining, len(shared)
 
 
 def near(train: Sequence[Row], heldout: Sequence[Row], data: DataSection) -> tuple[int, str]:

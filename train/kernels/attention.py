@@ -1,4 +1,4 @@
-"""Attention over packed rows: several rows lie behind one another in one sequence, and none sees another."""
+"""Attention over packed rows: several rows follow one another in one sequence, and none attends to another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..private.transformers import attention_configs, attention_switched
 
 NAME = "burnish_packed"
-MOST_HEAD_WIDTH = 256
+MAX_HEAD_WIDTH = 256
 _MAX_LENGTH_STEP = 256  # the longest row's length is rounded up: fewer variants for the compiler
 
 
 class NotPackable(Exception):
-    """A model asks something of attention that packed rows don't have."""
+    """A model needs something of attention that packed rows don't have."""
 
 
 def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
@@ -44,11 +44,11 @@ def packed(configs: list[Any]) -> AbstractContextManager[None]:
 
 
 @torch.no_grad()
-def why_padded(model: Any) -> str:
-    """Say why a model's rows can't be packed; nothing where they can.
+def padding_reason(model: Any) -> str:
+    """Return why a model's rows can't be packed; "" where they can.
 
-    What would leak through packed rows (state-space layers and the like) is tried on two short rows, packed and each by
-    itself; what such rows wouldn't show is asked of the configuration.
+    Whether rows leak into one another (as in state-space layers) is tested on two short rows, packed and each by
+    itself; what such rows wouldn't show is read from the configuration.
     """
     inner, was_training = model.get_base_model(), model.training
     config, body = inner.config.get_text_config(), getattr(inner, inner.base_model_prefix, None)
@@ -75,15 +75,15 @@ def why_padded(model: Any) -> str:
 
 
 def _kernel_fault(model: Any) -> str:
-    """Say what the GPU's kernel for rows of many lengths lacks (flash attention: Ampere, 16 bits, heads up to 256)."""
+    """Return what the GPU's kernel for rows of many lengths lacks (it needs Ampere, 16 bits, heads up to 256)."""
     if model.device.type != "cuda":
         return ""
     if torch.cuda.get_device_capability() < (8, 0):
         return "this GPU is too old for packed attention (it needs compute capability 8.0)"
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    fits = width <= MOST_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
-    return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MOST_HEAD_WIDTH} on a GPU"
+    fits = width <= MAX_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
+    return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MAX_HEAD_WIDTH} on a GPU"
 
 
 def attend(
@@ -128,8 +128,8 @@ def _varlen(
     options: dict[str, Any] = {**_GROUPS, **({"scale": scaling} if scaling is not None else {})}
     options["window_size"] = (window - 1 if window else -1, 0)
     out: Any = varlen_attn(q, k, v, borders, borders, longest, longest, **options)
-    made: torch.Tensor = out.unsqueeze(0)
-    return made
+    batch: torch.Tensor = out.unsqueeze(0)
+    return batch
 
 
 def _row_by_row(

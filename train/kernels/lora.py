@@ -21,7 +21,7 @@ from ..private.torch import copy_scaled
 
 NF4_BLOCK = 64  # weights of a scale
 NAME = "default"  # PEFT's name of an only adapter
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
 _LIBRARY: Any = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "lora(Tensor x, Tensor low, Tensor[] weights, Tensor[] scales, int[] outs, Tensor[] a, Tensor[] b, Tensor a_low,"
@@ -78,10 +78,10 @@ def _dense(weights: list[Tensor], scales: list[Tensor], i: int, out: int, x: Ten
     """Return the weight [out, in] of layer i in x's dtype."""
     if not scales:
         return weights[i]
-    made: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+    weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
         weights[i], scales[i], NF4_BLOCK, "nf4", [out, x.shape[1]], x.dtype
     )
-    return made
+    return weight
 
 
 def _lora_shapes(x: Any, low: Any, weights: Any, scales: Any, outs: Any, *_: Any) -> Any:
@@ -118,7 +118,7 @@ torch.library.register_autograd("burnish::lora", _gradients, setup_context=_keep
 
 
 class _Group(torch.nn.Module):
-    """Layers that are given the same input, as one operation. The first that is asked computes for all of them."""
+    """Layers that are given the same input, as one operation. The first that is called computes for all of them."""
 
     a_low: Tensor
 
@@ -128,7 +128,7 @@ class _Group(torch.nn.Module):
         dtype = getattr(bases[0], "compute_dtype", None) or bases[0].weight.dtype
         self.outs = [base.out_features for base in bases]
         self.factors = [float(layer.scaling[NAME]) for layer in layers]
-        self.made: tuple[Tensor, tuple[Tensor | None, ...]] | None = None
+        self.outputs: tuple[Tensor, tuple[Tensor | None, ...]] | None = None
         a = [layer.lora_A[NAME].weight for layer in layers]
         self.register_buffer("a_low", torch.cat([each.detach().to(dtype) for each in a]), persistent=False)
         self.ranks = [len(each) for each in a]
@@ -141,24 +141,24 @@ class _Group(torch.nn.Module):
 
     def forward(self, x: Tensor, place: int, layers: list[Any]) -> Tensor:
         """x [..., in] → the output [..., out] of the layer at `place` of `layers`, which are the group's."""
-        if self.made is None or self.made[0] is not x or self.made[1][place] is None:
-            self.made = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
-        outputs = self.made[1]
+        if self.outputs is None or self.outputs[0] is not x or self.outputs[1][place] is None:
+            self.outputs = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
+        outputs = self.outputs[1]
         y = outputs[place]
         assert y is not None
         left = tuple(None if i == place else output for i, output in enumerate(outputs))
-        self.made = None if all(output is None for output in left) else (x, left)
+        self.outputs = None if all(output is None for output in left) else (x, left)
         return y.view(*x.shape[:-1], self.outs[place])
 
     def _outputs(self, x: Tensor, layers: list[Any]) -> tuple[Tensor, ...]:
         # the operation makes the whole gradient, the part through `low` too
         low = x.detach() @ self.a_low.t()
-        made: list[Tensor] = torch.ops.burnish.lora.default(
+        outputs: list[Tensor] = torch.ops.burnish.lora.default(
             x, low, self._each("weight"), self._each("scales") if hasattr(self, "scales_0") else [], self.outs,
             [layer.lora_A[NAME].weight for layer in layers], [layer.lora_B[NAME].weight for layer in layers],
             self.a_low, self._each("b"), self.factors,
         )  # fmt: skip
-        return tuple(made)
+        return tuple(outputs)
 
     def _each(self, name: str) -> list[Tensor]:
         return [getattr(self, f"{name}_{i}") for i in range(len(self.outs))]
@@ -169,7 +169,7 @@ class _Group(torch.nn.Module):
 
 
 class Fused:
-    """The LoRA layers of a model that use the fused operation while gradients are made.
+    """The LoRA layers of a model that use the fused operation while gradients are computed.
 
     One that can't (dropout, several adapters, other quantization) stays PEFT's.
     """
@@ -200,9 +200,9 @@ class Fused:
         self._groups.clear()
 
     def clear(self) -> None:
-        """Let go of what was computed and not asked for, where a pass broke off or a model leaves a layer out."""
+        """Drop outputs that were computed and not used, where a pass broke off or a model leaves a layer out."""
         for group in self._groups:
-            group.made = None
+            group.outputs = None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -217,7 +217,7 @@ def _groups(model: Any) -> list[list[Any]]:
     single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _can(m)}
     found = []
     for parent in model.modules():
-        for names in TOGETHER:
+        for names in SHARED_INPUT:
             layers = [getattr(parent, name, None) for name in names]
             if all(id(layer) in single for layer in layers) and len({_kind(layer) for layer in layers}) == 1:
                 found.append([single.pop(id(layer)) for layer in layers])

@@ -28,7 +28,7 @@ from .trainer import Batching, PackedTrainer
 
 def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
     """Return TRL's arguments; its batch is a whole step, which PackedTrainer cuts."""
-    made = SFTConfig(
+    options = SFTConfig(
         output_dir=str(output),
         **_batches(resolved),
         **_optimization(resolved.train),
@@ -42,8 +42,8 @@ def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
         report_to=[name for name in resolved.train.report_to if name != "tensorboard"],  # TensorBoard's events are ours
         disable_tqdm=True,
     )
-    use_one_gpu(made)
-    return made
+    use_one_gpu(options)
+    return options
 
 
 def _batches(resolved: Resolved) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _device(resolved: Resolved, device: torch.device) -> dict[str, Any]:
         "bf16": False,  # the model is loaded in its compute dtype, and the fused layers cast what they must
         "fp16": cuda and dtype(resolved.base, device) == torch.float16,
         "use_cpu": not cuda,
-        # ours to switch, also while training; unsloth looks here
+        # ours to switch, also while training; unsloth reads it here
         "gradient_checkpointing": resolved.checkpointing and resolved.base.backend == "unsloth",
     }
 
@@ -154,9 +154,9 @@ def _check_rows(trainer: PackedTrainer, rows: int, per_step: int) -> None:
     """Raise ConfigError where TRL dropped rows, or where its step has another number of them."""
     if len(trainer.train_dataset) != rows:
         raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {rows} rows: this is a fault of ours")
-    made = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
-    if made != per_step:
-        raise ConfigError(f"a step was to have {per_step} rows and has {made}: this is a fault of ours")
+    actual = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    if actual != per_step:
+        raise ConfigError(f"a step was to have {per_step} rows and has {actual}: this is a fault of ours")
 
 
 def dataset(rows: list[Row], assistant_only: bool) -> Dataset:

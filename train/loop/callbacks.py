@@ -19,7 +19,7 @@ METRICS = "metrics.jsonl"
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written again.
+    """Moves the progress bar and writes every logged point; points past the checkpoint of a resume are dropped.
 
     TensorBoard's events are written where `tensorboard` says so; it is imported only then.
     """
@@ -29,12 +29,12 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self.started, self.tokens_before = time.monotonic(), 0
         logs.mkdir(parents=True, exist_ok=True)
         path = logs / METRICS
-        kept = (
+        points = (
             [point for point in read_jsonl(path, partial=True) if point["step"] <= resumed_step]
             if path.is_file() and resumed_step
             else []
         )
-        write_atomic(path, "".join(f"{json.dumps(point)}\n" for point in kept))
+        write_atomic(path, "".join(f"{json.dumps(point)}\n" for point in points))
         self.writer = _writer(logs, resumed_step) if tensorboard else None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -43,7 +43,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
-        self.tick(state.global_step, _words(last))
+        self.tick(state.global_step, _progress_text(last))
 
     def on_log(
         self,
@@ -55,7 +55,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
     ) -> None:
         entry = {"step": state.global_step, "time": round(time.time(), 3), **(logs or {})}
         if "loss" in entry and "num_tokens" in entry:
-            # num_tokens counts from step 0; this process has seen only those since it began
+            # num_tokens counts from step 0; this process has seen only those since it started
             self.tokens_before = self.tokens_before or int(entry["num_tokens"]) - 1
             seconds = time.monotonic() - self.started
             entry["tokens_per_s"] = round((entry["num_tokens"] - self.tokens_before) / seconds, 1)
@@ -99,7 +99,7 @@ def _writer(logs: Path, resumed_step: int) -> Any:
     return SummaryWriter(str(logs), purge_step=resumed_step + 1 if resumed_step else None)
 
 
-def _words(entry: dict[str, Any]) -> str:
+def _progress_text(entry: dict[str, Any]) -> str:
     if "loss" not in entry:
         return ""
     speed = f" {entry['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in entry else ""

@@ -19,7 +19,7 @@ from ..private.transformers import load_checkpoint
 
 COMPLETE = "complete"
 STATE = "trainer_state.json"  # transformers' name
-FULL_BYTES = 64 * 2**20  # with less left, a write that failed has failed for want of room
+FULL_BYTES = 64 * 2**20  # with less left, a write that failed has failed for lack of space
 
 
 def mark_complete(directory: Path, step: int) -> None:
@@ -49,7 +49,7 @@ def is_last(checkpoint: Path) -> bool:
 
 
 def restore(trainer: Any, checkpoint: Path) -> None:
-    """Give the trainer the state of the last checkpoint and its weights, the best ones' where those are kept."""
+    """Load the state of the last checkpoint and its weights, or the best ones where those are loaded at the end."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     # by its name: the run may have moved
@@ -67,17 +67,17 @@ def explained(run: Path) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise UserError(
             "out of memory while loading, evaluating or examining: free the GPU of other programs, or take"
-            f" base.quantization: nf4, a lower data.max_length or a smaller base; {_continues(run)}"
+            f" base.quantization: nf4, a lower data.max_length or a smaller base; {_continuation(run)}"
         ) from None
     except (OSError, RuntimeError, SafetensorError):
         if shutil.disk_usage(run).free > FULL_BYTES:
             raise
         raise UserError(
-            f"{run}: the disk is full: make room, then run the same command again; {_continues(run)}"
+            f"{run}: the disk is full: make room, then run the same command again; {_continuation(run)}"
         ) from None
 
 
-def _continues(run: Path) -> str:
-    """Say where the same command would go on."""
+def _continuation(run: Path) -> str:
+    """Return from where the same command would continue."""
     _, step = last_checkpoint(run / "checkpoints")
     return f"it goes on from the checkpoint at step {step}" if step else "no checkpoint was written yet"

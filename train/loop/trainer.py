@@ -23,7 +23,7 @@ from ..private.trl import count_tokens
 
 @dataclass
 class Batching:
-    """How a step is cut: at most `tokens` a micro-batch, packed or padded, activations kept or computed again.
+    """How a step is cut: at most `tokens` a micro-batch, packed or padded, activations saved or computed again.
 
     It changes while training where memory runs out; the rows of a step never do.
     """
@@ -39,7 +39,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch's rows as they are; opaque, so that nobody walks through the ids."""
+    """A batch's rows as they are; opaque, so that nothing walks through the ids."""
 
     rows: list[Row]
 
@@ -60,8 +60,8 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         super().__init__(**options, data_collator=rows_of)
         self.model.train()  # a loaded base under its new adapter is not; layers look at it before they checkpoint
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self._unseen: tuple[torch.Tensor, torch.Tensor, list[Row]] | None = None
-        self.add_callback(_Looking(self))
+        self._unchecked: tuple[torch.Tensor, torch.Tensor, list[Row]] | None = None
+        self.add_callback(_LossCheck(self))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Return the step's mean loss after all its micro-batches went forward and backward."""
@@ -74,53 +74,53 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
             with self.objective.applied(), self.speed.on() if self.speed else nullcontext():
                 return self._micro_steps(rows)
 
-        total = self._in_memory(model, rows, step)
-        self._unseen = (total, self._gradient_size(), rows)
+        total = self._until_it_fits(model, rows, step)
+        self._unchecked = (total, self._gradient_size(), rows)
         count_tokens(self, sum(map(self.objective.length, rows)))
         return total
 
-    def _in_memory(self, model: Any, rows: list[Row], attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return what `attempt` makes of the rows, begun anew in smaller parts where memory runs out."""
+    def _until_it_fits(self, model: Any, rows: list[Row], attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return the result of `attempt`, repeated with smaller micro-batches where memory runs out."""
         while True:
             try:
                 return attempt()
             except torch.OutOfMemoryError:
                 pass  # outside this block nothing holds the failed attempt's tensors any more
             model.zero_grad(set_to_none=True)
-            self._need_less(max(map(self.objective.length, rows)), training=model.training)
+            self._use_less_memory(max(map(self.objective.length, rows)), training=model.training)
 
-    def look(self) -> None:
-        """Raise UserError where the last step's loss or gradient is no number.
+    def check_loss(self) -> None:
+        """Raise UserError where the last step's loss or gradient is not finite.
 
-        Asked once the optimizer's work is under way, so that the GPU has some meanwhile; nothing is saved before.
+        Called once the optimizer's kernels are queued, so that the GPU is busy meanwhile; nothing is saved before.
         """
-        if self._unseen is None:
+        if self._unchecked is None:
             return
-        (total, size, rows), self._unseen = self._unseen, None
+        (total, size, rows), self._unchecked = self._unchecked, None
         if not torch.isfinite(total + size):
             step, lines = self.state.global_step, ", ".join(str(row["line"]) for row in rows)
             raise UserError(
-                f"step {step}: the loss is {total.item()}{self._unlike_loss(total)}; its rows are lines {lines} of the"
-                " data: look at them, or lower train.learning_rate, in a new run; the last checkpoint is kept"
+                f"step {step}: the loss is {total.item()}{self._gradient_note(total)}; its rows are lines {lines} of"
+                " the data: look at them, or lower train.learning_rate, in a new run; the last checkpoint is kept"
                 " (--lora.resume_adapter DIRECTORY starts from it)"
             )
 
     def _gradient_size(self) -> torch.Tensor:
-        """Return the gradient's norm; zero under a scaler, which looks for overflows itself and skips such a step."""
-        made = [p.grad for p in self._trained if p.grad is not None]
-        if self.args.fp16 or not made:
+        """Return the gradient's norm; zero under a scaler, which checks for overflows itself and skips such a step."""
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        if self.args.fp16 or not gradients:
             return torch.zeros((), device=self.args.device)
-        return torch.nn.utils.get_total_norm(made)
+        return torch.nn.utils.get_total_norm(gradients)
 
     def clip_gradients(self, model: Any) -> Any:
         """Clip by the norm that is known already; a scaler's gradients are accelerate's to unscale first."""
-        if self.args.fp16 or self._unseen is None:
+        if self.args.fp16 or self._unchecked is None:
             return super().clip_gradients(model)
-        torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, self._unseen[1])
-        return self._unseen[1]
+        torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, self._unchecked[1])
+        return self._unchecked[1]
 
     @staticmethod
-    def _unlike_loss(total: torch.Tensor) -> str:
+    def _gradient_note(total: torch.Tensor) -> str:
         return " and its gradient is not finite" if torch.isfinite(total) else ""
 
     def _micro_steps(self, rows: list[Row]) -> torch.Tensor:
@@ -150,7 +150,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
             with torch.no_grad(), self.objective.applied():
                 return torch.stack([self.objective.loss(part) for part in self._cut(rows)]).sum()
 
-        total, terms = self._in_memory(model, rows, evaluate), max(1, sum(map(self.objective.terms, rows)))
+        total, terms = self._until_it_fits(model, rows, evaluate), max(1, sum(map(self.objective.terms, rows)))
         self._evaluated += float(total)
         self._evaluated_terms += terms
         return total / terms, None, None
@@ -163,8 +163,8 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         else:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
-    def _need_less(self, longest: int, training: bool) -> None:
-        """After memory ran out: smaller micro-batches, then (it helps training alone) checkpointing, then the end."""
+    def _use_less_memory(self, longest: int, training: bool) -> None:
+        """Halve the micro-batches, or switch checkpointing on in training. Raises UserError where neither is left."""
         torch.cuda.empty_cache()
         if self.batching.tokens > longest and len(self.batching.halved) < 8:
             self.batching.halved.append(self.batching.tokens)
@@ -180,11 +180,11 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
             )
 
 
-class _Looking(TrainerCallback):  # type: ignore[misc]
-    """Has the trainer look at each step's loss before anything is logged or saved of it."""
+class _LossCheck(TrainerCallback):  # type: ignore[misc]
+    """Checks each step's loss before it is logged or saved."""
 
     def __init__(self, trainer: PackedTrainer) -> None:
         self._trainer = trainer
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._trainer.look()
+        self._trainer.check_loss()

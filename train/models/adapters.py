@@ -39,7 +39,7 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
 
 
 def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
-    """Put a trained adapter on the base, to go on from. Raises ConfigError where there is none, or it doesn't fit."""
+    """Put a trained adapter on the base, to continue from. Raises ConfigError where it is missing, or doesn't fit."""
     path = adapter_path(settings)
     try:
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)

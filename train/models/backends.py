@@ -38,7 +38,7 @@ class TransformersBackend:
         return load_base(found, resolved.base, device)
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
-        """Return the base with a new adapter, or with the one to go on from."""
+        """Return the base with a new adapter, or with the one to continue from."""
         if resolved.lora.resume_adapter:
             return resume_adapter(model, resolved.settings)
         return add_adapter(model, resolved.lora)

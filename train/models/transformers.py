@@ -67,20 +67,20 @@ def _bar_on_terminals() -> Iterator[None]:
 
 
 def stored_quantization(directory: Path) -> dict[str, Any]:
-    """Return what a checkpoint's config says of how its weights are quantized; empty: they are not."""
+    """Return what a checkpoint's config says about how its weights are quantized; empty: they are not."""
     content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return content.get("quantization_config") or {}
 
 
 def attention(base: BaseSection, config: Any) -> str | None:
-    """Return the attention of a base: what was asked for, else what transformers takes for a model of this config.
+    """Return the attention of a base: the setting's, else the one that transformers takes for a model of this config.
 
-    The config must be a made model's (train/plan/model_shape.py's is enough) for transformers' choice; else None.
+    The config must be that of an instance (train/plan/model_shape.py's is enough) for transformers' choice; else None.
     """
     if base.attn_implementation != "auto":
         return base.attn_implementation
     if getattr(config.get_text_config(), "attn_logit_softcapping", None):
-        return "eager"  # transformers' sdpa leaves the cap out without a word
+        return "eager"  # transformers' sdpa leaves the cap out silently
     chosen = attention_name(config)
     return chosen if chosen in ("sdpa", "eager", None) else "eager"
 

@@ -41,7 +41,7 @@ class UnslothBackend:
         return model
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
-        """Return the base with a new adapter; unsloth's checkpointing keeps activations in the host's memory."""
+        """Return the base with a new adapter; unsloth's checkpointing offloads activations to the host's memory."""
         lora = resolved.lora
         if lora.resume_adapter:
             raise ConfigError("lora.resume_adapter: only base.backend: transformers goes on from an adapter")

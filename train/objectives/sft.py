@@ -13,14 +13,14 @@ from ..private.transformers import attention_configs
 from .objective import Row
 
 IGNORED = loss.IGNORED
-ROUNDING = 128  # tokens; a product's tiles are of that size too, so that little is computed in vain
+ROUNDING = 128  # tokens; a product's tiles are of that size too, so that little of a tile is wasted
 
 
 class SupervisedFineTuning:
     """The objective of a model with its adapter on `device`; rows of a pass are packed, or padded."""
 
     def __init__(self, model: Any, packed: bool, device: torch.device) -> None:
-        # a walk through thousands of modules takes as long as some layers: each is made once
+        # a walk through thousands of modules takes as long as some layers: once is enough
         self._inner = model.get_base_model()
         self._configs = attention_configs(self._inner)
         self._packed, self._device = packed, device
@@ -51,14 +51,14 @@ class SupervisedFineTuning:
 def _pack(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
     """Return forward's arguments [1, T], the targets [N] and the places [N] in the flat sequence that predict them.
 
-    On a GPU a row of nothing, without a target, rounds T up: the libraries' choice of a kernel for a product's sizes
+    On a GPU an empty row, without a target, rounds T up: the libraries' choice of a kernel for a product's sizes
     costs milliseconds wherever they are new, and is remembered.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     if device.type == "cuda" and (rest := -sum(lengths) % ROUNDING):
         rows, lengths = [*rows, {"input_ids": [0] * rest, "labels": [IGNORED] * rest}], [*lengths, rest]
     ids = torch.tensor([i for row in rows for i in row["input_ids"]])
-    # the first token of a row is nobody's target: it would be the row's before
+    # the first token of a row is no target: it would be one of the row before
     labels = torch.tensor([label for row in rows for label in [*row["labels"][1:], IGNORED]])
     places = (labels != IGNORED).nonzero().squeeze(1)
     inputs = {"input_ids": ids.unsqueeze(0).to(device, non_blocking=True)}
@@ -85,6 +85,6 @@ def _pad(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], tor
 
 def _logits(model: Any, inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
     """Return the logits [N, vocabulary] at `places`, from a head that is adapted or does more than a product."""
-    made = model(**inputs, use_cache=False).logits
-    picked: torch.Tensor = made.flatten(0, 1)[places]
+    logits = model(**inputs, use_cache=False).logits
+    picked: torch.Tensor = logits.flatten(0, 1)[places]
     return picked

@@ -46,18 +46,18 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
         check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
     asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
-    _warn_of_kept(asked.lora, settings.lora)
+    _warn_of_overridden(asked.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(settings, shape_of(model), lengths, _machine(settings, world))
-    for line in made.lines():
+    planned = plan(settings, shape_of(model), lengths, _machine(settings, world))
+    for line in planned.lines():
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)
-    examined = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
-    say(f"plan: export examines the merge layer by layer: {examined.line()}")
-    if made.device == "cpu" and made.peak_bytes > made.free_bytes:
-        need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
+    exam_memory = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
+    say(f"plan: export examines the merge layer by layer: {exam_memory.line()}")
+    if planned.device == "cpu" and planned.peak_bytes > planned.free_bytes:
+        need, free = planned.peak_bytes / 2**30, planned.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
-    return resolve(settings, prepared, made, attention(settings.base, model.config) or "eager", world.device)
+    return resolve(settings, prepared, planned, attention(settings.base, model.config) or "eager", world.device)
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
@@ -70,14 +70,14 @@ def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
 
 
 def _warn_of_adapters(settings: TrainSettings) -> None:
-    """Say where a PEFT config is another base's, and which of PEFT's defaults are not ours."""
+    """Warn where a PEFT config is another base's, and which of PEFT's defaults are not ours."""
     lora = settings.lora
     if lora.config_file:
         path = Path(lora.config_file)
         if (base := peft_config.read(path).get("base_model_name_or_path")) not in (None, "", settings.base.id):
             warn(f"lora.config_file {path}: was written for {base}, here it goes on {settings.base.id}")
-        silent = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
-        for name in silent:
+        unset = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
+        for name in unset:
             ours, theirs = getattr(lora, name), peft_config.defaults()[name]
             theirs = "a choice by architecture" if theirs is None else theirs
             warn(f"lora.config_file {path}: does not say {name}: here it is {ours} (PEFT's own default: {theirs})")
@@ -88,14 +88,15 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
             warn(f"lora.resume_adapter {directory}: was trained on {base}, here it goes on {settings.base.id}")
 
 
-def _warn_of_kept(asked: LoraSection, kept: LoraSection) -> None:
-    """Say which settings are the adapter's that training starts from, and not what was asked."""
-    if (kept.r, kept.lora_alpha) != (asked.r, asked.lora_alpha):
+def _warn_of_overridden(asked: LoraSection, continued: LoraSection) -> None:
+    """Warn which settings are the adapter's that training starts from, and not what was asked."""
+    if (continued.r, continued.lora_alpha) != (asked.r, asked.lora_alpha):
         warn(
-            f"lora.r and lora_alpha are those of the adapter that training starts from: {kept.r} and {kept.lora_alpha}"
+            f"lora.r and lora_alpha are those of the adapter that training starts from: {continued.r} and"
+            f" {continued.lora_alpha}"
         )
     for name in ("lora_dropout", "target_modules", "bias", "use_rslora"):
-        was, now = getattr(asked, name), getattr(kept, name)
+        was, now = getattr(asked, name), getattr(continued, name)
         if name in asked.model_fields_set and was != now:
             warn(f"lora.{name} is that of the adapter that training starts from: {now}")
 
@@ -139,14 +140,14 @@ def _adapter_faults(settings: TrainSettings) -> list[str]:
 
 
 def _gpu_faults() -> list[str]:
-    with warnings.catch_warnings(record=True) as said:  # torch says why only when it is first asked
+    with warnings.catch_warnings(record=True) as caught:  # torch says why only when it is first asked
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
     if not usable:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
         if hidden or torch.version.cuda is None or not Path("/dev/nvidia0").exists():
             return []  # no GPU, one that is hidden, or a torch for CPUs: it trains on the CPU
-        why = str(said[0].message).split("\n")[0] if said else "torch can't use it"
+        why = str(caught[0].message).split("\n")[0] if caught else "torch can't use it"
         return [
             f"there is a GPU, but {why}: update the NVIDIA driver, or hide the GPU (CUDA_VISIBLE_DEVICES=) to train on"
             " the CPU"

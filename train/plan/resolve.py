@@ -1,4 +1,4 @@
-"""Decide everything that the settings leave open: from the data, the plan and the base."""
+"""Resolve every setting that was left to "auto": from the data, the plan and the base."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from ..settings import LoraSection, TrainSettings
 from .memory import Plan
 
 
-def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: str, device: torch.device) -> Resolved:
-    """Decide everything that the settings leave open: from the data, the plan and the base's `attention`.
+def resolve(
+    settings: TrainSettings, prepared: Prepared, planned: Plan, attention: str, device: torch.device
+) -> Resolved:
+    """Return the settings with nothing left to "auto": from the data, the plan and the base's `attention`.
 
     Where training starts from an adapter, `settings` have its values already (`with_adapter`).
     """
@@ -28,20 +30,20 @@ def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: 
         settings,
         "base",
         revision=prepared.base.revision,
-        quantization=made.quantization,
+        quantization=planned.quantization,
         dtype=dtype_name(settings.base, device),
         attn_implementation=attention,
-        backend=made.backend,
+        backend=planned.backend,
     )
     settings = changed(settings, "data", **_found_in_data(settings, prepared))
     settings = changed(settings, "lora", config_file=None)  # its values are here
     settings = changed(
         settings,
         "train",
-        micro_batch_tokens=made.micro_batch_tokens,
-        gradient_checkpointing=made.checkpointing,
-        torch_compile=made.compiled and made.backend == "transformers",
-        optim=made.optim,
+        micro_batch_tokens=planned.micro_batch_tokens,
+        gradient_checkpointing=planned.checkpointing,
+        torch_compile=planned.compiled and planned.backend == "transformers",
+        optim=planned.optim,
         # the best checkpoint must be among those that are kept
         save_steps=settings.train.eval_steps if stopping else settings.train.save_steps,
     )
@@ -50,7 +52,7 @@ def resolve(settings: TrainSettings, prepared: Prepared, made: Plan, attention: 
             [f"{key}: is still {AUTO} after everything was decided: this is a fault of ours" for key in left]
         )
     resumed = settings.lora.resume_adapter
-    return Resolved(settings, made.steps, tree_sha256(adapter_path(settings)) if resumed else None)
+    return Resolved(settings, planned.steps, tree_sha256(adapter_path(settings)) if resumed else None)
 
 
 def with_adapter(settings: TrainSettings, model: Any) -> TrainSettings:
@@ -61,10 +63,10 @@ def with_adapter(settings: TrainSettings, model: Any) -> TrainSettings:
     if not settings.lora.resume_adapter:
         return settings
     directory = adapter_path(settings)
-    kept = continued(directory / CONFIG, LoraSection)
-    if "target_modules" not in kept and (found := targets(directory, model)):
-        kept["target_modules"] = found
-    return changed(settings, "lora", **kept)
+    continued_settings = continued(directory / CONFIG, LoraSection)
+    if "target_modules" not in continued_settings and (found := targets(directory, model)):
+        continued_settings["target_modules"] = found
+    return changed(settings, "lora", **continued_settings)
 
 
 def _found_in_data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
@@ -72,5 +74,5 @@ def _found_in_data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any
 
     Prepared has an attribute of the setting's name for each.
     """
-    left = [key for section, key in auto_keys() if section == "data" and getattr(settings.data, key) == AUTO]
-    return {key: getattr(prepared, key, AUTO) for key in left}
+    open_keys = [key for section, key in auto_keys() if section == "data" and getattr(settings.data, key) == AUTO]
+    return {key: getattr(prepared, key, AUTO) for key in open_keys}

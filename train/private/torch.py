@@ -1,4 +1,4 @@
-"""torch's private API: how its compiler keeps activations, a module's compiled call, and operations on many tensors."""
+"""torch's private API: what its compiler saves for backward, compiled calls, and operations on many tensors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .needs import Need
 
 NEEDS = (
     Need("torch._functorch.config:patch", "the compiler's settings can't be changed for a training step alone"),
-    Need("torch._functorch.config:activation_memory_budget", "compiled layers can't be told to checkpoint"),
-    Need("torch._functorch.config:ban_recompute_materialized_backward", "compiled layers keep more than they need"),
+    Need("torch._functorch.config:activation_memory_budget", "compiled layers can't checkpoint"),
+    Need("torch._functorch.config:ban_recompute_materialized_backward", "compiled layers save more than they need"),
     Need("torch.nn:Module._compiled_call_impl", "layers can't be compiled for training steps alone"),
     Need("torch:_foreach_copy_", "the fused layers' copies of the adapter can't be refreshed at once"),
     Need("torch:_foreach_mul", "the fused layers' copies of the adapter can't be refreshed at once"),
@@ -22,9 +22,9 @@ NEEDS = (
 
 
 def compiler_settings(recompute: bool) -> AbstractContextManager[None]:
-    """Have what is compiled inside keep its layers' inputs only (`recompute`), or what its gradients need.
+    """Compile inside so that layers save their inputs only (`recompute`), or all that their gradients need.
 
-    Gate and up are kept, not their product: it is computed again where its gradient is, for next to nothing.
+    Gate and up are saved, not their product: it is computed again where its gradient is, for next to nothing.
     """
     config: Any = torch._functorch.config
     patched: AbstractContextManager[None] = config.patch(
@@ -37,8 +37,8 @@ def compiled_call(layer: Any) -> Callable[..., Any]:
     """Return the layer's compiled call, one for any number of tokens, and leave the layer as it was."""
     layer.compile(dynamic=True)
     call, layer._compiled_call_impl = layer._compiled_call_impl, None
-    made: Callable[..., Any] = call
-    return made
+    compiled: Callable[..., Any] = call
+    return compiled
 
 
 @contextmanager
