@@ -367,7 +367,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_directory: P
     weight.register_hook(lambda gradient: gradient * float("nan"))
     trainer = make_trainer(
         Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
-        AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2)), tmp_path,
+        AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2)), tmp_path, World(),
     )  # fmt: skip
     with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows are lines"):
         trainer.train()

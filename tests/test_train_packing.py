@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,37 @@ def test_the_head_is_fused_only_where_it_is_frozen_and_its_logits_are_used_as_th
     assert plain(adapted(llama))
     assert not plain(adapted(*MODELS["adapted head"]))
     assert not plain(adapted(gemma))
+
+
+class SquaredRows:
+    """An objective without a model's forward: row n costs n² times the adapter's sum, and has n terms."""
+
+    def __init__(self, model: Any) -> None:
+        self.adapter = [p for p in model.parameters() if p.requires_grad]
+        self.calls: list[int] = []
+
+    def length(self, row: dict[str, Any]) -> int:
+        return len(row["input_ids"])
+
+    def terms(self, row: dict[str, Any]) -> int:
+        return int(row["line"])
+
+    def loss(self, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+        self.calls.append(len(rows))
+        return torch.stack([p.sum() for p in self.adapter]).sum() * sum(row["line"] ** 2 for row in rows)
+
+    def applied(self) -> nullcontext[None]:
+        return nullcontext()
+
+
+def test_the_trainer_minimises_whatever_its_objective_is(trainer_of: Any) -> None:
+    model = adapted(llama)
+    trainer = trainer_of(model, Batching(64))
+    trainer.objective = objective = SquaredRows(model)
+    lines = [row["line"] for row in trainer.train_dataset]
+    wanted = sum(line**2 for line in lines) / sum(lines)
+    total = float(sum(p.sum() for p in objective.adapter))
+    found = trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
+    assert found.item() == pytest.approx(total * wanted, rel=1e-5)
+    assert torch.allclose(gradients(model), torch.full_like(gradients(model), wanted), rtol=1e-5)
+    assert sum(objective.calls) == len(lines) and len(objective.calls) > 1

@@ -139,10 +139,8 @@ def _candidate(
     optim = _optimizer(settings, cuda)
     weights = shape.weight_bytes(quantization, item)
     adapter = shape.adapter_parameters(settings.lora.r) * (8 + OPTIMIZER_BYTES.get(optim, 8) + 2 * fused)
-    free, steps, per_step = _free_bytes(settings, machine), _steps(settings, len(lengths)), rows_per_step(settings)
-    trained = round(sum(lengths) / len(lengths) * min(per_step, len(lengths)) * steps)
-    flops = trained * shape.flops_per_token(checkpointing)
-    seconds = flops / (machine.matrix_flops * EFFICIENCY[machine.device]) if machine.matrix_flops else None
+    free, per_step = _free_bytes(settings, machine), rows_per_step(settings)
+    steps, trained, seconds = _work(settings, shape, lengths, machine, checkpointing)
     compiled = _compiled(settings, cuda, fused, seconds)
     held = activations(shape, item, checkpointing, fused, compiled)
     tokens = _micro_batch_tokens(settings, max(lengths), held.tokens(free - weights - adapter), cuda)
@@ -186,10 +184,18 @@ def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
     return min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
 
 
-def _steps(settings: TrainSettings, rows: int) -> int:
-    if settings.train.max_steps > 0:
-        return settings.train.max_steps
-    return max(1, round(math.ceil(rows / rows_per_step(settings)) * settings.train.num_train_epochs))
+def _work(
+    settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine, checkpointing: bool
+) -> tuple[int, int, float | None]:
+    """Return the optimizer's steps, the tokens that they train, and the seconds of it (None: not measured)."""
+    per_step, steps = rows_per_step(settings), settings.train.max_steps
+    if steps <= 0:
+        steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
+    trained = round(sum(lengths) / len(lengths) * min(per_step, len(lengths)) * steps)
+    if not machine.matrix_flops:
+        return steps, trained, None
+    flops = trained * shape.flops_per_token(checkpointing)
+    return steps, trained, flops / (machine.matrix_flops * EFFICIENCY[machine.device])
 
 
 def _compiled(settings: TrainSettings, cuda: bool, fused: bool, seconds: float | None) -> bool:
