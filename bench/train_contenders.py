@@ -39,7 +39,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     from burnish.bases.base import Base
     from burnish.data.formats import Example
     from train.data.mask import Row
-    from train.kernels.compile import Speed
+    from train.kernels.compile import FastLayers
     from train.loop.arguments import make_trainer
     from train.loop.trainer import Batching
     from train.models.adapters import add_adapter
@@ -62,7 +62,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
         model = add_adapter(base, settings.lora)
         batching = Batching(planned.micro_batch_tokens, checkpointing=planned.checkpointing)
         trainer = make_trainer(
-            Resolved(settings, planned.steps), batching, Speed(model, planned.compiled), model,
+            Resolved(settings, planned.steps), batching, FastLayers(model, planned.compiled), model,
             AutoTokenizer.from_pretrained(options.base), (made, made[:1]), Path("/tmp/bench-train"), World(),
         )  # fmt: skip
         decided = {

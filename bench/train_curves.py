@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from burnish.report.axis import Axis
 from burnish.report.chart import Series, curves
 from train.data.prepare import Prepared, prepare
-from train.kernels.compile import Speed
+from train.kernels.compile import FastLayers
 from train.loop.arguments import dataset, make_trainer
 from train.loop.trainer import Batching
 from train.models.adapters import add_adapter
@@ -56,9 +56,9 @@ def adapted(settings: TrainSettings, prepared: Prepared) -> Any:
 def ours(settings: TrainSettings, prepared: Prepared, out: Path) -> Any:
     model = adapted(settings, prepared)
     cuda = World().device.type == "cuda"
-    speed = Speed(model, True) if cuda else None
+    fast_layers = FastLayers(model, True) if cuda else None
     rows = (prepared.train, prepared.heldout)
-    return make_trainer(Resolved(settings), Batching(4096), speed, model, prepared.tokenizer, rows, out, World())
+    return make_trainer(Resolved(settings), Batching(4096), fast_layers, model, prepared.tokenizer, rows, out, World())
 
 
 def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> Any:

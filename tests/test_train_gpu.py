@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from bench.train_shape import words
 from burnish.bases.base import Base
 from tests.support.small_models import gradients, rows
-from train.kernels.compile import Speed
+from train.kernels.compile import FastLayers
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, Rows
 from train.models.adapters import add_adapter
@@ -81,18 +81,18 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
     loss, wanted = one_row_at_a_time(adapted(settings))
     model = adapted(settings)
     trainer = make_trainer(
-        Resolved(settings), Batching(64, checkpointing=checkpointing), Speed(model, compiled), model,
+        Resolved(settings), Batching(64, checkpointing=checkpointing), FastLayers(model, compiled), model,
         AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
-    assert trainer.speed is not None and len(trainer.speed.fused.layers) == 21
+    assert trainer.fast_layers is not None and len(trainer.fast_layers.fused.layers) == 21
     assert all(layer.training for layer in model.get_base_model().model.layers)
     examples = [dict(row) for row in trainer.train_dataset]
     for name, parameter in model.named_parameters():  # TRL may have cast the adapter
         assert parameter.dtype == torch.float32 or "lora_" not in name
     moved: list[torch.Size] = []
-    if offload := trainer.speed._offload:
-        away = offload._away
-        offload._away = lambda saved: moved.append(saved.shape) or away(saved)
+    if offload := trainer.fast_layers._offload:
+        store = offload._store
+        offload._store = lambda saved: moved.append(saved.shape) or store(saved)
     for _ in range(2):  # the second step runs what the first compiled, in memory that was used before
         model.zero_grad(set_to_none=True)
         made = trainer.training_step(model, {"rows": Rows(examples)})
@@ -109,7 +109,7 @@ def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training
     settings = settings_of(checkpoint, "nf4", "bfloat16")
     model = adapted(settings)
     trainer = make_trainer(
-        Resolved(settings), Batching(128), Speed(model, True), model,
+        Resolved(settings), Batching(128), FastLayers(model, True), model,
         AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
     fails, enough = iter([True, True, False, True]), trainer.objective.loss

@@ -24,7 +24,7 @@ from burnish.run import Run, TrainRecord
 from tests.support.small_models import adapted, llama
 from train import __main__ as command
 from train import stage
-from train.kernels.compile import Speed
+from train.kernels.compile import FastLayers
 from train.process import ENVIRONMENT, QUIET, prepared_process
 from train.world import World
 
@@ -167,12 +167,12 @@ def test_a_models_layers_and_the_compilers_settings_are_given_back() -> None:
     model = adapted(llama)
     settings = torch._functorch.config.get_config_copy()
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
-    speed = Speed(model, compiled=False)
-    assert "forward" in vars(speed.fused.layers[0])
-    with speed.on():
+    fast_layers = FastLayers(model, compiled=False)
+    assert "forward" in vars(fast_layers.fused.layers[0])
+    with fast_layers.on():
         assert torch._functorch.config.ban_recompute_materialized_backward is False
     assert torch._functorch.config.get_config_copy() == settings
-    speed.close()
+    fast_layers.close()
     assert {name: vars(module).keys() for name, module in model.named_modules()} == {
         name: held.keys() for name, held in before.items()
     }

@@ -17,7 +17,7 @@ from burnish.errors import did_you_mean
 from .private.peft import default_targets, targeted
 
 CONFIG = "adapter_config.json"
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 # they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained
 INFORMATIONAL = frozenset(
     {"peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "runtime_config"}
@@ -41,8 +41,8 @@ Config = dict[str, Any]
 def read(path: Path) -> Config:
     """Return the object in a PEFT config file. Raises ConfigError where it can't be read or isn't one."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: the lora config can't be read: {error}") from None

@@ -22,7 +22,7 @@ from burnish.tokenizers.probe import Probe
 from .data.prepare import Prepared
 from .exam import examine, questions
 from .kernels.attention import padding_reason
-from .kernels.compile import Speed
+from .kernels.compile import FastLayers
 from .loop.arguments import make_trainer
 from .loop.callbacks import EvalProgress, Progress, logged_seconds
 from .loop.checkpoints import is_last, last_checkpoint, restore, step_of
@@ -54,32 +54,32 @@ def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> Tra
         resolved = resolved.packing(_packs(resolved, loader, model))
         if world.is_main:
             write_config(run, resolved)
-        with _fast_layers(model, resolved, loader, world) as speed:
-            trainer, metrics = _fit(model, speed, resolved, prepared, run, checkpoint, world)
+        with _fast_layers(model, resolved, loader, world) as fast_layers:
+            trainer, metrics = _fit(model, fast_layers, resolved, prepared, run, checkpoint, world)
         if not world.is_main:
             return None
         _save_stats(run, trainer, metrics)
         _save_adapter(run, trainer.model, prepared)
         exam = _examine(run, trainer.model, prepared, resolved)
-    record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)}, world)
+    record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_whole_run(trainer, metrics)}, world)
     run.write(record)
     runs.point_latest(run)
     return record
 
 
 @contextmanager
-def _fast_layers(model: Any, resolved: Resolved, loader: Backend, world: World) -> Iterator[Speed | None]:
+def _fast_layers(model: Any, resolved: Resolved, loader: Backend, world: World) -> Iterator[FastLayers | None]:
     """Give the model fused and compiled layers inside, where there is a GPU to gain by them."""
     if not loader.packs or world.device.type != "cuda":
         yield None
         return
-    with closing(Speed(model, resolved.compiled)) as speed:
-        yield speed
+    with closing(FastLayers(model, resolved.compiled)) as fast_layers:
+        yield fast_layers
 
 
 def _fit(
     model: Any,
-    speed: Speed | None,
+    fast_layers: FastLayers | None,
     resolved: Resolved,
     prepared: Prepared,
     run: Run,
@@ -89,7 +89,7 @@ def _fit(
     """Train the steps that are left after the checkpoint, and evaluate; return the trainer and TRL's metrics."""
     batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
     rows, output = (prepared.train, prepared.heldout), run.path / "checkpoints"
-    trainer = make_trainer(resolved, batching, speed, model, prepared.tokenizer, rows, output, world)
+    trainer = make_trainer(resolved, batching, fast_layers, model, prepared.tokenizer, rows, output, world)
     with bar("train", resolved.steps) as tick:
         if world.is_main:
             resumed = step_of(checkpoint) if checkpoint else 0
@@ -182,7 +182,7 @@ def _name_base(path: Path, base_id: str) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _over_all(trainer: PackedTrainer, metrics: dict[str, Any]) -> dict[str, float]:
+def _whole_run(trainer: PackedTrainer, metrics: dict[str, Any]) -> dict[str, float]:
     """Return steps, speed and the mean of the logged losses.
 
     transformers' own mean divides, after a resume, the last part's losses by all steps.

@@ -11,7 +11,7 @@ from burnish.data.formats import Conversion, Example, convert, recognise
 from burnish.run import file_sha256
 
 from ..settings import DataSection
-from .split import apart
+from .split import without_overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def read_sources(data: DataSection) -> Sources:
     train, heldout, shared = list(converted.examples), None, 0
     if data.eval_path:
         heldout = list(_same_kind(_read("data.eval_path", data.eval_path, data), converted, data).examples)
-        train, shared = apart(converted.examples, heldout, data)
+        train, shared = without_overlap(converted.examples, heldout, data)
     return Sources(
         format=converted.format,
         read=list(converted.examples),

@@ -14,7 +14,7 @@ from .lora import Fused
 from .offload import Offload
 
 
-class Speed:
+class FastLayers:
     """A model's decoder layers, compiled; switched on for training steps only.
 
     Evaluation and the exam run the model as its authors wrote it, with shapes that the compiler would never see twice.
@@ -39,7 +39,7 @@ class Speed:
     def on(self) -> Iterator[None]:
         """Run the compiled layers inside, with the adapter as it is now."""
         self.fused.refresh()
-        calls = [self._offload.around(call) if self._offload else call for call in self._compiled]
+        calls = [self._offload.wrap(call) if self._offload else call for call in self._compiled]
         try:
             with compiler_settings(recompute=self._offload is not None), calling(self.layers, calls):
                 yield

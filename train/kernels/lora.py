@@ -57,8 +57,8 @@ def _lora_backward(
     dx = dlow @ a_low
     for i, each in enumerate(dy):
         dx.addmm_(each, _dense(weights, scales, i, each.shape[1], x))
-    db = [_wide(each, part, factor) for each, part, factor in zip(dy, _split(low, b_low), factors, strict=True)]
-    return dx, _wide(dlow, x, 1.0), db
+    db = [_product32(each, part, factor) for each, part, factor in zip(dy, _split(low, b_low), factors, strict=True)]
+    return dx, _product32(dlow, x, 1.0), db
 
 
 def _split(low: Tensor, b_low: list[Tensor]) -> tuple[Tensor, ...]:
@@ -66,7 +66,7 @@ def _split(low: Tensor, b_low: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.split(low, [each.shape[1] for each in b_low], dim=1)
 
 
-def _wide(left: Tensor, right: Tensor, factor: float) -> Tensor:
+def _product32(left: Tensor, right: Tensor, factor: float) -> Tensor:
     """Return factor·leftᵀ·right in float32, summed in it too."""
     if left.dtype == torch.float32:
         return (left.t() @ right).mul_(factor)
@@ -92,7 +92,7 @@ def _backward_shapes(dy: Any, x: Any, low: Any, weights: Any, scales: Any, b: An
     return torch.empty_like(x), torch.empty_like(a_low, dtype=b[0].dtype), [torch.empty_like(each) for each in b]
 
 
-def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+def _save_for_backward(ctx: Any, inputs: Any, output: Any) -> None:
     x, low, weights, scales, _, _, b, a_low, b_low, factors = inputs
     ctx.save_for_backward(x, low, a_low, *weights, *b, *b_low, *scales)
     ctx.factors = factors
@@ -114,7 +114,7 @@ for _device in ("CUDA", "CPU"):
     _LIBRARY.impl("lora_backward", _lora_backward, _device)
 torch.library.register_fake("burnish::lora", _lora_shapes, lib=_LIBRARY)
 torch.library.register_fake("burnish::lora_backward", _backward_shapes, lib=_LIBRARY)
-torch.library.register_autograd("burnish::lora", _gradients, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd("burnish::lora", _gradients, setup_context=_save_for_backward, lib=_LIBRARY)
 
 
 class _Group(torch.nn.Module):
@@ -214,7 +214,7 @@ class Fused:
 
 def _groups(model: Any) -> list[list[Any]]:
     """Return the layers that can be fused, those that share an input together."""
-    single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _can(m)}
+    single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _fusable(m)}
     found = []
     for parent in model.modules():
         for names in SHARED_INPUT:
@@ -228,7 +228,7 @@ def _kind(layer: Any) -> tuple[int, bool]:
     return layer.base_layer.in_features, is_quantized(layer.base_layer.weight)
 
 
-def _can(layer: Any) -> bool:
+def _fusable(layer: Any) -> bool:
     if list(layer.lora_A) != [NAME] or layer.use_dora.get(NAME) or layer.lora_bias.get(NAME):
         return False
     weight = layer.base_layer.weight

@@ -40,23 +40,23 @@ class Offload:
             torch.cuda.current_stream().wait_stream(self._stream)
         self._offloaded.clear()
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return a layer's call with its first argument [1, T, hidden] moved away, where it is saved for backward."""
 
-        def moving(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def offloading(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             address, shape = hidden.data_ptr(), hidden.shape
 
             def offload(saved: torch.Tensor) -> torch.Tensor | Offloaded:
                 same = saved.data_ptr() == address and saved.shape == shape
                 space = not self._full and len(self._offloaded) < self._layers - 1
-                return self._away(saved) if same and space else saved
+                return self._store(saved) if same and space else saved
 
-            with saved_tensors_hooks(offload, self._back):
+            with saved_tensors_hooks(offload, self._load):
                 return call(hidden, *args, **kwargs)
 
-        return moving
+        return offloading
 
-    def _away(self, saved: torch.Tensor) -> Offloaded | torch.Tensor:
+    def _store(self, saved: torch.Tensor) -> Offloaded | torch.Tensor:
         try:
             host = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True)
         except RuntimeError:  # CUDA's own error, not torch's of a full device
@@ -71,7 +71,7 @@ class Offload:
         self._offloaded.append(entry)
         return entry
 
-    def _back(self, entry: torch.Tensor | Offloaded) -> torch.Tensor:
+    def _load(self, entry: torch.Tensor | Offloaded) -> torch.Tensor:
         if isinstance(entry, torch.Tensor):
             if self._offloaded:
                 self._fetch(self._offloaded[-1])  # the last layer's backward starts: the one before is next

@@ -15,7 +15,7 @@ from trl import SFTConfig
 from burnish.config import ConfigError
 
 from ..data.mask import Row
-from ..kernels.compile import Speed
+from ..kernels.compile import FastLayers
 from ..models.device import dtype
 from ..objectives.sft import SupervisedFineTuning
 from ..plan.memory import rows_per_step
@@ -107,7 +107,7 @@ def _device(resolved: Resolved, device: torch.device) -> dict[str, Any]:
 def make_trainer(
     resolved: Resolved,
     batching: Batching,
-    speed: Speed | None,
+    fast_layers: FastLayers | None,
     model: Any,
     tokenizer: Any,
     rows: tuple[list[Row], list[Row]],
@@ -121,7 +121,7 @@ def make_trainer(
         trainer = PackedTrainer(
             objective=SupervisedFineTuning(model, batching.packed, options.device),
             batching=batching,
-            speed=speed,
+            fast_layers=fast_layers,
             model=model,
             args=options,
             processing_class=tokenizer,

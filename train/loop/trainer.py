@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from burnish.console import warn
 from burnish.errors import UserError
 
-from ..kernels.compile import Speed
+from ..kernels.compile import FastLayers
 from ..kernels.packing import micro_batches, padded_batches
 from ..objectives.objective import Objective, Row
 from ..private.transformers import ClipsGradients
@@ -55,8 +55,10 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
     Loss: the objective's sum over the step's rows divided by the number of its terms, whatever the cut.
     """
 
-    def __init__(self, *, objective: Objective, batching: Batching, speed: Speed | None = None, **options: Any) -> None:
-        self.objective, self.batching, self.speed = objective, batching, speed
+    def __init__(
+        self, *, objective: Objective, batching: Batching, fast_layers: FastLayers | None = None, **options: Any
+    ) -> None:
+        self.objective, self.batching, self.fast_layers = objective, batching, fast_layers
         super().__init__(**options, data_collator=rows_of)
         self.model.train()  # a loaded base under its new adapter is not; layers look at it before they checkpoint
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -71,7 +73,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
 
         def step() -> torch.Tensor:
             # around backward too, which may compute activations again
-            with self.objective.applied(), self.speed.on() if self.speed else nullcontext():
+            with self.objective.applied(), self.fast_layers.on() if self.fast_layers else nullcontext():
                 return self._micro_steps(rows)
 
         total = self._until_it_fits(model, rows, step)
@@ -158,8 +160,8 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
     def checkpoint(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
         self.batching.checkpointing = True
-        if self.speed and self.speed.layers:
-            self.speed.checkpoint()
+        if self.fast_layers and self.fast_layers.layers:
+            self.fast_layers.checkpoint()
         else:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 

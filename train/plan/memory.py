@@ -161,7 +161,7 @@ def _candidate(
         free_bytes=free,
         disk_bytes=adapter * (1 + settings.train.save_total_limit),
         steps=steps,
-        micro_batches=_cuts(lengths, per_step, tokens),
+        micro_batches=_micro_batches_per_step(lengths, per_step, tokens),
         tokens=trained,
         seconds=seconds,
         host_bytes=(shape.layers - 1) * most * shape.hidden * 2 if checkpointing and compiled else 0,
@@ -258,7 +258,7 @@ def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, toke
     return max(step[part[0]] * len(part) for step in samples for part in padded_batches(step, tokens))
 
 
-def _cuts(lengths: Sequence[int], per_step: int, tokens: int) -> float:
+def _micro_batches_per_step(lengths: Sequence[int], per_step: int, tokens: int) -> float:
     """Return how many micro-batches a step has, over the rows in file order."""
     steps = [lengths[i : i + per_step] for i in range(0, len(lengths), per_step)][:200]
     return sum(len(micro_batches(step, tokens)) for step in steps) / len(steps)
