@@ -23,7 +23,7 @@ class Offloaded:
 
 
 class Offload:
-    """Moves the inputs of `layers` layers away while forward goes on, and each back while the layer after it goes back.
+    """Copies the inputs of `layers` layers to the host in forward, and each back while the next layer is in backward.
 
     Copies run beside the arithmetic, on a stream of their own. The last layer's input stays: it is needed at once.
     """
