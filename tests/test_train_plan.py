@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 
 from burnish.errors import UserError
 from tests.support.commands import Cli
-from train.plan.memory import GIB, Machine, Plan, plan, rows_per_step
+from train.plan.machine import Machine
+from train.plan.memory import GIB, Plan, plan, rows_per_step
 from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings
 

@@ -14,15 +14,22 @@ from burnish.run import Run
 from burnish.versions import versions
 
 from .data.prepare import Prepared
-from .models import transformers as models
-from .plan.resolve import Resolved
-from .resume import CONFIG, template_inputs
+from .models.device import hardware, peak_memory_bytes
+from .resolved import Resolved
+from .started import CONFIG, template_inputs
+from .world import World
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
 def record_of(
-    resolved: Resolved, prepared: Prepared, run: Run, skipped: list[str], exam: Exam, metrics: dict[str, Any]
+    resolved: Resolved,
+    prepared: Prepared,
+    run: Run,
+    skipped: list[str],
+    exam: Exam,
+    metrics: dict[str, Any],
+    world: World,
 ) -> TrainRecord:
     """Return the record of a run whose adapter and exam are written; `metrics` are those of the whole run."""
     packages = (*PACKAGES, "unsloth") if resolved.base.backend == "unsloth" else PACKAGES
@@ -42,7 +49,7 @@ def record_of(
             "metrics": _metrics(metrics),
             "exam": _exam(run, exam),
             "versions": versions(packages),
-            "hardware": models.hardware(),
+            "hardware": hardware(world.device),
         }
     )
 
@@ -60,10 +67,10 @@ def _base(resolved: Resolved, prepared: Prepared, skipped: list[str]) -> dict[st
 
 
 def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
-    began = template_inputs(prepared)
+    found = template_inputs(prepared)
     return {
-        "chat_template_sha256": began["chat_template_sha256"] if prepared.format != "text" else None,
-        "template_date": began["template_date"],
+        "chat_template_sha256": found["chat_template_sha256"] if prepared.format != "text" else None,
+        "template_date": found["template_date"],
         "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
         "special_tokens": prepared.codec.reading,
         "max_length": resolved.data.max_length,
@@ -95,7 +102,7 @@ def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
         "eval_loss": metrics.get("eval_loss"),
         "train_runtime_s": metrics["train_runtime"],
         "tokens_per_s": metrics["tokens_per_s"],
-        "peak_memory_bytes": models.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
         "steps": metrics["steps"],
     }
 

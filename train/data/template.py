@@ -63,7 +63,7 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
 
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
-    """Return the seam to the tokenizer that masking uses; `reading` says what special strings in messages are."""
+    """Return the interface to the tokenizer that masking uses; `reading` says what special strings in messages are."""
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
     encode = partial(_encode, tokenizer)

@@ -38,7 +38,7 @@ def check_vocabulary(
     """Save the tokenizer aside, load it as other programs do, and compare the ids on the first rows and probe texts.
 
     Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
-    or where llama.cpp's converter does not know the tokenizer. What was found good is kept in the cache.
+    or where llama.cpp's converter does not know the tokenizer. What passed is cached.
     """
     texts = _texts(examples, template)
     rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
@@ -49,9 +49,9 @@ def check_vocabulary(
         saved = Path(name)
         tokenizers.save(tokenizer, saved)
         shutil.copyfile(base.path / "config.json", saved / "config.json")
-        kept = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
-        if kept.is_file():
-            warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        cached = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
+        if cached.is_file():
+            warnings: list[str] = json.loads(cached.read_text(encoding="utf-8"))
             return [*changed, *warnings]
         probes = [codec.normalise(text) for text in comparison.sample_texts(tokenizer)]
         if difference := comparison.reload_difference(saved, codec.encode, [*rows, *probes]):
@@ -65,7 +65,7 @@ def check_vocabulary(
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
     with suppress(OSError):  # a cache that can't be written costs the comparison again
-        write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
+        write_atomic(cached, json.dumps(warnings, ensure_ascii=False) + "\n")
     return [*changed, *warnings]
 
 
@@ -135,22 +135,22 @@ def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
 def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
     """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
     texts: list[str] = []
-    room = MOST_CHARACTERS
+    left = MOST_CHARACTERS
     for example in examples[:MOST_TEXTS]:
         if example.messages and template is not None:
             text = template.render([m.to_dict() for m in example.messages])
         else:
             text = example.text or ""
-        text = text[:room]
+        text = text[:left]
         texts.append(text)
-        room -= len(text)
-        if room <= 0:
+        left -= len(text)
+        if left <= 0:
             break
     return texts
 
 
 def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
-    """Whether the rows begin with a special token in their text, as rendered chats do."""
+    """Whether the rows start with a special token in their text, as rendered chats do."""
     special = [token for token in tokenizer.get_added_vocab() if token.strip()]
     return any(row.startswith(tuple(special)) for row in rows[:1])
 
