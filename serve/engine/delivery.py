@@ -7,42 +7,42 @@ import ctypes
 import os
 from collections import deque
 
-from .sequence import Event, Sink
+from .events import Event, Sink
 
 # as os.eventfd_write, but this one keeps the interpreter's lock: had the engine to take it again from the loop that it
 # has just woken, it would wait until the loop has served every client (0.25 ms a step) instead of decoding
-_ring = ctypes.PyDLL(None).eventfd_write
-_ring.argtypes = [ctypes.c_int, ctypes.c_uint64]
+_wake_loop = ctypes.PyDLL(None).eventfd_write
+_wake_loop.argtypes = [ctypes.c_int, ctypes.c_uint64]
 
 
 class Timeout(Exception):
     """The request took longer than it may."""
 
 
-class Mailbox:
-    """Takes a step's events from any thread and hands them out in the event loop."""
+class EventBridge:
+    """Takes a step's events from any thread and calls their sinks in the event loop."""
 
     def __init__(self) -> None:
-        self._letters: deque[list[tuple[Sink, Event]]] = deque()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._batches: deque[list[tuple[Sink, Event]]] = deque()
+        self._signal = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand out in this loop from now on."""
-        loop.add_reader(self._bell, self._hand_out)
+        """Call the sinks in this loop from now on."""
+        loop.add_reader(self._signal, self._dispatch)
 
     def deliver(self, events: list[tuple[Sink, Event]]) -> None:
-        """Leave events for the loop; any thread may call it, and none waits."""
-        self._letters.append(events)
-        _ring(self._bell, 1)
+        """Queue events for the loop; any thread may call it, and none waits."""
+        self._batches.append(events)
+        _wake_loop(self._signal, 1)
 
-    def _hand_out(self) -> None:
-        os.eventfd_read(self._bell)
-        while self._letters:
-            for sink, event in self._letters.popleft():
+    def _dispatch(self) -> None:
+        os.eventfd_read(self._signal)
+        while self._batches:
+            for sink, event in self._batches.popleft():
                 sink(event)
 
 
-class Inbox:
+class EventQueue:
     """The events of one request, for its one reader. Used in the event loop only.
 
     One timer serves the whole request: a timeout around every wait cost as much as all else that a token needs.
@@ -75,7 +75,7 @@ class Inbox:
         return items
 
     def close(self) -> None:
-        """Stop the timer; nobody takes anything any more."""
+        """Stop the timer; `take` is not called any more."""
         if self._timer is not None:
             self._timer.cancel()
 
