@@ -16,7 +16,8 @@ import pytest
 from burnish.errors import UserError
 from burnish.files import file_sha256, text_sha256
 from burnish.llama import Model
-from serve.http.middleware import check_exposure, read_keys
+from serve.http.auth import read_keys
+from serve.http.exposure import check_exposure
 from serve.settings import ServeSettings
 from tests.support.commands import ROOT
 from tests.support.server import ServerProcess, serving, small_model

@@ -20,7 +20,8 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from burnish.config import ConfigError
 from burnish.console import say
-from burnish.run import Run, TrainRecord
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.small_models import adapted, llama
 from train import __main__ as command
 from train import stage

@@ -121,7 +121,7 @@ def weight_types(path: Path) -> Counter[int]:
 def tested(path: Path) -> str:
     """Load the file with extra buffers in a child process and compute with it; return what failed, "" where nothing.
 
-    The outcome is kept in the cache for this file, build and CPU, where the cache can be written.
+    The outcome is stored in the cache for this file, build and CPU, where the cache can be written.
     """
     note = cache_root() / "llama" / "load-tests" / f"{_identity(path)}.json"
     try:
