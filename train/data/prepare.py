@@ -17,12 +17,13 @@ from burnish.tokenizers.special_text import Reading
 
 from ..settings import DataSection, TrainSettings
 from . import template as templates
+from .embeddings import check_ids, embedded
 from .lint import lint
 from .mask import Codec, MaskError, Row, build, prove
 from .rendered import rendering, turn_ends
 from .special_text import reading, refuse, special_strings, written_warning
 from .split import apart, near, split
-from .vocabulary import check_ids, check_vocabulary
+from .vocabulary import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         examples, shared = apart(converted.examples, heldout_examples, data)
     base = resolve(settings.base.id, settings.base.revision)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
+    tokenizer, dropped, lacking = embedded(tokenizer, base)
     codec = templates.codec(tokenizer, reading(data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
     codec = replace(codec, ends=_end_ids(template, base, tokenizer, codec))
@@ -94,15 +96,15 @@ def prepare(settings: TrainSettings) -> Prepared:
     maker = _RowMaker(template, codec, data)
     rows = maker.rows(examples, data.path)
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
-    check_ids(rows, tokenizer, base, data.path)
-    check_ids(heldout or (), tokenizer, base, str(data.eval_path))
+    check_ids(rows, tokenizer, base, data.path, dropped)
+    check_ids(heldout or (), tokenizer, base, str(data.eval_path), dropped)
     train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
     parsed = converted.format == "text" or codec.reading == "parse"
     rendered = None if chats else rendering(converted.examples, template, codec)
     known = {*written, *(rendered.markers if rendered else ())}
     found = lint(converted.examples, converted.examples[0].unit, parsed, known)
     close, warning = near(train, heldout, data)
-    warnings = [w.text for w in found] + [warning] * bool(warning)
+    warnings = [*lacking, *(w.text for w in found), *[warning] * bool(warning)]
     if rendered:
         warnings.insert(0, rendered.text)
     if written and data.special_tokens in ("auto", "parse"):

@@ -25,7 +25,7 @@ from burnish.run import cache_root, write_atomic
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
 
-from .mask import Codec, Row
+from .mask import Codec
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
 LIBRARIES = ("transformers", "tokenizers")
@@ -66,32 +66,6 @@ def check_vocabulary(
     with suppress(OSError):  # a cache that can't be written costs the comparison again
         write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
     return [*changed, *warnings]
-
-
-def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str) -> None:
-    """Raise ConfigError where rows have ids that the base's embeddings lack, as after tokens were added without them.
-
-    The size is config.json's; nothing is checked where it has none.
-    """
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    inner = config.get("text_config")
-    size = (inner if isinstance(inner, dict) else {}).get("vocab_size", config.get("vocab_size"))
-    if not isinstance(size, int):
-        return
-    where: dict[int, str] = {}
-    for row in rows:
-        if max(row.input_ids) >= size:
-            for i in row.input_ids:
-                if i >= size:
-                    where.setdefault(i, row.example.where)
-    faults = [
-        f"{path}: {place}: the token {tokenizer.convert_ids_to_tokens(i)!r} has id {i}, and base.id {base.id} has"
-        f" embeddings for {size:,} tokens (vocab_size in config.json): take it out of the data, or give a base whose"
-        " embeddings were resized to its tokenizer"
-        for i, place in where.items()
-    ]
-    if faults:
-        raise ConfigError(faults)
 
 
 def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], codec: Codec) -> list[str]:
