@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from burnish import lock
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
@@ -35,6 +36,11 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf"
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     """Export the run; returns it and its record. Raises the named errors before work starts where it can't be done."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
+    with lock.hold(run.path, "an export"):
+        return run, _export(settings, run)
+
+
+def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     record = run.read(TrainRecord)
     types = convert.check_types(settings.gguf.quants)
     convert.check_converter()
@@ -48,9 +54,10 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     job = Job(settings, run, record, Exam.load(run.path / record.exam.path), kept)
     say(f"export: {run.path}")
     merged = make_merged(job, base)
-    result = _record(job, train_sha256, [merged, *_ggufs(job, types)])
+    ggufs, reason = _ggufs(job, types)
+    result = _record(job, train_sha256, [merged, *ggufs], reason)
     run.write(result)
-    return run, result
+    return result
 
 
 def examine_file(settings: ExportSettings, path: Path) -> Artefact:
@@ -88,18 +95,21 @@ def _judged(
     return Artefact.model_validate({**made, "verdict": verdict, "why": why})
 
 
-def _ggufs(job: Job, types: list[str]) -> list[dict[str, Any]]:
-    """Make the 16-bit GGUF, and from it each asked type."""
+def _ggufs(job: Job, types: list[str]) -> tuple[list[dict[str, Any]], str | None]:
+    """Make the 16-bit GGUF, and from it each asked type; where the converter makes none, return why."""
     merged, reference = job.run.path / MERGED, merged_answers(job.run)
     dtype = str(runs.read_json(merged / "config.json")["dtype"])
     sixteen = convert.SIXTEEN_BIT[dtype]
     source = f"gguf/{job.run.id}-{sixteen}.gguf"
-    entries = [_gguf(job, reference, source, sixteen, partial(convert.convert, merged, dtype=dtype))]
+    try:
+        entries = [_gguf(job, reference, source, sixteen, partial(convert.convert, merged, dtype=dtype))]
+    except convert.UnconvertibleError as error:
+        return [], str(error)
     for name in types:
         if name != sixteen:
             make = partial(convert.quantize, job.run.path / source, type_name=name)
             entries.append(_gguf(job, reference, f"gguf/{job.run.id}-{name}.gguf", name, make))
-    return entries
+    return entries, None
 
 
 def _check_unchanged(run: Run, record: TrainRecord) -> None:
@@ -145,7 +155,7 @@ def _gguf(
     return finished
 
 
-def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> ExportRecord:
+def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]], no_gguf: str | None) -> ExportRecord:
     merge_record = entries[0].pop("merge")
     merged = _judged(entries[0], job.settings)
     artefacts = [merged, *(_judged(made, job.settings, merged=merged) for made in entries[1:])]
@@ -159,6 +169,7 @@ def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> Expor
             "merge": merge_record,
             "artefacts": artefacts,
             "default": default_artefact(artefacts),
+            "no_gguf": no_gguf,
             "chat_template_sha256": job.record.chat_template_sha256,
             "stop": job.record.terminators,
             "special_tokens": job.record.special_tokens,

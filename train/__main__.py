@@ -16,8 +16,10 @@ import argparse
 import logging
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from burnish import report
+from burnish import lock, report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
@@ -26,6 +28,9 @@ from burnish.publish import preflight
 from . import resume
 from .data.prepare import Prepared, prepare
 from .settings import TrainSettings
+
+if TYPE_CHECKING:  # it brings torch
+    from .plan.resolve import Resolved
 
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
@@ -76,6 +81,12 @@ def _run(settings: TrainSettings, prepared: Prepared) -> int:
 
     resolved = decide(settings, prepared)
     # not before the machine is known to do: a fault leaves no run behind
+    settings = resume.settle_name(settings, prepared)
+    with lock.hold(Path(settings.run.root).resolve() / str(settings.run.name), "training"):
+        return _train(settings, resolved, prepared)
+
+
+def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared) -> int:
     run, resolved = resume.open_run(settings, resolved, prepared)
     if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
@@ -87,6 +98,8 @@ def _run(settings: TrainSettings, prepared: Prepared) -> int:
         record = stage.train(resolved, prepared, run)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
+    if "tensorboard" in resolved.train.report_to:
+        say(f"curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run.path / 'logs'}")
     say(f"next: make export RUN={run.id}")
     return 0
 

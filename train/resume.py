@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from burnish import lock
 from burnish import run as runs
 from burnish.config import fields
 from burnish.console import say, warn
@@ -100,6 +101,8 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
     if resume and not (root / str(name) / CONFIG).is_file():
         raise RunError(f"--resume: no run '{name}' in {root}/")
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
+    if name is not None:
+        lock.check(root / name)
     if name is not None and (root / name / CONFIG).is_file():
         settings = as_begun(settings, Begun.read(Run(root / name)))
     date = settings.chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
@@ -114,6 +117,12 @@ def as_begun(settings: TrainSettings, begun: Begun) -> TrainSettings:
         if same and kept not in OPEN:
             settings = settings.model_copy(update={section: now.model_copy(update={key: kept})})
     return settings
+
+
+def settle_name(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
+    """Return the settings with a name for the run: the one that was given, or one of its own."""
+    name = settings.run.name or runs.new_id(prepared.base.name, settings.data.path)
+    return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
 
 
 def is_finished(settings: TrainSettings) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
 from burnish.llama import quantization_types
-from burnish.process import how
+from burnish.process import crashed, how
 from burnish.run import whole_file
-from burnish.tokenizers.llama_cpp import CONVERTER
+from burnish.tokenizers.llama_cpp import CONVERTER, refusal, refuses
 
 STEP = re.compile(r"(\d+)/(\d+)")
 SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
@@ -23,6 +23,18 @@ SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
 
 class GgufError(UserError):
     """A conversion or quantization that failed, with its last line."""
+
+
+class UnconvertibleError(GgufError):
+    """A merged checkpoint of which the converter makes no GGUF."""
+
+
+class _EndedError(GgufError):
+    """A child process that failed, with its exit code and its last line."""
+
+    def __init__(self, what: str, code: int, lines: Sequence[str]) -> None:
+        super().__init__(f"{what}: failed ({how(code)}): {' / '.join(lines[-3:]) or 'no output'}")
+        self.code, self.last = code, lines[-1] if lines else ""
 
 
 def check_types(names: Sequence[str]) -> list[str]:
@@ -41,11 +53,19 @@ def check_converter() -> None:
 
 
 def convert(merged: Path, target: Path, dtype: str) -> dict[str, Any]:
-    """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all."""
+    """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all.
+
+    Raises UnconvertibleError where the converter does not know the model.
+    """
     with whole_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
         command = [sys.executable, str(CONVERTER), str(merged), "--outfile", str(temporary)]
         command += ["--outtype", SIXTEEN_BIT[dtype].lower()]
-        _child(command, lambda done, total: tick(100 * done / total), "convert")
+        try:
+            _child(command, lambda done, total: tick(100 * done / total), "convert")
+        except _EndedError as error:
+            if crashed(error.code) or not refuses(error.last):
+                raise
+            raise UnconvertibleError(refusal(error.last)) from None
         tick(100)
         _verify(temporary)
     return {}
@@ -94,6 +114,5 @@ def _child(command: list[str], progress: Callable[[int, int], None], what: str) 
             process.kill()
             raise
     if process.returncode:
-        last = " / ".join(lines[-3:]) or "no output"
-        raise GgufError(f"{what}: failed ({how(process.returncode)}): {last}")
+        raise _EndedError(what, process.returncode, lines)
     return lines

@@ -23,11 +23,12 @@ from burnish.console import say
 from burnish.data.formats import Example
 from burnish.run import cache_root, write_atomic
 from burnish.tokenizers import loader as tokenizers
-from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
+from burnish.tokenizers.llama_cpp import CONVERTER, Unconvertible, VocabularyError, ids_by_llama_cpp
 
 from .mask import Codec
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
+WORDING = b"2"  # counts changes to what is kept, so that warnings of an older version are made again
 LIBRARIES = ("transformers", "tokenizers")
 
 
@@ -73,8 +74,13 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
         found = ids_by_llama_cpp(saved, [*rows, *probes])
     except OSError as error:
         return [f"llama.cpp's ids could not be compared with training's: {error}"]
+    except Unconvertible as error:
+        return [
+            f"base.id {base.id}: {error}: no GGUF can be made of what is trained on it, and `make serve` needs one;"
+            " training and the export's merged/, which transformers and vLLM load, are not concerned"
+        ]
     except VocabularyError as error:
-        return [f"llama.cpp can't take this base's tokenizer or architecture, so no GGUF can be exported: {error}"]
+        return [f"base.id {base.id}: llama.cpp can't take its tokenizer, so no GGUF of it could be served: {error}"]
     texts = [*rows, *probes]
     differences = [tokenizers.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):
@@ -132,5 +138,6 @@ def _digest(saved: Path, rows: Sequence[str]) -> str:
     parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates have a directory
     parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
     parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
+    parts += [WORDING]
     parts += [json.dumps(list(rows)).encode("utf-8", "surrogatepass")]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:24]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from burnish.bases.base import Base
@@ -21,6 +22,7 @@ from burnish.config import ConfigError
 from burnish.console import as_json, warn
 from burnish.errors import did_you_mean
 from burnish.files import first_line
+from burnish.machine import memory_available_bytes
 
 from ..data.template import loading_fault
 from ..plan.memory import Machine
@@ -224,8 +226,7 @@ def adapter_path(settings: TrainSettings) -> Path:
 def machine() -> Machine:
     """Measure what this machine can give a run: free memory, and the rate of a matrix product."""
     if device().type != "cuda":
-        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return Machine("cpu", pages, matrix_flops(torch.float32, 1024))
+        return Machine("cpu", memory_available_bytes(), matrix_flops(torch.float32, 1024))
     return Machine("cuda", torch.cuda.mem_get_info()[0], matrix_flops(torch.bfloat16, 8192), has_unsloth())
 
 
@@ -269,7 +270,8 @@ def hardware() -> dict[str, Any]:
 
 def check_targets(model: Any, targets: list[str]) -> None:
     """Raise ConfigError that names the linear layers there are where a target is no layer of the model."""
-    linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    kinds = (torch.nn.Linear, Conv1D)
+    linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, kinds)}
     names = {name for name, _ in model.named_modules()}
     missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if missing:

@@ -7,8 +7,10 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
@@ -36,6 +38,7 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
         model = empty_model(prepared.base.path, settings.base.trust_remote_code)
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(settings.base, error)) from None
+    settings = _unquantized(settings, model)
     if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
         models.check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
@@ -52,6 +55,20 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
         need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
     return resolve(settings, prepared, made, models.attention(settings.base, model.config) or "eager")
+
+
+def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
+    """Hold a base of Conv1D layers in 16 bits. Raises ConfigError where it is to be held in NF4.
+
+    bitsandbytes' blocks run along the other side of such a matrix, so that a merge could not make the same weights.
+    """
+    if settings.base.quantization == "none" or not any(isinstance(m, Conv1D) for m in model.modules()):
+        return settings
+    if settings.base.quantization == "nf4":
+        raise ConfigError(
+            "base.quantization: this base's layers are Conv1D (GPT-2), which are not held in NF4 here: set none"
+        )
+    return changed(settings, "base", quantization="none")
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
