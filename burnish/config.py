@@ -10,15 +10,18 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 
+from .console import say
 from .errors import UserError, did_you_mean
+from .foreign import Names, meaning
 
 ENV_PREFIX = "BURNISH_"
+FILE, ENVIRONMENT, COMMAND_LINE = range(3)
 STAGES = ("TRAIN", "EXPORT", "SERVE")
 # variables under our prefix that are no stage's setting
 OTHER_VARIABLES = frozenset({"BURNISH_CACHE", "BURNISH_LOG_FORMAT", "BURNISH_COMMIT"})
@@ -28,21 +31,36 @@ class ConfigError(UserError):
     """A setting that is unknown, of the wrong type or out of bounds."""
 
 
-class Strict(BaseModel):
-    """Base of every settings class: unknown keys and wrong types are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-
 @dataclass(frozen=True)
 class Given:
-    """One value that the user gave, and where: "configs/x.yaml:12", "BURNISH_TRAIN_LORA__R" or "--lora.r"."""
+    """One value that the user gave, and where: "configs/x.yaml:12", "BURNISH_TRAIN_LORA__R" or "--lora.r".
+
+    `strength`: a source beats those of less strength (FILE, ENVIRONMENT, COMMAND_LINE).
+    """
 
     value: Any
     where: str
+    strength: int = 0
 
 
 Flat = dict[tuple[str, ...], Given]
+
+
+class Strict(BaseModel):
+    """Base of every settings class: unknown keys and wrong types are errors, values never change.
+
+    `foreign` are other tools' names that the whole settings understand.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    foreign: ClassVar[Names] = {}
+
+    @classmethod
+    def settle(cls, flat: Flat) -> list[str]:
+        """Add to what was given what it brings along, before it is validated; returns what is to be said of it."""
+        return []
+
+
 Settings = TypeVar("Settings", bound=Strict)
 
 
@@ -75,14 +93,15 @@ def load(
 
     `overrides` are the command line's, by dotted key. Raises ConfigError with all faults of all sources at once.
     """
-    known = {".".join(path): info for path, info in fields(model)}
-    faults: list[str] = []
+    reader = _Reader({".".join(path): info for path, info in fields(model)}, model.foreign)
     flat: Flat = {}
     if config is not None:
-        flat.update(_from_yaml(Path(config), known, faults))
-    flat.update(_from_environment(stage, known, environ, faults))
-    for key, value in overrides.items():
-        flat[tuple(key.split("."))] = Given(_parse(value, known[key].annotation), f"--{key}")
+        flat.update(reader.yaml(Path(config)))
+    flat.update(reader.environment(stage, environ))
+    flat.update(reader.command_line(overrides))
+    faults = reader.faults
+    for note in (*reader.notes, *model.settle(flat)):
+        say(f"config: {note}")
     try:
         settings = model.model_validate(_nest(flat))
     except ValidationError as error:
@@ -140,6 +159,7 @@ def parse_arguments(
     """Parse a command line made by `add_arguments` and load the settings; unknown options name the nearest one."""
     known = {".".join(path) for path, _ in fields(model)}
     options, rest = parser.parse_known_args([_underscored(word, known) for word in argv])
+    theirs, rest = _foreign_options(rest, model.foreign)
     if rest:
         names = {f"--{key}" for key in known} | {"--config"}
         raise ConfigError(
@@ -151,8 +171,24 @@ def parse_arguments(
                 if word.startswith("-") or rest[0] == word
             ]
         )
-    overrides = {key: value for key, value in vars(options).items() if key in known}
+    overrides = {**{key: value for key, value in vars(options).items() if key in known}, **theirs}
     return load(model, stage, getattr(options, "config", None), overrides, os.environ), options
+
+
+def _foreign_options(rest: Sequence[str], foreign: Names) -> tuple[dict[str, str], list[str]]:
+    """Take other tools' settings out of what wasn't understood: --name value, --name=value, --name alone (true)."""
+    found: dict[str, str] = {}
+    left: list[str] = []
+    words = list(rest)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("--") or name.removeprefix("--").rpartition(".")[2] not in foreign:
+            left.append(f"{name}{equals}{value}")
+            continue
+        if not equals:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        found[name.removeprefix("--")] = value
+    return found, left
 
 
 def _underscored(word: str, known: set[str]) -> str:
@@ -217,43 +253,100 @@ def _parse(text: Any, annotation: Any) -> Any:
     return value
 
 
-def _from_yaml(path: Path, known: Mapping[str, Any], faults: list[str]) -> Flat:
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    flat: Flat = {}
-    if node is not None:
-        _walk(node, (), path, known, flat, faults)
-    return flat
+class _Reader:
+    """Collects what each source gives; faults and notes of all of them come together."""
 
+    def __init__(self, known: Mapping[str, Any], foreign: Names) -> None:
+        self.known, self.foreign = known, foreign
+        self.faults: list[str] = []
+        self.notes: list[str] = []
 
-def _walk(
-    node: yaml.Node, prefix: tuple[str, ...], path: Path, known: Mapping[str, Any], flat: Flat, faults: list[str]
-) -> None:
-    """Collect the leaves of a YAML mapping with their lines; unknown and repeated keys become faults."""
-    dotted = ".".join(prefix)
-    if not isinstance(node, yaml.MappingNode):
-        faults.append(f"{path}:{node.start_mark.line + 1}: {dotted or 'the file'} must be a mapping of settings")
-        return
-    seen: set[str] = set()
-    for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        full = f"{dotted}.{key}" if dotted else key
-        if key in seen:
-            faults.append(f"{path}:{line}: '{full}' is given twice")
-        seen.add(key)
-        if any(name.startswith(f"{full}.") for name in known):
-            _walk(value_node, (*prefix, key), path, known, flat, faults)
-        elif full in known:
-            flat[(*prefix, key)] = Given(_value(value_node, known[full].annotation), f"{path}:{line}")
-        else:
-            faults.append(f"{path}:{line}: unknown key '{full}'{_hint(full, known)}")
+    def yaml(self, path: Path) -> Flat:
+        try:
+            node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        flat: Flat = {}
+        if node is not None:
+            self._walk(node, (), path, flat)
+        return flat
+
+    def _walk(self, node: yaml.Node, prefix: tuple[str, ...], path: Path, flat: Flat) -> None:
+        """Collect the leaves of a YAML mapping with their lines; unknown and repeated keys become faults."""
+        dotted = ".".join(prefix)
+        if not isinstance(node, yaml.MappingNode):
+            self.faults.append(
+                f"{path}:{node.start_mark.line + 1}: {dotted or 'the file'} must be a mapping of settings"
+            )
+            return
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            key, where = str(key_node.value), f"{path}:{key_node.start_mark.line + 1}"
+            full = f"{dotted}.{key}" if dotted else key
+            if key in seen:
+                self.faults.append(f"{where}: '{full}' is given twice")
+                continue
+            seen.add(key)
+            if any(name.startswith(f"{full}.") for name in self.known):
+                self._walk(value_node, (*prefix, key), path, flat)
+            elif full in self.known:
+                self._put(flat, full, Given(_value(value_node, self.known[full].annotation), where, FILE), where)
+            elif not self._translated(flat, full, Given(_value(value_node, Any), where, FILE)):
+                self.faults.append(f"{where}: unknown key '{full}'{_hint(full, self.known)}")
+
+    def environment(self, stage: str, environ: Mapping[str, str]) -> Flat:
+        prefix = f"{ENV_PREFIX}{stage.upper()}_"
+        variables = {f"{prefix}{key.replace('.', '__').upper()}": key for key in self.known}
+        others = tuple(f"{ENV_PREFIX}{name}_" for name in STAGES if name != stage.upper())
+        flat: Flat = {}
+        for name, text in sorted(environ.items()):
+            if not name.startswith(ENV_PREFIX) or name.startswith(others) or name in OTHER_VARIABLES:
+                continue
+            key = variables.get(name, name.removeprefix(prefix).lower().replace("__", "."))
+            if name in variables:
+                self._put(flat, key, Given(_parse(text, self.known[key].annotation), name, ENVIRONMENT), name)
+            elif not self._translated(flat, key, Given(_parse(text, Any), name, ENVIRONMENT)):
+                told = did_you_mean(name, {*variables, *OTHER_VARIABLES})
+                self.faults.append(f"environment: unknown variable '{name}'{told}")
+        return flat
+
+    def command_line(self, overrides: Mapping[str, Any]) -> Flat:
+        """Read the command line's, by dotted key; other tools' names among them."""
+        flat: Flat = {}
+        for key, value in overrides.items():
+            where = f"--{key}"
+            if key in self.known:
+                self._put(flat, key, Given(_parse(value, self.known[key].annotation), where, COMMAND_LINE), where)
+            else:
+                self._translated(flat, key, Given(_parse(value, Any), where, COMMAND_LINE))
+        return flat
+
+    def _translated(self, flat: Flat, key: str, given: Given) -> bool:
+        """Put what another tool's setting means; False where its name isn't known."""
+        meant = meaning(self.foreign, key, given.value)
+        if meant is None:
+            return False
+        if isinstance(meant, str):
+            self.faults.append(f"{given.where}: '{key}' is not a setting here: {meant}")
+            return True
+        for ours, value in meant.items():
+            self._put(flat, ours, Given(value, given.where, given.strength), given.where)
+            if value != given.value or not key.endswith(ours.rpartition(".")[2]):
+                self.notes.append(f"{given.where}: {key} {_show(given.value)} is {ours}: {_show(value)}")
+        return True
+
+    def _put(self, flat: Flat, key: str, given: Given, where: str) -> None:
+        """Put a value; two names for one setting must say the same."""
+        path = tuple(key.split("."))
+        before = flat.get(path)
+        if before is not None and before.value != given.value and before.where != where:
+            self.faults.append(f"{where}: {key} is {_show(given.value)} here, {_show(before.value)} by {before.where}")
+        flat[path] = given
 
 
 def _value(node: yaml.Node, annotation: Any) -> Any:
@@ -270,22 +363,6 @@ def _hint(full: str, known: Mapping[str, Any]) -> str:
         return f"; did you mean '{elsewhere[0]}'?"
     siblings = [key for key in known if key.startswith(f"{section}.")] if section else None
     return did_you_mean(full, siblings or {*known, *(key.split(".")[0] for key in known)})
-
-
-def _from_environment(stage: str, known: Mapping[str, Any], environ: Mapping[str, str], faults: list[str]) -> Flat:
-    prefix = f"{ENV_PREFIX}{stage.upper()}_"
-    variables = {f"{prefix}{key.replace('.', '__').upper()}": key for key in known}
-    others = tuple(f"{ENV_PREFIX}{name}_" for name in STAGES if name != stage.upper())
-    flat: Flat = {}
-    for name, text in sorted(environ.items()):
-        if not name.startswith(ENV_PREFIX) or name.startswith(others) or name in OTHER_VARIABLES:
-            continue
-        if name in variables:
-            key = variables[name]
-            flat[tuple(key.split("."))] = Given(_parse(text, known[key].annotation), name)
-        else:
-            faults.append(f"environment: unknown variable '{name}'{did_you_mean(name, {*variables, *OTHER_VARIABLES})}")
-    return flat
 
 
 def _nest(flat: Flat) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train/__main__.py
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # on CPUs with AVX512-BF16 it warns that an optional package of kernels is missing; they are not used here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning)
     settings, options = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
     if options.command == "examine":

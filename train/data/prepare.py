@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from burnish.bases import architecture
 from burnish.bases.base import Base, resolve
+from burnish.bases.embeddings import read_config
 from burnish.chat import ChatTemplate
+from burnish.config import ConfigError
 from burnish.console import say, warn
 from burnish.data.files import DataError, read_rows
 from burnish.data.formats import Conversion, Example, convert, recognise
@@ -22,7 +25,7 @@ from .lint import lint
 from .mask import Codec, MaskError, Row, build, prove
 from .rendered import rendering, turn_ends
 from .special_text import reading, refuse, special_strings, written_warning
-from .split import apart, near, split
+from .split import apart, bounded, near, split
 from .vocabulary import check_vocabulary
 
 
@@ -81,6 +84,8 @@ def prepare(settings: TrainSettings) -> Prepared:
     if heldout_examples is not None:
         examples, shared = apart(converted.examples, heldout_examples, data)
     base = resolve(settings.base.id, settings.base.revision)
+    if fault := architecture.fault(read_config(base.path)):
+        raise ConfigError(f"base.id {base.id}: {fault}")
     tokenizer = templates.load_tokenizer(base.path, settings.base)
     tokenizer, dropped, lacking = embedded(tokenizer, base)
     codec = templates.codec(tokenizer, reading(data.special_tokens))
@@ -98,7 +103,10 @@ def prepare(settings: TrainSettings) -> Prepared:
     heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
     check_ids(rows, tokenizer, base, data.path, dropped)
     check_ids(heldout or (), tokenizer, base, str(data.eval_path), dropped)
-    train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
+    if heldout is None:
+        train, heldout = split(rows, data.eval_split, settings.train.seed, data.eval_rows)
+    else:
+        train, heldout = rows, bounded(heldout, data.eval_rows, settings.train.seed, str(data.eval_path))
     parsed = converted.format == "text" or codec.reading == "parse"
     rendered = None if chats else rendering(converted.examples, template, codec)
     known = {*written, *(rendered.markers if rendered else ())}
@@ -178,6 +186,13 @@ class _RowMaker:
                 ]
             )
         fitting = [kept for row in rows if (kept := self._fit(row)) is not None]
+        if long:
+            lost = len(rows) - len(fitting)
+            # a run that goes on without most of its rows is seldom what was meant
+            (warn if lost * 2 > len(rows) else say)(
+                f"data: {path}: {len(long)} of {len(rows)} rows are longer than data.max_length {self.data.max_length}:"
+                f" {lost} are dropped, {len(long) - lost} cut (data.over_length {self.data.over_length})"
+            )
         if not fitting:
             cut = self.data.over_length == "truncate"
             found = "the prompt of every row alone fills" if cut else "every row is longer than"

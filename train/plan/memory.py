@@ -63,13 +63,16 @@ class Plan:
     tokens: int
     seconds: float | None
     host_bytes: int = 0
+    evaluations: int = 0
+    eval_tokens: int = 0
+    eval_seconds: float | None = None
 
     @property
     def peak_bytes(self) -> int:
         return self.weights_bytes + self.adapter_bytes + self.activation_bytes
 
     def lines(self) -> list[str]:
-        """Say it in three lines."""
+        """Say it in a few lines."""
         parts = f"weights {_gib(self.weights_bytes)}, adapter and optimizer {_gib(self.adapter_bytes)}"
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
@@ -81,14 +84,38 @@ class Plan:
             f" {_gib(self.activation_bytes)}){host}; disk {_gib(self.disk_bytes)}",
             f"plan: {self.steps} steps of {self.micro_batches:.1f} micro-batches of at most {self.micro_batch_tokens:,}"
             f" tokens, {checkpointing} gradient checkpointing; {self.tokens:,} tokens{time}",
+            *([self._evaluated()] if self.evaluations else []),
         ]
 
+    def _evaluated(self) -> str:
+        times = "once, at the end" if self.evaluations == 1 else f"{self.evaluations} times"
+        time = f", about {_duration(self.eval_seconds)} in all" if self.eval_seconds else ""
+        return f"plan: the held-out rows are evaluated {times}: {self.eval_tokens:,} tokens{time}"
 
-def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine) -> Plan:
+
+def plan(
+    settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine, heldout: Sequence[int] = ()
+) -> Plan:
     """Decide what the settings leave open ("auto"). Raises UserError where the run can't fit.
 
-    `lengths` are those of the rows to train on, in tokens.
+    `lengths` are those of the rows to train on, in tokens, `heldout` those of the rows that are evaluated.
     """
+    made = _decide(settings, shape, lengths, machine)
+    if not heldout:
+        return made
+    # as training has it: one at the end, and one every eval_steps
+    times = 1 + (made.steps // settings.train.eval_steps if settings.train.eval_steps else 0)
+    flops = times * sum(heldout) * shape.flops_per_token(False) / 2  # forward only
+    rate = machine.matrix_flops * EFFICIENCY[machine.device] if machine.matrix_flops else None
+    return replace(
+        made,
+        evaluations=times,
+        eval_tokens=times * sum(heldout),
+        eval_seconds=flops / rate if rate else None,
+    )
+
+
+def _decide(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine) -> Plan:
     cuda = machine.device == "cuda"
     tried = []
     # 4 bits without checkpointing are faster than 16 bits with it

@@ -39,13 +39,14 @@ def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(settings.base, error)) from None
     settings = _unquantized(settings, model)
-    if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
+    if not settings.lora.resume_adapter:
         models.check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
     asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
     _warn_of_kept(asked.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(settings, shape_of(model), lengths, _machine(settings))
+    heldout = [len(row.input_ids) for row in prepared.heldout]
+    made = plan(settings, shape_of(model), lengths, _machine(settings), heldout)
     for line in made.lines():
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)
