@@ -32,10 +32,10 @@ def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, t
 
 
 def test_a_run_without_a_gguf_says_why() -> None:
-    nothing = {name: None for name, field in Fidelity.model_fields.items() if field.is_required()}
+    nothing = Fidelity.model_validate({n: None for n, field in Fidelity.model_fields.items() if field.is_required()})
     merged = Artefact(
-        path="merged", kind="safetensors", quantization="F16", bytes=1, sha256="x", fidelity=Fidelity.model_validate(nothing),
-        verdict="pass", why="all checks hold",
+        path="merged", kind="safetensors", quantization="F16", bytes=1, sha256="x", fidelity=nothing, verdict="pass",
+        why="all checks hold",
     )  # fmt: skip
     record = ExportRecord(
         run_id="x", created="x", train_sha256="x", merge=Merge(base="original", reason="x", candidates={}),

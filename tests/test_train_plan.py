@@ -12,8 +12,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
+from burnish.config import ConfigError
 from burnish.errors import UserError
 from tests.support.commands import Cli
+from train.models.transformers import check_targets
 from train.plan.memory import GIB, Machine, Plan, plan, rows_per_step
 from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings
@@ -234,3 +236,25 @@ def test_a_base_of_conv1d_layers_is_planned_too() -> None:
         gpt2 = shape_of(GPT2LMHeadModel(GPT2Config(n_layer=2)))
     assert gpt2.linear_parameters == 2 * 12 * 768**2
     assert plan(settings(), gpt2, LENGTHS, card(79)).micro_batch_tokens > 0
+
+
+def test_the_plan_counts_the_evaluations() -> None:
+    once = plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(79), [500] * 256)
+    assert (once.evaluations, once.eval_tokens) == (1, 128_000)
+    assert once.eval_seconds is not None and once.seconds is not None
+    # a forward pass is half of a frozen base's forward and backward
+    assert once.eval_seconds == pytest.approx(once.seconds * 128_000 / once.tokens / 2)
+    assert "evaluated once, at the end: 128,000 tokens, about" in once.lines()[-1]
+    many = plan(settings(train={"max_steps": 100, "eval_steps": 25}), shape("Llama-3.1-8B"), LENGTHS, card(79), [500])
+    assert (many.evaluations, many.eval_tokens) == (5, 2500)
+    assert "evaluated 5 times" in many.lines()[-1]
+    assert planned(79).evaluations == 0
+
+
+def test_a_regular_expression_must_match_whole_names() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES["Llama-3.2-1B"]))
+    check_targets(model, r".*layers\.\d+\.self_attn\.(q|v)_proj")
+    check_targets(model, "all-linear")
+    with pytest.raises(ConfigError, match=r"the regular expression 'q_pro\.\*' matches no whole name .*q_proj"):
+        check_targets(model, "q_pro.*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from burnish.foreign import Meaning, Names, hint, same, unless
+from burnish.config.foreign import Meaning, Names, hint, same, unless
 
 DTYPES = {
     "half": "float16", "fp16": "float16", "torch.half": "float16", "torch.float16": "float16", "bf16": "bfloat16",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from burnish.config import Flat, Given, Strict
-from burnish.foreign import Names
+from burnish.config.foreign import Names
 from burnish.publish import PushSection
 
 from . import names
