@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from burnish.config import ConfigError, load, parse_arguments
+from burnish.publish import PushSection
+from export.settings import ExportSettings
 from tests.support.commands import ROOT
 from train.__main__ import make_parser
 from train.names import NAMES
@@ -188,3 +190,18 @@ def test_a_list_of_known_names_is_printed_once() -> None:
         typed("--zzzzzz", "1", "--yyyyyy", "2", "--base.id", "x")
     assert len(caught.value.faults) == 2
     assert caught.value.report().count("; known: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("q4_k_m", ["Q4_K_M"]), ("fast_quantized", ["Q8_0"]), ("[q8_0, f16]", ["Q8_0", "F16"])]
+)
+def test_the_export_knows_unsloths_types(given: str, meant: list[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"quantization_method: {given}\nsave_method: merged_16bit\n")
+    assert load(ExportSettings, "export", tmp_path / "c.yaml", {}, {}).gguf.quants == meant
+    (tmp_path / "c.yaml").write_text("save_method: merged_4bit\n")
+    with pytest.raises(ConfigError, match="merging into 4 bits is refused"):
+        load(ExportSettings, "export", tmp_path / "c.yaml", {}, {})
+
+
+def test_what_is_pushed_has_unsloths_names_too() -> None:
+    assert PushSection(what=["lora", "merged_16bit", "Q8_0"]).what == ["adapter", "merged", "Q8_0"]

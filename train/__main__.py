@@ -94,12 +94,12 @@ def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared) -> i
     from . import stage
     from .loop import errors
 
+    if "tensorboard" in resolved.train.report_to:
+        say(f"curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run.path / 'logs'}")
     with errors.named(run.path):
         record = stage.train(resolved, prepared, run)
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
-    if "tensorboard" in resolved.train.report_to:
-        say(f"curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run.path / 'logs'}")
     say(f"next: make export RUN={run.id}")
     return 0
 

@@ -118,9 +118,17 @@ def load_base(found: Base, base: BaseSection) -> Any:
     if as_json() or not sys.stderr.isatty():
         disable_progress_bar()  # a bar of many lines is no bar
     try:
-        model = AutoModelForCausalLM.from_pretrained(found.path, trust_remote_code=base.trust_remote_code, **options)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            found.path, trust_remote_code=base.trust_remote_code, output_loading_info=True, **options
+        )
     except (ValueError, OSError, ImportError) as error:
         raise ConfigError(loading_fault(base, error)) from None
+    if (missing := sorted(loaded["missing_keys"])) and not stored_in_nf4:  # transformers would make them random
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(
+            f"base.id {base.id}: its weight files lack tensors that the model needs: {', '.join(missing[:3])}{more};"
+            " download it again, or give the whole checkpoint"
+        )
     for module in model.modules():
         # bitsandbytes would repack such a layer for bfloat16 at the first evaluation on this CPU, and the exam would
         # then examine other weights than those that were trained
