@@ -8,12 +8,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from burnish import lock
+from burnish.bases.base import Base
 from burnish.run import RunError
 from tests.support.commands import ROOT
+from train.resume import choose, settle_name
+from train.settings import TrainSettings
 
 HOLD = (
     "import sys; from pathlib import Path; from burnish import lock\n"
@@ -67,3 +71,20 @@ def test_a_file_system_without_locks_is_warned_of(
     with lock.hold(run, "training"):
         pass
     assert "can't be locked (No locks available)" in capsys.readouterr().err
+
+
+def test_a_training_of_a_run_that_is_worked_on_ends_before_the_data_is_read(run: Path) -> None:
+    settings = TrainSettings.model_validate(
+        {"base": {"id": "x"}, "data": {"path": "nowhere"}, "run": {"root": str(run.parent), "name": run.name}}
+    )
+    with lock.hold(run, "an export"), pytest.raises(RunError, match="an export works on it since"):
+        choose(settings, resume=False)
+    assert choose(settings, resume=False).run.name == run.name
+
+
+def test_a_run_gets_its_name_before_it_is_locked() -> None:
+    settings = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "my rows.jsonl"}})
+    prepared = SimpleNamespace(base=Base("me/The-Base-F16", None, Path("."), ""))
+    name = settle_name(settings, prepared).run.name  # type: ignore[arg-type]
+    assert name is not None
+    assert name.startswith("The-Base-my-rows-2")

@@ -191,7 +191,7 @@ class _RowMaker:
             # a run that goes on without most of its rows is seldom what was meant
             (warn if lost * 2 > len(rows) else say)(
                 f"data: {path}: {len(long)} of {len(rows)} rows are longer than data.max_length {self.data.max_length}:"
-                f" {lost} are dropped, {len(long) - lost} cut (data.over_length {self.data.over_length})"
+                f" {lost} dropped, {len(long) - lost} cut (data.over_length {self.data.over_length})"
             )
         if not fitting:
             cut = self.data.over_length == "truncate"
