@@ -50,13 +50,21 @@ def test_whole_files_give_the_shapes_of_their_tensors(base: Path, shards: Path) 
     assert examine(shards).shapes == {"a": (2,), "b": (2,)}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "tokenizer.model"]
+)
 def test_a_pointer_of_git_lfs_is_named_as_such(base: Path, name: str) -> None:
     if name.endswith(".bin"):
         (base / "model.safetensors").unlink()
     (base / name).write_bytes(POINTER)
     told = fault(base)
     assert f"{name} is a Git LFS pointer" in told and "git lfs pull" in told
+
+
+@pytest.mark.parametrize("name", ["tf_model.h5", "training_args.bin", "pytorch_model.bin", "consolidated.safetensors"])
+def test_a_pointer_of_a_file_that_is_not_loaded_is_no_fault(base: Path, name: str) -> None:
+    (base / name).write_bytes(POINTER)
+    assert resolve(str(base)).path == base
 
 
 def test_several_pointers_are_one_line(shards: Path) -> None:

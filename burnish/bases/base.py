@@ -30,6 +30,7 @@ CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that ol
 LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
+CUT = "cannot reshape array of size"  # numpy's, where a GGUF file ends before its last tensor
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -199,5 +200,7 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
             last = last_line(child.stderr, "it ended without a word")
             if crashed(child.returncode):
                 last = f"{how(child.returncode)} (its last line: {last})"
+            if CUT in last:
+                last = f"it is cut off: it ends inside a tensor; {FETCH}"
             raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
     return target

@@ -22,6 +22,7 @@ BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 MOST_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 LENGTH_BYTES = 8
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+SMALL = (".json", ".model", ".jinja", ".txt", ".py")
 FETCH = "restore the file, or download it again"
 SHOWN = 3
 
@@ -30,24 +31,20 @@ SHOWN = 3
 class Weights:
     """What the headers say: each tensor's shape by name (of .bin files nothing), and what is wrong, a line a fault.
 
-    `way` is the way out that each fault ends with.
+    `way` is the way out that each fault ends with; `pointers` are files that are Git LFS pointers.
     """
 
     way: str = FETCH
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    pointers: list[str] = field(default_factory=list)
 
 
 def examine(directory: Path, way: str = FETCH) -> Weights:
     """Return what the headers of a checkpoint's weight files say; the files are those that transformers loads."""
     found = Weights(way)
-    if pointers := [path.name for path in sorted(directory.iterdir()) if is_pointer(path)]:
-        what = "is a Git LFS pointer" if len(pointers) == 1 else "are Git LFS pointers"
-        found.faults.append(
-            f"{directory}: {_named(pointers)} {what}"
-            " and not the file itself: run `git lfs pull` in the clone that it comes from, or download the model again"
-        )
-        return found
+    small = sorted(path for path in directory.iterdir() if path.suffix in SMALL)
+    found.pointers += [path.name for path in small if is_pointer(path)]
     if (directory / INDEX).is_file():
         _indexed(directory / INDEX, found)
     elif (directory / SINGLE).is_file():
@@ -55,11 +52,17 @@ def examine(directory: Path, way: str = FETCH) -> Weights:
     elif (directory / BIN_INDEX).is_file():
         _indexed(directory / BIN_INDEX, found)
     elif (directory / BIN_SINGLE).is_file():
-        found.faults += _bin_faults(directory / BIN_SINGLE, way)
+        _bin(directory / BIN_SINGLE, found)
     else:
         there = [path.name for path in sorted(directory.iterdir()) if path.suffix in (".safetensors", ".bin")]
         found.faults.append(
             f"{directory}: no {SINGLE} or {BIN_SINGLE}, and no index of several ({INDEX}); there is: {_named(there)}"
+        )
+    if found.pointers:
+        what = "is a Git LFS pointer" if len(found.pointers) == 1 else "are Git LFS pointers"
+        found.faults.append(
+            f"{directory}: {_named(found.pointers)} {what} and not the file itself: run `git lfs pull` in the clone"
+            " that it comes from, or download the model again"
         )
     return found
 
@@ -86,6 +89,8 @@ def gguf_fault(path: Path) -> str:
 
 def _indexed(index: Path, found: Weights) -> None:
     """Examine the files that an index names, and hold its tensors against theirs."""
+    if index.name in found.pointers:
+        return
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         names = content["weight_map"]
@@ -110,11 +115,14 @@ def _indexed(index: Path, found: Weights) -> None:
                     f" {'it' if len(missing) == 1 else 'them'}: index and files are not of one download; {found.way}"
                 )
         else:
-            found.faults += _bin_faults(path, found.way)
+            _bin(path, found)
 
 
 def _safetensors(path: Path, found: Weights) -> set[str] | None:
     """Read one file's header into `found`; returns its tensors, None where the file is damaged."""
+    if is_pointer(path):
+        found.pointers.append(path.name)
+        return None
     try:
         shapes, end = _header(path)
     except (OSError, ValueError, RecursionError) as error:
@@ -158,16 +166,19 @@ def _tensors(header: Any) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
             raise ValueError(f"its header has no shape or place for '{name}'") from None
 
 
-def _bin_faults(path: Path, way: str) -> list[str]:
-    """Say where a .bin file is not a whole zip archive; of the pickles of torch before 1.6 the length isn't known."""
+def _bin(path: Path, found: Weights) -> None:
+    """See that a .bin file is a whole zip archive; of the pickles of torch before 1.6 the length isn't known."""
+    if is_pointer(path):
+        found.pointers.append(path.name)
+        return
     with path.open("rb") as file:
         begin = file.read(4)
     if begin == ZIP:
-        whole = zipfile.is_zipfile(path)  # looks for the archive's directory, at its end
-        return [] if whole else [f"{path}: is cut off: the directory at its end is missing; {way}"]
-    if begin.startswith(PICKLE):
-        return []
-    return [f"{path}: is not a file of torch.save: it {f'begins with {begin!r}' if begin else 'is empty'}; {way}"]
+        if not zipfile.is_zipfile(path):  # it looks for the archive's directory, at its end
+            found.faults.append(f"{path}: is cut off: the directory at its end is missing; {found.way}")
+    elif not begin.startswith(PICKLE):
+        what = f"begins with {begin!r}" if begin else "is empty"
+        found.faults.append(f"{path}: is not a file of torch.save: it {what}; {found.way}")
 
 
 def _named(names: list[str]) -> str:

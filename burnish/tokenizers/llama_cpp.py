@@ -20,7 +20,6 @@ from ..run import cache_root, file_sha256, whole_file
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 600
-WEIGHTS = (".safetensors", ".bin", ".gguf")
 WANTS = ("No space left on device", "Disk quota exceeded", "MemoryError")
 # what the converter says, and what it means
 REFUSALS = (
@@ -35,18 +34,6 @@ class VocabularyError(UserError):
 
 class Unconvertible(VocabularyError):
     """A base that the converter itself refuses: no GGUF can be made of it, or of what is trained on it."""
-
-
-def why_unconvertible(directory: Path) -> str:
-    """Say why the converter can't take a checkpoint's architecture or tokenizer; nothing where it can.
-
-    Only its small files are read. Raises VocabularyError where the converter did not get so far.
-    """
-    try:
-        vocabulary(directory)
-    except Unconvertible as error:
-        return str(error)
-    return ""
 
 
 def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
@@ -72,7 +59,7 @@ def refusal(line: str) -> str:
 
 def vocabulary(directory: Path) -> Path:
     """Return a GGUF with the directory's vocabulary and no tensors, made once and kept in the cache."""
-    files = sorted(p for p in directory.iterdir() if p.is_file() and p.suffix not in WEIGHTS)
+    files = sorted(p for p in directory.iterdir() if p.is_file())
     lines = [f"{file_sha256(p)}  {p.name}\n" for p in files] + [file_sha256(CONVERTER.parent / "VERSION")]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     target = cache_root() / "vocabularies" / f"{digest[:24]}.gguf"
