@@ -1,4 +1,4 @@
-"""Errors that a person can mend: raised where the fault is known, printed once at the edge, exit code 2."""
+"""Errors that a user can fix: raised where the fault is known, printed once at the edge, exit code 2."""
 
 from __future__ import annotations
 

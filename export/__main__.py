@@ -1,4 +1,4 @@
-"""python -m export run | examine | push | card: merge, convert, quantize, examine what came out, publish it."""
+"""python -m export run | examine | push | card: merge, convert, quantize, examine the artefacts, publish them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from burnish.console import say, warn
 from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
-from burnish.run import Artefact, ExportRecord
+from burnish.records import Artefact, ExportRecord
 
 from .settings import ExportSettings
 
@@ -106,21 +106,21 @@ def _next(run: str, record: ExportRecord) -> str:
 def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
     from .hub import card, push, selection
 
-    subject, section = selection.subject(settings)
+    publication, section = selection.select(settings)
     if card_only:
-        print(card.card(subject))
+        print(card.card(publication))
         return 0
     if section.repo is None:
         raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
-    items = selection.collect(subject)
+    items = selection.collect(publication)
     if dry_run:
-        push.show(subject, section, items)
+        push.show(publication, section, items)
         return 0
-    with lock.hold(subject.run.path, "a push"):
-        record = push.publish(subject, section, items)
+    with lock.hold(publication.run.path, "a push"):
+        record = push.publish(publication, section, items)
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
-    say(f"report: {report.write(subject.run)}")
-    if subject.ggufs:
+    say(f"report: {report.write(publication.run)}")
+    if publication.ggufs:
         say(f"next: make serve MODEL=hf://{record.repo}")
     return 0
 

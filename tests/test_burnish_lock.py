@@ -14,9 +14,11 @@ import pytest
 
 from burnish import lock
 from burnish.bases.base import Base
+from burnish.data.files import DataError
 from burnish.run import RunError
 from tests.support.commands import ROOT
-from train.resume import choose, settle_name
+from train.__main__ import main
+from train.resume import settle_name
 from train.settings import TrainSettings
 
 HOLD = (
@@ -74,12 +76,11 @@ def test_a_file_system_without_locks_is_warned_of(
 
 
 def test_a_training_of_a_run_that_is_worked_on_ends_before_the_data_is_read(run: Path) -> None:
-    settings = TrainSettings.model_validate(
-        {"base": {"id": "x"}, "data": {"path": "nowhere"}, "run": {"root": str(run.parent), "name": run.name}}
-    )
+    words = ["run", "--base.id", "x", "--data.path", "nowhere", "--run.root", str(run.parent), "--run.name", run.name]
     with lock.hold(run, "an export"), pytest.raises(RunError, match="an export works on it since"):
-        choose(settings, resume=False)
-    assert choose(settings, resume=False).run.name == run.name
+        main(words)
+    with pytest.raises(DataError, match="nowhere: no such file"):
+        main(words)
 
 
 def test_a_run_gets_its_name_before_it_is_locked() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from burnish.llama import Model
-from burnish.run import ExportRecord, Run, TrainRecord
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli, kill_after, kill_at
 
 pytestmark = pytest.mark.slow

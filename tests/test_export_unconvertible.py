@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from burnish.run import ExportRecord, Run
+from burnish.records import ExportRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 
 pytestmark = pytest.mark.slow

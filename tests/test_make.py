@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from burnish.run import ExportRecord, Run
+from burnish.records import ExportRecord
+from burnish.run import Run
 from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.slow

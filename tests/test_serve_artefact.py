@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.exam.fidelity import Fidelity
-from burnish.run import Artefact, ExportRecord, Merge
+from burnish.records import Artefact, ExportRecord, Fidelity, Merge
 from serve.artefact import ServeError, _artefact, choose
 from serve.settings import ServeSettings
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from burnish.data.files import DataError
 from burnish.data.formats import Example, Message
-from burnish.run import Run, TrainRecord, file_sha256
+from burnish.files import file_sha256
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from train.data.dedupe import content_key, groups, near_duplicates, prefix_keys
 from train.data.mask import Row

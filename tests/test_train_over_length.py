@@ -13,14 +13,14 @@ from burnish.tokenizers.loader import load
 from tests.support.tokenizers import byte_level
 from train.data import template as templates
 from train.data.mask import Row
-from train.data.prepare import _RowMaker
+from train.data.rows import RowMaker
 from train.settings import DataSection
 
 
 def made(tmp_path: Path, texts: list[str], **data: Any) -> list[Row]:
     codec = templates.codec(load(byte_level(tmp_path / "base")))
     examples = [Example(line, None, text) for line, text in enumerate(texts, start=1)]
-    return _RowMaker(None, codec, DataSection(path="x.jsonl", max_length=16, **data)).rows(examples, "x.jsonl")
+    return RowMaker(None, codec, DataSection(path="x.jsonl", max_length=16, **data)).rows(examples, "x.jsonl")
 
 
 def test_dropped_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

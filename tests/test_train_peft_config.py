@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.config import ConfigError
 from tests.support.commands import Cli
-from train.models.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
+from train.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
 from train.settings import LoraSection, read_peft_config
 
 KEYS = {field.name for field in dataclasses.fields(LoraConfig)}

@@ -15,8 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 from burnish.config import ConfigError
 from burnish.errors import UserError
 from tests.support.commands import Cli
-from train.models.transformers import check_targets
-from train.plan.memory import GIB, Machine, Plan, plan, rows_per_step
+from train.models.adapters import check_targets
+from train.plan.evaluations import evaluations
+from train.plan.machine import Machine
+from train.plan.memory import GIB, Plan, plan, rows_per_step
 from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings
 
@@ -239,16 +241,17 @@ def test_a_base_of_conv1d_layers_is_planned_too() -> None:
 
 
 def test_the_plan_counts_the_evaluations() -> None:
-    once = plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(79), [500] * 256)
-    assert (once.evaluations, once.eval_tokens) == (1, 128_000)
-    assert once.eval_seconds is not None and once.seconds is not None
+    sizes, machine, planned_run = shape("Llama-3.1-8B"), card(79), planned(79)
+    once = evaluations(settings(), sizes, [500] * 256, machine, planned_run)
+    assert (once.times, once.tokens) == (1, 128_000)
+    assert once.seconds is not None and planned_run.seconds is not None
     # a forward pass is half of a frozen base's forward and backward
-    assert once.eval_seconds == pytest.approx(once.seconds * 128_000 / once.tokens / 2)
-    assert "evaluated once, at the end: 128,000 tokens, about" in once.lines()[-1]
-    many = plan(settings(train={"max_steps": 100, "eval_steps": 25}), shape("Llama-3.1-8B"), LENGTHS, card(79), [500])
-    assert (many.evaluations, many.eval_tokens) == (5, 2500)
-    assert "evaluated 5 times" in many.lines()[-1]
-    assert planned(79).evaluations == 0
+    assert once.seconds == pytest.approx(planned_run.seconds * 128_000 / planned_run.tokens / 2)
+    assert "evaluated once, at the end: 128,000 tokens, about" in once.line()
+    often = {"max_steps": 100, "eval_steps": 25}
+    many = evaluations(settings(train=often), sizes, [500], machine, planned(79, train=often))
+    assert (many.times, many.tokens) == (5, 2500)
+    assert "evaluated 5 times: 2,500 tokens" in many.line()
 
 
 def test_a_regular_expression_must_match_whole_names() -> None:

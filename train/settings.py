@@ -13,7 +13,7 @@ from burnish.config.foreign import Names
 from burnish.publish import PushSection
 
 from . import names
-from .models.peft_config import new_adapter
+from .peft_config import new_adapter
 
 
 class BaseSection(Strict):
@@ -172,7 +172,7 @@ class TrainSection(Strict):
 
 
 class ExamSection(Strict):
-    """The exam that the trained model sits, and every exported artefact after it."""
+    """The exam of the trained model, and of every exported artefact after it."""
 
     rows: int = Field(64, ge=1, description="most held-out rows asked")
     tokens: int = Field(4096, ge=16, description="most response tokens scored")
@@ -183,7 +183,7 @@ class ExamSection(Strict):
 
 
 class RunSection(Strict):
-    """Where the run is kept."""
+    """Where the run is stored."""
 
     root: str = Field("runs", description="directory of all runs")
     name: str | None = Field(
@@ -192,7 +192,7 @@ class RunSection(Strict):
 
 
 class TrainSettings(Strict):
-    """Everything that `python -m train run` can be told."""
+    """Every setting of `python -m train`."""
 
     base: BaseSection
     data: DataSection

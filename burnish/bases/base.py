@@ -18,9 +18,8 @@ import yaml
 from .. import hub
 from ..console import say
 from ..errors import UserError
-from ..files import last_line
-from ..process import crashed, how
-from ..run import cache_root, file_sha256
+from ..files import cache_root, file_sha256, last_line
+from ..process import crashed, exit_reason
 from . import embeddings
 from .weights import FETCH, examine, gguf_fault, is_pointer
 
@@ -184,7 +183,7 @@ def _gguf_licence(path: Path) -> dict[str, str]:
 def _dequantized(gguf_file: Path, digest: str) -> Path:
     """Return the trainable checkpoint of a GGUF file, made once and kept in the cache.
 
-    A child process makes it, so that this room stays free of torch and the memory is given back.
+    A child process makes it, so that torch is not imported here and the memory is freed.
     """
     target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
     if not target.is_dir():
@@ -199,7 +198,7 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
         if child.returncode:
             last = last_line(child.stderr, "it ended without a word")
             if crashed(child.returncode):
-                last = f"{how(child.returncode)} (its last line: {last})"
+                last = f"{exit_reason(child.returncode)} (its last line: {last})"
             if CUT in last:
                 last = f"it is cut off: it ends inside a tensor; {FETCH}"
             raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")

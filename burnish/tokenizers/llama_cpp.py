@@ -14,18 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..process import crashed, how
-from ..run import cache_root, file_sha256, whole_file
+from ..files import atomic_file, cache_root, file_sha256
+from ..process import crashed, exit_reason
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 600
-WANTS = ("No space left on device", "Disk quota exceeded", "MemoryError")
+
+
 # what the converter says, and what it means
 REFUSALS = (
     (re.compile(r"Model (\S+) is not supported"), r"llama.cpp's converter does not know the architecture \1"),
     (re.compile(r".*BPE pre-tokenizer was not recognized.*"), "llama.cpp's converter does not know its pre-tokenizer"),
 )
+WANTS = ("No space left on device", "Disk quota exceeded", "MemoryError")
 
 
 class VocabularyError(UserError):
@@ -34,14 +36,6 @@ class VocabularyError(UserError):
 
 class Unconvertible(VocabularyError):
     """A base that the converter itself refuses: no GGUF can be made of it, or of what is trained on it."""
-
-
-def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Return llama.cpp's ids of each text, special tokens read, nothing added.
-
-    `directory` holds config.json and a tokenizer's files. Raises VocabularyError with the tool's own reason.
-    """
-    return tokenize(vocabulary(directory), texts)
 
 
 def refuses(line: str) -> bool:
@@ -57,6 +51,14 @@ def refusal(line: str) -> str:
     return f"llama.cpp's converter refuses it: {line}"
 
 
+def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Return llama.cpp's ids of each text, special tokens read, nothing added.
+
+    `directory` holds config.json and a tokenizer's files. Raises VocabularyError with the tool's own reason.
+    """
+    return tokenize(vocabulary(directory), texts)
+
+
 def vocabulary(directory: Path) -> Path:
     """Return a GGUF with the directory's vocabulary and no tensors, made once and kept in the cache."""
     files = sorted(p for p in directory.iterdir() if p.is_file())
@@ -65,7 +67,7 @@ def vocabulary(directory: Path) -> Path:
     target = cache_root() / "vocabularies" / f"{digest[:24]}.gguf"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
+        with atomic_file(target) as temporary:
             command = [sys.executable, str(CONVERTER), str(directory), "--vocab-only", "--outfile", str(temporary)]
             _child(command, "")
     return target
@@ -90,7 +92,7 @@ def _child(command: list[str], given: str) -> str:
         if lines[-1:] == ["AssertionError"]:
             lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
         if not lines or crashed(done.returncode):
-            raise VocabularyError(f"{Path(command[1]).name}: {how(done.returncode)}")
+            raise VocabularyError(f"{Path(command[1]).name}: {exit_reason(done.returncode)}")
         if command[1] == str(CONVERTER) and refuses(lines[-1]):
             raise Unconvertible(refusal(lines[-1]))
         raise VocabularyError(lines[-1])

@@ -90,7 +90,7 @@ def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
     tied = embedding is not None and (HEAD not in there or _read_config(base).get("tie_word_embeddings") is True)
     if tied and embedding is not None:
         there.pop(HEAD, None)
-        if _alike(changes.get(embedding), changes.get(HEAD)):
+        if _same_change(changes.get(embedding), changes.get(HEAD)):
             changes = {name: change for name, change in changes.items() if name != HEAD}
         else:
             tied = False
@@ -110,7 +110,7 @@ def _as_stored(name: str, there: Container[str]) -> str:
     return bare if name not in there and bare in there else name
 
 
-def _alike(embedding: Change | None, head: Change | None) -> bool:
+def _same_change(embedding: Change | None, head: Change | None) -> bool:
     """Whether both changes of one tied tensor are the same; PEFT saves trained token rows once for both."""
     if embedding is None or head is None:
         only = embedding or head

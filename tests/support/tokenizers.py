@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from burnish.run import cache_root
+from burnish.files import cache_root
 from tests.support.commands import ROOT
 
 TEXTS = [

@@ -12,10 +12,10 @@ from burnish.data.formats import Example, Message
 
 from .dedupe import repeats
 
-FEWEST_ROWS = 10
+MIN_ROWS = 10
 # a share of one same answer above which a model may learn to give it to everything
-MOST_SAME_SHARE = 0.5
-MOST_NAMES_SHOWN, MOST_LINES_SHOWN = 5, 3
+MAX_SAME_SHARE = 0.5
+MAX_NAMES_SHOWN, MAX_LINES_SHOWN = 5, 3
 
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*([^\W\d][\w .-]{0,40}?)\s*\}\}(?!\})")
 # control tokens of the common chat templates; a thought's <think> is none of them
@@ -87,9 +87,9 @@ def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 
 def _few(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    if len(examples) >= FEWEST_ROWS:
+    if len(examples) >= MIN_ROWS:
         return []
-    text = f"only {_rows(len(examples))}: a model learns little from fewer than {FEWEST_ROWS}, and repeats them"
+    text = f"only {_rows(len(examples))}: a model learns little from fewer than {MIN_ROWS}, and repeats them"
     return [LintWarning("few", text, tuple(e.number for e in examples))]
 
 
@@ -119,10 +119,10 @@ def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     responses = Counter(e.messages[-1].content for e in examples if e.messages)
-    if responses.total() < FEWEST_ROWS:
+    if responses.total() < MIN_ROWS:
         return []
     response, count = responses.most_common(1)[0]
-    if count <= responses.total() * MOST_SAME_SHARE:
+    if count <= responses.total() * MAX_SAME_SHARE:
         return []
     lines = _unique(e.number for e in examples if e.messages and e.messages[-1].content == response)
     shown = response[:40] + ("…" if len(response) > 40 else "")
@@ -184,7 +184,7 @@ def rows_named(named: Mapping[str, tuple[int, ...]], unit: str) -> str:
     """Return "NAME (3 rows, first line 7) and NAME (1 row, first line 9)", the first few of many."""
     shown = [
         f"{name} ({_rows(len(lines))}, first {unit} {lines[0]})"
-        for name, lines in list(named.items())[:MOST_NAMES_SHOWN]
+        for name, lines in list(named.items())[:MAX_NAMES_SHOWN]
     ]
     if more := len(named) - len(shown):
         shown.append(f"{more} more")
@@ -195,7 +195,7 @@ def _where(lines: Sequence[int], unit: str) -> str:
     """Return "line 3", or "lines 3, 7, 9 and 80 more"."""
     if len(lines) == 1:
         return f"{unit} {lines[0]}"
-    shown = [str(line) for line in lines[:MOST_LINES_SHOWN]]
+    shown = [str(line) for line in lines[:MAX_LINES_SHOWN]]
     more = len(lines) - len(shown)
     return f"{unit}s " + (
         ", ".join(shown) + f" and {more} more" if more else ", ".join(shown[:-1]) + f" and {shown[-1]}"

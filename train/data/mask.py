@@ -24,7 +24,7 @@ class MaskError(UserError):
 
 @dataclass(frozen=True)
 class Codec:
-    """What this room needs of a tokenizer.
+    """What masking needs of a tokenizer.
 
     `encode` adds no special tokens and parses those in the text; `terminators` are the ids that may end a turn.
     `vocabulary` and `reading` say what special strings in messages are; without a vocabulary they are parsed.

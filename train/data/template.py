@@ -12,6 +12,7 @@ from typing import Any
 from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template, named_templates
 from burnish.config import ConfigError
 from burnish.files import first_line
+from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.loader import TokenizerError
 from burnish.tokenizers.special_text import Reading
@@ -62,7 +63,7 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
 
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
-    """Return the seam to the tokenizer that masking uses; `reading` says what special strings in messages are."""
+    """Return the interface to the tokenizer that masking uses; `reading` says what special strings in messages are."""
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
     encode = partial(_encode, tokenizer)
@@ -72,12 +73,12 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
             tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         ),
         terminators=frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids, *_added_special(tokenizer)}),
-        bos=start_ids(tokenizers.encoder(tokenizer, special=True), encode),
+        bos=start_ids(comparison.encoder(tokenizer, special=True), encode),
         eos=tokenizer.eos_token_id,
         vocabulary=vocabulary_of(tokenizer, encode),
         reading=reading,
-        normalise=tokenizers.normaliser(tokenizer),
-        same=tokenizers.same_text(tokenizer),
+        normalise=comparison.normalizer(tokenizer),
+        same=comparison.same_text(tokenizer),
     )
 
 

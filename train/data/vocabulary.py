@@ -21,7 +21,8 @@ from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import say
 from burnish.data.formats import Example
-from burnish.run import cache_root, write_atomic
+from burnish.files import cache_root, write_atomic
+from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.llama_cpp import CONVERTER, Unconvertible, VocabularyError, ids_by_llama_cpp
 
@@ -38,7 +39,7 @@ def check_vocabulary(
     """Save the tokenizer aside, load it as other programs do, and compare the ids on the first rows and probe texts.
 
     Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
-    or where llama.cpp's converter does not know the tokenizer. What was found good is kept in the cache.
+    or where llama.cpp's converter does not know the tokenizer. What passed is cached.
     """
     texts = _texts(examples, template)
     rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
@@ -49,12 +50,12 @@ def check_vocabulary(
         saved = Path(name)
         tokenizers.save(tokenizer, saved)
         shutil.copyfile(base.path / "config.json", saved / "config.json")
-        kept = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
-        if kept.is_file():
-            warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        cached = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
+        if cached.is_file():
+            warnings: list[str] = json.loads(cached.read_text(encoding="utf-8"))
             return [*changed, *warnings]
-        probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
-        if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
+        probes = [codec.normalise(text) for text in comparison.sample_texts(tokenizer)]
+        if difference := comparison.reload_difference(saved, codec.encode, [*rows, *probes]):
             raise ConfigError(
                 f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
                 f" {difference}; the tuned model could not be served as it was trained"
@@ -65,7 +66,7 @@ def check_vocabulary(
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
     with suppress(OSError):  # a cache that can't be written costs the comparison again
-        write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
+        write_atomic(cached, json.dumps(warnings, ensure_ascii=False) + "\n")
     return [*changed, *warnings]
 
 
@@ -82,7 +83,7 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
     except VocabularyError as error:
         return [f"base.id {base.id}: llama.cpp can't take its tokenizer, so no GGUF of it could be served: {error}"]
     texts = [*rows, *probes]
-    differences = [tokenizers.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
+    differences = [comparison.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):
         raise ConfigError(
             f"base.id {base.id}: llama.cpp tokenizes rows of this data otherwise than the base's own tokenizer, so no"
@@ -114,22 +115,22 @@ def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
 def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
     """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
     texts: list[str] = []
-    room = MOST_CHARACTERS
+    left = MOST_CHARACTERS
     for example in examples[:MOST_TEXTS]:
         if example.messages and template is not None:
             text = template.render([m.to_dict() for m in example.messages])
         else:
             text = example.text or ""
-        text = text[:room]
+        text = text[:left]
         texts.append(text)
-        room -= len(text)
-        if room <= 0:
+        left -= len(text)
+        if left <= 0:
             break
     return texts
 
 
 def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
-    """Whether the rows begin with a special token in their text, as rendered chats do."""
+    """Whether the rows start with a special token in their text, as rendered chats do."""
     special = [token for token in tokenizer.get_added_vocab() if token.strip()]
     return any(row.startswith(tuple(special)) for row in rows[:1])
 

@@ -1,4 +1,4 @@
-"""A PEFT lora_config.json or adapter_config.json, held against peft.LoraConfig's own fields: nothing is dropped."""
+"""A PEFT lora_config.json or adapter_config.json, checked against peft.LoraConfig's own fields: nothing is dropped."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pydantic import BaseModel, ValidationError
 from burnish.config import ConfigError
 from burnish.errors import did_you_mean
 
+from .private.peft import default_targets, targeted
+
 CONFIG = "adapter_config.json"
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 # they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained:
 # fan_in_fan_out PEFT sets by itself, as the layer is
 INFORMATIONAL = frozenset(
@@ -24,7 +26,7 @@ INFORMATIONAL = frozenset(
         "fan_in_fan_out",
     }
 )  # fmt: skip
-# what training goes on with exactly, whatever the value: PEFT builds the layers from the adapter's own config, and a
+# what training continues with exactly, whatever the value: PEFT builds the layers from the adapter's own config, and a
 # merge applies them. The configs of initialisations (eva_config and the like) had their effect before the adapter was
 # saved
 CONTINUED = frozenset(
@@ -43,9 +45,9 @@ Config = dict[str, Any]
 def read(path: Path) -> Config:
     """Return the object in a PEFT config file. Raises ConfigError where it can't be read or isn't one."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: the lora config can't be read: {error}") from None
     if not isinstance(content, dict):
@@ -56,7 +58,7 @@ def read(path: Path) -> Config:
 def new_adapter(path: Path, section: type[BaseModel]) -> Config:
     """Return the settings (fields of `section`) of a PEFT config that a new adapter is made from.
 
-    A key that has no setting passes with PEFT's own default, of the same type (1 is not true), or with nothing in it
+    A key that has no setting passes with PEFT's own default, of the same type (1 is not true), or with an empty value
     (null, [], {}). Raises ConfigError with every other key, its value and what is supported.
     """
     content = read(path)
@@ -73,7 +75,7 @@ def new_adapter(path: Path, section: type[BaseModel]) -> Config:
 
 
 def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
-    """Return why training can't go on from the adapter with this adapter_config.json exactly as it was trained."""
+    """Return why training can't continue from the adapter with this adapter_config.json exactly as it was trained."""
     try:
         content = read(path)
     except ConfigError as error:
@@ -108,17 +110,15 @@ def targets(directory: Path, model: Any) -> list[str] | None:
     Short names where all modules of that name are meant, whole ones otherwise.
     """
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     content = read(directory / CONFIG)
-    asked = content.get("target_modules") or CHOSEN.get(model.config.get_text_config().model_type)
-    if asked is None:
+    chosen = content.get("target_modules") or default_targets(model.config.get_text_config().model_type)
+    if chosen is None:
         return None
     names = ("exclude_modules", "layers_to_transform", "layers_pattern")
-    config = LoraConfig(target_modules=asked, **{name: content.get(name) for name in names})
+    config = LoraConfig(target_modules=chosen, **{name: content.get(name) for name in names})
     every = [name for name, _ in model.named_modules() if name]
-    found = {name for name in every if check_target_module_exists(config, name)}
+    found = targeted(config, every)
     short = {name.rsplit(".", 1)[-1] for name in found}
     whole = {name for name in every if name.rsplit(".", 1)[-1] in short} == found
     return sorted(short if whole else found) or None
@@ -129,8 +129,8 @@ def defaults() -> Config:
     """Return peft.LoraConfig's fields and their defaults, as JSON has them."""
     from peft import LoraConfig  # seconds: only where a config is read
 
-    made = LoraConfig()
-    return {field.name: _plain(getattr(made, field.name)) for field in dataclasses.fields(made)}
+    config = LoraConfig()
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def _plain(value: Any) -> Any:
@@ -139,13 +139,13 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, enum.Enum) else value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> Config:
-    """Make an object of JSON's pairs; of a key that is given twice one value would be dropped."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
+    """Return an object of JSON's pairs. Raises ValueError where a key is repeated: a value would be dropped."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)}' is given twice")
-    return made
+    return unique
 
 
 def _kind_faults(path: Path, content: Config) -> list[str]:
@@ -175,10 +175,10 @@ def _type_faults(path: Path, values: Config, section: type[BaseModel]) -> list[s
     try:
         section.model_validate(values)
     except ValidationError as error:
-        said: dict[str, list[str]] = {}
+        reasons: dict[str, list[str]] = {}
         for item in error.errors():
-            said.setdefault(str(item["loc"][0]), []).append(str(item["msg"]).removeprefix("Input "))
-        return [f"{path}: {key} is {_json(values.get(key))}: it {' or '.join(said[key])}" for key in said]
+            reasons.setdefault(str(item["loc"][0]), []).append(str(item["msg"]).removeprefix("Input "))
+        return [f"{path}: {key} is {_json(values.get(key))}: it {' or '.join(reasons[key])}" for key in reasons]
     return []
 
 

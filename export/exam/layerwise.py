@@ -1,8 +1,8 @@
 """Several forward passes of one model that share each layer's weights: a layer is loaded once for all of them.
 
 Each pass is the model's own forward, in a thread of its own that stops before every layer. One thread runs at a time:
-the caller's, which computes the layers, or a pass between two layers. So masks, position embeddings, caches and what
-layers tell one another are whatever the architecture makes them.
+the caller's, which computes the layers, or a pass between two layers. So masks, position embeddings, caches and
+what layers share are whatever the architecture makes them.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import torch
 T = TypeVar("T")
 
 
-class _Closed(BaseException):
-    """Unwinds a pass that is given up."""
+class _Cancelled(BaseException):
+    """Ends a pass that is cancelled."""
 
 
 class _Pass(Generic[T]):
-    """One function in its own thread; `wants` is the layer's number before which it waits, None once it is done."""
+    """One function in its own thread; `waits_for` is the layer's number before which it waits, None once it is done."""
 
     def __init__(self, function: Callable[[], T]):
-        self.wants: int | None = None
+        self.waits_for: int | None = None
         self.call: Callable[[], Any] = lambda: None
         self.result: T | None = None
-        self._function, self._answer, self._closed = function, None, False
+        self._function, self._output, self._closed = function, None, False
         self._error: BaseException | None = None
         self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def go_on(self, answer: Any = None) -> None:
+    def resume(self, output: Any = None) -> None:
         """Let it run up to its next layer or its end. Raises what it raised."""
-        self._answer, self.wants, self.call = answer, None, lambda: None
+        self._output, self.waits_for, self.call = output, None, lambda: None
         threads = torch.get_num_threads()
-        # what runs between layers is small; with more, each pass would keep a team of OpenMP threads
+        # what runs between layers is small; with more, each pass would have its own team of OpenMP threads
         torch.set_num_threads(1)
         try:
             self._thread.start() if self._thread.ident is None else self._turn.release()
@@ -48,15 +48,15 @@ class _Pass(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def ask(self, number: int, call: Callable[[], Any]) -> Any:
+    def wait_for(self, number: int, call: Callable[[], Any]) -> Any:
         """Called in the thread: wait until the layer was computed; returns its output."""
-        self.wants, self.call = number, call
+        self.waits_for, self.call = number, call
         self._back.release()
         self._turn.acquire()
         if self._closed:
-            raise _Closed
-        answer, self._answer = self._answer, None
-        return answer
+            raise _Cancelled
+        output, self._output = self._output, None
+        return output
 
     def close(self) -> None:
         """End the thread, wherever it waits."""
@@ -69,7 +69,7 @@ class _Pass(Generic[T]):
         try:
             with torch.inference_mode():
                 self.result = self._function()
-        except _Closed:
+        except _Cancelled:
             pass
         except BaseException as error:
             self._error = error
@@ -90,25 +90,25 @@ def run(
     current: list[_Pass[T]] = []
 
     def stops(number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: current[-1].ask(number, lambda: forward(*args, **kwargs))
+        return lambda *args, **kwargs: current[-1].wait_for(number, lambda: forward(*args, **kwargs))
 
-    def go_on(one: _Pass[T], answer: Any = None) -> None:
+    def resume(one: _Pass[T], output: Any = None) -> None:
         current.append(one)
-        one.go_on(answer)
+        one.resume(output)
         current.pop()
 
-    everything = [_Pass(function) for function in passes]
+    all_passes = [_Pass(function) for function in passes]
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
             layer.forward = stops(number, layer.forward)
             stack.callback(delattr, layer, "forward")  # the class's own is found again
-        for one in everything:
+        for one in all_passes:
             stack.callback(one.close)
-            go_on(one)
-        while wanted := Counter(one.wants for one in everything if one.wants is not None):
-            number = wanted.most_common(1)[0][0]
+            resume(one)
+        while waiting := Counter(one.waits_for for one in all_passes if one.waits_for is not None):
+            number = waiting.most_common(1)[0][0]
             with loaded(number):
-                for one in everything:
-                    if one.wants == number:
-                        go_on(one, one.call())
-    return [one.result for one in everything]  # type: ignore[misc]
+                for one in all_passes:
+                    if one.waits_for == number:
+                        resume(one, one.call())
+    return [one.result for one in all_passes]  # type: ignore[misc]
