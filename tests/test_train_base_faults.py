@@ -21,10 +21,9 @@ from burnish.tokenizers.loader import TokenizerError, load
 from tests.support.tokenizers import byte_level, configure
 from train.data import mask
 from train.data import template as templates
-from train.data.embeddings import check_ids, embedded
 from train.data.mask import Codec, build
 from train.data.prepare import prepare
-from train.data.vocabulary import check_vocabulary
+from train.data.vocabulary import check_ids, check_vocabulary, embedded
 from train.settings import TrainSettings
 
 CHATML = load_template("chatml")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from typing import Any
+
+from ..private.transformers import knows_architecture
 
 # of config.json's architectures: what a checkpoint was made for, where that is not to go on with a text
 OTHER_TASKS = re.compile(
@@ -23,9 +26,6 @@ def fault(config: dict[str, Any]) -> str:
     kind = config.get("model_type")
     if config.get("auto_map") or kind is None:
         return ""  # its own code decides
-    from transformers import __version__
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if kind in CONFIG_MAPPING_NAMES:
+    if knows_architecture(str(kind)):
         return ""
-    return f"transformers {__version__} does not know the architecture '{kind}' (model_type in config.json)"
+    return f"transformers {version('transformers')} does not know the architecture '{kind}' (model_type in config.json)"

@@ -16,7 +16,6 @@ from burnish.tokenizers.special_text import Reading
 
 from ..settings import DataSection, TrainSettings
 from . import template as templates
-from .embeddings import check_ids, embedded
 from .lint import lint
 from .mask import Codec, Row
 from .rendered import rendering, turn_ends
@@ -24,7 +23,7 @@ from .rows import RowMaker
 from .sources import Sources, read_sources
 from .special_text import reading, refuse, special_strings, written_warning
 from .split import bounded, near, split
-from .vocabulary import check_vocabulary
+from .vocabulary import check_ids, check_vocabulary, embedded
 
 
 @dataclass(frozen=True, kw_only=True)
