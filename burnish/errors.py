@@ -7,6 +7,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+KNOWN = "; known: "
 MOST_FAULTS_SHOWN = 20
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -24,8 +25,15 @@ class UserError(Exception):
     def report(self, most: int = MOST_FAULTS_SHOWN) -> str:
         """Return the text for the terminal: at most `most` faults, and how many more there are."""
         more = len(self.faults) - most
-        lines = [f"error: {fault}" for fault in self.faults[:most]]
+        lines = [f"error: {fault}" for fault in _listed_once(self.faults[:most])]
         return "\n".join(lines + ([f"error: and {more} more faults like these"] if more > 0 else []))
+
+
+def _listed_once(faults: Sequence[str]) -> list[str]:
+    """Leave a list of known names that several faults end with to the last of them."""
+    lists = [fault.rpartition(KNOWN)[2] if KNOWN in fault else None for fault in faults]
+    again = {i for i, names in enumerate(lists) if names is not None and names in lists[i + 1 :]}
+    return [fault.rpartition(KNOWN)[0] if i in again else fault for i, fault in enumerate(faults)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -40,7 +48,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest known name, else the list of names there are."""
     candidates = sorted(known)
     near = nearest(name, candidates)
-    return f"; did you mean '{near}'?" if near else f"; known: {', '.join(candidates)}"
+    return f"; did you mean '{near}'?" if near else f"{KNOWN}{', '.join(candidates)}"
 
 
 def run_edge(main: Callable[[], int]) -> None:

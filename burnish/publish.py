@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .config import Strict
 from .console import say
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 WRITE = "write to"
+OTHER_NAMES = {"lora": "adapter", "merged_16bit": "merged"}  # unsloth's
 UPLOAD_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
 # what a repository that was created by hand, and has no model yet, may hold
 PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
@@ -30,6 +31,12 @@ class PushSection(Strict):
     what: list[str] = Field(
         ["gguf", "merged", "adapter"], description="what goes: gguf, merged, adapter, or a GGUF by its type (Q8_0)"
     )
+
+    @field_validator("what")
+    @classmethod
+    def _by_other_names(cls, value: list[str]) -> list[str]:
+        return [OTHER_NAMES.get(name, name) for name in value]
+
     public: bool = Field(False, description="for everyone to see; else the repository is private")
     allow_failed: bool = Field(False, description="publish what failed its exam too; the card then says so")
 

@@ -200,7 +200,10 @@ class Artefact(Examined):
 
 
 class ExportRecord(Record):
-    """export.json: present means that the export stage finished. `gate` has every threshold that was applied."""
+    """export.json: present means that the export stage finished. `gate` has every threshold that was applied.
+
+    `no_gguf` says why there is no GGUF, where llama.cpp's converter makes none of the merge.
+    """
 
     schema_version: Literal[1] = 1
     run_id: str
@@ -210,6 +213,7 @@ class ExportRecord(Record):
     merge: Merge
     artefacts: list[Artefact]
     default: str | None
+    no_gguf: str | None = None
     chat_template_sha256: str | None
     stop: list[str]
     context_length: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
+from burnish import lock
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
@@ -37,6 +38,11 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf"
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     """Export the run; returns it and its record. Raises the named errors before work starts where it can't be done."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
+    with lock.hold(run.path, "an export"):
+        return run, _export(settings, run)
+
+
+def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     record = run.read(TrainRecord)
     types = convert.check_types(settings.gguf.quants)
     convert.check_converter()
@@ -50,9 +56,18 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     job = Job(settings, run, record, Exam.load(run.path / record.exam.path), Finished.load(run, key))
     say(f"export: {run.path}")
     merged = make_merged(job, base)
-    result = _record(job, train_sha256, merged, [produce(job, output) for output in gguf_formats(job, types)])
+    ggufs, no_gguf = _ggufs(job, types)
+    result = _record(job, train_sha256, merged, ggufs, no_gguf)
     run.write(result)
-    return run, result
+    return result
+
+
+def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
+    """Return the examined GGUF files, and why there are none where the converter makes none of the merge."""
+    try:
+        return [produce(job, output) for output in gguf_formats(job, types)], None
+    except convert.UnconvertibleError as error:
+        return [], str(error)
 
 
 def examine_file(settings: ExportSettings, path: Path) -> Artefact:
@@ -107,7 +122,7 @@ def _check_room(run: Run, base: Base, merges: int, quants: int) -> None:
     check_writable(run.path, max(0, needed - have), "export")
 
 
-def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined]) -> ExportRecord:
+def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], no_gguf: str | None) -> ExportRecord:
     gate, run = job.settings.gate, job.run
     merge = judged(merged, gate)
     artefacts = [merge, *(judged(gguf, gate, merge) for gguf in ggufs)]
@@ -120,6 +135,7 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined]) 
         merge=merged.merge,
         artefacts=artefacts,
         default=default_artefact(artefacts),
+        no_gguf=no_gguf,
         chat_template_sha256=job.record.chat_template_sha256,
         stop=job.record.terminators,
         special_tokens=job.record.special_tokens,

@@ -48,12 +48,30 @@ def choose(settings: ServeSettings) -> Chosen:
         if settings.model.startswith(SCHEME):
             return _from_hub(settings, settings.model)
         path = Path(settings.model)
+        if path.is_dir():
+            raise ServeError(f"model {path}: {_directory(path)}")
         today = datetime.now(UTC).strftime("%Y-%m-%d")
         return Chosen(path, settings.served_model_name or path.stem, template_date=today, record={"model": path.name})
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     exported, trained = run.read(ExportRecord), run.read(TrainRecord)
     artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
     return _recorded(run.path / artefact.path, settings.served_model_name or run.id, trained, exported, artefact)
+
+
+def _directory(path: Path) -> str:
+    """Say what a directory that was given as a model is, and how what is in it is served."""
+    if (path / "export.json").is_file() or (path / "train.json").is_file():
+        return f"is a run, not a .gguf file: make serve RUN={path.name}"
+    if files := sorted(file.name for file in path.glob("*.gguf")):
+        return f"is a directory, not a .gguf file: give one of the files in it: {', '.join(files)}"
+    if (path / "adapter_config.json").is_file():
+        return "is an adapter: it is served once it is merged and converted, by make export of the run that it is of"
+    if (path / "config.json").is_file():
+        return (
+            "is a checkpoint for transformers, and .gguf files are served here: of a run give RUN= (make serve RUN=id),"
+            " vLLM serves the directory itself (vllm serve), and llama.cpp's converter makes a GGUF of it"
+        )
+    return "is a directory: give a .gguf file, hf://owner/name, or a run (make serve RUN=id)"
 
 
 def _from_hub(settings: ServeSettings, reference: str) -> Chosen:
@@ -96,6 +114,11 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSe
     """Choose a GGUF of the record. `where` names the run in faults, `report` says where its figures can be read."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
     there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files) or "none"
+    if not files:
+        raise ServeError(
+            f"{where}: it has no GGUF, and nothing else is served here: {exported.no_gguf or 'none was made'}; its"
+            " merged/ is a checkpoint that transformers and vLLM load (vllm serve runs/ID/merged)"
+        )
     if settings.artefact is not None:
         found = next((a for a in files if settings.artefact in (a.quantization, a.path)), None)
         if found is None:

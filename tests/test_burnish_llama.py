@@ -208,10 +208,11 @@ def test_a_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "box" / "inner" / "cpu.max").write_text("max 100000\n")
     (tmp_path / "box" / "memory.max").write_text("1000000\n")
     (tmp_path / "box" / "memory.current").write_text("400000\n")
+    (tmp_path / "box" / "memory.stat").write_text("anon 250000\ninactive_file 100000\nactive_file 50000\n")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     monkeypatch.setattr(machine, "CGROUP_OF_SELF", tmp_path / "self")
     assert machine.cpu_quota() == 0.5 and machine.cpu_count() == 1
-    assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 600_000
+    assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 700_000
 
 
 def test_a_vocabulary_on_which_tokenizing_would_end_the_process_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ if os.environ.get("UNSLOTH_FIRST"):
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
-from burnish import report
+from burnish import lock, report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
@@ -26,6 +28,7 @@ from burnish.run import Run
 from . import resume
 from .data.prepare import Prepared, prepare
 from .process import prepared_process
+from .resolved import Resolved
 from .settings import TrainSettings
 from .world import World
 
@@ -62,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace, settings: TrainSettings, world: World) -> None:
     if options.command == "run":
         settings = resume.choose(settings, options.resume)
+        if world.is_main and settings.run.name is not None:
+            lock.check(Path(settings.run.root) / settings.run.name)
     prepared = prepare(settings)
     if options.command == "check":
         from .data.preview import show
@@ -86,6 +91,13 @@ def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
 
     resolved = plan_run(settings, prepared, world)
     # not before the machine is known to do: a fault leaves no run behind
+    settings = resume.settle_name(settings, prepared)
+    place = Path(settings.run.root).resolve() / str(settings.run.name)
+    with lock.hold(place, "training") if world.is_main else nullcontext():
+        _train(settings, resolved, prepared, world)
+
+
+def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> None:
     run, resolved = resume.open_run(settings, resolved, prepared, world)
     if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
@@ -93,6 +105,8 @@ def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
     from . import stage
     from .loop import checkpoints
 
+    if "tensorboard" in resolved.train.report_to:
+        say(f"curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run.path / 'logs'}")
     with checkpoints.explained(run.path):
         record = stage.train(resolved, prepared, run, world)
     if record is not None:

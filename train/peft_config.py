@@ -18,10 +18,14 @@ from .private.peft import default_targets, targeted
 
 CONFIG = "adapter_config.json"
 MAX_BYTES = 1 << 20
-# they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained
+# they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained:
+# fan_in_fan_out PEFT sets by itself, as the layer is
 INFORMATIONAL = frozenset(
-    {"peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "runtime_config"}
-)
+    {
+        "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "runtime_config",
+        "fan_in_fan_out",
+    }
+)  # fmt: skip
 # what training continues with exactly, whatever the value: PEFT builds the layers from the adapter's own config, and a
 # merge applies them. The configs of initialisations (eva_config and the like) had their effect before the adapter was
 # saved

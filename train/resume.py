@@ -62,6 +62,12 @@ def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
     return settings
 
 
+def settle_name(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
+    """Return the settings with a name for the run: the one that was given, or one of its own."""
+    name = settings.run.name or runs.new_id(prepared.base.name, settings.data.path)
+    return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
+
+
 def is_finished(settings: TrainSettings) -> bool:
     """Whether the run that the settings name has nothing left to do."""
     return settings.run.name is not None and Run(Path(settings.run.root) / settings.run.name).has(TrainRecord)

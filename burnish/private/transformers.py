@@ -10,6 +10,7 @@ from .needs import Need
 
 FAST = "transformers.tokenization_utils_tokenizers:TokenizersBackend"
 BASE = "transformers.tokenization_utils_base:PreTrainedTokenizerBase"
+KINDS = "transformers.models.auto.configuration_auto"
 NEEDS = (
     Need(
         "transformers.convert_slow_tokenizer:convert_slow_tokenizer",
@@ -17,8 +18,16 @@ NEEDS = (
     ),
     Need(f"{BASE}.init_kwargs", "add_prefix_space is not saved, and llama.cpp adds another blank", f"{BASE}.__init__"),
     Need(f"{FAST}.add_bos_token", "a start token that the configuration asks for is not added"),
+    Need(f"{KINDS}:CONFIG_MAPPING_NAMES", "an architecture that transformers does not know is said only by the plan"),
     Need(f"{FAST}.add_eos_token", "an end token that the configuration asks for is not added"),
 )
+
+
+def knows_architecture(model_type: str) -> bool:
+    """Whether transformers has a model of this model_type (config.json)."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
 
 
 def convert_slow(tokenizer: Any) -> Tokenizer:

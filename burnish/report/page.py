@@ -69,6 +69,8 @@ def headline(view: View) -> Headline:
     if view.stale:
         why = f"The run was trained again after it was exported. Next: make export RUN={view.run.id}"
         return Headline("The export is of an earlier training", why, "fail")
+    if export.no_gguf is not None:
+        return Headline("No GGUF, so nothing to serve here", f"{export.no_gguf}. merged/ is examined below.", "open")
     if export.default is None:
         why = f"{_gain(view)} The table says why."
         if any(a.verdict == "inconclusive" for a in export.artefacts):

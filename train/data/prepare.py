@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from burnish.bases import architecture
 from burnish.bases.base import Base, resolve
+from burnish.bases.embeddings import read_config
 from burnish.chat import ChatTemplate
+from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.data.files import DataError
 from burnish.tokenizers.special_text import Reading
@@ -19,8 +22,8 @@ from .rendered import rendering, turn_ends
 from .rows import RowMaker
 from .sources import Sources, read_sources
 from .special_text import reading, refuse, special_strings, written_warning
-from .split import near, split
-from .vocabulary import check_ids, check_vocabulary
+from .split import bounded, near, split
+from .vocabulary import check_ids, check_vocabulary, embedded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,17 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """What turns the rows into ids: the base's tokenizer, its codec, and the chat template if there is one."""
+    """What turns the rows into ids: the base's tokenizer, its codec, and the chat template if there is one.
+
+    `dropped_tokens` were taken out of the tokenizer: the base has no embeddings for them.
+    """
 
     base: Base
     tokenizer: Any
     codec: Codec
     template: ChatTemplate | None
+    dropped_tokens: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def prepare(settings: TrainSettings) -> Prepared:
@@ -106,7 +114,12 @@ def prepare(settings: TrainSettings) -> Prepared:
         eval_overlap=sources.shared,
         eval_overlap_dropped=len(sources.read) - len(sources.train),
     )
-    warnings = [*content, *filter(None, [near_warning]), *_tokenizer_warnings(sources, text, prepared, data)]
+    warnings = [
+        *text.warnings,
+        *content,
+        *filter(None, [near_warning]),
+        *_tokenizer_warnings(sources, text, prepared, data),
+    ]
     for warning in warnings:
         warn(warning)
     return replace(prepared, warnings=warnings)
@@ -115,13 +128,18 @@ def prepare(settings: TrainSettings) -> Prepared:
 def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
     """Find the base and load its tokenizer. Raises ConfigError or ChatError where it can't render these rows."""
     base = resolve(settings.base.id, settings.base.revision)
+    if fault := architecture.fault(read_config(base.path)):
+        raise ConfigError(f"base.id {base.id}: {fault}")
     tokenizer = templates.load_tokenizer(base.path, settings.base)
+    tokenizer, dropped, lacking = embedded(tokenizer, base)
     codec = templates.codec(tokenizer, reading(settings.data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
     codec = replace(codec, ends=_end_ids(template, base, tokenizer, codec))
     if sources.chats:
         template = templates.require(template, settings.base)
-    return _Text(base=base, tokenizer=tokenizer, codec=codec, template=template)
+    return _Text(
+        base=base, tokenizer=tokenizer, codec=codec, template=template, dropped_tokens=dropped, warnings=lacking
+    )
 
 
 def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:
@@ -134,12 +152,12 @@ def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSe
     data = settings.data
     rows = maker.rows(sources.train, data.path)
     if sources.heldout is None:
-        check_ids(rows, text.tokenizer, text.base, data.path)
-        return split(rows, data.eval_split, settings.train.seed)
+        check_ids(rows, text.tokenizer, text.base, data.path, text.dropped_tokens)
+        return split(rows, data.eval_split, settings.train.seed, data.eval_rows)
     heldout = maker.rows(sources.heldout, str(data.eval_path))
-    check_ids(rows, text.tokenizer, text.base, data.path)
-    check_ids(heldout, text.tokenizer, text.base, str(data.eval_path))
-    return rows, heldout
+    check_ids(rows, text.tokenizer, text.base, data.path, text.dropped_tokens)
+    check_ids(heldout, text.tokenizer, text.base, str(data.eval_path), text.dropped_tokens)
+    return rows, bounded(heldout, data.eval_rows, settings.train.seed, str(data.eval_path))
 
 
 def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple[list[str], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish.chat import ChatTemplate
+from burnish.console import say, warn
 from burnish.data.files import DataError
 from burnish.data.formats import Example
 
@@ -31,6 +32,8 @@ class RowMaker:
         if self.data.over_length == "error":
             self._refuse_long(rows, path)
         fitting = [shortened for row in rows if (shortened := self._fit(row)) is not None]
+        if long := sum(len(row.input_ids) > self.data.max_length for row in rows):
+            self._say_long(long, len(rows), len(rows) - len(fitting), path)
         if not fitting:
             cut = self.data.over_length == "truncate"
             found = "the prompt of every row alone fills" if cut else "every row is longer than"
@@ -55,6 +58,13 @@ class RowMaker:
         ]
         if faults:
             raise DataError(faults)
+
+    def _say_long(self, long: int, rows: int, dropped: int, path: str) -> None:
+        """Say what became of the rows that are too long; that most are dropped is seldom what was meant."""
+        (warn if dropped * 2 > rows else say)(
+            f"data: {path}: {long} of {rows} rows are longer than data.max_length {self.data.max_length}: {dropped}"
+            f" dropped, {long - dropped} cut (data.over_length {self.data.over_length})"
+        )
 
     def _fit(self, row: Row) -> Row | None:
         """Return the row, shortened or None (dropped) where it is too long; one with no response left is dropped."""

@@ -18,12 +18,13 @@ MAX_HELDOUT_UNASKED = 64
 MAX_SHOWN = 3
 
 
-def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None) -> tuple[list[Row], list[Row]]:
     """Return the rows to train on and the rows held out, in file order on both sides.
 
-    A share of the examples is held out, at least one; with a share of 0 a twentieth (at most 64), because the exam
-    needs rows that were never trained. Rows of one example and rows that share content (`dedupe.groups`) stay
-    together; groups are taken in an order that only the seed and their content settle, each that still fits.
+    A share of the examples is held out, at least one and at most `most`; with a share of 0 a twentieth (at most 64),
+    because the exam needs rows that were never trained. Rows of one example and rows that share content
+    (`dedupe.groups`) stay together; groups are taken in an order that only the seed and their content settle, each that
+    still fits.
     """
     examples = list({id(row.example): row.example for row in rows}.values())
     keys = dedupe.groups(examples)
@@ -35,9 +36,23 @@ def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list
             " one to learn and one to examine"
         )
     count = round(len(examples) * share) if share else min(MAX_HELDOUT_UNASKED, len(examples) // 20)
+    if most is not None and count > most:
+        say(f"data: {most} of {len(examples)} rows are held out, not {count}: data.eval_rows bounds each evaluation")
+        count = most
     chosen = _choose(sizes, min(max(1, count), len(examples) - 1), seed)
     held = {id(example) for example, key in zip(examples, keys, strict=True) if key in chosen}
     return [r for r in rows if id(r.example) not in held], [r for r in rows if id(r.example) in held]
+
+
+def bounded(heldout: Sequence[Row], most: int, seed: int, path: str) -> list[Row]:
+    """Return the rows of an eval file that are evaluated, at most `most`: by seed and content, in file order."""
+    if len(heldout) <= most:
+        return list(heldout)
+    say(f"data: {most} of the {len(heldout)} rows of {path} are evaluated: data.eval_rows bounds each evaluation")
+    keys = dedupe.groups([row.example for row in heldout])
+    rank = {key: place for place, key in enumerate(dedupe.ordered(Counter(keys), seed))}
+    order = sorted(range(len(heldout)), key=lambda i: rank[keys[i]])
+    return [heldout[i] for i in sorted(order[:most])]
 
 
 def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:

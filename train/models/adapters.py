@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
 from burnish.config import ConfigError
 from burnish.console import warn
@@ -18,8 +20,7 @@ from ..settings import LoraSection, TrainSettings
 
 def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
     """Put a LoRA adapter on the base. Raises ConfigError that names the layers there are where a target is none."""
-    if isinstance(lora.target_modules, list):
-        check_targets(model, lora.target_modules)
+    check_targets(model, lora.target_modules)
     scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
     if scale < 1:
         warn(f"the adapter's scale is {scale:.2g} (lora_alpha {lora.lora_alpha}, r {lora.r}): below 1 it learns little")
@@ -63,10 +64,22 @@ def adapter_path(settings: TrainSettings) -> Path:
     return found
 
 
-def check_targets(model: Any, targets: list[str]) -> None:
-    """Raise ConfigError that names the linear layers there are where a target is no layer of the model."""
-    linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+def check_targets(model: Any, targets: list[str] | str) -> None:
+    """Raise ConfigError that names the linear layers there are where a target is no layer of the model.
+
+    A text is a regular expression over whole names, as PEFT takes it, or all-linear.
+    """
+    kinds = (torch.nn.Linear, Conv1D)
+    linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, kinds)}
     names = {name for name, _ in model.named_modules()}
+    if isinstance(targets, str):
+        if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in names):
+            raise ConfigError(
+                f"lora.target_modules: the regular expression {targets!r} matches no whole name of a layer of this base"
+                f" (such as {next((n for n in names if n.rsplit('.', 1)[-1] in linear), 'none')}; its linear layers:"
+                f" {', '.join(sorted(linear))})"
+            )
+        return
     missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if missing:
         raise ConfigError(

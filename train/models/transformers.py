@@ -44,11 +44,17 @@ def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
         )
     try:
         with _bar_on_terminals():
-            model = AutoModelForCausalLM.from_pretrained(
-                found.path, trust_remote_code=base.trust_remote_code, **options
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                found.path, trust_remote_code=base.trust_remote_code, output_loading_info=True, **options
             )
     except (ValueError, OSError, ImportError) as error:
         raise ConfigError(loading_fault(base, error)) from None
+    if (missing := sorted(loaded["missing_keys"])) and not stored_in_nf4:  # transformers would make them random
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(
+            f"base.id {base.id}: its weight files lack tensors that the model needs: {', '.join(missing[:3])}{more};"
+            " download it again, or give the whole checkpoint"
+        )
     keep_layout(model)
     return model
 

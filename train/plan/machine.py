@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
 import torch
+
+from burnish.machine import memory_available_bytes
 
 from ..models.backends import has_unsloth
 
@@ -24,8 +25,7 @@ class Machine:
 def measure(device: torch.device) -> Machine:
     """Measure free memory, and the rate of a matrix product, on a device."""
     if device.type != "cuda":
-        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return Machine("cpu", pages, matrix_flops(device, torch.float32, 1024))
+        return Machine("cpu", memory_available_bytes(), matrix_flops(device, torch.float32, 1024))
     free, _ = torch.cuda.mem_get_info(device)
     return Machine("cuda", free, matrix_flops(device, torch.bfloat16, 8192), has_unsloth())
 

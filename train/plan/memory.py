@@ -65,7 +65,7 @@ class Plan:
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
         host = f", {_gib(self.host_bytes)} of the host's for checkpoints" if self.host_bytes else ""
-        time = f", about {_duration(self.seconds)}" if self.seconds else ""
+        time = f", about {duration(self.seconds)}" if self.seconds else ""
         return [
             f"plan: {self.backend} on {self.device}, quantization {self.quantization}, {self.optim}{compiled}",
             f"plan: memory {_gib(self.peak_bytes)} of {_gib(self.free_bytes)} free ({parts}, activations"
@@ -268,7 +268,8 @@ def _gib(count: float) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{max(0.0, count) / 2**20:.0f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as the plan has it: seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -7,8 +7,10 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
@@ -25,6 +27,7 @@ from ..private.bitsandbytes import has_cuda
 from ..resolved import Resolved, changed
 from ..settings import LoraSection, TrainSettings
 from ..world import World
+from .evaluations import evaluations
 from .machine import Machine, measure
 from .memory import plan
 from .model_shape import empty_model, exam_sizes, shape_of
@@ -42,14 +45,17 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
         model = empty_model(prepared.base.path, settings.base.trust_remote_code)
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(settings.base, error)) from None
-    if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
+    settings = _unquantized(settings, model)
+    if not settings.lora.resume_adapter:
         check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
     asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
     _warn_of_overridden(asked.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
-    planned = plan(settings, shape_of(model), lengths, _machine(settings, world))
-    for line in planned.lines():
+    shape, found = shape_of(model), _machine(settings, world)
+    planned = plan(settings, shape, lengths, found)
+    heldout = [len(row.input_ids) for row in prepared.heldout]
+    for line in (*planned.lines(), evaluations(settings, shape, heldout, found, planned).line()):
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)
     exam_memory = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
@@ -58,6 +64,20 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
         need, free = planned.peak_bytes / 2**30, planned.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
     return resolve(settings, prepared, planned, attention(settings.base, model.config) or "eager", world.device)
+
+
+def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
+    """Hold a base of Conv1D layers in 16 bits. Raises ConfigError where it is to be held in NF4.
+
+    bitsandbytes' blocks run along the other side of such a matrix, so that a merge could not make the same weights.
+    """
+    if settings.base.quantization == "none" or not any(isinstance(m, Conv1D) for m in model.modules()):
+        return settings
+    if settings.base.quantization == "nf4":
+        raise ConfigError(
+            "base.quantization: this base's layers are Conv1D (GPT-2), which are not held in NF4 here: set none"
+        )
+    return changed(settings, "base", quantization="none")
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
