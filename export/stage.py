@@ -122,6 +122,7 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined]) 
         default=default_artefact(artefacts),
         chat_template_sha256=job.record.chat_template_sha256,
         stop=job.record.terminators,
+        template_kwargs=job.record.template_kwargs,
         special_tokens=job.record.special_tokens,
         context_length=config.get("max_position_embeddings") or job.record.max_length,
         versions=versions(PACKAGES),
