@@ -81,7 +81,7 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
     ids = torch.tensor([prompt], device=model.device)
     generated = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
-        eos_token_id=sorted(codec.terminators), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
+        eos_token_id=sorted(codec.end_ids), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
     )  # fmt: skip
     return codec.decode([i for i in generated[0, len(prompt) :].tolist() if i not in codec.terminators]).strip()
 

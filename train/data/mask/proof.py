@@ -14,6 +14,7 @@ from .text import text_faults
 # of the turns of a long row, the last, the one at a quarter, a sixteenth ... are proven with the whole prompt
 FEWEST_SPARED, STRIDE = 9, 4
 # what stands in for all that comes before the turns between
+SYSTEM = {"role": "system", "content": "Answer shortly."}
 BEFORE = ({"role": "user", "content": "Is anyone there?"}, {"role": "assistant", "content": "Yes, ask away."})
 
 
@@ -105,7 +106,7 @@ def _continues(row: Row, number: int, chat: Chat) -> bool:
     messages = row.example.messages or ()
     last, turn = row.turns[number - 1], row.turns[number]
     between = row.input_ids[row.spans[number - 1][1] : row.spans[number][0]]
-    shown = [*(m.to_dict() for m in messages[:1] if m.role == "system"), *BEFORE]
+    shown = [*([SYSTEM] if messages[0].role == "system" else []), *BEFORE]
     try:
         found = chat.ids([*shown, *(m.to_dict() for m in messages[last + 1 : turn])], add_generation_prompt=True)
     except ChatError:

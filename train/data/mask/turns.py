@@ -19,6 +19,7 @@ OPEN_THOUGHT = "<think>"
 # conversations of more assistant turns are put together from short ones: rendering every beginning is quadratic
 FEWEST_JOINED = 9
 AFTERWARDS = {"role": "user", "content": "And then?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
 OPENING = ({"role": "user", "content": "Shall we begin?"}, {"role": "assistant", "content": "Let us begin."})
 
 Messages = Sequence[Mapping[str, Any]]
@@ -98,6 +99,7 @@ def one_row(example: Example, turns: list[Turn]) -> Row | None:
 
 
 def row_of(example: Example, turns: list[Turn]) -> Row:
+    """Return the row of turns of which each continues the one before it; context are those that are not trained."""
     ids = turns[-1].prompt_ids + turns[-1].response_ids
     trained = [turn for turn in turns if turn.trained]
     spans = tuple((len(t.prompt_ids), len(t.prompt_ids) + len(t.response_ids)) for t in trained)
@@ -113,7 +115,7 @@ def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
     messages, indices = [message.to_dict() for message in example.messages or ()], _assistants(example)
     if len(indices) < FEWEST_JOINED:
         return None
-    opening = [*(m for m in messages[:1] if m["role"] == "system"), *OPENING]
+    opening = [*([SYSTEM] if messages[0]["role"] == "system" else []), *OPENING]
     ids: list[int] = []
     spans: dict[int, tuple[int, int]] = {}
     try:
