@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
+from burnish.chat import RESERVED_VARIABLES
 from burnish.config import Flat, Given, Strict
 from burnish.config.foreign import Names
 from burnish.publish import PushSection
@@ -70,6 +71,17 @@ class ChatSection(Strict):
     date: str | None = Field(
         None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD that templates see; none: today"
     )
+    template_kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="variables of the template, as {enable_thinking: false}; exam and serving set them too",
+    )
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _not_ours(cls, values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED_VARIABLES & values.keys()):
+            raise ValueError(f"{', '.join(taken)} can't be set: the template gets it from the rows or the tokenizer")
+        return values
 
 
 class LoraSection(Strict):

@@ -32,15 +32,20 @@ NO_TOOLS = "tool calls are not trained yet"
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `role` is system, user or assistant; `train` is False for a response that is context only."""
+    """One turn. `role` is system, user or assistant; `train` is False for a response that is context only.
+
+    `reasoning` is the thought before a response, where the row gives it apart from the text.
+    """
 
     role: str
     content: str
     train: bool = True
+    reasoning: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return the turn as chat templates take it."""
-        return {"role": self.role, "content": self.content}
+        thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {"role": self.role, "content": self.content, **thought}
 
 
 def kind(value: Any) -> str:

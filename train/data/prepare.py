@@ -178,8 +178,11 @@ def _tokenizer_warnings(sources: Sources, text: _Text, prepared: Prepared, data:
     """Return the warnings over the tokenizer and template. Raises ConfigError or DataError where no run can work."""
     template = text.template if sources.chats else None
     warnings = check_vocabulary(text.tokenizer, text.base, sources.read, template, text.codec)
+    if text.template is None:
+        warnings.append(templates.NO_TEMPLATE)
     if template is not None:
         warnings += _end_warnings(prepared, data)
+        warnings += templates.lost_thoughts([*prepared.train, *prepared.heldout], template, text.codec)
         ends = templates.base_end_ids(text.base.path, text.tokenizer)
         warnings += templates.warnings(template, text.tokenizer, prepared.terminators, ends)
     return warnings
