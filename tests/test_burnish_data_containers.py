@@ -82,8 +82,8 @@ def test_a_packed_file_that_is_cut_off_or_damaged_is_one_line(tmp_path: Path, pa
 
 @pytest.mark.parametrize("packing", PACKERS)
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MOST_UNPACKED_BYTES", 3 << 20)
-    monkeypatch.setattr(containers, "MOST_RATIO", 2)
+    monkeypatch.setattr(containers, "MAX_UNPACKED_BYTES", 3 << 20)
+    monkeypatch.setattr(containers, "MAX_RATIO", 2)
     pieces = []
     monkeypatch.setitem(
         containers.PACKINGS,  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from .containers import MOST_RATIO, MOST_UNPACKED_BYTES
+from .containers import MAX_RATIO, MAX_UNPACKED_BYTES
 from .faults import Undecoded
 from .schema import KNOWN
 
@@ -37,7 +37,7 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
         import pyarrow as pa
     except ImportError:
         raise ArrowError(f"{name} needs pyarrow, which is not installed here: write the rows as JSONL") from None
-    total, most = 0, max(MOST_UNPACKED_BYTES, MOST_RATIO * len(data))
+    total, most = 0, max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data))
     try:
         for batch, absent in _batches(pa, data):
             total += batch.nbytes

@@ -22,9 +22,9 @@ from .faults import DataError
 READ = "JSON, JSONL, CSV, Parquet and Arrow are read, as they are or packed with gzip, bzip2, xz or zstd"
 CHUNK_BYTES = 1 << 20
 # Text packs 3 to 50 times, rows of one pattern 200 times; what unpacks to more is a bomb, or wants to be looked at.
-MOST_UNPACKED_BYTES, MOST_RATIO = 256 << 20, 200
+MAX_UNPACKED_BYTES, MAX_RATIO = 256 << 20, 200
 # what an .xz file may ask for to be unpacked: xz -9 takes 65 MiB
-MOST_XZ_BYTES = 512 << 20
+MAX_XZ_BYTES = 512 << 20
 
 # what people give by mistake, by its first bytes
 FOREIGN: Mapping[bytes, str] = {
@@ -125,7 +125,7 @@ def _is_tar(data: bytes) -> bool:
 def _unpack(data: bytes, packing: str, path: Path) -> bytes:
     """Return what a compressed file holds, unpacked piece by piece: a bomb is noticed before it fills the memory."""
     memory = memory_available_bytes() // 4
-    by_ratio = max(MOST_UNPACKED_BYTES, MOST_RATIO * len(data))
+    by_ratio = max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data))
     unpacked = io.BytesIO()
     try:
         for piece in PACKINGS[packing][1](data):
@@ -188,7 +188,7 @@ def _bzip2(data: bytes) -> Iterator[bytes]:
 
 
 def _xz(data: bytes) -> Iterator[bytes]:
-    return _streams(data, lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=MOST_XZ_BYTES))
+    return _streams(data, lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=MAX_XZ_BYTES))
 
 
 def _zstd(data: bytes) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ _SEP_LINE = re.compile(r'"?sep=([^\r\n])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECAS
 _QUOTED = re.compile(r'"(?:[^"]++|"")*+"')
 _NAMED_LINE = re.compile(r'[^\r\n]*[^\s,;|"][^\r\n]*')
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-MOST_SHOWN = 3
+MAX_SHOWN = 3
 
 Record = tuple[int, list[str]]
 
@@ -166,7 +166,7 @@ class _Table:
             if not filled:
                 empty.append(column + 1)
             elif not any(self.names[:column]) and _is_index([cell for _, cell in filled]):
-                shown = ", ".join(cell for _, cell in filled[:MOST_SHOWN])
+                shown = ", ".join(cell for _, cell in filled[:MAX_SHOWN])
                 self.notes.append(f"column {column + 1} has no name and numbers the rows ({shown} ...): not used")
             else:
                 self.faults.append(

@@ -15,7 +15,7 @@ DESCRIPTIONS = frozenset(
     {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json"}
 )
 EVALUATION = frozenset({"test", "eval", "evaluation", "valid", "validation", "val", "dev", "heldout", "holdout"})
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 def find_parts(directory: Path, notes: list[str]) -> list[Path]:
@@ -79,5 +79,5 @@ def _is_part(path: Path) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    more = len(names) - MOST_SHOWN
-    return ", ".join(names[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_SHOWN
+    return ", ".join(names[:MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")

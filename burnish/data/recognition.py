@@ -11,7 +11,7 @@ from .faults import DataError
 from .files import RawRow
 from .schema import FORMATS, fitting
 
-MOST_KEYS_SHOWN = 12
+MAX_KEYS_SHOWN = 12
 
 
 def recognise(rows: Sequence[RawRow], path: Path) -> str:
@@ -35,7 +35,7 @@ def _rows(count: int) -> str:
 
 def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> str:
     keys = Counter(key for row in rows if isinstance(row.value, dict) for key in row.value)
-    found = ", ".join(f"'{key}' ({_rows(count)})" for key, count in keys.most_common(MOST_KEYS_SHOWN))
+    found = ", ".join(f"'{key}' ({_rows(count)})" for key, count in keys.most_common(MAX_KEYS_SHOWN))
     known = "; ".join(f"{name} needs {' and '.join(columns.required)}" for name, columns in FORMATS.items())
     some = ", ".join(f"{name} fits {count} of {len(rows)} rows" for name, count in votes.most_common())
     head = f"most rows fit no format ({some})" if some else "the rows fit no format"

@@ -126,7 +126,7 @@ def _quoted(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     """Responses that stand in quotes as a whole, most of them: left over from a table."""
     responses = [e for e in examples if e.messages]
     lines = _unique(e.number for e in responses if e.messages and _QUOTED.fullmatch(e.messages[-1].content))
-    if len(lines) < 2 or len(lines) <= MOST_SAME_SHARE * len(responses):
+    if len(lines) < 2 or len(lines) <= MAX_SAME_SHARE * len(responses):
         return []
     text = f"responses stand in quotes as a whole, which the model learns too: {_counted(lines, unit)}"
     return [LintWarning("quoted", text, lines)]
