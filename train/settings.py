@@ -41,12 +41,15 @@ class BaseSection(Strict):
 class DataSection(Strict):
     """The rows."""
 
-    path: str = Field(description="JSONL, JSON, CSV or Parquet file")
+    path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, packed or not, or a directory of such")
     format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
         "auto", description="how a row is written; auto recognises it"
     )
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
+    newlines: Literal["keep", "lf"] = Field(
+        "keep", description="CR LF and CR inside texts: kept, with a warning, or made LF"
+    )
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
         description="special strings of the base inside messages: text, parse (control tokens), or an error;"

@@ -165,8 +165,11 @@ def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple
     special = special_strings(sources.read, text.template, text.codec)
     rendered = None if sources.chats else rendering(sources.read, text.template, text.codec)
     parsed = not sources.chats or text.codec.reading == "parse"
-    found = lint(sources.read, sources.unit, parsed, {*special, *(rendered.markers if rendered else ())})
+    known = {*special, *(rendered.markers if rendered else ())}
+    found = lint(sources.read, sources.unit, parsed, known)
     warnings = [warning.text for warning in found]
+    heldout = lint(sources.heldout or (), "", parsed, known, heldout=True)
+    warnings += [f"data.eval_path {data.eval_path}: {warning.text}" for warning in heldout]
     if rendered:
         warnings.insert(0, rendered.text)
     if special and data.special_tokens in ("auto", "parse"):
