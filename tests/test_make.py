@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import httpx
 import pytest
 
 from burnish.run import ExportRecord, Run
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +24,6 @@ def make(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProce
         ["make", f"VENV={sys.prefix}", "RUNNER=local", *arguments],
         cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

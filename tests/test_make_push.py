@@ -15,11 +15,10 @@ import pytest
 
 from burnish.llama import Model
 from burnish.run import PushRecord, Run, text_sha256
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, free_port
 from tests.support.hub_double import Hub, running
 from tests.support.published import make_run
 from tests.support.server import small_model
-from tests.test_make import free_port
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,12 @@ def test_the_shared_rooms_never_import_torch_fastapi_or_a_stage() -> None:
     assert {str(p): names for p, names in found.items() if names} == {}
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several of them use stands in tests/support."""
+    found = {p: [name for name in imports(p) if name.startswith("tests.test_")] for p in python_files("tests")}
+    assert {str(p): names for p, names in found.items() if names} == {}
+
+
 def test_llama_cpp_has_one_room_and_train_never_enters_it() -> None:
     outside = [p for p in python_files("burnish", "train", "export", "serve") if "llama_cpp" in roots(p)]
     assert all((ROOT / "burnish" / "llama") in p.parents for p in outside)

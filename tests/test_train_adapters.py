@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from burnish.run import Run, TrainRecord
 from tests.support.commands import Cli
-from tests.test_train_faults import command, only_fault, points
+from tests.support.training import command, only_fault, points
 
 
 @pytest.mark.slow
