@@ -46,6 +46,7 @@ def test_a_client_that_leaves_frees_its_place_within_a_step(server: ServerProces
     assert server.metric("burnish_generated_tokens_total") - before < 100
 
 
+@pytest.mark.slow
 def test_two_hundred_requests_with_clients_leaving_at_random(server: ServerProcess) -> None:
     rng = random.Random(7)
 
@@ -137,6 +138,7 @@ def test_a_second_of_draining_is_not_exceeded() -> None:
     assert server.process.wait(15) == 0, server.output
 
 
+@pytest.mark.slow
 def test_cells_that_run_out_preempt_and_every_answer_is_whole() -> None:
     with serving(layout="unified", cells=512, max_sequences=6, context_length=400) as small:
         questions = [f"Tell me a story about the number {i}." for i in range(6)]

@@ -54,7 +54,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return path, {**GOOD[path], **draw(st.dictionaries(names, JSON, max_size=3))}
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies())
 def test_the_schema_refuses_in_openais_words(case: tuple[str, dict[str, Any]]) -> None:
     path, body = case
@@ -86,13 +86,13 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
         assert set(reply["error"]) == {"message", "type", "param", "code"}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bodies())
 def test_no_request_is_answered_with_a_fault_of_ours(server: ServerProcess, case: tuple[str, dict[str, Any]]) -> None:
     post(server, *case)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(SCHEMAS)), st.binary(max_size=200))
 def test_no_bytes_are_answered_with_a_fault_of_ours(server: ServerProcess, path: str, body: bytes) -> None:
     assert 400 <= server.call("POST", path, body)[0] < 500
