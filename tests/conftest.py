@@ -63,6 +63,16 @@ def tiny_base(base_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def tiny_gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base for llama.cpp: its answers are noise, and cost nothing beside what the server does for them."""
+    from export.gguf.convert import convert
+
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    convert(tiny_base, path, "float16")
+    return path
+
+
+@pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four chat rows in OpenAI's form."""
     import json
