@@ -72,10 +72,11 @@ class DataRef(Record):
 
 
 class ExamRef(FileRef):
-    """The exam: `rows` questions with `tokens` scored response tokens."""
+    """The exam: `rows` questions, `general_rows` of them general texts, with `tokens` scored tokens."""
 
     rows: int
     tokens: int
+    general_rows: int | None = None
 
 
 class TrainMetrics(Record):

@@ -267,6 +267,7 @@ def test_an_8b_stays_below_3_gib_however_many_rows_are_asked(lengths: list[int])
     assert needs.states <= 4 * 4096 * group_tokens(4096) and chunk_positions(128_256) >= 64
 
 
+@pytest.mark.slow
 def test_the_memory_is_what_the_plan_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(1024, 3072, 12, 8, 4, 32_000, False)
     monkeypatch.setitem(SHAPES, "small", shape)

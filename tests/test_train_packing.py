@@ -48,15 +48,12 @@ SETTINGS = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adam
 
 
 @pytest.fixture
-def trainer_of(base_directory: Path, tmp_path: Path) -> Any:
+def trainer_of(base_tokenizer: Any, tmp_path: Path) -> Any:
     """Make the trainer of a model; its rows are `rows()`."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base_directory)
     resolved = Resolved(TrainSettings.model_validate(SETTINGS))
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
-        return make_trainer(resolved, batching, None, model, tokenizer, (rows(), rows(2)), tmp_path, World())
+        return make_trainer(resolved, batching, None, model, base_tokenizer, (rows(), rows(2)), tmp_path, World())
 
     return make
 

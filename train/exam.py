@@ -24,7 +24,7 @@ NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it
 
 
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
-    """Return the exam's questions: held-out rows up to the limits, then the general text, a paragraph each.
+    """Return the exam's questions: held-out rows up to the limits, then general texts, a paragraph each.
 
     Of a conversation that was cut at data.max_length only the turns that have their end token are asked; a plain text
     needs none.
@@ -36,7 +36,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
         for row in heldout
         if (spans := row.whole if row.example.messages else row.spans)
     ]
-    paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
+    paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")[: limits.general_rows]
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
     return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
 
