@@ -80,7 +80,7 @@ class ExamRef(FileRef):
 
 
 class TrainMetrics(Record):
-    """What training measured. Losses are TRL's, in nats a response token; eval_loss is the mean over its batches."""
+    """What training measured. Losses are means over response tokens, in nats per token."""
 
     train_loss: float
     eval_loss: float | None = None

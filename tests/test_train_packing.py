@@ -160,14 +160,14 @@ class SquaredRows:
     def length(self, row: dict[str, Any]) -> int:
         return len(row["input_ids"])
 
-    def terms(self, row: dict[str, Any]) -> int:
+    def label_tokens(self, row: dict[str, Any]) -> int:
         return int(row["line"])
 
     def loss(self, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
         self.calls.append(len(rows))
         return torch.stack([p.sum() for p in self.adapter]).sum() * sum(row["line"] ** 2 for row in rows)
 
-    def applied(self) -> nullcontext[None]:
+    def patched(self) -> nullcontext[None]:
         return nullcontext()
 
 

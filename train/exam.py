@@ -13,7 +13,7 @@ import burnish
 from burnish.chat import THOUGHT
 from burnish.console import Tick, bar
 from burnish.exam.rows import Exam, Question, SampleAnswer, choose
-from burnish.exam.scores import Answers, Compared, Floats
+from burnish.exam.scores import Compared, Floats, TopLogprobs
 
 from .data.mask import Codec, Row
 from .settings import ExamSection
@@ -48,9 +48,11 @@ def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSec
     # held-out rows come first
     twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
     with bar("exam", 2 * len(asked) + len(twice)) as tick:
-        trained = Answers.join([Answers.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)])
+        trained = TopLogprobs.join(
+            [TopLogprobs.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)]
+        )
         with model.disable_adapter():
-            base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
+            base = [TopLogprobs.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
         again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
     answers = tuple(
         _answers(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
@@ -88,7 +90,7 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
 
 def _compare(
     asked: Sequence[Question],
-    trained: Answers,
+    trained: TopLogprobs,
     score: Callable[[Sequence[Question]], Iterator[tuple[Question, Floats]]],
 ) -> Compared:
     parts, start = [], 0
