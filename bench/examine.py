@@ -29,7 +29,8 @@ from rich.table import Table
 from bench.merge import SHAPES, make_base, peak_bytes
 from burnish.console import say
 from burnish.exam.memory import ExamMemory
-from burnish.exam.rows import Answers, Question
+from burnish.exam.rows import Question
+from burnish.exam.scores import Answers
 from burnish.files import first_line, last_line
 
 KINDS = ("streamed", "whole")

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from burnish.console import say
 from burnish.files import first_line, last_line
-from burnish.process import how
+from burnish.process import exit_reason
 from export.merge.shards import Stored, row_ranges, sources, write
 
 RANK, ALPHA = 16, 32
@@ -150,7 +150,7 @@ def measure(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, flo
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"{kind}: {how(done.returncode)}: {last_line(done.stderr)}")
+        raise RuntimeError(f"{kind}: {exit_reason(done.returncode)}: {last_line(done.stderr)}")
     result: dict[str, float] = json.loads(last_line(done.stdout))
     return result
 

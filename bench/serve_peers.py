@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO
 
 from burnish import files
-from burnish.process import how
-from burnish.run import cache_root
+from burnish.files import cache_root
+from burnish.process import exit_reason
 from tools.build_llama import download, pinned_version
 from tools.llama_key import AMX_FLAGS, build_key
 
@@ -80,7 +80,7 @@ class Running:
     def check(self) -> None:
         """Raise PeerMissing where it has ended."""
         if (code := self.process.poll()) is not None:
-            raise PeerMissing(f"{self.name}: {how(code)}: {last_line(self.log)}")
+            raise PeerMissing(f"{self.name}: {exit_reason(code)}: {last_line(self.log)}")
 
     def memory_mib(self) -> float:
         """Return what it holds in memory and shares with nobody (private pages), in MiB."""
@@ -244,7 +244,7 @@ def start(name: str, load: Load) -> Running:
         command = PEERS[name](load, port)
     except subprocess.CalledProcessError as error:
         words = " ".join(map(str, error.cmd[:3]))
-        raise PeerMissing(f"{name}: its build failed ({words} ...: {how(error.returncode)})") from None
+        raise PeerMissing(f"{name}: its build failed ({words} ...: {exit_reason(error.returncode)})") from None
     log = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it as long as it runs)
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(name))
     end = time.monotonic() + START_TIMEOUT_S

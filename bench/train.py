@@ -135,7 +135,10 @@ def command(whose: str, data: str, base: Path, flags: list[str]) -> list[str]:
 
 def matrix_rate() -> float:
     """Return the measured rate of a large product, in a process that gives its memory back."""
-    code = "from train.models.transformers import matrix_flops; import torch; print(matrix_flops(torch.bfloat16, 8192))"
+    code = (
+        "from train.plan.machine import matrix_flops; import torch;"
+        " print(matrix_flops(torch.device('cuda'), torch.bfloat16, 8192))"
+    )
     made = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     return statistics.median(float(done.stdout.split()[-1]) for done in made)
 

@@ -39,11 +39,14 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     from burnish.bases.base import Base
     from burnish.data.formats import Example
     from train.data.mask import Row
-    from train.kernels.compile import Speed
+    from train.kernels.compile import FastLayers
     from train.loop.arguments import make_trainer
     from train.loop.trainer import Batching
-    from train.models import transformers as models
-    from train.plan.resolve import Resolved, changed
+    from train.models.adapters import add_adapter
+    from train.models.device import limited_memory
+    from train.models.transformers import load_base
+    from train.resolved import Resolved, changed
+    from train.world import World
 
     ids = rows_of(options.load, options.steps)
     settings = settings_of(options)
@@ -53,19 +56,20 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
     for line in planned.lines():
         print(line, file=sys.stderr)
     made = [Row(Example(i + 1, (), None), row, ((0, len(row)),), (0,)) for i, row in enumerate(ids)]
-    models.limit_memory(options.memory_gib)
-    base = models.load_base(Base(options.base, None, Path(options.base), ""), settings.base)
-    model = models.add_adapter(base, settings.lora)
-    batching = Batching(planned.micro_batch_tokens, checkpointing=planned.checkpointing)
-    trainer = make_trainer(
-        Resolved(settings, planned.steps), batching, Speed(model, planned.compiled), model,
-        AutoTokenizer.from_pretrained(options.base), (made, made[:1]), Path("/tmp/bench-train"),
-    )  # fmt: skip
-    decided = {
-        "planned_gib": planned.peak_bytes / 2**30, "planned_checkpointing": planned.checkpointing,
-        "planned_micro_batch_tokens": planned.micro_batch_tokens, "planned_quantization": planned.quantization,
-    }  # fmt: skip
-    return {**decided, **timed(trainer, 1, options)}
+    device = World().device
+    with limited_memory(options.memory_gib, device):
+        base = load_base(Base(options.base, None, Path(options.base), ""), settings.base, device)
+        model = add_adapter(base, settings.lora)
+        batching = Batching(planned.micro_batch_tokens, checkpointing=planned.checkpointing)
+        trainer = make_trainer(
+            Resolved(settings, planned.steps), batching, FastLayers(model, planned.compiled), model,
+            AutoTokenizer.from_pretrained(options.base), (made, made[:1]), Path("/tmp/bench-train"), World(),
+        )  # fmt: skip
+        decided = {
+            "planned_gib": planned.peak_bytes / 2**30, "planned_checkpointing": planned.checkpointing,
+            "planned_micro_batch_tokens": planned.micro_batch_tokens, "planned_quantization": planned.quantization,
+        }  # fmt: skip
+        return {**decided, **timed(trainer, 1, options)}
 
 
 def settings_of(options: argparse.Namespace) -> Any:
@@ -90,7 +94,8 @@ def planned_for(settings: Any, lengths: list[int], base: str) -> Any:
 
     import torch
 
-    from train.plan.memory import Machine, plan
+    from train.plan.machine import Machine
+    from train.plan.memory import plan
     from train.plan.model_shape import empty_model, shape_of
 
     free = torch.cuda.get_device_properties(0).total_memory - 2**29  # what CUDA's context takes

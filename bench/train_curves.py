@@ -20,14 +20,16 @@ from trl import SFTConfig, SFTTrainer
 
 from burnish.report.axis import Axis
 from burnish.report.chart import Series, curves
-from train.__main__ import quiet
 from train.data.prepare import Prepared, prepare
-from train.kernels.compile import Speed
+from train.kernels.compile import FastLayers
 from train.loop.arguments import dataset, make_trainer
 from train.loop.trainer import Batching
-from train.models import transformers as models
-from train.plan.resolve import Resolved
+from train.models.adapters import add_adapter
+from train.models.transformers import load_base
+from train.process import prepared_process
+from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 STYLE = (
     "<style>svg{background:#fff}text{font:11px sans-serif;fill:#555}.grid{stroke:#ddd}.axis{stroke:#888}"
@@ -41,22 +43,22 @@ def settings_of(options: argparse.Namespace) -> TrainSettings:
         "data": {"path": options.data, "max_length": 1024},
         "train": {"learning_rate": 5e-4, "warmup_steps": 5, "max_steps": options.steps, "save_steps": 10_000,
                   "per_device_train_batch_size": 8, "report_to": [],
-                  "optim": "adamw_torch_fused" if models.device().type == "cuda" else "adamw_torch"},
+                  "optim": "adamw_torch_fused" if World().device.type == "cuda" else "adamw_torch"},
     })  # fmt: skip
 
 
 def adapted(settings: TrainSettings, prepared: Prepared) -> Any:
     """Return the base with an adapter, the same one each time."""
     set_seed(settings.train.seed)
-    return models.add_adapter(models.load_base(prepared.base, settings.base), settings.lora)
+    return add_adapter(load_base(prepared.base, settings.base, World().device), settings.lora)
 
 
 def ours(settings: TrainSettings, prepared: Prepared, out: Path) -> Any:
     model = adapted(settings, prepared)
-    cuda = models.device().type == "cuda"
-    speed = Speed(model, True) if cuda else None
+    cuda = World().device.type == "cuda"
+    fast_layers = FastLayers(model, True) if cuda else None
     rows = (prepared.train, prepared.heldout)
-    return make_trainer(Resolved(settings), Batching(4096), speed, model, prepared.tokenizer, rows, out)
+    return make_trainer(Resolved(settings), Batching(4096), fast_layers, model, prepared.tokenizer, rows, out, World())
 
 
 def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> Any:
@@ -67,7 +69,7 @@ def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> A
         output_dir=str(out), learning_rate=t.learning_rate, lr_scheduler_type=t.lr_scheduler_type,
         warmup_steps=t.warmup_steps, max_steps=t.max_steps, per_device_train_batch_size=t.per_device_train_batch_size,
         seed=t.seed, data_seed=t.seed, logging_steps=1, max_length=None, report_to=[], save_strategy="no",
-        bf16=models.device().type == "cuda", use_cpu=models.device().type == "cpu", disable_tqdm=True,
+        bf16=World().device.type == "cuda", use_cpu=World().device.type == "cpu", disable_tqdm=True,
         gradient_checkpointing=False, optim="adamw_torch", loss_type="nll",
     )  # fmt: skip
     rows = dataset(prepared.train, True).remove_columns("line")
@@ -111,7 +113,12 @@ def main() -> None:
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    quiet()
+    with prepared_process():
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Train each contender and write the results."""
     settings = settings_of(options)
     prepared = prepare(settings)
     found = {

@@ -1,1 +1,1 @@
-"""What the three stages share: settings, records, chat renderer, llama.cpp room, exam. Never torch, never FastAPI."""
+"""What the three stages share: settings, records, chat templates, llama.cpp, the exam. Never torch, never FastAPI."""

@@ -1,14 +1,136 @@
-"""Text files read exactly: UTF-8, no newline translation, and only \\n ends a line.
+"""Files: written whole or not at all, hashed, and read exactly.
 
-`str.splitlines` also cuts at U+2028, U+2029, U+0085, \\v, \\f and \\x1c to \\x1e, which JSON and people's texts hold as
-ordinary characters; `Path.read_text` turns every \\r into \\n. What the project reads is read here instead.
+Text is UTF-8 without newline translation, and only \\n ends a line. `str.splitlines` also cuts at U+2028, U+2029,
+U+0085, \\v, \\f and \\x1c to \\x1e, which JSON and people's texts hold as ordinary characters; `Path.read_text` turns
+every \\r into \\n. What the project reads is read here instead.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import UserError
+
+HASH_CHUNK_BYTES = 1 << 22
+
+
+class FileError(UserError):
+    """A file or directory that is missing, damaged or can't be written, or a disk without enough space."""
+
+
+def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
+    """Create `directory` and raise FileError where it can't be written or has too little space, before work starts."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"{directory}: can't be written ({error.strerror}): {purpose} needs it; mend its owner or mode"
+        ) from None
+    free = shutil.disk_usage(directory).free
+    if free < needed_bytes:
+        raise FileError(
+            f"{directory}: {free / 1e9:.1f} GB free, {purpose} needs about {needed_bytes / 1e9:.1f} GB; make room"
+        )
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: a temporary file beside it, synced, then renamed over it."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which becomes `path` at the end; nothing is left after a fault."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Give a temporary directory to fill, which takes the place of `path` at the end; nothing is left after a fault."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove what a killed process left half-written in `directory`."""
+    for path in directory.glob(".*.partial"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Return the sha256 of a file as hex digits; `progress` is called with every chunk's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def tree_sha256(path: Path, ignore: tuple[str, ...] = ()) -> str:
+    """Return one sha256 for a file, or for a directory: over its sorted lines "sha256  relative/path"."""
+    return file_sha256(path) if path.is_file() else tree_digest(tree_hashes(path, ignore))
+
+
+def tree_hashes(
+    path: Path, ignore: tuple[str, ...] = (), progress: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """Return the sha256 of each file in a directory, by relative path, sorted; hidden ones are left out."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name not in ignore)
+    return {p.relative_to(path).as_posix(): file_sha256(p, progress) for p in files}
+
+
+def tree_digest(hashes: Mapping[str, str]) -> str:
+    """Return the sha256 that stands for a directory, from those of its files as `tree_hashes` gives them."""
+    return text_sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
+
+
+def text_sha256(text: str) -> str:
+    """Return the sha256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cache_root() -> Path:
+    """Return where things that outlive runs are kept: $BURNISH_CACHE, else the user's cache directory."""
+    if given := os.environ.get("BURNISH_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises FileError that names it where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: can't be read: {error}") from None
 
 
 def read_text(path: Path) -> str:

@@ -45,7 +45,7 @@ class Reference:
 
     @staticmethod
     def parse(text: str) -> Reference:
-        """Read the reference. Raises HubError where it is none."""
+        """Read the reference. Raises HubError where it is malformed."""
         found = re.fullmatch(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
         if not found:
             raise HubError(f"'{text}' is no reference to the Hub: expected hf://owner/name or hf://owner/name@revision")

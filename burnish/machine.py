@@ -49,17 +49,26 @@ def memory_limit_bytes() -> int:
 
 
 def memory_available_bytes() -> int:
-    """Return what can be allocated now without swapping: MemAvailable, at most what the cgroup's limit leaves."""
+    """Return what can be allocated now without swapping: MemAvailable, at most what the cgroup's limit leaves.
+
+    A cgroup's use counts the files that it has read; those that are not in use make room when it is needed.
+    """
     free = [_meminfo("MemAvailable")]
     for directory in _cgroup_directories("memory"):
-        for limit_name, used_name in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        for limit_name, used_name, files_name in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             limit, used = _read(directory / limit_name), _read(directory / used_name)
             if limit and used and limit != "max" and int(limit) < NO_LIMIT_BYTES:
-                free.append(int(limit) - int(used))
+                free.append(int(limit) - max(0, int(used) - _statistic(directory, files_name)))
     return max(0, min(free))
+
+
+def _statistic(directory: Path, key: str) -> int:
+    """Return a line of a cgroup's memory.stat in bytes; 0 where it isn't there."""
+    lines = (_read(directory / "memory.stat") or "").split("\n")
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
 
 
 def _core(cpu: int) -> str:

@@ -27,7 +27,7 @@ REBUILD = (
     "llama.cpp does not fit this CPU or was miscompiled: `rm -f .venv/.llama`, then `make setup` builds and tests it "
     "for this CPU; images: LLAMA_CPU=v3 make images"
 )
-WAYS_OUT = {
+REMEDIES = {
     "SIGILL": REBUILD,
     "SIGSEGV": f"see the lines before it; if it happens again with another file, {REBUILD}",
     "SIGBUS": "a file was cut short while it was read, or a disk or /dev/shm is full: check both, then run again",
@@ -35,11 +35,11 @@ WAYS_OUT = {
     "SIGKILL": "use a smaller model, fewer sequences or cells, or give it more memory (in containers SERVE_MEMORY, "
     "TRAIN_MEMORY, EXPORT_MEMORY)",
 }
-LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # their way out is a new build of llama.cpp
+LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # a new build of llama.cpp is the remedy
 # how a shell or a container engine reports a crash: 128 + the signal. SIGTERM's 143 may be a program's own
 REPORTED = frozenset({"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGSYS"})
 # sent on purpose, not a crash: passed on as it came
-WISHED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
+REQUESTED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -54,15 +54,15 @@ def signal_name(code: int) -> str | None:
     return name if name in REPORTED else None
 
 
-def how(code: int, llama: bool = True) -> str:
+def exit_reason(code: int, llama: bool = True) -> str:
     """Say how a child process ended: "exit code 3", or the signal, what it means, and the way out.
 
-    `llama`: llama.cpp ran in it, so that an illegal instruction or a wild read is most likely that build's.
+    `llama`: llama.cpp ran in it, so that an illegal instruction or an invalid read is most likely that build's.
     """
     name = signal_name(code)
     if name is None:
         return f"exit code {code}"
-    way = WAYS_OUT.get(name) if llama or name not in LLAMA else None
+    way = REMEDIES.get(name) if llama or name not in LLAMA else None
     return f"ended by {name} ({MEANINGS.get(name, 'a signal')})" + (f": {way}" if way else "")
 
 
@@ -75,17 +75,17 @@ def supervise(what: str, llama: bool = True) -> None:
     """Fork, and go on in the child. The parent waits for it, and never returns from here.
 
     A process that a signal ends can't say so itself. The parent prints one line that names the signal and the way out,
-    and exits with 2; other ends are its own. Signals that are sent to the parent alone are handed on; those of a
+    and exits with 2; other ends are its own. Signals that are sent to the parent alone are forwarded; those of a
     terminal reach both. Call it first, before threads and large imports. Linux only; elsewhere it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
-    handed_on = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+    forwarded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, handed_on | {signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
     parent, child = os.getpid(), os.fork()
     if child:
-        _wait(child, handed_on, lambda code: f"{what} {how(code, llama)}")
+        _wait(child, forwarded, lambda code: f"{what} {exit_reason(code, llama)}")
     # without this the child would outlive a parent that is killed
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -93,10 +93,10 @@ def supervise(what: str, llama: bool = True) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait(child: int, handed_on: set[signal.Signals], said: Callable[[int], str]) -> NoReturn:
+def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], str]) -> NoReturn:
     while True:
         # si_code is above 0 for the kernel's own signals: Ctrl-C on a terminal, which the child got too
-        info = signal.sigwaitinfo(handed_on | {signal.SIGCHLD})
+        info = signal.sigwaitinfo(forwarded | {signal.SIGCHLD})
         if info.si_signo != signal.SIGCHLD:
             if info.si_code <= 0:
                 os.kill(child, info.si_signo)
@@ -104,18 +104,18 @@ def _wait(child: int, handed_on: set[signal.Signals], said: Callable[[int], str]
         while True:  # pid 1 of a container without an init is also given orphans to reap
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == child:
-                _exit_like(os.waitstatus_to_exitcode(status), said)
+                _exit_like(os.waitstatus_to_exitcode(status), describe)
             if not ended:
                 break
 
 
-def _exit_like(code: int, said: Callable[[int], str]) -> NoReturn:
+def _exit_like(code: int, describe: Callable[[int], str]) -> NoReturn:
     if code >= 0:
         sys.exit(code)
-    if -code in WISHED:
+    if -code in REQUESTED:
         signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
         sys.exit(128 - code)  # pid 1 of a container can't end itself by a signal
-    print(f"error: {said(code)}", file=sys.stderr, flush=True)
+    print(f"error: {describe(code)}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .config import Strict
 from .console import say
 from .hub import RECORDS, HubError, client, reason, retrying
+from .private.huggingface_hub import refused_upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 WRITE = "write to"
-PROBE_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
-# what a repository may hold that was made by hand for a model to come
+OTHER_NAMES = {"lora": "adapter", "merged_16bit": "merged"}  # unsloth's
+UPLOAD_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
+# what a repository that was created by hand, and has no model yet, may hold
 PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
 
 
@@ -30,6 +31,12 @@ class PushSection(Strict):
     what: list[str] = Field(
         ["gguf", "merged", "adapter"], description="what goes: gguf, merged, adapter, or a GGUF by its type (Q8_0)"
     )
+
+    @field_validator("what")
+    @classmethod
+    def _by_other_names(cls, value: list[str]) -> list[str]:
+        return [OTHER_NAMES.get(name, name) for name in value]
+
     public: bool = Field(False, description="for everyone to see; else the repository is private")
     allow_failed: bool = Field(False, description="publish what failed its exam too; the card then says so")
 
@@ -46,7 +53,7 @@ def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
         _check_repository(api, push, repo)
         retrying(lambda: api.auth_check(repo, write=True))
         if needed_bytes:
-            retrying(lambda: _probe_space(api, repo, needed_bytes))
+            retrying(lambda: _check_space(api, repo, needed_bytes))
     except HubError:
         raise
     except Exception as error:
@@ -59,7 +66,7 @@ def preflight(push: PushSection, weights: Path) -> None:
 
     Both 16-bit forms and the quantizations come to about three times the base.
     """
-    if push.repo is None or os.environ.get("RANK", "0") != "0":  # of several processes one asks
+    if push.repo is None:
         return
     size = sum(p.stat().st_size for p in weights.iterdir() if p.suffix in (".safetensors", ".bin"))
     user = check_target(client(), push, 3 * size)
@@ -87,13 +94,8 @@ def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
         say(f"push: {repo} is private and stays so: its visibility is changed on its settings page")
 
 
-def _probe_space(api: HfApi, repo: str, needed_bytes: int) -> None:
-    """Ask for upload addresses for files of this size, without using them: a quota answers here."""
-    from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
-
-    sizes = [PROBE_BYTES] * (needed_bytes // PROBE_BYTES) + [needed_bytes % PROBE_BYTES or 1]
-    infos = [UploadInfo(size=size, sample=b"", sha256=os.urandom(32)) for size in sizes]
-    _, errors, _ = post_lfs_batch_info(infos, token=None, repo_type="model", repo_id=repo, endpoint=api.endpoint)
-    if errors:
-        said = errors[0]["error"]["message"]
-        raise HubError(f"push.repo {repo}: about {needed_bytes / 1e9:.1f} GB are not accepted: {said}")
+def _check_space(api: HfApi, repo: str, needed_bytes: int) -> None:
+    """Raise HubError where the account's quota does not admit files of this size."""
+    sizes = [UPLOAD_BYTES] * (needed_bytes // UPLOAD_BYTES) + [needed_bytes % UPLOAD_BYTES or 1]
+    if refusal := refused_upload(api, repo, sizes):
+        raise HubError(f"push.repo {repo}: about {needed_bytes / 1e9:.1f} GB are not accepted: {refusal}")

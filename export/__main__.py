@@ -1,8 +1,9 @@
-"""python -m export run | examine | push | card: merge, convert, quantize, examine what came out, publish it."""
+"""python -m export run | examine | push | card: merge, convert, quantize, examine the artefacts, publish them."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -17,13 +18,13 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.table import Table
 
-from burnish import report
+from burnish import lock, report
 from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import say, warn
 from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
-from burnish.run import Artefact
+from burnish.records import Artefact, ExportRecord
 
 from .settings import ExportSettings
 
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train/__main__.py
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # on CPUs with AVX512-BF16 it warns that an optional package of kernels is missing; they are not used here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning)
     settings, options = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
     if options.command == "examine":
@@ -77,32 +80,47 @@ def _run(settings: ExportSettings) -> int:
 
     run, record = export(settings)
     show(f"{record.run_id}: held-out responses, nats a token", record.artefacts, record.default, record.gate)
-    if record.default is None:
+    if record.no_gguf is not None:
+        warn(f"no GGUF was made, and `make serve` needs one: {record.no_gguf}")
+    elif record.default is None:
         warn("no artefact passes: serve will refuse this run; the table says why")
     else:
         say(f"export: finished: {run.path}; serve loads {record.default}")
     say(f"report: {report.write(run)}")
-    say(f"next: make serve RUN={run.id}")
+    say(f"next: {_next(run.id, record)}")
     return 0
+
+
+def _next(run: str, record: ExportRecord) -> str:
+    """Return what can be done with what was exported."""
+    if record.default is not None:
+        return f"make serve RUN={run}"
+    if any(artefact.verdict == "pass" for artefact in record.artefacts):
+        merge = "merged/ passed: transformers and vLLM load it"
+        return f"{merge}; make push RUN={run} WHAT=merged,adapter REPO=owner/name publishes it"
+    if any(artefact.verdict == "inconclusive" for artefact in record.artefacts):
+        return "train with more held-out rows, and export again: the table says how many would tell"
+    return f"see what failed in the table and the report, then train again; or make export RUN={run} QUANTS=Q8_0,Q6_K"
 
 
 def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
     from .hub import card, push, selection
 
-    subject, section = selection.subject(settings)
+    publication, section = selection.select(settings)
     if card_only:
-        print(card.card(subject))
+        print(card.card(publication))
         return 0
     if section.repo is None:
         raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
-    items = selection.collect(subject)
+    items = selection.collect(publication)
     if dry_run:
-        push.show(subject, section, items)
+        push.show(publication, section, items)
         return 0
-    record = push.publish(subject, section, items)
+    with lock.hold(publication.run.path, "a push"):
+        record = push.publish(publication, section, items)
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
-    say(f"report: {report.write(subject.run)}")
-    if subject.ggufs:
+    say(f"report: {report.write(publication.run)}")
+    if publication.ggufs:
         say(f"next: make serve MODEL=hf://{record.repo}")
     return 0
 

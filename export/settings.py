@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from burnish.config import Strict
+from burnish.config.foreign import Meaning, Names, unless
 from burnish.exam.thresholds import DEFAULTS
 from burnish.publish import PushSection
 
+UNSLOTH_TYPES = {"not_quantized": "F16", "fast_quantized": "Q8_0", "quantized": "Q4_K_M"}
 FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb-4bit"})
 
 
@@ -76,8 +78,25 @@ class GateSection(Strict):
     )
 
 
+def _types(value: object) -> Meaning:
+    """Return gguf.quants for unsloth's quantization_method: one type or several, in lower case."""
+    names = value if isinstance(value, list) else [value]
+    return {"gguf.quants": [UNSLOTH_TYPES.get(str(name), str(name).upper()) for name in names]}
+
+
+NAMES: Names = {
+    "quantization_method": _types,
+    "save_method": unless(
+        ("merged_16bit", "lora", None),
+        "a run is merged in 16 bits (merged/), and its adapter is kept beside it; merging into 4 bits is refused",
+    ),
+}
+
+
 class ExportSettings(Strict):
     """Everything that `python -m export run` can be told."""
+
+    foreign: ClassVar[Names] = NAMES
 
     run: RunSection = Field(default_factory=RunSection)
     merge: MergeSection = Field(default_factory=MergeSection)

@@ -1,56 +1,73 @@
-"""The export stage: check, merge, convert, quantize, examine, record. What is finished and unchanged is kept."""
+"""The export stage: check, merge, convert, quantize, examine, record. What is finished and unchanged is not redone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
+from burnish import lock
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
-from burnish.exam.fidelity import Fidelity
-from burnish.exam.rows import Answers, Exam
+from burnish.exam.rows import Exam
+from burnish.files import check_writable, file_sha256, read_json, remove_partial, tree_sha256
 from burnish.llama import LlamaError
-from burnish.run import Artefact, ExportRecord, Run, RunError, TrainRecord, Verdict
+from burnish.records import Artefact, Examined, ExportRecord, Fidelity, Kind, TrainRecord
+from burnish.run import Run, RunError
 from burnish.versions import versions
 
+from .artefacts import EXAMINED, Finished, Job, Made, describe, produce
 from .exam import examine
-from .exam.gate import RANK, default_artefact, judge
+from .exam.gate import default_artefact, judged, with_verdict
 from .gguf import convert
-from .job import EXAMINED, Job, Kept, entry
-from .merge.bases import MERGED, make_merged, merged_answers, wanted
+from .gguf.formats import gguf_formats
+from .merge.bases import MERGED, merge_bases
 from .merge.convert_bin import with_safetensors
 from .merge.shards import sources
+from .merged import Merged, make_merged, merged_answers
 from .settings import ExportSettings
 
 BYTES_PER_PARAMETER_16 = 2
-FIGURES = ("kl", "kl_trained", "top1_agreement", "loss", "loss_trained", "loss_base", "prompt_parity", "terminator")
-NO_FIGURES: dict[str, Any] = dict.fromkeys(FIGURES)
+NO_FIGURES = Fidelity(
+    kl=None, kl_trained=None, top1_agreement=None, loss=None, loss_trained=None, loss_base=None, prompt_parity=None,
+    terminator=None,
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "bitsandbytes")
 
 
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
     """Export the run; returns it and its record. Raises the named errors before work starts where it can't be done."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
+    with lock.hold(run.path, "an export"):
+        return run, _export(settings, run)
+
+
+def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     record = run.read(TrainRecord)
     types = convert.check_types(settings.gguf.quants)
     convert.check_converter()
     _check_unchanged(run, record)
     base = _base(settings, record)
-    _check_room(run, base, len(wanted(settings.merge.base, record)[0]), len(types))
+    _check_room(run, base, len(merge_bases(settings.merge.base, record)[0]), len(types))
     for directory in (run.path, run.path / "gguf"):
-        runs.sweep_partial(directory)
-    train_sha256 = runs.file_sha256(run.path / "train.json")
-    kept = Kept.load(run, {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED})
-    job = Job(settings, run, record, Exam.load(run.path / record.exam.path), kept)
+        remove_partial(directory)
+    train_sha256 = file_sha256(run.path / "train.json")
+    key = {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED}
+    job = Job(settings, run, record, Exam.load(run.path / record.exam.path), Finished.load(run, key))
     say(f"export: {run.path}")
     merged = make_merged(job, base)
-    result = _record(job, train_sha256, [merged, *_ggufs(job, types)])
+    ggufs, no_gguf = _ggufs(job, types)
+    result = _record(job, train_sha256, merged, ggufs, no_gguf)
     run.write(result)
-    return run, result
+    return result
+
+
+def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
+    """Return the examined GGUF files, and why there are none where the converter makes none of the merge."""
+    try:
+        return [produce(job, output) for output in gguf_formats(job, types)], None
+    except convert.UnconvertibleError as error:
+        return [], str(error)
 
 
 def examine_file(settings: ExportSettings, path: Path) -> Artefact:
@@ -60,7 +77,11 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
     if not path.exists():
         raise RunError(f"{path}: no such file or directory")
     exam = Exam.load(run.path / record.exam.path)
-    kind = "safetensors" if path.is_dir() else "gguf"
+    kind: Kind = "safetensors" if path.is_dir() else "gguf"
+
+    def described(fidelity: Fidelity) -> Examined:
+        return describe(path, str(path.resolve()), kind, fidelity, Made("-"))
+
     try:
         if path.is_dir():
             fidelity, _ = examine.examine_checkpoint(path, exam, record, path.name)
@@ -68,38 +89,8 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
             reference = merged_answers(run) if (run.path / MERGED).is_dir() else None
             fidelity = examine.examine_gguf(path, exam, record, reference, path.name)
     except LlamaError as error:
-        return _judged(entry(run, str(path.resolve()), kind, "-", NO_FIGURES), settings, f"it does not load: {error}")
-    return _judged(entry(run, str(path.resolve()), kind, "-", fidelity), settings)
-
-
-def _judged(
-    made: dict[str, Any], settings: ExportSettings, fault: str = "", merged: Artefact | None = None
-) -> Artefact:
-    """Judge one artefact; a GGUF is compared with the merge that it was made from, so it is no better than that one."""
-    verdict: Verdict = "fail"
-    why = fault
-    if not fault:
-        verdict, why = judge(Fidelity.model_validate(made["fidelity"]), settings.gate)
-    if merged is not None and merged.verdict != "pass":
-        state = "fails" if merged.verdict == "fail" else "is inconclusive"
-        told = f"the merge that it was made from {state}: {merged.why}"
-        why = told if verdict == "pass" else f"{told}; {why}"
-        verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
-    return Artefact.model_validate({**made, "verdict": verdict, "why": why})
-
-
-def _ggufs(job: Job, types: list[str]) -> list[dict[str, Any]]:
-    """Make the 16-bit GGUF, and from it each asked type."""
-    merged, reference = job.run.path / MERGED, merged_answers(job.run)
-    dtype = str(runs.read_json(merged / "config.json")["dtype"])
-    sixteen = convert.SIXTEEN_BIT[dtype]
-    source = f"gguf/{job.run.id}-{sixteen}.gguf"
-    entries = [_gguf(job, reference, source, sixteen, partial(convert.convert, merged, dtype=dtype))]
-    for name in types:
-        if name != sixteen:
-            make = partial(convert.quantize, job.run.path / source, type_name=name)
-            entries.append(_gguf(job, reference, f"gguf/{job.run.id}-{name}.gguf", name, make))
-    return entries
+        return with_verdict(described(NO_FIGURES), "fail", f"it does not load: {error}")
+    return judged(described(fidelity), settings.gate)
 
 
 def _check_unchanged(run: Run, record: TrainRecord) -> None:
@@ -107,7 +98,7 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
     faults = [
         f"{run.path / part.path}: is not what training recorded (sha256 differs): restore it, or train again"
         for part in (record.adapter, record.exam)
-        if runs.tree_sha256(run.path / part.path) != part.sha256
+        if tree_sha256(run.path / part.path) != part.sha256
     ]
     if faults:
         raise RunError(faults)
@@ -128,41 +119,27 @@ def _check_room(run: Run, base: Base, merges: int, quants: int) -> None:
     # the merges and the 16-bit GGUF, then at most about 8.5 bits a weight for each type
     needed = int(parameters * ((merges + 1) * BYTES_PER_PARAMETER_16 + 1.1 * quants))
     have = sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file() and p.parent.name in (MERGED, "gguf"))
-    runs.check_writable(run.path, max(0, needed - have), "export")
+    check_writable(run.path, max(0, needed - have), "export")
 
 
-def _gguf(
-    job: Job, reference: Answers, name: str, type_name: str, make: Callable[[Path], dict[str, Any]]
-) -> dict[str, Any]:
-    """Make and examine one GGUF, unless it is there and unchanged."""
-    if kept := job.kept.find(job.run, name):
-        say(f"export: {name} is there and unchanged")
-        return kept
-    made = make(job.run.path / name)
-    fidelity = examine.examine_gguf(job.run.path / name, job.exam, job.record, reference, type_name)
-    finished = entry(job.run, name, "gguf", type_name, fidelity) | made
-    job.kept.add(name, finished)
-    return finished
-
-
-def _record(job: Job, train_sha256: str, entries: list[dict[str, Any]]) -> ExportRecord:
-    merge_record = entries[0].pop("merge")
-    merged = _judged(entries[0], job.settings)
-    artefacts = [merged, *(_judged(made, job.settings, merged=merged) for made in entries[1:])]
-    config = runs.read_json(job.run.path / MERGED / "config.json")
-    return ExportRecord.model_validate(
-        {
-            "run_id": job.run.id,
-            "created": runs.now(),
-            "train_sha256": train_sha256,
-            "gate": job.settings.gate.model_dump(),
-            "merge": merge_record,
-            "artefacts": artefacts,
-            "default": default_artefact(artefacts),
-            "chat_template_sha256": job.record.chat_template_sha256,
-            "stop": job.record.terminators,
-            "special_tokens": job.record.special_tokens,
-            "context_length": config.get("max_position_embeddings") or job.record.max_length,
-            "versions": versions(PACKAGES),
-        }
+def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], no_gguf: str | None) -> ExportRecord:
+    gate, run = job.settings.gate, job.run
+    merge = judged(merged, gate)
+    artefacts = [merge, *(judged(gguf, gate, merge) for gguf in ggufs)]
+    config = read_json(run.path / MERGED / "config.json")
+    return ExportRecord(
+        run_id=run.id,
+        created=runs.now(),
+        train_sha256=train_sha256,
+        gate=gate.model_dump(),
+        merge=merged.merge,
+        artefacts=artefacts,
+        default=default_artefact(artefacts),
+        no_gguf=no_gguf,
+        chat_template_sha256=job.record.chat_template_sha256,
+        stop=job.record.terminators,
+        template_kwargs=job.record.template_kwargs,
+        special_tokens=job.record.special_tokens,
+        context_length=config.get("max_position_embeddings") or job.record.max_length,
+        versions=versions(PACKAGES),
     )

@@ -46,7 +46,7 @@ class Conversation:
             return "the conversation is forgotten"
         if word == "/system":
             self.system, self.turns = rest.strip() or None, []
-            return "the system message is set, the conversation begins anew" if self.system else "no system message"
+            return "the system message is set, a new conversation begins" if self.system else "no system message"
         return HELP
 
     def say(self, text: str, ask: Ask) -> None:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _connect(options: argparse.Namespace) -> Ask:
-    """Return a function that asks the server; a server that does not answer is told before the first prompt."""
+    """Return a function that asks the server; a server that does not answer is reported before the first prompt."""
     import openai
 
     client = openai.OpenAI(base_url=options.url, api_key=options.api_key)

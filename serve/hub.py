@@ -1,4 +1,4 @@
-"""A model on the Hub: its records and one artefact, fetched into the cache and taken only as the records have it."""
+"""A published run: its records and one artefact, fetched from the Hub into the cache and checked by the records."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 from burnish import hub
 from burnish.console import say
 from burnish.errors import UserError
+from burnish.files import file_sha256
 from burnish.hub import RECORDS, Reference, published_name
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord, file_sha256
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import Run
 
 
-class RemoteError(UserError):
+class PublishedError(UserError):
     """A repository that can't be fetched, or does not hold what its records say."""
 
 
 @dataclass(frozen=True)
-class Remote:
+class Published:
     """A published run: its records at one commit. `files` is where its snapshot lies in the cache."""
 
     reference: Reference
@@ -31,30 +33,32 @@ class Remote:
         return self.files.name
 
 
-def fetch_records(text: str) -> Remote:
-    """Fetch the records that `hf://owner/name[@revision]` has. Raises RemoteError or HubError in one line."""
+def fetch_records(text: str) -> Published:
+    """Fetch the records that `hf://owner/name[@revision]` has. Raises PublishedError or HubError in one line."""
     reference = Reference.parse(text)
     files = _download(reference, reference.revision, RECORDS)
     missing = [name for name in RECORDS if not (files / name).is_file()]
     if missing:
-        raise RemoteError(
+        raise PublishedError(
             f"{text}: it has no {' and no '.join(missing)}, so Burnish did not publish it and nothing is proven of it:"
             f" download its .gguf file (hf download {reference.repo} FILE.gguf) and give that path as MODEL"
         )
     run = Run(files)
     export = run.read(ExportRecord)
     if file_sha256(files / "train.json") != export.train_sha256:
-        raise RemoteError(f"{text}: train.json is not the one that export.json was made with: it was altered")
-    return Remote(reference, files, run.read(TrainRecord), export)
+        raise PublishedError(f"{text}: train.json is not the one that export.json was made with: it was altered")
+    return Published(reference, files, run.read(TrainRecord), export)
 
 
-def fetch_artefact(remote: Remote, artefact: Artefact) -> Path:
+def fetch_artefact(published: Published, artefact: Artefact) -> Path:
     """Fetch a GGUF at the records' own commit; returns its path in the cache. Its sha256 is checked at loading."""
     name = published_name(artefact.path)
-    say(f"hub: {remote.reference.repo}, commit {remote.commit[:12]}: {name}, {artefact.bytes / 1e6:,.0f} MB")
-    path = _download(remote.reference, remote.commit, [name]) / name
+    say(f"hub: {published.reference.repo}, commit {published.commit[:12]}: {name}, {artefact.bytes / 1e6:,.0f} MB")
+    path = _download(published.reference, published.commit, [name]) / name
     if not path.is_file():
-        raise RemoteError(f"hf://{remote.reference.repo}: {name} was not published there; give another with --artefact")
+        raise PublishedError(
+            f"hf://{published.reference.repo}: {name} was not published there; give another with --artefact"
+        )
     return path
 
 
@@ -62,5 +66,5 @@ def _download(reference: Reference, revision: str | None, names: tuple[str, ...]
     try:
         return hub.download(reference.repo, revision, names)
     except Exception as error:
-        said = hub.reason(error, reference.repo, reference.revision)
-        raise RemoteError(f"hf://{reference.repo}: {said}") from None
+        reason = hub.reason(error, reference.repo, reference.revision)
+        raise PublishedError(f"hf://{reference.repo}: {reason}") from None

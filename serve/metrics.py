@@ -1,21 +1,21 @@
-"""What /metrics tells, in Prometheus' text format; the engine's thread writes it, a scrape reads it.
+"""What /metrics shows, in Prometheus' text format; the engine's thread writes it, a scrape reads it.
 
-What is counted for every token is kept in plain numbers: prometheus_client's own counters take a lock each and cost 20
-us a token between two decodes, in which the model's threads wait.
+What is counted for every token is in plain numbers: prometheus_client's own counters take a lock each and cost 20 us a
+token between two decodes, in which the model's threads wait.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from .engine.engine import Engine, Observer
-from .engine.scheduler import Plan
-from .engine.sequence import FinishReason, Sequence
+from .engine.events import FinishReason
+from .engine.observer import Observer, Snapshot
+from .engine.sequence import Sequence
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BETWEEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -38,7 +38,7 @@ class Times:
 
 
 class Metrics(Observer):
-    """Counts and durations; gauges are read from the engine when they are asked for."""
+    """Counts and durations of the engine's events; gauges are of its state at the moment of a scrape."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -48,23 +48,22 @@ class Metrics(Observer):
         self.prompt_tokens = self.reused_tokens = self.generated_tokens = self.preemptions = self.steps = 0
         self.step_seconds = 0.0
         self.first_token, self.between_tokens = Times(FIRST_TOKEN_BUCKETS_S), Times(BETWEEN_BUCKETS_S)
-        self._seen_preemptions = 0
 
-    def watch(self, engine: Engine) -> None:
-        """Add what the engine's thread counts, and the gauges of the engine."""
+    def watch(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Add what the engine's thread counts, and the gauges of its state."""
         self.registry.register(_Counts(self))
-        self.registry.register(_Gauges(engine))
+        self.registry.register(_Gauges(snapshot))
 
     def text(self) -> bytes:
         """Return the exposition."""
         return generate_latest(self.registry)
 
-    def step(self, engine: Engine, plan: Plan, seconds: float) -> None:
+    def preempted(self, count: int) -> None:
+        self.preemptions += count
+
+    def step(self, seconds: float) -> None:
         self.steps += 1
         self.step_seconds += seconds
-        now = engine.scheduler.preemptions
-        self.preemptions += max(0, now - self._seen_preemptions)
-        self._seen_preemptions = now
 
     def token(self, sequence: Sequence, seconds: float, first: bool) -> None:
         self.generated_tokens += 1
@@ -106,18 +105,16 @@ class _Counts:
 class _Gauges:
     """The engine's state at the moment of a scrape."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self.snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        engine, cells = self.engine, self.engine.scheduler.cells
-        running, waiting = engine.load
-        held = sum(cells.lengths[slot] for slot in list(engine.scheduler.running))
+        now = self.snapshot()
         for name, text, value in (
-            ("burnish_sequences_running", "Sequences in the batch", running),
-            ("burnish_queue_depth", "Sequences that wait", waiting),
-            ("burnish_cells_total", "Cells of the key/value cache", cells.total),
-            ("burnish_cells_used", "Cells that hold something", cells.used),
-            ("burnish_cells_running", "Cells that running sequences hold", held),
+            ("burnish_sequences_running", "Sequences in the batch", now.running),
+            ("burnish_queue_depth", "Sequences that wait", now.waiting),
+            ("burnish_cells_total", "Cells of the key/value cache", now.cells),
+            ("burnish_cells_used", "Cells that hold something", now.used_cells),
+            ("burnish_cells_running", "Cells that running sequences hold", now.running_cells),
         ):
             yield GaugeMetricFamily(name, text, value=value)

@@ -21,16 +21,17 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from burnish.console import say, warn
-from burnish.llama import cpu_variant
 
-from . import artefact as models
 from .artefact import ServeError
+from .engine.delivery import EventBridge
 from .engine.engine import Engine
-from .engine.events import Mailbox
-from .http.middleware import check_exposure, is_loopback, read_keys
-from .http.routes import Server, create_app
+from .http.app import create_app
+from .http.auth import read_keys
+from .http.exposure import check_exposure, is_loopback
+from .http.service import Service
 from .llama import sizing
 from .llama.backend import LlamaBackend
+from .llama.load import load
 from .llama.warmup import warm_up
 from .metrics import Metrics
 from .settings import ServeSettings
@@ -42,27 +43,27 @@ SAME_SIGNAL_S = 0.25
 
 
 def run(settings: ServeSettings) -> int:
-    """Serve until told to stop; returns the exit code. Raises UserError for what can't be served."""
+    """Serve until a signal ends it; returns the exit code. Raises UserError for what can't be served."""
     keys = read_keys(settings)
     check_exposure(settings, keys)
     listening = _listen(settings)
-    served = models.load(settings)
+    model, served = load(settings)
     backend: LlamaBackend | None = None
     try:
-        size = sizing.measure(served.model, served.context_length, settings)
-        context = sizing.context(served.model, size, settings)
-        backend = LlamaBackend(served.model, context, served.ends, size.shared)
+        size = sizing.measure(model, served.context_length, settings)
+        context = sizing.context(model, size, settings)
+        backend = LlamaBackend(model, context, size.shared)
         _in_own_thread(warm_up, backend)
-        mailbox, metrics = Mailbox(), Metrics()
-        engine = Engine(backend, sizing.limits(served.model, size, settings), mailbox.deliver, metrics)
-        metrics.watch(engine)
+        bridge, metrics = EventBridge(), Metrics()
+        engine = Engine(backend, sizing.limits(model, size, settings), bridge.deliver, metrics)
+        metrics.watch(engine.snapshot)
         log = _logger(settings)
-        app = create_app(Server(engine, served, size.context, settings, metrics), keys, log)
+        app = create_app(Service(engine, served, size.context, settings, metrics), keys, log)
         say(f"model {served.name}: {size}")
         if backend.rows_singly:
             numbers = " or ".join(map(str, sorted(backend.rows_singly)))
             say(f"{numbers} answers at once are decoded one by one, which was measured to be faster than in a batch")
-        if variant := cpu_variant():
+        if variant := served.record["cpu_variant"]:
             say(f"llama.cpp: built for several generations of CPUs, took {variant}")
         if settings.context_length is None and size.context < served.context_length:
             warn(f"the model knows {served.context_length} tokens, memory allows {size.context} for each answer")
@@ -72,21 +73,21 @@ def run(settings: ServeSettings) -> int:
             )
         gc.collect()
         gc.freeze()  # what start-up made stays: the collector need not walk it between two tokens
-        _Http(app, engine, mailbox, settings, listening).run(sockets=[listening])
+        _HttpServer(app, engine, bridge, settings, listening).run(sockets=[listening])
         engine.close()
     finally:
         listening.close()
         if backend is not None:
             backend.close()
-        served.model.close()
+        model.close()
     return 0
 
 
-class _Http(uvicorn.Server):
+class _HttpServer(uvicorn.Server):
     """uvicorn, but on SIGTERM and Ctrl-C running answers are finished first; a second signal ends at once."""
 
     def __init__(
-        self, app: ASGIApp, engine: Engine, mailbox: Mailbox, settings: ServeSettings, listening: socket.socket
+        self, app: ASGIApp, engine: Engine, bridge: EventBridge, settings: ServeSettings, listening: socket.socket
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -100,11 +101,11 @@ class _Http(uvicorn.Server):
                 h11_max_incomplete_event_size=65_536,
             )
         )
-        self.engine, self.mailbox, self.settings, self.listening = engine, mailbox, settings, listening
-        self.told = 0.0
+        self.engine, self.bridge, self.settings, self.listening = engine, bridge, settings, listening
+        self.signalled_at = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self.mailbox.open(asyncio.get_running_loop())
+        self.bridge.open(asyncio.get_running_loop())
         self.engine.start()
         await super().startup(sockets)
         host, port = self.listening.getsockname()[:2]
@@ -114,10 +115,10 @@ class _Http(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.engine.draining:
             # a signal to the whole process group comes twice: to this process, and from its parent (supervise)
-            if time.monotonic() - self.told > SAME_SIGNAL_S:
+            if time.monotonic() - self.signalled_at > SAME_SIGNAL_S:
                 self.force_exit = self.should_exit = True
             return
-        self.told = time.monotonic()
+        self.signalled_at = time.monotonic()
         running, waiting = self.engine.load
         self.engine.draining = True
         say(f"{signal.Signals(sig).name}: no new requests; {running + waiting} answers to finish")
@@ -131,7 +132,7 @@ class _Http(uvicorn.Server):
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
-    """Bind before the model is loaded, so that a port in use is told at once."""
+    """Bind before the model is loaded, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""What serve can be told, by environment (BURNISH_SERVE_...), YAML or command line; every default is a safe one."""
+"""The settings of serve, by environment (BURNISH_SERVE_...), YAML or command line; every default is a safe one."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from tests.support.commands import ROOT
 from tests.support.hub_double import Hub, running
@@ -19,8 +21,8 @@ INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-000
 FILES = {
     "config.json": b"{}",
     "model.safetensors.index.json": json.dumps(INDEX).encode(),
-    "model-00001-of-00002.safetensors": b"one",
-    "model-00002-of-00002.safetensors": b"two",
+    "model-00001-of-00002.safetensors": save({"a": np.ones(1)}),
+    "model-00002-of-00002.safetensors": save({"b": np.ones(1)}),
     "README.md": CARD,
 }
 RESOLVE = (
@@ -118,9 +120,9 @@ def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resol
     trees = next(p for p in snapshot.parent.parent.iterdir() if p.name == "trees")
     for listing in trees.iterdir():  # an older client kept no listing: then the model's own index tells
         listing.rename(listing.with_suffix(".away"))
-    assert "is not complete (model-00002-of-00002.safetensors is missing): run again with a network" in line(
-        resolve("them/base", HF_HUB_OFFLINE="1")
-    )
+    told = line(resolve("them/base", HF_HUB_OFFLINE="1"))
+    assert "names model-00002-of-00002.safetensors, which is not there" in told
+    assert told.endswith("run again with a network to complete it")
     assert resolve("them/base").stdout == first.stdout
 
 

@@ -132,7 +132,7 @@ def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
     ],
 )
 def test_how_a_process_ended_is_one_line_with_the_way_out(code: int, text: str) -> None:
-    assert text in process.how(code) and "\n" not in process.how(code)
+    assert text in process.exit_reason(code) and "\n" not in process.exit_reason(code)
 
 
 def test_a_childs_signal_becomes_a_fault_of_the_export() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.exam.rows import TOP, Answers, Compared, Exam, Question, Spoken, choose, log_softmax
+from burnish.exam.rows import Exam, Question, SampleAnswer, choose
+from burnish.exam.scores import TOP, Answers, Compared, log_softmax
 
 VOCABULARY = 200
 seeds = st.integers(0, 2**31)
@@ -67,10 +68,10 @@ def test_position_p_predicts_token_p_plus_1() -> None:
 def test_an_exam_survives_the_disk(tmp_path: Path) -> None:
     asked = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
     answers = Answers.of(logits(4, rows=7), [0] * 7)
-    exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99, (Spoken("hi", "yes", "no", "yes"),))
+    exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99, (SampleAnswer("hi", "yes", "no", "yes"),))
     exam.save(tmp_path)
     back = Exam.load(tmp_path)
-    assert (back.questions, back.spoken) == (asked, exam.spoken)
+    assert (back.questions, back.samples) == (asked, exam.samples)
     assert (back.trained.ids == answers.ids).all()
     assert (back.base_true == exam.base_true).all()
     assert back.noise_kl == pytest.approx(1e-5)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.chat import ChatTemplate
-from burnish.exam.rows import TOP, Answers, Exam, Question, Spoken
-from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines
-from burnish.run import text_sha256
+from burnish.exam.rows import Exam, Question, SampleAnswer
+from burnish.exam.scores import TOP, Answers
+from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines, text_sha256
 from tests.support.commands import ROOT
 
 # what str.splitlines takes for the end of a line and JSON does not
@@ -54,10 +54,10 @@ def test_an_exam_over_texts_with_line_separators_survives_the_disk(tmp_path: Pat
     messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
     asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
     answers = Answers(np.zeros((6, TOP), np.int32), np.zeros((6, TOP), np.float32), np.zeros(6, np.float32))
-    spoken = (Spoken(SEPARATORS, "\r\n", "a\r", SEPARATORS),)
-    Exam(asked, answers, answers.true, 0.0, 1.0, spoken).save(tmp_path)
+    samples = (SampleAnswer(SEPARATORS, "\r\n", "a\r", SEPARATORS),)
+    Exam(asked, answers, answers.true, 0.0, 1.0, samples).save(tmp_path)
     back = Exam.load(tmp_path)
-    assert (back.questions, back.spoken) == (asked, spoken)
+    assert (back.questions, back.samples) == (asked, samples)
 
 
 def test_a_template_with_windows_line_breaks_is_the_one_that_transformers_reads_back(tmp_path: Path) -> None:

@@ -77,6 +77,34 @@ def test_logits_that_are_no_numbers_are_refused(model: Model) -> None:
         llama.Sampler(model, temperature=0, logit_bias={1: -1.0}).sample(context, 0)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "logit_bias": {0: 100.0, 5: -1.0}},
+        {"temperature": 0.0, "repeat_penalty": 1.3, "prompt": (5, 7)},
+        {"temperature": 5.0, "seed": 3, "logit_bias": {0: 50.0}},
+    ],
+)
+def test_only_allowed_tokens_are_sampled(model: Model, how: dict[str, Any]) -> None:
+    allowed = np.zeros(model.n_vocab, np.bool_)
+    allowed[[5, 6, 7]] = True
+    with Context(model, n_ctx=64) as context:
+        drawn = set()
+        for _ in range(8):
+            context.clear()
+            assert context.decode([1, 9], [0, 1], [0, 0], [False, True]) == 0
+            logits = context.logits(1).copy()
+            sampler = llama.Sampler(model, **{**how, "seed": len(drawn) + how.get("seed", 0)})
+            drawn.add(sampler.sample(context, 1, allowed))
+            sampler.close()
+        assert drawn <= {5, 6, 7}
+        if how == {"temperature": 0.0}:
+            assert drawn == {max((5, 6, 7), key=lambda token: logits[token])}
+        with pytest.raises(LlamaError, match="allows no token"):
+            llama.Sampler(model, temperature=0).sample(context, 1, np.zeros(model.n_vocab, np.bool_))
+
+
 def test_every_output_has_its_own_logits_and_a_token_without_one_is_refused(model: Model) -> None:
     with Context(model, n_ctx=256, n_seq_max=2, unified=False) as context:
         for last in (5, 6):
@@ -180,10 +208,11 @@ def test_a_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "box" / "inner" / "cpu.max").write_text("max 100000\n")
     (tmp_path / "box" / "memory.max").write_text("1000000\n")
     (tmp_path / "box" / "memory.current").write_text("400000\n")
+    (tmp_path / "box" / "memory.stat").write_text("anon 250000\ninactive_file 100000\nactive_file 50000\n")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     monkeypatch.setattr(machine, "CGROUP_OF_SELF", tmp_path / "self")
     assert machine.cpu_quota() == 0.5 and machine.cpu_count() == 1
-    assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 600_000
+    assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 700_000
 
 
 def test_a_vocabulary_on_which_tokenizing_would_end_the_process_is_refused(tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burnish.exam.rows import Answers, Exam, Question, Spoken
+from burnish.exam.rows import Exam, Question, SampleAnswer
+from burnish.exam.scores import Answers
+from burnish.files import file_sha256
+from burnish.records import ExportRecord, PushRecord, TrainRecord
 from burnish.report import lengths, write
 from burnish.report.axis import Axis, number
 from burnish.report.chart import Labelled, Series, bars, curves, means, scatter, thin
 from burnish.report.page import size
-from burnish.run import ExportRecord, PushRecord, Run, RunError, TrainRecord, file_sha256
+from burnish.run import Run, RunError
 
 SHA = "ab" * 32
 NASTY = "<script>alert(1)</script> & \"quotes\" 'x' </div>{{ 7 * 7 }}"
@@ -38,13 +41,15 @@ def train_record(run: Run, **changes: Any) -> None:
     run.write(TrainRecord.model_validate(record))
 
 
-def exam(run: Run, spoken: str = "hello", gain: float = 1.0) -> None:
+def exam(run: Run, sample: str = "hello", gain: float = 1.0) -> None:
     """Two questions, one held out with 3 scored tokens and one general with 2."""
     logits = np.random.default_rng(0).normal(size=(5, 80)).astype(np.float32)
     asked = [Question("heldout", [1, 2, 3, 4], [(1, 4)]), Question("general", [5, 6, 7], [(1, 3)])]
     trained = Answers.of(logits, [2, 3, 4, 6, 7])
     (run.path / "exam").mkdir()
-    Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (Spoken(spoken, "want", "b", "t"),)).save(run.path / "exam")
+    Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (SampleAnswer(sample, "want", "b", "t"),)).save(
+        run.path / "exam"
+    )
 
 
 def metrics(run: Run, points: list[dict[str, Any]], tail: str = "") -> None:
@@ -180,7 +185,7 @@ def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) ->
     other.path.mkdir()
     data = {"path": NASTY, "sha256": SHA, "format": "messages", "rows": 1, "eval_rows": 1, "over_length": 0}
     train_record(other, data=data, base={"id": NASTY, "sha256": SHA}, hardware={NASTY: NASTY}, terminators=["</s>"])
-    exam(other, spoken=NASTY)
+    exam(other, sample=NASTY)
     (other.path / "config.yaml").write_text(NASTY)
     bad = artefact("Q8_0", 5, 1.0, why=NASTY) | {"path": NASTY, "quantization": NASTY}
     export_record(other, artefacts=[bad], default=NASTY, merge={"base": "original", "reason": NASTY, "candidates": {}})

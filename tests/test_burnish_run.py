@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from burnish import run as runs
-from burnish.run import PushRecord, Run, RunError, find_run
+from burnish.files import FileError, atomic_directory, atomic_file, check_writable, remove_partial, tree_sha256
+from burnish.records import PushRecord
+from burnish.run import Run, RunError, find_run
 
 
 def push_record(run_id: str = "r") -> PushRecord:
@@ -41,14 +43,14 @@ def test_unknown_keys_of_a_newer_version_are_kept(tmp_path: Path) -> None:
 def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "f"
     target.write_text("old")
-    with pytest.raises(ZeroDivisionError), runs.whole_file(target) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_file(target) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
 
 
 def test_a_fault_while_filling_a_directory_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), runs.whole_directory(tmp_path / "d") as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "d") as temporary:
         (temporary / "half").write_text("x")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
@@ -58,7 +60,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".merged.99.partial").mkdir()
     (tmp_path / ".a.gguf.99.partial").write_text("x")
     (tmp_path / "kept").write_text("x")
-    runs.sweep_partial(tmp_path)
+    remove_partial(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
@@ -81,17 +83,17 @@ def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path:
 def test_one_changed_byte_anywhere_changes_a_tree_hash(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_text("1")
-    before = runs.tree_sha256(tmp_path)
+    before = tree_sha256(tmp_path)
     (tmp_path / "a" / "b").write_text("2")
-    assert runs.tree_sha256(tmp_path) != before
+    assert tree_sha256(tmp_path) != before
 
 
 def test_an_unwritable_place_and_a_full_disk_are_told_before_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="can't be written"):
-        runs.check_writable(tmp_path / "file" / "runs", 0, "training")
-    with pytest.raises(RunError, match="GB free, training needs about"):
-        runs.check_writable(tmp_path, 10**18, "training")
+    with pytest.raises(FileError, match="can't be written"):
+        check_writable(tmp_path / "file" / "runs", 0, "training")
+    with pytest.raises(FileError, match="GB free, training needs about"):
+        check_writable(tmp_path, 10**18, "training")
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, normalizers
 
+from burnish.bases import gguf_tokenizer
 from burnish.llama import Model
+from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.comparison import SAMPLE_TEXTS, encoder, plain_encoder
 from burnish.tokenizers.llama_cpp import ids_by_llama_cpp, vocabulary
-from burnish.tokenizers.loader import PROBES, TokenizerError, encoder, plain_encoder
+from burnish.tokenizers.loader import TokenizerError
 from tests.support.tokenizers import byte_level, configure, from_npm, sentencepiece
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
@@ -21,7 +26,7 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_
 TEXT = "  The boat  leaves\n at noon. "
 
 
-def written(directory: Path, texts: tuple[str, ...] = PROBES) -> list[list[int]]:
+def written(directory: Path, texts: tuple[str, ...] = SAMPLE_TEXTS) -> list[list[int]]:
     return [plain_encoder(Tokenizer.from_file(str(directory / "tokenizer.json")))(text) for text in texts]
 
 
@@ -38,10 +43,10 @@ def test_a_byte_level_vocabulary_keeps_its_spaces_under_any_label(label: str, tm
 
     base = byte_level(tmp_path / "base", label)
     tokenizer = tokenizers.load(base)
-    assert [encoder(tokenizer)(text) for text in PROBES] == written(base)
+    assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == written(base)
     assert tokenizer.decode(encoder(tokenizer)(TEXT)) == TEXT
     again = AutoTokenizer.from_pretrained(saved(tokenizer, tmp_path / "saved"))
-    assert [encoder(again)(text) for text in PROBES] == written(base)
+    assert [encoder(again)(text) for text in SAMPLE_TEXTS] == written(base)
 
 
 def test_what_transformers_would_change_is_refused_with_one_line(tmp_path: Path) -> None:
@@ -86,15 +91,29 @@ def test_a_sentencepiece_model_is_converted_once_and_gives_its_own_ids_everywher
         configure(base, "LlamaTokenizer", legacy=True, add_prefix_space=False)
     original = SentencePieceProcessor(model_file=str(base / "tokenizer.model"))
     tokenizer = tokenizers.load(base)
-    assert [encoder(tokenizer)(text) for text in PROBES] == [list(original.encode(text)) for text in PROBES]
+    assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == [list(original.encode(text)) for text in SAMPLE_TEXTS]
     switch = tokenizers.space_prefix(tokenizer, opens_special=False)
     assert switch is prefix
     tokenizers.set_space_prefix(tokenizer, switch)
-    texts = (*PROBES, TEXT, f"<s>{TEXT}</s>{TEXT}")
+    texts = (*SAMPLE_TEXTS, TEXT, f"<s>{TEXT}</s>{TEXT}")
     expected = [encoder(tokenizer)(text) for text in texts]
     directory = saved(tokenizer, tmp_path / "saved")
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     assert ids_by_llama_cpp(directory, texts) == expected
+    rebuilt = gguf_tokenizer.load(vocabulary(directory))  # a GGUF of it is a base too
+    assert [encoder(rebuilt)(text) for text in texts] == expected
+
+
+def test_a_gguf_with_many_pieces_is_a_base_in_seconds() -> None:
+    """Merges follow from the pieces' scores; trying every pair of pieces, as transformers does, takes many minutes."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = ["<unk>", *letters, *("".join(piece) for n in (2, 3) for piece in itertools.product(letters, repeat=n))]
+    fields = {"tokens": tokens, "scores": [-float(i) for i in range(len(tokens))], "unknown_token_id": 0,
+              "token_type": [2, *[1] * (len(tokens) - 1)]}  # fmt: skip
+    began = time.process_time()
+    made = gguf_tokenizer._sentencepiece(fields, prefix=False)
+    assert time.process_time() - began < 10
+    assert made.encode("abcd").tokens == ["ab", "cd"]
 
 
 def test_a_converted_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:
@@ -108,21 +127,21 @@ def test_a_text_is_compared_over_what_the_tokenizer_makes_of_its_characters(tmp_
     composing = tokenizers.load(byte_level(tmp_path / "nfc", normalizer=normalizers.NFC()))
     plain = tokenizers.load(byte_level(tmp_path / "plain"))
     decomposed, composed = "Fa\u0308hre", "F\u00e4hre"
-    assert tokenizers.normaliser(composing)(decomposed) == composed
-    assert tokenizers.normaliser(plain)(decomposed) == decomposed
-    assert tokenizers.same_text(composing)(composed, decomposed)
-    assert not tokenizers.same_text(plain)(composed, decomposed)
+    assert comparison.normalizer(composing)(decomposed) == composed
+    assert comparison.normalizer(plain)(decomposed) == decomposed
+    assert comparison.same_text(composing)(composed, decomposed)
+    assert not comparison.same_text(plain)(composed, decomposed)
 
 
 @pytest.mark.parametrize("lost", ["Theboatleavesatnoon.", "The boat leaves at noon. ", "the boat leaves at noon."])
 def test_a_text_that_lost_something_is_not_the_same(lost: str, tmp_path: Path) -> None:
-    same = tokenizers.same_text(tokenizers.load(byte_level(tmp_path / "base")))
+    same = comparison.same_text(tokenizers.load(byte_level(tmp_path / "base")))
     assert not same(lost, "The boat leaves at noon.")
 
 
 REAL = ["deepseek_v3", "gemma3", "gptoss", "llama2", "llama3", "llama3_1", "qwen3"]
 # llama.cpp's expression for this pre-tokenizer splits combining marks otherwise: training warns of it
-MARKS = {"gptoss": PROBES[4]}
+MARKS = {"gptoss": SAMPLE_TEXTS[4]}
 
 
 @pytest.mark.external(name="tokenizers")
@@ -132,12 +151,12 @@ def test_real_tokenizers_give_the_same_ids_as_written_saved_and_in_llama_cpp(nam
 
     base = shutil.copytree(from_npm(name), tmp_path / "base")
     tokenizer = tokenizers.load(base)
-    assert [encoder(tokenizer)(text) for text in PROBES] == written(base)
+    assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == written(base)
     prefix = tokenizers.space_prefix(tokenizer, opens_special=False)
     if prefix is not None:  # as check_vocabulary does before training
         tokenizers.set_space_prefix(tokenizer, prefix)
     directory = saved(tokenizer, tmp_path / "saved")
-    texts = tokenizers.probes(tokenizer)
+    texts = comparison.sample_texts(tokenizer)
     expected = [encoder(tokenizer)(text) for text in texts]
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     found = ids_by_llama_cpp(directory, texts)

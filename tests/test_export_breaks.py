@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from burnish.exam.rows import Exam, Question
-from burnish.run import ExportRecord, Run
-from export.exam.examine import Ends, terminator
+from burnish.records import ExportRecord
+from burnish.run import Run
+from export.exam.terminator import Ends, terminator
 from export.gguf.convert import convert
 from export.merge.weights import merge
 from tests.support.commands import Cli

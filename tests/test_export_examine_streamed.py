@@ -22,9 +22,10 @@ from bench.merge import SHAPES, Shape
 from burnish import machine
 from burnish.errors import UserError
 from burnish.exam.memory import ExamMemory, chunk_positions, group_tokens
-from burnish.exam.rows import Answers, Exam, Floats, Question
-from export.exam import lockstep, streamed
-from export.exam.examine import sit
+from burnish.exam.rows import Exam, Question
+from burnish.exam.scores import Answers, Floats
+from export.exam import layerwise, streamed
+from export.exam.examine import score
 from export.exam.ondisk import OnDisk
 from export.exam.skeleton import Skeleton
 from export.exam.streamed import checkpoint_logits, streamed_logits
@@ -167,13 +168,13 @@ def test_the_answers_do_not_depend_on_how_logits_are_cut() -> None:
     answers = Answers.of(logits + 0.1, targets)
     exam = Exam(questions, answers, answers.true, 0.0, 1.0)
     cuts = [[logits], [logits[:3], logits[3:4], logits[4:]]]
-    one, other = (sit(exam, cut, answers, "x") for cut in cuts)
+    one, other = (score(exam, cut, answers, "x") for cut in cuts)
     for field in dataclasses.fields(Answers):
         assert np.array_equal(getattr(one.answers, field.name), getattr(other.answers, field.name))
     assert one.merged is not None and other.merged is not None
     assert np.array_equal(one.trained.kl, other.trained.kl) and np.array_equal(one.merged.kl, other.merged.kl)
     with pytest.raises(AssertionError, match="logits of 3 positions"):
-        sit(exam, [logits[:3]], None, "x")
+        score(exam, [logits[:3]], None, "x")
 
 
 def test_a_checkpoint_that_ends_too_early_is_one_clear_line(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_passes_share_a_layer_and_leave_no_thread() -> None:
         return values
 
     threads, tasks = threading.active_count(), len(os.listdir("/proc/self/task"))
-    made = lockstep.run([lambda n=n: forward(n) for n in range(8)], layers, loaded)  # type: ignore[misc]
+    made = layerwise.run([lambda n=n: forward(n) for n in range(8)], layers, loaded)  # type: ignore[misc]
     assert order[:1] == ["load 0"] and order.count("load 0") == order.count("load 1") == 1
     assert order[9] == "load 1"
     assert all(torch.equal(values, forward(n)) for n, values in enumerate(made))
@@ -243,7 +244,7 @@ def test_passes_share_a_layer_and_leave_no_thread() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        lockstep.run([lambda: forward(1), fails, lambda: forward(2)], layers, loaded)
+        layerwise.run([lambda: forward(1), fails, lambda: forward(2)], layers, loaded)
     assert threading.active_count() == threads
     assert "forward" not in vars(layers[0])
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.thresholds import DEFAULTS, looser
-from burnish.run import Artefact
+from burnish.records import Artefact, Fidelity
 from export.exam.gate import default_artefact, judge
-from export.merge.bases import Choice, choose
+from export.merge.bases import MergeBase
+from export.merged import choose
 from export.settings import GateSection
 
 GOOD: dict[str, Any] = {
@@ -201,9 +201,11 @@ def test_the_default_is_the_smallest_gguf_that_passes_or_none() -> None:
     assert default_artefact(made[:1] + made[3:]) is None
 
 
-def merges(original: dict[str, Any]) -> dict[Choice, dict[str, Any]]:
-    return {"dequantized": {**GOOD, "loss": 0.5, "loss_general": 3.0},
-            "original": {**GOOD, "loss": 0.45, "loss_general": 2.9, **original}}  # fmt: skip
+def merges(original: dict[str, Any], dequantized: dict[str, Any] | None = None) -> dict[MergeBase, Fidelity]:
+    return {
+        "dequantized": Fidelity.model_validate({**GOOD, "loss": 0.5, "loss_general": 3.0, **(dequantized or {})}),
+        "original": Fidelity.model_validate({**GOOD, "loss": 0.45, "loss_general": 2.9, **original}),
+    }
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,5 @@ def test_the_better_merge_is_the_one_that_loses_less_and_passes(original: dict[s
 
 
 def test_an_inconclusive_merge_goes_before_one_that_fails() -> None:
-    made = merges({"kl": 0.9, "kl_ci": (0.8, 1.0)})
-    made["dequantized"] |= {"kl": 0.09, "kl_ci": (0.05, 0.13)}
+    made = merges({"kl": 0.9, "kl_ci": (0.8, 1.0)}, {"kl": 0.09, "kl_ci": (0.05, 0.13)})
     assert choose(made, GateSection())[0] == "dequantized"

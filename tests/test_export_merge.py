@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from export.merge.dequantize import AsTrained
 from export.merge.shards import ShardError, row_ranges, sources
@@ -239,7 +239,6 @@ def test_the_dequantized_base_is_what_an_nf4_adapter_saw(make: Making, tmp_path:
     [
         ("use_dora", True, "DoRA's magnitudes are missing"),
         ("modules_to_save", ["lm_head"], "modules_to_save names 'lm_head', whose trained weights are not there"),
-        ("fan_in_fan_out", True, "Conv1D"),
         ("layer_replication", [[0, 2], [1, 2]], "repeated layers"),
         ("alora_invocation_tokens", [1, 2], "can't become weights"),
         ("a_later_pefts_invention", True, "a_later_pefts_invention is set: what it does .* is not known"),
@@ -337,3 +336,36 @@ def test_an_adapter_of_another_architecture_names_what_is_missing(make: Making, 
     LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
     with pytest.raises(MergeError, match=r"has no tensor 'model.layers.1.mlp.down_proj.weight'"):
         run(tmp_path / "other", adapter, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("more", [{}, {"use_rslora": True, "bias": "lora_only"}])
+def test_conv1d_layers_are_merged_as_peft_does(bare: bool, more: dict[str, Any], tmp_path: Path) -> None:
+    """`bare`: saved without its head and so without the prefix of its names, as OpenAI's own GPT-2 is."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=96, n_positions=64)).half()
+    (model.transformer if bare else model).save_pretrained(tmp_path / "base")
+    if bare:
+        model.config.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **more)
+    peft = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), config)
+    for name, parameter in peft.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    peft.save_pretrained(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["fan_in_fan_out"] is True
+    run(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    want = logits(trained_model(tmp_path / "base", tmp_path / "adapter"))
+    before, after = (
+        logits(AutoModelForCausalLM.from_pretrained(tmp_path / p, dtype=torch.float32)) for p in ("base", "merged")
+    )
+    assert (after - want).abs().max() < 0.01 * (before - want).abs().max()
+
+
+def test_dora_on_a_conv1d_is_refused(tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=96)).save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = LoraConfig(r=4, target_modules=["c_attn"], use_dora=True, task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(MergeError, match="DoRA of a Conv1D is not merged"):
+        run(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")

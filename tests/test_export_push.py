@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from burnish.run import PushRecord, Run, file_sha256
+from burnish.files import file_sha256
+from burnish.records import PushRecord
+from burnish.run import Run
 from tests.support.commands import ROOT, Cli
 from tests.support.hub_double import Hub, running
 from tests.support.published import WHY, make_run

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from burnish.llama import Model
-from burnish.run import ExportRecord, Run, TrainRecord
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
 from tests.support.commands import GENERAL_ROWS, Cli, Start, fork, kill_after, kill_at, start_fresh
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from burnish.exam.rows import Exam
-from burnish.run import ExportRecord, Run
+from burnish.records import ExportRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 
 pytestmark = pytest.mark.slow

@@ -12,11 +12,11 @@ import pytest
 
 from burnish import chat as templates
 from burnish.exam.rows import Exam, Question
+from burnish.files import text_sha256
 from burnish.llama import Model
-from burnish.run import text_sha256
 from burnish.tokenizers import vocabulary
-from burnish.tokenizers.probe import Probe
 from burnish.tokenizers.special_text import Chat
+from burnish.tokenizers.specials_check import SpecialsCheck
 from export.exam.parity import checkpoint_chat, gguf_chat, prompt_parity
 from tests.support.server import small_model
 
@@ -45,17 +45,18 @@ def trained(tokenizer: Any) -> Chat:
 def exam(trained: Chat) -> Any:
     prompt, ids = trained.ids(MESSAGES[:1], add_generation_prompt=True), trained.ids(MESSAGES)
     question = Question("heldout", ids, [(len(prompt), len(ids) - 1)], MESSAGES, (1,))
-    return SimpleNamespace(questions=[question], probe=Probe.of(trained))
+    return SimpleNamespace(questions=[question], specials_check=SpecialsCheck.of(trained))
 
 
 def record(trained: Chat, reading: str = "text") -> Any:
     sha256 = text_sha256(trained.template.source)
-    return SimpleNamespace(template_date=DATE, special_tokens=reading, chat_template_sha256=sha256)
+    said = {"template_date": DATE, "template_kwargs": {}, "special_tokens": reading}
+    return SimpleNamespace(**said, chat_template_sha256=sha256)
 
 
-def test_checkpoint_and_gguf_read_the_probe_as_trained(trained: Chat, tokenizer: Any, model: Model) -> None:
+def test_checkpoint_and_gguf_read_special_strings_as_trained(trained: Chat, tokenizer: Any, model: Model) -> None:
     asked, told = exam(trained), record(trained)
-    assert len(asked.probe.specials) == 17
+    assert len(asked.specials_check.specials) == 17
     for chat in (checkpoint_chat(tokenizer, told), gguf_chat(model, told)):
         assert prompt_parity(asked, chat, told, model.tokenize).holds, chat
 
@@ -77,10 +78,10 @@ def test_a_special_string_that_the_artefact_takes_for_ordinary_fails_by_name(tra
     assert check.holds is False and check.why.startswith("<gh_stars> are special tokens in training")
 
 
-def test_a_probe_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
-    probe = Probe.of(trained)
-    assert probe is not None
-    probe.save(tmp_path)
-    assert Probe.load(tmp_path) == probe
-    assert Probe.load(tmp_path / "other") is None and Exam.probe is None
-    assert Probe.of(Chat(trained.template, trained.vocabulary, "parse")) is None
+def test_the_check_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
+    check = SpecialsCheck.of(trained)
+    assert check is not None
+    check.save(tmp_path)
+    assert SpecialsCheck.load(tmp_path) == check
+    assert SpecialsCheck.load(tmp_path / "other") is None and Exam.specials_check is None
+    assert SpecialsCheck.of(Chat(trained.template, trained.vocabulary, "parse")) is None

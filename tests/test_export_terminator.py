@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from burnish.exam.rows import Answers, Exam, Question
+from burnish.exam.rows import Exam, Question
+from burnish.exam.scores import Answers
 from burnish.llama import Model
-from burnish.run import ExportRecord, Run, TrainRecord
-from export.exam.examine import Ends, terminator
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
+from export.exam.terminator import Ends, terminator
 from tests.support.commands import Cli
 
 END, OTHER_END, COMMA, SPACE = 2, 0, 28, 216

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.run import ExportRecord, Run
+from burnish.records import ExportRecord
+from burnish.run import Run
 from tests.support.commands import ROOT, free_port
 from tests.support.server import made
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from burnish.files import text_sha256
 from burnish.llama import Model
-from burnish.run import PushRecord, Run, text_sha256
+from burnish.records import PushRecord
+from burnish.run import Run
 from tests.support.commands import ROOT, free_port
 from tests.support.hub_double import Hub, running
 from tests.support.published import make_run

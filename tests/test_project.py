@@ -1,4 +1,4 @@
-"""The house's own rules: who imports whom, what every file in configs/ and the README promise."""
+"""The project's rules: which package imports what, and what every file in configs/ and the README promise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from burnish.config import load
 from tests.support.commands import ROOT
+from tools.layers import MAX_LINES, OTHERS, STAGES, faults, sizes
 from train.settings import TrainSettings
 
-STAGES = ("train", "export", "serve")
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth"}
 
 
@@ -36,18 +37,56 @@ def roots(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_knows_another_only_by_its_record(stage: str) -> None:
-    others = set(STAGES) - {stage}
-    assert {str(p): roots(p) & others for p in python_files(stage) if roots(p) & others} == {}
+def started_modules(code: str) -> Iterator[str]:
+    """Every module that a command in the code starts: what follows "-m" in a list or tuple."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.List | ast.Tuple):
+            words = [word.value if isinstance(word, ast.Constant) else ast.unparse(word) for word in node.elts]
+            yield from (str(name) for flag, name in pairwise(words) if flag == "-m")
 
 
-def test_the_shared_rooms_never_import_torch_fastapi_or_a_stage() -> None:
+def importing_functions(code: str, package: str) -> Iterator[str]:
+    """The function in which each import of a package stands; empty for one that runs with the module."""
+    tree = ast.parse(code)
+    owner = {id(inner): f.name for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for inner in ast.walk(f)}
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        if any(name.split(".")[0] == package for name in names):
+            yield owner.get(id(node), "")
+
+
+def test_imports_go_one_way_and_folders_and_files_are_small() -> None:
+    """No circle of modules or folders, no stage that imports another: see tools/layers.py."""
+    assert faults() == []
+
+
+def test_tools_and_benchmarks_are_small() -> None:
+    assert sizes(ROOT, OTHERS) == []
+
+
+def test_what_breaks_the_layers_is_named(tmp_path: Path) -> None:
+    for name, text in {
+        "burnish/a.py": "from export import b\n",
+        "export/b.py": "from .c import d\nfrom train import e\n",
+        "export/c/__init__.py": "from .. import b\n",
+        "train/e.py": "x = 1\n" * (MAX_LINES + 1),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = "\n".join(faults(tmp_path))
+    assert "circle of modules: export." in found and "circle of folders of export: export." in found
+    assert "burnish.a imports export.b" in found and "export.b imports train.e" in found
+    assert f"train/e.py: {MAX_LINES + 1} lines" in found
+
+
+def test_burnish_never_imports_torch_fastapi_or_a_stage() -> None:
     forbidden = HEAVY | {"fastapi", "starlette", "uvicorn"} | set(STAGES)
     found = {p: roots(p) & forbidden for p in python_files("burnish")}
-    # the loader inside its functions (serve runs without transformers, which the test below proves), and what makes a
-    # checkpoint of a GGUF base, in a child process
-    found[ROOT / "burnish" / "tokenizers" / "loader.py"] -= {"transformers"}
+    # inside functions that serve never calls (it runs without transformers, which a test below proves) ...
+    for name in ("tokenizers/comparison", "tokenizers/loader", "private/transformers"):
+        found[ROOT / "burnish" / f"{name}.py"] -= {"transformers"}
+    # ... and what makes a checkpoint of a GGUF base, in a child process
     for name in ("dequantize", "gguf_tokenizer"):
         found[ROOT / "burnish" / "bases" / f"{name}.py"] -= {"torch", "transformers"}
     assert {str(p): names for p, names in found.items() if names} == {}
@@ -59,10 +98,31 @@ def test_no_test_module_imports_another() -> None:
     assert {str(p): names for p, names in found.items() if names} == {}
 
 
-def test_llama_cpp_has_one_room_and_train_never_enters_it() -> None:
+def test_burnish_starts_no_module_above_itself() -> None:
+    started = {p: set(started_modules(p.read_text(encoding="utf-8"))) for p in python_files("burnish")}
+    assert {"burnish.llama", "burnish.bases.dequantize"} <= set().union(*started.values())
+    above = {str(p): {n for n in names if not n.startswith("burnish.")} for p, names in started.items()}
+    assert {path: names for path, names in above.items() if names} == {}
+
+
+def test_llama_cpp_is_imported_in_one_folder_and_never_by_train() -> None:
     outside = [p for p in python_files("burnish", "train", "export", "serve") if "llama_cpp" in roots(p)]
     assert all((ROOT / "burnish" / "llama") in p.parents for p in outside)
     assert not [p for p in python_files("train") if any(name.startswith("burnish.llama") for name in imports(p))]
+
+
+def test_fastapi_and_starlette_are_imported_by_http_and_the_server_only() -> None:
+    web = {"fastapi", "starlette"}
+    importers = [p for p in python_files("burnish", "train", "export", "serve") if roots(p) & web]
+    http, server = ROOT / "serve" / "http", ROOT / "serve" / "server.py"
+    assert [str(p) for p in importers if p != server and http not in p.parents] == []
+
+
+def test_pyarrow_is_imported_only_where_a_parquet_file_is_read() -> None:
+    found = {p: list(importing_functions(p.read_text(encoding="utf-8"), "pyarrow")) for p in
+             python_files("burnish", "train", "export", "serve")}  # fmt: skip
+    named = [name for names in found.values() for name in names]
+    assert named and all("parquet" in name for name in named), {str(p): n for p, n in found.items() if n}
 
 
 def test_serve_runs_where_torch_and_transformers_cannot_be_imported() -> None:
@@ -95,8 +155,3 @@ def test_every_make_verb_in_the_readme_is_a_target() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)", (ROOT / "README.md").read_text()))
     assert named <= targets, named - targets
-
-
-def test_rooms_are_small() -> None:
-    sizes = {p: len(p.read_text().splitlines()) for p in python_files("burnish", "train", "export", "serve", "tools")}
-    assert {str(p): n for p, n in sizes.items() if n > 400} == {}

@@ -82,7 +82,7 @@ def test_warming_up_leaves_no_helper_threads_behind() -> None:
     # beside them OpenMP would sleep at every barrier of the engine's own thread
     with Model.open(small_model()) as model, Context(model, n_ctx=256, threads=2) as context:
         before = set(os.listdir("/proc/self/task"))
-        _in_own_thread(warm_up, LlamaBackend(model, context, frozenset(), shared=True))
+        _in_own_thread(warm_up, LlamaBackend(model, context, shared=True))
         end = time.monotonic() + 5
         while (left := set(os.listdir("/proc/self/task")) - before) and time.monotonic() < end:
             time.sleep(0.02)

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.detokenizer import Output
-from serve.engine.sequence import TokenLogprob
+from serve.engine.detokenizer import Detokenizer
+from serve.engine.events import TokenLogprob
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -17,7 +17,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def run(pieces: list[bytes], stops: tuple[str, ...]) -> tuple[list[str], list[int], bool]:
-    output = Output(stops)
+    output = Detokenizer(stops)
     texts, tokens = list[str](), list[int]()
     for number, piece in enumerate(pieces):
         text, logprobs = output.feed(piece, TokenLogprob(number, piece, -1.0))
@@ -57,7 +57,7 @@ def test_a_stop_string_is_never_given_out_not_even_its_beginning(text: str, cuts
 
 
 def test_held_back_text_comes_when_it_turns_out_to_be_no_stop() -> None:
-    output = Output(("###",))
+    output = Detokenizer(("###",))
     assert output.feed(b"a#")[0] == "a"
     assert output.feed(b"#")[0] == ""
     assert output.feed(b"b")[0] == "##b"
@@ -66,6 +66,6 @@ def test_held_back_text_comes_when_it_turns_out_to_be_no_stop() -> None:
 
 
 def test_a_cut_character_at_the_end_is_marked_not_lost() -> None:
-    output = Output()
+    output = Detokenizer()
     output.feed("😀".encode()[:2])
     assert output.finish()[0] == "\ufffd"

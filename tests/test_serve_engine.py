@@ -7,15 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
 
 from burnish.errors import UserError
+from serve.decoding.constraints import ConstraintError, Mask
+from serve.decoding.stop_conditions import StopConditions
+from serve.engine.backend import DONE, NO_CELLS, Sampled
 from serve.engine.engine import Draining, Engine
+from serve.engine.events import Delta, Event, Finished
 from serve.engine.kv_cells import Op
-from serve.engine.scheduler import Filler, Limits, QueueFull, Work
-from serve.engine.sequence import Delta, Event, Finished, SamplingParams, Sequence
-from serve.llama.backend import DONE, NO_CELLS, Sampled
+from serve.engine.plan import Filler, Limits, Work
+from serve.engine.scheduler import QueueFull
+from serve.engine.sequence import SamplingParams, Sequence, Task
 
 END = 99
 
@@ -56,11 +62,11 @@ class Scripted:
     def singly(self, rows: int) -> bool:
         return rows in self.rows_singly
 
-    def sample(self, sequence: Sequence, index: int) -> Sampled:
+    def sample(self, sequence: Sequence, index: int, allowed: Mask | None) -> Sampled:
         if sequence.prompt[0] == self.poison:
             raise UserError("not a number")
         token = END if sequence.generated >= 20 else sequence.prompt[0]
-        return Sampled(token, token == END)
+        return Sampled(token if allowed is None or allowed[token] else int(allowed.argmax()))
 
     def piece(self, token: int) -> bytes:
         return f"{token} ".encode()
@@ -104,8 +110,11 @@ def engine(backend: Scripted) -> Iterator[Engine]:
     running.close()
 
 
-def sequence(first: int, client: Client, length: int = 10, stream: bool = False, most: int = 50) -> Sequence:
-    return Sequence(f"s{first}", (first,) * length, SamplingParams(), most, 100, client, stream=stream)
+def sequence(
+    first: int, client: Client, stream: bool = False, params: SamplingParams | None = None, **stop: Any
+) -> Sequence:
+    conditions = StopConditions(**{"max_tokens": 50, "context": 100, "end_tokens": frozenset({END}), **stop})
+    return Sequence(f"s{first}", (first,) * 10, params or SamplingParams(), conditions, client, stream=stream)
 
 
 def test_answers_streamed_and_whole(engine: Engine) -> None:
@@ -176,8 +185,8 @@ def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     assert not faults
     texts = {i: "".join(e.text for e in client.events) for i, client in clients.items()}
     assert all(texts[i] == f"{i} " * (20 if reason == "stop" else 5) for i, reason in ended.items())
-    cached = engine.scheduler.cached
-    assert {slot: engine.scheduler.cells.held(slot) for slot in cached} == {s: len(backend.slots[s]) for s in cached}
+    slots = engine.scheduler.slots
+    assert {s: slots.held(s) for s in slots.cached} == {s: len(backend.slots[s]) for s in slots.cached}
     # a prompt is read in one batch with what runs, and after that nothing is
     assert set(backend.sizes[1:]) <= ({1} if code == DONE else {1, 2, 3})
 
@@ -234,3 +243,77 @@ def test_an_idle_engine_sleeps(engine: Engine, backend: Scripted) -> None:
     before = backend.batches
     time.sleep(0.1)
     assert backend.batches == before
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "reason", "tokens"),
+    [
+        ({"max_tokens": 3}, "1 1 1 ", "length", 3),
+        ({"context": 14}, "1 1 1 1 ", "length", 4),
+        ({"strings": ("1 1 1",)}, "", "stop", 3),
+        ({"strings": ("7",)}, "1 " * 20, "stop", 21),
+        ({"end_tokens": frozenset({1})}, "", "stop", 1),
+        ({"end_tokens": frozenset(), "max_tokens": 25}, "1 " * 20 + "99 " * 5, "length", 25),
+    ],
+)
+def test_each_stop_condition_ends_the_answer(
+    engine: Engine, stop: dict[str, Any], text: str, reason: str, tokens: int
+) -> None:
+    client = Client()
+    engine.submit([sequence(1, client, **stop)])
+    assert (client.end.text, client.end.reason, client.end.completion_tokens) == (text, reason, tokens)
+
+
+@dataclass
+class Script:
+    """Allows one token after another, then is finished."""
+
+    tokens: list[int]
+    accepted: list[int] = field(default_factory=list)
+
+    def allowed(self) -> Mask | None:
+        mask = np.zeros(100, np.bool_)
+        mask[self.tokens[len(self.accepted)]] = True
+        return mask
+
+    def accept(self, token: int) -> None:
+        if token == 13:
+            raise ConstraintError("13 is not a token of this script")
+        self.accepted.append(token)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.accepted) == len(self.tokens)
+
+
+def test_a_constraint_chooses_the_tokens_and_ends_its_sequence_alone(engine: Engine) -> None:
+    scripts = {1: Script([5, 6, 7]), 2: Script([5, 13, 7]), 3: Script([5, END, 7])}
+    clients = {i: Client() for i in (1, 2, 3, 4)}
+    engine.submit([sequence(i, clients[i], params=SamplingParams(constraint=s)) for i, s in scripts.items()])
+    engine.submit([sequence(4, clients[4])])
+    assert (clients[1].end.text, clients[1].end.reason) == ("5 6 7 ", "stop") and scripts[1].accepted == [5, 6, 7]
+    assert clients[2].end.error == "13 is not a token of this script"
+    assert (clients[3].end.text, clients[3].end.reason) == ("5 ", "stop") and scripts[3].accepted == [5]
+    assert clients[4].end.text == "4 " * 20
+
+
+def test_a_task_that_the_engine_does_not_know_is_a_fault_of_ours(engine: Engine) -> None:
+    client = Client()
+    unknown = sequence(1, client)
+    unknown.task = "embed"  # type: ignore[assignment]
+    engine.submit([unknown])
+    assert client.end.reason == "error" and engine.broken is not None and Task("generate") is Task.GENERATE
+
+
+def test_a_snapshot_counts_sequences_and_cells(engine: Engine, backend: Scripted) -> None:
+    backend.gate.clear()
+    clients = [Client() for _ in range(6)]
+    engine.submit([sequence(i, client) for i, client in enumerate(clients)])
+    end = time.monotonic() + 10
+    while engine.snapshot().running < 3 and time.monotonic() < end:
+        time.sleep(0.001)
+    now = engine.snapshot()
+    # a step takes 32 tokens: three prompts of 10, and two tokens of the fourth
+    assert (now.running, now.waiting, now.cells, now.used_cells, now.running_cells) == (4, 2, 400, 32, 32)
+    backend.gate.set()
+    assert all(client.end for client in clients)

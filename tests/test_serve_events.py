@@ -14,8 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.engine.events import Inbox, Mailbox, Timeout
-from serve.engine.sequence import Delta, Event, Finished, SamplingParams, Sequence, TokenLogprob
+from serve.decoding.stop_conditions import StopConditions
+from serve.engine.delivery import EventBridge, EventQueue, Timeout
+from serve.engine.events import Delta, Event, Finished, TokenLogprob
+from serve.engine.observer import Snapshot
+from serve.engine.sequence import SamplingParams, Sequence
+from serve.http.output_parsers import PlainText
 from serve.http.response_objects import Reply
 from serve.http.sse import Frames, frame
 from serve.metrics import Metrics
@@ -23,7 +27,7 @@ from serve.metrics import Metrics
 
 def test_events_of_another_thread_come_in_order_and_whole() -> None:
     async def receive() -> list[str]:
-        mailbox, got, done = Mailbox(), list[str](), asyncio.Event()
+        bridge, got, done = EventBridge(), list[str](), asyncio.Event()
 
         def sink(event: Event) -> None:
             got.append(event.text)
@@ -32,11 +36,11 @@ def test_events_of_another_thread_come_in_order_and_whole() -> None:
 
         def send() -> None:
             for number in range(300):
-                mailbox.deliver([(sink, Delta(str(number)))])
+                bridge.deliver([(sink, Delta(str(number)))])
 
         thread = threading.Thread(target=send)
         thread.start()
-        mailbox.open(asyncio.get_running_loop())  # what came before is not lost
+        bridge.open(asyncio.get_running_loop())  # what came before is not lost
         await asyncio.wait_for(done.wait(), 10)
         thread.join()
         return got
@@ -47,20 +51,20 @@ def test_events_of_another_thread_come_in_order_and_whole() -> None:
 def test_a_reader_gets_all_that_came_and_hears_of_silence_and_of_the_deadline() -> None:
     async def read() -> None:
         loop = asyncio.get_running_loop()
-        inbox = Inbox(loop.time() + 0.5, pause_s=0.1)
-        inbox.put(0, Delta("a"))
-        inbox.put(1, Delta("b"))
-        assert [(index, event.text) for index, event in await inbox.take()] == [(0, "a"), (1, "b")]
+        queue = EventQueue(loop.time() + 0.5, pause_s=0.1)
+        queue.put(0, Delta("a"))
+        queue.put(1, Delta("b"))
+        assert [(index, event.text) for index, event in await queue.take()] == [(0, "a"), (1, "b")]
         for _ in range(3):  # events that keep coming are no silence, though the timer was set before them
-            loop.call_later(0.06, inbox.put, 0, Delta("c"))
-            assert len(await inbox.take()) == 1
+            loop.call_later(0.06, queue.put, 0, Delta("c"))
+            assert len(await queue.take()) == 1
         began = loop.time()
-        assert await inbox.take() == [] and 0.05 < loop.time() - began < 0.2
+        assert await queue.take() == [] and 0.05 < loop.time() - began < 0.2
         with pytest.raises(Timeout):
             while True:
-                await inbox.take()
+                await queue.take()
         assert 0.45 < loop.time() - began + 0.25 < 1
-        inbox.close()
+        queue.close()
 
     asyncio.run(read())
 
@@ -68,18 +72,18 @@ def test_a_reader_gets_all_that_came_and_hears_of_silence_and_of_the_deadline() 
 def test_without_a_pause_only_the_deadline_wakes_a_reader() -> None:
     async def read() -> float:
         began = time.monotonic()
-        inbox = Inbox(asyncio.get_running_loop().time() + 0.2, None)
-        assert await inbox.take() == []
+        queue = EventQueue(asyncio.get_running_loop().time() + 0.2, None)
+        assert await queue.take() == []
         with pytest.raises(Timeout):
-            await inbox.take()
+            await queue.take()
         return time.monotonic() - began
 
     assert 0.15 < asyncio.run(read()) < 1
 
 
 def reply(chat: bool) -> Reply:
-    model = SimpleNamespace(piece=lambda token, special=False: b"x")
-    served: Any = SimpleNamespace(name='a "name" \\u0000', fingerprint="fp_1", model=model)
+    tokenizer = SimpleNamespace(piece=lambda token: b"x")
+    served: Any = SimpleNamespace(name='a "name" \\u0000', fingerprint="fp_1", tokenizer=tokenizer)
     return Reply(served, chat, id="1", created=2)
 
 
@@ -89,13 +93,13 @@ def test_a_chunk_of_text_is_the_same_however_it_was_made(text: str, chat: bool, 
     answer = reply(chat)
     extra = {"usage": None} if usage else {}
     made = answer.chunk(1, {"content": text}, None, None) if chat else answer.text_chunk(1, text, None, None)
-    frames = Frames(answer, usage, 2)
+    frames = Frames(answer, usage, [PlainText(), PlainText()])
     assert frames.of(1, Delta("first")) != frames.of(0, Delta("first"))
     assert frames.of(1, Delta(text)) == frame({**made, **extra})
 
 
 def test_offsets_go_on_over_chunks_without_log_probabilities() -> None:
-    frames = Frames(reply(chat=False), False, 1)
+    frames = Frames(reply(chat=False), False, [PlainText()])
     frames.of(0, Delta("abc"))
     last = frames.of(0, Finished("length", "d", [TokenLogprob(1, b"d", -1.0)], 1, 0, 2))
     choice = json.loads(last.removeprefix(b"data: "))["choices"][0]
@@ -104,23 +108,21 @@ def test_offsets_go_on_over_chunks_without_log_probabilities() -> None:
 
 def test_metrics_are_what_prometheus_reads() -> None:
     metrics = Metrics()
-    engine: Any = SimpleNamespace(
-        load=(1, 2),
-        scheduler=SimpleNamespace(
-            cells=SimpleNamespace(total=9, used=4, lengths=[3]), running={0: None}, preemptions=5
-        ),
-    )
-    metrics.watch(engine)
-    one = Sequence("s", (1, 2, 3), SamplingParams(), 1, 9, lambda event: None)
+    metrics.watch(lambda: Snapshot(running=1, waiting=2, cells=9, used_cells=4, running_cells=3))
+    one = Sequence("s", (1, 2, 3), SamplingParams(), StopConditions(1, 9), lambda event: None)
     for seconds, first in ((0.02, True), (0.002, False), (0.0021, False), (99.0, False)):
         metrics.token(one, seconds, first)
-    metrics.step(engine, SimpleNamespace(), 0.5)  # type: ignore[arg-type]
+    metrics.step(0.5)
+    metrics.preempted(2)
+    metrics.preempted(3)
     metrics.finished(one, "stop")
     families = list(text_string_to_metric_families(metrics.text().decode()))
     values = {(s.name, s.labels.get("le", s.labels.get("reason", ""))): s.value for f in families for s in f.samples}
     assert values["burnish_generated_tokens_total", ""] == 4 and values["burnish_prompt_tokens_total", ""] == 3
     assert values["burnish_preemptions_total", ""] == 5 and values["burnish_step_seconds_total", ""] == 0.5
     assert values["burnish_sequences_total", "stop"] == 1 and values["burnish_cells_running", ""] == 3
+    assert values["burnish_cells_total", ""] == 9 and values["burnish_cells_used", ""] == 4
+    assert values["burnish_sequences_running", ""] == 1 and values["burnish_queue_depth", ""] == 2
     between = "burnish_time_between_tokens_seconds"
     # a bucket holds what is at most its bound
     assert [values[f"{between}_bucket", end] for end in ("0.002", "0.005", "2.5", "+Inf")] == [1, 2, 2, 3]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from burnish.files import text_sha256
 from burnish.llama import Model
-from burnish.run import text_sha256
 from tests.support.commands import Cli
 from tests.support.hub_double import Hub, running
 from tests.support.published import make_run

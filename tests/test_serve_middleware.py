@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from burnish.errors import UserError
+from burnish.files import file_sha256, text_sha256
 from burnish.llama import Model
-from burnish.run import file_sha256, text_sha256
-from serve.http.middleware import check_exposure, read_keys
+from serve.http.auth import read_keys
+from serve.http.exposure import check_exposure
 from serve.settings import ServeSettings
 from tests.support.commands import ROOT
 from tests.support.server import ServerProcess, serving, small_model

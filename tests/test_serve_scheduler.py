@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.decoding.stop_conditions import StopConditions
 from serve.engine.kv_cells import Op
+from serve.engine.plan import Limits, Plan, Work
 from serve.engine.prefix_tree import PrefixTree, common_prefix
-from serve.engine.scheduler import Limits, Plan, Scheduler, Work
+from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import SamplingParams, Sequence
 
 
 def sequence(prompt: list[int], max_tokens: int, context: int) -> Sequence:
-    return Sequence("s", tuple(prompt), SamplingParams(), max_tokens, context, sink=lambda event: None)
+    stop = StopConditions(max_tokens, context)
+    return Sequence("s", tuple(prompt), SamplingParams(), stop, sink=lambda event: None)
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Memory:
 
 
 def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
-    limits, cells = scheduler.limits, scheduler.cells
+    limits, slots = scheduler.limits, scheduler.slots
     assert plan.tokens <= limits.step_tokens
     assert len(scheduler.running) <= limits.running
     assert len(plan.work) == len({work.slot for work in plan.work})
@@ -61,13 +64,14 @@ def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
         assert reading <= limits.busy_prompt_tokens
     for slot in range(limits.slots):
         filled = any(filler.slot == slot for filler in plan.fillers)
-        assert cells.held(slot) == len(memory.slots.get(slot, [])) - filled
-        assert slot in scheduler.running or slot in scheduler.cached or not cells.held(slot)
-    assert not set(scheduler.running) & set(scheduler.cached)
-    assert len(scheduler.tree) == (0 if limits.reuse == "none" else len(scheduler.running) + len(scheduler.cached))
+        assert slots.held(slot) == len(memory.slots.get(slot, [])) - filled
+        assert slot in slots.running or slot in slots.cached or not slots.held(slot)
+    assert not set(slots.running) & set(slots.cached)
+    assert len(slots._tree) == (0 if limits.reuse == "none" else len(slots.running) + len(slots.cached))
+    assert slots.running_cells == sum(len(memory.slots[slot]) for slot in slots.running)
     if limits.shared:
-        spans = {id(s): s for held in cells.spans for s in held}
-        assert sum(s.length for s in spans.values()) == cells.used <= limits.cells
+        spans = {id(s): s for held in slots._cells.spans for s in held}
+        assert sum(s.length for s in spans.values()) == slots.used_cells == limits.cells - slots.free_cells
 
 
 @st.composite
@@ -117,7 +121,7 @@ def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Lim
             for op in plan.ops:
                 memory.apply(op)
             scheduler.rollback(plan)
-            scheduler.relieve()
+            scheduler.reclaim()
             continue
         memory.decode(plan)
         scheduler.commit(plan)
@@ -125,16 +129,15 @@ def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Lim
         for work in plan.work:
             if work.output:
                 work.sequence.tokens.append(rng.randrange(9))
-                if work.sequence.most_left <= 0:
+                if work.sequence.tokens_left <= 0:
                     scheduler.remove(work.sequence)
                     alive.discard(work.sequence)
         for other in [s for s in alive if rng.random() < 0.01]:
             scheduler.remove(other)
             alive.discard(other)
     assert not scheduler.running and not scheduler.waiting
-    for slot in list(scheduler.cached):
-        scheduler.placing.forget(slot)
-    assert scheduler.cells.used == 0 and len(scheduler.tree) == 0
+    scheduler.slots.evict_all()
+    assert scheduler.slots.used_cells == 0 and len(scheduler.slots._tree) == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.lists(st.integers(0, 2), max_size=12)), max_size=40), st.data())

@@ -86,7 +86,8 @@ def test_trained_exported_and_served_the_text_comes_back(tiny_base: Path, tmp_pa
     """Through the whole appliance: an answer full of the base's special strings is learned and given as text."""
     import json
 
-    from burnish.run import ExportRecord, Run, TrainRecord
+    from burnish.records import ExportRecord, TrainRecord
+    from burnish.run import Run
 
     answer = "Usage: <filename> --out <file_sep>, then <|endoftext|>."
     said = {"role": "assistant", "content": answer}

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from burnish.run import Run, TrainRecord
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from tests.support.training import command, only_fault, points
 

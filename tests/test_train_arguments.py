@@ -12,11 +12,13 @@ from burnish.bases.base import Base
 from tests.support.small_models import adapted, gradients, llama, rows
 from train.loop import arguments
 from train.loop.callbacks import Progress
-from train.loop.checkpoints import has_ended
+from train.loop.checkpoints import is_last
 from train.loop.trainer import Batching, Rows
-from train.models.transformers import add_adapter, load_base
-from train.plan.resolve import Resolved
+from train.models.adapters import add_adapter
+from train.models.transformers import load_base
+from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 # unsloth 2026.10.9 (models/rl.py) gives these arguments of TRL's other defaults where they aren't said; steps of twice
 # as many rows came of it
@@ -38,7 +40,7 @@ def test_nothing_is_left_to_the_defaults_that_unsloth_puts_in_place_of_trls(
     said: dict[str, Any] = {}
     real = arguments.SFTConfig
     monkeypatch.setattr(arguments, "SFTConfig", lambda **options: said.update(options) or real(**options))
-    arguments.arguments(resolved(), tmp_path)
+    arguments.arguments(resolved(), tmp_path, World())
     assert not UNSLOTHS - set(said)
     assert said["gradient_accumulation_steps"] == 1
 
@@ -51,7 +53,7 @@ def test_early_stopping_counts_on_after_a_resume(base_tokenizer: Any, tmp_path: 
         settings = resolved(max_steps=steps, learning_rate=1e-30, per_device_train_batch_size=2, **stopping)
         trainer = arguments.make_trainer(
             settings, Batching(128), None, adapted(llama),
-            base_tokenizer, (rows(), rows(2)), tmp_path / "checkpoints",
+            base_tokenizer, (rows(), rows(2)), tmp_path / "checkpoints", World(),
         )  # fmt: skip
         trainer.add_callback(Progress(tmp_path / "logs", lambda *_: None, 0, False))
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -59,8 +61,8 @@ def test_early_stopping_counts_on_after_a_resume(base_tokenizer: Any, tmp_path: 
 
     assert trained(3, None) == 3
     assert trained(20, str(tmp_path / "checkpoints" / "checkpoint-3")) == 4
-    assert has_ended(tmp_path / "checkpoints" / "checkpoint-4")
-    assert not has_ended(tmp_path / "checkpoints" / "checkpoint-2")
+    assert is_last(tmp_path / "checkpoints" / "checkpoint-4")
+    assert not is_last(tmp_path / "checkpoints" / "checkpoint-2")
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
@@ -70,10 +72,10 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
     """transformers loads a base in evaluation mode, in which its layers don't checkpoint and its dropouts are off."""
     llama().save_pretrained(tmp_path / "base")
     settings = resolved(max_steps=1, per_device_train_batch_size=6)
-    model = add_adapter(load_base(Base("x", None, tmp_path / "base", ""), settings.base), settings.lora)
+    model = add_adapter(load_base(Base("x", None, tmp_path / "base", ""), settings.base, World().device), settings.lora)
     trainer = arguments.make_trainer(
         settings, Batching(128, packed=packed, checkpointing=True), None, model,
-        base_tokenizer, (rows(), rows(2)), tmp_path / "out",
+        base_tokenizer, (rows(), rows(2)), tmp_path / "out", World(),
     )  # fmt: skip
     layer, passes = model.get_base_model().model.layers[0], []
     layer.self_attn.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
@@ -87,10 +89,10 @@ def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_tokenizer: An
     model = adapted(llama)
     trainer = arguments.make_trainer(
         settings, Batching(128), None, model, base_tokenizer,
-        (rows(), rows(2)), tmp_path,
+        (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
     trainer.training_step(model, {"rows": Rows([dict(row) for row in trainer.train_dataset])})
     whole = gradients(model).clone()
     assert whole.norm() > 0.1
-    trainer._clip_grad_norm(model)
+    trainer.clip_gradients(model)
     assert torch.allclose(gradients(model), whole * (0.01 / whole.norm()), rtol=1e-3)

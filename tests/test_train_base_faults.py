@@ -8,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from burnish.bases.base import Base, BaseError, resolve
 from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template
@@ -16,12 +18,12 @@ from burnish.config import ConfigError
 from burnish.data.files import DataError
 from burnish.data.formats import Example, Message
 from burnish.tokenizers.loader import TokenizerError, load
-from tests.support.tokenizers import byte_level
+from tests.support.tokenizers import byte_level, configure
 from train.data import mask
 from train.data import template as templates
 from train.data.mask import Codec, build
 from train.data.prepare import prepare
-from train.data.vocabulary import check_ids, check_vocabulary
+from train.data.vocabulary import check_ids, check_vocabulary, embedded
 from train.settings import TrainSettings
 
 CHATML = load_template("chatml")
@@ -43,7 +45,7 @@ def settings(data: str, base: str = "nowhere/base", **more: Any) -> TrainSetting
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ['{"a": ', "", "[]", "[" * 100_000])
 def test_a_small_file_of_the_base_that_is_no_object_is_named(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x")
+    save_file({"a": np.ones(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_text(content)
     with pytest.raises(BaseError) as caught:
@@ -178,3 +180,27 @@ def test_the_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.M
     messages = (Message("user", "q"), Message("assistant", "a"))
     build([Example(n, messages) for n in range(50)], ChatTemplate(source, "2026-01-01"), codec)
     assert len(made) == 1
+
+
+def test_an_added_token_without_an_embedding_is_said_and_left_out_of_what_is_saved(tmp_path: Path) -> None:
+    directory = byte_level(tmp_path / "base")
+    size = len(load(directory))
+    written_tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    more = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    written_tokenizer["added_tokens"].append({"id": size, "content": "<pad>", **more})
+    (directory / "tokenizer.json").write_text(json.dumps(written_tokenizer))
+    configure(directory, "LlamaTokenizerFast", pad_token="<pad>")
+    (directory / "config.json").write_text(json.dumps({"vocab_size": size}))
+    base, tokenizer = Base("x", None, directory, ""), load(directory)
+    assert len(tokenizer) == size + 1
+    kept, dropped, (warning,) = embedded(tokenizer, base)
+    assert (len(kept), dropped, kept.pad_token) == (size, ["<pad>"], None)
+    assert f"'<pad>' (id {size})" in warning and "left out of what is saved" in warning
+    assert kept("the boat").input_ids == tokenizer("the boat").input_ids
+    rows = build([Example(n, None, text) for n, text in ((1, "a"), (2, "b <pad>"))], None, templates.codec(kept))
+    check_ids(rows[:1], kept, base, "x.jsonl", dropped)
+    with pytest.raises(ConfigError, match=r"x\.jsonl: line 2: the token '<pad>' has no embedding"):
+        check_ids(rows, kept, base, "x.jsonl", dropped)
+    (directory / "config.json").write_text(json.dumps({"vocab_size": 2}))
+    with pytest.raises(ConfigError, match="its eos_token '</s>' has id 2"):
+        embedded(tokenizer, base)

@@ -18,8 +18,9 @@ from tests.support.commands import ROOT
 from tests.support.shapes import SHAPES, card
 from train.data import template as templates
 from train.data.mask import MaskError, build, prove
-from train.models.transformers import add_adapter
-from train.plan.memory import Machine, plan
+from train.models.adapters import add_adapter
+from train.plan.machine import Machine
+from train.plan.memory import plan
 from train.plan.model_shape import Shape, shape_of
 from train.settings import ChatSection, LoraSection, TrainSettings
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from burnish.data.files import DataError
 from burnish.data.formats import Example, Message
-from burnish.run import Run, TrainRecord, file_sha256
+from burnish.files import file_sha256
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from train.data.dedupe import content_key, groups, near_duplicates, prefix_keys
 from train.data.mask import Row
-from train.data.split import split
+from train.data.split import bounded, split
 
 Split = tuple[list[Row], list[Row]]
 
@@ -249,3 +251,16 @@ def test_what_was_found_is_recorded_and_another_eval_file_is_another_run(
     done = cli(*command)
     assert done.returncode == 2
     assert "eval: its content is not what the run began with" in done.stderr
+
+
+def test_eval_rows_bounds_what_is_held_out_and_what_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = as_rows([chat(f"question {n}", f"answer {n}", line=n + 1) for n in range(100)])
+    train, held = split(rows, 0.5, 0, 10)
+    assert (len(train), len(held)) == (90, 10)
+    assert "10 of 100 rows are held out, not 50: data.eval_rows" in capsys.readouterr().err
+    assert len(split(rows, 0.05, 0, 10)[1]) == 5
+    chosen = bounded(rows, 10, 0, "eval.jsonl")
+    assert len(chosen) == 10
+    assert [row.example.number for row in chosen] == sorted(row.example.number for row in chosen)
+    assert contents(bounded(rows[::-1], 10, 0, "eval.jsonl")) == contents(chosen)
+    assert bounded(rows, 100, 0, "eval.jsonl") == rows

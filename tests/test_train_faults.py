@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,17 +18,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from burnish.errors import UserError
-from burnish.run import Run, TrainRecord
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from tests.support.small_models import adapted, gradients, llama
 from tests.support.small_models import rows as packed_rows
 from tests.support.training import command, only_fault
-from train.loop import errors
+from train.loop import checkpoints
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
+from train.objectives.sft import SupervisedFineTuning
 from train.plan.preflight import machine_faults
-from train.plan.resolve import Resolved
+from train.private.trl import counted_tokens
+from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_torch"}
 
@@ -55,7 +59,7 @@ def test_what_this_machine_lacks_is_a_line_each_and_all_at_once(
 
 
 def of_machine(**base: str) -> list[str]:
-    return machine_faults(TrainSettings.model_validate({"base": {"id": "x", **base}, "data": {"path": "x"}}))
+    return machine_faults(TrainSettings.model_validate({"base": {"id": "x", **base}, "data": {"path": "x"}}), World())
 
 
 def test_a_driver_that_is_too_old_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,36 +156,41 @@ def test_yaml_environment_and_command_line_say_the_same(tmp_path: Path) -> None:
 # ---- out of memory: a CPU can't run out of GPU memory, so the forward pass raises what CUDA would --------------------
 
 
-class Exhausted(PackedTrainer):
-    """Runs out of memory, like a GPU, in a forward pass of more than `limit` tokens, or wherever `hopeless` says."""
+class Exhausted(SupervisedFineTuning):
+    """Runs out of memory, like a GPU, in a forward pass of more than `limit` tokens, or at the pass `fails_at`."""
 
     limit = 10**9
-    unless_checkpointing = False
+    checkpointed: Batching | None = None  # with its checkpointing on, nothing is too much
     calls, fails_at = 0, 0
 
-    def nll(self, model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
-        made = super().nll(model, rows)
+    def loss(self, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+        made = super().loss(rows)
         self.calls += 1
         if self.calls == self.fails_at:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        spared = self.unless_checkpointing and self.batching.checkpointing
+        spared = self.checkpointed is not None and self.checkpointed.checkpointing
         if sum(len(row["input_ids"]) for row in rows) > self.limit and not spared:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return made
+
+
+def exhausted(trainer: PackedTrainer) -> Exhausted:
+    assert isinstance(trainer.objective, Exhausted)
+    return trainer.objective
 
 
 @pytest.fixture
 def trained(base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackedTrainer]:
     """Train a tiny Llama two steps of six rows, on a device that holds so many tokens."""
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
-    monkeypatch.setattr("train.loop.arguments.PackedTrainer", Exhausted)
+    monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 
     def train(limit: int, unless_checkpointing: bool = False) -> PackedTrainer:
         parts = (packed_rows(), packed_rows(2))
         resolved = Resolved(TrainSettings.model_validate(said))
-        trainer = make_trainer(resolved, Batching(128), None, adapted(llama), base_tokenizer, parts, tmp_path)
-        assert isinstance(trainer, Exhausted)
-        trainer.limit, trainer.unless_checkpointing = limit, unless_checkpointing
+        trainer = make_trainer(resolved, Batching(128), None, adapted(llama), base_tokenizer, parts, tmp_path, World())
+        exhausted(trainer).limit = limit
+        exhausted(trainer).checkpointed = trainer.batching if unless_checkpointing else None
         trainer.train()
         return trainer
 
@@ -200,14 +209,14 @@ def test_out_of_memory_halves_the_micro_batches_and_trains_the_same_step(
     assert tight.batching.tokens == 64
     assert not tight.batching.checkpointing
     assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
-    assert tight._total_train_tokens == roomy._total_train_tokens == 2 * sum(len(r.input_ids) for r in packed_rows())
+    assert counted_tokens(tight) == counted_tokens(roomy) == 2 * sum(len(r.input_ids) for r in packed_rows())
     assert capsys.readouterr().err.count("out of memory: micro-batches of 64 tokens") == 1
 
 
 def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_parts(trained: Callable[..., PackedTrainer]) -> None:
     trainer = trained(10**9)
     whole = trainer.evaluate()["eval_loss"]
-    trainer.batching.tokens, trainer.limit = 128, max(len(row.input_ids) for row in packed_rows(2))  # type: ignore[attr-defined]
+    trainer.batching.tokens, exhausted(trainer).limit = 128, max(len(row.input_ids) for row in packed_rows(2))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(whole, rel=1e-5)
     assert trainer.batching.tokens < 128
 
@@ -218,13 +227,12 @@ def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
     parts = (packed_rows(), packed_rows(2))
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
     resolved = Resolved(TrainSettings.model_validate(said))
-    monkeypatch.setattr("train.loop.arguments.PackedTrainer", Exhausted)
+    monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 
     def stepped(fails_at: int) -> torch.Tensor:
         model = adapted(llama)
-        trainer = make_trainer(resolved, Batching(80), None, model, base_tokenizer, parts, tmp_path)
-        assert isinstance(trainer, Exhausted)
-        trainer.fails_at = fails_at
+        trainer = make_trainer(resolved, Batching(80), None, model, base_tokenizer, parts, tmp_path, World())
+        exhausted(trainer).fails_at = fails_at
         trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
         assert trainer.batching.tokens == (40 if fails_at else 80)
         return gradients(model)
@@ -267,7 +275,7 @@ def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_whe
     (tmp_path / "checkpoints" / "checkpoint-4").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-4" / "complete").touch()
     (tmp_path / "checkpoints" / "checkpoint-8").mkdir()  # half-written
-    with pytest.raises(UserError) as caught, errors.named(tmp_path):
+    with pytest.raises(UserError) as caught, checkpoints.explained(tmp_path):
         raise raised
     (fault,) = caught.value.faults
     assert says in fault
@@ -275,7 +283,7 @@ def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_whe
 
 
 def test_a_fault_of_ours_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes"), errors.named(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), checkpoints.explained(tmp_path):
         raise RuntimeError("shapes don't fit")
 
 
@@ -333,7 +341,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_tokenizer: A
     weight.register_hook(lambda gradient: gradient * float("nan"))
     trainer = make_trainer(
         Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
-        base_tokenizer, (packed_rows(), packed_rows(2)), tmp_path,
+        base_tokenizer, (packed_rows(), packed_rows(2)), tmp_path, World(),
     )  # fmt: skip
     with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows are lines"):
         trainer.train()

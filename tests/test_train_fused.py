@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests.support.small_models import SMALL, adapted
-from train.kernels.compile import Speed
+from train.kernels.compile import FastLayers
 from train.kernels.lora import Fused
 
 IDS = torch.randint(3, 96, (2, 17), generator=torch.Generator().manual_seed(3))
@@ -123,10 +123,10 @@ def test_a_pass_that_breaks_off_leaves_nothing_behind() -> None:
         raise torch.OutOfMemoryError
 
     model = adapted(llama)
-    speed = Speed(model, False)
+    fast_layers = FastLayers(model, False)
     model.get_base_model().model.layers[1].mlp.act_fn.register_forward_pre_hook(scarce)
-    with speed.on():
+    with fast_layers.on():
         with pytest.raises(torch.OutOfMemoryError):
             trained(model)
-        assert any(group.made is not None for group in speed.fused._groups)
-    assert all(group.made is None for group in speed.fused._groups)
+        assert any(group.outputs is not None for group in fast_layers.fused._groups)
+    assert all(group.outputs is None for group in fast_layers.fused._groups)

@@ -12,12 +12,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from bench.train_shape import words
 from burnish.bases.base import Base
 from tests.support.small_models import gradients, rows
-from train.kernels.compile import Speed
+from train.kernels.compile import FastLayers
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, Rows
-from train.models import transformers as models
-from train.plan.resolve import Resolved
+from train.models.adapters import add_adapter
+from train.models.transformers import load_base
+from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 SHAPE: dict[str, Any] = {
@@ -35,7 +37,7 @@ def settings_of(base: Path, quantization: str, dtype: str) -> TrainSettings:
 def adapted(settings: TrainSettings) -> Any:
     torch.manual_seed(0)
     base = Base(settings.base.id, None, Path(settings.base.id), "")
-    model = models.add_adapter(models.load_base(base, settings.base), settings.lora)
+    model = add_adapter(load_base(base, settings.base, World().device), settings.lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -79,18 +81,18 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
     loss, wanted = one_row_at_a_time(adapted(settings))
     model = adapted(settings)
     trainer = make_trainer(
-        Resolved(settings), Batching(64, checkpointing=checkpointing), Speed(model, compiled), model,
-        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
+        Resolved(settings), Batching(64, checkpointing=checkpointing), FastLayers(model, compiled), model,
+        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
-    assert trainer.speed is not None and len(trainer.speed.fused.layers) == 21
+    assert trainer.fast_layers is not None and len(trainer.fast_layers.fused.layers) == 21
     assert all(layer.training for layer in model.get_base_model().model.layers)
     examples = [dict(row) for row in trainer.train_dataset]
     for name, parameter in model.named_parameters():  # TRL may have cast the adapter
         assert parameter.dtype == torch.float32 or "lora_" not in name
     moved: list[torch.Size] = []
-    if offload := trainer.speed._offload:
-        away = offload._away
-        offload._away = lambda saved: moved.append(saved.shape) or away(saved)
+    if offload := trainer.fast_layers._offload:
+        store = offload._store
+        offload._store = lambda saved: moved.append(saved.shape) or store(saved)
     for _ in range(2):  # the second step runs what the first compiled, in memory that was used before
         model.zero_grad(set_to_none=True)
         made = trainer.training_step(model, {"rows": Rows(examples)})
@@ -107,17 +109,17 @@ def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training
     settings = settings_of(checkpoint, "nf4", "bfloat16")
     model = adapted(settings)
     trainer = make_trainer(
-        Resolved(settings), Batching(128), Speed(model, True), model,
-        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path,
+        Resolved(settings), Batching(128), FastLayers(model, True), model,
+        AutoTokenizer.from_pretrained(checkpoint), (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
-    fails, nll = iter([True, True, False, True]), trainer.nll
+    fails, enough = iter([True, True, False, True]), trainer.objective.loss
 
-    def scarce(*arguments: Any) -> torch.Tensor:
+    def scarce(rows: Any) -> torch.Tensor:
         if next(fails, False):
             torch.empty(2**50, dtype=torch.uint8, device="cuda")  # the allocator's own error
-        return nll(*arguments)
+        return enough(rows)
 
-    trainer.nll = scarce
+    trainer.objective.loss = scarce
     examples = [dict(row) for row in trainer.train_dataset]
     loss = trainer.training_step(model, {"rows": Rows(examples)})
     assert torch.isfinite(loss)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from train.kernels.packing import micro_batches, padded_batches
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
 from train.models.transformers import load_base
-from train.plan.resolve import Resolved
+from train.private.transformers import attention_configs
+from train.resolved import Resolved
 from train.settings import TrainSettings
+from train.world import World
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
@@ -49,7 +53,7 @@ def trainer_of(base_tokenizer: Any, tmp_path: Path) -> Any:
     resolved = Resolved(TrainSettings.model_validate(SETTINGS))
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
-        return make_trainer(resolved, batching, None, model, base_tokenizer, (rows(), rows(2)), tmp_path)
+        return make_trainer(resolved, batching, None, model, base_tokenizer, (rows(), rows(2)), tmp_path, World())
 
     return make
 
@@ -86,7 +90,7 @@ def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
 ) -> None:
     model = adapted(*MODELS[name])
     loss_alone, gradients_alone = one_row_at_a_time(model)
-    packed = packing and not attention.why_padded(model)
+    packed = packing and not attention.padding_reason(model)
     trainer = trainer_of(model, Batching(budget, packed))
     model.zero_grad(set_to_none=True)
     found = trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
@@ -109,7 +113,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(packed: boo
 
 @pytest.mark.parametrize(("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "see one another")])
 def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, why: str) -> None:
-    said = attention.why_padded(adapted(*MODELS[name]))
+    said = attention.padding_reason(adapted(*MODELS[name]))
     assert why in said and bool(said) == bool(why)
 
 
@@ -118,20 +122,20 @@ def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
     model = adapted(gemma_eager)
     for layer in model.get_base_model().model.layers:
         layer.self_attn.attn_logit_softcapping = 50.0
-    assert "caps attention scores" in attention.why_padded(model)
+    assert "caps attention scores" in attention.padding_reason(model)
 
 
 def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path: Path) -> None:
     """transformers' sdpa leaves it out, llama.cpp does not: what is trained would not be what is served."""
     gemma().save_pretrained(tmp_path)
-    loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base)
+    loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base, World().device)
     assert loaded.config._attn_implementation == "eager"
 
 
 def test_a_model_attends_as_before_once_packing_ends() -> None:
     model = adapted(llama)
     before = model.config._attn_implementation
-    with attention.packed(attention.configs_of(model)):
+    with attention.packed(attention_configs(model)):
         assert model.config._attn_implementation == attention.NAME
     assert model.config._attn_implementation == before
 
@@ -144,3 +148,37 @@ def test_the_head_is_fused_only_where_it_is_frozen_and_its_logits_are_used_as_th
     assert plain(adapted(llama))
     assert not plain(adapted(*MODELS["adapted head"]))
     assert not plain(adapted(gemma))
+
+
+class SquaredRows:
+    """An objective without a model's forward: row n costs n² times the adapter's sum, and has n terms."""
+
+    def __init__(self, model: Any) -> None:
+        self.adapter = [p for p in model.parameters() if p.requires_grad]
+        self.calls: list[int] = []
+
+    def length(self, row: dict[str, Any]) -> int:
+        return len(row["input_ids"])
+
+    def terms(self, row: dict[str, Any]) -> int:
+        return int(row["line"])
+
+    def loss(self, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
+        self.calls.append(len(rows))
+        return torch.stack([p.sum() for p in self.adapter]).sum() * sum(row["line"] ** 2 for row in rows)
+
+    def applied(self) -> nullcontext[None]:
+        return nullcontext()
+
+
+def test_the_trainer_minimises_whatever_its_objective_is(trainer_of: Any) -> None:
+    model = adapted(llama)
+    trainer = trainer_of(model, Batching(64))
+    trainer.objective = objective = SquaredRows(model)
+    lines = [row["line"] for row in trainer.train_dataset]
+    wanted = sum(line**2 for line in lines) / sum(lines)
+    total = float(sum(p.sum() for p in objective.adapter))
+    found = trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
+    assert found.item() == pytest.approx(total * wanted, rel=1e-5)
+    assert torch.allclose(gradients(model), torch.full_like(gradients(model), wanted), rtol=1e-5)
+    assert sum(objective.calls) == len(lines) and len(objective.calls) > 1

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.config import ConfigError
 from tests.support.commands import Cli
-from train.models.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
+from train.peft_config import INFORMATIONAL, continued, continued_faults, defaults, targets
 from train.settings import LoraSection, read_peft_config
 
 KEYS = {field.name for field in dataclasses.fields(LoraConfig)}
@@ -42,7 +42,6 @@ def faults_of(directory: Path, **content: Any) -> tuple[str, ...]:
         ("use_dora", True, "only false"),
         ("use_dora", 1, "only false"),
         ("lora_bias", True, "only false"),
-        ("fan_in_fan_out", True, "only false"),
         ("ensure_weight_tying", True, "only false"),
         ("layers_to_transform", 1, "only null"),
         ("layers_to_transform", 0, "only null"),
@@ -225,11 +224,11 @@ def test_another_base_and_what_a_config_leaves_out_are_warned_of(
 def test_an_adapter_that_rewrote_its_base_is_refused_before_weights_are_loaded(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", fan_in_fan_out=True)
+    saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", layer_replication=[[0, 1]])
     code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "adapter"))
     assert code == 2
     assert 'init_lora_weights is "olora": it rewrote the base\'s weights' in said
-    assert "fan_in_fan_out is true: training does not go on with it" in said
+    assert "layer_replication is [[0, 1]]: training does not go on with it" in said
 
 
 def test_no_target_modules_at_all_are_refused_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import struct
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
+from burnish.config import ConfigError
 from burnish.errors import UserError
 from tests.support.commands import Cli
 from tests.support.shapes import SHAPES, card
-from train.plan.memory import GIB, Machine, Plan, plan, rows_per_step
+from train.models.adapters import check_targets
+from train.plan.evaluations import evaluations
+from train.plan.machine import Machine
+from train.plan.memory import GIB, Plan, plan, rows_per_step
 from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings
 
@@ -178,17 +185,22 @@ def test_a_model_without_attention_has_a_shape() -> None:
     assert plan(settings(base={"quantization": "none"}), made, LENGTHS, cpu).peak_bytes > 0
 
 
-def test_plan_says_it_in_four_lines_and_loads_no_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_plan_says_it_in_five_lines_and_loads_no_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     bare = tmp_path / "no-weights"
     shutil.copytree(tiny_base, bare)
-    (bare / "model.safetensors").write_bytes(b"")
+    with safe_open(bare / "model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (it is no dict)
+    empty = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    header = json.dumps(empty).encode()
+    (bare / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     done = cli("train", "plan", "--base.id", str(bare), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
-    one, two, three, four = (line for line in done.stderr.splitlines() if line.startswith("plan: "))
+    one, two, three, four, five = (line for line in done.stderr.splitlines() if line.startswith("plan: "))
     assert "transformers on cpu, quantization none" in one
     assert "memory" in two and "disk" in two
     assert "18 steps" in three and "micro-batches" in three
-    assert "export examines the merge" in four and "a layer in float32" in four
+    assert "the held-out rows are evaluated once, at the end" in four
+    assert "export examines the merge" in five and "a layer in float32" in five
     assert not (tmp_path / "runs").exists()
 
 
@@ -215,3 +227,26 @@ def test_a_base_of_conv1d_layers_is_planned_too() -> None:
         gpt2 = shape_of(GPT2LMHeadModel(GPT2Config(n_layer=2)))
     assert gpt2.linear_parameters == 2 * 12 * 768**2
     assert plan(settings(), gpt2, LENGTHS, card(79)).micro_batch_tokens > 0
+
+
+def test_the_plan_counts_the_evaluations() -> None:
+    sizes, machine, planned_run = shape("Llama-3.1-8B"), card(79), planned(79)
+    once = evaluations(settings(), sizes, [500] * 256, machine, planned_run)
+    assert (once.times, once.tokens) == (1, 128_000)
+    assert once.seconds is not None and planned_run.seconds is not None
+    # a forward pass is half of a frozen base's forward and backward
+    assert once.seconds == pytest.approx(planned_run.seconds * 128_000 / planned_run.tokens / 2)
+    assert "evaluated once, at the end: 128,000 tokens, about" in once.line()
+    often = {"max_steps": 100, "eval_steps": 25}
+    many = evaluations(settings(train=often), sizes, [500], machine, planned(79, train=often))
+    assert (many.times, many.tokens) == (5, 2500)
+    assert "evaluated 5 times: 2,500 tokens" in many.line()
+
+
+def test_a_regular_expression_must_match_whole_names() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES["Llama-3.2-1B"]))
+    check_targets(model, r".*layers\.\d+\.self_attn\.(q|v)_proj")
+    check_targets(model, "all-linear")
+    with pytest.raises(ConfigError, match=r"the regular expression 'q_pro\.\*' matches no whole name .*q_proj"):
+        check_targets(model, "q_pro.*")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.run import Run, TrainRecord
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from tests.support.hub_double import Hub, running
 

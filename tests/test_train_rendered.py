@@ -13,7 +13,8 @@ import pytest
 
 from burnish.chat import ChatTemplate, load_template
 from burnish.data.formats import Example
-from burnish.tokenizers.loader import encoder, load
+from burnish.tokenizers.comparison import encoder
+from burnish.tokenizers.loader import load
 from burnish.tokenizers.vocabulary import single_start
 from tests.support.commands import Cli
 from tests.support.tokenizers import byte_level, with_start

@@ -18,19 +18,22 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from burnish import run as runs
 from burnish.config import fields, load
 from burnish.errors import UserError
-from burnish.run import Run, TrainRecord
+from burnish.files import file_sha256, tree_sha256
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import Cli
 from train import __main__ as command
-from train import resume
+from train import resume, started
 from train.plan.memory import Plan
-from train.plan.resolve import AUTO, Resolved, auto_keys, resolve, undecided
+from train.plan.resolve import resolve
+from train.resolved import AUTO, Resolved, auto_keys, undecided
 from train.settings import TrainSettings
 
 AUTOS = sorted(auto_keys())
 COMMIT = "a" * 40
+CPU = torch.device("cpu")
 
 
 def words(annotation: Any) -> list[Any]:
@@ -53,7 +56,11 @@ def prepared() -> Any:
 
 
 def planned(device: str = "cpu", backend: str = "transformers", quantization: str = "none") -> Plan:
-    return Plan(device, backend, quantization, "adamw_torch", True, True, 640, 1, 1, 1, 1, 1, 7, 1.0, 1, None)
+    return Plan(
+        device=device, backend=backend, quantization=quantization, optim="adamw_torch", compiled=True,
+        checkpointing=True, micro_batch_tokens=640, weights_bytes=1, adapter_bytes=1, activation_bytes=1, free_bytes=1,
+        disk_bytes=1, steps=7, micro_batches=1.0, tokens=1, seconds=None,
+    )  # fmt: skip
 
 
 def asked(**sections: dict[str, Any]) -> TrainSettings:
@@ -76,7 +83,7 @@ def test_nothing_stays_open_and_config_yaml_loads_as_what_was_used(
     said: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
     for section, key in AUTOS:
         said[section][key] = AUTO if (section, key) in left_open else WORDS[section, key][0]
-    made = resolve(TrainSettings.model_validate(said), prepared(), planned(backend=backend), "sdpa").named("mine")
+    made = resolve(TrainSettings.model_validate(said), prepared(), planned(backend=backend), "sdpa", CPU).named("mine")
     assert undecided(made.settings) == []
     assert (made.base.revision, made.run.name, made.base.backend) == (COMMIT, "mine", backend)
     given_data = {key for section, key in AUTOS if section == "data"} - {key for _, key in left_open}
@@ -88,19 +95,19 @@ def test_nothing_stays_open_and_config_yaml_loads_as_what_was_used(
 
 def test_what_only_one_backend_does_is_not_said_of_the_other() -> None:
     compiled = {"train": {"torch_compile": True}}
-    assert resolve(asked(**compiled), prepared(), planned(), "sdpa").compiled
-    assert not resolve(asked(**compiled), prepared(), planned(backend="unsloth"), "sdpa").compiled
+    assert resolve(asked(**compiled), prepared(), planned(), "sdpa", CPU).compiled
+    assert not resolve(asked(**compiled), prepared(), planned(backend="unsloth"), "sdpa", CPU).compiled
 
 
 def test_early_stopping_saves_at_every_evaluation() -> None:
     stopping = asked(train={"eval_steps": 5, "early_stopping_patience": 2, "save_steps": 50})
-    assert resolve(stopping, prepared(), planned(), "sdpa").train.save_steps == 5
+    assert resolve(stopping, prepared(), planned(), "sdpa", CPU).train.save_steps == 5
 
 
 def test_a_peft_config_is_in_config_yaml_by_its_values(tmp_path: Path) -> None:
     path = tmp_path / "lora_config.json"
     path.write_text(json.dumps({"r": 4, "lora_alpha": 0.5, "target_modules": ["q_proj"]}))
-    made = resolve(asked(lora={"config_file": str(path)}), prepared(), planned(), "sdpa")
+    made = resolve(asked(lora={"config_file": str(path)}), prepared(), planned(), "sdpa", CPU)
     path.unlink()
     again = TrainSettings.model_validate(yaml.safe_load(made.yaml()))
     assert (again.lora.r, again.lora.lora_alpha, again.lora.target_modules) == (4, 0.5, ["q_proj"])
@@ -109,25 +116,25 @@ def test_a_peft_config_is_in_config_yaml_by_its_values(tmp_path: Path) -> None:
 # ---- a run that goes on ----------------------------------------------------------------------------------------------
 
 
-def begun(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> resume.Begun:
-    """Write a run as it begins; without `used` as older versions did."""
+def start(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> started.StartedRun:
+    """Write a run as it starts; without `used` as older versions did."""
     run = Run(root / name)
     run.path.mkdir(parents=True)
     inputs: dict[str, Any] = {"data_sha256": None}
     if used:
         inputs["asked"] = said.model_dump()
-    (run.path / resume.STARTED).write_text(json.dumps(inputs))
+    (run.path / started.STARTED).write_text(json.dumps(inputs))
     dump = yaml.safe_dump(said.model_dump(), sort_keys=False)
-    (run.path / resume.CONFIG).write_text(used.named(name).yaml() if used else dump)
-    return resume.Begun.read(run)
+    (run.path / started.CONFIG).write_text(used.named(name).yaml() if used else dump)
+    return started.StartedRun.read(run)
 
 
 def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Path) -> None:
     # a branch may have moved on since
     said = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
-    used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager")
+    used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
-    begun(tmp_path, "mine", said, used)
+    start(tmp_path, "mine", said, used)
     kept = resume.choose(said, resume=False)
     assert kept.run.name == "mine"
     assert kept.base == used.base
@@ -138,8 +145,8 @@ def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Pat
 
 def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(tmp_path: Path) -> None:
     said = asked(base={"id": "x"}, lora={"r": 8})
-    used = resolve(said, prepared(), planned(), "sdpa")
-    run = begun(tmp_path, "mine", said, used)
+    used = resolve(said, prepared(), planned(), "sdpa", CPU)
+    run = start(tmp_path, "mine", said, used)
     assert run.differences(said) == run.differences(used.settings) == []
     other = asked(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
     attention, rank = run.differences(other)
@@ -149,7 +156,7 @@ def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(
 
 def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = asked(run={"root": str(tmp_path)})
-    begun(tmp_path, "old", said, None)
+    start(tmp_path, "old", said, None)
     assert resume.choose(said, resume=False).run.name is None
     assert "unfinished run 'old' does not go on: an older version began it" in capsys.readouterr().err
     with pytest.raises(UserError, match="no unfinished run"):
@@ -159,21 +166,21 @@ def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: p
 def test_another_run_whose_files_are_damaged_is_no_hindrance(tmp_path: Path) -> None:
     for name, text in (("a", "{"), ("b", "- 1"), ("c", "base: 1")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / resume.CONFIG).write_text(text)
-        (tmp_path / name / resume.STARTED).write_text("{}")
+        (tmp_path / name / started.CONFIG).write_text(text)
+        (tmp_path / name / started.STARTED).write_text("{}")
     assert resume.choose(asked(run={"root": str(tmp_path)}), resume=False).run.name is None
     with pytest.raises(UserError, match="can't be read"):
         resume.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
 
 
 def test_where_to_publish_may_be_written_into_config_yaml_by_hand(tmp_path: Path) -> None:
-    used = resolve(asked(), prepared(), planned(), "sdpa")
-    run = begun(tmp_path, "mine", asked(), used).run
-    content = yaml.safe_load((run.path / resume.CONFIG).read_text())
+    used = resolve(asked(), prepared(), planned(), "sdpa", CPU)
+    run = start(tmp_path, "mine", asked(), used).run
+    content = yaml.safe_load((run.path / started.CONFIG).read_text())
     content["push"]["repo"] = "me/model"
-    (run.path / resume.CONFIG).write_text(yaml.safe_dump(content))
-    resume.write_config(run, used)
-    assert yaml.safe_load((run.path / resume.CONFIG).read_text())["push"]["repo"] == "me/model"
+    (run.path / started.CONFIG).write_text(yaml.safe_dump(content))
+    started.write_config(run, used)
+    assert yaml.safe_load((run.path / started.CONFIG).read_text())["push"]["repo"] == "me/model"
 
 
 def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_same_run(
@@ -187,7 +194,7 @@ def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_sam
         raise Restarted
 
     made = planned("cuda", "unsloth", "nf4")
-    monkeypatch.setattr("train.plan.preflight.decide", lambda said, data: resolve(said, data, made, "sdpa"))
+    monkeypatch.setattr("train.plan.preflight.plan_run", lambda said, data, _: resolve(said, data, made, "sdpa", CPU))
     monkeypatch.setattr("os.execve", restart)
     where = ["--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path)]
     with pytest.raises(Restarted):
@@ -232,7 +239,7 @@ def test_config_yaml_of_a_finished_run_holds_no_auto(whole: Run) -> None:
     assert used["data"]["format"] == record.data.format
     assert record.adapter.parent_sha256 is None
     assert record.config is not None
-    assert record.config.sha256 == runs.file_sha256(whole.path / "config.yaml")
+    assert record.config.sha256 == file_sha256(whole.path / "config.yaml")
 
 
 @pytest.mark.slow
@@ -250,7 +257,7 @@ def test_config_yaml_trains_the_same_again(whole: Run, tmp_path: Path, cli: Cli)
     done = cli("train", "run", *config, "--run.root", str(tmp_path), "--run.name", "again")
     assert done.returncode == 0, done.stderr
     weights = "adapter/adapter_model.safetensors"
-    assert runs.file_sha256(tmp_path / "again" / weights) == runs.file_sha256(whole.path / weights)
+    assert file_sha256(tmp_path / "again" / weights) == file_sha256(whole.path / weights)
 
 
 @pytest.mark.slow
@@ -266,7 +273,7 @@ def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Pat
     said = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
     assert "lora.r and lora_alpha are those of the adapter that training starts from: 3 and 6" in said
     run = Run((tmp_path / "latest").resolve())
-    assert run.read(TrainRecord).adapter.parent_sha256 == runs.tree_sha256(tmp_path / "kept")
+    assert run.read(TrainRecord).adapter.parent_sha256 == tree_sha256(tmp_path / "kept")
     used = yaml.safe_load((run.path / "config.yaml").read_text())["lora"]
     assert (used["r"], used["lora_alpha"], used["lora_dropout"], used["use_rslora"]) == (3, 6, 0.1, True)
     assert used["target_modules"] == ["q_proj", "v_proj"]
@@ -279,4 +286,4 @@ def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Pat
     assert all(not torch.equal(before[name], after[name]) for name in before if "magnitude" in name)
     page = (run.path / "report.html").read_text()
     assert "use_dora" in page
-    assert runs.tree_sha256(tmp_path / "kept") in page
+    assert tree_sha256(tmp_path / "kept") in page

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from burnish import run as runs
 from burnish.exam.rows import Exam
-from burnish.run import Run, TrainRecord
+from burnish.files import file_sha256, text_sha256, tree_sha256
+from burnish.records import TrainRecord
+from burnish.run import Run
 from tests.support.commands import GENERAL_ROWS, Cli, Start, fork, kill_after, start_fresh
 
 pytestmark = pytest.mark.slow
@@ -45,16 +46,16 @@ def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory,
 
 def test_the_record_speaks_of_what_is_there(whole: Run, rows: Path) -> None:
     record = whole.read(TrainRecord)
-    assert record.adapter.sha256 == runs.tree_sha256(whole.path / "adapter")
-    assert record.exam.sha256 == runs.tree_sha256(whole.path / "exam")
-    assert record.data.sha256 == runs.file_sha256(rows)
+    assert record.adapter.sha256 == tree_sha256(whole.path / "adapter")
+    assert record.exam.sha256 == tree_sha256(whole.path / "exam")
+    assert record.data.sha256 == file_sha256(rows)
     assert (record.data.rows, record.data.eval_rows, record.data.format) == (22, 2, "messages")
     assert (record.data.duplicates, record.data.near_duplicates, record.data.eval_overlap) == (0, 0, 0)
     assert record.terminators == ["<|im_end|>"]
     assert record.metrics.eval_loss is not None
     assert (whole.path.parent / "latest").resolve() == whole.path.resolve()
     template = (whole.path / "adapter" / "chat_template.jinja").read_text()
-    assert record.chat_template_sha256 == runs.text_sha256(template)
+    assert record.chat_template_sha256 == text_sha256(template)
 
 
 def test_the_exam_holds_the_held_out_rows_and_general_text(whole: Run) -> None:
@@ -115,7 +116,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(
     assert done.returncode == 0, done.stderr
     assert f"going on from the checkpoint at step {checkpoint}" in done.stderr
     adapter = "adapter/adapter_model.safetensors"
-    assert runs.file_sha256(tmp_path / "killed" / adapter) == runs.file_sha256(whole.path / adapter)
+    assert file_sha256(tmp_path / "killed" / adapter) == file_sha256(whole.path / adapter)
     steps = [json.loads(line) for line in (tmp_path / "killed" / "logs" / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in steps if "loss" in e] == [1, 2, 3, 4, 5, 6]
 

@@ -13,8 +13,10 @@ import pytest
 
 from burnish.data.formats import Example
 from burnish.exam.rows import Exam, Question
-from burnish.run import ExportRecord, Run, TrainRecord
-from burnish.tokenizers.loader import encoder, load
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
+from burnish.tokenizers.comparison import encoder
+from burnish.tokenizers.loader import load
 from export.exam.parity import text_parity
 from tests.support.commands import Cli
 from tests.support.server import serving
@@ -131,6 +133,11 @@ def test_a_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, 
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     run = through_export(cli, base, data(tmp_path / "rows.jsonl", "chat"), tmp_path, "--chat.template", "mistral")
     assert run.read(TrainRecord).terminators == ["</s>"]
+    # and its GGUF is a base itself
+    again = through_export(
+        cli, run.path / "gguf" / "run-Q8_0.gguf", data(tmp_path / "rows.jsonl", "chat"), tmp_path / "2"
+    )
+    assert again.read(TrainRecord).terminators == ["</s>"]
 
 
 @pytest.mark.slow

@@ -21,8 +21,9 @@ from rich.table import Table
 from burnish.bases.base import resolve
 from burnish.errors import run_edge
 from burnish.files import last_line
-from burnish.process import crashed, how
-from burnish.run import ExportRecord, RunError, TrainRecord, find_run
+from burnish.process import crashed, exit_reason
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import RunError, find_run
 
 RUN = "quickstart"
 CONFIG = "configs/quickstart.yaml"
@@ -39,7 +40,7 @@ def stage(*arguments: str) -> None:
     """Run one stage as a user would, and stop where it stops."""
     code = subprocess.run([sys.executable, "-m", *arguments]).returncode
     if crashed(code):
-        raise RunError(f"python -m {' '.join(arguments)}: {how(code)}")
+        raise RunError(f"python -m {' '.join(arguments)}: {exit_reason(code)}")
     if code:
         sys.exit(code)
 
@@ -67,7 +68,7 @@ def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     for _ in range(START_LIMIT_S * 10):
         if process.poll() is not None:
             last = last_line(log.read_bytes().decode(errors="replace"))
-            end = f", {how(process.returncode)}" if crashed(process.returncode) else ""
+            end = f", {exit_reason(process.returncode)}" if crashed(process.returncode) else ""
             raise RunError(f"the server ended while starting{end}: {last} (all of it: {log})")
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=1).status_code == 200:

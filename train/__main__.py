@@ -1,4 +1,4 @@
-"""python -m train check | plan | run: read and preview data; foresee memory, disk and time; train."""
+"""python -m train check | plan | run: read and preview data; estimate memory, disk and time; train."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ if os.environ.get("UNSLOTH_FIRST"):
     import train.models.unsloth  # noqa: F401  # it patches what the imports below bring
 
 import argparse
-import logging
-import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
-from burnish import report
+from burnish import lock, report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.errors import run_edge
 from burnish.publish import preflight
+from burnish.records import TrainRecord
+from burnish.run import Run
 
 from . import resume
 from .data.prepare import Prepared, prepare
+from .process import prepared_process
+from .resolved import Resolved
 from .settings import TrainSettings
+from .world import World
 
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
@@ -48,63 +53,70 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    quiet()
-    settings, options = parse_arguments(make_parser(), TrainSettings, "train", sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    with prepared_process():
+        settings, options = parse_arguments(make_parser(), TrainSettings, "train", argv)
+        world = World.read(os.environ)
+        with world.only_main_prints():
+            _command(options, settings, world)
+    return 0
+
+
+def _command(options: argparse.Namespace, settings: TrainSettings, world: World) -> None:
     if options.command == "run":
         settings = resume.choose(settings, options.resume)
+        if world.is_main and settings.run.name is not None:
+            lock.check(Path(settings.run.root) / settings.run.name)
     prepared = prepare(settings)
     if options.command == "check":
         from .data.preview import show
 
-        show(prepared, settings.data.max_length)
-        return 0
-    if options.command == "plan":
-        from .plan.preflight import decide
+        show(prepared, settings.data)
+    elif options.command == "plan":
+        from .plan.preflight import plan_run
 
-        decide(settings, prepared)
-        return 0
-    return _run(settings, prepared)
+        plan_run(settings, prepared, world)
+    else:
+        _run(settings, prepared, world)
 
 
-def _run(settings: TrainSettings, prepared: Prepared) -> int:
+def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
     if resume.is_finished(settings):
         run = resume.finished_run(settings, prepared)
         say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
-        return 0
-    preflight(settings.push, prepared.base.path)
-    from .plan.preflight import decide  # torch and TRL take seconds: not before the data is known to be good
+        return
+    if world.is_main:
+        preflight(settings.push, prepared.base.path)
+    from .plan.preflight import plan_run  # torch and TRL take seconds: not before the data is known to be good
 
-    resolved = decide(settings, prepared)
+    resolved = plan_run(settings, prepared, world)
     # not before the machine is known to do: a fault leaves no run behind
-    run, resolved = resume.open_run(settings, resolved, prepared)
+    settings = resume.settle_name(settings, prepared)
+    place = Path(settings.run.root).resolve() / str(settings.run.name)
+    with lock.hold(place, "training") if world.is_main else nullcontext():
+        _train(settings, resolved, prepared, world)
+
+
+def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> None:
+    run, resolved = resume.open_run(settings, resolved, prepared, world)
     if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
         os.execve(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]], {**os.environ, "UNSLOTH_FIRST": "1"})
     from . import stage
-    from .loop import errors
+    from .loop import checkpoints
 
-    with errors.named(run.path):
-        record = stage.train(resolved, prepared, run)
+    if "tensorboard" in resolved.train.report_to:
+        say(f"curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run.path / 'logs'}")
+    with checkpoints.explained(run.path):
+        record = stage.train(resolved, prepared, run, world)
+    if record is not None:
+        _report(run, record)
+
+
+def _report(run: Run, record: TrainRecord) -> None:
     say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")
-    return 0
-
-
-def quiet() -> None:
-    """Keep the libraries' own chatter off the terminal: what matters is said by us."""
-    # threads that spin while they wait for one another make a step ten times slower beside any other busy process
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # micro-batches differ in length: without it every new length asks the driver for memory, and leaves holes
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    for library in ("trl", "transformers", "bitsandbytes"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The trained model sits the exam: held-out rows and general text, scored with the adapter on and off."""
+"""The exam of the trained model: held-out rows and general text, scored with the adapter on and off."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 import burnish
+from burnish.chat import THOUGHT
 from burnish.console import Tick, bar
-from burnish.exam.rows import Answers, Compared, Exam, Floats, Question, Spoken, choose
+from burnish.exam.rows import Exam, Question, SampleAnswer, choose
+from burnish.exam.scores import Answers, Compared, Floats
 
 from .data.mask import Codec, Row
 from .settings import ExamSection
@@ -24,8 +26,8 @@ NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
     """Return the exam's questions: held-out rows up to the limits, then general texts, a paragraph each.
 
-    Of a conversation that was cut at data.max_length only the turns that have their end are asked; a plain text needs
-    none.
+    Of a conversation that was cut at data.max_length only the turns that have their end token are asked; a plain text
+    needs none.
     """
     asked = [
         Question(
@@ -40,7 +42,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
 
 
 @torch.inference_mode()
-def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
+def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
     """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
     model.eval()
     # held-out rows come first
@@ -50,18 +52,18 @@ def sit(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection
         with model.disable_adapter():
             base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
         again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
-    spoken = tuple(
-        _speak(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
+    answers = tuple(
+        _answers(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
     )
-    return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), spoken)
+    return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), answers)
 
 
-def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[Spoken]:
+def _answers(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[SampleAnswer]:
     """Answer each question's first turn at temperature 0, without the adapter and with it."""
     with bar("answers", len(asked)) as tick:
         for number, question in enumerate(asked):
             start, end = question.spans[0]
-            # a plain text is gone on with from its first quarter
+            # a plain text is continued from its first quarter
             start = start if question.messages else max(start, (start + end) // 4, 1)
             prompt = question.input_ids[:start]
             with model.disable_adapter():
@@ -71,17 +73,17 @@ def _speak(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> 
                 str(question.messages[question.turns[0] - 1]["content"]) if question.messages else codec.decode(prompt)
             )
             expected = codec.decode([i for i in question.input_ids[start:end][:tokens] if i not in codec.terminators])
-            yield Spoken(shown, expected.strip(), base, trained)
+            yield SampleAnswer(shown, expected.strip(), base, trained)
             tick(number + 1)
 
 
 def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
     ids = torch.tensor([prompt], device=model.device)
-    made = model.generate(
+    generated = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
-        eos_token_id=sorted(codec.terminators), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
+        eos_token_id=sorted(codec.end_ids), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
     )  # fmt: skip
-    return codec.decode([i for i in made[0, len(prompt) :].tolist() if i not in codec.terminators]).strip()
+    return codec.decode([i for i in generated[0, len(prompt) :].tolist() if i not in codec.terminators]).strip()
 
 
 def _compare(
@@ -120,7 +122,7 @@ def _score(
 def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
     """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
     messages = [m.to_dict() for m in row.example.messages or ()]
-    return [{k: codec.normalise(v) if k == "content" and isinstance(v, str) else v for k, v in m.items()}
+    return [{k: codec.normalise(v) if k in ("content", THOUGHT) and isinstance(v, str) else v for k, v in m.items()}
             for m in messages] or None  # fmt: skip
 
 

@@ -7,20 +7,29 @@ from typing import Any
 from burnish import run as runs
 from burnish.bases.base import licence
 from burnish.exam.rows import Exam
+from burnish.files import file_sha256, tree_sha256
+from burnish.records import TrainRecord
 from burnish.report import lengths
-from burnish.run import Run, TrainRecord
+from burnish.run import Run
 from burnish.versions import versions
 
 from .data.prepare import Prepared
-from .models import transformers as models
-from .plan.resolve import Resolved
-from .resume import CONFIG, template_inputs
+from .models.device import hardware, peak_memory_bytes
+from .resolved import Resolved
+from .started import CONFIG, template_inputs
+from .world import World
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
 def record_of(
-    resolved: Resolved, prepared: Prepared, run: Run, skipped: list[str], exam: Exam, metrics: dict[str, Any]
+    resolved: Resolved,
+    prepared: Prepared,
+    run: Run,
+    skipped: list[str],
+    exam: Exam,
+    metrics: dict[str, Any],
+    world: World,
 ) -> TrainRecord:
     """Return the record of a run whose adapter and exam are written; `metrics` are those of the whole run."""
     packages = (*PACKAGES, "unsloth") if resolved.base.backend == "unsloth" else PACKAGES
@@ -32,15 +41,15 @@ def record_of(
             **_template(resolved, prepared),
             "adapter": {
                 "path": "adapter",
-                "sha256": runs.tree_sha256(run.path / "adapter"),
+                "sha256": tree_sha256(run.path / "adapter"),
                 "parent_sha256": resolved.parent_sha256,
             },
-            "config": {"path": CONFIG, "sha256": runs.file_sha256(run.path / CONFIG)},
+            "config": {"path": CONFIG, "sha256": file_sha256(run.path / CONFIG)},
             "data": _data(resolved, prepared),
             "metrics": _metrics(metrics),
             "exam": _exam(run, exam),
             "versions": versions(packages),
-            "hardware": models.hardware(),
+            "hardware": hardware(world.device),
         }
     )
 
@@ -58,11 +67,12 @@ def _base(resolved: Resolved, prepared: Prepared, skipped: list[str]) -> dict[st
 
 
 def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
-    began = template_inputs(prepared)
+    found = template_inputs(prepared)
     return {
-        "chat_template_sha256": began["chat_template_sha256"] if prepared.format != "text" else None,
-        "template_date": began["template_date"],
+        "chat_template_sha256": found["chat_template_sha256"] if prepared.format != "text" else None,
+        "template_date": found["template_date"],
         "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
+        "template_kwargs": resolved.chat.template_kwargs,
         "special_tokens": prepared.codec.reading,
         "max_length": resolved.data.max_length,
     }
@@ -93,7 +103,7 @@ def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
         "eval_loss": metrics.get("eval_loss"),
         "train_runtime_s": metrics["train_runtime"],
         "tokens_per_s": metrics["tokens_per_s"],
-        "peak_memory_bytes": models.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
         "steps": metrics["steps"],
     }
 
@@ -102,7 +112,7 @@ def _exam(run: Run, exam: Exam) -> dict[str, Any]:
     asked = [len(q.positions) for q in exam.questions]
     return {
         "path": "exam",
-        "sha256": runs.tree_sha256(run.path / "exam"),
+        "sha256": tree_sha256(run.path / "exam"),
         "rows": len(asked),
         "general_rows": sum(q.kind == "general" for q in exam.questions),
         "tokens": sum(asked),

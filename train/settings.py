@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from burnish.config import Strict
+from burnish.chat import RESERVED_VARIABLES
+from burnish.config import Flat, Given, Strict
+from burnish.config.foreign import Names
 from burnish.publish import PushSection
 
-from .models.peft_config import new_adapter
+from . import names
+from .peft_config import new_adapter
 
 
 class BaseSection(Strict):
@@ -31,16 +35,21 @@ class BaseSection(Strict):
         "auto", description="what trains: our fused transformers, or unsloth; auto takes the faster that fits"
     )
 
+    _dtype = field_validator("dtype", mode="before")(names.dtype)
+
 
 class DataSection(Strict):
     """The rows."""
 
-    path: str = Field(description="JSONL, JSON, CSV or Parquet file")
+    path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, packed or not, or a directory of such")
     format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
         "auto", description="how a row is written; auto recognises it"
     )
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
+    newlines: Literal["keep", "lf"] = Field(
+        "keep", description="CR LF and CR inside texts: kept, with a warning, or made LF"
+    )
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
         description="special strings of the base inside messages: text, parse (control tokens), or an error;"
@@ -51,6 +60,7 @@ class DataSection(Strict):
         "error", description="rows of eval_path that are in path as well; drop: not trained"
     )
     eval_split: float = Field(0.1, ge=0.0, le=0.5, description="share of rows held out for the eval loss and the exam")
+    eval_rows: int = Field(256, ge=1, description="most rows held out or evaluated; each evaluation asks all of them")
     assistant_only_loss: bool = Field(True, description="learn the responses only; false: the prompts too")
     packing: bool = Field(
         True, description="rows of a micro-batch behind one another without padding; attention never crosses rows"
@@ -64,6 +74,17 @@ class ChatSection(Strict):
     date: str | None = Field(
         None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD that templates see; none: today"
     )
+    template_kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="variables of the template, as {enable_thinking: false}; exam and serving set them too",
+    )
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _not_ours(cls, values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED_VARIABLES & values.keys()):
+            raise ValueError(f"{', '.join(taken)} can't be set: the template gets it from the rows or the tokenizer")
+        return values
 
 
 class LoraSection(Strict):
@@ -75,14 +96,25 @@ class LoraSection(Strict):
         32, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora"
     )
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before the adapter")
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
-        "all-linear", description="layers that get an adapter"
+    target_modules: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] = Field(
+        "all-linear", description="layers that get an adapter: all-linear, names, or a regular expression over names"
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
     use_rslora: bool = Field(False, description="rank-stabilised scale")
     resume_adapter: str | None = Field(
         None, description="a trained adapter (directory, or a run's id) to start from; its rank and targets are kept"
     )
+
+    _targets = field_validator("target_modules", mode="before")(names.targets)
+
+    @field_validator("target_modules")
+    @classmethod
+    def _compiles(cls, value: list[str] | str) -> list[str] | str:
+        try:
+            re.compile(value if isinstance(value, str) else "")
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +131,9 @@ class TrainSection(Strict):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"] = Field(
         "cosine", description="how the learning rate falls"
     )
-    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises")
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0, description="steps over which the learning rate rises; below 1: their share of all steps"
+    )
     num_train_epochs: float = Field(3.0, gt=0.0, description="passes over the data")
     max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1: by num_train_epochs")
     per_device_train_batch_size: int = Field(4, ge=1, description="rows in a step, with gradient_accumulation_steps")
@@ -143,6 +177,8 @@ class TrainSection(Strict):
         description="who gets the curves beside logs/metrics.jsonl",
     )
 
+    _reports = field_validator("report_to", mode="before")(names.reports)
+
     @model_validator(mode="after")
     def _stopping_evaluates(self) -> TrainSection:
         if self.early_stopping_patience is not None and self.eval_steps is None:
@@ -151,7 +187,7 @@ class TrainSection(Strict):
 
 
 class ExamSection(Strict):
-    """The exam that the trained model sits, and every exported artefact after it."""
+    """The exam of the trained model, and of every exported artefact after it."""
 
     rows: int = Field(64, ge=1, description="most held-out rows asked")
     tokens: int = Field(4096, ge=16, description="most response tokens scored")
@@ -163,7 +199,7 @@ class ExamSection(Strict):
 
 
 class RunSection(Strict):
-    """Where the run is kept."""
+    """Where the run is stored."""
 
     root: str = Field("runs", description="directory of all runs")
     name: str | None = Field(
@@ -172,7 +208,7 @@ class RunSection(Strict):
 
 
 class TrainSettings(Strict):
-    """Everything that `python -m train run` can be told."""
+    """Every setting of `python -m train`."""
 
     base: BaseSection
     data: DataSection
@@ -182,6 +218,25 @@ class TrainSettings(Strict):
     exam: ExamSection = Field(default_factory=ExamSection)
     run: RunSection = Field(default_factory=RunSection)
     push: PushSection = Field(default_factory=PushSection)
+
+    foreign: ClassVar[Names] = names.NAMES
+
+    @classmethod
+    def settle(cls, flat: Flat) -> list[str]:
+        """Put the values of lora.config_file where it was named: on the command line they beat a config file's."""
+        given = flat.get(("lora", "config_file"))
+        if given is None or not isinstance(given.value, str):
+            return []
+        notes = []
+        for key, value in read_peft_config(Path(given.value)).items():
+            before = flat.get(("lora", key))
+            if before is None or before.strength < given.strength:
+                flat["lora", key] = Given(value, f"{given.value} ({given.where})", given.strength)
+            if before is not None and before.value != value:
+                theirs, ours = f"{value} of {given.value}", f"{before.value} of {before.where}"
+                kept, lost = (ours, theirs) if flat["lora", key] is before else (theirs, ours)
+                notes.append(f"lora.{key}: {kept} overrules {lost}")
+        return notes
 
 
 def read_peft_config(path: Path) -> dict[str, Any]:

@@ -3,103 +3,146 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from trl import SFTTrainer
 
 from burnish import run as runs
 from burnish.chat import ChatError
 from burnish.console import bar, say, warn
 from burnish.exam.rows import Exam
-from burnish.run import Run, TrainRecord
+from burnish.files import atomic_directory, read_json, write_atomic
+from burnish.records import TrainRecord
+from burnish.run import Run
 from burnish.tokenizers import loader as tokenizers
-from burnish.tokenizers.probe import Probe
+from burnish.tokenizers.specials_check import SpecialsCheck
 
-from . import resume
 from .data.prepare import Prepared
-from .exam import questions, sit
-from .kernels.attention import why_padded
-from .kernels.compile import Speed
+from .exam import examine, questions
+from .kernels.attention import padding_reason
+from .kernels.compile import FastLayers
 from .loop.arguments import make_trainer
-from .loop.callbacks import EvalProgress, Progress, last_checkpoint
-from .loop.checkpoints import has_ended, take_up
-from .loop.trainer import Batching
-from .models import transformers as models
-from .plan.resolve import Resolved
+from .loop.callbacks import EvalProgress, Progress, logged_seconds
+from .loop.checkpoints import is_last, last_checkpoint, restore, step_of
+from .loop.trainer import Batching, PackedTrainer
+from .models.backends import Backend, backend
+from .models.device import limited_memory
+from .models.transformers import skipped_modules
 from .record import record_of
+from .resolved import Resolved
+from .started import write_config
+from .world import World
 
 
-def train(resolved: Resolved, prepared: Prepared, run: Run) -> TrainRecord:
-    """Train from the start, or from the newest whole checkpoint, and write the record last."""
+def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> TrainRecord | None:
+    """Train from the start, or from the newest whole checkpoint, and write the record last.
+
+    The main process writes, and returns the record; others return None.
+    """
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
     set_seed(resolved.train.seed)
-    models.limit_memory(resolved.train.memory_gib)
-    backend = models.backend(resolved.base.backend)
-    base = backend.load(prepared.base, resolved)
-    skipped = models.skipped_modules(base)
-    model = backend.adapt(base, resolved)
-    if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
-        warn("this base is a mixture of experts: the loss that balances its experts is not added")
-    _say_model(model, resolved, prepared, run, step)
-    resolved = resolved.packing(_packs(resolved, backend, model))
-    resume.write_config(run, resolved)
-    batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
-    speed = Speed(model, resolved.compiled) if backend.packs and models.device().type == "cuda" else None
-    rows = (prepared.train, prepared.heldout)
-    output = run.path / "checkpoints"
-    trainer = make_trainer(resolved, batching, speed, model, prepared.tokenizer, rows, output)
-    with bar("train", resolved.steps) as tick:
-        trainer.add_callback(Progress(run.path / "logs", tick, step, "tensorboard" in resolved.train.report_to))
-        if checkpoint and has_ended(checkpoint):
-            trained = take_up(trainer, checkpoint, run.path / "logs")
-        else:
-            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    metrics = {**trained, **_evaluate(trainer)}
-    _save_stats(run, trainer, metrics)
-    _save_adapter(run, trainer.model, prepared)
-    asked = questions(prepared.heldout, prepared.codec, resolved.exam)
-    exam = replace(sit(trainer.model, asked, prepared.codec, resolved.exam), probe=_probe(prepared))
-    with runs.whole_directory(run.path / "exam") as directory:
-        exam.save(directory)
-    _judge(exam)
-    record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_over_all(trainer, metrics)})
+    with limited_memory(resolved.train.memory_gib, world.device):
+        loader = backend(resolved.base.backend)
+        base = loader.load(prepared.base, resolved, world.device)
+        skipped = skipped_modules(base)
+        model = loader.adapt(base, resolved)
+        if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
+            warn("this base is a mixture of experts: the loss that balances its experts is not added")
+        _say_model(model, resolved, prepared, run, step, world)
+        resolved = resolved.packing(_packs(resolved, loader, model))
+        if world.is_main:
+            write_config(run, resolved)
+        with _fast_layers(model, resolved, loader, world) as fast_layers:
+            trainer, metrics = _fit(model, fast_layers, resolved, prepared, run, checkpoint, world)
+        if not world.is_main:
+            return None
+        _save_stats(run, trainer, metrics)
+        _save_adapter(run, trainer.model, prepared)
+        exam = _examine(run, trainer.model, prepared, resolved)
+    record = record_of(resolved, prepared, run, skipped, exam, {**metrics, **_whole_run(trainer, metrics)}, world)
     run.write(record)
     runs.point_latest(run)
     return record
 
 
-def _probe(prepared: Prepared) -> Probe | None:
+@contextmanager
+def _fast_layers(model: Any, resolved: Resolved, loader: Backend, world: World) -> Iterator[FastLayers | None]:
+    """Give the model fused and compiled layers inside, where there is a GPU to gain by them."""
+    if not loader.packs or world.device.type != "cuda":
+        yield None
+        return
+    with closing(FastLayers(model, resolved.compiled)) as fast_layers:
+        yield fast_layers
+
+
+def _fit(
+    model: Any,
+    fast_layers: FastLayers | None,
+    resolved: Resolved,
+    prepared: Prepared,
+    run: Run,
+    checkpoint: Path | None,
+    world: World,
+) -> tuple[PackedTrainer, dict[str, Any]]:
+    """Train the steps that are left after the checkpoint, and evaluate; return the trainer and TRL's metrics."""
+    batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
+    rows, output = (prepared.train, prepared.heldout), run.path / "checkpoints"
+    trainer = make_trainer(resolved, batching, fast_layers, model, prepared.tokenizer, rows, output, world)
+    with bar("train", resolved.steps) as tick:
+        if world.is_main:
+            resumed = step_of(checkpoint) if checkpoint else 0
+            trainer.add_callback(Progress(run.path / "logs", tick, resumed, "tensorboard" in resolved.train.report_to))
+        if checkpoint and is_last(checkpoint):
+            restore(trainer, checkpoint)
+            trained = {"train_loss": 0.0, "train_runtime": logged_seconds(run.path / "logs")}
+        else:
+            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    return trainer, {**trained, **_evaluate(trainer)}
+
+
+def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Exam:
+    """Write the trained model's exam, and print what it shows."""
+    asked = questions(prepared.heldout, prepared.codec, resolved.exam)
+    exam = replace(examine(model, asked, prepared.codec, resolved.exam), specials_check=_specials_check(prepared))
+    with atomic_directory(run.path / "exam") as directory:
+        exam.save(directory)
+    _say_losses(exam)
+    return exam
+
+
+def _specials_check(prepared: Prepared) -> SpecialsCheck | None:
     """Return the chat by which artefacts show how they read special strings in messages; plain texts have none."""
     if prepared.template is None or prepared.format == "text":
         return None
     try:
-        return Probe.of(prepared.codec.chat(prepared.template))
+        return SpecialsCheck.of(prepared.codec.chat(prepared.template))
     except ChatError as error:
         warn(f"the exam can't prove how special strings in messages are read: {error}")
         return None
 
 
-def _packs(resolved: Resolved, backend: models.Backend, model: Any) -> bool:
+def _packs(resolved: Resolved, loader: Backend, model: Any) -> bool:
     """Whether rows are packed; where they are to be and can't, say why."""
     if not resolved.data.packing:
         return False
-    if not backend.packs:
+    if not loader.packs:
         why = f"{resolved.base.backend} takes masks, not borders of rows"
-    elif not (why := why_padded(model)) and resolved.base.attn_implementation != "sdpa":
+    elif not (why := padding_reason(model)) and resolved.base.attn_implementation != "sdpa":
         why = f"base.attn_implementation {resolved.base.attn_implementation} takes no packed rows"
     if why:
         say(f"train: micro-batches are padded: {why}")
     return not why
 
 
-def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, step: int) -> None:
+def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, step: int, world: World) -> None:
     trained, total = model.get_nb_trainable_parameters()
     say(f"run: {run.path}")
     say(
-        f"model: {prepared.base.name} on {models.device().type}, {resolved.base.dtype},"
+        f"model: {prepared.base.name} on {world.device.type}, {resolved.base.dtype},"
         f" quantization {resolved.base.quantization}; {trained / 1e6:.1f}M of {total / 1e6:.0f}M parameters are trained"
     )
     say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")
@@ -107,7 +150,7 @@ def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, ste
         say(f"train: going on from the checkpoint at step {step}")
 
 
-def _evaluate(trainer: SFTTrainer) -> dict[str, float]:
+def _evaluate(trainer: PackedTrainer) -> dict[str, float]:
     """Return TRL's metrics on the held-out rows."""
     batches = -(-len(trainer.eval_dataset) // trainer.args.per_device_eval_batch_size)
     with bar("eval", batches) as tick:
@@ -116,13 +159,13 @@ def _evaluate(trainer: SFTTrainer) -> dict[str, float]:
     return metrics
 
 
-def _save_stats(run: Run, trainer: SFTTrainer, metrics: dict[str, Any]) -> None:
+def _save_stats(run: Run, trainer: PackedTrainer, metrics: dict[str, Any]) -> None:
     stats = {"metrics": metrics, "log_history": trainer.state.log_history, "global_step": trainer.state.global_step}
-    runs.write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
+    write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
 
 
 def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
-    with runs.whole_directory(run.path / "adapter") as directory:
+    with atomic_directory(run.path / "adapter") as directory:
         model.save_pretrained(directory)
         _name_base(directory / "adapter_config.json", prepared.base.id)
         tokenizer = prepared.tokenizer
@@ -133,15 +176,15 @@ def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
 
 
 def _name_base(path: Path, base_id: str) -> None:
-    """Say whose adapter it is by the base's id: it travels, and this machine's paths don't.
+    """Name the base in the adapter's config by its id: the adapter travels, and this machine's paths don't.
 
     Only here: with an id in its configuration PEFT would ask the hub about the base at every checkpoint.
     """
-    config = {**runs.read_json(path), "base_model_name_or_path": base_id}
+    config = {**read_json(path), "base_model_name_or_path": base_id}
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _over_all(trainer: SFTTrainer, metrics: dict[str, Any]) -> dict[str, float]:
+def _whole_run(trainer: PackedTrainer, metrics: dict[str, Any]) -> dict[str, float]:
     """Return steps, speed and the mean of the logged losses.
 
     transformers' own mean divides, after a resume, the last part's losses by all steps.
@@ -152,7 +195,7 @@ def _over_all(trainer: SFTTrainer, metrics: dict[str, Any]) -> dict[str, float]:
     return {"train_loss": sum(logged) / len(logged), "tokens_per_s": speed, "steps": trainer.state.global_step}
 
 
-def _judge(exam: Exam) -> None:
+def _say_losses(exam: Exam) -> None:
     """Print the exam's held-out losses, and warn where training gained nothing."""
     held = exam.heldout()
     if not held.any():

@@ -18,15 +18,18 @@ import yaml
 from .. import hub
 from ..console import say
 from ..errors import UserError
-from ..files import last_line
-from ..process import crashed, how
-from ..run import cache_root, file_sha256
+from ..files import cache_root, file_sha256, last_line
+from ..process import crashed, exit_reason
+from . import embeddings
+from .weights import FETCH, examine, gguf_fault, is_pointer
 
 PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
 CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
 LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
+COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
+CUT = "cannot reshape array of size"  # numpy's, where a GGUF file ends before its last tensor
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -58,15 +61,18 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
     """Find the base model, fetching or dequantizing it where needed. Raises BaseError with what to do."""
     local = _local_path(base_id)
     if local is not None and local.is_file():
+        if fault := gguf_fault(local):
+            raise BaseError(f"base.id {base_id}: {fault}")
         digest = file_sha256(local)
         return Base(base_id, None, _dequantized(local, digest), digest, local)
     directory = local if local is not None else _from_hub(base_id, revision)
     if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
         raise BaseError(f"base.id {base_id}: {directory} is no model: it needs config.json and *.safetensors (or .bin)")
-    if missing := _missing_shards(directory):
-        mend = "restore it" if local is not None else "run again with a network to complete it"
-        raise BaseError(f"base.id {base_id}: {directory} is not complete ({missing} is missing): {mend}")
-    if faults := _object_faults(directory):
+    weights = examine(directory, FETCH if local is not None else COMPLETE)
+    faults = [*weights.faults, *_object_faults(directory)]
+    if not faults and (fault := embeddings.fault(directory, embeddings.read_config(directory), weights.shapes)):
+        faults = [fault]
+    if faults:
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     # a snapshot directory of the hub's cache is named by its commit
     return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
@@ -118,20 +124,10 @@ def _from_hub(base_id: str, revision: str | None) -> Path:
     return path
 
 
-def _missing_shards(directory: Path) -> str:
-    """Name the first weights file that a checkpoint's index promises and that is not there; nothing where all are."""
-    for index in directory.glob("*.index.json"):
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
-        for name in names:
-            if not (directory / name).is_file():
-                return str(name)
-    return ""
-
-
 def _object_faults(directory: Path) -> list[str]:
     """Say which of a checkpoint's small files aren't JSON objects: libraries fail on them far from their names."""
     faults = []
-    for path in (directory / name for name in OBJECTS):
+    for path in (path for name in OBJECTS if not is_pointer(path := directory / name)):
         try:
             value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except (OSError, ValueError, RecursionError) as error:
@@ -187,7 +183,7 @@ def _gguf_licence(path: Path) -> dict[str, str]:
 def _dequantized(gguf_file: Path, digest: str) -> Path:
     """Return the trainable checkpoint of a GGUF file, made once and kept in the cache.
 
-    A child process makes it, so that this room stays free of torch and the memory is given back.
+    A child process makes it, so that torch is not imported here and the memory is freed.
     """
     target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
     if not target.is_dir():
@@ -202,6 +198,8 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
         if child.returncode:
             last = last_line(child.stderr, "it ended without a word")
             if crashed(child.returncode):
-                last = f"{how(child.returncode)} (its last line: {last})"
+                last = f"{exit_reason(child.returncode)} (its last line: {last})"
+            if CUT in last:
+                last = f"it is cut off: it ends inside a tensor; {FETCH}"
             raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
     return target

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from ..run import whole_directory
+from ..files import atomic_directory
 from ..tokenizers import loader as tokenizers
 from . import gguf_tokenizer
 
@@ -28,7 +28,7 @@ def main(source: Path, target: Path) -> None:
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    with whole_directory(target) as directory:
+    with atomic_directory(target) as directory:
         model.to(torch.float16).save_pretrained(directory)
         tokenizers.save(tokenizer, directory)
         gguf_tokenizer.compare(source, tokenizers.load(directory))  # as it will be used

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on probe texts.
+"""The tokenizer of a GGUF file, rebuilt from the file's own metadata and compared with llama.cpp's on sample texts.
 
 transformers converts it too, but loses the pre-tokenizer (which splits digits or words before the merges), marks the
 model as byte-fallback, and may take another end-of-turn token than the file names; llama.cpp then aborts on the file
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ..llama import Model
-from ..tokenizers.loader import PROBES, encoder, ids_difference
+from ..tokenizers.comparison import SAMPLE_TEXTS, encoder, ids_difference
+from ..tokenizers.loader import set_space_prefix
 
-CONTROL, USER_DEFINED = 3, 4  # gguf.TokenType
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # gguf.TokenType
+BLANK = "\u2581"  # how SentencePiece writes a blank
 SPECIAL = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -47,8 +49,14 @@ def load(path: Path) -> Any:
     named = {ours: tokens[fields[theirs]] for ours, theirs in SPECIAL.items() if theirs in fields}
     if fields["model"] == "gpt2":
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=_byte_level(fields), **named)
+    elif fields["model"] == "llama":
+        prefix = bool(fields.get("add_space_prefix", True))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=_sentencepiece(fields, prefix), **named)
+        set_space_prefix(tokenizer, prefix)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        raise SystemExit(
+            f"its tokenizer model '{fields['model']}' is not known here: give the original checkpoint instead"
+        )
     kinds = list(zip(tokens, fields["token_type"], strict=True))
     special = [token for token, kind in kinds if kind == CONTROL]
     tokenizer.add_special_tokens({**named, "extra_special_tokens": special})
@@ -81,11 +89,35 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
     return made
 
 
+def _sentencepiece(fields: dict[str, Any], prefix: bool) -> Tokenizer:
+    """Return the BPE tokenizer with byte fallback (SentencePiece's kind) of the file; `prefix` puts a blank first.
+
+    Like llama.cpp, SentencePiece joins the pair whose piece has the best score: every way to cut a piece into two is a
+    merge, ranked by the piece's score.
+    """
+    tokens, scores, kinds = fields["tokens"], fields["scores"], fields["token_type"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    pieces = [i for i, kind in enumerate(kinds) if kind == NORMAL]
+    merges = [
+        (token[:at], token[at:])
+        for token in (tokens[i] for i in sorted(pieces, key=lambda i: -scores[i]))
+        for at in range(1, len(token))
+        if token[:at] in vocabulary and token[at:] in vocabulary
+    ]
+    unknown = tokens[fields["unknown_token_id"]] if "unknown_token_id" in fields else None
+    made = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    first = [normalizers.Prepend(BLANK)] if prefix else []
+    made.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", BLANK)])
+    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
+    made.decoder = decoders.Sequence([decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    return made
+
+
 def compare(path: Path, tokenizer: Any) -> None:
-    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a probe text."""
+    """Exit with one line where the tokenizer and llama.cpp, reading the file, give other ids for a sample text."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     with Model.open(path, vocab_only=True) as model:
-        for text in (*PROBES, "a".join(special)):
+        for text in (*SAMPLE_TEXTS, "a".join(special)):
             ids = model.tokenize(text, add_special=False, parse_special=True)
             if difference := ids_difference(text, encoder(tokenizer)(text), ids):
                 raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give other ids for {difference}")

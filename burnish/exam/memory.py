@@ -1,4 +1,4 @@
-"""What the exam of a 16-bit checkpoint holds in memory: export keeps to it, and train's plan says it before."""
+"""What the exam of a 16-bit checkpoint holds in memory: export is bound by it, and train's plan prints it."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The exam: its file format, and the one implementation of loss, KL and top-1 agreement.
+"""The exam: its questions and the trained model's answers, and the files that hold them.
 
-At the end of training the trained model is scored on held-out rows and a little general text. Export asks every
-artefact the same questions. All figures are in nats, computed in float32 from log-softmax rows.
+At the end of training the trained model is scored on held-out rows and a little general text. Export scores every
+artefact on the same questions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +17,10 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from ..files import read_jsonl, read_text
-from ..tokenizers.probe import Probe
+from ..tokenizers.specials_check import SpecialsCheck
+from .scores import Answers, Floats, Ints
 
-TOP = 64
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -53,67 +50,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one model said at every scored position of an exam, n in all.
-
-    `ids` and `logp` are [n, TOP]: the most likely tokens and their log-probabilities; `true` is [n]: the true token's.
-    """
-
-    ids: Ints
-    logp: Floats
-    true: Floats
-
-    @staticmethod
-    def of(logits: Floats, targets: Sequence[int]) -> Answers:
-        """Make answers of raw logits [n, vocabulary] and the n true tokens."""
-        logp = log_softmax(logits)
-        top = min(TOP, logp.shape[1])
-        part = np.argpartition(logp, -top, axis=1)[:, -top:]
-        values = np.take_along_axis(logp, part, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        return Answers(
-            np.take_along_axis(part, order, axis=1).astype(np.int32),
-            np.take_along_axis(values, order, axis=1),
-            logp[np.arange(len(targets)), list(targets)],
-        )
-
-    @staticmethod
-    def join(parts: Sequence[Answers]) -> Answers:
-        """Put the answers to several questions one after another."""
-        return Answers(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
-
-    def take(self, mask: npt.NDArray[np.bool_] | slice) -> Answers:
-        """Return the answers at the positions where `mask` is true, or that lie in a slice."""
-        return Answers(self.ids[mask], self.logp[mask], self.true[mask])
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One model against a reference: what remains of a full row of logits once the reference's tokens are read.
-
-    `kl` and `agree` are [n]: per-position KL(reference || model), and whether the most likely token is the same.
-    """
-
-    kl: Floats
-    agree: npt.NDArray[np.bool_]
-
-    @staticmethod
-    def of(logits: Floats, reference: Answers) -> Compared:
-        """Compare logits [n, vocabulary] with the reference's n rows."""
-        logp = log_softmax(logits)
-        return Compared(
-            kl_with_tail(reference.logp, np.take_along_axis(logp, reference.ids.astype(np.int64), axis=1)),
-            logp.argmax(axis=1) == reference.ids[:, 0],
-        )
-
-    @staticmethod
-    def join(parts: Sequence[Compared]) -> Compared:
-        """Put the comparisons of several questions one after another."""
-        return Compared(np.concatenate([p.kl for p in parts]), np.concatenate([p.agree for p in parts]))
-
-
-@dataclass(frozen=True)
-class Spoken:
+class SampleAnswer:
     """One held-out prompt answered freely at temperature 0, for a person to read."""
 
     prompt: str
@@ -124,10 +61,10 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Exam:
-    """A sat exam: its questions, the trained model's answers, the base's log-probabilities of the true tokens, [n].
+    """A finished exam: its questions, the trained model's answers, the base's log-probabilities of the true tokens.
 
-    `noise_kl` is the mean KL between two scorings of the trained model in different batchings: below it nothing can
-    be told apart.
+    `base_true` is [n], one value a scored position. `noise_kl` is the mean KL between two scorings of the trained model
+    in different batchings: smaller differences mean nothing.
     """
 
     questions: list[Question]
@@ -135,8 +72,8 @@ class Exam:
     base_true: Floats
     noise_kl: float
     noise_top1: float
-    spoken: tuple[Spoken, ...] = ()
-    probe: Probe | None = None
+    samples: tuple[SampleAnswer, ...] = ()
+    specials_check: SpecialsCheck | None = None
 
     def heldout(self) -> npt.NDArray[np.bool_]:
         """Which of the n positions belong to held-out rows; the others are general text."""
@@ -164,10 +101,10 @@ class Exam:
             "noise": np.array([self.noise_kl, self.noise_top1], dtype=np.float32),
         }
         save_file(tensors, directory / REFERENCE)
-        spoken = json.dumps([asdict(s) for s in self.spoken], ensure_ascii=False, indent=2)
-        (directory / ANSWERS).write_text(spoken + "\n", encoding="utf-8")
-        if self.probe is not None:
-            self.probe.save(directory)
+        samples = json.dumps([asdict(s) for s in self.samples], ensure_ascii=False, indent=2)
+        (directory / ANSWERS).write_text(samples + "\n", encoding="utf-8")
+        if self.specials_check is not None:
+            self.specials_check.save(directory)
 
     @staticmethod
     def load(directory: Path) -> Exam:
@@ -175,27 +112,10 @@ class Exam:
         t = load_file(directory / REFERENCE)
         answers = Answers(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
         questions = [_question(content) for content in read_jsonl(directory / QUESTIONS)]
-        spoken = tuple(Spoken(**s) for s in json.loads(read_text(directory / ANSWERS)))
+        samples = tuple(SampleAnswer(**s) for s in json.loads(read_text(directory / ANSWERS)))
         noise = [float(value) for value in t["noise"]]
-        return Exam(questions, answers, t["base_true_logprobs"], noise[0], noise[1], spoken, Probe.load(directory))
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Return log-softmax over the last axis, in float32."""
-    shifted = logits.astype(np.float32) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), dtype=np.float32)
-
-
-def kl_with_tail(p: Floats, q: Floats) -> Floats:
-    """Return KL(P || Q) a row, from the log-probabilities [n, k] of the same k tokens under both.
-
-    What lies outside the k tokens counts as one bucket, so that this is a lower bound of the full KL (by the log-sum
-    inequality). The tail's mass is 1 - sum, held above the smallest float32 that matters.
-    """
-    p64, q64 = np.exp(p.astype(np.float64)), np.exp(q.astype(np.float64))
-    p_tail, q_tail = np.maximum(1 - p64.sum(1), 1e-12), np.maximum(1 - q64.sum(1), 1e-12)
-    kl = (p64 * (p.astype(np.float64) - q)).sum(1) + p_tail * np.log(p_tail / q_tail)
-    return np.asarray(np.maximum(kl, 0), dtype=np.float32)
+        check = SpecialsCheck.load(directory)
+        return Exam(questions, answers, t["base_true_logprobs"], noise[0], noise[1], samples, check)
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:
@@ -209,14 +129,6 @@ def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Questi
             chosen.append(cut)
             left -= len(cut.positions)
     return chosen
-
-
-def by_question(questions: Sequence[Question], array: Floats) -> Iterator[tuple[Question, Floats]]:
-    """Split an array over all n positions into each question's part."""
-    start = 0
-    for question in questions:
-        yield question, array[start : start + len(question.positions)]
-        start += len(question.positions)
 
 
 def _cut(question: Question, tokens: int) -> Question | None:

@@ -58,7 +58,7 @@ def _tokenize(options: argparse.Namespace) -> int:
 def _quantize(options: argparse.Namespace) -> int:
     """Print one line a tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
 
-    def tell(number: int, count: int, name: str, kind: str) -> None:
+    def report(number: int, count: int, name: str, kind: str) -> None:
         print(f"tensor {number}/{count} {name} {kind}", flush=True)
 
     done = quantize(
@@ -67,7 +67,7 @@ def _quantize(options: argparse.Namespace) -> int:
         options.type,
         threads=options.threads,
         requantize=options.requantize,
-        progress=tell,
+        progress=report,
     )
     for name, change in done.fallbacks.items():
         print(f"fallback {name} {change}")

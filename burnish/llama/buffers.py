@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from ..files import last_line
+from ..files import atomic_file, cache_root, last_line
 from ..process import crashed, signal_name
 from .runtime import api, base_function, library_files, runtime
 
@@ -121,10 +121,8 @@ def weight_types(path: Path) -> Counter[int]:
 def tested(path: Path) -> str:
     """Load the file with extra buffers in a child process and compute with it; return what failed, "" where nothing.
 
-    The outcome is kept in the cache for this file, build and CPU, where the cache can be written.
+    The outcome is stored in the cache for this file, build and CPU, where the cache can be written.
     """
-    from ..run import cache_root, whole_file  # here: else llama.cpp could not be used without pydantic
-
     note = cache_root() / "llama" / "load-tests" / f"{_identity(path)}.json"
     try:
         return str(json.loads(note.read_text())["fault"])
@@ -134,7 +132,7 @@ def tested(path: Path) -> str:
     if lasting:
         try:
             note.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(note) as temporary:
+            with atomic_file(note) as temporary:
                 temporary.write_text(json.dumps({"file": path.name, "fault": fault}))
         except OSError:  # a read-only container: tested again at the next start
             pass

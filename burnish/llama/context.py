@@ -17,7 +17,7 @@ from .runtime import LlamaError, api, runtime
 Floats = npt.NDArray[np.float32]
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
 
-# the same function as llama_cpp's, but it returns a plain number: a pointer object is made anew for every call
+# the same function as llama_cpp's, but it returns a plain number: llama_cpp makes a new pointer object for every call
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ctypes.cast(api.llama_get_logits_ith, ctypes.c_void_p).value or 0
 )

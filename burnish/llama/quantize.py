@@ -40,15 +40,15 @@ def quantize(
     requantize: bool = False,
     progress: Callable[[int, int, str, str], None] | None = None,
 ) -> Quantized:
-    """Quantize a GGUF to `type_name`; `progress` is told (tensor number, tensors, name, its new type).
+    """Quantize a GGUF to `type_name`; `progress` is called with (tensor number, tensors, name, its new type).
 
-    Runs in this process and is deaf to Ctrl-C: use `python -m burnish.llama quantize` where that matters. `requantize`
-    allows a source that is quantized already. Raises LlamaError; the target is then not there.
+    Runs in this process, where Ctrl-C does not end it: use `python -m burnish.llama quantize` where that matters.
+    `requantize` allows a source that is quantized already. Raises LlamaError; the target is then not there.
     """
     types = quantization_types()
     if type_name not in types:
         raise LlamaError(f"'{type_name}' is no quantization of llama.cpp{did_you_mean(type_name, types)}")
-    Model.open(source, vocab_only=True).close()  # the same clear errors for a file that is no model
+    Model.open(source, vocab_only=True).close()  # the same clear errors for a file that is not a model
     log, result = runtime(), Quantized()
     params = api.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.allow_requantize = threads or cpu_count(), types[type_name], requantize

@@ -33,7 +33,7 @@ class LlamaError(UserError):
 
 
 class Log:
-    """llama.cpp's log: silent, but its last errors are kept for messages, and a listener may follow whole lines."""
+    """llama.cpp's log: silent, but its last errors are stored for messages, and a listener may follow whole lines."""
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=8)

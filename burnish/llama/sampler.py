@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .context import Context, Floats
 from .model import Model
 from .runtime import LlamaError, api
 
+Allowed = npt.NDArray[np.bool_]
 # llama.cpp takes this seed to mean "draw one"
 RANDOM_SEED = 0xFFFFFFFF
 
@@ -79,12 +81,17 @@ class Sampler:
         bounded = seed & 0xFFFFFFFF
         return [*parts, api.llama_sampler_init_dist(bounded if bounded != RANDOM_SEED else 0)]
 
-    def sample(self, context: Context, index: int) -> int:
-        """Return the next token after batch token `index`. Raises LlamaError where the logits are no numbers.
+    def sample(self, context: Context, index: int, allowed: Allowed | None = None) -> int:
+        """Return the next token after batch token `index`; only one that is True in `allowed`, bool [n_vocab].
 
-        llama.cpp would end the process on those.
+        `allowed` sets the context's logits of the other tokens to -inf. Raises LlamaError where nothing is allowed, and
+        where the logits are not numbers: llama.cpp would end the process on those.
         """
         logits = context.logits(index)
+        if allowed is not None:
+            if not allowed.any():
+                raise LlamaError("the constraint allows no token")
+            logits[~allowed] = -np.inf
         best = int(logits.argmax())
         if not math.isfinite(logits[best]):
             raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")

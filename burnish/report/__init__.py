@@ -1,10 +1,11 @@
-"""report.html: one self-contained page on a run, made anew from whatever records it has."""
+"""report.html: one self-contained page on a run, written again from the records that the run has."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..run import Run, write_atomic
+from ..files import write_atomic
+from ..run import Run
 from .collect import Lengths, collect, lengths
 from .page import render
 

@@ -1,4 +1,4 @@
-"""A small room for charts: inline SVG with axes, grid and units, coloured by the page's own style.
+"""Charts as inline SVG, with axes, grid and units, coloured by the page's own style.
 
 Ours and not a plotting library's: the serve image stays small, one drawing follows light and dark through CSS classes,
 and ElementTree escapes every text.

@@ -1,4 +1,4 @@
-"""What a run has to show: its records, and the files beside them as far as they are there."""
+"""What the report shows of a run: its records, and the files beside them as far as they are there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..exam.rows import Exam
-from ..files import read_jsonl, read_text
-from ..run import ExportRecord, PushRecord, Run, TrainRecord, file_sha256
+from ..files import file_sha256, read_jsonl, read_text
+from ..records import ExportRecord, PushRecord, TrainRecord
+from ..run import Run
 
 METRICS, CONFIG = "logs/metrics.jsonl", "config.yaml"
 BINS_WANTED = 24
@@ -106,7 +107,7 @@ def _exam(directory: Path) -> Exam | None:
 
 
 def _points(path: Path) -> list[dict[str, Any]]:
-    """Read the logged points; a line that a kill left half-written is none."""
+    """Read the logged points; a line that a kill left half-written is skipped."""
     points = read_jsonl(path, partial=True) if path.is_file() else []
     return [p for p in points if isinstance(p, dict) and "step" in p]
 

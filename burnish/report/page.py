@@ -9,11 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..adapter import adapter_facts
-from ..exam.fidelity import Fidelity
 from ..exam.intervals import Interval
 from ..exam.thresholds import qualified
-from ..run import Artefact
+from ..records import Artefact, Fidelity
+from ..run import adapter_facts
 from . import plots
 from .axis import number
 from .collect import View
@@ -70,6 +69,8 @@ def headline(view: View) -> Headline:
     if view.stale:
         why = f"The run was trained again after it was exported. Next: make export RUN={view.run.id}"
         return Headline("The export is of an earlier training", why, "fail")
+    if export.no_gguf is not None:
+        return Headline("No GGUF, so nothing to serve here", f"{export.no_gguf}. merged/ is examined below.", "open")
     if export.default is None:
         why = f"{_gain(view)} The table says why."
         if any(a.verdict == "inconclusive" for a in export.artefacts):
@@ -81,7 +82,7 @@ def headline(view: View) -> Headline:
     passing = sum(a.verdict == "pass" for a in export.artefacts)
     why = (
         f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artefacts"
-        f" pass){_kept(served.fidelity)}. {_gain(view)}"
+        f" pass){_kept_gain(served.fidelity)}. {_gain(view)}"
     )
     if told := qualified(export.gate):
         return Headline(f"serve loads {served.path}, by looser thresholds", f"{why} It was {told}.", "open")
@@ -93,7 +94,7 @@ def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
-def _kept(f: Fidelity) -> str:
+def _kept_gain(f: Fidelity) -> str:
     if f.loss is None or f.loss_base is None or f.loss_trained is None or f.loss_base <= f.loss_trained:
         return ""
     return f", and keeps {(f.loss_base - f.loss) / (f.loss_base - f.loss_trained):.1%} of what training gained"
@@ -143,8 +144,7 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
         ("trained’s", _number(f.loss_trained)),
     ]
     served = view.export is not None and artefact.path == view.export.default and not view.stale
-    changes = (artefact.model_extra or {}).get("fallbacks") or {}
-    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in changes.items())
+    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in artefact.fallbacks.items())
     intervals = {
         "KL": _interval(f.kl_ci, _number),
         "top-1": _interval(f.top1_agreement_ci, _share),

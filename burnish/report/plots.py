@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..run import Artefact
+from ..records import Artefact
 from .axis import Axis, number
 from .chart import Labelled, Series, bars, curves, histogram, scatter
 from .collect import View

@@ -7,22 +7,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..process import crashed, how
-from ..run import cache_root, file_sha256, whole_file
+from ..files import atomic_file, cache_root, file_sha256
+from ..process import crashed, exit_reason
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 600
 
 
+# what the converter says, and what it means
+REFUSALS = (
+    (re.compile(r"Model (\S+) is not supported"), r"llama.cpp's converter does not know the architecture \1"),
+    (re.compile(r".*BPE pre-tokenizer was not recognized.*"), "llama.cpp's converter does not know its pre-tokenizer"),
+)
+WANTS = ("No space left on device", "Disk quota exceeded", "MemoryError")
+
+
 class VocabularyError(UserError):
     """A tokenizer that llama.cpp's converter or llama.cpp can't take."""
+
+
+class Unconvertible(VocabularyError):
+    """A base that the converter itself refuses: no GGUF can be made of it, or of what is trained on it."""
+
+
+def refuses(line: str) -> bool:
+    """Whether the converter's last line is about the model, and not about want of disk or memory."""
+    return not any(text in line for text in WANTS)
+
+
+def refusal(line: str) -> str:
+    """Return the converter's last line in words that say what it means; one that isn't known stays as it is."""
+    for pattern, meaning in REFUSALS:
+        if found := pattern.search(line):
+            return found.expand(meaning)
+    return f"llama.cpp's converter refuses it: {line}"
 
 
 def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
@@ -41,7 +67,7 @@ def vocabulary(directory: Path) -> Path:
     target = cache_root() / "vocabularies" / f"{digest[:24]}.gguf"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as temporary:
+        with atomic_file(target) as temporary:
             command = [sys.executable, str(CONVERTER), str(directory), "--vocab-only", "--outfile", str(temporary)]
             _child(command, "")
     return target
@@ -65,8 +91,9 @@ def _child(command: list[str], given: str) -> str:
         lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *^~")]
         if lines[-1:] == ["AssertionError"]:
             lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
-        reason = (
-            lines[-1] if lines and not crashed(done.returncode) else f"{Path(command[1]).name}: {how(done.returncode)}"
-        )
-        raise VocabularyError(reason)
+        if not lines or crashed(done.returncode):
+            raise VocabularyError(f"{Path(command[1]).name}: {exit_reason(done.returncode)}")
+        if command[1] == str(CONVERTER) and refuses(lines[-1]):
+            raise Unconvertible(refusal(lines[-1]))
+        raise VocabularyError(lines[-1])
     return done.stdout

@@ -1,4 +1,4 @@
-"""The one tokenizer loader of train, export and the tools: tokenizer.json as it is written, whatever its label says.
+"""The one tokenizer loader of train, export and the tools: tokenizer.json as it is written, whatever class is named.
 
 transformers rebuilds a tokenizer from the class that tokenizer_config.json names, and a byte-level vocabulary under the
 label LlamaTokenizer(Fast) loses its spaces that way. Here tokenizer.json alone decides, and what is saved loads to the
@@ -10,9 +10,8 @@ transformers and sentencepiece are imported where they are used: serve imports t
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,13 @@ from tokenizers import Tokenizer, normalizers
 
 from ..errors import UserError
 from ..files import first_line
+from ..private.transformers import add_token, convert_slow, set_saved_option
+from .comparison import BLANK, SAMPLE_TEXTS, encoder, first_difference, plain_encoder, sample_texts, steps_of
 from .sentencepiece import is_spm, write_spm
 
 TOKENIZER, CONFIG, SPM = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 # the label that every version of transformers takes to mean "tokenizer.json as it is written"
 LABEL = "PreTrainedTokenizerFast"
-# what a tokenizer writes instead of a blank: no change of the text, and llama.cpp does the same by itself
-BLANK = "▁"
-BLANKS = frozenset({"Prepend", "Replace"})
-PROBES = (
-    "Hello, world! It's 2025-02-12T03:00:00+07:00; path='/app' costs $1,234.56.",
-    "  two blanks before,  two within, two after  ",
-    "\n\n\tIndented  twice   thrice\r\n\r\n    four blanks\n",
-    "naïve café Straße Ærøskøbing Ελλάδα Привет, мир!",
-    "你好，世界 こんにちは 안녕하세요 สวัสดี नमस्ते שלום مرحبا",
-    "🙂🚀 👩‍👩‍👧 ½ ∑ → ≥ № \u00a0\u200b",
-    "def f(x):\n    return x**2  # THEY'RE we'll I'd\n\n\n",
-    "1 22 333 4444 55555 0x1F 3.14159",
-    "### Instruction:\nName the boats.\n\n### Response:\n",
-)
 
 
 class TokenizerError(UserError):
@@ -76,7 +63,7 @@ def _as_written(directory: Path) -> Any:
         ) from None
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     # a token that only the configuration knows is added by transformers, behind those of tokenizer.json
-    texts = probes(tokenizer, lambda token: written.token_to_id(token) is not None)
+    texts = sample_texts(tokenizer, lambda token: written.token_to_id(token) is not None)
     if difference := first_difference(encoder(tokenizer), plain_encoder(written), texts):
         raise TokenizerError(f"{directory / TOKENIZER}: transformers does not use it as it is written: {difference}")
     _add_what_is_configured(tokenizer, written, directory / CONFIG)
@@ -105,95 +92,6 @@ def save(tokenizer: Any, directory: Path) -> None:
     write_spm(json.loads((directory / TOKENIZER).read_text(encoding="utf-8")), directory / SPM)
 
 
-def reload_difference(directory: Path, expected: Callable[[str], list[int]], texts: Sequence[str]) -> str:
-    """Say how transformers' AutoTokenizer reads `directory` otherwise than `expected`; nothing where it does not."""
-    from transformers import AutoTokenizer
-
-    return first_difference(encoder(AutoTokenizer.from_pretrained(directory)), expected, texts)
-
-
-def encoder(tokenizer: Any, special: bool = False) -> Callable[[str], list[int]]:
-    """Return text -> ids of a transformers tokenizer; `special` adds BOS and EOS as it is configured."""
-    return lambda text: list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
-
-
-def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """Return text -> ids of a tokenizer of the tokenizers library, without BOS and EOS."""
-    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def probes(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[str, ...]:
-    """Return the probe texts, and one with the tokenizer's own special tokens, if `known`, between words."""
-    named = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token and known(token)][:32]
-    return (*PROBES, "".join(f"{token}word {token} " for token in named)) if named else PROBES
-
-
-def first_difference(
-    found: Callable[[str], list[int]], expected: Callable[[str], list[int]], texts: Sequence[str]
-) -> str:
-    """Say where two encoders first give other ids, on which text; nothing where all are the same."""
-    for text in texts:
-        if difference := ids_difference(text, found(text), expected(text)):
-            return difference
-    return ""
-
-
-def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
-    """Say where two lists of ids of one text differ; nothing where they are the same."""
-    if found == expected:
-        return ""
-    pairs = enumerate(zip(found, expected, strict=False))
-    at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
-    shown = text if len(text) <= 40 else f"{text[:40]}…"
-    return f"{shown!r} at token {at}: {found[at : at + 3]}, expected {expected[at : at + 3]}"
-
-
-def normaliser(tokenizer: Any) -> Callable[[str], str]:
-    """Return what the tokenizer does to the characters of a text before it splits it (NFC, lower case ...).
-
-    Blanks that it writes as another character are left: that changes no text, and llama.cpp does it too, while it
-    never composes accents.
-    """
-    steps = _parts(json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"], "normalizers")
-    kept = [step for step in steps if step["type"] not in BLANKS]
-    if not kept:
-        return str
-    bare = {**_EMPTY, "normalizer": {"type": "Sequence", "normalizers": kept}}
-    made: normalizers.Normalizer = Tokenizer.from_str(json.dumps(bare)).normalizer
-    return lambda text: str(made.normalize_str(text))
-
-
-_EMPTY: dict[str, Any] = {
-    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-    "pre_tokenizer": None, "post_processor": None, "decoder": None,
-    "model": {"type": "BPE", "vocab": {}, "merges": []},
-}  # fmt: skip
-
-
-def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
-    """Return whether a decoded text is the text that was encoded, but for what the tokenizer itself is made to change.
-
-    That is its normalizer, a blank that it puts before the text, and blanks beside special tokens that strip them.
-    """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    normal = normaliser(tokenizer)
-    blank = BLANK in json.dumps([backend["decoder"], backend["pre_tokenizer"]], ensure_ascii=False)
-    beside = [t["content"] for t in backend["added_tokens"] if t["special"] or t["lstrip"] or t["rstrip"]]
-    pattern = re.compile(rf"\s*({'|'.join(map(re.escape, beside))})\s*") if beside else None
-
-    def canonical(text: str) -> str:
-        text = normal(text.replace(BLANK, " ") if blank else text)
-        return pattern.sub(r"\1", text) if pattern else text
-
-    def same(decoded: str, text: str) -> bool:
-        if decoded == text:
-            return True
-        found, wanted = canonical(decoded), canonical(text)
-        return found in (wanted, f" {wanted}")
-
-    return same
-
-
 def space_prefix(tokenizer: Any, opens_special: bool) -> bool | None:
     """Whether llama.cpp must put a blank before a text as this tokenizer does; None where its kind has no such switch.
 
@@ -203,7 +101,7 @@ def space_prefix(tokenizer: Any, opens_special: bool) -> bool | None:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if not is_spm(backend):
         return None
-    parts = _parts(backend["normalizer"], "normalizers") + _parts(backend["pre_tokenizer"], "pretokenizers")
+    parts = steps_of(backend["normalizer"], "normalizers") + steps_of(backend["pre_tokenizer"], "pretokenizers")
     schemes = {part.get("prepend_scheme", "always") for part in parts if part["type"] == "Metaspace"}
     if any(part["type"] == "Prepend" for part in parts) or "always" in schemes:
         return True
@@ -212,14 +110,7 @@ def space_prefix(tokenizer: Any, opens_special: bool) -> bool | None:
 
 def set_space_prefix(tokenizer: Any, value: bool) -> None:
     """Have `save` write add_prefix_space, from which llama.cpp's converter takes what it writes into a GGUF."""
-    tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = value
-
-
-def _parts(content: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """Return the steps of a normalizer or pre-tokenizer, which may be one or a sequence."""
-    if not content:
-        return []
-    return list(content[key]) if content["type"] == "Sequence" else [content]
+    set_saved_option(tokenizer, "add_prefix_space", value)
 
 
 def _add_what_is_configured(tokenizer: Any, written: Tokenizer, path: Path) -> None:
@@ -233,13 +124,12 @@ def _add_what_is_configured(tokenizer: Any, written: Tokenizer, path: Path) -> N
     config = json.loads(path.read_text(encoding="utf-8"))
     for name in ("bos", "eos"):
         if config.get(f"add_{name}_token") is True and getattr(tokenizer, f"{name}_token"):
-            setattr(tokenizer, f"add_{name}_token", True)
+            add_token(tokenizer, name)
 
 
 def _converted(directory: Path, trust_remote_code: bool) -> Any:
     """Convert a tokenizer that has no tokenizer.json, and compare the result with what it was made from."""
     from transformers import AutoTokenizer
-    from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
     try:
         made = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
@@ -253,13 +143,13 @@ def _converted(directory: Path, trust_remote_code: bool) -> Any:
     original: Callable[[str], list[int]] | None = _sentencepiece(directory)
     if not made.is_fast:
         original = original or encoder(made)
-        made = _wrapped(made, convert_slow_tokenizer, directory)
+        made = _wrapped(made, directory)
     tokenizer = _saved_and_loaded(made)
-    difference = first_difference(encoder(tokenizer), original, PROBES) if original else ""
+    difference = first_difference(encoder(tokenizer), original, SAMPLE_TEXTS) if original else ""
     if difference and space_prefix(tokenizer, opens_special=False):
         _prepend_always(made)
         tokenizer = _saved_and_loaded(made)
-        difference = first_difference(encoder(tokenizer), original or encoder(made), PROBES)
+        difference = first_difference(encoder(tokenizer), original or encoder(made), SAMPLE_TEXTS)
     if difference:
         raise TokenizerError(
             f"{directory}: it has no {TOKENIZER}, and the one that transformers makes of its files gives other ids:"
@@ -284,11 +174,11 @@ def _prepend_always(tokenizer: Any) -> None:
     backend.pre_tokenizer = None
 
 
-def _wrapped(slow: Any, convert: Callable[[Any], Tokenizer], directory: Path) -> Any:
+def _wrapped(slow: Any, directory: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     try:
-        made = convert(slow)
+        made = convert_slow(slow)
     except Exception as error:  # whatever the conversion of a class that it does not know raises
         reason = first_line(error, type(error).__name__)
         raise TokenizerError(

@@ -1,8 +1,8 @@
 """Text in a message stays text: special strings that a person or a tool wrote never become control tokens.
 
 A chat is rendered with sentinels in place of the characters that special strings begin and end with, so that the
-special strings in the rendering are the template's own. There it is cut, the sentinels are taken back, and the pieces
-are encoded as characters. Chats without such strings are rendered and encoded as they always were.
+special strings in the rendering are the template's own. There it is cut, the sentinels are replaced by what they stand
+for, and the pieces are encoded as characters. Chats without such strings are rendered and encoded as a whole.
 """
 
 from __future__ import annotations
@@ -78,13 +78,14 @@ class Chat:
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> Prompt:
         """Render a chat, and tell the template's control tokens from the text of the messages."""
+        variables = {**self.template.variables, **variables}
         kept = (messages, variables)
         if self.reading == "parse" or not any(self._finder.edge.search(text) for text in texts(kept)):
             return Prompt(self.template.render(messages, add_generation_prompt, **variables))
-        hide = _Hide(self._finder, self.template, texts(kept))
+        hide = _Sentinels(self._finder, self.template, texts(kept))
         hidden = [hide.message(message) for message in messages]
         marked = self.template.render(hidden, add_generation_prompt, **hide.value(variables))
-        prompt = self._taken_back(marked, hide)
+        prompt = self._restored(marked, hide)
         same = prompt.controls == self._spans(prompt.text)
         if hide.strings:
             return Prompt(prompt.text) if same else prompt
@@ -110,7 +111,7 @@ class Chat:
         )
 
     def strings(self, text: str, assistant: bool = False) -> list[str]:
-        """Return the special strings in a text, each once; in an assistant's turn markers are none."""
+        """Return the special strings in a text, each once; without the markers of an assistant's turn."""
         found = (string for _, _, string in self._finder.find(text))
         return [s for s in dict.fromkeys(found) if not (assistant and s in MARKERS)]
 
@@ -128,7 +129,7 @@ class Chat:
     def _ids(self) -> frozenset[int]:
         return frozenset(self.vocabulary.specials.values())
 
-    def _taken_back(self, marked: str, hide: _Hide) -> Prompt:
+    def _restored(self, marked: str, hide: _Sentinels) -> Prompt:
         """Put the characters back for the sentinels; what is special before that is the template's own."""
         text, last = "", 0
         controls: list[Span] = []
@@ -156,7 +157,7 @@ class Chat:
             last = end
 
 
-class _Hide:
+class _Sentinels:
     """Puts sentinels into the texts of one chat: private-use characters that occur nowhere in it, one for one.
 
     Lengths, blanks and letters stay as they are, so that templates strip, split and compare as before. A string that
@@ -214,7 +215,7 @@ class _Hide:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield every text in messages, the keys of objects among them; a message's role is none."""
+    """Yield every text in messages, and the keys of objects; a message's role is left out."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

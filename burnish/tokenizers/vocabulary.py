@@ -44,8 +44,8 @@ class GgufVocabulary(Protocol):
 
 
 def from_gguf(model: GgufVocabulary) -> Vocabulary:
-    """Return the vocabulary of a GGUF: special are its CONTROL tokens, the one for unknown text, and by their looks
-    those that an older converter made user-defined."""
+    """Return the vocabulary of a GGUF: special are its CONTROL tokens, the one for unknown text, and those that an
+    older converter made user-defined, recognised by their text."""
     attributes = {i: a for i, a in enumerate(model.attributes()) if a & (UNKNOWN | CONTROL | USER_DEFINED)}
     texts = {i: model.token_text(i) for i in attributes}
     special = {texts[i]: i for i, a in attributes.items() if a & (UNKNOWN | CONTROL) or looks_special(texts[i])}
@@ -72,7 +72,7 @@ def from_gguf(model: GgufVocabulary) -> Vocabulary:
 def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = None) -> Vocabulary:
     """Return the vocabulary of a transformers tokenizer that stands on the tokenizers library.
 
-    Special are its added tokens marked so, and those that llama.cpp's converter makes CONTROL tokens by their looks.
+    Special are its added tokens marked so, and those that llama.cpp's converter makes CONTROL tokens by their text.
     `encode` parses a text; by default the tokenizer itself does.
     """
     backend = tokenizer.backend_tokenizer

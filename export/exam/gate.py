@@ -1,8 +1,8 @@
 """The gate: what an artefact must show on the exam before it may be served.
 
-A figure over few rows is known only within its interval. A rule holds where the whole interval keeps the limit, is
-broken where none of it does, and is open where the limit lies inside: then the verdict is "inconclusive". Parity, end
-tokens and the general text, which is the same fixed text for every run, are no samples: they hold or fail as they are.
+A figure over few rows is known only within its interval. A rule holds where the whole interval is within the limit,
+is broken where none of it is, and is open where the limit lies inside: then the verdict is "inconclusive". Parity, end
+tokens and the general text, which is the same for every run, are not samples: they hold or fail as they are.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from burnish.exam.fidelity import Fidelity
 from burnish.exam.intervals import Interval, rows_needed
-from burnish.run import Artefact, Verdict
+from burnish.records import Artefact, Examined, Fidelity, Verdict
 
 from ..settings import GateSection
 
 # A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md
 # the lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
 CLEAR = 0.1
-LEAST_ROWS = 10  # what an exam that has no interval is told to examine
-MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and rows are not the way out
+LEAST_ROWS = 10  # how many rows a message asks for where there is no interval
+MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and more rows would not decide it
 MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
 RANK: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
@@ -39,7 +38,7 @@ class Finding:
 class Measure:
     """A figure over `rows` held-out rows that may be at most `limit`, with its 95% interval; for all, less is better.
 
-    `style` is how it is shown; a share that should be high is kept as what it lacks (`of_one`) and shown as it is.
+    `style` is how it is shown; a share that should be high is stored as 1 - share (`of_one`) and shown as it is.
     """
 
     name: str
@@ -64,6 +63,23 @@ def judge(fidelity: Fidelity, gate: GateSection) -> tuple[Verdict, str]:
     return order[0].verdict, "; ".join(f.why for f in order)
 
 
+def judged(examined: Examined, gate: GateSection, merged: Artefact | None = None) -> Artefact:
+    """Return the artefact with its verdict; a GGUF gets no better one than `merged`, which it was made from."""
+    verdict, why = judge(examined.fidelity, gate)
+    if merged is not None and merged.verdict != "pass":
+        state = "fails" if merged.verdict == "fail" else "is inconclusive"
+        told = f"the merge that it was made from {state}: {merged.why}"
+        why = told if verdict == "pass" else f"{told}; {why}"
+        verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
+    return with_verdict(examined, verdict, why)
+
+
+def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artefact:
+    """Return what a record holds of an examined artefact with this verdict."""
+    known = {name: getattr(examined, name) for name in Examined.model_fields}
+    return Artefact(**known, verdict=verdict, why=why)
+
+
 def default_artefact(artefacts: list[Artefact]) -> str | None:
     """Return the smallest GGUF that passes, None where none does."""
     passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
@@ -71,7 +87,7 @@ def default_artefact(artefacts: list[Artefact]) -> str | None:
 
 
 def _fixed(f: Fidelity, gate: GateSection) -> Iterator[Finding]:
-    """Yield what breaks of the rules that no number of rows could change."""
+    """Yield the broken rules that do not depend on the number of rows."""
     for name, holds, why in (
         ("prompt parity", f.prompt_parity, f.prompt_parity_why),
         ("terminator", f.terminator, f.terminator_why),
@@ -135,7 +151,7 @@ def _gain(f: Fidelity) -> float | None:
 
 
 def _gain_is_judged(f: Fidelity, gate: GateSection) -> bool:
-    """Tell whether there was a gain to lose: at least the floor, and told apart from none by its interval."""
+    """Whether there was a gain to lose: at least the floor, with an interval above 0."""
     gain = _gain(f)
     return gain is not None and gain > 0 and gain >= gate.min_gain and (f.gain_ci is None or f.gain_ci[0] > 0)
 

@@ -9,8 +9,9 @@ from typing import Any
 from burnish import chat as templates
 from burnish.chat import ChatError
 from burnish.exam.rows import Exam
+from burnish.files import text_sha256
 from burnish.llama import Model
-from burnish.run import TrainRecord, text_sha256
+from burnish.records import TrainRecord
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
@@ -30,9 +31,9 @@ class Check:
 def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord, encode: Encode) -> Check:
     """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
 
-    The template must also be the trained one to the letter: the exam's rows need not reach what was edited in it. Where
-    special strings in messages are text, the artefact must read those of the exam's probe so. Of a plain text row all
-    ids are compared; `encode` reads one, with the artefact's own start and end tokens.
+    The template must also be exactly the trained one: the exam's rows need not reach what was edited in it. Where
+    special strings in messages are text, the artefact must read those of the exam's `specials_check` as text. Of a
+    plain text row all ids are compared; `encode` reads one, with the artefact's own start and end tokens.
     """
     turns = [
         (question, start, turn)
@@ -49,7 +50,7 @@ def prompt_parity(exam: Exam, chat: Chat | None, record: TrainRecord, encode: En
             found = chat.ids((question.messages or [])[:turn], add_generation_prompt=True)
             if difference := _difference(found, question.input_ids[:start]):
                 return Check(False, difference)
-        if fault := _probed(exam, chat):
+        if fault := _special_strings(exam, chat):
             return Check(False, fault)
     except ChatError as error:
         return Check(False, str(error))
@@ -74,24 +75,27 @@ def text_parity(exam: Exam, encode: Encode) -> Check:
 
 def gguf_chat(model: Model, record: TrainRecord) -> Chat | None:
     """Return what a server makes of messages with a GGUF: its template at the run's frozen date, its tokenizer."""
-    template = templates.from_gguf(model, record.template_date) if record.template_date else None
+    date, variables = record.template_date, record.template_kwargs
+    template = templates.from_gguf(model, date, variables) if date else None
     return Chat(template, vocabulary.from_gguf(model), record.special_tokens) if template else None
 
 
 def checkpoint_chat(tokenizer: Any, record: TrainRecord) -> Chat | None:
     """Return the same with a checkpoint's tokenizer, as transformers loads it."""
-    template = templates.from_tokenizer(tokenizer, record.template_date) if record.template_date else None
+    date, variables = record.template_date, record.template_kwargs
+    template = templates.from_tokenizer(tokenizer, date, variables=variables) if date else None
     return Chat(template, vocabulary.from_tokenizer(tokenizer), record.special_tokens) if template else None
 
 
-def _probed(exam: Exam, chat: Chat) -> str:
+def _special_strings(exam: Exam, chat: Chat) -> str:
     """Say what is wrong with how special strings in messages are read; nothing where it is as in training."""
-    if exam.probe is None or chat.reading == "parse":
+    check = exam.specials_check
+    if check is None or chat.reading == "parse":
         return ""
-    if parsed := exam.probe.parsed(chat):
+    if parsed := check.not_special_in(chat):
         named = ", ".join(parsed[:NAMED]) + (f" and {len(parsed) - NAMED} more" if len(parsed) > NAMED else "")
         return f"{named} are special tokens in training and none here, so text in messages would become tokens"
-    difference = _difference(chat.ids(exam.probe.messages, add_generation_prompt=True), exam.probe.input_ids)
+    difference = _difference(chat.ids(check.messages, add_generation_prompt=True), check.input_ids)
     return difference and f"special strings in messages are not the text that they are in training: {difference}"
 
 

@@ -1,8 +1,4 @@
-"""A checkpoint's model without its weights: its layers take theirs for as long as they are needed.
-
-Everything here that transformers keeps private stands in this module: how a checkpoint's names become a model's
-(core_model_loading), which also stacks and splits tensors where a checkpoint stores them otherwise.
-"""
+"""A checkpoint's model without its weights: each layer's weights are loaded for as long as they are needed."""
 
 from __future__ import annotations
 
@@ -11,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..merge.shards import TYPES, ShardError, Source, sources
+from ..private.torch import Place, empty_places, replace_parameters
+from ..private.transformers import load_tensors, model_names
 from .ondisk import OnDisk, read_float32
 
 
@@ -23,8 +21,8 @@ class NotStreamable(Exception):
     """An architecture whose layers can't be loaded one after another; says why."""
 
 
-class _Later:
-    """A stored tensor as transformers' loader takes it: indexing reads it. The loader hides faults, so one is kept."""
+class _LazyTensor:
+    """A stored tensor as transformers' loader takes it: indexing reads it. `fault` has an error that the loader hid."""
 
     def __init__(self, read: Callable[[], torch.Tensor]):
         self.fault: ShardError | None = None
@@ -38,24 +36,7 @@ class _Later:
             raise
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """A parameter's or buffer's place in its module; `empty` is what stands there while it is not loaded."""
-
-    place: dict[str, torch.Tensor | None]
-    key: str
-    empty: torch.Tensor
-
-    @property
-    def now(self) -> torch.Tensor:
-        found = self.place[self.key]
-        return self.empty if found is None else found
-
-    def put(self, tensor: torch.Tensor) -> None:
-        self.place[self.key] = tensor
-
-
-class _Nothing(torch.Tensor):
+class _EmptyTensor(torch.Tensor):
     """A tensor without values that stays so wherever it is moved."""
 
     @classmethod
@@ -65,8 +46,8 @@ class _Nothing(torch.Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
-def _nothing(source: Source) -> torch.Tensor:
-    return torch.empty(source.shape, dtype=torch.float32, device="meta").as_subclass(_Nothing)
+def _empty_tensor(source: Source) -> torch.Tensor:
+    return torch.empty(source.shape, dtype=torch.float32, device="meta").as_subclass(_EmptyTensor)
 
 
 @dataclass(frozen=True)
@@ -84,21 +65,21 @@ class Skeleton:
     @contextmanager
     def loaded(self, number: int) -> Iterator[None]:
         """Hold one layer's weights in float32 while open. Raises NotStreamable where one of them is not stored."""
-        slots = list(_slots(self.layers[number]))
+        places = list(empty_places(self.layers[number]))
         stored = self.stored[number]
         dtypes = {TYPES[source.dtype] for source in stored.values() if TYPES[source.dtype].is_floating_point}
         try:
-            if len(stored) > len(slots) and len(dtypes) == 1:
+            if len(stored) > len(places) and len(dtypes) == 1:
                 # its matrices are stacked from several: in 16 bits, or there would be two layers in float32
-                _load_as(self.model, slots, stored, *dtypes)
+                _load_as(self.model, places, stored, *dtypes)
             else:
-                _load(self.model, {name: _Later(partial(read_float32, source)) for name, source in stored.items()})
-            if left := sorted({slot.key for slot in slots if slot.now.is_meta}):
+                _load(self.model, {name: _LazyTensor(partial(read_float32, source)) for name, source in stored.items()})
+            if left := sorted({place.key for place in places if place.now.is_meta}):
                 raise NotStreamable(f"{self.names[number]} has no stored {', '.join(left)}")
             yield
         finally:
-            for slot in slots:
-                slot.put(slot.empty)
+            for place in places:
+                place.put(place.empty)
 
 
 def read_skeleton(directory: Path) -> Skeleton:
@@ -116,16 +97,18 @@ def read_skeleton(directory: Path) -> Skeleton:
     if not layers or outline.base_model is outline:
         raise NotStreamable("it has no list of layers")
     stored = {source.name: source for source in sources(directory)}
-    targets = _targets(outline, stored)
+    targets = model_names(outline, stored)
     owners = {name: _owner(target, layers) for name, target in targets.items()}
-    tables = {name: t for name, t in targets.items() if owners[name] is None and _is_table(outline, t)}
+    matrices = {name: t for name, t in targets.items() if owners[name] is None and _is_matrix(outline, t)}
     given = {
-        name: _Later(partial(read_float32, source)) if owners[name] is None and name not in tables else _nothing(source)
+        name: _LazyTensor(partial(read_float32, source))
+        if owners[name] is None and name not in matrices
+        else _empty_tensor(source)
         for name, source in stored.items()
     }
     options |= {"config": outline.config, "state_dict": given}
     model = from_pretrained(type(outline), None, directory, **options)
-    _leave_on_disk(model, {target: stored[name] for name, target in tables.items()})
+    replace_parameters(model, {target: OnDisk.of(stored[name]) for name, target in matrices.items()})
     own = [{name: stored[name] for name, owner in owners.items() if owner == layer} for layer in layers]
     return Skeleton(model, [model.get_submodule(name) for name in layers], layers, own)
 
@@ -163,7 +146,7 @@ def _owner(name: str, layers: list[str]) -> str | None:
     return next((layer for layer in layers if layer in every), None)
 
 
-def _is_table(model: Any, name: str) -> bool:
+def _is_matrix(model: Any, name: str) -> bool:
     module, _, key = name.rpartition(".")
     try:
         found = model.get_submodule(module)
@@ -172,64 +155,22 @@ def _is_table(model: Any, name: str) -> bool:
     return key == "weight" and isinstance(found, torch.nn.Embedding | torch.nn.Linear)
 
 
-def _leave_on_disk(model: Any, tables: Mapping[str, Source]) -> None:
-    """Put stored matrices in the place of parameters without values, tied ones too."""
-    held = {id(model.get_parameter(name)): source for name, source in tables.items()}
-    for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in held:
-                module._parameters[key] = OnDisk.of(held[id(parameter)])
-
-
-def _targets(model: Any, stored: Mapping[str, Source]) -> dict[str, str]:
-    """Return each stored tensor's (first) name in the model."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    names, prefix = model.state_dict(), model.base_model_prefix
-    made = {}
-    for name in stored:
-        target, pattern = rename_source_key(name, renamings, converters, prefix, names)
-        if target not in names and pattern is None:
-            target, _ = rename_source_key(name, [], [], prefix, names)
-        made[name] = target
-    return made
-
-
-def _slots(layer: torch.nn.Module) -> Iterator[_Slot]:
-    """Yield the places of what a layer has no values for."""
-    for module in layer.modules():
-        for place in (module._parameters, module._buffers):
-            for key, tensor in place.items():
-                if tensor is not None and tensor.is_meta:
-                    yield _Slot(cast(dict[str, torch.Tensor | None], place), key, tensor)
-
-
-def _load_as(model: Any, slots: Sequence[_Slot], stored: Mapping[str, Source], dtype: torch.dtype) -> None:
+def _load_as(model: Any, places: Sequence[Place], stored: Mapping[str, Source], dtype: torch.dtype) -> None:
     """Load a layer in the dtype in which it is stored, and then turn one tensor after another into float32."""
-    for slot in slots:
-        if slot.empty.is_floating_point():
-            slot.put(torch.nn.Parameter(slot.empty.to(dtype), requires_grad=False))
-    _load(model, {name: _Later(source.read) for name, source in stored.items()})
-    for slot in slots:
-        if slot.now.dtype == dtype and not slot.now.is_meta:
-            slot.put(torch.nn.Parameter(slot.now.float(), requires_grad=False))
+    for place in places:
+        if place.empty.is_floating_point():
+            place.put(torch.nn.Parameter(place.empty.to(dtype), requires_grad=False))
+    _load(model, {name: _LazyTensor(source.read) for name, source in stored.items()})
+    for place in places:
+        if place.now.dtype == dtype and not place.now.is_meta:
+            place.put(torch.nn.Parameter(place.now.float(), requires_grad=False))
 
 
-def _load(model: Any, given: Mapping[str, _Later]) -> None:
+def _load(model: Any, given: Mapping[str, _LazyTensor]) -> None:
     """Load some of a checkpoint's tensors into a model, as from_pretrained loads all of them."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import convert_and_load_state_dict_in_model
-    from transformers.modeling_utils import LoadStateDictConfig
-
-    config = LoadStateDictConfig(dtype=torch.float32, weight_mapping=get_model_conversion_mapping(model))
-    info, _ = convert_and_load_state_dict_in_model(model, dict(given), config)
+    faults = load_tensors(model, given)
     for later in given.values():
         if later.fault is not None:
             raise later.fault
-    faults = [*(str(name) for name, *_ in info.mismatched_keys), *info.conversion_errors, *info.error_msgs]
     if faults:
         raise NotStreamable(f"its tensors do not fit: {', '.join(sorted(faults)[:3])}")

@@ -14,17 +14,18 @@ from burnish import machine
 from burnish.console import PLAIN_INTERVAL_S, say, warn
 from burnish.errors import UserError
 from burnish.exam.memory import chunk_positions, group_tokens
-from burnish.exam.rows import Floats, Question
+from burnish.exam.rows import Question
+from burnish.exam.scores import Floats
 from burnish.files import first_line
 
 from ..merge.shards import ShardError, sources
-from . import lockstep
+from . import layerwise
 from .skeleton import NotStreamable, Skeleton, attention, from_pretrained, read_skeleton
 
 GIB = 2**30
 
 
-class _Reached(BaseException):
+class _BaseOutput(BaseException):
     """Ends a forward pass at the base model's output."""
 
     def __init__(self, output: Any):
@@ -88,12 +89,12 @@ def _base_outputs(skeleton: Skeleton, group: Sequence[Question]) -> list[tuple[t
     forward = base.forward
 
     def stop(*args: Any, **kwargs: Any) -> Any:
-        raise _Reached(forward(*args, **kwargs))
+        raise _BaseOutput(forward(*args, **kwargs))
 
     def ask(question: Question) -> tuple[type, torch.Tensor]:
         try:
             model(input_ids=torch.tensor([question.input_ids]), use_cache=False)
-        except _Reached as reached:
+        except _BaseOutput as reached:
             states: torch.Tensor = reached.output[0]
             if states.shape[:2] != (1, len(question.input_ids)):
                 raise NotStreamable(f"its base model returns {tuple(states.shape)}") from None
@@ -103,7 +104,7 @@ def _base_outputs(skeleton: Skeleton, group: Sequence[Question]) -> list[tuple[t
     base.forward = stop
     try:
         progress = _progress(skeleton.loaded, len(skeleton.layers))
-        return lockstep.run([lambda q=q: ask(q) for q in group], skeleton.layers, progress)  # type: ignore[misc]
+        return layerwise.run([lambda q=q: ask(q) for q in group], skeleton.layers, progress)  # type: ignore[misc]
     finally:
         del base.forward
 

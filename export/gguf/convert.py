@@ -8,14 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
+from burnish.files import atomic_file
 from burnish.llama import quantization_types
-from burnish.process import how
-from burnish.run import whole_file
-from burnish.tokenizers.llama_cpp import CONVERTER
+from burnish.process import crashed, exit_reason
+from burnish.tokenizers.llama_cpp import CONVERTER, refusal, refuses
 
 STEP = re.compile(r"(\d+)/(\d+)")
 SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
@@ -23,6 +22,18 @@ SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
 
 class GgufError(UserError):
     """A conversion or quantization that failed, with its last line."""
+
+
+class UnconvertibleError(GgufError):
+    """A merged checkpoint of which the converter makes no GGUF."""
+
+
+class _EndedError(GgufError):
+    """A child process that failed, with its exit code and its last line."""
+
+    def __init__(self, what: str, code: int, lines: Sequence[str]) -> None:
+        super().__init__(f"{what}: failed ({exit_reason(code)}): {' / '.join(lines[-3:]) or 'no output'}")
+        self.code, self.last = code, lines[-1] if lines else ""
 
 
 def check_types(names: Sequence[str]) -> list[str]:
@@ -40,30 +51,37 @@ def check_converter() -> None:
         raise GgufError(f"{CONVERTER}: llama.cpp's converter is not there: run `make setup`")
 
 
-def convert(merged: Path, target: Path, dtype: str) -> dict[str, Any]:
-    """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all."""
-    with whole_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
+def convert(merged: Path, target: Path, dtype: str) -> dict[str, int]:
+    """Convert a merged checkpoint to a 16-bit GGUF; the file appears whole, or not at all.
+
+    Returns an empty count of fallbacks: every tensor has the type that was asked for. Raises UnconvertibleError where
+    the converter does not know the model.
+    """
+    with atomic_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
         command = [sys.executable, str(CONVERTER), str(merged), "--outfile", str(temporary)]
         command += ["--outtype", SIXTEEN_BIT[dtype].lower()]
-        _child(command, lambda done, total: tick(100 * done / total), "convert")
+        try:
+            _child(command, lambda done, total: tick(100 * done / total), "convert")
+        except _EndedError as error:
+            if crashed(error.code) or not refuses(error.last):
+                raise
+            raise UnconvertibleError(refusal(error.last)) from None
         tick(100)
         _verify(temporary)
     return {}
 
 
-def quantize(source: Path, target: Path, type_name: str) -> dict[str, Any]:
+def quantize(source: Path, target: Path, type_name: str) -> dict[str, int]:
     """Quantize a 16-bit GGUF to a type by name; the file appears whole, or not at all.
 
-    Returns what the record keeps: `fallbacks`, how many tensors took another type because of their shape, by
-    "wanted -> taken".
+    Returns how many tensors took another type because of their shape, by "wanted -> taken".
     """
-    with whole_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
+    with atomic_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
         command = [sys.executable, "-m", "burnish.llama", "quantize", str(source), str(temporary), type_name]
         lines = _child(command, lambda done, total: tick(100 * done / total), f"quantize to {type_name}")
         tick(100)
         _verify(temporary)
-    changes = Counter(line.split(" ", 2)[2] for line in lines if line.startswith("fallback "))
-    return {"fallbacks": dict(changes)}
+    return dict(Counter(line.split(" ", 2)[2] for line in lines if line.startswith("fallback ")))
 
 
 def _verify(path: Path) -> None:
@@ -94,6 +112,5 @@ def _child(command: list[str], progress: Callable[[int, int], None], what: str) 
             process.kill()
             raise
     if process.returncode:
-        last = " / ".join(lines[-3:]) or "no output"
-        raise GgufError(f"{what}: failed ({how(process.returncode)}): {last}")
+        raise _EndedError(what, process.returncode, lines)
     return lines

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from burnish.adapter import adapter_facts
-from burnish.bases.base import PACKAGE_PREFIX
 from burnish.exam.intervals import Interval
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE, published_name
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+from burnish.records import Artefact
+from burnish.run import adapter_facts
 
-from .usage import howto
+from .publication import PLACEHOLDER, Publication
+from .usage import usage
 
-PLACEHOLDER = "owner/name"
 UNKNOWN = "unknown: check the base's page before you publish or use this"
-# settings that say how the model came to be; paths and names of this machine are not among them
-SHOWN = (
+# settings that say how the model was trained, without paths and names of this machine
+SHOWN_SETTINGS = (
     ("base", ("quantization", "dtype")),
     ("data", ("max_length", "over_length", "assistant_only_loss", "packing", "eval_split")),
     ("lora", ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")),
@@ -34,45 +31,13 @@ SHOWN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What a card is about: a run's records, what of it is published, and where."""
-
-    run: Run
-    train: TrainRecord
-    export: ExportRecord
-    repo: str
-    artefacts: tuple[Artefact, ...]
-    adapter: bool
-
-    @property
-    def ggufs(self) -> list[Artefact]:
-        return [a for a in self.artefacts if a.kind == "gguf"]
-
-    @property
-    def merged(self) -> Artefact | None:
-        return next((a for a in self.artefacts if a.kind == "safetensors"), None)
-
-    @property
-    def base_on_hub(self) -> str | None:
-        """The base's hub id; None where it came from this machine."""
-        return self.train.base.id if self.train.base.revision else None
-
-    @property
-    def base_name(self) -> str:
-        """The base as others may read it: of a path only its last part."""
-        base = self.train.base.id
-        return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name
-
-
-def card(subject: Subject) -> str:
+def card(s: Publication) -> str:
     """Return README.md: metadata as the Hub reads it, then the page."""
-    sections = (_head(subject), _measured(subject), _base(subject), _data(subject), _training(subject),
-                howto(subject), _limits(subject))  # fmt: skip
-    return "\n".join((_metadata(subject), *sections))
+    sections = (_head, _measured, _base, _data, _training, usage, _limits)
+    return "\n".join((_metadata(s), *(section(s) for section in sections)))
 
 
-def _metadata(s: Subject) -> str:
+def _metadata(s: Publication) -> str:
     said: dict[str, Any] = {}
     if s.base_on_hub:
         said["base_model"] = s.base_on_hub
@@ -87,7 +52,7 @@ def _metadata(s: Subject) -> str:
     return f"---\n{yaml.safe_dump({**said, 'tags': tags}, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _head(s: Subject) -> str:
+def _head(s: Publication) -> str:
     failed = [a for a in s.artefacts if a.verdict != "pass"]
     lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
     if failed:
@@ -105,7 +70,7 @@ def _head(s: Subject) -> str:
     return "\n".join(lines)
 
 
-def _measured(s: Subject) -> str:
+def _measured(s: Publication) -> str:
     base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.export.artefacts), (None, None))
     published = {a.path for a in s.artefacts}
     rows = [
@@ -125,9 +90,9 @@ def _measured(s: Subject) -> str:
     return "\n".join([
         "## What was measured",
         "",
-        f"At the end of training the model sat an exam: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens, on"
-        " rows that were never trained and some general text. Each artefact was asked the same, the GGUF files through"
-        " llama.cpp.",
+        f"At the end of training the model was examined: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens,"
+        " on rows that were never trained and some general text. Each artefact was scored on the same, the GGUF files"
+        " through llama.cpp.",
         "",
         _table(("artefact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
         "",
@@ -141,8 +106,8 @@ def _measured(s: Subject) -> str:
     ])  # fmt: skip
 
 
-def _general(s: Subject) -> list[str]:
-    """Say what training did to text that has nothing to do with the data, and by which thresholds all was judged."""
+def _general(s: Publication) -> list[str]:
+    """Return the losses on general text, and the thresholds of the gate."""
     f = next((a.fidelity for a in s.export.artefacts), None)
     lines = []
     if f and f.loss_general_base is not None and f.loss_general_trained is not None:
@@ -158,7 +123,7 @@ def _general(s: Subject) -> list[str]:
     return lines
 
 
-def _base(s: Subject) -> str:
+def _base(s: Publication) -> str:
     said = s.train.base.license
     named = " ".join(said[key] for key in ("license", "license_name") if key in said)
     licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
@@ -177,7 +142,7 @@ def _base(s: Subject) -> str:
     ])  # fmt: skip
 
 
-def _data(s: Subject) -> str:
+def _data(s: Publication) -> str:
     data = s.train.data
     lengths = (data.model_extra or {}).get("lengths")
     lines = [
@@ -197,14 +162,14 @@ def _data(s: Subject) -> str:
     return "\n".join([*lines, ""])
 
 
-def _training(s: Subject) -> str:
+def _training(s: Publication) -> str:
     path = s.run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    # the records and the adapter itself know best: an older version wrote down what was asked, not what it became
+    # from the records and the adapter: an older version's config has what was asked, not what was used
     became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
     rows = [
         (f"`{section}.{key}`", f"`{json.dumps(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
-        for section, keys in SHOWN
+        for section, keys in SHOWN_SETTINGS
         for key in dict.fromkeys((*keys, *became.get(section, {})))
         if key in config.get(section, {}) or (section == "lora" and key in became["lora"])
     ]
@@ -222,7 +187,7 @@ def _training(s: Subject) -> str:
     ])  # fmt: skip
 
 
-def _limits(s: Subject) -> str:
+def _limits(s: Publication) -> str:
     lines = [
         "## Limits",
         "",
@@ -234,17 +199,29 @@ def _limits(s: Subject) -> str:
         lines += [
             f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
             " runtimes take today's where a template asks for one.",
+            *_variables(s),
             f"- A turn ends with {', '.join(f'`{t}`' for t in s.export.stop)}. Ollama takes a chat template in its own"
             " language, not the one in the GGUF; that form was not examined.",
         ]
     return "\n".join([*lines, ""])
 
 
+def _variables(s: Publication) -> list[str]:
+    """Say what other servers must be told, if the chat template was rendered with variables of its own."""
+    if not s.export.template_kwargs:
+        return []
+    said = json.dumps(s.export.template_kwargs, ensure_ascii=False)
+    return [
+        f"- Its chat template was rendered with `{said}`; Burnish's server does so by itself, llama-server with"
+        f" `--chat-template-kwargs '{said}'`, others where a request has it as `chat_template_kwargs`."
+    ]
+
+
 def _file(artefact: Artefact) -> str:
     return published_name(artefact.path) if artefact.kind == "gguf" else f"{artefact.path} (16-bit safetensors)"
 
 
-def _linked(s: Subject) -> str:
+def _linked(s: Publication) -> str:
     return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{s.base_name}`"
 
 

@@ -14,19 +14,20 @@ from burnish import hub
 from burnish import run as runs
 from burnish.console import say, warn
 from burnish.exam.thresholds import qualified
-from burnish.files import read_lines
+from burnish.files import file_sha256, read_lines
+from burnish.private.huggingface_hub import git_id, set_sha256
 from burnish.publish import WRITE, PushSection, check_target
-from burnish.run import PushRecord
+from burnish.records import PushRecord
 from burnish.versions import versions
 
-from .card import Subject
+from .publication import Publication
 from .selection import SUMS, Item, PushError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 TRIES = 3
-LARGEST_REGULAR_BYTES = 20_000_000  # the Hub keeps what is larger than 10 MB as LFS
+LARGEST_REGULAR_BYTES = 20_000_000  # the Hub stores larger files as LFS (from 10 MB)
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,22 @@ class Remote:
     files: dict[str, str]
 
 
-def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
+def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
     """Upload what the repository doesn't have yet, in one commit, and write push.json.
 
-    Interrupted, it goes on with what the Hub has not received; unchanged, it uploads nothing.
+    After an interruption it uploads what the Hub has not received; without a change it uploads nothing.
     """
     api = hub.client()
     say(f"push: '{check_target(api, push)}' publishes run '{s.run.id}' to {s.repo}")
     _warn(s)
     try:
-        commit = hub.retrying(lambda: _bring(api, s, items), TRIES)
+        commit = hub.retrying(lambda: _upload(api, s, items), TRIES)
     except Exception as error:
         raise PushError(f"push.repo {s.repo}: {hub.reason(error, s.repo, right=WRITE)}") from None
     record = PushRecord(
         run_id=s.run.id,
         created=runs.now(),
-        export_sha256=runs.file_sha256(s.run.path / "export.json"),
+        export_sha256=file_sha256(s.run.path / "export.json"),
         repo=s.repo,
         commit=commit,
         files=sorted(item.name for item in items),
@@ -63,7 +64,7 @@ def publish(s: Subject, push: PushSection, items: list[Item]) -> PushRecord:
     return record
 
 
-def show(s: Subject, push: PushSection, items: list[Item]) -> None:
+def show(s: Publication, push: PushSection, items: list[Item]) -> None:
     """Print what would be published, with sizes."""
     made = Table(title=f"{s.repo} ({'public' if push.public else 'private'}): what would go", title_justify="left")
     made.add_column("file", overflow="fold")
@@ -76,19 +77,19 @@ def show(s: Subject, push: PushSection, items: list[Item]) -> None:
     _warn(s)
 
 
-def _bring(api: HfApi, s: Subject, items: list[Item]) -> str:
-    """Make the repository hold these files; returns its commit. Called again after a fault, it sees what arrived."""
+def _upload(api: HfApi, s: Publication, items: list[Item]) -> str:
+    """Upload what the repository lacks; returns its commit. Called again after a fault, it skips what arrived."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     remote = _remote(api, s.repo)
     changed = [item for item in items if remote.files.get(item.name) not in (item.sha256, _git_id(item))]
-    stale = sorted(_pushed_before(s.repo, remote) - {item.name for item in items})
+    stale = sorted(_files_of_earlier_push(s.repo, remote) - {item.name for item in items})
     if not changed and not stale:
         say(f"push: {s.repo} has all of it already: nothing uploaded")
         return remote.commit
     add = [CommitOperationAdd(item.name, item.source) for item in changed]
     for operation, item in zip(add, changed, strict=True):
-        operation.upload_info.sha256 = bytes.fromhex(item.sha256)
+        set_sha256(operation, item.sha256)
     say(f"push: uploading {len(changed)} files, {_bytes(sum(item.size for item in changed))}")
     for name in stale:
         say(f"push: {name} is of an earlier push: removed in the same commit")
@@ -112,8 +113,8 @@ def _remote(api: HfApi, repo: str) -> Remote:
     return Remote(commit, {f.path: f.lfs.sha256 if f.lfs else f.blob_id for f in found})
 
 
-def _pushed_before(repo: str, remote: Remote) -> set[str]:
-    """Return the files there that an earlier push brought: those of its list. What people added by hand is not ours."""
+def _files_of_earlier_push(repo: str, remote: Remote) -> set[str]:
+    """Return the repository's files that an earlier push listed; files that people added by hand are not among them."""
     if SUMS not in remote.files:
         return set()
     lines = read_lines(hub.download(repo, remote.commit, [SUMS]) / SUMS)
@@ -121,26 +122,24 @@ def _pushed_before(repo: str, remote: Remote) -> set[str]:
 
 
 def _git_id(item: Item) -> str:
-    """Return git's id of a small file; large ones are kept as LFS and compared by their sha256."""
-    from huggingface_hub.utils.sha import git_hash
-
+    """Return git's id of a small file; large ones are stored as LFS and compared by their sha256."""
     if isinstance(item.source, bytes):
-        return git_hash(item.source)
-    return git_hash(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
+        return git_id(item.source)
+    return git_id(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
 
 
 def _bytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
-def _warn(s: Subject) -> None:
-    """Say what a reader of the listing must know of the verdicts and of the records that go."""
+def _warn(s: Publication) -> None:
+    """Warn of looser thresholds, and of local paths in the records."""
     if told := qualified(s.export.gate):
         warn(f"what goes was {told}; the card says so")
     _warn_of_paths(s)
 
 
-def _warn_of_paths(s: Subject) -> None:
+def _warn_of_paths(s: Publication) -> None:
     """The records go as they are, so that their hashes hold: say where they name a path of this machine."""
     path = s.run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}

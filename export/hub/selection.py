@@ -17,12 +17,15 @@ from burnish.bases.base import licence, resolved_here
 from burnish.config import ConfigError
 from burnish.console import bar, say, warn
 from burnish.errors import UserError, did_you_mean
+from burnish.files import file_sha256, read_json, tree_digest, tree_hashes
 from burnish.hub import published_name
 from burnish.publish import PushSection
-from burnish.run import Artefact, ExportRecord, Run, TrainRecord
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import Run
 
 from ..settings import ExportSettings
-from .card import PLACEHOLDER, Subject, card
+from .card import card
+from .publication import PLACEHOLDER, Publication
 
 KINDS = ("gguf", "merged", "adapter")
 SUMS = "SHA256SUMS"
@@ -49,20 +52,20 @@ class Item:
         return Item(name, content, len(content), hashlib.sha256(content).hexdigest())
 
 
-def subject(settings: ExportSettings) -> tuple[Subject, PushSection]:
+def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
     """Find the run and choose what of it is published. Raises PushError where the gate forbids it."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, ExportRecord)
     push = _merged_settings(run, settings.push)
     train, export = run.read(TrainRecord), run.read(ExportRecord)
-    if export.train_sha256 != runs.file_sha256(run.path / "train.json"):
+    if export.train_sha256 != file_sha256(run.path / "train.json"):
         raise PushError(f"run '{run.id}': export.json is of an earlier training: run `make export` again")
     artefacts = _choose(run, export, push)
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
         train = train.model_copy(update={"base": train.base.model_copy(update={"license": licence(base)})})
-    return Subject(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
+    return Publication(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
 
 
-def collect(s: Subject) -> list[Item]:
+def collect(s: Publication) -> list[Item]:
     """Return every file that goes, each compared with the sha256 that its record has for it."""
     directories = ([s.run.path / s.merged.path] if s.merged else []) + ([s.run.path / "adapter"] if s.adapter else [])
     size = sum(_size(path) for path in (*directories, *(s.run.path / a.path for a in s.ggufs)))
@@ -75,13 +78,13 @@ def collect(s: Subject) -> list[Item]:
             tick(done := done + read / 1e6)
 
         if s.merged:
-            _never_four_bits(s.run.path / s.merged.path)
+            _refuse_quantized(s.run.path / s.merged.path)
             items += _tree(s.run.path / s.merged.path, "", s.merged.sha256, progress)
         if s.adapter:
             items += _tree(s.run.path / "adapter", "adapter/", s.train.adapter.sha256, progress)
         for artefact in s.ggufs:
             path = s.run.path / artefact.path
-            _check(path, path.is_file() and runs.file_sha256(path, progress) == artefact.sha256)
+            _check(path, path.is_file() and file_sha256(path, progress) == artefact.sha256)
             items.append(Item(published_name(artefact.path), path, path.stat().st_size, artefact.sha256))
     items += [Item.of(name, (s.run.path / name).read_bytes()) for name in RECORDS if (s.run.path / name).is_file()]
     if s.ggufs and s.export.stop:
@@ -92,7 +95,7 @@ def collect(s: Subject) -> list[Item]:
 
 
 def _merged_settings(run: Run, given: PushSection) -> PushSection:
-    """Let training's config say where this run goes; what is given now is stronger."""
+    """Return training's push settings, overridden by those given now."""
     path = run.path / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     try:
@@ -137,9 +140,9 @@ def _group(artefact: Artefact) -> str:
     return "merged" if artefact.kind == "safetensors" else "gguf"
 
 
-def _never_four_bits(directory: Path) -> None:
-    """Raise PushError for merged weights that are quantized: a merge into 4 bits is no form to publish."""
-    config = runs.read_json(directory / "config.json")
+def _refuse_quantized(directory: Path) -> None:
+    """Raise PushError for merged weights that are quantized: a merge into 4 bits is never published."""
+    config = read_json(directory / "config.json")
     files = sorted(directory.glob("*.safetensors"))
     low = next((f"{p.name}: {t}" for p in files for t in _dtypes(p) - SIXTEEN_BIT_OR_MORE), "")
     if config.get("quantization_config") or low:
@@ -149,13 +152,13 @@ def _never_four_bits(directory: Path) -> None:
 
 def _dtypes(path: Path) -> set[str]:
     with safe_open(path, "np") as file:
-        return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+        return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is not a dict)
 
 
 def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
-    """Yield a directory's files, once they are together what the record says."""
-    hashes = runs.tree_hashes(directory, progress=progress)
-    _check(directory, runs.tree_digest(hashes) == recorded)
+    """Yield a directory's files, after comparing them with the recorded sha256."""
+    hashes = tree_hashes(directory, progress=progress)
+    _check(directory, tree_digest(hashes) == recorded)
     for name, digest in hashes.items():
         yield Item(prefix + name, directory / name, (directory / name).stat().st_size, digest)
 

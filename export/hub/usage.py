@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from burnish.hub import published_name
 
-if TYPE_CHECKING:
-    from .card import Subject
+from .publication import Publication
 
 QUESTION = "Who are you?"
 
 
-def howto(s: Subject) -> str:
+def usage(s: Publication) -> str:
     """Return the card's commands: those for which the published files are there."""
     made = [*_gguf(s), *_merged(s), *_adapter(s)]
     ollama = " (Ollama for its own key, in the Hub's settings)" if s.ggufs and s.train.chat_template_sha256 else ""
@@ -20,7 +17,7 @@ def howto(s: Subject) -> str:
     return "\n".join(["## How to run it", "", private, "", *made])
 
 
-def _gguf(s: Subject) -> list[str]:
+def _gguf(s: Publication) -> list[str]:
     if not s.ggufs:
         return []
     chosen = next((a for a in s.ggufs if a.path == s.export.default), min(s.ggufs, key=lambda a: a.bytes))
@@ -53,7 +50,7 @@ def _unproven(verdict: str) -> str:
     return " --allow_unproven true" if verdict == "fail" else ""
 
 
-def _merged(s: Subject) -> list[str]:
+def _merged(s: Publication) -> list[str]:
     if s.merged is None:
         return []
     chat = s.train.chat_template_sha256 is not None
@@ -73,7 +70,7 @@ def _merged(s: Subject) -> list[str]:
     ]
 
 
-def _adapter(s: Subject) -> list[str]:
+def _adapter(s: Publication) -> list[str]:
     """An adapter needs its base by a name that others can load."""
     if not s.adapter or s.base_on_hub is None:
         return []

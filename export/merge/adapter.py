@@ -14,6 +14,7 @@ import torch
 
 from burnish.errors import UserError
 
+from .conv1d import conv1d_modules
 from .shards import Source, file_sources, row_ranges
 
 PREFIX = "base_model.model."
@@ -25,9 +26,9 @@ HARMLESS = frozenset({
     "bias", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "init_lora_weights", "rank_pattern",
     "alpha_pattern", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    "fan_in_fan_out",
 })  # fmt: skip
 REFUSED = {
-    "fan_in_fan_out": "transposed weights (Conv1D) are not merged",
     "layer_replication": "a base with repeated layers is not made",
     "target_parameters": "adapters of bare parameters (fused experts) are not merged",
     "alora_invocation_tokens": "an adapter that only acts after certain tokens can't become weights",
@@ -51,7 +52,7 @@ class Change:
     """What an adapter does to one base tensor W [m, n], in this order; a part that is None is not done.
 
     `whole` takes W's place. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed where the
-    module is an embedding). `magnitude` [m], DoRA: each row is scaled to that norm (https://arxiv.org/abs/2402.09353,
+    module is an embedding, or a Conv1D). `magnitude` [m], DoRA: each row is scaled to that norm (https://arxiv.org/abs/2402.09353,
     equation 5). `tokens` take the place of the rows `indices`. `added` [m] is added to a bias, times scale.
     """
 
@@ -133,11 +134,12 @@ class _Parts:
     tensors: dict[str, Source] = field(default_factory=dict)
 
 
-def open_adapter(directory: Path) -> dict[str, Change]:
+def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
     """Return what the adapter does, by base tensor's name. Raises MergeError with every reason against a merge."""
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     if faults := _config_faults(directory, config):
         raise MergeError(faults)
+    conv1d = conv1d_modules(base, config)
     modules: dict[str, _Parts] = defaultdict(_Parts)
     wholes: dict[str, Source] = {}
     for source in file_sources(directory / WEIGHTS):
@@ -153,7 +155,7 @@ def open_adapter(directory: Path) -> dict[str, Change]:
     _check_saved(directory, config, wholes)
     changes = {name: Change(whole=source) for name, source in wholes.items()}
     for module, parts in modules.items():
-        for name, change in _module_changes(directory, config, module, parts).items():
+        for name, change in _module_changes(directory, config, module, parts, module in conv1d).items():
             whole = wholes.get(name)
             changes[name] = change if whole is None else Change(**{**vars(change), "whole": whole})
     return changes
@@ -171,7 +173,9 @@ def _check_saved(directory: Path, config: dict[str, Any], wholes: dict[str, Sour
         raise MergeError(faults)
 
 
-def _module_changes(directory: Path, config: dict[str, Any], module: str, parts: _Parts) -> dict[str, Change]:
+def _module_changes(
+    directory: Path, config: dict[str, Any], module: str, parts: _Parts, conv1d: bool
+) -> dict[str, Change]:
     """Return the changes of one module's weight and bias."""
     a, b, embedding = parts.a, parts.b, False
     if parts.embedding_a is not None:
@@ -183,6 +187,8 @@ def _module_changes(directory: Path, config: dict[str, Any], module: str, parts:
         raise MergeError(f"{where}: DoRA's magnitudes are missing")
     if embedding and config.get("use_dora"):
         raise MergeError(f"{where}: DoRA of an embedding scales columns over the whole vocabulary and is not merged")
+    if conv1d and parts.magnitude is not None:
+        raise MergeError(f"{where}: DoRA of a Conv1D is not merged")
     if a is not None and parts.tokens is not None:
         raise MergeError(f"{where}: LoRA and trained token rows on one embedding are not merged")
     scale = 1.0
@@ -190,9 +196,9 @@ def _module_changes(directory: Path, config: dict[str, Any], module: str, parts:
         rank, alpha = a.shape[0], _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     made = Change(
-        left=a if embedding else b,
-        right=b if embedding else a,
-        transposed=embedding,
+        left=a if embedding or conv1d else b,
+        right=b if embedding or conv1d else a,
+        transposed=embedding or conv1d,
         scale=scale,
         magnitude=parts.magnitude,
         tokens=parts.tokens,

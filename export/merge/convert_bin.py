@@ -1,4 +1,4 @@
-"""A base with only .bin weights, converted once into safetensors and kept in the cache."""
+"""A base with only .bin weights, converted once into safetensors, in the cache."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from burnish import run as runs
 from burnish.bases.base import Base
 from burnish.console import bar, say
 from burnish.errors import UserError
-from burnish.files import first_line
+from burnish.files import atomic_directory, cache_root, check_writable, first_line, read_json, remove_partial
 
 from .shards import INDEX, NAMES, SINGLE, Stored, write
 
@@ -33,24 +32,24 @@ class ConvertError(UserError):
 def with_safetensors(base: Base) -> Base:
     """Return the base with a path whose weights are safetensors: its own, or the copy made of its .bin files.
 
-    Needs the room of a second copy. Raises ConvertError where a file is missing or can't be read.
+    Needs disk space for a second copy. Raises ConvertError where a file is missing or can't be read.
     """
     if (base.path / SINGLE).is_file() or (base.path / INDEX).is_file():
         return base
-    target = runs.cache_root() / "bases" / f"{base.name}-{base.sha256[:16]}-safetensors"
+    target = cache_root() / "bases" / f"{base.name}-{base.sha256[:16]}-safetensors"
     if not target.is_dir():
         files = _files(base.path)
-        runs.check_writable(target.parent, sum(f.stat().st_size for f in files), "converting .bin weights")
+        check_writable(target.parent, sum(f.stat().st_size for f in files), "converting .bin weights")
         say(f"base: converting {len(files)} .bin files once into {target}")
-        runs.sweep_partial(target.parent)
-        with runs.whole_directory(target) as directory:
+        remove_partial(target.parent)
+        with atomic_directory(target) as directory:
             _convert(base.path, files, directory)
     return replace(base, path=target)
 
 
 def _files(directory: Path) -> list[Path]:
     index = directory / BIN_INDEX
-    names = sorted(set(runs.read_json(index)["weight_map"].values())) if index.is_file() else [BIN_SINGLE]
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [BIN_SINGLE]
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
         raise ConvertError([f"{directory / name}: not there; the base has no safetensors either" for name in missing])
@@ -63,7 +62,7 @@ def _convert(base: Path, files: list[Path], target: Path) -> None:
         for path in base.glob(pattern):
             if path.name != BIN_INDEX:
                 shutil.copyfile(path, target / path.name)
-    tied = bool(runs.read_json(base / "config.json").get("tie_word_embeddings"))
+    tied = bool(read_json(base / "config.json").get("tie_word_embeddings"))
     tensors = {name: t for file in files for name, t in _load(file).items() if not (tied and name == HEAD)}
     stored = [Stored(name, NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
     with bar("convert", len(stored)) as tick:
@@ -81,7 +80,7 @@ def _convert(base: Path, files: list[Path], target: Path) -> None:
 def _load(file: Path) -> dict[str, torch.Tensor]:
     """Load one .bin file's tensors and nothing else: other pickled objects would run code."""
     try:
-        # files of torch before 1.6 are no zip archives and can't be mapped: those are read whole
+        # files of torch before 1.6 are not zip archives and can't be mapped: those are read whole
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = first_line(error, type(error).__name__)

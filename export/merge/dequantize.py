@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from burnish.run import TrainRecord
+from burnish.records import TrainRecord
 
 from .adapter import MergeError
 from .shards import NAMES, Source, Stored, row_ranges

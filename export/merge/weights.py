@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def merge(
     `as_trained`: how training held the base (None: the original weights). float16 falls back to bfloat16 when a merged
     value overflows it, and says which. Raises MergeError where the adapter does not fit the base or can't be merged.
     """
-    tensors, tied = _plan(base, open_adapter(adapter_directory))
+    tensors, tied = _plan(base, open_adapter(adapter_directory, base))
     config = _config(base, tensors, tied)
     _check_tokens(adapter_directory, tensors)
     stored = "float16" if dtype == "auto" else dtype
@@ -85,11 +85,12 @@ def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
     the other as it was while training.
     """
     there = {tensor.name: tensor for tensor in unpack(sources(base))}
+    changes = {_as_stored(name, there): change for name, change in changes.items()}
     embedding = next((name for name in there if name.endswith(EMBEDDING)), None)
     tied = embedding is not None and (HEAD not in there or _read_config(base).get("tie_word_embeddings") is True)
     if tied and embedding is not None:
         there.pop(HEAD, None)
-        if _alike(changes.get(embedding), changes.get(HEAD)):
+        if _same_change(changes.get(embedding), changes.get(HEAD)):
             changes = {name: change for name, change in changes.items() if name != HEAD}
         else:
             tied = False
@@ -103,7 +104,13 @@ def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
     return tensors, tied
 
 
-def _alike(embedding: Change | None, head: Change | None) -> bool:
+def _as_stored(name: str, there: Container[str]) -> str:
+    """Return a tensor's name as the base has it: one saved without its head (gpt2) lacks the model's own prefix."""
+    bare = name.split(".", 1)[-1]
+    return bare if name not in there and bare in there else name
+
+
+def _same_change(embedding: Change | None, head: Change | None) -> bool:
     """Whether both changes of one tied tensor are the same; PEFT saves trained token rows once for both."""
     if embedding is None or head is None:
         only = embedding or head

@@ -1,4 +1,4 @@
-"""The one thread that owns the model: it takes requests, runs the scheduler's steps, and hands out text."""
+"""The one thread that owns the model: it takes sequences, runs the scheduler's steps, and delivers text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import traceback
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import assert_never
 
 from burnish.console import say
 from burnish.errors import UserError
 
-from ..llama.backend import DONE, NO_CELLS, Backend, Sampled
-from .detokenizer import Output
+from .backend import DONE, NO_CELLS, Backend, Sampled
+from .events import Delta, Event, Finished, FinishReason, Sink, TokenLogprob
 from .kv_cells import Op
-from .scheduler import Filler, Limits, Plan, QueueFull, Scheduler, Work
-from .sequence import Delta, Event, Finished, FinishReason, Sequence, Sink, TokenLogprob
+from .observer import Observer, Snapshot
+from .plan import Filler, Limits, Plan, Work
+from .scheduler import QueueFull, Scheduler
+from .sequence import Sequence, Task
 
 NOT_COMPUTED = "the model could not compute this sequence"
 Deliver = Callable[[list[tuple[Sink, Event]]], None]
@@ -24,14 +27,6 @@ Deliver = Callable[[list[tuple[Sink, Event]]], None]
 
 class Draining(Exception):
     """The server is shutting down and takes no new requests."""
-
-
-class Observer:
-    """What the engine tells whoever measures; every method is called in the engine's thread."""
-
-    def step(self, engine: Engine, plan: Plan, seconds: float) -> None: ...
-    def token(self, sequence: Sequence, seconds: float, first: bool) -> None: ...
-    def finished(self, sequence: Sequence, reason: FinishReason) -> None: ...
 
 
 @dataclass
@@ -73,7 +68,7 @@ class Engine:
             self._wake.notify()
 
     def cancel(self, sequences: Many[Sequence]) -> None:
-        """Give up on these within one step; those that are finished are no fault. Any thread may call it."""
+        """Give up on these within one step; those that are finished are ignored. Any thread may call it."""
         with self._wake:
             self._cancelled += sequences
             self._wake.notify()
@@ -82,6 +77,11 @@ class Engine:
     def load(self) -> tuple[int, int]:
         """How many sequences run and wait."""
         return len(self.scheduler.running), len(self.scheduler.waiting) + len(self._arrived)
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of this moment. Any thread may call it."""
+        slots, (running, waiting) = self.scheduler.slots, self.load
+        return Snapshot(running, waiting, self.limits.cells, slots.used_cells, slots.running_cells)
 
     def drain(self, timeout_s: float) -> bool:
         """Take nothing new and wait until all is finished; False when time ran out."""
@@ -110,7 +110,6 @@ class Engine:
                 cancelled, self._cancelled = self._cancelled, []
                 closing = self._closing
                 for sequence in arrived:
-                    sequence.text = Output(sequence.stop)
                     self.scheduler.add(sequence)
             for sequence in cancelled:
                 self._end(sequence, "cancelled")
@@ -121,14 +120,14 @@ class Engine:
                 return
             try:
                 self._step()
-            except Exception as error:  # a fault of ours: say so to every client instead of leaving them waiting
+            except Exception as error:  # a bug: end every sequence with an error instead of leaving clients waiting
                 self._break(error)
 
     def _busy(self) -> bool:
         return bool(self.scheduler.running or self.scheduler.waiting)
 
     def _flush(self) -> None:
-        """Hand out what has happened. Just before a decode: the clients are served while the model computes.
+        """Deliver what has happened. Just before a decode: the clients are served while the model computes.
 
         Earlier, the event loop would take the interpreter's lock while this thread needs it.
         """
@@ -138,6 +137,8 @@ class Engine:
 
     def _step(self) -> None:
         plan = self.scheduler.plan()
+        if plan.preempted:
+            self.observer.preempted(plan.preempted)
         started = time.monotonic()
         self.backend.apply(plan.ops)
         if not plan.work:
@@ -155,7 +156,7 @@ class Engine:
                 return
             self.scheduler.commit(part)
             self._sample(batch)
-        self.observer.step(self, plan, time.monotonic() - started)
+        self.observer.step(time.monotonic() - started)
 
     def _parts(self, plan: Plan) -> list[Plan]:
         """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
@@ -169,20 +170,19 @@ class Engine:
     def _not_decoded(self, plan: Plan, code: int) -> None:
         if code != NO_CELLS:
             self._isolate(plan)
-        elif not self.scheduler.relieve():
+        elif not self.scheduler.reclaim():
             for sequence in list(self.scheduler.running.values()):
                 self._end(sequence, "length")
 
     def _isolate(self, plan: Plan) -> None:
-        """A decode failed: read each sequence of it anew alone, and end the one that fails by itself."""
+        """A decode failed: decode each sequence of it alone, and end the one that fails by itself."""
         # a part of the batch may have been decoded before the fault
         self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
         if len(plan.work) == 1:
             self._end(plan.work[0].sequence, "error", error=NOT_COMPUTED, discard=True)
             return
         for work in plan.work:
-            alone = Plan(work=[work])
-            self.scheduler.cells.grow(work.slot, work.count)
+            alone = self.scheduler.retry(work)
             if self.backend.decode([work]) == DONE:
                 self.scheduler.commit(alone)
                 self._sample([work])
@@ -191,17 +191,29 @@ class Engine:
                 self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
 
     def _sample(self, batch: Many[Work | Filler]) -> None:
+        """Do what each sequence's task wants of its output."""
         index = -1
         for part in batch:
             index += part.count
             if isinstance(part, Filler) or not part.output:
                 continue
-            try:
-                sampled = self.backend.sample(part.sequence, index)
-            except UserError as error:
-                self._end(part.sequence, "error", error=str(error), discard=True)
-                continue
-            self._append(part.sequence, sampled)
+            match part.sequence.task:
+                case Task.GENERATE:
+                    self._generate(part.sequence, index)
+                case unknown:
+                    assert_never(unknown)
+
+    def _generate(self, sequence: Sequence, index: int) -> None:
+        """Draw the next token under the sequence's constraint; a fault of either ends this sequence alone."""
+        constraint = sequence.params.constraint
+        try:
+            sampled = self.backend.sample(sequence, index, constraint.allowed())
+            if sampled.token not in sequence.stop.end_tokens:
+                constraint.accept(sampled.token)
+        except UserError as error:
+            self._end(sequence, "error", error=str(error), discard=True)
+            return
+        self._append(sequence, sampled)
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> None:
         sequence.tokens.append(sampled.token)
@@ -209,36 +221,34 @@ class Engine:
         first = sequence.first_token_at is None
         self.observer.token(sequence, now - (sequence.last_token_at or sequence.created), first)
         sequence.first_token_at, sequence.last_token_at = sequence.first_token_at or now, now
-        if sampled.ends:
+        if sampled.token in sequence.stop.end_tokens:
             self._end(sequence, "stop")
             return
-        self._give(sequence, *sequence.text.feed(self.backend.piece(sampled.token), sampled.logprob))
-        if sequence.text.stopped:
+        detokenizer = sequence.detokenizer
+        self._emit(sequence, *detokenizer.feed(self.backend.piece(sampled.token), sampled.logprob))
+        if detokenizer.stopped or sequence.params.constraint.finished:
             self._end(sequence, "stop")
-        elif sequence.most_left <= 0:
+        elif sequence.tokens_left <= 0:
             self._end(sequence, "length")
 
-    def _give(self, sequence: Sequence, text: str, logprobs: list[TokenLogprob]) -> None:
+    def _emit(self, sequence: Sequence, text: str, logprobs: list[TokenLogprob]) -> None:
         if not sequence.stream:
-            kept = self._collected.setdefault(sequence.number, _Collected("", []))
-            kept.text += text
-            kept.logprobs += logprobs
+            whole = self._collected.setdefault(sequence.number, _Collected("", []))
+            whole.text += text
+            whole.logprobs += logprobs
         elif text or logprobs:
             self._events.append((sequence.sink, Delta(text, logprobs)))
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None, discard: bool = False) -> None:
-        """Finish a sequence, free its place, tell its client. `discard`: its cells must not serve others."""
-        slot = sequence.slot
-        if slot is None and sequence not in self.scheduler.waiting:
+        """Finish a sequence, free its slot, tell its client. `discard`: its cells must not serve others."""
+        if sequence.slot is None and sequence not in self.scheduler.waiting:
             return  # it was finished already
-        text, logprobs = sequence.text.finish() if sequence.text else ("", [])
-        self.scheduler.remove(sequence)
-        if discard and slot is not None:
-            self.scheduler.placing.forget(slot)
+        text, logprobs = sequence.detokenizer.finish()
+        self.scheduler.remove(sequence, keep=not discard)
         self.backend.release(sequence)
-        kept = self._collected.pop(sequence.number, _Collected("", []))
+        before = self._collected.pop(sequence.number, _Collected("", []))
         counts = len(sequence.prompt), sequence.cached, sequence.generated
-        event = Finished(reason, kept.text + text, kept.logprobs + logprobs, *counts, error)
+        event = Finished(reason, before.text + text, before.logprobs + logprobs, *counts, error)
         self._events.append((sequence.sink, event))
         self.observer.finished(sequence, reason)
 

@@ -1,96 +1,47 @@
-"""How events come from the engine's thread to the event loop, and wait there for the request that they belong to."""
+"""What the client of a sequence gets: new text, then the end."""
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import os
-from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
 
-from .sequence import Event, Sink
-
-# as os.eventfd_write, but this one keeps the interpreter's lock: had the engine to take it again from the loop that it
-# has just woken, it would wait until the loop has served every client (0.25 ms a step) instead of decoding
-_ring = ctypes.PyDLL(None).eventfd_write
-_ring.argtypes = [ctypes.c_int, ctypes.c_uint64]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
-class Timeout(Exception):
-    """The request took longer than it may."""
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token: its bytes, its log-probability in nats (before penalties and temperature), and the likeliest.
 
-
-class Mailbox:
-    """Takes a step's events from any thread and hands them out in the event loop."""
-
-    def __init__(self) -> None:
-        self._letters: deque[list[tuple[Sink, Event]]] = deque()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hand out in this loop from now on."""
-        loop.add_reader(self._bell, self._hand_out)
-
-    def deliver(self, events: list[tuple[Sink, Event]]) -> None:
-        """Leave events for the loop; any thread may call it, and none waits."""
-        self._letters.append(events)
-        _ring(self._bell, 1)
-
-    def _hand_out(self) -> None:
-        os.eventfd_read(self._bell)
-        while self._letters:
-            for sink, event in self._letters.popleft():
-                sink(event)
-
-
-class Inbox:
-    """The events of one request, for its one reader. Used in the event loop only.
-
-    One timer serves the whole request: a timeout around every wait cost as much as all else that a token needs.
+    `top` holds (token id, log-probability), the likeliest first.
     """
 
-    def __init__(self, deadline: float, pause_s: float | None) -> None:
-        """`deadline` by the loop's clock; without an event for `pause_s`, `take` returns nothing once."""
-        self._loop = asyncio.get_running_loop()
-        self._deadline, self._pause_s, self._last = deadline, pause_s, self._loop.time()
-        self._items: list[tuple[int, Event]] = []
-        self._reader: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
-    def put(self, index: int, event: Event) -> None:
-        """Add an event of answer `index`."""
-        self._items.append((index, event))
-        self._last = self._loop.time()
-        self._wake()
 
-    async def take(self) -> list[tuple[int, Event]]:
-        """Return all that has come, at least one event; [] after a silent pause. Raises Timeout at the deadline."""
-        if not self._items:
-            if self._loop.time() >= self._deadline:
-                raise Timeout
-            if self._timer is None:
-                self._timer = self._loop.call_at(self._due(), self._tick)
-            self._reader = self._loop.create_future()
-            await self._reader
-        items, self._items = self._items, []
-        return items
+@dataclass(slots=True)
+class Delta:
+    """New text of a streamed sequence, and the log-probabilities of the tokens in it."""
 
-    def close(self) -> None:
-        """Stop the timer; nobody takes anything any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+    text: str
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
-    def _due(self) -> float:
-        return self._deadline if self._pause_s is None else min(self._deadline, self._last + self._pause_s)
 
-    def _tick(self) -> None:
-        """Wake the reader where the pause or the request is over; otherwise events came since the timer was set."""
-        now = self._loop.time()
-        if now >= self._due():
-            self._last = now
-            self._wake()
-        if now < self._deadline:
-            self._timer = self._loop.call_at(self._due(), self._tick)
+@dataclass(slots=True)
+class Finished:
+    """The end of a sequence: the last text (all of it where it was not streamed), why, and the counts for `usage`."""
 
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+    reason: FinishReason
+    text: str
+    logprobs: list[TokenLogprob]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    error: str | None = None
+
+
+Event = Delta | Finished
+Sink = Callable[[Event], None]

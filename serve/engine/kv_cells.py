@@ -1,4 +1,4 @@
-"""Who holds which cells of the key/value cache: counted exactly, shared or not, with the operations to carry out."""
+"""Which slots hold which cells of the KV cache, shared or not, with the operations that the backend has to apply."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Span:
 
 
 @dataclass
-class Cells:
-    """The accounts of `total` cells over `slots` slots, at most `per_slot` each.
+class KVCells:
+    """Counts `total` cells over `slots` slots, at most `per_slot` each.
 
     `shared`: forking shares the cells themselves (llama.cpp's unified layout). Otherwise each slot has cells of its own
     and forking copies them. `ops` collects what the backend has to do, in order.
@@ -54,7 +54,7 @@ class Cells:
         return min(own, self.total - self.used) if self.shared else own
 
     def free_cells(self) -> int:
-        """How many cells nobody holds."""
+        """How many cells no slot holds."""
         return self.total - self.used
 
     def grow(self, slot: int, count: int) -> None:
@@ -69,7 +69,7 @@ class Cells:
         self.used += count
 
     def shrink(self, slot: int, count: int) -> None:
-        """Take back cells that a failed decode never filled: accounts only, no operation."""
+        """Take back cells that a failed decode never filled: no operation is needed."""
         self._trim(slot, self.lengths[slot] - count)
 
     def fork(self, source: int, slot: int, length: int) -> None:
@@ -77,14 +77,14 @@ class Cells:
         assert source != slot and not self.lengths[slot] and 0 < length <= self.lengths[source]
         if self.shared:
             self._split(source, length)
-            kept, total = [], 0
+            forked, total = [], 0
             for span in self.spans[source]:
                 if total == length:
                     break
                 span.holders += 1
-                kept.append(span)
+                forked.append(span)
                 total += span.length
-            self.spans[slot] = kept
+            self.spans[slot] = forked
         else:
             self.spans[slot] = [_Span(length)]
             self.used += length

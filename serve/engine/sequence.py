@@ -1,13 +1,22 @@
-"""One answer in the making: what was asked of it, how far it is, and what it tells the client."""
+"""One sequence: what was asked for, and how far it is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import Enum
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+from ..decoding.constraints import UNCONSTRAINED, Constraint
+from ..decoding.stop_conditions import StopConditions
+from .detokenizer import Detokenizer
+from .events import Sink
+
+
+class Task(Enum):
+    """What is computed for a sequence once its prompt is read."""
+
+    GENERATE = "generate"
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,7 @@ class SamplingParams:
     """How tokens are drawn; names and meanings as on OpenAI's wire and in llama.cpp.
 
     temperature 0 is greedy; top_k 0 and top_p 1 keep every token; `logprobs` is how many alternatives to report per
-    token (0: only the drawn one), or None for no log-probabilities.
+    token (0: only the drawn one), or None for no log-probabilities; `constraint` is the sequence's own.
     """
 
     temperature: float = 1.0
@@ -29,63 +38,23 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     logprobs: int | None = None
-    ignore_eos: bool = False
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A generated token: its bytes, its log-probability in nats (before penalties and temperature), and the likeliest.
-
-    `top` holds (token id, log-probability), the likeliest first.
-    """
-
-    token: int
-    data: bytes
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(slots=True)
-class Delta:
-    """New text of a streamed sequence, and the log-probabilities of the tokens in it."""
-
-    text: str
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Finished:
-    """The end of a sequence: the last text (all of it where it was not streamed), why, and the counts for `usage`."""
-
-    reason: FinishReason
-    text: str
-    logprobs: list[TokenLogprob]
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    error: str | None = None
-
-
-Event = Delta | Finished
-Sink = Callable[[Event], None]
+    constraint: Constraint = UNCONSTRAINED
 
 
 @dataclass(eq=False)
 class Sequence:
     """A prompt and what was generated after it. Only the engine's thread changes one once it is submitted.
 
-    `tokens` is the prompt and the output; the first `held` of them have cells in `slot`. `context` is the most tokens
-    that it may come to.
+    `tokens` is the prompt and the output; the first `held` of them have cells in `slot`.
     """
 
     id: str
     prompt: tuple[int, ...]
     params: SamplingParams
-    max_tokens: int
-    context: int
+    stop: StopConditions
     sink: Sink
     stream: bool = False
-    stop: tuple[str, ...] = ()
+    task: Task = Task.GENERATE
     created: float = field(default_factory=time.monotonic)
 
     number: int = 0  # order of arrival
@@ -94,14 +63,12 @@ class Sequence:
     slot: int | None = None
     cached: int = 0
     preemptions: int = 0
-    cancelled: bool = False
     first_token_at: float | None = None
     last_token_at: float | None = None
-    sampler: Any = None
-    text: Any = None
+    detokenizer: Detokenizer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.prompt)
+        self.tokens, self.detokenizer = list(self.prompt), Detokenizer(self.stop.strings)
 
     @property
     def generated(self) -> int:
@@ -119,6 +86,6 @@ class Sequence:
         return self.held < len(self.prompt) or self.pending > 1
 
     @property
-    def most_left(self) -> int:
+    def tokens_left(self) -> int:
         """How many tokens it may still generate."""
-        return min(self.max_tokens - self.generated, self.context - len(self.tokens))
+        return self.stop.tokens_left(len(self.prompt), len(self.tokens))

@@ -1,10 +1,13 @@
-"""Which slot a sequence gets, whose cells it begins with, and what is evicted or moved for it."""
+"""The slot table: which sequence runs in which slot, what the others keep as prefixes, and the cells of all of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
-from .kv_cells import Cells
+from .kv_cells import KVCells, Op
+from .plan import Filler, Limits
 from .prefix_tree import PrefixTree
 from .sequence import Sequence
 
@@ -12,126 +15,258 @@ from .sequence import Sequence
 SMALL_TAIL_TOKENS = 32
 
 
-@dataclass
-class Placing:
-    """Works on the scheduler's own tables: the cells, the running and cached slots, the prefix tree."""
+class Prefix(NamedTuple):
+    """The slot that holds the longest usable prefix, its length, and the longest one that is being read right now."""
 
-    cells: Cells
-    running: dict[int, Sequence]
-    cached: dict[int, list[int]]
-    tree: PrefixTree
+    source: int | None
+    length: int
+    promised: int
 
-    def forget(self, slot: int) -> None:
-        """Empty a slot that no longer runs."""
-        self.cached.pop(slot, None)
-        self.tree.remove(slot)
-        self.cells.free(slot)
 
-    def shared(self, source: int | None, length: int, need: int) -> tuple[int, int] | None:
-        """Find a slot where slots share cells: return (slot, cells it begins with), or None where there is no room.
+class Slots:
+    """The one owner of the slot table. `running` and `cached` (slot -> tokens, least recently used first) are views.
 
-        `need` counts every cell that the sequence should find, those of the shared prefix included.
+    What the backend has to do for a change is collected, in order, until `take_ops`.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._cells = KVCells(limits.slots, limits.cells, limits.per_slot, limits.shared)
+        self._tree = PrefixTree()
+        self._running: dict[int, Sequence] = {}
+        self._cached: dict[int, list[int]] = {}
+        self.running: Mapping[int, Sequence] = MappingProxyType(self._running)
+        self.cached: Mapping[int, list[int]] = MappingProxyType(self._cached)
+
+    @property
+    def free_cells(self) -> int:
+        """How many cells no slot holds."""
+        return self._cells.free_cells()
+
+    @property
+    def used_cells(self) -> int:
+        """How many cells some slot holds."""
+        return self._cells.used
+
+    @property
+    def running_cells(self) -> int:
+        """How many cells the running sequences hold; shared ones count for each. Any thread may ask."""
+        return sum(self._cells.held(slot) for slot in list(self._running))
+
+    @property
+    def groups(self) -> int:
+        """How many runs of neighbouring slots the running sequences take."""
+        return groups(self._running.keys())
+
+    def held(self, slot: int) -> int:
+        """How many cells the slot holds."""
+        return self._cells.held(slot)
+
+    def room(self, slot: int) -> int:
+        """How many more cells the slot can take now."""
+        return self._cells.room(slot)
+
+    def take_ops(self) -> list[Op]:
+        """Return the cache operations since the last call."""
+        ops, self._cells.ops = self._cells.ops, []
+        return ops
+
+    def grow(self, slot: int, count: int) -> None:
+        """Count `count` new cells for a slot that has room for them."""
+        self._cells.grow(slot, count)
+
+    def shrink(self, slot: int, count: int) -> None:
+        """Take back cells that a failed decode never filled."""
+        self._cells.shrink(slot, count)
+
+    def drop_fillers(self, fillers: Iterable[Filler]) -> None:
+        """Cut off the meaningless tokens of a step; their cells were never counted."""
+        self._cells.ops += [Op("cut" if filler.start else "free", filler.slot, filler.start) for filler in fillers]
+
+    def best_prefix(self, tokens: list[int]) -> Prefix:
+        """Find the prefix of `tokens` to begin with; its last token is left out, for it is decoded for its logits."""
+        if self._limits.reuse == "none":
+            return Prefix(None, 0, 0)
+        best, length, promised = None, 0, 0
+        for slot, common in self._tree.matches(tokens[:-1]):
+            reader = self._running.get(slot)
+            ready = min(common, self._cells.held(slot) if reader is None else reader.held)
+            if self._limits.reuse == "whole":
+                if ready < self._cells.held(slot):  # this memory can only be taken over as a whole
+                    continue
+            elif reader is not None:
+                promised = max(promised, min(common, len(reader.prompt)) if reader.reading else 0)
+            if ready > length:
+                best, length = slot, ready
+        return Prefix(best, length, promised) if length >= self._limits.least_shared else Prefix(None, 0, promised)
+
+    def place(self, sequence: Sequence, prefix: Prefix, need: int) -> bool:
+        """Give a sequence a slot that begins with the prefix's cells; False where there is no room.
+
+        `need` counts every cell that the sequence should find where slots share cells, those of the prefix included.
         """
+        if self._limits.shared:
+            found = self._find_shared(prefix.source, prefix.length, need)
+        else:
+            found = self._find_separate(prefix.source, prefix.length)
+        if found is None:
+            return False
+        slot, sequence.held = found
+        sequence.slot = slot
+        self._running[slot] = sequence
+        if self._limits.reuse != "none":
+            self._tree.insert(slot, sequence.tokens)
+        return True
+
+    def retire(self, sequence: Sequence) -> None:
+        """Take a sequence out of its slot and keep its cells as a prefix for others, until they are needed."""
+        slot = self._take_out(sequence)
+        tokens = sequence.tokens[: sequence.held]
+        if self._limits.reuse == "none" or len(tokens) < self._limits.least_shared or self._known(tokens, slot):
+            self._empty_slot(slot)
+            return
+        self._cached[slot] = tokens
+        self._tree.insert(slot, tokens)
+        while self._cached and self._cells.only_held_by(set(self._cached)) > self._limits.cached_cells:
+            self.evict_oldest()
+
+    def vacate(self, sequence: Sequence) -> None:
+        """Take a sequence out of its slot and free its cells."""
+        self._empty_slot(self._take_out(sequence))
+
+    def evict_oldest(self) -> None:
+        """Free the cached slot that was used least recently."""
+        self._empty_slot(next(iter(self._cached)))
+
+    def evict_all(self) -> None:
+        """Free every cached slot."""
+        for slot in list(self._cached):
+            self._empty_slot(slot)
+
+    def close_gap(self) -> None:
+        """Move the last running sequence into a gap between the others, if there is one."""
+        slots = sorted(self._running)
+        if self.groups < 2:
+            return
+        gap = next(slot for slot in range(slots[0], slots[-1]) if slot not in self._running)
+        if gap in self._cached:
+            self._move_away(gap, None)
+        last = slots[-1]
+        sequence = self._running.pop(last)
+        if self._cells.held(last):
+            self._cells.fork(last, gap, self._cells.held(last))
+        self._cells.free(last)
+        self._running[gap], sequence.slot = sequence, gap
+        if self._tree.remove(last):
+            self._tree.insert(gap, sequence.tokens)
+
+    def _find_shared(self, source: int | None, length: int, need: int) -> tuple[int, int] | None:
+        """Find a slot where slots share cells: return (slot, cells it begins with), or None where there is no room."""
         self._touch(source)
-        while self.cells.free_cells() < need - length or not self._empty():
-            oldest = next((slot for slot in self.cached if slot != source), None)
+        while self.free_cells < need - length or not self._free_slots():
+            oldest = next((slot for slot in self._cached if slot != source), None)
             if oldest is None:
                 break
-            self.forget(oldest)
-        tight = self.cells.free_cells() < need - length or not self._empty()
-        if source is not None and source in self.cached:
-            tail = max(0, self.cells.only_held_by({source}) - length)
-            if (tight or tail <= SMALL_TAIL_TOKENS) and self.cells.free_cells() + tail >= need - length:
+            self._empty_slot(oldest)
+        tight = self.free_cells < need - length or not self._free_slots()
+        if source is not None and source in self._cached:
+            tail = max(0, self._cells.only_held_by({source}) - length)
+            if (tight or tail <= SMALL_TAIL_TOKENS) and self.free_cells + tail >= need - length:
                 return self._take_over(source, length)
-            if tight:  # not even that fits beside the others: read it all anew, if that does
-                self.forget(source)
+            if tight:  # not even that fits beside the others: read all of the prompt, if that does
+                self._empty_slot(source)
                 source, length = None, 0
-        if self.cells.free_cells() < need - length or not self._empty():
+        if self.free_cells < need - length or not self._free_slots():
             return None
-        slot = min(self._empty())
+        slot = min(self._free_slots())
         if source is not None:
-            self.cells.fork(source, slot, length)
+            self._cells.fork(source, slot, length)
         return slot, length
 
-    def apart(self, source: int | None, length: int) -> tuple[int, int] | None:
+    def _find_separate(self, source: int | None, length: int) -> tuple[int, int] | None:
         """Find a slot where each slot has its own cells; None where all of them run.
 
         llama.cpp decodes neighbouring slots together and others one after another, so the running ones are kept side by
         side; cached cells in the way are moved to an empty slot, or are lost if there is none.
         """
-        choices = [slot for slot in range(self.cells.slots) if slot not in self.running]
+        choices = [slot for slot in range(self._limits.slots) if slot not in self._running]
         if not choices:
             return None
         self._touch(source)
-        oldest = {slot: age for age, slot in enumerate(self.cached)}
-        small = source is not None and len(self.cached.get(source, ())) - length <= SMALL_TAIL_TOKENS
+        oldest = {slot: age for age, slot in enumerate(self._cached)}
+        small = source is not None and len(self._cached.get(source, ())) - length <= SMALL_TAIL_TOKENS
 
         def rank(slot: int) -> tuple[int, int, int]:
-            kind = 0 if slot == source and small else 2 if slot in self.cached else 1
-            return groups({*self.running, slot}), kind, oldest.get(slot, 0)
+            kind = 0 if slot == source and small else 2 if slot in self._cached else 1
+            return groups({*self._running, slot}), kind, oldest.get(slot, 0)
 
         slot = min(choices, key=rank)
         if slot == source:
             return self._take_over(slot, length)
-        if slot in self.cached:
+        if slot in self._cached:
             self._move_away(slot, source)
         if source is not None:
-            self.cells.fork(source, slot, length)
-            if source in self.cached and small:  # all of it lives on in the new sequence
-                self.forget(source)
+            self._cells.fork(source, slot, length)
+            if source in self._cached and small:  # the new sequence holds all of it
+                self._empty_slot(source)
         return slot, length
 
-    def close_gap(self) -> None:
-        """Move the last running sequence into a gap between the others, if there is one."""
-        slots = sorted(self.running)
-        if groups(set(slots)) < 2:
-            return
-        gap = next(slot for slot in range(slots[0], slots[-1]) if slot not in self.running)
-        if gap in self.cached:
-            self._move_away(gap, None)
-        last = slots[-1]
-        sequence = self.running.pop(last)
-        if self.cells.held(last):
-            self.cells.fork(last, gap, self.cells.held(last))
-        self.cells.free(last)
-        self.running[gap], sequence.slot = sequence, gap
-        if self.tree.remove(last):
-            self.tree.insert(gap, sequence.tokens)
+    def _take_out(self, sequence: Sequence) -> int:
+        slot, sequence.slot = sequence.slot, None
+        assert slot is not None
+        del self._running[slot]
+        return slot
+
+    def _empty_slot(self, slot: int) -> None:
+        """Free the cells of a slot that does not run."""
+        self._cached.pop(slot, None)
+        self._tree.remove(slot)
+        self._cells.free(slot)
 
     def _take_over(self, slot: int, length: int) -> tuple[int, int]:
-        del self.cached[slot]
-        self.tree.remove(slot)
-        self.cells.cut(slot, length)
+        del self._cached[slot]
+        self._tree.remove(slot)
+        self._cells.cut(slot, length)
         return slot, length
 
     def _move_away(self, slot: int, source: int | None) -> None:
         """Free `slot`; keep what it cached in an empty slot or in place of something used less recently."""
-        empty = [other for other in self._empty() if other != slot]
+        empty = [other for other in self._free_slots() if other != slot]
         if not empty:
-            oldest = next(iter(self.cached))
+            oldest = next(iter(self._cached))
             if oldest in (slot, source):
-                self.forget(slot)
+                self._empty_slot(slot)
                 return
-            self.forget(oldest)
+            self._empty_slot(oldest)
             empty = [oldest]
         target = empty[-1]
-        self.cells.fork(slot, target, self.cells.held(slot))
+        self._cells.fork(slot, target, self._cells.held(slot))
         # it keeps its place in the order of use
-        order = [(target if key == slot else key, tokens) for key, tokens in self.cached.items()]
-        self.cached.clear()
-        self.cached.update(order)
-        self.tree.insert(target, self.cached[target])
-        self.forget(slot)
+        order = [(target if key == slot else key, tokens) for key, tokens in self._cached.items()]
+        self._cached.clear()
+        self._cached.update(order)
+        self._tree.insert(target, self._cached[target])
+        self._empty_slot(slot)
 
     def _touch(self, slot: int | None) -> None:
         """Mark a cached slot as just used."""
-        if slot is not None and slot in self.cached:
-            self.cached[slot] = self.cached.pop(slot)
+        if slot is not None and slot in self._cached:
+            self._cached[slot] = self._cached.pop(slot)
 
-    def _empty(self) -> list[int]:
-        return [s for s in range(self.cells.slots) if s not in self.running and s not in self.cached]
+    def _free_slots(self) -> list[int]:
+        return [s for s in range(self._limits.slots) if s not in self._running and s not in self._cached]
+
+    def _known(self, tokens: list[int], slot: int) -> bool:
+        """Whether another slot already holds all of these tokens."""
+        for other, common in self._tree.matches(tokens):
+            if common < len(tokens):
+                return False
+            if other != slot and self._cells.held(other) >= len(tokens):
+                return True
+        return False
 
 
-def groups(slots: set[int]) -> int:
+def groups(slots: Iterable[int]) -> int:
     """Return how many runs of neighbouring slots there are."""
-    return sum(slot - 1 not in slots for slot in slots)
+    every = set(slots)
+    return sum(slot - 1 not in every for slot in every)

@@ -13,7 +13,7 @@ from burnish.errors import did_you_mean
 
 
 class ApiError(Exception):
-    """A fault with the reply that tells the client of it: {"error": {"message", "type", "param", "code"}}."""
+    """A fault with its reply to the client: {"error": {"message", "type", "param", "code"}}."""
 
     def __init__(
         self,
@@ -94,9 +94,9 @@ BOUNDS = {"greater_than_equal": "below_min", "greater_than": "below_min", "less_
 
 
 def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
-    """Turn pydantic's findings into one error: the first names the parameter, the message tells of all."""
+    """Turn pydantic's findings into one error: it names the parameter at fault."""
     found = error.errors(include_url=False, include_context=True)
-    # a value that fits no branch of a union is reported once a branch: tell of the deepest
+    # a value that fits no branch of a union is reported once a branch: take the deepest
     worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item)), item["type"] in CODES))
     first = found[0] if found[0]["type"] in ("missing", "extra_forbidden") else worst
     param = _param(first)

@@ -6,12 +6,20 @@ import time
 import uuid
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..artefact import Served
-from ..engine.sequence import Finished, FinishReason, TokenLogprob
+from ..engine.events import Finished, FinishReason, TokenLogprob
+from ..served import Served
+from .output_parsers import ParsedDelta
 
 Json = dict[str, Any]
+
+
+class Answer(NamedTuple):
+    """A whole answer: its last event, and its text as it was parsed."""
+
+    end: Finished
+    parsed: ParsedDelta
 
 
 @dataclass(frozen=True)
@@ -33,27 +41,27 @@ class Reply:
             "system_fingerprint": self.served.fingerprint,
         }
 
-    def whole(self, ends: Many[Finished], prompts: int) -> Json:
+    def whole(self, answers: Many[Answer], prompts: int) -> Json:
         """Return the reply to a request that does not stream."""
         choice = self._chat_choice if self.chat else self._text_choice
         return {
             **self.head("chat.completion" if self.chat else "text_completion"),
-            "choices": [choice(index, end) for index, end in enumerate(ends)],
-            "usage": usage(ends, prompts),
+            "choices": [choice(index, *answer) for index, answer in enumerate(answers)],
+            "usage": usage([answer.end for answer in answers], prompts),
         }
 
-    def _chat_choice(self, index: int, end: Finished) -> Json:
+    def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": end.text, "refusal": None, "annotations": []},
+            "message": {"role": "assistant", "content": parsed.content, "refusal": None, "annotations": []},
             "logprobs": self.chat_logprobs(end.logprobs),
             "finish_reason": reason(end.reason),
         }
 
-    def _text_choice(self, index: int, end: Finished) -> Json:
+    def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
         return {
             "index": index,
-            "text": end.text,
+            "text": parsed.content,
             "logprobs": self.text_logprobs(end.logprobs, 0),
             "finish_reason": reason(end.reason),
         }
@@ -83,7 +91,7 @@ class Reply:
             return None
         content = []
         for entry in logprobs:
-            top = [self._token(self.served.model.piece(i, special=True), value) for i, value in entry.top]
+            top = [self._token(self.served.tokenizer.piece(i), value) for i, value in entry.top]
             content.append({**self._token(entry.data, entry.logprob), "top_logprobs": top})
         return {"content": content, "refusal": None}
 
@@ -97,7 +105,7 @@ class Reply:
         result: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for entry in logprobs:
             text = entry.data.decode("utf-8", "replace")
-            top = {self.served.model.piece(i, special=True).decode("utf-8", "replace"): v for i, v in entry.top}
+            top = {self.served.tokenizer.piece(i).decode("utf-8", "replace"): v for i, v in entry.top}
             result["tokens"].append(text)
             result["token_logprobs"].append(entry.logprob)
             result["top_logprobs"].append(top)

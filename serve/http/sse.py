@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as Many
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..engine.events import Inbox, Timeout
-from ..engine.sequence import Delta, Event, Finished, TokenLogprob
+from ..engine.delivery import EventQueue, Timeout
+from ..engine.events import Delta, Event, Finished, TokenLogprob
 from .errors import ApiError, failed
+from .output_parsers import OutputParser
 from .response_objects import Reply, reason
 from .schema import ChatRequest, CompletionRequest
 
@@ -49,17 +51,21 @@ def frame(value: Any) -> bytes:
 
 
 async def chunks(
-    reply: Reply, request: ChatRequest | CompletionRequest, inbox: Inbox, answers: int, prompts: int
+    reply: Reply,
+    request: ChatRequest | CompletionRequest,
+    queue: EventQueue,
+    parsers: Many[OutputParser],
+    prompts: int,
 ) -> AsyncIterator[bytes]:
     """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together."""
-    usage = bool(request.stream_options and request.stream_options.include_usage)
-    frames = Frames(reply, usage, answers)
+    usage, answers = bool(request.stream_options and request.stream_options.include_usage), len(parsers)
+    frames = Frames(reply, usage, parsers)
     ends: dict[int, Finished] = {}
     if reply.chat:
         yield b"".join(frames.opening(index) for index in range(answers))
     try:
         while len(ends) < answers:
-            items = await inbox.take()
+            items = await queue.take()
             if not items:
                 yield KEEP_ALIVE
                 continue
@@ -83,15 +89,16 @@ def timed_out() -> ApiError:
 
 
 class Frames:
-    """The framed chunks of one request. `usage`: every chunk has the field, null until the last one.
+    """The framed chunks of one request, each answer through its parser. `usage`: every chunk has the field, null until
+    the last one.
 
     A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in.
     """
 
-    def __init__(self, reply: Reply, usage: bool, answers: int) -> None:
-        self.reply = reply
+    def __init__(self, reply: Reply, usage: bool, parsers: Many[OutputParser]) -> None:
+        self.reply, self._parsers = reply, parsers
         self._extra: dict[str, Any] = {"usage": None} if usage else {}
-        self._lengths = [0] * answers  # characters so far: where the next token's text begins
+        self._lengths = [0] * len(parsers)  # characters so far: where the next token's text begins
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: the frame before and after its text
 
     def opening(self, index: int) -> bytes:
@@ -100,10 +107,11 @@ class Frames:
 
     def of(self, index: int, event: Event) -> bytes:
         """Return the frames of one event; of an end by a fault only its last text."""
-        offset, text, logprobs = self._lengths[index], event.text, event.logprobs
+        text = self._parsers[index].feed(event.text, final=isinstance(event, Finished)).content
+        offset, logprobs = self._lengths[index], event.logprobs
         self._lengths[index] += len(text)
         if isinstance(event, Delta) and not logprobs:
-            return self._plain(index, text)
+            return self._plain(index, text) if text else b""
         finish = reason(event.reason) if isinstance(event, Finished) and event.error is None else None
         if not self.reply.chat:
             return self._chunk(index, text, logprobs, offset, finish) if text or logprobs or finish else b""

@@ -1,59 +1,27 @@
-"""What the engine needs of a model: cache operations, a batch, the next token. LlamaBackend is the one on llama.cpp."""
+"""The engine's Backend on llama.cpp."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from burnish.llama import Context, Model, Sampler
 
+from ..decoding.constraints import Mask
+from ..engine.backend import Sampled
+from ..engine.events import TokenLogprob
 from ..engine.kv_cells import Op
-from ..engine.scheduler import Filler, Work
-from ..engine.sequence import Sequence, TokenLogprob
-
-DONE = 0
-NO_CELLS = 1
-
-
-@dataclass(slots=True)
-class Sampled:
-    """A drawn token, whether it ends generation, and its log-probabilities where they were asked for."""
-
-    token: int
-    ends: bool
-    logprob: TokenLogprob | None = None
-
-
-class Backend(Protocol):
-    """Only the engine's thread calls these."""
-
-    def apply(self, ops: Many[Op]) -> None:
-        """Change the cache; a cut that this memory can't do raises."""
-
-    def decode(self, batch: Many[Work | Filler]) -> int:
-        """Decode one batch, ordered by slot: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
-
-    def singly(self, rows: int) -> bool:
-        """Whether the next tokens of so many sequences are decoded faster one by one than in one batch."""
-
-    def sample(self, sequence: Sequence, index: int) -> Sampled:
-        """Draw the next token of the sequence whose last token was number `index` of the batch."""
-
-    def piece(self, token: int) -> bytes:
-        """Return a token's bytes; b"" for control tokens."""
-
-    def release(self, sequence: Sequence) -> None:
-        """Free what sampling holds for a sequence."""
+from ..engine.plan import Filler, Work
+from ..engine.sequence import Sequence
 
 
 class LlamaBackend:
-    """A model and its context. `ends` are the token ids that end an answer, the model's own and the run's."""
+    """A model and its context. `shared`: its sequences share cells (unified layout)."""
 
-    def __init__(self, model: Model, context: Context, ends: frozenset[int], shared: bool) -> None:
-        self.model, self.context, self.ends, self.shared = model, context, ends, shared
+    def __init__(self, model: Model, context: Context, shared: bool) -> None:
+        self.model, self.context, self.shared = model, context, shared
+        self._samplers: dict[int, Sampler] = {}  # by the sequence's number
         self.rows_singly: frozenset[int] = frozenset()
         self._pieces: dict[int, bytes] = {}
 
@@ -88,21 +56,18 @@ class LlamaBackend:
     def singly(self, rows: int) -> bool:
         return rows in self.rows_singly
 
-    def sample(self, sequence: Sequence, index: int) -> Sampled:
-        params = sequence.params
-        if sequence.sampler is None:
-            sequence.sampler = self._sampler(sequence)
+    def sample(self, sequence: Sequence, index: int, allowed: Mask | None) -> Sampled:
+        logprobs = sequence.params.logprobs
+        sampler = self._samplers.get(sequence.number)
+        if sampler is None:
+            sampler = self._samplers[sequence.number] = self._make_sampler(sequence)
         # read before sampling: masks and biases must not change what is reported
-        logits = self.context.logits(index).astype(np.float64) if params.logprobs is not None else None
-        token = sequence.sampler.sample(self.context, index)
-        logprob = None
-        if logits is not None:
-            logprob = self._logprob(token, logits, params.logprobs or 0)
-        return Sampled(token, token in self.ends and not params.ignore_eos, logprob)
+        logits = self.context.logits(index).astype(np.float64) if logprobs is not None else None
+        token = sampler.sample(self.context, index, allowed)
+        return Sampled(token, None if logits is None else self._logprob(token, logits, logprobs or 0))
 
-    def _sampler(self, sequence: Sequence) -> Sampler:
+    def _make_sampler(self, sequence: Sequence) -> Sampler:
         p = sequence.params
-        bias = {**dict.fromkeys(self.ends, float("-inf")), **p.logit_bias} if p.ignore_eos else p.logit_bias
         return Sampler(
             self.model,
             temperature=p.temperature,
@@ -113,7 +78,7 @@ class LlamaBackend:
             frequency_penalty=p.frequency_penalty,
             repeat_penalty=p.repeat_penalty,
             repeat_last_n=p.repeat_last_n,
-            logit_bias=bias,
+            logit_bias=p.logit_bias,
             seed=p.seed,
             prompt=sequence.prompt,
         )
@@ -134,9 +99,9 @@ class LlamaBackend:
         return found
 
     def release(self, sequence: Sequence) -> None:
-        if sequence.sampler is not None:
-            sequence.sampler.close()
-            sequence.sampler = None
+        sampler = self._samplers.pop(sequence.number, None)
+        if sampler is not None:
+            sampler.close()
 
     def close(self) -> None:
         """Free the context and the model."""

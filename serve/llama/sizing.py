@@ -1,4 +1,4 @@
-"""How many sequences and cells: from the model, the memory and the processors, unless they are set."""
+"""How many sequences and KV cells: from the model, the memory and the processors, unless they are set."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from burnish.llama import MOST_SEQUENCES, Context, Model
 from burnish.machine import cpu_count, memory_available_bytes
 
 from ..artefact import ServeError
-from ..engine.scheduler import Limits
+from ..engine.plan import Limits
 from ..settings import ServeSettings
 
-BYTES_PER_NUMBER = 2  # keys and values are kept in float16
+BYTES_PER_NUMBER = 2  # keys and values are stored in float16
 SEQUENCES_PER_CORE = 8
 FEWEST_SEQUENCES = 4
 MOST_SEQUENCES_BY_DEFAULT = 32
@@ -21,7 +21,7 @@ FEWEST_SEPARATE = 8
 # start, which took 5 s for 2.3 GB (memory that the machine has yet to find) and 0.5 s for 1.1 GB (that it had at hand)
 MEMORY_SHARE = 0.25
 MOST_CACHE_BYTES = 1 << 30
-# in one pool every token's attention walks all used cells, so little may stay that nobody reads
+# in one pool every token's attention walks all used cells, so few cached ones may stay
 POOL_SHARE_FOR_CACHED = 4
 MOST_CACHED_IN_POOL = 4096
 LEAST_SHARED = 16
@@ -99,7 +99,7 @@ def _separate(running: int, affordable: int, context: int, each: int, settings: 
             f"{running} sequences of {settings.context_length} tokens need {running * settings.context_length} cells, "
             f"there are {affordable}: lower max_sequences or context_length, raise cells, or take --layout unified"
         )
-    # one slot more than can run, so that a cached prefix survives a full house and gaps can be closed
+    # one slot more than can run, so that a cached prefix survives while all run, and gaps can be closed
     slots = min(running + 1, MOST_SEQUENCES)
     cells = per_slot * slots
     return Size(slots, running, cells, per_slot, False, cells * each, _threads(settings), min(context, per_slot))

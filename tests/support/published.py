@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from burnish.run import Run, file_sha256, tree_sha256
+from burnish.files import file_sha256, tree_sha256
+from burnish.run import Run
 
 FIDELITY = {
     "kl": 0.01, "kl_trained": 0.01, "top1_agreement": 0.97, "loss": 0.85, "loss_trained": 0.84, "loss_base": 3.2,

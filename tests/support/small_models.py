@@ -18,7 +18,7 @@ from transformers import (
 
 from burnish.data.formats import Example
 from train.data.mask import Row
-from train.models.transformers import add_adapter
+from train.models.adapters import add_adapter
 from train.settings import LoraSection
 
 SMALL: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from burnish.run import cache_root
+from burnish.files import cache_root
 from tests.support.commands import ROOT
 from tests.support.external import installed
 

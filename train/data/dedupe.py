@@ -1,4 +1,4 @@
-"""What rows share: the same content, a conversation that goes on from another row's, and near duplicates."""
+"""What rows share: the same content, a conversation that continues another row's, and near duplicates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from unicodedata import normalize
 
 from burnish.data.formats import Example
 
-# a row that begins so many others is a usual opening ("Hi." "Hello, how can I help?"), not a conversation cut in parts
-FEWEST_OPENINGS, OPENINGS_SHARE = 10, 0.01
+# a row that opens so many others is a usual opening ("Hi." "Hello, how can I help?"), not a conversation cut in parts
+MIN_OPENINGS, OPENINGS_SHARE = 10, 0.01
 SHINGLE_WORDS = 5
 NEAR = 0.5
-# a sequence or prompt that stands in more rows than this belongs to how the data is written, not to a row
-FEWEST_COMMON, COMMON_SHARE, SAMPLED_ROWS = 10, 0.1, 1000
+# a sequence or prompt in more rows than this belongs to the style of the data, not to a row
+MIN_COMMON, COMMON_SHARE, SAMPLED_ROWS = 10, 0.1, 1000
 # bounds of time and memory: what is compared of the held-out rows, and how often their sequences are counted
-MOST_HELDOUT, MOST_SHINGLES, MOST_ROWS_OF_SHINGLE, MOST_COUNTED = 4096, 2_000_000, 50, 50_000_000
+MAX_HELDOUT, MAX_SHINGLES, MAX_ROWS_OF_SHINGLE, MAX_COUNTED = 4096, 2_000_000, 50, 50_000_000
 STRIDE_FROM_WORDS = 64
 
 # a word, or one character of the scripts that are written without blanks
@@ -57,12 +57,12 @@ def groups(examples: Sequence[Example]) -> list[bytes]:
     """
     keys = [prefix_keys(example) for example in examples]
     wholes = {row[-1] for row in keys}
-    begin = Counter(key for row in keys for key in row if key in wholes)
-    most = max(FEWEST_OPENINGS, int(OPENINGS_SHARE * len(examples)))
+    openings = Counter(key for row in keys for key in row if key in wholes)
+    most = max(MIN_OPENINGS, int(OPENINGS_SHARE * len(examples)))
     first = _Union()
     for row in keys:
         for key in row[:-1]:
-            if key in wholes and begin[key] <= most:
+            if key in wholes and openings[key] <= most:
                 first.join(row[-1], key)
     if len({first.of(key) for key in wholes}) == 1:  # then by content alone
         return [row[-1] for row in keys]
@@ -120,14 +120,14 @@ def near_duplicates(train: Sequence[Example], heldout: Sequence[Example]) -> Nea
     or its prompt, with another answer. System turns count for the prompt alone. Time grows with the words of the
     training rows; memory is bounded.
     """
-    index = _Index(heldout[:MOST_HELDOUT], _common(train, heldout))
+    index = _Index(heldout[:MAX_HELDOUT], _common(train, heldout))
     for example in train:
         index.look(example)
-        if index.counted > MOST_COUNTED:
+        if index.counted > MAX_COUNTED:
             break
     pairs = [(index.rows[n], index.found[n]) for n in sorted(index.found)]
     pairs = [(held, example) for held, example in pairs if content_key(held) != content_key(example)]
-    return NearDuplicates(pairs, len(index.rows), index.counted <= MOST_COUNTED)
+    return NearDuplicates(pairs, len(index.rows), index.counted <= MAX_COUNTED)
 
 
 class _Union:
@@ -160,13 +160,13 @@ class _Index:
         self.sizes: list[int] = []
         self.counted = 0
         for example in heldout:
-            if len(self.shingles) > MOST_SHINGLES:
+            if len(self.shingles) > MAX_SHINGLES:
                 break
             self._add(example, common)
-        for rows in [rows for rows in self.shingles.values() if len(rows) > MOST_ROWS_OF_SHINGLE]:
+        for rows in [rows for rows in self.shingles.values() if len(rows) > MAX_ROWS_OF_SHINGLE]:
             for row in rows:
                 self.sizes[row] -= 1
-        self.shingles = {k: rows for k, rows in self.shingles.items() if len(rows) <= MOST_ROWS_OF_SHINGLE}
+        self.shingles = {k: rows for k, rows in self.shingles.items() if len(rows) <= MAX_ROWS_OF_SHINGLE}
 
     def _add(self, example: Example, common: frozenset[int]) -> None:
         number = len(self.rows)
@@ -185,7 +185,7 @@ class _Index:
         for key in (_all(words), prompt):
             for number in self.whole.get(key, ()):
                 self.found.setdefault(number, example)
-        # where half of a row's sequences stand in this one, one of those that begin at every fifth word does
+        # where half of a row's sequences are in this one, one of those that start at every fifth word is
         stride = 1 if len(words) < STRIDE_FROM_WORDS else SHINGLE_WORDS
         if not any(shingle in self.shingles for shingle in _shingles(words, stride)):
             return
@@ -204,7 +204,7 @@ def _common(train: Sequence[Example], heldout: Sequence[Example]) -> frozenset[i
     for example in sample:
         words, prompt = _words(example)
         rows.update({*_shingles(words)} if prompt is None else {*_shingles(words), prompt})
-    most = max(FEWEST_COMMON, COMMON_SHARE * len(sample))
+    most = max(MIN_COMMON, COMMON_SHARE * len(sample))
     return frozenset(key for key, count in rows.items() if count > most)
 
 
@@ -212,11 +212,11 @@ def _words(example: Example) -> tuple[list[str], int | None]:
     """Return the words of a row, lower case, and a hash of its prompt; a text has none."""
     if example.messages is None:
         return _split((example.text or "").lower()), None
-    said = [m.content.lower() for m in example.messages if m.role != "system"]
+    turns = [m.content.lower() for m in example.messages if m.role != "system"]
     system = "".join(m.content for m in example.messages if m.role == "system")
-    before = "\n".join(said[:-1])
+    before = "\n".join(turns[:-1])
     words = _split(before)
-    return words + _split(said[-1] if said else ""), hash((system, tuple(words) or before))
+    return words + _split(turns[-1] if turns else ""), hash((system, tuple(words) or before))
 
 
 def _split(text: str) -> list[str]:

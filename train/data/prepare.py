@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from burnish.bases import architecture
 from burnish.bases.base import Base, resolve
+from burnish.bases.embeddings import read_config
 from burnish.chat import ChatTemplate
-from burnish.console import say, warn
-from burnish.data.files import DataError, read_rows
-from burnish.data.formats import Conversion, Example, convert, recognise
-from burnish.run import file_sha256
+from burnish.config import ConfigError
+from burnish.console import warn
+from burnish.data.files import DataError
 from burnish.tokenizers.special_text import Reading
 
 from ..settings import DataSection, TrainSettings
 from . import template as templates
 from .lint import lint
-from .mask import Codec, MaskError, Row, build, prove
+from .mask import Codec, Row
 from .rendered import rendering, turn_ends
+from .rows import RowMaker
+from .sources import Sources, read_sources
 from .special_text import reading, refuse, special_strings, written_warning
-from .split import apart, near, split
-from .vocabulary import check_ids, check_vocabulary
+from .split import bounded, near, split
+from .vocabulary import check_ids, check_vocabulary, embedded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """Rows ready to train on, and how they came to be.
 
@@ -46,12 +47,12 @@ class Prepared:
     lengths: list[int]
     dropped: list[int]
     truncated: list[int]
-    warnings: list[str]
     duplicates: int = 0
     near_duplicates: int = 0
     eval_overlap: int = 0
     eval_overlap_dropped: int = 0
     eval_sha256: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def special_tokens(self) -> Reading:
@@ -66,74 +67,79 @@ class Prepared:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """What turns the rows into ids: the base's tokenizer, its codec, and the chat template if there is one.
+
+    `dropped_tokens` were taken out of the tokenizer: the base has no embeddings for them.
+    """
+
+    base: Base
+    tokenizer: Any
+    codec: Codec
+    template: ChatTemplate | None
+    dropped_tokens: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
 def prepare(settings: TrainSettings) -> Prepared:
     """Read, check, render, tokenize, mask and split the data; raises the named errors with all faults of a step.
 
-    No weights are loaded. What was decided and found is printed as it goes.
+    No weights are loaded. What was recognised is printed on the way.
     """
-    data = settings.data
-    converted = _read("data.path", data.path, data)
-    heldout_examples = None
-    if data.eval_path:
-        heldout_examples = _same_kind(_read("data.eval_path", data.eval_path, data), converted, data).examples
-    examples, shared = list(converted.examples), 0
-    if heldout_examples is not None:
-        examples, shared = apart(converted.examples, heldout_examples, data)
+    data, sources = settings.data, read_sources(settings.data)
+    text = _load_text(settings, sources)
+    if data.special_tokens == "error":
+        refuse(sources.read, text.template, text.codec, data.path)
+        refuse(sources.heldout or (), text.template, text.codec, str(data.eval_path))
+    maker = RowMaker(text.template, text.codec, data)
+    train, heldout = _make_rows(maker, sources, text, settings)
+    content, duplicates = _content_warnings(sources, text, data)
+    near_count, near_warning = near(train, heldout, data)
+    prepared = Prepared(
+        base=text.base,
+        tokenizer=text.tokenizer,
+        codec=text.codec,
+        template=text.template,
+        format=sources.format,
+        data_sha256=sources.data_sha256,
+        eval_sha256=sources.eval_sha256,
+        train=train,
+        heldout=heldout,
+        lengths=maker.lengths,
+        dropped=maker.dropped,
+        truncated=maker.truncated,
+        duplicates=duplicates,
+        near_duplicates=near_count,
+        eval_overlap=sources.shared,
+        eval_overlap_dropped=len(sources.read) - len(sources.train),
+    )
+    warnings = [
+        *text.warnings,
+        *content,
+        *filter(None, [near_warning]),
+        *_tokenizer_warnings(sources, text, prepared, data),
+    ]
+    for warning in warnings:
+        warn(warning)
+    return replace(prepared, warnings=warnings)
+
+
+def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
+    """Find the base and load its tokenizer. Raises ConfigError or ChatError where it can't render these rows."""
     base = resolve(settings.base.id, settings.base.revision)
+    if fault := architecture.fault(read_config(base.path)):
+        raise ConfigError(f"base.id {base.id}: {fault}")
     tokenizer = templates.load_tokenizer(base.path, settings.base)
-    codec = templates.codec(tokenizer, reading(data.special_tokens))
+    tokenizer, dropped, lacking = embedded(tokenizer, base)
+    codec = templates.codec(tokenizer, reading(settings.data.special_tokens))
     template = templates.choose(settings.chat, tokenizer)
     codec = replace(codec, ends=_end_ids(template, base, tokenizer, codec))
-    chats = converted.format != "text"
-    if chats:
+    if sources.chats:
         template = templates.require(template, settings.base)
-    written = special_strings(converted.examples, template, codec)
-    if data.special_tokens == "error":
-        refuse(converted.examples, template, codec, data.path)
-        refuse(heldout_examples or (), template, codec, str(data.eval_path))
-    maker = _RowMaker(template, codec, data)
-    rows = maker.rows(examples, data.path)
-    heldout = maker.rows(heldout_examples, str(data.eval_path)) if heldout_examples is not None else None
-    check_ids(rows, tokenizer, base, data.path)
-    check_ids(heldout or (), tokenizer, base, str(data.eval_path))
-    train, heldout = (rows, heldout) if heldout is not None else split(rows, data.eval_split, settings.train.seed)
-    parsed = converted.format == "text" or codec.reading == "parse"
-    rendered = None if chats else rendering(converted.examples, template, codec)
-    known = {*written, *(rendered.markers if rendered else ())}
-    found = lint(converted.examples, converted.examples[0].unit, parsed, known)
-    close, warning = near(train, heldout, data)
-    warnings = [w.text for w in found] + [warning] * bool(warning)
-    if rendered:
-        warnings.insert(0, rendered.text)
-    if written and data.special_tokens in ("auto", "parse"):
-        warnings.insert(0, written_warning(written, converted.examples[0].unit, codec.reading))
-    prepared = Prepared(
-        base,
-        tokenizer,
-        codec,
-        template,
-        converted.format,
-        file_sha256(Path(data.path)),
-        train,
-        heldout,
-        maker.lengths,
-        maker.dropped,
-        maker.truncated,
-        warnings,
-        sum(len(w.lines) for w in found if w.kind == "duplicate"),
-        close,
-        shared,
-        len(converted.examples) - len(examples),
-        file_sha256(Path(data.eval_path)) if data.eval_path else None,
+    return _Text(
+        base=base, tokenizer=tokenizer, codec=codec, template=template, dropped_tokens=dropped, warnings=lacking
     )
-    warnings += check_vocabulary(tokenizer, base, converted.examples, template if chats else None, codec)
-    if template is not None and chats:
-        _check_ends(prepared, data)
-        ends = templates.base_end_ids(base.path, tokenizer)
-        warnings += templates.warnings(template, tokenizer, prepared.terminators, ends)
-    for text in warnings:
-        warn(text)
-    return prepared
 
 
 def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:
@@ -141,87 +147,55 @@ def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: C
     return codec.terminators & (templates.base_end_ids(base.path, tokenizer) | turn_ends(template, codec))
 
 
-def _check_ends(prepared: Prepared, data: DataSection) -> None:
+def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSettings) -> tuple[list[Row], list[Row]]:
+    """Return the rows to train on and those held out: the eval file's, or some that are split off."""
+    data = settings.data
+    rows = maker.rows(sources.train, data.path)
+    if sources.heldout is None:
+        check_ids(rows, text.tokenizer, text.base, data.path, text.dropped_tokens)
+        return split(rows, data.eval_split, settings.train.seed, data.eval_rows)
+    heldout = maker.rows(sources.heldout, str(data.eval_path))
+    check_ids(rows, text.tokenizer, text.base, data.path, text.dropped_tokens)
+    check_ids(heldout, text.tokenizer, text.base, str(data.eval_path), text.dropped_tokens)
+    return rows, bounded(heldout, data.eval_rows, settings.train.seed, str(data.eval_path))
+
+
+def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple[list[str], int]:
+    """Return the warnings over what the rows say, the gravest first, and how many rows repeat an earlier one."""
+    special = special_strings(sources.read, text.template, text.codec)
+    rendered = None if sources.chats else rendering(sources.read, text.template, text.codec)
+    parsed = not sources.chats or text.codec.reading == "parse"
+    known = {*special, *(rendered.markers if rendered else ())}
+    found = lint(sources.read, sources.unit, parsed, known)
+    warnings = [warning.text for warning in found]
+    heldout = lint(sources.heldout or (), "", parsed, known, heldout=True)
+    warnings += [f"data.eval_path {data.eval_path}: {warning.text}" for warning in heldout]
+    if rendered:
+        warnings.insert(0, rendered.text)
+    if special and data.special_tokens in ("auto", "parse"):
+        warnings.insert(0, written_warning(special, sources.unit, text.codec.reading))
+    return warnings, sum(len(warning.lines) for warning in found if warning.kind == "duplicate")
+
+
+def _tokenizer_warnings(sources: Sources, text: _Text, prepared: Prepared, data: DataSection) -> list[str]:
+    """Return the warnings over the tokenizer and template. Raises ConfigError or DataError where no run can work."""
+    template = text.template if sources.chats else None
+    warnings = check_vocabulary(text.tokenizer, text.base, sources.read, template, text.codec)
+    if text.template is None:
+        warnings.append(templates.NO_TEMPLATE)
+    if template is not None:
+        warnings += _end_warnings(prepared, data)
+        warnings += templates.lost_thoughts([*prepared.train, *prepared.heldout], template, text.codec)
+        ends = templates.base_end_ids(text.base.path, text.tokenizer)
+        warnings += templates.warnings(template, text.tokenizer, prepared.terminators, ends)
+    return warnings
+
+
+def _end_warnings(prepared: Prepared, data: DataSection) -> list[str]:
     """Raise DataError where cutting left no conversation to learn an end from; warn where none is left to examine."""
     advice = f"raise data.max_length ({data.max_length}), or set data.over_length to drop"
     if not any(row.whole for row in prepared.train):
         raise DataError(f"every row is cut before its end token, so the model would never learn to stop: {advice}")
     if not any(row.whole for row in prepared.heldout):
-        prepared.warnings.append(f"every held-out row is cut, so the exam can prove nothing of the answers: {advice}")
-
-
-class _RowMaker:
-    """Turns examples into proven rows and keeps count of what was too long."""
-
-    def __init__(self, template: ChatTemplate | None, codec: Codec, data: DataSection) -> None:
-        self.template, self.codec, self.data = template, codec, data
-        self.lengths: list[int] = []
-        self.dropped: list[int] = []
-        self.truncated: list[int] = []
-
-    def rows(self, examples: Sequence[Example], path: str) -> list[Row]:
-        try:
-            rows = build(examples, self.template, self.codec)
-            prove(rows, self.template, self.codec)
-        except MaskError as error:
-            raise MaskError([f"{path}: {fault}" for fault in error.faults]) from None
-        self.lengths += [len(row.input_ids) for row in rows]
-        long = [row for row in rows if len(row.input_ids) > self.data.max_length]
-        if long and self.data.over_length == "error":
-            raise DataError(
-                [
-                    f"{path}: {row.example.where}: {len(row.input_ids)} tokens, data.max_length is"
-                    f" {self.data.max_length}; raise it, or set data.over_length to drop or truncate"
-                    for row in long
-                ]
-            )
-        fitting = [kept for row in rows if (kept := self._fit(row)) is not None]
-        if not fitting:
-            cut = self.data.over_length == "truncate"
-            found = "the prompt of every row alone fills" if cut else "every row is longer than"
-            raise DataError(f"{path}: {found} data.max_length {self.data.max_length}: none is left; raise it")
-        return fitting
-
-    def _fit(self, row: Row) -> Row | None:
-        """Return the row, shortened or None (dropped) where it is too long; one with no response left is dropped."""
-        limit = self.data.max_length
-        if len(row.input_ids) <= limit:
-            return row
-        spans = tuple((start, min(end, limit)) for start, end in row.spans if start < limit)
-        if self.data.over_length == "drop" or not spans:
-            self.dropped.append(row.example.number)
-            return None
-        self.truncated.append(row.example.number)
-        cut = row.spans[len(spans) - 1][1] > limit
-        return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)], cut)
-
-
-def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> Conversion:
-    """Return the held-out rows. Raises DataError where one file has chats and the other plain texts."""
-    if (heldout.format == "text") == (trained.format == "text"):
-        return heldout
-    kinds = {True: "plain texts", False: "chats"}
-    raise DataError(
-        f"data.eval_path {data.eval_path}: its rows are {kinds[heldout.format == 'text']} ({heldout.format}), those of"
-        f" data.path {data.path} {kinds[trained.format == 'text']} ({trained.format}): the exam asks what was trained;"
-        " give rows of the same kind"
-    )
-
-
-def _read(setting: str, name_of_file: str, data: DataSection) -> Conversion:
-    path = Path(name_of_file)
-    if not path.exists():
-        raise DataError(f"{setting} {path}: no such file")
-    raw = read_rows(path)
-    name = recognise(raw, path) if data.format == "auto" else data.format
-    converted = convert(raw, name, path)
-    say(
-        f"data: {path}: {len(converted.examples)} rows, format {name}"
-        + (" (recognised)" if data.format == "auto" else "")
-    )
-    for note in converted.notes:
-        warn(f"{path}: {note}")
-    if converted.unused_columns:
-        used = ", ".join(f"{column} ({count} rows)" for column, count in converted.unused_columns.items())
-        say(f"data: columns that are not used: {used}")
-    return converted
+        return [f"every held-out row is cut, so the exam can prove nothing of the answers: {advice}"]
+    return []

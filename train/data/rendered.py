@@ -12,7 +12,7 @@ from burnish.errors import UserError
 
 from .mask import Codec, build
 
-MOST_SHARE = 0.5  # above this share of the rows a data set is one of rendered chats
+MAX_SHARE = 0.5  # above this share of the rows a data set is one of rendered chats
 OWN = "the run's own chat template"
 USER, ASSISTANT = "a user's turn", "an assistant's turn"
 
@@ -82,7 +82,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Rendering:
-    """What was recognised: the warning, and the markers that it speaks for."""
+    """What was recognised: the warning, and the markers that it covers."""
 
     text: str
     markers: tuple[str, ...]
@@ -103,7 +103,7 @@ def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec:
     families = [*_own(template, codec), *FAMILIES]
     counts = [sum(all(sign.search(text) for sign in family.signs) for text in texts) for family in families]
     count = max(counts)
-    if count <= MOST_SHARE * len(texts):
+    if count <= MAX_SHARE * len(texts):
         return None
     family = families[counts.index(count)]
     known = next((f.name for f, n in zip(families, counts, strict=True) if n == count and f in FAMILIES), "")

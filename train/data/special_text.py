@@ -1,4 +1,4 @@
-"""Special strings of the base that the rows' own text holds: which, in which rows, and what is made of them."""
+"""Special strings of the base that the rows' own text holds: which, in which rows, and how they are read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refuse(examples: Sequence[Example], template: ChatTemplate | None, codec: Co
 
 
 def written_warning(found: Mapping[str, tuple[int, ...]], unit: str, reading: Reading) -> str:
-    """Return the warning that names the strings and their rows, and what is made of them."""
+    """Return the warning that names the strings and their rows, and how they are read."""
     made = {
         "text": "trained and served as text (data.special_tokens: text accepts that, parse makes control tokens)",
         "parse": "read as control tokens (data.special_tokens is parse)",

@@ -13,31 +13,46 @@ from ..settings import DataSection
 from . import dedupe
 from .mask import Row
 
-LEAST_ROWS = 2
-MOST_HELDOUT_UNASKED = 64
-MOST_SHOWN = 3
+MIN_ROWS = 2
+MAX_HELDOUT_UNASKED = 64
+MAX_SHOWN = 3
 
 
-def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None) -> tuple[list[Row], list[Row]]:
     """Return the rows to train on and the rows held out, in file order on both sides.
 
-    A share of the examples is held out, at least one; with a share of 0 a twentieth (at most 64), because the exam
-    needs rows that were never trained. Rows of one example and rows that share content (`dedupe.groups`) stay
-    together; groups are taken in an order that only the seed and their content settle, each that still fits.
+    A share of the examples is held out, at least one and at most `most`; with a share of 0 a twentieth (at most 64),
+    because the exam needs rows that were never trained. Rows of one example and rows that share content
+    (`dedupe.groups`) stay together; groups are taken in an order that only the seed and their content settle, each that
+    still fits.
     """
     examples = list({id(row.example): row.example for row in rows}.values())
     keys = dedupe.groups(examples)
     sizes = Counter(keys)
-    if len(sizes) < LEAST_ROWS:
+    if len(sizes) < MIN_ROWS:
         found = f"{len(examples)} rows, all with the same content" if len(examples) > 1 else f"{len(examples)} row"
         raise DataError(
-            f"the data has {found}: at least {LEAST_ROWS} {'different ones ' if len(examples) > 1 else ''}are needed,"
+            f"the data has {found}: at least {MIN_ROWS} {'different ones ' if len(examples) > 1 else ''}are needed,"
             " one to learn and one to examine"
         )
-    count = round(len(examples) * share) if share else min(MOST_HELDOUT_UNASKED, len(examples) // 20)
+    count = round(len(examples) * share) if share else min(MAX_HELDOUT_UNASKED, len(examples) // 20)
+    if most is not None and count > most:
+        say(f"data: {most} of {len(examples)} rows are held out, not {count}: data.eval_rows bounds each evaluation")
+        count = most
     chosen = _choose(sizes, min(max(1, count), len(examples) - 1), seed)
     held = {id(example) for example, key in zip(examples, keys, strict=True) if key in chosen}
     return [r for r in rows if id(r.example) not in held], [r for r in rows if id(r.example) in held]
+
+
+def bounded(heldout: Sequence[Row], most: int, seed: int, path: str) -> list[Row]:
+    """Return the rows of an eval file that are evaluated, at most `most`: by seed and content, in file order."""
+    if len(heldout) <= most:
+        return list(heldout)
+    say(f"data: {most} of the {len(heldout)} rows of {path} are evaluated: data.eval_rows bounds each evaluation")
+    keys = dedupe.groups([row.example for row in heldout])
+    rank = {key: place for place, key in enumerate(dedupe.ordered(Counter(keys), seed))}
+    order = sorted(range(len(heldout)), key=lambda i: rank[keys[i]])
+    return [heldout[i] for i in sorted(order[:most])]
 
 
 def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
@@ -51,7 +66,9 @@ def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
     return chosen or {min(order, key=lambda key: sizes[key])}
 
 
-def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSection) -> tuple[list[Example], int]:
+def without_overlap(
+    train: Sequence[Example], heldout: Sequence[Example], data: DataSection
+) -> tuple[list[Example], int]:
     """Return the training rows as `data.eval_overlap` wants them, and how many held-out rows were found among them.
 
     Raises DataError, with the first rows on both sides, where rows of the eval file are in the training file and that
@@ -60,8 +77,8 @@ def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSectio
     shared = dedupe.overlap(train, heldout)
     if not shared:
         return list(train), 0
-    places = "; ".join(f"{held.where} is its {trained.where}" for held, trained in shared[:MOST_SHOWN])
-    more = f"; {len(shared) - MOST_SHOWN} more" if len(shared) > MOST_SHOWN else ""
+    places = "; ".join(f"{held.where} is its {trained.where}" for held, trained in shared[:MAX_SHOWN])
+    more = f"; {len(shared) - MAX_SHOWN} more" if len(shared) > MAX_SHOWN else ""
     text = (
         f"data.eval_path {data.eval_path}: {len(shared)} of its {len(heldout)} rows are in data.path {data.path} as"
         f" well ({places}{more})"
@@ -74,11 +91,11 @@ def apart(train: Sequence[Example], heldout: Sequence[Example], data: DataSectio
     if data.eval_overlap == "allow":
         warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam say too much good of them")
         return list(train), len(shared)
-    kept = dedupe.without(train, heldout)
-    if not kept:
+    remaining = dedupe.without(train, heldout)
+    if not remaining:
         raise DataError(f"{text}: with data.eval_overlap drop no row would be left to train on")
-    say(f"data: {text}: {len(train) - len(kept)} training rows are left out (data.eval_overlap drop)")
-    return kept, len(shared)
+    say(f"data: {text}: {len(train) - len(remaining)} training rows are left out (data.eval_overlap drop)")
+    return remaining, len(shared)
 
 
 def near(train: Sequence[Row], heldout: Sequence[Row], data: DataSection) -> tuple[int, str]:

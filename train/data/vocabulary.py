@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,18 +17,24 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+from burnish.bases import embeddings
 from burnish.bases.base import Base
 from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import say
 from burnish.data.formats import Example
-from burnish.run import cache_root, write_atomic
+from burnish.files import cache_root, write_atomic
+from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
-from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
+from burnish.tokenizers.embedded import unembedded, without_unembedded
+from burnish.tokenizers.llama_cpp import CONVERTER, Unconvertible, VocabularyError, ids_by_llama_cpp
+from burnish.tokenizers.loader import TokenizerError
 
 from .mask import Codec, Row
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
+MOST_NAMED = 3
+WORDING = b"2"  # counts changes to what is kept, so that warnings of an older version are made again
 LIBRARIES = ("transformers", "tokenizers")
 
 
@@ -37,7 +44,7 @@ def check_vocabulary(
     """Save the tokenizer aside, load it as other programs do, and compare the ids on the first rows and probe texts.
 
     Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
-    or where llama.cpp's converter does not know the tokenizer. What was found good is kept in the cache.
+    or where llama.cpp's converter does not know the tokenizer. What passed is cached.
     """
     texts = _texts(examples, template)
     rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
@@ -48,12 +55,12 @@ def check_vocabulary(
         saved = Path(name)
         tokenizers.save(tokenizer, saved)
         shutil.copyfile(base.path / "config.json", saved / "config.json")
-        kept = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
-        if kept.is_file():
-            warnings: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+        cached = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
+        if cached.is_file():
+            warnings: list[str] = json.loads(cached.read_text(encoding="utf-8"))
             return [*changed, *warnings]
-        probes = [codec.normalise(text) for text in tokenizers.probes(tokenizer)]
-        if difference := tokenizers.reload_difference(saved, codec.encode, [*rows, *probes]):
+        probes = [codec.normalise(text) for text in comparison.sample_texts(tokenizer)]
+        if difference := comparison.reload_difference(saved, codec.encode, [*rows, *probes]):
             raise ConfigError(
                 f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
                 f" {difference}; the tuned model could not be served as it was trained"
@@ -64,34 +71,8 @@ def check_vocabulary(
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
     with suppress(OSError):  # a cache that can't be written costs the comparison again
-        write_atomic(kept, json.dumps(warnings, ensure_ascii=False) + "\n")
+        write_atomic(cached, json.dumps(warnings, ensure_ascii=False) + "\n")
     return [*changed, *warnings]
-
-
-def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str) -> None:
-    """Raise ConfigError where rows have ids that the base's embeddings lack, as after tokens were added without them.
-
-    The size is config.json's; nothing is checked where it has none.
-    """
-    config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    inner = config.get("text_config")
-    size = (inner if isinstance(inner, dict) else {}).get("vocab_size", config.get("vocab_size"))
-    if not isinstance(size, int):
-        return
-    where: dict[int, str] = {}
-    for row in rows:
-        if max(row.input_ids) >= size:
-            for i in row.input_ids:
-                if i >= size:
-                    where.setdefault(i, row.example.where)
-    faults = [
-        f"{path}: {place}: the token {tokenizer.convert_ids_to_tokens(i)!r} has id {i}, and base.id {base.id} has"
-        f" embeddings for {size:,} tokens (vocab_size in config.json): take it out of the data, or give a base whose"
-        " embeddings were resized to its tokenizer"
-        for i, place in where.items()
-    ]
-    if faults:
-        raise ConfigError(faults)
 
 
 def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], codec: Codec) -> list[str]:
@@ -99,10 +80,15 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
         found = ids_by_llama_cpp(saved, [*rows, *probes])
     except OSError as error:
         return [f"llama.cpp's ids could not be compared with training's: {error}"]
+    except Unconvertible as error:
+        return [
+            f"base.id {base.id}: {error}: no GGUF can be made of what is trained on it, and `make serve` needs one;"
+            " training and the export's merged/, which transformers and vLLM load, are not concerned"
+        ]
     except VocabularyError as error:
-        return [f"llama.cpp can't take this base's tokenizer or architecture, so no GGUF can be exported: {error}"]
+        return [f"base.id {base.id}: llama.cpp can't take its tokenizer, so no GGUF of it could be served: {error}"]
     texts = [*rows, *probes]
-    differences = [tokenizers.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
+    differences = [comparison.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):
         raise ConfigError(
             f"base.id {base.id}: llama.cpp tokenizes rows of this data otherwise than the base's own tokenizer, so no"
@@ -134,22 +120,22 @@ def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
 def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
     """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
     texts: list[str] = []
-    room = MOST_CHARACTERS
+    left = MOST_CHARACTERS
     for example in examples[:MOST_TEXTS]:
         if example.messages and template is not None:
             text = template.render([m.to_dict() for m in example.messages])
         else:
             text = example.text or ""
-        text = text[:room]
+        text = text[:left]
         texts.append(text)
-        room -= len(text)
-        if room <= 0:
+        left -= len(text)
+        if left <= 0:
             break
     return texts
 
 
 def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
-    """Whether the rows begin with a special token in their text, as rendered chats do."""
+    """Whether the rows start with a special token in their text, as rendered chats do."""
     special = [token for token in tokenizer.get_added_vocab() if token.strip()]
     return any(row.startswith(tuple(special)) for row in rows[:1])
 
@@ -158,5 +144,63 @@ def _digest(saved: Path, rows: Sequence[str]) -> str:
     parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates have a directory
     parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
     parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
+    parts += [WORDING]
     parts += [json.dumps(list(rows)).encode("utf-8", "surrogatepass")]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:24]
+
+
+def embedded(tokenizer: Any, base: Base) -> tuple[Any, list[str], list[str]]:
+    """Return the tokenizer without the added tokens that the base has no embeddings for, those, and a warning of them.
+
+    Nothing is done where neither config.json nor the weights say how many embeddings there are.
+    """
+    size = embeddings.rows(base.path)
+    if size is None or not (lacking := unembedded(tokenizer, size)):
+        return tokenizer, [], []
+    try:
+        kept = without_unembedded(tokenizer, size)
+    except TokenizerError as error:
+        raise ConfigError(f"base.id {base.id}: {error}") from None
+    dropped = [token for token in lacking if token not in kept.get_vocab()]
+    shown = ", ".join(f"{token!r} (id {i})" for token, i in list(lacking.items())[:MOST_NAMED])
+    shown += " and more" if len(lacking) > MOST_NAMED else ""
+    whole = len(dropped) == len(lacking)
+    warning = (
+        f"base.id {base.id}: its tokenizer has tokens without an embedding: {len(lacking)} beyond the {size:,} that the"
+        f" base has ({shown}): a row that uses one is refused, and"
+        f" {'they are left out of what is saved' if whole else 'no GGUF can be made of such a base'}"
+    )
+    return kept, dropped, [warning]
+
+
+def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, dropped: Sequence[str] = ()) -> None:
+    """Raise ConfigError where rows use tokens that the base has no embeddings for, by id or by text.
+
+    `dropped` are those of `embedded`, which the tokenizer no longer knows. Nothing is checked where neither config.json
+    nor the weights say how many embeddings there are.
+    """
+    size = embeddings.rows(base.path)
+    if size is None:
+        return
+    where: dict[str, str] = {}
+    pattern = re.compile("|".join(map(re.escape, sorted(dropped, key=len, reverse=True)))) if dropped else None
+    for row in rows:
+        if max(row.input_ids) >= size:
+            for i in row.input_ids:
+                if i >= size:
+                    where.setdefault(f"{tokenizer.convert_ids_to_tokens(i)!r} has id {i}", row.example.where)
+        for text in _spoken(row.example) if pattern else ():
+            for found in pattern.findall(text) if pattern else ():
+                where.setdefault(f"{found!r} has no embedding", row.example.where)
+    faults = [
+        f"{path}: {place}: the token {token}, and base.id {base.id} has embeddings for {size:,} tokens (vocab_size in"
+        " config.json): take it out of the data, or give a base whose embeddings were resized to its tokenizer"
+        for token, place in where.items()
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _spoken(example: Example) -> list[str]:
+    """Return the texts of a row."""
+    return [message.content for message in example.messages or ()] + [example.text or ""]

@@ -1,23 +1,23 @@
-"""Attention over packed rows: several rows lie behind one another in one sequence, and none sees another."""
+"""Attention over packed rows: several rows follow one another in one sequence, and none attends to another."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+
+from ..private.transformers import attention_configs, attention_switched
 
 NAME = "burnish_packed"
-MOST_HEAD_WIDTH = 256
+MAX_HEAD_WIDTH = 256
 _MAX_LENGTH_STEP = 256  # the longest row's length is rounded up: fewer variants for the compiler
 
 
 class NotPackable(Exception):
-    """A model asks something of attention that packed rows don't have."""
+    """A model needs something of attention that packed rows don't have."""
 
 
 def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
@@ -38,33 +38,17 @@ def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]
     }
 
 
-def configs_of(model: Any) -> list[Any]:
-    """Return the configurations that name a model's attention, each once: its modules share them."""
-    found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
-    return list(found.values())
-
-
-@contextmanager
-def packed(configs: list[Any]) -> Iterator[None]:
+def packed(configs: list[Any]) -> AbstractContextManager[None]:
     """Let a model attend within packed rows only, as `packed_arguments` describes them; then as it did before."""
-    before = [config._attn_implementation for config in configs]
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # the borders say it all
-    try:
-        for config in configs:
-            config._attn_implementation = NAME
-        yield
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
+    return attention_switched(configs, NAME, attend)
 
 
 @torch.no_grad()
-def why_padded(model: Any) -> str:
-    """Say why a model's rows can't be packed; nothing where they can.
+def padding_reason(model: Any) -> str:
+    """Return why a model's rows can't be packed; "" where they can.
 
-    What would leak through packed rows (state-space layers and the like) is tried on two short rows, packed and each by
-    itself; what such rows wouldn't show is asked of the configuration.
+    Whether rows leak into one another (as in state-space layers) is tested on two short rows, packed and each by
+    itself; what such rows wouldn't show is read from the configuration.
     """
     inner, was_training = model.get_base_model(), model.training
     config, body = inner.config.get_text_config(), getattr(inner, inner.base_model_prefix, None)
@@ -78,7 +62,7 @@ def why_padded(model: Any) -> str:
     ids = torch.arange(1, 13, device=inner.device).unsqueeze(0)
     alone = torch.cat([body(input_ids=row, use_cache=False).last_hidden_state for row in (ids[:, :7], ids[:, 7:])], 1)
     try:
-        with packed(configs_of(inner)):
+        with packed(attention_configs(inner)):
             together = body(input_ids=ids, **packed_arguments([7, 5], inner.device), use_cache=False).last_hidden_state
     except NotPackable as error:
         return str(error)
@@ -91,15 +75,15 @@ def why_padded(model: Any) -> str:
 
 
 def _kernel_fault(model: Any) -> str:
-    """Say what the GPU's kernel for rows of many lengths lacks (flash attention: Ampere, 16 bits, heads up to 256)."""
+    """Return what the GPU's kernel for rows of many lengths lacks (it needs Ampere, 16 bits, heads up to 256)."""
     if model.device.type != "cuda":
         return ""
     if torch.cuda.get_device_capability() < (8, 0):
         return "this GPU is too old for packed attention (it needs compute capability 8.0)"
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    fits = width <= MOST_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
-    return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MOST_HEAD_WIDTH} on a GPU"
+    fits = width <= MAX_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
+    return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MAX_HEAD_WIDTH} on a GPU"
 
 
 def attend(
@@ -144,8 +128,8 @@ def _varlen(
     options: dict[str, Any] = {**_GROUPS, **({"scale": scaling} if scaling is not None else {})}
     options["window_size"] = (window - 1 if window else -1, 0)
     out: Any = varlen_attn(q, k, v, borders, borders, longest, longest, **options)
-    made: torch.Tensor = out.unsqueeze(0)
-    return made
+    batch: torch.Tensor = out.unsqueeze(0)
+    return batch
 
 
 def _row_by_row(

@@ -16,8 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..private.bitsandbytes import block_scales, is_nf4, is_quantized
+from ..private.torch import copy_scaled
+
+NF4_BLOCK = 64  # weights of a scale
 NAME = "default"  # PEFT's name of an only adapter
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
 _LIBRARY: Any = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "lora(Tensor x, Tensor low, Tensor[] weights, Tensor[] scales, int[] outs, Tensor[] a, Tensor[] b, Tensor a_low,"
@@ -53,8 +57,8 @@ def _lora_backward(
     dx = dlow @ a_low
     for i, each in enumerate(dy):
         dx.addmm_(each, _dense(weights, scales, i, each.shape[1], x))
-    db = [_wide(each, part, factor) for each, part, factor in zip(dy, _split(low, b_low), factors, strict=True)]
-    return dx, _wide(dlow, x, 1.0), db
+    db = [_product32(each, part, factor) for each, part, factor in zip(dy, _split(low, b_low), factors, strict=True)]
+    return dx, _product32(dlow, x, 1.0), db
 
 
 def _split(low: Tensor, b_low: list[Tensor]) -> tuple[Tensor, ...]:
@@ -62,7 +66,7 @@ def _split(low: Tensor, b_low: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.split(low, [each.shape[1] for each in b_low], dim=1)
 
 
-def _wide(left: Tensor, right: Tensor, factor: float) -> Tensor:
+def _product32(left: Tensor, right: Tensor, factor: float) -> Tensor:
     """Return factor·leftᵀ·right in float32, summed in it too."""
     if left.dtype == torch.float32:
         return (left.t() @ right).mul_(factor)
@@ -74,10 +78,10 @@ def _dense(weights: list[Tensor], scales: list[Tensor], i: int, out: int, x: Ten
     """Return the weight [out, in] of layer i in x's dtype."""
     if not scales:
         return weights[i]
-    made: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
-        weights[i], scales[i], 64, "nf4", [out, x.shape[1]], x.dtype
+    weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+        weights[i], scales[i], NF4_BLOCK, "nf4", [out, x.shape[1]], x.dtype
     )
-    return made
+    return weight
 
 
 def _lora_shapes(x: Any, low: Any, weights: Any, scales: Any, outs: Any, *_: Any) -> Any:
@@ -88,7 +92,7 @@ def _backward_shapes(dy: Any, x: Any, low: Any, weights: Any, scales: Any, b: An
     return torch.empty_like(x), torch.empty_like(a_low, dtype=b[0].dtype), [torch.empty_like(each) for each in b]
 
 
-def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+def _save_for_backward(ctx: Any, inputs: Any, output: Any) -> None:
     x, low, weights, scales, _, _, b, a_low, b_low, factors = inputs
     ctx.save_for_backward(x, low, a_low, *weights, *b, *b_low, *scales)
     ctx.factors = factors
@@ -110,11 +114,11 @@ for _device in ("CUDA", "CPU"):
     _LIBRARY.impl("lora_backward", _lora_backward, _device)
 torch.library.register_fake("burnish::lora", _lora_shapes, lib=_LIBRARY)
 torch.library.register_fake("burnish::lora_backward", _backward_shapes, lib=_LIBRARY)
-torch.library.register_autograd("burnish::lora", _gradients, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd("burnish::lora", _gradients, setup_context=_save_for_backward, lib=_LIBRARY)
 
 
 class _Group(torch.nn.Module):
-    """Layers that are given the same input, as one operation. The first that is asked computes for all of them."""
+    """Layers that are given the same input, as one operation. The first that is called computes for all of them."""
 
     a_low: Tensor
 
@@ -124,7 +128,7 @@ class _Group(torch.nn.Module):
         dtype = getattr(bases[0], "compute_dtype", None) or bases[0].weight.dtype
         self.outs = [base.out_features for base in bases]
         self.factors = [float(layer.scaling[NAME]) for layer in layers]
-        self.made: tuple[Tensor, tuple[Tensor | None, ...]] | None = None
+        self.outputs: tuple[Tensor, tuple[Tensor | None, ...]] | None = None
         a = [layer.lora_A[NAME].weight for layer in layers]
         self.register_buffer("a_low", torch.cat([each.detach().to(dtype) for each in a]), persistent=False)
         self.ranks = [len(each) for each in a]
@@ -132,29 +136,29 @@ class _Group(torch.nn.Module):
             # a plain tensor on the same memory: bitsandbytes' own class gets in the compiler's way
             self.register_buffer(f"weight_{i}", base.weight.detach().as_subclass(Tensor), persistent=False)
             self.register_buffer(f"b_{i}", layer.lora_B[NAME].weight.detach().to(dtype, copy=True), persistent=False)
-            if (scales := _scales(base)) is not None:
+            if (scales := block_scales(base.weight)) is not None:
                 self.register_buffer(f"scales_{i}", scales, persistent=False)
 
     def forward(self, x: Tensor, place: int, layers: list[Any]) -> Tensor:
         """x [..., in] → the output [..., out] of the layer at `place` of `layers`, which are the group's."""
-        if self.made is None or self.made[0] is not x or self.made[1][place] is None:
-            self.made = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
-        outputs = self.made[1]
+        if self.outputs is None or self.outputs[0] is not x or self.outputs[1][place] is None:
+            self.outputs = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
+        outputs = self.outputs[1]
         y = outputs[place]
         assert y is not None
         left = tuple(None if i == place else output for i, output in enumerate(outputs))
-        self.made = None if all(output is None for output in left) else (x, left)
+        self.outputs = None if all(output is None for output in left) else (x, left)
         return y.view(*x.shape[:-1], self.outs[place])
 
     def _outputs(self, x: Tensor, layers: list[Any]) -> tuple[Tensor, ...]:
         # the operation makes the whole gradient, the part through `low` too
         low = x.detach() @ self.a_low.t()
-        made: list[Tensor] = torch.ops.burnish.lora.default(
+        outputs: list[Tensor] = torch.ops.burnish.lora.default(
             x, low, self._each("weight"), self._each("scales") if hasattr(self, "scales_0") else [], self.outs,
             [layer.lora_A[NAME].weight for layer in layers], [layer.lora_B[NAME].weight for layer in layers],
             self.a_low, self._each("b"), self.factors,
         )  # fmt: skip
-        return tuple(made)
+        return tuple(outputs)
 
     def _each(self, name: str) -> list[Tensor]:
         return [getattr(self, f"{name}_{i}") for i in range(len(self.outs))]
@@ -165,7 +169,7 @@ class _Group(torch.nn.Module):
 
 
 class Fused:
-    """The LoRA layers of a model that use the fused operation while gradients are made.
+    """The LoRA layers of a model that use the fused operation while gradients are computed.
 
     One that can't (dropout, several adapters, other quantization) stays PEFT's.
     """
@@ -189,25 +193,31 @@ class Fused:
                 layer.forward = MethodType(_forward, layer)
         self.refresh()
 
+    def close(self) -> None:
+        """Give the layers PEFT's forward back."""
+        for layer in self.layers:
+            del layer.forward, layer._fused, layer._fused_place, layer._fused_layers
+        self._groups.clear()
+
     def clear(self) -> None:
-        """Let go of what was computed and not asked for, where a pass broke off or a model leaves a layer out."""
+        """Drop outputs that were computed and not used, where a pass broke off or a model leaves a layer out."""
         for group in self._groups:
-            group.made = None
+            group.outputs = None
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the trained adapter: once a step, for all layers at once."""
         if not self.layers:
             return
-        torch._foreach_copy_(self._low, torch._foreach_mul(self._trained, self._factors))
+        copy_scaled(self._low, self._trained, self._factors)
 
 
 def _groups(model: Any) -> list[list[Any]]:
     """Return the layers that can be fused, those that share an input together."""
-    single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _can(m)}
+    single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _fusable(m)}
     found = []
     for parent in model.modules():
-        for names in TOGETHER:
+        for names in SHARED_INPUT:
             layers = [getattr(parent, name, None) for name in names]
             if all(id(layer) in single for layer in layers) and len({_kind(layer) for layer in layers}) == 1:
                 found.append([single.pop(id(layer)) for layer in layers])
@@ -215,35 +225,16 @@ def _groups(model: Any) -> list[list[Any]]:
 
 
 def _kind(layer: Any) -> tuple[int, bool]:
-    return layer.base_layer.in_features, hasattr(layer.base_layer.weight, "quant_state")
+    return layer.base_layer.in_features, is_quantized(layer.base_layer.weight)
 
 
-def _can(layer: Any) -> bool:
+def _fusable(layer: Any) -> bool:
     if list(layer.lora_A) != [NAME] or layer.use_dora.get(NAME) or layer.lora_bias.get(NAME):
         return False
     weight = layer.base_layer.weight
-    state = getattr(weight, "quant_state", None)
     held = isinstance(layer.base_layer, torch.nn.Linear)
-    plain = state is None and weight.is_floating_point()
-    nf4 = state is not None and state.quant_type == "nf4" and state.blocksize == 64
-    return bool(held and (plain or nf4) and isinstance(layer.lora_dropout[NAME], torch.nn.Identity))
-
-
-def _scales(base: Any) -> Tensor | None:
-    """Return the scales of NF4's blocks in float32: those that are quantized themselves are dequantized once.
-
-    The layer keeps them so too: the numbers are the same, and 8-bit ones beside them would be of no use.
-    """
-    state = getattr(base.weight, "quant_state", None)
-    if state is None:
-        return None
-    if state.nested:
-        from bitsandbytes.functional import dequantize_blockwise
-
-        state.absmax = (dequantize_blockwise(state.absmax, state.state2) + state.offset).float()
-        state.nested, state.state2, state.offset = False, None, None
-    scales: Tensor = state.absmax
-    return scales
+    fits = is_nf4(weight, NF4_BLOCK) if is_quantized(weight) else weight.is_floating_point()
+    return bool(held and fits and isinstance(layer.lora_dropout[NAME], torch.nn.Identity))
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

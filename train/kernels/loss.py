@@ -15,7 +15,7 @@ CHUNK = 1024  # tokens whose logits are held at once: 0.25 GiB in bfloat16 at 12
 def response_nll(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torch.Tensor:
     """Return the summed negative log-likelihood of `targets` [N] after `hidden` [N, width], under a frozen linear head.
 
-    The gradient is made on the way forward, so a chunk of logits is computed once and dropped.
+    The gradient is computed in the forward pass, so a chunk of logits is computed once and dropped.
     """
     apply: Any = _FrozenHeadNll.apply
     loss: torch.Tensor = apply(hidden, head.weight, getattr(head, "bias", None), targets)

@@ -13,8 +13,8 @@ from burnish.console import warn
 
 
 @dataclass
-class Kept:
-    """One layer's input: in pinned host memory, and on the GPU again once it was asked for."""
+class Offloaded:
+    """One layer's input: in pinned host memory, and on the GPU again once backward needs it."""
 
     host: torch.Tensor
     device: torch.device
@@ -23,7 +23,7 @@ class Kept:
 
 
 class Offload:
-    """Moves the inputs of `layers` layers away while forward goes on, and each back while the layer after it goes back.
+    """Copies the inputs of `layers` layers to the host in forward, and each back while the next layer is in backward.
 
     Copies run beside the arithmetic, on a stream of their own. The last layer's input stays: it is needed at once.
     """
@@ -31,65 +31,65 @@ class Offload:
     def __init__(self, layers: int) -> None:
         self._layers = layers
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._kept: list[Kept] = []
+        self._offloaded: list[Offloaded] = []
         self._full = False
 
     def clear(self) -> None:
-        """Forget what a forward pass kept whose backward pass never came, once copies on the way have arrived."""
-        if self._kept:
+        """Drop what a forward pass saved whose backward pass never came, once copies on the way have arrived."""
+        if self._offloaded:
             torch.cuda.current_stream().wait_stream(self._stream)
-        self._kept.clear()
+        self._offloaded.clear()
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return a layer's call with its first argument [1, T, hidden] moved away, where it is saved for backward."""
 
-        def moving(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def offloading(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             address, shape = hidden.data_ptr(), hidden.shape
 
-            def keep(saved: torch.Tensor) -> torch.Tensor | Kept:
+            def offload(saved: torch.Tensor) -> torch.Tensor | Offloaded:
                 same = saved.data_ptr() == address and saved.shape == shape
-                room = not self._full and len(self._kept) < self._layers - 1
-                return self._away(saved) if same and room else saved
+                space = not self._full and len(self._offloaded) < self._layers - 1
+                return self._store(saved) if same and space else saved
 
-            with saved_tensors_hooks(keep, self._back):
+            with saved_tensors_hooks(offload, self._load):
                 return call(hidden, *args, **kwargs)
 
-        return moving
+        return offloading
 
-    def _away(self, saved: torch.Tensor) -> Kept | torch.Tensor:
+    def _store(self, saved: torch.Tensor) -> Offloaded | torch.Tensor:
         try:
             host = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True)
         except RuntimeError:  # CUDA's own error, not torch's of a full device
             self._full = True
             warn("the host has no pinned memory left for checkpoints: the rest of them stay on the GPU")
             return saved
-        kept = Kept(host, saved.device)
+        entry = Offloaded(host, saved.device)
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            kept.host.copy_(saved, non_blocking=True)
+            entry.host.copy_(saved, non_blocking=True)
         saved.record_stream(self._stream)
-        self._kept.append(kept)
-        return kept
+        self._offloaded.append(entry)
+        return entry
 
-    def _back(self, kept: torch.Tensor | Kept) -> torch.Tensor:
-        if isinstance(kept, torch.Tensor):
-            if self._kept:
-                self._fetch(self._kept[-1])  # the last layer begins: the one before is next
-            return kept
-        while self._kept and self._kept.pop() is not kept:
+    def _load(self, entry: torch.Tensor | Offloaded) -> torch.Tensor:
+        if isinstance(entry, torch.Tensor):
+            if self._offloaded:
+                self._fetch(self._offloaded[-1])  # the last layer's backward starts: the one before is next
+            return entry
+        while self._offloaded and self._offloaded.pop() is not entry:
             pass
-        self._fetch(kept)
-        if self._kept:
-            self._fetch(self._kept[-1])
-        assert kept.back is not None and kept.ready is not None
-        torch.cuda.current_stream().wait_event(kept.ready)
-        return kept.back
+        self._fetch(entry)
+        if self._offloaded:
+            self._fetch(self._offloaded[-1])
+        assert entry.back is not None and entry.ready is not None
+        torch.cuda.current_stream().wait_event(entry.ready)
+        return entry.back
 
-    def _fetch(self, kept: Kept) -> None:
-        if kept.back is not None:
+    def _fetch(self, entry: Offloaded) -> None:
+        if entry.back is not None:
             return
-        kept.back = torch.empty(kept.host.shape, dtype=kept.host.dtype, device=kept.device)
+        entry.back = torch.empty(entry.host.shape, dtype=entry.host.dtype, device=entry.device)
         self._stream.wait_stream(torch.cuda.current_stream())  # its memory may still be in use for something else
         with torch.cuda.stream(self._stream):
-            kept.back.copy_(kept.host, non_blocking=True)
-            kept.ready = self._stream.record_event()
+            entry.back.copy_(entry.host, non_blocking=True)
+            entry.ready = self._stream.record_event()

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Cut the rows of a step into as few micro-batches of at most `budget` tokens as are easily found.
 
-    First-fit decreasing (Johnson 1973: at most 11/9 of the optimum, plus one). A row longer than the budget stands
+    First-fit decreasing (Johnson 1973: at most 11/9 of the optimum, plus one). A row longer than the budget is
     alone: rows are never cut. Returns row numbers, in order within a micro-batch, each exactly once.
     """
     bins: list[list[int]] = []
-    room: list[int] = []
+    free: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((b for b, free in enumerate(room) if free >= lengths[row]), None)
+        place = next((b for b, left in enumerate(free) if left >= lengths[row]), None)
         if place is None:
             bins.append([row])
-            room.append(budget - lengths[row])
+            free.append(budget - lengths[row])
         else:
             bins[place].append(row)
-            room[place] -= lengths[row]
+            free[place] -= lengths[row]
     return [sorted(rows) for rows in bins]
 
 

@@ -1,4 +1,4 @@
-"""What a person and a plot see of a training run: a bar, metrics.jsonl, TensorBoard's events, whole checkpoints."""
+"""Callbacks of the training loop: the progress bar, metrics.jsonl, TensorBoard's events, and checkpoints' marks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from burnish.console import Tick
-from burnish.files import read_jsonl
-from burnish.run import write_atomic
+from burnish.files import read_jsonl, write_atomic
 
-COMPLETE = "complete"
+from .checkpoints import mark_complete
+
 METRICS = "metrics.jsonl"
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-    """Moves the bar and writes every logged point; after a resume, points past the checkpoint are written anew.
+    """Moves the progress bar and writes every logged point; points past the checkpoint of a resume are dropped.
 
     TensorBoard's events are written where `tensorboard` says so; it is imported only then.
     """
@@ -28,12 +28,12 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self.started, self.tokens_before = time.monotonic(), 0
         logs.mkdir(parents=True, exist_ok=True)
         path = logs / METRICS
-        kept = (
+        points = (
             [point for point in read_jsonl(path, partial=True) if point["step"] <= resumed_step]
             if path.is_file() and resumed_step
             else []
         )
-        write_atomic(path, "".join(f"{json.dumps(point)}\n" for point in kept))
+        write_atomic(path, "".join(f"{json.dumps(point)}\n" for point in points))
         self.writer = _writer(logs, resumed_step) if tensorboard else None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -42,7 +42,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
-        self.tick(state.global_step, _words(last))
+        self.tick(state.global_step, _progress_text(last))
 
     def on_log(
         self,
@@ -54,7 +54,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
     ) -> None:
         entry = {"step": state.global_step, "time": round(time.time(), 3), **(logs or {})}
         if "loss" in entry and "num_tokens" in entry:
-            # num_tokens counts from step 0; this process has seen only those since it began
+            # num_tokens counts from step 0; this process has seen only those since it started
             self.tokens_before = self.tokens_before or int(entry["num_tokens"]) - 1
             seconds = time.monotonic() - self.started
             entry["tokens_per_s"] = round((entry["num_tokens"] - self.tokens_before) / seconds, 1)
@@ -66,8 +66,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
                 self.writer.add_scalar(key, value, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark a checkpoint whole: one that a kill left half-written has no mark and is not resumed from."""
-        write_atomic(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+        mark_complete(Path(str(args.output_dir)), state.global_step)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.writer:
@@ -87,15 +86,10 @@ class EvalProgress(TrainerCallback):  # type: ignore[misc]
         self.tick(self.done)
 
 
-def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
-    """Return the newest whole checkpoint and its step, or (None, 0)."""
-    whole = [p for p in directory.glob("checkpoint-*") if (p / COMPLETE).is_file()]
-    newest = max(whole, key=_step, default=None)
-    return newest, _step(newest) if newest else 0
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("-", 1)[1])
+def logged_seconds(logs: Path) -> float:
+    """Return the time between the first and the last point in metrics.jsonl."""
+    times = [point["time"] for point in read_jsonl(logs / METRICS, partial=True)]
+    return float(times[-1] - times[0]) if times else 0.0
 
 
 def _writer(logs: Path, resumed_step: int) -> Any:
@@ -104,7 +98,7 @@ def _writer(logs: Path, resumed_step: int) -> Any:
     return SummaryWriter(str(logs), purge_step=resumed_step + 1 if resumed_step else None)
 
 
-def _words(entry: dict[str, Any]) -> str:
+def _progress_text(entry: dict[str, Any]) -> str:
     if "loss" not in entry:
         return ""
     speed = f" {entry['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in entry else ""

@@ -1,20 +1,45 @@
-"""A run that had ended when it was interrupted: in its last evaluation or its exam nothing is left to train."""
+"""A run's checkpoints: the newest whole one, what is left to do after it, and errors that say where a run continues."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from transformers import TrainerState
 
-from burnish.files import read_jsonl
+from burnish.errors import UserError
+from burnish.files import write_atomic
 
-from .callbacks import METRICS
+from ..private.transformers import load_checkpoint
 
+COMPLETE = "complete"
 STATE = "trainer_state.json"  # transformers' name
+FULL_BYTES = 64 * 2**20  # with less left, a write that failed has failed for lack of space
 
 
-def has_ended(checkpoint: Path) -> bool:
+def mark_complete(directory: Path, step: int) -> None:
+    """Mark a checkpoint whole: one that a kill left half-written has no mark and is not resumed from."""
+    write_atomic(directory / f"checkpoint-{step}" / COMPLETE, "")
+
+
+def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
+    """Return the newest whole checkpoint and its step, or (None, 0)."""
+    whole = [p for p in directory.glob("checkpoint-*") if (p / COMPLETE).is_file()]
+    newest = max(whole, key=step_of, default=None)
+    return newest, step_of(newest) if newest else 0
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def is_last(checkpoint: Path) -> bool:
     """Whether the checkpoint is of the last step; resumed, transformers' loop would take one more."""
     state = TrainerState.load_from_json(str(checkpoint / STATE))
     stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {})
@@ -23,12 +48,36 @@ def has_ended(checkpoint: Path) -> bool:
     return bool(state.global_step >= state.max_steps or (patience is not None and waited >= patience))
 
 
-def take_up(trainer: Any, checkpoint: Path, logs: Path) -> dict[str, float]:
-    """Give the trainer the run's state and its weights, the best ones' where those are kept; return its metrics."""
+def restore(trainer: Any, checkpoint: Path) -> None:
+    """Load the state of the last checkpoint and its weights, or the best ones where those are loaded at the end."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     # by its name: the run may have moved
-    weights = checkpoint.parent / Path(best).name if best else checkpoint
-    trainer._load_from_checkpoint(str(weights))
-    times = [point["time"] for point in read_jsonl(logs / METRICS, partial=True)]
-    return {"train_loss": 0.0, "train_runtime": times[-1] - times[0] if times else 0.0}
+    load_checkpoint(trainer, checkpoint.parent / Path(best).name if best else checkpoint)
+
+
+@contextmanager
+def explained(run: Path) -> Iterator[None]:
+    """Raise UserError where a run's disk is full, or where memory runs out outside the training steps.
+
+    torch and safetensors have exceptions of their own for a full disk, which say little.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "out of memory while loading, evaluating or examining: free the GPU of other programs, or take"
+            f" base.quantization: nf4, a lower data.max_length or a smaller base; {_continuation(run)}"
+        ) from None
+    except (OSError, RuntimeError, SafetensorError):
+        if shutil.disk_usage(run).free > FULL_BYTES:
+            raise
+        raise UserError(
+            f"{run}: the disk is full: make room, then run the same command again; {_continuation(run)}"
+        ) from None
+
+
+def _continuation(run: Path) -> str:
+    """Return from where the same command would continue."""
+    _, step = last_checkpoint(run / "checkpoints")
+    return f"it goes on from the checkpoint at step {step}" if step else "no checkpoint was written yet"

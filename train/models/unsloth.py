@@ -15,8 +15,8 @@ from peft import PeftModel
 from burnish.bases.base import Base
 from burnish.config import ConfigError
 
-from ..plan.resolve import Resolved
-from .transformers import dtype
+from ..resolved import Resolved
+from .device import dtype
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -26,14 +26,14 @@ class UnslothBackend:
 
     packs = False
 
-    def load(self, found: Base, resolved: Resolved) -> Any:
+    def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any:
         """Return the frozen base, with unsloth's kernels."""
-        if not torch.cuda.is_available():
+        if device.type != "cuda":
             raise ConfigError("base.backend: unsloth needs an NVIDIA GPU here; transformers trains on a CPU too")
         model, _ = FastLanguageModel.from_pretrained(
             str(found.path),
             max_seq_length=resolved.data.max_length,
-            dtype=dtype(resolved.base),
+            dtype=dtype(resolved.base, device),
             load_in_4bit=resolved.base.quantization == "nf4",
             use_exact_model_name=True,
             trust_remote_code=resolved.base.trust_remote_code,
@@ -41,7 +41,7 @@ class UnslothBackend:
         return model
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
-        """Return the base with a new adapter; unsloth's checkpointing keeps activations in the host's memory."""
+        """Return the base with a new adapter; unsloth's checkpointing offloads activations to the host's memory."""
         lora = resolved.lora
         if lora.resume_adapter:
             raise ConfigError("lora.resume_adapter: only base.backend: transformers goes on from an adapter")

@@ -1,4 +1,4 @@
-"""Memory, disk and time before anything is loaded, and what is decided from them.
+"""Memory, disk and time before anything is loaded, and the plan that follows from them.
 
 The memory's terms are those of the fused path (train/kernels/lora.py) in 16 bits on a GPU, checked against measured
 peaks in docs/training.md. A CPU run takes what it is told: its memory is the machine's, and is estimated more roughly.
@@ -16,35 +16,26 @@ from burnish.errors import UserError
 from ..kernels.loss import CHUNK
 from ..kernels.packing import micro_batches, padded_batches
 from ..settings import TrainSettings
+from .machine import Machine
 from .model_shape import Shape
 
 GIB = 2**30
 RESERVE_BYTES = GIB  # CUDA's context, fragments, what other programs take meanwhile
 USABLE = 0.95
-MOST_TOKENS = 16_384  # beyond this a larger micro-batch is not faster
-LEAST_TOKENS = 2_048  # below this a GPU idles between launches: rather compute activations again
+MAX_TOKENS = 16_384  # beyond this a larger micro-batch is not faster
+MIN_TOKENS = 2_048  # below this a GPU idles between launches: rather compute activations again
 CPU_TOKENS = 4_096
-MOST_DRAWN = 200
+MAX_SAMPLED_STEPS = 200
 COMPILE_S = 25  # what compiling the layers took on an H100's host
 EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # share of the measured matrix rate that training reaches
-EAGER = 2.6  # how much more layers of PEFT's own keep than fused and compiled ones
+EAGER = 2.6  # how much more PEFT's own layers save for backward than fused and compiled ones
 FUSED = 2.1  # the same of layers that are fused and not compiled: counted in what autograd saves, on a CPU
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 0, "paged_adamw_32bit": 0, "sgd": 0, "adafactor": 1}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What a run can use: `free_bytes` of the device's memory, `matrix_flops` a second as measured, or None."""
-
-    device: str
-    free_bytes: int
-    matrix_flops: float | None = None
-    unsloth: bool = False
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do, and what it is expected to take. Bytes are of the device's memory unless said otherwise."""
+    """What a run will do, and what it is expected to take. Bytes are of the device's memory unless noted."""
 
     device: str
     backend: str
@@ -69,12 +60,12 @@ class Plan:
         return self.weights_bytes + self.adapter_bytes + self.activation_bytes
 
     def lines(self) -> list[str]:
-        """Say it in three lines."""
+        """Return the plan as the three lines that are printed."""
         parts = f"weights {_gib(self.weights_bytes)}, adapter and optimizer {_gib(self.adapter_bytes)}"
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
         host = f", {_gib(self.host_bytes)} of the host's for checkpoints" if self.host_bytes else ""
-        time = f", about {_duration(self.seconds)}" if self.seconds else ""
+        time = f", about {duration(self.seconds)}" if self.seconds else ""
         return [
             f"plan: {self.backend} on {self.device}, quantization {self.quantization}, {self.optim}{compiled}",
             f"plan: memory {_gib(self.peak_bytes)} of {_gib(self.free_bytes)} free ({parts}, activations"
@@ -85,25 +76,25 @@ class Plan:
 
 
 def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine) -> Plan:
-    """Decide what the settings leave open ("auto"). Raises UserError where the run can't fit.
+    """Return the plan that the settings ask for, "auto" resolved. Raises UserError where the run can't fit.
 
     `lengths` are those of the rows to train on, in tokens.
     """
     cuda = machine.device == "cuda"
-    tried = []
+    candidates = []
     # 4 bits without checkpointing are faster than 16 bits with it
     for checkpointing in _checkpointing(settings):
         for quantization in _quantizations(settings, cuda):
-            tried.append(_candidate(settings, shape, lengths, machine, quantization, checkpointing))
-            if _fits(settings, tried[-1], lengths, cuda):
-                return tried[-1]
-    # none is roomy: the first that holds the longest row at all, else the leanest
-    for candidate in tried:
+            candidates.append(_candidate(settings, shape, lengths, machine, quantization, checkpointing))
+            if _fits(settings, candidates[-1], lengths, cuda):
+                return candidates[-1]
+    # none leaves enough memory for large micro-batches: the first that holds the longest row at all, else the leanest
+    for candidate in candidates:
         if candidate.peak_bytes <= candidate.free_bytes:
             return candidate
-    least = min(tried, key=lambda candidate: candidate.peak_bytes)
-    held = least.weights_bytes + least.adapter_bytes < least.free_bytes and least.checkpointing
-    if cuda and held and machine.unsloth and settings.base.backend != "transformers":
+    least = min(candidates, key=lambda candidate: candidate.peak_bytes)
+    weights_fit = least.weights_bytes + least.adapter_bytes < least.free_bytes and least.checkpointing
+    if cuda and weights_fit and machine.unsloth and settings.base.backend != "transformers":
         return replace(least, backend="unsloth", compiled=False)  # it keeps its checkpoints in the host's memory
     if not cuda:
         return least  # the machine may swap; the caller warns
@@ -128,9 +119,9 @@ def _checkpointing(settings: TrainSettings) -> list[bool]:
 def _fits(settings: TrainSettings, candidate: Plan, lengths: Sequence[int], cuda: bool) -> bool:
     if candidate.peak_bytes > candidate.free_bytes:
         return False
-    # a GPU that must take a step in crumbs is better off computing activations again, or in 4 bits
+    # a GPU that must take a step in small pieces is better off computing activations again, or in 4 bits
     step = sum(lengths) / len(lengths) * rows_per_step(settings)
-    enough = min(step, LEAST_TOKENS if candidate.quantization == "nf4" else LEAST_TOKENS * 2)
+    enough = min(step, MIN_TOKENS if candidate.quantization == "nf4" else MIN_TOKENS * 2)
     return not cuda or settings.train.micro_batch_tokens != "auto" or candidate.micro_batch_tokens >= enough
 
 
@@ -142,40 +133,82 @@ def _candidate(
     quantization: str,
     checkpointing: bool,
 ) -> Plan:
-    cuda, longest = machine.device == "cuda", max(lengths)
-    optim = settings.train.optim
-    if optim == "auto":
-        optim = "adamw_torch_fused" if cuda else "adamw_torch"
-    fused = cuda and settings.lora.lora_dropout == 0
-    weights = shape.weight_bytes(quantization, 2 if cuda else 4)
+    """Return what a run takes with this quantization, with or without gradient checkpointing."""
+    cuda = machine.device == "cuda"
+    fused, item = cuda and settings.lora.lora_dropout == 0, 2 if cuda else 4
+    optim = _optimizer(settings, cuda)
+    weights = shape.weight_bytes(quantization, item)
     adapter = shape.adapter_parameters(settings.lora.r) * (8 + OPTIMIZER_BYTES.get(optim, 8) + 2 * fused)
-    free = int(machine.free_bytes * USABLE) - (RESERVE_BYTES if cuda else 0)
-    if cuda and settings.train.memory_gib is not None:
-        free = min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
-    per_step = rows_per_step(settings)
-    steps = settings.train.max_steps
+    free, per_step = _free_bytes(settings, machine), rows_per_step(settings)
+    steps, trained, seconds = _work(settings, shape, lengths, machine, checkpointing)
+    compiled = _compiled(settings, cuda, fused, seconds)
+    held = activations(shape, item, checkpointing, fused, compiled)
+    tokens = _micro_batch_tokens(settings, max(lengths), held.tokens(free - weights - adapter), cuda)
+    # what one micro-batch will really hold: a step may have fewer tokens than the budget
+    packed = settings.data.packing and settings.base.backend != "unsloth"
+    most = max(max(lengths), _largest_micro_batch(lengths, per_step, steps, tokens, packed))
+    return Plan(
+        device=machine.device,
+        backend="transformers" if settings.base.backend == "auto" else settings.base.backend,
+        quantization=quantization,
+        optim=optim,
+        compiled=compiled,
+        checkpointing=checkpointing,
+        micro_batch_tokens=tokens,
+        weights_bytes=weights,
+        adapter_bytes=adapter,
+        activation_bytes=held.bytes(most),
+        free_bytes=free,
+        disk_bytes=adapter * (1 + settings.train.save_total_limit),
+        steps=steps,
+        micro_batches=_micro_batches_per_step(lengths, per_step, tokens),
+        tokens=trained,
+        seconds=seconds,
+        host_bytes=(shape.layers - 1) * most * shape.hidden * 2 if checkpointing and compiled else 0,
+    )
+
+
+def _optimizer(settings: TrainSettings, cuda: bool) -> str:
+    if settings.train.optim != "auto":
+        return settings.train.optim
+    return "adamw_torch_fused" if cuda else "adamw_torch"
+
+
+def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
+    """Return what a run may take of the device's memory: some stays with CUDA's context, some with the user."""
+    if machine.device != "cuda":
+        return int(machine.free_bytes * USABLE)
+    free = int(machine.free_bytes * USABLE) - RESERVE_BYTES
+    if settings.train.memory_gib is None:
+        return free
+    return min(free, int(settings.train.memory_gib * GIB * USABLE) - RESERVE_BYTES)
+
+
+def _work(
+    settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine, checkpointing: bool
+) -> tuple[int, int, float | None]:
+    """Return the optimizer's steps, the tokens that they train, and the seconds of it (None: not measured)."""
+    per_step, steps = rows_per_step(settings), settings.train.max_steps
     if steps <= 0:
         steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
     trained = round(sum(lengths) / len(lengths) * min(per_step, len(lengths)) * steps)
+    if not machine.matrix_flops:
+        return steps, trained, None
     flops = trained * shape.flops_per_token(checkpointing)
-    seconds = flops / (machine.matrix_flops * EFFICIENCY[machine.device]) if machine.matrix_flops else None
-    compiled = fused and (seconds is None or seconds > COMPILE_S * 5)
+    return steps, trained, flops / (machine.matrix_flops * EFFICIENCY[machine.device])
+
+
+def _compiled(settings: TrainSettings, cuda: bool, fused: bool, seconds: float | None) -> bool:
+    """Whether layers are compiled: where it was asked for, else where a run is long enough to gain by it."""
     if settings.train.torch_compile != "auto":
-        compiled = cuda and settings.train.torch_compile
-    held = activations(shape, 2 if cuda else 4, checkpointing, fused, compiled)
-    if settings.train.micro_batch_tokens == "auto":
-        tokens = max(longest, min(held.tokens(free - weights - adapter), MOST_TOKENS if cuda else CPU_TOKENS))
-    else:
-        tokens = max(longest, settings.train.micro_batch_tokens)
-    # what one micro-batch will really hold: a step may have fewer tokens than the budget
-    packed = settings.data.packing and settings.base.backend != "unsloth"
-    most = max(longest, _largest_micro_batch(lengths, per_step, steps, tokens, packed))
-    return Plan(
-        machine.device, "transformers" if settings.base.backend == "auto" else settings.base.backend, quantization,
-        optim, compiled, checkpointing, tokens, weights, adapter, held.bytes(most), free,
-        adapter * (1 + settings.train.save_total_limit), steps, _cuts(lengths, per_step, tokens), trained, seconds,
-        (shape.layers - 1) * most * shape.hidden * 2 if checkpointing and compiled else 0,
-    )  # fmt: skip
+        return cuda and settings.train.torch_compile
+    return fused and (seconds is None or seconds > COMPILE_S * 5)
+
+
+def _micro_batch_tokens(settings: TrainSettings, longest: int, fitting: int, cuda: bool) -> int:
+    if settings.train.micro_batch_tokens != "auto":
+        return max(longest, settings.train.micro_batch_tokens)
+    return max(longest, min(fitting, MAX_TOKENS if cuda else CPU_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -189,9 +222,9 @@ class Activations:
     def bytes(self, tokens: int) -> int:
         return max(self.per_token * tokens, self.least) + self.fixed
 
-    def tokens(self, room: int) -> int:
-        """Return how many tokens fit into so many bytes."""
-        return (room - self.fixed) // self.per_token
+    def tokens(self, limit: int) -> int:
+        """Return how many tokens fit into `limit` bytes."""
+        return (limit - self.fixed) // self.per_token
 
 
 def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compiled: bool) -> Activations:
@@ -199,7 +232,7 @@ def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compi
 
     Checkpoints of compiled layers wait in the host's memory, a few at a time on the device (train/kernels/offload.py).
     """
-    layer = item * shape.kept_per_token * ((1 if compiled else FUSED) if fused else EAGER)
+    layer = item * shape.saved_per_token * ((1 if compiled else FUSED) if fused else EAGER)
     logits, dequantized = CHUNK * shape.vocabulary * 2 * item, 2 * item * shape.largest_matrix
     if not checkpointing:  # the most is held at the end of forward, when the logits are there too
         return Activations(round(shape.layers * layer), 0, round(logits + dequantized))
@@ -215,17 +248,17 @@ def rows_per_step(settings: TrainSettings) -> int:
 
 
 def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, tokens: int, packed: bool) -> int:
-    """Return the tokens of the largest micro-batch to expect, drawn: that all long rows meet is not likely."""
-    drawn = random.Random(0)
-    few = min(per_step, len(lengths))
-    drawings = [drawn.sample(lengths, few) for _ in range(min(steps, MOST_DRAWN))]
+    """Return the tokens of the largest micro-batch in sampled steps: that all long rows meet in one is not likely."""
+    generator = random.Random(0)
+    size = min(per_step, len(lengths))
+    samples = [generator.sample(lengths, size) for _ in range(min(steps, MAX_SAMPLED_STEPS))]
     if packed:
-        return max(sum(step[i] for i in part) for step in drawings for part in micro_batches(step, tokens))
+        return max(sum(step[i] for i in part) for step in samples for part in micro_batches(step, tokens))
     # the first row of a padded batch is its longest
-    return max(step[part[0]] * len(part) for step in drawings for part in padded_batches(step, tokens))
+    return max(step[part[0]] * len(part) for step in samples for part in padded_batches(step, tokens))
 
 
-def _cuts(lengths: Sequence[int], per_step: int, tokens: int) -> float:
+def _micro_batches_per_step(lengths: Sequence[int], per_step: int, tokens: int) -> float:
     """Return how many micro-batches a step has, over the rows in file order."""
     steps = [lengths[i : i + per_step] for i in range(0, len(lengths), per_step)][:200]
     return sum(len(micro_batches(step, tokens)) for step in steps) / len(steps)
@@ -235,7 +268,8 @@ def _gib(count: float) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{max(0.0, count) / 2**20:.0f} MiB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as the plan has it: seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

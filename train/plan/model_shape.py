@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from burnish.exam.memory import Sizes
+
+from ..private.transformers import Conv1D
 
 NF4_BYTES = 0.5 + 4 / 64  # codes, and a scale of 64 weights in float32 (train/kernels/lora.py)
 
@@ -24,7 +25,7 @@ class Shape:
     vocabulary: int
     linear: tuple[tuple[int, int], ...]
     other: int
-    kept_per_token: int
+    saved_per_token: int
     widest: int
 
     @property
@@ -77,10 +78,10 @@ def shape_of(model: Any) -> Shape:
     keys //= heads
     queries = sum(out for out, _ in sizes if out == hidden) // layers
     wide = outputs - (keys if keys // 2 != hidden else 0)
-    # two residuals, queries, keys and values, what attention made, and the wide outputs
-    kept = 2 * hidden + query + keys + query + wide if queries else outputs
+    # two residuals, queries, keys and values, attention's output, and the wide outputs
+    saved = 2 * hidden + query + keys + query + wide if queries else outputs
     return Shape(
-        layers, hidden, int(text.vocab_size), sizes, every - sum(o * i for o, i in sizes), round(kept),
+        layers, hidden, int(text.vocab_size), sizes, every - sum(o * i for o, i in sizes), round(saved),
         max((out for out, _ in sizes), default=hidden),
     )  # fmt: skip
 

@@ -7,56 +7,82 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
 from burnish.exam.memory import ExamMemory
 
+from .. import peft_config
 from ..data.prepare import Prepared
 from ..data.template import loading_fault
 from ..exam import questions
-from ..models import peft_config
-from ..models import transformers as models
+from ..models.adapters import adapter_path, check_targets
+from ..models.backends import has_unsloth
+from ..models.transformers import attention, stored_quantization
+from ..private.bitsandbytes import has_cuda
+from ..resolved import Resolved, changed
 from ..settings import LoraSection, TrainSettings
-from .memory import Machine, plan
+from ..world import World
+from .evaluations import evaluations
+from .machine import Machine, measure
+from .memory import plan
 from .model_shape import empty_model, exam_sizes, shape_of
-from .resolve import Resolved, changed, resolve, with_adapter
+from .resolve import resolve, with_adapter
 
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
 
 
-def decide(settings: TrainSettings, prepared: Prepared) -> Resolved:
+def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resolved:
     """Return what a run on this machine uses, its plan printed. Raises ConfigError with the machine's faults."""
-    faults = machine_faults(settings)
+    faults = machine_faults(settings, world)
     if faults:
         raise ConfigError(faults)
     try:
         model = empty_model(prepared.base.path, settings.base.trust_remote_code)
     except (ValueError, OSError) as error:
         raise ConfigError(loading_fault(settings.base, error)) from None
-    if isinstance(settings.lora.target_modules, list) and not settings.lora.resume_adapter:
-        models.check_targets(model, settings.lora.target_modules)
+    settings = _unquantized(settings, model)
+    if not settings.lora.resume_adapter:
+        check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
     asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
-    _warn_of_kept(asked.lora, settings.lora)
+    _warn_of_overridden(asked.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
-    made = plan(settings, shape_of(model), lengths, _machine(settings))
-    for line in made.lines():
+    shape, found = shape_of(model), _machine(settings, world)
+    planned = plan(settings, shape, lengths, found)
+    heldout = [len(row.input_ids) for row in prepared.heldout]
+    for line in (*planned.lines(), evaluations(settings, shape, heldout, found, planned).line()):
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)
-    examined = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
-    say(f"plan: export examines the merge layer by layer: {examined.line()}")
-    if made.device == "cpu" and made.peak_bytes > made.free_bytes:
-        need, free = made.peak_bytes / 2**30, made.free_bytes / 2**30
+    exam_memory = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
+    say(f"plan: export examines the merge layer by layer: {exam_memory.line()}")
+    if planned.device == "cpu" and planned.peak_bytes > planned.free_bytes:
+        need, free = planned.peak_bytes / 2**30, planned.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
-    return resolve(settings, prepared, made, models.attention(settings.base, model.config) or "eager")
+    return resolve(settings, prepared, planned, attention(settings.base, model.config) or "eager", world.device)
+
+
+def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
+    """Hold a base of Conv1D layers in 16 bits. Raises ConfigError where it is to be held in NF4.
+
+    bitsandbytes' blocks run along the other side of such a matrix, so that a merge could not make the same weights.
+    """
+    if settings.base.quantization == "none" or not any(isinstance(m, Conv1D) for m in model.modules()):
+        return settings
+    if settings.base.quantization == "nf4":
+        raise ConfigError(
+            "base.quantization: this base's layers are Conv1D (GPT-2), which are not held in NF4 here: set none"
+        )
+    return changed(settings, "base", quantization="none")
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
     """Return the settings with the quantization of a base that is stored in NF4 itself."""
-    stored = models.stored_quantization(prepared.base.path)
+    stored = stored_quantization(prepared.base.path)
     if stored.get("bnb_4bit_quant_type") != "nf4" or settings.base.quantization == "none":
         return settings
     double = bool(stored.get("bnb_4bit_use_double_quant", False))
@@ -64,40 +90,41 @@ def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
 
 
 def _warn_of_adapters(settings: TrainSettings) -> None:
-    """Say where a PEFT config is another base's, and which of PEFT's defaults are not ours."""
+    """Warn where a PEFT config is another base's, and which of PEFT's defaults are not ours."""
     lora = settings.lora
     if lora.config_file:
         path = Path(lora.config_file)
         if (base := peft_config.read(path).get("base_model_name_or_path")) not in (None, "", settings.base.id):
             warn(f"lora.config_file {path}: was written for {base}, here it goes on {settings.base.id}")
-        silent = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
-        for name in silent:
+        unset = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
+        for name in unset:
             ours, theirs = getattr(lora, name), peft_config.defaults()[name]
             theirs = "a choice by architecture" if theirs is None else theirs
             warn(f"lora.config_file {path}: does not say {name}: here it is {ours} (PEFT's own default: {theirs})")
     if lora.resume_adapter:
-        directory = models.adapter_path(settings)
+        directory = adapter_path(settings)
         base = peft_config.read(directory / peft_config.CONFIG).get("base_model_name_or_path")
         if base not in (None, "", settings.base.id):
             warn(f"lora.resume_adapter {directory}: was trained on {base}, here it goes on {settings.base.id}")
 
 
-def _warn_of_kept(asked: LoraSection, kept: LoraSection) -> None:
-    """Say which settings are the adapter's that training starts from, and not what was asked."""
-    if (kept.r, kept.lora_alpha) != (asked.r, asked.lora_alpha):
+def _warn_of_overridden(asked: LoraSection, continued: LoraSection) -> None:
+    """Warn which settings are the adapter's that training starts from, and not what was asked."""
+    if (continued.r, continued.lora_alpha) != (asked.r, asked.lora_alpha):
         warn(
-            f"lora.r and lora_alpha are those of the adapter that training starts from: {kept.r} and {kept.lora_alpha}"
+            f"lora.r and lora_alpha are those of the adapter that training starts from: {continued.r} and"
+            f" {continued.lora_alpha}"
         )
     for name in ("lora_dropout", "target_modules", "bias", "use_rslora"):
-        was, now = getattr(asked, name), getattr(kept, name)
+        was, now = getattr(asked, name), getattr(continued, name)
         if name in asked.model_fields_set and was != now:
             warn(f"lora.{name} is that of the adapter that training starts from: {now}")
 
 
-def machine_faults(settings: TrainSettings) -> list[str]:
+def machine_faults(settings: TrainSettings, world: World) -> list[str]:
     """Return what is wrong with this machine for these settings, a line each."""
     faults = [*_gpu_faults(), *_nf4_faults(settings)]
-    if settings.base.backend == "unsloth" and not models.has_unsloth():
+    if settings.base.backend == "unsloth" and not has_unsloth():
         faults.append(
             "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
         )
@@ -110,14 +137,14 @@ def machine_faults(settings: TrainSettings) -> list[str]:
         for name in settings.train.report_to
         if importlib.util.find_spec(name) is None
     ]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world.size > 1:
         faults.append("training runs on one GPU: start it without torchrun")
     return faults + _adapter_faults(settings)
 
 
-def _machine(settings: TrainSettings) -> Machine:
+def _machine(settings: TrainSettings, world: World) -> Machine:
     """Measure the machine; where a run starts from an adapter, unsloth is no choice."""
-    found = models.machine()
+    found = measure(world.device)
     return replace(found, unsloth=False) if settings.lora.resume_adapter else found
 
 
@@ -127,20 +154,20 @@ def _adapter_faults(settings: TrainSettings) -> list[str]:
     if settings.base.backend == "unsloth":
         return ["lora.resume_adapter: only base.backend: transformers goes on from an adapter"]
     try:
-        return peft_config.continued_faults(models.adapter_path(settings) / peft_config.CONFIG, LoraSection)
+        return peft_config.continued_faults(adapter_path(settings) / peft_config.CONFIG, LoraSection)
     except ConfigError as error:
         return list(error.faults)
 
 
 def _gpu_faults() -> list[str]:
-    with warnings.catch_warnings(record=True) as said:  # torch says why only when it is first asked
+    with warnings.catch_warnings(record=True) as caught:  # torch says why only when it is first asked
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
     if not usable:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
         if hidden or torch.version.cuda is None or not Path("/dev/nvidia0").exists():
             return []  # no GPU, one that is hidden, or a torch for CPUs: it trains on the CPU
-        why = str(said[0].message).split("\n")[0] if said else "torch can't use it"
+        why = str(caught[0].message).split("\n")[0] if caught else "torch can't use it"
         return [
             f"there is a GPU, but {why}: update the NVIDIA driver, or hide the GPU (CUDA_VISIBLE_DEVICES=) to train on"
             " the CPU"
@@ -158,9 +185,7 @@ def _gpu_faults() -> list[str]:
 def _nf4_faults(settings: TrainSettings) -> list[str]:
     if settings.base.quantization == "none" or not torch.cuda.is_available():
         return []
-    from bitsandbytes.cextension import lib
-
-    if getattr(lib, "compiled_with_cuda", False):
+    if has_cuda():
         return []
     return [
         f"base.quantization: this bitsandbytes has no library for CUDA {torch.version.cuda}: reinstall it"

@@ -1,0 +1,187 @@
+"""A checkpoint's weight files, examined by their headers: pointers instead of files, files cut short, a broken index.
+
+No weight is read: a safetensors file says in its header where every tensor ends
+(https://github.com/huggingface/safetensors), a .bin file is a zip archive with its directory at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MOST_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+LENGTH_BYTES = 8
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+SMALL = (".json", ".model", ".jinja", ".txt", ".py")
+FETCH = "restore the file, or download it again"
+SHOWN = 3
+
+
+@dataclass
+class Weights:
+    """What the headers say: each tensor's shape by name (of .bin files nothing), and what is wrong, a line a fault.
+
+    `way` is the way out that each fault ends with; `pointers` are files that are Git LFS pointers.
+    """
+
+    way: str = FETCH
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    pointers: list[str] = field(default_factory=list)
+
+
+def examine(directory: Path, way: str = FETCH) -> Weights:
+    """Return what the headers of a checkpoint's weight files say; the files are those that transformers loads."""
+    found = Weights(way)
+    small = sorted(path for path in directory.iterdir() if path.suffix in SMALL)
+    found.pointers += [path.name for path in small if is_pointer(path)]
+    if (directory / INDEX).is_file():
+        _indexed(directory / INDEX, found)
+    elif (directory / SINGLE).is_file():
+        _safetensors(directory / SINGLE, found)
+    elif (directory / BIN_INDEX).is_file():
+        _indexed(directory / BIN_INDEX, found)
+    elif (directory / BIN_SINGLE).is_file():
+        _bin(directory / BIN_SINGLE, found)
+    else:
+        there = [path.name for path in sorted(directory.iterdir()) if path.suffix in (".safetensors", ".bin")]
+        found.faults.append(
+            f"{directory}: no {SINGLE} or {BIN_SINGLE}, and no index of several ({INDEX}); there is: {_named(there)}"
+        )
+    if found.pointers:
+        what = "is a Git LFS pointer" if len(found.pointers) == 1 else "are Git LFS pointers"
+        found.faults.append(
+            f"{directory}: {_named(found.pointers)} {what} and not the file itself: run `git lfs pull` in the clone"
+            " that it comes from, or download the model again"
+        )
+    return found
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is a Git LFS pointer: what a clone holds where git-lfs was not installed."""
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_POINTER_BYTES:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
+
+
+def gguf_fault(path: Path) -> str:
+    """Say what is wrong with the beginning of a .gguf file; nothing where it is one."""
+    if is_pointer(path):
+        return f"{path}: is a Git LFS pointer and not the file itself: run `git lfs pull`, or download it again"
+    with path.open("rb") as file:
+        begin = file.read(4)
+    return "" if begin == b"GGUF" else f"{path}: is not a GGUF file: it begins with {begin!r}; {FETCH}"
+
+
+def _indexed(index: Path, found: Weights) -> None:
+    """Examine the files that an index names, and hold its tensors against theirs."""
+    if index.name in found.pointers:
+        return
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = content["weight_map"]
+        if not names or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError("weight_map names no files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = "it has no weight_map" if isinstance(error, KeyError | TypeError | AttributeError) else str(error)
+        found.faults.append(f"{index}: the index of the weights can't be used: {reason}; {found.way}")
+        return
+    tensors: dict[str, list[str]] = defaultdict(list)
+    for tensor, name in names.items():
+        tensors[name].append(tensor)
+    for name, wanted in sorted(tensors.items()):
+        path = index.parent / name
+        if not path.is_file():
+            found.faults.append(f"{index}: names {name}, which is not there: {found.way}")
+        elif path.suffix == ".safetensors":
+            held = _safetensors(path, found)
+            if held is not None and (missing := sorted(set(wanted) - held)):
+                found.faults.append(
+                    f"{index}: {_named(missing)} should be in {name}, which does not hold"
+                    f" {'it' if len(missing) == 1 else 'them'}: index and files are not of one download; {found.way}"
+                )
+        else:
+            _bin(path, found)
+
+
+def _safetensors(path: Path, found: Weights) -> set[str] | None:
+    """Read one file's header into `found`; returns its tensors, None where the file is damaged."""
+    if is_pointer(path):
+        found.pointers.append(path.name)
+        return None
+    try:
+        shapes, end = _header(path)
+    except (OSError, ValueError, RecursionError) as error:
+        found.faults.append(f"{path}: is not a safetensors file, or its header is damaged: {error}; {found.way}")
+        return None
+    size = path.stat().st_size
+    if size != end:
+        what = "is cut off" if size < end else "is damaged"
+        found.faults.append(f"{path}: {what}: it has {size:,} bytes, its header says {end:,}; {found.way}")
+        return None
+    found.shapes |= shapes
+    return set(shapes)
+
+
+def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Return the tensors' shapes and the bytes that the file should have. Raises ValueError with what is wrong."""
+    with path.open("rb") as file:
+        begin = file.read(LENGTH_BYTES)
+        if len(begin) < LENGTH_BYTES:
+            raise ValueError(f"it has {len(begin)} bytes")
+        (length,) = struct.unpack("<Q", begin)
+        if length > MOST_HEADER_BYTES:
+            raise ValueError(f"it begins with {begin!r}, no header's length")
+        text = file.read(length)
+    if len(text) < length:
+        raise ValueError(f"it ends inside its header of {length:,} bytes")
+    tensors = dict(_tensors(json.loads(text)))
+    end = max((stop for _, stop in tensors.values()), default=0)
+    return {name: shape for name, (shape, _) in tensors.items()}, LENGTH_BYTES + length + end
+
+
+def _tensors(header: Any) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            yield name, (tuple(map(int, entry["shape"])), int(entry["data_offsets"][1]))
+        except (TypeError, KeyError, IndexError):
+            raise ValueError(f"its header has no shape or place for '{name}'") from None
+
+
+def _bin(path: Path, found: Weights) -> None:
+    """See that a .bin file is a whole zip archive; of the pickles of torch before 1.6 the length isn't known."""
+    if is_pointer(path):
+        found.pointers.append(path.name)
+        return
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if begin == ZIP:
+        if not zipfile.is_zipfile(path):  # it looks for the archive's directory, at its end
+            found.faults.append(f"{path}: is cut off: the directory at its end is missing; {found.way}")
+    elif not begin.startswith(PICKLE):
+        what = f"begins with {begin!r}" if begin else "is empty"
+        found.faults.append(f"{path}: is not a file of torch.save: it {what}; {found.way}")
+
+
+def _named(names: list[str]) -> str:
+    """Name the first few of many."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "") if names else "none"

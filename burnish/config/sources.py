@@ -1,0 +1,159 @@
+"""What each source gives: a YAML file, the environment, the command line; other tools' names among it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import did_you_mean
+from .foreign import Names, meaning
+from .schema import COMMAND_LINE, ENVIRONMENT, FILE, ConfigError, Flat, Given, accepts, show, words
+
+ENV_PREFIX = "BURNISH_"
+STAGES = ("TRAIN", "EXPORT", "SERVE")
+# variables under our prefix that are no stage's setting
+OTHER_VARIABLES = frozenset({"BURNISH_CACHE", "BURNISH_LOG_FORMAT", "BURNISH_COMMIT"})
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with floats as people write them (5e-4 is a number, as in YAML 1.2)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def parse(text: Any, annotation: Any) -> Any:
+    """Read a string from the environment or the command line as the setting's type would be written in YAML."""
+    if not isinstance(text, str):
+        return text
+    if text.lower() in ("none", "null") and accepts(annotation, type(None)):
+        return None
+    if accepts(annotation, str) or text in words(annotation):
+        return text  # a word as it is: YAML 1.1 reads "off" as false
+    try:
+        value = yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        return text
+    if accepts(annotation, list) and not isinstance(value, list):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return value
+
+
+class Reader:
+    """Collects what each source gives; faults and notes of all of them come together."""
+
+    def __init__(self, known: Mapping[str, Any], foreign: Names) -> None:
+        self.known, self.foreign = known, foreign
+        self.faults: list[str] = []
+        self.notes: list[str] = []
+
+    def file(self, path: Path) -> Flat:
+        """Read a YAML file. Raises ConfigError where it can't be read as such."""
+        try:
+            node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        flat: Flat = {}
+        if node is not None:
+            self._walk(node, (), path, flat)
+        return flat
+
+    def _walk(self, node: yaml.Node, prefix: tuple[str, ...], path: Path, flat: Flat) -> None:
+        """Collect the leaves of a YAML mapping with their lines; unknown and repeated keys become faults."""
+        dotted = ".".join(prefix)
+        if not isinstance(node, yaml.MappingNode):
+            self.faults.append(
+                f"{path}:{node.start_mark.line + 1}: {dotted or 'the file'} must be a mapping of settings"
+            )
+            return
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            key, where = str(key_node.value), f"{path}:{key_node.start_mark.line + 1}"
+            full = f"{dotted}.{key}" if dotted else key
+            if key in seen:
+                self.faults.append(f"{where}: '{full}' is given twice")
+                continue
+            seen.add(key)
+            if any(name.startswith(f"{full}.") for name in self.known):
+                self._walk(value_node, (*prefix, key), path, flat)
+            elif full in self.known:
+                self._put(flat, full, Given(_value(value_node, self.known[full].annotation), where, FILE), where)
+            elif not self._translated(flat, full, Given(_value(value_node, Any), where, FILE)):
+                self.faults.append(f"{where}: unknown key '{full}'{_hint(full, self.known)}")
+
+    def environment(self, stage: str, environ: Mapping[str, str]) -> Flat:
+        """Read the variables with the stage's prefix."""
+        prefix = f"{ENV_PREFIX}{stage.upper()}_"
+        variables = {f"{prefix}{key.replace('.', '__').upper()}": key for key in self.known}
+        others = tuple(f"{ENV_PREFIX}{name}_" for name in STAGES if name != stage.upper())
+        flat: Flat = {}
+        for name, text in sorted(environ.items()):
+            if not name.startswith(ENV_PREFIX) or name.startswith(others) or name in OTHER_VARIABLES:
+                continue
+            key = variables.get(name, name.removeprefix(prefix).lower().replace("__", "."))
+            if name in variables:
+                self._put(flat, key, Given(parse(text, self.known[key].annotation), name, ENVIRONMENT), name)
+            elif not self._translated(flat, key, Given(parse(text, Any), name, ENVIRONMENT)):
+                told = did_you_mean(name, {*variables, *OTHER_VARIABLES})
+                self.faults.append(f"environment: unknown variable '{name}'{told}")
+        return flat
+
+    def command_line(self, overrides: Mapping[str, Any]) -> Flat:
+        """Read the command line's, by dotted key; other tools' names among them."""
+        flat: Flat = {}
+        for key, value in overrides.items():
+            where = f"--{key}"
+            if key in self.known:
+                self._put(flat, key, Given(parse(value, self.known[key].annotation), where, COMMAND_LINE), where)
+            else:
+                self._translated(flat, key, Given(parse(value, Any), where, COMMAND_LINE))
+        return flat
+
+    def _translated(self, flat: Flat, key: str, given: Given) -> bool:
+        """Put what another tool's setting means; False where its name isn't known."""
+        meant = meaning(self.foreign, key, given.value)
+        if meant is None:
+            return False
+        if isinstance(meant, str):
+            self.faults.append(f"{given.where}: '{key}' is not a setting here: {meant}")
+            return True
+        for ours, value in meant.items():
+            self._put(flat, ours, Given(value, given.where, given.strength), given.where)
+            if value != given.value or not key.endswith(ours.rpartition(".")[2]):
+                self.notes.append(f"{given.where}: {key} {show(given.value)} is {ours}: {show(value)}")
+        return True
+
+    def _put(self, flat: Flat, key: str, given: Given, where: str) -> None:
+        """Put a value; two names for one setting must say the same."""
+        path = tuple(key.split("."))
+        before = flat.get(path)
+        if before is not None and before.value != given.value and before.where != where:
+            self.faults.append(f"{where}: {key} is {show(given.value)} here, {show(before.value)} by {before.where}")
+        flat[path] = given
+
+
+def _value(node: yaml.Node, annotation: Any) -> Any:
+    if isinstance(node, yaml.ScalarNode) and node.value in words(annotation):
+        return node.value
+    return _Loader("").construct_object(node, deep=True)
+
+
+def _hint(full: str, known: Mapping[str, Any]) -> str:
+    """Suggest a key from the same section, or the same key from another section."""
+    section, _, name = full.rpartition(".")
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"; did you mean '{elsewhere[0]}'?"
+    siblings = [key for key in known if key.startswith(f"{section}.")] if section else None
+    return did_you_mean(full, siblings or {*known, *(key.split(".")[0] for key in known)})

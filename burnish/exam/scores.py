@@ -1,0 +1,96 @@
+"""Scores: log-probabilities, KL and top-1 agreement of one model's logits, alone or against a reference.
+
+This is the one implementation that training, export and the benchmarks share. All figures are in nats, computed in
+float32 from log-softmax rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+TOP = 64  # how many of the most likely tokens are kept a position
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers at every scored position of an exam, n in all.
+
+    `ids` and `logp` are [n, TOP]: the most likely tokens and their log-probabilities; `true` is [n]: the true token's.
+    """
+
+    ids: Ints
+    logp: Floats
+    true: Floats
+
+    @staticmethod
+    def of(logits: Floats, targets: Sequence[int]) -> Answers:
+        """Make answers of raw logits [n, vocabulary] and the n true tokens."""
+        logp = log_softmax(logits)
+        top = min(TOP, logp.shape[1])
+        part = np.argpartition(logp, -top, axis=1)[:, -top:]
+        values = np.take_along_axis(logp, part, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        return Answers(
+            np.take_along_axis(part, order, axis=1).astype(np.int32),
+            np.take_along_axis(values, order, axis=1),
+            logp[np.arange(len(targets)), list(targets)],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Answers]) -> Answers:
+        """Put the answers to several questions one after another."""
+        return Answers(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
+
+    def take(self, mask: npt.NDArray[np.bool_] | slice) -> Answers:
+        """Return the answers at the positions where `mask` is true, or that lie in a slice."""
+        return Answers(self.ids[mask], self.logp[mask], self.true[mask])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model against a reference: what remains of a full row of logits once the reference's tokens are read.
+
+    `kl` and `agree` are [n]: per-position KL(reference || model), and whether the most likely token is the same.
+    """
+
+    kl: Floats
+    agree: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def of(logits: Floats, reference: Answers) -> Compared:
+        """Compare logits [n, vocabulary] with the reference's n rows."""
+        logp = log_softmax(logits)
+        return Compared(
+            kl_with_tail(reference.logp, np.take_along_axis(logp, reference.ids.astype(np.int64), axis=1)),
+            logp.argmax(axis=1) == reference.ids[:, 0],
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Compared]) -> Compared:
+        """Put the comparisons of several questions one after another."""
+        return Compared(np.concatenate([p.kl for p in parts]), np.concatenate([p.agree for p in parts]))
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return log-softmax over the last axis, in float32."""
+    shifted = logits.astype(np.float32) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), dtype=np.float32)
+
+
+def kl_with_tail(p: Floats, q: Floats) -> Floats:
+    """Return KL(P || Q) a row, from the log-probabilities [n, k] of the same k tokens under both.
+
+    What lies outside the k tokens counts as one bucket, so that this is a lower bound of the full KL (by the log-sum
+    inequality). The tail's mass is 1 - sum, held above the smallest float32 that matters.
+    """
+    p64, q64 = np.exp(p.astype(np.float64)), np.exp(q.astype(np.float64))
+    p_tail, q_tail = np.maximum(1 - p64.sum(1), 1e-12), np.maximum(1 - q64.sum(1), 1e-12)
+    kl = (p64 * (p.astype(np.float64) - q)).sum(1) + p_tail * np.log(p_tail / q_tail)
+    return np.asarray(np.maximum(kl, 0), dtype=np.float32)

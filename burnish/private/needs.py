@@ -1,0 +1,46 @@
+"""What is needed of a library's private API, so that a version that dropped it can be named."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+from dataclasses import dataclass
+from importlib import metadata
+
+
+@dataclass(frozen=True)
+class Need:
+    """An object by its path ("module:Class.attribute"), and what is done with it here.
+
+    `assigned_in`: the function that assigns it to its object, where no class has it. `parameters`: the least that a
+    function must take.
+    """
+
+    path: str
+    use: str
+    assigned_in: str | None = None
+    parameters: tuple[str, ...] = ()
+
+
+def missing(needs: tuple[Need, ...]) -> list[str]:
+    """Return a sentence for each need that the installed library no longer meets."""
+    return [_sentence(need) for need in needs if not _met(need)]
+
+
+def _sentence(need: Need) -> str:
+    package = need.path.partition(":")[0].partition(".")[0]
+    parameters = f"({', '.join(need.parameters)})" if need.parameters else ""
+    name = need.path.replace(":", ".") + parameters
+    return f"{package} {metadata.version(package)} has no {name} any more: {need.use}"
+
+
+def _met(need: Need) -> bool:
+    try:
+        if need.assigned_in:
+            source = inspect.getsource(pkgutil.resolve_name(need.assigned_in))
+            return re.search(rf"\b{need.path.rpartition('.')[2]}\b", source) is not None
+        found = pkgutil.resolve_name(need.path)
+        return not need.parameters or set(need.parameters) <= set(inspect.signature(found).parameters)
+    except (ImportError, AttributeError):
+        return False

@@ -1,0 +1,49 @@
+"""A chat that spells the base's special strings: with it export checks that an artefact reads them as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import read_text
+from .special_text import Chat
+
+FILE = "probe.json"
+MOST_STRINGS = 256
+
+
+@dataclass(frozen=True)
+class SpecialsCheck:
+    """The messages, the ids that training's tokenizer gave their prompt, and every special string with its id."""
+
+    messages: list[dict[str, Any]]
+    input_ids: list[int]
+    specials: Mapping[str, int]
+
+    @staticmethod
+    def of(chat: Chat) -> SpecialsCheck | None:
+        """Make the check of a run; None where special strings are parsed. Raises ChatError where they can't be text."""
+        strings = sorted(chat.vocabulary.specials, key=chat.vocabulary.specials.__getitem__)[:MOST_STRINGS]
+        if chat.reading == "parse" or not strings:
+            return None
+        text = "\n".join(f"What is x{s}y, {s} or {s}{s} {s}?" for s in strings)
+        messages = [{"role": "user", "content": text}]
+        return SpecialsCheck(messages, chat.ids(messages, add_generation_prompt=True), dict(chat.vocabulary.specials))
+
+    def save(self, directory: Path) -> None:
+        """Write probe.json into an existing directory."""
+        (directory / FILE).write_text(json.dumps(asdict(self), ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(directory: Path) -> SpecialsCheck | None:
+        """Read a check that `save` wrote; None without such a file."""
+        path = directory / FILE
+        return SpecialsCheck(**json.loads(read_text(path))) if path.is_file() else None
+
+    def not_special_in(self, chat: Chat) -> list[str]:
+        """Return the strings that are special in training and one token, but not special, in `chat`'s vocabulary."""
+        there = chat.vocabulary.specials
+        return [s for s in self.specials if s not in there and len(chat.vocabulary.parse(s)) == 1]

@@ -1,0 +1,110 @@
+"""Artefacts: what every output format does (make, examine), and which artefacts an earlier export already finished."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from burnish.console import say
+from burnish.exam.rows import Exam
+from burnish.files import tree_sha256, write_atomic
+from burnish.records import Examined, Fidelity, Kind, TrainRecord
+from burnish.run import Run
+
+from .settings import ExportSettings
+
+WORK = ".export"  # what a later export may reuse: hashes, fidelity, the merge's own answers
+EXAMINED = 2  # counts changes to what the examination finds, so that figures of an older one are not judged
+
+AnyExamined = TypeVar("AnyExamined", bound=Examined)
+
+
+@dataclass
+class Finished:
+    """Examined artefacts of this run, by path; they are valid for one `key` (the training, the settings) only."""
+
+    path: Path
+    key: dict[str, Any]
+    artefacts: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def load(run: Run, key: dict[str, Any]) -> Finished:
+        """Read what an earlier export with the same key finished."""
+        path = run.path / WORK / "kept.json"
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        return Finished(path, key, content.get("artefacts", {}) if content.get("key") == key else {})
+
+    def find(self, run: Run, name: str, kind: type[AnyExamined]) -> AnyExamined | None:
+        """Return what is known of an artefact, if its files are still the same."""
+        known = self.artefacts.get(name)
+        unchanged = known and (run.path / name).exists() and tree_sha256(run.path / name) == known["sha256"]
+        return kind.model_validate(known) if unchanged else None
+
+    def add(self, examined: Examined) -> None:
+        """Write down an artefact that is finished."""
+        self.artefacts[examined.path] = examined.model_dump()
+        write_atomic(self.path, json.dumps({"key": self.key, "artefacts": self.artefacts}, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step of one export needs."""
+
+    settings: ExportSettings
+    run: Run
+    record: TrainRecord
+    exam: Exam
+    finished: Finished
+
+
+@dataclass(frozen=True)
+class Made:
+    """What making an artefact tells: its type, and how many tensors took another one, by "wanted -> taken"."""
+
+    quantization: str
+    fallbacks: dict[str, int] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    """One output format: how an artefact is made at `path` (relative to the run), and how it is examined."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+
+    def make(self, target: Path) -> Made:
+        """Write the artefact, whole or not at all. Raises UserError where it can't be made."""
+        ...
+
+    def examine(self, path: Path) -> Fidelity:
+        """Score the artefact on the run's exam."""
+        ...
+
+
+def produce(job: Job, output: Format) -> Examined:
+    """Make and examine one artefact, unless it is there and unchanged."""
+    if found := job.finished.find(job.run, output.path, Examined):
+        say(f"export: {output.path} is there and unchanged")
+        return found
+    target = job.run.path / output.path
+    made = output.make(target)
+    examined = describe(target, output.path, output.kind, output.examine(target), made)
+    job.finished.add(examined)
+    return examined
+
+
+def describe(target: Path, name: str, kind: Kind, fidelity: Fidelity, made: Made) -> Examined:
+    """Return what a record holds of one examined file or directory, which it calls `name`."""
+    files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
+    return Examined(
+        path=name,
+        kind=kind,
+        quantization=made.quantization,
+        bytes=sum(p.stat().st_size for p in files),
+        sha256=tree_sha256(target),
+        fidelity=fidelity,
+        fallbacks=made.fallbacks,
+    )

@@ -1,0 +1,43 @@
+"""What is published: a run's records, which of its artefacts go, and to which repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.bases.base import PACKAGE_PREFIX
+from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.run import Run
+
+PLACEHOLDER = "owner/name"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A run to publish: its records, the repository, the artefacts that go, and whether the adapter goes."""
+
+    run: Run
+    train: TrainRecord
+    export: ExportRecord
+    repo: str
+    artefacts: tuple[Artefact, ...]
+    adapter: bool
+
+    @property
+    def ggufs(self) -> list[Artefact]:
+        return [a for a in self.artefacts if a.kind == "gguf"]
+
+    @property
+    def merged(self) -> Artefact | None:
+        return next((a for a in self.artefacts if a.kind == "safetensors"), None)
+
+    @property
+    def base_on_hub(self) -> str | None:
+        """The base's hub id; None where it came from this machine."""
+        return self.train.base.id if self.train.base.revision else None
+
+    @property
+    def base_name(self) -> str:
+        """The base as others may read it: of a path only its last part."""
+        base = self.train.base.id
+        return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name

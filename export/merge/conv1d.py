@@ -1,0 +1,27 @@
+"""GPT-2's layers: Conv1D holds its matrix as [in, out], where every other linear layer has [out, in]."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TYPES = frozenset({"gpt2", "openai-gpt"})  # of config.json's model_type
+FLAG = "fan_in_fan_out"  # PEFT's, in adapter_config.json; it sets it by itself, also where it was said otherwise
+
+
+def conv1d_modules(base: Path, adapter: dict[str, Any]) -> frozenset[str]:
+    """Return the names of the base's Conv1D modules; no model is made where neither base nor adapter speaks of them.
+
+    `adapter` is adapter_config.json's content.
+    """
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") not in TYPES and not adapter.get(FLAG):
+        return frozenset()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    return frozenset(name for name, module in model.named_modules() if isinstance(module, Conv1D))

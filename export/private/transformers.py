@@ -1,0 +1,65 @@
+"""What transformers keeps private and the exam needs: how the tensors of a checkpoint become those of a model.
+
+Architectures rename, stack and split tensors while loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from burnish.private.needs import Need
+
+LOADING = "transformers.core_model_loading"
+STREAM = "a checkpoint can't be loaded a layer at a time"
+NEEDS = (
+    Need("transformers.conversion_mapping:get_model_conversion_mapping", STREAM, parameters=("model",)),
+    Need(f"{LOADING}:WeightConverter", STREAM),
+    Need(f"{LOADING}:WeightRenaming", STREAM),
+    Need(
+        f"{LOADING}:rename_source_key",
+        "a stored tensor's name in the model is not known",
+        parameters=("source_key", "weight_renamings", "weight_converters", "base_model_prefix", "meta_state_dict"),
+    ),
+    Need(f"{LOADING}:convert_and_load_state_dict_in_model", STREAM, parameters=("model", "state_dict", "load_config")),
+    Need(
+        f"{LOADING}:LoadStateDictInfo",
+        "tensors that do not fit go unnoticed",
+        parameters=("mismatched_keys", "conversion_errors", "error_msgs"),
+    ),
+    Need("transformers.modeling_utils:LoadStateDictConfig", STREAM, parameters=("dtype", "weight_mapping")),
+)
+
+
+def model_names(model: Any, names: Collection[str]) -> dict[str, str]:
+    """Return, for each of a checkpoint's tensor names, the (first) name that the tensor has in the model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    known, prefix = model.state_dict(), model.base_model_prefix
+    made = {}
+    for name in names:
+        target, pattern = rename_source_key(name, renamings, converters, prefix, known)
+        if target not in known and pattern is None:
+            target, _ = rename_source_key(name, [], [], prefix, known)
+        made[name] = target
+    return made
+
+
+def load_tensors(model: Any, tensors: Mapping[str, Any]) -> list[str]:
+    """Load some of a checkpoint's tensors into a model, in the dtypes of its parameters; returns what did not fit.
+
+    A tensor may be any object that gives it when indexed. Faults in reading one are hidden by transformers.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    config = LoadStateDictConfig(dtype=torch.float32, weight_mapping=get_model_conversion_mapping(model))
+    info, _ = convert_and_load_state_dict_in_model(model, dict(tensors), config)
+    return [*(str(name) for name, *_ in info.mismatched_keys), *info.conversion_errors, *info.error_msgs]

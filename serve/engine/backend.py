@@ -1,0 +1,49 @@
+"""What the engine needs of a model: cache operations, a batch, the next token. serve.llama has the one on llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..decoding.constraints import Mask
+from .events import TokenLogprob
+from .kv_cells import Op
+from .plan import Filler, Work
+from .sequence import Sequence
+
+DONE = 0
+NO_CELLS = 1
+
+
+@dataclass(slots=True)
+class Sampled:
+    """A drawn token, and its log-probabilities where they were asked for."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+class Backend(Protocol):
+    """Only the engine's thread calls these."""
+
+    def apply(self, ops: Many[Op]) -> None:
+        """Change the cache; a cut that this memory can't do raises."""
+
+    def decode(self, batch: Many[Work | Filler]) -> int:
+        """Decode one batch, ordered by slot: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
+
+    def singly(self, rows: int) -> bool:
+        """Whether the next tokens of so many sequences are decoded faster one by one than in one batch."""
+
+    def sample(self, sequence: Sequence, index: int, allowed: Mask | None) -> Sampled:
+        """Draw the next token of the sequence whose last token was number `index` of the batch.
+
+        Only tokens that are True in `allowed` may be drawn; None allows all. Raises UserError for this sequence alone.
+        """
+
+    def piece(self, token: int) -> bytes:
+        """Return a token's bytes; b"" for control tokens."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Free what sampling holds for a sequence."""

@@ -1,0 +1,96 @@
+"""How events come from the engine's thread to the event loop, and wait there for the request that they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections import deque
+
+from .events import Event, Sink
+
+# as os.eventfd_write, but this one keeps the interpreter's lock: had the engine to take it again from the loop that it
+# has just woken, it would wait until the loop has served every client (0.25 ms a step) instead of decoding
+_wake_loop = ctypes.PyDLL(None).eventfd_write
+_wake_loop.argtypes = [ctypes.c_int, ctypes.c_uint64]
+
+
+class Timeout(Exception):
+    """The request took longer than it may."""
+
+
+class EventBridge:
+    """Takes a step's events from any thread and calls their sinks in the event loop."""
+
+    def __init__(self) -> None:
+        self._batches: deque[list[tuple[Sink, Event]]] = deque()
+        self._signal = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call the sinks in this loop from now on."""
+        loop.add_reader(self._signal, self._dispatch)
+
+    def deliver(self, events: list[tuple[Sink, Event]]) -> None:
+        """Queue events for the loop; any thread may call it, and none waits."""
+        self._batches.append(events)
+        _wake_loop(self._signal, 1)
+
+    def _dispatch(self) -> None:
+        os.eventfd_read(self._signal)
+        while self._batches:
+            for sink, event in self._batches.popleft():
+                sink(event)
+
+
+class EventQueue:
+    """The events of one request, for its one reader. Used in the event loop only.
+
+    One timer serves the whole request: a timeout around every wait cost as much as all else that a token needs.
+    """
+
+    def __init__(self, deadline: float, pause_s: float | None) -> None:
+        """`deadline` by the loop's clock; without an event for `pause_s`, `take` returns nothing once."""
+        self._loop = asyncio.get_running_loop()
+        self._deadline, self._pause_s, self._last = deadline, pause_s, self._loop.time()
+        self._items: list[tuple[int, Event]] = []
+        self._reader: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def put(self, index: int, event: Event) -> None:
+        """Add an event of answer `index`."""
+        self._items.append((index, event))
+        self._last = self._loop.time()
+        self._wake()
+
+    async def take(self) -> list[tuple[int, Event]]:
+        """Return all that has come, at least one event; [] after a silent pause. Raises Timeout at the deadline."""
+        if not self._items:
+            if self._loop.time() >= self._deadline:
+                raise Timeout
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._due(), self._tick)
+            self._reader = self._loop.create_future()
+            await self._reader
+        items, self._items = self._items, []
+        return items
+
+    def close(self) -> None:
+        """Stop the timer; `take` is not called any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _due(self) -> float:
+        return self._deadline if self._pause_s is None else min(self._deadline, self._last + self._pause_s)
+
+    def _tick(self) -> None:
+        """Wake the reader where the pause or the request is over; otherwise events came since the timer was set."""
+        now = self._loop.time()
+        if now >= self._due():
+            self._last = now
+            self._wake()
+        if now < self._deadline:
+            self._timer = self._loop.call_at(self._due(), self._tick)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

@@ -1,0 +1,53 @@
+"""The ASGI application: every route, its errors in OpenAI's shape, and the middleware around them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from burnish.versions import version
+
+from .access_log import Log
+from .auth import Auth, Keys
+from .errors import ApiError, failed
+from .exposure import Exposure
+from .middleware import Middleware
+from .routes import chat, completions, models, status, tokens
+from .service import Service
+
+
+def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
+    """Return the application."""
+    app = FastAPI(title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None)
+    _add_error_handlers(app)
+    for routes in (status, models, chat, completions, tokens):
+        routes.add(app, service)
+    settings = service.settings
+    auth = Auth(keys, settings.max_requests_per_key)
+    exposure = Exposure(settings.allowed_hosts, settings.cors_origins, keyed=bool(keys))
+    return Middleware(app, auth, exposure, log, service.metrics)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        request.state.code = error.code or error.kind
+        return JSONResponse(error.body(), error.status, headers=error.headers)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        path = request.url.path[:200]
+        if error.status_code == 404:
+            fault = ApiError(404, f"Unknown request URL: {request.method} {path}.", code="unknown_url")
+        elif error.status_code == 405:
+            fault = ApiError(405, f"Not allowed to {request.method} on {path}.", code="method_not_supported")
+        else:
+            fault = ApiError(error.status_code, str(error.detail))
+        return JSONResponse(fault.body(), fault.status, headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        request.state.code = "internal_error"
+        return JSONResponse(failed("The server had a fault; see its log.").body(), 500)

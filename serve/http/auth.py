@@ -1,0 +1,88 @@
+"""API keys: which are valid, what they guard, and how many requests each may have open."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from burnish.files import split_lines
+
+from ..artefact import ServeError
+from ..settings import ServeSettings
+from .errors import ApiError
+
+
+class Keys:
+    """The API keys, only as their hashes."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes)
+
+    def find(self, key: str) -> str | None:
+        """Return a short name of the key, or None where it is unknown; takes the same time for every key."""
+        given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        found = [known for known in self._hashes if hmac.compare_digest(known, given)]
+        return found[0].hex()[:8] if found else None
+
+
+def read_keys(settings: ServeSettings) -> Keys:
+    """Collect the keys of the settings and of the file. Raises ServeError for a file that can't be read or is empty."""
+    keys = [key.strip() for key in settings.api_keys if key.strip()]
+    if settings.api_keys_file:  # compose passes an empty one where no file was given
+        path = Path(settings.api_keys_file)
+        try:
+            lines = [line.strip() for line in split_lines(path.read_text(encoding="utf-8"))]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServeError(f"{path}: the API keys can't be read: {error}") from None
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise ServeError(f"{path}: no API key in it; one a line")
+        keys += found
+    if any(not key.isascii() for key in keys):
+        raise ServeError("API keys must be ASCII: they travel in a header")
+    return Keys(keys)
+
+
+@dataclass
+class Auth:
+    """Checks the key of a request. `max_requests`: how many requests one key may have open; None: any number."""
+
+    keys: Keys
+    max_requests: int | None = None
+    _open: Counter[str] = field(default_factory=Counter)
+
+    def check(self, headers: Mapping[str, str]) -> str | None:
+        """Return the short name of the request's key, None where no keys are set. Raises ApiError 401 and 429."""
+        if not self.keys:
+            return None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = self.keys.find(given.strip()) if scheme.lower() == "bearer" and given.strip() else None
+        if key is None:
+            text = "Incorrect API key provided." if given else "No API key provided: send 'Authorization: Bearer KEY'."
+            raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        if self.max_requests is not None and self._open[key] >= self.max_requests:
+            raise ApiError(
+                429,
+                f"This key has {self.max_requests} requests open, which is its limit.",
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
+                headers={"Retry-After": "1"},
+            )
+        return key
+
+    def opened(self, key: str | None) -> None:
+        """Count a request with this key as open."""
+        if key is not None:
+            self._open[key] += 1
+
+    def closed(self, key: str | None) -> None:
+        """The request has ended."""
+        if key is not None:
+            self._open[key] -= 1

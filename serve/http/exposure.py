@@ -1,0 +1,91 @@
+"""Where requests may come from: the address that is listened on, host names, web origins and CORS."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..artefact import ServeError
+from ..settings import ServeSettings
+from .auth import Keys
+from .errors import ApiError
+
+ALLOWED_METHODS = "GET, POST, OPTIONS"
+ALLOWED_HEADERS = "Authorization, Content-Type, X-Request-ID"
+
+
+def check_exposure(settings: ServeSettings, keys: Keys) -> None:
+    """Raise ServeError where the server would listen beyond this machine with no key and without allow_remote."""
+    if keys or settings.allow_remote or is_loopback(settings.host):
+        return
+    raise ServeError(
+        f"listening on {settings.host} lets everyone who reaches this machine use the model: set api_keys or "
+        "api_keys_file, or say --allow_remote true"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    name = host.strip("[]").lower()
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Which host names and web origins are served. `keyed`: requests need a key, so any host name is safe."""
+
+    allowed_hosts: list[str]
+    cors_origins: list[str]
+    keyed: bool
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raise ApiError 403 for a host name or a web origin that is not served."""
+        self._check_host(headers.get("host", ""))
+        self._check_origin(headers)
+
+    def cors_headers(self, origin: str | None) -> dict[str, str]:
+        """Return the headers that let a listed origin read the reply; none for others."""
+        if origin is None or not ("*" in self.cors_origins or origin in self.cors_origins):
+            return {}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-allow-methods": ALLOWED_METHODS,
+            "access-control-allow-headers": ALLOWED_HEADERS,
+            "access-control-expose-headers": "x-request-id",
+            "vary": "Origin",
+        }
+
+    def _check_host(self, host: str) -> None:
+        """Without a key, refuse names that a stranger's web page could point at this machine (DNS rebinding)."""
+        name = re.sub(r":\d+$", "", host).lower()
+        if self.keyed or "*" in self.allowed_hosts or name in self.allowed_hosts:
+            return
+        if is_loopback(name) or "." not in name or _is_address(name):
+            return
+        raise ApiError(
+            403,
+            f"This server does not answer to the host name '{name[:100]}'; see allowed_hosts.",
+            code="host_not_allowed",
+        )
+
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
+        """Refuse calls that a foreign web page makes through a visitor's browser, unless its origin is listed."""
+        origin = headers.get("origin")
+        if origin is None or self.cors_headers(origin):
+            return
+        if re.sub(r"^https?://", "", origin) == headers.get("host"):
+            return
+        raise ApiError(403, "Calls from this web origin are not allowed; see cors_origins.", code="origin_not_allowed")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""POST /v1/chat/completions: messages through the template."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence as Many
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from burnish.chat import RESERVED_VARIABLES, ChatError
+
+from ...engine.tokenizer import Tokenizer
+from ...served import Served
+from ...settings import ServeSettings
+from .. import requests
+from ..errors import ApiError
+from ..schema import ChatRequest, Message
+from ..service import Service
+
+# longer texts are tokenized outside the event loop, which they would hold up
+INLINE_BYTES = 32_768
+
+
+def add(app: FastAPI, service: Service) -> None:
+    """Add the route."""
+
+    @app.post("/v1/chat/completions")
+    async def chat(http: Request) -> Response:
+        body = await service.body(http)
+        request = requests.parse(ChatRequest, body)
+        requests.check_model(request.model, service.served)
+        if len(body) > INLINE_BYTES:
+            prompt = await asyncio.to_thread(chat_prompt, request, service.served, service.settings)
+        else:
+            prompt = chat_prompt(request, service.served, service.settings)
+        return await service.answer(http, request, [prompt])
+
+
+def chat_prompt(request: ChatRequest, served: Served, settings: ServeSettings) -> list[int]:
+    """Render and tokenize the messages, with no special tokens added. Raises ApiError 400."""
+    if not served.tokenizer.has_template:
+        raise ApiError(
+            400, "This model has no chat template; use /v1/completions.", param="model", code="no_chat_template"
+        )
+    if len(request.messages) > settings.max_messages:
+        raise ApiError(
+            400, f"At most {settings.max_messages} messages.", param="messages", code="array_above_max_length"
+        )
+    variables = request.chat_template_kwargs or {}
+    if reserved := RESERVED_VARIABLES & set(variables):
+        raise ApiError(
+            400, f"'{min(reserved)}' can't be set.", param=f"chat_template_kwargs.{min(reserved)}", code="invalid_value"
+        )
+    messages = [_for_template(message) for message in request.messages]
+    if served.refuse_specials:
+        _refuse_specials(served.tokenizer, messages)
+    try:
+        return served.tokenizer.encode_chat(messages, variables)
+    except ChatError as error:
+        raise ApiError(400, str(error), param="messages", code="invalid_value") from None
+
+
+def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]]) -> None:
+    """Raise ApiError 400 for the first special string that a message spells."""
+    for index, field, string in tokenizer.special_strings(messages):
+        param = f"messages[{index}].{field}"
+        what = f"'{string}' is a special token of this model and may not be in a message"
+        raise ApiError(400, f"Invalid '{param}': {what}.", param=param, code="invalid_value")
+
+
+def _for_template(message: Message) -> dict[str, str]:
+    """Return a message as templates expect it."""
+    role = "system" if message.role == "developer" else message.role
+    plain = {"role": role, "content": message.text()}
+    return {**plain, "name": message.name} if message.name else plain

@@ -1,0 +1,50 @@
+"""POST /v1/completions: raw prompts, without a template."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from ...engine.tokenizer import Tokenizer
+from ...settings import ServeSettings
+from .. import requests
+from ..errors import ApiError
+from ..schema import CompletionRequest
+from ..service import Service
+
+
+def add(app: FastAPI, service: Service) -> None:
+    """Add the route."""
+
+    @app.post("/v1/completions")
+    async def completions(http: Request) -> Response:
+        body = await service.body(http)
+        request = requests.parse(CompletionRequest, body)
+        requests.check_model(request.model, service.served)
+        prompts = await asyncio.to_thread(completion_prompts, request, service.served.tokenizer, service.settings)
+        return await service.answer(http, request, prompts)
+
+
+def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, settings: ServeSettings) -> list[list[int]]:
+    """Tokenize each prompt as it is, with a beginning-of-sequence token where the model is configured for one and
+    the prompt does not begin with it. Raises ApiError 400."""
+    prompts = request.prompts()
+    if not prompts:
+        raise ApiError(400, "Invalid 'prompt': empty array.", param="prompt", code="empty_array")
+    if len(prompts) > settings.max_choices:
+        raise ApiError(400, f"At most {settings.max_choices} prompts.", param="prompt", code="array_above_max_length")
+    return [
+        tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else _checked(prompt, tokenizer.vocab_size)
+        for prompt in prompts
+    ]
+
+
+def _checked(ids: list[int], vocab_size: int) -> list[int]:
+    """Return a prompt of token ids. Raises ApiError 400 for an unknown id, and where there is none."""
+    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+    if wrong is not None or not ids:
+        what = f"token id {wrong} is not in the vocabulary" if ids else "an empty prompt of token ids"
+        raise ApiError(400, f"Invalid 'prompt': {what}.", param="prompt", code="invalid_value")
+    return ids

@@ -1,0 +1,43 @@
+"""Health, version, metrics and the chat page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+from burnish.versions import commit, version
+
+from ..service import Service
+
+PAGE = Path(__file__).parents[2] / "web" / "index.html"
+
+
+def add(app: FastAPI, service: Service) -> None:
+    """Add the routes that operators and browsers ask."""
+
+    @app.get("/health/live")
+    async def live() -> Response:
+        return JSONResponse({"status": "live"})
+
+    @app.get("/health/ready")
+    async def ready() -> Response:
+        state = "failed" if service.engine.broken else "draining" if service.engine.draining else "ready"
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+
+    here = {"version": version(), "commit": commit(), "python": sys.version.split()[0]}
+
+    @app.get("/version")
+    async def versions() -> Response:
+        model = {"model": service.served.name, "context_length": service.context}
+        return JSONResponse({**here, **model, **service.served.record})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/")
+    async def page() -> Response:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"))

@@ -1,0 +1,128 @@
+"""What the routes share: engine, model, settings; and from a checked request to its reply, streamed or whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence as Many
+from contextlib import suppress
+from functools import partial
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from ..engine.delivery import EventQueue, Timeout
+from ..engine.engine import Draining, Engine
+from ..engine.events import Finished
+from ..engine.scheduler import QueueFull
+from ..engine.sequence import Sequence
+from ..metrics import Metrics
+from ..served import Served
+from ..settings import ServeSettings
+from . import requests
+from .errors import ApiError, busy, draining, failed
+from .output_parsers import OutputParser, ParserFactory, plain_text
+from .response_objects import Answer, Reply
+from .schema import ChatRequest, CompletionRequest
+from .sse import EventStream, chunks, timed_out, until_disconnect
+
+
+class Service:
+    """`context` is the most tokens of prompt and answer; `parser` makes the output parser of each answer."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        served: Served,
+        context: int,
+        settings: ServeSettings,
+        metrics: Metrics,
+        parser: ParserFactory = plain_text,
+    ) -> None:
+        self.engine, self.served, self.context = engine, served, context
+        self.settings, self.metrics, self.parser = settings, metrics, parser
+
+    async def body(self, request: Request) -> bytes:
+        """Read a body up to the limit. Raises ApiError 413."""
+        most, size, parts = self.settings.max_body_bytes, 0, []
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def answer(
+        self, http: Request, request: ChatRequest | CompletionRequest, prompts: Many[list[int]]
+    ) -> Response:
+        """Queue the sequences of a request and reply, streamed or whole."""
+        answers = requests.count(request, len(prompts), self.settings)
+        deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
+        queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
+        sinks = [partial(queue.put, i) for i in range(answers)]
+        sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks)
+        self._submit(sequences)
+        reply = Reply(self.served, chat=isinstance(request, ChatRequest))
+        parsers = [self.parser(request) for _ in range(answers)]
+        http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
+        if request.stream:
+            body = chunks(reply, request, queue, parsers, len(prompts))
+            return EventStream(body, lambda: self._close(http, sequences, queue))
+        return await self._whole(http, reply, sequences, queue, parsers, len(prompts))
+
+    def _submit(self, sequences: list[Sequence]) -> None:
+        try:
+            self.engine.submit(sequences)
+        except QueueFull:
+            running, waiting = self.engine.load
+            raise busy(1 + waiting // max(running, 1)) from None
+        except Draining:
+            raise draining() from None
+
+    def _close(self, http: Request, sequences: list[Sequence], queue: EventQueue) -> None:
+        queue.close()
+        self.engine.cancel(sequences)
+        http.state.counts = {**http.state.counts, "completion_tokens": sum(s.generated for s in sequences)}
+
+    async def _whole(
+        self,
+        http: Request,
+        reply: Reply,
+        sequences: list[Sequence],
+        queue: EventQueue,
+        parsers: list[OutputParser],
+        prompts: int,
+    ) -> Response:
+        leaving = asyncio.create_task(until_disconnect(http.receive))
+        collecting = asyncio.create_task(_collect(queue, parsers))
+        try:
+            await asyncio.wait({leaving, collecting}, return_when=asyncio.FIRST_COMPLETED)
+            if not collecting.done():
+                return Response(status_code=499)  # the client has gone: this is not read
+            return JSONResponse(reply.whole(collecting.result(), prompts))
+        except Timeout:
+            raise timed_out() from None
+        finally:
+            self._close(http, sequences, queue)
+            for task in (leaving, collecting):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+
+async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:
+    """Wait for the end of every answer and parse it. Raises Timeout, and ApiError 500 where one failed."""
+    ends: dict[int, Finished] = {}
+    while len(ends) < len(parsers):
+        for index, event in await queue.take():
+            if isinstance(event, Finished):
+                if event.error is not None:
+                    raise failed(event.error)
+                ends[index] = event
+    return [Answer(ends[i], parser.feed(ends[i].text, final=True)) for i, parser in enumerate(parsers)]
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"The request body is larger than {most} bytes.", code="request_too_large")

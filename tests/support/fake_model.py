@@ -1,0 +1,86 @@
+"""A model in pure Python behind the engine's protocols: it answers a prompt with the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from burnish.chat import ChatError
+from serve.decoding.constraints import Mask
+from serve.engine.backend import DONE, Sampled
+from serve.engine.events import TokenLogprob
+from serve.engine.kv_cells import Op
+from serve.engine.plan import Filler, Work
+from serve.engine.sequence import Sequence as Answer
+
+END = 256
+VOCAB_SIZE = 257
+
+
+class ByteTokenizer:
+    """Bytes are the tokens; the template puts the messages' contents one after another."""
+
+    vocab_size = VOCAB_SIZE
+    has_template = True
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.encode(text) or [0]
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+        if any(not message["content"] for message in messages):
+            raise ChatError("a message is empty")
+        return self.encode(str(variables.get("between", "")).join(message["content"] for message in messages))
+
+    def special_strings(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
+        for index, message in enumerate(messages):
+            if "<end>" in message["content"]:
+                yield index, "content", "<end>"
+
+    def piece(self, token: int) -> bytes:
+        return b"<end>" if token == END else bytes([token])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
+
+
+@dataclass
+class EchoBackend:
+    """Repeats the prompt, then gives the end token. Its cache is the tokens of each slot; they must fit the batches."""
+
+    slots: dict[int, list[int]] = field(default_factory=dict)
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        for op in ops:
+            if op.kind == "fork":
+                self.slots[op.slot] = self.slots[op.source][: op.length]
+            else:
+                del self.slots.setdefault(op.slot, [])[op.length :]
+
+    def decode(self, batch: Sequence[Work | Filler]) -> int:
+        for part in batch:
+            held = self.slots.setdefault(part.slot, [])
+            assert len(held) == part.start
+            held += part.tokens
+        return DONE
+
+    def singly(self, rows: int) -> bool:
+        return False
+
+    def sample(self, sequence: Answer, index: int, allowed: Mask | None) -> Sampled:
+        at = sequence.generated
+        token = sequence.prompt[at] if at < len(sequence.prompt) else END
+        if allowed is not None and not allowed[token]:
+            token = int(allowed.argmax())
+        wanted = sequence.params.logprobs
+        data = bytes([token]) if token != END else b"<end>"
+        return Sampled(token, None if wanted is None else TokenLogprob(token, data, -0.5, ((token, -0.5),) * wanted))
+
+    def piece(self, token: int) -> bytes:
+        return b"" if token == END else bytes([token])
+
+    def release(self, sequence: Answer) -> None:
+        pass

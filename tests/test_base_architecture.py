@@ -1,0 +1,66 @@
+"""What a base is, read from config.json, and what llama.cpp's converter says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from burnish.bases.architecture import fault
+from burnish.tokenizers.llama_cpp import CONVERTER, refusal, refuses
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True, "architectures": ["T5Model"]}, "an encoder and a decoder"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM (config.json) is not a causal"),
+        ({"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}, "is not a causal"),
+        ({"model_type": "llama9", "architectures": ["Llama9ForCausalLM"]}, "does not know the architecture 'llama9'"),
+    ],
+)
+def test_what_is_not_a_causal_language_model_is_said(config: dict[str, Any], told: str) -> None:
+    assert told in fault(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+        {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+        {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]},
+        {"model_type": "theirs", "auto_map": {"AutoModelForCausalLM": "theirs.Theirs"}},
+        {},
+    ],
+)
+def test_others_are_left_to_transformers(config: dict[str, Any]) -> None:
+    assert fault(config) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ("ERROR:hf-to-gguf:Model OPTForCausalLM is not supported", "does not know the architecture OPTForCausalLM"),
+        (
+            "NotImplementedError: BPE pre-tokenizer was not recognized - update get_vocab_base_pre()",
+            "llama.cpp's converter does not know its pre-tokenizer",
+        ),
+        ("ValueError: Can not map tensor 'x'", "llama.cpp's converter refuses it: ValueError: Can not map tensor 'x'"),
+    ],
+)
+def test_the_converters_last_line_is_said_in_words(line: str, meaning: str) -> None:
+    assert refuses(line)
+    assert refusal(line).endswith(meaning)
+
+
+@pytest.mark.parametrize("line", ["OSError: [Errno 28] No space left on device", "MemoryError"])
+def test_want_of_disk_or_memory_is_no_refusal(line: str) -> None:
+    assert not refuses(line)
+
+
+def test_the_pinned_converter_still_says_so() -> None:
+    if not CONVERTER.is_file():
+        pytest.skip("llama.cpp's converter is not installed here")
+    said = CONVERTER.read_text() + (CONVERTER.parent / "conversion" / "base.py").read_text()
+    assert "Model {model_architecture} is not supported" in said
+    assert "BPE pre-tokenizer was not recognized" in said

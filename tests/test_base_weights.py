@@ -1,0 +1,132 @@
+"""Weight files that can't be loaded are said by their headers: pointers, files cut short, a broken index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save, save_file
+
+from burnish.bases.base import BaseError, resolve
+from burnish.bases.weights import examine
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345678\n"
+ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a.weight": np.ones((3, 2))}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": np.ones(2)}, tmp_path / ONE)
+    save_file({"b": np.ones(2)}, tmp_path / TWO)
+    index(tmp_path, {"weight_map": {"a": ONE, "b": TWO}})
+    return tmp_path
+
+
+def index(directory: Path, content: Any) -> None:
+    (directory / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+def fault(directory: Path) -> str:
+    with pytest.raises(BaseError) as caught:
+        resolve(str(directory))
+    (one,) = caught.value.faults
+    assert one.startswith(f"base.id {directory}: {directory}") and "\n" not in one
+    return one
+
+
+def test_whole_files_give_the_shapes_of_their_tensors(base: Path, shards: Path) -> None:
+    assert resolve(str(base)).path == base
+    assert examine(shards).shapes == {"a": (2,), "b": (2,)}
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "tokenizer.model"]
+)
+def test_a_pointer_of_git_lfs_is_named_as_such(base: Path, name: str) -> None:
+    if name.endswith(".bin"):
+        (base / "model.safetensors").unlink()
+    (base / name).write_bytes(POINTER)
+    told = fault(base)
+    assert f"{name} is a Git LFS pointer" in told and "git lfs pull" in told
+
+
+@pytest.mark.parametrize("name", ["tf_model.h5", "training_args.bin", "pytorch_model.bin", "consolidated.safetensors"])
+def test_a_pointer_of_a_file_that_is_not_loaded_is_no_fault(base: Path, name: str) -> None:
+    (base / name).write_bytes(POINTER)
+    assert resolve(str(base)).path == base
+
+
+def test_several_pointers_are_one_line(shards: Path) -> None:
+    for name in (ONE, TWO):
+        (shards / name).write_bytes(POINTER)
+    assert f"{ONE}, {TWO} are Git LFS pointers" in fault(shards)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it has 0 bytes"),
+        (b"<!DOCTYPE html><html>", "no header's length"),
+        (b"\x02\0\0\0\0\0\0\0[]", "not a JSON object"),
+        (b"\x02\0\0\0\0\0\0\0{x", "damaged: "),
+        (b"\xff\0\0\0\0\0\0\0{}", "ends inside its header of 255 bytes"),
+        (b'\x07\0\0\0\0\0\0\0{"a":1}', "no shape or place for 'a'"),
+        (save({"a": np.ones(8)})[:-1], "is cut off: it has"),
+        (save({"a": np.ones(8)}) + b"x", "is damaged: it has"),
+    ],
+)
+def test_a_damaged_safetensors_file_is_one_line_with_what_is_wrong(base: Path, content: bytes, told: str) -> None:
+    (base / "model.safetensors").write_bytes(content)
+    assert f"{base / 'model.safetensors'}: " in fault(base)
+    assert told in fault(base)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"weight_map": {}}, {"weight_map": [1]}, {"weight_map": {"a": 1}}, "x"])
+def test_an_index_that_is_no_index_is_named(shards: Path, content: Any) -> None:
+    index(shards, content)
+    assert "model.safetensors.index.json: the index of the weights can't be used: " in fault(shards)
+
+
+def test_an_index_that_is_not_json_is_named(shards: Path) -> None:
+    (shards / "model.safetensors.index.json").write_text('{"weight_map": {')
+    assert "the index of the weights can't be used: " in fault(shards)
+
+
+def test_an_index_of_other_files_names_what_is_missing(shards: Path) -> None:
+    index(shards, {"weight_map": {"a": ONE, "b": "model-00003-of-00003.safetensors"}})
+    assert "names model-00003-of-00003.safetensors, which is not there" in fault(shards)
+    index(shards, {"weight_map": {"a": ONE, "b": ONE}})
+    assert f"b should be in {ONE}, which does not hold it" in fault(shards)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"PK\x03\x04" + b"\0" * 90, "is cut off"), (b"", "it is empty"), (b"<html>", "not a file of torch.save")],
+)
+def test_a_bin_file_that_is_cut_off_or_something_else_is_named(base: Path, content: bytes, told: str) -> None:
+    (base / "model.safetensors").unlink()
+    (base / "pytorch_model.bin").write_bytes(content)
+    assert told in fault(base)
+
+
+def test_weights_under_a_name_that_is_not_looked_for_are_said(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "weights.safetensors")
+    assert "no model.safetensors or pytorch_model.bin, and no index of several" in fault(base)
+
+
+def test_a_gguf_that_is_a_pointer_or_another_file_is_named(tmp_path: Path) -> None:
+    for content, told in ((POINTER, "is a Git LFS pointer"), (b"ggml", "is not a GGUF file")):
+        (tmp_path / "x.gguf").write_bytes(content)
+        with pytest.raises(BaseError, match=told):
+            resolve(str(tmp_path / "x.gguf"))

@@ -1,0 +1,130 @@
+"""What burnish.llama needs of llama_cpp, private parts included, is in the installed version."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from burnish.llama.runtime import api, base_function
+from tests.support.commands import ROOT
+
+FOLDER = ROOT / "burnish" / "llama"
+Needs = dict[str, str]  # a name -> the module that needs it
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(FOLDER.glob("*.py")):
+        yield path.name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_api(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "api"
+
+
+def functions_and_types() -> Needs:
+    """Everything that is written as api.NAME."""
+    return {
+        n.attr: file for file, tree in trees() for n in ast.walk(tree) if isinstance(n, ast.Attribute) and is_api(n)
+    }
+
+
+def library_functions() -> Needs:
+    """The functions of ggml and gguf that llama_cpp has no wrapper for: base_function("NAME", ...)."""
+    calls = ((file, n) for file, tree in trees() for n in ast.walk(tree) if isinstance(n, ast.Call))
+    return {
+        str(n.args[0].value): file
+        for file, n in calls
+        if isinstance(n.func, ast.Name) and n.func.id == "base_function" and isinstance(n.args[0], ast.Constant)
+    }
+
+
+def parameters() -> dict[tuple[str, str], str]:
+    """The fields of parameter structures that are set: (the function that makes the defaults, field) -> module.
+
+    ctypes takes any attribute without a word, so a field that was renamed would be set to no effect.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for file, tree in trees():
+        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+            makers = dict(defaults_made(function))
+            for n in ast.walk(function):
+                if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and ast.unparse(n.value) in makers:
+                    found[makers[ast.unparse(n.value)], n.attr] = file
+    return found
+
+
+def defaults_made(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+    """Yield the variable and the function of every `params = api.llama_..._default_params()`."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made_by = node.value.func
+            if isinstance(made_by, ast.Attribute) and is_api(made_by) and made_by.attr.endswith("_default_params"):
+                yield ast.unparse(node.targets[0]), made_by.attr
+
+
+def dropped(there: Any, names: Needs) -> list[str]:
+    """Say in words which of the names the given llama_cpp no longer has."""
+    version = getattr(llama_cpp, "__version__", "of unknown version")
+    return [
+        f"llama_cpp {version} has no '{name}' any more; burnish/llama/{file} needs it"
+        for name, file in sorted(names.items())
+        if not hasattr(there, name)
+    ]
+
+
+def test_every_function_type_and_constant_is_there() -> None:
+    names = functions_and_types()
+    assert {"llama_decode", "llama_batch", "llama_get_logits_ith", "LLAMA_LOAD_MODE_AUTO", "_lib"} <= set(names)
+    assert dropped(api, names) == []
+
+
+def test_every_parameter_that_is_set_is_a_field() -> None:
+    needed = parameters()
+    assert ("llama_context_default_params", "n_outputs_max") in needed
+    assert ("llama_model_default_params", "use_extra_bufts") in needed
+    assert ("llama_model_quantize_default_params", "allow_requantize") in needed
+    for maker in {maker for maker, _ in needed}:
+        structure = type(getattr(api, maker)())
+        names = {field: file for (made_by, field), file in needed.items() if made_by == maker}
+        fields = SimpleNamespace(**dict.fromkeys(field[0] for field in structure._fields_))
+        assert dropped(fields, names) == [], f"fields of {structure.__name__}"
+
+
+@pytest.mark.parametrize(("name", "file"), sorted(library_functions().items()))
+def test_every_library_function_without_a_wrapper_is_exported(name: str, file: str) -> None:
+    try:
+        base_function(name, None)
+    except AttributeError:
+        pytest.fail(f"llama.cpp's library exports no '{name}' any more; burnish/llama/{file} needs it")
+
+
+def test_the_private_loader_of_backends_is_there() -> None:
+    """A portable build loads its CPU variants through llama_cpp._ggml.libggml; no public name reaches that library."""
+    from llama_cpp import _ggml
+
+    assert dropped(_ggml, {"libggml": "runtime.py"}) == []
+    assert dropped(_ggml.libggml, {"ggml_backend_load_all_from_path": "runtime.py"}) == []
+
+
+def test_what_is_gone_is_said_in_words_and_one_module_alone_imports_llama_cpp() -> None:
+    (said,) = dropped(SimpleNamespace(llama_decode=1), {"llama_decode": "context.py", "llama_gone": "model.py"})
+    assert said.startswith("llama_cpp ") and said.endswith(
+        "has no 'llama_gone' any more; burnish/llama/model.py needs it"
+    )
+    with pytest.raises(AttributeError):
+        base_function("ggml_no_such_function", None)
+    importing = [
+        path.relative_to(ROOT)
+        for folder in ("burnish", "train", "export", "serve")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "llama_cpp" for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and not node.level and str(node.module).split(".")[0] == "llama_cpp")
+    ]
+    assert set(importing) == {Path("burnish/llama/runtime.py")}

@@ -1,0 +1,91 @@
+"""Two processes never work on one run: the second says who holds it, and a process that dies lets go."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from burnish import lock
+from burnish.bases.base import Base
+from burnish.data.files import DataError
+from burnish.run import RunError
+from tests.support.commands import ROOT
+from train.__main__ import main
+from train.resume import settle_name
+from train.settings import TrainSettings
+
+HOLD = (
+    "import sys; from pathlib import Path; from burnish import lock\n"
+    "with lock.hold(Path(sys.argv[1]), 'training'): print('held', flush=True); sys.stdin.read()\n"
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "persona"
+
+
+def test_the_second_process_is_told_who_works_on_the_run_and_since_when(run: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(run)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        for refused in (lambda: lock.check(run), lambda: lock.hold(run, "an export").__enter__()):
+            with pytest.raises(RunError) as caught:
+                refused()
+            assert re.fullmatch(
+                rf"run 'persona': training works on it since 2\S+Z, as process {holder.pid}: wait until .*",
+                str(caught.value),
+            )
+        holder.kill()  # without a word, as the kernel does it
+        holder.wait()
+    lock.check(run)
+    with lock.hold(run, "an export"):
+        assert f'"pid": {os.getpid()}' in (run / lock.LOCK).read_text()
+
+
+def test_a_child_does_not_keep_the_lock_of_its_parent(run: Path) -> None:
+    with lock.hold(run, "training"):
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    lock.check(run)
+    child.communicate(b"\n")
+
+
+def test_nothing_is_locked_before_anybody_has_worked_on_it(run: Path) -> None:
+    lock.check(run)
+    assert not run.exists()
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with lock.hold(run, "training"):
+        pass
+    assert "can't be locked (No locks available)" in capsys.readouterr().err
+
+
+def test_a_training_of_a_run_that_is_worked_on_ends_before_the_data_is_read(run: Path) -> None:
+    words = ["run", "--base.id", "x", "--data.path", "nowhere", "--run.root", str(run.parent), "--run.name", run.name]
+    with lock.hold(run, "an export"), pytest.raises(RunError, match="an export works on it since"):
+        main(words)
+    with pytest.raises(DataError, match="nowhere: no such file"):
+        main(words)
+
+
+def test_a_run_gets_its_name_before_it_is_locked() -> None:
+    settings = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "my rows.jsonl"}})
+    prepared = SimpleNamespace(base=Base("me/The-Base-F16", None, Path("."), ""))
+    name = settle_name(settings, prepared).run.name  # type: ignore[arg-type]
+    assert name is not None
+    assert name.startswith("The-Base-my-rows-2")

@@ -1,0 +1,100 @@
+"""Artefacts: made and examined once, again where a file or the settings changed; a GGUF is no better than its merge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from burnish.files import file_sha256
+from burnish.records import Artefact, Fidelity, Kind, Merge
+from burnish.run import Run
+from export.artefacts import Finished, Made, produce
+from export.exam.gate import judged
+from export.merged import Merged
+from export.settings import GateSection
+
+FIDELITY = Fidelity(
+    kl=1e-3, kl_ci=(0.0, 2e-3), kl_trained=1e-3, top1_agreement=1.0, top1_agreement_ci=(1.0, 1.0), loss=1.0,
+    loss_trained=1.0, loss_base=2.0, prompt_parity=True, terminator=True, rows=10,
+)  # fmt: skip
+
+
+@dataclass
+class Fake:
+    """A format that writes one small file and notes what was asked of it."""
+
+    path: str = "gguf/a-Q8_0.gguf"
+    kind: Kind = "gguf"
+    calls: list[str] = field(default_factory=list)
+
+    def make(self, target: Path) -> Made:
+        self.calls.append("make")
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("weights")
+        return Made("Q8_0", {"q4_K -> q5_0": 3})
+
+    def examine(self, path: Path) -> Fidelity:
+        self.calls.append("examine")
+        assert path.read_text() == "weights"
+        return FIDELITY
+
+
+def job(path: Path, **key: Any) -> Any:
+    return SimpleNamespace(run=Run(path), finished=Finished.load(Run(path), key))
+
+
+def test_an_artefact_is_described_as_it_was_made_and_examined(tmp_path: Path) -> None:
+    made = produce(job(tmp_path), Fake())
+    assert (made.path, made.kind, made.quantization, made.bytes) == ("gguf/a-Q8_0.gguf", "gguf", "Q8_0", 7)
+    assert made.sha256 == file_sha256(tmp_path / made.path)
+    assert made.fidelity == FIDELITY and made.fallbacks == {"q4_K -> q5_0": 3}
+
+
+def test_what_is_finished_and_unchanged_is_not_made_again(tmp_path: Path) -> None:
+    first, second = Fake(), Fake()
+    assert produce(job(tmp_path), first) == produce(job(tmp_path), second)
+    assert (first.calls, second.calls) == (["make", "examine"], [])
+
+
+@pytest.mark.parametrize("change", ["content", "removed", "key"])
+def test_what_changed_is_made_again(tmp_path: Path, change: str) -> None:
+    path = tmp_path / produce(job(tmp_path), Fake()).path
+    if change == "content":
+        path.write_text("other")
+    elif change == "removed":
+        path.unlink()
+    again = Fake()
+    produce(job(tmp_path, **({"merge": "other"} if change == "key" else {})), again)
+    assert again.calls == ["make", "examine"]
+
+
+def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
+    examined = produce(job(tmp_path), Fake("merged", "safetensors"))
+    merge = Merge(
+        base="original", reason="set by merge.base", candidates={"original": FIDELITY.model_dump(mode="json")}
+    )
+    merged = Merged(**{**dict(examined), "merge": merge})
+    job(tmp_path).finished.add(merged)
+    assert job(tmp_path).finished.find(Run(tmp_path), "merged", Merged) == merged
+    assert set(judged(merged, GateSection()).model_dump()) == set(Artefact.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "says"),
+    [
+        ({}, "pass", "all checks hold"),
+        ({"terminator": False}, "fail", "the merge that it was made from fails: terminator: it does not hold"),
+        ({"kl": 0.09, "kl_ci": (0.05, 0.2)}, "inconclusive", "the merge that it was made from is inconclusive: KL"),
+    ],
+)
+def test_a_gguf_is_no_better_than_the_merge_that_it_was_made_from(
+    tmp_path: Path, change: dict[str, Any], verdict: str, says: str
+) -> None:
+    gguf = produce(job(tmp_path), Fake())
+    merge = judged(gguf.model_copy(update={"fidelity": FIDELITY.model_copy(update=change)}), GateSection())
+    found = judged(gguf, GateSection(), merge)
+    assert (found.verdict, found.why[: len(says)]) == (verdict, says)

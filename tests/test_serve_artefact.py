@@ -1,0 +1,46 @@
+"""What is served: a directory that was given as a model, and a run without a GGUF, are answered with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from burnish.records import Artefact, ExportRecord, Fidelity, Merge
+from serve.artefact import ServeError, _artefact, choose
+from serve.settings import ServeSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("export.json", "is a run, not a .gguf file: make serve RUN=thing"),
+        ("thing-Q8_0.gguf", "give one of the files in it: thing-Q8_0.gguf"),
+        ("adapter_config.json", "is an adapter: it is served once it is merged and converted"),
+        ("config.json", "is a checkpoint for transformers, and .gguf files are served here"),
+        ("readme.txt", "is a directory: give a .gguf file"),
+    ],
+)
+def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / name).write_text("{}")
+    with pytest.raises(ServeError) as caught:
+        choose(ServeSettings(model=str(tmp_path / "thing")))
+    assert told in str(caught.value)
+    assert len(caught.value.faults) == 1
+
+
+def test_a_run_without_a_gguf_says_why() -> None:
+    nothing = Fidelity.model_validate({n: None for n, field in Fidelity.model_fields.items() if field.is_required()})
+    merged = Artefact(
+        path="merged", kind="safetensors", quantization="F16", bytes=1, sha256="x", fidelity=nothing, verdict="pass",
+        why="all checks hold",
+    )  # fmt: skip
+    record = ExportRecord(
+        run_id="x", created="x", train_sha256="x", merge=Merge(base="original", reason="x", candidates={}),
+        artefacts=[merged], default=None, no_gguf="the converter does not know it", chat_template_sha256=None, stop=[],
+        context_length=8,
+    )  # fmt: skip
+    for settings in (ServeSettings(), ServeSettings(allow_unproven=True), ServeSettings(artefact="Q8_0")):
+        with pytest.raises(ServeError, match="it has no GGUF, .*: the converter does not know it; its merged/ is"):
+            _artefact("run 'x'", "report.html", record, settings)

@@ -1,0 +1,45 @@
+"""Rows that are longer than data.max_length: what was dropped or cut is said in every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.data.files import DataError
+from burnish.data.formats import Example
+from burnish.tokenizers.loader import load
+from tests.support.tokenizers import byte_level
+from train.data import template as templates
+from train.data.mask import Row
+from train.data.rows import RowMaker
+from train.settings import DataSection
+
+
+def made(tmp_path: Path, texts: list[str], **data: Any) -> list[Row]:
+    codec = templates.codec(load(byte_level(tmp_path / "base")))
+    examples = [Example(line, None, text) for line, text in enumerate(texts, start=1)]
+    return RowMaker(None, codec, DataSection(path="x.jsonl", max_length=16, **data)).rows(examples, "x.jsonl")
+
+
+def test_dropped_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(made(tmp_path, ["a"] * 9 + ["b" * 99], over_length="drop")) == 9
+    said = capsys.readouterr().err
+    assert said == (
+        "data: x.jsonl: 1 of 10 rows are longer than data.max_length 16: 1 dropped, 0 cut (data.over_length drop)\n"
+    )
+
+
+def test_that_most_are_dropped_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(made(tmp_path, ["a", "b" * 99, "c" * 99], over_length="drop")) == 1
+    assert capsys.readouterr().err.startswith("warning: data: x.jsonl: 2 of 3 rows are longer")
+
+
+def test_cut_rows_are_said_and_nothing_where_all_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(made(tmp_path, ["a", "b" * 99], over_length="truncate")) == 2
+    assert ": 0 dropped, 1 cut (data.over_length truncate)" in capsys.readouterr().err
+    made(tmp_path, ["a"], over_length="drop")
+    assert capsys.readouterr().err == ""
+    with pytest.raises(DataError, match="every row is longer than data.max_length 16"):
+        made(tmp_path, ["b" * 99], over_length="drop")

@@ -1,0 +1,80 @@
+"""Examples → rows that are proven, and cut or dropped where they are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish.chat import ChatTemplate
+from burnish.console import say, warn
+from burnish.data.files import DataError
+from burnish.data.formats import Example
+
+from ..settings import DataSection
+from .mask import Codec, MaskError, Row, build, prove
+
+
+class RowMaker:
+    """Turns examples into proven rows, and records the lengths of all and the lines of those that were too long."""
+
+    def __init__(self, template: ChatTemplate | None, codec: Codec, data: DataSection) -> None:
+        self.template, self.codec, self.data = template, codec, data
+        self.lengths: list[int] = []
+        self.dropped: list[int] = []
+        self.truncated: list[int] = []
+
+    def rows(self, examples: Sequence[Example], path: str) -> list[Row]:
+        """Return the rows of a file's examples that fit into data.max_length.
+
+        Raises MaskError or DataError with every row that can't be trained, and where none is left.
+        """
+        rows = self._proven(examples, path)
+        self.lengths += [len(row.input_ids) for row in rows]
+        if self.data.over_length == "error":
+            self._refuse_long(rows, path)
+        fitting = [shortened for row in rows if (shortened := self._fit(row)) is not None]
+        if long := sum(len(row.input_ids) > self.data.max_length for row in rows):
+            self._say_long(long, len(rows), len(rows) - len(fitting), path)
+        if not fitting:
+            cut = self.data.over_length == "truncate"
+            found = "the prompt of every row alone fills" if cut else "every row is longer than"
+            raise DataError(f"{path}: {found} data.max_length {self.data.max_length}: none is left; raise it")
+        return fitting
+
+    def _proven(self, examples: Sequence[Example], path: str) -> list[Row]:
+        try:
+            rows = build(examples, self.template, self.codec)
+            prove(rows, self.template, self.codec)
+        except MaskError as error:
+            raise MaskError([f"{path}: {fault}" for fault in error.faults]) from None
+        return rows
+
+    def _refuse_long(self, rows: Sequence[Row], path: str) -> None:
+        limit = self.data.max_length
+        faults = [
+            f"{path}: {row.example.where}: {len(row.input_ids)} tokens, data.max_length is {limit}; raise it, or set"
+            " data.over_length to drop or truncate"
+            for row in rows
+            if len(row.input_ids) > limit
+        ]
+        if faults:
+            raise DataError(faults)
+
+    def _say_long(self, long: int, rows: int, dropped: int, path: str) -> None:
+        """Say what became of the rows that are too long; that most are dropped is seldom what was meant."""
+        (warn if dropped * 2 > rows else say)(
+            f"data: {path}: {long} of {rows} rows are longer than data.max_length {self.data.max_length}: {dropped}"
+            f" dropped, {long - dropped} cut (data.over_length {self.data.over_length})"
+        )
+
+    def _fit(self, row: Row) -> Row | None:
+        """Return the row, shortened or None (dropped) where it is too long; one with no response left is dropped."""
+        limit = self.data.max_length
+        if len(row.input_ids) <= limit:
+            return row
+        spans = tuple((start, min(end, limit)) for start, end in row.spans if start < limit)
+        if self.data.over_length == "drop" or not spans:
+            self.dropped.append(row.example.number)
+            return None
+        self.truncated.append(row.example.number)
+        cut = row.spans[len(spans) - 1][1] > limit
+        return Row(row.example, row.input_ids[:limit], spans, row.turns[: len(spans)], cut)

@@ -1,0 +1,93 @@
+"""The rows of the data files, read and recognised: what may be trained, and what the eval file holds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.console import say, warn
+from burnish.data.files import DataError, read_rows
+from burnish.data.formats import Conversion, Example, convert, recognise
+from burnish.files import tree_sha256
+
+from ..settings import DataSection
+from .split import without_overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The rows of the data files.
+
+    `read` are all rows of data.path, `train` those of them that may be trained. `heldout` are the eval file's rows,
+    None without such a file, and `shared` counts those of them that data.path has as well.
+    """
+
+    format: str
+    read: list[Example]
+    train: list[Example]
+    heldout: list[Example] | None
+    shared: int
+    data_sha256: str
+    eval_sha256: str | None
+
+    @property
+    def chats(self) -> bool:
+        """Whether rows are conversations, not plain texts."""
+        return self.format != "text"
+
+    @property
+    def unit(self) -> str:
+        """What a row's number counts: "line" or "row"."""
+        return self.read[0].unit
+
+
+def read_sources(data: DataSection) -> Sources:
+    """Read data.path and data.eval_path. Raises DataError where a file is missing, malformed, or shares rows."""
+    converted = _read("data.path", data.path, data)
+    train, heldout, shared = list(converted.examples), None, 0
+    if data.eval_path:
+        heldout = list(_same_kind(_read("data.eval_path", data.eval_path, data), converted, data).examples)
+        train, shared = without_overlap(converted.examples, heldout, data)
+    return Sources(
+        format=converted.format,
+        read=list(converted.examples),
+        train=train,
+        heldout=heldout,
+        shared=shared,
+        data_sha256=tree_sha256(Path(data.path)),
+        eval_sha256=tree_sha256(Path(data.eval_path)) if data.eval_path else None,
+    )
+
+
+def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> Conversion:
+    """Return the held-out rows. Raises DataError where one file has chats and the other plain texts."""
+    if (heldout.format == "text") == (trained.format == "text"):
+        return heldout
+    kinds = {True: "plain texts", False: "chats"}
+    raise DataError(
+        f"data.eval_path {data.eval_path}: its rows are {kinds[heldout.format == 'text']} ({heldout.format}), those of"
+        f" data.path {data.path} {kinds[trained.format == 'text']} ({trained.format}): the exam asks what was trained;"
+        " give rows of the same kind"
+    )
+
+
+def _read(setting: str, name_of_file: str, data: DataSection) -> Conversion:
+    path = Path(name_of_file)
+    if not path.exists():
+        raise DataError(f"{setting} {path}: no such file")
+    how: list[str] = []
+    raw = read_rows(path, how)
+    name = recognise(raw, path) if data.format == "auto" else data.format
+    converted = convert(raw, name, path, data.newlines)
+    say(
+        f"data: {path}: {len(converted.examples)} rows, format {name}"
+        + (" (recognised)" if data.format == "auto" else "")
+    )
+    for remark in (*how, *converted.remarks):
+        say(f"data: {path}: {remark}")
+    for note in converted.notes:
+        warn(f"{path}: {note}")
+    if converted.unused_columns:
+        used = ", ".join(f"{column} ({count} rows)" for column, count in converted.unused_columns.items())
+        say(f"data: columns that are not used: {used}")
+    return converted

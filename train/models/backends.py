@@ -1,0 +1,58 @@
+"""What loads a base and puts an adapter on it: transformers with PEFT, or unsloth."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+
+from burnish.bases.base import Base
+
+from ..resolved import Resolved
+from .adapters import add_adapter, resume_adapter
+from .transformers import load_base
+
+
+class Backend(Protocol):
+    """What loads a base and puts an adapter on it; both kinds give a PeftModel, so that all that follows is one code.
+
+    `packs`: whether its attention takes packed rows (train/kernels/attention.py); without, micro-batches are padded.
+    """
+
+    packs: bool
+
+    def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any: ...
+
+    def adapt(self, model: Any, resolved: Resolved) -> PeftModel: ...
+
+
+class TransformersBackend:
+    """transformers, PEFT and bitsandbytes; fused and compiled layers come on top (train/kernels/compile.py)."""
+
+    packs = True
+
+    def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any:
+        """Return the frozen base."""
+        return load_base(found, resolved.base, device)
+
+    def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
+        """Return the base with a new adapter, or with the one to continue from."""
+        if resolved.lora.resume_adapter:
+            return resume_adapter(model, resolved.settings)
+        return add_adapter(model, resolved.lora)
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of that name; unsloth's is imported only when chosen."""
+    if name == "unsloth":
+        from .unsloth import UnslothBackend
+
+        return UnslothBackend()
+    return TransformersBackend()
+
+
+def has_unsloth() -> bool:
+    """Whether unsloth is installed; importing it would patch transformers."""
+    return importlib.util.find_spec("unsloth") is not None

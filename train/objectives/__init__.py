@@ -1,0 +1,1 @@
+"""What is minimised: each objective turns rows into a loss."""

@@ -1,0 +1,196 @@
+"""A PEFT lora_config.json or adapter_config.json, checked against peft.LoraConfig's own fields: nothing is dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from burnish.config import ConfigError
+from burnish.errors import did_you_mean
+
+from .private.peft import default_targets, targeted
+
+CONFIG = "adapter_config.json"
+MAX_BYTES = 1 << 20
+# they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained:
+# fan_in_fan_out PEFT sets by itself, as the layer is
+INFORMATIONAL = frozenset(
+    {
+        "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "runtime_config",
+        "fan_in_fan_out",
+    }
+)  # fmt: skip
+# what training continues with exactly, whatever the value: PEFT builds the layers from the adapter's own config, and a
+# merge applies them. The configs of initialisations (eva_config and the like) had their effect before the adapter was
+# saved
+CONTINUED = frozenset(
+    {
+        "use_dora", "lora_bias", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save",
+        "rank_pattern", "alpha_pattern", "trainable_token_indices", "ensure_weight_tying", "megatron_core",
+        "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
+    }
+)  # fmt: skip
+# the other initialisations change the base's weights: such an adapter can't be merged onto the base
+PLAIN_STARTS = (True, False, "gaussian", "eva")
+TASK, TYPE, START = "task_type", "peft_type", "init_lora_weights"
+Config = dict[str, Any]
+
+
+def read(path: Path) -> Config:
+    """Return the object in a PEFT config file. Raises ConfigError where it can't be read or isn't one."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: the lora config can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a JSON object of peft.LoraConfig's keys")
+    return content
+
+
+def new_adapter(path: Path, section: type[BaseModel]) -> Config:
+    """Return the settings (fields of `section`) of a PEFT config that a new adapter is made from.
+
+    A key that has no setting passes with PEFT's own default, of the same type (1 is not true), or with an empty value
+    (null, [], {}). Raises ConfigError with every other key, its value and what is supported.
+    """
+    content = read(path)
+    known = set(section.model_fields) - {"config_file", "resume_adapter"}
+    faults = _kind_faults(path, content)
+    for key, value in content.items():
+        if key not in known | INFORMATIONAL | {TASK, TYPE}:
+            faults += _fault(path, key, value, "there is no setting for it here")
+    values = {key: value for key, value in content.items() if key in known and value is not None}
+    faults += _type_faults(path, values, section)
+    if faults:
+        raise ConfigError(faults)
+    return values
+
+
+def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
+    """Return why training can't continue from the adapter with this adapter_config.json exactly as it was trained."""
+    try:
+        content = read(path)
+    except ConfigError as error:
+        return list(error.faults)
+    faults = _kind_faults(path, content)
+    for key, value in content.items():
+        if key == START and value is not None and not any(_same(value, plain) for plain in PLAIN_STARTS):
+            faults.append(f"{path}: {key} is {_json(value)}: it rewrote the base's weights, and those are not here")
+        elif key not in INFORMATIONAL | CONTINUED | {TASK, TYPE, START, *section.model_fields}:
+            faults += _fault(path, key, value, "training does not go on with it")
+    return faults + _type_faults(path, continued(path, section), section)
+
+
+def continued(path: Path, section: type[BaseModel]) -> Config:
+    """Return the settings (fields of `section`) of a trained adapter; what it does not say is PEFT's default.
+
+    target_modules is there only as a list: what a pattern or PEFT's own choice means depends on the base (`targets`).
+    """
+    content = read(path)
+    names = [name for name in section.model_fields if name in defaults()]
+    values = {name: defaults()[name] if content.get(name) is None else content[name] for name in names}
+    if isinstance(values["target_modules"], list):
+        values["target_modules"] = sorted(map(str, values["target_modules"]))
+    elif values["target_modules"] != "all-linear":
+        del values["target_modules"]
+    return values
+
+
+def targets(directory: Path, model: Any) -> list[str] | None:
+    """Return the modules of `model` that the adapter in `directory` is on, as PEFT finds them; None: it finds none.
+
+    Short names where all modules of that name are meant, whole ones otherwise.
+    """
+    from peft import LoraConfig
+
+    content = read(directory / CONFIG)
+    chosen = content.get("target_modules") or default_targets(model.config.get_text_config().model_type)
+    if chosen is None:
+        return None
+    names = ("exclude_modules", "layers_to_transform", "layers_pattern")
+    config = LoraConfig(target_modules=chosen, **{name: content.get(name) for name in names})
+    every = [name for name, _ in model.named_modules() if name]
+    found = targeted(config, every)
+    short = {name.rsplit(".", 1)[-1] for name in found}
+    whole = {name for name in every if name.rsplit(".", 1)[-1] in short} == found
+    return sorted(short if whole else found) or None
+
+
+@cache
+def defaults() -> Config:
+    """Return peft.LoraConfig's fields and their defaults, as JSON has them."""
+    from peft import LoraConfig  # seconds: only where a config is read
+
+    config = LoraConfig()
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
+    """Return an object of JSON's pairs. Raises ValueError where a key is repeated: a value would be dropped."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)}' is given twice")
+    return unique
+
+
+def _kind_faults(path: Path, content: Config) -> list[str]:
+    """Say where a config is of another task or another kind of adapter; "CAUSAL LM" is CAUSAL_LM."""
+    task, kind = content.get(TASK), content.get(TYPE)
+    faults = []
+    if task is not None and str(task).upper().replace(" ", "_").replace("-", "_") != "CAUSAL_LM":
+        faults.append(f"{path}: {TASK} {task}: only CAUSAL_LM is trained here")
+    if kind is not None and str(kind).upper() != "LORA":
+        faults.append(f"{path}: {TYPE} {kind}: only LORA is trained here")
+    return faults
+
+
+def _fault(path: Path, key: str, value: Any, why: str) -> list[str]:
+    """Say what is wrong with a key that has no setting; nothing where its value asks for nothing."""
+    if value is None:
+        return []
+    if key not in defaults():
+        return [f"{path}: '{key}' is {_json(value)}: PEFT's LoraConfig has no such key{did_you_mean(key, defaults())}"]
+    default = defaults()[key]
+    if _same(value, default) or (value in ([], {}) and default in (None, [], {})):
+        return []
+    return [f"{path}: {key} is {_json(value)}: {why}; only {_json(default)}, PEFT's default, is supported"]
+
+
+def _type_faults(path: Path, values: Config, section: type[BaseModel]) -> list[str]:
+    try:
+        section.model_validate(values)
+    except ValidationError as error:
+        reasons: dict[str, list[str]] = {}
+        for item in error.errors():
+            reasons.setdefault(str(item["loc"][0]), []).append(str(item["msg"]).removeprefix("Input "))
+        return [f"{path}: {key} is {_json(values.get(key))}: it {' or '.join(reasons[key])}" for key in reasons]
+    return []
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two JSON values are equal, types included: 1 is not true, and 0 is not false."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,0 +1,38 @@
+"""What evaluating the held-out rows takes: once at the end, and every eval_steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..settings import TrainSettings
+from .machine import Machine
+from .memory import EFFICIENCY, Plan, duration
+from .model_shape import Shape
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """How often the held-out rows are evaluated, their tokens in all, and the seconds that it takes (None: unknown)."""
+
+    times: int
+    tokens: int
+    seconds: float | None
+
+    def line(self) -> str:
+        """Return the plan's line of it."""
+        often = "once, at the end" if self.times == 1 else f"{self.times} times"
+        time = f", about {duration(self.seconds)} in all" if self.seconds else ""
+        return f"plan: the held-out rows are evaluated {often}: {self.tokens:,} tokens{time}"
+
+
+def evaluations(
+    settings: TrainSettings, shape: Shape, heldout: Sequence[int], machine: Machine, planned: Plan
+) -> Evaluations:
+    """Return what the evaluations of a planned run take; `heldout` are the rows' lengths in tokens."""
+    times = 1 + (planned.steps // settings.train.eval_steps if settings.train.eval_steps else 0)
+    tokens = times * sum(heldout)
+    if machine.matrix_flops is None:
+        return Evaluations(times, tokens, None)
+    flops = tokens * shape.flops_per_token(False) / 2  # forward only
+    return Evaluations(times, tokens, flops / (machine.matrix_flops * EFFICIENCY[machine.device]))

@@ -1,0 +1,42 @@
+"""What this machine can give a run: free memory, and the rate of a matrix product."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from burnish.machine import memory_available_bytes
+
+from ..models.backends import has_unsloth
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run can use: `free_bytes` of the device's memory, `matrix_flops` a second as measured, or None."""
+
+    device: str
+    free_bytes: int
+    matrix_flops: float | None = None
+    unsloth: bool = False
+
+
+def measure(device: torch.device) -> Machine:
+    """Measure free memory, and the rate of a matrix product, on a device."""
+    if device.type != "cuda":
+        return Machine("cpu", memory_available_bytes(), matrix_flops(device, torch.float32, 1024))
+    free, _ = torch.cuda.mem_get_info(device)
+    return Machine("cuda", free, matrix_flops(device, torch.bfloat16, 8192), has_unsloth())
+
+
+def matrix_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Return the best rate of four products of two square matrices, in operations a second."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        out = a @ a
+        _ = out[0, 0].item()  # waits for the product
+        seconds.append(time.perf_counter() - started)
+    return float(2 * size**3 / min(seconds))

@@ -1,0 +1,1 @@
+"""Private API of the libraries, a module for each: nothing else in train/ touches it."""

@@ -1,0 +1,54 @@
+"""What a run wants of its whole process, given back when it is over."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# libraries whose own chatter stays off the terminal: what matters is printed by us
+QUIET = ("trl", "transformers", "bitsandbytes")
+ENVIRONMENT = {
+    # threads that spin while they wait for one another make a step ten times slower beside any other busy process
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # micro-batches differ in length: without it every new length asks the driver for memory, and leaves holes
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+
+@contextmanager
+def prepared_process() -> Iterator[None]:
+    """Set variables that are not set yet, and quiet the libraries; restore all of it afterwards.
+
+    What libraries change meanwhile in the environment and in the filters of warnings is restored too.
+    """
+    environment, levels = dict(os.environ), {name: logging.getLogger(name).level for name in QUIET}
+    with warnings.catch_warnings():
+        try:
+            _prepare()
+            yield
+        finally:
+            _restore_environment(environment)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def _prepare() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for library in QUIET:
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _restore_environment(environment: dict[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)

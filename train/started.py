@@ -1,0 +1,121 @@
+"""A run as it was started: started.json (settings as given, inputs by content) and config.yaml (what is used)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from burnish.config import fields
+from burnish.files import read_json, text_sha256, write_atomic
+from burnish.run import Run, RunError
+
+from .data.mask import Row
+from .data.prepare import Prepared
+from .resolved import Resolved
+from .settings import TrainSettings
+
+CONFIG, STARTED = "config.yaml", "started.json"
+Settings = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run that was started: the settings as given (`asked`) and as resolved (`used`), and its `inputs`.
+
+    `whole` is False for one of a version that did not record what was resolved.
+    """
+
+    run: Run
+    asked: Settings
+    used: Settings
+    inputs: dict[str, Any]
+    whole: bool
+
+    @staticmethod
+    def read(run: Run) -> StartedRun:
+        """Read it. Raises RunError or FileError where a file is missing or damaged."""
+        path = run.path / CONFIG
+        try:
+            used = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+        inputs = read_json(run.path / STARTED)
+        asked: Any = inputs.get("asked", used) if isinstance(inputs, dict) else None
+        for name, found in ((CONFIG, used), (STARTED, asked)):
+            if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
+                raise RunError(f"{run.path / name}: expected sections of settings")
+        return StartedRun(run, asked, used, inputs, "asked" in inputs)
+
+    def differences(self, settings: TrainSettings) -> list[str]:
+        """Return each setting that is neither the given nor the resolved value of when the run started."""
+        defaults = {path: info.get_default(call_default_factory=True) for path, info in fields(TrainSettings)}
+        found = []
+        for (section, key), value in _comparable(settings).items():
+            default = defaults[section, key]  # an older version may not have had the setting
+            was, used = (part.get(section, {}).get(key, default) for part in (self.asked, self.used))
+            if value not in (was, used) and not ((section, key) == ("chat", "date") and value is None):
+                became = f" (decided: {used!r})" if used != was else ""
+                found.append(f"{section}.{key}: the run has {was!r}{became}, now {value!r}")
+        return found
+
+
+def write_config(run: Run, resolved: Resolved) -> None:
+    """Write what the run uses; a push section that was edited there by hand stays."""
+    text = resolved.yaml()
+    if (run.path / CONFIG).is_file() and resolved.settings.push.repo is None:
+        push = StartedRun.read(run).used.get("push", {})
+        text = yaml.safe_dump({**yaml.safe_load(text), "push": push}, sort_keys=False, allow_unicode=True)
+    write_atomic(run.path / CONFIG, text)
+
+
+def write_started(run: Run, asked: TrainSettings, found: dict[str, str | None]) -> None:
+    """Write the settings as given, and the inputs by content."""
+    content = {**found, "asked": asked.model_dump()}
+    write_atomic(run.path / STARTED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def inputs(prepared: Prepared) -> dict[str, str | None]:
+    """Return what a run is made from, by content: the file, the base, the template, and the rows of each side."""
+    return {
+        "data_sha256": prepared.data_sha256,
+        "eval_sha256": prepared.eval_sha256,
+        "base_sha256": prepared.base.sha256,
+        **template_inputs(prepared),
+        "rows_sha256": _rows_sha256(prepared.train),
+        "heldout_sha256": _rows_sha256(prepared.heldout),
+    }
+
+
+def template_inputs(prepared: Prepared) -> dict[str, str | None]:
+    """Return the chat template's hash and the date that it saw."""
+    return {
+        "chat_template_sha256": text_sha256(prepared.template.source) if prepared.template else None,
+        "template_date": prepared.template.date if prepared.template else "",
+    }
+
+
+def _rows_sha256(rows: Iterable[Row]) -> str:
+    """Return one sha256 over rows as they are trained: their ids and spans."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(
+            array("q", [len(row.input_ids), *row.input_ids, *(i for span in row.spans for i in span)]).tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _comparable(settings: TrainSettings) -> dict[tuple[str, str], Any]:
+    """Settings without those that only say where things are, or where they go afterwards."""
+    dump = settings.model_dump()
+    flat = {
+        (s, key): value for s, section in dump.items() for key, value in section.items() if s not in ("run", "push")
+    }
+    for key in (("data", "path"), ("base", "id")):
+        flat.pop(key, None)  # compared by their sha256 instead
+    return flat

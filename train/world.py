@@ -1,0 +1,58 @@
+"""The processes that train one run: which of them this one is, its device, and whether it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from burnish.config import ConfigError
+
+if TYPE_CHECKING:  # torch takes seconds, and data is checked without it
+    import torch
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of a run: `rank` of `size`, and `local_rank` among those on this machine.
+
+    Alone by default. The main process, rank 0, is the only one that prints and writes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> World:
+        """Return what torchrun's variables say. Raises ConfigError where one of them is not a number."""
+        names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        values = {name: environment.get(name, default) for name, default in names.items()}
+        if faults := [f"{name}: expected a number, not '{v}'" for name, v in values.items() if not v.isdecimal()]:
+            raise ConfigError(faults)
+        return cls(*map(int, values.values()))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process trains on: its GPU where torch finds one, else the CPU."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", self.local_rank) if self.size > 1 else torch.device("cuda")
+
+    @contextmanager
+    def only_main_prints(self) -> Iterator[None]:
+        """Discard what processes other than the main one print; errors leave the context and are printed outside."""
+        if self.is_main:
+            yield
+            return
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+            yield
