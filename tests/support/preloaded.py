@@ -6,7 +6,8 @@ from train.process import prepared_process
 
 MODULES = (
     "train.__main__",
-    "train.data.preview", "train.loop.checkpoints", "train.plan.preflight", "train.stage", "export.__main__", "export.stage",
+    "train.data.preview", "train.loop.checkpoints", "train.plan.preflight", "train.stage", "export.__main__",
+    "export.stage",
     "export.merge.dequantize", "torch.utils.tensorboard", "bitsandbytes", "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama", "peft",
 )  # fmt: skip
