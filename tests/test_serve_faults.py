@@ -41,7 +41,7 @@ def test_a_client_that_leaves_frees_its_place_within_a_step(server: ServerProces
     server.wait_running()
     before = server.metric("burnish_generated_tokens_total")
     connection.close()
-    server.wait_idle(5)
+    server.wait_idle()
     assert server.metric("burnish_generated_tokens_total") - before < 100
 
 

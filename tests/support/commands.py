@@ -129,7 +129,8 @@ class Cli:
 def start_fresh(command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start a command in a new interpreter; what it prints is not kept."""
     words = [sys.executable, "-m", *command]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(words, cwd=ROOT, env=own_environment(), stdout=silent, stderr=silent)
 
 
 def kill_at(command: Sequence[str], seconds: float) -> None:
@@ -145,16 +146,18 @@ def kill_at(command: Sequence[str], seconds: float) -> None:
 Start = Callable[[Sequence[str]], Started]
 
 
-def kill_after(command: Sequence[str], appears: Path, start: Start = fork, limit_s: float = 300) -> None:
+def kill_after(command: Sequence[str], appears: Path, start: Start = fork, limit_s: float = 600) -> None:
     """Start a command and kill it without warning as soon as a path appears."""
     process = start(command)
     deadline = time.monotonic() + limit_s
-    while not appears.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    try:
+        while not appears.exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:

@@ -2,14 +2,16 @@
 
 from importlib import import_module
 
-from train.__main__ import quiet
+from train.process import prepared_process
 
 MODULES = (
-    "train.data.preview", "train.loop.errors", "train.plan.preflight", "train.stage", "export.__main__", "export.stage",
+    "train.__main__",
+    "train.data.preview", "train.loop.checkpoints", "train.plan.preflight", "train.stage", "export.__main__",
+    "export.stage",
     "export.merge.dequantize", "torch.utils.tensorboard", "bitsandbytes", "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama", "peft",
 )  # fmt: skip
 
-quiet()
-for name in MODULES:
-    import_module(name)
+with prepared_process():
+    for name in MODULES:
+        import_module(name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from train.plan.memory import GIB, Machine
+from train.plan.machine import Machine
+from train.plan.memory import GIB
 
 # config.json of each model
 SHAPES: dict[str, dict[str, Any]] = {
