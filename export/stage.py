@@ -139,6 +139,6 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
         chat_template_sha256=job.record.chat_template_sha256,
         stop=job.record.terminators,
         special_tokens=job.record.special_tokens,
-        context_length=config.get("max_position_embeddings") or job.record.max_length,
+        context_length=config.get("max_position_embeddings") or config.get("n_positions") or job.record.max_length,
         versions=versions(PACKAGES),
     )
