@@ -17,8 +17,11 @@ CONFIG ?= $(if $(GPU),configs/qlora-8b.yaml,configs/quickstart.yaml)
 PORT ?= 8000
 SET ?=
 
+# a value as one word of the shell, whatever blanks, quotes and dollars it has
+quoted = '$(subst ','\'',$(value $(1)))'
 # --key value only where the user gave one
-opt = $(if $($(1)),$(2) '$($(1))')
+opt = $(if $(value $(1)),$(2) $(call quoted,$(1)))
+CONFIG_WORD = '$(subst ','\'',$(CONFIG))'
 # where the verbs run: auto takes Docker where an engine answers and the image is there or can be built, else this machine
 RUNNER ?= auto
 VERB := $(firstword $(filter check plan train export examine push card serve chat,$(MAKECMDGOALS)))
@@ -89,19 +92,19 @@ PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,W
 
 .PHONY: check plan train export examine serve chat push card quickstart
 check: $(READY) ## DATA=f: read, lint and preview data
-	@$(STAGE) train check --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
+	@$(STAGE) train check --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
 plan: $(READY) ## DATA=f [CONFIG= BASE= SET=]: what training would do, and the memory, disk and time it would take
-	@$(STAGE) train plan --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
+	@$(STAGE) train plan --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
 train: $(READY) ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
-	@$(STAGE) train run --config $(CONFIG) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)
+	@$(STAGE) train run --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)
 
 export: $(READY) ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, examine
 	@$(STAGE) export run $(call opt,RUN,--run.name) $(call opt,QUANTS,--gguf.quants) $(call opt,BASE,--run.base) $(SET)
 
 examine: $(READY) ## FILE=f.gguf [RUN=]: examine any GGUF or merged directory against a run's exam
-	@$(STAGE) export examine '$(FILE)' $(call opt,RUN,--run.name) $(SET)
+	@$(STAGE) export examine $(call quoted,FILE) $(call opt,RUN,--run.name) $(SET)
 
 serve: $(READY) ## [RUN= or MODEL=f.gguf|hf://owner/name, PORT=]: the OpenAI-compatible endpoint
 	@$(STAGE) serve $(call opt,RUN,--run) $(call opt,MODEL,--model) --port $(PORT) $(SET)

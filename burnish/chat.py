@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +30,11 @@ TOKEN_KEYS: Mapping[str, str] = {
     "cls_token": "tokenizer.ggml.cls_token_id",
     "mask_token": "tokenizer.ggml.mask_token_id",
 }
+# what the renderer gives to a template by itself, so that nobody else can set it
+RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt", *TOKEN_KEYS})
+# a message's thought is `reasoning_content`; templates read it under one of these names
+THOUGHT = "reasoning_content"
+THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")
 
 
 class ChatError(UserError):
@@ -60,13 +66,15 @@ class _Generation(Extension):
 class ChatTemplate:
     """A Jinja chat template, the special tokens that it may name, and the date that it believes it is.
 
-    `date` (YYYY-MM-DD) is what strftime_now sees, so that the ids do not change by the day. `source` keeps \n alone as
-    line break, as Jinja renders it: transformers reads \r\n from a file as \n, and its sha256 would be another.
+    `date` (YYYY-MM-DD) is what strftime_now sees, so that the ids do not change by the day. `variables`
+    (enable_thinking ...) are set in every rendering that does not set them itself. `source` keeps \n alone as line
+    break, as Jinja renders it: transformers reads \r\n from a file as \n, and its sha256 would be another.
     """
 
     source: str
     date: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", self.source.replace("\r\n", "\n").replace("\r", "\n"))
@@ -114,6 +122,28 @@ class ChatTemplate:
         named = meta.find_undeclared_variables(self._parsed)
         return tuple(name for name in TOKEN_KEYS if name in named and name not in self.special_tokens)
 
+    @cached_property
+    def written(self) -> str:
+        """The text in the template: its literals and what stands between its tags, without comments.
+
+        Raises ChatError where the source is not a template.
+        """
+        between = (node.data for node in self._parsed.find_all(nodes.TemplateData))
+        return "\n".join((*between, *sorted(self.literals)))
+
+    @cached_property
+    def thought_field(self) -> str | None:
+        """The field of a message in which the template reads a thought; None where it reads none.
+
+        Raises ChatError where the source is not a template.
+        """
+        read = {node.attr for node in self._parsed.find_all(nodes.Getattr)} | self.literals
+        return next((name for name in THOUGHT_FIELDS if name in read), None)
+
+    def names(self, variable: str) -> bool:
+        """Whether the template has a variable of this name."""
+        return re.search(rf"\b{re.escape(variable)}\b", self.source) is not None
+
     def check(self) -> None:
         """Raise ChatError where the template can't be compiled."""
         _ = self._compiled
@@ -123,20 +153,33 @@ class ChatTemplate:
     ) -> str:
         """Return the text of `messages` (role, content, ...), with the opening of the next assistant turn if asked.
 
-        `variables` (tools, enable_thinking, ...) go to the template. Raises ChatError where the template refuses.
+        `variables` (tools, enable_thinking, ...) go to the template, stronger than its own. A message's
+        `reasoning_content` goes to it under the name that it reads. Raises ChatError where the template refuses.
         """
+        known = {**self.special_tokens, **self.variables, **variables}
         try:
             return self._compiled.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **{**self.special_tokens, **variables}
+                messages=self._thoughts_named(messages), add_generation_prompt=add_generation_prompt, **known
             )
         except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
             raise ChatError(f"the chat template refuses these messages: {error}") from None
 
+    def _thoughts_named(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        if not any(THOUGHT in message for message in messages):
+            return messages
+        name = self.thought_field
+        if name is None or name == THOUGHT:
+            return messages
+        return [{name if key == THOUGHT else key: value for key, value in m.items()} for m in messages]
 
-def from_tokenizer(tokenizer: Any, date: str, source: str | None = None) -> ChatTemplate | None:
+
+def from_tokenizer(
+    tokenizer: Any, date: str, source: str | None = None, variables: Mapping[str, Any] | None = None
+) -> ChatTemplate | None:
     """Return the template of a transformers tokenizer, or `source` with that tokenizer's special tokens.
 
-    None where neither has one. A tokenizer with several templates gives the one called "default".
+    None where neither has one. A tokenizer with several templates gives the one called "default". `variables` are set
+    in every rendering.
     """
     found = source or tokenizer.chat_template
     if isinstance(found, Mapping):
@@ -144,10 +187,10 @@ def from_tokenizer(tokenizer: Any, date: str, source: str | None = None) -> Chat
     if found is not None and not isinstance(found, str):
         raise ChatError(f"the tokenizer's chat_template is a {type(found).__name__}, expected text")
     named = {name: str(value) for name in TOKEN_KEYS if (value := getattr(tokenizer, name, None)) is not None}
-    return ChatTemplate(found, date, named) if found else None
+    return ChatTemplate(found, date, named, variables or {}) if found else None
 
 
-def from_gguf(model: GgufModel, date: str) -> ChatTemplate | None:
+def from_gguf(model: GgufModel, date: str, variables: Mapping[str, Any] | None = None) -> ChatTemplate | None:
     """Return the template in a GGUF's metadata, with the special tokens that the metadata name; None without one.
 
     A token without a key in the file stays undefined, as it does for a tokenizer that has none: llama.cpp's own
@@ -159,7 +202,7 @@ def from_gguf(model: GgufModel, date: str) -> ChatTemplate | None:
     said = {name: metadata.get(key, "") for name, key in TOKEN_KEYS.items()}
     ids = {name: int(value) for name, value in said.items() if value.isdecimal()}
     named = {name: model.token_text(i) for name, i in ids.items() if 0 <= i < model.n_vocab}
-    return ChatTemplate(model.chat_template, date, named)
+    return ChatTemplate(model.chat_template, date, named, variables or {})
 
 
 def named_templates() -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 KNOWN = "; known: "
-MOST_FAULTS_SHOWN = 20
+MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
+# where in a file of rows a fault stands
+_PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -23,9 +26,10 @@ class UserError(Exception):
         super().__init__("\n".join(self.faults))
 
     def report(self, most: int = MOST_FAULTS_SHOWN) -> str:
-        """Return the text for the terminal: at most `most` faults, and how many more there are."""
-        more = len(self.faults) - most
-        lines = [f"error: {fault}" for fault in _listed_once(self.faults[:most])]
+        """Return the text for the terminal: at most `most` faults, the same one once, and how many more there are."""
+        faults = grouped(self.faults)
+        more = len(faults) - most
+        lines = [f"error: {fault}" for fault in _listed_once(faults[:most])]
         return "\n".join(lines + ([f"error: and {more} more faults like these"] if more > 0 else []))
 
 
@@ -34,6 +38,27 @@ def _listed_once(faults: Sequence[str]) -> list[str]:
     lists = [fault.rpartition(KNOWN)[2] if KNOWN in fault else None for fault in faults]
     again = {i for i, names in enumerate(lists) if names is not None and names in lists[i + 1 :]}
     return [fault.rpartition(KNOWN)[0] if i in again else fault for i, fault in enumerate(faults)]
+
+
+def grouped(faults: Iterable[str]) -> list[str]:
+    """Return the faults, those that differ in their line or row alone as one, with their count and the first places."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        before, place, after = _PLACE.split(fault, maxsplit=1) if _PLACE.search(fault) else (fault, "", "")
+        groups.setdefault((before, after), []).append(place)
+    return [
+        before + (f"{places[0]}: {after}" if after else "") + (f" ({_places(places)})" if after and places[1:] else "")
+        for (before, after), places in groups.items()
+    ]
+
+
+def _places(places: Sequence[str]) -> str:
+    """Return "14 lines: 1, 2, 3 and 11 more", or "14 rows: ..." where rows share lines."""
+    unit = "row" if "row" in places[0] else "line"
+    numbers = [re.split(rf".*{unit} (\d+).*", place)[1] for place in places]
+    more = len(numbers) - MOST_PLACES_SHOWN
+    shown = ", ".join(numbers[:MOST_PLACES_SHOWN])
+    return f"{len(numbers)} {unit}s: {shown} and {more} more" if more > 0 else f"{len(numbers)} {unit}s: {shown}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

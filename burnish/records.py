@@ -106,6 +106,7 @@ class TrainRecord(Record):
     chat_template_sha256: str | None
     template_date: str
     terminators: list[str]
+    template_kwargs: dict[str, Any] = {}  # the chat template's variables, set wherever it renders
     special_tokens: Literal["text", "parse"] = "parse"  # of special strings in messages; older runs parsed them
     max_length: int
     metrics: TrainMetrics
@@ -218,6 +219,7 @@ class ExportRecord(Record):
     stop: list[str]
     context_length: int
     versions: dict[str, str] = {}
+    template_kwargs: dict[str, Any] = {}
     special_tokens: Literal["text", "parse"] = "parse"
 
 

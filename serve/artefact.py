@@ -35,6 +35,7 @@ class Chosen:
     context_length: int | None = None
     template_sha256: str | None = None
     template_date: str = ""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
     special_tokens: Reading = "text"
     recorded: bool = False
     record: dict[str, Any] = field(default_factory=dict)
@@ -94,6 +95,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
         context_length=exported.context_length,
         template_sha256=trained.chat_template_sha256,
         template_date=trained.template_date,
+        template_kwargs=exported.template_kwargs,
         special_tokens=exported.special_tokens,
         recorded=True,
         record={
@@ -106,6 +108,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
             "looser_thresholds": looser(exported.gate),
             "versions": exported.versions,
             "chat_template_sha256": trained.chat_template_sha256,
+            "template_kwargs": exported.template_kwargs,
         },
     )
 

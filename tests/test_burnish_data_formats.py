@@ -195,12 +195,12 @@ def test_faults_of_prompt_completion_and_text() -> None:
             "turn 2: a system turn; only the first turn may be one",
         ),
         (
-            sharegpt(("system", "s"), ("human", "q"), ("gpt", "a"), system="s"),
+            sharegpt(("system", "s"), ("human", "q"), ("gpt", "a"), system="t"),
             "'system' is given, and the first turn is a system turn as well",
         ),
         (sharegpt(("human", "q"), ("gpt", "a"), conversation=[USER]), "it has both 'conversations' and 'conversation'"),
-        ({"conversations": "[]"}, "'conversations' is text, expected a list of turns (a CSV cell holds text only:"
-         " write such rows as JSONL)"),
+        ({"conversations": "none"}, "'conversations' is text, expected a list of turns (as JSON, where a cell holds"
+         " text only)"),
         ({"conversation": None}, "no 'conversations' (it has no keys)"),
     ],
 )  # fmt: skip
@@ -218,9 +218,14 @@ def test_faults_of_conversations(row: dict[str, Any], expected: str) -> None:
         ({"role": 1, "content": "q"}, "'role' is a number, expected text"),
         ({"role": "assistant", "content": None}, "'content' is null, expected text"),
         ({"role": "assistant", "content": None, "tool_calls": [{}]}, "tool calls are not trained yet"),
-        ({**USER, "weight": 1}, "'weight' stands on a user turn; only assistant turns have one"),
         ({**ASSISTANT, "weight": 0.5}, "'weight' is 0.5, expected 0 or 1"),
-        ({**ASSISTANT, "weight": True}, "'weight' is True, expected 0 or 1"),
+        ({**ASSISTANT, "weight": "half"}, "'weight' is 'half', expected 0 or 1"),
+        ({**ASSISTANT, "loss": 0.7}, "'loss' is 0.7, expected true or false"),
+        ({**ASSISTANT, "train": False, "weight": 1}, "'weight' is 1 and 'train' is False: is the turn learned or not?"),
+        (
+            {**ASSISTANT, "mask": 1},
+            "'mask' is 1: some tools mean learned by that, some not; write it as 'train': true or false",
+        ),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
             "part 1 of 'content' is of type 'image_url'; only text parts are trained",
@@ -233,7 +238,9 @@ def test_faults_of_turns(turn: Any, expected: str) -> None:
 
 def test_a_row_in_which_nothing_is_learned_is_a_fault() -> None:
     row = {"messages": [USER, {**ASSISTANT, "weight": 0}]}
-    assert faults("messages", row) == ["1: every assistant turn has weight 0, so there is nothing to learn"]
+    assert faults("messages", row) == [
+        "1: no assistant turn is to be learned (weight 0, train false ...), so there is nothing to learn"
+    ]
 
 
 def test_most_rows_decide_the_format() -> None:

@@ -44,6 +44,14 @@ def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
     assert "rows.jsonl" not in page
 
 
+def test_the_templates_variables_are_said_for_servers_that_do_not_know_them(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path)
+    assert "chat-template-kwargs" not in card(cli, run)[1]
+    record = json.loads((run.path / "export.json").read_text())
+    (run.path / "export.json").write_text(json.dumps({**record, "template_kwargs": {"enable_thinking": False}}))
+    assert "llama-server with `--chat-template-kwargs '{\"enable_thinking\": false}'`" in card(cli, run)[1]
+
+
 def test_rank_and_scale_are_the_adapters_own(tmp_path: Path, cli: Cli) -> None:
     """Older versions wrote into config.yaml what was asked, also where training started from another rank."""
     parent = {"path": "adapter", "sha256": "0" * 64, "parent_sha256": "e" * 64}

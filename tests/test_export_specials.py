@@ -52,7 +52,8 @@ def exam(trained: Chat) -> Any:
 
 def record(trained: Chat, reading: str = "text") -> Any:
     sha256 = text_sha256(trained.template.source)
-    return SimpleNamespace(template_date=DATE, special_tokens=reading, chat_template_sha256=sha256)
+    said = {"template_date": DATE, "template_kwargs": {}, "special_tokens": reading}
+    return SimpleNamespace(**said, chat_template_sha256=sha256)
 
 
 def test_checkpoint_and_gguf_read_special_strings_as_trained(trained: Chat, tokenizer: Any, model: Model) -> None:

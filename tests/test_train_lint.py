@@ -68,11 +68,11 @@ def test_thoughts_and_comparisons_are_no_markers() -> None:
 def test_garbled_text(text: str, kind: str) -> None:
     warning = only(chat(3, text, "c"), Example(4, text=text))
     assert (warning.kind, warning.lines) == (kind, (3, 4))
-    assert warning.text.endswith(": lines 3 and 4")
+    assert warning.text.endswith(": 2 rows, lines 3 and 4")
 
 
 def test_letters_of_other_languages_are_not_garbled() -> None:
-    assert lint([*clean(), chat(3, "São Ângela ÃO à côté\tétait\r\n", "Größe 你好 😀")]) == []
+    assert lint([*clean(), chat(3, "São Ângela ÃO à côté\tétait\n", "Größe 你好 😀")]) == []
 
 
 def test_few_rows() -> None:
@@ -93,7 +93,7 @@ def test_conflicting_answers() -> None:
     warning = only(chat(200, "question 101", "another"))
     assert (warning.kind, warning.lines) == ("conflict", (101, 200))
     assert warning.text == (
-        "1 prompt has several different answers (lines 101 and 200); mend them, unless variety is meant"
+        "1 prompt has several different answers (lines 101 and 200); fix them, unless variety is meant"
     )
 
 
@@ -106,7 +106,8 @@ def test_one_response_for_most_rows() -> None:
 def test_blanks_around_responses_that_are_learned() -> None:
     rows = [chat(n, f"q{n}", f" a{n}") for n in range(1, 6)]
     assert only(*rows).text == (
-        "responses begin or end with blanks or line breaks, which the model learns too: lines 1, 2, 3 and 2 more"
+        "responses begin or end with blanks or line breaks, which the model learns too: 5 rows,"
+        " lines 1, 2, 3 and 2 more"
     )
     context = Example(
         1, (Message("user", "q"), Message("assistant", "a ", False), Message("user", "r"), Message("assistant", "b"))
@@ -131,3 +132,86 @@ def test_every_answer_of_a_quickstart_query_is_in_its_question() -> None:
         words = answer.removeprefix("query: ").replace("{", " ").replace("}", " ").replace(",", " ").split()
         values = [word.split("=")[-1].strip('"') for word in words if word != "@"]
         assert all(value in question for value in values), (question, answer)
+
+
+# ---- texts that look right -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", " None\n", "null", "<NA>", "N/A", "#N/A", r"\N", "NaT", "undefined"])
+def test_written_empty_cells(cell: str) -> None:
+    rows = [chat(3, f"question\n{cell.strip()}", "c"), chat(4, "q", cell.strip()), Example(5, text=cell)]
+    found = lint([*clean(), *rows])
+    warning = next(w for w in found if w.kind == "empty-cell")
+    assert warning.lines == (3, 4, 5)
+    assert warning.text.startswith(f"texts that are only '{cell.strip()}' (3 rows, first line 3) stand in the place of")
+
+
+def test_words_of_emptiness_in_sentences_are_none() -> None:
+    assert (
+        lint([*clean(), chat(3, "What is NaN?", "None of them."), chat(4, "Is null\nfine?", "NaN is not a number")])
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"Day 0:\n- out 6:00\n- back 9:30", r"one\n\ntwo", r"a\r\nb", r"first\nsecond line", r"It's one.\nIt's two."],
+)
+def test_line_breaks_that_were_escaped_twice(text: str) -> None:
+    warning = only(chat(7, "q", text))
+    assert (warning.kind, warning.lines) == ("escape", (7,))
+    assert warning.text.startswith(r"escapes \n (1 row, first line 7) stand in texts as characters")
+    assert only(chat(7, "q", r"caf\u00e9")).text.startswith(r"escapes \uXXXX (1 row, first line 7)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"Use `\n` for a line break.", r'print("a\nb")', r"s.split('\n')",
+        r"$\nabla f \neq \nu$, \not\in, \rho, \theta",
+        r"C:\new\notes.txt", r"\\server\names", "```\nprintf(\"a\\n\")\n```", "a\nb \\n c", r"\\n",
+        r"\u{1f600} and \usepackage",
+    ],
+)  # fmt: skip
+def test_backslashes_of_code_paths_and_latex_are_no_escapes(text: str) -> None:
+    assert [w for w in lint([*clean(), chat(7, "q", text)]) if w.kind == "escape"] == []
+
+
+def test_line_ends_inside_texts() -> None:
+    warning = only(chat(3, "q", "a\r\nb\r\nc"), chat(4, "q\rr", "d"), chat(5, "s", "e\nf"))
+    assert (warning.kind, warning.lines) == ("line-end", (3, 4))
+    assert warning.text == (
+        "line ends CR LF (1 row, first line 3) and CR (1 row, first line 4) end lines inside texts and are learned so;"
+        " data.newlines: lf makes them LF"
+    )
+
+
+@pytest.mark.parametrize(
+    "code", [0x200B, 0xAD, 0x2060, 0x202E, 0x202A, 0x2066, 0x200E, 0x200D, 0xFEFF, 0x180E, 0xE0041]
+)
+def test_invisible_characters(code: int) -> None:
+    warning = only(chat(3, f"a{chr(code)}b", "c"), Example(4, text=f"x {chr(code)} y"))
+    assert (warning.kind, warning.lines) == ("invisible", (3, 4))
+    assert warning.text.startswith(f"invisible characters U+{code:04X} ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["👩‍💻 and 👨🏽‍🚀 and ❤️‍🔥", "می‌خواهم", "क्‍ष", "שלום\u200f! (abc)",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "l’été\u00a0: 10\u202f%"],
+)  # fmt: skip
+def test_characters_that_scripts_and_emoji_need_are_not_invisible(text: str) -> None:
+    assert lint([*clean(), chat(3, text, "c")]) == []
+
+
+def test_responses_that_stand_in_quotes() -> None:
+    rows = [chat(n, f"q{n}", f'"a {n}"') for n in range(1, 30)]
+    warning = only(*rows)
+    assert (warning.kind, len(warning.lines)) == ("quoted", 29)
+    assert lint([*clean(), chat(1, "q", '"a"'), chat(2, "r", 'He said "a" and "b"')]) == []
+
+
+def test_held_out_rows_are_looked_at_text_by_text() -> None:
+    rows = [chat(1, "q", "a\r\nb"), chat(2, "q", "{{name}}"), chat(3, "q", "nan"), chat(4, "q", "\u200bx")]
+    assert {w.kind for w in lint(rows, heldout=True)} == {"placeholder", "empty-cell", "line-end", "invisible"}
+    assert lint([], heldout=True) == []

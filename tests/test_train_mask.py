@@ -109,17 +109,19 @@ def test_a_generation_prompt_that_opens_a_thought_names_the_choices(codec: Codec
         build([chat("a", "b", line=7)], ChatTemplate(source, "2026-01-01"), codec)
 
 
-def test_every_row_that_cannot_be_masked_is_named_at_once(codec: Codec) -> None:
+def test_a_fault_of_many_rows_is_told_once_with_the_first_of_them(codec: Codec) -> None:
     broken = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
     with pytest.raises(MaskError) as caught:
-        build([chat("a", "b", line=3), chat("c", "d", line=9)], broken, codec)
-    assert [fault.split(":")[0] for fault in caught.value.faults] == ["line 3", "line 9"]
+        build([chat("a", "b", line=line) for line in (3, 9, 12, 20, 31)], broken, codec)
+    (fault,) = caught.value.faults
+    assert fault.startswith("line 3: assistant turn 1: the template does not close it with an end token")
+    assert fault.endswith("(so in 5 rows: line 9, line 12, line 20, ... as well)")
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0], r.spans[0][1] - 1),), r.turns), "no terminator"),
+        (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0], r.spans[0][1] - 1),), r.turns), "not an end token"),
         (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0] + 1, r.spans[0][1]),), r.turns), "changes the response"),
         (
             lambda r: Row(r.example, [0, *r.input_ids], tuple((a + 1, b + 1) for a, b in r.spans), r.turns),

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from burnish.private.needs import Need, missing
 from train.private import bitsandbytes, peft, torch, transformers, trl
-from train.private.needs import Need, missing
 
 TRAIN = Path(torch.__file__).parents[1]
 OTHERS = [path for path in sorted(TRAIN.rglob("*.py")) if path.parent.name != "private"]

@@ -109,6 +109,10 @@ add() { MOUNTS+=(--volume "$1:$2:$3"); }
 mount_words() {
   local before='' word
   for word in "$@"; do
+    case $before in
+      # a directory of parts, which only its option tells from a command such as train
+      --data.path | --data.eval_path) case $word in /* | "~/"*) ;; *) word=./$word ;; esac ;;
+    esac
     case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "${word#--*=}" ro ;; esac
     case $before in --config) mount_values "$word" ;; esac
     case $word in --config=*) mount_values "${word#--config=}" ;; esac

@@ -71,7 +71,7 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
     if options.command == "check":
         from .data.preview import show
 
-        show(prepared, settings.data.max_length)
+        show(prepared, settings.data)
     elif options.command == "plan":
         from .plan.preflight import plan_run
 

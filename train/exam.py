@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import burnish
+from burnish.chat import THOUGHT
 from burnish.console import Tick, bar
 from burnish.exam.rows import Exam, Question, SampleAnswer, choose
 from burnish.exam.scores import Answers, Compared, Floats
@@ -80,7 +81,7 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
     ids = torch.tensor([prompt], device=model.device)
     generated = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
-        eos_token_id=sorted(codec.terminators), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
+        eos_token_id=sorted(codec.end_ids), pad_token_id=codec.eos, temperature=None, top_p=None, top_k=None,
     )  # fmt: skip
     return codec.decode([i for i in generated[0, len(prompt) :].tolist() if i not in codec.terminators]).strip()
 
@@ -121,7 +122,7 @@ def _score(
 def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
     """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
     messages = [m.to_dict() for m in row.example.messages or ()]
-    return [{k: codec.normalise(v) if k == "content" and isinstance(v, str) else v for k, v in m.items()}
+    return [{k: codec.normalise(v) if k in ("content", THOUGHT) and isinstance(v, str) else v for k, v in m.items()}
             for m in messages] or None  # fmt: skip
 
 

@@ -72,6 +72,7 @@ def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
         "chat_template_sha256": found["chat_template_sha256"] if prepared.format != "text" else None,
         "template_date": found["template_date"],
         "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
+        "template_kwargs": resolved.chat.template_kwargs,
         "special_tokens": prepared.codec.reading,
         "max_length": resolved.data.max_length,
     }

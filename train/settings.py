@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
+from burnish.chat import RESERVED_VARIABLES
 from burnish.config import Flat, Given, Strict
 from burnish.config.foreign import Names
 from burnish.publish import PushSection
@@ -40,12 +41,15 @@ class BaseSection(Strict):
 class DataSection(Strict):
     """The rows."""
 
-    path: str = Field(description="JSONL, JSON, CSV or Parquet file")
+    path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, packed or not, or a directory of such")
     format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
         "auto", description="how a row is written; auto recognises it"
     )
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
+    newlines: Literal["keep", "lf"] = Field(
+        "keep", description="CR LF and CR inside texts: kept, with a warning, or made LF"
+    )
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
         description="special strings of the base inside messages: text, parse (control tokens), or an error;"
@@ -70,6 +74,17 @@ class ChatSection(Strict):
     date: str | None = Field(
         None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD that templates see; none: today"
     )
+    template_kwargs: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="variables of the template, as {enable_thinking: false}; exam and serving set them too",
+    )
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _not_ours(cls, values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(RESERVED_VARIABLES & values.keys()):
+            raise ValueError(f"{', '.join(taken)} can't be set: the template gets it from the rows or the tokenizer")
+        return values
 
 
 class LoraSection(Strict):

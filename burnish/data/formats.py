@@ -4,48 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import did_you_mean, nearest
-from .files import DataError, RawRow, Unit, place
-from .messages import NO_TOOLS, Message, as_context, check_order, kind, missing, read_turns
+from .faults import DataError, kind, missing
+from .files import RawRow, Unit, place
+from .messages import NO_TOOLS, Found, Message, as_context, check_order, is_turns, read_turns
+from .notes import Losses
+from .recognition import recognise
+from .schema import FORMATS, THOUGHTS
+from .tables import parsed_list
 
-__all__ = ["FORMATS", "Columns", "Conversion", "Example", "Message", "convert", "recognise"]
+__all__ = ["FORMATS", "Conversion", "Example", "Message", "Newlines", "convert", "recognise"]
 
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns that a format needs, and those that it may have."""
-
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> frozenset[str]:
-        return frozenset((*self.required, *self.optional))
-
-
-FORMATS: Mapping[str, Columns] = {
-    "sharegpt": Columns(("conversations",), ("system",)),
-    "messages": Columns(("messages",), ("system",)),
-    "alpaca": Columns(("instruction", "output"), ("input", "system", "history")),
-    "prompt-completion": Columns(("prompt", "completion"), ("system",)),
-    "text": Columns(("text",)),
-}
+Newlines = Literal["keep", "lf"]
 # what training would lose if such a column were passed over
 REFUSED = {"tools": NO_TOOLS, "functions": NO_TOOLS} | dict.fromkeys(
     ("images", "videos", "audios"), "only text is trained"
 )
-MOST_KEYS_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Example:
     """One row as training takes it: a conversation, or a plain text.
 
-    `line`, `row` and `unit` are the row's place in its file, as RawRow has them.
+    `line`, `row`, `unit` and `file` are the row's place in its file, as RawRow has them.
     """
 
     line: int
@@ -53,6 +38,7 @@ class Example:
     text: str | None = None
     row: int = 0
     unit: Unit = "line"
+    file: str = ""
 
     @property
     def number(self) -> int:
@@ -62,64 +48,60 @@ class Example:
     @property
     def where(self) -> str:
         """The row's place in its file, for messages."""
-        return place(self.line, self.row, self.unit)
+        return place(self.line, self.row, self.unit, self.file)
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """All rows of a file. `unused_columns` counts the rows that have a column which the format does not know."""
+    """All rows of a file. `unused_columns` counts the rows that have a column which the format does not know.
+
+    `notes` are warnings: what is lost of the rows, or was perhaps meant otherwise; `remarks` say how they were read.
+    """
 
     format: str
     examples: tuple[Example, ...]
     unused_columns: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
-def recognise(rows: Sequence[RawRow], path: Path) -> str:
-    """Return the format that more than half of the rows fit.
+def convert(rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines = "keep") -> Conversion:
+    """Return the rows as examples, in order. Raises DataError with every fault of every row.
 
-    Raises DataError, with the keys that the rows have, where none does or where several fit as well.
+    With `newlines` "lf" every CR LF and lone CR of a text becomes LF.
     """
-    votes = Counter(name for row in rows for name in _fitting(row.value))
-    ranked = votes.most_common(2)
-    if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
-        both = " and ".join(f"{name} ({_rows(count)})" for name, count in ranked)
-        raise DataError(f"{path}: the rows fit {both} alike; say with data.format which is meant")
-    if not ranked or ranked[0][1] * 2 <= len(rows):
-        raise DataError(_unrecognised(rows, votes, path))
-    return ranked[0][0]
-
-
-def convert(rows: Sequence[RawRow], format: str, path: Path) -> Conversion:
-    """Return the rows as examples, in order. Raises DataError with every fault of every row."""
     if format not in FORMATS:
         raise DataError(f"data.format: unknown format '{format}'{did_you_mean(format, FORMATS)}")
     examples: list[Example] = []
     faults: list[str] = []
     unused: Counter[str] = Counter()
     seen: set[str] = set()
+    losses = Losses(format)
     for raw in rows:
         example, row = _convert_row(raw, format)
         faults += [f"{path}: {raw.where}: {fault}" for fault in row.faults]
-        unused.update(row.unused())
+        unused.update(row.unused_keys())
         seen.update(row.value)
-        examples += [example] if example else []
+        losses.add(row.value, row, row.known)
+        if example:
+            plain = _with_lf(example) if newlines == "lf" else example
+            losses.newlines += plain is not example
+            examples.append(plain)
     if faults:
         raise DataError(faults)
     absent = FORMATS[format].all - seen
     near = {column: name for column in unused if (name := nearest(column, absent))}
     notes = [f"the column '{column}' is not used; did you mean '{name}'?" for column, name in near.items()]
-    return Conversion(format, tuple(examples), dict(unused), tuple(notes))
+    shown = {column: count for column, count in unused.items() if column not in losses.named}
+    return Conversion(format, tuple(examples), shown, (*notes, *losses.notes()), tuple(losses.remarks()))
 
 
 @dataclass
-class _Row:
-    """A row that is being read: its cells, the faults found in it, and the keys inside turns that say nothing."""
+class _Row(Found):
+    """A row that is being read: its cells, the columns that were understood, and what was found in it."""
 
-    value: dict[str, Any]
-    known: frozenset[str]
-    faults: list[str] = field(default_factory=list)
-    inner: set[str] = field(default_factory=set)
+    value: dict[str, Any] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
 
     def text(self, key: str, needed: bool = True) -> str | None:
         """Return a cell's text: "" where it is not there and not needed, None where that is a fault."""
@@ -145,38 +127,77 @@ class _Row:
         if key not in self.value:
             self.faults.append(missing(key, self.value, self.known))
             return []
-        return read_turns(self.value[key], key, self.faults, self.inner, first)
+        return read_turns(self.value[key], key, self, first)
 
-    def unused(self) -> set[str]:
-        return self.inner | {key for key, value in self.value.items() if value is not None and key not in self.known}
+    def thought(self) -> str:
+        """Return the thought that a column of the row has for its last response."""
+        names = [name for name in THOUGHTS if isinstance(cell := self.value.get(name), str) and cell.strip()]
+        self.thoughts.update(names)
+        return "\n".join(dict.fromkeys(self.value[name] for name in names))
+
+    def unused_keys(self) -> set[str]:
+        used = self.known | self.thoughts
+        return self.unused | {key for key, value in self.value.items() if value is not None and key not in used}
 
 
 def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
+    known = FORMATS[format].all
     if isinstance(raw.value, str) and format == "text":
-        row = _Row({"text": raw.value}, FORMATS["text"].all)
+        row = _Row(value={"text": raw.value}, known=known)
     elif not isinstance(raw.value, dict):
-        return None, _Row({}, frozenset(), [f"the row is {kind(raw.value)}, expected an object"])
+        return None, _Row(faults=[f"the row is {kind(raw.value)}, expected an object"])
     else:
-        row = _Row(raw.value, FORMATS[format].all | {"conversation"} if format == "sharegpt" else FORMATS[format].all)
+        row = _Row(value=raw.value, known=known | {"conversation"} if format == "sharegpt" else known)
     for column, why in REFUSED.items():
         if row.value.get(column) not in (None, "", "[]", [], {}):
             row.faults.append(f"'{column}': {why}; take the column out, or train without these rows")
+    messages: tuple[Message, ...] | None = None
+    text = None
     if format == "text":
-        example = Example(raw.line, None, row.response("text"), raw.row, raw.unit)
+        text = row.response("text")
+        row.thought()
     else:
-        messages = tuple(_with_system(row, _READERS[format](row)))
-        example = Example(raw.line, messages, None, raw.row, raw.unit)
-    return (None if row.faults else example), row
+        messages = tuple(_with_thought(row, _with_system(row, _READERS[format](row))))
+    return (None if row.faults else Example(raw.line, messages, text, raw.row, raw.unit, raw.file)), row
 
 
 def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
-    """Put the text of the column `system` first."""
+    """Put the text of the column `system` first, and take empty system turns out: they are none."""
     system = row.text("system", needed=False)
-    if not system:
-        return messages
-    if messages and messages[0].role == "system":
+    there = [m for m in messages if m.role != "system" or m.content.strip()]
+    row.blank_system = len(there) < len(messages) or row.value.get("system") == ""
+    if not system or not system.strip():
+        row.blank_system |= bool(system)
+        return there
+    if there and there[0].role == "system":
+        if there[0].content == system:
+            return there
         row.faults.append("'system' is given, and the first turn is a system turn as well")
-    return [Message("system", system), *messages]
+    return [Message("system", system), *there]
+
+
+def _with_thought(row: _Row, messages: list[Message]) -> list[Message]:
+    """Give the last response the thought that stands in a column."""
+    thought = row.thought()
+    if not thought or not messages or messages[-1].role != "assistant" or messages[-1].reasoning:
+        return messages
+    return [*messages[:-1], replace(messages[-1], reasoning=thought)]
+
+
+def _with_lf(example: Example) -> Example:
+    """Return an example whose lines end in LF alone: the same one where they do."""
+
+    def plain(text: str) -> str:
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    if not any(
+        "\r" in text for text in (example.text or "", *(m.content + m.reasoning for m in example.messages or ()))
+    ):
+        return example
+    messages = example.messages and tuple(
+        replace(m, content=plain(m.content), reasoning=plain(m.reasoning)) for m in example.messages
+    )
+    return replace(example, messages=messages, text=None if example.text is None else plain(example.text))
 
 
 def _sharegpt(row: _Row) -> list[Message]:
@@ -199,11 +220,20 @@ def _ordered(row: _Row, messages: list[Message]) -> list[Message]:
 def _alpaca(row: _Row) -> list[Message]:
     """The user's turn is the instruction, and on the next line the input where there is one."""
     history = _history(row)
-    parts = row.text("instruction"), row.text("input", needed=False)
+    parts = row.text("instruction"), _input(row)
     user = "\n".join(part for part in parts if part and part.strip())
     if not user and None not in parts:
         row.faults.append("'instruction' and 'input' are both empty")
     return [*history, Message("user", user), Message("assistant", row.response("output"))]
+
+
+def _input(row: _Row) -> str | None:
+    """Return the text of the input; where it is empty, that of the column `context`, which others call it."""
+    context = row.value.get("context")
+    if row.value.get("input") not in (None, "") or not isinstance(context, str) or not context.strip():
+        return row.text("input", needed=False)
+    row.known, row.as_input = row.known | {"context"}, True
+    return context
 
 
 def _history(row: _Row) -> list[Message]:
@@ -211,6 +241,8 @@ def _history(row: _Row) -> list[Message]:
     pairs = row.value.get("history")
     if pairs in (None, "", "[]"):
         return []
+    if isinstance(pairs, str) and pairs.lstrip().startswith("["):
+        pairs = parsed_list(pairs, row.faults) or pairs
     if not isinstance(pairs, list):
         row.faults.append(f"'history' is {kind(pairs)}, expected a list of [user, assistant] pairs")
         return []
@@ -226,6 +258,9 @@ def _history(row: _Row) -> list[Message]:
 def _prompt_completion(row: _Row) -> list[Message]:
     """Two texts are a user's turn and the response; of two lists of turns only the completion's are learned."""
     prompt, completion = row.value.get("prompt"), row.value.get("completion")
+    if isinstance(prompt, str) and isinstance(completion, str) and is_turns(prompt) and is_turns(completion):
+        prompt, completion = parsed_list(prompt, []), parsed_list(completion, [])
+        row.value = row.value | {"prompt": prompt, "completion": completion}
     if isinstance(prompt, list) and isinstance(completion, list):
         before = row.turns("prompt")
         return _ordered(row, [*as_context(before), *row.turns("completion", first=len(prompt) + 1)])
@@ -244,42 +279,3 @@ _READERS: Mapping[str, Callable[[_Row], list[Message]]] = {
     "alpaca": _alpaca,
     "prompt-completion": _prompt_completion,
 }
-
-
-def _fitting(value: Any) -> list[str]:
-    """Return the formats whose required keys a row has; text only where no other fits, as it often stands beside."""
-    if isinstance(value, str):
-        return ["text"]
-    if not isinstance(value, dict):
-        return []
-    keys = {key for key, cell in value.items() if cell is not None}
-    keys |= {"conversations"} if "conversation" in keys else set()
-    fitting = [name for name, columns in FORMATS.items() if keys.issuperset(columns.required)]
-    return [name for name in fitting if name != "text"] or fitting
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'' if count == 1 else 's'}"
-
-
-def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> str:
-    keys = Counter(key for row in rows if isinstance(row.value, dict) for key in row.value)
-    found = ", ".join(f"'{key}' ({_rows(count)})" for key, count in keys.most_common(MOST_KEYS_SHOWN))
-    known = "; ".join(f"{name} needs {' and '.join(columns.required)}" for name, columns in FORMATS.items())
-    some = ", ".join(f"{name} fits {count} of {len(rows)} rows" for name, count in votes.most_common())
-    head = f"most rows fit no format ({some})" if some else "the rows fit no format"
-    return f"{path}: {head}; keys found: {found or 'none'}; {known}{_guess(rows, keys)}"
-
-
-def _guess(rows: Sequence[RawRow], keys: Counter[str]) -> str:
-    """Say what was probably meant by rows that fit no format."""
-    if {"chosen", "rejected"} <= keys.keys():
-        return "; pairs of chosen and rejected answers are not trained: make a completion of the chosen one"
-    only = rows[0].value if len(rows) == 1 and isinstance(rows[0].value, dict) else {}
-    if inner := [
-        key for key, value in only.items() if isinstance(value, list) and value and isinstance(value[0], dict)
-    ]:
-        return f"; the rows seem to stand under '{inner[0]}': give that list alone"
-    wanted = {name for columns in FORMATS.values() for name in columns.required} - keys.keys()
-    near = {key: name for key in keys if (name := nearest(key, wanted))}
-    return "".join(f"; by '{key}', did you mean '{name}'?" for key, name in near.items())

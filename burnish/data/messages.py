@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from ..errors import did_you_mean, nearest
+from ..errors import did_you_mean
+from .faults import kind, missing
+from .flags import FLAGS, is_trained
+from .schema import THOUGHTS
+from .tables import parsed, parsed_list
 
 # the names that data sets give to a speaker, and the role that chat templates know
 ROLES = {
@@ -26,68 +30,91 @@ TOOL_ROLES = frozenset(
     {"tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response", "ipython"}
 )
 SPEAKER_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
-TURN_KEYS = frozenset({*SPEAKER_KEYS, *TEXT_KEYS, "weight", "tool_calls", "function_call"})
+TURN_KEYS = FLAGS.union(SPEAKER_KEYS, TEXT_KEYS, ("tool_calls", "function_call"))
+# parts of a text that hold a thought: Anthropic's and others' content
+THOUGHT_PARTS = frozenset({"thinking", "reasoning", "thought"})
 NO_TOOLS = "tool calls are not trained yet"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `role` is system, user or assistant; `train` is False for a response that is context only."""
+    """One turn. `role` is system, user or assistant; `train` is False for a response that is context only.
+
+    `reasoning` is the thought before a response, where the row gives it apart from the text.
+    """
 
     role: str
     content: str
     train: bool = True
+    reasoning: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return the turn as chat templates take it."""
-        return {"role": self.role, "content": self.content}
+        thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {"role": self.role, "content": self.content, **thought}
 
 
-def kind(value: Any) -> str:
-    """Return what a value is, in the words of JSON: "a number", "null", "an object"."""
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text"}
-    names |= {list: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
+@dataclass
+class Found:
+    """What was found in a row beside its messages: faults, and keys that say nothing or that can't be used.
+
+    `ignored` are flags on turns that are never learned.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    unused: set[str] = field(default_factory=set)
+    thoughts: set[str] = field(default_factory=set)
+    ignored: set[str] = field(default_factory=set)
+    blank_system: bool = False
+    as_input: bool = False  # the context stands in the place of the input
 
 
-def missing(key: str, row: dict[str, Any], known: frozenset[str]) -> str:
-    """Return the fault of a key that is not there: with a near one that is, else with all that are."""
-    present = [name for name, value in row.items() if value is not None]
-    near = nearest(key, [name for name in present if name not in known])
-    if near:
-        return f"no '{key}'; '{near}' is near, did you mean that?"
-    return f"no '{key}' (it has {', '.join(repr(name) for name in present[:8]) or 'no keys'})"
-
-
-def read_turns(value: Any, column: str, faults: list[str], unused: set[str], first: int = 1) -> list[Message]:
+def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Message]:
     """Return the messages of a list of turns, each an object with role and content, or with from and value.
 
-    Turns are numbered from `first` in the faults. Keys that say nothing to us are added to `unused`.
+    The list may stand as JSON in a text, or as an object of lists, as `datasets` writes sequences. Turns are numbered
+    from `first` in the faults.
     """
-    if not isinstance(value, list):
-        hint = " (a CSV cell holds text only: write such rows as JSONL)" if isinstance(value, str) else ""
-        faults.append(f"'{column}' is {kind(value)}, expected a list of turns{hint}")
+    turns = _as_list(value, column, found.faults)
+    if turns is None:
         return []
-    if not value:
-        faults.append(f"'{column}' is an empty list, expected turns")
+    if not turns:
+        found.faults.append(f"'{column}' is an empty list, expected turns")
     messages = []
-    for number, turn in enumerate(value, start=first):
-        found: list[str] = []
-        if message := _turn(turn, found):
+    for number, turn in enumerate(turns, start=first):
+        of_turn = Found()
+        if message := _turn(turn, of_turn):
             messages.append(message)
-        faults += [f"turn {number}: {fault}" for fault in found]
+        found.faults += [f"turn {number}: {fault}" for fault in of_turn.faults]
         if isinstance(turn, dict):
-            unused.update(f"{column}[].{key}" for key in turn if key not in TURN_KEYS and turn[key] is not None)
+            unused = {key for key in turn if key not in TURN_KEYS and turn[key] is not None} - of_turn.thoughts
+            found.unused.update(f"{column}[].{key}" for key in unused)
+        found.thoughts.update(f"{column}[].{key}" for key in of_turn.thoughts)
+        found.ignored.update(f"{column}[].{key}" for key in of_turn.ignored)
     return messages
 
 
+def is_turns(value: str) -> bool:
+    """Whether a text is JSON for a list of turns, each with a speaker and a text."""
+    if not value.lstrip().startswith("["):
+        return False
+    turns = parsed_list(value, [])
+    return bool(turns) and all(
+        isinstance(turn, dict) and any(k in turn for k in SPEAKER_KEYS) and any(k in turn for k in TEXT_KEYS)
+        for turn in turns or ()
+    )
+
+
 def check_order(messages: Sequence[Message], faults: list[str]) -> None:
-    """Add what chat templates refuse: system first only, then user and assistant in turn, the assistant last."""
+    """Add what chat templates refuse: system first only, then user and assistant in turn, the assistant last.
+
+    Empty system turns count as none; the numbers of the turns are those of the row.
+    """
     spoken = [(n, m) for n, m in enumerate(messages, start=1) if m.role != "system"]
     faults += [
         f"turn {n}: a system turn; only the first turn may be one"
         for n, m in enumerate(messages, start=1)
-        if m.role == "system" and n > 1
+        if m.role == "system" and n > 1 and m.content.strip()
     ]
     if spoken and spoken[0][1].role == "assistant":
         faults.append(f"turn {spoken[0][0]}: the assistant speaks first; a conversation begins with the user's turn")
@@ -100,7 +127,7 @@ def check_order(messages: Sequence[Message], faults: list[str]) -> None:
     elif spoken[-1][1].role != "assistant":
         faults.append(f"turn {spoken[-1][0]}: the last turn is the user's; a row ends with the assistant's")
     elif not any(m.train for m in responses):
-        faults.append("every assistant turn has weight 0, so there is nothing to learn")
+        faults.append("no assistant turn is to be learned (weight 0, train false ...), so there is nothing to learn")
 
 
 def as_context(messages: Sequence[Message]) -> list[Message]:
@@ -108,20 +135,55 @@ def as_context(messages: Sequence[Message]) -> list[Message]:
     return [replace(m, train=False) if m.role == "assistant" else m for m in messages]
 
 
-def _turn(value: Any, faults: list[str]) -> Message | None:
+def _as_list(value: Any, column: str, faults: list[str]) -> list[Any] | None:
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            faults.append(f"'{column}' is text, expected a list of turns (as JSON, where a cell holds text only)")
+            return None
+        wrong: list[str] = []
+        turns = parsed_list(value, wrong)
+        if turns is None:
+            faults.append(f"'{column}' is text, expected a list of turns as JSON: {'; '.join(wrong)}")
+        return turns
+    if isinstance(value, dict) and value and all(isinstance(cells, list) for cells in value.values()):
+        lists = list(value.values())
+        if all(len(cells) == len(lists[0]) for cells in lists):
+            return [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
+    if not isinstance(value, list):
+        faults.append(f"'{column}' is {kind(value)}, expected a list of turns")
+        return None
+    return value
+
+
+def _turn(value: Any, found: Found) -> Message | None:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = parsed(value) or value
     if not isinstance(value, dict):
-        faults.append(f"it is {kind(value)}, expected an object with 'role' and 'content', or 'from' and 'value'")
+        found.faults.append(f"it is {kind(value)}, expected an object with 'role' and 'content', or 'from' and 'value'")
         return None
-    role = _role(value, faults)
+    role = _role(value, found.faults)
     if value.get("tool_calls") or value.get("function_call"):
-        faults.append(NO_TOOLS)
+        found.faults.append(NO_TOOLS)
         return None
-    content = _content(value, faults)
+    if role == "system" and any(key in value for key in TEXT_KEYS) and not any(value.get(key) for key in TEXT_KEYS):
+        return Message("system", "")
+    content = _content(value, found)
     if role is None or content is None:
         return None
-    if role != "system" and not content.strip():
-        faults.append("the response is empty" if role == "assistant" else "the user's text is empty")
-    return Message(role, content, _trained(value, role, faults))
+    text, thoughts = content
+    if role != "system" and not text.strip():
+        found.faults.append("the response is empty" if role == "assistant" else "the user's text is empty")
+    trained = is_trained(value, role, found.faults, found.ignored)
+    return Message(role, text, trained, "\n".join([*thoughts, *_thoughts(value, role, found)]))
+
+
+def _thoughts(value: dict[str, Any], role: str, found: Found) -> list[str]:
+    """Return the texts of an assistant's turn that are thoughts, each once."""
+    keys = [key for key in THOUGHTS if isinstance(value.get(key), str) and value[key].strip()]
+    if role != "assistant":
+        return []
+    found.thoughts.update(keys)
+    return list(dict.fromkeys(value[key] for key in keys))
 
 
 def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> str | None:
@@ -156,35 +218,28 @@ def _role(value: dict[str, Any], faults: list[str]) -> str | None:
     return None
 
 
-def _content(value: dict[str, Any], faults: list[str]) -> str | None:
-    """Return the text of a turn: a string, or a list of text parts, which are joined as they stand."""
-    key = _key(value, TEXT_KEYS, faults)
+def _content(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None:
+    """Return the text of a turn and the thoughts in it: a string, or a list of parts, whose texts are joined."""
+    key = _key(value, TEXT_KEYS, found.faults)
     if key is None:
         return None
     content = value[key]
     if isinstance(content, str):
-        return content
+        return content, []
     if not isinstance(content, list):
-        faults.append(f"'{key}' is {kind(content)}, expected text")
+        found.faults.append(f"'{key}' is {kind(content)}, expected text")
         return None
-    texts = []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    wrong = len(found.faults)
     for number, part in enumerate(content, start=1):
-        text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None
+        type = part.get("type", "text") if isinstance(part, dict) else None
+        text = part.get("text") if type == "text" else part.get(type) if type in THOUGHT_PARTS else None
         if isinstance(text, str):
-            texts.append(text)
+            (texts if type == "text" else thoughts).append(text)
         else:
             what = f"of type '{part.get('type')}'" if isinstance(part, dict) else kind(part)
-            faults.append(f"part {number} of '{key}' is {what}; only text parts are trained")
-    return "".join(texts) if len(texts) == len(content) else None
-
-
-def _trained(value: dict[str, Any], role: str, faults: list[str]) -> bool:
-    """Read OpenAI's `weight`: 0 keeps an assistant's turn as context only."""
-    weight = value.get("weight")
-    if weight is None:
-        return True
-    if role != "assistant":
-        faults.append(f"'weight' stands on a {role} turn; only assistant turns have one")
-    elif isinstance(weight, bool) or weight not in (0, 1):
-        faults.append(f"'weight' is {weight!r}, expected 0 or 1")
-    return bool(weight)
+            found.faults.append(f"part {number} of '{key}' is {what}; only text parts are trained")
+    if thoughts:
+        found.thoughts.add(f"{key}[].thinking")
+    return ("".join(texts), thoughts) if len(found.faults) == wrong else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +91,31 @@ _EMPTY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
-    """Return whether a decoded text is the text that was encoded, but for what the tokenizer itself is made to change.
+def canonical_text(tokenizer: Any, beside: Iterable[str] = ()) -> Callable[[str], str]:
+    """Return what makes one text of all that the tokenizer, made as it is, decodes alike.
 
-    That is its normalizer, a blank that it puts before the text, and blanks beside special tokens that strip them.
+    That is its normalizer, and the blanks beside special tokens that strip them; also beside the given strings.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     normal = normalizer(tokenizer)
     blank = BLANK in json.dumps([backend["decoder"], backend["pre_tokenizer"]], ensure_ascii=False)
-    beside = [t["content"] for t in backend["added_tokens"] if t["special"] or t["lstrip"] or t["rstrip"]]
-    pattern = re.compile(rf"\s*({'|'.join(map(re.escape, beside))})\s*") if beside else None
+    tokens = [t["content"] for t in backend["added_tokens"] if t["special"] or t["lstrip"] or t["rstrip"]]
+    strings = sorted({*tokens, *beside}, key=len, reverse=True)
+    pattern = re.compile(rf"\s*({'|'.join(map(re.escape, strings))})\s*") if strings else None
 
     def canonical(text: str) -> str:
         text = normal(text.replace(BLANK, " ") if blank else text)
         return pattern.sub(r"\1", text) if pattern else text
+
+    return canonical
+
+
+def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
+    """Return whether a decoded text is the text that was encoded, but for what the tokenizer itself is made to change.
+
+    That is what `canonical_text` evens out, and a blank that it puts before the text.
+    """
+    canonical = canonical_text(tokenizer)
 
     def same(decoded: str, text: str) -> bool:
         if decoded == text:

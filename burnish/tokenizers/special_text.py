@@ -78,6 +78,7 @@ class Chat:
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> Prompt:
         """Render a chat, and tell the template's control tokens from the text of the messages."""
+        variables = {**self.template.variables, **variables}
         kept = (messages, variables)
         if self.reading == "parse" or not any(self._finder.edge.search(text) for text in texts(kept)):
             return Prompt(self.template.render(messages, add_generation_prompt, **variables))

@@ -75,13 +75,15 @@ def text_parity(exam: Exam, encode: Encode) -> Check:
 
 def gguf_chat(model: Model, record: TrainRecord) -> Chat | None:
     """Return what a server makes of messages with a GGUF: its template at the run's frozen date, its tokenizer."""
-    template = templates.from_gguf(model, record.template_date) if record.template_date else None
+    date, variables = record.template_date, record.template_kwargs
+    template = templates.from_gguf(model, date, variables) if date else None
     return Chat(template, vocabulary.from_gguf(model), record.special_tokens) if template else None
 
 
 def checkpoint_chat(tokenizer: Any, record: TrainRecord) -> Chat | None:
     """Return the same with a checkpoint's tokenizer, as transformers loads it."""
-    template = templates.from_tokenizer(tokenizer, record.template_date) if record.template_date else None
+    date, variables = record.template_date, record.template_kwargs
+    template = templates.from_tokenizer(tokenizer, date, variables=variables) if date else None
     return Chat(template, vocabulary.from_tokenizer(tokenizer), record.special_tokens) if template else None
 
 

@@ -199,10 +199,22 @@ def _limits(s: Publication) -> str:
         lines += [
             f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
             " runtimes take today's where a template asks for one.",
+            *_variables(s),
             f"- A turn ends with {', '.join(f'`{t}`' for t in s.export.stop)}. Ollama takes a chat template in its own"
             " language, not the one in the GGUF; that form was not examined.",
         ]
     return "\n".join([*lines, ""])
+
+
+def _variables(s: Publication) -> list[str]:
+    """Say what other servers must be told, if the chat template was rendered with variables of its own."""
+    if not s.export.template_kwargs:
+        return []
+    said = json.dumps(s.export.template_kwargs, ensure_ascii=False)
+    return [
+        f"- Its chat template was rendered with `{said}`; Burnish's server does so by itself, llama-server with"
+        f" `--chat-template-kwargs '{said}'`, others where a request has it as `chat_template_kwargs`."
+    ]
 
 
 def _file(artefact: Artefact) -> str:

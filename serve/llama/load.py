@@ -87,7 +87,7 @@ def _template(model: Model, chosen: Chosen) -> ChatTemplate | None:
                 f"{chosen.path}: its chat template is not the one the run was trained with "
                 f"({text_sha256(source)[:12]}, trained with {chosen.template_sha256[:12]}); {chosen.remedy}"
             )
-    template = from_gguf(model, chosen.template_date)
+    template = from_gguf(model, chosen.template_date, chosen.template_kwargs)
     if template is None:
         warn("the model has no chat template: /v1/chat/completions is refused, /v1/completions works")
         return None

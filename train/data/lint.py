@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from burnish.data.formats import Example, Message
 
+from . import suspects
 from .dedupe import repeats
 
 MIN_ROWS = 10
@@ -25,7 +26,8 @@ _MARKER = re.compile(
 )
 # UTF-8 that was once read as Windows-1252: é became Ã©, ’ became â€™
 _MOJIBAKE = re.compile(r"â€.|Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|ï»¿|ðŸ")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_QUOTED = re.compile(r'\s*"[^"]*"\s*')
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,21 @@ class LintWarning:
 
 
 def lint(
-    examples: Sequence[Example], unit: str = "line", parsed: bool = True, known: Collection[str] = ()
+    examples: Sequence[Example],
+    unit: str = "line",
+    parsed: bool = True,
+    known: Collection[str] = (),
+    heldout: bool = False,
 ) -> list[LintWarning]:
-    """Return the warnings for these rows, the gravest first; `unit` is what their number counts ("line" or "row").
+    """Return the warnings for these rows, the gravest first; `unit` is what their number counts, theirs where it is "".
 
-    `parsed`: special strings in the rows become control tokens. `known` are those that another warning names.
+    `parsed`: special strings in the rows become control tokens. `known` are those that another warning names. Of rows
+    that are held out only the texts are looked at: they teach nothing.
     """
+    unit = unit or next((example.unit for example in examples), "line")
     found: list[LintWarning] = []
-    checks: tuple[Check, ...] = (_placeholders, partial(_markers, parsed=parsed, known=known), *_CHECKS)
-    for check in checks:
+    checks: tuple[Check, ...] = (_placeholders, partial(_markers, parsed=parsed, known=known), *_OF_TEXTS)
+    for check in checks if heldout else (*checks, *_OF_ROWS):
         found += check(examples, unit)
     return found
 
@@ -82,8 +90,46 @@ def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     found = []
     for kind, (pattern, text) in kinds.items():
         if lines := _unique(e.number for e in examples if any(pattern.search(part) for part in _texts(e))):
-            found.append(LintWarning(kind, f"{text}: {_where(lines, unit)}", lines))
+            found.append(LintWarning(kind, f"{text}: {_counted(lines, unit)}", lines))
     return found
+
+
+def _empty_cells(examples: Sequence[Example], unit: str) -> list[LintWarning]:
+    found: defaultdict[str, dict[int, None]] = defaultdict(dict)
+    for example in examples:
+        for role, text in _turns(example):
+            for name in suspects.empty_cells(text, role == "user"):
+                found[f"'{name}'"][example.number] = None
+    advice = "in the place of a text: a program wrote it for an empty cell? The model learns it; leave the cell empty"
+    return _named("empty-cell", "texts that are only", _ordered(found), f"stand {advice}", unit)
+
+
+def _escapes(examples: Sequence[Example], unit: str) -> list[LintWarning]:
+    named = _found(examples, suspects.escapes)
+    advice = "stand in texts as characters, not as what they mean: the model learns to write the backslash"
+    return _named("escape", "escapes", named, advice, unit)
+
+
+def _line_ends(examples: Sequence[Example], unit: str) -> list[LintWarning]:
+    named = _found(examples, suspects.line_ends)
+    advice = "end lines inside texts and are learned so; data.newlines: lf makes them LF"
+    return _named("line-end", "line ends", named, advice, unit)
+
+
+def _invisible(examples: Sequence[Example], unit: str) -> list[LintWarning]:
+    named = _found(examples, suspects.invisible)
+    advice = "stand in texts, which look the same without them and are other tokens: take them out"
+    return _named("invisible", "invisible characters", named, advice, unit)
+
+
+def _quoted(examples: Sequence[Example], unit: str) -> list[LintWarning]:
+    """Responses that stand in quotes as a whole, most of them: left over from a table."""
+    responses = [e for e in examples if e.messages]
+    lines = _unique(e.number for e in responses if e.messages and _QUOTED.fullmatch(e.messages[-1].content))
+    if len(lines) < 2 or len(lines) <= MAX_SAME_SHARE * len(responses):
+        return []
+    text = f"responses stand in quotes as a whole, which the model learns too: {_counted(lines, unit)}"
+    return [LintWarning("quoted", text, lines)]
 
 
 def _few(examples: Sequence[Example], unit: str) -> list[LintWarning]:
@@ -113,7 +159,7 @@ def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     if not several:
         return []
     prompts = f"{len(several)} prompts have" if len(several) > 1 else "1 prompt has"
-    text = f"{prompts} several different answers ({_where(several[0], unit)}); mend them, unless variety is meant"
+    text = f"{prompts} several different answers ({_where(several[0], unit)}); fix them, unless variety is meant"
     return [LintWarning("conflict", text, tuple(sorted(line for lines in several for line in lines)))]
 
 
@@ -139,36 +185,44 @@ def _whitespace(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     )
     if not lines:
         return []
-    text = f"responses begin or end with blanks or line breaks, which the model learns too: {_where(lines, unit)}"
+    text = f"responses begin or end with blanks or line breaks, which the model learns too: {_counted(lines, unit)}"
     return [LintWarning("whitespace", text, lines)]
 
 
-_CHECKS: tuple[Check, ...] = (
-    _garbled,
-    _few,
-    _duplicates,
-    _same_response,
-    _conflicts,
-    _whitespace,
-)
+_OF_TEXTS: tuple[Check, ...] = (_garbled, _empty_cells, _escapes, _line_ends, _invisible, _quoted, _whitespace)
+_OF_ROWS: tuple[Check, ...] = (_few, _duplicates, _same_response, _conflicts)
+
+
+def _turns(example: Example) -> Iterator[tuple[str, str]]:
+    """Yield the role and text of each turn; a plain text has no role."""
+    if example.text is not None:
+        yield "", example.text
+    for message in example.messages or ():
+        yield message.role, message.content
 
 
 def _texts(example: Example) -> Iterator[str]:
-    if example.text is not None:
-        yield example.text
-    for message in example.messages or ():
-        yield message.content
+    return (text for _, text in _turns(example))
 
 
 def _matches(
     examples: Sequence[Example], pattern: re.Pattern[str], name: Callable[[re.Match[str]], str]
 ) -> dict[str, tuple[int, ...]]:
     """Return the lines of every name that the pattern finds, the most frequent first."""
+    return _found(examples, lambda text: map(name, pattern.finditer(text)))
+
+
+def _found(examples: Sequence[Example], names: Callable[[str], Iterable[str]]) -> dict[str, tuple[int, ...]]:
+    """Return the lines of every name that is found in a text, the most frequent first."""
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example in examples:
         for text in _texts(example):
-            for match in pattern.finditer(text):
-                found[name(match)][example.number] = None
+            for name in names(text):
+                found[name][example.number] = None
+    return _ordered(found)
+
+
+def _ordered(found: Mapping[str, dict[int, None]]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(lines) for key, lines in sorted(found.items(), key=lambda item: -len(item[1]))}
 
 
@@ -189,6 +243,11 @@ def rows_named(named: Mapping[str, tuple[int, ...]], unit: str) -> str:
     if more := len(named) - len(shown):
         shown.append(f"{more} more")
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def _counted(lines: Sequence[int], unit: str) -> str:
+    """Return "3 rows, lines 3, 7 and 9"."""
+    return f"{_rows(len(lines))}, {_where(lines, unit)}"
 
 
 def _where(lines: Sequence[int], unit: str) -> str:

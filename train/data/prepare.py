@@ -165,8 +165,11 @@ def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple
     special = special_strings(sources.read, text.template, text.codec)
     rendered = None if sources.chats else rendering(sources.read, text.template, text.codec)
     parsed = not sources.chats or text.codec.reading == "parse"
-    found = lint(sources.read, sources.unit, parsed, {*special, *(rendered.markers if rendered else ())})
+    known = {*special, *(rendered.markers if rendered else ())}
+    found = lint(sources.read, sources.unit, parsed, known)
     warnings = [warning.text for warning in found]
+    heldout = lint(sources.heldout or (), "", parsed, known, heldout=True)
+    warnings += [f"data.eval_path {data.eval_path}: {warning.text}" for warning in heldout]
     if rendered:
         warnings.insert(0, rendered.text)
     if special and data.special_tokens in ("auto", "parse"):
@@ -178,8 +181,11 @@ def _tokenizer_warnings(sources: Sources, text: _Text, prepared: Prepared, data:
     """Return the warnings over the tokenizer and template. Raises ConfigError or DataError where no run can work."""
     template = text.template if sources.chats else None
     warnings = check_vocabulary(text.tokenizer, text.base, sources.read, template, text.codec)
+    if text.template is None:
+        warnings.append(templates.NO_TEMPLATE)
     if template is not None:
         warnings += _end_warnings(prepared, data)
+        warnings += templates.lost_thoughts([*prepared.train, *prepared.heldout], template, text.codec)
         ends = templates.base_end_ids(text.base.path, text.tokenizer)
         warnings += templates.warnings(template, text.tokenizer, prepared.terminators, ends)
     return warnings

@@ -8,7 +8,7 @@ from pathlib import Path
 from burnish.console import say, warn
 from burnish.data.files import DataError, read_rows
 from burnish.data.formats import Conversion, Example, convert, recognise
-from burnish.files import file_sha256
+from burnish.files import tree_sha256
 
 from ..settings import DataSection
 from .split import without_overlap
@@ -54,8 +54,8 @@ def read_sources(data: DataSection) -> Sources:
         train=train,
         heldout=heldout,
         shared=shared,
-        data_sha256=file_sha256(Path(data.path)),
-        eval_sha256=file_sha256(Path(data.eval_path)) if data.eval_path else None,
+        data_sha256=tree_sha256(Path(data.path)),
+        eval_sha256=tree_sha256(Path(data.eval_path)) if data.eval_path else None,
     )
 
 
@@ -75,13 +75,16 @@ def _read(setting: str, name_of_file: str, data: DataSection) -> Conversion:
     path = Path(name_of_file)
     if not path.exists():
         raise DataError(f"{setting} {path}: no such file")
-    raw = read_rows(path)
+    how: list[str] = []
+    raw = read_rows(path, how)
     name = recognise(raw, path) if data.format == "auto" else data.format
-    converted = convert(raw, name, path)
+    converted = convert(raw, name, path, data.newlines)
     say(
         f"data: {path}: {len(converted.examples)} rows, format {name}"
         + (" (recognised)" if data.format == "auto" else "")
     )
+    for remark in (*how, *converted.remarks):
+        say(f"data: {path}: {remark}")
     for note in converted.notes:
         warn(f"{path}: {note}")
     if converted.unused_columns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,19 @@ from burnish.files import first_line
 from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.loader import TokenizerError
-from burnish.tokenizers.special_text import Reading
+from burnish.tokenizers.special_text import MARKERS, Reading
 from burnish.tokenizers.vocabulary import from_tokenizer as vocabulary_of
 from burnish.tokenizers.vocabulary import start_ids
 
 from ..settings import BaseSection, ChatSection
-from .mask import Codec
+from .mask import Codec, Row
 
 MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
+
+NO_TEMPLATE = (
+    "the base has no chat template: what is trained will answer /v1/completions and refuse /v1/chat/completions; for"
+    " chats, set chat.template"
+)
 
 
 def load_tokenizer(directory: Path, base: BaseSection) -> Any:
@@ -48,7 +53,13 @@ def loading_fault(base: BaseSection, error: Exception) -> str:
 def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
     """Return the run's template: the named one, the file's, else the base's own; None where the base has none."""
     date = chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
-    return from_tokenizer(tokenizer, date, load_template(chat.template) if chat.template else None)
+    source = load_template(chat.template) if chat.template else None
+    found = from_tokenizer(tokenizer, date, source, chat.template_kwargs)
+    unknown = [name for name in chat.template_kwargs if found is not None and not found.names(name)]
+    if unknown:
+        which = f"the template of {chat.template}" if chat.template else "the base's own template"
+        raise ConfigError([f"chat.template_kwargs: {which} has no variable '{name}'" for name in unknown])
+    return found
 
 
 def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
@@ -60,6 +71,26 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
         )
     template.check()  # once, not for every row
     return template
+
+
+def lost_thoughts(rows: Sequence[Row], template: ChatTemplate, codec: Codec) -> list[str]:
+    """Return the warning that names the thoughts (`reasoning`) which are not trained, if there are any."""
+    lost = [row.example for row in rows if any(not kept for kept in _thoughts_kept(row, codec))]
+    if not lost:
+        return []
+    why = "reads none" if template.thought_field is None else "leaves them out"
+    return [
+        f"thoughts of {len(lost)} rows (first {lost[0].where}) are not trained: the chat template {why}; write them"
+        " into the content as its model writes thoughts, or set chat.template to one that takes them"
+    ]
+
+
+def _thoughts_kept(row: Row, codec: Codec) -> Iterator[bool]:
+    for (start, end), turn in zip(row.spans, row.turns, strict=False):
+        thought = (row.example.messages or ())[turn].reasoning.strip()
+        if thought and (start, end) in row.whole:
+            learned = codec.decode(row.input_ids[start:end])
+            yield thought in learned or codec.canonical(thought) in codec.canonical(learned)
 
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
@@ -79,6 +110,7 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
         reading=reading,
         normalise=comparison.normalizer(tokenizer),
         same=comparison.same_text(tokenizer),
+        canonical=comparison.canonical_text(tokenizer, beside=MARKERS),
     )
 
 
@@ -90,7 +122,7 @@ def warnings(
     template: ChatTemplate, tokenizer: Any, terminator_ids: Sequence[int], base_end_ids: set[int]
 ) -> list[str]:
     """Return what does not fit: markers that are no single token here, terminators that the base does not know."""
-    markers = sorted(set(MARKER.findall(template.source)))
+    markers = sorted(set(MARKER.findall(template.written)))
     split = [m for m in markers if len(tokenizer(m, add_special_tokens=False).input_ids) != 1]
     found = []
     if split:

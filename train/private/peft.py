@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .needs import Need
+from burnish.private.needs import Need
 
 NEEDS = (
     Need(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch._functorch.config
 
-from .needs import Need
+from burnish.private.needs import Need
 
 NEEDS = (
     Need("torch._functorch.config:patch", "the compiler's settings can't be changed for a training step alone"),

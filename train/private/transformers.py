@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, TrainingArg
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from .needs import Need
+from burnish.private.needs import Need
 
 __all__ = ["Conv1D", "GradientCheckpointingLayer"]
 

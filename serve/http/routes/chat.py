@@ -8,7 +8,7 @@ from collections.abc import Sequence as Many
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from burnish.chat import TOKEN_KEYS, ChatError
+from burnish.chat import RESERVED_VARIABLES, ChatError
 
 from ...engine.tokenizer import Tokenizer
 from ...served import Served
@@ -18,8 +18,6 @@ from ..errors import ApiError
 from ..schema import ChatRequest, Message
 from ..service import Service
 
-# what a template is given by us, so a request can't set it
-RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt", *TOKEN_KEYS})
 # longer texts are tokenized outside the event loop, which they would hold up
 INLINE_BYTES = 32_768
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # train.mask imports this module
-    from .mask import Codec
+    from .row import Codec
 
 
 def text_ids(text: str, codec: Codec) -> tuple[list[int], tuple[int, int]]:

@@ -1,0 +1,133 @@
+"""Parquet and Arrow files → rows. pyarrow is imported here only, where such a file is read.
+
+Only what rows are made of becomes Python values: dates, durations and raw bytes of columns that no format knows are not
+decoded, because Python has no value for many of them (a date in the year 20000, a time zone that it does not know).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+from .containers import MAX_RATIO, MAX_UNPACKED_BYTES
+from .faults import Undecoded
+from .schema import KNOWN
+
+PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+BATCH_ROWS = 1024
+# how the names of types begin that Python has values for in part only
+TIMES = ("date", "time", "duration")
+
+
+class ArrowError(Exception):
+    """A file that can't be read: what is wrong with it."""
+
+
+def is_arrow(data: bytes) -> bool:
+    """Whether bytes are a Parquet or Arrow file."""
+    return data.startswith((PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM))
+
+
+def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the rows. Raises ArrowError."""
+    name = "Parquet" if data.startswith(PARQUET_MAGIC) else "Arrow"
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise ArrowError(f"{name} needs pyarrow, which is not installed here: write the rows as JSONL") from None
+    total, most = 0, max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data))
+    try:
+        for batch, absent in _batches(pa, data):
+            total += batch.nbytes
+            if total > most:
+                raise ArrowError(
+                    f"{name} that unpacks to more than {most / 2**20:,.0f} MiB, the limit for a file of"
+                    f" {len(data):,} bytes: if that is meant, write it without compression"
+                )
+            columns = {field.name: _column(pa, field, batch.column(n)) for n, field in enumerate(batch.schema)}
+            for number in range(batch.num_rows):
+                yield {key: cells[number] for key, cells in columns.items()} | absent
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ArrowError(f"malformed {name}: {str(error).strip().splitlines()[0] if str(error) else error!r}") from None
+
+
+def _batches(pa: Any, data: bytes) -> Iterator[tuple[Any, dict[str, Undecoded]]]:
+    """Yield record batches, each with the cells of the columns that were left unread."""
+    if data.startswith(PARQUET_MAGIC):
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(pa.BufferReader(data))
+        left = {field.name: Undecoded(str(field.type)) for field in file.schema_arrow if not _wanted(pa, field)}
+        names = [name for name in file.schema_arrow.names if name not in left]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+            yield batch, left
+    elif data.startswith(ARROW_FILE):
+        reader = pa.ipc.open_file(pa.BufferReader(data))
+        yield from ((reader.get_batch(n), {}) for n in range(reader.num_record_batches))
+    else:
+        yield from ((batch, {}) for batch in pa.ipc.open_stream(pa.BufferReader(data)))
+
+
+def _column(pa: Any, field: Any, array: Any) -> list[Any]:
+    if not _wanted(pa, field):
+        return [Undecoded(str(field.type)) if ok else None for ok in array.is_valid().to_pylist()]
+    return _cells(pa, array)
+
+
+def _wanted(pa: Any, field: Any) -> bool:
+    """Whether a column is read: one that a format knows, or one that can be shown as it is."""
+    return field.name in KNOWN or _is_plain(pa, field.type)
+
+
+def _is_plain(pa: Any, type: Any) -> bool:
+    """Whether a type is made of texts, numbers and truth values alone."""
+    is_ = pa.types
+    if is_.is_dictionary(type):
+        return _is_plain(pa, type.value_type)
+    if is_.is_map(type) or is_.is_struct(type) or is_.is_list(type) or is_.is_large_list(type):
+        return all(_is_plain(pa, type.field(n).type) for n in range(type.num_fields))
+    number = is_.is_integer(type) or is_.is_floating(type) or is_.is_decimal(type)
+    text = is_.is_string(type) or is_.is_large_string(type) or is_.is_string_view(type)
+    return bool(number or text or is_.is_boolean(type) or is_.is_null(type))
+
+
+def _cells(pa: Any, array: Any) -> list[Any]:
+    """Return an array's values. Casts are avoided: pyarrow's break nested types (structs with a null field)."""
+    type, is_ = array.type, pa.types
+    if isinstance(type, pa.BaseExtensionType):
+        return _cells(pa, array.storage)
+    if is_.is_dictionary(type):
+        known = _cells(pa, array.dictionary)
+        return [None if index is None else known[index] for index in array.indices.to_pylist()]
+    valid = array.is_valid().to_pylist()
+    if is_.is_struct(type):
+        fields = {type.field(n).name: _cells(pa, array.field(n)) for n in range(type.num_fields)}
+        return [{name: cells[n] for name, cells in fields.items()} if ok else None for n, ok in enumerate(valid)]
+    if is_.is_map(type):
+        pairs = list(zip(_cells(pa, array.keys), _cells(pa, array.items), strict=True))
+        return [dict(pairs[slice(*ends)]) if ok else None for ends, ok in zip(_ends(array), valid, strict=True)]
+    if is_.is_list(type) or is_.is_large_list(type):
+        values = _cells(pa, array.values)
+        return [values[slice(*ends)] if ok else None for ends, ok in zip(_ends(array), valid, strict=True)]
+    if _is_plain(pa, type):
+        with suppress(ValueError):  # a text that is not UTF-8: then one by one
+            return list(array.to_pylist())
+    return [_cell(array[n], Undecoded(str(type))) if ok else None for n, ok in enumerate(valid)]
+
+
+def _ends(array: Any) -> Iterator[tuple[int, int]]:
+    """Yield where each list of an array begins and ends among its values."""
+    return pairwise(array.offsets.to_pylist())
+
+
+def _cell(scalar: Any, unread: Undecoded) -> Any:
+    """Return a value as JSON could have it, bytes as the text that they spell; else `unread`."""
+    if unread.type.startswith(TIMES):
+        return unread
+    try:
+        value = scalar.as_py()
+        return value.decode() if isinstance(value, bytes) else value
+    except (ValueError, OverflowError, ImportError, NotImplementedError):
+        return unread

@@ -1,0 +1,207 @@
+"""A file's bytes: unpacked where it is compressed, and refused by what it is where it is not data at all.
+
+What a file is, is read from its first bytes; its name does not matter.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ..machine import memory_available_bytes
+from .faults import DataError
+
+READ = "JSON, JSONL, CSV, Parquet and Arrow are read, as they are or packed with gzip, bzip2, xz or zstd"
+CHUNK_BYTES = 1 << 20
+# Text packs 3 to 50 times, rows of one pattern 200 times; what unpacks to more is a bomb, or wants to be looked at.
+MAX_UNPACKED_BYTES, MAX_RATIO = 256 << 20, 200
+# what an .xz file may ask for to be unpacked: xz -9 takes 65 MiB
+MAX_XZ_BYTES = 512 << 20
+
+# what people give by mistake, by its first bytes
+FOREIGN: Mapping[bytes, str] = {
+    b"\x04\x22\x4d\x18": "is lz4-compressed: unpack it first",
+    b"\x1f\x9d": "is compressed by `compress` (.Z): unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive: unpack it, and give the file or the directory",
+    b"Rar!\x1a\x07": "is a RAR archive: unpack it, and give the file or the directory",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "is an old Office file, as an .xls sheet: save the sheet as CSV (UTF-8)",
+    b"\x09\x08": "is an old Excel sheet (.xls): save the sheet as CSV (UTF-8)",
+    b"%PDF": "is a PDF: its text has to become rows first",
+    b"{\\rtf": "is a rich text document: its text has to become rows first",
+    b"SQLite format 3\x00": "is an SQLite database: write its rows as JSONL or CSV",
+    b"\x89HDF\r\n\x1a\n": "is an HDF5 file: write its rows as JSONL or Parquet",
+    b"\x93NUMPY": "is a numpy array: write its rows as JSONL",
+    b"\x80\x02": "is a Python pickle, which may hold code: write its rows as JSONL",
+    b"\x80\x03": "is a Python pickle, which may hold code: write its rows as JSONL",
+    b"\x80\x04": "is a Python pickle, which may hold code: write its rows as JSONL",
+    b"\x80\x05": "is a Python pickle, which may hold code: write its rows as JSONL",
+    b"Obj\x01": "is an Avro file: write its rows as Parquet or JSONL",
+    b"FEA1": "is a Feather file of version 1: write its rows as Parquet or JSONL",
+    b"GGUF\x03\x00": "is a model (GGUF), not data",
+    b"\x89PNG": "is an image, not data",
+    b"\xff\xd8\xff": "is an image, not data",
+    b"\x00\x00\xfe\xff": "is UTF-32 text: save it as UTF-8",
+    b"\xff\xfe": "is UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text: save it as UTF-8",
+    b"version https://git-lfs": "is a Git LFS pointer, not the data itself: fetch it with `git lfs pull`",
+    b"<": "is a web page or XML, not data: was the page saved in place of the raw file?",
+}
+ZIPPED = {
+    "xl/": "is an Excel workbook (.xlsx): save the sheet as CSV (UTF-8)",
+    "word/": "is a Word document: its text has to become rows first",
+    "ppt/": "is a PowerPoint file: its text has to become rows first",
+    "content.xml": "is an OpenDocument file, as LibreOffice writes: save the sheet as CSV (UTF-8)",
+}
+ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+ARROW_MAGICS = (b"ARROW1", b"\xff\xff\xff\xff")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a data file's bytes, unpacked. Raises DataError where it can't be read, or is something else.
+
+    What is unpacked is bounded: by its ratio to the file, and by a quarter of the memory that is available.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from None
+    if (packing := _packing(data)) is None:
+        _refuse(data, path, "")
+        return data
+    unpacked = _unpack(data, packing, path)
+    if (again := _packing(unpacked)) is not None:
+        raise DataError(f"{path}: is {packing}-compressed, and what it holds is {again}-compressed: unpack it first")
+    _refuse(unpacked, path, f"is {packing}-compressed, and what it holds ")
+    return unpacked
+
+
+def _packing(data: bytes) -> str | None:
+    return next((name for name, (magics, _) in PACKINGS.items() if data.startswith(magics)), None)
+
+
+def _refuse(data: bytes, path: Path, head: str) -> None:
+    if data.startswith(ARROW_MAGICS):
+        return
+    for magic, why in FOREIGN.items():
+        if data.startswith(magic):
+            raise DataError(f"{path}: {head}{why} ({READ})")
+    if data.startswith(ZIP_MAGICS):
+        raise DataError(f"{path}: {head}{_zip(data)} ({READ})")
+    if _is_tar(data):
+        raise DataError(f"{path}: {head}is a tar archive: unpack it, and give the file or the directory ({READ})")
+    if len(data) > 1 and not (any(data[1:100:2]) and any(data[:100:2])):
+        raise DataError(f"{path}: {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({READ})")
+
+
+def _zip(data: bytes) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+        return "is a zip archive or a spreadsheet that is cut off"
+    for start, why in ZIPPED.items():
+        if any(name.startswith(start) for name in names):
+            return why
+    return f"is a zip archive of {len(names)} files: unpack it, and give the file or the directory"
+
+
+def _is_tar(data: bytes) -> bool:
+    """Whether the file begins with a tar header; its checksum tells, as old archives have no magic bytes."""
+    try:
+        tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _unpack(data: bytes, packing: str, path: Path) -> bytes:
+    """Return what a compressed file holds, unpacked piece by piece: a bomb is noticed before it fills the memory."""
+    memory = memory_available_bytes() // 4
+    by_ratio = max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data))
+    unpacked = io.BytesIO()
+    try:
+        for piece in PACKINGS[packing][1](data):
+            unpacked.write(piece)
+            if unpacked.tell() > min(memory, by_ratio):
+                raise DataError(_too_much(path, packing, len(data), min(memory, by_ratio), memory < by_ratio))
+    except ImportError:
+        raise DataError(f"{path}: is {packing}-compressed, which needs pyarrow: unpack it first") from None
+    except EOFError:
+        raise DataError(f"{path}: is {packing}-compressed and cut off: fetch or pack it again") from None
+    except (OSError, zlib.error, lzma.LZMAError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: is {packing}-compressed and can't be unpacked: {error}") from None
+    return unpacked.getvalue()
+
+
+def _too_much(path: Path, packing: str, packed: int, limit: int, memory: bool) -> str:
+    why = "a quarter of the memory that is available" if memory else f"the limit for a file of {packed:,} bytes"
+    return (
+        f"{path}: is {packing}-compressed and holds more than {limit / 2**20:,.0f} MiB, {why}: if that is meant, unpack"
+        " it first"
+    )
+
+
+class _Decompressor(Protocol):
+    """What bz2.BZ2Decompressor and lzma.LZMADecompressor have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def _streams(data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """Unpack streams that stand one after another, each piece at most CHUNK_BYTES; zeros may follow them as padding."""
+    position = 0
+    while data[position : position + CHUNK_BYTES].strip(b"\0"):
+        stream = make()
+        while not stream.eof:
+            piece = b""
+            if stream.needs_input:
+                piece = data[position : position + CHUNK_BYTES]
+                position += len(piece)
+                if not piece:
+                    raise EOFError
+            yield stream.decompress(piece, CHUNK_BYTES)
+        position -= len(stream.unused_data)
+
+
+def _gzip(data: bytes) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
+
+
+def _bzip2(data: bytes) -> Iterator[bytes]:
+    return _streams(data, bz2.BZ2Decompressor)
+
+
+def _xz(data: bytes) -> Iterator[bytes]:
+    return _streams(data, lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=MAX_XZ_BYTES))
+
+
+def _zstd(data: bytes) -> Iterator[bytes]:
+    import pyarrow as pa  # the standard library has zstd from Python 3.14 on
+
+    with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
+
+
+PACKINGS: Mapping[str, tuple[tuple[bytes, ...], Callable[[bytes], Iterator[bytes]]]] = {
+    "gzip": ((b"\x1f\x8b",), _gzip),
+    "bzip2": (tuple(b"BZh%d1AY&SY" % level for level in range(1, 10)), _bzip2),
+    "xz": ((b"\xfd7zXZ\x00", b"\x5d\x00\x00"), _xz),
+    "zstd": ((b"\x28\xb5\x2f\xfd",), _zstd),
+}

@@ -1,0 +1,188 @@
+"""CSV text → rows with line numbers, by the header's names. Quotes are read as RFC 4180 has them.
+
+Blanks round a quoted cell, and what a spreadsheet or pandas adds beside the rows, are skipped, and said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+SEPARATORS = ",;\t|"
+_END = re.compile(r"\r\n|\r|\n")
+_SEP_LINE = re.compile(r'"?sep=([^\r\n])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"]++|"")*+"')
+_NAMED_LINE = re.compile(r'[^\r\n]*[^\s,;|"][^\r\n]*')
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+MAX_SHOWN = 3
+
+Record = tuple[int, list[str]]
+
+
+def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line, row) of a CSV with a header. Faults and what was skipped are added to `faults` and `notes`."""
+    scanner = _Scanner(text)
+    records: list[Record] = []
+    empty: list[int] = []
+    for line, cells in scanner.records():
+        if any(map(str.strip, cells)):
+            records.append((line, cells))
+        else:
+            empty.append(line)
+    if empty:
+        notes.append(f"{_count(len(empty), 'row')} without text skipped (first: line {empty[0]})")
+    if lines := scanner.skipped_blanks:
+        notes.append(f"blanks round quoted cells skipped in {_count(len(lines), 'row')} (first: line {lines[0]})")
+    if records:
+        yield from _Table(records[0], records[1:], faults, notes).rows()
+    if scanner.fault:
+        faults.append(scanner.fault)
+
+
+class _Scanner:
+    """A position in a CSV text. `skipped_blanks` are the lines of records in which blanks stood round a quoted cell."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position, self.line = 0, 1
+        self.skipped_blanks: list[int] = []
+        self.fault = ""
+        self.separator = self._declared() or _guess_separator(text)
+        blank = "[ \\t\\xa0]" if self.separator != "\t" else "[ \\xa0]"
+        after = f"(?={re.escape(self.separator)}|\\r|\\n|\\Z)"
+        self._quoted = re.compile(f'({blank}*+)"((?:[^"]++|"")*+)"({blank}*+){after}')
+        self._opens = re.compile(f'{blank}*+"')
+        self._plain = re.compile(f"[^{re.escape(self.separator)}\\r\\n]*+")
+
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield (line, cells) of every record that is not an empty line; ends at the first malformed one: `fault`."""
+        while self.position < len(self.text):
+            line, start = self.line, self.position
+            cells = self._record()
+            if self.fault:
+                return
+            bare = self.position == start  # nothing at all; "" in quotes is an empty cell
+            end = _END.match(self.text, self.position)
+            self.position = end.end() if end else len(self.text)
+            self.line += _breaks(self.text, start, self.position)
+            if not bare:
+                yield line, cells
+
+    def _record(self) -> list[str]:
+        cells: list[str] = []
+        while True:
+            cells.append(self._cell(len(cells) + 1))
+            if self.fault or not self.text.startswith(self.separator, self.position):
+                return cells
+            self.position += 1
+
+    def _cell(self, number: int) -> str:
+        if match := self._quoted.match(self.text, self.position):
+            self.position = match.end()
+            if (match[1] or match[3]) and self.skipped_blanks[-1:] != [self.line]:
+                self.skipped_blanks.append(self.line)
+            return match[2].replace('""', '"')
+        if self._opens.match(self.text, self.position):
+            self.fault = f"line {self.line}: malformed CSV in the record that begins here: {self._why(number)}"
+            return ""
+        match = self._plain.match(self.text, self.position)
+        assert match is not None
+        self.position = match.end()
+        return match.group()
+
+    def _why(self, number: int) -> str:
+        """Say what is wrong with a cell that opens with a quote."""
+        closed = _QUOTED.search(self.text, self.position)
+        if closed is None:
+            return f"the closing quote of cell {number} is missing"
+        hint = r'"" in place of \"' if self.text[closed.end() - 2 : closed.end()] == r"\"" else '""'
+        return f"text follows the closing quote of cell {number}; a quote within a cell is written twice: {hint}"
+
+    def _declared(self) -> str:
+        """Read the line `sep=;` that Excel writes and reads; returns its separator, or "" where there is none."""
+        match = _SEP_LINE.match(self.text)
+        if match is None:
+            return ""
+        self.position = match.end()
+        self.line += _breaks(self.text, 0, self.position)
+        return match[1]
+
+
+def _guess_separator(text: str) -> str:
+    """Return the separator that the first line with a word in it has most of, quoted cells apart."""
+    match = _NAMED_LINE.search(text)
+    head = _QUOTED.sub("", match.group()) if match else ""
+    return max(SEPARATORS, key=head.count)
+
+
+def _breaks(text: str, start: int, end: int) -> int:
+    r"""Return how many lines end in a part of the text: at \n, \r\n or \r."""
+    return text.count("\n", start, end) + text.count("\r", start, end) - text.count("\r\n", start, end)
+
+
+class _Table:
+    """The records under a header. `names` are the header's, "" for a column without one."""
+
+    def __init__(self, header: Record, records: Sequence[Record], faults: list[str], notes: list[str]) -> None:
+        self.records, self.faults, self.notes = records, faults, notes
+        self.line, names = header
+        self.names = [name.strip().strip("\ufeff") for name in names]
+        self.needed = max((n for n, name in enumerate(self.names, start=1) if name), default=0)
+
+    def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+        if self._index_without_name():
+            self.names.insert(0, "")
+            self.needed += 1
+        unique = dict.fromkeys(self.names)
+        twice = sorted(name for name in unique if name and self.names.count(name) > 1)
+        self.faults += [f"line {self.line}: the header names '{name}' twice" for name in twice]
+        self._unnamed()
+        if wider := [line for line, cells in self.records if len(cells) > len(self.names) and self._fits(cells)]:
+            self.notes.append(f"empty cells at the end of {_count(len(wider), 'row')} skipped (first: line {wider[0]})")
+        for line, cells in self.records:
+            if self._fits(cells):
+                yield line, {name: cell for name, cell in zip(self.names, cells, strict=False) if name}
+            else:
+                self.faults.append(f"line {line}: it has {len(cells)} cells, the header has {len(self.names)}")
+
+    def _fits(self, cells: Sequence[str]) -> bool:
+        """Whether a record has every named cell, and nothing behind the header's columns."""
+        return len(cells) >= self.needed and not any(map(str.strip, cells[len(self.names) :]))
+
+    def _index_without_name(self) -> bool:
+        """Whether every record has one cell more than the header, and begins with a row's number or name (as R's)."""
+        wider = len(self.names) + 1
+        if not self.records or "" in self.names or any(len(cells) != wider for _, cells in self.records):
+            return False
+        first = [cells[0].strip() for _, cells in self.records]
+        return any(cells[-1].strip() for _, cells in self.records) and _is_index(first)
+
+    def _unnamed(self) -> None:
+        """Say which columns without a name are skipped: a row index at the left, and those without any text."""
+        empty: list[int] = []
+        for column in (n for n, name in enumerate(self.names) if not name):
+            found = [(line, cells[column]) for line, cells in self.records if column < len(cells)]
+            filled = [(line, cell.strip()) for line, cell in found if cell.strip()]
+            if not filled:
+                empty.append(column + 1)
+            elif not any(self.names[:column]) and _is_index([cell for _, cell in filled]):
+                shown = ", ".join(cell for _, cell in filled[:MAX_SHOWN])
+                self.notes.append(f"column {column + 1} has no name and numbers the rows ({shown} ...): not used")
+            else:
+                self.faults.append(
+                    f"line {self.line}: column {column + 1} of the header has no name, and {_count(len(filled), 'row')}"
+                    f" {'has' if len(filled) == 1 else 'have'} text in it (first: line {filled[0][0]})"
+                )
+        if empty:
+            self.notes.append(f"{_count(len(empty), 'column')} without name and text skipped")
+
+
+def _is_index(cells: Sequence[str]) -> bool:
+    """Whether cells number or name rows: numbers, or short words of which none stands twice."""
+    if all(_NUMBER.fullmatch(cell) for cell in cells):
+        return True
+    return len(set(cells)) == len(cells) and all(len(cell) <= 64 and len(cell.split()) <= 2 for cell in cells)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,60 @@
+"""Which format the rows of a file have, by their keys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import nearest
+from .faults import DataError
+from .files import RawRow
+from .schema import FORMATS, fitting
+
+MAX_KEYS_SHOWN = 12
+
+
+def recognise(rows: Sequence[RawRow], path: Path) -> str:
+    """Return the format that more than half of the rows fit.
+
+    Raises DataError, with the keys that the rows have, where none does or where several fit as well.
+    """
+    votes = Counter(name for row in rows for name in fitting(row.value))
+    ranked = votes.most_common(2)
+    if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
+        both = " and ".join(f"{name} ({_rows(count)})" for name, count in ranked)
+        raise DataError(f"{path}: the rows fit {both} alike; say with data.format which is meant")
+    if not ranked or ranked[0][1] * 2 <= len(rows):
+        raise DataError(_unrecognised(rows, votes, path))
+    return ranked[0][0]
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> str:
+    keys = Counter(key for row in rows if isinstance(row.value, dict) for key in row.value)
+    found = ", ".join(f"'{key}' ({_rows(count)})" for key, count in keys.most_common(MAX_KEYS_SHOWN))
+    known = "; ".join(f"{name} needs {' and '.join(columns.required)}" for name, columns in FORMATS.items())
+    some = ", ".join(f"{name} fits {count} of {len(rows)} rows" for name, count in votes.most_common())
+    head = f"most rows fit no format ({some})" if some else "the rows fit no format"
+    return f"{path}: {head}; keys found: {found or 'none'}; {known}{_guess(rows, keys)}"
+
+
+def _guess(rows: Sequence[RawRow], keys: Counter[str]) -> str:
+    """Say what was probably meant by rows that fit no format."""
+    if {"chosen", "rejected"} <= keys.keys():
+        return "; pairs of chosen and rejected answers are not trained: make a completion of the chosen one"
+    only = rows[0].value if len(rows) == 1 and isinstance(rows[0].value, dict) else {}
+    if inner := [
+        key for key, value in only.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]:
+        return f"; the rows seem to stand under '{inner[0]}': give that list alone"
+    if only and all(isinstance(value, dict) for value in only.values()):
+        return "; it looks like a frame that pandas wrote by columns: write it with to_json(orient='records')"
+    if all(isinstance(row.value, list) for row in rows):
+        return "; the rows are lists of cells without names: write them as objects, to_json(orient='records') in pandas"
+    wanted = {name for columns in FORMATS.values() for name in columns.required} - keys.keys()
+    near = {key: name for key in keys if (name := nearest(key, wanted))}
+    return "".join(f"; by '{key}', did you mean '{name}'?" for key, name in near.items())

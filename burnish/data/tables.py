@@ -1,0 +1,129 @@
+"""JSON that holds a whole table in one object → rows: as pandas writes frames, and objects of rows by their ids."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from .json_scanner import scan_json
+from .schema import KNOWN, fitting
+
+Table = dict[str, Any]
+SPEAKERS = ("role", "from")
+
+
+def unfold(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
+    """Return the rows that a file's values hold, or None where they are rows themselves.
+
+    Unfolded are one object in which a frame stands (`DataFrame.to_json` with orient columns, index, split or table,
+    or lists by column), one object of rows by id, and rows of which each is a JSON text. What was done is added to
+    `notes`.
+    """
+    if len(values) == 1 and isinstance(values[0], dict):
+        for read, what in READERS:
+            if (rows := read(values[0])) is not None:
+                notes.append(f"one object that holds {what}: read as {len(rows)} rows")
+                return rows
+    return _from_texts(values, notes)
+
+
+def named(names: Sequence[Any], cells: Any) -> Any:
+    """Return a row of names and cells; what is not a list of as many cells stays what it is."""
+    return dict(zip(names, cells, strict=True)) if isinstance(cells, list) and len(cells) == len(names) else cells
+
+
+def _split(table: Table) -> list[Any] | None:
+    names, data = table.get("columns"), table.get("data")
+    if not isinstance(names, list) or not isinstance(data, list) or not names or not data:
+        return None
+    if not all(isinstance(name, str) for name in names) or not all(isinstance(cells, list) for cells in data):
+        return None
+    return [named(names, cells) for cells in data]
+
+
+def _schema(table: Table) -> list[Any] | None:
+    schema, data = table.get("schema"), table.get("data")
+    if not (isinstance(schema, dict) and "fields" in schema and isinstance(data, list) and data):
+        return None
+    return data
+
+
+def _columns(table: Table) -> list[Any] | None:
+    """Cells by row's label in an object a column; a label that a column lacks is an empty cell."""
+    if not table or not all(isinstance(cells, dict) and cells for cells in table.values()):
+        return None
+    labels = dict.fromkeys(label for cells in table.values() for label in cells)
+    rows = [{name: cells.get(label) for name, cells in table.items()} for label in labels]
+    return rows if _fit(rows) else None
+
+
+def _index(table: Table) -> list[Any] | None:
+    rows = list(table.values())
+    objects = [row for row in rows if isinstance(row, dict)]
+    if not objects or not _fit(objects) or 2 * len(objects) <= len(rows) or any(key in KNOWN for key in table):
+        return None
+    return rows
+
+
+def _lists(table: Table) -> list[Any] | None:
+    """A list of cells a column. One row whose columns are lists of turns looks alike: its elements have speakers."""
+    cells = list(table.values())
+    if not cells or not all(isinstance(column, list) and len(column) == len(cells[0]) > 0 for column in cells):
+        return None
+    if any(isinstance(cell, dict) and any(key in cell for key in SPEAKERS) for column in cells for cell in column):
+        return None
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*cells, strict=True)]
+    return rows if _fit(rows) else None
+
+
+READERS: tuple[tuple[Callable[[Table], list[Any] | None], str], ...] = (
+    (_split, "a frame (orient='split')"),
+    (_schema, "a frame (orient='table')"),
+    (_columns, "a column's cells under each name (pandas' default)"),
+    (_index, "rows by their ids"),
+    (_lists, "a list of cells for each column"),
+)
+
+
+def _from_texts(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
+    """Read rows that were written as JSON texts inside JSON; None where not all are such."""
+    if not values or not all(isinstance(value, str) and value.lstrip().startswith("{") for value in values):
+        return None
+    rows = [parsed(value) for value in values]
+    if not all(isinstance(row, dict) and fitting(row) for row in rows):
+        return None
+    notes.append(f"{len(rows)} rows are JSON inside a text: read as objects")
+    return rows
+
+
+def parsed(text: str, faults: list[str] | None = None) -> Any:
+    """Return the one value that a JSON text holds, a list of all elements for an array; None where it is malformed.
+
+    What is wrong is added to `faults`, as in a file.
+    """
+    found: list[str] = []
+    values = [value for _, value in scan_json(text, found)]
+    if faults is not None:
+        faults += found
+    if found:
+        return None
+    return values if text.lstrip().startswith("[") else values[0] if len(values) == 1 else None
+
+
+def parsed_list(text: str, faults: list[str]) -> list[Any] | None:
+    """Return the list that a text holds: as JSON, or as Python writes lists (pandas does, into CSV); else a fault."""
+    found: list[str] = []
+    value = parsed(text, found)
+    if found and "malformed JSON" in found[0]:
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            again: list[str] = []
+            value, found = parsed(json.dumps(ast.literal_eval(text)), again), again
+    faults += found
+    return value if isinstance(value, list) and not found else None
+
+
+def _fit(rows: Sequence[Any]) -> bool:
+    return 2 * sum(bool(fitting(row)) for row in rows) > len(rows)

@@ -1,0 +1,128 @@
+"""CSV as programs write it: every dialect gives the cells back; what they add beside the rows is skipped, and said."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.data.files import DataError, read_rows
+
+CELL = st.text(st.sampled_from("ab é,;|\t\"'\n"), max_size=8)
+ROWS = st.lists(st.tuples(CELL, CELL).filter(lambda cells: any(map(str.strip, cells))), min_size=1, max_size=6)
+FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BODY = [("When does boat 1 leave?", "At 6:05, daily."), ('Which is "fast"?', "Boat 2;\nthe red one.")]
+
+
+def written(
+    rows: list[tuple[str, ...]], end: str = "\n", separator: str = ",", quoting: int = csv.QUOTE_MINIMAL
+) -> str:
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=separator, lineterminator=end, quoting=quoting).writerows(rows)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read(path: Path, text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the prompts and completions of a CSV file, and what was said of it."""
+    path.write_bytes(text.encode())
+    notes: list[str] = []
+    return [(row.value["prompt"], row.value["completion"]) for row in read_rows(path, notes)], notes
+
+
+def fault(path: Path, text: str) -> str:
+    with pytest.raises(DataError) as caught:
+        read(path, text)
+    (found,) = caught.value.faults
+    return found.removeprefix(f"{path}: ")
+
+
+@FAST
+@given(
+    rows=ROWS,
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    separator=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    declared=st.booleans(),
+)
+def test_every_dialect_gives_the_cells_back(
+    tmp_path: Path, rows: list[tuple[str, str]], end: str, separator: str, quoting: int, declared: bool
+) -> None:
+    if end == "\r":  # csv would leave a cell with \n unquoted
+        quoting = csv.QUOTE_ALL
+    text = written([("prompt", "completion"), *rows], end, separator, quoting)
+    found, notes = read(tmp_path / "x.csv", ("\ufeff" + f"sep={separator}{end}") * declared + text)
+    assert (found, notes) == (rows, [])
+
+
+@FAST
+@given(rows=ROWS, before=st.sampled_from([" ", "  ", "\u00a0"]), after=st.sampled_from(["", " "]))
+def test_blanks_round_quoted_cells_are_skipped(
+    tmp_path: Path, rows: list[tuple[str, str]], before: str, after: str
+) -> None:
+    def quoted(cell: str) -> str:
+        return '"' + cell.replace('"', '""') + '"'
+
+    lines = [f"{quoted(one)}{after},{before}{quoted(other)}" for one, other in rows]
+    found, notes = read(tmp_path / "x.csv", "\n".join(["prompt, completion", *lines]))
+    assert found == rows
+    assert notes == [f"blanks round quoted cells skipped in {len(rows)} row{'s' * (len(rows) > 1)} (first: line 2)"]
+
+
+def test_blanks_of_unquoted_cells_stay_and_a_half_quoted_cell_is_refused(tmp_path: Path) -> None:
+    assert read(tmp_path / "x.csv", 'prompt,completion\n a , b "c" \n') == ([(" a ", ' b "c" ')], [])
+    for cell in ('"yes" he said', ' "yes" he said', '"a\\"b"'):
+        found = fault(tmp_path / "x.csv", f"prompt,completion\nq,a\nq,{cell}\n")
+        assert found.startswith("line 3: malformed CSV in the record that begins here: text follows the closing quote")
+    assert 'written twice: "" in place of \\"' in found
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[str(n) for n in range(2)], ["17", "3"], ["0", "0"], ["0.0", "1.0"], ["a1", "b2"], ["2024-01-01", "2024-02-01"]],
+)
+def test_an_index_column_without_name_is_skipped_and_said(tmp_path: Path, index: list[str]) -> None:
+    path = tmp_path / "x.csv"
+    body = [(name, *cells) for name, cells in zip(index, BODY, strict=True)]
+    found, notes = read(path, written([("", "prompt", "completion"), *body]))
+    assert (found, notes) == (BODY, [f"column 1 has no name and numbers the rows ({', '.join(index)} ...): not used"])
+    if len(set(index)) == 2:  # as R writes it, and pandas with index_label=False: without a cell in the header
+        assert read(path, written([("prompt", "completion"), *body])) == (found, notes)
+    assert read(tmp_path / "x.data", written([("", "prompt", "completion"), *body]))[0] == BODY
+
+
+def test_a_column_without_name_that_holds_texts_is_refused(tmp_path: Path) -> None:
+    texts = [("some text that is meant", *cells) for cells in BODY]
+    wanted = "line 1: column 1 of the header has no name, and 2 rows have text in it (first: line 2)"
+    assert fault(tmp_path / "x.csv", written([("", "prompt", "completion"), *texts])) == wanted
+
+
+@pytest.mark.parametrize("wide", ["header", "rows", "both"])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_trailing_columns_without_text_are_skipped_and_said(tmp_path: Path, wide: str, separator: str) -> None:
+    header = [("prompt", "completion", *["", ""] * (wide != "rows"))]
+    body = [(*cells, *["", " "] * (wide != "header")) for cells in BODY]
+    found, notes = read(tmp_path / "x.csv", written([*header, *body], "\r\n", separator))
+    assert found == BODY
+    said = "empty cells at the end of 2 rows skipped" if wide == "rows" else "2 columns without name and text skipped"
+    assert [note.split(" (")[0] for note in notes] == [said]
+
+
+def test_rows_without_text_are_skipped_and_said_wherever_they_stand(tmp_path: Path) -> None:
+    text = ",,\r\n" + written([("prompt", "completion"), ("", ""), *BODY, (" ", "\t")], "\r\n") + ",\r\n,,,\r\n\r\n"
+    found, notes = read(tmp_path / "x.csv", text)
+    assert (found, notes) == (BODY, ["5 rows without text skipped (first: line 1)"])
+
+
+def test_a_row_that_lacks_a_cell_or_has_one_too_many_is_a_fault(tmp_path: Path) -> None:
+    assert fault(tmp_path / "x.csv", "prompt,completion,\na\n") == "line 2: it has 1 cells, the header has 3"
+    assert fault(tmp_path / "x.csv", "prompt,completion,\na,b,,c\n") == "line 2: it has 4 cells, the header has 3"
+
+
+@pytest.mark.parametrize("declared", ["sep=;", '"sep=;"', "SEP=;"])
+def test_a_declared_separator_is_stronger_than_the_header(tmp_path: Path, declared: str) -> None:
+    found, _ = read(tmp_path / "x.csv", f'{declared}\r\n"prompt";"completion";"a,b,c,d"\r\nx,y;z;1\r\n')
+    assert found == [("x,y", "z")]

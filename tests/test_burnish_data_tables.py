@@ -1,0 +1,325 @@
+"""Rows in other forms: pandas' frames, rows by id, turns and rows as JSON in a text, Parquet, Arrow, directories."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.data import arrow
+from burnish.data.faults import Undecoded
+from burnish.data.files import DataError, read_rows
+from burnish.data.formats import Conversion, convert, recognise
+
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+TURNS = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), min_size=1, max_size=3)
+ROW = st.one_of(
+    st.fixed_dictionaries({"instruction": TEXT, "output": TEXT, "input": TEXT | st.none()}),
+    st.fixed_dictionaries({"messages": TURNS, "id": st.integers(0, 99)}),
+    st.fixed_dictionaries({"prompt": TEXT, "completion": TEXT}),
+    st.fixed_dictionaries({"prompt": TURNS, "completion": TURNS}),
+    st.fixed_dictionaries({"text": TEXT}),
+)
+LABELS = st.lists(TEXT, min_size=1, max_size=5, unique=True)
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": 'it\'s "a"\nb'}]
+ALPACA = [{"instruction": f"q{n}", "output": f"a{n}"} for n in range(3)]
+
+
+def read(path: Path, value: Any) -> list[Any]:
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return [row.value for row in read_rows(path)]
+
+
+def converted(path: Path) -> Conversion:
+    rows = read_rows(path)
+    return convert(rows, recognise(rows, path), path)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        converted(path)
+    return str(caught.value)
+
+
+@FAST
+@given(row=ROW, data=st.data(), labels=LABELS, indent=st.sampled_from([None, 2]))
+def test_every_orient_of_a_frame_gives_its_rows(
+    tmp_path: Path, row: dict[str, Any], data: st.DataObject, labels: list[str], indent: int | None
+) -> None:
+    labels = [f"row {label}" for label in labels]
+    same = st.fixed_dictionaries({key: st.just(cell) | st.just(cell) for key, cell in row.items()})
+    rows = [data.draw(same) for _ in labels]
+    names = list(row)
+    orients: dict[str, Any] = {
+        "records": rows,
+        "columns": {name: {label: r[name] for label, r in zip(labels, rows, strict=True)} for name in names},
+        "index": dict(zip(labels, rows, strict=True)),
+        "split": {"columns": names, "index": labels, "data": [[r[name] for name in names] for r in rows]},
+        "table": {"schema": {"fields": [{"name": name} for name in names], "pandas_version": "1.4.0"}, "data": rows},
+        "list": {name: [r[name] for r in rows] for name in names},
+    }
+    for orient, value in orients.items():
+        text = json.dumps(value, indent=indent)
+        for name in ("x.json", "x.jsonl"):
+            found = read(tmp_path / name, text)
+            # one row of lists of turns is a row: of those every orient but this one gives the rows
+            if orient != "list" or not isinstance(row.get("prompt"), list):
+                assert found == rows, orient
+
+
+def test_a_frame_is_said_and_its_rows_have_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"instruction": {"0": "q", "1": "r"}, "output": {"0": "a", "1": 5}}))
+    notes: list[str] = []
+    read_rows(path, notes)
+    assert notes == ["one object that holds a column's cells under each name (pandas' default): read as 2 rows"]
+    assert refused(path) == f"{path}: line 1, row 2: 'output' is a number, expected text"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"messages": CHAT}, {"prompt": CHAT[:1], "completion": CHAT[1:]}, {"text": "a"}, {"conversations": []}, ALPACA[0]],
+)
+def test_one_row_stays_one_row(tmp_path: Path, row: Any) -> None:
+    assert read(tmp_path / "x.json", row) == [row]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([["q", "a"], ["r", "b"]], "the rows are lists of cells without names: write them as objects, to_json(orient="),
+        ({"Frage": {"0": "q"}, "Antwort": {"0": "a"}}, "it looks like a frame that pandas wrote by columns: write it"),
+        ({"data": ALPACA}, "the rows seem to stand under 'data': give that list alone"),
+    ],
+)
+def test_a_table_without_known_names_is_refused_with_the_way_out(tmp_path: Path, value: Any, expected: str) -> None:
+    read(tmp_path / "x.json", value)
+    assert expected in refused(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr])
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_turns_in_a_text_are_read(tmp_path: Path, write: Any, kind: str) -> None:
+    rows = [{"messages": write(CHAT)}] * 2
+    path = tmp_path / f"x.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps(rows))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer).writerows([["messages"], *([row["messages"]] for row in rows)])
+        path.write_text(buffer.getvalue())
+    for example in converted(path).examples:
+        assert example.messages is not None
+        assert [m.to_dict() for m in example.messages] == CHAT
+
+
+def test_prompts_histories_and_whole_rows_in_a_text_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    read(path, [{"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}])
+    assert [m.content for m in converted(path).examples[0].messages or ()] == ["q", CHAT[1]["content"]]
+    read(path, [{**ALPACA[0], "history": '[["h", "i"]]'}])
+    assert [m.content for m in converted(path).examples[0].messages or ()] == ["h", "i", "q0", "a0"]
+    assert read(path, "".join(json.dumps(json.dumps(row)) + "\n" for row in ALPACA)) == ALPACA
+    assert read(path, [{"prompt": "[1] is a list", "completion": "[]"}])[0]["prompt"] == "[1] is a list"
+    assert converted(path).examples[0].messages[1].content == "[]"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"role": "user", "content": "q"', "'messages' is text, expected a list of turns as JSON: line 1, column"),
+        ('[{"role": "user", "role": "x", "content": "q"}]', "turns as JSON: line 1: 'role' stands twice"),
+        (r'[{"role": "user", "content": "\ud83d"}]', "escape that is half of a character"),
+        ("[{'role': open('x')}]", "'messages' is text, expected a list of turns as JSON"),
+        ("no turns", "'messages' is text, expected a list of turns (as JSON, where a cell holds text only)"),
+    ],
+)  # fmt: skip
+def test_turns_in_a_text_are_read_as_strictly_as_a_file(tmp_path: Path, text: str, expected: str) -> None:
+    read(tmp_path / "x.json", [{"messages": text}])
+    assert expected in refused(tmp_path / "x.json")
+
+
+# ---- Parquet and Arrow -----------------------------------------------------------------------------------------------
+
+CELLS = st.recursive(
+    st.sampled_from(["text", "number"]),
+    lambda inner: st.tuples(st.just("list"), inner) | st.tuples(st.just("struct"), inner, inner),
+    max_leaves=4,
+)
+
+
+def value_of(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a nested type; nulls at every level."""
+    if kind == "text":
+        return TEXT | st.none()
+    if kind == "number":
+        return st.integers(-9, 9) | st.none()
+    if kind[0] == "list":
+        return st.lists(value_of(kind[1]), max_size=3) | st.none()
+    return st.fixed_dictionaries({"a": value_of(kind[1]), "b": value_of(kind[2]), "null": st.none()}) | st.none()
+
+
+@FAST
+@given(kind=CELLS, data=st.data(), start=st.integers(0, 3))
+def test_nested_values_are_those_of_pyarrow(kind: Any, data: st.DataObject, start: int) -> None:
+    values = data.draw(st.lists(value_of(kind), max_size=6))
+    array = pa.array(values)[start:]
+    assert arrow._cells(pa, array) == values[start:] == array.to_pylist()
+
+
+def parquet(path: Path, **columns: Any) -> list[dict[str, Any]]:
+    pq.write_table(pa.table(columns), path)
+    return [row.value for row in read_rows(path)]
+
+
+FAR = pa.array([2**31 - 10, 2**31 - 9], pa.int32()).cast(pa.date32())
+UNDECODABLE = {
+    "date": FAR,
+    "time zone": pa.array([1, 2], pa.timestamp("ms", tz="Atlantis/Harbour")),
+    "duration": pa.array([2**62, None], pa.duration("s")),
+    "nested": pa.StructArray.from_arrays([FAR, FAR], ["a", "b"]),
+    "list": pa.array([[1], []], pa.list_(pa.timestamp("ns", tz="Nowhere/Else"))),
+    "bytes": pa.array([b"\xff\xd8", None], pa.binary()),
+    "decimal": pa.array([1, None], pa.decimal128(38, 2)),
+}
+
+
+@pytest.mark.parametrize("name", UNDECODABLE)
+def test_columns_that_python_can_not_hold_cost_no_row(tmp_path: Path, name: str) -> None:
+    column = UNDECODABLE[name]
+    rows = parquet(tmp_path / "x.parquet", prompt=["q", "r"], extra=column, completion=["a", "b"])
+    assert [(row["prompt"], row["completion"]) for row in rows] == [("q", "a"), ("r", "b")]
+    conversion = converted(tmp_path / "x.parquet")
+    assert len(conversion.examples) == 2
+    assert set(conversion.unused_columns) == {"extra"}
+
+
+def test_a_used_column_that_python_can_not_hold_is_a_fault_with_its_type(tmp_path: Path) -> None:
+    parquet(tmp_path / "x.parquet", prompt=["q", "r"], completion=FAR)
+    assert "row 1: 'completion' is of type date32[day], expected text" in refused(tmp_path / "x.parquet")
+
+
+def test_times_inside_turns_are_left_alone(tmp_path: Path) -> None:
+    turn = pa.struct(
+        [("role", pa.string()), ("content", pa.binary()), ("at", pa.timestamp("us", tz="Atlantis/Harbour"))]
+    )
+    turns = pa.array(
+        [[{"role": "user", "content": b"q", "at": None}, {"role": "assistant", "content": "ä".encode(), "at": None}]],
+        pa.list_(turn),
+    )
+    rows = parquet(tmp_path / "x.parquet", messages=turns)
+    assert [turn["content"] for turn in rows[0]["messages"]] == ["q", "ä"]
+    at = pa.array([[{"role": "user", "content": b"q", "at": datetime(2024, 1, 1)}]], pa.list_(turn))
+    assert parquet(tmp_path / "x.parquet", messages=at)[0]["messages"][0]["at"] == Undecoded(
+        "timestamp[us, tz=Atlantis/Harbour]"
+    )
+
+
+def test_maps_dictionaries_and_sequences_of_features_are_read(tmp_path: Path) -> None:
+    maps = pa.array([[list(turn.items()) for turn in CHAT]] * 2, pa.list_(pa.map_(pa.string(), pa.string())))
+    parquet(tmp_path / "x.parquet", messages=maps)
+    assert [m.to_dict() for m in converted(tmp_path / "x.parquet").examples[1].messages or ()] == CHAT
+    # datasets' Sequence of a dict: an object of lists
+    columns = {"from": ["human", "gpt"], "value": ["q", "a"]}
+    parquet(tmp_path / "x.parquet", conversations=[columns], label=pa.array(["x"]).dictionary_encode())
+    assert [m.content for m in converted(tmp_path / "x.parquet").examples[0].messages or ()] == ["q", "a"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_files_are_read(tmp_path: Path, stream: bool) -> None:
+    table = pa.Table.from_pylist(ALPACA)
+    write = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with write(str(tmp_path / "x.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    assert [row.value for row in read_rows(tmp_path / "x.arrow")] == ALPACA
+    (tmp_path / "y.arrow").write_bytes((tmp_path / "x.arrow").read_bytes()[:60])
+    with pytest.raises(DataError, match="malformed Arrow"):
+        read_rows(tmp_path / "y.arrow")
+
+
+def test_a_parquet_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "MAX_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(arrow, "MAX_RATIO", 2)
+    pq.write_table(pa.table({"text": ["x" * 1000] * 20_000}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="Parquet that unpacks to more than 1 MiB"):
+        read_rows(tmp_path / "x.parquet")
+
+
+# ---- a directory of parts --------------------------------------------------------------------------------------------
+
+
+def jsonl(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_directory_is_one_data_set_in_the_order_of_names(tmp_path: Path) -> None:
+    names = [f"part-{n:05}.jsonl" for n in range(5)]
+    rows = [{"text": f"{name} {n}"} for name in names for n in range(3)]
+    for name in random.Random(0).sample(names, 5):
+        (tmp_path / name).write_text(jsonl([row for row in rows if row["text"].startswith(name)]))
+    for name in ("README.md", ".hidden.jsonl", "_SUCCESS", "dataset_info.json"):
+        (tmp_path / name).write_text("{}")
+    notes: list[str] = []
+    found = read_rows(tmp_path, notes)
+    assert [row.value for row in found] == rows
+    assert [row.row for row in found] == list(range(1, 16))
+    assert found[4].where == "part-00001.jsonl line 2, row 5"
+    assert notes[0].startswith(
+        "a directory, read as one data set: part-00000.jsonl (rows 1 to 3), part-00001.jsonl (rows"
+    )
+    assert notes[1] == "not read: README.md, dataset_info.json"
+
+
+def test_parts_may_be_packed_of_several_kinds_and_without_extension(tmp_path: Path) -> None:
+    import gzip
+
+    (tmp_path / "part-00000").write_text(jsonl(ALPACA[:1]))
+    (tmp_path / "part-00001.csv").write_text("instruction,output\nq1,a1\n")
+    (tmp_path / "part-00002.json.gz").write_bytes(gzip.compress(json.dumps(ALPACA[2:]).encode()))
+    assert [row.value for row in read_rows(tmp_path)] == ALPACA
+
+
+def test_every_fault_of_every_part_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\noops\n')
+    (tmp_path / "b.jsonl").write_text("oops\n")
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path)
+    assert [fault.split(": ")[:2] for fault in caught.value.faults] == [
+        [str(tmp_path / "a.jsonl"), "line 2, column 1"],
+        [str(tmp_path / "b.jsonl"), "line 1, column 1"],
+    ]
+    (tmp_path / "a.jsonl").write_text(jsonl(ALPACA))
+    (tmp_path / "b.jsonl").write_text(jsonl([{"instruction": "q", "output": 1}]))
+    assert refused(tmp_path) == f"{tmp_path}: b.jsonl line 1, row 4: 'output' is a number, expected text"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train.jsonl", "test.jsonl"], "test.jsonl in it is for evaluation by name: give the training file"),
+        (["train-0.parquet", "validation-0.parquet"], "validation-0.parquet in it is for evaluation by name"),
+        (["rows.csv", "rows.jsonl"], "rows.csv and rows.jsonl look like one table written twice: give one of them"),
+        (["rows.jsonl", "rows.jsonl.gz"], "rows.jsonl and rows.jsonl.gz look like one table written twice"),
+        (["notes.md", "data/"], "is a directory without data files: it holds data/, notes.md"),
+        ([], "is a directory without data files: it is empty"),
+    ],
+)  # fmt: skip
+def test_a_directory_that_is_not_one_data_set_is_refused(tmp_path: Path, names: list[str], expected: str) -> None:
+    for name in names:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError) as caught:
+        read_rows(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: {expected}")

@@ -1,0 +1,197 @@
+"""What stands beside the texts of turns: flags, thoughts, contexts, empty system turns. Used as meant, or said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.data.files import DataError, read_rows
+from burnish.data.formats import Conversion, Message, Newlines, convert, recognise
+
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+ALPACA = {"instruction": "q", "output": "a"}
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LEARNED = {"weight": (1, 0), "train": (True, False), "training": (True, False), "trainable": (True, False)}
+LEARNED |= {"learn": (True, False), "loss": (True, False), "masked": (False, True), "mask": (False, True)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+def read(path: Path, *rows: Any, newlines: Newlines = "keep") -> Conversion:
+    """Read rows through a file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    raw = read_rows(path)
+    return convert(raw, recognise(raw, path), path, newlines)
+
+
+def first(conversion: Conversion) -> tuple[Message, ...]:
+    messages = conversion.examples[0].messages
+    assert messages is not None
+    return messages
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+@FAST
+@given(name=st.sampled_from(sorted(LEARNED)), wanted=st.lists(st.booleans(), min_size=1, max_size=4), data=st.data())
+def test_every_flag_says_which_turns_are_learned(tmp_path: Path, name: str, wanted: list[bool], data: Any) -> None:
+    wanted = [*wanted, True]
+    yes, no = LEARNED[name]
+    turns: list[dict[str, Any]] = []
+    for learned in wanted:
+        value: Any = yes if learned else no
+        if name != "mask" and data.draw(st.booleans()):
+            value = data.draw(st.sampled_from([int(value), float(value), str(value).lower(), bool(value)]))
+        said = {} if learned and data.draw(st.booleans()) else {name: value}
+        turns += [USER, {**ASSISTANT, **said}]
+    conversion = read(tmp_path / "x.jsonl", {"messages": turns})
+    assert [m.train for m in first(conversion) if m.role == "assistant"] == wanted
+    assert (conversion.unused_columns, conversion.notes, conversion.remarks) == ({}, (), ())
+
+
+def test_flags_on_other_turns_are_ignored_and_said_once(path: Path) -> None:
+    row = {"messages": [{**USER, "weight": 1, "loss": True}, {**ASSISTANT, "weight": 1}]}
+    conversion = read(path, *[row] * 3, {"messages": [{**USER, "weight": 0, "masked": True}, ASSISTANT]})
+    assert all(m.train for e in conversion.examples for m in e.messages or ())
+    (remark,) = conversion.remarks
+    counts, _, said = remark.partition(" on turns that are not the assistant's: ")
+    assert sorted(counts.split(", ")) == [
+        "messages[].loss (3 rows)",
+        "messages[].masked (1 row)",
+        "messages[].weight (4 rows)",
+    ]
+    assert said == "ignored, only responses are learned"
+    assert conversion.notes == ()
+
+
+def test_flags_that_can_not_be_honoured_are_warned_of(path: Path) -> None:
+    detail = [{"begin_offset": 0, "end_offset": 1, "train": False}]
+    conversion = read(
+        path,
+        {"messages": [USER, {**ASSISTANT, "train_detail": detail}]},
+        {"messages": [USER, ASSISTANT], "train": False},
+    )
+    assert conversion.notes == (
+        "messages[].train_detail (1 row): parts of a turn can't be left out, the whole turn is learned",
+        "the columns train (1 row) say that rows are not to be learned, and are not used: take those rows out, or put"
+        " the flag on the turns",
+    )
+
+
+# ---- thoughts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "thought"])
+@pytest.mark.parametrize("format", ["turn", "messages", "alpaca", "prompt-completion", "sharegpt"])
+def test_thoughts_are_kept_with_the_response_and_said(path: Path, key: str, format: str) -> None:
+    rows: dict[str, Any] = {
+        "turn": {"messages": [USER, {**ASSISTANT, key: "because"}]},
+        "messages": {"messages": [USER, ASSISTANT], key: "because"},
+        "alpaca": {**ALPACA, key: "because"},
+        "prompt-completion": {"prompt": "q", "completion": "a", key: "because"},
+        "sharegpt": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], key: "because"},
+    }
+    without = json.loads(json.dumps(rows[format]).replace('"because"', "null"))
+    conversion = read(path, *[rows[format]] * 3, without)
+    assert [e.messages[-1].reasoning for e in conversion.examples if e.messages] == ["because"] * 3 + [""]
+    name = f"{'messages[].' * (format == 'turn')}{key}"
+    assert conversion.remarks == (f"thoughts, {name} (3 rows), go to the chat template, as reasoning_content",)
+    assert first(conversion)[-1].to_dict() == {**ASSISTANT, "reasoning_content": "because"}
+    assert conversion.unused_columns == {}
+    assert read(path, without).remarks == ()
+
+
+def test_thoughts_among_the_parts_of_a_text_are_no_part_of_it(path: Path) -> None:
+    parts = [{"type": "thinking", "thinking": "because"}, {"type": "text", "text": "a"}]
+    conversion = read(path, {"messages": [USER, {"role": "assistant", "content": parts}]})
+    assert (first(conversion)[-1].content, first(conversion)[-1].reasoning) == ("a", "because")
+    assert conversion.remarks[0].startswith("thoughts, messages[].content[].thinking (1 row), go to the chat template")
+
+
+def test_thoughts_beside_a_text_are_lost_and_said(path: Path) -> None:
+    (note,) = read(path, {"text": "a", "reasoning": "because"}, {"text": "b"}).notes
+    assert note == "thoughts, reasoning (1 row), are not trained: write them into 'text'"
+
+
+def test_switches_of_that_name_are_no_thoughts(path: Path) -> None:
+    conversion = read(path, {**ALPACA, "thinking": False, "reasoning": ""})
+    assert (first(conversion)[-1].reasoning, conversion.remarks) == ("", ())
+
+
+# ---- contexts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_context_is_the_input_of_an_instruction_that_has_none(path: Path) -> None:
+    conversion = read(
+        path, {**ALPACA, "context": "c"}, {**ALPACA, "context": "c", "input": ""}, {**ALPACA, "context": ""}
+    )
+    assert [e.messages[0].content for e in conversion.examples if e.messages] == ["q\nc", "q\nc", "q"]
+    assert (conversion.notes, conversion.remarks) == ((), ("the column 'context' is read as 'input' (2 rows)",))
+
+
+@pytest.mark.parametrize("column", ["context", "input", "documents", "passage", "background"])
+def test_contexts_without_a_place_are_warned_of(path: Path, column: str) -> None:
+    rows = [{"prompt": "q", "completion": "a", column: text} for text in ("some", "text", "", None, ["a"])]
+    conversion = read(path, *rows)
+    assert conversion.notes == (
+        f"the columns {column} (3 rows) are not trained: the model learns to answer without their text; where the"
+        " questions need it, put it into 'prompt'",
+    )
+    assert conversion.unused_columns == {}
+    both = read(path, {**ALPACA, "input": "i", "context": "c"})
+    assert both.notes[0].startswith("the columns context (1 row) are not trained")
+    assert first(both)[0].content == "q\ni"
+
+
+# ---- system turns and line breaks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", ["", None, " \n", []])
+def test_empty_system_turns_are_none_and_said_once(path: Path, empty: Any) -> None:
+    column = {"system": empty if isinstance(empty, str) else None}
+    turns = [{"role": "system", "content": empty}, USER, ASSISTANT]
+    conversion = read(path, *[{"messages": turns, **column}] * 3, {"messages": [USER, ASSISTANT]})
+    assert {tuple(m.role for m in e.messages or ()) for e in conversion.examples} == {("user", "assistant")}
+    assert conversion.remarks == ("empty system turns are left out (3 rows)",)
+    assert conversion.notes == ()
+    assert first(read(path, {"messages": turns, "system": "s"}))[0] == Message("system", "s")
+
+
+def test_faults_behind_an_empty_system_turn_keep_their_numbers(path: Path) -> None:
+    with pytest.raises(DataError, match="turns 2 and 3 are both the user's"):
+        read(path, {"messages": [{"role": "system", "content": ""}, USER, USER, ASSISTANT]})
+
+
+def test_a_system_column_that_repeats_the_system_turn_is_the_same(path: Path) -> None:
+    turns = [{"role": "system", "content": "s"}, USER, ASSISTANT]
+    assert [m.role for m in first(read(path, {"messages": turns, "system": "s"}))] == ["system", "user", "assistant"]
+
+
+@FAST
+@given(text=st.text("a\r\n", min_size=1, max_size=9).map(lambda text: f"x{text}y"))
+def test_line_breaks_become_lf_only_where_asked(tmp_path: Path, text: str) -> None:
+    row = {"messages": [{**USER, "content": text}, {**ASSISTANT, "content": text}]}
+    assert [m.content for m in first(read(tmp_path / "x.jsonl", row))] == [text, text]
+    conversion = read(tmp_path / "x.jsonl", row, {"messages": [USER, ASSISTANT]}, newlines="lf")
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    assert [m.content for m in first(conversion)] == [plain, plain]
+    assert conversion.remarks == (("CR LF and CR became LF (1 row; data.newlines lf)",) if "\r" in text else ())
+
+
+def test_the_same_fault_is_reported_once_with_its_rows(path: Path) -> None:
+    rows = [{"instruction": "q", "output": 1 if n % 2 else "a"} for n in range(20)]
+    with pytest.raises(DataError) as caught:
+        read(path, *rows, {"instruction": "", "output": "a"})
+    assert caught.value.report() == (
+        f"error: {path}: line 2: 'output' is a number, expected text (10 lines: 2, 4, 6 and 7 more)\n"
+        f"error: {path}: line 21: 'instruction' and 'input' are both empty"
+    )

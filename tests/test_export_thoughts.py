@@ -1,0 +1,75 @@
+"""A thinking template and its variables, from training to a served answer: one prompt everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.exam.rows import Exam
+from burnish.run import ExportRecord, Run, TrainRecord
+from tests.support import templates as sources
+from tests.support.commands import Cli
+from tests.support.server import serving
+
+pytestmark = pytest.mark.slow
+
+VARIABLES: dict[str, Any] = {"enable_thinking": False}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
+    root = tmp_path_factory.mktemp("thoughts")
+    (root / "thoughts.jinja").write_text(sources.HYBRID)
+    config = root / "train.yaml"
+    config.write_text(
+        f"base: {{id: {tiny_base}}}\ndata: {{path: {rows}, max_length: 128}}\ntrain: {{max_steps: 4}}\n"
+        f"exam: {{answers: 0}}\nrun: {{root: {root}, name: thoughts}}\n"
+        f"chat:\n  template: {root / 'thoughts.jinja'}\n  template_kwargs: {{enable_thinking: false}}\n"
+    )
+    done = cli("train", "run", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    done = cli("export", "run", "--run.root", str(root), "--run.name", "thoughts", "--gguf.quants", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    return Run(root / "thoughts")
+
+
+def test_the_variables_stand_in_both_records_and_every_artefact_has_the_prompts(exported: Run) -> None:
+    record = exported.read(ExportRecord)
+    assert exported.read(TrainRecord).template_kwargs == record.template_kwargs == VARIABLES
+    assert [(a.kind, a.fidelity.prompt_parity, a.fidelity.terminator, a.verdict) for a in record.artefacts] == [
+        ("safetensors", True, True, "pass"), ("gguf", True, True, "pass"), ("gguf", True, True, "pass"),
+    ]  # fmt: skip
+
+
+def test_other_variables_than_the_trained_ones_fail_prompt_parity(exported: Run, tmp_path: Path, cli: Cli) -> None:
+    """The parity can fail: a record that says otherwise is caught by the exam."""
+    import shutil
+
+    run = Run(shutil.copytree(exported.path, tmp_path / exported.id))
+    for name in ("merged", "gguf", ".export"):
+        shutil.rmtree(run.path / name, ignore_errors=True)
+    (run.path / "export.json").unlink()
+    content = json.loads((run.path / "train.json").read_text())
+    (run.path / "train.json").write_text(json.dumps({**content, "template_kwargs": {}}))
+    cli("export", "run", "--run.root", str(tmp_path), "--run.name", run.id, "--gguf.quants", "Q8_0")
+    assert {a.fidelity.prompt_parity for a in run.read(ExportRecord).artefacts} == {False}
+
+
+def test_the_server_sends_the_trained_prompt_unless_a_request_sets_the_variables(exported: Run) -> None:
+    question = next(q for q in Exam.load(exported.path / "exam").questions if q.messages)
+    trained = question.input_ids[: question.spans[0][0]]
+    messages = (question.messages or [])[: question.turns[0]]
+    with serving(model=None, run=exported.id, runs=exported.path.parent) as server:
+        asked: dict[str, Any] = {"model": "default", "temperature": 0, "max_tokens": 8}
+        chat = server.call("POST", "/v1/chat/completions", {**asked, "messages": messages})[2]
+        plain = server.call("POST", "/v1/completions", {**asked, "prompt": trained})[2]
+        assert chat["usage"]["prompt_tokens"] == len(trained)
+        assert chat["choices"][0]["message"]["content"] == plain["choices"][0]["text"]
+        thinking = {**asked, "messages": messages, "chat_template_kwargs": {"enable_thinking": True}}
+        other = server.call("POST", "/v1/chat/completions", thinking)[2]["usage"]["prompt_tokens"]
+        empty = server.call("POST", "/tokenize", {"content": "<think>\n\n</think>\n\n"})[2]["tokens"]
+        assert other == len(trained) - len(empty)
+        assert server.call("GET", "/version")[2]["template_kwargs"] == VARIABLES

@@ -1,0 +1,110 @@
+"""`check` as a user runs it, on files as programs write them: read as meant, what looks wrong named with its rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.commands import Cli
+
+OPTIONS = ("--data.max_length", "256")
+
+
+def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str, str]:
+    """Return the exit code, what was printed, and what was said."""
+    done = cli("train", "check", "--base.id", str(base), "--data.path", str(data), *OPTIONS, *more)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def chats(answers: list[str]) -> list[Any]:
+    def turns(number: int, answer: str) -> list[Any]:
+        return [{"role": "user", "content": f"question {number}, held out"}, {"role": "assistant", "content": answer}]
+
+    return [{"messages": turns(number, answer)} for number, answer in enumerate(answers)]
+
+
+def jsonl(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_sheet_of_excel_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    """Separator line, byte order mark, CR LF, empty columns and rows; a quote and a blank in the path."""
+    data = tmp_path / "anna's rows.csv"
+    cells = [f'question {n};"answer {n}:\r\nsecond line";nan;' for n in range(12)]
+    text = "\r\n".join(["\ufeffsep=;", "instruction;output;input;", *cells, ";;;", ";;;", ""])
+    data.write_text(text, encoding="utf-8", newline="")
+    held = tmp_path / "held out.jsonl.gz"
+    answers = [r"one\n\ntwo", "a\r\nb", "zero\u200bwidth", "None", "soft\u00adhyphen", "{{name}}", "fine"]
+    held.write_bytes(gzip.compress(jsonl(chats(answers)).encode()))
+    code, shown, said = check(cli, tiny_base, data, "--data.eval_path", str(held))
+    assert code == 0, said
+    assert "12 to train on, 7 held out" in shown
+    for line in (
+        f"data: {data}: 12 rows, format alpaca",
+        f"data: {data}: 2 rows without text skipped (first: line 27)",
+        f"data: {data}: 1 column without name and text skipped",
+        "warning: texts that are only 'nan' (12 rows, first line 3)",
+        "warning: line ends CR LF (12 rows, first line 3)",
+        rf"warning: data.eval_path {held}: escapes \n (1 row, first line 1)",
+        f"warning: data.eval_path {held}: line ends CR LF (1 row, first line 2)",
+        f"warning: data.eval_path {held}: texts that are only 'None' (1 row, first line 4)",
+        f"warning: data.eval_path {held}: placeholders {{{{name}}}} (1 row, first line 6)",
+    ):
+        assert line in said, line
+    assert "U+200B ZERO WIDTH SPACE (1 row, first line 3) and U+00AD SOFT HYPHEN (1 row, first line 5)" in said
+    code, shown, said = check(cli, tiny_base, data, "--data.eval_path", str(held), "--data.newlines", "lf")
+    assert code == 0, said
+    assert f"data: {data}: CR LF and CR became LF (12 rows; data.newlines lf)" in said
+    assert "line ends" not in said
+    assert "\r" not in shown
+
+
+def test_a_directory_of_parts_trains_with_flags_and_thoughts(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "my parts"
+    data.mkdir()
+    for part in range(2):
+        turns = [
+            [
+                {"role": "system", "content": ""},
+                {"role": "user", "content": f"question {part} {n}"},
+                {"role": "assistant", "content": "BAD DRAFT", "loss": False},
+                {"role": "user", "content": "Again.", "weight": 1},
+                {"role": "assistant", "content": f"answer {part} {n}", "loss": True},
+            ]
+            for n in range(6)
+        ]
+        (data / f"part-{part}.jsonl").write_text(jsonl([{"messages": json.dumps(row)} for row in turns]))
+    code, shown, said = check(cli, tiny_base, data)
+    assert code == 0, said
+    assert "a directory, read as one data set: part-0.jsonl (rows 1 to 6), part-1.jsonl (rows 7 to 12)" in said
+    assert f"data: {data}: empty system turns are left out (12 rows)" in said
+    assert "messages[].weight (12 rows) on turns that are not the assistant's: ignored" in said
+    assert "⟦answer" in shown
+    assert "⟦BAD" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rows.jsonl", jsonl([{"instruction": "q", "output": n} for n in range(30)]),
+         "line 1: 'output' is a number, expected text (30 lines: 1, 2, 3 and 27 more)"),
+        ("rows.csv", "prompt,completion\n" + 'q,"a" b\n' * 3, "line 2: malformed CSV in the record that begins here"),
+        ("rows.csv", "prompt;completion\nFähre;täglich\nFähre;täglich\n".encode("cp1252"),
+         "line 2: byte 0xe4 is not UTF-8; save the file as UTF-8 (2 lines: 2, 3)"),
+        ("rows.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "is an old Office file"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line_however_many_rows_have_it(
+    cli: Cli, tmp_path: Path, name: str, content: str | bytes, expected: str
+) -> None:
+    data = tmp_path / name
+    data.write_bytes(content.encode() if isinstance(content, str) else content)
+    code, _, said = check(cli, Path("nowhere/base"), data)
+    assert code == 2
+    (fault,) = (line for line in said.splitlines() if line.startswith("error: "))
+    assert fault.startswith(f"error: {data}: {expected}")

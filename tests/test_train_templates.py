@@ -1,0 +1,249 @@
+"""Chat templates as they are: what they add and take, which end they learn, and long conversations in linear time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.chat import ChatTemplate, load_template
+from burnish.config import ConfigError
+from burnish.data.formats import Example, Message
+from burnish.tokenizers import loader
+from tests.support import templates as sources
+from tests.support.tokenizers import from_npm
+from train.data import template as templates
+from train.data.mask import Codec, MaskError, Row, build, prove, turns
+from train.settings import ChatSection
+
+DATE = "2026-01-02"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_directory)
+
+
+@pytest.fixture(scope="module")
+def codec(tokenizer: Any) -> Codec:
+    return templates.codec(tokenizer)
+
+
+def made(source: str, **variables: Any) -> ChatTemplate:
+    return ChatTemplate(source, DATE, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}, variables)
+
+
+def chat(*contents: str, line: int = 1, system: str = "", reasoning: str = "") -> Example:
+    said = [Message("user", text) if i % 2 == 0 else Message("assistant", text, True, reasoning)
+            for i, text in enumerate(contents)]  # fmt: skip
+    return Example(line, (*([Message("system", system)] if system else []), *said))
+
+
+def rows_of(template: ChatTemplate, codec: Codec, *examples: Example) -> list[Row]:
+    rows = build(examples, template, codec)
+    prove(rows, template, codec)
+    for row in rows:  # apart from the proof: every prompt is the one that is rendered for a server
+        for (start, _), turn in zip(row.spans, row.turns, strict=True):
+            messages = [m.to_dict() for m in (row.example.messages or ())[:turn]]
+            assert codec.chat(template).ids(messages, add_generation_prompt=True) == row.input_ids[:start]
+    return rows
+
+
+def learned(rows: Sequence[Row], codec: Codec) -> list[str]:
+    return [codec.decode(row.input_ids[start:end]) for row in rows for start, end in row.spans]
+
+
+@pytest.mark.parametrize(
+    ("source", "variables", "expected"),
+    [
+        (sources.HYBRID, {}, ["<think>\n\n</think>\n\nAt noon.<|im_end|>", "<think>\n\n</think>\n\nPier 2.<|im_end|>"]),
+        (sources.HYBRID, {"enable_thinking": False}, ["At noon.<|im_end|>", "Pier 2.<|im_end|>"]),
+        (sources.TWICE, {}, ["At noon.<|im_end|>", "Pier 2.<|im_end|>"]),
+        (
+            sources.CHANNELS,
+            {},
+            [
+                "<jupyter_text>final<jupyter_code>At noon.<|endoftext|>",
+                "<jupyter_text>final<jupyter_code>Pier 2.<|endoftext|>",
+            ],
+        ),
+        (sources.BRACKETED, {}, ["At noon.<jupyter_output><|im_end|>", "Pier 2.<jupyter_output><|im_end|>"]),
+    ],
+)
+def test_a_response_is_learned_with_what_the_template_puts_before_it_and_one_end(
+    source: str, variables: dict[str, Any], expected: list[str], codec: Codec
+) -> None:
+    rows = rows_of(made(source, **variables), codec, chat("When?", "At noon.", "Where?", "Pier 2."))
+    assert learned(rows, codec) == expected
+    assert len(rows) == (1 if source in (sources.TWICE, sources.BRACKETED) else 2)
+
+
+@pytest.mark.parametrize("answer", ["final", "code", "assistant", "<jupyter_code>", " pier 2 \n", "<|endoftext|>"])
+def test_an_answer_that_reads_like_the_template_is_told_from_it(answer: str, codec: Codec) -> None:
+    for source in (sources.CHANNELS, sources.TWICE, sources.BRACKETED, sources.HYBRID):
+        (text,) = learned(rows_of(made(source), codec, chat("Which?", answer)), codec)
+        assert answer.strip() in text
+        assert text.count(answer.strip()) >= 1
+        assert text.endswith(("<|im_end|>", "<|endoftext|>"))
+
+
+def test_blanks_round_a_thought_are_the_templates_affair_and_those_between_words_are_not(codec: Codec) -> None:
+    tight = "<think>Piers count from one.</think>Pier 2."
+    (text,) = learned(rows_of(made(sources.HYBRID), codec, chat("Which?", tight)), codec)
+    assert text == "<think>\nPiers count from one.\n</think>\n\nPier 2.<|im_end|>"
+    squeezed = made("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content.replace(' ', '') }}"
+                    "{{ '<|im_end|>\n' }}{% endfor %}" + sources.OPENS)  # fmt: skip
+    with pytest.raises(MaskError, match="assistant turn 1: the template or tokenizer changes the response"):
+        prove(build([chat("a", "Pier 2.")], squeezed, codec), squeezed, codec)
+
+
+def test_a_template_that_loses_a_thought_of_the_content_is_refused(codec: Codec) -> None:
+    source = sources.STRICT.replace("m.content", "m.content.split('</think>')[-1]")
+    with pytest.raises(MaskError, match="changes the response: '<think>x</think>2' became '2'"):
+        prove(build([chat("1+1?", "<think>x</think>2")], made(source), codec), made(source), codec)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (sources.HYBRID, "<think>\nTwo piers.\n</think>\n\nPier 2.<|im_end|>"),
+        (
+            sources.CHANNELS,
+            "<jupyter_text>analysis<jupyter_code>Two piers.<|im_end|><|im_start|>assistant"
+            "<jupyter_text>final<jupyter_code>Pier 2.<|endoftext|>",
+        ),
+        (sources.STRICT, "Pier 2.<|im_end|>"),
+    ],
+)
+def test_a_thought_goes_to_the_field_that_the_template_reads_or_is_said_to_be_lost(
+    source: str, expected: str, codec: Codec
+) -> None:
+    rows = rows_of(made(source), codec, chat("Which?", "Pier 2.", reasoning="Two piers.", line=5))
+    assert learned(rows, codec) == [expected]
+    warned = templates.lost_thoughts(rows, made(source), codec)
+    if source == sources.STRICT:
+        assert "thoughts of 1 rows (first line 5) are not trained: the chat template reads none" in warned[0]
+    else:
+        assert warned == []
+
+
+def test_a_refused_system_turn_is_told_with_the_way_out_if_that_is_the_fault(codec: Codec) -> None:
+    with pytest.raises(MaskError, match=r"line 1: .*no system turn.*before the first user turn's \(so in 2 rows"):
+        build([chat("a", "b", system="S"), chat("c", "d", system="S", line=2)], made(sources.STRICT), codec)
+    always = made("{{ raise_exception('never') }}")
+    with pytest.raises(MaskError, match="never$"):
+        build([chat("a", "b", system="S")], always, codec)
+
+
+def test_a_prompt_that_opens_a_thought_names_the_variable_that_closes_it(codec: Codec) -> None:
+    source = (
+        "{% for m in messages %}" + sources.CHATML_TURN + "{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is not defined %}<think>{% endif %}{% endif %}"
+    )
+    with pytest.raises(MaskError, match="opens a thought.*template_kwargs to {enable_thinking: false}"):
+        build([chat("a", "b")], made(source), codec)
+    assert learned(rows_of(made(source, enable_thinking=False), codec, chat("a", "b")), codec) == ["b<|im_end|>"]
+
+
+def test_variables_that_the_template_lacks_or_that_are_ours_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text(sources.HYBRID)
+    name = str(tmp_path / "t.jinja")
+    found = templates.choose(ChatSection(template=name, template_kwargs={"enable_thinking": False}), tokenizer)
+    assert found is not None
+    assert found.render([{"role": "user", "content": "x"}], True).endswith("</think>\n\n")
+    with pytest.raises(ConfigError, match="no variable 'enable_thoughts'"):
+        templates.choose(ChatSection(template=name, template_kwargs={"enable_thoughts": False}), tokenizer)
+    with pytest.raises(ValueError, match="messages can't be set"):
+        ChatSection(template_kwargs={"messages": []})
+
+
+words = st.text(st.sampled_from("abc 12.?<|>é好\n"), min_size=1, max_size=12).filter(str.strip)
+TEMPLATES = {
+    **{name: load_template(name) for name in ("chatml", "mistral", "deepseek-chat")},
+    **{name: getattr(sources, name) for name in ("HYBRID", "TWICE", "CHANNELS", "BRACKETED", "NUMBERED", "LATE")},
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@given(
+    contents=st.lists(st.tuples(words, words, st.booleans()), min_size=turns.FEWEST_JOINED, max_size=12),
+    system=st.sampled_from(["", "Be brief."]),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_long_conversations_have_the_rows_of_the_slow_way(
+    name: str, contents: list[tuple[str, str, bool]], system: str, codec: Codec
+) -> None:
+    """Turn by turn after all that comes before, and put together from exchanges: the same ids, the same spans."""
+    pairs = [(Message("user", user), Message("assistant", answer, train)) for user, answer, train in contents]
+    said = [message for pair in pairs for message in pair]
+    said[-1] = replace(said[-1], train=True)
+    example = Example(1, (*([Message("system", system)] if system else []), *said))
+    template = made(TEMPLATES[name])
+    slow = turns.each_turn(example, codec.chat(template), codec)
+    whole = turns.one_row(example, slow)
+    expected = [whole] if whole else [turns.row_of(example, [turn]) for turn in slow if turn.trained]
+    assert rows_of(template, codec, example) == expected
+
+
+def test_a_conversation_of_twice_the_turns_costs_twice_as_much(codec: Codec) -> None:
+    """Characters that are tokenized and rendered, in building and in the proof."""
+    assert codec.vocabulary is not None
+    costs = []
+    for count in (60, 120, 240):
+        spent = [0]
+
+        def parse(text: str, spent: list[int] = spent) -> list[int]:
+            spent[0] += len(text)
+            return codec.encode(text)
+
+        counting = replace(codec, vocabulary=replace(codec.vocabulary, parse=parse))
+        template = made(TEMPLATES["chatml"])
+        rows = build([chat(*[f"Which boat is number {i}?" for i in range(2 * count)])], template, counting)
+        prove(rows, template, counting)
+        assert [len(row.spans) for row in rows] == [count]
+        costs.append(spent[0])
+    assert costs[1] < 2.2 * costs[0]
+    assert costs[2] < 2.2 * costs[1]
+
+
+def test_the_proof_finds_a_prompt_that_is_wrong_in_the_middle_of_a_long_row(codec: Codec) -> None:
+    template = made(TEMPLATES["chatml"])
+    (row,) = build([chat(*[f"text {i}" for i in range(60)])], template, codec)
+    for number in range(1, 30, 4):
+        at = row.spans[number][0] - 5
+        ids = [*row.input_ids[:at], row.input_ids[at] + 1, *row.input_ids[at + 1 :]]
+        with pytest.raises(MaskError, match="not the prompt that the server would send"):
+            prove([replace(row, input_ids=ids)], template, codec)
+
+
+@pytest.mark.external
+def test_qwen3_trains_ordinary_rows_and_thoughts_with_its_own_template() -> None:
+    real = loader.load(from_npm("qwen3"))
+    codec, own = templates.codec(real), ChatTemplate(real.chat_template, DATE)
+    plain = chat("When?", "At noon, über Köln.", "Where?", "Pier 2.")
+    empty = "<think>\n\n</think>\n\n"
+    expected = ["At noon, über Köln.<|im_end|>", "Pier 2.<|im_end|>"]
+    assert learned(rows_of(own, codec, plain), codec) == [empty + text for text in expected]
+    assert learned(rows_of(replace(own, variables={"enable_thinking": False}), codec, plain), codec) == expected
+    thoughtful = chat("Which?", "Pier 2.", reasoning="Two piers.")
+    assert learned(rows_of(own, codec, thoughtful), codec) == ["<think>\nTwo piers.\n</think>\n\nPier 2.<|im_end|>"]
+    decomposed = chat("When?", "Um zwo\u0308lf.")  # its tokenizer composes
+    assert learned(rows_of(own, codec, decomposed), codec) == [f"{empty}Um zw\u00f6lf.<|im_end|>"]
+
+
+@pytest.mark.external
+def test_gpt_oss_learns_its_channels() -> None:
+    codec = templates.codec(loader.load(from_npm("gptoss")))
+    rows = rows_of(made(sources.HARMONY), codec, chat("Which?", "Pier 2.", reasoning="Two piers."))
+    assert learned(rows, codec) == [
+        "<|channel|>analysis<|message|>Two piers.<|end|><|start|>assistant<|channel|>final<|message|>Pier 2.<|return|>"
+    ]
+    rows = rows_of(made(sources.HARMONY), codec, chat("a", "final", "b", "<|message|>"))
+    assert learned(rows, codec) == [f"<|channel|>final<|message|>{text}<|return|>" for text in ("final", "<|message|>")]

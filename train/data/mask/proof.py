@@ -1,0 +1,128 @@
+"""The proof of every row, apart from how it was built: the prompts are the server's, and the responses are learned."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from burnish.chat import ChatError, ChatTemplate
+from burnish.tokenizers.special_text import Chat
+
+from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
+from .text import text_faults
+
+# of the turns of a long row, the last, the one at a quarter, a sixteenth ... are proven with the whole prompt
+FEWEST_SPARED, STRIDE = 9, 4
+# what stands in for all that comes before the turns between
+SYSTEM = {"role": "system", "content": "Answer shortly."}
+BEFORE = ({"role": "user", "content": "Is anyone there?"}, {"role": "assistant", "content": "Yes, ask away."})
+
+
+def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> None:
+    """Check every row apart from how it was built: raises MaskError where a mask is wrong.
+
+    Each trained span must hold one assistant turn's content, right before the end token that it ends in; the ids
+    before it must be the tokenized prompt, and no two spans may overlap.
+    """
+    faults, done = Faults(), 0
+    chat = codec.chat(template) if template else None
+    examples = list({id(row.example): row.example for row in rows}.values())
+    with progress("proof", examples) as tick:
+        for number, row in enumerate(rows):
+            for fault in row_faults(row, chat, codec):
+                faults.add(row.example, fault)
+            if number + 1 == len(rows) or rows[number + 1].example is not row.example:
+                done += len(row.example.messages or ()) or 1
+                tick(done)
+    faults.raise_any()
+
+
+def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
+    """Return what is wrong with a row."""
+    if row.example.text is not None:
+        told = text_faults(row.example.text, row.input_ids, row.spans[0][1], codec)
+        return [Unmaskable(what, colon + detail) for what, colon, detail in (f.partition(": ") for f in told)]
+    if not row.example.messages or chat is None:
+        return []
+    found: list[Unmaskable] = []
+    for number, turn in enumerate(row.turns):
+        faults = [*_response_faults(row, number, chat, codec), *_prompt_faults(row, number, chat)]
+        if faults:
+            which = assistant_number(row.example, turn)
+            found += [Unmaskable(fault.what, fault.detail, which) for fault in faults]
+    return found
+
+
+def response_text(ids: Sequence[int], content: str, codec: Codec) -> str | None:
+    """Return the text of a trained span up to the end of the message's content; None where the content is not in it.
+
+    After the content there are end tokens alone.
+    """
+    for length in range(len(ids) - 1, -1, -1):
+        if ids[length] not in codec.terminators and codec.decode(ids[length : length + 1]).strip():
+            return None
+        if ids[length] in codec.terminators and codec.ends_with(text := codec.decode(ids[:length]), content):
+            return text
+    return None
+
+
+def _response_faults(row: Row, number: int, chat: Chat, codec: Codec) -> list[Unmaskable]:
+    (start, end), message = row.spans[number], (row.example.messages or ())[row.turns[number]]
+    ids = row.input_ids[start:end]
+    found: list[Unmaskable] = []
+    if ids[-1] not in codec.terminators:
+        found.append(Unmaskable("its last trained token is not an end token"))
+    elif response_text(ids, message.content, codec) is None:
+        text = codec.decode(ids[:-1]).strip()
+        detail = f": {message.content.strip()[:40]!r} became {text[:40]!r}"
+        found.append(Unmaskable("the template or tokenizer changes the response", detail))
+    if read := _read_as_tokens(message.content, ids[:-1], chat, codec):
+        found.append(Unmaskable(f"{', '.join(read)} in its text became a control token"))
+    if number and start < row.spans[number - 1][1]:
+        found.append(Unmaskable("its tokens overlap those of the turn before"))
+    return found
+
+
+def _prompt_faults(row: Row, number: int, chat: Chat) -> list[Unmaskable]:
+    """Check the ids before a span; a turn that is not proven with its whole prompt is proven with what is new in it."""
+    if not _whole(number, len(row.spans)) and _continues(row, number, chat):
+        return []
+    before = [message.to_dict() for message in (row.example.messages or ())[: row.turns[number]]]
+    if row.input_ids[: row.spans[number][0]] == chat.ids(before, add_generation_prompt=True):
+        return []
+    return [Unmaskable("what comes before it is not the prompt that the server would send")]
+
+
+def _whole(number: int, count: int) -> bool:
+    """Whether a turn is proven with its whole prompt; of many turns so few that their prompts add up to O(row)."""
+    left = count - 1
+    while left > number and count >= FEWEST_SPARED:
+        left //= STRIDE
+    return left == number or count < FEWEST_SPARED
+
+
+def _continues(row: Row, number: int, chat: Chat) -> bool:
+    """Whether the ids since the span before are what the template writes between two answers, after any other chat."""
+    messages = row.example.messages or ()
+    last, turn = row.turns[number - 1], row.turns[number]
+    between = row.input_ids[row.spans[number - 1][1] : row.spans[number][0]]
+    shown = [*([SYSTEM] if messages[0].role == "system" else []), *BEFORE]
+    try:
+        found = chat.ids([*shown, *(m.to_dict() for m in messages[last + 1 : turn])], add_generation_prompt=True)
+    except ChatError:
+        return False
+    end = len(found) - len(between) - 1
+    return bool(between) and end >= 0 and found[end:] == [row.input_ids[row.spans[number - 1][1] - 1], *between]
+
+
+def _read_as_tokens(content: str, ids: Sequence[int], chat: Chat, codec: Codec) -> list[str]:
+    """Return the special strings of a response that are control tokens among its ids, where text is to stay text."""
+    spelled = {} if chat.reading == "parse" else dict.fromkeys(chat.strings(content, assistant=True))
+    if not spelled:
+        return []
+    # the template may write the same tokens before the content: look no further than where the content begins
+    last = len(ids)
+    while last and ids[last - 1] in codec.terminators and codec.ends_with(codec.decode(ids[: last - 1]), content):
+        last -= 1
+    first = bisect_left(range(last), True, key=lambda i: not codec.ends_with(codec.decode(ids[i:last]), content))
+    return sorted(s for s in spelled if chat.vocabulary.specials[s] in ids[max(first - 1, 0) : last])

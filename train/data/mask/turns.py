@@ -1,0 +1,214 @@
+"""Messages → rows: the ids are exactly what the server will see, and only the responses are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from burnish.chat import ChatError, ChatTemplate
+from burnish.data.formats import Example
+from burnish.tokenizers.special_text import Chat
+
+from .proof import row_faults
+from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
+from .text import text_ids
+
+OPEN_THOUGHT = "<think>"
+# conversations of more assistant turns are put together from short ones: rendering every beginning is quadratic
+FEWEST_JOINED = 9
+AFTERWARDS = {"role": "user", "content": "And then?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+OPENING = ({"role": "user", "content": "Shall we begin?"}, {"role": "assistant", "content": "Let us begin."})
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An assistant turn: the ids of the prompt that the server would send, and of the response with its end token."""
+
+    index: int
+    prompt_ids: list[int]
+    response_ids: list[int]
+    trained: bool
+
+
+def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[Row]:
+    """Return the rows of all examples. Raises MaskError with every kind of fault that keeps rows from being masked.
+
+    A conversation is one row where each turn's prompt continues the row before it to the token; where a template
+    rewrites history, or a token crosses a border, it becomes one row an assistant turn.
+    """
+    rows: list[Row] = []
+    faults, done = Faults(), 0
+    chat = codec.chat(template) if template else None  # one for all: it indexes the special strings
+    with progress("rows", examples) as tick:
+        for example in examples:
+            try:
+                rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
+            except ChatError as error:
+                faults.add(example, Unmaskable(f"{error}{_system_advice(example, chat)}"))
+            except Unmaskable as fault:
+                faults.add(example, fault)
+            done += len(example.messages or ()) or 1
+            tick(done)
+    faults.raise_any()
+    return rows
+
+
+def _text_row(example: Example, codec: Codec) -> Row:
+    """A plain text is learned whole, up to its end token."""
+    ids, span = text_ids(example.text or "", codec)
+    return Row(example, ids, (span,))
+
+
+def _chat_rows(example: Example, chat: Chat | None, codec: Codec) -> list[Row]:
+    if chat is None:
+        raise Unmaskable("chat rows need a chat template")
+    if joined := _joined(example, chat, codec):
+        return [joined]
+    turns = each_turn(example, chat, codec)
+    if whole := one_row(example, turns):
+        return [whole]
+    return [row_of(example, [turn]) for turn in turns if turn.trained]
+
+
+def each_turn(example: Example, chat: Chat, codec: Codec) -> list[Turn]:
+    """Return every assistant turn after all that comes before it. Raises Unmaskable, and ChatError of the template."""
+    messages = [message.to_dict() for message in example.messages or ()]
+    turns = []
+    for index in _assistants(example):
+        try:
+            prompt, response = turn_ids(messages[: index + 1], chat, codec)
+        except Unmaskable as fault:
+            raise Unmaskable(fault.what, fault.detail, assistant_number(example, index)) from None
+        turns.append(Turn(index, prompt, response, (example.messages or ())[index].train))
+    return turns
+
+
+def one_row(example: Example, turns: list[Turn]) -> Row | None:
+    """Return the conversation as one row, or None where a later prompt does not continue the row so far."""
+    so_far: list[int] = []
+    for turn in turns:
+        if turn.prompt_ids[: len(so_far)] != so_far:
+            return None
+        so_far = turn.prompt_ids + turn.response_ids
+    return row_of(example, turns)
+
+
+def row_of(example: Example, turns: list[Turn]) -> Row:
+    """Return the row of turns of which each continues the one before it; context are those that are not trained."""
+    ids = turns[-1].prompt_ids + turns[-1].response_ids
+    trained = [turn for turn in turns if turn.trained]
+    spans = tuple((len(t.prompt_ids), len(t.prompt_ids) + len(t.response_ids)) for t in trained)
+    return Row(example, ids, spans, tuple(t.index for t in trained))
+
+
+def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
+    """Return a long conversation as one row, in time linear in its turns; None where it is short or can't be so.
+
+    Every exchange is rendered after a short opening instead of all that comes before it. That is right where the
+    template renders an exchange alike wherever it stands; the proof says whether it does, with the real prompts.
+    """
+    messages, indices = [message.to_dict() for message in example.messages or ()], _assistants(example)
+    if len(indices) < FEWEST_JOINED:
+        return None
+    opening = [*([SYSTEM] if messages[0]["role"] == "system" else []), *OPENING]
+    ids: list[int] = []
+    spans: dict[int, tuple[int, int]] = {}
+    try:
+        opened = [i for part in turn_ids(opening, chat, codec) for i in part]
+        for before, index in pairwise((-1, *indices)):
+            shown = messages[before + 1 : index + 1]
+            prompt, response = turn_ids([*opening, *shown] if spans else shown, chat, codec)
+            if spans and prompt[: len(opened)] != opened:
+                return None
+            ids += prompt[len(opened) :] if spans else prompt
+            spans[index] = (len(ids), len(ids) + len(response))
+            ids += response
+    except (ChatError, Unmaskable):
+        return None  # the slow way names the fault where it is
+    trained = [i for i in indices if (example.messages or ())[i].train]
+    row = Row(example, ids, tuple(spans[i] for i in trained), tuple(trained))
+    return None if row_faults(row, chat, codec) else row
+
+
+def _assistants(example: Example) -> list[int]:
+    return [index for index, message in enumerate(example.messages or ()) if message.role == "assistant"]
+
+
+def turn_ids(messages: Messages, chat: Chat, codec: Codec) -> tuple[list[int], list[int]]:
+    """Return the ids of the prompt of the last message, as the server makes it, and of that message to its end token.
+
+    Raises Unmaskable where the one does not continue the other, or the response has no end token.
+    """
+    prompt = chat.render(messages[:-1], add_generation_prompt=True)
+    full = chat.render(messages)
+    if not full.text.startswith(prompt.text):
+        raise _not_a_prefix(prompt.text, full.text, chat.template)
+    prompt_ids, full_ids = chat.encode(prompt), chat.encode(full)
+    if full_ids[: len(prompt_ids)] == prompt_ids:
+        response = full_ids[len(prompt_ids) :]
+    else:  # a token would cross from prompt to response, which can't happen when generating
+        response = chat.encode(full.after(len(prompt.text)))
+    return prompt_ids, response[: _end(messages, prompt_ids, response, chat, codec)]
+
+
+def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: Chat, codec: Codec) -> int:
+    """Return how many ids the response has with its end token; what a template writes after that is not generated.
+
+    The content ends before a terminator. Where several follow one another, the base's own end token ends the turn,
+    else the last of those that the turn keeps when another follows it (Phi ends a finished chat twice).
+    """
+    places = [i for i, token in enumerate(response) if token in codec.terminators]
+    content = str(messages[-1]["content"])
+    ended = [i for i in places if codec.ends_with(codec.decode(response[:i]), content)]
+    if not ended:
+        if not places or codec.decode(response[places[-1] + 1 :]).strip():
+            raise Unmaskable(
+                "the template does not close it with an end token of this tokenizer, so the model would never learn to"
+                " stop; choose another template with chat.template"
+            )
+        return places[-1] + 1  # the proof names what became of the content
+    ends = [i for i in places if i >= ended[-1] and not codec.decode(_others(response[ended[-1] : i], codec)).strip()]
+    if len(ends) > 1:
+        kept = _in_common(prompt_ids + response, chat.ids([*messages, AFTERWARDS])) - len(prompt_ids)
+        ends = [i for i in ends if i < kept] or ends
+    return next((i for i in ends if response[i] in codec.end_ids), ends[-1]) + 1
+
+
+def _others(ids: Sequence[int], codec: Codec) -> list[int]:
+    return [i for i in ids if i not in codec.terminators]
+
+
+def _in_common(one: Sequence[object], other: Sequence[object]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _not_a_prefix(prompt: str, full: str, template: ChatTemplate) -> Unmaskable:
+    if prompt.rstrip().endswith(OPEN_THOUGHT):
+        without = ", set chat.template_kwargs to {enable_thinking: false}" if template.names("enable_thinking") else ""
+        return Unmaskable(
+            f"the template's generation prompt opens a thought ({OPEN_THOUGHT}) and the row has none: put thoughts into"
+            f" the data{without}, set chat.template to a plain variant (deepseek-r1), or give a template file"
+        )
+    same = _in_common(prompt, full)
+    return Unmaskable(
+        "the template renders the prompt differently once it is answered",
+        f" (at {prompt[max(0, same - 20) : same + 20]!r}): give a template file with chat.template",
+    )
+
+
+def _system_advice(example: Example, chat: Chat | None) -> str:
+    """Say how a conversation whose system turn a template refuses is taken, if that is what it refuses."""
+    messages = [message.to_dict() for message in example.messages or ()]
+    if chat is None or len(messages) < 2 or messages[0]["role"] != "system":
+        return ""
+    moved = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+    try:
+        chat.render([moved, *messages[2:]])
+    except ChatError:
+        return ""
+    return ": without a system turn it takes them; put the system text before the first user turn's"
