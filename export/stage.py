@@ -140,6 +140,6 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
         stop=job.record.terminators,
         template_kwargs=job.record.template_kwargs,
         special_tokens=job.record.special_tokens,
-        context_length=config.get("max_position_embeddings") or job.record.max_length,
+        context_length=config.get("max_position_embeddings") or config.get("n_positions") or job.record.max_length,
         versions=versions(PACKAGES),
     )

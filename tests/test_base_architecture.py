@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from burnish.bases.architecture import fault
-from burnish.tokenizers.llama_cpp import CONVERTER, refusal, refuses
+from burnish.tokenizers.llama_cpp import CONVERTER, for_converter, refusal, refuses
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,13 @@ def test_the_pinned_converter_still_says_so() -> None:
     said = CONVERTER.read_text() + (CONVERTER.parent / "conversion" / "base.py").read_text()
     assert "Model {model_architecture} is not supported" in said
     assert "BPE pre-tokenizer was not recognized" in said
+
+
+def test_the_converter_is_given_gpt2s_context() -> None:
+    assert for_converter({"model_type": "gpt2", "n_positions": 64}) == {
+        "model_type": "gpt2",
+        "n_positions": 64,
+        "n_ctx": 64,
+    }
+    assert for_converter({"model_type": "gpt2", "n_positions": 64, "n_ctx": 32})["n_ctx"] == 32
+    assert for_converter({"model_type": "llama"}) == {"model_type": "llama"}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..files import atomic_file, cache_root, file_sha256
@@ -36,6 +37,13 @@ class VocabularyError(UserError):
 
 class Unconvertible(VocabularyError):
     """A base that the converter itself refuses: no GGUF can be made of it, or of what is trained on it."""
+
+
+def for_converter(config: dict[str, Any]) -> dict[str, Any]:
+    """Return config.json's content with what the converter reads: of GPT-2 n_ctx, which transformers drops."""
+    if config.get("model_type") == "gpt2" and "n_positions" in config:
+        return {"n_ctx": config["n_positions"], **config}
+    return config
 
 
 def refuses(line: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from burnish.console import Tick, say
+from burnish.tokenizers.llama_cpp import for_converter
 
 from .adapter import Change, LoadedChange, MergeError, open_adapter
 from .dequantize import DTYPES, AsTrained, Packed, Rows, dequantizer, unpack
@@ -224,7 +225,7 @@ def _read_config(base: Path) -> dict[str, Any]:
 
 def _config(base: Path, tensors: list[Merged], tied: bool) -> dict[str, Any]:
     """Return the base's config as the merged weights need it: no quantization, tied or not, the resized vocabulary."""
-    config = _read_config(base)
+    config = for_converter(_read_config(base))
     config.pop("quantization_config", None)
     config.pop("torch_dtype", None)
     resized = next((t.origin.rows for t in tensors if t.name.endswith(EMBEDDING) and t.origin is not t.source), None)

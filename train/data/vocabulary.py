@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from burnish.files import cache_root, write_atomic
 from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
 from burnish.tokenizers.embedded import unembedded, without_unembedded
-from burnish.tokenizers.llama_cpp import CONVERTER, Unconvertible, VocabularyError, ids_by_llama_cpp
+from burnish.tokenizers.llama_cpp import CONVERTER, Unconvertible, VocabularyError, for_converter, ids_by_llama_cpp
 from burnish.tokenizers.loader import TokenizerError
 
 from .mask import Codec, Row
@@ -54,7 +53,8 @@ def check_vocabulary(
     with tempfile.TemporaryDirectory() as name:
         saved = Path(name)
         tokenizers.save(tokenizer, saved)
-        shutil.copyfile(base.path / "config.json", saved / "config.json")
+        config = for_converter(embeddings.read_config(base.path))
+        (saved / "config.json").write_text(json.dumps(config), encoding="utf-8")
         cached = cache_root() / "vocabularies" / f"{_digest(saved, rows)}.json"
         if cached.is_file():
             warnings: list[str] = json.loads(cached.read_text(encoding="utf-8"))
