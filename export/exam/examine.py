@@ -106,8 +106,9 @@ def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: TopLogp
     """Return the fidelity of a GGUF file: scored through llama.cpp, prompted by the template in its own metadata."""
     with Model.open(path) as model:
         scored = score(exam, gguf_logits(model, exam), reference, title)
-        parity = prompt_parity(exam, gguf_chat(model, record), record, model.tokenize_raw)
-        return fidelity(exam, scored, parity, terminator(exam, gguf_ends(model, record)))
+        ends = gguf_ends(model, record)
+        parity = prompt_parity(exam, gguf_chat(model, record), record, model.tokenize_raw, ends.all)
+        return fidelity(exam, scored, parity, terminator(exam, ends))
 
 
 def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[Fidelity, TopLogprobs]:
@@ -123,6 +124,6 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
     except (ValueError, OSError) as error:
         raise ShardError(f"{directory}: transformers can't load its tokenizer: {first_line(error)}") from None
     raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
-    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, raw)
-    end = terminator(exam, checkpoint_ends(directory, tokenizer, record))
-    return fidelity(exam, scored, parity, end), scored.answers
+    ends = checkpoint_ends(directory, tokenizer, record)
+    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, raw, ends.all)
+    return fidelity(exam, scored, parity, terminator(exam, ends)), scored.answers

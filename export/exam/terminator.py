@@ -28,6 +28,11 @@ class Ends:
     recorded: frozenset[int]
     text: Callable[[int], str]
 
+    @property
+    def all(self) -> frozenset[int]:
+        """Every id at which an answer ends."""
+        return self.own | self.recorded
+
 
 def terminator(exam: Exam, ends: Ends) -> Check:
     """Check that every examined turn ends in a token that ends the artefact's generation, and that nothing else does.
@@ -51,7 +56,7 @@ def terminator(exam: Exam, ends: Ends) -> Check:
 
 def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
     """Yield the stops of one turn that come before its end: with ordinary text still to follow."""
-    stops = ends.own | ends.recorded
+    stops = ends.all
     following = False
     for token in reversed(ids):
         if token in stops and following:
