@@ -126,6 +126,17 @@ def test_turns_in_a_text_are_read(tmp_path: Path, write: Any, kind: str) -> None
         assert [m.to_dict() for m in example.messages] == CHAT
 
 
+def test_turns_that_are_each_json_in_a_text_are_one_row(tmp_path: Path) -> None:
+    read(tmp_path / "x.json", [{"messages": [json.dumps(turn) for turn in CHAT]}])
+    (example,) = converted(tmp_path / "x.json").examples
+    assert [m.to_dict() for m in example.messages or ()] == CHAT
+
+
+def test_empty_cells_of_a_frame_are_rows_still(tmp_path: Path) -> None:
+    read(tmp_path / "x.json", {"text": {"0": "a", "1": None, "2": None}})
+    assert "most rows fit no format (text fits 1 of 3 rows)" in refused(tmp_path / "x.json")
+
+
 def test_prompts_histories_and_whole_rows_in_a_text_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     read(path, [{"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}])

@@ -12,7 +12,7 @@ from .json_scanner import scan_json
 from .schema import KNOWN, fitting
 
 Table = dict[str, Any]
-SPEAKERS = ("role", "from")
+SPEAKERS, TURNS = ("role", "from"), ("messages", "conversations", "conversation")
 
 
 def unfold(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
@@ -57,7 +57,7 @@ def _columns(table: Table) -> list[Any] | None:
         return None
     labels = dict.fromkeys(label for cells in table.values() for label in cells)
     rows = [{name: cells.get(label) for name, cells in table.items()} for label in labels]
-    return rows if _fit(rows) else None
+    return rows if any(map(fitting, rows)) else None
 
 
 def _index(table: Table) -> list[Any] | None:
@@ -73,10 +73,17 @@ def _lists(table: Table) -> list[Any] | None:
     cells = list(table.values())
     if not cells or not all(isinstance(column, list) and len(column) == len(cells[0]) > 0 for column in cells):
         return None
-    if any(isinstance(cell, dict) and any(key in cell for key in SPEAKERS) for column in cells for cell in column):
+    if any(_is_turn(name, cell) for name, column in table.items() for cell in column):
         return None
     rows = [dict(zip(table, row, strict=True)) for row in zip(*cells, strict=True)]
     return rows if _fit(rows) else None
+
+
+def _is_turn(name: str, cell: Any) -> bool:
+    """Whether an element of a list is a turn, not a row's cell: an object with a speaker, or such as JSON in a text."""
+    if isinstance(cell, str):
+        return name in TURNS and cell.lstrip().startswith("{")
+    return isinstance(cell, dict) and any(key in cell for key in SPEAKERS)
 
 
 READERS: tuple[tuple[Callable[[Table], list[Any] | None], str], ...] = (
