@@ -27,7 +27,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
     faults, done = Faults(), 0
     chat = codec.chat(template) if template else None
     examples = list({id(row.example): row.example for row in rows}.values())
-    with progress("proof", examples) as tick:
+    with progress("turns proven", examples) as tick:
         for number, row in enumerate(rows):
             for fault in row_faults(row, chat, codec):
                 faults.add(row.example, fault)

@@ -44,7 +44,7 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
     rows: list[Row] = []
     faults, done = Faults(), 0
     chat = codec.chat(template) if template else None  # one for all: it indexes the special strings
-    with progress("rows", examples) as tick:
+    with progress("turns rendered", examples) as tick:
         for example in examples:
             try:
                 rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
