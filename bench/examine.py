@@ -30,7 +30,7 @@ from bench.merge import SHAPES, make_base, peak_bytes
 from burnish.console import say
 from burnish.exam.memory import ExamMemory
 from burnish.exam.rows import Question
-from burnish.exam.scores import Answers
+from burnish.exam.scores import TopLogprobs
 from burnish.files import first_line, last_line
 
 KINDS = ("streamed", "whole")
@@ -59,13 +59,13 @@ def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[st
     before = peak_bytes()
     started, cpu = time.perf_counter(), time.process_time()
     targets = [t for question in asked for t in question.targets]
-    parts: list[Answers] = []
+    parts: list[TopLogprobs] = []
     start = 0
     for rows in streamed_logits(base, asked) if kind == "streamed" else whole_logits(base, asked, "bench"):
-        parts.append(Answers.of(rows, targets[start : start + len(rows)]))
+        parts.append(TopLogprobs.of(rows, targets[start : start + len(rows)]))
         start += len(rows)
     used = {"wall_s": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
-    np.save(target, Answers.join(parts).true)
+    np.save(target, TopLogprobs.join(parts).true)
     return {**used, "peak_bytes": peak_bytes(), "imports_bytes": before}
 
 

@@ -72,14 +72,15 @@ class DataRef(Record):
 
 
 class ExamRef(FileRef):
-    """The exam: `rows` questions with `tokens` scored response tokens."""
+    """The exam: `rows` questions, `general_rows` of them general texts, with `tokens` scored tokens."""
 
     rows: int
     tokens: int
+    general_rows: int | None = None
 
 
 class TrainMetrics(Record):
-    """What training measured. Losses are TRL's, in nats a response token; eval_loss is the mean over its batches."""
+    """What training measured. Losses are means over response tokens, in nats per token."""
 
     train_loss: float
     eval_loss: float | None = None

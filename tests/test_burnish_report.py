@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from burnish.exam.rows import Exam, Question, SampleAnswer
-from burnish.exam.scores import Answers
+from burnish.exam.scores import TopLogprobs
 from burnish.files import file_sha256
 from burnish.records import ExportRecord, PushRecord, TrainRecord
 from burnish.report import lengths, write
@@ -45,7 +45,7 @@ def exam(run: Run, sample: str = "hello", gain: float = 1.0) -> None:
     """Two questions, one held out with 3 scored tokens and one general with 2."""
     logits = np.random.default_rng(0).normal(size=(5, 80)).astype(np.float32)
     asked = [Question("heldout", [1, 2, 3, 4], [(1, 4)]), Question("general", [5, 6, 7], [(1, 3)])]
-    trained = Answers.of(logits, [2, 3, 4, 6, 7])
+    trained = TopLogprobs.of(logits, [2, 3, 4, 6, 7])
     (run.path / "exam").mkdir()
     Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (SampleAnswer(sample, "want", "b", "t"),)).save(
         run.path / "exam"

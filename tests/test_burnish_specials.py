@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,10 +35,8 @@ hypothesis = settings(max_examples=30, deadline=None, suppress_health_check=[Hea
 
 
 @pytest.fixture(scope="module")
-def tokenizer(base_directory: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(base_directory)
+def tokenizer(base_tokenizer: Any) -> Any:
+    return base_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -97,19 +94,21 @@ def test_no_text_becomes_a_control_token_and_all_of_it_comes_back(
     assert model.detokenize(ids, special=True).decode() == expected
 
 
+@pytest.fixture(scope="module")
+def sides(tokenizer: Any, model: Model) -> tuple[Chat, ...]:
+    """The same base's chat, of transformers' files and of the GGUF."""
+    made = (
+        (templates.from_tokenizer(tokenizer, DATE), vocabulary.from_tokenizer(tokenizer)),
+        (templates.from_gguf(model, DATE), vocabulary.from_gguf(model)),
+    )
+    return tuple(Chat(template, words) for template, words in made if template is not None)
+
+
 @given(texts=st.lists(spelled, min_size=1, max_size=4))
 @hypothesis
-def test_transformers_and_llama_cpp_give_the_same_ids(texts: list[str], tokenizer: Any, model: Model) -> None:
+def test_transformers_and_llama_cpp_give_the_same_ids(texts: list[str], sides: tuple[Chat, ...]) -> None:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text, "name": text} for i, text in enumerate(texts)]
-    sides = (
-        Chat(template, made)
-        for template, made in (
-            (templates.from_tokenizer(tokenizer, DATE), vocabulary.from_tokenizer(tokenizer)),
-            (templates.from_gguf(model, DATE), vocabulary.from_gguf(model)),
-        )
-        if template is not None
-    )
     one, other = (side.ids(messages, add_generation_prompt=True) for side in sides)
     assert one == other
 

@@ -23,7 +23,7 @@ from burnish import machine
 from burnish.errors import UserError
 from burnish.exam.memory import ExamMemory, chunk_positions, group_tokens
 from burnish.exam.rows import Exam, Question
-from burnish.exam.scores import Answers, Floats
+from burnish.exam.scores import Floats, TopLogprobs
 from export.exam import layerwise, streamed
 from export.exam.examine import score
 from export.exam.ondisk import OnDisk
@@ -165,11 +165,11 @@ def test_the_answers_do_not_depend_on_how_logits_are_cut() -> None:
     questions = asked()
     targets = [t for q in questions for t in q.targets]
     logits = np.random.default_rng(0).standard_normal((len(targets), VOCABULARY)).astype(np.float32)
-    answers = Answers.of(logits + 0.1, targets)
+    answers = TopLogprobs.of(logits + 0.1, targets)
     exam = Exam(questions, answers, answers.true, 0.0, 1.0)
     cuts = [[logits], [logits[:3], logits[3:4], logits[4:]]]
     one, other = (score(exam, cut, answers, "x") for cut in cuts)
-    for field in dataclasses.fields(Answers):
+    for field in dataclasses.fields(TopLogprobs):
         assert np.array_equal(getattr(one.answers, field.name), getattr(other.answers, field.name))
     assert one.merged is not None and other.merged is not None
     assert np.array_equal(one.trained.kl, other.trained.kl) and np.array_equal(one.merged.kl, other.merged.kl)
@@ -267,6 +267,7 @@ def test_an_8b_stays_below_3_gib_however_many_rows_are_asked(lengths: list[int])
     assert needs.states <= 4 * 4096 * group_tokens(4096) and chunk_positions(128_256) >= 64
 
 
+@pytest.mark.slow
 def test_the_memory_is_what_the_plan_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(1024, 3072, 12, 8, 4, 32_000, False)
     monkeypatch.setitem(SHAPES, "small", shape)

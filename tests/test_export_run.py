@@ -13,7 +13,7 @@ import pytest
 from burnish.llama import Model
 from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run
-from tests.support.commands import Cli, kill_after, kill_at
+from tests.support.commands import GENERAL_ROWS, Cli, Start, fork, kill_after, kill_at, start_fresh
 
 pytestmark = pytest.mark.slow
 
@@ -88,15 +88,18 @@ def test_exporting_again_redoes_nothing_and_a_new_type_only_adds_it(exported: Ru
     assert hashes(run).keys() - hashes(exported).keys() == {"gguf/source-Q5_0.gguf"}
 
 
-@pytest.mark.parametrize("appears", [".export/original", "gguf/source-F16.gguf"])
+@pytest.mark.parametrize(
+    ("appears", "start"), [(".export/original", fork), ("gguf/source-F16.gguf", start_fresh)], ids=["merge", "F16"]
+)
 def test_a_killed_export_ends_in_the_same_hashes(
-    appears: str, exported: Run, source: Run, tmp_path: Path, cli: Cli
+    appears: str, start: Start, exported: Run, source: Run, tmp_path: Path, cli: Cli
 ) -> None:
+    """Also in new interpreters, each with other hashes of strings."""
     run = copy(source, tmp_path)
     command = exporting(run, "--gguf.quants", "Q8_0")
-    kill_after(command, run.path / appears)
+    kill_after(command, run.path / appears, start)
     assert not run.has(ExportRecord)
-    done = cli(*command)
+    done = (cli.fresh if start is start_fresh else cli)(*command)
     assert done.returncode == 0, done.stderr
     assert hashes(run) == hashes(exported)
     assert not list(run.path.rglob("*.partial"))
@@ -124,7 +127,7 @@ def test_a_smoke_runs_exact_merge_passes_and_every_record_says_what_made_it(expo
     merged, f16 = record.artefacts[:2]
     assert (merged.verdict, f16.verdict) == ("pass", "pass") and "gain not judged" in merged.why
     fidelity = merged.fidelity
-    assert fidelity.rows == 2 and fidelity.general_rows is not None and fidelity.general_rows >= 20
+    assert (fidelity.rows, fidelity.general_rows) == (2, GENERAL_ROWS)
     assert fidelity.kl_ci is not None and 0 <= fidelity.kl_ci[0] <= fidelity.kl_ci[1] < 1e-3
     assert fidelity.loss_general_base is not None and fidelity.loss_general_base_ci is not None
     assert record.gate == {"max_kl": 0.1, "min_top1": 0.88, "max_gain_lost": 0.2, "min_gain": 0.05}

@@ -31,10 +31,8 @@ def model() -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(base_directory: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(base_directory)
+def tokenizer(base_tokenizer: Any) -> Any:
+    return base_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from burnish.exam.rows import Exam, Question
-from burnish.exam.scores import Answers
+from burnish.exam.scores import TopLogprobs
 from burnish.llama import Model
 from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run
@@ -27,7 +27,7 @@ def exam(*turns: Sequence[int], chat: bool = True) -> Exam:
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}] if chat else None
     asked = [Question("heldout", [7, *turn], [(1, 1 + len(turn))], messages, (1,) if chat else ()) for turn in turns]
     n = sum(len(q.positions) for q in asked)
-    answers = Answers(np.zeros((n, 1), np.int32), np.zeros((n, 1), np.float32), np.zeros(n, np.float32))
+    answers = TopLogprobs(np.zeros((n, 1), np.int32), np.zeros((n, 1), np.float32), np.zeros(n, np.float32))
     return Exam(asked, answers, answers.true, 0.0, 1.0)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from burnish.exam.rows import Exam
-from burnish.run import ExportRecord, Run, TrainRecord
+from burnish.records import ExportRecord, TrainRecord
+from burnish.run import Run
 from tests.support import templates as sources
 from tests.support.commands import Cli
 from tests.support.server import serving

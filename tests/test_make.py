@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from burnish.records import ExportRecord
 from burnish.run import Run
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, free_port
+from tests.support.server import made
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +22,6 @@ def make(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProce
         ["make", f"VENV={sys.prefix}", "RUNNER=local", *arguments],
         cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +40,9 @@ def run(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -
 def port(run: Run) -> Iterator[int]:
     """A server started by `make serve`."""
     port = free_port()
-    process = subprocess.Popen(
-        ["make", f"VENV={sys.prefix}", "RUNNER=local", "serve", "RUN=made", f"PORT={port}",
-         f"SET=--runs {run.path.parent}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        for _ in range(600):
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=1).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    words = ["serve", "RUN=made", f"PORT={port}", f"SET=--runs {run.path.parent}"]
+    with made(["make", f"VENV={sys.prefix}", "RUNNER=local", *words]):
         yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
 
 
 def test_make_alone_prints_the_verbs() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +15,10 @@ from burnish.files import text_sha256
 from burnish.llama import Model
 from burnish.records import PushRecord
 from burnish.run import Run
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, free_port
 from tests.support.hub_double import Hub, running
 from tests.support.published import make_run
-from tests.support.server import small_model
-from tests.test_make import free_port
+from tests.support.server import made, small_model
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +54,10 @@ def test_the_commands_of_the_readme_publish_and_serve(hub: Hub, run: Run) -> Non
     done = make(hub, run, "card")
     assert done.returncode == 0 and "pipeline_tag: text-generation" in done.stdout, done.stderr
     port = free_port()
-    process = subprocess.Popen(
-        command(run, "serve", "MODEL=hf://me/model", f"PORT={port}"), cwd=ROOT, start_new_session=True,
-        env={**os.environ, **hub.environment(run.path.parent / "fresh")},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        for _ in range(600):
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            try:
-                version = httpx.get(f"http://127.0.0.1:{port}/version", timeout=5).json()
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    words = command(run, "serve", "MODEL=hf://me/model", f"PORT={port}")
+    with made(words, {**os.environ, **hub.environment(run.path.parent / "fresh")}):
+        version = httpx.get(f"http://127.0.0.1:{port}/version", timeout=5).json()
         assert version["hub"].startswith("me/model@")
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
 
 
 def test_a_container_that_serves_from_the_hub_gets_the_cache_and_the_token_as_a_file(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def test_burnish_starts_no_module_above_itself() -> None:
     assert {path: names for path, names in above.items() if names} == {}
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several of them use stands in tests/support."""
+    found = {p: [name for name in imports(p) if name.startswith("tests.test_")] for p in python_files("tests")}
+    assert {str(p): names for p, names in found.items() if names} == {}
+
+
 def test_llama_cpp_is_imported_in_one_folder_and_never_by_train() -> None:
     outside = [p for p in python_files("burnish", "train", "export", "serve") if "llama_cpp" in roots(p)]
     assert all((ROOT / "burnish" / "llama") in p.parents for p in outside)

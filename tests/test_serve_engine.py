@@ -19,9 +19,9 @@ from serve.engine.backend import DONE, NO_CELLS, Sampled
 from serve.engine.engine import Draining, Engine
 from serve.engine.events import Delta, Event, Finished
 from serve.engine.kv_cells import Op
-from serve.engine.plan import Filler, Limits, Work
 from serve.engine.scheduler import QueueFull
 from serve.engine.sequence import SamplingParams, Sequence, Task
+from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
 
 END = 99
 
@@ -30,7 +30,7 @@ END = 99
 class Scripted:
     """Answers every sequence with its first prompt token, again and again; faults are put in by the tests."""
 
-    code: Callable[[Many[Work]], int] = lambda work: DONE
+    code: Callable[[Many[ScheduledTokens]], int] = lambda work: DONE
     poison: int | None = None
     slots: dict[int, list[int]] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
@@ -46,8 +46,8 @@ class Scripted:
             else:
                 del self.slots.setdefault(op.slot, [])[op.length :]
 
-    def decode(self, batch: Many[Work | Filler]) -> int:
-        work = [part for part in batch if isinstance(part, Work)]
+    def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
+        work = [part for part in batch if isinstance(part, ScheduledTokens)]
         self.gate.wait(10)
         self.batches += 1
         self.sizes.append(len(work))
@@ -102,7 +102,7 @@ def backend() -> Scripted:
 
 @pytest.fixture
 def engine(backend: Scripted) -> Iterator[Engine]:
-    limits = Limits(slots=5, running=4, cells=400, per_slot=100, shared=True, step_tokens=32, queue=4)
+    limits = SchedulerLimits(slots=5, running=4, cells=400, per_slot=100, shared=True, step_tokens=32, queue=4)
     running = Engine(backend, limits, lambda events: [sink(event) for sink, event in events] and None)
     running.start()
     yield running
@@ -128,7 +128,7 @@ def test_answers_streamed_and_whole(engine: Engine) -> None:
 def test_what_a_decode_gave_is_handed_out_before_the_next_begins(engine: Engine, backend: Scripted) -> None:
     client, seen = Client(), list[int]()
 
-    def count(work: Many[Work]) -> int:
+    def count(work: Many[ScheduledTokens]) -> int:
         seen.append(len(client.events))
         return DONE
 
@@ -172,7 +172,7 @@ def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     backend.rows_singly = frozenset({2, 3})
     faults = [code]  # of the second sequence, once, in the middle of a step
 
-    def one_fault(work: Many[Work]) -> int:
+    def one_fault(work: Many[ScheduledTokens]) -> int:
         if len(work) == 1 and work[0].sequence.id == "s2" and work[0].sequence.generated == 5 and faults:
             return faults.pop()
         return DONE
@@ -225,7 +225,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(engine: Engine) -> No
 
 
 def test_a_fault_of_our_own_tells_every_client_and_the_health_check(engine: Engine, backend: Scripted) -> None:
-    def broken(work: Many[Work]) -> int:
+    def broken(work: Many[ScheduledTokens]) -> int:
         raise ZeroDivisionError
 
     backend.code = broken

@@ -38,14 +38,14 @@ def send(server: ServerProcess, **fields: Any) -> socket.socket:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_place_within_a_step(server: ServerProcess, stream: bool) -> None:
     connection = send(server, stream=stream, max_tokens=400)
-    while not server.metric("burnish_sequences_running"):
-        time.sleep(0.01)
+    server.wait_running()
     before = server.metric("burnish_generated_tokens_total")
     connection.close()
-    server.wait_idle(5)
+    server.wait_idle()
     assert server.metric("burnish_generated_tokens_total") - before < 100
 
 
+@pytest.mark.slow
 def test_two_hundred_requests_with_clients_leaving_at_random(server: ServerProcess) -> None:
     rng = random.Random(7)
 
@@ -76,8 +76,7 @@ def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
 def test_an_overfull_queue_says_429_and_when_to_come_back() -> None:
     with serving(max_sequences=1, max_waiting=2) as small:
         held = [send(small, stream=True, max_tokens=300) for _ in range(3)]
-        while small.metric("burnish_sequences_running") + small.metric("burnish_queue_depth") < 3:
-            time.sleep(0.01)
+        small.wait_running(3, waiting=True)
         status, headers, reply = small.chat("x", max_tokens=1)
         assert status == 429 and int(headers["retry-after"]) >= 1
         assert reply["error"]["code"] == "rate_limit_exceeded"
@@ -100,8 +99,7 @@ def test_a_request_that_takes_too_long_is_ended() -> None:
 def test_a_waiting_stream_gets_comments() -> None:
     with serving(max_sequences=1, keep_alive_s=0.1) as small:
         first = send(small, stream=True, max_tokens=150)
-        while not small.metric("burnish_sequences_running"):
-            time.sleep(0.01)
+        small.wait_running()
         _, _, body = small.chat("x", max_tokens=1, stream=True)
         assert b": keep-alive\n\n" in body and body.endswith(b"data: [DONE]\n\n")
         first.close()
@@ -111,8 +109,7 @@ def test_sigterm_lets_answers_finish_and_turns_new_ones_away() -> None:
     server = ServerProcess().wait_ready()
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(server.chat, f"Tell story {i}.", max_tokens=60, ignore_eos=True) for i in range(4)]
-        while server.metric("burnish_sequences_running") < 4:
-            time.sleep(0.01)
+        server.wait_running(4)
         server.process.send_signal(signal.SIGTERM)
         end = time.monotonic() + 5
         while server.call("GET", "/health/ready")[0] != 503:
@@ -127,8 +124,7 @@ def test_sigterm_lets_answers_finish_and_turns_new_ones_away() -> None:
 def test_a_second_of_draining_is_not_exceeded() -> None:
     server = ServerProcess(drain_timeout_s=0.3).wait_ready()
     connection = send(server, stream=True, max_tokens=450)
-    while not server.metric("burnish_sequences_running"):
-        time.sleep(0.01)
+    server.wait_running()
     server.process.send_signal(signal.SIGTERM)
     data = b""
     while part := connection.recv(65536):
@@ -137,6 +133,7 @@ def test_a_second_of_draining_is_not_exceeded() -> None:
     assert server.process.wait(15) == 0, server.output
 
 
+@pytest.mark.slow
 def test_cells_that_run_out_preempt_and_every_answer_is_whole() -> None:
     with serving(layout="unified", cells=512, max_sequences=6, context_length=400) as small:
         questions = [f"Tell me a story about the number {i}." for i in range(6)]

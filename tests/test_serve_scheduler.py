@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from serve.decoding.stop_conditions import StopConditions
 from serve.engine.kv_cells import Op
-from serve.engine.plan import Limits, Plan, Work
 from serve.engine.prefix_tree import PrefixTree, common_prefix
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import SamplingParams, Sequence
+from serve.engine.step import ScheduledTokens, SchedulerLimits, StepPlan
 
 
 def sequence(prompt: list[int], max_tokens: int, context: int) -> Sequence:
@@ -25,7 +25,7 @@ def sequence(prompt: list[int], max_tokens: int, context: int) -> Sequence:
 class Memory:
     """What a real cache would hold: per slot the tokens, in order. It refuses what llama.cpp would refuse."""
 
-    limits: Limits
+    limits: SchedulerLimits
     slots: dict[int, list[int]] = field(default_factory=dict)
 
     def apply(self, op: Op) -> None:
@@ -39,13 +39,13 @@ class Memory:
         else:
             self.slots[op.slot] = []
 
-    def decode(self, plan: Plan) -> None:
+    def decode(self, plan: StepPlan) -> None:
         for op in plan.ops:
             self.apply(op)
         for work in plan.batch:
             held = self.slots.setdefault(work.slot, [])
             assert len(held) == work.start, "positions must follow one another"
-            if isinstance(work, Work):
+            if isinstance(work, ScheduledTokens):
                 assert held == work.sequence.tokens[: work.start], "the cells must hold this very prefix"
             else:
                 assert self.limits.cuttable
@@ -53,7 +53,7 @@ class Memory:
             assert len(held) <= self.limits.per_slot
 
 
-def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
+def check(scheduler: Scheduler, memory: Memory, plan: StepPlan) -> None:
     limits, slots = scheduler.limits, scheduler.slots
     assert plan.tokens <= limits.step_tokens
     assert len(scheduler.running) <= limits.running
@@ -75,13 +75,13 @@ def check(scheduler: Scheduler, memory: Memory, plan: Plan) -> None:
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> tuple[Limits, int]:
+def loads(draw: st.DrawFn) -> tuple[SchedulerLimits, int]:
     shared = draw(st.booleans())
     running = draw(st.integers(1, 6))
     slots = running + draw(st.integers(1, 4))
     per_slot = draw(st.integers(24, 120))
     total = draw(st.integers(per_slot, per_slot * slots)) if shared else per_slot * slots
-    limits = Limits(
+    limits = SchedulerLimits(
         slots=slots,
         running=running,
         cells=total,
@@ -100,7 +100,7 @@ def loads(draw: st.DrawFn) -> tuple[Limits, int]:
 
 @settings(max_examples=250, deadline=None)
 @given(loads())
-def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Limits, int]) -> None:
+def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[SchedulerLimits, int]) -> None:
     limits, seed = load
     rng = random.Random(seed)
     scheduler, memory = Scheduler(limits), Memory(limits)
@@ -159,16 +159,16 @@ def test_the_prefix_tree_finds_what_a_search_through_all_would(
     assert [length for _, length in found] == sorted((length for _, length in found), reverse=True)
 
 
-def run(scheduler: Scheduler, memory: Memory) -> Plan:
+def run(scheduler: Scheduler, memory: Memory) -> StepPlan:
     plan = scheduler.plan()
     memory.decode(plan)
     scheduler.commit(plan)
     return plan
 
 
-def limits(**changes: object) -> Limits:
+def limits(**changes: object) -> SchedulerLimits:
     values: dict[str, object] = {"slots": 5, "running": 4, "cells": 2000, "per_slot": 400, "shared": False}
-    return Limits(**{**values, "step_tokens": 256, "busy_prompt_tokens": 64, **changes})  # type: ignore[arg-type]
+    return SchedulerLimits(**{**values, "step_tokens": 256, "busy_prompt_tokens": 64, **changes})  # type: ignore[arg-type]
 
 
 def test_identical_prompts_are_read_once() -> None:

@@ -14,7 +14,7 @@ import pytest
 from serve.engine.backend import Backend
 from serve.engine.delivery import EventBridge
 from serve.engine.engine import Engine
-from serve.engine.plan import Limits
+from serve.engine.step import SchedulerLimits
 from serve.engine.tokenizer import Tokenizer
 from serve.http.app import create_app
 from serve.http.auth import Keys
@@ -26,7 +26,7 @@ from serve.settings import ServeSettings
 from tests.support.fake_model import END, ByteTokenizer, EchoBackend
 from tools.layers import module_graph
 
-LIMITS = Limits(slots=5, running=4, cells=2000, per_slot=400, shared=False)
+LIMITS = SchedulerLimits(slots=5, running=4, cells=2000, per_slot=400, shared=False)
 CHAT: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Grüße, <b>world</b>"}]}
 
 

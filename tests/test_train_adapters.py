@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from burnish.records import TrainRecord
 from burnish.run import Run
 from tests.support.commands import Cli
-from tests.test_train_faults import command, only_fault, points
+from tests.support.training import command, only_fault, points
 
 
 @pytest.mark.slow

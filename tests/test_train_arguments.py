@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from burnish.bases.base import Base
 from tests.support.small_models import adapted, gradients, llama, rows
@@ -46,7 +45,7 @@ def test_nothing_is_left_to_the_defaults_that_unsloth_puts_in_place_of_trls(
     assert said["gradient_accumulation_steps"] == 1
 
 
-def test_early_stopping_counts_on_after_a_resume(base_directory: Path, tmp_path: Path) -> None:
+def test_early_stopping_counts_on_after_a_resume(base_tokenizer: Any, tmp_path: Path) -> None:
     """Nothing is learned at this rate: no eval loss is below the first, and the fourth evaluation is the last."""
 
     def trained(steps: int, checkpoint: str | None) -> int:
@@ -54,7 +53,7 @@ def test_early_stopping_counts_on_after_a_resume(base_directory: Path, tmp_path:
         settings = resolved(max_steps=steps, learning_rate=1e-30, per_device_train_batch_size=2, **stopping)
         trainer = arguments.make_trainer(
             settings, Batching(128), None, adapted(llama),
-            AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "checkpoints", World(),
+            base_tokenizer, (rows(), rows(2)), tmp_path / "checkpoints", World(),
         )  # fmt: skip
         trainer.add_callback(Progress(tmp_path / "logs", lambda *_: None, 0, False))
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -68,7 +67,7 @@ def test_early_stopping_counts_on_after_a_resume(base_directory: Path, tmp_path:
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
-    base_directory: Path, tmp_path: Path, packed: bool
+    base_tokenizer: Any, tmp_path: Path, packed: bool
 ) -> None:
     """transformers loads a base in evaluation mode, in which its layers don't checkpoint and its dropouts are off."""
     llama().save_pretrained(tmp_path / "base")
@@ -76,7 +75,7 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
     model = add_adapter(load_base(Base("x", None, tmp_path / "base", ""), settings.base, World().device), settings.lora)
     trainer = arguments.make_trainer(
         settings, Batching(128, packed=packed, checkpointing=True), None, model,
-        AutoTokenizer.from_pretrained(base_directory), (rows(), rows(2)), tmp_path / "out", World(),
+        base_tokenizer, (rows(), rows(2)), tmp_path / "out", World(),
     )  # fmt: skip
     layer, passes = model.get_base_model().model.layers[0], []
     layer.self_attn.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
@@ -85,11 +84,11 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
     assert len(passes) == 2 * parts
 
 
-def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_directory: Path, tmp_path: Path) -> None:
+def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_tokenizer: Any, tmp_path: Path) -> None:
     settings = resolved(max_steps=1, per_device_train_batch_size=6, max_grad_norm=0.01)
     model = adapted(llama)
     trainer = arguments.make_trainer(
-        settings, Batching(128), None, model, AutoTokenizer.from_pretrained(base_directory),
+        settings, Batching(128), None, model, base_tokenizer,
         (rows(), rows(2)), tmp_path, World(),
     )  # fmt: skip
     trainer.training_step(model, {"rows": Rows([dict(row) for row in trainer.train_dataset])})

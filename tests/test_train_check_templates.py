@@ -85,6 +85,14 @@ def test_a_fault_of_all_rows_is_one_line(tiny_base: Path, boats: Path, capsys: p
     assert line.endswith("(so in 12 rows: line 2, line 3, line 4, ... as well)")
 
 
+def test_rows_that_are_too_long_are_one_line(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        check(tiny_base, boats, sources.STRICT, capsys, "--data.max_length", "16")
+    (line,) = caught.value.report().splitlines()
+    assert f"{boats}: 12 of 12 rows are longer than data.max_length 16 (line 1: " in line
+    assert "line 3: " in line and "line 4: " not in line and "... the longest has " in line
+
+
 def test_texts_on_a_base_without_a_chat_template_are_said_to_make_no_chat(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

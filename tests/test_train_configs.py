@@ -15,7 +15,7 @@ from burnish.chat import ChatTemplate, load_template
 from burnish.config import load
 from burnish.data.formats import Example, Message
 from tests.support.commands import ROOT
-from tests.test_train_plan import SHAPES, card
+from tests.support.shapes import SHAPES, card
 from train.data import template as templates
 from train.data.mask import MaskError, build, prove
 from train.models.adapters import add_adapter

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import shutil
-import subprocess
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from burnish.run import Run
 from tests.support.commands import Cli
 from tests.support.small_models import adapted, gradients, llama
 from tests.support.small_models import rows as packed_rows
+from tests.support.training import command, only_fault
 from train.loop import checkpoints
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
@@ -34,27 +34,7 @@ from train.resolved import Resolved
 from train.settings import TrainSettings
 from train.world import World
 
-SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")
 TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_torch"}
-Curve = list[dict[str, float]]
-
-
-def command(base: Path, rows: Path, root: Path, *more: str, verb: str = "run") -> list[str]:
-    where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
-    return ["train", verb, *where, *SHORT, *more]
-
-
-def only_fault(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that says what is wrong; there must be just one, and no traceback."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    return fault
-
-
-def points(run: Path, key: str) -> list[float]:
-    lines = (run / "logs" / "metrics.jsonl").read_text().splitlines()
-    return [entry[key] for line in lines if key in (entry := json.loads(line))]
 
 
 # ---- machine and settings: before anything is loaded -----------------------------------------------------------------
@@ -200,18 +180,15 @@ def exhausted(trainer: PackedTrainer) -> Exhausted:
 
 
 @pytest.fixture
-def trained(base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackedTrainer]:
+def trained(base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackedTrainer]:
     """Train a tiny Llama two steps of six rows, on a device that holds so many tokens."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base_directory)
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
     monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 
     def train(limit: int, unless_checkpointing: bool = False) -> PackedTrainer:
         parts = (packed_rows(), packed_rows(2))
         resolved = Resolved(TrainSettings.model_validate(said))
-        trainer = make_trainer(resolved, Batching(128), None, adapted(llama), tokenizer, parts, tmp_path, World())
+        trainer = make_trainer(resolved, Batching(128), None, adapted(llama), base_tokenizer, parts, tmp_path, World())
         exhausted(trainer).limit = limit
         exhausted(trainer).checkpointed = trainer.batching if unless_checkpointing else None
         trainer.train()
@@ -245,18 +222,16 @@ def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_parts(trained:
 
 
 def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
-    base_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer, parts = AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2))
+    parts = (packed_rows(), packed_rows(2))
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
     resolved = Resolved(TrainSettings.model_validate(said))
     monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 
     def stepped(fails_at: int) -> torch.Tensor:
         model = adapted(llama)
-        trainer = make_trainer(resolved, Batching(80), None, model, tokenizer, parts, tmp_path, World())
+        trainer = make_trainer(resolved, Batching(80), None, model, base_tokenizer, parts, tmp_path, World())
         exhausted(trainer).fails_at = fails_at
         trainer.training_step(model, {"rows": Rows(list(trainer.train_dataset))})
         assert trainer.batching.tokens == (40 if fails_at else 80)
@@ -359,16 +334,14 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
     assert f"error: step {step}: the loss is nan" in again.stderr
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_directory: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
+def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_tokenizer: Any, tmp_path: Path) -> None:
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {**TWO_STEPS, "save_steps": 1}}
     model = adapted(llama)
     weight = next(p for p in model.parameters() if p.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("nan"))
     trainer = make_trainer(
         Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
-        AutoTokenizer.from_pretrained(base_directory), (packed_rows(), packed_rows(2)), tmp_path, World(),
+        base_tokenizer, (packed_rows(), packed_rows(2)), tmp_path, World(),
     )  # fmt: skip
     with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows are lines"):
         trainer.train()

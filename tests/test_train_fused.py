@@ -99,7 +99,9 @@ def test_fused_layers_follow_the_adapter_when_told() -> None:
     assert not torch.allclose(stale, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name == "some layers" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
     make, targets, _, _ = MODELS[name]
     model = adapted(make, targets)

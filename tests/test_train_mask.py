@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +18,8 @@ END = "<|im_end|>"
 
 
 @pytest.fixture(scope="module")
-def tokenizer(base_directory: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(base_directory)
+def tokenizer(base_tokenizer: Any) -> Any:
+    return base_tokenizer
 
 
 @pytest.fixture(scope="module")

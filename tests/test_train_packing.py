@@ -48,15 +48,12 @@ SETTINGS = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adam
 
 
 @pytest.fixture
-def trainer_of(base_directory: Path, tmp_path: Path) -> Any:
+def trainer_of(base_tokenizer: Any, tmp_path: Path) -> Any:
     """Make the trainer of a model; its rows are `rows()`."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base_directory)
     resolved = Resolved(TrainSettings.model_validate(SETTINGS))
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
-        return make_trainer(resolved, batching, None, model, tokenizer, (rows(), rows(2)), tmp_path, World())
+        return make_trainer(resolved, batching, None, model, base_tokenizer, (rows(), rows(2)), tmp_path, World())
 
     return make
 
@@ -163,14 +160,14 @@ class SquaredRows:
     def length(self, row: dict[str, Any]) -> int:
         return len(row["input_ids"])
 
-    def terms(self, row: dict[str, Any]) -> int:
+    def label_tokens(self, row: dict[str, Any]) -> int:
         return int(row["line"])
 
     def loss(self, rows: Sequence[dict[str, Any]]) -> torch.Tensor:
         self.calls.append(len(rows))
         return torch.stack([p.sum() for p in self.adapter]).sum() * sum(row["line"] ** 2 for row in rows)
 
-    def applied(self) -> nullcontext[None]:
+    def patched(self) -> nullcontext[None]:
         return nullcontext()
 
 

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 from burnish.config import ConfigError
 from burnish.errors import UserError
 from tests.support.commands import Cli
+from tests.support.shapes import SHAPES, card
 from train.models.adapters import check_targets
 from train.plan.evaluations import evaluations
 from train.plan.machine import Machine
@@ -25,21 +26,6 @@ from train.plan.memory import GIB, Plan, plan, rows_per_step
 from train.plan.model_shape import Shape, shape_of
 from train.settings import TrainSettings
 
-# published sizes: config.json of each model
-SHAPES: dict[str, dict[str, Any]] = {
-    "Llama-3.1-8B": {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 128_256,
-    },
-    "Llama-3.2-1B": {
-        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256, "tie_word_embeddings": True,
-    },
-    "DeepSeek-7B": {
-        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 30, "num_attention_heads": 32,
-        "num_key_value_heads": 32, "vocab_size": 102_400,
-    },
-}  # fmt: skip
 LENGTHS = [300] * 64 + [2048] * 8 + [700] * 128
 
 
@@ -47,11 +33,6 @@ LENGTHS = [300] * 64 + [2048] * 8 + [700] * 128
 def shape(name: str) -> Shape:
     with torch.device("meta"):
         return shape_of(LlamaForCausalLM(LlamaConfig(**SHAPES[name])))
-
-
-def card(gib: float, **more: Any) -> Machine:
-    """A GPU with so much free memory, as fast as was measured on an H100's matrix products."""
-    return Machine("cuda", round(gib * GIB), 600e12, **more)
 
 
 def settings(**sections: Any) -> TrainSettings:

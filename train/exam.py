@@ -13,7 +13,7 @@ import burnish
 from burnish.chat import THOUGHT
 from burnish.console import Tick, bar
 from burnish.exam.rows import Exam, Question, SampleAnswer, choose
-from burnish.exam.scores import Answers, Compared, Floats
+from burnish.exam.scores import Compared, Floats, TopLogprobs
 
 from .data.mask import Codec, Row
 from .settings import ExamSection
@@ -24,7 +24,7 @@ NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it
 
 
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
-    """Return the exam's questions: held-out rows up to the limits, then the general text, a paragraph each.
+    """Return the exam's questions: held-out rows up to the limits, then general texts, a paragraph each.
 
     Of a conversation that was cut at data.max_length only the turns that have their end token are asked; a plain text
     needs none.
@@ -36,7 +36,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
         for row in heldout
         if (spans := row.whole if row.example.messages else row.spans)
     ]
-    paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")
+    paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")[: limits.general_rows]
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
     return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
 
@@ -48,9 +48,11 @@ def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSec
     # held-out rows come first
     twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
     with bar("exam", 2 * len(asked) + len(twice)) as tick:
-        trained = Answers.join([Answers.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)])
+        trained = TopLogprobs.join(
+            [TopLogprobs.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)]
+        )
         with model.disable_adapter():
-            base = [Answers.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
+            base = [TopLogprobs.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
         again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
     answers = tuple(
         _answers(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
@@ -88,7 +90,7 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
 
 def _compare(
     asked: Sequence[Question],
-    trained: Answers,
+    trained: TopLogprobs,
     score: Callable[[Sequence[Question]], Iterator[tuple[Question, Floats]]],
 ) -> Compared:
     parts, start = [], 0

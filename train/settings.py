@@ -191,6 +191,7 @@ class ExamSection(Strict):
 
     rows: int = Field(64, ge=1, description="most held-out rows asked")
     tokens: int = Field(4096, ge=16, description="most response tokens scored")
+    general_rows: int = Field(30, ge=1, le=30, description="general texts asked beside them, of 30: fewer show less")
     answers: int = Field(
         4, ge=0, description="held-out prompts answered freely, with and without the adapter, to be read"
     )

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..files import read_jsonl, read_text
 from ..tokenizers.specials_check import SpecialsCheck
-from .scores import Answers, Floats, Ints
+from .scores import Floats, Ints, TopLogprobs
 
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
 
@@ -68,7 +68,7 @@ class Exam:
     """
 
     questions: list[Question]
-    trained: Answers
+    trained: TopLogprobs
     base_true: Floats
     noise_kl: float
     noise_top1: float
@@ -110,7 +110,7 @@ class Exam:
     def load(directory: Path) -> Exam:
         """Read an exam that `save` wrote."""
         t = load_file(directory / REFERENCE)
-        answers = Answers(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
+        answers = TopLogprobs(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
         questions = [_question(content) for content in read_jsonl(directory / QUESTIONS)]
         samples = tuple(SampleAnswer(**s) for s in json.loads(read_text(directory / ANSWERS)))
         noise = [float(value) for value in t["noise"]]

@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Answers:
+class TopLogprobs:
     """One model's answers at every scored position of an exam, n in all.
 
     `ids` and `logp` are [n, TOP]: the most likely tokens and their log-probabilities; `true` is [n]: the true token's.
@@ -30,27 +30,27 @@ class Answers:
     true: Floats
 
     @staticmethod
-    def of(logits: Floats, targets: Sequence[int]) -> Answers:
+    def of(logits: Floats, targets: Sequence[int]) -> TopLogprobs:
         """Make answers of raw logits [n, vocabulary] and the n true tokens."""
         logp = log_softmax(logits)
         top = min(TOP, logp.shape[1])
         part = np.argpartition(logp, -top, axis=1)[:, -top:]
         values = np.take_along_axis(logp, part, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
-        return Answers(
+        return TopLogprobs(
             np.take_along_axis(part, order, axis=1).astype(np.int32),
             np.take_along_axis(values, order, axis=1),
             logp[np.arange(len(targets)), list(targets)],
         )
 
     @staticmethod
-    def join(parts: Sequence[Answers]) -> Answers:
+    def join(parts: Sequence[TopLogprobs]) -> TopLogprobs:
         """Put the answers to several questions one after another."""
-        return Answers(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
+        return TopLogprobs(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
 
-    def take(self, mask: npt.NDArray[np.bool_] | slice) -> Answers:
+    def take(self, mask: npt.NDArray[np.bool_] | slice) -> TopLogprobs:
         """Return the answers at the positions where `mask` is true, or that lie in a slice."""
-        return Answers(self.ids[mask], self.logp[mask], self.true[mask])
+        return TopLogprobs(self.ids[mask], self.logp[mask], self.true[mask])
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Compared:
     agree: npt.NDArray[np.bool_]
 
     @staticmethod
-    def of(logits: Floats, reference: Answers) -> Compared:
+    def of(logits: Floats, reference: TopLogprobs) -> Compared:
         """Compare logits [n, vocabulary] with the reference's n rows."""
         logp = log_softmax(logits)
         return Compared(

@@ -12,7 +12,7 @@ import numpy as np
 from burnish.console import bar
 from burnish.exam.intervals import Estimate, estimate
 from burnish.exam.rows import Exam
-from burnish.exam.scores import Answers, Compared, Floats
+from burnish.exam.scores import Compared, Floats, TopLogprobs
 from burnish.files import first_line
 from burnish.llama import Model, score_chunks
 from burnish.records import Fidelity, TrainRecord
@@ -29,12 +29,12 @@ from .terminator import checkpoint_ends, gguf_ends, terminator
 class Scored:
     """One artefact's answers over all n positions, compared with the trained model and the 16-bit merge (if given)."""
 
-    answers: Answers
+    answers: TopLogprobs
     trained: Compared
     merged: Compared | None
 
 
-def score(exam: Exam, logits: Iterable[Floats], merged: Answers | None, title: str) -> Scored:
+def score(exam: Exam, logits: Iterable[Floats], merged: TopLogprobs | None, title: str) -> Scored:
     """Read logits, [some positions, vocabulary] at a time in the exam's order, and keep only what the record needs."""
     targets = [target for question in exam.questions for target in question.targets]
     answers, trained, against = [], [], []
@@ -42,14 +42,14 @@ def score(exam: Exam, logits: Iterable[Floats], merged: Answers | None, title: s
     with bar(f"examine {title}", len(targets)) as tick:
         for rows in logits:
             part = slice(start, start := start + len(rows))
-            answers.append(Answers.of(rows, targets[part]))
+            answers.append(TopLogprobs.of(rows, targets[part]))
             trained.append(Compared.of(rows, exam.trained.take(part)))
             if merged is not None:
                 against.append(Compared.of(rows, merged.take(part)))
             tick(start)
     if start != len(targets):
         raise AssertionError(f"{title}: logits of {start} positions, the exam has {len(targets)}")
-    return Scored(Answers.join(answers), Compared.join(trained), Compared.join(against) if against else None)
+    return Scored(TopLogprobs.join(answers), Compared.join(trained), Compared.join(against) if against else None)
 
 
 def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
@@ -102,7 +102,7 @@ def _figures(exam: Exam, scored: Scored) -> dict[str, Estimate | None]:
     }
 
 
-def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers | None, title: str) -> Fidelity:
+def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: TopLogprobs | None, title: str) -> Fidelity:
     """Return the fidelity of a GGUF file: scored through llama.cpp, prompted by the template in its own metadata."""
     with Model.open(path) as model:
         scored = score(exam, gguf_logits(model, exam), reference, title)
@@ -110,7 +110,7 @@ def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: Answers
         return fidelity(exam, scored, parity, terminator(exam, gguf_ends(model, record)))
 
 
-def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[Fidelity, Answers]:
+def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[Fidelity, TopLogprobs]:
     """Return the fidelity of a merged checkpoint, scored through transformers, and its answers.
 
     Its tokenizer is loaded as vLLM and others do, by the class that its files name: what they make of it is examined.

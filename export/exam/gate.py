@@ -19,7 +19,7 @@ from ..settings import GateSection
 
 # A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md
 # the lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
-CLEAR = 0.1
+CLEAR_PASS_SHARE = 0.1
 LEAST_ROWS = 10  # how many rows a message asks for where there is no interval
 MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and more rows would not decide it
 MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
@@ -38,7 +38,7 @@ class Finding:
 class Measure:
     """A figure over `rows` held-out rows that may be at most `limit`, with its 95% interval; for all, less is better.
 
-    `style` is how it is shown; a share that should be high is stored as 1 - share (`of_one`) and shown as it is.
+    `style` is how it is shown; a share that should be high is stored as 1 - share (`of_share`) and shown as it is.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Measure:
     limit: float
     style: str
     rows: int
-    of_one: bool = False
+    of_share: bool = False
 
     def shown(self, value: float) -> str:
         """Return a value of this figure as messages have it."""
-        return format(1 - value if self.of_one else value, self.style)
+        return format(1 - value if self.of_share else value, self.style)
 
 
 def judge(fidelity: Fidelity, gate: GateSection) -> tuple[Verdict, str]:
@@ -108,7 +108,7 @@ def _sampled(f: Fidelity, gate: GateSection) -> Iterator[Finding | None]:
     if f.top1_agreement is not None:
         lacks = (1 - f.top1_agreement_ci[1], 1 - f.top1_agreement_ci[0]) if f.top1_agreement_ci else None
         yield _at_most(
-            Measure("top-1 agreement", 1 - f.top1_agreement, lacks, 1 - gate.min_top1, ".1%", rows, of_one=True)
+            Measure("top-1 agreement", 1 - f.top1_agreement, lacks, 1 - gate.min_top1, ".1%", rows, of_share=True)
         )
     if _gain_is_judged(f, gate) and (lost := _gain_lost(f)) is not None:
         name = "share lost of what training gained"
@@ -117,20 +117,20 @@ def _sampled(f: Fidelity, gate: GateSection) -> Iterator[Finding | None]:
 
 def _at_most(m: Measure) -> Finding | None:
     """Compare a figure and its interval with its limit."""
-    word = "below" if m.of_one else "above"
+    word = "below" if m.of_share else "above"
     if math.isnan(m.value):
         return Finding("fail", f"{m.name} is not a number")
-    if m.value <= CLEAR * m.limit or (m.interval is not None and m.interval[1] <= m.limit):
+    if m.value <= CLEAR_PASS_SHARE * m.limit or (m.interval is not None and m.interval[1] <= m.limit):
         return None
     if m.interval is None:
-        if m.value * CLEAR > m.limit:
+        if m.value * CLEAR_PASS_SHARE > m.limit:
             return Finding("fail", f"{m.name} {m.shown(m.value)} is {word} {m.shown(m.limit)}")
         said = f"{m.name} {m.shown(m.value)} from {m.rows or 1} held-out row has no interval beside {m.shown(m.limit)}"
         return Finding("inconclusive", f"{said}: examine at least {LEAST_ROWS} rows ({MORE_ROWS})")
     low, high = m.interval
     across = sorted((m.shown(low), m.shown(high)), key=lambda text: float(text.rstrip("%")))
     known = f"{m.name} {m.shown(m.value)} (95% interval {across[0]} to {across[1]} over {m.rows} rows)"
-    if low > m.limit or (m.limit == 0 and m.of_one):
+    if low > m.limit or (m.limit == 0 and m.of_share):
         return Finding("fail", f"{known} is {word} {m.shown(m.limit)}")
     needed = rows_needed(m.value, m.interval, m.rows, m.limit)
     if needed > MOST_ROWS:

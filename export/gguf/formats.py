@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from burnish.exam.scores import Answers
+from burnish.exam.scores import TopLogprobs
 from burnish.files import read_json
 from burnish.records import Fidelity, Kind
 
@@ -23,7 +23,7 @@ class Gguf:
     """Format: a GGUF file of one type. `write` makes the file and returns which types tensors fell back to."""
 
     job: Job
-    reference: Answers
+    reference: TopLogprobs
     type_name: str
     write: Callable[[Path], dict[str, int]]
     kind: Kind = "gguf"

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,13 @@ class MergeError(UserError):
 class Change:
     """What an adapter does to one base tensor W [m, n], in this order; a part that is None is not done.
 
-    `whole` takes W's place. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed where the
-    module is an embedding, or a Conv1D). `magnitude` [m], DoRA: each row is scaled to that norm (https://arxiv.org/abs/2402.09353,
-    equation 5). `tokens` take the place of the rows `indices`. `added` [m] is added to a bias, times scale.
+    `replacement` takes W's place. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed
+    where the module is an embedding, or a Conv1D). `magnitude` [m], DoRA: each row is scaled to that norm
+    (https://arxiv.org/abs/2402.09353, equation 5). `tokens` take the place of the rows `indices`. `bias_delta` [m] is
+    added to a bias, times scale.
     """
 
-    whole: Source | None = None
+    replacement: Source | None = None
     left: Source | None = None
     right: Source | None = None
     transposed: bool = False
@@ -64,10 +65,10 @@ class Change:
     magnitude: Source | None = None
     tokens: Source | None = None
     indices: tuple[int, ...] = ()
-    added: Source | None = None
+    bias_delta: Source | None = None
 
-    def open(self) -> Applied:
-        """Read the parts (never `whole`, which is read in slices like a base's tensor), in float32."""
+    def open(self) -> LoadedChange:
+        """Read the parts (never `replacement`, which is read in slices like a base's tensor), in float32."""
 
         def values(source: Source | None) -> torch.Tensor | None:
             return None if source is None else source.read().float()
@@ -75,11 +76,11 @@ class Change:
         left, right = values(self.left), values(self.right)
         if left is not None and right is not None and self.transposed:
             left, right = left.T, right.T
-        return Applied(self, left, right, values(self.magnitude), values(self.tokens), values(self.added))
+        return LoadedChange(self, left, right, values(self.magnitude), values(self.tokens), values(self.bias_delta))
 
 
 @dataclass(frozen=True)
-class Applied:
+class LoadedChange:
     """A change whose parts are in memory, float32."""
 
     change: Change
@@ -87,27 +88,29 @@ class Applied:
     right: torch.Tensor | None
     magnitude: torch.Tensor | None
     tokens: torch.Tensor | None
-    added: torch.Tensor | None
+    bias_delta: torch.Tensor | None
 
-    def to(self, rows: torch.Tensor, start: int) -> torch.Tensor:
+    def apply_to(self, rows: torch.Tensor, start: int) -> torch.Tensor:
         """Change rows [start, start + len(rows)) of the base's tensor, in place, and return them."""
         stop = start + rows.shape[0]
         if self.left is not None and self.right is not None:
             rows.add_(torch.mm(self.left[start:stop], self.right).mul_(self.change.scale))
         if self.magnitude is not None:
             rows.mul_((self.magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None])
-        if self.added is not None:
-            rows.add_(self.added[start:stop] * self.change.scale)
+        if self.bias_delta is not None:
+            rows.add_(self.bias_delta[start:stop] * self.change.scale)
         if self.tokens is not None:
             for index, row in zip(self.change.indices, self.tokens, strict=True):
                 if start <= index < stop:
                     rows[index - start] = row
         return rows
 
-    def equals(self, other: Applied) -> bool:
+    def equals(self, other: LoadedChange) -> bool:
         """Whether both do the same to the same tensor."""
         mine, theirs = self.change, other.change
-        if (mine.scale, mine.indices) != (theirs.scale, theirs.indices) or not _same(mine.whole, theirs.whole):
+        if (mine.scale, mine.indices) != (theirs.scale, theirs.indices) or not _same(
+            mine.replacement, theirs.replacement
+        ):
             return False
         pairs = (
             (self.left, other.left),
@@ -153,11 +156,11 @@ def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
             # PEFT saves these two beside the trained module that it names plainly, where a vocabulary was resized
             wholes[name.replace(".token_adapter.", ".").replace(".base_layer.", ".")] = source
     _check_saved(directory, config, wholes)
-    changes = {name: Change(whole=source) for name, source in wholes.items()}
+    changes = {name: Change(replacement=source) for name, source in wholes.items()}
     for module, parts in modules.items():
         for name, change in _module_changes(directory, config, module, parts, module in conv1d).items():
             whole = wholes.get(name)
-            changes[name] = change if whole is None else Change(**{**vars(change), "whole": whole})
+            changes[name] = change if whole is None else replace(change, replacement=whole)
     return changes
 
 
@@ -206,7 +209,7 @@ def _module_changes(
     )
     changes = {f"{module}.weight": made}
     if parts.b_bias is not None:
-        changes[f"{module}.bias"] = Change(added=parts.b_bias, scale=scale)
+        changes[f"{module}.bias"] = Change(bias_delta=parts.b_bias, scale=scale)
     return changes
 
 

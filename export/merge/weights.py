@@ -14,7 +14,7 @@ import torch
 from burnish.console import Tick, say
 from burnish.tokenizers.llama_cpp import for_converter
 
-from .adapter import Applied, Change, MergeError, open_adapter
+from .adapter import Change, LoadedChange, MergeError, open_adapter
 from .dequantize import DTYPES, AsTrained, Packed, Rows, dequantizer, unpack
 from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
 
@@ -44,7 +44,7 @@ class Merged:
     @property
     def origin(self) -> Source | Packed:
         """The tensor that its values begin with: the adapter's where it replaces the base's."""
-        return self.change.whole if self.change and self.change.whole else self.source
+        return self.change.replacement if self.change and self.change.replacement else self.source
 
 
 def merge(
@@ -124,7 +124,9 @@ def _fault(tensor: Merged) -> str:
     change, shape = tensor.change, tensor.origin.shape
     if change is None:
         return ""
-    if change.whole is not None and (len(shape) != len(tensor.source.shape) or shape[1:] != tensor.source.shape[1:]):
+    if change.replacement is not None and (
+        len(shape) != len(tensor.source.shape) or shape[1:] != tensor.source.shape[1:]
+    ):
         return f"'{tensor.name}' is {list(tensor.source.shape)}, the adapter's is {list(shape)}"
     if change.left is not None and change.right is not None:
         m, n = (
@@ -188,8 +190,8 @@ def _slices(tensor: Merged, dtype: str, as_trained: AsTrained | None) -> Iterato
         yield values
 
 
-def _changed(change: Applied | None, values: torch.Tensor, start: int) -> torch.Tensor:
-    return change.to(values.float(), start) if change else values
+def _changed(change: LoadedChange | None, values: torch.Tensor, start: int) -> torch.Tensor:
+    return change.apply_to(values.float(), start) if change else values
 
 
 def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:

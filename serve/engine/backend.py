@@ -9,8 +9,8 @@ from typing import Protocol
 from ..decoding.constraints import Mask
 from .events import TokenLogprob
 from .kv_cells import Op
-from .plan import Filler, Work
 from .sequence import Sequence
+from .step import FillerToken, ScheduledTokens
 
 DONE = 0
 NO_CELLS = 1
@@ -30,7 +30,7 @@ class Backend(Protocol):
     def apply(self, ops: Many[Op]) -> None:
         """Change the cache; a cut that this memory can't do raises."""
 
-    def decode(self, batch: Many[Work | Filler]) -> int:
+    def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         """Decode one batch, ordered by slot: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
 
     def singly(self, rows: int) -> bool:

@@ -17,9 +17,9 @@ from .backend import DONE, NO_CELLS, Backend, Sampled
 from .events import Delta, Event, Finished, FinishReason, Sink, TokenLogprob
 from .kv_cells import Op
 from .observer import Observer, Snapshot
-from .plan import Filler, Limits, Plan, Work
 from .scheduler import QueueFull, Scheduler
 from .sequence import Sequence, Task
+from .step import FillerToken, ScheduledTokens, SchedulerLimits, StepPlan
 
 NOT_COMPUTED = "the model could not compute this sequence"
 Deliver = Callable[[list[tuple[Sink, Event]]], None]
@@ -40,7 +40,9 @@ class _Collected:
 class Engine:
     """Runs until `close`. `deliver` gets the events of a decode, all at once, in this thread; it must not block."""
 
-    def __init__(self, backend: Backend, limits: Limits, deliver: Deliver, observer: Observer | None = None) -> None:
+    def __init__(
+        self, backend: Backend, limits: SchedulerLimits, deliver: Deliver, observer: Observer | None = None
+    ) -> None:
         self.backend, self.scheduler, self.limits = backend, Scheduler(limits), limits
         self.deliver, self.observer = deliver, observer or Observer()
         self.draining = False
@@ -158,23 +160,23 @@ class Engine:
             self._sample(batch)
         self.observer.step(time.monotonic() - started)
 
-    def _parts(self, plan: Plan) -> list[Plan]:
+    def _parts(self, plan: StepPlan) -> list[StepPlan]:
         """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
         if len(plan.work) == 1:
             return [plan]
         singles = all(work.count == 1 for work in plan.work)
         if singles and self.backend.singly(len(plan.work)):
-            return [Plan(work=[work]) for work in plan.work]
+            return [StepPlan(work=[work]) for work in plan.work]
         return [plan]
 
-    def _not_decoded(self, plan: Plan, code: int) -> None:
+    def _not_decoded(self, plan: StepPlan, code: int) -> None:
         if code != NO_CELLS:
             self._isolate(plan)
         elif not self.scheduler.reclaim():
             for sequence in list(self.scheduler.running.values()):
                 self._end(sequence, "length")
 
-    def _isolate(self, plan: Plan) -> None:
+    def _isolate(self, plan: StepPlan) -> None:
         """A decode failed: decode each sequence of it alone, and end the one that fails by itself."""
         # a part of the batch may have been decoded before the fault
         self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
@@ -190,12 +192,12 @@ class Engine:
                 self.scheduler.rollback(alone)
                 self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
 
-    def _sample(self, batch: Many[Work | Filler]) -> None:
+    def _sample(self, batch: Many[ScheduledTokens | FillerToken]) -> None:
         """Do what each sequence's task wants of its output."""
         index = -1
         for part in batch:
             index += part.count
-            if isinstance(part, Filler) or not part.output:
+            if isinstance(part, FillerToken) or not part.output:
                 continue
             match part.sequence.task:
                 case Task.GENERATE:

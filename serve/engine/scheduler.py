@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from .plan import Filler, Limits, Plan, Work
 from .sequence import Sequence
 from .slots import Prefix, Slots
+from .step import FillerToken, ScheduledTokens, SchedulerLimits, StepPlan
 
 # a prefix that another sequence is just reading is waited for when it saves this many tokens
 LEAST_AWAITED = 4
@@ -29,7 +29,7 @@ class QueueFull(Exception):
 class Scheduler:
     """The waiting sequences, and what the running ones do next; `slots` says where they are."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SchedulerLimits) -> None:
         self.limits, self.slots = limits, Slots(limits)
         self.waiting: list[Sequence] = []
         self.reused_tokens = 0
@@ -67,11 +67,11 @@ class Scheduler:
         else:
             self.slots.vacate(sequence)
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         """Choose the next step. Cells for its tokens are already counted; call `commit` or `rollback` afterwards."""
         self._make_room()
         self._close_gap()
-        plan = Plan()
+        plan = StepPlan()
         generating = [s for s in self.running.values() if not s.reading]
         for sequence in generating:
             self._take(plan, sequence, 1)
@@ -84,22 +84,22 @@ class Scheduler:
         plan.preempted, self._preempted = self._preempted, 0
         return plan
 
-    def commit(self, plan: Plan) -> None:
+    def commit(self, plan: StepPlan) -> None:
         """The step was decoded: its tokens are held."""
         for work in plan.work:
             work.sequence.held += work.count
         if plan.fillers:
             self.slots.drop_fillers(plan.fillers)
 
-    def rollback(self, plan: Plan) -> None:
+    def rollback(self, plan: StepPlan) -> None:
         """The step was not decoded: its tokens have no cells."""
         for work in plan.work:
             self.slots.shrink(work.slot, work.count)
 
-    def retry(self, work: Work) -> Plan:
+    def retry(self, work: ScheduledTokens) -> StepPlan:
         """Return one part of a step that was rolled back as a step of its own, with its cells counted again."""
         self.slots.grow(work.slot, work.count)
-        return Plan(work=[work])
+        return StepPlan(work=[work])
 
     def reclaim(self) -> bool:
         """Free cells after a decode that found none: every cached prefix, then the newest sequence; False if alone."""
@@ -140,19 +140,19 @@ class Scheduler:
         if self._gap_steps >= PATIENCE_STEPS:
             self.slots.close_gap()
 
-    def _fill(self, plan: Plan) -> list[Filler]:
+    def _fill(self, plan: StepPlan) -> list[FillerToken]:
         """Where slots have their own cells: bridge small gaps between the slots of this step."""
         if self.limits.shared or not self.limits.cuttable:
             return []
-        fillers: list[Filler] = []
+        fillers: list[FillerToken] = []
         slots = sorted(work.slot for work in plan.work)
         for left, right in pairwise(slots):
-            gap = [Filler(slot, self.slots.held(slot)) for slot in range(left + 1, right)]
+            gap = [FillerToken(slot, self.slots.held(slot)) for slot in range(left + 1, right)]
             if len(gap) <= WIDEST_GAP and all(filler.start < self.limits.per_slot for filler in gap):
                 fillers += gap
         return fillers[: max(0, self.limits.step_tokens - plan.tokens)]
 
-    def _take(self, plan: Plan, sequence: Sequence, budget: int) -> int:
+    def _take(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Add up to `budget` of a running sequence's pending tokens to the plan; return how many."""
         assert sequence.slot is not None
         room = self.slots.room(sequence.slot)
@@ -163,16 +163,16 @@ class Scheduler:
             return 0
         self.slots.grow(sequence.slot, count)
         output = count == sequence.pending
-        plan.work.append(Work(sequence, sequence.slot, sequence.held, count, output))
+        plan.work.append(ScheduledTokens(sequence, sequence.slot, sequence.held, count, output))
         return count
 
-    def _read(self, plan: Plan, budget: int) -> None:
+    def _read(self, plan: StepPlan, budget: int) -> None:
         """Go on with the prompts that are being read, the oldest first; then begin with others."""
         for sequence in sorted((s for s in self.running.values() if s.reading), key=lambda s: s.number):
             budget -= self._take(plan, sequence, budget)
         self._admit(plan, budget)
 
-    def _admit(self, plan: Plan, budget: int) -> None:
+    def _admit(self, plan: StepPlan, budget: int) -> None:
         """Start waiting sequences, first come first served, while there is budget and room."""
         position = 0
         while position < len(self.waiting) and len(self.running) < self._most_running and budget > 0:

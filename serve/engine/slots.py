@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .kv_cells import KVCells, Op
-from .plan import Filler, Limits
 from .prefix_tree import PrefixTree
 from .sequence import Sequence
+from .step import FillerToken, SchedulerLimits
 
 # a cached sequence that goes on for no more than this beyond the shared prefix is taken over, not copied
 SMALL_TAIL_TOKENS = 32
@@ -29,7 +29,7 @@ class Slots:
     What the backend has to do for a change is collected, in order, until `take_ops`.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SchedulerLimits) -> None:
         self._limits = limits
         self._cells = KVCells(limits.slots, limits.cells, limits.per_slot, limits.shared)
         self._tree = PrefixTree()
@@ -79,7 +79,7 @@ class Slots:
         """Take back cells that a failed decode never filled."""
         self._cells.shrink(slot, count)
 
-    def drop_fillers(self, fillers: Iterable[Filler]) -> None:
+    def drop_fillers(self, fillers: Iterable[FillerToken]) -> None:
         """Cut off the meaningless tokens of a step; their cells were never counted."""
         self._cells.ops += [Op("cut" if filler.start else "free", filler.slot, filler.start) for filler in fillers]
 

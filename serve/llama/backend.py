@@ -12,8 +12,8 @@ from ..decoding.constraints import Mask
 from ..engine.backend import Sampled
 from ..engine.events import TokenLogprob
 from ..engine.kv_cells import Op
-from ..engine.plan import Filler, Work
 from ..engine.sequence import Sequence
+from ..engine.step import FillerToken, ScheduledTokens
 
 
 class LlamaBackend:
@@ -41,7 +41,7 @@ class LlamaBackend:
         if self.context.last_position(slot) >= length and not self.context.remove(slot, length):
             raise RuntimeError("this model's memory can't be cut; the prefix rule should have known")
 
-    def decode(self, batch: Many[Work | Filler]) -> int:
+    def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []

@@ -8,7 +8,7 @@ from burnish.llama import MOST_SEQUENCES, Context, Model
 from burnish.machine import cpu_count, memory_available_bytes
 
 from ..artefact import ServeError
-from ..engine.plan import Limits
+from ..engine.step import SchedulerLimits
 from ..settings import ServeSettings
 
 BYTES_PER_NUMBER = 2  # keys and values are stored in float16
@@ -114,11 +114,11 @@ def _threads(settings: ServeSettings) -> int:
     return settings.threads or cpu_count()
 
 
-def limits(model: Model, size: Size, settings: ServeSettings) -> Limits:
+def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits:
     """Return the scheduler's limits for this size."""
     reuse = "none" if not settings.prefix_cache else "whole" if model.whole_prefix_only else "any"
     step = max(settings.step_tokens, size.running)
-    return Limits(
+    return SchedulerLimits(
         slots=size.slots,
         running=size.running,
         cells=size.cells,

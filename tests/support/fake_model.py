@@ -11,8 +11,8 @@ from serve.decoding.constraints import Mask
 from serve.engine.backend import DONE, Sampled
 from serve.engine.events import TokenLogprob
 from serve.engine.kv_cells import Op
-from serve.engine.plan import Filler, Work
 from serve.engine.sequence import Sequence as Answer
+from serve.engine.step import FillerToken, ScheduledTokens
 
 END = 256
 VOCAB_SIZE = 257
@@ -60,7 +60,7 @@ class EchoBackend:
             else:
                 del self.slots.setdefault(op.slot, [])[op.length :]
 
-    def decode(self, batch: Sequence[Work | Filler]) -> int:
+    def decode(self, batch: Sequence[ScheduledTokens | FillerToken]) -> int:
         for part in batch:
             held = self.slots.setdefault(part.slot, [])
             assert len(held) == part.start

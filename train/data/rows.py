@@ -12,6 +12,8 @@ from burnish.data.formats import Example
 from ..settings import DataSection
 from .mask import Codec, MaskError, Row, build, prove
 
+MOST_NAMED = 3  # of the rows that are too long
+
 
 class RowMaker:
     """Turns examples into proven rows, and records the lengths of all and the lines of those that were too long."""
@@ -50,14 +52,15 @@ class RowMaker:
 
     def _refuse_long(self, rows: Sequence[Row], path: str) -> None:
         limit = self.data.max_length
-        faults = [
-            f"{path}: {row.example.where}: {len(row.input_ids)} tokens, data.max_length is {limit}; raise it, or set"
-            " data.over_length to drop or truncate"
-            for row in rows
-            if len(row.input_ids) > limit
-        ]
-        if faults:
-            raise DataError(faults)
+        long = [row for row in rows if len(row.input_ids) > limit]
+        if not long:
+            return
+        named = ", ".join(f"{row.example.where}: {len(row.input_ids)} tokens" for row in long[:MOST_NAMED])
+        others = f" ... the longest has {max(len(row.input_ids) for row in long)}" if len(long) > MOST_NAMED else ""
+        raise DataError(
+            f"{path}: {len(long)} of {len(rows)} rows are longer than data.max_length {limit} ({named}{others}): raise"
+            " it, or set data.over_length to drop or truncate"
+        )
 
     def _say_long(self, long: int, rows: int, dropped: int, path: str) -> None:
         """Say what became of the rows that are too long; that most are dropped is seldom what was meant."""

@@ -73,7 +73,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
 
         def step() -> torch.Tensor:
             # around backward too, which may compute activations again
-            with self.objective.applied(), self.fast_layers.on() if self.fast_layers else nullcontext():
+            with self.objective.patched(), self.fast_layers.on() if self.fast_layers else nullcontext():
                 return self._micro_steps(rows)
 
         total = self._until_it_fits(model, rows, step)
@@ -126,7 +126,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         return " and its gradient is not finite" if torch.isfinite(total) else ""
 
     def _micro_steps(self, rows: list[Row]) -> torch.Tensor:
-        terms = max(1, sum(map(self.objective.terms, rows)))
+        terms = max(1, sum(map(self.objective.label_tokens, rows)))
         total = torch.zeros((), device=self.args.device)
         for part in self._cut(rows):
             loss = self.objective.loss(part) / terms
@@ -149,10 +149,10 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         rows = inputs["rows"].rows
 
         def evaluate() -> torch.Tensor:
-            with torch.no_grad(), self.objective.applied():
+            with torch.no_grad(), self.objective.patched():
                 return torch.stack([self.objective.loss(part) for part in self._cut(rows)]).sum()
 
-        total, terms = self._until_it_fits(model, rows, evaluate), max(1, sum(map(self.objective.terms, rows)))
+        total, terms = self._until_it_fits(model, rows, evaluate), max(1, sum(map(self.objective.label_tokens, rows)))
         self._evaluated += float(total)
         self._evaluated_terms += terms
         return total / terms, None, None

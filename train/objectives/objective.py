@@ -18,7 +18,7 @@ class Objective(Protocol):
         """Return the tokens that a row puts into a forward pass."""
         ...
 
-    def terms(self, row: Row) -> int:
+    def label_tokens(self, row: Row) -> int:
         """Return how many terms a row's loss sums up: its response tokens."""
         ...
 
@@ -26,6 +26,6 @@ class Objective(Protocol):
         """Return the summed loss of rows, a scalar that can go backward, after one forward pass."""
         ...
 
-    def applied(self) -> AbstractContextManager[None]:
+    def patched(self) -> AbstractContextManager[None]:
         """Set the model up for `loss`, and for its backward pass, inside the context."""
         ...

@@ -29,7 +29,7 @@ class SupervisedFineTuning:
         """Return the tokens of a row."""
         return len(row["input_ids"])
 
-    def terms(self, row: Row) -> int:
+    def label_tokens(self, row: Row) -> int:
         """Return a row's response tokens; the first token of a row is not predicted."""
         return sum(label != IGNORED for label in row["labels"][1:])
 
@@ -43,7 +43,7 @@ class SupervisedFineTuning:
         hidden = getattr(inner, inner.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
         return loss.response_nll(hidden.flatten(0, 1)[places], head, targets)
 
-    def applied(self) -> AbstractContextManager[None]:
+    def patched(self) -> AbstractContextManager[None]:
         """Let the model attend within packed rows only; padded rows need nothing."""
         return attention.packed(self._configs) if self._packed else nullcontext()
 

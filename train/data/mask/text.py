@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # train.mask imports this module
+if TYPE_CHECKING:  # the package imports this module
     from .row import Codec
 
 

@@ -10,7 +10,7 @@ from .sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Limits:
+class SchedulerLimits:
     """What one step and the cache may hold. Tokens and cells are counted one by one.
 
     slots: sequences that memory holds, running or cached; running: sequences at once; cells: all there are; per_slot:
@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Work:
+class ScheduledTokens:
     """One sequence's part of a step: decode `count` tokens from `start`; `output`: the last one's logits are wanted.
 
     One is made for every token, and a frozen one takes three times as long to make.
@@ -55,7 +55,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Filler:
+class FillerToken:
     """One meaningless token in a slot that has no work, which is cut off again after the step.
 
     Where slots have their own cells, llama.cpp decodes only neighbouring slots together: 3 and 4 tokens with a gap in
@@ -70,16 +70,16 @@ class Filler:
 
 
 @dataclass
-class Plan:
+class StepPlan:
     """A step: first the cache operations, then the tokens. `preempted`: sequences set back since the last plan."""
 
     ops: list[Op] = field(default_factory=list)
-    work: list[Work] = field(default_factory=list)
-    fillers: list[Filler] = field(default_factory=list)
+    work: list[ScheduledTokens] = field(default_factory=list)
+    fillers: list[FillerToken] = field(default_factory=list)
     preempted: int = 0
 
     @property
-    def batch(self) -> list[Work | Filler]:
+    def batch(self) -> list[ScheduledTokens | FillerToken]:
         """Everything to decode, in the order of the slots."""
         if len(self.work) == 1:
             return [*self.work]

@@ -1,0 +1,17 @@
+"""What the process imports that commands are forks of: both stages whole, with the libraries kept quiet."""
+
+from importlib import import_module
+
+from train.process import prepared_process
+
+MODULES = (
+    "train.__main__",
+    "train.data.preview", "train.loop.checkpoints", "train.plan.preflight", "train.stage", "export.__main__",
+    "export.stage",
+    "export.merge.dequantize", "torch.utils.tensorboard", "bitsandbytes", "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama", "peft",
+)  # fmt: skip
+
+with prepared_process():
+    for name in MODULES:
+        import_module(name)

@@ -1,0 +1,29 @@
+"""Short trainings of a tiny base, and what they left or said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps", "1")
+
+
+def command(base: Path, rows: Path, root: Path, *more: str, verb: str = "run") -> list[str]:
+    """Return the words of a short training."""
+    where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
+    return ["train", verb, *where, *SHORT, *more]
+
+
+def only_fault(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line that says what is wrong; there must be just one, and no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    return fault
+
+
+def points(run: Path, key: str) -> list[float]:
+    """Return the curve of one logged value."""
+    lines = (run / "logs" / "metrics.jsonl").read_text().splitlines()
+    return [entry[key] for line in lines if key in (entry := json.loads(line))]
