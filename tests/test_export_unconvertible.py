@@ -59,7 +59,7 @@ def test_what_cannot_be_converted_is_said_first_and_exported_as_merged(
     checked = cli("train", "check", *asked)
     assert checked.returncode == 0, checked.stderr
     warning = next(line for line in checked.stderr.splitlines() if reason in line)
-    assert warning.startswith(f"warning: base.id {base}: llama.cpp's converter does not know")
+    assert warning.startswith("warning: llama.cpp's converter does not know")
     trained = cli("train", "run", *asked, "--run.name", "x")
     assert trained.returncode == 0, trained.stderr
     assert warning in trained.stderr.splitlines()

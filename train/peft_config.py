@@ -177,7 +177,9 @@ def _type_faults(path: Path, values: Config, section: type[BaseModel]) -> list[s
     except ValidationError as error:
         reasons: dict[str, list[str]] = {}
         for item in error.errors():
-            reasons.setdefault(str(item["loc"][0]), []).append(str(item["msg"]).removeprefix("Input "))
+            reasons.setdefault(str(item["loc"][0]), []).append(
+                str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+            )
         return [f"{path}: {key} is {_json(values.get(key))}: it {' or '.join(reasons[key])}" for key in reasons]
     return []
 

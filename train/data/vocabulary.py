@@ -33,7 +33,7 @@ from .mask import Codec, Row
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
 MOST_NAMED = 3
-WORDING = b"2"  # counts changes to what is kept, so that warnings of an older version are made again
+WORDING = b"3"  # counts changes to what is kept, so that warnings of an older version are made again
 LIBRARIES = ("transformers", "tokenizers")
 
 
@@ -82,11 +82,11 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
         return [f"llama.cpp's ids could not be compared with training's: {error}"]
     except Unconvertible as error:
         return [
-            f"base.id {base.id}: {error}: no GGUF can be made of what is trained on it, and `make serve` needs one;"
+            f"{error}: no GGUF can be made of what is trained on this base, and `make serve` needs one;"
             " training and the export's merged/, which transformers and vLLM load, are not concerned"
         ]
     except VocabularyError as error:
-        return [f"base.id {base.id}: llama.cpp can't take its tokenizer, so no GGUF of it could be served: {error}"]
+        return [f"llama.cpp can't take this base's tokenizer, so no GGUF of it could be served: {error}"]
     texts = [*rows, *probes]
     differences = [comparison.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):
