@@ -12,6 +12,7 @@ KNOWN = "; known: "
 MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
 # where in a file of rows a fault stands
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
+_NUMBER = re.compile(r"\d+")
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -54,8 +55,8 @@ def grouped(faults: Iterable[str]) -> list[str]:
 
 def _places(places: Sequence[str]) -> str:
     """Return "14 lines: 1, 2, 3 and 11 more", or "14 rows: ..." where rows share lines."""
-    unit = "row" if "row" in places[0] else "line"
-    numbers = [re.split(rf".*{unit} (\d+).*", place)[1] for place in places]
+    unit = "row" if all("row" in place for place in places) else "line"
+    numbers = [_NUMBER.findall(place)[-1 if unit == "row" else 0] for place in places]
     more = len(numbers) - MOST_PLACES_SHOWN
     shown = ", ".join(numbers[:MOST_PLACES_SHOWN])
     return f"{len(numbers)} {unit}s: {shown} and {more} more" if more > 0 else f"{len(numbers)} {unit}s: {shown}"

@@ -7,29 +7,35 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .console import warn
+from .files import FileError, check_writable
 from .run import RunError, now
 
 LOCK = ".lock"
 # file systems on which flock is not there; a run goes on without it
-NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
+TRIES, TRY_S = 10, 0.05  # a process that only looks holds it for an instant
 
 
 @contextmanager
 def hold(directory: Path, what: str) -> Iterator[None]:
     """Hold the run in `directory`, which is made where it isn't there, while `what` ("training") works on it.
 
-    Raises RunError with who holds it, since when and at what, where another process does. Children that are started
-    meanwhile do not inherit the lock.
+    Raises RunError with who holds it, since when and at what, where another process does, and FileError where the run
+    can't be written. Children that are started meanwhile do not inherit the lock.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    check_writable(directory, 0, what)
     try:
-        _lock(file, directory)
+        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise FileError(f"{directory / LOCK}: can't be written ({error.strerror}): {what} needs it") from None
+    try:
+        _lock(file, directory, fcntl.LOCK_EX, TRIES)
         os.ftruncate(file, 0)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now(), "what": what}
         os.write(file, json.dumps(holder).encode() + b"\n")
@@ -45,15 +51,18 @@ def check(directory: Path) -> None:
     except OSError:
         return  # nobody has worked on it yet
     try:
-        _lock(file, directory)
+        _lock(file, directory, fcntl.LOCK_SH)  # which a file that is open for reading allows on NFS too
     finally:
         os.close(file)
 
 
-def _lock(file: int, directory: Path) -> None:
+def _lock(file: int, directory: Path, kind: int, tries: int = 1) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
+        if tries > 1:
+            time.sleep(TRY_S)
+            return _lock(file, directory, kind, tries - 1)
         raise RunError(f"run '{directory.name}': {_holder(file)}: wait until it has ended, or stop it") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:

@@ -22,6 +22,7 @@ import pytest
 
 from burnish.data import containers
 from burnish.data.files import DataError, read_rows
+from tests.support.commands import ROOT
 
 ROWS = [{"text": f"boat {n} leaves"} for n in range(40)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -165,3 +166,23 @@ def tarred(format: int) -> bytes:
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x"])
 def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: bytes, expected: str, name: str) -> None:
     assert fault(tmp_path / name, content).startswith(expected)
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_columnar_bomb_is_refused_before_it_is_unpacked(kind: str, tmp_path: Path) -> None:
+    """Twenty kilobytes that hold 600 MiB in one batch."""
+    table, path = pa.table({"text": ["a" * (1 << 20)] * 600}), tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    else:
+        with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
+            file.write_table(table)
+    program = (
+        "import re, sys; from pathlib import Path; from burnish.data.files import DataError, read_rows\n"
+        "try: read_rows(Path(sys.argv[1]))\n"
+        "except DataError as error: print(error)\n"
+        "print(re.search(r'VmHWM:\\s+([0-9]+) kB', Path('/proc/self/status').read_text())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True)
+    said, peak = done.stdout.splitlines()
+    assert "unpacks to more than" in said and int(peak) < 300 << 10

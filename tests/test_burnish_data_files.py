@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from burnish.data.files import DataError, RawRow, read_rows
+from burnish.data.files import DataError, RawRow, data_sha256, read_rows
 from burnish.data.json_scanner import MOST_FAULTS
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -237,3 +237,15 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.json")
     with pytest.raises(DataError, match="is a directory without data files: it is empty"):
         read_rows(tmp_path)
+
+
+def test_a_directorys_hash_is_over_the_parts_that_are_read(tmp_path: Path) -> None:
+    """A run of its own below the data, or git's files, must not make it other data."""
+    (tmp_path / "a.jsonl").write_text('{"text": "boat"}\n')
+    before = data_sha256(tmp_path)
+    for other in ("runs/x/train.json", ".git/HEAD", "README.md"):
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).write_text("1")
+    assert data_sha256(tmp_path) == before
+    (tmp_path / "b.jsonl").write_text('{"text": "pier"}\n')
+    assert data_sha256(tmp_path) != before

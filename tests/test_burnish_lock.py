@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -89,3 +90,27 @@ def test_a_run_gets_its_name_before_it_is_locked() -> None:
     name = settle_name(settings, prepared).run.name  # type: ignore[arg-type]
     assert name is not None
     assert name.startswith("The-Base-my-rows-2")
+
+
+def test_looking_at_a_run_needs_no_right_to_write_its_lock(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS gives an exclusive lock only to a file that is open for writing."""
+    kinds: list[int] = []
+    with lock.hold(run, "training"):
+        pass
+    monkeypatch.setattr("fcntl.flock", lambda file, kind: kinds.append(kind))
+    lock.check(run)
+    assert kinds == [fcntl.LOCK_SH | fcntl.LOCK_NB]
+
+
+def test_a_run_that_is_being_looked_at_can_be_started(run: Path) -> None:
+    with lock.hold(run, "training"):
+        pass
+    look = (
+        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_SH); print(1, flush=True);"
+        " time.sleep(0.2)"
+    )
+    with subprocess.Popen([sys.executable, "-c", look, str(run / lock.LOCK)], stdout=subprocess.PIPE) as looker:
+        assert looker.stdout is not None
+        looker.stdout.readline()
+        with lock.hold(run, "training"):
+            pass

@@ -11,6 +11,7 @@ import pytest
 
 from burnish.records import ExportRecord
 from burnish.run import Run
+from burnish.tokenizers.llama_cpp import refusal, refuses
 from tests.support.commands import Cli
 
 pytestmark = pytest.mark.slow
@@ -101,3 +102,22 @@ def test_gpt2_is_trained_merged_and_converted(tiny_base: Path, rows: Path, tmp_p
     for artefact in record.artefacts:
         assert artefact.fidelity.kl is not None
         assert artefact.fidelity.kl < 0.01
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "OSError: [Errno 5] Input/output error",
+        "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "ModuleNotFoundError: No module named 'gguf'",
+        "",
+    ],
+)
+def test_a_fault_of_the_machine_is_not_taken_for_a_model_that_cannot_be_converted(line: str) -> None:
+    """The export must then fail and keep what was there, not record a run without GGUF files."""
+    assert not refuses(line)
+
+
+def test_what_the_converter_does_not_know_is_said_in_words() -> None:
+    assert refuses("ERROR:hf-to-gguf:Model OPTForCausalLM is not supported")
+    assert "does not know the tensor 'model.x.weight'" in refusal("ValueError: Can not map tensor 'model.x.weight'")

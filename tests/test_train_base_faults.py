@@ -163,10 +163,11 @@ def test_an_eval_file_of_the_other_kind_is_refused(tmp_path: Path, data: list[An
 
 
 @pytest.mark.parametrize("key", ["path", "eval_path"])
-def test_a_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str) -> None:
+def test_an_empty_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str) -> None:
     data = written(tmp_path / "x.jsonl", CHATS)
-    with pytest.raises(DataError, match="is a directory; give one data file"):
-        prepare(settings(**{"data": data, key: str(tmp_path)}) if key != "path" else settings(str(tmp_path)))
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: is a directory without data files: it is empty"):
+        prepare(settings(**{"data": data, key: str(empty)}) if key != "path" else settings(str(empty)))
     with pytest.raises(DataError, match=rf"data\.{key} nowhere: no such file"):
         prepare(settings(data, **{key: "nowhere"}) if key != "path" else settings("nowhere"))
 

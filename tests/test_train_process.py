@@ -42,6 +42,13 @@ def test_torchruns_variables_say_which_process_this_is() -> None:
     assert (world.rank, world.size, world.local_rank, world.is_main) == (3, 4, 1, False)
 
 
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "0"}])
+def test_a_rank_beyond_the_processes_there_are_is_refused(variables: dict[str, str]) -> None:
+    """Else a stray RANK would train to the end and write nothing."""
+    with pytest.raises(ConfigError, match="a rank is less than the number of processes"):
+        World.read(variables)
+
+
 def test_variables_that_are_not_numbers_are_named_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         World.read({"RANK": "first", "WORLD_SIZE": "2", "LOCAL_RANK": ""})

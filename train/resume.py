@@ -7,7 +7,8 @@ from pathlib import Path
 
 from burnish import run as runs
 from burnish.console import say, warn
-from burnish.files import FileError, check_writable, tree_sha256
+from burnish.data.files import data_sha256
+from burnish.files import FileError, check_writable
 from burnish.records import TrainRecord
 from burnish.run import Run, RunError
 
@@ -121,7 +122,7 @@ def _check_same(started: StartedRun, settings: TrainSettings, found: dict[str, s
 def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
     """Return the newest run that was started with these settings on this very data, and has not finished."""
     given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
-    hashes = {k: tree_sha256(Path(path)) if path and Path(path).exists() else None for k, path in given.items()}
+    hashes = {k: data_sha256(Path(path)) if path and Path(path).exists() else None for k, path in given.items()}
     runs_there = [Run(p) for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file()]
     started = filter(None, (_started_with(run, settings, hashes) for run in runs_there if not run.has(TrainRecord)))
     found = max(started, key=lambda one: (one.run.path / CONFIG).stat().st_mtime_ns, default=None)

@@ -116,6 +116,11 @@ class LoraSection(Strict):
             raise ValueError(f"is not a regular expression: {error}") from None
         return value
 
+    @property
+    def has_pattern(self) -> bool:
+        """Whether the targets are a regular expression."""
+        return isinstance(self.target_modules, str) and self.target_modules != "all-linear"
+
     @model_validator(mode="before")
     @classmethod
     def _from_peft(cls, values: Any) -> Any:

@@ -27,12 +27,21 @@ class World:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> World:
-        """Return what torchrun's variables say. Raises ConfigError where one of them is not a number."""
+        """Return what torchrun's variables say.
+
+        Raises ConfigError where one of them is not a number, or where they don't fit together.
+        """
         names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         values = {name: environment.get(name, default) for name, default in names.items()}
         if faults := [f"{name}: expected a number, not '{v}'" for name, v in values.items() if not v.isdecimal()]:
             raise ConfigError(faults)
-        return cls(*map(int, values.values()))
+        world = cls(*map(int, values.values()))
+        if world.rank >= world.size:
+            raise ConfigError(
+                f"RANK={world.rank} with WORLD_SIZE={world.size}: a rank is less than the number of processes: unset"
+                " both for one process, or start them with torchrun, which sets both"
+            )
+        return world
 
     @property
     def is_main(self) -> bool:

@@ -6,17 +6,22 @@ decoded, because Python has no value for many of them (a date in the year 20000,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+from ..files import first_line
+from ..machine import memory_available_bytes
 from .containers import MAX_RATIO, MAX_UNPACKED_BYTES
 from .faults import Undecoded
 from .schema import KNOWN
 
 PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 BATCH_ROWS = 1024
+SLACK_BYTES = 256 << 20  # what allocators reserve beside what they are asked for
 # how the names of types begin that Python has values for in part only
 TIMES = ("date", "time", "duration")
 
@@ -37,37 +42,63 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
         import pyarrow as pa
     except ImportError:
         raise ArrowError(f"{name} needs pyarrow, which is not installed here: write the rows as JSONL") from None
-    total, most = 0, max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data))
+    total, most = 0, min(max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data)), memory_available_bytes() // 4)
     try:
-        for batch, absent in _batches(pa, data):
+        for batch, absent in _batches(pa, data, most):
             total += batch.nbytes
             if total > most:
-                raise ArrowError(
-                    f"{name} that unpacks to more than {most / 2**20:,.0f} MiB, the limit for a file of"
-                    f" {len(data):,} bytes: if that is meant, write it without compression"
-                )
+                raise MemoryError
             columns = {field.name: _column(pa, field, batch.column(n)) for n, field in enumerate(batch.schema)}
             for number in range(batch.num_rows):
                 yield {key: cells[number] for key, cells in columns.items()} | absent
+    except MemoryError:  # pyarrow's own is one too
+        raise ArrowError(
+            f"{name} that unpacks to more than {most / 2**20:,.0f} MiB, the limit for a file of {len(data):,} bytes"
+            " here: if that is meant, write it without compression"
+        ) from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise ArrowError(f"malformed {name}: {str(error).strip().splitlines()[0] if str(error) else error!r}") from None
+        raise ArrowError(f"malformed {name}: {first_line(error, repr(error))}") from None
 
 
-def _batches(pa: Any, data: bytes) -> Iterator[tuple[Any, dict[str, Undecoded]]]:
-    """Yield record batches, each with the cells of the columns that were left unread."""
+def _batches(pa: Any, data: bytes, most: int) -> Iterator[tuple[Any, dict[str, Undecoded]]]:
+    """Yield record batches, each with the cells of the columns that were left unread.
+
+    Raises MemoryError, before it is used, where a batch needs more than `most` bytes.
+    """
     if data.startswith(PARQUET_MAGIC):
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(pa.BufferReader(data))
         left = {field.name: Undecoded(str(field.type)) for field in file.schema_arrow if not _wanted(pa, field)}
         names = [name for name in file.schema_arrow.names if name not in left]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-            yield batch, left
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=names)
+        yield from ((batch, left) for batch in _within(most, batches))
     elif data.startswith(ARROW_FILE):
         reader = pa.ipc.open_file(pa.BufferReader(data))
-        yield from ((reader.get_batch(n), {}) for n in range(reader.num_record_batches))
+        batches = (reader.get_batch(n) for n in range(reader.num_record_batches))
+        yield from ((batch, {}) for batch in _within(most, batches))
     else:
-        yield from ((batch, {}) for batch in pa.ipc.open_stream(pa.BufferReader(data)))
+        yield from ((batch, {}) for batch in _within(most, pa.ipc.open_stream(pa.BufferReader(data))))
+
+
+def _within(most: int, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches, each made while the process may take at most `most` bytes more than it has.
+
+    A batch's size is not known before it is unpacked; 16 KB can hold any number of bytes.
+    """
+    made = iter(batches)
+    while True:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + most + SLACK_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit if soft < 0 else min(soft, limit), hard))
+        try:
+            batch = next(made, None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        if batch is None:
+            return
+        yield batch
 
 
 def _column(pa: Any, field: Any, array: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import file_sha256, tree_digest
 from .arrow import ArrowError, is_arrow, read_arrow
 from .containers import READ, read_bytes
 from .csv_scanner import scan_csv
@@ -61,6 +62,16 @@ def read_rows(path: Path, notes: list[str] | None = None) -> list[RawRow]:
     """
     notes = [] if notes is None else notes
     return _directory(path, notes) if path.is_dir() else _file(path, notes)
+
+
+def data_sha256(path: Path) -> str:
+    """Return one sha256 for a data file, or for a directory: over the parts that are read of it. Raises DataError."""
+    try:
+        if not path.is_dir():
+            return file_sha256(path)
+        return tree_digest({part.name: file_sha256(part) for part in _find_parts(path, [])})
+    except OSError as error:
+        raise DataError(f"{error.filename}: can't be read: {error.strerror}") from None
 
 
 def place(line: int, row: int, unit: Unit, file: str = "") -> str:

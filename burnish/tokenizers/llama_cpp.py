@@ -27,8 +27,9 @@ TIMEOUT_S = 600
 REFUSALS = (
     (re.compile(r"Model (\S+) is not supported"), r"llama.cpp's converter does not know the architecture \1"),
     (re.compile(r".*BPE pre-tokenizer was not recognized.*"), "llama.cpp's converter does not know its pre-tokenizer"),
+    (re.compile(r".*Can not map tensor ('\S+')"), r"llama.cpp's converter does not know the tensor \1"),
+    (re.compile(r".*(NotImplementedError: .*)"), r"llama.cpp's converter refuses it: \1"),
 )
-WANTS = ("No space left on device", "Disk quota exceeded", "MemoryError")
 
 
 class VocabularyError(UserError):
@@ -47,16 +48,14 @@ def for_converter(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuses(line: str) -> bool:
-    """Whether the converter's last line is about the model, and not about want of disk or memory."""
-    return not any(text in line for text in WANTS)
+    """Whether the converter's last line says that it does not know the model; all else is a fault of this machine."""
+    return any(pattern.search(line) for pattern, _ in REFUSALS)
 
 
 def refusal(line: str) -> str:
-    """Return the converter's last line in words that say what it means; one that isn't known stays as it is."""
-    for pattern, meaning in REFUSALS:
-        if found := pattern.search(line):
-            return found.expand(meaning)
-    return f"llama.cpp's converter refuses it: {line}"
+    """Return a line that `refuses` in words that say what it means."""
+    found, meaning = next((found, meaning) for pattern, meaning in REFUSALS if (found := pattern.search(line)))
+    return found.expand(meaning)
 
 
 def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:

@@ -35,8 +35,8 @@ def prompt_parity(
 
     The template must also be exactly the trained one: the exam's rows need not reach what was edited in it. Where
     special strings in messages are text, the artefact must read those of the exam's `specials_check` as text. Of a
-    plain text row all ids are compared; `encode` reads one, with the artefact's own start and end tokens, and `ends` are
-    the ids that end a generation.
+    plain text row all ids are compared; `encode` reads one, with the artefact's own start and end tokens, and `ends`
+    are the ids that end a generation.
     """
     turns = [
         (question, start, turn)
@@ -66,8 +66,8 @@ def prompt_parity(
 def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
     """Check that the artefact's tokenizer gives the trained ids of every plain text row, its start token included.
 
-    A row that was cut is compared as far as it goes. The end token that training puts after a text, one of `ends`, may be
-    missing: it is checked with the end tokens.
+    A row that was cut is compared as far as it goes. The end token that training puts after a text, one of `ends`, may
+    be missing: it is checked with the end tokens.
     """
     asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
     for text, trained in asked:

@@ -14,8 +14,8 @@ import torch
 from burnish.private.needs import Need
 
 NEEDS = (
-    Need("torch.nn:Module._parameters", "a layer's weights can't be loaded and dropped", "torch.nn:Module.__init__"),
-    Need("torch.nn:Module._buffers", "a layer's buffers can't be loaded and dropped", "torch.nn:Module.__init__"),
+    Need("torch.nn:Module._parameters", "a layer's weights can't be loaded and dropped", "torch.nn:Module"),
+    Need("torch.nn:Module._buffers", "a layer's buffers can't be loaded and dropped", "torch.nn:Module"),
 )
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.console import say, warn
-from burnish.data.files import DataError, read_rows
+from burnish.data.files import DataError, data_sha256, read_rows
 from burnish.data.formats import Conversion, Example, convert, recognise
-from burnish.files import tree_sha256
 
 from ..settings import DataSection
 from .split import without_overlap
@@ -54,8 +53,8 @@ def read_sources(data: DataSection) -> Sources:
         train=train,
         heldout=heldout,
         shared=shared,
-        data_sha256=tree_sha256(Path(data.path)),
-        eval_sha256=tree_sha256(Path(data.eval_path)) if data.eval_path else None,
+        data_sha256=data_sha256(Path(data.path)),
+        eval_sha256=data_sha256(Path(data.eval_path)) if data.eval_path else None,
     )
 
 

@@ -130,6 +130,8 @@ def machine_faults(settings: TrainSettings, world: World) -> list[str]:
         )
     if settings.base.backend == "unsloth" and not settings.base.double_quant:
         faults.append("base.double_quant: unsloth always quantizes the constants too: leave it true")
+    if settings.base.backend == "unsloth" and settings.lora.has_pattern:
+        faults.append("lora.target_modules: unsloth takes names, not an expression: list them, or say all-linear")
     if settings.base.attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         faults.append("base.attn_implementation: flash_attn is not installed here: install it, or say auto")
     faults += [
@@ -143,9 +145,10 @@ def machine_faults(settings: TrainSettings, world: World) -> list[str]:
 
 
 def _machine(settings: TrainSettings, world: World) -> Machine:
-    """Measure the machine; where a run starts from an adapter, unsloth is no choice."""
+    """Measure the machine; unsloth can't start from an adapter, nor take an expression as target modules."""
     found = measure(world.device)
-    return replace(found, unsloth=False) if settings.lora.resume_adapter else found
+    other = settings.lora.resume_adapter or settings.lora.has_pattern
+    return replace(found, unsloth=False) if other else found
 
 
 def _adapter_faults(settings: TrainSettings) -> list[str]:
