@@ -223,7 +223,7 @@ def test_the_proof_finds_a_prompt_that_is_wrong_in_the_middle_of_a_long_row(code
             prove([replace(row, input_ids=ids)], template, codec)
 
 
-@pytest.mark.external
+@pytest.mark.external(name="tokenizers")
 def test_qwen3_trains_ordinary_rows_and_thoughts_with_its_own_template() -> None:
     real = loader.load(from_npm("qwen3"))
     codec, own = templates.codec(real), ChatTemplate(real.chat_template, DATE)
@@ -238,7 +238,7 @@ def test_qwen3_trains_ordinary_rows_and_thoughts_with_its_own_template() -> None
     assert learned(rows_of(own, codec, decomposed), codec) == [f"{empty}Um zw\u00f6lf.<|im_end|>"]
 
 
-@pytest.mark.external
+@pytest.mark.external(name="tokenizers")
 def test_gpt_oss_learns_its_channels() -> None:
     codec = templates.codec(loader.load(from_npm("gptoss")))
     rows = rows_of(made(sources.HARMONY), codec, chat("Which?", "Pier 2.", reasoning="Two piers."))
