@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import struct
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 from burnish.config import ConfigError
 from burnish.errors import UserError
 from tests.support.commands import Cli
 from tests.support.shapes import SHAPES, card
+from tests.support.weights import leave_only_the_header
 from train.models.adapters import check_targets
 from train.plan.evaluations import evaluations
 from train.plan.machine import Machine
@@ -188,11 +186,7 @@ def test_a_model_without_attention_has_a_shape() -> None:
 def test_plan_says_it_in_five_lines_and_loads_no_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     bare = tmp_path / "no-weights"
     shutil.copytree(tiny_base, bare)
-    with safe_open(bare / "model.safetensors", "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (it is no dict)
-    empty = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
-    header = json.dumps(empty).encode()
-    (bare / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    leave_only_the_header(bare / "model.safetensors")
     done = cli("train", "plan", "--base.id", str(bare), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"))
     assert done.returncode == 0, done.stderr
     one, two, three, four, five = (line for line in done.stderr.splitlines() if line.startswith("plan: "))
