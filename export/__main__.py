@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train/__main__.py
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train/process.py
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # on CPUs with AVX512-BF16 it warns that an optional package of kernels is missing; they are not used here
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

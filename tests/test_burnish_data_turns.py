@@ -104,7 +104,7 @@ def test_thoughts_are_kept_with_the_response_and_said(path: Path, key: str, form
     conversion = read(path, *[rows[format]] * 3, without)
     assert [e.messages[-1].reasoning for e in conversion.examples if e.messages] == ["because"] * 3 + [""]
     name = f"{'messages[].' * (format == 'turn')}{key}"
-    assert conversion.remarks == (f"thoughts, {name} (3 rows), go to the chat template, as reasoning_content",)
+    assert conversion.remarks == (f"thoughts, {name} (3 rows), go to the chat template",)
     assert first(conversion)[-1].to_dict() == {**ASSISTANT, "reasoning_content": "because"}
     assert conversion.unused_columns == {}
     assert read(path, without).remarks == ()

@@ -1,1 +1,1 @@
-"""Rows from files: readers, formats and messages, shared by training and by answering files in batches."""
+"""Rows from files: readers, formats and messages, for training and for whatever else reads files of rows."""

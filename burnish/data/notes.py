@@ -65,7 +65,7 @@ class Losses:
     def remarks(self) -> Iterator[str]:
         """Yield what was done."""
         if self.thoughts and self.format != "text":
-            yield f"thoughts, {_counted(self.thoughts)}, go to the chat template, as reasoning_content"
+            yield f"thoughts, {_counted(self.thoughts)}, go to the chat template"
         if self.ignored:
             yield f"{_counted(self.ignored)} on turns that are not the assistant's: ignored, only responses are learned"
         if self.blank_systems:

@@ -2,7 +2,7 @@
 
 A figure over few rows is known only within its interval. A rule holds where the whole interval is within the limit,
 is broken where none of it is, and is open where the limit lies inside: then the verdict is "inconclusive". Parity, end
-tokens and the general text, which is the same for every run, are not samples: they hold or fail as they are.
+tokens and the general texts, which no run chooses, are not samples: they hold or fail as they are.
 """
 
 from __future__ import annotations
