@@ -61,7 +61,7 @@ def test_make_check_previews_the_data(rows: Path) -> None:
 def test_make_plan_says_memory_disk_and_time(rows: Path, tiny_base: Path) -> None:
     done = make("plan", f"DATA={rows}", f"BASE={tiny_base}", "CONFIG=configs/quickstart.yaml")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("plan: ") == 4
+    assert done.stderr.count("plan: ") == 5
 
 
 def test_make_train_and_export_make_a_run(run: Run) -> None:

@@ -223,4 +223,4 @@ def test_a_tokenizer_that_the_converter_does_not_know_is_warned_of(tmp_path: Pat
     base = add_weights(byte_level(tmp_path / "base"), 600)
     done = cli("train", "check", "--base.id", str(base), "--data.path", str(data(tmp_path / "rows.jsonl", "text")))
     assert done.returncode == 0, done.stderr
-    assert "no GGUF can be exported" in done.stdout + done.stderr
+    assert "no GGUF can be made of what is trained on this base" in done.stdout + done.stderr
