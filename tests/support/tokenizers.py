@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -90,8 +91,8 @@ def add_weights(directory: Path, vocabulary: int) -> Path:
     return directory
 
 
-# how DeepSeek's tokenizer splits a text before the merges; digits stand alone
-DEEPSEEK = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
+# llama.cpp's own expressions of DeepSeek's tokenizer, as its source has them
+DEEPSEEK = re.compile(r"case LLAMA_VOCAB_PRE_TYPE_DEEPSEEK_LLM:\s+regex_exprs = {(.*?)\n\s+};", re.DOTALL)
 
 
 def from_llama_cpp(
@@ -106,8 +107,8 @@ def from_llama_cpp(
 
     from burnish.bases.gguf_tokenizer import EXPRESSIONS
 
-    expressions = DEEPSEEK if kind == "deepseek-llm" else [EXPRESSIONS[kind]]
     source = _sources() / f"ggml-vocab-{kind}.gguf"
+    expressions = _deepseek(source.with_name("llama-vocab.cpp")) if kind == "deepseek-llm" else [EXPRESSIONS[kind]]
     fields = GGUFReader(source).fields
     tokens, kinds, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
     pairs = [tuple(merge.split(" ")) for merge in merges]
@@ -128,9 +129,16 @@ def from_llama_cpp(
     return directory, [(text, [int(i) for i in line.split()]) for text, line in zip(texts, lines, strict=False)]
 
 
+def _deepseek(source: Path) -> list[str]:
+    """Return the expressions but the last, of digits, which the tokenizer splits one by one."""
+    found = DEEPSEEK.search(source.read_text(encoding="utf-8"))
+    assert found is not None
+    return [json.loads(text) for text in re.findall(r'"(?:[^"\\]|\\.)*"', found[1])][:-1]
+
+
 def _sources() -> Path:
     """Return the folder of vocabularies of llama.cpp's sources, fetched once into the cache."""
-    target = cache_root() / "test-tokenizers" / "llama.cpp"
+    target = cache_root() / "test-tokenizers" / "llama.cpp-2"
     if not target.is_dir():
         work = target.with_name(f".llama.cpp.{os.getpid()}")
         work.mkdir(parents=True)
@@ -148,7 +156,8 @@ def _sources() -> Path:
             pytest.skip(f"llama.cpp's sources can't be fetched: {done.stderr.strip()[-200:]}")
         with tarfile.open(next(work.glob("*.tar.gz"))) as tar:
             for member in tar:
-                if "/vendor/llama.cpp/models/ggml-vocab-" in member.name:
+                name = member.name.partition("/vendor/llama.cpp/")[2]
+                if name.startswith("models/ggml-vocab-") or name == "src/llama-vocab.cpp":
                     source = tar.extractfile(member)
                     assert source is not None
                     (work / Path(member.name).name).write_bytes(source.read())
