@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burnish.llama import Context, Model, cpu_variant, quantize
-from burnish.llama.buffers import Decision, why_no_amx
+from burnish.llama.amx import Decision, why_no_amx
 from burnish.machine import cpu_count
 from tools.tiny_gguf import Size, write
 

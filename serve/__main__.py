@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["chat"]:
-        from .chat import main as chat
+        from .terminal import main as chat
 
         return chat(words[1:])
     if words[:1] == ["run"]:

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from burnish import process
-from burnish.llama import Model, buffers, quantize
+from burnish.llama import Model, amx, quantize
 from export.gguf import convert
 from tests.support.commands import ROOT
 from tools import tiny_gguf
 
 F32, F16, Q8_0, BF16, Q5_0 = 0, 1, 8, 30, 6
-HAS_AMX = not buffers.why_no_amx()
+HAS_AMX = not amx.why_no_amx()
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +60,16 @@ def crashes() -> str:
 def test_quantized_files_take_amx_if_they_pass_and_floats_never_do(
     types: dict[int, int], test: Callable[[], str] | None, extra: bool, why: str
 ) -> None:
-    decision = buffers.choose(Counter(types), test)
+    decision = amx.choose(Counter(types), test)
     assert (decision.extra, decision.amx) == (extra, extra) and why in decision.why
 
 
 def test_a_files_types_are_read_from_its_header(files: dict[str, Path], tmp_path: Path) -> None:
     matrices = sum(len(shape) == 2 for shape in tiny_gguf.shapes(tiny_gguf.TINY).values())
-    assert buffers.weight_types(files["F16"]) == {F16: matrices}
-    assert buffers.weight_types(files["Q8_0"]) == {Q8_0: matrices}
+    assert amx.weight_types(files["F16"]) == {F16: matrices}
+    assert amx.weight_types(files["Q8_0"]) == {Q8_0: matrices}
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(3))
-    assert not buffers.weight_types(tmp_path / "bad.gguf")
+    assert not amx.weight_types(tmp_path / "bad.gguf")
 
 
 def test_the_log_says_which_buffers_the_weights_took(files: dict[str, Path]) -> None:
@@ -78,7 +78,7 @@ def test_the_log_says_which_buffers_the_weights_took(files: dict[str, Path]) -> 
         assert model.amx == HAS_AMX and model.amx_why
 
 
-@pytest.mark.skipif(not HAS_AMX, reason=f"{buffers.why_no_amx()}")
+@pytest.mark.skipif(not HAS_AMX, reason=f"{amx.why_no_amx()}")
 def test_with_amx_quantized_files_use_it_and_floats_do_not(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,11 +96,11 @@ def test_a_load_test_is_run_once_for_a_file(
     """Its outcome is kept until the file changes; a real child computes with the file."""
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     runs = []
-    real = buffers._run_test
-    monkeypatch.setattr(buffers, "_run_test", lambda path: runs.append(path) or real(path))
-    assert buffers.tested(files["Q4_K_M"]) == buffers.tested(files["Q4_K_M"]) == "" and len(runs) == 1
+    real = amx._run_test
+    monkeypatch.setattr(amx, "_run_test", lambda path: runs.append(path) or real(path))
+    assert amx.tested(files["Q4_K_M"]) == amx.tested(files["Q4_K_M"]) == "" and len(runs) == 1
     os.utime(files["Q4_K_M"])
-    assert buffers.tested(files["Q4_K_M"]) == "" and len(runs) == 2
+    assert amx.tested(files["Q4_K_M"]) == "" and len(runs) == 2
 
 
 def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
@@ -112,9 +112,9 @@ def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
     for name, lasting in (("SEGV", True), ("KILL", False)):
         die.write_text(f"#!/bin/sh\nkill -{name} $$\n")
         die.chmod(0o755)
-        assert buffers._run_test(files["Q8_0"]) == (f"the load test ended by SIG{name}", lasting)
+        assert amx._run_test(files["Q8_0"]) == (f"the load test ended by SIG{name}", lasting)
     die.write_text('#!/bin/sh\necho \'{"buffers": {}, "finite": false}\'\n')
-    assert "not finite" in buffers._run_test(files["Q8_0"])[0]
+    assert "not finite" in amx._run_test(files["Q8_0"])[0]
 
 
 @pytest.mark.parametrize(

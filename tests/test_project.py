@@ -123,7 +123,7 @@ def test_pyarrow_is_imported_only_where_a_file_needs_it() -> None:
     found = {p: list(importing_functions(p.read_text(encoding="utf-8"), "pyarrow")) for p in
              python_files("burnish", "train", "export", "serve")}  # fmt: skip
     named = {p.name: set(names) for p, names in found.items() if names}
-    assert named == {"arrow.py": {"read_arrow", "_batches"}, "containers.py": {"_zstd"}}
+    assert named == {"arrow.py": {"read_arrow", "_batches"}, "compression.py": {"_zstd"}}
 
 
 def test_serve_runs_where_torch_and_transformers_cannot_be_imported() -> None:

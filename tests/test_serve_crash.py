@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.llama.buffers import why_no_amx
+from burnish.llama.amx import why_no_amx
 from tests.support.server import serving
 from tools import tiny_gguf
 

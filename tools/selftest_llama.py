@@ -33,7 +33,7 @@ TYPES = {
     "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q3_K_M": 12, "Q4_K_S": 14, "Q4_K_M": 15,
     "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30,
 }  # fmt: skip
-# what burnish/llama/buffers.py loads without extra buffers
+# what burnish/llama/amx.py loads without extra buffers
 FLOATS = frozenset({"F16", "BF16"})
 # tokens of each batch: two tiles of 16 rows and a rest, a few rows, and one (which is another kernel in llama.cpp)
 BATCHES = (40, 3, 1)

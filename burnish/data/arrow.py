@@ -15,7 +15,7 @@ from typing import Any
 
 from ..files import first_line
 from ..machine import memory_available_bytes
-from .containers import MAX_RATIO, MAX_UNPACKED_BYTES
+from .compression import MAX_RATIO, MAX_UNPACKED_BYTES
 from .faults import Undecoded
 from .schema import KNOWN
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..files import file_sha256, tree_digest
 from .arrow import ArrowError, is_arrow, read_arrow
-from .containers import READ, read_bytes
+from .compression import READ, read_bytes
 from .csv_scanner import scan_csv
 from .faults import DataError
 from .json_scanner import scan_json

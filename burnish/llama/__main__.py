@@ -34,7 +34,7 @@ def main() -> int:
     command = commands.add_parser("load-test", help="load a GGUF file and compute with it")
     command.set_defaults(run=_load_test)
     command.add_argument("file", type=Path)
-    command.add_argument("--amx", choices=("auto", "on", "off"), default="auto", help="see burnish/llama/buffers.py")
+    command.add_argument("--amx", choices=("auto", "on", "off"), default="auto", help="see burnish/llama/amx.py")
     command = commands.add_parser("tokenize", help="tokenize texts with the vocabulary of a GGUF file")
     command.set_defaults(run=_tokenize)
     command.add_argument("file", help="a GGUF file; one with only a vocabulary will do")

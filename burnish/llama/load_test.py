@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .buffers import Amx, decide
+from .amx import Amx, decide
 from .context import Context
 from .model import Model
 from .runtime import LlamaError

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .buffers import Amx, Decision, decide
+from .amx import Amx, Decision, decide
 from .runtime import LlamaError, api, runtime
 
 
@@ -44,7 +44,7 @@ class Model:
     ) -> Self:
         """Load a GGUF file; n_gpu_layers -1 is all. Raises LlamaError with one line that says what is wrong with it.
 
-        `amx`: see burnish.llama.buffers; "auto" may first load the file in a child process, a Decision is followed.
+        `amx`: see burnish.llama.amx; "auto" may first load the file in a child process, a Decision is followed.
         """
         path, log = Path(path), runtime()
         try:

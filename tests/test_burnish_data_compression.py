@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from burnish.data import containers
+from burnish.data import compression
 from burnish.data.files import DataError, read_rows
 from tests.support.commands import ROOT
 
@@ -83,13 +83,16 @@ def test_a_packed_file_that_is_cut_off_or_damaged_is_one_line(tmp_path: Path, pa
 
 @pytest.mark.parametrize("packing", PACKERS)
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MAX_UNPACKED_BYTES", 3 << 20)
-    monkeypatch.setattr(containers, "MAX_RATIO", 2)
+    monkeypatch.setattr(compression, "MAX_UNPACKED_BYTES", 3 << 20)
+    monkeypatch.setattr(compression, "MAX_RATIO", 2)
     pieces = []
     monkeypatch.setitem(
-        containers.PACKINGS,  # type: ignore[arg-type]
+        compression.PACKINGS,  # type: ignore[arg-type]
         packing,
-        (containers.PACKINGS[packing][0], lambda data, unpack=containers.PACKINGS[packing][1]: map(seen, unpack(data))),
+        (
+            compression.PACKINGS[packing][0],
+            lambda data, unpack=compression.PACKINGS[packing][1]: map(seen, unpack(data)),
+        ),
     )
 
     def seen(piece: bytes) -> bytes:
@@ -98,7 +101,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, m
 
     found = fault(tmp_path / "x", PACKERS[packing](b"\n" * (20 << 20)))
     assert found.startswith(f"is {packing}-compressed and holds more than 3 MiB, the limit for a file of ")
-    assert max(pieces) <= containers.CHUNK_BYTES
+    assert max(pieces) <= compression.CHUNK_BYTES
     assert sum(pieces) <= 4 << 20
 
 

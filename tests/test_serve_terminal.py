@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.chat import Conversation
+from serve.terminal import Conversation
 from tests.support.commands import ROOT
 from tests.support.server import serving
 
