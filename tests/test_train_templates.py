@@ -18,7 +18,8 @@ from burnish.tokenizers import loader
 from tests.support import templates as sources
 from tests.support.tokenizers import from_npm
 from train.data import template as templates
-from train.data.mask import Codec, MaskError, Row, build, prove, turns
+from train.data.mask import Codec, MaskError, Row, build, prove
+from train.data.mask import chat as chat_rows
 from train.settings import ChatSection
 
 DATE = "2026-01-02"
@@ -173,7 +174,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(
-    contents=st.lists(st.tuples(words, words, st.booleans()), min_size=turns.FEWEST_JOINED, max_size=12),
+    contents=st.lists(st.tuples(words, words, st.booleans()), min_size=chat_rows.FEWEST_JOINED, max_size=12),
     system=st.sampled_from(["", "Be brief."]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -186,9 +187,9 @@ def test_long_conversations_have_the_rows_of_the_slow_way(
     said[-1] = replace(said[-1], train=True)
     example = Example(1, (*([Message("system", system)] if system else []), *said))
     template = made(TEMPLATES[name])
-    slow = turns.each_turn(example, codec.chat(template), codec)
-    whole = turns.one_row(example, slow)
-    expected = [whole] if whole else [turns.row_of(example, [turn]) for turn in slow if turn.trained]
+    slow = chat_rows.each_turn(example, codec.chat(template), codec)
+    whole = chat_rows.one_row(example, slow)
+    expected = [whole] if whole else [chat_rows.row_of(example, [turn]) for turn in slow if turn.trained]
     assert rows_of(template, codec, example) == expected
 
 

@@ -1,7 +1,7 @@
 """Training rows: which ids an example becomes, which of them are learned, and the proof of both."""
 
+from .chat import build
 from .proof import prove, response_text
 from .row import IGNORED, Codec, MaskError, Row
-from .turns import build
 
 __all__ = ["IGNORED", "Codec", "MaskError", "Row", "build", "prove", "response_text"]
