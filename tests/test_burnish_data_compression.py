@@ -171,6 +171,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: bytes,
     assert fault(tmp_path / name, content).startswith(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])
 def test_a_columnar_bomb_is_refused_before_it_is_unpacked(kind: str, tmp_path: Path) -> None:
     """Twenty kilobytes that hold 600 MiB in one batch."""

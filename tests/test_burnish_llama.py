@@ -118,6 +118,7 @@ def test_every_output_has_its_own_logits_and_a_token_without_one_is_refused(mode
         assert np.array_equal(kept, first)
 
 
+@pytest.mark.slow
 def test_a_row_longer_than_one_chunk_scores_as_in_one_sequence(model: Model) -> None:
     ids = model.tokenize("one two three four five six seven eight nine ten " * 80)
     positions = list(range(0, len(ids) - 1, 3))

@@ -124,6 +124,7 @@ def test_a_connection_that_breaks_in_an_upload_is_tried_again(push: Push, hub: H
     assert "Retrying" in done.stderr and hub.files("me/model")["tuned-F16.gguf"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "whoami-v2", 429), ("POST", "repos/create", 503), ("PUT", "/lfs/", 429), ("POST", "/commit/main", 503)],

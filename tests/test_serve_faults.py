@@ -96,6 +96,7 @@ def test_a_request_that_takes_too_long_is_ended() -> None:
         small.wait_idle(5)
 
 
+@pytest.mark.slow
 def test_a_waiting_stream_gets_comments() -> None:
     with serving(max_sequences=1, keep_alive_s=0.1) as small:
         first = send(small, stream=True, max_tokens=150)
@@ -105,6 +106,7 @@ def test_a_waiting_stream_gets_comments() -> None:
         first.close()
 
 
+@pytest.mark.slow
 def test_sigterm_lets_answers_finish_and_turns_new_ones_away() -> None:
     server = ServerProcess().wait_ready()
     with ThreadPoolExecutor(4) as pool:

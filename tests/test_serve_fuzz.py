@@ -55,6 +55,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return path, {**GOOD[path], **draw(st.dictionaries(names, JSON, max_size=3))}
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies())
 def test_the_schema_refuses_in_openais_words(case: tuple[str, dict[str, Any]]) -> None:
@@ -162,6 +163,7 @@ def test_batched_answers_equal_the_single_ones() -> None:
         assert [ask(q) for q in questions[:4]] == alone[:4]
 
 
+@pytest.mark.slow
 def test_alone_and_without_reuse_a_seed_repeats_exactly() -> None:
     with serving(prefix_cache="false") as server:
         texts = {

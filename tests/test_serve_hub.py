@@ -42,6 +42,7 @@ def refused(hub: Hub, home: Path, model: str = f"hf://{REPO}", **more: Any) -> s
     return server.output
 
 
+@pytest.mark.slow
 def test_a_pushed_run_is_served_from_the_hub_and_again_without_it(published: Hub, tmp_path: Path) -> None:
     environment = published.environment(tmp_path)
     published.requests.clear()
@@ -66,6 +67,7 @@ def test_a_revision_is_served_as_it_was(published: Hub, tmp_path: Path) -> None:
         assert server.call("GET", "/version")[2]["hub"] == f"{REPO}@{commit}"
 
 
+@pytest.mark.slow
 def test_a_file_that_was_altered_on_the_hub_is_refused(published: Hub, tmp_path: Path) -> None:
     files = published.files(REPO)
     model = next(name for name in files if name.endswith(".gguf"))

@@ -158,6 +158,7 @@ def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
         assert reply["model"] == "my-run" and reply["system_fingerprint"] == "fp_" + version["artefact"]["sha256"][:12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -203,6 +204,7 @@ def test_settings_that_do_not_fit_are_named() -> None:
         assert text in server.output and "Traceback" not in server.output
 
 
+@pytest.mark.slow
 def test_serve_needs_neither_torch_nor_transformers() -> None:
     program = f"""
         import sys

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.server import ServerProcess, serving, small_model
 
 
@@ -26,6 +28,7 @@ def prompt_tokens(server: ServerProcess, prompt: Any) -> int:
     return int(reply["usage"]["prompt_tokens"])
 
 
+@pytest.mark.slow
 def test_a_bos_that_the_prompt_spells_is_not_doubled(tmp_path: Path) -> None:
     chat = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     with serving(model=adding_bos(tmp_path / "model.gguf")) as server:

@@ -88,6 +88,7 @@ def ask(server: ServerProcess, prompt: str | list[int], most: int = ANSWER_TOKEN
     return reply["choices"][0]["text"], reply["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_with_a_shared_beginning(server: ServerProcess, alone: dict[str, str]) -> None:
     for _ in range(2):
         assert {question: ask(server, BEGINNING + question)[0] for question in QUESTIONS} == alone

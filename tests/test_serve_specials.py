@@ -65,6 +65,7 @@ def test_an_answer_that_spells_a_special_string_keeps_it(server: ServerProcess) 
         assert said(tokens(server, text)[0]) == ""
 
 
+@pytest.mark.slow
 def test_parse_is_the_old_way_and_error_names_message_and_string() -> None:
     with serving(special_tokens="parse") as server:
         empty = prompt_tokens(server, {"role": "user", "content": ""})

@@ -46,6 +46,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(capsys: pytest.CaptureFixtu
     assert conversation.messages[-1]["content"] == "half an "
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for() -> None:
     with serving(environment={"BURNISH_SERVE_API_KEYS": "open-sesame"}) as server:
         assert "--api_key" in chat("x\n", "--url", server.url).stderr

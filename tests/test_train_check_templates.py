@@ -36,6 +36,7 @@ def check(base: Path, data: Path, source: str, capsys: pytest.CaptureFixture[str
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_what_a_template_puts_before_responses_is_shown_and_its_variables_take_it_away(
     tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,6 +48,7 @@ def test_what_a_template_puts_before_responses_is_shown_and_its_variables_take_i
     assert "template  " not in shown
 
 
+@pytest.mark.slow
 def test_what_a_template_writes_after_the_last_turn_and_of_history_is_shown(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

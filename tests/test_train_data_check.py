@@ -32,6 +32,7 @@ def jsonl(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+@pytest.mark.slow
 def test_a_sheet_of_excel_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
     """Separator line, byte order mark, CR LF, empty columns and rows; a quote and a blank in the path."""
     data = tmp_path / "anna's rows.csv"

@@ -40,6 +40,7 @@ TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_t
 # ---- machine and settings: before anything is loaded -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) for name in ("unsloth", "wandb", "flash_attn")), reason="they are installed here"
 )

@@ -210,6 +210,7 @@ def plan(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> tuple[int,
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_another_base_and_what_a_config_leaves_out_are_warned_of(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -198,6 +198,7 @@ def test_plan_says_it_in_five_lines_and_loads_no_weights(tiny_base: Path, rows: 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_counts_the_adapter_that_training_starts_from(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -33,6 +33,7 @@ def train(hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> Tr
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "repo", "text"),
     [
@@ -48,6 +49,7 @@ def test_a_push_that_could_not_be_made_stops_before_training(
     assert not (tmp_path / "runs" / "one" / "adapter").exists() and "hf_wrong" not in done.stderr
 
 
+@pytest.mark.slow
 def test_too_little_space_is_said_with_the_size(train: Train, hub: Hub) -> None:
     hub.quota_bytes = 1000
     done = train("hf_good")

@@ -114,6 +114,7 @@ def base_with(base: Path, target: Path, template: bool, generation: list[int]) -
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "generation", "ends"),
     [(True, [0], ["<|im_end|>"]), (False, [0, 2], ["<|im_end|>"]), (False, [0], ["<|endoftext|>"])],
@@ -147,6 +148,7 @@ FIT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIT)
 def test_each_templates_rendering_is_recognised_and_its_markers_are_judged(name: str, base_directory: Path) -> None:
     tokenizer = load(base_directory)
@@ -179,6 +181,7 @@ def test_prompts_of_ordinary_words_are_recognised_too(text: str, codec: Codec) -
     assert found is not None and "1 of 1 text rows look like chats" in found.text
 
 
+@pytest.mark.slow
 def test_check_says_it_in_one_line_and_nothing_else_names_the_markers(
     tiny_base: Path, tmp_path: Path, cli: Cli
 ) -> None:

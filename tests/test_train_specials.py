@@ -51,6 +51,7 @@ def test_special_strings_are_learned_as_text_and_come_back(tiny_base: Path, data
     assert not any("would be read as control tokens" in w for w in made.warnings)
 
 
+@pytest.mark.slow
 def test_text_does_not_warn_and_parse_is_as_before(tiny_base: Path, data: Path) -> None:
     assert not any("special strings" in w for w in prepared(tiny_base, data, "text").warnings)
     made = prepared(tiny_base, data, "parse")

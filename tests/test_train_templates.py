@@ -172,6 +172,7 @@ TEMPLATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(
     contents=st.lists(st.tuples(words, words, st.booleans()), min_size=chat_rows.FEWEST_JOINED, max_size=12),
