@@ -26,10 +26,10 @@ def module_name(path: Path, root: Path = ROOT) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path, root: Path = ROOT) -> Iterator[str]:
+def imported(path: Path, root: Path = ROOT, typing: bool = False) -> Iterator[str]:
     """Yield every dotted name that a file imports when it runs; `from a import b` gives `a.b`.
 
-    Imports inside functions count; those under `if TYPE_CHECKING` do not: nothing is imported there.
+    Imports inside functions count; those under `if TYPE_CHECKING`, which import nothing, only with `typing`.
     """
     package = module_name(path, root).split(".")
     package = package if path.name == "__init__.py" else package[:-1]
@@ -41,7 +41,7 @@ def imported(path: Path, root: Path = ROOT) -> Iterator[str]:
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if id(node) in typed:
+        if id(node) in typed and not typing:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -51,13 +51,14 @@ def imported(path: Path, root: Path = ROOT) -> Iterator[str]:
             yield from (f"{prefix}.{alias.name}" for alias in node.names)
 
 
-def module_graph(root: Path = ROOT) -> Graph:
-    """Return every module of the packages with the modules of the packages that it imports."""
+def module_graph(root: Path = ROOT, typing: bool = False) -> Graph:
+    """Return every module of the packages with those of them that it imports; `typing`: see `imported`."""
     files = {module_name(path, root): path for name in PACKAGES for path in (root / name).rglob("*.py")}
-    return {
-        name: {target for target in (_known(dotted, files) for dotted in imported(path, root)) if target} - {name}
-        for name, path in files.items()
-    }
+    graph: Graph = {}
+    for name, path in files.items():
+        targets = (_known(dotted, files) for dotted in imported(path, root, typing))
+        graph[name] = {target for target in targets if target} - {name}
+    return graph
 
 
 def _known(dotted: str, files: dict[str, Path]) -> str | None:
@@ -101,8 +102,10 @@ def faults(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> list[str]:
             layers(part)
         except CycleError as error:
             found.append(f"circle of {what}: {' -> '.join(error.args[1])}")
-    for module, targets in sorted(graph.items()):
+    for module, targets in sorted(module_graph(root, typing=True).items()):
         stage = module.split(".")[0]
+        if stage not in packages:
+            continue
         for target in sorted(targets):
             other = target.split(".")[0]
             if other != stage and other in STAGES:
