@@ -78,7 +78,7 @@ setup: $(VENV)/.torch $(VENV)/.packages $(VENV)/.llama ## set up .venv: pinned p
 .PHONY: lock
 lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requirements/*.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@for set in serve export train dev; do \
+	@for set in serve export train dev external-langchain; do \
 	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	    requirements/$$set.in -o requirements/$$set.txt; \
 	  sed -i -E "/^(nvidia-|cuda-|triton)/d; s/ ; python_full_version < '3.14' and platform_machine == 'x86_64' and sys_platform == 'linux'$$//" \
@@ -150,7 +150,7 @@ test: setup $(VENV)/.dev ## [WORKERS=2]: set up and run all tests but the extern
 test-fast: setup $(VENV)/.dev ## the tests that take seconds
 	@$(PYTEST) -m 'not slow and not external'
 
-test-external: setup $(VENV)/.dev ## [ONLY=name]: tests that need other packages (requirements/external-*), each set in a place of its own
+test-external: setup $(VENV)/.dev ## [ONLY=name]: tests that need other packages (requirements/external-*), each set in its own environment
 	@$(PY) -m tools.external $(ONLY)
 
 bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory

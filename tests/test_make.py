@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.records import ExportRecord
+from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run
 from tests.support.commands import ROOT, free_port
 from tests.support.server import made
@@ -56,6 +56,10 @@ def test_make_check_previews_the_data(rows: Path) -> None:
     done = make("check", f"DATA={rows}")
     assert done.returncode == 0, done.stderr
     assert "⟦assistant says" in done.stdout
+
+
+def test_the_exam_asks_all_general_texts_by_default(run: Run) -> None:
+    assert run.read(TrainRecord).exam.general_rows == 30
 
 
 def test_make_plan_says_memory_disk_and_time(rows: Path, tiny_base: Path) -> None:

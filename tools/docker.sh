@@ -87,9 +87,9 @@ mount_path() {  # $1 a word that may be a path, $2 ro or rw: mounted under the s
   case $path in -* | '' | /dev/* ) return ;; */*) ;; *) [ -f "$path" ] || return 0 ;; esac
   local above=$path
   while [ ! -e "$above" ] && [ "$above" != / ] && [ "$above" != . ]; do above=$(dirname "$above"); done
-  [ ! -d "$above" ] || [ -x "$above" ] || fail "$path: you can't read it: $above is closed to you: mend its mode or owner"
+  [ ! -d "$above" ] || [ -x "$above" ] || fail "$path: you can't read it: $above is closed to you: change its mode or owner"
   [ -e "$path" ] || return 0
-  [ -r "$path" ] || fail "$path: you can't read it: mend its mode or owner"
+  [ -r "$path" ] || fail "$path: you can't read it: change its mode or owner"
   source=$(realpath "$path")
   case $path in /*) target=$(realpath -ms "$path") ;; *) target=$(realpath -ms "/app/$path") ;; esac
   # a snapshot in the hub's cache is links into the folder beside it
@@ -107,15 +107,17 @@ mount_path() {  # $1 a word that may be a path, $2 ro or rw: mounted under the s
 add() { MOUNTS+=(--volume "$1:$2:$3"); }
 
 mount_words() {
-  local before='' word
+  local before='' word words=()
   for word in "$@"; do
+    case $word in --*=*) words+=("${word%%=*}" "${word#*=}") ;; *) words+=("$word") ;; esac
+  done
+  for word in "${words[@]+"${words[@]}"}"; do
     case $before in
       # a directory of parts, which only its option tells from a command such as train
       --data.path | --data.eval_path) case $word in /* | "~/"*) ;; *) word=./$word ;; esac ;;
     esac
-    case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "${word#--*=}" ro ;; esac
+    case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "$word" ro ;; esac
     case $before in --config) mount_values "$word" ;; esac
-    case $word in --config=*) mount_values "${word#--config=}" ;; esac
     before=$word
   done
 }
@@ -139,7 +141,7 @@ mount_base() {  # a run's base may be a path of this machine: export and push ne
 build() {
   there "$1" && return
   echo "images: building $IMAGES-$1 (llama.cpp: LLAMA_CPU=${LLAMA_CPU:-all}); once, some minutes" >&2
-  tools/images.sh build "$1" >&2 || fail "the image $IMAGES-$1 could not be built; the engine's words are above"
+  tools/images.sh build "$1" >&2 || fail "the image $IMAGES-$1 could not be built; Docker's output is above"
 }
 
 check_gpu() {
@@ -188,7 +190,7 @@ signalled() {  # a container that a signal ended: one line that names it and the
   local build="build the image for older CPUs: make images IMAGE=$service LLAMA_CPU=v3"
   case $2 in
     132) fail "$1: ended by SIGILL (illegal instruction): llama.cpp does not fit this CPU: $build" ;;
-    137) fail "$1: ended by SIGKILL (killed, most likely for want of memory): give it more (${1^^}_MEMORY), or take a smaller model" ;;
+    137) fail "$1: ended by SIGKILL (killed, most likely because memory ran out): give it more (${1^^}_MEMORY), or take a smaller model" ;;
     134 | 135 | 136 | 139) fail "$1: ended by SIG$(kill -l "$2") (a crash in native code): see the lines above; if it happens again, $build" ;;
   esac
 }
