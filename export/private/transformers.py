@@ -9,12 +9,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from burnish.private.needs import Need
+
+__all__ = ["Conv1D"]
 
 LOADING = "transformers.core_model_loading"
 STREAM = "a checkpoint can't be loaded a layer at a time"
 NEEDS = (
+    Need("transformers.pytorch_utils:Conv1D", "GPT-2's matrices are merged the wrong way round"),
     Need("transformers.conversion_mapping:get_model_conversion_mapping", STREAM, parameters=("model",)),
     Need(f"{LOADING}:WeightConverter", STREAM),
     Need(f"{LOADING}:WeightRenaming", STREAM),
