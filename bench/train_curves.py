@@ -18,6 +18,7 @@ import torch
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+from burnish.environment import prepared_process
 from burnish.report.axis import Axis
 from burnish.report.chart import Series, curves
 from train.data.prepare import Prepared, prepare
@@ -26,7 +27,6 @@ from train.loop.arguments import dataset, make_trainer
 from train.loop.trainer import Batching
 from train.models.adapters import add_adapter
 from train.models.transformers import load_base
-from train.process import prepared_process
 from train.resolved import Resolved
 from train.settings import TrainSettings
 from train.world import World

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from rich.table import Table
 from burnish import lock, report
 from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import say, warn
+from burnish.environment import prepared_process
 from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
@@ -54,12 +52,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see train/process.py
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # on CPUs with AVX512-BF16 it warns that an optional package of kernels is missing; they are not used here
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning)
-    settings, options = parse_arguments(make_parser(), ExportSettings, "export", sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    with prepared_process():
+        settings, options = parse_arguments(make_parser(), ExportSettings, "export", argv)
+        return _command(options, settings)
+
+
+def _command(options: argparse.Namespace, settings: ExportSettings) -> int:
     if options.command == "examine":
         return _examine(settings, options.artefact)
     if options.command in ("push", "card"):
@@ -99,8 +98,9 @@ def _next(run: str, record: ExportRecord) -> str:
         merge = "merged/ passed: transformers and vLLM load it"
         return f"{merge}; make push RUN={run} WHAT=merged,adapter REPO=owner/name publishes it"
     if any(artefact.verdict == "inconclusive" for artefact in record.artefacts):
-        return "train with more held-out rows, and export again: the table says how many would tell"
-    return f"see what failed in the table and the report, then train again; or make export RUN={run} QUANTS=Q8_0,Q6_K"
+        return "train with more held-out rows, and export again: the table says how many are needed"
+    again = "see what failed in the table and the report, then train again"
+    return again if record.no_gguf else f"{again}; or make export RUN={run} QUANTS=Q8_0,Q6_K"
 
 
 def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
@@ -112,12 +112,12 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
         return 0
     if section.repo is None:
         raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
-    items = selection.collect(publication)
     if dry_run:
-        push.show(publication, section, items)
+        push.show(publication, section, selection.collect(publication))
         return 0
     with lock.hold(publication.run.path, "a push"):
-        record = push.publish(publication, section, items)
+        publication, section = selection.select(settings)  # an export may have ended meanwhile
+        record = push.publish(publication, section, selection.collect(publication))
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
     say(f"report: {report.write(publication.run)}")
     if publication.ggufs:

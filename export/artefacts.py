@@ -16,7 +16,7 @@ from burnish.run import Run
 from .settings import ExportSettings
 
 WORK = ".export"  # what a later export may reuse: hashes, fidelity, the merge's own answers
-EXAMINED = 2  # counts changes to what the examination finds, so that figures of an older one are not judged
+EXAMINED = 3  # counts changes to what the examination finds, so that figures of an older one are not judged
 
 AnyExamined = TypeVar("AnyExamined", bound=Examined)
 
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What making an artefact tells: its type, and how many tensors took another one, by "wanted -> taken"."""
+    """What is known of an artefact once it is made: its type, and the tensors of another, by "wanted -> taken"."""
 
     quantization: str
     fallbacks: dict[str, int] = field(default_factory=dict)

@@ -176,7 +176,7 @@ def test_a_repository_that_may_only_be_read_is_refused_before_uploads(push: Push
 def test_without_a_network_it_says_which_address_was_tried(push: Push) -> None:
     said = line(push(HF_ENDPOINT="http://127.0.0.1:9"))
     assert "push.repo me/model: the hub can't be reached (http://127.0.0.1:9): check the network" in said
-    assert "push.repo me/model: HF_HUB_OFFLINE forbids to ask the hub" in line(push(HF_HUB_OFFLINE="1"))
+    assert "push.repo me/model: HF_HUB_OFFLINE is set, so the hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
 
 
 def test_another_ones_namespace_is_refused(push: Push, hub: Hub) -> None:
@@ -238,7 +238,7 @@ def test_a_run_of_which_nothing_passed_is_published_only_aloud(hub: Hub, tmp_pat
 
 def test_a_full_quota_is_said_as_such(push: Push, hub: Hub, run: Run) -> None:
     hub.quota_bytes = 1000
-    assert "takes no more of this size: Private repository storage limit reached" in line(push())
+    assert "refuses it for lack of storage: Private repository storage limit reached" in line(push())
     assert len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
 
 

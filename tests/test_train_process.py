@@ -20,13 +20,13 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from burnish.config import ConfigError
 from burnish.console import say
+from burnish.environment import ENVIRONMENT, QUIET, prepared_process
 from burnish.records import TrainRecord
 from burnish.run import Run
 from tests.support.small_models import adapted, llama
 from train import __main__ as command
 from train import stage
 from train.kernels.compile import FastLayers
-from train.process import ENVIRONMENT, QUIET, prepared_process
 from train.world import World
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}

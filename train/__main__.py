@@ -20,6 +20,7 @@ from pathlib import Path
 from burnish import lock, report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
+from burnish.environment import prepared_process
 from burnish.errors import run_edge
 from burnish.publish import preflight
 from burnish.records import TrainRecord
@@ -27,11 +28,12 @@ from burnish.run import Run
 
 from . import resume
 from .data.prepare import Prepared, prepare
-from .process import prepared_process
+from .data.preview import show, template_changes
 from .resolved import Resolved
 from .settings import TrainSettings
 from .world import World
 
+MOST_ROWS = 1000  # what the template changes is told over so many rows; check looks at all
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
     "plan": "say what a run would do, and what memory, disk and time it would take; loads no weights",
@@ -69,10 +71,11 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
             lock.check(Path(settings.run.root) / settings.run.name)
     prepared = prepare(settings)
     if options.command == "check":
-        from .data.preview import show
-
         show(prepared, settings.data)
-    elif options.command == "plan":
+        return
+    for change in template_changes(prepared, MOST_ROWS):
+        say(f"template: {change}")
+    if options.command == "plan":
         from .plan.preflight import plan_run
 
         plan_run(settings, prepared, world)

@@ -66,7 +66,9 @@ def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
 
 def show(s: Publication, push: PushSection, items: list[Item]) -> None:
     """Print what would be published, with sizes."""
-    made = Table(title=f"{s.repo} ({'public' if push.public else 'private'}): what would go", title_justify="left")
+    made = Table(
+        title=f"{s.repo} ({'public' if push.public else 'private'}): what would be published", title_justify="left"
+    )
     made.add_column("file", overflow="fold")
     made.add_column("size", justify="right")
     made.add_column("sha256")
@@ -135,7 +137,7 @@ def _bytes(size: int) -> str:
 def _warn(s: Publication) -> None:
     """Warn of looser thresholds, and of local paths in the records."""
     if told := qualified(s.export.gate):
-        warn(f"what goes was {told}; the card says so")
+        warn(f"the published artefacts were {told}; the card says so")
     _warn_of_paths(s)
 
 

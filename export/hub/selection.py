@@ -34,7 +34,7 @@ SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
 
 
 class PushError(UserError):
-    """A run that can't be published, or not like this."""
+    """A run that can't be published, or not with these settings."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _merged_settings(run: Run, given: PushSection) -> PushSection:
     try:
         asked = PushSection.model_validate(config.get("push") or {})
     except (ValidationError, AttributeError) as error:
-        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is no mapping of settings"
+        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not a mapping of settings"
         raise PushError(f"{path}: push: {fault}") from None
     return asked.model_copy(update=given.model_dump(include=given.model_fields_set))
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from train.process import prepared_process
+from burnish.environment import prepared_process
 
 MODULES = (
     "train.__main__",

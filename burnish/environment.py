@@ -1,4 +1,4 @@
-"""What a run wants of its whole process, given back when it is over."""
+"""Environment variables, warnings and log levels of a command's process, restored when it ends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # libraries whose own chatter stays off the terminal: what matters is printed by us
+# bitsandbytes warns on CPUs with AVX512-BF16 that an optional package of kernels is missing; none is used here
 QUIET = ("trl", "transformers", "bitsandbytes")
 ENVIRONMENT = {
     # threads that spin while they wait for one another make a step ten times slower beside any other busy process
