@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -33,6 +33,22 @@ def say(text: str, **fields: object) -> None:
         print(json.dumps({"time": time.time(), "message": text, **fields}, default=str), file=sys.stderr, flush=True)
     else:
         print(text, file=sys.stderr, flush=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 row", "3 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first `most` names, and how many more there are; "none" where there is none."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "") or "none"
+
+
+def gib(size: float) -> str:
+    """Return a number of bytes in GiB, small ones in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(0.0, size) / 2**20:.0f} MiB"
 
 
 def warn(text: str) -> None:

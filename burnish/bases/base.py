@@ -67,7 +67,9 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
         return Base(base_id, None, _dequantized(local, digest), digest, local)
     directory = local if local is not None else _from_hub(base_id, revision)
     if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
-        raise BaseError(f"base.id {base_id}: {directory} is no model: it needs config.json and *.safetensors (or .bin)")
+        raise BaseError(
+            f"base.id {base_id}: {directory} is not a model: it needs config.json and *.safetensors (or .bin)"
+        )
     weights = examine(directory, FETCH if local is not None else COMPLETE)
     faults = [*weights.faults, *_object_faults(directory)]
     if not faults and (fault := embeddings.fault(directory, embeddings.read_config(directory), weights.shapes)):
@@ -103,7 +105,7 @@ def _local_path(base_id: str) -> Path | None:
     path = Path(base_id).expanduser()
     if path.exists():
         if path.is_file() and path.suffix.lower() != ".gguf":
-            raise BaseError(f"base.id {base_id}: is a file but no .gguf; give a directory, a .gguf file or a hub id")
+            raise BaseError(f"base.id {base_id}: is a file but not a .gguf; give a directory, a .gguf file or a hub id")
         return path.resolve()
     if base_id.startswith((".", "/", "~")) or base_id.lower().endswith(".gguf") or base_id.count("/") > 1:
         raise BaseError(f"base.id {base_id}: no such file or directory")
@@ -196,7 +198,7 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
             text=True,
         )
         if child.returncode:
-            last = last_line(child.stderr, "it ended without a word")
+            last = last_line(child.stderr, "it printed nothing")
             if crashed(child.returncode):
                 last = f"{exit_reason(child.returncode)} (its last line: {last})"
             if CUT in last:

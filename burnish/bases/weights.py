@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..console import listed
+
 POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -56,13 +58,14 @@ def examine(directory: Path, way: str = FETCH) -> Weights:
     else:
         there = [path.name for path in sorted(directory.iterdir()) if path.suffix in (".safetensors", ".bin")]
         found.faults.append(
-            f"{directory}: no {SINGLE} or {BIN_SINGLE}, and no index of several ({INDEX}); there is: {_named(there)}"
+            f"{directory}: no {SINGLE} or {BIN_SINGLE}, and no index of several ({INDEX}); there is:"
+            f" {listed(there, SHOWN)}"
         )
     if found.pointers:
         what = "is a Git LFS pointer" if len(found.pointers) == 1 else "are Git LFS pointers"
         found.faults.append(
-            f"{directory}: {_named(found.pointers)} {what} and not the file itself: run `git lfs pull` in the clone"
-            " that it comes from, or download the model again"
+            f"{directory}: {listed(found.pointers, SHOWN)} {what} and not the file itself: run `git lfs pull`"
+            " in the clone that it comes from, or download the model again"
         )
     return found
 
@@ -111,7 +114,7 @@ def _indexed(index: Path, found: Weights) -> None:
             held = _safetensors(path, found)
             if held is not None and (missing := sorted(set(wanted) - held)):
                 found.faults.append(
-                    f"{index}: {_named(missing)} should be in {name}, which does not hold"
+                    f"{index}: {listed(missing, SHOWN)} should be in {name}, which does not hold"
                     f" {'it' if len(missing) == 1 else 'them'}: index and files are not of one download; {found.way}"
                 )
         else:
@@ -179,9 +182,3 @@ def _bin(path: Path, found: Weights) -> None:
     elif not begin.startswith(PICKLE):
         what = f"begins with {begin!r}" if begin else "is empty"
         found.faults.append(f"{path}: is not a file of torch.save: it {what}; {found.way}")
-
-
-def _named(names: list[str]) -> str:
-    """Name the first few of many."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "") if names else "none"

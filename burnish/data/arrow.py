@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import first_line
-from ..machine import memory_available_bytes
-from .compression import MAX_RATIO, MAX_UNPACKED_BYTES
+from .compression import unpacked_limit
 from .faults import Undecoded
 from .schema import KNOWN
 
@@ -42,7 +41,7 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
         import pyarrow as pa
     except ImportError:
         raise ArrowError(f"{name} needs pyarrow, which is not installed here: write the rows as JSONL") from None
-    total, most = 0, min(max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data)), memory_available_bytes() // 4)
+    total, (most, why) = 0, unpacked_limit(len(data))
     try:
         for batch, absent in _batches(pa, data, most):
             total += batch.nbytes
@@ -53,8 +52,8 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
                 yield {key: cells[number] for key, cells in columns.items()} | absent
     except MemoryError:  # pyarrow's own is one too
         raise ArrowError(
-            f"{name} that unpacks to more than {most / 2**20:,.0f} MiB, the limit for a file of {len(data):,} bytes"
-            " here: if that is meant, write it without compression"
+            f"{name} that unpacks to more than {most / 2**20:,.0f} MiB, {why}: if that is meant, write it without"
+            " compression"
         ) from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ArrowError(f"malformed {name}: {first_line(error, repr(error))}") from None

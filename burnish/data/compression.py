@@ -106,7 +106,7 @@ def _zip(data: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
-        return "is a zip archive or a spreadsheet that is cut off"
+        return "is a zip archive or a spreadsheet that can't be opened: it may be cut off"
     for start, why in ZIPPED.items():
         if any(name.startswith(start) for name in names):
             return why
@@ -124,14 +124,16 @@ def _is_tar(data: bytes) -> bool:
 
 def _unpack(data: bytes, packing: str, path: Path) -> bytes:
     """Return what a compressed file holds, unpacked piece by piece: a bomb is noticed before it fills the memory."""
-    memory = memory_available_bytes() // 4
-    by_ratio = max(MAX_UNPACKED_BYTES, MAX_RATIO * len(data))
+    limit, why = unpacked_limit(len(data))
     unpacked = io.BytesIO()
     try:
         for piece in PACKINGS[packing][1](data):
             unpacked.write(piece)
-            if unpacked.tell() > min(memory, by_ratio):
-                raise DataError(_too_much(path, packing, len(data), min(memory, by_ratio), memory < by_ratio))
+            if unpacked.tell() > limit:
+                raise DataError(
+                    f"{path}: is {packing}-compressed and holds more than {limit / 2**20:,.0f} MiB, {why}: if that is"
+                    " meant, unpack it first"
+                )
     except ImportError:
         raise DataError(f"{path}: is {packing}-compressed, which needs pyarrow: unpack it first") from None
     except EOFError:
@@ -141,12 +143,12 @@ def _unpack(data: bytes, packing: str, path: Path) -> bytes:
     return unpacked.getvalue()
 
 
-def _too_much(path: Path, packing: str, packed: int, limit: int, memory: bool) -> str:
-    why = "a quarter of the memory that is available" if memory else f"the limit for a file of {packed:,} bytes"
-    return (
-        f"{path}: is {packing}-compressed and holds more than {limit / 2**20:,.0f} MiB, {why}: if that is meant, unpack"
-        " it first"
-    )
+def unpacked_limit(packed: int) -> tuple[int, str]:
+    """Return how many bytes a file of `packed` bytes may hold unpacked, and what sets that limit."""
+    memory, by_ratio = memory_available_bytes() // 4, max(MAX_UNPACKED_BYTES, MAX_RATIO * packed)
+    if memory < by_ratio:
+        return memory, "a quarter of the memory that is available"
+    return by_ratio, f"the limit for a file of {packed:,} bytes"
 
 
 class _Decompressor(Protocol):

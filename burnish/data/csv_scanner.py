@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ..console import counted
+
 SEPARATORS = ",;\t|"
 _END = re.compile(r"\r\n|\r|\n")
 _SEP_LINE = re.compile(r'"?sep=([^\r\n])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:[^"]++|"")*+"')
 _NAMED_LINE = re.compile(r'[^\r\n]*[^\s,;|"][^\r\n]*')
+_DIGIT = re.compile(r"[0-9]")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 MAX_SHOWN = 3
 
@@ -30,9 +33,9 @@ def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[i
         else:
             empty.append(line)
     if empty:
-        notes.append(f"{_count(len(empty), 'row')} without text skipped (first: line {empty[0]})")
+        notes.append(f"{counted(len(empty), 'row')} without text skipped (first: line {empty[0]})")
     if lines := scanner.skipped_blanks:
-        notes.append(f"blanks round quoted cells skipped in {_count(len(lines), 'row')} (first: line {lines[0]})")
+        notes.append(f"blanks around quoted cells skipped in {counted(len(lines), 'row')} (first: line {lines[0]})")
     if records:
         yield from _Table(records[0], records[1:], faults, notes).rows()
     if scanner.fault:
@@ -138,7 +141,9 @@ class _Table:
         self.faults += [f"line {self.line}: the header names '{name}' twice" for name in twice]
         self._unnamed()
         if wider := [line for line, cells in self.records if len(cells) > len(self.names) and self._fits(cells)]:
-            self.notes.append(f"empty cells at the end of {_count(len(wider), 'row')} skipped (first: line {wider[0]})")
+            self.notes.append(
+                f"empty cells at the end of {counted(len(wider), 'row')} skipped (first: line {wider[0]})"
+            )
         for line, cells in self.records:
             if self._fits(cells):
                 yield line, {name: cell for name, cell in zip(self.names, cells, strict=False) if name}
@@ -155,6 +160,9 @@ class _Table:
         if not self.records or "" in self.names or any(len(cells) != wider for _, cells in self.records):
             return False
         first = [cells[0].strip() for _, cells in self.records]
+        # an unquoted comma in the first text makes a cell more too: words, and a blank after the comma
+        if any(cells[1][:1].isspace() for _, cells in self.records) or not all(map(_DIGIT.search, first)):
+            return False
         return any(cells[-1].strip() for _, cells in self.records) and _is_index(first)
 
     def _unnamed(self) -> None:
@@ -169,12 +177,13 @@ class _Table:
                 shown = ", ".join(cell for _, cell in filled[:MAX_SHOWN])
                 self.notes.append(f"column {column + 1} has no name and numbers the rows ({shown} ...): not used")
             else:
+                rows = counted(len(filled), "row")
                 self.faults.append(
-                    f"line {self.line}: column {column + 1} of the header has no name, and {_count(len(filled), 'row')}"
+                    f"line {self.line}: column {column + 1} of the header has no name, and {rows}"
                     f" {'has' if len(filled) == 1 else 'have'} text in it (first: line {filled[0][0]})"
                 )
         if empty:
-            self.notes.append(f"{_count(len(empty), 'column')} without name and text skipped")
+            self.notes.append(f"{counted(len(empty), 'column')} without name and text skipped")
 
 
 def _is_index(cells: Sequence[str]) -> bool:
@@ -182,7 +191,3 @@ def _is_index(cells: Sequence[str]) -> bool:
     if all(_NUMBER.fullmatch(cell) for cell in cells):
         return True
     return len(set(cells)) == len(cells) and all(len(cell) <= 64 and len(cell.split()) <= 2 for cell in cells)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from ..console import listed
 from ..files import file_sha256, tree_digest
 from .arrow import ArrowError, is_arrow, read_arrow
 from .compression import READ, read_bytes
@@ -113,12 +114,12 @@ def _find_parts(directory: Path, notes: list[str]) -> list[Path]:
     parts = [path for path in there if _is_part(path)]
     others = [path.name + ("/" if path.is_dir() else "") for path in there if path not in parts]
     if not parts:
-        found = f"it holds {_some(others)}" if others else "it is empty"
+        found = f"it holds {listed(others, MAX_NAMES_SHOWN)}" if others else "it is empty"
         raise DataError(f"{directory}: is a directory without data files: {found}; give a data file, or its directory")
     _check_splits(directory, parts)
     _check_twice(directory, parts)
     if others:
-        notes.append(f"not read: {_some(others)}")
+        notes.append(f"not read: {listed(others, MAX_NAMES_SHOWN)}")
     return parts
 
 
@@ -126,8 +127,8 @@ def _check_splits(directory: Path, parts: list[Path]) -> None:
     held = [path.name for path in parts if EVALUATION.intersection(re.split(r"[^a-z]+", path.name.lower()))]
     if held and len(held) < len(parts):
         raise DataError(
-            f"{directory}: {_some(held)} in it {'is' if len(held) == 1 else 'are'} for evaluation by name: give the"
-            " training file as data.path, and that one as data.eval_path"
+            f"{directory}: {listed(held, MAX_NAMES_SHOWN)} in it {'is' if len(held) == 1 else 'are'} for evaluation by"
+            " name: give the training file as data.path, and that one as data.eval_path"
         )
 
 
@@ -158,11 +159,6 @@ def _is_part(path: Path) -> bool:
     kind = _kind(path)
     numbered = not kind and any(character.isdecimal() for character in path.name)
     return path.is_file() and (kind in DATA_SUFFIXES or numbered) and path.name not in DESCRIPTIONS
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MAX_NAMES_SHOWN
-    return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _file(path: Path, notes: list[str]) -> list[RawRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,15 @@ class Example:
     def where(self) -> str:
         """The row's place in its file, for messages."""
         return place(self.line, self.row, self.unit, self.file)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yield everything that the row says: the role, "thought" or, of a plain text, "", and the text."""
+        if self.text is not None:
+            yield "", self.text
+        for message in self.messages or ():
+            if message.reasoning:
+                yield "thought", message.reasoning
+            yield message.role, message.content
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
 
 
 def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
-    """Put the text of the column `system` first, and take empty system turns out: they are none."""
+    """Put the text of the column `system` first, and drop empty system turns."""
     system = row.text("system", needed=False)
     there = [m for m in messages if m.role != "system" or m.content.strip()]
     row.blank_system = len(there) < len(messages) or row.value.get("system") == ""
@@ -190,9 +199,7 @@ def _with_lf(example: Example) -> Example:
     def plain(text: str) -> str:
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
-    if not any(
-        "\r" in text for text in (example.text or "", *(m.content + m.reasoning for m in example.messages or ()))
-    ):
+    if not any("\r" in text for _, text in example.texts()):
         return example
     messages = example.messages and tuple(
         replace(m, content=plain(m.content), reasoning=plain(m.reasoning)) for m in example.messages

@@ -174,16 +174,17 @@ def _turn(value: Any, found: Found) -> Message | None:
     if role != "system" and not text.strip():
         found.faults.append("the response is empty" if role == "assistant" else "the user's text is empty")
     trained = is_trained(value, role, found.faults, found.ignored)
-    return Message(role, text, trained, "\n".join([*thoughts, *_thoughts(value, role, found)]))
-
-
-def _thoughts(value: dict[str, Any], role: str, found: Found) -> list[str]:
-    """Return the texts of an assistant's turn that are thoughts, each once."""
-    keys = [key for key in THOUGHTS if isinstance(value.get(key), str) and value[key].strip()]
     if role != "assistant":
-        return []
+        found.ignored.update(["thoughts"] * bool(thoughts))
+        return Message(role, text, trained)
+    return Message(role, text, trained, "\n".join(dict.fromkeys([*thoughts, *_thoughts(value, found)])))
+
+
+def _thoughts(value: dict[str, Any], found: Found) -> list[str]:
+    """Return the texts of an assistant's turn that are thoughts."""
+    keys = [key for key in THOUGHTS if isinstance(value.get(key), str) and value[key].strip()]
     found.thoughts.update(keys)
-    return list(dict.fromkeys(value[key] for key in keys))
+    return [value[key] for key in keys]
 
 
 def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..console import counted
 from .flags import FLAGS, PARTIAL
 from .messages import Found
 from .schema import CONTEXTS
@@ -69,11 +70,11 @@ class Losses:
         if self.ignored:
             yield f"{_counted(self.ignored)} on turns that are not the assistant's: ignored, only responses are learned"
         if self.blank_systems:
-            yield f"empty system turns are left out ({_rows(self.blank_systems)})"
+            yield f"empty system turns are left out ({counted(self.blank_systems, 'row')})"
         if self.as_input:
-            yield f"the column 'context' is read as 'input' ({_rows(self.as_input)})"
+            yield f"the column 'context' is read as 'input' ({counted(self.as_input, 'row')})"
         if self.newlines:
-            yield f"CR LF and CR became LF ({_rows(self.newlines)}; data.newlines lf)"
+            yield f"CR LF and CR became LF ({counted(self.newlines, 'row')}; data.newlines lf)"
 
 
 def _has_text(value: Any) -> bool:
@@ -83,8 +84,4 @@ def _has_text(value: Any) -> bool:
 
 
 def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} ({_rows(count)})" for name, count in counts.items())
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'' if count == 1 else 's'}"
+    return ", ".join(f"{name} ({counted(count, 'row')})" for name, count in counts.items())

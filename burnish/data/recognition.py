@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..console import counted
 from ..errors import nearest
 from .faults import DataError
 from .files import RawRow
@@ -22,20 +23,16 @@ def recognise(rows: Sequence[RawRow], path: Path) -> str:
     votes = Counter(name for row in rows for name in fitting(row.value))
     ranked = votes.most_common(2)
     if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
-        both = " and ".join(f"{name} ({_rows(count)})" for name, count in ranked)
+        both = " and ".join(f"{name} ({counted(count, 'row')})" for name, count in ranked)
         raise DataError(f"{path}: the rows fit {both} alike; say with data.format which is meant")
     if not ranked or ranked[0][1] * 2 <= len(rows):
         raise DataError(_unrecognised(rows, votes, path))
     return ranked[0][0]
 
 
-def _rows(count: int) -> str:
-    return f"{count} row{'' if count == 1 else 's'}"
-
-
 def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> str:
     keys = Counter(key for row in rows if isinstance(row.value, dict) for key in row.value)
-    found = ", ".join(f"'{key}' ({_rows(count)})" for key, count in keys.most_common(MAX_KEYS_SHOWN))
+    found = ", ".join(f"'{key}' ({counted(count, 'row')})" for key, count in keys.most_common(MAX_KEYS_SHOWN))
     known = "; ".join(f"{name} needs {' and '.join(columns.required)}" for name, columns in FORMATS.items())
     some = ", ".join(f"{name} fits {count} of {len(rows)} rows" for name, count in votes.most_common())
     head = f"most rows fit no format ({some})" if some else "the rows fit no format"

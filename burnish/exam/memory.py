@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..console import gib
+
 PROCESS_BYTES = 600 << 20  # Python, torch, transformers and llama.cpp (351 MiB measured), buffers of matrix products
 HIDDEN_BYTES = 256 << 20  # hidden states of the questions that go through the layers together
 LOGITS_BYTES = 64 << 20  # one chunk of logits
@@ -56,8 +58,8 @@ class ExamMemory:
     def line(self) -> str:
         """Say it in one line."""
         parts = {"a layer in float32": self.layer, "its activations": self.activations, "hidden states": self.states}
-        said = ", ".join(f"{name} {_gib(count)}" for name, count in parts.items())
-        return f"memory {_gib(self.peak)} ({said}; logits after them {_gib(self.head)})"
+        said = ", ".join(f"{name} {gib(count)}" for name, count in parts.items())
+        return f"memory {gib(self.peak)} ({said}; logits after them {gib(self.head)})"
 
     @staticmethod
     def of(sizes: Sizes, lengths: Sequence[int]) -> ExamMemory:
@@ -75,7 +77,3 @@ class ExamMemory:
             head * FLOAT32,
             sizes.around * FLOAT32,
         )
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.0f} MiB"
