@@ -205,3 +205,21 @@ def test_the_export_knows_unsloths_types(given: str, meant: list[str], tmp_path:
 
 def test_what_is_pushed_has_unsloths_names_too() -> None:
     assert PushSection(what=["lora", "merged_16bit", "Q8_0"]).what == ["adapter", "merged", "Q8_0"]
+
+
+@pytest.mark.parametrize("value", ["1", "5", "-0.1"])
+def test_a_warmup_ratio_that_is_not_a_share_is_not_taken_for_steps(value: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"{ALWAYS}warmup_ratio: {value}\n")
+    with pytest.raises(ConfigError, match="a share of the steps is expected"):
+        load(TrainSettings, "train", tmp_path / "c.yaml", {}, {})
+
+
+def test_a_faulty_config_file_does_not_hide_other_faults(tmp_path: Path) -> None:
+    (tmp_path / "lora.json").write_text("[")
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"base: {{id: x, bogus: 1}}\ndata: {{path: x}}\nlora: {{config_file: {tmp_path / 'lora.json'}}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(TrainSettings, "train", config, {"lora.rr": "3"}, {})
+    assert [word in str(caught.value) for word in ("lora.json", "bogus", "lora.rr")] == [True] * 3

@@ -55,14 +55,16 @@ def _checkpointing(value: Any) -> Meaning:
 
 
 def _warmup(value: Any) -> Meaning:
-    return {"train.warmup_steps": 0 if value in (0, None) else value}
+    if value is None or (isinstance(value, int | float) and 0 <= value < 1):
+        return {"train.warmup_steps": value or 0}
+    return "a share of the steps is expected, 0 or more and below 1: train.warmup_steps has the same"
 
 
 NAMES: Names = {
     "model_name": same("base.id"),
     "model_name_or_path": same("base.id"),
     "load_in_4bit": _four_bits,
-    "load_in_8bit": unless((False, None), "8 bits are not trained in: set base.quantization to nf4 or none"),
+    "load_in_8bit": unless((False, None), "8-bit training is not supported: set base.quantization to nf4 or none"),
     "bnb_4bit_quant_type": unless(("nf4",), "only nf4 is trained in: set base.quantization to nf4"),
     "bnb_4bit_use_double_quant": same("base.double_quant"),
     "bnb_4bit_compute_dtype": lambda value: {"base.dtype": dtype(value)},
@@ -81,14 +83,14 @@ NAMES: Names = {
     "hub_model_id": same("push.repo"),
     "output_dir": hint("a run is kept in run.root/run.name: give RUN=name (run.name), or another run.root"),
     "logging_dir": hint("TensorBoard's events are in the run's logs/: leave it out"),
-    "dataset_num_proc": hint("rows are prepared in one process, and kept in the cache: leave it out"),
+    "dataset_num_proc": hint("rows are prepared in one process: leave it out"),
     "dataloader_num_workers": hint("the rows are in memory already: leave it out"),
     "dataset_text_field": hint("rows with a column 'text' are read as plain texts (data.format: text)"),
     "group_by_length": hint("rows are packed without padding (data.packing): leave it out"),
     "eval_strategy": unless(("no", False, None), "train.eval_steps says how often: set that alone"),
     "evaluation_strategy": unless(("no", False, None), "train.eval_steps says how often: set that alone"),
     "save_strategy": unless(("steps",), "train.save_steps says how often checkpoints are written: set that alone"),
-    "resume_from_checkpoint": hint("the same command goes on by itself (--resume: only if there is something)"),
+    "resume_from_checkpoint": hint("the same command resumes by itself (with --resume, nothing to resume is an error)"),
     "push_to_hub": unless((False, None), "push.repo says where to, and `make push` publishes after the export"),
     "save_method": hint(
         "`make export` merges in 16 bits and makes GGUF files; push.what (WHAT=merged, adapter, gguf) says what is"

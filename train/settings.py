@@ -232,6 +232,7 @@ class TrainSettings(Strict):
         given = flat.get(("lora", "config_file"))
         if given is None or not isinstance(given.value, str):
             return []
+        del flat["lora", "config_file"]  # its values stand for it
         notes = []
         for key, value in read_peft_config(Path(given.value)).items():
             before = flat.get(("lora", key))

@@ -31,7 +31,11 @@ def load(
     flat.update(reader.environment(stage, environ))
     flat.update(reader.command_line(overrides))
     faults = reader.faults
-    for note in (*reader.notes, *model.settle(flat)):
+    try:
+        notes = model.settle(flat)
+    except ConfigError as error:  # the other faults are said with it
+        notes, faults = [], [*faults, *error.faults]
+    for note in (*reader.notes, *notes):
         say(f"config: {note}")
     try:
         settings = model.model_validate(_nest(flat))

@@ -46,7 +46,7 @@ class Strict(BaseModel):
 
     @classmethod
     def settle(cls, flat: Flat) -> list[str]:
-        """Add to what was given what it brings along, before it is validated; returns what is to be said of it."""
+        """Add the settings that the given ones imply, before validation; returns notes to print."""
         return []
 
 

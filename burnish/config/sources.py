@@ -116,8 +116,8 @@ class Reader:
             where = f"--{key}"
             if key in self.known:
                 self._put(flat, key, Given(parse(value, self.known[key].annotation), where, COMMAND_LINE), where)
-            else:
-                self._translated(flat, key, Given(parse(value, Any), where, COMMAND_LINE))
+            elif not self._translated(flat, key, Given(parse(value, Any), where, COMMAND_LINE)):
+                self.faults.append(f"{where}: unknown key{_hint(key, self.known)}")
         return flat
 
     def _translated(self, flat: Flat, key: str, given: Given) -> bool:
