@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -142,7 +141,7 @@ class ChatTemplate:
 
     def names(self, variable: str) -> bool:
         """Whether the template has a variable of this name."""
-        return re.search(rf"\b{re.escape(variable)}\b", self.source) is not None
+        return variable in meta.find_undeclared_variables(self._parsed)
 
     def check(self) -> None:
         """Raise ChatError where the template can't be compiled."""

@@ -138,3 +138,9 @@ def test_a_token_that_a_gguf_does_not_hold_is_missing_not_made_up() -> None:
     assert made is not None and made.special_tokens == {"eos_token": "<2>"}
     assert made.missing_tokens == ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
     assert made.render([]) == "|<2>|||||2026"
+
+
+def test_only_what_a_template_takes_from_outside_is_a_variable_of_it() -> None:
+    source = "{% for message in messages %}{{ message.role }}{% endfor %}{% if think %}for{% endif %}"
+    template = ChatTemplate(source, "2026-01-01")
+    assert template.names("think") and not any(map(template.names, ("message", "role", "for", "if")))

@@ -69,7 +69,7 @@ def test_blanks_round_quoted_cells_are_skipped(
     lines = [f"{quoted(one)}{after},{before}{quoted(other)}" for one, other in rows]
     found, notes = read(tmp_path / "x.csv", "\n".join(["prompt, completion", *lines]))
     assert found == rows
-    assert notes == [f"blanks round quoted cells skipped in {len(rows)} row{'s' * (len(rows) > 1)} (first: line 2)"]
+    assert notes == [f"blanks around quoted cells skipped in {len(rows)} row{'s' * (len(rows) > 1)} (first: line 2)"]
 
 
 def test_blanks_of_unquoted_cells_stay_and_a_half_quoted_cell_is_refused(tmp_path: Path) -> None:
@@ -126,3 +126,11 @@ def test_a_row_that_lacks_a_cell_or_has_one_too_many_is_a_fault(tmp_path: Path) 
 def test_a_declared_separator_is_stronger_than_the_header(tmp_path: Path, declared: str) -> None:
     found, _ = read(tmp_path / "x.csv", f'{declared}\r\n"prompt";"completion";"a,b,c,d"\r\nx,y;z;1\r\n')
     assert found == [("x,y", "z")]
+
+
+@pytest.mark.parametrize(
+    "rows", ["Hello, please,Answer 0\nStop, now,Answer 1\n", "3, 4,5\n4, 5,6\n", "Ah,so,It is\nNo,and,It was\n"]
+)
+def test_an_unquoted_comma_in_every_row_is_not_a_row_index(tmp_path: Path, rows: str) -> None:
+    with pytest.raises(DataError, match="line 2: it has 3 cells, the header has 2"):
+        read(tmp_path / "x.csv", f"prompt,completion\n{rows}")

@@ -195,3 +195,12 @@ def test_the_same_fault_is_reported_once_with_its_rows(path: Path) -> None:
         f"error: {path}: line 2: 'output' is a number, expected text (10 lines: 2, 4, 6 and 7 more)\n"
         f"error: {path}: line 21: 'instruction' and 'input' are both empty"
     )
+
+
+def test_a_thought_counts_once_and_in_the_assistants_turn_alone(path: Path) -> None:
+    thought = {"type": "thinking", "thinking": "hm"}
+    user = {"role": "user", "content": [thought, {"type": "text", "text": "q"}]}
+    answer = {"role": "assistant", "content": [thought, {"type": "text", "text": "a"}], "reasoning": "hm"}
+    conversion = read(path, {"messages": [user, answer]})
+    assert [message.reasoning for message in first(conversion)] == ["", "hm"]
+    assert any("thoughts (1 row) on turns that are not the assistant's" in said for said in conversion.remarks)

@@ -215,3 +215,8 @@ def test_held_out_rows_are_looked_at_text_by_text() -> None:
     rows = [chat(1, "q", "a\r\nb"), chat(2, "q", "{{name}}"), chat(3, "q", "nan"), chat(4, "q", "\u200bx")]
     assert {w.kind for w in lint(rows, heldout=True)} == {"placeholder", "empty-cell", "line-end", "invisible"}
     assert lint([], heldout=True) == []
+
+
+def test_a_thought_is_checked_as_every_text_that_is_learned() -> None:
+    thought = Example(3, (Message("user", "q"), Message("assistant", "a", True, "{{name}} lost \ufffd")))
+    assert [warning.kind for warning in lint([*clean(), thought])] == ["placeholder", "replacement"]

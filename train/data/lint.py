@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from functools import partial
 
+from burnish.console import counted
 from burnish.data.formats import Example, Message
 
 from . import suspects
@@ -89,7 +90,7 @@ def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     }
     found = []
     for kind, (pattern, text) in kinds.items():
-        if lines := _unique(e.number for e in examples if any(pattern.search(part) for part in _texts(e))):
+        if lines := _unique(e.number for e in examples if any(pattern.search(part) for _, part in e.texts())):
             found.append(LintWarning(kind, f"{text}: {_counted(lines, unit)}", lines))
     return found
 
@@ -97,7 +98,7 @@ def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 def _empty_cells(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example in examples:
-        for role, text in _turns(example):
+        for role, text in example.texts():
             for name in suspects.empty_cells(text, role == "user"):
                 found[f"'{name}'"][example.number] = None
     advice = "in the place of a text: a program wrote it for an empty cell? The model learns it; leave the cell empty"
@@ -135,7 +136,7 @@ def _quoted(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 def _few(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     if len(examples) >= MIN_ROWS:
         return []
-    text = f"only {_rows(len(examples))}: a model learns little from fewer than {MIN_ROWS}, and repeats them"
+    text = f"only {counted(len(examples), 'row')}: a model learns little from fewer than {MIN_ROWS}, and repeats them"
     return [LintWarning("few", text, tuple(e.number for e in examples))]
 
 
@@ -145,7 +146,7 @@ def _duplicates(examples: Sequence[Example], unit: str) -> list[LintWarning]:
         return []
     line, earlier = again[0]
     verb = "repeats" if len(again) == 1 else "repeat"
-    text = f"{_rows(len(again))} {verb} an earlier one (first: {unit} {line} repeats {unit} {earlier})"
+    text = f"{counted(len(again), 'row')} {verb} an earlier one (first: {unit} {line} repeats {unit} {earlier})"
     return [LintWarning("duplicate", text, tuple(line for line, _ in again))]
 
 
@@ -172,7 +173,8 @@ def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
         return []
     lines = _unique(e.number for e in examples if e.messages and e.messages[-1].content == response)
     shown = response[:40] + ("…" if len(response) > 40 else "")
-    text = f"{count} of {_rows(responses.total())} have the same response {shown!r}: it may become the answer to all"
+    rows = counted(responses.total(), "row")
+    text = f"{count} of {rows} have the same response {shown!r}: it may become the answer to all"
     return [LintWarning("same-response", text, lines)]
 
 
@@ -193,18 +195,6 @@ _OF_TEXTS: tuple[Check, ...] = (_garbled, _empty_cells, _escapes, _line_ends, _i
 _OF_ROWS: tuple[Check, ...] = (_few, _duplicates, _same_response, _conflicts)
 
 
-def _turns(example: Example) -> Iterator[tuple[str, str]]:
-    """Yield the role and text of each turn; a plain text has no role."""
-    if example.text is not None:
-        yield "", example.text
-    for message in example.messages or ():
-        yield message.role, message.content
-
-
-def _texts(example: Example) -> Iterator[str]:
-    return (text for _, text in _turns(example))
-
-
 def _matches(
     examples: Sequence[Example], pattern: re.Pattern[str], name: Callable[[re.Match[str]], str]
 ) -> dict[str, tuple[int, ...]]:
@@ -216,7 +206,7 @@ def _found(examples: Sequence[Example], names: Callable[[str], Iterable[str]]) -
     """Return the lines of every name that is found in a text, the most frequent first."""
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example in examples:
-        for text in _texts(example):
+        for _, text in example.texts():
             for name in names(text):
                 found[name][example.number] = None
     return _ordered(found)
@@ -237,7 +227,7 @@ def _named(kind: str, what: str, named: dict[str, tuple[int, ...]], tail: str, u
 def rows_named(named: Mapping[str, tuple[int, ...]], unit: str) -> str:
     """Return "NAME (3 rows, first line 7) and NAME (1 row, first line 9)", the first few of many."""
     shown = [
-        f"{name} ({_rows(len(lines))}, first {unit} {lines[0]})"
+        f"{name} ({counted(len(lines), 'row')}, first {unit} {lines[0]})"
         for name, lines in list(named.items())[:MAX_NAMES_SHOWN]
     ]
     if more := len(named) - len(shown):
@@ -247,7 +237,7 @@ def rows_named(named: Mapping[str, tuple[int, ...]], unit: str) -> str:
 
 def _counted(lines: Sequence[int], unit: str) -> str:
     """Return "3 rows, lines 3, 7 and 9"."""
-    return f"{_rows(len(lines))}, {_where(lines, unit)}"
+    return f"{counted(len(lines), 'row')}, {_where(lines, unit)}"
 
 
 def _where(lines: Sequence[int], unit: str) -> str:
@@ -263,7 +253,3 @@ def _where(lines: Sequence[int], unit: str) -> str:
 
 def _unique(lines: Iterator[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(lines))
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'' if count == 1 else 's'}"

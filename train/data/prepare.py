@@ -12,6 +12,7 @@ from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.data.files import DataError
+from burnish.errors import UserError
 from burnish.tokenizers.special_text import Reading
 
 from ..settings import DataSection, TrainSettings
@@ -149,15 +150,19 @@ def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: C
 
 def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSettings) -> tuple[list[Row], list[Row]]:
     """Return the rows to train on and those held out: the eval file's, or some that are split off."""
-    data = settings.data
-    rows = maker.rows(sources.train, data.path)
+    data, faults, made = settings.data, [], []
+    for examples, path in ((sources.train, data.path), (sources.heldout, str(data.eval_path))):
+        try:
+            rows = maker.rows(examples, path) if examples is not None else []
+            check_ids(rows, text.tokenizer, text.base, path, text.dropped_tokens)
+            made.append(rows)
+        except UserError as error:
+            faults.append(error)
+    if faults:  # of both files at once
+        raise type(faults[0])([fault for error in faults for fault in error.faults])
     if sources.heldout is None:
-        check_ids(rows, text.tokenizer, text.base, data.path, text.dropped_tokens)
-        return split(rows, data.eval_split, settings.train.seed, data.eval_rows)
-    heldout = maker.rows(sources.heldout, str(data.eval_path))
-    check_ids(rows, text.tokenizer, text.base, data.path, text.dropped_tokens)
-    check_ids(heldout, text.tokenizer, text.base, str(data.eval_path), text.dropped_tokens)
-    return rows, bounded(heldout, data.eval_rows, settings.train.seed, str(data.eval_path))
+        return split(made[0], data.eval_split, settings.train.seed, data.eval_rows)
+    return made[0], bounded(made[1], data.eval_rows, settings.train.seed, str(data.eval_path))
 
 
 def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple[list[str], int]:

@@ -33,9 +33,12 @@ def marked(row: Row, prepared: Prepared, everything: bool = False) -> Text:
     return text.append(prepared.codec.decode(row.input_ids[last:]), style="dim")
 
 
-def template_changes(prepared: Prepared) -> list[str]:
-    """Say what the template adds to the responses and takes from them, and what it makes of conversations."""
-    rows = [row for row in (*prepared.train, *prepared.heldout) if row.example.messages]
+def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
+    """Say what the template adds to the responses and takes from them, and what it makes of conversations.
+
+    `most`: how many of the rows are looked at; None: all.
+    """
+    rows = [row for row in (*prepared.train, *prepared.heldout)[:most] if row.example.messages]
     before: Counter[str] = Counter()
     changed = responses = 0
     for row in rows:

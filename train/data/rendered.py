@@ -130,7 +130,7 @@ def _own(template: ChatTemplate | None, codec: Codec) -> list[Family]:
         return []
     between = text.partition(USER)[2].partition(ASSISTANT)[0].strip()
     known = [marker for family in FAMILIES for marker in family.markers]
-    known += codec.vocabulary.specials if codec.vocabulary else []
+    known += codec.vocabulary.specials
     if template is None or not any(marker in between for marker in known):
         return []  # ordinary words, which an ordinary text may have too
     markers = tuple(dict.fromkeys(marker for marker in known if marker in template.source))

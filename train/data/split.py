@@ -89,7 +89,7 @@ def without_overlap(
             " to drop (not trained) or allow"
         )
     if data.eval_overlap == "allow":
-        warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam say too much good of them")
+        warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam look better than they are")
         return list(train), len(shared)
     remaining = dedupe.without(train, heldout)
     if not remaining:

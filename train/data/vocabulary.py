@@ -83,7 +83,7 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
     except Unconvertible as error:
         return [
             f"{error}: no GGUF can be made of what is trained on this base, and `make serve` needs one;"
-            " training and the export's merged/, which transformers and vLLM load, are not concerned"
+            " training and the export's merged/, which transformers and vLLM load, are not affected"
         ]
     except VocabularyError as error:
         return [f"llama.cpp can't take this base's tokenizer, so no GGUF of it could be served: {error}"]
@@ -189,7 +189,7 @@ def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, droppe
             for i in row.input_ids:
                 if i >= size:
                     where.setdefault(f"{tokenizer.convert_ids_to_tokens(i)!r} has id {i}", row.example.where)
-        for text in _spoken(row.example) if pattern else ():
+        for _, text in row.example.texts() if pattern else ():
             for found in pattern.findall(text) if pattern else ():
                 where.setdefault(f"{found!r} has no embedding", row.example.where)
     faults = [
@@ -199,8 +199,3 @@ def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, droppe
     ]
     if faults:
         raise ConfigError(faults)
-
-
-def _spoken(example: Example) -> list[str]:
-    """Return the texts of a row."""
-    return [message.content for message in example.messages or ()] + [example.text or ""]

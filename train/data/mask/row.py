@@ -28,7 +28,7 @@ class Codec:
     """What masking needs of a tokenizer.
 
     `encode` adds no special tokens and parses those in the text; `terminators` are the ids that may end a turn.
-    `vocabulary` and `reading` say what special strings in messages are; without a vocabulary they are parsed.
+    `vocabulary` and `reading` say what special strings in messages are.
     """
 
     encode: Callable[[str], list[int]]
@@ -36,7 +36,7 @@ class Codec:
     terminators: frozenset[int]
     bos: tuple[int, ...]  # what the tokenizer puts before a plain text
     eos: int
-    vocabulary: Vocabulary | None = None
+    vocabulary: Vocabulary
     reading: Reading = "text"
     # what the tokenizer does to a text's characters (NFC ...), and whether a decoded text is the given one but for that
     normalise: Callable[[str], str] = str
@@ -53,8 +53,6 @@ class Codec:
 
     def chat(self, template: ChatTemplate) -> Chat:
         """Return what turns messages into ids, as the server will."""
-        if self.vocabulary is None:
-            return Chat(template, Vocabulary({}, self.encode, lambda parts: []), "parse")
         return Chat(template, self.vocabulary, self.reading)
 
     def ends_with(self, text: str, content: str) -> bool:
