@@ -21,7 +21,7 @@ from .settings import ServeSettings
 
 
 class ServeError(UserError):
-    """A run or file that can't be served, or not like this."""
+    """A run or file that can't be served, or not with these settings."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
 def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSettings) -> Artefact:
     """Choose a GGUF of the record. `where` names the run in faults, `report` says where its figures can be read."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
-    there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files) or "none"
+    there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files)
     if not files:
         raise ServeError(
             f"{where}: it has no GGUF, and nothing else is served here: {exported.no_gguf or 'none was made'}; its"
@@ -130,7 +130,7 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSe
         found = next((a for a in files if a.path == exported.default), None)
         if found is None:
             raise ServeError(f"{where}: its default '{exported.default}' is not one of its GGUFs; there is: {there}")
-    elif settings.allow_unproven and files:
+    elif settings.allow_unproven:
         found = max(files, key=lambda a: a.bytes)
     else:
         raise ServeError(

@@ -18,45 +18,36 @@ from serve.decoding.stop_conditions import StopConditions
 from serve.engine.backend import DONE, NO_CELLS, Sampled
 from serve.engine.engine import Draining, Engine
 from serve.engine.events import Delta, Event, Finished
-from serve.engine.kv_cells import Op
 from serve.engine.scheduler import QueueFull
 from serve.engine.sequence import SamplingParams, Sequence, Task
 from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
+from tests.support.fake_model import TokenCache
 
 END = 99
 
 
 @dataclass
-class Scripted:
+class Scripted(TokenCache):
     """Answers every sequence with its first prompt token, again and again; faults are put in by the tests."""
 
     code: Callable[[Many[ScheduledTokens]], int] = lambda work: DONE
     poison: int | None = None
-    slots: dict[int, list[int]] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
+    decoding: threading.Event = field(default_factory=threading.Event)  # a batch waits at the gate
     batches: int = 0
     rows_singly: frozenset[int] = frozenset()
     sizes: list[int] = field(default_factory=list)
 
-    def apply(self, ops: Many[Op]) -> None:
-        for op in ops:
-            if op.kind == "fork":
-                self.slots[op.slot] = self.slots[op.source][: op.length]
-            else:
-                del self.slots.setdefault(op.slot, [])[op.length :]
-
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         work = [part for part in batch if isinstance(part, ScheduledTokens)]
+        self.decoding.set()
         self.gate.wait(10)
         self.batches += 1
         self.sizes.append(len(work))
         code = self.code(work)
         if code == DONE:
-            for part in batch:
-                held = self.slots.setdefault(part.slot, [])
-                assert len(held) == part.start
-                held += part.tokens
+            self.append(batch)
         return code
 
     def singly(self, rows: int) -> bool:
@@ -309,9 +300,7 @@ def test_a_snapshot_counts_sequences_and_cells(engine: Engine, backend: Scripted
     backend.gate.clear()
     clients = [Client() for _ in range(6)]
     engine.submit([sequence(i, client) for i, client in enumerate(clients)])
-    end = time.monotonic() + 10
-    while engine.snapshot().running < 3 and time.monotonic() < end:
-        time.sleep(0.001)
+    assert backend.decoding.wait(10)
     now = engine.snapshot()
     # a step takes 32 tokens: three prompts of 10, and two tokens of the fourth
     assert (now.running, now.waiting, now.cells, now.used_cells, now.running_cells) == (4, 2, 400, 32, 32)

@@ -71,7 +71,7 @@ def check(scheduler: Scheduler, memory: Memory, plan: StepPlan) -> None:
     assert slots.running_cells == sum(len(memory.slots[slot]) for slot in slots.running)
     if limits.shared:
         spans = {id(s): s for held in slots._cells.spans for s in held}
-        assert sum(s.length for s in spans.values()) == slots.used_cells == limits.cells - slots.free_cells
+        assert sum(s.length for s in spans.values()) == slots.used_cells <= limits.cells
 
 
 @st.composite

@@ -19,7 +19,7 @@ class StopConditions:
     end_tokens: frozenset[int] = frozenset()
 
     def tokens_left(self, prompt: int, total: int) -> int:
-        """Return how many tokens may still follow a prompt of `prompt` and an answer so far of `total` - `prompt`."""
+        """Return how many tokens may still be generated; `total` counts the prompt and the answer so far."""
         return min(self.max_tokens - (total - prompt), self.context - total)
 
 

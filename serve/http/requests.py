@@ -24,7 +24,7 @@ AnyWire = TypeVar("AnyWire", bound=Wire)
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Read a request body. Raises ApiError 400 where it is no JSON object."""
+    """Read a request body. Raises ApiError 400 where it is not a JSON object."""
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -132,4 +132,4 @@ def _default(value: float | None, default: float) -> float:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -63,9 +63,9 @@ class Service:
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
         sinks = [partial(queue.put, i) for i in range(answers)]
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks)
-        self._submit(sequences)
         reply = Reply(self.served, chat=isinstance(request, ChatRequest))
         parsers = [self.parser(request) for _ in range(answers)]
+        self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
         if request.stream:
             body = chunks(reply, request, queue, parsers, len(prompts))

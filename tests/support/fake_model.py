@@ -48,8 +48,8 @@ class ByteTokenizer:
 
 
 @dataclass
-class EchoBackend:
-    """Repeats the prompt, then gives the end token. Its cache is the tokens of each slot; they must fit the batches."""
+class TokenCache:
+    """A backend's cache: the tokens of each slot. Every batch must go on where its slots end."""
 
     slots: dict[int, list[int]] = field(default_factory=dict)
 
@@ -60,11 +60,19 @@ class EchoBackend:
             else:
                 del self.slots.setdefault(op.slot, [])[op.length :]
 
-    def decode(self, batch: Sequence[ScheduledTokens | FillerToken]) -> int:
+    def append(self, batch: Sequence[ScheduledTokens | FillerToken]) -> None:
+        """Take the tokens of a batch."""
         for part in batch:
             held = self.slots.setdefault(part.slot, [])
             assert len(held) == part.start
             held += part.tokens
+
+
+class EchoBackend(TokenCache):
+    """Repeats the prompt, then gives the end token."""
+
+    def decode(self, batch: Sequence[ScheduledTokens | FillerToken]) -> int:
+        self.append(batch)
         return DONE
 
     def singly(self, rows: int) -> bool:
