@@ -88,7 +88,7 @@ def run_edge(main: Callable[[], int]) -> None:
         if error.errno not in DISK_FAULTS:
             raise
         where = error.filename or "disk"
-        print(f"error: {where}: {error.strerror}: make room or mend it, then run again", file=sys.stderr)
+        print(f"error: {where}: {error.strerror}: free space or fix the fault, then run again", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted: nothing unfinished was recorded; run the same command again to go on", file=sys.stderr)

@@ -34,7 +34,7 @@ def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
             pass
     except OSError as error:
         raise FileError(
-            f"{directory}: can't be written ({error.strerror}): {purpose} needs it; mend its owner or mode"
+            f"{directory}: can't be written ({error.strerror}): {purpose} needs it; fix its owner or mode"
         ) from None
     free = shutil.disk_usage(directory).free
     if free < needed_bytes:

@@ -48,7 +48,7 @@ class Reference:
         """Read the reference. Raises HubError where it is malformed."""
         found = re.fullmatch(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
         if not found:
-            raise HubError(f"'{text}' is no reference to the Hub: expected hf://owner/name or hf://owner/name@revision")
+            raise HubError(f"'{text}' is not a Hub reference: expected hf://owner/name or hf://owner/name@revision")
         return Reference(found[1], found[2])
 
 
@@ -129,7 +129,7 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
     if any(isinstance(e, hub.LocalTokenNotFoundError) for e in chain):
         return f"there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login` ({PAGE}/settings/tokens)"
     if any(isinstance(e, hub.HFValidationError) for e in chain):
-        return "is no path here and no valid hub id (owner/name)"
+        return "is neither a local path nor a valid hub id (owner/name)"
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
         return _refusal(response, repo, right)
@@ -144,7 +144,7 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
         return f"the transfer stopped ({said}): run the same command again; what was transferred is kept"
     if isinstance(error, OSError) and error.errno not in DISK_FAULTS:
         where = error.filename or constants.HF_HUB_CACHE
-        return f"the hub's cache can't be used ({where}: {error.strerror}): mend it, or set HF_HOME"
+        return f"the hub's cache can't be used ({where}: {error.strerror}): fix it, or set HF_HOME"
     raise error
 
 
@@ -160,11 +160,11 @@ def _refusal(error: Exception, repo: str, right: str) -> str:
         where = _token_source() or "none"
         return f"the Hub refuses the token ({where}): it is wrong or expired; make another at {PAGE}/settings/tokens"
     if status in (402, 403, 413) and "storage" in said.lower():
-        return f"the Hub takes no more of this size: {said}"
+        return f"the Hub refuses it for lack of storage: {said}"
     if status == 403:
         return f"the token ({_token_source() or 'none'}) has no right to {right} {repo}{detail}"
     if status in (409, 412):
-        return f"it was changed by somebody else meanwhile{detail}: run the same command again"
+        return f"someone else changed it in the meantime{detail}: run the same command again"
     if status in RETRIED:
         return f"the Hub answers {status}{detail}: run the same command again later; what was transferred is kept"
     return f"the Hub refuses: {status}{detail}"
@@ -211,7 +211,7 @@ def _unreachable(chain: Sequence[BaseException]) -> str:
     from huggingface_hub import errors as hub
 
     if constants.is_offline_mode() or any(isinstance(e, hub.OfflineModeIsEnabled) for e in chain):
-        return "HF_HUB_OFFLINE forbids to ask the hub"
+        return "HF_HUB_OFFLINE is set, so the hub was not contacted"
     return f"the hub can't be reached ({constants.ENDPOINT}): check the network"
 
 

@@ -17,7 +17,7 @@ MEANINGS = {
     "SIGABRT": "a failed check in native code",
     "SIGTRAP": "a trap in native code",
     "SIGSYS": "a system call that is not allowed here",
-    "SIGKILL": "killed, most likely for want of memory",
+    "SIGKILL": "killed, most likely because memory ran out",
     "SIGTERM": "it was told to end",
     "SIGINT": "it was interrupted",
     "SIGHUP": "its terminal closed",

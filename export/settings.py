@@ -94,7 +94,7 @@ NAMES: Names = {
 
 
 class ExportSettings(Strict):
-    """Everything that `python -m export run` can be told."""
+    """Every setting of `python -m export run`."""
 
     foreign: ClassVar[Names] = NAMES
 

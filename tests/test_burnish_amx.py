@@ -126,8 +126,8 @@ def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
         (132, "SIGILL (illegal instruction)"),
         (-11, "SIGSEGV"),
         (139, "SIGSEGV"),
-        (-9, "SIGKILL (killed, most likely for want of memory): use a smaller model"),
-        (137, "for want of memory"),
+        (-9, "SIGKILL (killed, most likely because memory ran out): use a smaller model"),
+        (137, "because memory ran out"),
         (-64, "a signal"),
     ],
 )

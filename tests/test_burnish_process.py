@@ -42,7 +42,7 @@ def child_of(process: subprocess.Popen[str]) -> int:
     ("stage", "name", "says"),
     [
         ("train", "SIGSEGV", "error: training ended by SIGSEGV (a read or write outside its memory)\n"),
-        ("train", "SIGKILL", "error: training ended by SIGKILL (killed, most likely for want of memory): use a"),
+        ("train", "SIGKILL", "error: training ended by SIGKILL (killed, most likely because memory ran out): use a"),
         ("export", "SIGILL", "error: the export ended by SIGILL (illegal instruction): llama.cpp does not fit"),
     ],
 )

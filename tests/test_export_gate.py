@@ -83,7 +83,7 @@ def test_each_broken_rule_fails_it_by_name(change: dict[str, Any], name: str) ->
         ({"kl": 0.12, "kl_ci": (0.07, 0.17)}, "may be above 0.1"),
         ({"top1_agreement_ci": (0.85, 1.0)}, "may be below 88.0%"),
         ({"gain_lost_ci": (-0.2, 0.28)}, "share lost of what training gained 4% (95% interval -20% to 28%"),
-        ({"kl": 0.1, "kl_ci": (0.09, 0.11)}, "lies on the limit of 0.1: no number of rows would tell"),
+        ({"kl": 0.1, "kl_ci": (0.09, 0.11)}, "lies on the limit of 0.1: more rows would not decide it"),
         (few(), "KL 0.02 from 1 held-out row has no interval beside 0.1: examine at least 10 rows"),
         ({"kl": None}, "no held-out row was examined"),
     ],
@@ -97,10 +97,10 @@ def test_where_the_limit_lies_inside_the_interval_it_is_inconclusive(change: dic
 
 def test_it_says_how_many_rows_would_tell() -> None:
     _, why = verdict(kl=0.08, kl_ci=(0.04, 0.12))
-    wide = re.search(r"about (\d+) held-out rows would tell", why)
+    wide = re.search(r"about (\d+) held-out rows would decide it", why)
     assert wide is not None and 20 <= int(wide[1]) <= 40  # half of 0.04 at t = 2.26; 0.02 is wanted at z = 1.96
     _, why = verdict(kl=0.095, kl_ci=(0.055, 0.135))
-    closer = re.search(r"about (\d+) held-out rows would tell", why)
+    closer = re.search(r"about (\d+) held-out rows would decide it", why)
     assert closer is not None and int(closer[1]) > 10 * int(wide[1])
 
 
@@ -138,7 +138,7 @@ def test_a_smoke_runs_exact_merge_passes_and_says_what_was_not_judged() -> None:
 
 def test_a_gain_that_may_be_none_is_not_judged() -> None:
     found, why = verdict(loss_base=0.6, gain=0.1, gain_ci=(-0.05, 0.25), gain_lost=0.5, gain_lost_ci=(0.3, 0.7))
-    assert found == "pass" and "may be none" in why
+    assert found == "pass" and "may be zero" in why
 
 
 def test_plain_text_runs_have_no_parity_and_no_terminator() -> None:

@@ -89,7 +89,7 @@ def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path)
     [
         ("hf://me/nothing", "is not on the hub, or it is private"),
         (f"hf://{REPO}@v9", "has no revision 'v9'"),
-        ("hf://model", "is no reference to the Hub: expected hf://owner/name"),
+        ("hf://model", "is not a Hub reference: expected hf://owner/name"),
     ],
 )
 def test_what_is_not_there_is_one_line(model: str, text: str, published: Hub, tmp_path: Path) -> None:
@@ -104,4 +104,4 @@ def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path
     server = ServerProcess(model=f"hf://{REPO}", environment={**published.environment(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert server.process.wait(60) == 2
     server.stop()
-    assert "is not in the local cache, and HF_HUB_OFFLINE forbids to ask the hub" in server.output
+    assert "is not in the local cache, and HF_HUB_OFFLINE is set, so the hub was not contacted" in server.output

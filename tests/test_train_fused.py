@@ -99,7 +99,6 @@ def test_fused_layers_follow_the_adapter_when_told() -> None:
     assert not torch.allclose(stale, wanted, rtol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name == "some layers" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )

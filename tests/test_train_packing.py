@@ -111,7 +111,9 @@ def test_activations_that_are_computed_again_give_the_same_gradients(packed: boo
     assert (gradients(model) - gradients_alone).norm() < 1e-4 * gradients_alone.norm()
 
 
-@pytest.mark.parametrize(("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "see one another")])
+@pytest.mark.parametrize(
+    ("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "attend to one another")]
+)
 def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, why: str) -> None:
     said = attention.padding_reason(adapted(*MODELS[name]))
     assert why in said and bool(said) == bool(why)

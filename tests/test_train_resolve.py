@@ -158,7 +158,7 @@ def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: p
     said = asked(run={"root": str(tmp_path)})
     start(tmp_path, "old", said, None)
     assert resume.choose(said, resume=False).run.name is None
-    assert "unfinished run 'old' does not go on: an older version began it" in capsys.readouterr().err
+    assert "unfinished run 'old' can't be resumed: an older version started it" in capsys.readouterr().err
     with pytest.raises(UserError, match="no unfinished run"):
         resume.choose(said, resume=True)
 

@@ -161,7 +161,7 @@ def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Pa
         assert (status, reply["usage"]["completion_tokens"]) == (200, 8)
 
 
-@pytest.mark.external(name="tokenizers")
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "template"), [("llama-bpe", "llama-3.1"), ("deepseek-llm", "deepseek-chat")])
 def test_a_real_byte_level_vocabulary_under_a_sentencepiece_label_reaches_a_served_answer(
     kind: str, template: str, tmp_path: Path, cli: Cli

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from burnish.config import fields
+from burnish.config.schema import words
 
 from .settings import (
     BaseSection,
@@ -101,17 +102,10 @@ def undecided(settings: TrainSettings) -> list[str]:
 def auto_keys() -> Iterator[tuple[str, str]]:
     """Yield section and key of each setting that may be "auto"."""
     for path, info in fields(TrainSettings):
-        if AUTO in _words(info.annotation):
+        if AUTO in words(info.annotation):
             yield path[0], path[1]
 
 
 def changed(settings: TrainSettings, section: str, **values: Any) -> TrainSettings:
     """Return the settings with other values in a section."""
     return settings.model_copy(update={section: getattr(settings, section).model_copy(update=values)})
-
-
-def _words(annotation: Any) -> set[Any]:
-    """Return the literal values that a setting may have."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return set(typing.get_args(annotation))
-    return {word for part in typing.get_args(annotation) for word in _words(part)}

@@ -141,7 +141,8 @@ def _started_with(run: Run, settings: TrainSettings, hashes: dict[str, str | Non
         return None
     if not started.whole:
         warn(
-            f"the unfinished run '{run.id}' does not go on: an older version began it, and recorded not all it decided"
+            f"the unfinished run '{run.id}' can't be resumed: an older version started it and did not record everything"
+            " it resolved"
         )
         return None
     return started

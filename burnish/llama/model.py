@@ -53,7 +53,7 @@ class Model:
         except OSError as error:
             raise LlamaError(f"{path}: the model can't be read: {error.strerror}") from None
         if magic != b"GGUF":
-            raise LlamaError(f"{path}: this is no GGUF file (it begins with {magic!r}, not b'GGUF')")
+            raise LlamaError(f"{path}: this is not a GGUF file (it begins with {magic!r}, not b'GGUF')")
         params = api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
         params.load_mode = api.LLAMA_LOAD_MODE_AUTO if use_mmap else api.LLAMA_LOAD_MODE_NONE

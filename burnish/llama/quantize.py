@@ -47,7 +47,7 @@ def quantize(
     """
     types = quantization_types()
     if type_name not in types:
-        raise LlamaError(f"'{type_name}' is no quantization of llama.cpp{did_you_mean(type_name, types)}")
+        raise LlamaError(f"'{type_name}' is not a quantization type of llama.cpp{did_you_mean(type_name, types)}")
     Model.open(source, vocab_only=True).close()  # the same clear errors for a file that is not a model
     log, result = runtime(), Quantized()
     params = api.llama_model_quantize_default_params()

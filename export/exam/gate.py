@@ -134,8 +134,10 @@ def _at_most(m: Measure) -> Finding | None:
         return Finding("fail", f"{known} is {word} {m.shown(m.limit)}")
     needed = rows_needed(m.value, m.interval, m.rows, m.limit)
     if needed > MOST_ROWS:
-        return Finding("inconclusive", f"{known} lies on the limit of {m.shown(m.limit)}: no number of rows would tell")
-    told = f"about {needed:,.0f} held-out rows would tell ({MORE_ROWS})"
+        return Finding(
+            "inconclusive", f"{known} lies on the limit of {m.shown(m.limit)}: more rows would not decide it"
+        )
+    told = f"about {needed:,.0f} held-out rows would decide it ({MORE_ROWS})"
     return Finding("inconclusive", f"{known} may be {word} {m.shown(m.limit)}: {told}")
 
 
@@ -164,4 +166,4 @@ def _unjudged(f: Fidelity, gate: GateSection) -> Iterator[str]:
     if gain < gate.min_gain:
         yield f"gain not judged: training gained {max(gain, 0):.2g} nats a token, below {gate.min_gain:g}"
     else:
-        yield f"gain not judged: {gain:.2g} nats a token over {f.rows} rows may be none"
+        yield f"gain not judged: {gain:.2g} nats a token over {f.rows} rows may be zero"

@@ -8,6 +8,7 @@ from typing import Any
 
 from burnish import chat as templates
 from burnish.chat import ChatError
+from burnish.console import listed
 from burnish.exam.rows import Exam
 from burnish.files import text_sha256
 from burnish.llama import Model
@@ -98,8 +99,8 @@ def _special_strings(exam: Exam, chat: Chat) -> str:
     if check is None or chat.reading == "parse":
         return ""
     if parsed := check.not_special_in(chat):
-        named = ", ".join(parsed[:NAMED]) + (f" and {len(parsed) - NAMED} more" if len(parsed) > NAMED else "")
-        return f"{named} are special tokens in training and none here, so text in messages would become tokens"
+        named = listed(parsed, NAMED)
+        return f"{named} are special tokens in training but not here, so text in messages would become tokens"
     difference = _difference(chat.ids(check.messages, add_generation_prompt=True), check.input_ids)
     return difference and f"special strings in messages are not the text that they are in training: {difference}"
 

@@ -99,7 +99,7 @@ def _base_outputs(skeleton: Skeleton, group: Sequence[Question]) -> list[tuple[t
             if states.shape[:2] != (1, len(question.input_ids)):
                 raise NotStreamable(f"its base model returns {tuple(states.shape)}") from None
             return type(reached.output), states[0, question.positions]
-        raise NotStreamable("its head does not stand on its base model")
+        raise NotStreamable("its head does not use its base model's output")
 
     base.forward = stop
     try:
@@ -148,7 +148,7 @@ def whole_logits(directory: Path, questions: Sequence[Question], reason: str) ->
     free = machine.memory_available_bytes() / GIB
     what = f"{directory}: can't be examined layer by layer ({reason})"
     if needed > free:
-        raise UserError(f"{what}, and whole it needs {needed:.1f} GiB of memory, {free:.1f} GiB are free")
+        raise UserError(f"{what}, and loading it whole needs {needed:.1f} GiB of memory, {free:.1f} GiB are free")
     warn(f"{what}: it is loaded whole, {needed:.1f} GiB")
     gc.collect()
     try:

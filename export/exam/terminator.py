@@ -19,7 +19,7 @@ MOST_NAMED = 8  # how many wrong stops a message names
 
 @dataclass(frozen=True)
 class Ends:
-    """Where a server of an artefact ends an answer: `own` by the artefact itself, `recorded` as train.json tells.
+    """Where a server of an artefact ends an answer: `own` by the artefact itself, `recorded` in train.json.
 
     `text` gives a token's own text, empty for a control token.
     """

@@ -25,7 +25,7 @@ class GgufError(UserError):
 
 
 class UnconvertibleError(GgufError):
-    """A merged checkpoint of which the converter makes no GGUF."""
+    """A merged checkpoint that the converter does not support."""
 
 
 class _EndedError(GgufError):

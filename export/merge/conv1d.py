@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from burnish.files import read_json
 
 TYPES = frozenset({"gpt2", "openai-gpt"})  # of config.json's model_type
 FLAG = "fan_in_fan_out"  # PEFT's, in adapter_config.json; it sets it by itself, also where it was said otherwise
@@ -15,12 +16,13 @@ def conv1d_modules(base: Path, adapter: dict[str, Any]) -> frozenset[str]:
 
     `adapter` is adapter_config.json's content.
     """
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = read_json(base / "config.json")
     if config.get("model_type") not in TYPES and not adapter.get(FLAG):
         return frozenset()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
+
+    from ..private.transformers import Conv1D
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))

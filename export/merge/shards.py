@@ -116,7 +116,7 @@ def file_sources(file: Path) -> list[Source]:
             (length,) = struct.unpack("<Q", stream.read(LENGTH_BYTES))
             header: dict[str, Any] = json.loads(stream.read(length))
     except (OSError, struct.error, ValueError, MemoryError, OverflowError) as error:
-        raise ShardError(f"{file}: is no safetensors file, or is damaged: {error}") from None
+        raise ShardError(f"{file}: is not a safetensors file, or is damaged: {error}") from None
     header.pop("__metadata__", None)
     if unknown := sorted({entry["dtype"] for entry in header.values()} - TYPES.keys()):
         raise ShardError(f"{file}: holds {', '.join(unknown)} values: give the model's 16-bit checkpoint")

@@ -15,10 +15,8 @@ from burnish.console import Tick, say
 from burnish.tokenizers.llama_cpp import for_converter
 
 from .adapter import Change, LoadedChange, MergeError, open_adapter
-from .dequantize import DTYPES, AsTrained, Packed, Rows, dequantizer, unpack
+from .dequantize import DTYPES, AsTrained, Packed, Rows, unpack
 from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
-
-__all__ = ["MergeError", "dequantizer", "merge"]
 
 FLOAT16_MAX = 65504.0
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
@@ -212,7 +210,7 @@ def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:
     low, high = torch.aminmax(values)
     largest = max(-float(low), float(high))
     if largest != largest:
-        raise MergeError(f"'{name}' holds a value that is no number (NaN)")
+        raise MergeError(f"'{name}' holds a NaN")
     if dtype == "F16" and largest > FLOAT16_MAX:
         raise _Overflow(f"{name} holds {largest:.3g}, more than float16 can ({FLOAT16_MAX:.0f})")
     return values.to(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from burnish.files import cache_root
 from tests.support.commands import ROOT
@@ -138,32 +140,30 @@ def _deepseek(source: Path) -> list[str]:
 
 def _sources() -> Path:
     """Return the folder of vocabularies of llama.cpp's sources, fetched once into the cache."""
-    target = cache_root() / "test-tokenizers" / "llama.cpp-2"
-    if not target.is_dir():
-        work = target.with_name(f".llama.cpp.{os.getpid()}")
-        work.mkdir(parents=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        command += [
-            "--no-binary",
-            "llama-cpp-python",
-            "--dest",
-            str(work),
-            "-r",
-            str(ROOT / "requirements" / "llama.txt"),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            pytest.skip(f"llama.cpp's sources can't be fetched: {done.stderr.strip()[-200:]}")
-        with tarfile.open(next(work.glob("*.tar.gz"))) as tar:
-            for member in tar:
-                name = member.name.partition("/vendor/llama.cpp/")[2]
-                if name.startswith("models/ggml-vocab-") or name == "src/llama-vocab.cpp":
-                    source = tar.extractfile(member)
-                    assert source is not None
-                    (work / Path(member.name).name).write_bytes(source.read())
-        next(work.glob("*.tar.gz")).unlink()
-        work.rename(target)
-    return target
+    target = cache_root() / "test-tokenizers" / "llama.cpp"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):  # two workers may ask at once
+        return target if (target / "llama-vocab.cpp").is_file() else _fetched(target)
+
+
+def _fetched(target: Path) -> Path:
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    work.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--no-binary", "llama-cpp-python", "--dest", str(work), "-r", str(ROOT / "requirements/llama.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        pytest.skip(f"llama.cpp's sources can't be fetched: {done.stderr.strip()[-200:]}")
+    with tarfile.open(next(work.glob("*.tar.gz"))) as tar:
+        for member in tar:
+            name = member.name.partition("/vendor/llama.cpp/")[2]
+            if name.startswith("models/ggml-vocab-") or name == "src/llama-vocab.cpp":
+                source = tar.extractfile(member)
+                assert source is not None
+                (work / Path(member.name).name).write_bytes(source.read())
+    next(work.glob("*.tar.gz")).unlink()
+    shutil.rmtree(target, ignore_errors=True)
+    return work.rename(target)
 
 
 def from_npm(name: str) -> Path:

@@ -67,11 +67,11 @@ def padding_reason(model: Any) -> str:
     except NotPackable as error:
         return str(error)
     except TypeError:
-        return "this base takes no borders of rows"
+        return "this base's forward does not accept row boundaries"
     finally:
         model.train(was_training)
     leaks = (together - alone).float().norm() > 0.1 * alone.float().norm()
-    return "in this base packed rows see one another" if leaks else ""
+    return "in this base packed rows attend to one another" if leaks else ""
 
 
 def _kernel_fault(model: Any) -> str:

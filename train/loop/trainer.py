@@ -102,9 +102,9 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         if not torch.isfinite(total + size):
             step, lines = self.state.global_step, ", ".join(str(row["line"]) for row in rows)
             raise UserError(
-                f"step {step}: the loss is {total.item()}{self._gradient_note(total)}; its rows are lines {lines} of"
-                " the data: look at them, or lower train.learning_rate, in a new run; the last checkpoint is kept"
-                " (--lora.resume_adapter DIRECTORY starts from it)"
+                f"step {step}: the loss is {total.item()}{self._gradient_note(total)}; its rows have the numbers"
+                f" {lines} in the data: look at them, or lower train.learning_rate, in a new run; the last checkpoint"
+                " is kept (--lora.resume_adapter DIRECTORY starts from it)"
             )
 
     def _gradient_size(self) -> torch.Tensor:

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers.pytorch_utils import Conv1D
 
 from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.errors import did_you_mean
 from burnish.files import first_line
 
+from ..private.transformers import Conv1D
 from ..settings import LoraSection, TrainSettings
 
 

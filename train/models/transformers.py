@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from burnish.bases.base import Base
 from burnish.config import ConfigError
-from burnish.console import as_json
+from burnish.console import as_json, listed
 
 from ..data.template import loading_fault
 from ..private.bitsandbytes import keep_layout
@@ -49,10 +49,9 @@ def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
             )
     except (ValueError, OSError, ImportError) as error:
         raise ConfigError(loading_fault(base, error)) from None
-    if (missing := sorted(loaded["missing_keys"])) and not stored_in_nf4:  # transformers would make them random
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    if missing := sorted(loaded["missing_keys"]):  # transformers would make them random
         raise ConfigError(
-            f"base.id {base.id}: its weight files lack tensors that the model needs: {', '.join(missing[:3])}{more};"
+            f"base.id {base.id}: its weight files lack tensors that the model needs: {listed(missing, 3)};"
             " download it again, or give the whole checkpoint"
         )
     keep_layout(model)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from burnish.console import gib
 from burnish.errors import UserError
 
 from ..kernels.loss import CHUNK
@@ -61,15 +62,15 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return the plan as the three lines that are printed."""
-        parts = f"weights {_gib(self.weights_bytes)}, adapter and optimizer {_gib(self.adapter_bytes)}"
+        parts = f"weights {gib(self.weights_bytes)}, adapter and optimizer {gib(self.adapter_bytes)}"
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
-        host = f", {_gib(self.host_bytes)} of the host's for checkpoints" if self.host_bytes else ""
+        host = f", {gib(self.host_bytes)} of the host's for checkpoints" if self.host_bytes else ""
         time = f", about {duration(self.seconds)}" if self.seconds else ""
         return [
             f"plan: {self.backend} on {self.device}, quantization {self.quantization}, {self.optim}{compiled}",
-            f"plan: memory {_gib(self.peak_bytes)} of {_gib(self.free_bytes)} free ({parts}, activations"
-            f" {_gib(self.activation_bytes)}){host}; disk {_gib(self.disk_bytes)}",
+            f"plan: memory {gib(self.peak_bytes)} of {gib(self.free_bytes)} free ({parts}, activations"
+            f" {gib(self.activation_bytes)}){host}; disk {gib(self.disk_bytes)}",
             f"plan: {self.steps} steps of {self.micro_batches:.1f} micro-batches of at most {self.micro_batch_tokens:,}"
             f" tokens, {checkpointing} gradient checkpointing; {self.tokens:,} tokens{time}",
         ]
@@ -99,8 +100,8 @@ def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine:
     if not cuda:
         return least  # the machine may swap; the caller warns
     raise UserError(
-        f"this run needs about {_gib(least.peak_bytes)} of GPU memory, {_gib(least.free_bytes)} are free (weights"
-        f" {_gib(least.weights_bytes)}, longest row {max(lengths)} tokens): take a smaller base,"
+        f"this run needs about {gib(least.peak_bytes)} of GPU memory, {gib(least.free_bytes)} are free (weights"
+        f" {gib(least.weights_bytes)}, longest row {max(lengths)} tokens): take a smaller base,"
         " base.quantization: nf4, a lower data.max_length or lora.r, or free the GPU"
     )
 
@@ -262,10 +263,6 @@ def _micro_batches_per_step(lengths: Sequence[int], per_step: int, tokens: int) 
     """Return how many micro-batches a step has, over the rows in file order."""
     steps = [lengths[i : i + per_step] for i in range(0, len(lengths), per_step)][:200]
     return sum(len(micro_batches(step, tokens)) for step in steps) / len(steps)
-
-
-def _gib(count: float) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{max(0.0, count) / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:

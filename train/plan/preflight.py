@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from burnish.config import ConfigError
 from burnish.console import say, warn
@@ -24,6 +23,7 @@ from ..models.adapters import adapter_path, check_targets
 from ..models.backends import has_unsloth
 from ..models.transformers import attention, stored_quantization
 from ..private.bitsandbytes import has_cuda
+from ..private.transformers import Conv1D
 from ..resolved import Resolved, changed
 from ..settings import LoraSection, TrainSettings
 from ..world import World
