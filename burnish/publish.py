@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from .config import Strict
 from .console import say
-from .hub import RECORDS, HubError, client, reason, retrying
+from .hub import HubError, client, reason, retrying
 from .private.huggingface_hub import refused_upload
 
 if TYPE_CHECKING:
@@ -86,12 +86,17 @@ def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
             f"push.repo {repo}: the name is taken, by something your token can't see; choose another"
         ) from None
     names = {s.rfilename for s in info.siblings or []}
-    if names - PLAIN_FILES and not names >= set(RECORDS):
+    if names - PLAIN_FILES and not _is_ours(names):
         raise HubError(f"push.repo {repo}: the name is taken, by a model that Burnish did not publish; choose another")
     if not push.public and info.private is False:
         raise HubError(f"push.repo {repo}: is public: say PUBLIC=1 (push.public) to publish there, or make it private")
     if push.public and info.private:
         say(f"push: {repo} is private and stays so: its visibility is changed on its settings page")
+
+
+def _is_ours(names: set[str]) -> bool:
+    """Whether an earlier push made the repository: it left a record, and the sums or the export's record."""
+    return "train.json" in names and not names.isdisjoint({"SHA256SUMS", "export.json"})
 
 
 def _check_space(api: HfApi, repo: str, needed_bytes: int) -> None:

@@ -230,7 +230,8 @@ class PushRecord(Record):
     schema_version: Literal[1] = 1
     run_id: str
     created: str
-    export_sha256: str
+    train_sha256: str | None = None
+    export_sha256: str | None  # None: the adapter alone was published, before an export
     repo: str
     commit: str
     files: list[str]

@@ -37,6 +37,11 @@ def fetch_records(text: str) -> Published:
     """Fetch the records that `hf://owner/name[@revision]` has. Raises PublishedError or HubError in one line."""
     reference = Reference.parse(text)
     files = _download(reference, reference.revision, RECORDS)
+    if (files / "train.json").is_file() and not (files / "export.json").is_file():
+        raise PublishedError(
+            f"{text}: its adapter alone was published, without an export, and serve needs a GGUF: run `make export` and"
+            " `make push` where the run is"
+        )
     missing = [name for name in RECORDS if not (files / name).is_file()]
     if missing:
         raise PublishedError(

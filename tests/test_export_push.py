@@ -302,3 +302,42 @@ def test_without_a_repository_and_with_an_unknown_part_it_says_what_to_give(run:
     done = cli("export", "push", *where(run), "--push.repo", "me/model", "--push.what", "ggufs")
     assert "did you mean 'gguf'?" in line(done)
     assert "push.repo is 'model'" in line(cli("export", "push", *where(run), "--push.repo", "model"))
+
+
+@pytest.mark.parametrize("what", ["adapter", "lora"])
+def test_the_adapter_alone_needs_no_export(what: str, push: Push, hub: Hub, run: Run) -> None:
+    (run.path / "export.json").unlink()
+    done = push("--push.what", what)
+    assert done.returncode == 0, done.stderr
+    files = hub.files("me/model")
+    assert "export.json" not in files and files["train.json"] == (run.path / "train.json").read_bytes()
+    assert {name for name in files if name.startswith("adapter/")} == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    }
+    assert b"nothing that was made from it was examined" in files["README.md"]
+    record = run.read(PushRecord)
+    assert (record.export_sha256, record.train_sha256) == (None, file_sha256(run.path / "train.json"))
+
+
+def test_after_the_export_the_rest_follows_into_the_same_repository(push: Push, hub: Hub, run: Run) -> None:
+    export = (run.path / "export.json").read_bytes()
+    (run.path / "export.json").unlink()
+    assert push("--push.what", "adapter").returncode == 0
+    (run.path / "export.json").write_bytes(export)
+    assert push().returncode == 0
+    assert {"export.json", "model.safetensors"} <= set(hub.files("me/model"))
+
+
+def test_an_export_of_an_earlier_training_does_not_go_with_the_adapter(push: Push, hub: Hub, run: Run) -> None:
+    (run.path / "train.json").write_text((run.path / "train.json").read_text() + "\n")
+    done = push("--push.what", "adapter")
+    assert done.returncode == 0 and "export.json is of an earlier training and is left out" in done.stderr
+    assert "export.json" not in hub.files("me/model")
+    assert "is of an earlier training: run `make export` again" in line(push())
+
+
+def test_anything_else_asks_for_an_export_and_names_the_way_without(push: Push, run: Run) -> None:
+    (run.path / "export.json").unlink()
+    said = line(push("--push.what", "adapter,merged"))
+    assert "run `make export` for it first (WHAT=adapter publishes the adapter without an export)" in said

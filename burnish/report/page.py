@@ -214,6 +214,7 @@ def _hashes(view: View) -> list[tuple[str, str]]:
         ("exam", train.exam.sha256),
         *([("train.json, as exported", export.train_sha256)] if export else []),
         *[(a.path, a.sha256) for a in (export.artefacts if export else [])],
+        *([("train.json, as pushed", push.train_sha256)] if push else []),
         *([("export.json, as pushed", push.export_sha256)] if push else []),
     ]
     return [(name, value) for name, value in found if value]

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from burnish.exam.intervals import Interval
-from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE, published_name
 from burnish.records import Artefact
 from burnish.run import adapter_facts
@@ -59,23 +58,30 @@ def _head(s: Publication) -> str:
         lines += ["> **Warning: published although it did not pass its exam.**"]
         lines += [f"> `{_file(a)}` {a.outcome}: {a.why}." for a in failed]
         lines += [""]
-    if told := qualified(s.export.gate):
-        lines += [f"> **Note: {told}.**", ""]
+    if s.loosened:
+        lines += [f"> **Note: {s.loosened}.**", ""]
+    exported = f", exported {s.export.created[:10]}" if s.export else ""
     lines += [
         f"A LoRA fine-tune of {_linked(s)}, trained, examined and published with Burnish: run `{s.train.run_id}`,"
-        f" trained {s.train.created[:10]}, exported {s.export.created[:10]}.",
-        "This page is written from the run's records, `train.json` and `export.json`, which are here too.",
+        f" trained {s.train.created[:10]}{exported}.",
+        f"This page is written from the run's {_records(s)} here too.",
         "",
     ]
     return "\n".join(lines)
 
 
+def _records(s: Publication) -> str:
+    return "records, `train.json` and `export.json`, which are" if s.export else "record, `train.json`, which is"
+
+
 def _measured(s: Publication) -> str:
-    base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.export.artefacts), (None, None))
+    if s.export is None:
+        return _not_examined(s)
+    base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.examined), (None, None))
     published = {a.path for a in s.artefacts}
     rows = [
         (
-            f"`{_file(a)}`" + (" (default)" if a.path == s.export.default else ""),
+            f"`{_file(a)}`" + (" (default)" if a.path == s.default else ""),
             f"{a.bytes / 1e6:,.0f} MB",
             _number(a.fidelity.kl) + _interval(a.fidelity.kl_ci, ".4f"),
             _share(a.fidelity.top1_agreement) + _interval(a.fidelity.top1_agreement_ci, ".1%"),
@@ -83,9 +89,9 @@ def _measured(s: Publication) -> str:
             a.verdict,
             "yes" if a.path in published else "no",
         )
-        for a in s.export.artefacts
+        for a in s.examined
     ]
-    failed = [a for a in s.export.artefacts if a.verdict != "pass"]
+    failed = [a for a in s.examined if a.verdict != "pass"]
     gain = f"the base's is {_number(base)}, the trained model's (base with adapter) {_number(trained)}. "
     return "\n".join([
         "## What was measured",
@@ -106,9 +112,19 @@ def _measured(s: Publication) -> str:
     ])  # fmt: skip
 
 
+def _not_examined(s: Publication) -> str:
+    return "\n".join([
+        "## What was measured",
+        "",
+        f"The loss on rows that were never trained: {_number(s.train.metrics.eval_loss)} nats a token. The adapter was"
+        " published as it was trained: it was not merged, and nothing that was made from it was examined.",
+        "",
+    ])  # fmt: skip
+
+
 def _general(s: Publication) -> list[str]:
     """Return the losses on general text, and the thresholds of the gate."""
-    f = next((a.fidelity for a in s.export.artefacts), None)
+    f = next((a.fidelity for a in s.examined), None)
     lines = []
     if f and f.loss_general_base is not None and f.loss_general_trained is not None:
         lines += [
@@ -116,10 +132,9 @@ def _general(s: Publication) -> list[str]:
             f" {f.loss_general_trained:.4f}: what it forgot.",
             "",
         ]
-    if s.export.gate:
+    if s.export and s.export.gate:
         gate = ", ".join(f"`{name}` {value:g}" for name, value in s.export.gate.items())
-        told = qualified(s.export.gate)
-        lines += [f"Judged by {gate}{f' ({told})' if told else ''}.", ""]
+        lines += [f"Judged by {gate}{f' ({s.loosened})' if s.loosened else ''}.", ""]
     return lines
 
 
@@ -128,7 +143,8 @@ def _base(s: Publication) -> str:
     named = " ".join(said[key] for key in ("license", "license_name") if key in said)
     licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
     revision = f", revision `{s.train.base.revision}`" if s.train.base.revision else ""
-    merge = s.export.merge
+    merge = s.export.merge if s.export else None
+    onto = f"the adapter is merged onto the {merge.base} 16-bit base ({merge.reason})" if merge else "it is not merged"
     double = ", with double quantization" if s.train.double_quant else ""
     held = f"NF4 (4 bits{double})" if s.train.quantization == "nf4" else s.train.load_dtype
     return "\n".join([
@@ -136,8 +152,7 @@ def _base(s: Publication) -> str:
         "",
         f"- Base: {_linked(s)}{revision}, sha256 over its files `{s.train.base.sha256}`",
         f"- Licence of the base: {licence if said else UNKNOWN}. A fine-tune is bound by its base's licence.",
-        f"- While training the base was held in {held};"
-        f" the adapter is merged onto the {merge.base} 16-bit base ({merge.reason}).",
+        f"- While training the base was held in {held}; {onto}.",
         "",
     ])  # fmt: skip
 
@@ -188,19 +203,20 @@ def _training(s: Publication) -> str:
 
 
 def _limits(s: Publication) -> str:
+    known = f"; the base knows {s.export.context_length}" if s.export else ""
     lines = [
         "## Limits",
         "",
         "- The exam measures closeness to the trained model and loss on held-out rows of the same data. It does not"
         " measure truth, safety or skill at anything else; the base's limits and biases remain.",
-        f"- Prompts were trained up to {s.train.max_length} tokens; the base knows {s.export.context_length}.",
+        f"- Prompts were trained up to {s.train.max_length} tokens{known}.",
     ]
     if s.train.chat_template_sha256:
         lines += [
             f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
             " runtimes take today's where a template asks for one.",
             *_variables(s),
-            f"- A turn ends with {', '.join(f'`{t}`' for t in s.export.stop)}. Ollama takes a chat template in its own"
+            f"- A turn ends with {', '.join(f'`{t}`' for t in s.stop)}. Ollama takes a chat template in its own"
             " language, not the one in the GGUF; that form was not examined.",
         ]
     return "\n".join([*lines, ""])
@@ -208,9 +224,9 @@ def _limits(s: Publication) -> str:
 
 def _variables(s: Publication) -> list[str]:
     """Say what other servers must be told, if the chat template was rendered with variables of its own."""
-    if not s.export.template_kwargs:
+    if not s.train.template_kwargs:
         return []
-    said = json.dumps(s.export.template_kwargs, ensure_ascii=False)
+    said = json.dumps(s.train.template_kwargs, ensure_ascii=False)
     return [
         f"- Its chat template was rendered with `{said}`; Burnish's server does so by itself, llama-server with"
         f" `--chat-template-kwargs '{said}'`, others where a request has it as `chat_template_kwargs`."

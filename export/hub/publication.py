@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.bases.base import PACKAGE_PREFIX
+from burnish.exam.thresholds import qualified
 from burnish.records import Artefact, ExportRecord, TrainRecord
 from burnish.run import Run
 
@@ -14,11 +16,14 @@ PLACEHOLDER = "owner/name"
 
 @dataclass(frozen=True)
 class Publication:
-    """A run to publish: its records, the repository, the artefacts that go, and whether the adapter goes."""
+    """A run to publish: its records, the repository, the artefacts that go, and whether the adapter goes.
+
+    `export` is None where the adapter alone goes, and the run was not exported since it was trained.
+    """
 
     run: Run
     train: TrainRecord
-    export: ExportRecord
+    export: ExportRecord | None
     repo: str
     artefacts: tuple[Artefact, ...]
     adapter: bool
@@ -30,6 +35,29 @@ class Publication:
     @property
     def merged(self) -> Artefact | None:
         return next((a for a in self.artefacts if a.kind == "safetensors"), None)
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The records and settings that go along."""
+        return ("train.json", *(("export.json",) if self.export else ()), "config.yaml")
+
+    @property
+    def examined(self) -> Sequence[Artefact]:
+        """Every artefact that the export examined, published or not."""
+        return self.export.artefacts if self.export else ()
+
+    @property
+    def default(self) -> str | None:
+        return self.export.default if self.export else None
+
+    @property
+    def stop(self) -> list[str]:
+        return self.export.stop if self.export else self.train.terminators
+
+    @property
+    def loosened(self) -> str | None:
+        """How the gate's thresholds were looser than the defaults; None where they were not."""
+        return qualified(self.export.gate) if self.export else None
 
     @property
     def base_on_hub(self) -> str | None:

@@ -29,7 +29,6 @@ from .publication import PLACEHOLDER, Publication
 
 KINDS = ("gguf", "merged", "adapter")
 SUMS = "SHA256SUMS"
-RECORDS = ("train.json", "export.json", "config.yaml")
 SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
 
 
@@ -54,12 +53,11 @@ class Item:
 
 def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
     """Find the run and choose what of it is published. Raises PushError where the gate forbids it."""
-    run = runs.find_run(Path(settings.run.root), settings.run.name, ExportRecord)
+    root, name = Path(settings.run.root), settings.run.name
+    run = runs.find_run(root, name, TrainRecord if name or _adapter_alone(settings.push) else ExportRecord)
     push = _merged_settings(run, settings.push)
-    train, export = run.read(TrainRecord), run.read(ExportRecord)
-    if export.train_sha256 != file_sha256(run.path / "train.json"):
-        raise PushError(f"run '{run.id}': export.json is of an earlier training: run `make export` again")
-    artefacts = _choose(run, export, push)
+    train, export = run.read(TrainRecord), _export_record(run, push)
+    artefacts = _choose(run, export, push) if export else ()
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
         train = train.model_copy(update={"base": train.base.model_copy(update={"license": licence(base)})})
     return Publication(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
@@ -86,12 +84,34 @@ def collect(s: Publication) -> list[Item]:
             path = s.run.path / artefact.path
             _check(path, path.is_file() and file_sha256(path, progress) == artefact.sha256)
             items.append(Item(published_name(artefact.path), path, path.stat().st_size, artefact.sha256))
-    items += [Item.of(name, (s.run.path / name).read_bytes()) for name in RECORDS if (s.run.path / name).is_file()]
-    if s.ggufs and s.export.stop:
-        items.append(Item.of("params", json.dumps({"stop": s.export.stop}, ensure_ascii=False).encode() + b"\n"))
+    items += [Item.of(name, (s.run.path / name).read_bytes()) for name in s.records if (s.run.path / name).is_file()]
+    if s.ggufs and s.stop:
+        items.append(Item.of("params", json.dumps({"stop": s.stop}, ensure_ascii=False).encode() + b"\n"))
     items.append(Item.of("README.md", card(s).encode()))
     sums = "".join(f"{item.sha256}  {item.name}\n" for item in sorted(items, key=lambda item: item.name))
     return [*items, Item.of(SUMS, sums.encode())]
+
+
+def _adapter_alone(push: PushSection) -> bool:
+    return set(push.what) == {"adapter"}
+
+
+def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
+    """Return the record of the run's export; None where the adapter alone goes and this training was not exported."""
+    if not run.has(ExportRecord):
+        if _adapter_alone(push):
+            return None
+        raise PushError(
+            f"run '{run.id}' has no export.json: run `make export` for it first (WHAT=adapter publishes the adapter"
+            " without an export)"
+        )
+    export = run.read(ExportRecord)
+    if export.train_sha256 == file_sha256(run.path / "train.json"):
+        return export
+    if _adapter_alone(push):
+        say("push: export.json is of an earlier training and is left out")
+        return None
+    raise PushError(f"run '{run.id}': export.json is of an earlier training: run `make export` again")
 
 
 def _merged_settings(run: Run, given: PushSection) -> PushSection:

@@ -20,8 +20,8 @@ def usage(s: Publication) -> str:
 def _gguf(s: Publication) -> list[str]:
     if not s.ggufs:
         return []
-    chosen = next((a for a in s.ggufs if a.path == s.export.default), min(s.ggufs, key=lambda a: a.bytes))
-    name, default = published_name(chosen.path), chosen.path == s.export.default
+    chosen = next((a for a in s.ggufs if a.path == s.default), min(s.ggufs, key=lambda a: a.bytes))
+    name, default = published_name(chosen.path), chosen.path == s.default
     option = "" if default else f' SET="--artefact {chosen.quantization}{_unproven(chosen.verdict)}"'
     chat = s.train.chat_template_sha256 is not None
     lines = [
