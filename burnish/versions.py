@@ -42,6 +42,11 @@ def version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
+def line() -> str:
+    """Return what `--version` prints: Burnish's version and the commit, where it is known."""
+    return f"burnish {version()}{f' ({commit()})' if commit() else ''}"
+
+
 @cache
 def commit() -> str | None:
     """Return the commit that runs, with "-dirty" where tracked files differ from it; None where it is not known.

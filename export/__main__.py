@@ -23,6 +23,7 @@ from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
 from burnish.records import Artefact, ExportRecord
+from burnish.versions import line as version_line
 
 from .settings import ExportSettings
 
@@ -37,6 +38,7 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, text in COMMANDS.items():
         command = add_command(commands, "export", name, text, ExportSettings)

@@ -13,6 +13,7 @@ if __name__ == "__main__" and sys.argv[1:2] != ["chat"]:
 
 from burnish.config import add_arguments, parse_arguments
 from burnish.errors import run_edge
+from burnish.versions import line as version_line
 
 from .settings import ServeSettings
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = words[1:]
     parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a model behind OpenAI's API.")
     parser.epilog = "python -m serve chat talks to a running server; docs/serving.md explains every setting."
+    parser.add_argument("--version", action="version", version=version_line())
     add_arguments(parser, ServeSettings, STAGE)
     settings, _ = parse_arguments(parser, ServeSettings, STAGE, words)
     from .server import run

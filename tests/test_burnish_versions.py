@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.versions import LLAMA_COMMITS
-from tests.support.commands import ROOT
+from burnish.versions import LLAMA_COMMITS, version
+from tests.support.commands import ROOT, Cli
 
 PROGRAM = """
 import json, sys
@@ -73,3 +73,9 @@ def test_packages_are_those_that_are_installed(sources: Path) -> None:
 def test_the_pinned_llama_cpp_has_its_commit() -> None:
     pinned = re.search(r"^llama-cpp-python==(\S+)", (ROOT / "requirements" / "llama.txt").read_text(), re.MULTILINE)
     assert pinned is not None and re.fullmatch(r"[0-9a-f]{40}", LLAMA_COMMITS[pinned[1]])
+
+
+@pytest.mark.parametrize("stage", ["train", "export", "serve"])
+def test_each_stage_says_its_version(stage: str, cli: Cli) -> None:
+    done = cli(stage, "--version")
+    assert done.returncode == 0 and done.stdout.startswith(f"burnish {version()}")

@@ -25,6 +25,7 @@ from burnish.errors import run_edge
 from burnish.publish import preflight
 from burnish.records import TrainRecord
 from burnish.run import Run
+from burnish.versions import line as version_line
 
 from . import resume
 from .data.prepare import Prepared, prepare
@@ -44,6 +45,7 @@ COMMANDS = {
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, text in COMMANDS.items():
         command = add_command(commands, "train", name, text, TrainSettings)
