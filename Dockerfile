@@ -116,14 +116,9 @@ HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=10m --start-i
 ENTRYPOINT ["python", "-m", "serve"]
 
 # ---- torch for the CPU, shared by export and train-cpu -----------------------------------------------------------------
-FROM base AS pins
-COPY requirements/export.txt .
-# by itself, so that torch is installed again only when its own pin changes
-RUN grep '^torch==' export.txt > torch.txt
-
 FROM base AS torch-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY --from=pins /app/torch.txt requirements/torch.txt
+COPY requirements/torch.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache --mount=type=bind,from=wheels,target=/wheels \
     { pip install --no-index --find-links /wheels -r requirements/torch.txt 2>/dev/null \
       || pip install --index-url "${TORCH_INDEX}" -r requirements/torch.txt; } \
@@ -175,10 +170,12 @@ FROM base AS train
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
-COPY --from=pins /app/torch.txt requirements/torch.txt
+COPY requirements/torch.txt requirements/
 COPY requirements/train-cuda.txt requirements/
+# two calls: pip asks for the hash of every package as soon as one has one
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
-    pip install -r requirements/torch.txt -r requirements/train-cuda.txt
+    pip install -r requirements/torch.txt \
+ && pip install -r requirements/train-cuda.txt
 COPY requirements/train.txt requirements/quickstart.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/train.txt -r requirements/quickstart.txt

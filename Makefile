@@ -29,7 +29,7 @@ WHERE := $(if $(VERB),$(shell VENV='$(VENV)' RUNNER='$(RUNNER)' tools/docker.sh 
 $(if $(VERB),$(if $(WHERE),,$(error RUNNER=$(RUNNER): nothing was run)))
 STAGE := $(if $(filter docker,$(WHERE)),tools/docker.sh,$(PY) -m)
 READY := $(if $(filter docker,$(WHERE)),,setup)
-TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/export.txt)
+TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/torch.txt)
 
 .PHONY: help
 help: ## print this list
@@ -45,7 +45,7 @@ $(VENV)/.created:
 
 # torch first and by itself, so that nothing pulls several GB of CUDA libraries onto a machine without a GPU; local wheels
 # that pip is configured with (find-links) go before the network
-$(VENV)/.torch: requirements/export.txt | $(VENV)/.created
+$(VENV)/.torch: requirements/torch.txt | $(VENV)/.created
 	@echo "setup: torch $(TORCH) $(if $(GPU),with CUDA,for the CPU)"
 ifneq ($(GPU),)
 	@$(PY) -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
@@ -57,7 +57,7 @@ endif
 
 $(VENV)/.packages: requirements/train.txt requirements/quickstart.txt | $(VENV)/.torch
 	@echo "setup: the packages of requirements/train.txt (some minutes)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/train.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/train.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/quickstart.txt
 	@touch $@
 
@@ -69,22 +69,16 @@ $(VENV)/.llama: $(LLAMA_PARTS) | $(VENV)/.packages
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.packages
 	@echo "setup: what the tests need"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.txt
 	@touch $@
 
 .PHONY: setup
 setup: $(VENV)/.torch $(VENV)/.packages $(VENV)/.llama ## set up .venv: pinned packages, llama.cpp built once for this CPU
 
 .PHONY: lock
-lock: | $(VENV)/.created ## resolve requirements/*.in again into the pinned requirements/*.txt
+lock: | $(VENV)/.created ## [UPGRADE="package ..."]: resolve requirements/*.in again into requirements/*.txt, with hashes
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@for set in serve export train dev external-langchain; do \
-	  $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	    requirements/$$set.in -o requirements/$$set.txt; \
-	  sed -i -E "/^(nvidia-|cuda-|triton)/d; s/ ; python_full_version < '3.14' and platform_machine == 'x86_64' and sys_platform == 'linux'$$//" \
-	    requirements/$$set.txt; \
-	  sed -i "1i # made by 'make lock' from $$set.in; CUDA libraries come with the CUDA build of torch" requirements/$$set.txt; \
-	done
+	@$(PY) -m tools.lock $(VENV)/bin/uv $(UPGRADE)
 
 # ---- the product's verbs ---------------------------------------------------------------------------------------------
 

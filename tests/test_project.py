@@ -156,3 +156,16 @@ def test_every_make_verb_in_the_readme_is_a_target() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)", (ROOT / "README.md").read_text()))
     assert named <= targets, named - targets
+
+
+LOCKED = sorted(path for path in (ROOT / "requirements").glob("*.in"))
+
+
+@pytest.mark.parametrize("path", LOCKED, ids=lambda p: p.stem)
+def test_every_package_of_a_set_is_pinned_with_its_hashes(path: Path) -> None:
+    locked = path.with_suffix(".txt").read_text()
+    blocks = re.split(r"\n(?=\S)", locked.strip())[1:]
+    assert blocks and all(re.match(r"[a-z0-9._-]+==\S+", block) and "--hash=sha256:" in block for block in blocks)
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", path.read_text(), re.MULTILINE)
+    missing = [f"{name}=={version}" for name, version in pins if f"\n{name.lower()}=={version} " not in locked]
+    assert not missing, f"make lock: {missing}"

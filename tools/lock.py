@@ -1,0 +1,56 @@
+"""Resolve requirements/*.in into pinned requirements/*.txt with hashes: python -m tools.lock UV (make lock).
+
+Packages that a set has already keep their version; name them to take newer ones: python -m tools.lock UV PACKAGE ...
+torch stands apart, in requirements/torch.txt and without a hash: its builds for CPU and CUDA are different files of one
+version, and the CUDA build brings NVIDIA's packages, which the sets leave out.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
+# sets whose packages are all named in their .in file: nothing is resolved
+WHOLE = ("cuda-build", "quickstart", "serve-cuda", "train-cuda")
+OF_TORCH = re.compile(r"(torch|triton|nvidia-\S+|cuda-\S+)==")
+# the one platform that there is; uv writes it beside packages that only some systems need
+HERE = " ; python_full_version < '3.14' and platform_machine == 'x86_64' and sys_platform == 'linux'"
+OPTIONS = "--quiet --universal --python-version 3.11 --no-annotate --no-header --generate-hashes --no-strip-markers"
+
+
+def lock(uv: str, name: str, upgrade: Sequence[str]) -> None:
+    """Write one set. Raises CalledProcessError where it can't be resolved."""
+    target = REQUIREMENTS / f"{name}.txt"
+    command = [uv, "pip", "compile", *OPTIONS.split(), *(["--no-deps"] if name in WHOLE else [])]
+    command += [word for package in upgrade for word in ("--upgrade-package", package)]
+    command += [str(REQUIREMENTS / f"{name}.in"), "-o", str(target)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    blocks = _blocks(target.read_text(encoding="utf-8"))
+    kept = [block for block in blocks if name in WHOLE or not OF_TORCH.match(block)]
+    head = f"# made by 'make lock' from {name}.in\n"
+    target.write_text(head + "".join(block.replace(HERE, "") for block in kept), encoding="utf-8")
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Yield each requirement with the lines of its hashes; comments are left out."""
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
+    starts = [number for number, line in enumerate(lines) if not line.startswith(" ")]
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        yield "".join(lines[start:end])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Lock every set that has an .in file."""
+    uv, *upgrade = argv
+    for path in sorted(REQUIREMENTS.glob("*.in")):
+        print(f"lock: {path.name}", file=sys.stderr)
+        lock(uv, path.stem, upgrade)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
