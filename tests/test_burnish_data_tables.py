@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from burnish.data import arrow
+from burnish.data import arrow, compression
 from burnish.data.faults import Undecoded
 from burnish.data.files import DataError, read_rows
 from burnish.data.formats import Conversion, convert, recognise
@@ -262,8 +262,8 @@ def test_arrow_files_are_read(tmp_path: Path, stream: bool) -> None:
 
 
 def test_a_parquet_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "MAX_UNPACKED_BYTES", 1 << 20)
-    monkeypatch.setattr(arrow, "MAX_RATIO", 2)
+    monkeypatch.setattr(compression, "MAX_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(compression, "MAX_RATIO", 2)
     pq.write_table(pa.table({"text": ["x" * 1000] * 20_000}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="Parquet that unpacks to more than 1 MiB"):
         read_rows(tmp_path / "x.parquet")

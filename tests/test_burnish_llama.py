@@ -159,7 +159,7 @@ def test_files_that_are_no_models_are_one_clear_line(gguf: Path, tmp_path: Path)
     (tmp_path / "foreign.gguf").write_bytes(foreign[:at] + b"zzama" + foreign[at + 5 :])
     for name, text in {
         "none.gguf": "No such file",
-        "text.gguf": "no GGUF",
+        "text.gguf": "not a GGUF",
         "cut.gguf": "corrupted or incomplete",
         "head.gguf": "can't load",
         "foreign.gguf": "zzama",

@@ -170,7 +170,7 @@ def test_files_that_are_no_models_end_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("hello")
     for name, text in {
         "cut.gguf": "corrupted or incomplete",
-        "text.gguf": "no GGUF",
+        "text.gguf": "not a GGUF",
         "none.gguf": "No such file",
     }.items():
         server = ServerProcess(model=tmp_path / name)

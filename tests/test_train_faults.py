@@ -320,7 +320,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
     done = cli(*asked)
     assert done.returncode == 2, done.stderr
     found = re.search(
-        r"^error: step (\d+): the loss is nan; its rows are lines ([\d, ]+) of", done.stderr, re.MULTILINE
+        r"^error: step (\d+): the loss is nan; its rows have the numbers ([\d, ]+) in", done.stderr, re.MULTILINE
     )
     assert found, done.stderr
     step, named = int(found[1]), [int(n) for n in found[2].split(", ")]
@@ -344,7 +344,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_tokenizer: A
         Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
         base_tokenizer, (packed_rows(), packed_rows(2)), tmp_path, World(),
     )  # fmt: skip
-    with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows are lines"):
+    with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows have the numbers"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
     assert not trainer.state.log_history

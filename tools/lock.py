@@ -37,10 +37,7 @@ def lock(uv: str, name: str, upgrade: Sequence[str]) -> None:
 
 def _blocks(text: str) -> Iterator[str]:
     """Yield each requirement with the lines of its hashes; comments are left out."""
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
-    starts = [number for number, line in enumerate(lines) if not line.startswith(" ")]
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        yield "".join(lines[start:end])
+    yield from re.findall(r"^[^#\s].*\n(?: .*\n)*", text, re.MULTILINE)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -224,9 +224,9 @@ def _limits(s: Publication) -> str:
 
 def _variables(s: Publication) -> list[str]:
     """Say what other servers must be told, if the chat template was rendered with variables of its own."""
-    if not s.train.template_kwargs:
+    if not s.template_kwargs:
         return []
-    said = json.dumps(s.train.template_kwargs, ensure_ascii=False)
+    said = json.dumps(s.template_kwargs, ensure_ascii=False)
     return [
         f"- Its chat template was rendered with `{said}`; Burnish's server does so by itself, llama-server with"
         f" `--chat-template-kwargs '{said}'`, others where a request has it as `chat_template_kwargs`."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from burnish.bases.base import PACKAGE_PREFIX
 from burnish.exam.thresholds import qualified
@@ -53,6 +54,10 @@ class Publication:
     @property
     def stop(self) -> list[str]:
         return self.export.stop if self.export else self.train.terminators
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        return (self.export or self.train).template_kwargs
 
     @property
     def loosened(self) -> str | None:
