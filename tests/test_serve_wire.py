@@ -256,8 +256,7 @@ def test_models_tokens_health_version_page(server: ServerProcess, client: openai
     assert server.call("POST", "/detokenize", {"tokens": [10**9]})[0] == 400
     assert server.call("GET", "/health/live")[0] == server.call("GET", "/health/ready")[0] == 200
     assert server.call("GET", "/version")[2]["context_length"] == 512
-    page = server.call("GET", "/")[2].decode()
-    assert "<title>Burnish chat</title>" in page and "http" not in page.split("<script>")[0].replace("<html", "")
+    assert b"<title>Burnish chat</title>" in server.call("GET", "/")[2]
 
 
 def test_a_request_id_is_the_clients_own_or_new(server: ServerProcess) -> None:

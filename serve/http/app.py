@@ -14,7 +14,7 @@ from .auth import Auth, Keys
 from .errors import ApiError, failed
 from .exposure import Exposure
 from .middleware import Middleware
-from .routes import chat, completions, models, status, tokens
+from .routes import chat, completions, models, status, tokens, web
 from .service import Service
 
 
@@ -22,7 +22,7 @@ def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     """Return the application."""
     app = FastAPI(title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None)
     _add_error_handlers(app)
-    for routes in (status, models, chat, completions, tokens):
+    for routes in (status, models, chat, completions, tokens, web):
         routes.add(app, service)
     settings = service.settings
     auth = Auth(keys, settings.max_requests_per_key)

@@ -17,6 +17,7 @@ from .exposure import Exposure
 OPEN_PATHS = ("/health/live", "/health/ready")
 # the page holds nothing of the model's: a browser can't send a key before it has the page to type it into
 PAGE_PATHS = ("/", "/favicon.ico")
+PAGE_FILES = "/web/"
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Middleware:
         if path in OPEN_PATHS:
             return None
         self.exposure.check(headers)
-        return None if path in PAGE_PATHS else self.auth.check(headers)
+        return None if path in PAGE_PATHS or path.startswith(PAGE_FILES) else self.auth.check(headers)
 
 
 async def _send_error(send: Send, error: ApiError, record: AccessRecord) -> None:

@@ -1,22 +1,19 @@
-"""Health, version, metrics and the chat page."""
+"""Health, version and metrics."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from burnish.versions import commit, version
 
 from ..service import Service
 
-PAGE = Path(__file__).parents[2] / "web" / "index.html"
-
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the routes that operators and browsers ask."""
+    """Add the routes that operators ask."""
 
     @app.get("/health/live")
     async def live() -> Response:
@@ -37,7 +34,3 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/")
-    async def page() -> Response:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"))

@@ -1,0 +1,68 @@
+"""GET / and /web: the chat page, static files that load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from ..service import Service
+
+WEB = Path(__file__).parents[2] / "web"
+FILES = "/web"
+# by suffix: what a system's table of types says of a script may keep browsers from running it
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+# no inline script or style, no eval, no text parsed as HTML, nothing loaded from or sent to another server, no frame
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    # kept, but asked for again by its ETag: after an upgrade the page is the server's own
+    "cache-control": "no-cache",
+}
+
+
+class PageFiles(StaticFiles):
+    """The files with their types and headers."""
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """Return a file, or 304 where the browser has it."""
+        reply = super().file_response(full_path, stat_result, scope, status_code)
+        reply.headers.update(HEADERS)
+        if reply.status_code != 304:
+            reply.headers["content-type"] = TYPES.get(Path(full_path).suffix, "application/octet-stream")
+        return reply
+
+
+def add(app: FastAPI, service: Service) -> None:
+    """Add the page, its files, and the icon that browsers ask for by themselves."""
+    files = PageFiles(directory=WEB)
+
+    @app.get("/")
+    async def page(http: Request) -> Response:
+        return await files.get_response("index.html", http.scope)
+
+    @app.get("/favicon.ico")
+    async def icon(http: Request) -> Response:
+        return await files.get_response("favicon.svg", http.scope)
+
+    app.mount(FILES, files)

@@ -1,0 +1,252 @@
+// The page: what is typed becomes a request, what comes back a turn of the chat that it was asked in.
+import { Fault, answer, modelName } from "./api.js";
+import { Chats, browserStorage, newChat, title } from "./chats.js";
+import { Settings, listChats, toggle } from "./panels.js";
+import { figures, painter, shortfall } from "./progress.js";
+import { Conversation } from "./view.js";
+
+const RETRY_MS = 3000, SILENCE_S = 40;
+const at = id => document.getElementById(id);
+const chats = new Chats(browserStorage());
+const view = new Conversation(at("log"), at("latest"), { edit, again });
+const settings = new Settings(at("settings"), at("settings-toggle"));
+const wide = matchMedia("(min-width: 48rem)"), touch = matchMedia("(pointer: coarse)");
+let chat = newChat();
+let run = null; // the answer that is being made: its chat, its turn, how to stop it, when the server was last heard of
+let retry = 0;
+
+// ---- asking ---------------------------------------------------------------------------------------------------------
+
+function send() {
+  const text = at("text").value.trim(), options = settings.sampling();
+  if (!text || !options) return;
+  const turn = { role: "user", content: text };
+  at("text").value = "";
+  chat.turns.push(turn);
+  view.add(turn);
+  ask(options, own => {
+    // nothing came back: the text goes where it was typed, unless something else stands there by now
+    if (own !== chat || at("text").value) return;
+    own.turns.pop();
+    at("text").value = text;
+  });
+}
+
+function again() {
+  const options = settings.sampling(), before = [...chat.turns];
+  if (run || !options) return;
+  if (chat.turns.at(-1)?.role === "assistant") chat.turns.pop();
+  view.show(chat);
+  ask(options, own => { own.turns = before; });
+}
+
+function edit(turn, text) {
+  const options = settings.sampling(), before = [...chat.turns], index = before.indexOf(turn);
+  if (run || !text || !options) return;
+  chat.turns = [...before.slice(0, index), { role: "user", content: text }];
+  view.show(chat);
+  ask(options, own => {
+    own.turns = before;
+    return () => view.edit(turn, text);
+  });
+}
+
+/** Asks for the next turn of the chat. `undo` puts the chat back where it was if no answer comes. */
+async function ask(options, undo) {
+  const own = chat, turn = { role: "assistant", content: "", thought: "" };
+  own.system = at("system").value.trim();
+  const system = own.system ? [{ role: "system", content: own.system }] : [];
+  const messages = [...system, ...own.turns.map(({ role, content }) => ({ role, content }))];
+  keep(own);
+  view.add(turn);
+  const paint = painter(() => { if (run?.turn === turn && own === chat) view.update(turn); });
+  const mine = begin(own, turn);
+  let fault = null;
+  try {
+    const end = await receive({ model: "default", messages, ...options }, mine, paint);
+    turn.note = figures(end);
+    turn.warning = shortfall(end.finish, options.max_tokens);
+  } catch (error) {
+    fault = error;
+    turn.warning = error.name === "AbortError" ? "Stopped." : error.message;
+  }
+  finish(mine, fault, undo);
+}
+
+/** Takes an answer's chunks into its turn; returns how it ended. */
+async function receive(request, { turn, controller }, paint) {
+  const end = { began: performance.now(), first: 0, last: 0, usage: null, finish: null };
+  const heard = () => { if (run?.turn === turn) run.heard = performance.now(); };
+  for await (const chunk of answer(request, key(), controller.signal, heard)) {
+    const choice = chunk.choices?.[0], text = choice?.delta?.content ?? "";
+    const thought = choice?.delta?.reasoning_content ?? "";
+    turn.content += text;
+    turn.thought += thought;
+    end.usage = chunk.usage ?? end.usage;
+    end.finish = choice?.finish_reason ?? end.finish;
+    if (!text && !thought) continue;
+    end.last = performance.now();
+    end.first ||= end.last;
+    paint();
+  }
+  return end;
+}
+
+function begin(own, turn) {
+  run = { chat: own, turn, controller: new AbortController(), began: performance.now(), heard: performance.now() };
+  at("send").textContent = "Stop";
+  at("status").textContent = "Waiting for the answer.";
+  view.busy(true);
+  run.clock = setInterval(showElapsed, 1000);
+  return run;
+}
+
+/** An answer has ended: it is kept in its own chat, and shown if that chat still is. */
+function finish(mine, fault, undo) {
+  const { chat: own, turn } = mine, stopped = fault?.name === "AbortError";
+  const shown = own === chat, kept = turn.content || turn.thought || !fault;
+  if (run === mine) end();
+  clearInterval(mine.clock);
+  if (!fault && !turn.content && !turn.thought) turn.warning ||= "The answer is empty.";
+  if (kept) own.turns.push(turn);
+  const then = kept ? null : undo(own);
+  if (!mine.deleted) keep(own);
+  if (shown) {
+    kept ? view.update(turn) : view.show(own);
+    if (fault && !stopped && !kept) view.fault(fault.message);
+    then?.();
+    at("status").textContent = fault ? "The answer has ended early." : "The answer is complete.";
+  }
+  if (fault && !stopped && !(fault instanceof Fault)) console.error(fault);
+  if (fault instanceof Fault && (fault.status === 0 || fault.status === 401)) connect();
+}
+
+function end() {
+  run = null;
+  at("send").textContent = "Send";
+  at("elapsed").textContent = "";
+  view.busy(false);
+}
+
+/** Stops the answer that is being made, and leaves it to its own chat. */
+function stop() {
+  run?.controller.abort();
+}
+
+function leave() {
+  stop();
+  if (run) end();
+  at("status").textContent = "";
+}
+
+function showElapsed() {
+  if (!run) return;
+  const now = performance.now(), silent = Math.floor((now - run.heard) / 1000);
+  const seconds = Math.floor((now - run.began) / 1000);
+  const what = run.turn.content || run.turn.thought ? "Answering" : "Waiting";
+  at("elapsed").textContent = silent < SILENCE_S ? `${what}, ${seconds} s. Escape stops.`
+    : `Nothing has come from the server for ${silent} s. Escape stops.`;
+}
+
+// ---- the server -----------------------------------------------------------------------------------------------------
+
+const key = () => at("key").value.trim();
+
+async function connect() {
+  clearTimeout(retry);
+  const [model, problem] = [at("model"), at("problem")];
+  try {
+    model.textContent = await modelName(key());
+    problem.hidden = true;
+  } catch (fault) {
+    const locked = fault.status === 401;
+    model.textContent = locked ? "API key needed" : "No connection";
+    problem.textContent = locked ? `${fault.message} It is asked for in the settings.` : `${fault.message} Trying again…`;
+    problem.hidden = false;
+    if (locked) toggle(at("settings-toggle"), at("settings"), true);
+    else retry = setTimeout(connect, RETRY_MS);
+    if (locked && !at("text").value) at("key").focus();
+  }
+}
+
+// ---- saved chats ----------------------------------------------------------------------------------------------------
+
+function keep(own) {
+  own.changed = Date.now();
+  const saved = chats.save(own);
+  at("unsaved").hidden = saved;
+  if (own === chat) history.replaceState(null, "", own.turns.length ? `#${own.id}` : location.pathname);
+  listed();
+}
+
+function open(next) {
+  leave();
+  chat = next;
+  if (chat.turns.length) at("system").value = chat.system;
+  history.replaceState(null, "", chat.turns.length ? `#${chat.id}` : location.pathname);
+  view.show(chat);
+  listed();
+  if (!wide.matches) toggle(at("chats-toggle"), at("chats"), false);
+  if (!touch.matches) at("text").focus();
+}
+
+function forget(id) {
+  if (run?.chat.id === id) run.deleted = true;
+  chats.remove(id);
+  if (chat.id === id) open(newChat());
+  else listed();
+}
+
+function forgetAll() {
+  if (!confirm("Delete all chats that are saved in this browser?")) return;
+  for (const { id } of chats.list()) forget(id);
+}
+
+function listed() {
+  document.title = chat.turns.length ? `${title(chat)} – Burnish` : "Burnish chat";
+  listChats(at("chats"), chats.list(), chat.id, { open: id => open(chats.load(id) ?? newChat()), forget });
+}
+
+// ---- events ---------------------------------------------------------------------------------------------------------
+
+at("form").addEventListener("submit", event => {
+  event.preventDefault();
+  run ? stop() : send();
+});
+at("text").addEventListener("keydown", event => {
+  // on a phone's keyboard Enter is the only way to a new line
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
+  event.preventDefault();
+  if (!run) send();
+});
+document.addEventListener("keydown", event => {
+  if (event.key !== "Escape" || event.isComposing) return;
+  if (run) stop();
+  else if (!wide.matches) toggle(at("chats-toggle"), at("chats"), false);
+});
+for (const name of ["chats", "settings"]) {
+  at(`${name}-toggle`).addEventListener("click", event => toggle(event.currentTarget, at(name)));
+}
+at("new").addEventListener("click", () => open(newChat()));
+at("delete-all").addEventListener("click", forgetAll);
+at("settings").addEventListener("submit", event => event.preventDefault());
+at("settings").addEventListener("change", () => {
+  chats.saveSettings(settings.values);
+  if (view.markdown === settings.values.markdown) return;
+  view.markdown = settings.values.markdown;
+  view.show(run ? { turns: [...chat.turns, run.turn] } : chat);
+});
+at("key").addEventListener("change", connect);
+window.addEventListener("storage", listed); // another tab has saved or deleted a chat
+window.addEventListener("hashchange", () => open(chats.load(location.hash.slice(1)) ?? newChat()));
+window.addEventListener("pagehide", () => {
+  if (run?.turn.content) chats.save({ ...run.chat, turns: [...run.chat.turns, { ...run.turn, warning: "Stopped." }] });
+});
+
+at("text").placeholder = touch.matches ? "Ask something" : "Ask something (Enter sends, Shift+Enter is a new line)";
+settings.values = chats.settings();
+view.markdown = settings.values.markdown;
+toggle(at("settings-toggle"), at("settings"), wide.matches);
+toggle(at("chats-toggle"), at("chats"), wide.matches && chats.list().length > 0);
+open(chats.load(location.hash.slice(1)) ?? newChat());
+connect();

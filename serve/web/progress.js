@@ -1,0 +1,39 @@
+// An answer while it grows and once it has ended: how often it is drawn, and what is said of it.
+
+const SHARE = 4; // of the time, drawing gets at most one part in so many
+
+/** Returns a function that draws soon, at most once a frame, and less often where drawing takes long. */
+export function painter(draw) {
+  let asked = false, cost = 0;
+  const paint = () => {
+    asked = false;
+    const began = performance.now();
+    draw();
+    cost = performance.now() - began;
+  };
+  return () => {
+    if (asked) return;
+    asked = true;
+    setTimeout(() => requestAnimationFrame(paint), cost * (SHARE - 1));
+  };
+}
+
+/** Returns the figures of an answer that has ended, as one line; nothing where the server counted nothing. */
+export function figures({ usage, began, first, last }) {
+  if (!usage) return "";
+  const tokens = usage.completion_tokens, seconds = (last - first) / 1000;
+  const cached = usage.prompt_tokens_details?.cached_tokens;
+  return [
+    `${tokens} tokens`,
+    // the first token's time is the prompt's
+    ...(tokens > 1 && seconds > 0 ? [`${((tokens - 1) / seconds).toFixed(1)} tokens/s`] : []),
+    ...(first ? [`first after ${((first - began) / 1000).toFixed(2)} s`] : []),
+    `${usage.prompt_tokens} in the prompt${cached ? `, ${cached} of them cached` : ""}`,
+  ].join(" · ");
+}
+
+/** Returns why an answer ended before its own end, or nothing. */
+export function shortfall(finish, maxTokens) {
+  if (finish === "length") return maxTokens ? `Stopped at ${maxTokens} tokens (max tokens).` : "Stopped: the context is full.";
+  return finish && finish !== "stop" ? `Stopped: ${finish}.` : "";
+}

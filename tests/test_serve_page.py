@@ -1,0 +1,93 @@
+"""The chat page as it is served: self-contained, under a strict content policy, without a key. No browser is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve.http.routes.web import TYPES, WEB
+from tests.support.echo_server import EchoServer, echoing
+
+FILES = sorted(path.relative_to(WEB).as_posix() for path in WEB.rglob("*") if path.is_file())
+OWN = [name for name in FILES if not name.startswith("vendor/")]
+# what the package markdown-it 15.0.3 holds; see vendor/LICENSE.txt
+VENDORED = "d5432491790141da046b1197353705db03264f40b5727f3b4b591f5aba193e30"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EchoServer]:
+    with echoing(keys=["secret"]) as running:
+        yield running
+
+
+@pytest.mark.parametrize("path", ["", "favicon.ico", *(f"web/{name}" for name in FILES)])
+def test_every_file_comes_without_a_key_with_its_type_and_policy(server: EchoServer, path: str) -> None:
+    reply = httpx.get(server.url + path)
+    suffix = {"": ".html", "favicon.ico": ".svg"}.get(path, Path(path).suffix)
+    assert reply.status_code == 200 and reply.content
+    assert reply.headers["content-type"] == TYPES[suffix]
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    policy = dict(rule.split(" ", 1) for rule in reply.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["require-trusted-types-for"] == "'script'"
+    assert {policy[f"{kind}-src"] for kind in ("script", "style", "img", "connect")} == {"'self'"}
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(server: EchoServer) -> None:
+    first = httpx.get(server.url)
+    again = httpx.get(server.url, headers={"If-None-Match": first.headers["etag"]})
+    assert first.headers["cache-control"] == "no-cache"
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["web", "web/", "web/vendor", "web/none.js", "web/../http/app.py", "web/%2e%2e/http/app.py", "web/..%2fapp.py"],
+)
+def test_nothing_beside_the_page_is_served(server: EchoServer, path: str) -> None:
+    with httpx.Client() as client:
+        request = client.build_request("GET", server.url)
+        request.url = request.url.copy_with(raw_path=b"/" + path.encode())
+        assert client.send(request).status_code in (401, 404)
+
+
+@pytest.mark.parametrize("path", ["web/../v1/models", "web/%2e%2e/v1/models", "webs", "v1/models", "version"])
+def test_the_pages_paths_open_no_other_route(server: EchoServer, path: str) -> None:
+    with httpx.Client() as client:
+        request = client.build_request("GET", server.url)
+        request.url = request.url.copy_with(raw_path=b"/" + path.encode())
+        assert client.send(request).status_code in (401, 404)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_no_file_names_another_server(name: str) -> None:
+    text = (WEB / name).read_text(encoding="utf-8")
+    found = set(re.findall(r"\bhttps?://\w[^\s\"'`)]*|[\"'(]//\w[^\s\"'`)]*", text))
+    assert found <= {"http://www.w3.org/2000/svg"}  # a name, not an address
+
+
+def test_everything_that_the_page_loads_is_there() -> None:
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    loaded = set(re.findall(r'(?:src|href)="web/([^"]+)"', html))
+    assert loaded == set(re.findall(r'(?:src|href)="([^"]+)"', html.replace("web/", "")))
+    for script in WEB.glob("*.js"):
+        loaded |= set(re.findall(r'from "\./([^"]+)"', script.read_text(encoding="utf-8")))
+    assert loaded | {"index.html", "vendor/LICENSE.txt"} == set(FILES)
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name.endswith((".js", ".html"))])
+def test_no_text_is_parsed_as_html_or_run_as_code(name: str) -> None:
+    text = (WEB / name).read_text(encoding="utf-8")
+    sinks = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc|\bon\w+=|style="
+    )
+    assert not re.search(sinks, text)
+
+
+def test_the_vendored_parser_is_the_packages_own_file() -> None:
+    found = hashlib.sha256((WEB / "vendor" / "markdown-it.js").read_bytes()).hexdigest()
+    assert found == VENDORED and VENDORED in (WEB / "vendor" / "LICENSE.txt").read_text(encoding="utf-8")
