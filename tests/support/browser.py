@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import site
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from tests.support.external import installed
 
 PHONE = {"deviceMetrics": {"width": 390, "height": 780, "pixelRatio": 2.0, "touch": True}}
+INSECURE_HOST = "chatbox"  # a name that is this machine, but no secure context: no clipboard, no random UUIDs
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--lang=en",
-         "--window-size=1200,800")  # fmt: skip
+         "--window-size=1200,800",
+         f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1")  # fmt: skip
 
 
 @contextmanager
@@ -34,9 +37,90 @@ def chromium(phone: bool = False, dark: bool = False) -> Iterator[Any]:
         options.add_argument(flag)
     if phone:
         options.add_experimental_option("mobileEmulation", PHONE)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
     try:
         yield browser
     finally:
         browser.quit()
+
+
+class ChatPage:
+    """The chat page in a browser, as someone in front of it sees and uses it."""
+
+    TIMEOUT_S = 15
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.browser, self.url = browser, url
+
+    def open(self) -> None:
+        """Load the page with nothing saved, and wait until it knows the model."""
+        self.load()
+        self.js("localStorage.clear()")
+        self.load()
+
+    def load(self, fragment: str = "") -> None:
+        """Load the page as it is saved."""
+        self.browser.get("about:blank")
+        self.browser.get(self.url + fragment)
+        self.until(lambda: self.text("#model") == "echo")
+
+    def js(self, code: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(code, *arguments)
+
+    def imported(self, module: str, expression: str, *arguments: Any) -> Any:
+        """Return what an expression gives of a module, `m`, and the arguments, `a`."""
+        code = f"const [...a] = arguments, end = a.pop(); import('./web/{module}').then(m => end({expression}))"
+        return self.browser.execute_async_script(code, *arguments)
+
+    def all(self, selector: str) -> list[Any]:
+        """Return every element that is shown."""
+        return [found for found in self.browser.find_elements("css selector", selector) if found.is_displayed()]
+
+    def text(self, selector: str) -> str:
+        """Return the text of the last element that is shown; nothing where there is none."""
+        found = self.all(selector)
+        return str(found[-1].text) if found else ""
+
+    def value(self, selector: str) -> str:
+        return str(self.browser.find_element("css selector", selector).get_property("value"))
+
+    def click(self, selector: str) -> None:
+        """Click the last element that is shown."""
+        self.all(selector)[-1].click()
+
+    def fill(self, selector: str, text: str) -> None:
+        field = self.all(selector)[-1]
+        field.clear()
+        field.send_keys(text)
+
+    def keys(self, *keys: str) -> None:
+        """Press keys where the focus is."""
+        self.browser.switch_to.active_element.send_keys(*keys)
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait for something on the page."""
+        end = time.monotonic() + self.TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < end, self.js("return document.body.innerText")
+            time.sleep(0.02)
+
+    def send(self, text: str) -> None:
+        """Type a message and press Enter."""
+        lines = text.split("\n")
+        self.fill("#text", lines[0])
+        for line in lines[1:]:
+            self.keys("\ue008\ue007\ue008", line)  # Shift+Enter
+        self.keys("\ue007")
+
+    def ask(self, text: str) -> str:
+        """Send a message, wait for the end of its answer, and return the answer's text."""
+        self.send(text)
+        return self.answered()
+
+    def answered(self) -> str:
+        self.until(lambda: self.text("#send") == "Send" and self.all("article:last-of-type.assistant footer"))
+        return self.text(".assistant .text")
+
+    def shown(self) -> list[str]:
+        """Return the texts of the conversation."""
+        return [str(found.text) for found in self.all("article .body")]

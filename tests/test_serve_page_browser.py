@@ -1,0 +1,330 @@
+"""The chat page in Debian's Chromium, before a server that echoes and that fails as told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.browser import INSECURE_HOST, ChatPage, chromium
+from tests.support.echo_server import EchoServer, echoing
+
+pytestmark = pytest.mark.external(name="chromium")
+ESCAPE, CONTROL, ENTER = "\ue00c", "\ue009", "\ue007"
+LONG = "\n".join(f"line {number}" for number in range(150))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EchoServer]:
+    with echoing() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: EchoServer) -> EchoServer:
+    running.proxy.fault, running.backend.pause_s = "", 0.0
+    running.proxy.asked.clear()
+    return running
+
+
+@pytest.fixture
+def page(browser: Any, server: EchoServer) -> ChatPage:
+    page = ChatPage(browser, server.url)
+    page.open()
+    return page
+
+
+def messages(server: EchoServer) -> list[tuple[str, str]]:
+    """What the last request asked."""
+    return [(message["role"], message["content"]) for message in server.proxy.asked[-1]["messages"]]
+
+
+def set_text(page: ChatPage, text: str) -> None:
+    """Send a long text at once: keys would take seconds."""
+    page.js("document.getElementById('text').value = arguments[0]", text)
+    page.click("#send")
+
+
+def test_a_conversation_goes_back_and_forth(page: ChatPage, server: EchoServer) -> None:
+    page.fill("#system", "Be brief.")
+    assert page.ask("one") == "one" and page.ask("two\nlines") == "two\nlines"
+    assert page.shown() == ["one", "one", "two\nlines", "two\nlines"]
+    said = [("system", "Be brief."), ("user", "one"), ("assistant", "one"), ("user", "two\nlines")]
+    assert messages(server) == said
+    assert (
+        "10 tokens" in page.text(".note") and "tokens/s" in page.text(".note") and "in the prompt" in page.text(".note")
+    )
+
+
+def test_an_answer_that_a_new_chat_stops_stays_in_its_own_chat(page: ChatPage, server: EchoServer) -> None:
+    server.backend.pause_s = 0.05
+    page.send("the old question is a long one")
+    page.until(lambda: page.text(".assistant .text").startswith("the"))
+    page.click("#new")
+    server.backend.pause_s = 0.0
+    assert page.ask("new") == "new"
+    assert page.shown() == ["new", "new"] and messages(server) == [("user", "new")]
+    page.click("#chats-toggle")
+    page.click("#chats li:nth-child(2) button:first-child")
+    old = page.shown()
+    assert old[0] == "the old question is a long one" and old[0].startswith(old[1]) and len(old[1]) < len(old[0])
+    assert page.text(".warning") == "Stopped."
+
+
+def test_a_reader_who_scrolls_up_stays_there(page: ChatPage, server: EchoServer) -> None:
+    server.backend.pause_s = 0.003
+    set_text(page, LONG)
+    page.until(lambda: "line 60" in page.text(".assistant .text"))
+    assert page.js("const l = document.getElementById('log'); return l.scrollHeight - l.scrollTop - l.clientHeight") < 2
+    wheel = {"type": "mouseWheel", "x": 500, "y": 400, "deltaX": 0, "deltaY": -30}
+    for _ in range(3):  # a little at a time, as a touchpad does
+        page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", wheel)
+    page.until(lambda: page.all("#latest"))
+    time.sleep(0.3)
+    top = page.js("return document.getElementById('log').scrollTop")
+    before = page.text(".assistant .text")
+    page.until(lambda: len(page.text(".assistant .text")) > len(before) + 100)
+    assert page.js("return document.getElementById('log').scrollTop") == top
+    page.click("#latest")
+    page.answered()
+    assert page.js("const l = document.getElementById('log'); return l.scrollHeight - l.scrollTop - l.clientHeight") < 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("html", "HTTP 502 Bad Gateway. The reply is not the model server's."),
+        ("login", "the reply is text/html but a page titled “Sign in”"),
+    ],
+)
+def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
+    page: ChatPage, server: EchoServer, fault: str, said: str
+) -> None:
+    server.proxy.fault = fault
+    page.send("a precious text")
+    page.until(lambda: page.all(".fault"))
+    assert said in page.text(".fault") and "token" not in page.text(".fault")
+    assert page.value("#text") == "a precious text" and page.shown() == []
+    server.proxy.fault = ""
+    page.keys(ENTER)
+    assert page.answered() == "a precious text" and not page.all(".fault")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("cut", "The connection ended before the answer did. The answer may be incomplete."),
+        ("lost", "The connection to the server was lost. The answer may be incomplete."),
+        ("error", "out of cells"),
+    ],
+)
+def test_an_answer_that_is_broken_off_says_so(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
+    server.proxy.fault, server.backend.pause_s = fault, 0.01
+    answer = page.ask("a text that is longer than what comes through")
+    assert answer and "a text that is longer".startswith(answer)
+    assert page.text(".warning") == said
+    page.load("#" + page.js("return location.hash").lstrip("#"))
+    assert page.text(".warning") == said, "also when the chat is opened later"
+
+
+def test_a_server_that_is_down_is_said_and_found_again(page: ChatPage, server: EchoServer) -> None:
+    server.stop()
+    try:
+        page.send("hello?")
+        page.until(lambda: page.all(".fault"))
+        assert "can't be reached" in page.text(".fault") and page.value("#text") == "hello?"
+        page.until(lambda: page.text("#model") == "No connection")
+        assert "Trying again" in page.text("#problem")
+    finally:
+        server.start()
+    page.until(lambda: page.text("#model") == "echo" and not page.all("#problem"))
+    page.keys(ENTER)
+    assert page.answered() == "hello?"
+
+
+def test_escape_stops_a_server_that_says_nothing(page: ChatPage, server: EchoServer) -> None:
+    server.proxy.fault = "silent"
+    page.send("anyone?")
+    page.until(lambda: page.text("#elapsed").startswith("Waiting, 1 s"))
+    page.keys(ESCAPE)
+    page.until(lambda: page.text("#send") == "Send")
+    assert page.value("#text") == "anyone?" and page.shown() == [] and not page.all(".fault")
+
+
+def test_escape_keeps_what_has_come(page: ChatPage, server: EchoServer) -> None:
+    server.backend.pause_s = 0.05
+    page.send("a rather long text to stop")
+    page.until(lambda: page.text(".assistant .text").startswith("a ra"))
+    page.keys(ESCAPE)
+    answer = page.answered()
+    assert "a rather long text to stop".startswith(answer) and page.text(".warning") == "Stopped."
+    server.backend.pause_s = 0.0
+    assert page.ask("next") == "next"
+    assert [text for _, text in messages(server)] == ["a rather long text to stop", answer, "next"]
+
+
+def test_what_is_left_empty_is_not_sent(page: ChatPage, server: EchoServer) -> None:
+    page.ask("first")
+    assert server.proxy.asked[-1]["temperature"] == 0.7 and "max_tokens" not in server.proxy.asked[-1]
+    page.fill("#temperature", "")
+    page.fill("#max-tokens", "3")
+    assert page.ask("second") == "sec"
+    assert server.proxy.asked[-1]["max_tokens"] == 3 and "temperature" not in server.proxy.asked[-1]
+    assert page.text(".warning") == "Stopped at 3 tokens (max tokens)."
+    page.fill("#temperature", "3")
+    page.click("#settings-toggle")
+    page.send("third")
+    assert page.all("#temperature"), "what is wrong is unfolded"
+    assert page.value("#text") == "third" and len(server.proxy.asked) == 2
+
+
+def test_regenerate_asks_again_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
+    page.ask("one")
+    page.click(".again")
+    assert page.answered() == "one" and messages(server) == [("user", "one")] and len(server.proxy.asked) == 2
+    server.proxy.fault = "html"
+    page.click(".again")
+    page.until(lambda: page.all(".fault"))
+    assert page.shown() == ["one", "one"]
+
+
+def test_an_edited_message_is_asked_again_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
+    page.ask("one")
+    page.ask("two")
+    first = page.all(".edit")[0]
+    first.click()
+    page.fill(".editing textarea", "changed")
+    page.keys(ESCAPE)
+    assert page.shown() == ["one", "one", "two", "two"]
+    page.all(".edit")[0].click()
+    page.fill(".editing textarea", "changed")
+    server.proxy.fault = "html"
+    page.click(".save")
+    page.until(lambda: page.all(".fault"))
+    assert page.value(".editing textarea") == "changed" and page.shown()[1:] == ["one", "two", "two"]
+    server.proxy.fault = ""
+    page.click(".save")
+    assert page.answered() == "changed" and page.shown() == ["changed", "changed"]
+    assert messages(server) == [("user", "changed")]
+
+
+def test_other_line_ends_and_comments_are_read(page: ChatPage, server: EchoServer) -> None:
+    server.proxy.fault = "crlf"
+    assert page.ask("straße 🙂 done") == "straße 🙂 done" and not page.all(".warning")
+
+
+@pytest.mark.parametrize("end", ["\\n", "\\r\\n", "\\r"])
+def test_events_are_the_same_however_the_stream_is_cut(page: ChatPage, end: str) -> None:
+    stream = ":hi|data: a|data:b||event: x|id|data:  c: d||data||data: [DONE]||".replace("|", end)
+    cut = """[...Array(s.length + 1).keys()].map(i => { const p = new m.EventParser();
+             return [...p.feed(s.slice(0, i)), ...p.feed(s.slice(i)), ...p.end()]; })"""
+    single = "(p => [...[...s].flatMap(c => p.feed(c)), ...p.end()])(new m.EventParser())"
+    found = page.imported("sse.js", f'(s => [...{cut}, {single}])("{stream}")')
+    assert all(events == ["a\nb", " c: d", "", "[DONE]"] for events in found)
+
+
+def test_a_chat_is_saved_and_the_key_is_not(page: ChatPage) -> None:
+    page.fill("#key", "sk-secret")
+    page.fill("#system", "Be kind.")
+    page.ask("remember me")
+    page.click("#new")
+    page.fill("#system", "")
+    page.ask("another")
+    page.load()
+    assert page.shown() == [] and "sk-secret" not in page.js("return JSON.stringify(localStorage)")
+    assert [found.text for found in page.all("#chats li button:first-child")] == ["another", "remember me"]
+    page.click("#chats li:nth-child(2) button:first-child")
+    assert page.shown() == ["remember me", "remember me"] and page.value("#system") == "Be kind."
+    page.browser.refresh()
+    page.until(lambda: page.shown() == ["remember me", "remember me"])
+    page.click("#chats li:nth-child(2) button:last-child")
+    page.browser.switch_to.alert.accept()
+    page.until(lambda: page.shown() == [] and len(page.all("#chats li")) == 1)
+    page.click("#delete-all")
+    page.browser.switch_to.alert.accept()
+    page.until(lambda: not page.all("#chats li"))
+    assert page.js("return Object.keys(localStorage).filter(k => k.includes('chat'))") == []
+
+
+def test_a_full_storage_is_said_and_stops_nothing(page: ChatPage) -> None:
+    page.js("for (let n = 1 << 22; n; n >>= 1) try { localStorage.setItem('x' + n, 'y'.repeat(n)) } catch {}")
+    assert page.ask("still works") == "still works"
+    assert "can't save" in page.text("#unsaved")
+
+
+@pytest.mark.parametrize("entry", ["{", "null", "[]", '{"id":"bad"}', '{"id":"bad","turns":[{"role":"user"}]}'])
+def test_what_is_not_a_chat_in_the_storage_is_left_alone(page: ChatPage, entry: str) -> None:
+    page.js(
+        "localStorage.setItem('burnish.chat.bad', arguments[0]); localStorage.setItem('burnish.settings', '7')", entry
+    )
+    page.load("#bad")
+    assert page.ask("fine") == "fine"
+
+
+def test_a_page_that_is_closed_while_it_is_answered_keeps_the_question(page: ChatPage, server: EchoServer) -> None:
+    server.proxy.fault = "silent"
+    page.send("asked before")
+    page.until(lambda: page.text("#send") == "Stop")
+    server.proxy.fault = ""
+    page.load(page.js("return location.hash"))
+    assert page.shown() == ["asked before"] and page.text(".again") == "Get an answer"
+    page.click(".again")
+    assert page.answered() == "asked before"
+
+
+def test_a_missing_key_is_asked_for(browser: Any) -> None:
+    with echoing(keys=["sesame"]) as locked:
+        browser.get(locked.url)
+        page = ChatPage(browser, locked.url)
+        page.until(lambda: page.text("#model") == "API key needed")
+        assert page.all("#key") and "No API key provided" in page.text("#problem")
+        page.fill("#key", "sesame\t")
+        page.until(lambda: page.text("#model") == "echo")
+        assert page.ask("open") == "open"
+
+
+def test_without_a_secure_context_chats_and_copying_work(browser: Any, server: EchoServer) -> None:
+    page = ChatPage(browser, server.url.replace("127.0.0.1", INSECURE_HOST))
+    page.open()
+    page.ask("copy this")
+    assert page.js("return [isSecureContext, navigator.clipboard === undefined]") == [False, True]
+    page.click(".assistant .copy")
+    page.until(lambda: page.text(".assistant .copy") == "Copied")
+    page.all("#text")[0].send_keys(CONTROL + "v")
+    assert page.value("#text") == "copy this"
+
+
+def test_on_a_phone_everything_fits_and_folds(server: EchoServer) -> None:
+    with chromium(phone=True) as browser:
+        page = ChatPage(browser, server.url)
+        page.open()
+        assert not page.all("#settings") and not page.all("#chats")
+        page.click("#settings-toggle")
+        assert page.all("#temperature")
+        page.click("#settings-toggle")
+        set_text(page, "```\n" + "wide " * 100 + "\n```\n\n| a |\n|---|\n| " + "b" * 300 + " |")
+        page.answered()
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+        page.click("#chats-toggle")
+        page.click("#chats li button:first-child")
+        assert not page.all("#chats") and len(page.shown()) == 2
+
+
+def test_every_control_has_a_name_and_is_reached_by_keyboard(page: ChatPage) -> None:
+    page.ask("`a`\n\n```\nb\n```")
+    page.click("#chats-toggle")
+    controls = page.all("button, input, textarea, [tabindex], summary")
+    assert [c.get_attribute("outerHTML") for c in controls if not c.accessible_name and c.tag_name != "pre"] == []
+    reached = set()
+    for _ in range(2 * len(controls)):
+        page.keys("\ue004")
+        reached.add(page.browser.switch_to.active_element.id)
+    assert {c.id for c in controls} <= reached
