@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.browser import INSECURE_HOST, ChatPage, chromium
 from tests.support.echo_server import EchoServer, echoing
+from tests.support.server import serving
 
 pytestmark = pytest.mark.external(name="chromium")
 ESCAPE, CONTROL, ENTER = "\ue00c", "\ue009", "\ue007"
@@ -36,10 +37,11 @@ def server(running: EchoServer) -> EchoServer:
 
 
 @pytest.fixture
-def page(browser: Any, server: EchoServer) -> ChatPage:
+def page(browser: Any, server: EchoServer) -> Iterator[ChatPage]:
     page = ChatPage(browser, server.url)
     page.open()
-    return page
+    yield page
+    assert page.faults() == []
 
 
 def messages(server: EchoServer) -> list[tuple[str, str]]:
@@ -128,8 +130,9 @@ def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
 )
 def test_an_answer_that_is_broken_off_says_so(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
     server.proxy.fault, server.backend.pause_s = fault, 0.01
-    answer = page.ask("a text that is longer than what comes through")
-    assert answer and "a text that is longer".startswith(answer)
+    text = "a text that is longer than what comes through " * 5
+    answer = page.ask(text)
+    assert answer and text.startswith(answer) and len(answer) < len(text) - 5
     assert page.text(".warning") == said
     page.load("#" + page.js("return location.hash").lstrip("#"))
     assert page.text(".warning") == said, "also when the chat is opened later"
@@ -219,6 +222,14 @@ def test_an_edited_message_is_asked_again_and_loses_nothing(page: ChatPage, serv
 def test_other_line_ends_and_comments_are_read(page: ChatPage, server: EchoServer) -> None:
     server.proxy.fault = "crlf"
     assert page.ask("straße 🙂 done") == "straße 🙂 done" and not page.all(".warning")
+
+
+def test_a_tool_call_is_shown_as_one(page: ChatPage) -> None:
+    pieces = [{"index": 0, "function": {"name": "f", "arguments": ""}}, {"index": 0, "function": {"arguments": "{}"}}]
+    said = page.imported(
+        "progress.js", "(c => (a[0].forEach(p => m.addCall(c, p)), m.shortfall({calls: c})))([])", pieces
+    )
+    assert said == "The model called f({}). This page has no tools."
 
 
 @pytest.mark.parametrize("end", ["\\n", "\\r\\n", "\\r"])
@@ -328,3 +339,24 @@ def test_every_control_has_a_name_and_is_reached_by_keyboard(page: ChatPage) -> 
         page.keys("\ue004")
         reached.add(page.browser.switch_to.active_element.id)
     assert {c.id for c in controls} <= reached
+
+
+@pytest.mark.slow
+def test_a_real_model_answers(browser: Any) -> None:
+    with serving() as real:
+        page = ChatPage(browser, real.url.removesuffix("v1"))
+        browser.get(page.url)
+        page.until(lambda: "SmolLM2" in page.text("#model"))
+        page.fill("#temperature", "0")
+        assert "Rome" in page.ask("What is the capital of Italy? Answer in one short sentence.")
+        page.fill("#max-tokens", "5")
+        page.ask("And of France?")
+        assert (
+            page.text(".note").startswith("5 tokens") and page.text(".warning") == "Stopped at 5 tokens (max tokens)."
+        )
+        page.fill("#max-tokens", "")
+        page.send("Count to one thousand.")
+        page.until(lambda: len(page.text(".assistant .text")) > 20)
+        page.click("#send")
+        page.answered()
+        real.wait_idle()

@@ -49,6 +49,7 @@ def page() -> Iterator[ChatPage]:
         page = ChatPage(browser, server.url)
         page.open()
         yield page
+        assert page.faults() == []
 
 
 @pytest.mark.parametrize(
@@ -57,13 +58,13 @@ def page() -> Iterator[ChatPage]:
         ("a *b* **c** ~~d~~ `e`", "<p>a <em>b</em> <strong>c</strong> <s>d</s> <code>e</code></p>"),
         ("one\ntwo", "<p>one<br>two</p>"),
         ("# a\n\n###### b", "<h2>a</h2>|<h6>b</h6>"),
-        ("- a\n  1. b\n- c", "<ul><li>a<ol><li>b</li></ol></li><li>c</li></ul>"),
+        ("- a\n  1. b\n- c", '<ul><li>a<ol start="1"><li>b</li></ol></li><li>c</li></ul>'),
         ("3. a", '<ol start="3"><li>a</li></ol>'),
         ("> a\n\n---", "<blockquote><p>a</p></blockquote>|<hr>"),
         ("    x\n", "bar|<span></span>|x"),
         ("```py\nx < 1\n", "bar|<span>py</span>|x &lt; 1"),
         ("| a |\n|:-:|\n| b |", '<th style="text-align: center;">a</th>|<td style="text-align: center;">b</td>'),
-        ("1 < 2 & 3 > 2 &amp; __init__.py", "1 &lt; 2 &amp; 3 &gt; 2 &amp; __init__.py"),
+        ("1 < 2 & 3 > 2 &amp; snake_case_name", "1 &lt; 2 &amp; 3 &gt; 2 &amp; snake_case_name"),
         ("see README.md, a@b.example", "<p>see README.md, a@b.example</p>"),
     ],
 )

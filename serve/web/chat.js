@@ -1,19 +1,20 @@
 // The page: what is typed becomes a request, what comes back a turn of the chat that it was asked in.
-import { Fault, answer, modelName } from "./api.js";
+import { Fault, answer } from "./api.js";
 import { Chats, browserStorage, newChat, title } from "./chats.js";
+import { Connection } from "./connection.js";
 import { Settings, listChats, toggle } from "./panels.js";
-import { figures, painter, shortfall } from "./progress.js";
+import { addCall, figures, painter, shortfall } from "./progress.js";
 import { Conversation } from "./view.js";
 
-const RETRY_MS = 3000, SILENCE_S = 40;
+const SILENCE_S = 40; // more than two of the server's keep-alive comments
 const at = id => document.getElementById(id);
 const chats = new Chats(browserStorage());
 const view = new Conversation(at("log"), at("latest"), { edit, again });
 const settings = new Settings(at("settings"), at("settings-toggle"));
+const connection = new Connection(at("model"), at("problem"), locked);
 const wide = matchMedia("(min-width: 48rem)"), touch = matchMedia("(pointer: coarse)");
 let chat = newChat();
 let run = null; // the answer that is being made: its chat, its turn, how to stop it, when the server was last heard of
-let retry = 0;
 
 // ---- asking ---------------------------------------------------------------------------------------------------------
 
@@ -22,6 +23,7 @@ function send() {
   if (!text || !options) return;
   const turn = { role: "user", content: text };
   at("text").value = "";
+  if (!touch.matches) at("text").focus(); // not on the button, which stops the answer now
   chat.turns.push(turn);
   view.add(turn);
   ask(options, own => {
@@ -65,7 +67,7 @@ async function ask(options, undo) {
   try {
     const end = await receive({ model: "default", messages, ...options }, mine, paint);
     turn.note = figures(end);
-    turn.warning = shortfall(end.finish, options.max_tokens);
+    turn.warning = shortfall(end, options.max_tokens);
   } catch (error) {
     fault = error;
     turn.warning = error.name === "AbortError" ? "Stopped." : error.message;
@@ -75,7 +77,7 @@ async function ask(options, undo) {
 
 /** Takes an answer's chunks into its turn; returns how it ended. */
 async function receive(request, { turn, controller }, paint) {
-  const end = { began: performance.now(), first: 0, last: 0, usage: null, finish: null };
+  const end = { began: performance.now(), first: 0, last: 0, usage: null, finish: null, calls: [] };
   const heard = () => { if (run?.turn === turn) run.heard = performance.now(); };
   for await (const chunk of answer(request, key(), controller.signal, heard)) {
     const choice = chunk.choices?.[0], text = choice?.delta?.content ?? "";
@@ -84,6 +86,7 @@ async function receive(request, { turn, controller }, paint) {
     turn.thought += thought;
     end.usage = chunk.usage ?? end.usage;
     end.finish = choice?.finish_reason ?? end.finish;
+    choice?.delta?.tool_calls?.forEach(call => addCall(end.calls, call));
     if (!text && !thought) continue;
     end.last = performance.now();
     end.first ||= end.last;
@@ -152,21 +155,13 @@ function showElapsed() {
 
 const key = () => at("key").value.trim();
 
-async function connect() {
-  clearTimeout(retry);
-  const [model, problem] = [at("model"), at("problem")];
-  try {
-    model.textContent = await modelName(key());
-    problem.hidden = true;
-  } catch (fault) {
-    const locked = fault.status === 401;
-    model.textContent = locked ? "API key needed" : "No connection";
-    problem.textContent = locked ? `${fault.message} It is asked for in the settings.` : `${fault.message} Trying again…`;
-    problem.hidden = false;
-    if (locked) toggle(at("settings-toggle"), at("settings"), true);
-    else retry = setTimeout(connect, RETRY_MS);
-    if (locked && !at("text").value) at("key").focus();
-  }
+function connect() {
+  return connection.check(key());
+}
+
+function locked() {
+  toggle(at("settings-toggle"), at("settings"), true);
+  if (!at("text").value) at("key").focus();
 }
 
 // ---- saved chats ----------------------------------------------------------------------------------------------------
@@ -175,15 +170,20 @@ function keep(own) {
   own.changed = Date.now();
   const saved = chats.save(own);
   at("unsaved").hidden = saved;
-  if (own === chat) history.replaceState(null, "", own.turns.length ? `#${own.id}` : location.pathname);
+  if (own === chat) address(own);
   listed();
+}
+
+/** Puts the chat into the page's address, so that loading it again shows the same one. */
+function address(own) {
+  history.replaceState(null, "", own.turns.length ? `#${own.id}` : location.pathname + location.search);
 }
 
 function open(next) {
   leave();
   chat = next;
   if (chat.turns.length) at("system").value = chat.system;
-  history.replaceState(null, "", chat.turns.length ? `#${chat.id}` : location.pathname);
+  address(chat);
   view.show(chat);
   listed();
   if (!wide.matches) toggle(at("chats-toggle"), at("chats"), false);

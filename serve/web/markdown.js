@@ -13,9 +13,9 @@ const LINK = /^(?:https?:\/\/|mailto:)/i;
  * what is selected, focused or scrolled in them stays so while an answer grows.
  */
 export function renderMarkdown(element, text) {
-  const blocks = split(text);
+  const blocks = split(text), nodes = [...element.children]; // a live list is slow to ask while it grows
   blocks.forEach(({ key, tokens }, index) => {
-    const old = element.children[index];
+    const old = nodes[index];
     if (old?.blockKey === key) return;
     const node = document.createElement("div");
     node.className = "block";
@@ -23,7 +23,7 @@ export function renderMarkdown(element, text) {
     build(tokens, node);
     old ? old.replaceWith(node) : element.append(node);
   });
-  while (element.children.length > blocks.length) element.lastElementChild.remove();
+  nodes.slice(blocks.length).forEach(node => node.remove());
 }
 
 /** Cuts a text into its outermost blocks: the tokens of each, and a key that is the same while the block is. */

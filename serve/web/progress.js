@@ -32,8 +32,17 @@ export function figures({ usage, began, first, last }) {
   ].join(" · ");
 }
 
-/** Returns why an answer ended before its own end, or nothing. */
-export function shortfall(finish, maxTokens) {
+/** Puts a piece of a tool call to the calls that an answer makes. */
+export function addCall(calls, piece) {
+  const call = calls[piece.index ?? 0] ??= { name: "", given: "" };
+  call.name += piece.function?.name ?? "";
+  call.given += piece.function?.arguments ?? "";
+}
+
+/** Returns why an answer is not a whole one, or nothing. */
+export function shortfall({ finish, calls }, maxTokens) {
+  const called = calls.map(({ name, given }) => `${name}(${given})`).join(", ");
+  if (called) return `The model called ${called}. This page has no tools.`;
   if (finish === "length") return maxTokens ? `Stopped at ${maxTokens} tokens (max tokens).` : "Stopped: the context is full.";
   return finish && finish !== "stop" ? `Stopped: ${finish}.` : "";
 }

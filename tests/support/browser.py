@@ -37,6 +37,7 @@ def chromium(phone: bool = False, dark: bool = False) -> Iterator[Any]:
         options.add_argument(flag)
     if phone:
         options.add_experimental_option("mobileEmulation", PHONE)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
     try:
         yield browser
@@ -120,6 +121,11 @@ class ChatPage:
     def answered(self) -> str:
         self.until(lambda: self.text("#send") == "Send" and self.all("article:last-of-type.assistant footer"))
         return self.text(".assistant .text")
+
+    def faults(self) -> list[str]:
+        """Return what the console says of scripts and of the content policy since the last call."""
+        log = self.browser.get_log("browser")
+        return [str(entry) for entry in log if entry["source"] != "network" and entry["level"] != "INFO"]
 
     def shown(self) -> list[str]:
         """Return the texts of the conversation."""

@@ -32,7 +32,6 @@ HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     # kept, but asked for again by its ETag: after an upgrade the page is the server's own
     "cache-control": "no-cache",
