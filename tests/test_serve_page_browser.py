@@ -81,23 +81,27 @@ def test_an_answer_that_a_new_chat_stops_stays_in_its_own_chat(page: ChatPage, s
     assert page.text(".warning") == "Stopped."
 
 
-def test_a_reader_who_scrolls_up_stays_there(page: ChatPage, server: EchoServer) -> None:
+LEFT = "const log = document.getElementById('log'); return log.scrollHeight - log.scrollTop - log.clientHeight"
+TOP = "return document.getElementById('log').scrollTop"
+
+
+def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.003
     set_text(page, LONG)
     page.until(lambda: "line 60" in page.text(".assistant .text"))
-    assert page.js("const l = document.getElementById('log'); return l.scrollHeight - l.scrollTop - l.clientHeight") < 2
-    wheel = {"type": "mouseWheel", "x": 500, "y": 400, "deltaX": 0, "deltaY": -30}
-    for _ in range(3):  # a little at a time, as a touchpad does
-        page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", wheel)
+    server.backend.pause_s = 0.5
+    page.until(lambda: page.js(LEFT) < 1)
+    wheel = {"type": "mouseWheel", "x": 500, "y": 400, "deltaX": 0, "deltaY": -20}
+    page.browser.execute_cdp_cmd("Input.dispatchMouseEvent", wheel)
     page.until(lambda: page.all("#latest"))
-    time.sleep(0.3)
-    top = page.js("return document.getElementById('log').scrollTop")
-    before = page.text(".assistant .text")
+    time.sleep(0.3)  # scrolling is animated
+    top, before = page.js(TOP), page.text(".assistant .text")
+    server.backend.pause_s = 0.003
     page.until(lambda: len(page.text(".assistant .text")) > len(before) + 100)
-    assert page.js("return document.getElementById('log').scrollTop") == top
+    assert page.js(TOP) == top
     page.click("#latest")
     page.answered()
-    assert page.js("const l = document.getElementById('log'); return l.scrollHeight - l.scrollTop - l.clientHeight") < 2
+    assert page.js(LEFT) < 1
 
 
 @pytest.mark.parametrize(
