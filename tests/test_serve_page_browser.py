@@ -107,8 +107,8 @@ def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: Ec
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("html", "HTTP 502 Bad Gateway. The reply is not the model server's."),
-        ("login", "the reply is text/html but a page titled “Sign in”"),
+        ("html", "HTTP 502 Bad Gateway. This reply did not come from the model server."),
+        ("login", "but the reply is text/html, it is a page titled “Sign in”"),
     ],
 )
 def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
@@ -148,7 +148,7 @@ def test_a_server_that_is_down_is_said_and_found_again(page: ChatPage, server: E
         page.send("hello?")
         page.until(lambda: page.all(".fault"))
         assert "can't be reached" in page.text(".fault") and page.value("#text") == "hello?"
-        page.until(lambda: page.text("#model") == "No connection")
+        page.until(lambda: page.text("#model") == "Offline")
         assert "Trying again" in page.text("#problem")
     finally:
         server.start()

@@ -1,4 +1,4 @@
-// The server's API: the model's name, and one streamed answer. Addresses are relative, so that a path before them works.
+// The server's API: the model's name, and one streamed answer. Addresses are relative, so the page works below any path.
 import { EventParser } from "./sse.js";
 
 const NAME_TIMEOUT_MS = 10_000;
@@ -76,19 +76,21 @@ async function refusal(reply) {
   const later = wait ? ` Try again in ${wait} s.` : "";
   if (typeof said === "string" && said) return new Fault(said + later, reply.status);
   const status = [`HTTP ${reply.status}`, reply.statusText].filter(Boolean).join(" ");
-  return new Fault(`${status}. The reply is not the model server's${pageTitle(text, status)}.${later}`, reply.status);
+  const stranger = `This reply did not come from the model server${pageTitle(text, status)}.`;
+  return new Fault(`${status}. ${stranger}${later}`, reply.status);
 }
 
 /** The error of a success that is not a stream of events, such as a proxy's login page. */
 async function stranger(reply) {
   const type = reply.headers.get("content-type") || "of no type";
   const text = await reply.text().catch(() => "");
-  return new Fault(`Expected a stream of events, the reply is ${type}${pageTitle(text)}. Is a proxy in between?`, reply.status);
+  const message = `Expected a stream of events, but the reply is ${type}${pageTitle(text)}. Is a proxy in between?`;
+  return new Fault(message, reply.status);
 }
 
 function pageTitle(text, known = "") {
   const title = /<title[^>]*>([^<]*)/i.exec(text)?.[1].replace(/\s+/g, " ").trim().slice(0, 100);
-  return title && !known.includes(title) ? ` but a page titled “${title}”` : "";
+  return title && !known.includes(title) ? `, it is a page titled “${title}”` : "";
 }
 
 function parsed(text) {

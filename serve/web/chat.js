@@ -147,8 +147,8 @@ function showElapsed() {
   const now = performance.now(), silent = Math.floor((now - run.heard) / 1000);
   const seconds = Math.floor((now - run.began) / 1000);
   const what = run.turn.content || run.turn.thought ? "Answering" : "Waiting";
-  at("elapsed").textContent = silent < SILENCE_S ? `${what}, ${seconds} s. Escape stops.`
-    : `Nothing has come from the server for ${silent} s. Escape stops.`;
+  const said = silent < SILENCE_S ? `${what}, ${seconds} s.` : `Nothing has come from the server for ${silent} s.`;
+  at("elapsed").textContent = touch.matches ? said : `${said} Escape stops.`;
 }
 
 // ---- the server -----------------------------------------------------------------------------------------------------

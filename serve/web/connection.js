@@ -22,7 +22,7 @@ export class Connection {
     const found = await modelName(key).catch(fault => fault);
     if (mine !== this.#tries) return; // asked again in the meantime, with another key
     const wrong = found instanceof Error, locked = found.status === 401;
-    this.#model.textContent = !wrong ? found : locked ? "API key needed" : "No connection";
+    this.#model.textContent = !wrong ? found : locked ? "API key needed" : "Offline";
     this.#problem.hidden = !wrong;
     if (!wrong) return;
     this.#problem.textContent = `${found.message} ${locked ? "Enter a key in the settings." : "Trying again…"}`;

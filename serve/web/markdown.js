@@ -1,11 +1,11 @@
-// Markdown to DOM nodes. markdown-it reads the text, the nodes are made here one by one: no text is ever parsed as HTML.
+// Markdown to DOM nodes. markdown-it reads the text, the nodes are made here one by one: no text is parsed as HTML.
 import MarkdownIt from "./vendor/markdown-it.js";
 
 const parser = new MarkdownIt({ html: false, linkify: true });
 // "README.md" and "e.g" are not links: only what is written with its scheme is
 parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 
-const CONTAINERS = new Set(["p", "blockquote", "ul", "ol", "li", "em", "strong", "s", "thead", "tbody", "tr", "th", "td"]);
+const CONTAINERS = new Set("p blockquote ul ol li em strong s thead tbody tr th td".split(" "));
 const LINK = /^(?:https?:\/\/|mailto:)/i;
 
 /**

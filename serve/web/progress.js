@@ -43,6 +43,7 @@ export function addCall(calls, piece) {
 export function shortfall({ finish, calls }, maxTokens) {
   const called = calls.map(({ name, given }) => `${name}(${given})`).join(", ");
   if (called) return `The model called ${called}. This page has no tools.`;
-  if (finish === "length") return maxTokens ? `Stopped at ${maxTokens} tokens (max tokens).` : "Stopped: the context is full.";
+  const limit = maxTokens ? `Stopped at ${maxTokens} tokens (max tokens).` : "Stopped: the context is full.";
+  if (finish === "length") return limit;
   return finish && finish !== "stop" ? `Stopped: ${finish}.` : "";
 }
