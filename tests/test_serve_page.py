@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serve.http.routes.web import TYPES, WEB
-from tests.support.echo_server import EchoServer, echoing
+from tests.support.echo_server import echoing
 
 FILES = sorted(path.relative_to(WEB).as_posix() for path in WEB.rglob("*") if path.is_file())
 OWN = [name for name in FILES if not name.startswith("vendor/")]
@@ -19,15 +19,35 @@ OWN = [name for name in FILES if not name.startswith("vendor/")]
 VENDORED = "d5432491790141da046b1197353705db03264f40b5727f3b4b591f5aba193e30"
 
 
+OUTSIDE = [
+    "web",
+    "web/",
+    "web/vendor",
+    "web/none.js",
+    "web/../http/app.py",
+    "web/%2e%2e/http/app.py",
+    "web/..%2fapp.py",
+]
+GUARDED = ["web/../v1/models", "web/%2e%2e/v1/models", "webs", "v1/models", "version"]
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[EchoServer]:
-    with echoing(keys=["secret"]) as running:
-        yield running
+def client() -> Iterator[httpx.Client]:
+    """A client without a key, of a server that wants one."""
+    with echoing(keys=["secret"]) as server, httpx.Client(base_url=server.url) as client:
+        yield client
+
+
+def get(client: httpx.Client, path: str) -> httpx.Response:
+    """Ask for a path as it is written: httpx would resolve the dots."""
+    request = client.build_request("GET", "/")
+    request.url = request.url.copy_with(raw_path=f"/{path}".encode())
+    return client.send(request)
 
 
 @pytest.mark.parametrize("path", ["", "favicon.ico", *(f"web/{name}" for name in FILES)])
-def test_every_file_comes_without_a_key_with_its_type_and_policy(server: EchoServer, path: str) -> None:
-    reply = httpx.get(server.url + path)
+def test_every_file_comes_without_a_key_with_its_type_and_policy(client: httpx.Client, path: str) -> None:
+    reply = get(client, path)
     suffix = {"": ".html", "favicon.ico": ".svg"}.get(path, Path(path).suffix)
     assert reply.status_code == 200 and reply.content
     assert reply.headers["content-type"] == TYPES[suffix]
@@ -37,30 +57,21 @@ def test_every_file_comes_without_a_key_with_its_type_and_policy(server: EchoSer
     assert {policy[f"{kind}-src"] for kind in ("script", "style", "img", "connect")} == {"'self'"}
 
 
-def test_a_file_that_the_browser_has_is_not_sent_again(server: EchoServer) -> None:
-    first = httpx.get(server.url)
-    again = httpx.get(server.url, headers={"If-None-Match": first.headers["etag"]})
+def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx.Client) -> None:
+    first = get(client, "")
+    again = client.get("/", headers={"If-None-Match": first.headers["etag"]})
     assert first.headers["cache-control"] == "no-cache"
     assert (again.status_code, again.content) == (304, b"")
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["web", "web/", "web/vendor", "web/none.js", "web/../http/app.py", "web/%2e%2e/http/app.py", "web/..%2fapp.py"],
-)
-def test_nothing_beside_the_page_is_served(server: EchoServer, path: str) -> None:
-    with httpx.Client() as client:
-        request = client.build_request("GET", server.url)
-        request.url = request.url.copy_with(raw_path=b"/" + path.encode())
-        assert client.send(request).status_code in (401, 404)
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_nothing_beside_the_page_is_served(client: httpx.Client, path: str) -> None:
+    assert get(client, path).status_code in (401, 404)
 
 
-@pytest.mark.parametrize("path", ["web/../v1/models", "web/%2e%2e/v1/models", "webs", "v1/models", "version"])
-def test_the_pages_paths_open_no_other_route(server: EchoServer, path: str) -> None:
-    with httpx.Client() as client:
-        request = client.build_request("GET", server.url)
-        request.url = request.url.copy_with(raw_path=b"/" + path.encode())
-        assert client.send(request).status_code in (401, 404)
+@pytest.mark.parametrize("path", GUARDED)
+def test_the_pages_paths_open_no_other_route(client: httpx.Client, path: str) -> None:
+    assert get(client, path).status_code in (401, 404)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -110,6 +110,7 @@ def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: Ec
         ("html", "HTTP 502 Bad Gateway. This reply did not come from the model server."),
         ("login", "but the reply is text/html, it is a page titled “Sign in”"),
     ],
+    ids=["html", "login"],
 )
 def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
     page: ChatPage, server: EchoServer, fault: str, said: str
@@ -131,6 +132,7 @@ def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
         ("lost", "The connection to the server was lost. The answer may be incomplete."),
         ("error", "out of cells"),
     ],
+    ids=["cut", "lost", "error"],
 )
 def test_an_answer_that_is_broken_off_says_so(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
     server.proxy.fault, server.backend.pause_s = fault, 0.01

@@ -82,7 +82,7 @@ def test_links_open_elsewhere_and_tell_nothing(page: ChatPage, text: str) -> Non
         assert part in shown
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_stays_text(page: ChatPage, text: str) -> None:
     page.js("document.getElementById('new').click(); document.getElementById('text').value = arguments[0]", text)
     page.click("#send")
