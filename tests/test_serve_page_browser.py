@@ -85,6 +85,15 @@ LEFT = "const log = document.getElementById('log'); return log.scrollHeight - lo
 TOP = "return document.getElementById('log').scrollTop"
 
 
+def test_the_chat_that_is_shown_goes_on_when_it_is_opened_again(page: ChatPage, server: EchoServer) -> None:
+    server.backend.pause_s = 0.05
+    page.send("a text of some length")
+    page.until(lambda: page.text(".assistant .text").startswith("a t"))
+    page.click("#chats-toggle")
+    page.click("#chats li button:first-child")
+    assert page.answered() == "a text of some length" and not page.all(".warning")
+
+
 def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.003
     set_text(page, LONG)
@@ -166,6 +175,12 @@ def test_escape_stops_a_server_that_says_nothing(page: ChatPage, server: EchoSer
     page.keys(ESCAPE)
     page.until(lambda: page.text("#send") == "Send")
     assert page.value("#text") == "anyone?" and page.shown() == [] and not page.all(".fault")
+
+
+def test_a_server_that_falls_silent_is_said(page: ChatPage) -> None:
+    for heard, said in ((50_000, "Answering, 60 s."), (10_000, "Nothing has come from the server for 50 s.")):
+        run = {"turn": {"content": "some"}, "began": 0, "heard": heard}
+        assert page.imported("progress.js", "m.elapsed(a[0], 60000)", run) == said
 
 
 def test_escape_keeps_what_has_come(page: ChatPage, server: EchoServer) -> None:

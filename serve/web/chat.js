@@ -3,10 +3,9 @@ import { Fault, answer } from "./api.js";
 import { Chats, browserStorage, newChat, title } from "./chats.js";
 import { Connection } from "./connection.js";
 import { Settings, listChats, toggle } from "./panels.js";
-import { addCall, figures, painter, shortfall } from "./progress.js";
+import { addCall, elapsed, figures, painter, shortfall } from "./progress.js";
 import { Conversation } from "./view.js";
 
-const SILENCE_S = 40; // more than two of the server's keep-alive comments
 const at = id => document.getElementById(id);
 const chats = new Chats(browserStorage());
 const view = new Conversation(at("log"), at("latest"), { edit, again });
@@ -143,12 +142,7 @@ function leave() {
 }
 
 function showElapsed() {
-  if (!run) return;
-  const now = performance.now(), silent = Math.floor((now - run.heard) / 1000);
-  const seconds = Math.floor((now - run.began) / 1000);
-  const what = run.turn.content || run.turn.thought ? "Answering" : "Waiting";
-  const said = silent < SILENCE_S ? `${what}, ${seconds} s.` : `Nothing has come from the server for ${silent} s.`;
-  at("elapsed").textContent = touch.matches ? said : `${said} Escape stops.`;
+  if (run) at("elapsed").textContent = elapsed(run, performance.now()) + (touch.matches ? "" : " Escape stops.");
 }
 
 // ---- the server -----------------------------------------------------------------------------------------------------
@@ -190,6 +184,12 @@ function open(next) {
   if (!touch.matches) at("text").focus();
 }
 
+/** Opens a saved chat; the one that is shown stays as it is, with the answer that it may be getting. */
+function openSaved(id) {
+  if (id !== chat.id) open(chats.load(id) ?? newChat());
+  else if (!wide.matches) toggle(at("chats-toggle"), at("chats"), false);
+}
+
 function forget(id) {
   if (run?.chat.id === id) run.deleted = true;
   chats.remove(id);
@@ -204,7 +204,7 @@ function forgetAll() {
 
 function listed() {
   document.title = chat.turns.length ? `${title(chat)} – Burnish` : "Burnish chat";
-  listChats(at("chats"), chats.list(), chat.id, { open: id => open(chats.load(id) ?? newChat()), forget });
+  listChats(at("chats"), chats.list(), chat.id, { open: openSaved, forget });
 }
 
 // ---- events ---------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ at("settings").addEventListener("change", () => {
 });
 at("key").addEventListener("change", connect);
 window.addEventListener("storage", listed); // another tab has saved or deleted a chat
-window.addEventListener("hashchange", () => open(chats.load(location.hash.slice(1)) ?? newChat()));
+window.addEventListener("hashchange", () => openSaved(location.hash.slice(1)));
 window.addEventListener("pagehide", () => {
   if (run?.turn.content) chats.save({ ...run.chat, turns: [...run.chat.turns, { ...run.turn, warning: "Stopped." }] });
 });

@@ -1,6 +1,7 @@
 // An answer while it grows and once it has ended: how often it is drawn, and what is said of it.
 
 const SHARE = 4; // of the time, drawing gets at most one part in so many
+const SILENCE_S = 40; // more than two of the server's keep-alive comments
 
 /** Returns a function that draws soon, at most once a frame, and less often where drawing takes long. */
 export function painter(draw) {
@@ -16,6 +17,13 @@ export function painter(draw) {
     asked = true;
     setTimeout(() => requestAnimationFrame(paint), cost * (SHARE - 1));
   };
+}
+
+/** Returns how long an answer has been waited for, and whether its server has fallen silent; times in ms. */
+export function elapsed({ turn, began, heard }, now) {
+  const silent = Math.floor((now - heard) / 1000), what = turn.content || turn.thought ? "Answering" : "Waiting";
+  if (silent >= SILENCE_S) return `Nothing has come from the server for ${silent} s.`;
+  return `${what}, ${Math.floor((now - began) / 1000)} s.`;
 }
 
 /** Returns the figures of an answer that has ended, as one line; nothing where the server counted nothing. */
