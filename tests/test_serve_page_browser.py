@@ -87,11 +87,12 @@ TOP = "return document.getElementById('log').scrollTop"
 
 def test_the_chat_that_is_shown_goes_on_when_it_is_opened_again(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
-    page.send("a text of some length")
+    text = "a text of some length, so that its answer takes a while"
+    page.send(text)
     page.until(lambda: page.text(".assistant .text").startswith("a t"))
     page.click("#chats-toggle")
     page.click("#chats li button:first-child")
-    assert page.answered() == "a text of some length" and not page.all(".warning")
+    assert page.answered() == text and not page.all(".warning")
 
 
 def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: EchoServer) -> None:

@@ -73,21 +73,32 @@ class ChatPage:
         code = f"const [...a] = arguments, end = a.pop(); import('./web/{module}').then(m => end({expression}))"
         return self.browser.execute_async_script(code, *arguments)
 
+    def fresh(self, read: Callable[[], Any]) -> Any:
+        """Read again where the page has replaced an element in the meantime."""
+        for _ in range(10):
+            try:
+                return read()
+            except Exception as error:  # Selenium's classes can't be imported before a browser is there
+                if type(error).__name__ != "StaleElementReferenceException":
+                    raise
+        return read()
+
     def all(self, selector: str) -> list[Any]:
         """Return every element that is shown."""
-        return [found for found in self.browser.find_elements("css selector", selector) if found.is_displayed()]
+        find = self.browser.find_elements
+        found: list[Any] = self.fresh(lambda: [e for e in find("css selector", selector) if e.is_displayed()])
+        return found
 
     def text(self, selector: str) -> str:
         """Return the text of the last element that is shown; nothing where there is none."""
-        found = self.all(selector)
-        return str(found[-1].text) if found else ""
+        return str(self.fresh(lambda: next((e.text for e in reversed(self.all(selector))), "")))
 
     def value(self, selector: str) -> str:
         return str(self.browser.find_element("css selector", selector).get_property("value"))
 
     def click(self, selector: str) -> None:
         """Click the last element that is shown."""
-        self.all(selector)[-1].click()
+        self.fresh(lambda: self.all(selector)[-1].click())
 
     def fill(self, selector: str, text: str) -> None:
         field = self.all(selector)[-1]
@@ -129,4 +140,4 @@ class ChatPage:
 
     def shown(self) -> list[str]:
         """Return the texts of the conversation."""
-        return [str(found.text) for found in self.all("article .body")]
+        return [str(text) for text in self.fresh(lambda: [e.text for e in self.all("article .body")])]
