@@ -11,7 +11,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from .amx import Amx, Decision, decide
+from .division import Divider
 from .runtime import LlamaError, api, runtime
+from .stack import LONG_BYTES, on_large_stack
+
+# the kinds of tokens that llama.cpp looks for in texts, and how they strip the blanks after them
+USER_DEFINED = api.LLAMA_TOKEN_ATTR_USER_DEFINED
+FOUND_IN_TEXT = api.LLAMA_TOKEN_ATTR_UNKNOWN | api.LLAMA_TOKEN_ATTR_CONTROL | USER_DEFINED
+RSTRIP = api.LLAMA_TOKEN_ATTR_RSTRIP
+# tokenizers whose parts between special tokens are known to be independent of each other
+DIVIDED = frozenset({"llama", "gpt2", "gemma4", "bert", "t5", "rwkv"})
 
 
 class Model:
@@ -135,8 +144,24 @@ class Model:
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Return the ids of `text`. `add_special` adds BOS/EOS as the model is configured; `parse_special` reads
-        "<|im_start|>" as its token, not as characters. Lone surrogates become "?"."""
-        data = text.encode("utf-8", "replace")
+        "<|im_start|>" as its token, not as characters. Lone surrogates become "?". The time is linear in the special
+        tokens of a text, and no run of characters is too long."""
+        if len(text) <= LONG_BYTES:
+            return self._tokenize(text.encode("utf-8", "replace"), add_special, parse_special)
+        divider = self._divider(parse_special)
+        if divider is None:
+            return self._tokenize(text.encode("utf-8", "replace"), add_special, parse_special)
+        pieces = divider.pieces(text.encode("utf-8", "replace").decode())
+        ids = [i for piece in pieces for i in self._tokenize(piece.encode(), False, parse_special)]
+        return self._bounded_by(ids) if add_special else ids
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
+        """Make the call; that of a long text on a stack of its own size."""
+        if len(data) > LONG_BYTES:
+            return on_large_stack(lambda: self._call(data, add_special, parse_special), len(data))
+        return self._call(data, add_special, parse_special)
+
+    def _call(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         room = len(data) + 4
         ids = (api.llama_token * room)()
         count = api.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
@@ -144,6 +169,28 @@ class Model:
             ids = (api.llama_token * -count)()
             count = api.llama_tokenize(self.vocab, data, len(data), ids, -count, add_special, parse_special)
         return list(ids[:count])
+
+    def _bounded_by(self, ids: list[int]) -> list[int]:
+        """Put the tokens round ids that the model is configured to begin and end texts with."""
+        around = self._call(b"", True, True)
+        before = 1 if self.adds_bos or len(around) > 1 else 0
+        return [*around[:before], *ids, *around[before:]]
+
+    def _divider(self, parse_special: bool) -> Divider | None:
+        """Return what divides long texts; None where there are no special strings to divide them at."""
+        divider = self._dividers[parse_special]
+        return divider if divider.usable else None
+
+    @cached_property
+    def _dividers(self) -> tuple[Divider, Divider]:
+        """For texts in which control tokens are characters, and for those in which they are parsed."""
+        if self.metadata().get("tokenizer.ggml.model") not in DIVIDED:
+            return Divider({}), Divider({})
+        kinds = {self.token_text(i): a for i, a in enumerate(self.attributes()) if a & FOUND_IN_TEXT}
+        return (
+            Divider({text: bool(a & RSTRIP) for text, a in kinds.items() if a & USER_DEFINED}),
+            Divider({text: bool(a & RSTRIP) for text, a in kinds.items()}),
+        )
 
     def tokenize_raw(self, text: str) -> list[int]:
         """Return the ids of a raw prompt: BOS/EOS as the model is configured, special strings read as tokens.

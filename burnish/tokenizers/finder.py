@@ -42,18 +42,26 @@ class Finder:
         """A pattern of one such character."""
         return _any_of(self.edges)
 
-    def find(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Yield start, end and string of each special string, the leftmost first, the longest where several begin."""
-        end = 0
-        for match in self._candidate.finditer(text):
+    def find(self, text: str, begin: int = 0) -> Iterator[tuple[int, int, str]]:
+        """Yield start, end and string of each special string, the leftmost first, the longest where several begin.
+
+        `begin` is the place from which they are looked for.
+        """
+        last = begin
+        for start, end, string in self.every(text, begin):
+            if start >= last:
+                last = end
+                yield start, end, string
+
+    def every(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int, str]]:
+        """Yield those that begin in [begin, end) with all that overlap, of each place the longest first."""
+        for match in self._candidate.finditer(text, begin):
             start = match.start()
-            if start < end:
-                continue
+            if end is not None and start >= end:
+                return
             for length in self._lengths.get(text[start : start + self._head], ()):
                 if (string := text[start : start + length]) in self.strings:
-                    end = start + length
-                    yield start, end, string
-                    break
+                    yield start, start + length, string
 
 
 def _any_of(characters: Collection[str]) -> re.Pattern[str]:

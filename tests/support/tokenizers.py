@@ -131,6 +131,11 @@ def from_llama_cpp(
     return directory, [(text, [int(i) for i in line.split()]) for text, line in zip(texts, lines, strict=False)]
 
 
+def llama_cpp_vocabularies() -> list[Path]:
+    """Return the vocabularies that llama.cpp's sources carry: one GGUF without weights for each kind."""
+    return sorted(_sources().glob("ggml-vocab-*.gguf"))
+
+
 def _deepseek(source: Path) -> list[str]:
     """Return the expressions but the last, of digits, which the tokenizer splits one by one."""
     found = DEEPSEEK.search(source.read_text(encoding="utf-8"))

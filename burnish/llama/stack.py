@@ -1,0 +1,56 @@
+"""A call on a stack that is large enough.
+
+llama.cpp splits texts for many tokenizers (tekken, gpt-4o, llama4, deepseek ...) with std::regex, which recurses once a
+character of a run: 40 KB of one letter need 13 MB of stack, where threads have 8, and the process ends by SIGSEGV.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from .runtime import LlamaError
+
+Result = TypeVar("Result")
+
+# measured: 270 to 350 bytes of stack a byte of text, for every expression in llama-vocab.cpp (GCC 12, -O2)
+STACK_PER_BYTE = 768
+LEAST_STACK = 1 << 20
+# below this length any thread's own stack is enough, and starting another would take longer than the call
+LONG_BYTES = 4096
+# threading.stack_size is the process's: two threads may not set it at once
+_SETTING = threading.Lock()
+
+
+def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
+    """Return what `call` returns, run on a stack for a text of so many bytes; raises what it raises.
+
+    Raises LlamaError where there is no room for the stack. Pages that are not touched take no memory.
+    """
+    size = (LEAST_STACK + text_bytes * STACK_PER_BYTE + 4095) // 4096 * 4096
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="large-stack", daemon=True)
+    try:
+        with _SETTING:
+            before = threading.stack_size(size)
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(before)
+    except (RuntimeError, ValueError, MemoryError):
+        raise LlamaError(
+            f"a text of {text_bytes} bytes needs a stack of {size >> 20} MiB to tokenize, and there is no room for it"
+        ) from None
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,116 @@
+"""llama.cpp's tokenizer on texts that would crash it or take minutes: the same ids, in linear time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.llama import Model, division
+from burnish.tokenizers.finder import Finder
+from tests.support.commands import ROOT
+from tests.support.server import small_model
+from tests.support.tokenizers import llama_cpp_vocabularies
+
+KINDS = ["deepseek-llm", "gemma-4", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "bert-bge"]
+RUNS = ["a", "A", " ", "\n", "1", "!", "é", "漢", "🙂", "́", "aA", "a ", "<"]
+# a run of one character class in a process of its own: a crash ends only that
+RUN = """
+import sys
+from burnish.llama import Model
+with Model.open(sys.argv[1], vocab_only=True) as model:
+    for unit in sys.argv[3:]:
+        model.tokenize(unit * (int(sys.argv[2]) // len(unit.encode())))
+"""
+
+
+def vocabulary(kind: str) -> Path:
+    return next(path for path in llama_cpp_vocabularies() if path.stem == f"ggml-vocab-{kind}")
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[dict[str, Model]]:
+    found = {kind: Model.open(vocabulary(kind), vocab_only=True) for kind in KINDS}
+    yield found
+    for model in found.values():
+        model.close()
+
+
+def undivided(model: Model, text: str, add_special: bool, parse_special: bool) -> list[int]:
+    return model._call(text.encode("utf-8", "replace"), add_special, parse_special)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_divided_text_has_the_ids_of_the_whole(
+    kind: str, data: st.DataObject, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models[kind]
+    specials = sorted(model._dividers[1].specials)
+    parts = st.one_of(
+        st.sampled_from(specials),
+        st.sampled_from(specials).flatmap(lambda s: st.integers(1, len(s)).map(lambda n: s[:n])),
+        st.sampled_from(specials).flatmap(lambda s: st.integers(0, len(s) - 1).map(lambda n: s[n:])),
+        st.sampled_from([" ", "  ", "\n", "\t ", "word", " two words", "é", "<", "|>", "123"]),
+        st.text(max_size=8),
+    )
+    text = "".join(data.draw(st.lists(parts, max_size=40)))
+    add, parse = data.draw(st.booleans()), data.draw(st.booleans())
+    monkeypatch.setattr(division, "PIECE", data.draw(st.integers(1, 24)))
+    monkeypatch.setattr("burnish.llama.model.LONG_BYTES", 4)
+    assert model.tokenize(text, add_special=add, parse_special=parse) == undivided(model, text, add, parse)
+
+
+def test_two_specials_that_overlap_are_not_divided_between() -> None:
+    """llama.cpp takes the longest first, wherever it is; the first from the left would be cut here."""
+    divider = division.Divider({"<a>": False, "a>bbbb<": False})
+    text = "<a>bbbb<a>" + "x" * division.PIECE
+    assert list(divider.pieces("y" * division.PIECE + text)) == ["y" * division.PIECE + text]
+
+
+def test_specials_repeated_take_linear_time() -> None:
+    for kind, unit in (("qwen2", "<|im_end|>"), ("llama-spm", "</s>"), ("phi-3", "<|end|> \n")):
+        with Model.open(vocabulary(kind), vocab_only=True) as model:
+            began = time.monotonic()
+            ids = model.tokenize(unit * 80_000)
+            assert len(ids) >= 80_000 and len(set(ids)) <= 2
+            assert time.monotonic() - began < 20, kind
+
+
+def test_the_finder_finds_from_any_place() -> None:
+    finder = Finder(frozenset({"<a>", "a>"}))
+    assert list(finder.find("<a><a>", 1)) == [(1, 3, "a>"), (3, 6, "<a>")]
+    assert [start for start, _, _ in finder.every("<a><a>", 0, 2)] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["deepseek-llm", "deepseek-coder"])
+def test_a_run_of_40_kilobytes_does_not_crash(kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(vocabulary(kind)), "40000", *RUNS],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-300:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", llama_cpp_vocabularies(), ids=lambda path: path.stem.removeprefix("ggml-vocab-"))
+@pytest.mark.parametrize("size", [40_000, 1 << 20])
+def test_no_vocabulary_crashes_at_a_run(path: Path, size: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(path), str(size), *RUNS],
+        cwd=ROOT, capture_output=True, text=True, timeout=1200, env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-300:]
+
+
+def test_a_text_on_the_large_stack_has_the_same_ids() -> None:
+    with Model.open(small_model(), vocab_only=True) as model:
+        text = "The boat leaves at noon. Naïve café, 37 €.\n" * 300
+        assert model.tokenize(text) == undivided(model, text, False, True)
