@@ -1,22 +1,23 @@
-"""The one chat-template renderer of train, export and serve: sandboxed, with the clock frozen to a recorded date."""
+"""The one chat-template renderer of train, export and serve: sandboxed, under limits of time, memory and output, with
+the clock frozen to a recorded date."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import UserError, did_you_mean
+from .rendering.bounds import BoundExceeded, bounded
+from .rendering.sandbox import OutputTooLong, Sandbox, make
+
+Result = TypeVar("Result")
 
 TEMPLATES = Path(__file__).parent / "templates"
 # the tokens that templates may name, as transformers' apply_chat_template passes them, and the GGUF keys of their ids
@@ -36,8 +37,17 @@ THOUGHT = "reasoning_content"
 THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")
 
 
+# characters of a template, and of what it says of its refusal
+MOST_SOURCE, MOST_SAID = 1 << 20, 400
+TIMEOUT_S = 5.0
+
+
 class ChatError(UserError):
     """A template that can't be compiled, or messages that it refuses."""
+
+
+class TemplateLimit(ChatError):
+    """A template that takes more time, memory or output than a rendering may."""
 
 
 class GgufModel(Protocol):
@@ -51,16 +61,6 @@ class GgufModel(Protocol):
     def token_text(self, token: int) -> str: ...
 
 
-class _Generation(Extension):
-    """Accept transformers' {% generation %} blocks, which only mark what the assistant wrote."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
 @dataclass(frozen=True)
 class ChatTemplate:
     """A Jinja chat template, the special tokens that it may name, and the date that it believes it is.
@@ -68,49 +68,61 @@ class ChatTemplate:
     `date` (YYYY-MM-DD) is what strftime_now sees, so that the ids do not change by the day. `variables`
     (enable_thinking ...) are set in every rendering that does not set them itself. `source` keeps \n alone as line
     break, as Jinja renders it: transformers reads \r\n from a file as \n, and its sha256 would be another.
+
+    A template comes from a stranger: whatever it does is one ChatError, `timeout_s` after its start at the latest.
     """
 
     source: str
     date: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
+    timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", self.source.replace("\r\n", "\n").replace("\r", "\n"))
 
     @cached_property
-    def _environment(self) -> ImmutableSandboxedEnvironment:
-        moment = datetime.fromisoformat(self.date)
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = moment.strftime
-        return environment
+    def _environment(self) -> Sandbox:
+        return make(datetime.fromisoformat(self.date))
+
+    def _limited(self, call: Callable[[], Result], fault: Callable[[Exception], str]) -> Result:
+        """Make a call of Jinja's. Raises ChatError whatever it raises; `fault` says what it failed at."""
+
+        def guarded() -> Result:
+            try:
+                return call()
+            except (OutputTooLong, MemoryError):
+                raise
+            except Exception as error:  # a template's own fault, of any kind; its text is computed under the limits too
+                raise ChatError(fault(error)) from None
+
+        try:
+            return bounded(guarded, self.timeout_s)
+        except (BoundExceeded, OutputTooLong) as error:
+            raise TemplateLimit(f"the chat template exceeds a limit: {error}") from None
 
     @cached_property
     def _parsed(self) -> nodes.Template:
-        try:
-            return self._environment.parse(self.source)
-        except jinja2.TemplateError as error:
-            raise _not_a_template(error) from None
+        if len(self.source) > MOST_SOURCE:
+            raise ChatError(f"the chat template has {len(self.source)} characters, at most {MOST_SOURCE} are taken")
+        return self._limited(lambda: self._environment.parse(self.source), _not_a_template)
 
     @cached_property
     def _compiled(self) -> jinja2.Template:
-        try:
-            return self._environment.from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise _not_a_template(error) from None
+        _ = self._parsed
+        return self._limited(lambda: self._environment.from_string(self.source), _not_a_template)
 
     @cached_property
+    def _read(self) -> _Read:
+        return self._limited(lambda: _Read.of(self._parsed), _not_a_template)
+
+    @property
     def literals(self) -> frozenset[str]:
         """The strings in the template's expressions: all that it can look for in a message ("</think>").
 
         Raises ChatError where the source is not a template.
         """
-        found = self._parsed.find_all(nodes.Const)
-        return frozenset(const.value for const in found if isinstance(const.value, str) and const.value)
+        return self._read.literals
 
     @cached_property
     def missing_tokens(self) -> tuple[str, ...]:
@@ -118,17 +130,15 @@ class ChatTemplate:
 
         Raises ChatError where the source is not a template.
         """
-        named = meta.find_undeclared_variables(self._parsed)
-        return tuple(name for name in TOKEN_KEYS if name in named and name not in self.special_tokens)
+        return tuple(name for name in TOKEN_KEYS if name in self._read.variables and name not in self.special_tokens)
 
-    @cached_property
+    @property
     def written(self) -> str:
         """The text in the template: its literals and what stands between its tags, without comments.
 
         Raises ChatError where the source is not a template.
         """
-        between = (node.data for node in self._parsed.find_all(nodes.TemplateData))
-        return "\n".join((*between, *sorted(self.literals)))
+        return "\n".join((*self._read.between, *sorted(self.literals)))
 
     @cached_property
     def thought_field(self) -> str | None:
@@ -136,12 +146,12 @@ class ChatTemplate:
 
         Raises ChatError where the source is not a template.
         """
-        read = {node.attr for node in self._parsed.find_all(nodes.Getattr)} | self.literals
+        read = self._read.attributes | self.literals
         return next((name for name in THOUGHT_FIELDS if name in read), None)
 
     def names(self, variable: str) -> bool:
         """Whether the template has a variable of this name."""
-        return variable in meta.find_undeclared_variables(self._parsed)
+        return variable in self._read.variables
 
     def check(self) -> None:
         """Raise ChatError where the template can't be compiled."""
@@ -156,12 +166,11 @@ class ChatTemplate:
         `reasoning_content` goes to it under the name that it reads. Raises ChatError where the template refuses.
         """
         known = {**self.special_tokens, **self.variables, **variables}
-        try:
-            return self._compiled.render(
-                messages=self._thoughts_named(messages), add_generation_prompt=add_generation_prompt, **known
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise ChatError(f"the chat template refuses these messages: {error}") from None
+        named, compiled = self._thoughts_named(messages), self._compiled
+        return self._limited(
+            lambda: compiled.render(messages=named, add_generation_prompt=add_generation_prompt, **known),
+            lambda error: f"the chat template refuses these messages: {one_line(error)}",
+        )
 
     def _thoughts_named(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if not any(THOUGHT in message for message in messages):
@@ -222,15 +231,39 @@ def load_template(name_or_file: str) -> str:
         raise ChatError(f"{path}: the chat template can't be read: {error}") from None
 
 
-def _not_a_template(error: jinja2.TemplateError) -> ChatError:
-    line = getattr(error, "lineno", None)
-    return ChatError(f"chat template{f' line {line}' if line else ''}: {error}")
+@dataclass(frozen=True)
+class _Read:
+    """What a template's source says: its strings, its texts between tags, its attributes, its free variables."""
+
+    literals: frozenset[str]
+    between: tuple[str, ...]
+    attributes: frozenset[str]
+    variables: frozenset[str]
+
+    @staticmethod
+    def of(parsed: nodes.Template) -> _Read:
+        constants = (const.value for const in parsed.find_all(nodes.Const))
+        return _Read(
+            frozenset(value for value in constants if isinstance(value, str) and value),
+            tuple(node.data for node in parsed.find_all(nodes.TemplateData)),
+            frozenset(node.attr for node in parsed.find_all(nodes.Getattr)),
+            frozenset(meta.find_undeclared_variables(parsed)),
+        )
 
 
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def one_line(error: Exception) -> str:
+    """Return what an error says as one printable line of bounded length, by its type where it says nothing."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or calls itself without end"
+    try:
+        said = str(error)[: 4 * MOST_SAID]
+    except Exception:  # its text is the template's own
+        said = ""
+    words = " ".join(said.split()) or type(error).__name__
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    return shown if len(shown) <= MOST_SAID else f"{shown[:MOST_SAID]}…"
 
 
-def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """Write JSON as transformers does: no HTML escapes, non-ASCII as it is."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+def _not_a_template(error: Exception) -> str:
+    line = getattr(error, "lineno", None) if isinstance(error, jinja2.TemplateError) else None
+    return f"chat template{f' line {line}' if line else ''}: {one_line(error)}"

@@ -1,0 +1,96 @@
+"""The environment of templates: Jinja's sandbox, without what native code would compute for hours."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import filters, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+# characters of a rendering: no chat of any context comes near
+MOST_OUTPUT = 64 << 20
+# Python's integers have no end: 10**10**10 alone would never be computed, and can't be interrupted
+MOST_BITS = 4096
+# a float has no more decimal places
+MOST_PLACES = 400
+
+
+class OutputTooLong(Exception):
+    """A template wrote more than any chat has."""
+
+
+class _Generation(Extension):
+    """Accept transformers' {% generation %} blocks, which only mark what the assistant wrote."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Bounds the numbers and the output of templates; time and memory are bounded outside (see bounds)."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() * (max(right, 0) if operator == "**" else 1)
+            if bits + (right.bit_length() if operator == "*" else 0) > MOST_BITS:
+                raise OverflowError(f"an integer of more than {MOST_BITS} bits")
+        return super().call_binop(context, operator, left, right)
+
+    @staticmethod
+    def concat(pieces: Iterable[str]) -> str:
+        """Join what a template wrote. Raises OutputTooLong."""
+        parts, size = [], 0
+        for piece in pieces:
+            size += len(piece)
+            if size > MOST_OUTPUT:
+                raise OutputTooLong(f"it wrote more than {MOST_OUTPUT >> 20} Mi characters")
+            parts.append(piece)
+        return "".join(parts)
+
+
+def make(moment: datetime) -> Sandbox:
+    """Return the environment of templates that believe it is `moment`; as transformers' apply_chat_template has it."""
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.filters["round"] = _round
+    environment.filters["sum"] = _sum
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = moment.strftime
+    return environment
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
+    """Write JSON as transformers does: no HTML escapes, non-ASCII as it is."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _round(value: float, precision: int = 0, method: Any = "common") -> float:
+    if abs(precision) > MOST_PLACES:
+        raise OverflowError(f"round to {precision} places")
+    return filters.do_round(value, precision, method)
+
+
+@jinja2.pass_environment
+def _sum(environment: jinja2.Environment, iterable: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
+    """Add up in Python, where a sum of lists, which takes quadratic time, can be interrupted."""
+    values = map(filters.make_attrgetter(environment, attribute), iterable) if attribute is not None else iterable
+    for value in values:
+        start = operator.add(start, value)
+    return start

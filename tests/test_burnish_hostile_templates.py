@@ -1,0 +1,98 @@
+"""Templates from strangers: each ends at a limit, in one printable line, and takes little memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from burnish.chat import MOST_SOURCE, ChatError, ChatTemplate, TemplateLimit
+from burnish.rendering.bounds import BoundExceeded, address_space, bounded
+from tests.support.commands import ROOT
+from tests.support.hostile_templates import HOSTILE, MESSAGES
+
+LIMIT_S = 0.5
+# one native call may run on after the limit, as long as memory lets it
+NATIVE_S = 8.0
+MOST_KIB = 800 << 10  # what is used before, and the limit of 512 MiB
+
+
+def test_every_hostile_template_ends_in_one_line_within_its_limits() -> None:
+    command = [sys.executable, "-m", "tests.support.hostile_templates", str(LIMIT_S)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-500:]
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [name for name, _, _ in told] == list(HOSTILE)
+    assert [(name, seconds) for name, seconds, _ in told if seconds > LIMIT_S + NATIVE_S] == []
+    assert [(name, outcome) for name, _, outcome in told if not outcome.isprintable() or len(outcome) > 1000] == []
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MOST_KIB
+
+
+def test_a_usual_template_takes_none_of_the_limits() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)
+    assert ChatTemplate("{{ messages[0].content * 3 }}", "2026-01-02").render(MESSAGES) == "HelloHelloHello"
+    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGALRM)) == before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+
+
+def test_a_limit_that_was_reached_is_lifted_again() -> None:
+    with pytest.raises(BoundExceeded, match="more than 64 MiB"):
+        bounded(lambda: bytearray(65 << 20), 5, 64 << 20)
+    assert len(bytearray(65 << 20)) == 65 << 20
+    with pytest.raises(BoundExceeded, match="within 0.05 s"):
+        bounded(lambda: time.sleep(5), 0.05)
+    time.sleep(0.1)  # no signal comes any more
+
+
+def test_a_limit_of_the_process_stays_the_lower_one() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + (256 << 20), hard))
+    try:
+        with pytest.raises(BoundExceeded):
+            bounded(lambda: bytearray(300 << 20), 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_a_timer_that_was_running_goes_on() -> None:
+    rung = threading.Event()
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.set())
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        assert bounded(lambda: 7, 5) == 7
+        assert rung.wait(2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_other_threads_render_too() -> None:
+    found: list[str] = []
+    template = ChatTemplate("{{ messages[0].content }}", "2026-01-02")
+    thread = threading.Thread(target=lambda: found.append(template.render(MESSAGES)))
+    thread.start()
+    thread.join()
+    assert found == ["Hello"]
+
+
+def test_native_code_that_can_not_be_interrupted_ends_the_process() -> None:
+    code = (
+        "import burnish.rendering.bounds as b; b.GRACE_S = 0.5\n"
+        "b.bounded(lambda: sum([[0] * 1000] * 99999, []), 0.2)"  # quadratic, in one call
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGVTALRM
+
+
+def test_a_limit_says_which() -> None:
+    with pytest.raises(TemplateLimit, match=r"did not end within 0\.1 s"):
+        ChatTemplate(HOSTILE["nested loops"], "2026-01-02", timeout_s=0.1).render(MESSAGES)
+    with pytest.raises(TemplateLimit, match="64 Mi characters"):
+        ChatTemplate("{% for i in range(9) %}{{ 'x' * 10 ** 7 }}{% endfor %}", "2026-01-02").render(MESSAGES)
+    with pytest.raises(ChatError, match=f"at most {MOST_SOURCE}"):
+        ChatTemplate(HOSTILE["too long"], "2026-01-02").check()
