@@ -47,7 +47,7 @@ def run(settings: ServeSettings) -> int:
     keys = read_keys(settings)
     check_exposure(settings, keys)
     listening = _listen(settings)
-    model, served = load(settings)
+    model, served, tokenizer = load(settings)
     backend: LlamaBackend | None = None
     try:
         size = sizing.measure(model, served.context_length, settings)
@@ -59,6 +59,8 @@ def run(settings: ServeSettings) -> int:
         metrics.watch(engine.snapshot)
         log = _logger(settings)
         app = create_app(Service(engine, served, size.context, settings, metrics), keys, log)
+        if fault := tokenizer.wait():
+            warn(f"{fault}: /v1/chat/completions is refused, /v1/completions works")
         say(f"model {served.name}: {size}")
         if backend.rows_singly:
             numbers = " or ".join(map(str, sorted(backend.rows_singly)))
@@ -77,6 +79,7 @@ def run(settings: ServeSettings) -> int:
         engine.close()
     finally:
         listening.close()
+        tokenizer.close()
         if backend is not None:
             backend.close()
         model.close()

@@ -48,6 +48,9 @@ class ServeSettings(Strict):
     max_requests_per_key: Positive | None = Field(None, description="requests that one key may have open at once")
     max_waiting: Annotated[int, Field(ge=0)] = Field(128, description="requests that may wait; more get 429")
     request_timeout_s: Seconds = Field(600.0, description="longest time for one request, waiting included")
+    template_timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        5.0, description="longest time to render and tokenize one request"
+    )
     drain_timeout_s: Seconds = Field(30.0, description="longest time for running answers after SIGTERM")
     keep_alive_s: Seconds = Field(15.0, description="pause after which a silent stream gets an SSE comment")
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
+class PromptTooLong(Exception):
+    """A text that can't fit into the context: it has at least `tokens` tokens, and was not tokenized."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"at least {tokens} tokens")
+        self.tokens = tokens
+
+
+class TextBusy(Exception):
+    """Every worker was busy for as long as one request may take."""
+
+
 class Tokenizer(Protocol):
-    """Text and chats to token ids, and back. Any thread may call these."""
+    """Text and chats to token ids, and back. What takes long is awaited: the event loop goes on meanwhile.
+
+    What is awaited may raise burnish.chat.ChatError, where a text or a chat is refused or takes too long, and TextBusy.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -17,21 +32,29 @@ class Tokenizer(Protocol):
     def has_template(self) -> bool:
         """Whether chats can be encoded."""
 
-    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+    async def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Return the ids of a text. `add_special` adds the start and end tokens that the model is configured for, the
         start token not where a parsed text begins with it; `parse_special` reads special strings as their tokens."""
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Return the ids of a raw prompt, at least one: as `encode` with both flags."""
+    async def encode_pieces(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True
+    ) -> list[tuple[int, str]]:
+        """Return the ids of a text, each with its own text."""
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
-        """Return the ids of a chat with the opening of the next answer. Raises burnish.chat.ChatError."""
+    async def encode_prompt(self, text: str, most: int) -> list[int]:
+        """Return the ids of a raw prompt, at least one: as `encode` with both flags. Raises PromptTooLong for a text
+        that is sure to have more than `most`."""
 
-    def special_strings(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
-        """Yield message index, field and string of every special string that the messages spell."""
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+    ) -> list[int]:
+        """Return the ids of a chat with the opening of the next answer. Raises PromptTooLong as `encode_prompt`."""
+
+    async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
+        """Return message index, field and string of the first special string that the messages spell."""
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of one token, those of a special one too; perhaps part of a character."""
 
-    def decode(self, ids: Sequence[int]) -> str:
+    async def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special ones included."""

@@ -39,12 +39,13 @@ def unknown_model(name: str, known: Sequence[str]) -> ApiError:
     return ApiError(404, f"The model '{name}' does not exist; served: {', '.join(known)}", code="model_not_found")
 
 
-def too_long(prompt_tokens: int, context: int, param: str) -> ApiError:
-    """The prompt leaves no room for an answer."""
+def too_long(prompt_tokens: int, context: int, param: str, least: bool = False) -> ApiError:
+    """The prompt leaves no room for an answer; `least`: it has that many tokens or more."""
+    number = f"at least {prompt_tokens}" if least else str(prompt_tokens)
     return ApiError(
         400,
         f"This model's maximum context length is {context} tokens, the answer included. "
-        f"However, your {param} resulted in {prompt_tokens} tokens. Please reduce the length of the {param}.",
+        f"However, your {param} resulted in {number} tokens. Please reduce the length of the {param}.",
         param=param,
         code="context_length_exceeded",
     )

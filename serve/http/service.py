@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from collections.abc import Sequence as Many
 from contextlib import suppress
 from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
+
+from burnish.chat import ChatError
 
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.engine import Draining, Engine
 from ..engine.events import Finished
 from ..engine.scheduler import QueueFull
 from ..engine.sequence import Sequence
+from ..engine.tokenizer import PromptTooLong, TextBusy
 from ..metrics import Metrics
 from ..served import Served
 from ..settings import ServeSettings
 from . import requests
-from .errors import ApiError, busy, draining, failed
+from .errors import ApiError, busy, draining, failed, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
 from .response_objects import Answer, Reply
 from .schema import ChatRequest, CompletionRequest
 from .sse import EventStream, chunks, timed_out, until_disconnect
+
+Made = TypeVar("Made")
+# a prompt that is made sooner than this is not worth the watch for a client that leaves
+SOON_S = 0.05
 
 
 class Service:
@@ -53,6 +62,38 @@ class Service:
                 raise _too_large(most)
             parts.append(part)
         return b"".join(parts)
+
+    async def prepared(self, http: Request, making: Coroutine[Any, Any, Made], param: str) -> Made:
+        """Return what comes of a prompt that is rendered and tokenized, which ends if the client leaves.
+
+        `param` names it in faults. Raises ApiError 400 where it is refused, and 429 where too many are being made.
+        """
+        task = asyncio.create_task(making)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=SOON_S)
+            if not done:
+                await self._unless_left(http, task)
+            return await task
+        except PromptTooLong as error:
+            raise too_long(error.tokens, self.context, param, least=True) from None
+        except ChatError as error:
+            raise ApiError(400, str(error), param=param, code="invalid_value") from None
+        except TextBusy:
+            raise busy(1) from None
+        finally:
+            task.cancel()
+
+    async def _unless_left(self, http: Request, task: asyncio.Task[Made]) -> None:
+        """Wait for a task, and cancel it where the client leaves before. Raises ApiError 499, which nobody reads."""
+        leaving = asyncio.create_task(until_disconnect(http.receive))
+        try:
+            await asyncio.wait({leaving, task}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ApiError(499, "The client closed the connection.", code="client_closed_request")
+        finally:
+            leaving.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await leaving
 
     async def answer(
         self, http: Request, request: ChatRequest | CompletionRequest, prompts: Many[list[int]]

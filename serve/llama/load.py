@@ -15,10 +15,11 @@ from ..settings import ServeSettings
 from .tokenizer import LlamaTokenizer
 
 
-def load(settings: ServeSettings) -> tuple[Model, Served]:
+def load(settings: ServeSettings) -> tuple[Model, Served, LlamaTokenizer]:
     """Choose, verify and load the model, and check that its template is the one that it was trained with.
 
-    The caller closes the model. Raises ServeError, RunError or LlamaError.
+    The caller closes the model and its tokenizer, which starts in the background. Raises ServeError, RunError or
+    LlamaError.
     """
     chosen = choose(settings)
     if chosen.recorded and settings.verify:
@@ -27,22 +28,23 @@ def load(settings: ServeSettings) -> tuple[Model, Served]:
     model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers, amx=settings.amx)
     say(f"AMX: {'used' if model.amx else 'not used'}: {model.amx_why}")
     try:
-        return model, _served(model, chosen, settings)
+        return model, *_served(model, chosen, settings)
     except BaseException:
         model.close()
         raise
 
 
-def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> Served:
+def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> tuple[Served, LlamaTokenizer]:
     chat = _chat(model, chosen, settings)
     stop_ids, stop_strings = _stops(model, chosen.stops)
     known = min(chosen.context_length or model.n_ctx_train, model.n_ctx_train) or 2048
     if settings.context_length is not None and settings.context_length > known:
         warn(f"context_length {settings.context_length} is more than the {known} tokens that the model knows")
     runtime = {"cpu_variant": cpu_variant(), "amx": model.amx, "amx_why": model.amx_why}
-    return Served(
+    tokenizer = LlamaTokenizer(model, chat, settings.template_timeout_s)
+    served = Served(
         name=chosen.name,
-        tokenizer=LlamaTokenizer(model, chat),
+        tokenizer=tokenizer,
         end_tokens=model.eog_ids() | stop_ids,
         stop_strings=stop_strings,
         context_length=settings.context_length or known,
@@ -51,6 +53,7 @@ def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> Served:
         record={**chosen.record, "special_tokens": chat.reading if chat else None, **runtime},
         refuse_specials=settings.special_tokens == "error",
     )
+    return served, tokenizer
 
 
 def _fingerprint(model: Model, chosen: Chosen) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,26 +24,32 @@ class ByteTokenizer:
     vocab_size = VOCAB_SIZE
     has_template = True
 
-    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+    async def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return list(text.encode())
 
-    def encode_prompt(self, text: str) -> list[int]:
-        return self.encode(text) or [0]
+    async def encode_pieces(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True
+    ) -> list[tuple[int, str]]:
+        return [(token, bytes([token]).decode("utf-8", "replace")) for token in text.encode()]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+    async def encode_prompt(self, text: str, most: int) -> list[int]:
+        return await self.encode(text) or [0]
+
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+    ) -> list[int]:
         if any(not message["content"] for message in messages):
             raise ChatError("a message is empty")
-        return self.encode(str(variables.get("between", "")).join(message["content"] for message in messages))
+        return await self.encode(str(variables.get("between", "")).join(message["content"] for message in messages))
 
-    def special_strings(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
-        for index, message in enumerate(messages):
-            if "<end>" in message["content"]:
-                yield index, "content", "<end>"
+    async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
+        spelled = (index for index, message in enumerate(messages) if "<end>" in message["content"])
+        return next(((index, "content", "<end>") for index in spelled), None)
 
     def piece(self, token: int) -> bytes:
         return b"<end>" if token == END else bytes([token])
 
-    def decode(self, ids: Sequence[int]) -> str:
+    async def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
 

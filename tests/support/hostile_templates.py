@@ -6,6 +6,7 @@ import json
 import sys
 import time
 
+NESTED = "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"
 # templates that must end at a limit, or in one error
 HOSTILE: dict[str, str] = {
     # without an end
@@ -56,24 +57,23 @@ HOSTILE: dict[str, str] = {
     "join": "{{ ['x' * 10 ** 5] * 10 ** 5 | int }}{{ (['x' * 10 ** 5] * 10 ** 5) | join('y' * 10 ** 5) }}",
     "indent": "{{ ('x\n' * 10 ** 6) | indent(10 ** 6) }}",
     "indent of JSON": "{{ [1, 2] | tojson(indent=10 ** 10) }}",
-    "doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
+    "{{ ns.s }}",
     "doubling by blocks": "{% set s = 'x' * 1000 %}" + "{% set s %}{{ s }}{{ s }}{{ s }}{{ s }}{% endset %}" * 20,
     "namespace growth": "{% set ns = namespace(l=[1]) %}{% for i in range(99999) %}{% set ns.l = ns.l + ns.l %}"
     "{% endfor %}",
     "list of ranges": "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}"
     "{% set ns.l = ns.l + [range(99999) | list] %}{% endfor %}",
-    "joined cycles": "{% set c = cycler('x' * 10 ** 8, 'y' * 10 ** 8) %}{% for i in range(99) %}{{ c.next() }}{% endfor %}",
+    "joined cycles": "{% set c = cycler('x' * 10 ** 8, 'y' * 10 ** 8) %}{% for i in range(99) %}{{ c.next() }}"
+    "{% endfor %}",
     "joiner": "{% set j = joiner('x' * 10 ** 8) %}{% for i in range(99) %}{{ j() }}{% endfor %}",
     "a range too long": "{% for i in range(10 ** 12) %}{% endfor %}",
     "slices": "{{ range(9) | slice(10 ** 9) | list | length }}",
     "fill of a batch": "{{ range(9) | batch(10 ** 10, 'x') | list }}",
     "percent-encoding": "{{ ('%' * 10 ** 8) | urlencode | urlencode }}",
-    "nested lists to text": "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}"
-    "{{ ns.l }}",
-    "nested lists to JSON": "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}"
-    "{{ ns.l | tojson }}",
-    "nested lists, printed": "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"
-    "{{ ns.l | pprint }}",
+    "nested lists to text": NESTED + "{{ ns.l }}",
+    "nested lists to JSON": NESTED + "{{ ns.l | tojson }}",
+    "nested lists, printed": NESTED + "{{ ns.l | pprint }}",
     "escapes": "{{ ('<' * 10 ** 8) | escape | escape | escape }}",
     "a time of any width": "{{ strftime_now('%Y' * 10 ** 8) }}",
     # errors of every kind
@@ -97,8 +97,7 @@ HOSTILE: dict[str, str] = {
     "raise an error of many words": "{{ raise_exception('word ' * 1000000) }}",
     "raise nothing": "{{ raise_exception() }}",
     "raise an object": "{{ raise_exception(namespace()) }}{{ raise_exception(messages) }}",
-    "raise nested lists": "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}"
-    "{{ raise_exception(ns.l) }}",
+    "raise nested lists": NESTED + "{{ raise_exception(ns.l) }}",
     # not a template
     "open tag": "{% if %}",
     "deep blocks": "{% for a in [1] %}" * 30 + "x" + "{% endfor %}" * 30,

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence as Many
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from burnish.chat import RESERVED_VARIABLES, ChatError
+from burnish.chat import RESERVED_VARIABLES
 
 from ...engine.tokenizer import Tokenizer
-from ...served import Served
-from ...settings import ServeSettings
 from .. import requests
 from ..errors import ApiError
 from ..schema import ChatRequest, Message
 from ..service import Service
-
-# longer texts are tokenized outside the event loop, which they would hold up
-INLINE_BYTES = 32_768
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -30,15 +24,14 @@ def add(app: FastAPI, service: Service) -> None:
         body = await service.body(http)
         request = requests.parse(ChatRequest, body)
         requests.check_model(request.model, service.served)
-        if len(body) > INLINE_BYTES:
-            prompt = await asyncio.to_thread(chat_prompt, request, service.served, service.settings)
-        else:
-            prompt = chat_prompt(request, service.served, service.settings)
+        prompt = await service.prepared(http, chat_prompt(request, service), "messages")
         return await service.answer(http, request, [prompt])
 
 
-def chat_prompt(request: ChatRequest, served: Served, settings: ServeSettings) -> list[int]:
-    """Render and tokenize the messages, with no special tokens added. Raises ApiError 400."""
+async def chat_prompt(request: ChatRequest, service: Service) -> list[int]:
+    """Render and tokenize the messages, with no special tokens added. Raises ApiError 400, and what the tokenizer
+    raises."""
+    served, settings = service.served, service.settings
     if not served.tokenizer.has_template:
         raise ApiError(
             400, "This model has no chat template; use /v1/completions.", param="model", code="no_chat_template"
@@ -54,16 +47,14 @@ def chat_prompt(request: ChatRequest, served: Served, settings: ServeSettings) -
         )
     messages = [_for_template(message) for message in request.messages]
     if served.refuse_specials:
-        _refuse_specials(served.tokenizer, messages)
-    try:
-        return served.tokenizer.encode_chat(messages, variables)
-    except ChatError as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_value") from None
+        await _refuse_specials(served.tokenizer, messages)
+    return await served.tokenizer.encode_chat(messages, variables, service.context)
 
 
-def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]]) -> None:
+async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]]) -> None:
     """Raise ApiError 400 for the first special string that a message spells."""
-    for index, field, string in tokenizer.special_strings(messages):
+    if found := await tokenizer.special_string(messages):
+        index, field, string = found
         param = f"messages[{index}].{field}"
         what = f"'{string}' is a special token of this model and may not be in a message"
         raise ApiError(400, f"Invalid '{param}': {what}.", param=param, code="invalid_value")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from ...engine.tokenizer import Tokenizer
-from ...settings import ServeSettings
 from .. import requests
 from ..errors import ApiError
 from ..schema import CompletionRequest
@@ -23,20 +19,23 @@ def add(app: FastAPI, service: Service) -> None:
         body = await service.body(http)
         request = requests.parse(CompletionRequest, body)
         requests.check_model(request.model, service.served)
-        prompts = await asyncio.to_thread(completion_prompts, request, service.served.tokenizer, service.settings)
+        prompts = await service.prepared(http, completion_prompts(request, service), "prompt")
         return await service.answer(http, request, prompts)
 
 
-def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, settings: ServeSettings) -> list[list[int]]:
+async def completion_prompts(request: CompletionRequest, service: Service) -> list[list[int]]:
     """Tokenize each prompt as it is, with a beginning-of-sequence token where the model is configured for one and
-    the prompt does not begin with it. Raises ApiError 400."""
+    the prompt does not begin with it. Raises ApiError 400, and what the tokenizer raises."""
+    tokenizer, settings = service.served.tokenizer, service.settings
     prompts = request.prompts()
     if not prompts:
         raise ApiError(400, "Invalid 'prompt': empty array.", param="prompt", code="empty_array")
     if len(prompts) > settings.max_choices:
         raise ApiError(400, f"At most {settings.max_choices} prompts.", param="prompt", code="array_above_max_length")
     return [
-        tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else _checked(prompt, tokenizer.vocab_size)
+        await tokenizer.encode_prompt(prompt, service.context)
+        if isinstance(prompt, str)
+        else _checked(prompt, tokenizer.vocab_size)
         for prompt in prompts
     ]
 

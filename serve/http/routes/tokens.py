@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -21,11 +19,12 @@ def add(app: FastAPI, service: Service) -> None:
     async def tokenize(http: Request) -> Response:
         request = requests.parse(TokenizeRequest, await service.body(http))
         add, parse = request.add_special, request.parse_special
-        ids = await asyncio.to_thread(tokenizer.encode, request.content, add_special=add, parse_special=parse)
         if not request.with_pieces:
-            return JSONResponse({"tokens": ids})
-        pieces = [tokenizer.piece(i).decode("utf-8", "replace") for i in ids]
-        return JSONResponse({"tokens": [{"id": i, "piece": p} for i, p in zip(ids, pieces, strict=True)]})
+            ids = tokenizer.encode(request.content, add_special=add, parse_special=parse)
+            return JSONResponse({"tokens": await service.prepared(http, ids, "content")})
+        found = tokenizer.encode_pieces(request.content, add_special=add, parse_special=parse)
+        pieces = await service.prepared(http, found, "content")
+        return JSONResponse({"tokens": [{"id": token, "piece": piece} for token, piece in pieces]})
 
     @app.post("/detokenize")
     async def detokenize(http: Request) -> Response:
@@ -33,4 +32,4 @@ def add(app: FastAPI, service: Service) -> None:
         wrong = next((token for token in request.tokens if not 0 <= token < tokenizer.vocab_size), None)
         if wrong is not None:
             raise ApiError(400, f"Token id {wrong} is not in the vocabulary.", param="tokens", code="invalid_value")
-        return JSONResponse({"content": tokenizer.decode(request.tokens)})
+        return JSONResponse({"content": await service.prepared(http, tokenizer.decode(request.tokens), "tokens")})

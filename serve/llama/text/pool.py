@@ -1,0 +1,161 @@
+"""The server's side: starts the parent and its workers, hands out requests, replaces workers that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.chat import ChatError
+
+from ...engine.tokenizer import TextBusy
+from .frames import CONTROL, FORK, KILL, Reply, read_reply, request
+from .worker import AFTER_S
+
+ROOT = Path(__file__).parents[3]
+COUNT = 2
+START_TIMEOUT_S = 120.0
+# what the kernel may take to end a process and to tell
+GRACE_S = 1.0
+# what the children get of the environment: no key, no token
+ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH")
+# threads of numerical libraries do not survive a fork, and the GPU is the server's
+QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass
+class _Worker:
+    number: int
+    connection: socket.socket
+    used: bool = False
+
+
+class WorkersFailed(ChatError):
+    """A request that took too long, or ended its worker."""
+
+
+class TextWorkers:
+    """Workers that render and tokenize. `settings` are what `serve.llama.text` reads; they hold timeout_s."""
+
+    def __init__(self, settings: Mapping[str, Any], count: int = COUNT) -> None:
+        self.settings, self.timeout_s = settings, float(settings["timeout_s"])
+        self._numbers = 0
+        self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        self._control, self._process = self._started()
+        for _ in range(count):
+            self._idle.put_nowait(self._worker())
+
+    def hello(self) -> dict[str, Any]:
+        """Wait until the vocabulary is loaded; return what the parent says of it. Raises ChatError where it fails."""
+        self._control.settimeout(START_TIMEOUT_S)
+        try:
+            said = self._control.recv(1 << 16)
+        except TimeoutError:
+            raise ChatError(f"the text workers did not start within {START_TIMEOUT_S:g} s") from None
+        finally:
+            self._control.settimeout(None)
+        if not said:
+            raise ChatError(f"the text workers ended at their start (exit code {self._process.wait()})")
+        content: dict[str, Any] = json.loads(said)
+        return content
+
+    async def ask(self, content: dict[str, Any]) -> Reply:
+        """Have a request answered. Raises WorkersFailed, and TextBusy where no worker gets free in time.
+
+        Cancelled, the request ends at once: its worker is killed.
+        """
+        data = request(content)
+        try:
+            async with asyncio.timeout(self.timeout_s + AFTER_S + GRACE_S):
+                worker = await self._idle.get()
+        except TimeoutError:
+            raise TextBusy from None
+        whole = False
+        try:
+            reply = await self._answer(worker, data)
+            whole = not reply.retire
+            return reply
+        finally:
+            self._idle.put_nowait(worker if whole else self._replaced(worker))
+
+    async def _answer(self, worker: _Worker, data: bytes) -> Reply:
+        began = time.monotonic()
+        start = 0.0 if worker.used else START_TIMEOUT_S  # its parent may still be loading
+        worker.used = True
+        try:
+            async with asyncio.timeout(self.timeout_s + AFTER_S + GRACE_S + start):
+                await asyncio.get_running_loop().sock_sendall(worker.connection, data)
+                return await read_reply(worker.connection)
+        except TimeoutError:
+            pass
+        except (OSError, EOFError):
+            if time.monotonic() - began < self.timeout_s:
+                raise WorkersFailed(
+                    "rendering or tokenizing this text ended in a crash or at the memory limit"
+                ) from None
+        raise WorkersFailed(f"rendering and tokenizing this text took longer than {self.timeout_s:g} s")
+
+    def _replaced(self, worker: _Worker) -> _Worker:
+        worker.connection.close()
+        with suppress(OSError):
+            self._control.send(CONTROL.pack(KILL, worker.number))
+        return self._worker()
+
+    def _worker(self) -> _Worker:
+        """Have a worker forked; it takes a request as soon as it can."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._numbers += 1
+        message = CONTROL.pack(FORK, self._numbers)
+        try:
+            socket.send_fds(self._control, [message], [theirs.fileno()])
+        except OSError:  # the parent was killed, most likely for want of memory
+            self._end()
+            self._control, self._process = self._started()
+            socket.send_fds(self._control, [message], [theirs.fileno()])
+        finally:
+            theirs.close()
+        return _Worker(self._numbers, ours)
+
+    def _started(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        settings = os.memfd_create("settings")
+        os.write(settings, json.dumps(dict(self.settings)).encode())
+        os.lseek(settings, 0, os.SEEK_SET)
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", __package__, str(theirs.fileno()), str(settings)],
+                cwd=ROOT,
+                env={**environment, **QUIET},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), settings),
+            )
+        finally:
+            theirs.close()
+            os.close(settings)
+        return ours, process
+
+    def _end(self) -> None:
+        self._control.close()
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the parent and its workers."""
+        while not self._idle.empty():
+            self._idle.get_nowait().connection.close()
+        self._end()
