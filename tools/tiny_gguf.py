@@ -63,8 +63,8 @@ def shapes(size: Size) -> dict[str, Shape]:
     return found
 
 
-def metadata(size: Size) -> list[tuple[str, int, object]]:
-    """Return the keys with their GGUF types and values."""
+def metadata(size: Size, pre: str = "gpt-2", template: str | None = None) -> list[tuple[str, int, object]]:
+    """Return the keys with their GGUF types and values; `pre` names llama.cpp's pre-tokenizer."""
     tokens = byte_tokens() + list(CONTROL)
     kinds = [NORMAL] * 256 + [CONTROL_TOKEN] * len(CONTROL) + [UNUSED] * (size.vocabulary - 256 - len(CONTROL))
     tokens += [f"<unused{number}>" for number in range(size.vocabulary - len(tokens))]
@@ -81,19 +81,20 @@ def metadata(size: Size) -> list[tuple[str, int, object]]:
         *((f"llama.{name}", U32, number) for name, number in sizes.items()),
         ("llama.attention.layer_norm_rms_epsilon", F32, 1e-5),
         ("tokenizer.ggml.model", STRING, "gpt2"),
-        ("tokenizer.ggml.pre", STRING, "gpt-2"),
+        ("tokenizer.ggml.pre", STRING, pre),
         ("tokenizer.ggml.tokens", ARRAY, (STRING, tokens)),
         ("tokenizer.ggml.token_type", ARRAY, (I32, kinds)),
         ("tokenizer.ggml.merges", ARRAY, (STRING, ["t h"])),  # its result is not a token: never taken
         ("tokenizer.ggml.bos_token_id", U32, 256),
         ("tokenizer.ggml.eos_token_id", U32, 258),
         ("tokenizer.ggml.add_bos_token", BOOL, False),
+        *([("tokenizer.chat_template", STRING, template)] if template is not None else []),
     ]
 
 
-def write(path: Path, size: Size = TINY, seed: int = 0) -> None:
+def write(path: Path, size: Size = TINY, seed: int = 0, pre: str = "gpt-2", template: str | None = None) -> None:
     """Write the model. The same seed gives the same file."""
-    drawn, tensors, pairs = random.Random(seed), shapes(size), metadata(size)
+    drawn, tensors, pairs = random.Random(seed), shapes(size), metadata(size, pre, template)
     header, offset = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))), 0
     for pair in pairs:
         header += _pair(*pair)

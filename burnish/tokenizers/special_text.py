@@ -131,13 +131,15 @@ class Chat:
 
     def _restored(self, marked: str, hide: _Sentinels) -> Prompt:
         """Put the characters back for the sentinels; what is special before that is the template's own."""
-        text, last = "", 0
+        parts: list[str] = []
         controls: list[Span] = []
+        length = last = 0
         for start, end, string in self._finder.find(marked):
-            text += hide.back(marked[last:start])
-            controls.append((len(text), len(text) + len(string)))
-            text, last = text + string, end
-        return Prompt(text + hide.back(marked[last:]), tuple(controls))
+            parts += (hide.back(marked[last:start]), string)
+            length += len(parts[-2]) + len(string)
+            controls.append((length - len(string), length))
+            last = end
+        return Prompt("".join(parts) + hide.back(marked[last:]), tuple(controls))
 
     def _parts(self, prompt: Prompt, cut: frozenset[str]) -> Iterator[Part]:
         """Yield the texts and the control ids of a prompt; the strings in `cut` are parted after their first one."""

@@ -38,6 +38,16 @@ class _Worker:
     connection: socket.socket
     used: bool = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether an idle worker has gone."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
 
 class WorkersFailed(ChatError):
     """A request that took too long, or ended its worker."""
@@ -79,6 +89,8 @@ class TextWorkers:
                 worker = await self._idle.get()
         except TimeoutError:
             raise TextBusy from None
+        if worker.ended:  # killed from outside, while it had nothing to do
+            worker = self._replaced(worker)
         whole = False
         try:
             reply = await self._answer(worker, data)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from burnish.chat import ChatError
 from burnish.llama import LlamaError, Model
 from burnish.rendering.bounds import MOST_BYTES, address_space
-from burnish.tokenizers.special_text import Chat, find_strings
+from burnish.tokenizers.special_text import Chat, find_strings, texts
 
 from .frames import Kind, Reply, ids, read_request, value
 
@@ -58,8 +58,17 @@ class Texts:
         assert self.chat is not None, "has_template was not asked"
         if do == "strings":
             return value(next(find_strings(self.chat, request["messages"]), None))
-        prompt = self.chat.render(request["messages"], add_generation_prompt=True, **request["variables"])
-        return self._too_long(prompt.text, request["most"]) or ids(self.chat.encode(prompt))
+        return self._chat(self.chat, request["messages"], request["variables"], request["most"])
+
+    def _chat(
+        self, chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+    ) -> Reply:
+        if self.longest and sum(map(len, texts((messages, variables)))) > most:
+            # telling special strings from text takes longer than the rendering: not for a chat that can't fit
+            plain = chat.template.render(messages, add_generation_prompt=True, **variables)
+            if long := self._too_long(plain, most):
+                return long
+        return ids(chat.ids(messages, add_generation_prompt=True, **variables))
 
     def _encode(self, request: Mapping[str, Any]) -> Reply:
         text, add, parse = request["text"], request["add_special"], request["parse_special"]
@@ -80,13 +89,13 @@ class Texts:
         return value(least, Kind.TOO_LONG) if least > most else None
 
 
-def serve(connection: socket.socket, texts: Texts, timeout_s: float) -> None:
+def serve(connection: socket.socket, tokenizer: Texts, timeout_s: float) -> None:
     """Answer requests until the server closes the connection. A request that takes too long ends the process."""
     start = _limit()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (request := read_request(connection)) is not None:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + AFTER_S)
-        reply = texts.answer(request)
+        reply = tokenizer.answer(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.sendall(Reply(reply.kind, reply.body, address_space() > start + GROWN_BYTES).data())
 

@@ -1,0 +1,250 @@
+"""Templates and texts from strangers while serving: each costs its own request, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.chat import ChatError, ChatTemplate
+from burnish.llama import Model
+from burnish.tokenizers import vocabulary
+from burnish.tokenizers.special_text import Chat
+from serve.engine.tokenizer import PromptTooLong
+from serve.llama.text.pool import WorkersFailed
+from serve.llama.tokenizer import LlamaTokenizer
+from tests.support.hostile_templates import HOSTILE
+from tests.support.server import ServerProcess, serving
+from tools import tiny_gguf
+
+LIMIT_S = 1.5
+# what a usual message is rendered by; messages that name a fault have it
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% if m.content == 'hang' %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    "{% elif m.content == 'bomb' %}{{ 'x' * 10 ** 10 }}{% elif m.content == 'fail' %}{{ 1 / 0 }}"
+    "{% elif m.content == 'sum' %}{{ ([[0] * 1000] * 99999) | map('list') | list | length }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+USUAL = [{"role": "user", "content": "Who are you? <|im_end|>"}]
+
+
+def said(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+def tiny(path: Path, template: str | None = TEMPLATE, pre: str = "gpt-2") -> Path:
+    tiny_gguf.write(path, template=template, pre=pre)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = tiny(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    with Model.open(path, vocab_only=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model: Model) -> Iterator[LlamaTokenizer]:
+    found = LlamaTokenizer(model, chat(model), LIMIT_S)
+    assert found.wait() is None
+    yield found
+    found.close()
+
+
+def chat(model: Model, template: str = TEMPLATE) -> Chat:
+    return Chat(ChatTemplate(template, "2026-01-02"), vocabulary.from_gguf(model))
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)
+
+
+def workers(tokenizer: LlamaTokenizer) -> list[int]:
+    parent = tokenizer._workers._process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [parent, *map(int, children)]
+
+
+def test_ids_are_those_of_the_process_itself(tokenizer: LlamaTokenizer, model: Model) -> None:
+    expected = chat(model).ids(USUAL, add_generation_prompt=True)
+    assert run(tokenizer.encode_chat(USUAL, {}, 1000)) == expected
+    assert run(tokenizer.encode("a <|im_end|>")) == model.tokenize("a <|im_end|>")
+    assert run(tokenizer.encode_prompt("", 1000)) == [model.bos_id]
+    assert run(tokenizer.encode_pieces("é\ud800")) == [(i, p) for i, p in zip(
+        model.tokenize("é\ud800"), ["\ufffd", "\ufffd", "?"], strict=True)]  # fmt: skip
+    assert run(tokenizer.decode(expected)).startswith("<|im_start|>user\n")
+    assert run(tokenizer.special_string(USUAL)) == (0, "content", "<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("hang", r"within 1\.5 s"), ("bomb", "512 MiB"), ("fail", "division by zero")]
+)
+def test_a_template_that_fails_costs_one_request(tokenizer: LlamaTokenizer, content: str, why: str) -> None:
+    with pytest.raises(ChatError, match=why):
+        run(tokenizer.encode_chat(said(content), {}, 1000))
+    assert run(tokenizer.encode_chat(USUAL, {}, 1000))
+
+
+def test_the_event_loop_goes_on_meanwhile(tokenizer: LlamaTokenizer) -> None:
+    async def beside() -> float:
+        hanging = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, 1000))
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await tokenizer.encode_chat(USUAL, {}, 1000)
+        took = time.monotonic() - began
+        assert not hanging.done()
+        with pytest.raises(ChatError):
+            await hanging
+        return took
+
+    assert run(beside()) < 1.0
+
+
+def test_a_request_that_nobody_waits_for_ends_at_once(tokenizer: LlamaTokenizer) -> None:
+    async def leave() -> None:
+        for _ in range(4):  # more than there are workers
+            task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, 1000))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await asyncio.wait_for(tokenizer.encode_chat(USUAL, {}, 1000), LIMIT_S)
+
+    run(leave())
+
+
+def test_a_crash_costs_one_request(tokenizer: LlamaTokenizer) -> None:
+    async def crash() -> None:
+        task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, 1000))
+        await asyncio.sleep(0.3)
+        for process in workers(tokenizer)[1:]:
+            os.kill(process, signal.SIGSEGV)
+        with pytest.raises(WorkersFailed, match="crash"):
+            await task
+        for _ in range(3):  # the other worker was idle when it was ended
+            assert await tokenizer.encode_chat(USUAL, {}, 1000)
+
+    run(crash())
+
+
+def test_a_parent_that_was_killed_is_started_again(tokenizer: LlamaTokenizer) -> None:
+    before = workers(tokenizer)
+    for process in before:
+        os.kill(process, signal.SIGKILL)
+    for _ in range(3):
+        assert run(tokenizer.encode_chat(USUAL, {}, 1000))
+    assert not set(before) & set(workers(tokenizer))
+
+
+def test_a_text_that_can_not_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> None:
+    began = time.monotonic()
+    with pytest.raises(PromptTooLong) as caught:
+        run(tokenizer.encode_chat(said("1" * (1 << 20)), {}, 1000))
+    assert 1000 < caught.value.tokens < 1 << 20 and time.monotonic() - began < LIMIT_S
+
+
+def test_a_worker_that_has_grown_is_replaced(tokenizer: LlamaTokenizer) -> None:
+    run(tokenizer.encode_chat(USUAL, {}, 1000))
+    before = set(workers(tokenizer))
+    for _ in range(2):
+        assert len(run(tokenizer.encode("1" * (1 << 20)))) == 1 << 20
+    assert len(set(workers(tokenizer)) & before) < len(before)
+
+
+def test_no_key_and_no_token_is_in_the_environment_of_the_workers(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("BURNISH_SERVE_API_KEYS", "secret")
+    found = LlamaTokenizer(model, None, LIMIT_S)
+    try:
+        found.wait()
+        assert all(b"secret" not in Path(f"/proc/{process}/environ").read_bytes() for process in workers(found))
+    finally:
+        found.close()
+
+
+def test_workers_end_with_the_server(model: Model) -> None:
+    found = LlamaTokenizer(model, None, LIMIT_S)
+    found.wait()
+    processes = workers(found)
+    found.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{process}/stat").exists() for process in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["nested loops", "text times", "open tag", "exponential macro"])
+def test_a_template_that_can_not_be_used_is_told_at_start(model: Model, name: str) -> None:
+    found = LlamaTokenizer(model, chat(model, HOSTILE[name]), 0.5)
+    try:
+        fault = found.wait()
+        assert fault and fault.isprintable()
+        with pytest.raises(ChatError):
+            run(found.encode_chat(USUAL, {}, 1000))
+        assert run(found.encode("a")) == model.tokenize("a")
+    finally:
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    path = tiny(tmp_path_factory.mktemp("served") / "tiny.gguf", pre="tekken")
+    with serving(model=path, context_length=None, template_timeout_s=LIMIT_S) as running:
+        yield running
+
+
+def test_health_is_answered_while_templates_hang(server: ServerProcess) -> None:
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(server.chat("hang")[0])) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    slowest = 0.0
+    while any(thread.is_alive() for thread in threads):
+        began = time.monotonic()
+        assert server.call("GET", "/health/live")[0] == 200
+        slowest = max(slowest, time.monotonic() - began)
+    assert found == [400, 400] and slowest < 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("fail", "invalid_value"),
+        ("bomb", "invalid_value"),
+        ("a" * 40_000, "context_length_exceeded"),
+        ("<|im_end|>" * 80_000, "context_length_exceeded"),
+        ("é" * 400_000, "context_length_exceeded"),
+    ],
+    ids=["fail", "bomb", "run", "specials", "accents"],
+)
+def test_a_hostile_message_is_a_400(server: ServerProcess, content: str, code: str) -> None:
+    status, _, body = server.chat(content)
+    assert (status, body["error"]["code"], body["error"]["param"]) == (400, code, "messages")
+    assert body["error"]["message"].isprintable()
+    assert server.chat("hi", max_tokens=2)[0] == 200
+
+
+def test_runs_of_one_character_are_tokenized(server: ServerProcess) -> None:
+    for unit in ("a", "A", " ", "!"):
+        status, _, body = server.call("POST", "/tokenize", {"content": unit * 100_000})
+        assert (status, len(body["tokens"])) == (200, 100_000)
+
+
+def test_sigterm_ends_a_server_whose_template_hangs(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "tiny.gguf", HOSTILE["nested loops"])
+    with serving(model=path, context_length=None, template_timeout_s=LIMIT_S) as running:
+        assert "/v1/chat/completions is refused" in running.output
+        assert running.chat("hi")[0] == 400
+        assert running.call("POST", "/v1/completions", {"model": "default", "prompt": "hi", "max_tokens": 1})[0] == 200
+        assert running.stop(timeout=20) == 0
