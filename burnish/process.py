@@ -22,6 +22,7 @@ MEANINGS = {
     "SIGINT": "it was interrupted",
     "SIGHUP": "its terminal closed",
     "SIGXCPU": "the limit on processor time",
+    "SIGVTALRM": "a chat template that could not be interrupted ran far beyond its time",
 }
 REBUILD = (
     "llama.cpp does not fit this CPU or was miscompiled: `rm -f .venv/.llama`, then `make setup` builds and tests it "
@@ -32,6 +33,7 @@ REMEDIES = {
     "SIGSEGV": f"see the lines before it; if it happens again with another file, {REBUILD}",
     "SIGBUS": "a file was cut short while it was read, or a disk or /dev/shm is full: check both, then run again",
     "SIGABRT": "the line before it says which check; a damaged model file is the usual cause",
+    "SIGVTALRM": "give another template (chat.template), or more time (template_timeout_s)",
     "SIGKILL": "use a smaller model, fewer sequences or cells, or give it more memory (in containers SERVE_MEMORY, "
     "TRAIN_MEMORY, EXPORT_MEMORY)",
 }

@@ -64,7 +64,9 @@ class Checkpoint:
     def examine(self, path: Path) -> Fidelity:
         """Score the checkpoint through transformers; its answers are written beside it, for the GGUFs."""
         title = f"the merge ({self.onto})"
-        fidelity, answers = examine_checkpoint(path, self.job.exam, self.job.record, title)
+        fidelity, answers = examine_checkpoint(
+            path, self.job.exam, self.job.record, title, self.job.settings.template_timeout_s
+        )
         with atomic_file(path.parent / f"{self.onto}.safetensors") as temporary:
             save_file({"ids": answers.ids, "logp": answers.logp, "true": answers.true}, temporary)
         return fidelity

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from burnish.chat import TIMEOUT_S
 from burnish.config import Strict
 from burnish.config.foreign import Meaning, Names, unless
 from burnish.exam.thresholds import DEFAULTS
@@ -103,3 +104,6 @@ class ExportSettings(Strict):
     gguf: GgufSection = Field(default_factory=GgufSection)
     gate: GateSection = Field(default_factory=GateSection)
     push: PushSection = Field(default_factory=PushSection)
+    template_timeout_s: float = Field(
+        TIMEOUT_S, gt=0, le=3600, description="longest time to compile a chat template, or to render one conversation"
+    )

@@ -84,10 +84,10 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
 
     try:
         if path.is_dir():
-            fidelity, _ = examine.examine_checkpoint(path, exam, record, path.name)
+            fidelity, _ = examine.examine_checkpoint(path, exam, record, path.name, settings.template_timeout_s)
         else:
             reference = merged_answers(run) if (run.path / MERGED).is_dir() else None
-            fidelity = examine.examine_gguf(path, exam, record, reference, path.name)
+            fidelity = examine.examine_gguf(path, exam, record, reference, path.name, settings.template_timeout_s)
     except LlamaError as error:
         return with_verdict(described(NO_FIGURES), "fail", f"it does not load: {error}")
     return judged(described(fidelity), settings.gate)

@@ -18,6 +18,7 @@ from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 from burnish.tokenizers.specials_check import SpecialsCheck
 from export.exam.parity import checkpoint_chat, gguf_chat, prompt_parity
+from tests.support.hostile_templates import HOSTILE
 from tests.support.server import small_model
 
 DATE = "2026-01-02"
@@ -85,3 +86,10 @@ def test_the_check_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
     assert SpecialsCheck.load(tmp_path) == check
     assert SpecialsCheck.load(tmp_path / "other") is None and Exam.specials_check is None
     assert SpecialsCheck.of(Chat(trained.template, trained.vocabulary, "parse")) is None
+
+
+@pytest.mark.parametrize("name", ["nested loops", "text times", "raise an error of terminal escapes", "open tag"])
+def test_a_hostile_template_in_an_artefact_fails_parity_in_one_line(trained: Chat, model: Model, name: str) -> None:
+    hostile = replace(trained, template=replace(trained.template, source=HOSTILE[name], timeout_s=0.5))
+    check = prompt_parity(exam(trained), hostile, record(trained), model.tokenize_raw)
+    assert check.holds is False and check.why.isprintable()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from burnish.chat import RESERVED_VARIABLES
+from burnish.chat import RESERVED_VARIABLES, TIMEOUT_S
 from burnish.config import Flat, Given, Strict
 from burnish.config.foreign import Names
 from burnish.publish import PushSection
@@ -77,6 +77,9 @@ class ChatSection(Strict):
     template_kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="variables of the template, as {enable_thinking: false}; exam and serving set them too",
+    )
+    template_timeout_s: float = Field(
+        TIMEOUT_S, gt=0, le=3600, description="longest time to compile the template, or to render one conversation"
     )
 
     @field_validator("template_kwargs")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.chat import TIMEOUT_S
 from burnish.console import bar
 from burnish.exam.intervals import Estimate, estimate
 from burnish.exam.rows import Exam
@@ -102,16 +103,28 @@ def _figures(exam: Exam, scored: Scored) -> dict[str, Estimate | None]:
     }
 
 
-def examine_gguf(path: Path, exam: Exam, record: TrainRecord, reference: TopLogprobs | None, title: str) -> Fidelity:
-    """Return the fidelity of a GGUF file: scored through llama.cpp, prompted by the template in its own metadata."""
+def examine_gguf(
+    path: Path,
+    exam: Exam,
+    record: TrainRecord,
+    reference: TopLogprobs | None,
+    title: str,
+    timeout_s: float = TIMEOUT_S,
+) -> Fidelity:
+    """Return the fidelity of a GGUF file: scored through llama.cpp, prompted by the template in its own metadata.
+
+    `timeout_s` is the longest time of one rendering.
+    """
     with Model.open(path) as model:
         scored = score(exam, gguf_logits(model, exam), reference, title)
         ends = gguf_ends(model, record)
-        parity = prompt_parity(exam, gguf_chat(model, record), record, model.tokenize_raw, ends.all)
+        parity = prompt_parity(exam, gguf_chat(model, record, timeout_s), record, model.tokenize_raw, ends.all)
         return fidelity(exam, scored, parity, terminator(exam, ends))
 
 
-def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: str) -> tuple[Fidelity, TopLogprobs]:
+def examine_checkpoint(
+    directory: Path, exam: Exam, record: TrainRecord, title: str, timeout_s: float = TIMEOUT_S
+) -> tuple[Fidelity, TopLogprobs]:
     """Return the fidelity of a merged checkpoint, scored through transformers, and its answers.
 
     Its tokenizer is loaded as vLLM and others do, by the class that its files name: what they make of it is examined.
@@ -125,5 +138,5 @@ def examine_checkpoint(directory: Path, exam: Exam, record: TrainRecord, title: 
         raise ShardError(f"{directory}: transformers can't load its tokenizer: {first_line(error)}") from None
     raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
     ends = checkpoint_ends(directory, tokenizer, record)
-    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record), record, raw, ends.all)
+    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record, timeout_s), record, raw, ends.all)
     return fidelity(exam, scored, parity, terminator(exam, ends)), scored.answers

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from burnish import chat as templates
-from burnish.chat import ChatError
+from burnish.chat import TIMEOUT_S, ChatError
 from burnish.console import listed
 from burnish.exam.rows import Exam
 from burnish.files import text_sha256
@@ -79,17 +79,19 @@ def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
     return Check(True if asked else None)
 
 
-def gguf_chat(model: Model, record: TrainRecord) -> Chat | None:
+def gguf_chat(model: Model, record: TrainRecord, timeout_s: float = TIMEOUT_S) -> Chat | None:
     """Return what a server makes of messages with a GGUF: its template at the run's frozen date, its tokenizer."""
     date, variables = record.template_date, record.template_kwargs
     template = templates.from_gguf(model, date, variables) if date else None
+    template = template and replace(template, timeout_s=timeout_s)
     return Chat(template, vocabulary.from_gguf(model), record.special_tokens) if template else None
 
 
-def checkpoint_chat(tokenizer: Any, record: TrainRecord) -> Chat | None:
+def checkpoint_chat(tokenizer: Any, record: TrainRecord, timeout_s: float = TIMEOUT_S) -> Chat | None:
     """Return the same with a checkpoint's tokenizer, as transformers loads it."""
     date, variables = record.template_date, record.template_kwargs
     template = templates.from_tokenizer(tokenizer, date, variables=variables) if date else None
+    template = template and replace(template, timeout_s=timeout_s)
     return Chat(template, vocabulary.from_tokenizer(tokenizer), record.special_tokens) if template else None
 
 

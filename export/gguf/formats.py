@@ -38,7 +38,8 @@ class Gguf:
 
     def examine(self, path: Path) -> Fidelity:
         """Score the file through llama.cpp, against the trained model and the merge."""
-        return examine_gguf(path, self.job.exam, self.job.record, self.reference, self.type_name)
+        timeout_s = self.job.settings.template_timeout_s
+        return examine_gguf(path, self.job.exam, self.job.record, self.reference, self.type_name, timeout_s)
 
 
 def gguf_formats(job: Job, types: Sequence[str]) -> Iterator[Gguf]:

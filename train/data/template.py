@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
     date = chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
     source = load_template(chat.template) if chat.template else None
     found = from_tokenizer(tokenizer, date, source, chat.template_kwargs)
+    found = found and replace(found, timeout_s=chat.template_timeout_s)
     unknown = [name for name in chat.template_kwargs if found is not None and not found.names(name)]
     if unknown:
         which = f"the template of {chat.template}" if chat.template else "the base's own template"

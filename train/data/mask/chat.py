@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from burnish.chat import ChatError, ChatTemplate
+from burnish.chat import ChatError, ChatTemplate, TemplateLimit
 from burnish.data.formats import Example
 from burnish.tokenizers.special_text import Chat
 
@@ -48,6 +48,9 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
         for example in examples:
             try:
                 rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
+            except TemplateLimit as error:  # with every other row it would take as long
+                faults.add(example, Unmaskable(str(error)))
+                break
             except ChatError as error:
                 faults.add(example, Unmaskable(f"{error}{_system_advice(example, chat)}"))
             except Unmaskable as fault:

@@ -1,0 +1,53 @@
+"""`check` and `train` with templates from strangers: one line, soon, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from burnish.errors import UserError
+from tests.support.hostile_templates import HOSTILE
+from train.__main__ import main
+
+# the template is rendered for several ends before the first row; each may take the whole time once
+MOST_RENDERINGS = 6
+LIMIT_S = 0.5
+
+
+def check(base: Path, data: Path, source: str) -> str:
+    template = data.with_name("hostile.jinja")
+    template.write_text(source, encoding="utf-8", errors="replace")
+    words = ["--base.id", str(base), "--data.path", str(data), "--chat.template", str(template)]
+    with pytest.raises(UserError) as caught:
+        main(["check", *words, "--chat.template_timeout_s", str(LIMIT_S)])
+    return caught.value.report()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nested loops", "did not end within 0.5 s"),
+        ("text times", "512 MiB"),
+        ("joined cycles", "exceeds a limit"),
+        ("division by zero", "division by zero"),
+        ("raise an error of terminal escapes", r"\x1b[2J"),
+        ("deep blocks", "too many statically nested blocks"),
+        ("macro that calls itself", "calls itself without end"),
+        ("globals", "unsafe"),
+    ],
+)
+def test_check_tells_a_hostile_template_in_one_line(tiny_base: Path, rows: Path, name: str, says: str) -> None:
+    began = time.monotonic()
+    report = check(tiny_base, rows, HOSTILE[name])
+    assert says in report and report.isprintable() and report.startswith("error: ")
+    assert time.monotonic() - began < 30 + MOST_RENDERINGS * LIMIT_S
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_check_ends_with_every_hostile_template(tiny_base: Path, rows: Path, name: str) -> None:
+    began = time.monotonic()
+    report = check(tiny_base, rows, HOSTILE[name])
+    assert report.isprintable() and time.monotonic() - began < 90
