@@ -105,5 +105,5 @@ class ExportSettings(Strict):
     gate: GateSection = Field(default_factory=GateSection)
     push: PushSection = Field(default_factory=PushSection)
     template_timeout_s: float = Field(
-        TIMEOUT_S, gt=0, le=3600, description="longest time to compile a chat template, or to render one conversation"
+        TIMEOUT_S, gt=0, le=3600, description="longest processor time to compile a template, or to render one chat"
     )

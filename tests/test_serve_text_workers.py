@@ -85,9 +85,7 @@ def test_ids_are_those_of_the_process_itself(tokenizer: LlamaTokenizer, model: M
     assert run(tokenizer.special_string(USUAL)) == (0, "content", "<|im_end|>")
 
 
-@pytest.mark.parametrize(
-    ("content", "why"), [("hang", r"within 1\.5 s"), ("bomb", "512 MiB"), ("fail", "division by zero")]
-)
+@pytest.mark.parametrize(("content", "why"), [("hang", r"1\.5 s"), ("bomb", "512 MiB"), ("fail", "division by zero")])
 def test_a_template_that_fails_costs_one_request(tokenizer: LlamaTokenizer, content: str, why: str) -> None:
     with pytest.raises(ChatError, match=why):
         run(tokenizer.encode_chat(said(content), {}, 1000))

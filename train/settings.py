@@ -79,7 +79,10 @@ class ChatSection(Strict):
         description="variables of the template, as {enable_thinking: false}; exam and serving set them too",
     )
     template_timeout_s: float = Field(
-        TIMEOUT_S, gt=0, le=3600, description="longest time to compile the template, or to render one conversation"
+        TIMEOUT_S,
+        gt=0,
+        le=3600,
+        description="longest processor time to compile the template, or to render one conversation",
     )
 
     @field_validator("template_kwargs")

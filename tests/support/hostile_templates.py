@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -129,6 +130,7 @@ def main() -> int:
 
     timeout_s = float(sys.argv[1])
     for name, source in HOSTILE.items():
+        gc.collect()  # what the one before left is not this one's
         began = time.monotonic()
         try:
             text = ChatTemplate(source, "2026-01-02", timeout_s=timeout_s).render(MESSAGES, add_generation_prompt=True)
