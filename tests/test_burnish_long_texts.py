@@ -17,9 +17,16 @@ from burnish.tokenizers.finder import Finder
 from tests.support.commands import ROOT
 from tests.support.server import small_model
 from tests.support.tokenizers import llama_cpp_vocabularies
+from tools import tiny_gguf
 
 KINDS = ["deepseek-llm", "gemma-4", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "bert-bge"]
 RUNS = ["a", "A", " ", "\n", "1", "!", "é", "漢", "🙂", "́", "aA", "a ", "<"]
+# pre-tokenizers that llama.cpp splits with std::regex, which recurses
+RECURSING = [
+    *("afmoe", "bailingmoe", "bloom", "chameleon", "deepseek-coder", "deepseek-llm", "deepseek-v3", "exaone-moe"),
+    *("gpt-4o", "granite-embed-multi-97m", "hunyuan-dense", "hy_v4", "jais-2", "joyai-llm", "llama4", "minimax-m2"),
+    *("poro-chat", "seed-coder", "spark2_5", "tekken", "tiny_aya", "ufakzeka", "viking", "youtu"),
+]
 # a run of one character class in a process of its own: a crash ends only that
 RUN = """
 import sys
@@ -106,6 +113,19 @@ def test_no_vocabulary_crashes_at_a_run(path: Path, size: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(path), str(size), *RUNS],
         cwd=ROOT, capture_output=True, text=True, timeout=1200, env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-300:]
+
+
+@pytest.mark.parametrize(
+    "pre",
+    [name if name == "tekken" else pytest.param(name, marks=pytest.mark.slow) for name in RECURSING],
+)
+def test_no_pre_tokenizer_crashes_at_a_run(pre: str, tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "tiny.gguf", pre=pre)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "tiny.gguf"), "100000", *RUNS],
+        cwd=ROOT, capture_output=True, text=True, timeout=600, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-300:]
 
