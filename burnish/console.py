@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,17 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
+# What a terminal would obey or hide: C0 and C1 controls but tab and line feed, marks that turn the direction of text,
+# characters without width, line separators, halves of surrogate pairs, tags.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class Tick(Protocol):
@@ -27,12 +36,26 @@ def as_json() -> bool:
     return os.environ.get("BURNISH_LOG_FORMAT") == "json"
 
 
+def printable(text: str, one_line: bool = False) -> str:
+    """Return a text as a terminal may show it: control characters and hidden ones as escapes (\\x1b, \\u202e).
+
+    Whatever comes from a record, a file or the Hub passes here on its way to a terminal. `one_line`: line feeds too.
+    """
+    shown = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+    return shown.replace("\n", "\\n") if one_line else shown
+
+
+def cell(text: object) -> Text:
+    """Return a text for a table or a panel: printable, and never read as markup."""
+    return Text(printable(str(text), one_line=True))
+
+
 def say(text: str, **fields: object) -> None:
     """Print one line of what was decided or done; `fields` go with it where lines are JSON."""
     if as_json():
         print(json.dumps({"time": time.time(), "message": text, **fields}, default=str), file=sys.stderr, flush=True)
     else:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def counted(number: int, noun: str) -> str:
@@ -68,8 +91,8 @@ def bar(title: str, total: float) -> Iterator[Tick]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(title, total=total, text="")
-            yield lambda done, text="": progress.update(task, completed=done, text=text)
+            task = progress.add_task(escape(printable(title, one_line=True)), total=total, text="")
+            yield lambda done, text="": progress.update(task, completed=done, text=escape(text))
     else:
         yield _plain(title, total)
 

@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from .console import printable
+
 KNOWN = "; known: "
 MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
 # where in a file of rows a fault stands
@@ -30,7 +32,7 @@ class UserError(Exception):
         """Return the text for the terminal: at most `most` faults, the same one once, and how many more there are."""
         faults = grouped(self.faults)
         more = len(faults) - most
-        lines = [f"error: {fault}" for fault in _listed_once(faults[:most])]
+        lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
         return "\n".join(lines + ([f"error: and {more} more faults like these"] if more > 0 else []))
 
 
@@ -87,7 +89,7 @@ def run_edge(main: Callable[[], int]) -> None:
     except OSError as error:
         if error.errno not in DISK_FAULTS:
             raise
-        where = error.filename or "disk"
+        where = printable(str(error.filename or "disk"), one_line=True)
         print(f"error: {where}: {error.strerror}: free space or fix the fault, then run again", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:

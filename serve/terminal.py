@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from burnish.console import printable
 from burnish.errors import UserError
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -56,7 +57,7 @@ class Conversation:
         try:
             for part in ask(self.messages):
                 answer += part
-                print(part, end="", flush=True)
+                print(printable(part), end="", flush=True)
         except KeyboardInterrupt:
             print(" [stopped]", end="")
         except BaseException:

@@ -17,9 +17,12 @@ import httpx
 from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from burnish.bases.base import resolve
+from burnish.console import printable
 from burnish.errors import run_edge
+from burnish.exam.thresholds import qualified
 from burnish.files import last_line
 from burnish.process import crashed, exit_reason
 from burnish.records import ExportRecord, TrainRecord
@@ -114,12 +117,15 @@ def show(base: list[str], tuned: list[str]) -> None:
     for name in ("prompt", "base model", "tuned model"):
         table.add_column(name, ratio=1, overflow="fold")
     for row in zip(ASKED, base, tuned, strict=True):
-        table.add_row(*row)
+        table.add_row(*(Text(printable(text)) for text in row))
     console.print(table)
     run = find_run(Path("runs"), RUN, ExportRecord)
+    record = run.read(ExportRecord)
+    told = f"; {qualified(record.gate)}" if qualified(record.gate) else ""
     console.print(
-        f"\nThe run: {os.path.relpath(run.path)}; the default artefact: {run.read(ExportRecord).default}\n",
+        f"\nThe run: {os.path.relpath(run.path)}; the default artefact: {record.default}{told}\n",
         highlight=False,
+        markup=False,
     )
     console.print(
         "Try next:\n  make serve RUN=quickstart      then, in another terminal: make chat\n"

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from burnish.console import printable
+
 from ..settings import DataSection
 from .mask import Codec, Row, response_text
 from .prepare import Prepared
@@ -27,10 +29,14 @@ def marked(row: Row, prepared: Prepared, everything: bool = False) -> Text:
     """Return the row's text; what is learned stands between ⟦ and ⟧, in green on a terminal."""
     text, last = Text(), 0
     for start, end in row.learned(everything):
-        text.append(prepared.codec.decode(row.input_ids[last:start]), style="dim")
-        text.append(OPEN + prepared.codec.decode(row.input_ids[start:end]) + CLOSE, style="bold green")
+        text.append(_decoded(row, prepared, last, start), style="dim")
+        text.append(OPEN + _decoded(row, prepared, start, end) + CLOSE, style="bold green")
         last = end
-    return text.append(prepared.codec.decode(row.input_ids[last:]), style="dim")
+    return text.append(_decoded(row, prepared, last, len(row.input_ids)), style="dim")
+
+
+def _decoded(row: Row, prepared: Prepared, start: int, end: int) -> str:
+    return printable(prepared.codec.decode(row.input_ids[start:end]))
 
 
 def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
@@ -119,11 +125,11 @@ def show(prepared: Prepared, data: DataSection) -> None:
     )
     console.print(f"too long        {len(prepared.dropped)} dropped, {len(prepared.truncated)} truncated")
     ends = [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators]
-    console.print(f"terminators     {', '.join(ends)}", markup=False)
+    console.print(printable(f"terminators     {', '.join(ends)}"), markup=False)
     for number, change in enumerate(template_changes(prepared)):
-        console.print(f"{'' if number else 'template':16}{change}", markup=False)
+        console.print(printable(f"{'' if number else 'template':16}{change}"), markup=False)
     for row in rows[:1]:
-        console.print(f"\nrow of {row.example.where}, trained part in {OPEN} {CLOSE}:\n")
+        console.print(printable(f"\nrow of {row.example.where}, trained part in {OPEN} {CLOSE}:\n"), markup=False)
         console.print(marked(row, prepared, everything))
 
 

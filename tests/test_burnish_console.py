@@ -1,0 +1,72 @@
+"""What reaches the terminal: text, never what a terminal would obey or hide."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from contextlib import redirect_stderr
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from burnish.console import cell, printable, say, warn
+from burnish.errors import UserError, run_edge
+from burnish.records import Artefact, Fidelity
+from export.__main__ import show
+
+NASTY = "\x1b]0;title\x07\x1b[31m red \x9b2J \r\u202e gpj.exe \u200b \x00 \x7f"
+
+
+@given(st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L", "N", "P", "S", "Zs"])))
+def test_no_control_or_hidden_character_is_left_and_all_else_is_as_it_was(text: str) -> None:
+    shown = printable(text)
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in "\t\n"]
+    shown.encode()
+    if all(unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text):
+        assert shown == text
+
+
+def test_letters_of_every_script_and_emoji_stay() -> None:
+    for text in ("naïve", "日本語", "हिन्दी", "مرحبا", "👩‍👩‍👧", "a\tb\nc", "\u3000\xa0"):
+        assert printable(text) == text
+
+
+def test_lines_of_a_fault_stay_one_line() -> None:
+    said = UserError(f"x.json: why: {NASTY}\nerror: another").report()
+    assert "\n" not in said and "\x1b" not in said and r"\x1b[31m" in said and r"\u202e" in said
+
+
+@pytest.mark.parametrize("tell", [say, warn])
+def test_messages_are_shown_with_their_escapes(tell: object) -> None:
+    out = io.StringIO()
+    with redirect_stderr(out):
+        tell(NASTY)  # type: ignore[operator]
+    assert "\x1b" not in out.getvalue() and "\x07" not in out.getvalue() and r"\x1b[31m" in out.getvalue()
+
+
+def test_a_command_that_is_refused_shows_escapes_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> int:
+        raise UserError(NASTY)
+
+    with pytest.raises(SystemExit):
+        run_edge(refuse)
+    assert capsys.readouterr().err.startswith(r"error: \x1b]0;title\x07\x1b[31m red ")
+
+
+def test_a_table_takes_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})
+    artefact = Artefact(
+        path="gguf/[bold]x[", kind="gguf", quantization="Q8_0", bytes=1, sha256="0" * 64, fidelity=nothing,
+        verdict="fail", why=f"[/red] {NASTY}",
+    )  # fmt: skip
+    show(f"[/blue]{NASTY}", [artefact], None, {})
+    said = capsys.readouterr().out
+    assert "[/blue]" in said and "[bold]x[" in said and "[/red]" in said and "\x1b" not in said
+
+
+def test_a_cell_is_plain_text() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(cell("[red]a[/red]\n\x1b[1mb"))
+    assert out.getvalue() == "[red]a[/red]\\n\\x1b[1mb\n"
