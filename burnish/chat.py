@@ -14,11 +14,13 @@ import jinja2
 from jinja2 import meta, nodes
 
 from .errors import UserError, did_you_mean
+from .files import read_regular
 from .rendering.bounds import BoundExceeded, bounded
 from .rendering.sandbox import OutputTooLong, Sandbox, make
 
 Result = TypeVar("Result")
 
+MOST_TEMPLATE_BYTES = 4 << 20
 TEMPLATES = Path(__file__).parent / "templates"
 # the tokens that templates may name, as transformers' apply_chat_template passes them, and the GGUF keys of their ids
 TOKEN_KEYS: Mapping[str, str] = {
@@ -226,9 +228,11 @@ def load_template(name_or_file: str) -> str:
     elif not path.is_file():
         raise ChatError(f"no chat template is named '{name_or_file}'{did_you_mean(name_or_file, named_templates())}")
     try:
-        return path.read_text(encoding="utf-8-sig")  # a byte order mark would be a character of every prompt
+        # a byte order mark would be a character of every prompt
+        return read_regular(path, MOST_TEMPLATE_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ChatError(f"{path}: the chat template can't be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ChatError(f"{path}: the chat template can't be read: {why}") from None
 
 
 @dataclass(frozen=True)

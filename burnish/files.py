@@ -7,23 +7,72 @@ every \\r into \\n. What the project reads is read here instead.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
 HASH_CHUNK_BYTES = 1 << 22
+# of what holds rows: held-out questions, the report's answers
+PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
+KINDS = {
+    stat.S_IFIFO: "it is a named pipe (FIFO), not a file: write it into a file first",
+    stat.S_IFSOCK: "it is a socket, not a file",
+    stat.S_IFCHR: "it is a device, not a file",
+    stat.S_IFBLK: "it is a device, not a file",
+}
 
 
 class FileError(UserError):
     """A file or directory that is missing, damaged or can't be written, or a disk without enough space."""
+
+
+def irregular(path: Path) -> str:
+    """Say what is wrong where a path, its links followed, is neither a file nor a directory; else nothing."""
+    try:
+        return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
+    except OSError:
+        return ""
+
+
+def irregular_in(directory: Path) -> list[str]:
+    """Say what in a directory is neither a file nor a directory, a line each: a library would wait for a pipe."""
+    return [f"{path}: {why}" for path in sorted(directory.iterdir()) if (why := irregular(path))]
+
+
+def regular(path: Path) -> Path:
+    """Return the path, for a library that opens it. Raises OSError as `open_regular` does."""
+    open_regular(path).close()
+    return path
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, at once, for what is not a file: a pipe would wait for its writer."""
+    if why := irregular(path):  # opening a device may already do something
+        raise OSError(errno.EINVAL, why, str(path))
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", closefd=True)
+    kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
+    if kind != stat.S_IFREG:
+        file.close()
+        raise OSError(errno.EINVAL, KINDS.get(kind, "it is not a file"), str(path))
+    return file
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """Return a file's bytes. Raises OSError as `open_regular` does, and where there are more than `most`."""
+    with open_regular(path) as file:
+        if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, at most {most:,} are read", str(path))
+        return file.read()
 
 
 def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
@@ -43,18 +92,24 @@ def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
         )
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: a temporary file beside it, synced, then renamed over it."""
-    with atomic_file(path) as temporary:
+def write_atomic(path: Path, text: str, private: bool = False) -> None:
+    """Write a text file whole or not at all: a temporary file beside it, synced, then renamed over it.
+
+    `private`: its owner alone can read it.
+    """
+    with atomic_file(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` at the end; nothing is left after a fault."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if private:
+            temporary.unlink(missing_ok=True)
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -64,18 +119,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary directory to fill, which takes the place of `path` at the end; nothing is left after a fault."""
+def atomic_directory(path: Path, private: bool = False) -> Iterator[Path]:
+    """Give a temporary directory to fill, which takes the place of `path` at the end; nothing is left after a fault.
+
+    `private`: its owner alone can read it, and each file in it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary.mkdir(mode=PRIVATE_DIRECTORY if private else 0o777)
     try:
         yield temporary
+        for file in temporary.rglob("*") if private else ():
+            file.chmod(PRIVATE_DIRECTORY if file.is_dir() else PRIVATE_FILE)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that its owner alone can look into; one that is there becomes such, where that is possible."""
+    path.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    with suppress(OSError):  # another's directory, or a file system without modes
+        path.chmod(PRIVATE_DIRECTORY)
+    return path
 
 
 def remove_partial(directory: Path) -> None:
@@ -87,7 +155,7 @@ def remove_partial(directory: Path) -> None:
 def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """Return the sha256 of a file as hex digits; `progress` is called with every chunk's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
             if progress:
@@ -125,17 +193,20 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises FileError that names it where it is missing or damaged."""
+def read_json(path: Path, most: int | None = None) -> Any:
+    """Read a JSON file of at most `most` bytes. Raises FileError that names it where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path, most))
+    except RecursionError:
+        raise FileError(f"{path}: can't be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise FileError(f"{path}: can't be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{path}: can't be read: {why}") from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int | None = None) -> str:
     """Return the text of a UTF-8 file, its line breaks as they are. Raises OSError and UnicodeDecodeError."""
-    return path.read_bytes().decode("utf-8")
+    return read_regular(path, most).decode("utf-8")
 
 
 def split_lines(text: str) -> list[str]:
@@ -144,9 +215,9 @@ def split_lines(text: str) -> list[str]:
     return lines[:-1] if not lines[-1] else lines
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, most: int | None = None) -> list[str]:
     """Return the lines of a UTF-8 file without their \\n. Raises OSError and UnicodeDecodeError."""
-    return split_lines(read_text(path))
+    return split_lines(read_text(path, most))
 
 
 def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
@@ -159,9 +230,9 @@ def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
     for line in read_lines(path):
         try:
             values += [json.loads(line)] if line.strip() else []
-        except ValueError:
+        except (ValueError, RecursionError) as error:
             if not partial:
-                raise
+                raise ValueError(str(error)) from None
     return values
 
 

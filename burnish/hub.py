@@ -98,6 +98,13 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], tries: in
     return Path(retrying(lambda: snapshot_download(repo, revision=revision, allow_patterns=list(patterns)), tries))
 
 
+def cache_directory() -> Path:
+    """Return where huggingface_hub keeps what it fetched."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).resolve()
+
+
 def cached(repo: str, revision: str | None) -> Path | None:
     """Return the directory of a snapshot whose card is in the local cache; asks nobody."""
     from huggingface_hub import try_to_load_from_cache

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .console import warn
-from .files import FileError, check_writable
+from .files import FileError, check_writable, irregular
 from .run import RunError, now
 
 LOCK = ".lock"
@@ -31,10 +31,14 @@ def hold(directory: Path, what: str) -> Iterator[None]:
     """
     check_writable(directory, 0, what)
     try:
-        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        # a link is not followed: the file is emptied
+        file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        raise FileError(f"{directory / LOCK}: can't be written ({error.strerror}): {what} needs it") from None
+        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise FileError(f"{directory / LOCK}: can't be written ({why}): {what} needs it") from None
     try:
+        if why := irregular(directory / LOCK):
+            raise FileError(f"{directory / LOCK}: {why}")
         _lock(file, directory, fcntl.LOCK_EX, TRIES)
         os.ftruncate(file, 0)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now(), "what": what}
@@ -47,7 +51,7 @@ def hold(directory: Path, what: str) -> Iterator[None]:
 def check(directory: Path) -> None:
     """Raise RunError where another process works on the run; to say it before the data is read."""
     try:
-        file = os.open(directory / LOCK, os.O_RDONLY)
+        file = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return  # nobody has worked on it yet
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from burnish.config import ConfigError
 from burnish.errors import did_you_mean
+from burnish.files import read_regular
 
 from .private.peft import default_targets, targeted
 
@@ -47,9 +49,10 @@ def read(path: Path) -> Config:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        content = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: the lora config can't be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: the lora config can't be read: {why}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a JSON object of peft.LoraConfig's keys")
     return content
@@ -143,8 +146,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
     """Return an object of JSON's pairs. Raises ValueError where a key is repeated: a value would be dropped."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)}' is given twice")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key '{next(key for key, count in counts.items() if count > 1)}' is given twice")
     return unique
 
 

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from .. import hub
+from ..config.yaml_file import YamlError, parse_yaml
 from ..console import say
 from ..errors import UserError
-from ..files import cache_root, file_sha256, last_line
+from ..fields import LONGEST_LINE
+from ..files import cache_root, file_sha256, irregular, irregular_in, last_line, read_regular
 from ..process import crashed, exit_reason
 from . import embeddings
 from .weights import FETCH, examine, gguf_fault, is_pointer
@@ -26,6 +26,7 @@ from .weights import FETCH, examine, gguf_fault, is_pointer
 PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
 CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
+MOST_CARD_BYTES = 4 << 20
 LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
@@ -70,6 +71,8 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
         raise BaseError(
             f"base.id {base_id}: {directory} is not a model: it needs config.json and *.safetensors (or .bin)"
         )
+    if faults := irregular_in(directory):
+        raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     weights = examine(directory, FETCH if local is not None else COMPLETE)
     faults = [*weights.faults, *_object_faults(directory)]
     if not faults and (fault := embeddings.fault(directory, embeddings.read_config(directory), weights.shapes)):
@@ -88,9 +91,13 @@ def directory_sha256(directory: Path) -> str:
 
 
 def _blob_sha256(path: Path) -> str:
-    """The hub's cache names a large file's blob by its sha256, so that it need not be read again."""
-    name = path.resolve().name
-    return name if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", name) else file_sha256(path)
+    """The hub's own cache names a large file's blob by its sha256, so that it need not be read again.
+
+    A link anywhere else is read: its name says nothing.
+    """
+    target = path.resolve()
+    ours = path.is_symlink() and target.parent.name == "blobs" and target.is_relative_to(hub.cache_directory())
+    return target.name if ours and re.fullmatch(r"[0-9a-f]{64}", target.name) else file_sha256(path)
 
 
 def _local_path(base_id: str) -> Path | None:
@@ -104,6 +111,8 @@ def _local_path(base_id: str) -> Path | None:
         return path
     path = Path(base_id).expanduser()
     if path.exists():
+        if why := irregular(path):
+            raise BaseError(f"base.id {base_id}: {why}")
         if path.is_file() and path.suffix.lower() != ".gguf":
             raise BaseError(f"base.id {base_id}: is a file but not a .gguf; give a directory, a .gguf file or a hub id")
         return path.resolve()
@@ -131,7 +140,7 @@ def _object_faults(directory: Path) -> list[str]:
     faults = []
     for path in (path for name in OBJECTS if not is_pointer(path := directory / name)):
         try:
-            value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            value = json.loads(read_regular(path)) if path.exists() else {}
         except (OSError, ValueError, RecursionError) as error:
             faults.append(f"{path}: it can't be read as JSON: {error}; restore the file")
         else:
@@ -163,15 +172,14 @@ def licence(base: Base) -> dict[str, str]:
     """
     if base.gguf is not None:
         return _gguf_licence(base.gguf)
-    card = base.path / "README.md"
-    if not card.is_file():
-        return {}
-    head = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        said = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
+        text = read_regular(base.path / "README.md", MOST_CARD_BYTES).decode("utf-8", "replace")
+        head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
+        said = parse_yaml(head[1]) if head else None
+    except (OSError, YamlError):
         return {}
-    return {key: str(said[key]) for key in LICENCE_KEYS if said.get(key)} if isinstance(said, dict) else {}
+    given = {key: said.get(key) for key in LICENCE_KEYS} if isinstance(said, dict) else {}
+    return {key: str(value)[:LONGEST_LINE] for key, value in given.items() if value}
 
 
 def _gguf_licence(path: Path) -> dict[str, str]:
@@ -179,7 +187,7 @@ def _gguf_licence(path: Path) -> dict[str, str]:
 
     reader = GGUFReader(path)
     said = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
-    return {key: str(field.contents()) for key, field in said.items() if field is not None}
+    return {key: str(field.contents())[:LONGEST_LINE] for key, field in said.items() if field is not None}
 
 
 def _dequantized(gguf_file: Path, digest: str) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import listed
+from ..files import open_regular, read_regular
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
@@ -85,7 +86,7 @@ def gguf_fault(path: Path) -> str:
     """Say what is wrong with the beginning of a .gguf file; nothing where it is one."""
     if is_pointer(path):
         return f"{path}: is a Git LFS pointer and not the file itself: run `git lfs pull`, or download it again"
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         begin = file.read(4)
     return "" if begin == b"GGUF" else f"{path}: is not a GGUF file: it begins with {begin!r}; {FETCH}"
 
@@ -95,7 +96,7 @@ def _indexed(index: Path, found: Weights) -> None:
     if index.name in found.pointers:
         return
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(index))
         names = content["weight_map"]
         if not names or not all(isinstance(name, str) for name in names.values()):
             raise ValueError("weight_map names no files")
@@ -142,7 +143,7 @@ def _safetensors(path: Path, found: Weights) -> set[str] | None:
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
     """Return the tensors' shapes and the bytes that the file should have. Raises ValueError with what is wrong."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         begin = file.read(LENGTH_BYTES)
         if len(begin) < LENGTH_BYTES:
             raise ValueError(f"it has {len(begin)} bytes")
@@ -174,7 +175,7 @@ def _bin(path: Path, found: Weights) -> None:
     if is_pointer(path):
         found.pointers.append(path.name)
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         begin = file.read(4)
     if begin == ZIP:
         if not zipfile.is_zipfile(path):  # it looks for the archive's directory, at its end

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from ..errors import did_you_mean
+from ..files import read_regular
 from .foreign import Names, meaning
 from .schema import COMMAND_LINE, ENVIRONMENT, FILE, ConfigError, Flat, Given, accepts, show, words
+from .yaml_file import YamlError, check_size
 
 ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE")
@@ -56,17 +58,23 @@ class Reader:
     def file(self, path: Path) -> Flat:
         """Read a YAML file. Raises ConfigError where it can't be read as such."""
         try:
-            node = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+            node = yaml.compose(read_regular(path).decode("utf-8"), _Loader)
+            if node is not None:
+                check_size(node)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
+        except (YamlError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise ConfigError(f"{path}: the config file can't be read: {reason}") from None
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+            raise _not_yaml(path, error) from None
         flat: Flat = {}
         if node is not None:
-            self._walk(node, (), path, flat)
+            try:
+                self._walk(node, (), path, flat)
+            except (yaml.YAMLError, ValueError) as error:  # a value that its tag does not allow, a date without a month
+                raise _not_yaml(path, error) from None
         return flat
 
     def _walk(self, node: yaml.Node, prefix: tuple[str, ...], path: Path, flat: Flat) -> None:
@@ -141,6 +149,12 @@ class Reader:
         if before is not None and before.value != given.value and before.where != where:
             self.faults.append(f"{where}: {key} is {show(given.value)} here, {show(before.value)} by {before.where}")
         flat[path] = given
+
+
+def _not_yaml(path: Path, error: Exception) -> ConfigError:
+    mark = getattr(error, "problem_mark", None)
+    line = f":{mark.line + 1}" if mark else ""
+    return ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}")
 
 
 def _value(node: yaml.Node, annotation: Any) -> Any:

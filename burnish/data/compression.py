@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ..files import read_regular
 from ..machine import memory_available_bytes
 from .faults import DataError
 
@@ -70,7 +71,7 @@ def read_bytes(path: Path) -> bytes:
     What is unpacked is bounded: by its ratio to the file, and by a quarter of the memory that is available.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from None
     if (packing := _packing(data)) is None:

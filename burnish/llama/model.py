@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..files import open_regular
 from .amx import Amx, Decision, decide
 from .division import Divider
 from .runtime import LlamaError, api, runtime
@@ -57,7 +58,7 @@ class Model:
         """
         path, log = Path(path), runtime()
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 magic = file.read(4)
         except OSError as error:
             raise LlamaError(f"{path}: the model can't be read: {error.strerror}") from None

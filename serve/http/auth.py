@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from burnish.files import split_lines
+from burnish.files import read_lines
 
 from ..artefact import ServeError
 from ..settings import ServeSettings
 from .errors import ApiError
+
+MOST_KEYS_BYTES = 1 << 20
 
 
 class Keys:
@@ -38,9 +40,10 @@ def read_keys(settings: ServeSettings) -> Keys:
     if settings.api_keys_file:  # compose passes an empty one where no file was given
         path = Path(settings.api_keys_file)
         try:
-            lines = [line.strip() for line in split_lines(path.read_text(encoding="utf-8"))]
+            lines = [line.strip() for line in read_lines(path, MOST_KEYS_BYTES)]
         except (OSError, UnicodeDecodeError) as error:
-            raise ServeError(f"{path}: the API keys can't be read: {error}") from None
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ServeError(f"{path}: the API keys can't be read: {why}") from None
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
             raise ServeError(f"{path}: no API key in it; one a line")

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.errors import did_you_mean
-from burnish.files import first_line
+from burnish.files import first_line, irregular_in
 
 from ..private.transformers import Conv1D
 from ..settings import LoraSection, TrainSettings
@@ -61,6 +61,8 @@ def adapter_path(settings: TrainSettings) -> Path:
             f"lora.resume_adapter {name}: no adapter_config.json there, and no run of that id in {settings.run.root}/:"
             " give an adapter's directory or a run's id"
         )
+    if faults := irregular_in(found):
+        raise ConfigError([f"lora.resume_adapter {name}: {fault}" for fault in faults])
     return found
 
 
