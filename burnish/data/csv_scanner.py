@@ -6,6 +6,7 @@ Blanks round a quoted cell, and what a spreadsheet or pandas adds beside the row
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..console import counted
@@ -14,7 +15,7 @@ SEPARATORS = ",;\t|"
 _END = re.compile(r"\r\n|\r|\n")
 _SEP_LINE = re.compile(r'"?sep=([^\r\n])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:[^"]++|"")*+"')
-_NAMED_LINE = re.compile(r'[^\r\n]*[^\s,;|"][^\r\n]*')
+_OF_A_WORD = re.compile(r'[^\s,;|"]')
 _DIGIT = re.compile(r"[0-9]")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 MAX_SHOWN = 3
@@ -113,8 +114,12 @@ class _Scanner:
 
 def _guess_separator(text: str) -> str:
     """Return the separator that the first line with a word in it has most of, quoted cells apart."""
-    match = _NAMED_LINE.search(text)
-    head = _QUOTED.sub("", match.group()) if match else ""
+    word = _OF_A_WORD.search(text)
+    if word is None:
+        return SEPARATORS[0]
+    start = max(text.rfind("\n", 0, word.start()), text.rfind("\r", 0, word.start())) + 1
+    end = _END.search(text, word.start())
+    head = _QUOTED.sub("", text[start : end.start() if end else len(text)])
     return max(SEPARATORS, key=head.count)
 
 
@@ -136,8 +141,7 @@ class _Table:
         if self._index_without_name():
             self.names.insert(0, "")
             self.needed += 1
-        unique = dict.fromkeys(self.names)
-        twice = sorted(name for name in unique if name and self.names.count(name) > 1)
+        twice = sorted(name for name, count in Counter(self.names).items() if name and count > 1)
         self.faults += [f"line {self.line}: the header names '{name}' twice" for name in twice]
         self._unnamed()
         if wider := [line for line, cells in self.records if len(cells) > len(self.names) and self._fits(cells)]:
@@ -168,12 +172,13 @@ class _Table:
     def _unnamed(self) -> None:
         """Say which columns without a name are skipped: a row index at the left, and those without any text."""
         empty: list[int] = []
+        first_named = next((n for n, name in enumerate(self.names) if name), len(self.names))
         for column in (n for n, name in enumerate(self.names) if not name):
             found = [(line, cells[column]) for line, cells in self.records if column < len(cells)]
             filled = [(line, cell.strip()) for line, cell in found if cell.strip()]
             if not filled:
                 empty.append(column + 1)
-            elif not any(self.names[:column]) and _is_index([cell for _, cell in filled]):
+            elif column < first_named and _is_index([cell for _, cell in filled]):
                 shown = ", ".join(cell for _, cell in filled[:MAX_SHOWN])
                 self.notes.append(f"column {column + 1} has no name and numbers the rows ({shown} ...): not used")
             else:

@@ -112,7 +112,8 @@ def _find_parts(directory: Path, notes: list[str]) -> list[Path]:
     except OSError as error:
         raise DataError(f"{directory}: can't be read: {error.strerror}") from None
     parts = [path for path in there if _is_part(path)]
-    others = [path.name + ("/" if path.is_dir() else "") for path in there if path not in parts]
+    read = set(parts)
+    others = [path.name + ("/" if path.is_dir() else "") for path in there if path not in read]
     if not parts:
         found = f"it holds {listed(others, MAX_NAMES_SHOWN)}" if others else "it is empty"
         raise DataError(f"{directory}: is a directory without data files: {found}; give a data file, or its directory")
@@ -143,8 +144,8 @@ def _check_twice(directory: Path, parts: list[Path]) -> None:
 
 def _packed_beside(names: list[str]) -> bool:
     """Whether a file stands beside itself, packed."""
-    plain = [name for name in names if Path(name).suffix.lower() not in PACKED_SUFFIXES]
-    return any(name.startswith(f"{other}.") for name in names for other in plain)
+    plain = {name for name in names if Path(name).suffix.lower() not in PACKED_SUFFIXES}
+    return any(name[:end] in plain for name in names for end, mark in enumerate(name) if mark == ".")
 
 
 def _kind(path: Path) -> str:

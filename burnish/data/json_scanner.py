@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,8 +148,8 @@ class _Scanner:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            names = [name for name, _ in pairs]
-            self.of_row += [f"'{n}' stands twice in one object" for n in value if names.count(n) > 1]
+            counts = Counter(name for name, _ in pairs)
+            self.of_row += [f"'{name}' stands twice in one object" for name, count in counts.items() if count > 1]
         return value
 
     def _constant(self, name: str) -> None:
