@@ -5,27 +5,29 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
-
+from .config.yaml_file import YamlError, read_yaml
+from .console import warn
 from .errors import UserError
-from .files import FileError, read_json, write_atomic
-from .records import ExportRecord, PushRecord, Record, TrainRecord
+from .fields import StageRecord, moment
+from .files import FileError, irregular, read_json, read_regular, write_atomic
+from .records import ExportRecord, PushRecord, TrainRecord
+from .records.reading import MOST_BYTES, AnyRecord, RecordError, parse
 
-AnyRecord = TypeVar("AnyRecord", TrainRecord, ExportRecord, PushRecord)
-RECORD_FILES: dict[type[Record], str] = {
+RECORD_FILES: dict[type[StageRecord], str] = {
     TrainRecord: "train.json",
     ExportRecord: "export.json",
     PushRecord: "push.json",
 }
-COMMANDS: dict[type[Record], str] = {
+COMMANDS: dict[type[StageRecord], str] = {
     TrainRecord: "make train DATA=...",
     ExportRecord: "make export",
     PushRecord: "make push",
 }
+CONFIG = "config.yaml"
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 ADAPTER_FACTS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")
 # shown where an adapter that training started from has them
@@ -34,6 +36,8 @@ RARE_ADAPTER_FACTS = (
     "exclude_modules", "modules_to_save", "trainable_token_indices",
 )  # fmt: skip
 
+CLOCK_SLACK = timedelta(days=1)  # how far the clock of another machine may be ahead
+
 
 class RunError(UserError):
     """A run directory or record that is missing, unfinished, damaged or of another schema version."""
@@ -41,33 +45,111 @@ class RunError(UserError):
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. Nothing is created by making this object."""
+    """One run directory. Nothing is created by making this object.
+
+    `within`: where its files may lie; None: in the run itself. The hub's cache keeps them beside their snapshot.
+    """
 
     path: Path
+    within: Path | None = None
 
     @property
     def id(self) -> str:
         return self.path.name
 
-    def has(self, kind: type[Record]) -> bool:
+    def has(self, kind: type[StageRecord]) -> bool:
         """Whether the stage that writes this record has finished."""
-        return (self.path / RECORD_FILES[kind]).is_file()
+        return os.path.isfile(self.path / RECORD_FILES[kind])  # False where the run can't be looked into
 
     def read(self, kind: type[AnyRecord]) -> AnyRecord:
-        """Read a record. Raises RunError where it is missing, damaged or of another schema version."""
-        path = self.path / RECORD_FILES[kind]
+        """Read a record. Raises RunError with every fault: missing, damaged, contradicting itself, or too new."""
+        path = self.inside(RECORD_FILES[kind])
+        remedy = f"run `{COMMANDS[kind]}` again, or, where the run is another's, ask for it again"
         try:
-            return kind.model_validate_json(path.read_bytes())
+            return parse(kind, read_regular(path, MOST_BYTES))
         except FileNotFoundError:
             raise RunError(f"{self.path}: {path.name} is not there: this stage has not finished for the run") from None
-        except (ValidationError, OSError) as error:
-            detail = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-            where = ".".join(map(str, detail["loc"])) or "the file"
-            raise RunError(f"{path}: {where}: {detail['msg']}; run the stage that writes it again") from None
+        except RecordError as error:
+            raise RunError([f"{path}: {fault}; {remedy}" for fault in error.faults]) from None
+        except OSError as error:
+            raise RunError(f"{path}: can't be read: {error.strerror}") from None
 
-    def write(self, record: Record) -> None:
+    def inside(self, name: str) -> Path:
+        """Return the path of a file or directory of the run, whether it is there or not.
+
+        Raises RunError where it is another thing (a pipe, a device), or a link that leads out of the run.
+        """
+        path, root = self.path / name, (self.within or self.path)
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError):
+            raise RunError(f"{path}: is a link that leads nowhere: put the file itself there") from None
+        if not target.is_relative_to(root.resolve()):
+            raise RunError(f"{path}: is a link that leads out of the run, to {target}: put the file itself there")
+        if why := irregular(target):
+            raise RunError(f"{path}: {why}; nothing else than files and directories belongs to a run")
+        return path
+
+    def tree(self, name: str) -> Path:
+        """Return the path of a directory of the run that holds only files and directories, no links out of the run.
+
+        Raises RunError with what else is in it.
+        """
+        directory = self.inside(name)
+        if directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
+            owner = directory.stat().st_uid
+            raise RunError(f"{directory}: you can't read it, it belongs to user {owner}: run this as that user")
+        found = sorted(directory.rglob("*")) if directory.is_dir() else []
+        self.check_inside(*(path.relative_to(self.path).as_posix() for path in found))
+        return directory
+
+    def check_inside(self, *names: str) -> None:
+        """Raise RunError where one of these leads out of the run, or isn't a file or a directory."""
+        faults: list[str] = []
+        for name in names:
+            try:
+                self.inside(name)
+            except RunError as error:
+                faults += error.faults
+        if faults:
+            raise RunError(faults)
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return the sections of config.yaml; empty where it is not there. Raises RunError where it is damaged."""
+        path = self.inside(CONFIG)
+        try:
+            content = read_yaml(path)
+        except FileNotFoundError:
+            return {}
+        except YamlError as error:
+            raise RunError(f"{path}: {error}") from None
+        sections = {} if content is None else content
+        if not isinstance(sections, dict) or not all(
+            isinstance(name, str) and isinstance(section, dict) for name, section in sections.items()
+        ):
+            raise RunError(f"{path}: expected sections of settings")
+        return sections
+
+    def write(self, record: StageRecord) -> None:
         """Write a record whole or not at all."""
         write_atomic(self.path / RECORD_FILES[type(record)], record.model_dump_json(indent=2) + "\n")
+
+
+def read_both(run: Run) -> tuple[TrainRecord, ExportRecord]:
+    """Read the records of a run's training and export. Raises RunError with the faults of both."""
+    faults: list[str] = []
+
+    def read(kind: type[AnyRecord]) -> AnyRecord | None:
+        try:
+            return run.read(kind)
+        except RunError as error:
+            faults.extend(error.faults)
+            return None
+
+    trained, exported = read(TrainRecord), read(ExportRecord)
+    if trained is None or exported is None:
+        raise RunError(faults)
+    return trained, exported
 
 
 def now() -> str:
@@ -85,7 +167,7 @@ def new_id(base: str, data: str) -> str:
     return f"{clean(base)}-{clean(data)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
 
 
-def find_run(root: Path, name: str | None, needs: type[Record] = TrainRecord) -> Run:
+def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecord) -> Run:
     """Return the run called `name` (an id or a path), or the newest one that has the record `needs`.
 
     Raises RunError that lists what there is and says which command makes what is missing.
@@ -96,23 +178,54 @@ def find_run(root: Path, name: str | None, needs: type[Record] = TrainRecord) ->
         if not run.has(needs):
             raise RunError(f"run '{run.id}' has no {file}: run `{COMMANDS[needs]}` for it first")
         return run
-    finished = [run for path in _run_directories(root) if (run := Run(path.resolve())).has(needs)]
+    finished = [run for path in directories(root) if (run := Run(path.resolve())).has(needs)]
     if not finished:
         raise RunError(f"no run in {root}/ has its {file} yet: run `{COMMANDS[needs]}` first")
-    return max(finished, key=lambda run: (run.path / file).stat().st_mtime_ns)
+    dated, faults = _dated(finished, needs)
+    if not dated:
+        raise RunError(faults)
+    for fault in faults:
+        warn(f"passed over: {fault}")
+    return max(dated, key=dated.__getitem__)
+
+
+def _dated(runs: list[Run], kind: type[StageRecord]) -> tuple[dict[Run, tuple[datetime, int]], list[str]]:
+    """Return when each run's record says it was made, to the second, then by its file's time; and what is damaged.
+
+    A moment that is still to come is a fault: such a run would stay the newest.
+    """
+    dated, faults = {}, []
+    for run in runs:
+        try:
+            created = moment(run.read(kind).created)
+            if created > datetime.now(UTC) + CLOCK_SLACK:
+                faults.append(f"{run.path / RECORD_FILES[kind]}: created: {created:%Y-%m-%d} is still to come")
+                continue
+            dated[run] = (created, (run.path / RECORD_FILES[kind]).stat().st_mtime_ns)
+        except RunError as error:
+            faults += error.faults[:1]
+        except OSError as error:
+            faults.append(f"{run.path}: can't be read: {error.strerror}")
+    return dated, faults
 
 
 def _named_run(root: Path, name: str) -> Run:
-    path = next((p for p in (root / name, Path(name)) if p.is_dir()), None)
+    path = next((p for p in (root / name, Path(name)) if os.path.isdir(p)), None)
     if path is None:
-        there = sorted(p.name for p in _run_directories(root))
+        there = sorted(p.name for p in directories(root))
         raise RunError(f"no run '{name}' in {root}/; there is: {', '.join(there) or 'none yet'}")
     return Run(path.resolve())
 
 
-def _run_directories(root: Path) -> list[Path]:
-    """Return the directories of runs in `root`; links such as `latest` are left out."""
-    return [p for p in root.iterdir() if p.is_dir() and not p.is_symlink()] if root.is_dir() else []
+def directories(root: Path) -> list[Path]:
+    """Return the directories of runs in `root`; links such as `latest` and hidden ones are left out."""
+    try:
+        there = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{root}: can't be read: {error.strerror}") from None
+    return [root / entry.name for entry in there if entry.is_dir(follow_symlinks=False)]
 
 
 def point_latest(run: Run) -> None:
@@ -126,8 +239,8 @@ def point_latest(run: Run) -> None:
 def adapter_facts(run: Run) -> dict[str, Any]:
     """Return rank, scale, targets and the like under PEFT's names; empty where the run has no adapter any more."""
     try:
-        config = read_json(run.path / ADAPTER_CONFIG)
-    except FileError:
+        config = read_json(run.inside(ADAPTER_CONFIG), MOST_BYTES)
+    except (FileError, RunError):
         return {}
     if not isinstance(config, dict):
         return {}

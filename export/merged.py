@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from burnish.bases.base import Base
 from burnish.console import bar, say
+from burnish.exam.gate import RANK, judge
 from burnish.exam.scores import TopLogprobs
 from burnish.files import atomic_directory, atomic_file, remove_partial
 from burnish.records import Examined, Fidelity, Kind, Merge
@@ -23,7 +24,6 @@ from burnish.run import Run
 
 from .artefacts import WORK, Job, Made, produce
 from .exam.examine import examine_checkpoint
-from .exam.gate import RANK, judge
 from .merge.bases import MERGED, MergeBase, merge_bases, merge_onto
 from .merge.dequantize import DTYPES
 from .merge.shards import NAMES, sources

@@ -10,10 +10,10 @@ from typing import Any
 from burnish.console import warn
 from burnish.errors import UserError
 from burnish.exam.thresholds import looser, qualified
-from burnish.files import file_sha256
+from burnish.files import file_sha256, irregular
 from burnish.hub import SCHEME
 from burnish.records import Artefact, ExportRecord, TrainRecord
-from burnish.run import find_run
+from burnish.run import find_run, read_both
 from burnish.tokenizers.special_text import Reading
 
 from .hub import fetch_artefact, fetch_records
@@ -51,12 +51,14 @@ def choose(settings: ServeSettings) -> Chosen:
         path = Path(settings.model)
         if path.is_dir():
             raise ServeError(f"model {path}: {_directory(path)}")
+        if why := irregular(path):
+            raise ServeError(f"model {path}: {why}")
         today = datetime.now(UTC).strftime("%Y-%m-%d")
         return Chosen(path, settings.served_model_name or path.stem, template_date=today, record={"model": path.name})
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
-    exported, trained = run.read(ExportRecord), run.read(TrainRecord)
+    trained, exported = read_both(run)
     artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
-    return _recorded(run.path / artefact.path, settings.served_model_name or run.id, trained, exported, artefact)
+    return _recorded(run.inside(artefact.path), settings.served_model_name or run.id, trained, exported, artefact)
 
 
 def _directory(path: Path) -> str:

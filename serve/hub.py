@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from burnish import hub
@@ -11,7 +12,7 @@ from burnish.errors import UserError
 from burnish.files import file_sha256
 from burnish.hub import RECORDS, Reference, published_name
 from burnish.records import Artefact, ExportRecord, TrainRecord
-from burnish.run import Run
+from burnish.run import Run, read_both
 
 
 class PublishedError(UserError):
@@ -48,18 +49,20 @@ def fetch_records(text: str) -> Published:
             f"{text}: it has no {' and no '.join(missing)}, so Burnish did not publish it and nothing is proven of it:"
             f" download its .gguf file (hf download {reference.repo} FILE.gguf) and give that path as MODEL"
         )
-    run = Run(files)
-    export = run.read(ExportRecord)
+    run = Run(files, within=files.parent.parent)  # the hub's cache keeps the files beside their snapshots
+    train, export = read_both(run)
     if file_sha256(files / "train.json") != export.train_sha256:
         raise PublishedError(f"{text}: train.json is not the one that export.json was made with: it was altered")
-    return Published(reference, files, run.read(TrainRecord), export)
+    return Published(reference, files, train, export)
 
 
 def fetch_artefact(published: Published, artefact: Artefact) -> Path:
     """Fetch a GGUF at the records' own commit; returns its path in the cache. Its sha256 is checked at loading."""
     name = published_name(artefact.path)
     say(f"hub: {published.reference.repo}, commit {published.commit[:12]}: {name}, {artefact.bytes / 1e6:,.0f} MB")
-    path = _download(published.reference, published.commit, [name]) / name
+    # a file's name is not a pattern
+    directory = _download(published.reference, published.commit, [escape(name)])
+    path = Run(directory, within=directory.parent.parent).inside(name)
     if not path.is_file():
         raise PublishedError(
             f"hf://{published.reference.repo}: {name} was not published there; give another with --artefact"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.exam.rows import Exam, Question, SampleAnswer, choose
+from burnish.exam.rows import Exam, ExamError, Question, SampleAnswer, choose
 from burnish.exam.scores import TOP, Compared, TopLogprobs, log_softmax
 
 VOCABULARY = 200
@@ -84,3 +84,35 @@ def test_the_limits_hold_and_a_chat_turn_is_never_cut() -> None:
     assert [q.spans for q in chosen] == [[(5, 8)]] or sum(len(q.positions) for q in chosen) <= 5
     assert len(choose(asked * 40, rows=64, tokens=10**6)) == 64
     assert len(choose([question([(0, 20)], chat=False)], 1, 7)[0].positions) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", None), ("rows.jsonl", b"{"), ("rows.jsonl", b"[1]\n"), ("rows.jsonl", b"[" * 100_000),
+        ("rows.jsonl", b"\xff"), ("rows.jsonl", b'{"kind": "heldout", "input_ids": [1], "spans": [[0, 9]]}\n'),
+        ("reference.safetensors", None), ("reference.safetensors", b"\xff" * 100), ("answers.json", b"[{}]"),
+        ("answers.json", b"1"),
+    ],
+)  # fmt: skip
+def test_a_damaged_exam_is_one_line(name: str, content: bytes | None, tmp_path: Path) -> None:
+    rows = logits(4)
+    asked = question([(1, 5)])
+    exam = Exam([asked], TopLogprobs.of(rows, asked.targets), np.zeros(4, np.float32), 0.0, 1.0)
+    exam.save(tmp_path)
+    assert len(Exam.load(tmp_path).questions) == 1
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExamError, match="the exam can't be read: .*: restore it, or train again") as caught:
+        Exam.load(tmp_path)
+    assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize("spans", [[(1, 6)], [(0, 30)], [(5, 2)]])
+def test_an_exam_whose_answers_are_of_another_is_refused(spans: list[tuple[int, int]], tmp_path: Path) -> None:
+    rows = logits(4)
+    exam = Exam([question(spans)], TopLogprobs.of(rows, [0] * 4), np.zeros(4, np.float32), 0.0, 1.0)
+    exam.save(tmp_path)
+    with pytest.raises(ExamError, match="positions|ids or spans that can't be"):
+        Exam.load(tmp_path)

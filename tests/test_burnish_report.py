@@ -125,7 +125,7 @@ def test_none_passing_a_later_training_and_a_publication_change_the_headline(run
     assert "No artefact passes: serve refuses this run" in page(run)
     push = {
         "run_id": run.id,
-        "created": "2026",
+        "created": "2026-01-03T00:00:00Z",
         "export_sha256": SHA,
         "repo": "me/model",
         "commit": "c0ffee",
@@ -149,8 +149,8 @@ def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
 
 def test_an_inconclusive_artefact_is_neither_green_nor_red_and_its_intervals_are_shown(run: Run) -> None:
     open_one = artefact("Q8_0", 145_000_000, 1.1, "inconclusive", "KL 0.09 (95% interval 0.05 to 0.13) may be above")
-    open_one["fidelity"] |= {"kl_ci": (0.05, 0.13), "top1_agreement_ci": (0.9, 1.0), "loss_general_base": 3.1,
-                             "loss_general_trained": 3.25}  # fmt: skip
+    open_one["fidelity"] |= {"kl": 0.09, "kl_ci": (0.05, 0.13), "top1_agreement_ci": (0.9, 1.0),
+                             "loss_general_base": 3.1, "loss_general_trained": 3.25}  # fmt: skip
     export_record(run, default=None, artefacts=[open_one], versions={"burnish": "0.1.0"})
     html = page(run)
     assert "No artefact is proven: serve refuses this run" in html and 'class="words inconclusive"' in html
@@ -187,7 +187,7 @@ def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) ->
     train_record(other, data=data, base={"id": NASTY, "sha256": SHA}, hardware={NASTY: NASTY}, terminators=["</s>"])
     exam(other, sample=NASTY)
     (other.path / "config.yaml").write_text(NASTY)
-    bad = artefact("Q8_0", 5, 1.0, why=NASTY) | {"path": NASTY, "quantization": NASTY}
+    bad = artefact("Q8_0", 5, 1.0, why=NASTY) | {"path": NASTY}
     export_record(other, artefacts=[bad], default=NASTY, merge={"base": "original", "reason": NASTY, "candidates": {}})
     html = page(other)
     assert "<script" not in html and "{{ 7" in html

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
 
 from burnish import run as runs
-from burnish.files import FileError, atomic_directory, atomic_file, check_writable, remove_partial, tree_sha256
+from burnish.files import (
+    FileError,
+    atomic_directory,
+    atomic_file,
+    check_writable,
+    private_directory,
+    remove_partial,
+    tree_sha256,
+    write_atomic,
+)
 from burnish.records import PushRecord
 from burnish.run import Run, RunError, find_run
 
@@ -67,10 +77,9 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
 def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path: Path) -> None:
     for name in ("old", "new", "unfinished"):
         (tmp_path / name).mkdir()
-    for age, name in ((10, "old"), (0, "new")):
-        Run(tmp_path / name).write(push_record(name))
-        stamp = time.time() - age
-        os.utime(tmp_path / name / "push.json", (stamp, stamp))
+    for day, name in (("01", "old"), ("02", "new")):
+        Run(tmp_path / name).write(push_record(name).model_copy(update={"created": f"2026-01-{day}T00:00:00Z"}))
+    os.utime(tmp_path / "new" / "push.json", (0, 0))  # a copy may bring other times along
     runs.point_latest(Run(tmp_path / "old"))
     assert find_run(tmp_path, None, PushRecord).id == "new"
     assert find_run(tmp_path, "latest", PushRecord).id == "old"
@@ -78,6 +87,49 @@ def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path:
         find_run(tmp_path, "x", PushRecord)
     with pytest.raises(RunError, match="'unfinished' has no push.json"):
         find_run(tmp_path, "unfinished", PushRecord)
+
+
+def test_of_two_made_in_one_second_the_one_written_last_is_newest(tmp_path: Path) -> None:
+    for name, stamp in (("second", 9), ("first", 1)):
+        (tmp_path / name).mkdir()
+        Run(tmp_path / name).write(push_record(name).model_copy(update={"created": "2026-01-01T00:00:00Z"}))
+        os.utime(tmp_path / name / "push.json", (stamp, stamp))
+    assert find_run(tmp_path, None, PushRecord).id == "second"
+
+
+def test_a_damaged_run_and_one_from_the_future_are_passed_over_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, created in (("good", "2026-01-01T00:00:00Z"), ("later", "2999-01-01T00:00:00Z")):
+        (tmp_path / name).mkdir()
+        Run(tmp_path / name).write(push_record(name).model_copy(update={"created": created}))
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "push.json").write_text("[")
+    assert find_run(tmp_path, None, PushRecord).id == "good"
+    said = capsys.readouterr().err
+    assert "warning: passed over:" in said and "junk/push.json: the file: it is not JSON" in said
+    assert "later/push.json: created: 2999-01-01 is still to come" in said
+    shutil.rmtree(tmp_path / "good")
+    with pytest.raises(RunError) as caught:
+        find_run(tmp_path, None, PushRecord)
+    assert len(caught.value.faults) == 2
+
+
+def test_rows_are_private_where_they_are_written_and_nothing_else_is(tmp_path: Path) -> None:
+    os.umask(before := os.umask(0o022))
+    try:
+        with atomic_directory(tmp_path / "exam", private=True) as directory:
+            (directory / "rows.jsonl").write_text("{}")
+        write_atomic(tmp_path / "report.html", "x", private=True)
+        write_atomic(tmp_path / "train.json", "{}")
+        (tmp_path / "checkpoints").mkdir()
+        private_directory(tmp_path / "checkpoints")
+    finally:
+        os.umask(before)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*")}
+    assert modes == {
+        "exam": 0o700, "rows.jsonl": 0o600, "report.html": 0o600, "train.json": 0o644, "checkpoints": 0o700,
+    }  # fmt: skip
 
 
 def test_one_changed_byte_anywhere_changes_a_tree_hash(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from burnish.files import file_sha256
 from burnish.records import Artefact, Fidelity, Kind, Merge
+from burnish.records.verdicts import judged
 from burnish.run import Run
 from export.artefacts import Finished, Made, produce
-from export.exam.gate import judged
 from export.merged import Merged
 from export.settings import GateSection
 

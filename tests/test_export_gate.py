@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from burnish.exam.gate import judge
 from burnish.exam.thresholds import DEFAULTS, looser
 from burnish.records import Artefact, Fidelity
-from export.exam.gate import default_artefact, judge
+from burnish.records.verdicts import default_artefact
 from export.merge.bases import MergeBase
 from export.merged import choose
 from export.settings import GateSection
@@ -174,7 +175,7 @@ def artefact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artefact
             "kind": kind,
             "quantization": "x",
             "bytes": size,
-            "sha256": "0",
+            "sha256": "0" * 64,
             "fidelity": GOOD,
             "verdict": verdict,
             "why": "",

@@ -10,6 +10,8 @@ from burnish.records import Artefact, ExportRecord, Fidelity, Merge
 from serve.artefact import ServeError, _artefact, choose
 from serve.settings import ServeSettings
 
+SHA = "0" * 64
+
 
 @pytest.mark.parametrize(
     ("name", "told"),
@@ -33,11 +35,12 @@ def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, t
 def test_a_run_without_a_gguf_says_why() -> None:
     nothing = Fidelity.model_validate({n: None for n, field in Fidelity.model_fields.items() if field.is_required()})
     merged = Artefact(
-        path="merged", kind="safetensors", quantization="F16", bytes=1, sha256="x", fidelity=nothing, verdict="pass",
+        path="merged", kind="safetensors", quantization="F16", bytes=1, sha256=SHA, fidelity=nothing, verdict="pass",
         why="all checks hold",
     )  # fmt: skip
     record = ExportRecord(
-        run_id="x", created="x", train_sha256="x", merge=Merge(base="original", reason="x", candidates={}),
+        run_id="x", created="2026-01-01T00:00:00Z", train_sha256=SHA,
+        merge=Merge(base="original", reason="x", candidates={}),
         artefacts=[merged], default=None, no_gguf="the converter does not know it", chat_template_sha256=None, stop=[],
         context_length=8,
     )  # fmt: skip

@@ -14,13 +14,20 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..files import read_jsonl, read_text
+from ..files import FileError, first_line, read_jsonl, read_text, regular
 from ..tokenizers.specials_check import SpecialsCheck
 from .scores import Floats, Ints, TopLogprobs
 
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
+
+MOST_ID = 2**31  # llama.cpp's ids are 32 bits
+
+
+class ExamError(FileError):
+    """An exam that is missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +115,36 @@ class Exam:
 
     @staticmethod
     def load(directory: Path) -> Exam:
-        """Read an exam that `save` wrote."""
-        t = load_file(directory / REFERENCE)
-        answers = TopLogprobs(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
-        questions = [_question(content) for content in read_jsonl(directory / QUESTIONS)]
-        samples = tuple(SampleAnswer(**s) for s in json.loads(read_text(directory / ANSWERS)))
-        noise = [float(value) for value in t["noise"]]
-        check = SpecialsCheck.load(directory)
-        return Exam(questions, answers, t["base_true_logprobs"], noise[0], noise[1], samples, check)
+        """Read an exam that `save` wrote. Raises ExamError where it is missing or damaged."""
+        try:
+            exam = _read(directory)
+            _check(exam)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, repr(error))
+            raise ExamError(f"{directory}: the exam can't be read: {why}: restore it, or train again") from None
+        return exam
+
+
+def _read(directory: Path) -> Exam:
+    t = load_file(regular(directory / REFERENCE))
+    answers = TopLogprobs(t["top_ids"], t["top_logprobs"], t["true_logprobs"])
+    questions = [_question(content) for content in read_jsonl(directory / QUESTIONS)]
+    samples = tuple(SampleAnswer(**s) for s in json.loads(read_text(directory / ANSWERS)))
+    noise = [float(value) for value in t["noise"]]
+    check = SpecialsCheck.load(directory)
+    return Exam(questions, answers, t["base_true_logprobs"], noise[0], noise[1], samples, check)
+
+
+def _check(exam: Exam) -> None:
+    """Raise ValueError where questions and answers are not of one exam."""
+    for number, q in enumerate(exam.questions, start=1):
+        ids_fit = all(type(i) is int and 0 <= i < MOST_ID for i in q.input_ids)
+        if not ids_fit or not all(0 <= a <= b <= len(q.input_ids) for a, b in q.spans):
+            raise ValueError(f"{QUESTIONS}: question {number} has ids or spans that can't be")
+    asked = sum(len(q.positions) for q in exam.questions)
+    answered = {len(part) for part in (exam.trained.ids, exam.trained.logp, exam.trained.true, exam.base_true)}
+    if answered != {asked}:
+        raise ValueError(f"{REFERENCE} answers {sorted(answered)} positions, {QUESTIONS} asks {asked}")
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:

@@ -3,9 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 # what an artefact must reach to pass, by the name that records and settings have
 DEFAULTS: dict[str, float] = {"max_kl": 0.1, "min_top1": 0.88, "max_gain_lost": 0.2, "min_gain": 0.05}
+
+
+class Gate(Protocol):
+    """The thresholds of the gate, as settings or a record have them."""
+
+    @property
+    def max_kl(self) -> float: ...
+    @property
+    def min_top1(self) -> float: ...
+    @property
+    def max_gain_lost(self) -> float: ...
+    @property
+    def min_gain(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of a record."""
+
+    max_kl: float
+    min_top1: float
+    max_gain_lost: float
+    min_gain: float
+
+    @staticmethod
+    def of(gate: Mapping[str, float]) -> Thresholds:
+        """Return those that a record has; an older one's that it does not name are the defaults."""
+        return Thresholds(**{name: gate.get(name, default) for name, default in DEFAULTS.items()})
 
 
 def looser(gate: Mapping[str, float]) -> list[str]:

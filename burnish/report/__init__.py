@@ -20,5 +20,5 @@ def write(run: Run) -> Path:
     The page needs no network and no script. Raises RunError where train.json is missing, or a record is damaged.
     """
     path = run.path / REPORT
-    write_atomic(path, render(collect(run)))
+    write_atomic(path, render(collect(run)), private=True)  # it shows held-out rows
     return path

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..exam.rows import Exam
+from ..exam.rows import Exam, ExamError
 from ..files import file_sha256, read_jsonl, read_text
 from ..records import ExportRecord, PushRecord, TrainRecord
-from ..run import Run
+from ..run import CONFIG, Run, RunError
 
-METRICS, CONFIG = "logs/metrics.jsonl", "config.yaml"
+METRICS = "logs/metrics.jsonl"
 BINS_WANTED = 24
+MOST_NUMBER = 10**15
+MOST_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class View:
 
     def curve(self, key: str) -> list[tuple[float, float]]:
         """Return a logged figure by step; what is not finite (a run that diverged) is left out."""
-        points = [(float(p["step"]), float(p[key])) for p in self.points if isinstance(p.get(key), int | float)]
+        points = [(float(p["step"]), float(p[key])) for p in self.points if _is_number(p.get(key))]
         return [(x, y) for x, y in points if math.isfinite(y)]
 
     def diverged(self) -> int:
@@ -81,8 +83,8 @@ def collect(run: Run) -> View:
     export = run.read(ExportRecord) if run.has(ExportRecord) else None
     push = run.read(PushRecord) if run.has(PushRecord) else None
     stale = export is not None and export.train_sha256 != file_sha256(run.path / "train.json")
-    exam = _exam(run.path / train.exam.path)
-    recorded = (train.data.model_extra or {}).get("lengths")
+    exam = _exam(run, train.exam.path)
+    recorded = train.data.lengths
     held = [len(q.input_ids) for q in exam.questions if q.kind == "heldout"] if exam else []
     return View(
         run=run,
@@ -90,30 +92,34 @@ def collect(run: Run) -> View:
         export=export,
         push=push,
         stale=stale,
-        points=_points(run.path / METRICS),
+        points=_points(run.inside(METRICS)),
         exam=exam,
-        config=_text(run.path / CONFIG),
-        lengths=Lengths(recorded["bin_tokens"], recorded["counts"]) if recorded else lengths(held) if held else None,
+        config=_text(run.inside(CONFIG)),
+        lengths=Lengths(recorded.bin_tokens, recorded.counts) if recorded else lengths(held) if held else None,
         lengths_of="training" if recorded else "examined",
     )
 
 
-def _exam(directory: Path) -> Exam | None:
+def _exam(run: Run, name: str) -> Exam | None:
     """Read the exam; a report is made without it where it has been removed or damaged."""
     try:
-        return Exam.load(directory)
-    except (OSError, ValueError, KeyError, TypeError):
+        return Exam.load(run.tree(name))
+    except (ExamError, RunError):
         return None
 
 
 def _points(path: Path) -> list[dict[str, Any]]:
     """Read the logged points; a line that a kill left half-written is skipped."""
     points = read_jsonl(path, partial=True) if path.is_file() else []
-    return [p for p in points if isinstance(p, dict) and "step" in p]
+    return [p for p in points if isinstance(p, dict) and _is_number(p.get("step")) and math.isfinite(p["step"])]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < MOST_NUMBER)
 
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path)
-    except OSError:
+        return read_text(path, MOST_CONFIG_BYTES)
+    except (OSError, UnicodeDecodeError):
         return ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,14 @@ FIDELITY = {
     "prompt_parity": True, "terminator": True,
 }  # fmt: skip
 WHY = "KL 0.3 is above 0.1"
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a large file there; a link by name would lead out of the run."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def noise(size: int, seed: str) -> bytes:
@@ -63,7 +73,7 @@ def _ggufs(run: Run, name: str, model: Path | None) -> dict[str, Path]:
     directory.mkdir(parents=True)
     if model is not None:
         path = directory / f"{name}-Q4_1.gguf"
-        path.symlink_to(model)
+        link_or_copy(model, path)
         return {"Q4_1": path}
     made = {}
     for quantization, size in {"F16": 3_000_000, "Q8_0": 1_600_000, "Q4_K_M": 900_000}.items():

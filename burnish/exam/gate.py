@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from burnish.exam.intervals import Interval, rows_needed
-from burnish.records import Artefact, Examined, Fidelity, Verdict
-
-from ..settings import GateSection
+from .fidelity import Fidelity
+from .intervals import Interval, rows_needed
+from .thresholds import Gate
 
 # A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md
 # the lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
@@ -23,6 +22,8 @@ CLEAR_PASS_SHARE = 0.1
 LEAST_ROWS = 10  # how many rows a message asks for where there is no interval
 MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and more rows would not decide it
 MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
+
+Verdict = Literal["pass", "fail", "inconclusive"]
 RANK: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
@@ -54,7 +55,7 @@ class Measure:
         return format(1 - value if self.of_share else value, self.style)
 
 
-def judge(fidelity: Fidelity, gate: GateSection) -> tuple[Verdict, str]:
+def judge(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
     """Return the verdict on an artefact, and why: every rule that it breaks or that stays open, by name."""
     found = [f for f in (*_fixed(fidelity, gate), *_sampled(fidelity, gate)) if f]
     order = sorted(found, key=lambda f: -RANK[f.verdict])
@@ -63,30 +64,7 @@ def judge(fidelity: Fidelity, gate: GateSection) -> tuple[Verdict, str]:
     return order[0].verdict, "; ".join(f.why for f in order)
 
 
-def judged(examined: Examined, gate: GateSection, merged: Artefact | None = None) -> Artefact:
-    """Return the artefact with its verdict; a GGUF gets no better one than `merged`, which it was made from."""
-    verdict, why = judge(examined.fidelity, gate)
-    if merged is not None and merged.verdict != "pass":
-        state = "fails" if merged.verdict == "fail" else "is inconclusive"
-        told = f"the merge that it was made from {state}: {merged.why}"
-        why = told if verdict == "pass" else f"{told}; {why}"
-        verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
-    return with_verdict(examined, verdict, why)
-
-
-def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artefact:
-    """Return what a record holds of an examined artefact with this verdict."""
-    known = {name: getattr(examined, name) for name in Examined.model_fields}
-    return Artefact(**known, verdict=verdict, why=why)
-
-
-def default_artefact(artefacts: list[Artefact]) -> str | None:
-    """Return the smallest GGUF that passes, None where none does."""
-    passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
-    return min(passing, key=lambda a: a.bytes).path if passing else None
-
-
-def _fixed(f: Fidelity, gate: GateSection) -> Iterator[Finding]:
+def _fixed(f: Fidelity, gate: Gate) -> Iterator[Finding]:
     """Yield the broken rules that do not depend on the number of rows."""
     for name, holds, why in (
         ("prompt parity", f.prompt_parity, f.prompt_parity_why),
@@ -98,7 +76,7 @@ def _fixed(f: Fidelity, gate: GateSection) -> Iterator[Finding]:
         yield Finding("fail", f"KL on general text {f.kl_general:.3g} is above {gate.max_kl:g}")
 
 
-def _sampled(f: Fidelity, gate: GateSection) -> Iterator[Finding | None]:
+def _sampled(f: Fidelity, gate: Gate) -> Iterator[Finding | None]:
     """Yield what the rules over held-out rows find."""
     if f.kl is None:
         yield Finding("inconclusive", f"no held-out row was examined, so nothing is known of the answers: {MORE_ROWS}")
@@ -113,6 +91,17 @@ def _sampled(f: Fidelity, gate: GateSection) -> Iterator[Finding | None]:
     if _gain_is_judged(f, gate) and (lost := _gain_lost(f)) is not None:
         name = "share lost of what training gained"
         yield _at_most(Measure(name, lost, f.gain_lost_ci, gate.max_gain_lost, ".0%", rows))
+
+
+def judge_recorded(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
+    """Judge figures of a record as they were judged then: those without a number of rows were points, not intervals."""
+    if fidelity.rows is not None or fidelity.kl is None:
+        return judge(fidelity, gate)
+    points = ("kl", "top1_agreement", "gain_lost")
+    lost = _gain_lost(fidelity)
+    figures = {**{name: getattr(fidelity, name) for name in points}, "gain_lost": lost}
+    ends = {f"{name}_ci": None if value is None else (value, value) for name, value in figures.items()}
+    return judge(fidelity.model_copy(update={"gain_lost": lost, "rows": LEAST_ROWS, **ends}), gate)
 
 
 def _at_most(m: Measure) -> Finding | None:
@@ -143,24 +132,18 @@ def _at_most(m: Measure) -> Finding | None:
 
 def _gain_lost(f: Fidelity) -> float | None:
     """Return which share of loss_base - loss_trained, what training gained, the artefact lost."""
-    if f.gain_lost is not None or f.loss is None or f.loss_base is None or f.loss_trained is None:
-        return f.gain_lost
-    return (f.loss - f.loss_trained) / (f.loss_base - f.loss_trained)
+    return f.gain_lost if f.gain_lost is not None else f.computed_gain_lost
 
 
-def _gain(f: Fidelity) -> float | None:
-    return None if f.loss_base is None or f.loss_trained is None else f.loss_base - f.loss_trained
-
-
-def _gain_is_judged(f: Fidelity, gate: GateSection) -> bool:
+def _gain_is_judged(f: Fidelity, gate: Gate) -> bool:
     """Whether there was a gain to lose: at least the floor, with an interval above 0."""
-    gain = _gain(f)
+    gain = f.computed_gain
     return gain is not None and gain > 0 and gain >= gate.min_gain and (f.gain_ci is None or f.gain_ci[0] > 0)
 
 
-def _unjudged(f: Fidelity, gate: GateSection) -> Iterator[str]:
+def _unjudged(f: Fidelity, gate: Gate) -> Iterator[str]:
     """Say why a lost gain was not judged, where a gain was measured."""
-    gain = _gain(f)
+    gain = f.computed_gain
     if gain is None or _gain_is_judged(f, gate):
         return
     if gain < gate.min_gain:

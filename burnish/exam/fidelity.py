@@ -1,0 +1,99 @@
+"""What an artefact shows on the exam: the figures that the gate judges, and how they must fit one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..fields import ROUNDING, Count, Interval, NotNegative, Record, Share, Text
+
+LARGEST = 1e9  # nats a token; a loss is at most a few dozen
+LARGEST_SHARE = 1e100  # of a gain that is nearly nothing
+LEAST_ROWS = 2  # an interval needs two rows
+LEAST_GAIN = 1e-6  # nats; below it the share that is lost is rounding alone
+
+
+class Fidelity(Record):
+    """An artefact's answers to the exam, in nats; None where a figure does not apply (a plain-text run's parity).
+
+    The figures are over held-out response tokens, those with `general` over general text. `kl` and `top1_agreement` are
+    against the trained model for a merge, against the 16-bit merge for a GGUF. `gain` is loss_base - loss_trained,
+    `gain_lost` the share of it that the artefact lost. `<figure>_ci` is a figure's 95% interval over `rows` held-out
+    rows (`general_rows` texts); None: there is none, as with one row.
+    """
+
+    kl: NotNegative | None
+    kl_trained: NotNegative | None
+    top1_agreement: Share | None
+    loss: NotNegative | None
+    loss_trained: NotNegative | None
+    loss_base: NotNegative | None
+    prompt_parity: bool | None
+    terminator: bool | None
+    prompt_parity_why: Text = ""
+    terminator_why: Text = ""
+    kl_general: NotNegative | None = None
+    loss_general: NotNegative | None = None
+    loss_general_trained: NotNegative | None = None
+    loss_general_base: NotNegative | None = None
+    noise_kl: NotNegative | None = None
+    gain: float | None = None
+    gain_lost: float | None = None
+    rows: Count | None = None
+    general_rows: Count | None = None
+    kl_ci: Interval | None = None
+    kl_trained_ci: Interval | None = None
+    top1_agreement_ci: Interval | None = None
+    loss_ci: Interval | None = None
+    loss_trained_ci: Interval | None = None
+    loss_base_ci: Interval | None = None
+    kl_general_ci: Interval | None = None
+    loss_general_ci: Interval | None = None
+    loss_general_trained_ci: Interval | None = None
+    loss_general_base_ci: Interval | None = None
+    gain_ci: Interval | None = None
+    gain_lost_ci: Interval | None = None
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield where figures do not fit one another: they were not computed from one exam."""
+        for name in FIGURES:
+            value, ends = getattr(self, name), getattr(self, f"{name}_ci", None)
+            largest = LARGEST_SHARE if name == "gain_lost" else LARGEST
+            if any(abs(number) > largest for number in (value or 0.0, *(ends or ()))):
+                yield f"{name} is larger than any figure of an exam"
+            if ends is not None and name in SAMPLED and (self.rows or LEAST_ROWS) < LEAST_ROWS:
+                yield f"{name} has an interval over {self.rows} rows"
+            if ends is not None and value is not None and _outside(value, *ends):
+                yield f"{name} {value:.4g} lies outside of its own interval, {ends[0]:.4g} to {ends[1]:.4g}"
+        gain, lost = self.computed_gain, self.computed_gain_lost
+        if gain is not None and self.gain is not None and _outside(self.gain, gain, gain):
+            yield f"gain {self.gain:.4g} is not loss_base - loss_trained, {gain:.4g}"
+        if lost is not None and self.gain_lost is not None and _outside(self.gain_lost, lost, lost):
+            yield f"gain_lost {self.gain_lost:.4g} is not (loss - loss_trained) / gain, {lost:.4g}"
+
+    def lacking(self) -> list[str]:
+        """Return the figures that every exam with held-out rows gives, and that are not there."""
+        return [name for name in JUDGED if getattr(self, name) is None]
+
+    @property
+    def computed_gain(self) -> float | None:
+        """loss_base - loss_trained: what training gained on held-out responses."""
+        return None if self.loss_base is None or self.loss_trained is None else self.loss_base - self.loss_trained
+
+    @property
+    def computed_gain_lost(self) -> float | None:
+        """Which share of the gain the artefact lost, from the losses; None where there was none to lose."""
+        gain = self.computed_gain
+        if gain is None or gain <= LEAST_GAIN or self.loss is None or self.loss_trained is None:
+            return None
+        return (self.loss - self.loss_trained) / gain
+
+
+FIGURES = tuple(name for name, field in Fidelity.model_fields.items() if f"{name}_ci" in Fidelity.model_fields)
+JUDGED = ("kl", "top1_agreement", "loss", "loss_trained", "loss_base")
+SAMPLED = tuple(name for name in FIGURES if "general" not in name)
+
+
+def _outside(value: float, low: float, high: float) -> bool:
+    """Whether a figure lies outside of [low, high] by more than rounding; one that is not a number does not."""
+    slack = ROUNDING * (1 + abs(value))
+    return value < low - slack or value > high + slack

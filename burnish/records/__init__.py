@@ -1,0 +1,28 @@
+"""The records by which the stages know one another: train.json, export.json, push.json. Fields are a contract."""
+
+from ..exam.fidelity import Fidelity
+from ..exam.gate import Verdict
+from ..fields import Record
+from .export import Artefact, Examined, ExportRecord, Kind, Merge
+from .push import PushRecord
+from .train import AdapterRef, BaseModelRef, DataRef, ExamRef, FileRef, Lengths, TrainMetrics, TrainRecord
+
+__all__ = [
+    "AdapterRef",
+    "Artefact",
+    "BaseModelRef",
+    "DataRef",
+    "ExamRef",
+    "Examined",
+    "ExportRecord",
+    "Fidelity",
+    "FileRef",
+    "Kind",
+    "Lengths",
+    "Merge",
+    "PushRecord",
+    "Record",
+    "TrainMetrics",
+    "TrainRecord",
+    "Verdict",
+]

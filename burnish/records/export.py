@@ -1,0 +1,94 @@
+"""export.json: the artefacts of a run, what each shows on the exam, and the gate's verdict on it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ..exam.fidelity import Fidelity
+from ..exam.gate import Verdict
+from ..fields import (
+    Count,
+    Finite,
+    InsidePath,
+    Line,
+    Lines,
+    Record,
+    Sha256,
+    StageRecord,
+    Text,
+    Tokens,
+    Variables,
+    Versions,
+    Word,
+)
+from .train import free_variables
+
+Kind = Literal["safetensors", "gguf", "gguf-lora"]
+MOST_ARTEFACTS = 200
+Threshold = Annotated[Finite, Field(ge=0, le=1e9)]
+
+
+class Merge(Record):
+    """Which base the adapter was merged onto, and why."""
+
+    base: Literal["dequantized", "original"]
+    reason: Text
+    candidates: Annotated[dict[Line, dict[str, Any]], Field(max_length=10)]
+
+
+class Examined(Record):
+    """One exported model and its figures: `path` is relative to the run, sha256 of the file or over a directory.
+
+    `fallbacks` counts the tensors that took another type because of their shape, by "wanted -> taken".
+    """
+
+    path: InsidePath
+    kind: Kind
+    quantization: Word
+    bytes: Count
+    sha256: Sha256
+    fidelity: Fidelity
+    fallbacks: Annotated[dict[Line, Count], Field(max_length=1000)] = {}
+
+
+class Artefact(Examined):
+    """An examined model with the gate's verdict on it."""
+
+    verdict: Verdict
+    why: Text
+
+    @property
+    def outcome(self) -> str:
+        """What became of it in the exam, as the end of a sentence: "failed its exam"."""
+        return {
+            "pass": "passed its exam",
+            "fail": "failed its exam",
+            "inconclusive": "is neither proven nor refuted by its exam (inconclusive)",
+        }[self.verdict]
+
+
+class ExportRecord(StageRecord):
+    """export.json: present means that the export stage finished. `gate` has every threshold that was applied.
+
+    `no_gguf` says why there is no GGUF, where llama.cpp's converter makes none of the merge.
+    """
+
+    train_sha256: Sha256
+    gate: Annotated[dict[Word, Threshold], Field(max_length=100)] = {}
+    merge: Merge
+    artefacts: Annotated[list[Artefact], Field(max_length=MOST_ARTEFACTS)]
+    default: InsidePath | None
+    no_gguf: Text | None = None
+    chat_template_sha256: Sha256 | None
+    stop: Annotated[Lines, Field(max_length=1000)]
+    context_length: Tokens
+    versions: Versions = {}
+    template_kwargs: Variables = {}
+    special_tokens: Literal["text", "parse"] = "parse"
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _not_ours(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return free_variables(values)

@@ -1,0 +1,23 @@
+"""push.json: where a run was published, and what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..fields import MOST_ITEMS, InsidePath, Sha256, StageRecord, Versions, Word
+
+REPO = r"^[\w-][\w.-]*/[\w-][\w.-]*$"
+
+
+class PushRecord(StageRecord):
+    """push.json: where a run was published, and the files that are there now, by their path in the repository."""
+
+    export_sha256: Sha256 | None  # None: the adapter alone was published, without an export
+    train_sha256: Sha256 | None = None
+    repo: Annotated[str, Field(max_length=200, pattern=REPO)]
+    commit: Word
+    files: Annotated[list[InsidePath], Field(max_length=MOST_ITEMS)]
+    public: bool = False
+    versions: Versions = {}

@@ -1,0 +1,175 @@
+"""Records are read strictly: bounded fields, paths inside the run, and verdicts that their own figures bear out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.fields import inside
+from burnish.records import ExportRecord, PushRecord, TrainRecord
+from burnish.records.reading import MOST_BYTES, RecordError, parse
+from burnish.run import Run, RunError, read_both
+from serve.artefact import choose
+from serve.settings import ServeSettings
+from tests.support.published import make_run
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("good"))
+
+
+def export_of(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.path / "export.json").read_text())
+    return content
+
+
+def faults(content: dict[str, Any], kind: type[Any] = ExportRecord) -> list[str]:
+    with pytest.raises(RecordError) as caught:
+        parse(kind, json.dumps(content).encode())
+    return caught.value.faults
+
+
+def with_figures(run: Run, number: int = 1, verdict: str = "pass", **figures: Any) -> Any:
+    content = export_of(run)
+    artefact = content["artefacts"][number]
+    artefact["verdict"] = verdict
+    artefact["fidelity"] |= figures
+    return content
+
+
+def test_every_fault_of_a_record_is_a_line_of_its_own(good: Run) -> None:
+    content = export_of(good) | {"context_length": -5, "stop": [""]}
+    content["artefacts"][1]["path"] = "../../etc/passwd"
+    content["artefacts"][2]["bytes"] = 1.5
+    found = faults(content)
+    assert [fault.split(":")[0] for fault in found] == [
+        "artefacts.1.path", "artefacts.2.bytes", "stop.0", "context_length",
+    ]  # fmt: skip
+    assert '"../../etc/passwd"' in found[0] and "found -5" in found[3]
+
+
+def test_a_record_of_a_newer_version_says_so_and_nothing_else(good: Run) -> None:
+    (found,) = faults(export_of(good) | {"schema_version": 2, "artefacts": "elsewhere"})
+    assert "schema_version: 2 is of a newer Burnish, this one reads 1: update Burnish" in found
+
+
+def test_fields_of_a_newer_version_are_kept(good: Run) -> None:
+    content = export_of(good) | {"later": {"x": [1]}}
+    record = parse(ExportRecord, json.dumps(content).encode())
+    assert json.loads(record.model_dump_json())["later"] == {"x": [1]}
+
+
+def test_records_of_the_first_version_are_read(good: Run) -> None:
+    """They had no gate, no intervals, no number of rows, no versions, no licence and no parent."""
+    train, export = read_both(good)
+    assert export.gate == {} and export.artefacts[0].fidelity.rows is None and train.special_tokens == "parse"
+    assert parse(PushRecord, json.dumps({
+        "run_id": "r", "created": "2026-01-01T00:00:00Z", "export_sha256": "0" * 64, "repo": "me/m", "commit": "c",
+        "files": ["README.md"],
+    }).encode()).public is False  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not JSON"), ("[]", "expected a JSON object, found a list of 0"), ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": 1e999}', "1e999 is too large"), ('{"a": 1, "a": 2}', "a: the key stands twice"),
+        ("[" * 100_000, "nested too deeply"), ('{"a": ' + "9" * 50 + "}", "too large for a number"),
+        (" " * (MOST_BYTES + 1), "a record at most"),
+    ],
+)  # fmt: skip
+def test_json_that_could_be_read_in_two_ways_or_without_end_is_refused(text: str, says: str) -> None:
+    with pytest.raises(RecordError, match=says):
+        parse(TrainRecord, text.encode())
+
+
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ({"kl": 99.0}, "its verdict is pass, but by its figures and thresholds it is fail: KL 99"),
+        ({"kl": 99.0, "kl_ci": [0.0, 0.01], "rows": 9}, "kl 99 lies outside of its own interval, 0 to 0.01"),
+        ({"top1_agreement": 0.5}, "is fail: top-1 agreement 50.0%"),
+        ({"prompt_parity": False}, "is fail: prompt parity"),
+        ({"terminator": False}, "is fail: terminator"),
+        ({"kl_general": 3.0}, "is fail: KL on general text 3"),
+        ({"loss": 3.0}, "is fail: share lost of what training gained"),
+        ({"loss": 3.0, "gain_lost": 0.0}, "gain_lost 0 is not (loss - loss_trained) / gain"),
+        ({"gain": 0.01}, "gain 0.01 is not loss_base - loss_trained"),
+        ({"top1_agreement": None}, "its verdict is pass, but top1_agreement is not there to judge by"),
+        ({"loss_base": None, "loss": None}, "but loss, loss_base is not there to judge by"),
+        ({"kl": None}, "is inconclusive: no held-out row was examined"),
+        ({"kl": 0.09, "rows": 1}, "is inconclusive: KL 0.09 from 1 held-out row"),
+        ({"kl": 0.01, "kl_ci": [0.0, 0.02], "rows": 1}, "kl has an interval over 1 rows"),
+        ({"kl": 1e300, "loss": 1e308}, "kl is larger than any figure of an exam"),
+        ({"kl": -3.0}, "artefacts.1.fidelity.kl: expected 0 or more; found -3.0"),
+        ({"kl_ci": [2.0, 1.0]}, "an interval begins with its lower end"),
+    ],
+)
+def test_a_pass_that_the_figures_do_not_bear_out_is_refused(figures: dict[str, Any], says: str, good: Run) -> None:
+    assert says in " ".join(faults(with_figures(good, **figures)))
+
+
+def test_a_verdict_may_be_worse_than_its_figures(good: Run) -> None:
+    content = with_figures(good, number=1, verdict="fail")
+    assert parse(ExportRecord, json.dumps(content).encode()).artefacts[1].verdict == "fail"
+
+
+def test_looser_thresholds_let_more_pass_and_are_shown_by_serve(
+    good: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path)
+    (run.path / "export.json").write_text(json.dumps(with_figures(good, 3, kl=0.5) | {"gate": {"max_kl": 1000.0}}))
+    chosen = choose(ServeSettings(runs=str(tmp_path), run=run.id))
+    told = "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)"
+    assert told in capsys.readouterr().err
+    assert chosen.record["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
+
+
+def test_a_gguf_does_not_pass_beside_a_merge_that_fails(good: Run) -> None:
+    assert "the merge that it was made from has fail" in " ".join(faults(with_figures(good, 0, verdict="fail")))
+
+
+def test_the_default_is_a_gguf_of_the_record_that_passed(good: Run) -> None:
+    for name in ("gguf/other.gguf", "merged"):
+        assert f"default: '{name}' is not a GGUF of this record" in " ".join(
+            faults(export_of(good) | {"default": name})
+        )
+    content = with_figures(good, 3, verdict="fail")
+    assert "is not a GGUF of this record that passed" in " ".join(faults(content))
+
+
+def test_two_artefacts_of_one_name_are_refused(good: Run) -> None:
+    content = export_of(good)
+    content["artefacts"].append({**content["artefacts"][1], "path": "again/tuned-F16.gguf"})
+    assert "artefacts: 'tuned-F16.gguf' is there 2 times" in faults(content)
+
+
+def test_faults_of_both_records_come_together(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for name, key in (("train.json", "max_length"), ("export.json", "context_length")):
+        content = json.loads((run.path / name).read_text()) | {key: 0}
+        (run.path / name).write_text(json.dumps(content))
+    with pytest.raises(RunError) as caught:
+        read_both(run)
+    assert len(caught.value.faults) == 2 and all("or, where the run is another's" in f for f in caught.value.faults)
+
+
+@given(st.text(st.sampled_from("ab/.~\\:\n\x00 é"), max_size=12))
+def test_a_path_that_is_accepted_stays_inside(text: str) -> None:
+    try:
+        path = inside(text)
+    except ValueError:
+        return
+    joined = Path("/runs/r") / path
+    assert joined.is_relative_to("/runs/r") and ".." not in joined.parts and str(joined).isprintable()
+    assert joined != Path("/runs/r")
+
+
+def test_template_variables_of_a_record_are_not_the_renderers_own(good: Run) -> None:
+    assert "messages can't be set" in " ".join(faults(export_of(good) | {"template_kwargs": {"messages": []}}))
