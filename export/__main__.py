@@ -17,7 +17,7 @@ from rich.table import Table
 
 from burnish import lock, report
 from burnish.config import ConfigError, add_command, parse_arguments
-from burnish.console import say, warn
+from burnish.console import cell, printable, say, warn
 from burnish.environment import prepared_process
 from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
@@ -106,20 +106,20 @@ def _next(run: str, record: ExportRecord) -> str:
 
 
 def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
-    from .hub import card, push, selection
+    from .hub import card, contents, push, selection
 
     publication, section = selection.select(settings)
     if card_only:
-        print(card.card(publication))
+        print(printable(card.card(publication)))
         return 0
     if section.repo is None:
         raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
     if dry_run:
-        push.show(publication, section, selection.collect(publication))
+        push.show(publication, section, contents.collect(publication))
         return 0
     with lock.hold(publication.run.path, "a push"):
         publication, section = selection.select(settings)  # an export may have ended meanwhile
-        record = push.publish(publication, section, selection.collect(publication))
+        record = push.publish(publication, section, contents.collect(publication))
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
     say(f"report: {report.write(publication.run)}")
     if publication.ggufs:
@@ -129,16 +129,16 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
 
 def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: Mapping[str, float]) -> None:
     """Print the artefacts with their size, fidelity and verdict, and by which thresholds, where those are looser."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=cell(title), title_justify="left")
     for name in ("artefact", "size", "KL", "top-1", "loss", "base's", "trained's", "verdict"):
         made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
     for artefact in artefacts:
-        made.add_row(*_row(artefact, artefact.path == default))
+        made.add_row(*map(cell, _row(artefact, artefact.path == default)))
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(made)
     for artefact in artefacts:
         if artefact.verdict != "pass":
-            console.print(f"{artefact.verdict}: {artefact.path}: {artefact.why}", markup=False, soft_wrap=True)
+            console.print(cell(f"{artefact.verdict}: {artefact.path}: {artefact.why}"), soft_wrap=True)
     if told := qualified(gate):
         console.print(f"gate: {told}", markup=False, soft_wrap=True)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pydantic import ValidationError
+
 from burnish.console import say
 from burnish.exam.rows import Exam
-from burnish.files import tree_sha256, write_atomic
+from burnish.files import FileError, read_json, tree_sha256, write_atomic
 from burnish.records import Examined, Fidelity, Kind, TrainRecord
 from burnish.run import Run
 
@@ -32,15 +34,23 @@ class Finished:
     @staticmethod
     def load(run: Run, key: dict[str, Any]) -> Finished:
         """Read what an earlier export with the same key finished."""
-        path = run.path / WORK / "kept.json"
-        content = json.loads(path.read_text()) if path.is_file() else {}
-        return Finished(path, key, content.get("artefacts", {}) if content.get("key") == key else {})
+        path = run.inside(f"{WORK}/kept.json")
+        try:
+            content = read_json(path) if path.is_file() else {}
+        except FileError:
+            content = {}  # damaged: everything is made again
+        same = isinstance(content, dict) and content.get("key") == key
+        known = content.get("artefacts") if same else None
+        return Finished(path, key, known if isinstance(known, dict) else {})
 
     def find(self, run: Run, name: str, kind: type[AnyExamined]) -> AnyExamined | None:
         """Return what is known of an artefact, if its files are still the same."""
-        known = self.artefacts.get(name)
-        unchanged = known and (run.path / name).exists() and tree_sha256(run.path / name) == known["sha256"]
-        return kind.model_validate(known) if unchanged else None
+        try:
+            known = kind.model_validate(self.artefacts[name])
+        except (KeyError, ValidationError):
+            return None
+        path = run.tree(name)
+        return known if path.exists() and tree_sha256(path) == known.sha256 else None
 
     def add(self, examined: Examined) -> None:
         """Write down an artefact that is finished."""

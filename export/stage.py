@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from burnish import lock
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
 from burnish.exam.rows import Exam
-from burnish.files import check_writable, file_sha256, read_json, remove_partial, tree_sha256
+from burnish.fields import MOST_TOKENS, inside
+from burnish.files import (
+    check_writable,
+    file_sha256,
+    irregular,
+    irregular_in,
+    private_directory,
+    read_json,
+    remove_partial,
+    tree_sha256,
+)
 from burnish.llama import LlamaError
 from burnish.records import Artefact, Examined, ExportRecord, Fidelity, Kind, TrainRecord
+from burnish.records.verdicts import default_artefact, judged, with_verdict
 from burnish.run import Run, RunError
 from burnish.versions import versions
 
-from .artefacts import EXAMINED, Finished, Job, Made, describe, produce
+from .artefacts import EXAMINED, WORK, Finished, Job, Made, describe, produce
 from .exam import examine
-from .exam.gate import default_artefact, judged, with_verdict
 from .gguf import convert
 from .gguf.formats import gguf_formats
 from .merge.bases import MERGED, merge_bases
@@ -32,6 +44,8 @@ NO_FIGURES = Fidelity(
     kl=None, kl_trained=None, top1_agreement=None, loss=None, loss_trained=None, loss_base=None, prompt_parity=None,
     terminator=None,
 )  # fmt: skip
+# what an export reads and writes beside the trees that the records name
+TOUCHED = ("train.json", "export.json", "config.yaml", "report.html", "logs", MERGED, "gguf", WORK)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "bitsandbytes")
 
 
@@ -43,6 +57,8 @@ def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
 
 
 def _export(settings: ExportSettings, run: Run) -> ExportRecord:
+    _check_name(run)
+    run.check_inside(*TOUCHED)
     record = run.read(TrainRecord)
     types = convert.check_types(settings.gguf.quants)
     convert.check_converter()
@@ -51,9 +67,10 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     _check_room(run, base, len(merge_bases(settings.merge.base, record)[0]), len(types))
     for directory in (run.path, run.path / "gguf"):
         remove_partial(directory)
+    private_directory(run.path / WORK)  # the merge's answers to the held-out rows lie there
     train_sha256 = file_sha256(run.path / "train.json")
     key = {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED}
-    job = Job(settings, run, record, Exam.load(run.path / record.exam.path), Finished.load(run, key))
+    job = Job(settings, run, record, Exam.load(run.tree(record.exam.path)), Finished.load(run, key))
     say(f"export: {run.path}")
     merged = make_merged(job, base)
     ggufs, no_gguf = _ggufs(job, types)
@@ -76,11 +93,13 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
     record = run.read(TrainRecord)
     if not path.exists():
         raise RunError(f"{path}: no such file or directory")
-    exam = Exam.load(run.path / record.exam.path)
+    if faults := irregular_in(path) if path.is_dir() else [f"{path}: {why}" for why in [irregular(path)] if why]:
+        raise RunError(faults)
+    exam = Exam.load(run.tree(record.exam.path))
     kind: Kind = "safetensors" if path.is_dir() else "gguf"
 
     def described(fidelity: Fidelity) -> Examined:
-        return describe(path, str(path.resolve()), kind, fidelity, Made("-"))
+        return describe(path, path.resolve().name, kind, fidelity, Made("-"))
 
     try:
         if path.is_dir():
@@ -95,6 +114,8 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
 
 def _check_unchanged(run: Run, record: TrainRecord) -> None:
     """Raise RunError where the adapter or the exam is no longer what training recorded."""
+    for part in (record.adapter, record.exam):
+        run.tree(part.path)
     faults = [
         f"{run.path / part.path}: is not what training recorded (sha256 differs): restore it, or train again"
         for part in (record.adapter, record.exam)
@@ -102,6 +123,14 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
     ]
     if faults:
         raise RunError(faults)
+
+
+def _check_name(run: Run) -> None:
+    """Raise RunError where the directory's name can't be a part of the artefacts' names."""
+    try:
+        inside(f"gguf/{run.id}.gguf")
+    except ValueError as error:
+        raise RunError(f"{run.path}: {error}: rename the run's directory") from None
 
 
 def _base(settings: ExportSettings, record: TrainRecord) -> Base:
@@ -140,6 +169,12 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
         stop=job.record.terminators,
         template_kwargs=job.record.template_kwargs,
         special_tokens=job.record.special_tokens,
-        context_length=config.get("max_position_embeddings") or config.get("n_positions") or job.record.max_length,
+        context_length=_context_length(config) or job.record.max_length,
         versions=versions(PACKAGES),
     )
+
+
+def _context_length(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the model's config says that it knows; None where it doesn't say so."""
+    found = (config.get(name) for name in ("max_position_embeddings", "n_positions"))
+    return next((n for n in found if type(n) is int and 0 < n <= MOST_TOKENS), None)

@@ -243,7 +243,14 @@ def test_a_full_quota_is_said_as_such(push: Push, hub: Hub, run: Run) -> None:
 
 
 def test_a_path_of_this_machine_in_the_records_is_pointed_out(hub: Hub, tmp_path: Path, cli: Cli) -> None:
-    data = {"path": "/home/me/rows.jsonl", "sha256": "d", "format": "f", "rows": 1, "eval_rows": 1, "over_length": 0}
+    data = {
+        "path": "/home/me/rows.jsonl",
+        "sha256": "d" * 64,
+        "format": "f",
+        "rows": 1,
+        "eval_rows": 1,
+        "over_length": 0,
+    }
     run = make_run(tmp_path / "runs", data=data)
     done = cli("export", "push", *where(run), "--push.repo", "me/model", "--dry-run")
     assert "warning: the records name a path of this machine" in done.stderr
@@ -294,7 +301,7 @@ def test_trainings_config_says_where_a_run_goes(hub: Hub, run: Run, tmp_path: Pa
     assert "adapter/adapter_config.json" in hub.files("me/from-config")
     assert "tuned-Q8_0.gguf" not in hub.files("me/from-config")
     (run.path / "config.yaml").write_text(json.dumps({**config, "push": {"repository": "me/model"}}))
-    assert "config.yaml: push: Extra inputs are not permitted" in line(cli("export", "push", *where(run)))
+    assert "config.yaml: push.repository: Extra inputs are not permitted" in line(cli("export", "push", *where(run)))
 
 
 def test_without_a_repository_and_with_an_unknown_part_it_says_what_to_give(run: Run, cli: Cli) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
+from burnish.console import printable
 from burnish.exam.intervals import Interval
 from burnish.hub import PAGE, published_name
 from burnish.records import Artefact
@@ -16,6 +18,8 @@ from burnish.run import adapter_facts
 from .publication import PLACEHOLDER, Publication
 from .usage import usage
 
+LONGEST_VALUE = 400
+BAR = "\\|"  # in a table's cell
 UNKNOWN = "unknown: check the base's page before you publish or use this"
 # settings that say how the model was trained, without paths and names of this machine
 SHOWN_SETTINGS = (
@@ -56,7 +60,7 @@ def _head(s: Publication) -> str:
     lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
     if failed:
         lines += ["> **Warning: published although it did not pass its exam.**"]
-        lines += [f"> `{_file(a)}` {a.outcome}: {a.why}." for a in failed]
+        lines += [f"> `{_file(a)}` {a.outcome}: {_line(a.why)}." for a in failed]
         lines += [""]
     if s.loosened:
         lines += [f"> **Note: {s.loosened}.**", ""]
@@ -107,7 +111,7 @@ def _measured(s: Publication) -> str:
         " with the merge's. In brackets: 95% intervals, clustered by row.",
         "",
         *_general(s),
-        *[f"- {a.verdict}: `{_file(a)}`: {a.why}" for a in failed],
+        *[f"- {a.verdict}: `{_file(a)}`: {_line(a.why)}" for a in failed],
         *([""] if failed else []),
     ])  # fmt: skip
 
@@ -139,12 +143,16 @@ def _general(s: Publication) -> list[str]:
 
 
 def _base(s: Publication) -> str:
-    said = s.train.base.license
+    said = {key: _line(value) for key, value in s.train.base.license.items()}
     named = " ".join(said[key] for key in ("license", "license_name") if key in said)
     licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
     revision = f", revision `{s.train.base.revision}`" if s.train.base.revision else ""
     merge = s.export.merge if s.export else None
-    onto = f"the adapter is merged onto the {merge.base} 16-bit base ({merge.reason})" if merge else "it is not merged"
+    onto = (
+        f"the adapter is merged onto the {merge.base} 16-bit base ({_line(merge.reason)})"
+        if merge
+        else "it is not merged"
+    )
     double = ", with double quantization" if s.train.double_quant else ""
     held = f"NF4 (4 bits{double})" if s.train.quantization == "nf4" else s.train.load_dtype
     return "\n".join([
@@ -159,7 +167,6 @@ def _base(s: Publication) -> str:
 
 def _data(s: Publication) -> str:
     data = s.train.data
-    lengths = (data.model_extra or {}).get("lengths")
     lines = [
         "## Data",
         "",
@@ -170,33 +177,32 @@ def _data(s: Publication) -> str:
         f"- longest row allowed: {s.train.max_length} tokens; {data.over_length} longer rows were dropped or shortened",
         *(f"- {leak}" for leak in data.leaks()),
     ]
-    if lengths:
-        width = lengths["bin_tokens"]
-        counted = [f"{i * width}–{(i + 1) * width - 1}: {n}" for i, n in enumerate(lengths["counts"]) if n]
+    if data.lengths:
+        width = data.lengths.bin_tokens
+        counted = [f"{i * width}–{(i + 1) * width - 1}: {n}" for i, n in enumerate(data.lengths.counts) if n]
         lines.append(f"- rows by length in tokens: {', '.join(counted)}")
     return "\n".join([*lines, ""])
 
 
 def _training(s: Publication) -> str:
-    path = s.run.path / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = s.run.settings()
     # from the records and the adapter: an older version's config has what was asked, not what was used
     became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
     rows = [
-        (f"`{section}.{key}`", f"`{json.dumps(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
+        (f"`{section}.{key}`", f"`{_value(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
         for section, keys in SHOWN_SETTINGS
         for key in dict.fromkeys((*keys, *became.get(section, {})))
         if key in config.get(section, {}) or (section == "lora" and key in became["lora"])
     ]
     if s.train.adapter.parent_sha256:
         rows.append(("started from the adapter of sha256", f"`{s.train.adapter.parent_sha256}`"))
-    m, device = s.train.metrics, s.train.hardware.get("device", "unknown")
-    versions = ", ".join(f"{name} {version}" for name, version in s.train.versions.items())
+    m, device = s.train.metrics, _line(s.train.hardware.get("device", "unknown"))[:LONGEST_VALUE]
+    versions = _line(", ".join(f"{name} {version}" for name, version in s.train.versions.items()))
     return "\n".join([
         "## Training",
         "",
         *([_table(("setting", "value"), rows), ""] if rows else []),
-        f"Training loss {m.train_loss:.3f}, held-out loss {_number(m.eval_loss)}; {m.train_runtime_s:,.0f} s on"
+        f"Training loss {_number(m.train_loss)}, held-out loss {_number(m.eval_loss)}; {m.train_runtime_s:,.0f} s on"
         f" {device}, {m.tokens_per_s:,.0f} tokens/s. With {versions}.",
         "",
     ])  # fmt: skip
@@ -216,7 +222,7 @@ def _limits(s: Publication) -> str:
             f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
             " runtimes take today's where a template asks for one.",
             *_variables(s),
-            f"- A turn ends with {', '.join(f'`{t}`' for t in s.stop)}. Ollama takes a chat template in its own"
+            f"- A turn ends with {', '.join(f'`{_line(t)}`' for t in s.stop)}. Ollama takes a chat template in its own"
             " language, not the one in the GGUF; that form was not examined.",
         ]
     return "\n".join([*lines, ""])
@@ -226,10 +232,10 @@ def _variables(s: Publication) -> list[str]:
     """Say what other servers must be told, if the chat template was rendered with variables of its own."""
     if not s.template_kwargs:
         return []
-    said = json.dumps(s.template_kwargs, ensure_ascii=False)
+    said = _line(json.dumps(s.template_kwargs, ensure_ascii=False))
     return [
         f"- Its chat template was rendered with `{said}`; Burnish's server does so by itself, llama-server with"
-        f" `--chat-template-kwargs '{said}'`, others where a request has it as `chat_template_kwargs`."
+        f" `--chat-template-kwargs {shlex.quote(said)}`, others where a request has it as `chat_template_kwargs`."
     ]
 
 
@@ -238,7 +244,21 @@ def _file(artefact: Artefact) -> str:
 
 
 def _linked(s: Publication) -> str:
-    return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{s.base_name}`"
+    return f"[{s.base_on_hub}]({PAGE}/{s.base_on_hub})" if s.base_on_hub else f"`{_line(s.base_name)}`"
+
+
+def _value(value: Any) -> str:
+    """Return a setting as JSON; a very long one is cut."""
+    try:
+        text = _line(json.dumps(value, default=str))
+    except TypeError:  # YAML has keys that JSON does not
+        text = _line(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def _line(text: object) -> str:
+    """Return what a record says as a part of one line: it can't begin a section of its own."""
+    return printable(str(text), one_line=True)
 
 
 def _share(value: float | None) -> str:
@@ -255,4 +275,4 @@ def _number(value: float | None) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(_line(cell).replace('|', BAR) for cell in line)} |" for line in lines)

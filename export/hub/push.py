@@ -6,21 +6,20 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from burnish import hub
 from burnish import run as runs
-from burnish.console import say, warn
+from burnish.console import cell, say, warn
 from burnish.files import file_sha256, read_lines
 from burnish.private.huggingface_hub import git_id, set_sha256
 from burnish.publish import WRITE, PushSection, check_target
 from burnish.records import PushRecord
 from burnish.versions import versions
 
+from .contents import SUMS, Item, PushError
 from .publication import Publication
-from .selection import SUMS, Item, PushError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -67,13 +66,14 @@ def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
 def show(s: Publication, push: PushSection, items: list[Item]) -> None:
     """Print what would be published, with sizes."""
     made = Table(
-        title=f"{s.repo} ({'public' if push.public else 'private'}): what would be published", title_justify="left"
+        title=cell(f"{s.repo} ({'public' if push.public else 'private'}): what would be published"),
+        title_justify="left",
     )
     made.add_column("file", overflow="fold")
     made.add_column("size", justify="right")
     made.add_column("sha256")
     for item in items:
-        made.add_row(item.name, _bytes(item.size), item.sha256[:12])
+        made.add_row(cell(item.name), _bytes(item.size), item.sha256[:12])
     made.add_row(f"{len(items)} files", _bytes(sum(item.size for item in items)), "")
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(made)
     _warn(s)
@@ -143,9 +143,8 @@ def _warn(s: Publication) -> None:
 
 def _warn_of_paths(s: Publication) -> None:
     """The records go as they are, so that their hashes hold: say where they name a path of this machine."""
-    path = s.run.path / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    named = {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
+    sections = s.run.settings()
+    named = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     for key, value in {**named, "base.id": s.train.base.id, "data.path": s.train.data.path}.items():
         if isinstance(value, str) and value.startswith(("/", "~")):
             warn(f"the records name a path of this machine, and are published as they are: {key} {value}")

@@ -1,54 +1,26 @@
-"""What of a run goes to the Hub: what passed the gate, with its records and a card, each file as its record has it."""
+"""Which run goes to the Hub, and which of its artefacts: those that passed the gate."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
-from safetensors import safe_open
 
 from burnish import run as runs
 from burnish.bases.base import licence, resolved_here
 from burnish.config import ConfigError
-from burnish.console import bar, say, warn
-from burnish.errors import UserError, did_you_mean
-from burnish.files import file_sha256, read_json, tree_digest, tree_hashes
-from burnish.hub import published_name
+from burnish.console import say, warn
+from burnish.errors import did_you_mean
+from burnish.files import file_sha256
 from burnish.publish import PushSection
 from burnish.records import Artefact, ExportRecord, TrainRecord
-from burnish.run import Run
+from burnish.run import CONFIG, Run
 
 from ..settings import ExportSettings
-from .card import card
+from .contents import PushError
 from .publication import PLACEHOLDER, Publication
 
 KINDS = ("gguf", "merged", "adapter")
-SUMS = "SHA256SUMS"
-SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
-
-
-class PushError(UserError):
-    """A run that can't be published, or not with these settings."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file to publish: its path in the repository, its content or the file that has it, size and sha256."""
-
-    name: str
-    source: Path | bytes
-    size: int
-    sha256: str
-
-    @staticmethod
-    def of(name: str, content: bytes) -> Item:
-        """Make one of bytes."""
-        return Item(name, content, len(content), hashlib.sha256(content).hexdigest())
 
 
 def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
@@ -61,35 +33,6 @@ def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
         train = train.model_copy(update={"base": train.base.model_copy(update={"license": licence(base)})})
     return Publication(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
-
-
-def collect(s: Publication) -> list[Item]:
-    """Return every file that goes, each compared with the sha256 that its record has for it."""
-    directories = ([s.run.path / s.merged.path] if s.merged else []) + ([s.run.path / "adapter"] if s.adapter else [])
-    size = sum(_size(path) for path in (*directories, *(s.run.path / a.path for a in s.ggufs)))
-    done = 0.0
-    items: list[Item] = []
-    with bar("check sha256, MB", size / 1e6) as tick:
-
-        def progress(read: int) -> None:
-            nonlocal done
-            tick(done := done + read / 1e6)
-
-        if s.merged:
-            _refuse_quantized(s.run.path / s.merged.path)
-            items += _tree(s.run.path / s.merged.path, "", s.merged.sha256, progress)
-        if s.adapter:
-            items += _tree(s.run.path / "adapter", "adapter/", s.train.adapter.sha256, progress)
-        for artefact in s.ggufs:
-            path = s.run.path / artefact.path
-            _check(path, path.is_file() and file_sha256(path, progress) == artefact.sha256)
-            items.append(Item(published_name(artefact.path), path, path.stat().st_size, artefact.sha256))
-    items += [Item.of(name, (s.run.path / name).read_bytes()) for name in s.records if (s.run.path / name).is_file()]
-    if s.ggufs and s.stop:
-        items.append(Item.of("params", json.dumps({"stop": s.stop}, ensure_ascii=False).encode() + b"\n"))
-    items.append(Item.of("README.md", card(s).encode()))
-    sums = "".join(f"{item.sha256}  {item.name}\n" for item in sorted(items, key=lambda item: item.name))
-    return [*items, Item.of(SUMS, sums.encode())]
 
 
 def _adapter_alone(push: PushSection) -> bool:
@@ -116,13 +59,12 @@ def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
 
 def _merged_settings(run: Run, given: PushSection) -> PushSection:
     """Return training's push settings, overridden by those given now."""
-    path = run.path / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     try:
-        asked = PushSection.model_validate(config.get("push") or {})
-    except (ValidationError, AttributeError) as error:
-        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not a mapping of settings"
-        raise PushError(f"{path}: push: {fault}") from None
+        asked = PushSection.model_validate(run.settings().get("push", {}))
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, ("push", *found["loc"])))
+        raise PushError(f"{run.path / CONFIG}: {where}: {found['msg']}") from None
     return asked.model_copy(update=given.model_dump(include=given.model_fields_set))
 
 
@@ -158,35 +100,3 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact
 
 def _group(artefact: Artefact) -> str:
     return "merged" if artefact.kind == "safetensors" else "gguf"
-
-
-def _refuse_quantized(directory: Path) -> None:
-    """Raise PushError for merged weights that are quantized: a merge into 4 bits is never published."""
-    config = read_json(directory / "config.json")
-    files = sorted(directory.glob("*.safetensors"))
-    low = next((f"{p.name}: {t}" for p in files for t in _dtypes(p) - SIXTEEN_BIT_OR_MORE), "")
-    if config.get("quantization_config") or low:
-        found = low or "config.json has a quantization_config"
-        raise PushError(f"{directory}: merged weights that are quantized are never published ({found}): export again")
-
-
-def _dtypes(path: Path) -> set[str]:
-    with safe_open(path, "np") as file:
-        return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is not a dict)
-
-
-def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
-    """Yield a directory's files, after comparing them with the recorded sha256."""
-    hashes = tree_hashes(directory, progress=progress)
-    _check(directory, tree_digest(hashes) == recorded)
-    for name, digest in hashes.items():
-        yield Item(prefix + name, directory / name, (directory / name).stat().st_size, digest)
-
-
-def _check(path: Path, same: bool) -> None:
-    if not same:
-        raise PushError(f"{path}: is missing, or not what its record says (sha256 differs): run `make export` again")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

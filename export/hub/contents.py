@@ -1,0 +1,173 @@
+"""The files that go to the Hub: those of the run alone, regular ones, each as its record has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from burnish.console import bar, printable
+from burnish.errors import UserError
+from burnish.fields import inside
+from burnish.files import file_sha256, first_line, read_json, read_regular, tree_digest, tree_hashes
+from burnish.hub import published_name
+from burnish.run import CONFIG, Run
+
+from .card import card
+from .publication import Publication
+
+SUMS = "SHA256SUMS"
+SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
+# what a checkpoint or an adapter is made of: weights, configs, the tokenizer, templates
+SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
+MOST_RECORD_BYTES, MOST_CONFIG_BYTES = 8 << 20, 1 << 20
+
+
+class PushError(UserError):
+    """A run that can't be published, or not with these settings."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to publish: its path in the repository, its content or the file that has it, size and sha256."""
+
+    name: str
+    source: Path | bytes
+    size: int
+    sha256: str
+
+    @staticmethod
+    def of(name: str, content: bytes) -> Item:
+        """Make one of bytes."""
+        return Item(name, content, len(content), hashlib.sha256(content).hexdigest())
+
+
+def collect(s: Publication) -> list[Item]:
+    """Return every file that goes, each compared with the sha256 that its record has for it.
+
+    Raises PushError with everything that isn't a file of the run: links, pipes, files that no checkpoint has.
+    """
+    _check_files(s)
+    merged = s.run.path / s.merged.path if s.merged else None
+    adapter = s.run.path / s.train.adapter.path if s.adapter else None
+    size = sum(_size(path) for path in (merged, adapter, *(s.run.path / a.path for a in s.ggufs)) if path)
+    done = 0.0
+    items: list[Item] = []
+    with bar("check sha256, MB", size / 1e6) as tick:
+
+        def progress(read: int) -> None:
+            nonlocal done
+            tick(done := done + read / 1e6)
+
+        if s.merged and merged:
+            _refuse_quantized(merged)
+            items += _tree(merged, "", s.merged.sha256, progress)
+        if adapter:
+            items += _tree(adapter, "adapter/", s.train.adapter.sha256, progress)
+        for artefact in s.ggufs:
+            path = s.run.path / artefact.path
+            _check(path, path.is_file() and file_sha256(path, progress) == artefact.sha256)
+            items.append(Item(published_name(artefact.path), path, path.stat().st_size, artefact.sha256))
+    items += [Item.of(name, content) for name, content in _records(s)]
+    if s.ggufs and s.stop:
+        items.append(Item.of("params", json.dumps({"stop": s.stop}, ensure_ascii=False).encode() + b"\n"))
+    items.append(Item.of("README.md", card(s).encode()))
+    sums = "".join(f"{item.sha256}  {item.name}\n" for item in sorted(items, key=lambda item: item.name))
+    return [*items, Item.of(SUMS, sums.encode())]
+
+
+def _check_files(s: Publication) -> None:
+    """Raise PushError with every file that may not go."""
+    trees = [path for path in (s.merged and s.merged.path, s.adapter and s.train.adapter.path) if path]
+    faults = [fault for name in trees for fault in _tree_faults(s.run, name)]
+    faults += [fault for name in (*s.records, *(a.path for a in s.ggufs)) if (fault := _link_fault(s.run, name))]
+    if faults:
+        raise PushError(faults)
+
+
+def _tree_faults(run: Run, name: str) -> Iterator[str]:
+    """Yield what is wrong with the files of a directory that is published whole."""
+    if fault := _link_fault(run, name):
+        yield fault
+        return
+    for path in sorted((run.path / name).rglob("*")):
+        inner = path.relative_to(run.path / name)
+        if fault := _link_fault(run, path.relative_to(run.path).as_posix()):
+            yield fault
+        elif not _is_plain(inner.as_posix()):
+            yield f"{path}: its name has characters that can't be seen, or that no path in a repository has"
+        elif path.is_file() and not path.name.startswith(".") and _is_foreign(inner):
+            yield f"{path}: does not belong to a checkpoint ({', '.join(sorted(SUFFIXES))}): remove it"
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a file's name is one that push.json can hold, and that looks as it is."""
+    try:
+        return inside(name) == printable(name, one_line=True)
+    except ValueError:
+        return False
+
+
+def _is_foreign(inner: Path) -> bool:
+    """Whether a file has no place in a checkpoint. Hidden files are neither hashed nor published."""
+    return inner.suffix not in SUFFIXES or any(part.startswith(".") for part in inner.parts)
+
+
+def _link_fault(run: Run, name: str) -> str:
+    """Say what is wrong where a path of the run is, or goes through, a link, or is not a file or directory."""
+    path = run.inside(name)
+    if path.resolve() != run.path.resolve() / name:
+        return f"{path}: is a link, or lies behind one: only files that lie in the run are published"
+    return ""
+
+
+def _records(s: Publication) -> Iterator[tuple[str, bytes]]:
+    """Yield the records and settings that go along, as they are."""
+    for name in s.records:
+        path = s.run.inside(name)
+        if path.is_file():
+            try:
+                yield name, read_regular(path, MOST_CONFIG_BYTES if name == CONFIG else MOST_RECORD_BYTES)
+            except OSError as error:
+                raise PushError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _refuse_quantized(directory: Path) -> None:
+    """Raise PushError for merged weights that are quantized: a merge into 4 bits is never published."""
+    config = read_json(directory / "config.json")
+    if not isinstance(config, dict):
+        raise PushError(f"{directory / 'config.json'}: expected a JSON object: export again")
+    files = sorted(directory.glob("*.safetensors"))
+    low = next((f"{p.name}: {t}" for p in files for t in _dtypes(p) - SIXTEEN_BIT_OR_MORE), "")
+    if config.get("quantization_config") or low:
+        found = low or "config.json has a quantization_config"
+        raise PushError(f"{directory}: merged weights that are quantized are never published ({found}): export again")
+
+
+def _dtypes(path: Path) -> set[str]:
+    try:
+        with safe_open(path, "np") as file:
+            return {str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  (it is not a dict)
+    except (SafetensorError, OSError) as error:
+        raise PushError(f"{path}: is not a safetensors file: {first_line(error)}: export again") from None
+
+
+def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
+    """Yield a directory's files, after comparing them with the recorded sha256."""
+    hashes = tree_hashes(directory, progress=progress)
+    _check(directory, tree_digest(hashes) == recorded)
+    for name, digest in hashes.items():
+        yield Item(prefix + name, directory / name, (directory / name).stat().st_size, digest)
+
+
+def _check(path: Path, same: bool) -> None:
+    if not same:
+        raise PushError(f"{path}: is missing, or not what its record says (sha256 differs): run `make export` again")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
