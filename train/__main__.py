@@ -119,7 +119,9 @@ def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared, worl
 
 
 def _report(run: Run, record: TrainRecord) -> None:
-    say(f"train: finished: {run.path}; loss {record.metrics.train_loss:.3f}, {record.metrics.train_runtime_s:.0f} s")
+    loss = record.metrics.train_loss
+    shown = "not a number" if loss is None else f"{loss:.3f}"
+    say(f"train: finished: {run.path}; loss {shown}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from burnish import run as runs
@@ -10,13 +11,13 @@ from burnish.exam.rows import Exam
 from burnish.files import file_sha256, tree_sha256
 from burnish.records import TrainRecord
 from burnish.report import lengths
-from burnish.run import Run
+from burnish.run import CONFIG, Run
 from burnish.versions import versions
 
 from .data.prepare import Prepared
 from .models.device import hardware, peak_memory_bytes
 from .resolved import Resolved
-from .started import CONFIG, template_inputs
+from .started import template_inputs
 from .world import World
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
@@ -102,7 +103,7 @@ def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
         "train_loss": metrics["train_loss"],
         "eval_loss": metrics.get("eval_loss"),
         "train_runtime_s": metrics["train_runtime"],
-        "tokens_per_s": metrics["tokens_per_s"],
+        "tokens_per_s": speed if math.isfinite(speed := metrics["tokens_per_s"]) else 0.0,
         "peak_memory_bytes": peak_memory_bytes(),
         "steps": metrics["steps"],
     }

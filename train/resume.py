@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from burnish.console import say, warn
 from burnish.data.files import data_sha256
 from burnish.files import FileError, check_writable
 from burnish.records import TrainRecord
-from burnish.run import Run, RunError
+from burnish.run import CONFIG, Run, RunError
 
 from .data.prepare import Prepared
 from .resolved import Resolved
 from .settings import TrainSettings
-from .started import CONFIG, StartedRun, inputs, write_config, write_started
+from .started import STARTED, StartedRun, inputs, write_config, write_started
 from .world import World
 
 DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; planning knows better
@@ -29,6 +30,11 @@ FIXED = (
     ("train", "optim"),
 )
 OPEN = ("auto", None)
+# what a training reads and writes in its run
+TOUCHED = (
+    CONFIG, STARTED, "train.json", "report.html", "adapter", "checkpoints", "exam", "logs", "logs/metrics.jsonl",
+    "logs/trainer-stats.json",
+)  # fmt: skip
 
 
 def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
@@ -44,10 +50,10 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
         say(f"train: going on with the unfinished run '{name}' (to begin another, give it a name: RUN= or --run.name)")
     if resume and name is None:
         raise RunError(f"--resume: no unfinished run with these settings in {root}/; leave it out to begin one")
-    if resume and not (root / str(name) / CONFIG).is_file():
+    if resume and not os.path.isfile(root / str(name) / CONFIG):
         raise RunError(f"--resume: no run '{name}' in {root}/")
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
-    if name is not None and (root / name / CONFIG).is_file():
+    if name is not None and os.path.isfile(root / name / CONFIG):
         settings = as_started(settings, StartedRun.read(Run(root / name)))
     date = settings.chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
     return settings.model_copy(update={"chat": settings.chat.model_copy(update={"date": date})})
@@ -88,8 +94,9 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
     """
     name = asked.run.name or runs.new_id(prepared.base.name, asked.data.path)
     run, resolved = Run(Path(asked.run.root).resolve() / name), resolved.named(name)
+    run.check_inside(*TOUCHED)
     found = {**inputs(prepared), "parent_sha256": resolved.parent_sha256}
-    if (run.path / CONFIG).is_file():
+    if os.path.isfile(run.path / CONFIG):
         started = StartedRun.read(run)
         if not started.whole:
             raise RunError(
@@ -123,9 +130,9 @@ def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
     """Return the newest run that was started with these settings on this very data, and has not finished."""
     given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
     hashes = {k: data_sha256(Path(path)) if path and Path(path).exists() else None for k, path in given.items()}
-    runs_there = [Run(p) for p in root.iterdir() if not p.is_symlink() and (p / CONFIG).is_file()]
+    runs_there = [Run(p) for p in runs.directories(root) if os.path.isfile(p / CONFIG)]
     started = filter(None, (_started_with(run, settings, hashes) for run in runs_there if not run.has(TrainRecord)))
-    found = max(started, key=lambda one: (one.run.path / CONFIG).stat().st_mtime_ns, default=None)
+    found = max(started, key=lambda one: one.created, default=None)
     return found.run.id if found else None
 
 

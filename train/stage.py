@@ -15,7 +15,7 @@ from burnish import run as runs
 from burnish.chat import ChatError
 from burnish.console import bar, say, warn
 from burnish.exam.rows import Exam
-from burnish.files import atomic_directory, read_json, write_atomic
+from burnish.files import atomic_directory, private_directory, read_json, write_atomic
 from burnish.records import TrainRecord
 from burnish.run import Run
 from burnish.tokenizers import loader as tokenizers
@@ -92,6 +92,8 @@ def _fit(
     batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
     rows, output = (prepared.train, prepared.heldout), run.path / "checkpoints"
     trainer = make_trainer(resolved, batching, fast_layers, model, prepared.tokenizer, rows, output, world)
+    if world.is_main:
+        private_directory(output)
     with bar("train", resolved.steps) as tick:
         if world.is_main:
             resumed = step_of(checkpoint) if checkpoint else 0
@@ -108,7 +110,7 @@ def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Ex
     """Write the trained model's exam, and print what it shows."""
     asked = questions(prepared.heldout, prepared.codec, resolved.exam)
     exam = replace(examine(model, asked, prepared.codec, resolved.exam), specials_check=_specials_check(prepared))
-    with atomic_directory(run.path / "exam") as directory:
+    with atomic_directory(run.path / "exam", private=True) as directory:
         exam.save(directory)
     _say_losses(exam)
     return exam

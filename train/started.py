@@ -7,20 +7,23 @@ import json
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
 from burnish.config import fields
+from burnish.fields import moment
 from burnish.files import read_json, text_sha256, write_atomic
-from burnish.run import Run, RunError
+from burnish.run import CONFIG, Run, RunError, now
 
 from .data.mask import Row
 from .data.prepare import Prepared
 from .resolved import Resolved
 from .settings import TrainSettings
 
-CONFIG, STARTED = "config.yaml", "started.json"
+STARTED = "started.json"
+MOST_BYTES = 8 << 20
 Settings = dict[str, dict[str, Any]]
 
 
@@ -40,17 +43,20 @@ class StartedRun:
     @staticmethod
     def read(run: Run) -> StartedRun:
         """Read it. Raises RunError or FileError where a file is missing or damaged."""
-        path = run.path / CONFIG
-        try:
-            used = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
-        inputs = read_json(run.path / STARTED)
+        used, path = run.settings(), run.inside(STARTED)
+        inputs = read_json(path, MOST_BYTES)
         asked: Any = inputs.get("asked", used) if isinstance(inputs, dict) else None
-        for name, found in ((CONFIG, used), (STARTED, asked)):
-            if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
-                raise RunError(f"{run.path / name}: expected sections of settings")
+        if not isinstance(asked, dict) or not all(isinstance(section, dict) for section in asked.values()):
+            raise RunError(f"{path}: expected sections of settings")
         return StartedRun(run, asked, used, inputs, "asked" in inputs)
+
+    @property
+    def created(self) -> datetime:
+        """When it was started; older versions did not write that down: then when its file was written."""
+        try:
+            return moment(str(self.inputs["created"]))
+        except (KeyError, ValueError, OverflowError):
+            return datetime.fromtimestamp((self.run.path / STARTED).stat().st_mtime, UTC)
 
     def differences(self, settings: TrainSettings) -> list[str]:
         """Return each setting that is neither the given nor the resolved value of when the run started."""
@@ -76,7 +82,7 @@ def write_config(run: Run, resolved: Resolved) -> None:
 
 def write_started(run: Run, asked: TrainSettings, found: dict[str, str | None]) -> None:
     """Write the settings as given, and the inputs by content."""
-    content = {**found, "asked": asked.model_dump()}
+    content = {**found, "created": now(), "asked": asked.model_dump()}
     write_atomic(run.path / STARTED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
