@@ -1,0 +1,126 @@
+"""What else lies in runs/: no folder there, whatever is in it, keeps a training from finding its unfinished run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from burnish.data.files import data_sha256
+from burnish.errors import UserError
+from burnish.run import Run
+from train.resume import _newest_unfinished, choose
+from train.settings import TrainSettings
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(12)
+)
+JUNK: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda path: None,
+    "a list": lambda path: (path / "config.yaml").write_text("[1]"),
+    "not YAML": lambda path: (path / "config.yaml").write_text("{"),
+    "a date without a month": lambda path: (path / "config.yaml").write_text("train: {x: 2026-99-99}"),
+    "an alias bomb": lambda path: (path / "config.yaml").write_text(BOMB),
+    "itself": lambda path: (path / "config.yaml").write_text("a: &a {b: *a}"),
+    "deep": lambda path: (path / "config.yaml").write_text("[" * 5000),
+    "binary": lambda path: (path / "config.yaml").write_bytes(b"\xff\x00"),
+    "a pipe": lambda path: os.mkfifo(path / "config.yaml"),
+    "a directory": lambda path: (path / "config.yaml").mkdir(),
+    "a link away": lambda path: (path / "config.yaml").symlink_to("/etc/passwd"),
+    "no started.json": lambda path: (path / "config.yaml").write_text("{}"),
+    "records that are pipes": lambda path: os.mkfifo(path / "export.json"),
+}
+STARTED = (
+    "[]",
+    "{",
+    "[" * 100_000,
+    '{"asked": 1}',
+    '{"asked": {"base": 1}}',
+    '{"asked": {"base": {"id": []}}}',
+    "null",
+)
+
+
+def settings(root: Path) -> TrainSettings:
+    (root / "rows.jsonl").write_text('{"text": "x"}\n')
+    return TrainSettings.model_validate(
+        {"base": {"id": "them/base"}, "data": {"path": str(root / "rows.jsonl")}, "run": {"root": str(root / "runs")}}
+    )
+
+
+def started(root: Path, name: str, asked: TrainSettings, created: str | None) -> None:
+    path = root / "runs" / name
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(asked.model_dump()))
+    content = {"data_sha256": data_sha256(Path(asked.data.path)), "eval_sha256": None, "asked": asked.model_dump()}
+    (path / "started.json").write_text(json.dumps(content | ({"created": created} if created else {})))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Runs with every kind of junk beside them."""
+    for n, (name, make) in enumerate(JUNK.items()):
+        path = tmp_path / "runs" / f"{n} {name}"
+        path.mkdir(parents=True)
+        make(path)
+    for n, text in enumerate(STARTED):
+        path = tmp_path / "runs" / f"started {n}"
+        path.mkdir()
+        (path / "config.yaml").write_text("{}")
+        (path / "started.json").write_text(text)
+    os.mkfifo(tmp_path / "runs" / "pipe")
+    os.symlink("nowhere", tmp_path / "runs" / "broken")
+    (tmp_path / "runs" / "file").write_text("x")
+    (tmp_path / "runs" / "waits").mkdir()
+    (tmp_path / "runs" / "waits" / "config.yaml").write_text("{}")
+    os.mkfifo(tmp_path / "runs" / "waits" / "started.json")
+    return tmp_path
+
+
+def test_an_unfinished_run_is_found_among_junk(root: Path) -> None:
+    asked = settings(root)
+    assert _newest_unfinished(root / "runs", asked) is None
+    started(root, "mine", asked, "2026-01-02T00:00:00Z")
+    assert _newest_unfinished(root / "runs", asked) == "mine"
+
+
+def test_the_newest_unfinished_run_is_the_one_begun_last_whatever_its_files_times(tmp_path: Path) -> None:
+    asked = settings(tmp_path)
+    started(tmp_path, "first", asked, "2026-01-01T00:00:00Z")
+    started(tmp_path, "last", asked, "2026-01-02T00:00:00Z")
+    for name in ("config.yaml", "started.json"):
+        os.utime(tmp_path / "runs" / "last" / name, (1, 1))
+    assert _newest_unfinished(tmp_path / "runs", asked) == "last"
+
+
+def test_a_run_of_an_older_version_is_dated_by_its_file(tmp_path: Path) -> None:
+    asked = settings(tmp_path)
+    started(tmp_path, "older", asked, None)
+    os.utime(tmp_path / "runs" / "older" / "started.json", (1, 1))
+    started(tmp_path, "newer", asked, "2026-01-01T00:00:00Z")
+    assert _newest_unfinished(tmp_path / "runs", asked) == "newer"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in JUNK if name not in ("empty", "a directory", "records that are pipes")]
+)
+def test_a_junk_run_that_is_named_is_refused_in_a_line(name: str, root: Path) -> None:
+    asked = settings(root)
+    (path,) = (p for p in (root / "runs").iterdir() if p.name.endswith(f" {name}"))
+    path.rename(root / "runs" / "named")
+    if name == "a pipe":
+        return  # it has no config.yaml: a new run begins there
+    with pytest.raises(UserError) as caught:
+        choose(asked.model_copy(update={"run": asked.run.model_copy(update={"name": "named"})}), resume=False)
+    assert len(caught.value.faults) == 1
+
+
+def test_settings_of_a_run_are_read_in_bounded_time(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(BOMB)
+    with pytest.raises(UserError, match="it holds more than 100,000 values"):
+        Run(tmp_path).settings()
