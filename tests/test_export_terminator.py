@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def test_an_end_that_was_recorded_wrongly_before_fails_every_artefact(cut: Run, 
     run = Run(tmp_path / "cut")
     (tmp_path / "cut").mkdir()
     for name in ("adapter", "exam"):
-        (run.path / name).symlink_to(cut.path / name)
+        shutil.copytree(cut.path / name, run.path / name)
     record = cut.read(TrainRecord)
     run.write(record.model_copy(update={"terminators": ["<|im_end|>", ",", ".", "3"]}))
     done = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "cut", "--gguf.quants", "Q8_0")

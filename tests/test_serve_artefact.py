@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from burnish.records import Artefact, ExportRecord, Fidelity, Merge
 from serve.artefact import ServeError, _artefact, choose
 from serve.settings import ServeSettings
+from tests.support.published import make_run
 
 SHA = "0" * 64
 
@@ -30,6 +32,17 @@ def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, t
         choose(ServeSettings(model=str(tmp_path / "thing")))
     assert told in str(caught.value)
     assert len(caught.value.faults) == 1
+
+
+def test_an_artefact_that_is_open_is_refused_with_its_reason_also_by_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    content = json.loads((run.path / "export.json").read_text())
+    content["artefacts"][2] |= {"verdict": "inconclusive", "why": "the KL is 9"}
+    (run.path / "export.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ServeError, match=r"Q8_0 is neither proven nor refuted by its exam \(inconclusive\): the KL is 9"
+    ):
+        choose(ServeSettings(runs=str(tmp_path), artefact="Q8_0"))
 
 
 def test_a_run_without_a_gguf_says_why() -> None:

@@ -20,7 +20,10 @@ from serve.http.auth import read_keys
 from serve.http.exposure import check_exposure
 from serve.settings import ServeSettings
 from tests.support.commands import ROOT
+from tests.support.published import FIDELITY, link_or_copy
 from tests.support.server import ServerProcess, serving, small_model
+
+SHA = "0" * 64
 
 
 def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
@@ -91,33 +94,30 @@ def make_run(root: Path, **changes: Any) -> Path:
     run = root / "runs" / "my-run"
     (run / "gguf").mkdir(parents=True)
     model = run / "gguf" / "m-Q4_1.gguf"
-    model.symlink_to(small_model())
+    link_or_copy(Path(small_model()), model)
     with Model.open(model, vocab_only=True) as opened:
         template = text_sha256(opened.chat_template or "")
     train = {
         "schema_version": 1,
         "run_id": "my-run",
         "created": "2026-01-01T00:00:00Z",
-        "base": {"id": "base", "revision": None, "sha256": "0"},
+        "base": {"id": "base", "revision": None, "sha256": SHA},
         "quantization": "none",
         "load_dtype": "float32",
         "compute_dtype": "float32",
         "double_quant": False,
         "skipped_modules": [],
-        "adapter": {"path": "adapter", "sha256": "0"},
-        "data": {"path": "d", "sha256": "0", "format": "f", "rows": 1, "eval_rows": 0, "over_length": 0},
+        "adapter": {"path": "adapter", "sha256": SHA},
+        "data": {"path": "d", "sha256": SHA, "format": "f", "rows": 1, "eval_rows": 0, "over_length": 0},
         "chat_template_sha256": changes.get("template", template),
         "template_date": "2026-01-01",
         "terminators": ["<|im_end|>"],
         "max_length": 512,
         "metrics": {"train_loss": 1.0, "train_runtime_s": 1.0, "tokens_per_s": 1.0, "peak_memory_bytes": 1},
-        "exam": {"path": "exam", "sha256": "0", "rows": 1, "tokens": 1},
+        "exam": {"path": "exam", "sha256": SHA, "rows": 1, "tokens": 1},
         "versions": {},
         "hardware": {},
     }
-    nothing = dict.fromkeys(
-        ("kl", "kl_trained", "top1_agreement", "loss", "loss_trained", "loss_base", "prompt_parity", "terminator")
-    )
     verdict = changes.get("verdict", "pass")
     artefact = {
         "path": "gguf/m-Q4_1.gguf",
@@ -125,7 +125,7 @@ def make_run(root: Path, **changes: Any) -> Path:
         "quantization": "Q4_1",
         "bytes": model.stat().st_size,
         "sha256": changes.get("sha256", file_sha256(model)),
-        "fidelity": nothing,
+        "fidelity": FIDELITY,
         "verdict": verdict,
         "why": "the KL is 9",
     }
@@ -133,7 +133,7 @@ def make_run(root: Path, **changes: Any) -> Path:
         "schema_version": 1,
         "run_id": "my-run",
         "created": "2026-01-02T00:00:00Z",
-        "train_sha256": "0",
+        "train_sha256": SHA,
         "merge": {"base": "original", "reason": "r", "candidates": {}},
         "artefacts": [artefact],
         "default": changes.get("default", "gguf/m-Q4_1.gguf"),
@@ -164,7 +164,7 @@ def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
     [
         ({"default": None, "verdict": "fail"}, "none of its artefacts passed"),
         ({"default": None, "verdict": "inconclusive"}, "none of its artefacts passed its exam (Q4_1 (inconclusive))"),
-        ({"verdict": "inconclusive"}, "Q4_1 is neither proven nor refuted by its exam (inconclusive): the KL is 9"),
+        ({"verdict": "inconclusive"}, "default: 'gguf/m-Q4_1.gguf' is not a GGUF of this record that passed"),
         ({"sha256": "1" * 64}, "changed or damaged since export"),
         ({"template": "2" * 64}, "not the one the run was trained with"),
     ],
