@@ -68,11 +68,14 @@ class Metrics(Observer):
     def token(self, sequence: Sequence, seconds: float, first: bool) -> None:
         self.generated_tokens += 1
         if first:
-            self.prompt_tokens += len(sequence.prompt)
-            self.reused_tokens += sequence.cached
+            self.read(sequence)
             self.first_token.observe(seconds)
         else:
             self.between_tokens.observe(seconds)
+
+    def read(self, sequence: Sequence) -> None:
+        self.prompt_tokens += len(sequence.prompt)
+        self.reused_tokens += sequence.cached
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         self.sequences.labels(reason).inc()

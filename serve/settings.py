@@ -44,6 +44,7 @@ class ServeSettings(Strict):
     cors_origins: list[str] = Field([], description="web origins that browsers may call from, '*' for any")
     max_body_bytes: Positive = Field(8 << 20, description="largest request body")
     max_messages: Positive = Field(2048, description="most messages of one chat request")
+    max_stops: Positive = Field(32, description="most stop strings of one request")
     max_choices: Positive = Field(16, description="most answers (n) of one request")
     max_requests_per_key: Positive | None = Field(None, description="requests that one key may have open at once")
     max_waiting: Annotated[int, Field(ge=0)] = Field(128, description="requests that may wait; more get 429")

@@ -41,7 +41,7 @@ def parse(text: Any, annotation: Any) -> Any:
     try:
         value = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError:
-        return text
+        value = text  # "*" and "@name" mean something in YAML
     if accepts(annotation, list) and not isinstance(value, list):
         return [part.strip() for part in text.split(",") if part.strip()]
     return value

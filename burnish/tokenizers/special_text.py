@@ -8,7 +8,7 @@ for, and the pieces are encoded as characters. Chats without such strings are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -92,6 +92,23 @@ class Chat:
         # no special string is in a message: the text is what it always was, unless the template would make one of parts
         text = self.template.render(messages, add_generation_prompt, **variables)
         return Prompt(text) if same or text != prompt.text else prompt
+
+    def continued(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
+        """Render a chat that ends with the last message's text, so that an answer goes on with it. Raises ChatError.
+
+        What the template puts after that text (an end token, a line break) is left out, and so are the blanks at its
+        end where the template strips them.
+        """
+        last = messages[-1]
+        mark = _unused((*texts(messages), *texts(variables), self.template.source))
+        prompt = self.render([*messages[:-1], {**last, "content": f"{last['content']}{mark} "}], **variables)
+        end = prompt.text.rfind(mark)
+        if end < 0:
+            raise ChatError("the chat template does not render the last message, so that it can't be continued")
+        stripped = prompt.text[end + 1 : end + 2] != " "
+        text = prompt.text[:end].rstrip() if stripped else prompt.text[:end]
+        spans = prompt.controls and tuple(span for span in prompt.controls if span[1] <= len(text))
+        return Prompt(text, spans)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the ids of a rendered chat. Raises ChatError where a string of its text can't be kept from parsing."""
@@ -214,6 +231,12 @@ class _Sentinels:
         return self.finder.edge.sub(
             lambda match: match.group() if visible[match.start()] else self.sentinels[match.group()], text
         )
+
+
+def _unused(there: Iterable[str]) -> str:
+    """Return a character that occurs in none of the texts."""
+    used = set("".join(there))
+    return next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in used)
 
 
 def texts(value: Any) -> Iterator[str]:

@@ -42,6 +42,10 @@ class Backend(Protocol):
         Only tokens that are True in `allowed` may be drawn; None allows all. Raises UserError for this sequence alone.
         """
 
+    def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
+        """Return the log-probabilities of `tokens`: of the first after token number `index` of the batch, of the next
+        after the one that follows it, and so on; with the `top` likeliest each. Raises UserError for this sequence."""
+
     def piece(self, token: int) -> bytes:
         """Return a token's bytes; b"" for control tokens."""
 

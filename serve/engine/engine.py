@@ -14,7 +14,7 @@ from burnish.console import say
 from burnish.errors import UserError
 
 from .backend import DONE, NO_CELLS, Backend, Sampled
-from .events import Delta, Event, Finished, FinishReason, Sink, TokenLogprob
+from .events import Delta, Event, Finished, FinishReason, PromptRead, Sink, TokenLogprob
 from .kv_cells import Op
 from .observer import Observer, Snapshot
 from .scheduler import QueueFull, Scheduler
@@ -174,7 +174,10 @@ class Engine:
             self._isolate(plan)
         elif not self.scheduler.reclaim():
             for sequence in list(self.scheduler.running.values()):
-                self._end(sequence, "length")
+                if sequence.unscored:
+                    self._end(sequence, "error", error="there are no cells for the log-probabilities of this prompt")
+                else:
+                    self._end(sequence, "length")
 
     def _isolate(self, plan: StepPlan) -> None:
         """A decode failed: decode each sequence of it alone, and end the one that fails by itself."""
@@ -196,14 +199,40 @@ class Engine:
         """Do what each sequence's task wants of its output."""
         index = -1
         for part in batch:
-            index += part.count
-            if isinstance(part, FillerToken) or not part.output:
+            first, index = index + 1, index + part.count
+            if isinstance(part, FillerToken):
                 continue
-            match part.sequence.task:
+            if part.scored and not self._score(part, first):
+                continue
+            if not part.output:
+                continue
+            sequence = part.sequence
+            if sequence.params.prompt_logprobs is not None and not sequence.generated:
+                self._events.append((sequence.sink, PromptRead(sequence.scores)))
+            match sequence.task:
                 case Task.GENERATE:
-                    self._generate(part.sequence, index)
+                    self._generate(sequence, index)
+                case Task.READ:
+                    self.observer.read(sequence)
+                    self._end(sequence, "length")
                 case unknown:
                     assert_never(unknown)
+
+    def _score(self, part: ScheduledTokens, first: int) -> bool:
+        """Keep the log-probabilities of the prompt's tokens that follow those of this part; False where that failed.
+
+        A part that is read again after a preemption begins with tokens that have theirs.
+        """
+        sequence = part.sequence
+        known = len(sequence.scores) + 1
+        tokens = sequence.prompt[known : part.start + part.count + 1]
+        try:
+            row = first + known - 1 - part.start
+            sequence.scores += self.backend.score(tokens, row, sequence.params.prompt_logprobs or 0)
+        except UserError as error:
+            self._end(sequence, "error", error=str(error), discard=True)
+            return False
+        return True
 
     def _generate(self, sequence: Sequence, index: int) -> None:
         """Draw the next token under the sequence's constraint; a fault of either ends this sequence alone."""
@@ -239,7 +268,7 @@ class Engine:
             whole.text += text
             whole.logprobs += logprobs
         elif text or logprobs:
-            self._events.append((sequence.sink, Delta(text, logprobs)))
+            self._events.append((sequence.sink, Delta(text, logprobs, sequence.generated)))
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None, discard: bool = False) -> None:
         """Finish a sequence, free its slot, tell its client. `discard`: its cells must not serve others."""

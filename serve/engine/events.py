@@ -1,4 +1,4 @@
-"""What the client of a sequence gets: new text, then the end."""
+"""What the client of a sequence gets: the prompt's log-probabilities if it asked for them, new text, then the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A generated token: its bytes, its log-probability in nats (before penalties and temperature), and the likeliest.
+    """A token: its bytes, its log-probability in nats (before penalties and temperature), and the likeliest.
 
     `top` holds (token id, log-probability), the likeliest first.
     """
@@ -24,10 +24,18 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Delta:
-    """New text of a streamed sequence, and the log-probabilities of the tokens in it."""
+    """New text of a streamed sequence, the log-probabilities of its tokens, and how many were generated so far."""
 
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class PromptRead:
+    """The log-probabilities of the prompt's tokens after its first: comes before all text where they were wanted."""
+
+    logprobs: list[TokenLogprob]
 
 
 @dataclass(slots=True)
@@ -43,5 +51,5 @@ class Finished:
     error: str | None = None
 
 
-Event = Delta | Finished
+Event = PromptRead | Delta | Finished
 Sink = Callable[[Event], None]

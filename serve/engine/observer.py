@@ -31,5 +31,8 @@ class Observer:
     def token(self, sequence: Sequence, seconds: float, first: bool) -> None:
         """A token was generated, so many seconds after the one before (`first`: after the sequence's arrival)."""
 
+    def read(self, sequence: Sequence) -> None:
+        """A prompt was read for which nothing is generated."""
+
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """A sequence ended."""

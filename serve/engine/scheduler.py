@@ -158,13 +158,20 @@ class Scheduler:
         room = self.slots.room(sequence.slot)
         if self.limits.shared and sequence.reading:  # leave a cell for the next token of every other sequence
             room -= len(self.running) - 1
+        scored = sequence.unscored > 0
+        if scored:
+            room = min(room, self._scores_left(plan))
         count = min(sequence.pending, budget, room)
         if count <= 0:
             return 0
         self.slots.grow(sequence.slot, count)
         output = count == sequence.pending
-        plan.work.append(ScheduledTokens(sequence, sequence.slot, sequence.held, count, output))
+        plan.work.append(ScheduledTokens(sequence, sequence.slot, sequence.held, count, output, scored))
         return count
+
+    def _scores_left(self, plan: StepPlan) -> int:
+        """How many more tokens of this step may have logits for the log-probabilities of prompts."""
+        return self.limits.scored_tokens - sum(work.count for work in plan.work if work.scored)
 
     def _read(self, plan: StepPlan, budget: int) -> None:
         """Go on with the prompts that are being read, the oldest first; then begin with others."""
@@ -177,7 +184,10 @@ class Scheduler:
         position = 0
         while position < len(self.waiting) and len(self.running) < self._most_running and budget > 0:
             sequence = self.waiting[position]
-            prefix = self.slots.best_prefix(sequence.tokens)
+            if sequence.unscored and not self._scores_left(plan):
+                position += 1  # it would hold a slot and read nothing
+                continue
+            prefix = self.slots.best_prefix(sequence.reusable)
             if prefix.promised - prefix.length >= LEAST_AWAITED and prefix.promised >= self.limits.least_shared:
                 position += 1  # another sequence is just reading this prefix: wait for its cells, others may pass
                 continue

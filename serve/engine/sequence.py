@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from enum import Enum
 
 from ..decoding.constraints import UNCONSTRAINED, Constraint
 from ..decoding.stop_conditions import StopConditions
 from .detokenizer import Detokenizer
-from .events import Sink
+from .events import Sink, TokenLogprob
 
 
 class Task(Enum):
     """What is computed for a sequence once its prompt is read."""
 
     GENERATE = "generate"
+    READ = "read"  # nothing: its end is reported
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class SamplingParams:
     """How tokens are drawn; names and meanings as on OpenAI's wire and in llama.cpp.
 
     temperature 0 is greedy; top_k 0 and top_p 1 keep every token; `logprobs` is how many alternatives to report per
-    token (0: only the drawn one), or None for no log-probabilities; `constraint` is the sequence's own.
+    token (0: only the drawn one), or None for no log-probabilities, `prompt_logprobs` the same for the prompt's tokens;
+    `constraint` is the sequence's own.
     """
 
     temperature: float = 1.0
@@ -38,6 +41,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint = UNCONSTRAINED
 
 
@@ -45,7 +49,8 @@ class SamplingParams:
 class Sequence:
     """A prompt and what was generated after it. Only the engine's thread changes one once it is submitted.
 
-    `tokens` is the prompt and the output; the first `held` of them have cells in `slot`.
+    `tokens` is the prompt and the output; the first `held` of them have cells in `slot`. `scores` are the
+    log-probabilities of the prompt's tokens after its first, where they are wanted, as far as it was read.
     """
 
     id: str
@@ -62,6 +67,7 @@ class Sequence:
     held: int = 0
     slot: int | None = None
     cached: int = 0
+    scores: list[TokenLogprob] = field(default_factory=list)
     preemptions: int = 0
     first_token_at: float | None = None
     last_token_at: float | None = None
@@ -84,6 +90,16 @@ class Sequence:
     def reading(self) -> bool:
         """Whether its prompt (or, after a preemption, all that it had) is still being read."""
         return self.held < len(self.prompt) or self.pending > 1
+
+    @property
+    def unscored(self) -> int:
+        """How many of the prompt's tokens have no log-probability yet, where they are wanted."""
+        return 0 if self.params.prompt_logprobs is None else len(self.prompt) - 1 - len(self.scores)
+
+    @property
+    def reusable(self) -> Many[int]:
+        """The tokens whose cells may come from another sequence: a score needs the logits of the token before it."""
+        return self.tokens[: len(self.scores) + 1] if self.unscored else self.tokens
 
     @property
     def tokens_left(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class Slots:
         """Cut off the meaningless tokens of a step; their cells were never counted."""
         self._cells.ops += [Op("cut" if filler.start else "free", filler.slot, filler.start) for filler in fillers]
 
-    def best_prefix(self, tokens: list[int]) -> Prefix:
+    def best_prefix(self, tokens: Many[int]) -> Prefix:
         """Find the prefix of `tokens` to begin with; its last token is left out, for it is decoded for its logits."""
         if self._limits.reuse == "none":
             return Prefix(None, 0, 0)

@@ -17,7 +17,8 @@ class SchedulerLimits:
     the most for one sequence; shared: slots share cells (unified layout); step_tokens: the budget; busy_prompt_tokens:
     prompt tokens in a step while others generate; reserve: cells kept for a new answer; cached_cells: the most that
     sequences which no longer run may keep; queue: the most that may wait; reuse: which prefixes may be taken over;
-    least_shared: a prefix of fewer tokens is not worth a copy of its cells; cuttable: the end of a slot can be cut off.
+    least_shared: a prefix of fewer tokens is not worth a copy of its cells; cuttable: the end of a slot can be cut off;
+    scored_tokens: the most tokens of a step whose logits are wanted for the log-probabilities of prompts.
     """
 
     slots: int
@@ -33,11 +34,13 @@ class SchedulerLimits:
     reuse: Literal["any", "whole", "none"] = "any"
     least_shared: int = 16
     cuttable: bool = True
+    scored_tokens: int = 32
 
 
 @dataclass(slots=True)
 class ScheduledTokens:
-    """One sequence's part of a step: decode `count` tokens from `start`; `output`: the last one's logits are wanted.
+    """One sequence's part of a step: decode `count` tokens from `start`; `output`: the last one's logits are wanted,
+    `scored`: those of all of them.
 
     One is made for every token, and a frozen one takes three times as long to make.
     """
@@ -47,6 +50,7 @@ class ScheduledTokens:
     start: int
     count: int
     output: bool
+    scored: bool = False
 
     @property
     def tokens(self) -> list[int]:
@@ -67,6 +71,7 @@ class FillerToken:
     tokens: tuple[int, ...] = (0,)
     count: int = 1
     output: bool = False
+    scored: bool = False
 
 
 @dataclass

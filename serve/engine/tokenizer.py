@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+# how a prompt ends: with the opening of an assistant's turn, after the last message, or within that message
+Ending = Literal["opening", "message", "continued"]
 
 
 class PromptTooLong(Exception):
@@ -46,9 +49,14 @@ class Tokenizer(Protocol):
         that is sure to have more than `most`."""
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
     ) -> list[int]:
-        """Return the ids of a chat with the opening of the next answer. Raises PromptTooLong as `encode_prompt`."""
+        """Return the ids of a chat. Raises PromptTooLong as `encode_prompt`."""
+
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
+    ) -> str:
+        """Return the text of a chat."""
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
         """Return message index, field and string of the first special string that the messages spell."""

@@ -12,25 +12,31 @@ from burnish.versions import version
 from .access_log import Log
 from .auth import Auth, Keys
 from .errors import ApiError, failed
-from .exposure import Exposure
+from .exposure import Exposure, cors
 from .middleware import Middleware
 from .routes import chat, completions, models, status, tokens, web
+from .routes.paths import answer_head, listed
 from .service import Service
 
 
 def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     """Return the application."""
-    app = FastAPI(title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None)
-    _add_error_handlers(app)
+    app = FastAPI(
+        title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     for routes in (status, models, chat, completions, tokens, web):
         routes.add(app, service)
+    answer_head(app)
+    _add_error_handlers(app)
     settings = service.settings
     auth = Auth(keys, settings.max_requests_per_key)
     exposure = Exposure(settings.allowed_hosts, settings.cors_origins, keyed=bool(keys))
-    return Middleware(app, auth, exposure, log, service.metrics)
+    return Middleware(app, auth, exposure, log, service.metrics, cors(app, settings.cors_origins))
 
 
 def _add_error_handlers(app: FastAPI) -> None:
+    routes = listed(app)
+
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
         request.state.code = error.code or error.kind
@@ -40,9 +46,12 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path[:200]
         if error.status_code == 404:
-            fault = ApiError(404, f"Unknown request URL: {request.method} {path}.", code="unknown_url")
+            text = f"Unknown request URL: {request.method} {path}. Known are: {routes}."
+            fault = ApiError(404, text, code="unknown_url")
         elif error.status_code == 405:
-            fault = ApiError(405, f"Not allowed to {request.method} on {path}.", code="method_not_supported")
+            takes = (error.headers or {}).get("Allow", "another method")
+            text = f"Not allowed to {request.method} on {path}: it takes {takes}."
+            fault = ApiError(405, text, code="method_not_supported")
         else:
             fault = ApiError(error.status_code, str(error.detail))
         return JSONResponse(fault.body(), fault.status, headers=dict(error.headers or {}))

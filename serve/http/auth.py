@@ -65,10 +65,15 @@ class Auth:
         """Return the short name of the request's key, None where no keys are set. Raises ApiError 401 and 429."""
         if not self.keys:
             return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = self.keys.find(given.strip()) if scheme.lower() == "bearer" and given.strip() else None
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "").strip()]
+        key = next((found for text in given if text and (found := self.keys.find(text))), None)
         if key is None:
-            text = "Incorrect API key provided." if given else "No API key provided: send 'Authorization: Bearer KEY'."
+            text = (
+                "Incorrect API key provided."
+                if bearer or given[1]
+                else "No API key provided: send 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'."
+            )
             raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if self.max_requests is not None and self._open[key] >= self.max_requests:
             raise ApiError(

@@ -79,6 +79,7 @@ def failed(message: str) -> ApiError:
 
 
 CODES = {
+    "unsupported_parameter": "unsupported_parameter",
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
     "literal_error": "invalid_value",
@@ -100,6 +101,7 @@ def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
     # a value that fits no branch of a union is reported once a branch: take the deepest
     worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item)), item["type"] in CODES))
     first = found[0] if found[0]["type"] in ("missing", "extra_forbidden") else worst
+    first = next((item for item in found if item["type"] == "unsupported_parameter"), first)
     param = _param(first)
     return ApiError(400, _message(first, param, known), param=param, code=_code(first))
 
@@ -120,6 +122,8 @@ def _param(item: ErrorDetails) -> str:
     text = ""
     for part in _path(item):
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    if field := item.get("ctx", {}).get("field"):
+        return f"{text}.{field}" if text else str(field)  # a rule of a part says which of its fields is at fault
     if not text and (quoted := re.match(r"(?:Value error, )?'(\w+)'", item["msg"])):
         return quoted[1]  # a rule between two parameters names the one at fault first
     return text
@@ -142,4 +146,6 @@ def _message(item: ErrorDetails, param: str, known: Sequence[str]) -> str:
         return f"Unknown parameter: '{param}'{hint if 'did you mean' in hint else '.'}"
     if kind == "too_short":
         return f"Invalid '{param}': empty array. Expected an array with at least 1 element."
+    if kind == "unsupported_parameter":
+        return f"Unsupported parameter: '{param}': {detail}."
     return f"Invalid value for '{param}': {detail[:1].lower()}{detail[1:]}."

@@ -7,13 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
 from ..artefact import ServeError
 from ..settings import ServeSettings
 from .auth import Keys
 from .errors import ApiError
 
-ALLOWED_METHODS = "GET, POST, OPTIONS"
-ALLOWED_HEADERS = "Authorization, Content-Type, X-Request-ID"
+# names that containers have for the machine that they run on; .internal is reserved, no stranger can register one
+CONTAINER_HOSTS = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal")
+READABLE_HEADERS = ("X-Request-ID", "Retry-After")
+PREFLIGHT_AGE_S = 600
 
 
 def check_exposure(settings: ServeSettings, keys: Keys) -> None:
@@ -48,39 +53,53 @@ class Exposure:
         self._check_host(headers.get("host", ""))
         self._check_origin(headers)
 
-    def cors_headers(self, origin: str | None) -> dict[str, str]:
-        """Return the headers that let a listed origin read the reply; none for others."""
-        if origin is None or not ("*" in self.cors_origins or origin in self.cors_origins):
-            return {}
-        return {
-            "access-control-allow-origin": origin,
-            "access-control-allow-methods": ALLOWED_METHODS,
-            "access-control-allow-headers": ALLOWED_HEADERS,
-            "access-control-expose-headers": "x-request-id",
-            "vary": "Origin",
-        }
+    def allows(self, origin: str | None) -> bool:
+        """Whether pages of this web origin may call and read the replies."""
+        return origin is not None and ("*" in self.cors_origins or origin in self.cors_origins)
 
     def _check_host(self, host: str) -> None:
         """Without a key, refuse names that a stranger's web page could point at this machine (DNS rebinding)."""
         name = re.sub(r":\d+$", "", host).lower()
         if self.keyed or "*" in self.allowed_hosts or name in self.allowed_hosts:
             return
-        if is_loopback(name) or "." not in name or _is_address(name):
+        if is_loopback(name) or "." not in name or _is_address(name) or name in CONTAINER_HOSTS:
             return
         raise ApiError(
             403,
-            f"This server does not answer to the host name '{name[:100]}'; see allowed_hosts.",
+            f"This server does not answer to the host name '{name[:100]}': start it with --allowed_hosts NAME "
+            "(BURNISH_SERVE_ALLOWED_HOSTS), or with API keys.",
             code="host_not_allowed",
         )
 
     def _check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse calls that a foreign web page makes through a visitor's browser, unless its origin is listed."""
         origin = headers.get("origin")
-        if origin is None or self.cors_headers(origin):
+        if origin is None or self.allows(origin):
             return
         if re.sub(r"^https?://", "", origin) == headers.get("host"):
             return
-        raise ApiError(403, "Calls from this web origin are not allowed; see cors_origins.", code="origin_not_allowed")
+        raise ApiError(
+            403,
+            f"Calls from the web origin '{origin[:100]}' are not allowed: start the server with --cors_origins ORIGIN "
+            "(BURNISH_SERVE_CORS_ORIGINS).",
+            code="origin_not_allowed",
+        )
+
+
+def cors(app: ASGIApp, origins: list[str]) -> CORSMiddleware:
+    """Return what answers preflights and adds the headers of CORS for the listed origins.
+
+    Any header may be sent: what a key guards is guarded by the key, and SDKs send headers of their own (x-stainless-*).
+    """
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST", "OPTIONS"),
+        allow_headers=("*",),
+        allow_private_network=True,
+        expose_headers=READABLE_HEADERS,
+        max_age=PREFLIGHT_AGE_S,
+    )
 
 
 def _is_address(name: str) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..metrics import Metrics
@@ -13,8 +16,9 @@ from .access_log import AccessRecord, Log, request_id
 from .auth import Auth
 from .errors import ApiError, failed
 from .exposure import Exposure
+from .routes.paths import normal
 
-OPEN_PATHS = ("/health/live", "/health/ready")
+OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 # the page holds nothing of the model's: a browser can't send a key before it has the page to type it into
 PAGE_PATHS = ("/", "/favicon.ico")
 PAGE_FILES = "/web/"
@@ -29,31 +33,34 @@ class Middleware:
     exposure: Exposure
     log: Log
     metrics: Metrics
+    cors: CORSMiddleware
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        path: str = scope["path"]
-        record = AccessRecord(self.log, request_id(headers), scope["method"], path, quiet=path in OPEN_PATHS)
+        asked, path = scope["path"], normal(scope["path"])
+        scope["path"] = path
+        record = AccessRecord(self.log, request_id(headers), scope["method"], asked, quiet=path in OPEN_PATHS)
         state = scope.setdefault("state", {})
         state["request_id"] = record.id
-        cors = self.exposure.cors_headers(headers.get("origin"))
+        listed = self.exposure.allows(headers.get("origin"))
+        if listed:
+            send = partial(self.cors.send, send=send, request_headers=Headers(scope=scope))
 
         async def reply(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 if record.status >= 400:
                     self.metrics.errors.labels(str(record.status), state.get("code", "")).inc()
-                extra = {"x-request-id": record.id, **cors}
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in extra.items())]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.id.encode())]
             await send(message)
 
         key: str | None = None
         try:
-            if scope["method"] == "OPTIONS" and cors:
-                await _send(reply, 204, {})
+            if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await self.cors.preflight_response(Headers(scope=scope))(scope, receive, reply)
                 return
             key = self._admit(path, headers)
             self.auth.opened(key)

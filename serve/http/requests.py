@@ -13,13 +13,16 @@ from pydantic import ValidationError
 from ..decoding.constraints import ban
 from ..decoding.stop_conditions import StopConditions
 from ..engine.events import Sink
-from ..engine.sequence import SamplingParams, Sequence
+from ..engine.sequence import SamplingParams, Sequence, Task
 from ..served import Served
 from ..settings import ServeSettings
 from .errors import ApiError, from_validation, too_long, unknown_model
-from .schema import UNSUPPORTED, ChatRequest, CompletionRequest, Sampling, Wire
+from .message import Wire
+from .schema import ChatRequest, CompletionRequest, Sampling
 
 DEFAULT_NAME = "default"
+COMPLETION_TOKENS = 16  # OpenAI's default for completions
+RANDOM_SEED = -1  # as in llama.cpp
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
 
@@ -40,12 +43,6 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def parse(model: type[AnyWire], body: bytes) -> AnyWire:
     """Check a request body against its schema. Raises ApiError 400 with OpenAI's codes."""
     value = parse_json(body)
-    if issubclass(model, Sampling):
-        for name, what in UNSUPPORTED.items():
-            if value.get(name) not in (None, [], "") and name not in model.model_fields:
-                raise ApiError(400, f"'{name}': {what} not supported.", param=name, code="unsupported_parameter")
-            if name not in model.model_fields:
-                value.pop(name, None)
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -66,13 +63,11 @@ def make_sequences(
     sinks: Many[Sink],
 ) -> list[Sequence]:
     """Return one sequence for each prompt and each of the `n` answers. Raises ApiError 400 for what does not fit."""
-    param = "messages" if isinstance(request, ChatRequest) else "prompt"
     n = request.n or 1
+    most = most_tokens(request, context)
     for prompt in prompts:
-        if len(prompt) >= context:
-            raise too_long(len(prompt), context, param)
-    asked = request.max_completion_tokens if isinstance(request, ChatRequest) else None
-    most = asked or request.max_tokens or (context if param == "messages" else 16)  # 16 is OpenAI's for completions
+        if len(prompt) + (1 if most else 0) > context:
+            raise too_long(len(prompt), context, "messages" if isinstance(request, ChatRequest) else "prompt")
     end_tokens = frozenset[int]() if request.ignore_eos else served.end_tokens
     stop = StopConditions(most, context, request.stops + served.stop_strings, end_tokens)
     return [
@@ -83,13 +78,25 @@ def make_sequences(
             stop=stop,
             sink=sink,
             stream=bool(request.stream),
+            task=Task.GENERATE if most else Task.READ,
         )
         for number, sink in enumerate(sinks)
     ]
 
 
+def most_tokens(request: ChatRequest | CompletionRequest, context: int) -> int:
+    """Return the most tokens of one answer."""
+    if request.unlimited:
+        return context
+    if isinstance(request, ChatRequest):
+        return request.max_completion_tokens or request.max_tokens or context
+    return COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+
+
 def count(request: ChatRequest | CompletionRequest, prompts: int, settings: ServeSettings) -> int:
-    """Return how many answers are asked for. Raises ApiError 400 where there are too many."""
+    """Return how many answers are asked for. Raises ApiError 400 where they, or the stop strings, are too many."""
+    if len(request.stops) > settings.max_stops:
+        raise ApiError(400, f"At most {settings.max_stops} stop strings.", param="stop", code="array_above_max_length")
     asked = (request.n or 1) * prompts
     if asked > settings.max_choices:
         raise ApiError(
@@ -111,7 +118,10 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
     elif isinstance(request, CompletionRequest):
         logprobs = request.logprobs
-    seed = request.seed if request.seed is not None else int.from_bytes(os.urandom(4), "little")
+    seed = int.from_bytes(os.urandom(4), "little") if request.seed in (None, RANDOM_SEED) else request.seed or 0
+    penalty, window = request.repeat_penalty, 64
+    if request.repetition_penalty is not None:  # vLLM's: it counts all that came before
+        penalty, window = request.repetition_penalty, -1
     return SamplingParams(
         temperature=_default(request.temperature, 1.0),
         top_p=_default(request.top_p, 1.0),
@@ -119,11 +129,12 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
         min_p=request.min_p or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
-        repeat_penalty=_default(request.repeat_penalty, 1.0),
-        repeat_last_n=64 if request.repeat_last_n is None else request.repeat_last_n,
+        repeat_penalty=_default(penalty, 1.0),
+        repeat_last_n=window if request.repeat_last_n is None else request.repeat_last_n,
         logit_bias=ban(served.end_tokens, bias) if request.ignore_eos else bias,
         seed=seed + number,
         logprobs=logprobs,
+        prompt_logprobs=request.prompt_logprobs if isinstance(request, CompletionRequest) else None,
     )
 
 

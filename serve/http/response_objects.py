@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections.abc import Sequence as Many
@@ -16,18 +17,30 @@ Json = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """A whole answer: its last event, and its text as it was parsed."""
+    """A whole answer: its last event, its text as it was parsed, and what is known of its prompt's tokens."""
 
     end: Finished
     parsed: ParsedDelta
+    scores: list[TokenLogprob] | None = None
+
+
+class Echo(NamedTuple):
+    """A prompt that is put before its answer: as text and as tokens."""
+
+    text: str
+    tokens: list[int]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What all parts of one answer have in common: its id, its time, the model's name. `chat` or plain completion."""
+    """What all parts of one answer have in common: its id, its time, the model's name. `chat` or plain completion.
+
+    `echoes`: by answer, the prompts that are put before them; empty where they are not wanted.
+    """
 
     served: Served
     chat: bool
+    echoes: Many[Echo] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -50,7 +63,7 @@ class Reply:
             "usage": usage([answer.end for answer in answers], prompts),
         }
 
-    def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
+    def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta, scores: list[TokenLogprob] | None) -> Json:
         return {
             "index": index,
             "message": {"role": "assistant", "content": parsed.content, "refusal": None, "annotations": []},
@@ -58,13 +71,34 @@ class Reply:
             "finish_reason": reason(end.reason),
         }
 
-    def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
+    def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta, scores: list[TokenLogprob] | None) -> Json:
+        text, logprobs = "", None
+        if self.echoes:
+            text, logprobs = self.echo(index, scores)
+        own = self.text_logprobs(end.logprobs, len(text))
+        if own and logprobs:
+            logprobs = {name: values + own[name] for name, values in logprobs.items()}
         return {
             "index": index,
-            "text": parsed.content,
-            "logprobs": self.text_logprobs(end.logprobs, 0),
+            "text": text + parsed.content,
+            "logprobs": logprobs or own,
             "finish_reason": reason(end.reason),
         }
+
+    def echo(self, index: int, scores: list[TokenLogprob] | None) -> tuple[str, Json | None]:
+        """Return an answer's prompt, and the log-probabilities of its tokens; the first one has none."""
+        text, tokens = self.echoes[index]
+        if scores is None:
+            return text, None
+        piece = self.served.tokenizer.piece
+        result = self._text_logprobs([piece(tokens[0]), *(entry.data for entry in scores)])
+        result["token_logprobs"] = [None, *(_finite(entry.logprob) for entry in scores)]
+        result["top_logprobs"] = [None, *map(self._top, scores)]
+        # a start token that the server put before the text, or a blank that the tokenizer did, is not in it
+        pieces = b"".join((piece(tokens[0]), *(entry.data for entry in scores))).decode("utf-8", "replace")
+        added = max(0, len(pieces) - len(text))
+        result["text_offset"] = [max(0, offset - added) for offset in result["text_offset"]]
+        return text, result
 
     def opening(self, index: int) -> Json:
         """Return the first chunk of a chat answer, which names the role."""
@@ -96,22 +130,37 @@ class Reply:
         return {"content": content, "refusal": None}
 
     def _token(self, data: bytes, logprob: float) -> Json:
-        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
+        return {"token": data.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(data)}
 
     def text_logprobs(self, logprobs: Many[TokenLogprob], offset: int) -> Json | None:
         """Return the log-probabilities of a plain completion; `offset` is where its text began."""
         if not logprobs:
             return None
-        result: Json = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for entry in logprobs:
-            text = entry.data.decode("utf-8", "replace")
-            top = {self.served.tokenizer.piece(i).decode("utf-8", "replace"): v for i, v in entry.top}
-            result["tokens"].append(text)
-            result["token_logprobs"].append(entry.logprob)
-            result["top_logprobs"].append(top)
-            result["text_offset"].append(offset)
-            offset += len(text)
+        result = self._text_logprobs([entry.data for entry in logprobs])
+        result["token_logprobs"] = [_finite(entry.logprob) for entry in logprobs]
+        result["top_logprobs"] = [self._top(entry) for entry in logprobs]
+        result["text_offset"] = [offset + at for at in result["text_offset"]]
         return result
+
+    def _text_logprobs(self, pieces: Many[bytes]) -> Json:
+        """Return the texts of tokens, and at which character of the text each begins."""
+        decoder, offset, offsets = codecs.getincrementaldecoder("utf-8")("replace"), 0, []
+        for piece in pieces:
+            offsets.append(offset)
+            offset += len(decoder.decode(piece))
+        return {"tokens": [piece.decode("utf-8", "replace") for piece in pieces], "text_offset": offsets}
+
+    def _top(self, entry: TokenLogprob) -> dict[str, float]:
+        """Return the likeliest tokens by their text, and the token itself; of two with the same text the likelier."""
+        result: dict[str, float] = {}
+        for token, value in entry.top:
+            result.setdefault(self.served.tokenizer.piece(token).decode("utf-8", "replace"), _finite(value))
+        result.setdefault(entry.data.decode("utf-8", "replace"), _finite(entry.logprob))
+        return result
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, -9999.0)
 
 
 def usage(ends: Many[Finished], prompts: int) -> Json:
@@ -120,9 +169,7 @@ def usage(ends: Many[Finished], prompts: int) -> Json:
     prompt_tokens = sum(end.prompt_tokens for end in ends[::each])
     completion_tokens = sum(end.completion_tokens for end in ends)
     return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
+        **counts(prompt_tokens, completion_tokens),
         "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in ends[::each]), "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
@@ -130,6 +177,15 @@ def usage(ends: Many[Finished], prompts: int) -> Json:
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
+    }
+
+
+def counts(prompt_tokens: int, completion_tokens: int) -> Json:
+    """Return the counts that every `usage` has."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 

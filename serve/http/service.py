@@ -16,7 +16,7 @@ from burnish.chat import ChatError
 
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.engine import Draining, Engine
-from ..engine.events import Finished
+from ..engine.events import Finished, PromptRead, TokenLogprob
 from ..engine.scheduler import QueueFull
 from ..engine.sequence import Sequence
 from ..engine.tokenizer import PromptTooLong, TextBusy
@@ -26,7 +26,7 @@ from ..settings import ServeSettings
 from . import requests
 from .errors import ApiError, busy, draining, failed, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
-from .response_objects import Answer, Reply
+from .response_objects import Answer, Echo, Reply
 from .schema import ChatRequest, CompletionRequest
 from .sse import EventStream, chunks, timed_out, until_disconnect
 
@@ -96,20 +96,24 @@ class Service:
                 await leaving
 
     async def answer(
-        self, http: Request, request: ChatRequest | CompletionRequest, prompts: Many[list[int]]
+        self,
+        http: Request,
+        request: ChatRequest | CompletionRequest,
+        prompts: Many[list[int]],
+        echoes: Many[Echo] = (),
     ) -> Response:
-        """Queue the sequences of a request and reply, streamed or whole."""
+        """Queue the sequences of a request and reply, streamed or whole; `echoes`: what is put before each answer."""
         answers = requests.count(request, len(prompts), self.settings)
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
         sinks = [partial(queue.put, i) for i in range(answers)]
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks)
-        reply = Reply(self.served, chat=isinstance(request, ChatRequest))
+        reply = Reply(self.served, chat=isinstance(request, ChatRequest), echoes=echoes)
         parsers = [self.parser(request) for _ in range(answers)]
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
         if request.stream:
-            body = chunks(reply, request, queue, parsers, len(prompts))
+            body = chunks(reply, request, queue, parsers, [len(prompt) for prompt in prompts])
             return EventStream(body, lambda: self._close(http, sequences, queue))
         return await self._whole(http, reply, sequences, queue, parsers, len(prompts))
 
@@ -156,13 +160,16 @@ class Service:
 async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:
     """Wait for the end of every answer and parse it. Raises Timeout, and ApiError 500 where one failed."""
     ends: dict[int, Finished] = {}
+    scores: dict[int, list[TokenLogprob]] = {}
     while len(ends) < len(parsers):
         for index, event in await queue.take():
-            if isinstance(event, Finished):
+            if isinstance(event, PromptRead):
+                scores[index] = event.logprobs
+            elif isinstance(event, Finished):
                 if event.error is not None:
                     raise failed(event.error)
                 ends[index] = event
-    return [Answer(ends[i], parser.feed(ends[i].text, final=True)) for i, parser in enumerate(parsers)]
+    return [Answer(ends[i], parser.feed(ends[i].text, final=True), scores.get(i)) for i, parser in enumerate(parsers)]
 
 
 def _too_large(most: int) -> ApiError:

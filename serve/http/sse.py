@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..engine.delivery import EventQueue, Timeout
-from ..engine.events import Delta, Event, Finished, TokenLogprob
+from ..engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
 from .errors import ApiError, failed
 from .output_parsers import OutputParser
-from .response_objects import Reply, reason
-from .schema import ChatRequest, CompletionRequest
+from .response_objects import Reply, counts, reason
+from .schema import ChatRequest, CompletionRequest, StreamOptions
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -55,14 +55,19 @@ async def chunks(
     request: ChatRequest | CompletionRequest,
     queue: EventQueue,
     parsers: Many[OutputParser],
-    prompts: int,
+    prompts: Many[int],
 ) -> AsyncIterator[bytes]:
-    """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together."""
-    usage, answers = bool(request.stream_options and request.stream_options.include_usage), len(parsers)
-    frames = Frames(reply, usage, parsers)
+    """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together.
+
+    `prompts`: how many tokens each prompt has.
+    """
+    options, answers = request.stream_options or StreamOptions(), len(parsers)
+    frames = Frames(reply, options, parsers, sum(prompts))
     ends: dict[int, Finished] = {}
     if reply.chat:
         yield b"".join(frames.opening(index) for index in range(answers))
+    elif reply.echoes and request.logprobs is None:
+        yield b"".join(frames.echo(index, None) for index in range(answers))
     try:
         while len(ends) < answers:
             items = await queue.take()
@@ -76,8 +81,8 @@ async def chunks(
                 yield frame(failed(fault).body())
                 break
         else:
-            if usage:
-                yield frame(reply.closing([ends[i] for i in range(answers)], prompts))
+            if options.include_usage:
+                yield frame(reply.closing([ends[i] for i in range(answers)], len(prompts)))
     except Timeout:
         yield frame(timed_out().body())
     yield DONE
@@ -89,16 +94,16 @@ def timed_out() -> ApiError:
 
 
 class Frames:
-    """The framed chunks of one request, each answer through its parser. `usage`: every chunk has the field, null until
-    the last one.
+    """The framed chunks of one request, each answer through its parser; where usage is wanted, every chunk has the
+    field: null until the last one, or the counts so far. `prompt_tokens`: of all prompts.
 
     A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in.
     """
 
-    def __init__(self, reply: Reply, usage: bool, parsers: Many[OutputParser]) -> None:
-        self.reply, self._parsers = reply, parsers
-        self._extra: dict[str, Any] = {"usage": None} if usage else {}
-        self._lengths = [0] * len(parsers)  # characters so far: where the next token's text begins
+    def __init__(self, reply: Reply, options: StreamOptions, parsers: Many[OutputParser], prompt_tokens: int) -> None:
+        self.reply, self.options, self.prompt_tokens, self._parsers = reply, options, prompt_tokens, parsers
+        # characters so far, where the next token's text begins, and tokens so far
+        self._lengths, self._tokens = [0] * len(parsers), [0] * len(parsers)
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: the frame before and after its text
 
     def opening(self, index: int) -> bytes:
@@ -107,16 +112,25 @@ class Frames:
 
     def of(self, index: int, event: Event) -> bytes:
         """Return the frames of one event; of an end by a fault only its last text."""
+        if isinstance(event, PromptRead):
+            return self.echo(index, event.logprobs)
+        self._tokens[index] = event.completion_tokens
         text = self._parsers[index].feed(event.text, final=isinstance(event, Finished)).content
         offset, logprobs = self._lengths[index], event.logprobs
         self._lengths[index] += len(text)
-        if isinstance(event, Delta) and not logprobs:
+        if isinstance(event, Delta) and not logprobs and not self.options.continuous_usage_stats:
             return self._plain(index, text) if text else b""
         finish = reason(event.reason) if isinstance(event, Finished) and event.error is None else None
         if not self.reply.chat:
             return self._chunk(index, text, logprobs, offset, finish) if text or logprobs or finish else b""
         last = self._frame(self.reply.chunk(index, {}, None, finish)) if finish else b""
         return (self._chunk(index, text, logprobs, offset, None) if text or logprobs else b"") + last
+
+    def echo(self, index: int, scores: list[TokenLogprob] | None) -> bytes:
+        """Return the frame of an answer's prompt."""
+        text, logprobs = self.reply.echo(index, scores)
+        self._lengths[index] += len(text)
+        return self._frame(self.reply.text_chunk(index, text, logprobs, None))
 
     def _plain(self, index: int, text: str) -> bytes:
         around = self._around.get(index)
@@ -132,7 +146,9 @@ class Frames:
         return self._frame(reply.text_chunk(index, text, reply.text_logprobs(logprobs, offset), finish))
 
     def _frame(self, chunk: dict[str, Any]) -> bytes:
-        return frame({**chunk, **self._extra})
+        if self.options.continuous_usage_stats:
+            return frame({**chunk, "usage": counts(self.prompt_tokens, sum(self._tokens))})
+        return frame({**chunk, "usage": None} if self.options.include_usage else chunk)
 
 
 class EventStream(Response):

@@ -25,6 +25,9 @@ MOST_CACHE_BYTES = 1 << 30
 POOL_SHARE_FOR_CACHED = 4
 MOST_CACHED_IN_POOL = 4096
 LEAST_SHARED = 16
+# tokens of a step that may have logits for the log-probabilities of prompts: memory for as many rows of the vocabulary
+# is kept (20 MB for 152k tokens), and a row takes about a millisecond beside the model
+SCORED_TOKENS = 32
 COPIED_CELLS_PER_TOKEN = 256
 
 
@@ -131,6 +134,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits
         # separate cells are copied as a whole slot, which costs about as much as reading one token in 256 of its cells
         least_shared=LEAST_SHARED if size.shared else max(LEAST_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),
         cuttable=not model.whole_prefix_only,
+        scored_tokens=min(SCORED_TOKENS, step),
         reuse=reuse,  # type: ignore[arg-type]
     )
 
@@ -144,7 +148,7 @@ def context(model: Model, size: Size, settings: ServeSettings) -> Context:
         n_batch=step,
         n_ubatch=step,
         n_seq_max=size.slots,
-        n_outputs_max=size.running,
+        n_outputs_max=size.running + SCORED_TOKENS,
         unified=size.shared,
         threads=size.threads,
     )

@@ -10,7 +10,7 @@ from burnish.chat import ChatError
 from burnish.llama import Model
 from burnish.tokenizers.special_text import Chat
 
-from ..engine.tokenizer import PromptTooLong
+from ..engine.tokenizer import Ending, PromptTooLong
 from .text.frames import Kind, Reply
 from .text.pool import TextWorkers
 
@@ -65,11 +65,21 @@ class LlamaTokenizer:
         return (await self._ask("prompt", text=text, most=most)).ids
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
     ) -> list[int]:
+        return (await self._chat("chat", messages, variables, ending, most=most)).ids
+
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
+    ) -> str:
+        return str((await self._chat("render", messages, variables, ending)).value)
+
+    async def _chat(
+        self, do: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, **more: int
+    ) -> Reply:
         if self._fault is not None:
             raise ChatError(self._fault)
-        return (await self._ask("chat", messages=list(messages), variables=dict(variables), most=most)).ids
+        return await self._ask(do, messages=list(messages), variables=dict(variables), ending=ending, **more)
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
         if self.chat is None:

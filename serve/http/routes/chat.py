@@ -1,23 +1,23 @@
-"""POST /v1/chat/completions: messages through the template."""
+"""POST /v1/chat/completions: messages through the template; POST /apply-template: the text that they become."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from burnish.chat import RESERVED_VARIABLES
 
 from ...engine.tokenizer import Tokenizer
 from .. import requests
 from ..errors import ApiError
-from ..schema import ChatRequest, Message
+from ..schema import ChatRequest, Rendering, TemplateRequest
 from ..service import Service
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the route."""
+    """Add both routes."""
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
@@ -27,10 +27,28 @@ def add(app: FastAPI, service: Service) -> None:
         prompt = await service.prepared(http, chat_prompt(request, service), "messages")
         return await service.answer(http, request, [prompt])
 
+    @app.post("/apply-template")
+    async def apply_template(http: Request) -> Response:
+        request = requests.parse(TemplateRequest, await service.body(http))
+        requests.check_model(request.model, service.served)
+        return JSONResponse({"prompt": await service.prepared(http, chat_text(request, service), "messages")})
 
-async def chat_prompt(request: ChatRequest, service: Service) -> list[int]:
+
+async def chat_prompt(request: Rendering, service: Service) -> list[int]:
     """Render and tokenize the messages, with no special tokens added. Raises ApiError 400, and what the tokenizer
     raises."""
+    messages = await _checked(request, service)
+    return await service.served.tokenizer.encode_chat(messages, request.variables, request.ending, service.context)
+
+
+async def chat_text(request: Rendering, service: Service) -> str:
+    """Render the messages. Raises ApiError 400, and what the tokenizer raises."""
+    messages = await _checked(request, service)
+    return await service.served.tokenizer.render_chat(messages, request.variables, request.ending)
+
+
+async def _checked(request: Rendering, service: Service) -> list[dict[str, str]]:
+    """Return the messages as the template gets them. Raises ApiError 400."""
     served, settings = service.served, service.settings
     if not served.tokenizer.has_template:
         raise ApiError(
@@ -40,15 +58,14 @@ async def chat_prompt(request: ChatRequest, service: Service) -> list[int]:
         raise ApiError(
             400, f"At most {settings.max_messages} messages.", param="messages", code="array_above_max_length"
         )
-    variables = request.chat_template_kwargs or {}
-    if reserved := RESERVED_VARIABLES & set(variables):
+    if reserved := RESERVED_VARIABLES & set(request.chat_template_kwargs or {}):
         raise ApiError(
             400, f"'{min(reserved)}' can't be set.", param=f"chat_template_kwargs.{min(reserved)}", code="invalid_value"
         )
-    messages = [_for_template(message) for message in request.messages]
+    messages = [message.for_template() for message in request.messages]
     if served.refuse_specials:
         await _refuse_specials(served.tokenizer, messages)
-    return await served.tokenizer.encode_chat(messages, variables, service.context)
+    return messages
 
 
 async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]]) -> None:
@@ -58,10 +75,3 @@ async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]])
         param = f"messages[{index}].{field}"
         what = f"'{string}' is a special token of this model and may not be in a message"
         raise ApiError(400, f"Invalid '{param}': {what}.", param=param, code="invalid_value")
-
-
-def _for_template(message: Message) -> dict[str, str]:
-    """Return a message as templates expect it."""
-    role = "system" if message.role == "developer" else message.role
-    plain = {"role": role, "content": message.text()}
-    return {**plain, "name": message.name} if message.name else plain

@@ -5,8 +5,10 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from ...engine.tokenizer import Tokenizer
 from .. import requests
 from ..errors import ApiError
+from ..response_objects import Echo
 from ..schema import CompletionRequest
 from ..service import Service
 
@@ -20,7 +22,8 @@ def add(app: FastAPI, service: Service) -> None:
         request = requests.parse(CompletionRequest, body)
         requests.check_model(request.model, service.served)
         prompts = await service.prepared(http, completion_prompts(request, service), "prompt")
-        return await service.answer(http, request, prompts)
+        before = await service.prepared(http, echoes(request, prompts, service.served.tokenizer), "prompt")
+        return await service.answer(http, request, prompts, before)
 
 
 async def completion_prompts(request: CompletionRequest, service: Service) -> list[list[int]]:
@@ -38,6 +41,15 @@ async def completion_prompts(request: CompletionRequest, service: Service) -> li
         else _checked(prompt, tokenizer.vocab_size)
         for prompt in prompts
     ]
+
+
+async def echoes(request: CompletionRequest, prompts: list[list[int]], tokenizer: Tokenizer) -> list[Echo]:
+    """Return what is put before each answer: its prompt as it was sent, or the text of its tokens."""
+    if not request.echo:
+        return []
+    pairs = zip(request.prompts(), prompts, strict=True)
+    each = [Echo(sent if isinstance(sent, str) else await tokenizer.decode(sent), ids) for sent, ids in pairs]
+    return [echo for echo in each for _ in range(request.n or 1)]
 
 
 def _checked(ids: list[int], vocab_size: int) -> list[int]:

@@ -19,10 +19,17 @@ def add(app: FastAPI, service: Service) -> None:
     async def live() -> Response:
         return JSONResponse({"status": "live"})
 
+    def state() -> str:
+        return "failed" if service.engine.broken else "draining" if service.engine.draining else "ready"
+
     @app.get("/health/ready")
     async def ready() -> Response:
-        state = "failed" if service.engine.broken else "draining" if service.engine.draining else "ready"
-        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+        return JSONResponse({"status": state()}, 200 if state() == "ready" else 503)
+
+    @app.get("/health")
+    async def health() -> Response:
+        """The same, in the word that llama.cpp's server has for it."""
+        return JSONResponse({"status": "ok" if state() == "ready" else state()}, 200 if state() == "ready" else 503)
 
     here = {"version": version(), "commit": commit(), "python": sys.version.split()[0]}
 

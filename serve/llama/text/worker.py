@@ -12,7 +12,7 @@ from typing import Any
 from burnish.chat import ChatError
 from burnish.llama import LlamaError, Model
 from burnish.rendering.bounds import MOST_BYTES, address_space
-from burnish.tokenizers.special_text import Chat, find_strings, texts
+from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
 from .frames import Kind, Reply, ids, read_request, value
 
@@ -58,17 +58,20 @@ class Texts:
         assert self.chat is not None, "has_template was not asked"
         if do == "strings":
             return value(next(find_strings(self.chat, request["messages"]), None))
-        return self._chat(self.chat, request["messages"], request["variables"], request["most"])
+        messages, variables, ending = request["messages"], request["variables"], request["ending"]
+        if do == "render":
+            return value(_rendered(self.chat, messages, variables, ending).text)
+        return self._chat(self.chat, messages, variables, ending, request["most"])
 
     def _chat(
-        self, chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+        self, chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: str, most: int
     ) -> Reply:
         if self.longest and sum(map(len, texts((messages, variables)))) > most:
             # telling special strings from text takes longer than the rendering: not for a chat that can't fit
             plain = chat.template.render(messages, add_generation_prompt=True, **variables)
             if long := self._too_long(plain, most):
                 return long
-        return ids(chat.ids(messages, add_generation_prompt=True, **variables))
+        return ids(chat.encode(_rendered(chat, messages, variables, ending)))
 
     def _encode(self, request: Mapping[str, Any]) -> Reply:
         text, add, parse = request["text"], request["add_special"], request["parse_special"]
@@ -87,6 +90,12 @@ class Texts:
             return None
         least = -(-len(text.encode("utf-8", "replace")) // self.longest)
         return value(least, Kind.TOO_LONG) if least > most else None
+
+
+def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: str) -> Prompt:
+    if ending == "continued":
+        return chat.continued(messages, **variables)
+    return chat.render(messages, add_generation_prompt=ending == "opening", **variables)
 
 
 def serve(connection: socket.socket, tokenizer: Texts, timeout_s: float) -> None:

@@ -1,0 +1,127 @@
+"""A message of a chat request: every field that OpenAI's wire has in one, those of its own replies too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+NOTHING: tuple[Any, ...] = (None, [], {}, "")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class Wire(BaseModel):
+    """Base of every request part: unknown fields and wrong types are errors; null means absent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        """SDKs write every field that their version knows, also those that this server does not, as null."""
+        if not isinstance(value, dict):
+            return value
+        required = {name for name, field in cls.model_fields.items() if field.is_required() or name in cls._nullable()}
+        return {name: entry for name, entry in value.items() if entry is not None or name in required}
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        """Return the fields in which null says something."""
+        return frozenset()
+
+
+def unsupported(what: str, *harmless: Any) -> AfterValidator:
+    """Refuse what OpenAI's wire has and this server does not honour; `harmless` are values that ask for nothing."""
+
+    def check(value: Any) -> Any:
+        if value in NOTHING or value in harmless:
+            return value
+        raise PydanticCustomError("unsupported_parameter", "{what} not supported", {"what": what})
+
+    return AfterValidator(check)
+
+
+def known_kinds(*kinds: str) -> Callable[[str], str]:
+    """Return a check of a part's type: one of `kinds`, another of OpenAI's (unsupported), or a wrong value."""
+
+    def check(value: str) -> str:
+        if value in kinds:
+            return value
+        if value in ("image_url", "input_audio", "file", "video_url", "audio_url"):
+            raise PydanticCustomError(
+                "unsupported_parameter", "{kind} parts are not supported: this model reads text", {"kind": value}
+            )
+        raise ValueError(f"expected {' or '.join(map(repr, kinds))}, not {value[:40]!r}")
+
+    return check
+
+
+class ContentPart(Wire):
+    """A content part. This server reads text, and the refusals of an assistant's earlier turns."""
+
+    type: Annotated[str, AfterValidator(known_kinds("text", "refusal"))]
+    text: str | None = None
+    refusal: str | None = None
+    image_url: Annotated[Any, unsupported("images are")] = None
+    input_audio: Annotated[Any, unsupported("audio is")] = None
+    file: Annotated[Any, unsupported("files are")] = None
+    # hints for a cache: prefixes are cached here anyway
+    prompt_cache_breakpoint: dict[str, Any] | None = None
+    cache_control: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _text_is_there(self) -> ContentPart:
+        if getattr(self, self.type) is None:
+            raise PydanticCustomError("missing", "Field required", {"field": self.type})
+        return self
+
+    @property
+    def words(self) -> str:
+        """The part's text."""
+        return (self.text if self.type == "text" else self.refusal) or ""
+
+
+class Message(Wire):
+    """One message. A developer message is given to the template as a system message."""
+
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant", "tool", "function"],
+        unsupported("messages of functions are", *ROLES),
+    ]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    # what a reply's own message has besides, or had in an earlier version of the wire
+    refusal: str | None = None
+    annotations: list[Any] | None = None  # of web search: nothing for the template
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Annotated[list[Any] | None, unsupported("tool calls are")] = None
+    function_call: Annotated[Any, unsupported("tool calls are")] = None
+    audio: Annotated[Any, unsupported("audio is")] = None
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        return frozenset({"content"})
+
+    @model_validator(mode="after")
+    def _content_is_there(self) -> Message:
+        if "content" not in self.model_fields_set and self.role != "assistant":
+            raise ValueError(f"a message of role '{self.role}' needs content")
+        return self
+
+    def text(self) -> str:
+        """Return the content as one text; an assistant's turn that has none is its refusal."""
+        if isinstance(self.content, list):
+            return "".join(part.words for part in self.content)
+        return self.content or self.refusal or ""
+
+    def for_template(self) -> dict[str, str]:
+        """Return the message as templates expect it."""
+        plain = {"role": "system" if self.role == "developer" else self.role, "content": self.text()}
+        thought = self.reasoning_content or self.reasoning
+        extra = {"name": self.name, "reasoning_content": thought if self.role == "assistant" else None}
+        return plain | {name: value for name, value in extra.items() if value}
