@@ -77,6 +77,8 @@ def test_other_stages_variables_are_theirs_and_unknown_ones_under_our_prefix_are
 def test_lists_come_from_one_string_with_commas(config: Path) -> None:
     settings = load(Settings, "train", None, {}, {"BURNISH_TRAIN_LORA__TARGET_MODULES": "q_proj, k_proj"})
     assert settings.lora.target_modules == ["q_proj", "k_proj"]
+    for word in ("*", "@all", "[open"):  # which mean something in YAML
+        assert load(Settings, "train", None, {"lora.target_modules": word}, {}).lora.target_modules == [word]
     settings = load(Settings, "train", None, {"lora.target_modules": "all-linear"}, {})
     assert settings.lora.target_modules == "all-linear"
 

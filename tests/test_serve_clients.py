@@ -1,31 +1,86 @@
-"""Clients that need packages of their own: the official one for Node, and LangChain's."""
+"""Clients that need packages of their own, each with real requests: what its users do, some turns long."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.external import installed
 from tests.support.server import serving
 
-SUPPORT = Path(__file__).parent / "support"
+CLIENTS = Path(__file__).parent / "support" / "clients"
 
 
-def says_ok(*command: str) -> None:
-    with serving() as server:
-        words = [word.format(url=server.url) for word in command]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-        assert done.stdout.strip() == "ok", done.stderr
+def says_ok(*command: object, **settings: Any) -> None:
+    """Run a client against a server of its own; "{url}" in its words is where that is."""
+    with serving(**settings) as server:
+        words = [str(word).format(url=server.url) for word in command]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=900)
+        assert done.stdout.strip().endswith("ok") and done.returncode == 0, done.stderr
         server.wait_idle()
+        assert server.metric("burnish_errors_total") <= 2  # those that a client provokes: a model that is not there
+
+
+def python(name: str, *more: object, **settings: Any) -> None:
+    """Run tests/support/clients/with_<name>.py in the set's own environment."""
+    says_ok(
+        installed(name) / "bin" / "python", CLIENTS / f"with_{name.replace('-', '_')}.py", "{url}", *more, **settings
+    )
 
 
 @pytest.mark.external(name="node")
 def test_the_official_node_client() -> None:
-    says_ok("node", str(SUPPORT / "serve_client.mjs"), "{url}", str(installed("node")))
+    says_ok("node", CLIENTS / "with_node.mjs", "{url}", installed("node"))
 
 
 @pytest.mark.external(name="langchain")
 def test_langchains_client() -> None:
-    says_ok(str(installed("langchain") / "bin" / "python"), str(SUPPORT / "serve_langchain.py"), "{url}")
+    python("langchain")
+
+
+@pytest.mark.external(name="litellm")
+def test_litellm() -> None:
+    python("litellm")
+
+
+@pytest.mark.external(name="llama-index")
+def test_llama_index() -> None:
+    python("llama-index")
+
+
+@pytest.mark.external(name="pydantic-ai")
+def test_pydantic_ai() -> None:
+    python("pydantic-ai")
+
+
+@pytest.mark.external(name="instructor")
+def test_instructor() -> None:
+    python("instructor")
+
+
+@pytest.mark.external(name="openai-agents")
+def test_openai_agents() -> None:
+    python("openai-agents")
+
+
+@pytest.mark.external(name="llm")
+def test_the_command_llm() -> None:
+    python("llm")
+
+
+@pytest.mark.external(name="aider")
+def test_aider() -> None:
+    python("aider", context_length=4096, max_sequences=1)
+
+
+@pytest.mark.external(name="lm-eval")
+def test_lm_eval_measures_what_transformers_does(base_directory: Path, tmp_path: Path) -> None:
+    """The three kinds of requests, asked of the server and of the same weights in transformers."""
+    from export.gguf.convert import convert
+
+    convert(base_directory, tmp_path / "model.gguf", "float16")
+    packages = Path(pytest.__file__).parents[1]
+    python("lm-eval", base_directory, packages, model=tmp_path / "model.gguf", context_length=2048)

@@ -17,7 +17,7 @@ from serve.decoding.constraints import ConstraintError, Mask
 from serve.decoding.stop_conditions import StopConditions
 from serve.engine.backend import DONE, NO_CELLS, Sampled
 from serve.engine.engine import Draining, Engine
-from serve.engine.events import Delta, Event, Finished
+from serve.engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
 from serve.engine.scheduler import QueueFull
 from serve.engine.sequence import SamplingParams, Sequence, Task
 from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
@@ -38,6 +38,7 @@ class Scripted(TokenCache):
     batches: int = 0
     rows_singly: frozenset[int] = frozenset()
     sizes: list[int] = field(default_factory=list)
+    scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         work = [part for part in batch if isinstance(part, ScheduledTokens)]
@@ -58,6 +59,12 @@ class Scripted(TokenCache):
             raise UserError("not a number")
         token = END if sequence.generated >= 20 else sequence.prompt[0]
         return Sampled(token if allowed is None or allowed[token] else int(allowed.argmax()))
+
+    def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
+        if self.poison in tokens:
+            raise UserError("not a number")
+        self.scored.append((tuple(tokens), index))
+        return [TokenLogprob(token, b"", -1.0) for token in tokens]
 
     def piece(self, token: int) -> bytes:
         return f"{token} ".encode()
@@ -286,6 +293,33 @@ def test_a_constraint_chooses_the_tokens_and_ends_its_sequence_alone(engine: Eng
     assert clients[2].end.error == "13 is not a token of this script"
     assert (clients[3].end.text, clients[3].end.reason) == ("5 ", "stop") and scripts[3].accepted == [5]
     assert clients[4].end.text == "4 " * 20
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_a_prompts_log_probabilities_come_before_all_else(backend: Scripted, task: Task) -> None:
+    limits = SchedulerLimits(slots=5, running=4, cells=400, per_slot=100, shared=True, scored_tokens=4)
+    running = Engine(backend, limits, lambda events: [sink(event) for sink, event in events] and None)
+    running.start()
+    clients = [Client(), Client()]
+    params = SamplingParams(prompt_logprobs=1)
+    sequences = [sequence(10 + i, client, stream=True, params=params) for i, client in enumerate(clients)]
+    for one in sequences:
+        one.task = task
+    running.submit(sequences)
+    ends = [client.end for client in clients]
+    running.close()
+    for client, one, end in zip(clients, sequences, ends, strict=True):
+        first = client.events[0]
+        assert isinstance(first, PromptRead) and [entry.token for entry in first.logprobs] == list(one.prompt[1:])
+        assert (end.completion_tokens, end.reason) == ((0, "length") if task is Task.READ else (21, "stop"))
+    assert max(len(tokens) for tokens, _ in backend.scored) <= 4
+
+
+def test_a_prompt_that_cant_be_scored_fails_alone(engine: Engine, backend: Scripted) -> None:
+    backend.poison = 13
+    bad, good = Client(), Client()
+    engine.submit([sequence(13, bad, params=SamplingParams(prompt_logprobs=0)), sequence(14, good)])
+    assert bad.end.error == "not a number" and good.end.error is None
 
 
 def test_a_task_that_the_engine_does_not_know_is_a_fault_of_ours(engine: Engine) -> None:

@@ -84,8 +84,9 @@ def fast_server(tiny_gguf: Path) -> Iterator[ServerProcess]:
 
 def post(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
     body = {**body, "max_tokens": 1} if "max_tokens" in body and body.get("max_tokens") is None else body
-    if isinstance(body.get("max_tokens"), int) and body["max_tokens"] > 2:
-        body["max_tokens"] = 2  # what is asked is what is tested, not how long the answer is
+    for name in ("max_tokens", "max_completion_tokens"):
+        if isinstance(body.get(name), int) and (body[name] > 2 or body[name] == -1):
+            body = {**body, name: 2}  # what is asked is what is tested, not how long the answer is
     if path.startswith("/v1"):
         body.setdefault("max_tokens", 1)
     status, headers, reply = server.call("POST", path, json.dumps(body).encode())

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.decoding.stop_conditions import StopConditions
+from serve.engine.events import TokenLogprob
 from serve.engine.kv_cells import Op
 from serve.engine.prefix_tree import PrefixTree, common_prefix
 from serve.engine.scheduler import Scheduler
@@ -16,9 +17,22 @@ from serve.engine.sequence import SamplingParams, Sequence
 from serve.engine.step import ScheduledTokens, SchedulerLimits, StepPlan
 
 
-def sequence(prompt: list[int], max_tokens: int, context: int) -> Sequence:
-    stop = StopConditions(max_tokens, context)
-    return Sequence("s", tuple(prompt), SamplingParams(), stop, sink=lambda event: None)
+def sequence(prompt: list[int], max_tokens: int, context: int, scored: bool = False) -> Sequence:
+    stop, params = StopConditions(max_tokens, context), SamplingParams(prompt_logprobs=0 if scored else None)
+    return Sequence("s", tuple(prompt), params, stop, sink=lambda event: None)
+
+
+def keep_scores(plan: StepPlan) -> None:
+    """Take the log-probabilities that the logits of a step give, as the engine does: none may be missing."""
+    for work in plan.work:
+        sequence = work.sequence
+        assert work.scored or not sequence.unscored
+        if work.scored:
+            assert work.start <= len(sequence.scores), "the logits before this token were never computed"
+            following = sequence.prompt[len(sequence.scores) + 1 : work.start + work.count + 1]
+            sequence.scores += [TokenLogprob(token, b"", -1.0) for token in following]
+        if work.output:
+            assert not sequence.unscored
 
 
 @dataclass
@@ -56,6 +70,7 @@ class Memory:
 def check(scheduler: Scheduler, memory: Memory, plan: StepPlan) -> None:
     limits, slots = scheduler.limits, scheduler.slots
     assert plan.tokens <= limits.step_tokens
+    assert sum(work.count for work in plan.work if work.scored) <= limits.scored_tokens
     assert len(scheduler.running) <= limits.running
     assert len(plan.work) == len({work.slot for work in plan.work})
     generating = [w for w in plan.work if w.start >= len(w.sequence.prompt)]
@@ -68,7 +83,8 @@ def check(scheduler: Scheduler, memory: Memory, plan: StepPlan) -> None:
         assert slot in slots.running or slot in slots.cached or not slots.held(slot)
     assert not set(slots.running) & set(slots.cached)
     assert len(slots._tree) == (0 if limits.reuse == "none" else len(slots.running) + len(slots.cached))
-    assert slots.running_cells == sum(len(memory.slots[slot]) for slot in slots.running)
+    bridged = sum(filler.slot in slots.running for filler in plan.fillers)
+    assert slots.running_cells == sum(len(memory.slots.get(slot, [])) for slot in slots.running) - bridged
     if limits.shared:
         spans = {id(s): s for held in slots._cells.spans for s in held}
         assert sum(s.length for s in spans.values()) == slots.used_cells <= limits.cells
@@ -94,6 +110,7 @@ def loads(draw: st.DrawFn) -> tuple[SchedulerLimits, int]:
         queue=1000,
         reuse=(reuse := draw(st.sampled_from(["any", "any", "whole", "none"]))),
         cuttable=reuse != "whole",
+        scored_tokens=draw(st.integers(1, 16)),
     )
     return limits, draw(st.integers(0, 1 << 30))
 
@@ -113,7 +130,8 @@ def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Sch
             left -= 1
             cut = rng.randrange(1, limits.per_slot)
             prompt = rng.choice(openings)[:cut] + [rng.randrange(9) for _ in range(rng.randrange(4))]
-            new = sequence(prompt[: limits.per_slot - 1], rng.randrange(1, 40), limits.per_slot)
+            prompt = prompt[: limits.per_slot - 1]
+            new = sequence(prompt, rng.randrange(1, 40), limits.per_slot, scored=rng.random() < 0.3)
             scheduler.add(new)
             alive.add(new)
         plan = scheduler.plan()
@@ -126,6 +144,7 @@ def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Sch
         memory.decode(plan)
         scheduler.commit(plan)
         check(scheduler, memory, plan)
+        keep_scores(plan)
         for work in plan.work:
             if work.output:
                 work.sequence.tokens.append(rng.randrange(9))

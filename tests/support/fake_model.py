@@ -13,6 +13,7 @@ from serve.engine.events import TokenLogprob
 from serve.engine.kv_cells import Op
 from serve.engine.sequence import Sequence as Answer
 from serve.engine.step import FillerToken, ScheduledTokens
+from serve.engine.tokenizer import Ending
 
 END = 256
 VOCAB_SIZE = 257
@@ -36,11 +37,16 @@ class ByteTokenizer:
         return await self.encode(text) or [0]
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
     ) -> list[int]:
+        return await self.encode(await self.render_chat(messages, variables, ending))
+
+    async def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
+    ) -> str:
         if any(not message["content"] for message in messages):
             raise ChatError("a message is empty")
-        return await self.encode(str(variables.get("between", "")).join(message["content"] for message in messages))
+        return str(variables.get("between", "")).join(message["content"] for message in messages)
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
         spelled = (index for index, message in enumerate(messages) if "<end>" in message["content"])
@@ -92,6 +98,9 @@ class EchoBackend(TokenCache):
         wanted = sequence.params.logprobs
         data = bytes([token]) if token != END else b"<end>"
         return Sampled(token, None if wanted is None else TokenLogprob(token, data, -0.5, ((token, -0.5),) * wanted))
+
+    def score(self, tokens: Sequence[int], index: int, top: int) -> list[TokenLogprob]:
+        return [TokenLogprob(token, bytes([token]), -0.25, ((token, -0.25),) * top) for token in tokens]
 
     def piece(self, token: int) -> bytes:
         return b"" if token == END else bytes([token])

@@ -80,7 +80,7 @@ class ServerProcess:
         finally:
             connection.close()
         parsed: Any = raw
-        if "json" in found.get("content-type", ""):
+        if raw and "json" in found.get("content-type", ""):
             parsed = json.loads(raw)
         return reply.status, found, parsed
 

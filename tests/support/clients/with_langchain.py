@@ -1,6 +1,9 @@
-"""LangChain's client against a running server: python serve_langchain.py URL; prints "ok". Runs in its own packages."""
+"""LangChain's client against a running server: python with_langchain.py URL; prints "ok". Runs in its own packages."""
 
+import functools
+import operator
 import sys
+from typing import Any
 
 import openai
 from langchain_openai import ChatOpenAI
@@ -9,12 +12,19 @@ QUESTION = "What is the capital of Italy?"
 
 
 def main(url: str) -> None:
-    """Ask whole, in a stream, and for a model that is not there; schemas are refused by the server so far."""
+    """Ask whole, in a stream, three turns long, and for a model that is not there."""
     model = ChatOpenAI(base_url=url, api_key="none", model="default", temperature=0, max_tokens=16, max_retries=0)
     whole = model.invoke(QUESTION)
     assert whole.usage_metadata and whole.usage_metadata["output_tokens"] > 0
     assert whole.response_metadata["finish_reason"] in ("stop", "length")
     assert "".join(str(part.content) for part in model.stream(QUESTION)) == whole.content
+    messages: list[Any] = []
+    for question in (QUESTION, "And of France?", "Thank you."):
+        messages.append(("human", question))
+        reply = model.invoke(messages)
+        added = functools.reduce(operator.add, model.stream(messages))
+        assert added.content == reply.content
+        messages.append(reply if len(messages) < 2 else added)
     try:
         ChatOpenAI(base_url=url, api_key="none", model="other", max_retries=0).invoke(QUESTION)
     except openai.NotFoundError as error:

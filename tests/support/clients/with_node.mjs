@@ -1,4 +1,4 @@
-// The official Node client against a running server: node serve_client.mjs URL PACKAGE_DIRECTORY
+// The official Node client against a running server: node with_node.mjs URL PACKAGE_DIRECTORY
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import path from "node:path";
@@ -18,6 +18,16 @@ for await (const chunk of await client.chat.completions.create({ ...ask, stream:
 }
 assert.equal(text, whole.choices[0].message.content);
 assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
+
+// three turns, each with the replies before it: a whole reply's own message, and the stream helper's
+const messages = [];
+for (const question of ["What is the capital of Italy?", "And of France?", "Thank you."]) {
+  messages.push({ role: "user", content: question });
+  const reply = await client.chat.completions.create({ ...ask, messages });
+  const helper = client.chat.completions.stream({ ...ask, messages, stop: [" "] });
+  messages.push(messages.length < 2 ? reply.choices[0].message : await helper.finalMessage());
+  await helper.done();
+}
 
 const stopped = await client.chat.completions.create({ ...ask, stream: true, max_tokens: 400 });
 for await (const chunk of stopped) if (chunk.choices[0]?.delta?.content) break; // leaves: the server must free its place

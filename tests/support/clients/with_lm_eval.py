@@ -1,0 +1,105 @@
+"""lm-eval against a running server and transformers: python with_lm_eval.py URL MODEL_DIRECTORY PACKAGES; prints "ok".
+
+Runs in its own packages; torch and transformers come from PACKAGES, behind them.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.append(sys.argv[3])
+import lm_eval
+from lm_eval.tasks import TaskManager
+
+CAPITALS = {
+    "Italy": "Rome",
+    "France": "Paris",
+    "Japan": "Tokyo",
+    "Germany": "Berlin",
+    "Spain": "Madrid",
+    "Egypt": "Cairo",
+}
+COMMON = "dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\ntest_split: test\n"
+TASKS = {
+    "choices": """
+output_type: multiple_choice
+doc_to_text: "The capital of {{{{country}}}} is"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: label
+metric_list:
+  - metric: acc
+  - metric: brier_score
+""",
+    "texts": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: text
+metric_list:
+  - metric: bits_per_byte
+  - metric: word_perplexity
+""",
+    "answers": """
+output_type: generate_until
+doc_to_text: "Question: What is the capital of {{{{country}}}}?\\nAnswer: The capital of {{{{country}}}} is"
+doc_to_target: city
+generation_kwargs:
+  until: [".", ",", "\\n", "Question:", " and", " which"]
+  max_gen_toks: 8
+filter_list:
+  - name: stripped
+    filter:
+      - function: remove_whitespace
+      - function: take_first
+metric_list:
+  - metric: exact_match
+    ignore_case: true
+    ignore_punctuation: true
+""",
+}
+
+
+def write_tasks(directory: Path) -> None:
+    """Write the rows and one task a kind of request."""
+    cities = list(CAPITALS.values())
+    with (directory / "rows.jsonl").open("w") as file:
+        for number, (country, city) in enumerate(CAPITALS.items()):
+            choices = [cities[(number + i) % len(cities)] for i in range(4)]
+            label = number % 4
+            choices[0], choices[label] = choices[label], choices[0]
+            text = f"{city} is the capital of {country}. " * 2 + f"Many people visit {city} every year."
+            row = {"country": country, "city": city, "choices": choices, "label": label, "text": text}
+            file.write(json.dumps(row) + "\n")
+    for name, text in TASKS.items():
+        body = f"task: {name}\n" + COMMON + text
+        (directory / f"{name}.yaml").write_text(body.format(file=directory / "rows.jsonl"))
+
+
+def measured(model: str, arguments: dict[str, Any], directory: Path) -> dict[str, float]:
+    """Run the three tasks; return every metric."""
+    found = lm_eval.simple_evaluate(
+        model, model_args=arguments, tasks=list(TASKS), task_manager=TaskManager(include_path=str(directory)),
+        bootstrap_iters=0, batch_size=2,
+    )  # fmt: skip
+    pairs = ((f"{t} {m.split(',')[0]}", v) for t, ms in found["results"].items() for m, v in ms.items())
+    return {name: value for name, value in pairs if isinstance(value, float) and "stderr" not in name}
+
+
+def main(url: str, weights: str) -> None:
+    """Compare every metric of both."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write_tasks(directory)
+        server = {"model": "default", "base_url": f"{url}/completions", "tokenizer": weights, "max_retries": 1}
+        served = measured("local-completions", {**server, "tokenizer_backend": "huggingface"}, directory)
+        local = measured("hf", {"pretrained": weights, "dtype": "float32", "device": "cpu"}, directory)
+    for metric, value in local.items():
+        print(f"{metric}: served {served[metric]:.4f}, transformers {value:.4f}")
+        assert abs(served[metric] - value) <= 0.01 * max(1.0, abs(value)), metric
+    assert len(local) == len(served) >= 5, (local, served)
+    print("ok")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,122 @@
+"""Paths, methods, keys and origins in the forms in which clients and browsers send them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.server import ServerProcess, serving
+
+KEY = {"X-Api-Key": "secret"}
+ORIGIN = "http://localhost:3000"
+ASK: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with serving(cors_origins=ORIGIN, environment={"BURNISH_SERVE_API_KEYS": "secret"}) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/health/live", "/health/ready", "/version", "/metrics", "/v1/models"]
+)
+def test_head_answers_where_get_does(server: ServerProcess, path: str) -> None:
+    status, headers, body = server.call("HEAD", path, headers=KEY)
+    got, plain, _ = server.call("GET", path, headers=KEY)
+    assert status == got == 200 and body == b""
+    assert headers["content-type"] == plain["content-type"] and int(headers["content-length"]) > 0
+
+
+def test_needless_slashes_and_a_missing_v1_are_understood(server: ServerProcess) -> None:
+    for path in ("/v1/models/", "/models", "//v1/models", "/models/default", "/v1/models/default/", "/version/"):
+        assert server.call("GET", path, headers=KEY)[0] == 200, path
+    for path in ("/chat/completions", "/v1/chat/completions/", "//v1/chat/completions"):
+        assert server.call("POST", path, ASK, KEY)[0] == 200, path
+    assert server.call("POST", "/completions", {"model": "default", "prompt": "x", "max_tokens": 1}, KEY)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/models", "//v1/models", "/version/", "/metrics//", "/health/x"])
+def test_no_spelling_of_a_path_goes_around_the_key(server: ServerProcess, path: str) -> None:
+    assert server.call("GET", path)[0] == server.call("HEAD", path)[0] == 401
+
+
+def test_a_path_that_is_not_there_gets_the_routes(server: ServerProcess) -> None:
+    status, _, reply = server.call("POST", "/v1/chat/completion", ASK, KEY)
+    assert (status, reply["error"]["code"]) == (404, "unknown_url")
+    assert "POST /v1/chat/completions" in reply["error"]["message"]
+    status, headers, reply = server.call("GET", "/v1/chat/completions", headers=KEY)
+    assert (status, headers["allow"], reply["error"]["code"]) == (405, "POST", "method_not_supported")
+    assert server.call("HEAD", "/v1/chat/completions", headers=KEY)[0] == 405
+
+
+def test_health_is_open_and_says_ok(server: ServerProcess) -> None:
+    assert server.call("GET", "/health")[::2] == (200, {"status": "ok"})
+
+
+def test_a_key_may_come_in_either_header(server: ServerProcess) -> None:
+    for headers in (
+        KEY,
+        {"Authorization": "Bearer secret"},
+        {"Authorization": "bearer secret", "X-Api-Key": "other"},
+        {"Authorization": "Basic dXNlcjpwYXNz", "X-Api-Key": "secret"},
+    ):
+        assert server.call("GET", "/v1/models", headers=headers)[0] == 200, headers
+    for headers in ({}, {"X-Api-Key": "other"}, {"X-Api-Key": ""}, {"Authorization": "secret"}):
+        status, _, reply = server.call("GET", "/v1/models", headers=headers)
+        assert (status, reply["error"]["code"]) == (401, "invalid_api_key")
+    assert "secret" not in server.output
+
+
+ASKED = "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count,x-api-key"
+
+
+def preflight(server: ServerProcess, **headers: str) -> tuple[int, dict[str, str]]:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ASKED}
+    given = {**asked, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return server.call("OPTIONS", "/v1/chat/completions", headers=given)[:2]
+
+
+def test_a_preflight_gets_the_headers_that_it_asks_for(server: ServerProcess) -> None:
+    """As a browser sends it for the official Node client: no key, and a list of headers of the client's own."""
+    status, headers = preflight(server)
+    assert status == 200 and headers["access-control-allow-origin"] == ORIGIN
+    assert set(ASKED.split(",")) <= set(headers["access-control-allow-headers"].split(","))
+    assert "POST" in headers["access-control-allow-methods"] and int(headers["access-control-max-age"]) > 0
+    private = preflight(server, Access_Control_Request_Private_Network="true")[1]
+    assert private["access-control-allow-private-network"] == "true"
+
+
+def test_a_preflight_of_another_origin_is_refused(server: ServerProcess) -> None:
+    for origin in ("http://localhost:3001", "https://localhost:3000", "http://localhost:3000.evil.example", "null"):
+        status, headers = preflight(server, Origin=origin)
+        assert status == 403 and "access-control-allow-origin" not in headers
+
+
+def test_replies_and_errors_can_be_read_by_a_listed_origin(server: ServerProcess) -> None:
+    for headers, status in ((KEY, 200), ({}, 401)):
+        got, found, _ = server.call("GET", "/v1/models", headers={"Origin": ORIGIN, **headers})
+        assert got == status and found["access-control-allow-origin"] == ORIGIN
+        assert "x-request-id" in found["access-control-expose-headers"].lower() and "Origin" in found["vary"]
+    stream = server.call("POST", "/v1/chat/completions", {**ASK, "stream": True}, {"Origin": ORIGIN, **KEY})
+    assert stream[0] == 200 and stream[1]["access-control-allow-origin"] == ORIGIN
+
+
+def test_any_origin_may_be_listed() -> None:
+    with serving(cors_origins="*") as server:
+        status, headers = preflight(server, Origin="https://anywhere.example")
+        assert status == 200 and headers["access-control-allow-origin"] == "*"
+        found = server.call("GET", "/v1/models", headers={"Origin": "https://anywhere.example"})[1]
+        assert found["access-control-allow-origin"] == "*"
+
+
+def test_containers_name_the_machine_that_they_run_on() -> None:
+    with serving() as server:
+        for host in ("host.docker.internal:8000", "host.containers.internal", "HOST.DOCKER.INTERNAL"):
+            assert server.call("GET", "/v1/models", headers={"Host": host})[0] == 200
+        for host in ("host.docker.internal.evil.example", "docker.internal", "model.example"):
+            status, _, reply = server.call("GET", "/v1/models", headers={"Host": host})
+            assert (status, reply["error"]["code"]) == (403, "host_not_allowed")
+            assert "--allowed_hosts" in reply["error"]["message"]
