@@ -63,7 +63,8 @@ COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
 ARG BURNISH_COMMIT=
-ENV BURNISH_COMMIT=${BURNISH_COMMIT}
+# modules come from /app's packages and the venv, never from the working directory
+ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 # the port is published by whoever starts the container; serve itself asks for a key or for ALLOW_REMOTE before it listens
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
@@ -106,7 +107,8 @@ COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
 ARG BURNISH_COMMIT=
-ENV BURNISH_COMMIT=${BURNISH_COMMIT}
+# modules come from /app's packages and the venv, never from the working directory
+ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
 USER 10001:10001
@@ -140,7 +142,8 @@ COPY burnish burnish
 COPY export export
 RUN python -m compileall -q burnish export
 ARG BURNISH_COMMIT=
-ENV BURNISH_COMMIT=${BURNISH_COMMIT}
+# modules come from /app's packages and the venv, never from the working directory
+ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "export"]
 CMD ["run"]
@@ -159,7 +162,8 @@ COPY burnish burnish
 COPY train train
 RUN python -m compileall -q burnish train
 ARG BURNISH_COMMIT=
-ENV BURNISH_COMMIT=${BURNISH_COMMIT}
+# modules come from /app's packages and the venv, never from the working directory
+ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "train"]
 CMD ["--help"]
@@ -191,7 +195,8 @@ COPY burnish burnish
 COPY train train
 RUN python -m compileall -q burnish train
 ARG BURNISH_COMMIT=
-ENV BURNISH_COMMIT=${BURNISH_COMMIT}
+# modules come from /app's packages and the venv, never from the working directory
+ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "train"]
 CMD ["--help"]

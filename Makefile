@@ -27,7 +27,10 @@ RUNNER ?= auto
 VERB := $(firstword $(filter check plan train export examine push card serve chat,$(MAKECMDGOALS)))
 WHERE := $(if $(VERB),$(shell VENV='$(VENV)' RUNNER='$(RUNNER)' tools/docker.sh where $(VERB)))
 $(if $(VERB),$(if $(WHERE),,$(error RUNNER=$(RUNNER): nothing was run)))
-STAGE := $(if $(filter docker,$(WHERE)),tools/docker.sh,$(PY) -m)
+# the project is imported from its root, whatever the working directory holds; see burnish/children/path.py
+SAFE_PATH = PYTHONSAFEPATH=1 PYTHONPATH='$(subst ','\'',$(CURDIR))'"$${PYTHONPATH:+:$$PYTHONPATH}"
+SAFE_PY = $(SAFE_PATH) $(PY)
+STAGE = $(if $(filter docker,$(WHERE)),tools/docker.sh,$(SAFE_PY) -m)
 READY := $(if $(filter docker,$(WHERE)),,setup)
 TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/torch.txt)
 
@@ -113,7 +116,7 @@ card: $(READY) ## [REPO= RUN= WHAT=]: print the model card that push would publi
 	@$(STAGE) export card $(PUBLISHED) $(SET)
 
 quickstart: setup ## set up, train, export, serve and ask, on this machine's CPU, with no account
-	@$(PY) -m tools.quickstart
+	@$(SAFE_PY) -m tools.quickstart
 
 # ---- containers --------------------------------------------------------------------------------------------------------
 
@@ -135,7 +138,7 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 
 # tests run in so many processes, each file in one of them; a worker takes up to 2 GB
 WORKERS ?= 2
-PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = $(SAFE_PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers clean
 test: setup $(VENV)/.dev ## [WORKERS=2]: set up and run all tests but the external ones
@@ -145,16 +148,16 @@ test-fast: setup $(VENV)/.dev ## the tests that take seconds
 	@$(PYTEST) -m 'not slow and not external'
 
 test-external: setup $(VENV)/.dev ## [ONLY=name]: tests that need other packages (requirements/external-*), each set in its own environment
-	@$(PY) -m tools.external $(ONLY)
+	@$(SAFE_PY) -m tools.external $(ONLY)
 
 bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
-	@$(PY) -m bench.merge $(SET)
+	@$(SAFE_PY) -m bench.merge $(SET)
 
 bench-serve: setup $(VENV)/.dev ## [MODEL=f.gguf]: serving against its peers, which it builds; the newest Q8_0 without MODEL
-	@$(PY) -m bench.serve --model '$(or $(MODEL),$(lastword $(wildcard runs/latest/gguf/*Q8_0.gguf)))' $(SET)
+	@$(SAFE_PY) -m bench.serve --model '$(or $(MODEL),$(lastword $(wildcard runs/latest/gguf/*Q8_0.gguf)))' $(SET)
 
 bench-train: ## training against unsloth and TRL, on a GPU, with the train image's packages
-	@$(PY) -m bench.train $(SET)
+	@$(SAFE_PY) -m bench.train $(SET)
 
 lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check .
@@ -162,7 +165,7 @@ lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m mypy
 
 layers: ## the architecture, read from the imports: folders in layers, circles, sizes
-	@$(PYTHON) -m tools.layers
+	@$(SAFE_PATH) $(PYTHON) -m tools.layers
 
 clean: ## remove .venv and caches of this clone; runs/ and ~/.cache/burnish stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

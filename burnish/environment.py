@@ -21,6 +21,9 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
+# set whatever the user's environment says: a pickle in a checkpoint may name any function to call
+UNPICKLING = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
+ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @contextmanager
@@ -43,6 +46,8 @@ def prepared_process() -> Iterator[None]:
 def _prepare() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.update(UNPICKLING)
+    os.environ.pop(ANY_PICKLE, None)
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning)

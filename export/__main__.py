@@ -7,9 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from burnish.children.path import only_packages
 from burnish.process import supervise
 
 if __name__ == "__main__":
+    only_packages()
     supervise("the export")  # before the imports that start threads
 
 from rich.console import Console

@@ -6,8 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from burnish.children.path import only_packages
 from burnish.process import supervise
 
+if __name__ == "__main__":
+    only_packages()
 if __name__ == "__main__" and sys.argv[1:2] != ["chat"]:
     supervise("the server")  # before the imports that start threads
 

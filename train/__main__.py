@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+from burnish.children.path import only_packages
 from burnish.process import supervise
 
+if __name__ == "__main__":
+    only_packages()
 if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # then the parent waits already
     supervise("training", llama=False)  # before the imports that start threads
 if os.environ.get("UNSLOTH_FIRST"):
@@ -17,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from burnish import lock, report
+from burnish import children, lock, report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.environment import prepared_process
@@ -106,7 +109,8 @@ def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared, worl
     run, resolved = resume.open_run(settings, resolved, prepared, world)
     if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
         say("train: starting again, with unsloth imported before everything that it patches")
-        os.execve(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]], {**os.environ, "UNSLOTH_FIRST": "1"})
+        variables = {**os.environ, **children.search_path(os.environ), "UNSLOTH_FIRST": "1"}
+        os.execve(sys.executable, children.module("train", *sys.argv[1:]), variables)
     from . import stage
     from .loop import checkpoints
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
 import re
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import hub
+from .. import children, hub
 from ..config.yaml_file import YamlError, parse_yaml
 from ..console import say
 from ..errors import UserError
 from ..fields import LONGEST_LINE
 from ..files import cache_root, file_sha256, irregular, irregular_in, last_line, read_regular
 from ..process import crashed, exit_reason
-from . import embeddings
+from . import embeddings, packages
 from .weights import FETCH, examine, gguf_fault, is_pointer
 
 PACKAGE_PREFIX = "package:"
@@ -103,12 +100,10 @@ def _blob_sha256(path: Path) -> str:
 def _local_path(base_id: str) -> Path | None:
     """Return the file or directory that an id names on this machine, None where it is a hub id."""
     if base_id.startswith(PACKAGE_PREFIX):
-        package, _, name = base_id.removeprefix(PACKAGE_PREFIX).partition("/")
-        spec = importlib.util.find_spec(package)
-        places = list(spec.submodule_search_locations or []) if spec else []
-        if not places or not (path := Path(places[0]) / name).is_file():
-            raise BaseError(f"base.id {base_id}: the Python package '{package}' with '{name}' is not installed here")
-        return path
+        try:
+            return packages.find(base_id.removeprefix(PACKAGE_PREFIX))
+        except packages.PackageError as error:
+            raise BaseError(f"base.id {base_id}: {error}") from None
     path = Path(base_id).expanduser()
     if path.exists():
         if why := irregular(path):
@@ -198,10 +193,13 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
     target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
     if not target.is_dir():
         say(f"base: dequantizing {gguf_file.name} once into {target}")
+        size, names = gguf_file.stat().st_size, (str(gguf_file.resolve()), str(target.resolve()))
         child = subprocess.run(
-            [sys.executable, "-m", "burnish.bases.dequantize", str(gguf_file), str(target)],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            # 4 bits a weight become 16, and 32 in memory on the way
+            children.confined(children.Limits.of(8 * size, 8 * size), "burnish.bases.dequantize", *names),
+            cwd=children.ROOT,
+            env=children.environment(TRANSFORMERS_VERBOSITY="error"),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )

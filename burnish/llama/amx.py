@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from .. import children
 from ..files import atomic_file, cache_root, last_line
 from ..process import crashed, signal_name
 from .runtime import api, base_function, library_files, runtime
@@ -141,14 +141,15 @@ def tested(path: Path) -> str:
 
 def _run_test(path: Path) -> tuple[str, bool]:
     """Return what failed, and whether it will again: a lack of memory or time may not."""
-    command = [sys.executable, "-m", "burnish.llama", "load-test", "--amx", "on", str(path.resolve())]
+    limits = children.Limits.of(path.stat().st_size, 0)
+    command = children.confined(limits, "burnish.llama", "load-test", "--amx", "on", str(path.resolve()))
     limit = LEAST_TEST_S + path.stat().st_size / TEST_BYTES_PER_S
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
             command,
-            cwd=Path(__file__).parents[2],
-            env=environment,
+            cwd=children.ROOT,
+            env=children.environment(CUDA_VISIBLE_DEVICES=""),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",

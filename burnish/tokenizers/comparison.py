@@ -30,7 +30,8 @@ def reload_difference(directory: Path, expected: Callable[[str], list[int]], tex
     """Say how transformers' AutoTokenizer reads `directory` otherwise than `expected`; nothing where it does not."""
     from transformers import AutoTokenizer
 
-    return first_difference(encoder(AutoTokenizer.from_pretrained(directory)), expected, texts)
+    read = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    return first_difference(encoder(read), expected, texts)
 
 
 def encoder(tokenizer: Any, special: bool = False) -> Callable[[str], list[int]]:

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import children
 from ..errors import UserError
 from ..files import atomic_file, cache_root, file_sha256
 from ..process import crashed, exit_reason
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
-ROOT = Path(__file__).parents[2]
+CONVERT = "burnish.tokenizers.convert"  # runs it
 TIMEOUT_S = 600
 
 
@@ -28,6 +29,10 @@ REFUSALS = (
     (re.compile(r"Model (\S+) is not supported"), r"llama.cpp's converter does not know the architecture \1"),
     (re.compile(r".*BPE pre-tokenizer was not recognized.*"), "llama.cpp's converter does not know its pre-tokenizer"),
     (re.compile(r".*Can not map tensor ('\S+')"), r"llama.cpp's converter does not know the tensor \1"),
+    (
+        re.compile(r".*`trust_remote_code=True`.*"),
+        "llama.cpp's converter needs the model's own Python code for its tokenizer, and that code is never run here",
+    ),
     (re.compile(r".*(NotImplementedError: .*)"), r"llama.cpp's converter refuses it: \1"),
 )
 
@@ -75,32 +80,42 @@ def vocabulary(directory: Path) -> Path:
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as temporary:
-            command = [sys.executable, str(CONVERTER), str(directory), "--vocab-only", "--outfile", str(temporary)]
-            _child(command, "")
+            size = sum(file.stat().st_size for file in files)
+            words = (str(directory.resolve()), "--vocab-only", "--outfile", str(temporary.resolve()))
+            _child(CONVERT, children.Limits.of(size, size), words, "")
     return target
 
 
 def tokenize(path: Path, texts: Sequence[str]) -> list[list[int]]:
     """Return llama.cpp's ids of each text with a GGUF's vocabulary."""
-    said = _child([sys.executable, "-m", "burnish.llama", "tokenize", str(path)], json.dumps(list(texts)))
+    limits = children.Limits.of(path.stat().st_size, 0)
+    said = _child("burnish.llama", limits, ("tokenize", str(path.resolve())), json.dumps(list(texts)))
     ids: list[list[int]] = json.loads(said)
     return ids
 
 
-def _child(command: list[str], given: str) -> str:
+def _child(module: str, limits: children.Limits, words: Sequence[str], given: str) -> str:
+    name = CONVERTER.name if module == CONVERT else "llama.cpp"
     try:
         done = subprocess.run(
-            command, cwd=ROOT, input=given, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+            children.confined(limits, module, *words),
+            cwd=children.ROOT,
+            env=children.environment(),
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        raise VocabularyError(f"{Path(command[1]).name}: not finished after {TIMEOUT_S} s") from None
+        raise VocabularyError(f"{name}: not finished after {TIMEOUT_S} s") from None
     if done.returncode:
         lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *^~")]
         if lines[-1:] == ["AssertionError"]:
             lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
         if not lines or crashed(done.returncode):
-            raise VocabularyError(f"{Path(command[1]).name}: {exit_reason(done.returncode)}")
-        if command[1] == str(CONVERTER) and refuses(lines[-1]):
+            raise VocabularyError(f"{name}: {exit_reason(done.returncode)}")
+        if module == CONVERT and refuses(lines[-1]):
             raise Unconvertible(refusal(lines[-1]))
         raise VocabularyError(lines[-1])
     return done.stdout

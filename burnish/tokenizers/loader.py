@@ -61,7 +61,7 @@ def _as_written(directory: Path) -> Any:
         raise TokenizerError(
             f"{directory / TOKENIZER}: the tokenizer can't be read: {first_line(error)}; fetch the file again"
         ) from None
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, trust_remote_code=False)
     # a token that only the configuration knows is added by transformers, behind those of tokenizer.json
     texts = sample_texts(tokenizer, lambda token: written.token_to_id(token) is not None)
     if difference := first_difference(encoder(tokenizer), plain_encoder(written), texts):

@@ -133,7 +133,7 @@ def examine_checkpoint(
 
     scored = score(exam, checkpoint_logits(directory, exam.questions), None, title)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise ShardError(f"{directory}: transformers can't load its tokenizer: {first_line(error)}") from None
     raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))

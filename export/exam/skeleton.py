@@ -89,10 +89,10 @@ def read_skeleton(directory: Path) -> Skeleton:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     options = attention(config)
     with torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+        outline = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     layers = find_layers(outline)
     if not layers or outline.base_model is outline:
         raise NotStreamable("it has no list of layers")
@@ -115,7 +115,9 @@ def read_skeleton(directory: Path) -> Skeleton:
 
 def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: Any) -> Any:
     """Load a model in float32. Raises ShardError where the checkpoint lacks tensors: they would be random."""
-    model, info = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+    model, info = kind.from_pretrained(
+        source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **options
+    )
     if missing := sorted(info["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ShardError(f"{directory}: lacks {len(missing)} of the model's tensors: {named}")

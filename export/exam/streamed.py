@@ -152,7 +152,7 @@ def whole_logits(directory: Path, questions: Sequence[Question], reason: str) ->
     warn(f"{what}: it is loaded whole, {needed:.1f} GiB")
     gc.collect()
     try:
-        options = attention(AutoConfig.from_pretrained(directory))
+        options = attention(AutoConfig.from_pretrained(directory, trust_remote_code=False))
         model = from_pretrained(AutoModelForCausalLM, directory, directory, **options)
     except (ValueError, OSError, RuntimeError) as error:
         raise ShardError(f"{directory}: transformers can't load it: {first_line(error)}") from None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from burnish import children
 from burnish.console import bar
 from burnish.errors import UserError, did_you_mean
 from burnish.files import atomic_file
 from burnish.llama import quantization_types
 from burnish.process import crashed, exit_reason
-from burnish.tokenizers.llama_cpp import CONVERTER, refusal, refuses
+from burnish.tokenizers.llama_cpp import CONVERT, CONVERTER, refusal, refuses
 
 STEP = re.compile(r"(\d+)/(\d+)")
 SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
@@ -58,8 +58,9 @@ def convert(merged: Path, target: Path, dtype: str) -> dict[str, int]:
     the converter does not know the model.
     """
     with atomic_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
-        command = [sys.executable, str(CONVERTER), str(merged), "--outfile", str(temporary)]
-        command += ["--outtype", SIXTEEN_BIT[dtype].lower()]
+        size = sum(file.stat().st_size for file in merged.iterdir())
+        words = (str(merged.resolve()), "--outfile", str(temporary.resolve()), "--outtype", SIXTEEN_BIT[dtype].lower())
+        command = children.confined(children.Limits.of(size, 2 * size), CONVERT, *words)
         try:
             _child(command, lambda done, total: tick(100 * done / total), "convert")
         except _EndedError as error:
@@ -77,7 +78,9 @@ def quantize(source: Path, target: Path, type_name: str) -> dict[str, int]:
     Returns how many tensors took another type because of their shape, by "wanted -> taken".
     """
     with atomic_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
-        command = [sys.executable, "-m", "burnish.llama", "quantize", str(source), str(temporary), type_name]
+        limits = children.Limits.of(source.stat().st_size, 2 * source.stat().st_size)
+        words = ("quantize", str(source.resolve()), str(temporary.resolve()), type_name)
+        command = children.confined(limits, "burnish.llama", *words)
         lines = _child(command, lambda done, total: tick(100 * done / total), f"quantize to {type_name}")
         tick(100)
         _verify(temporary)
@@ -86,7 +89,8 @@ def quantize(source: Path, target: Path, type_name: str) -> dict[str, int]:
 
 def _verify(path: Path) -> None:
     """Raise GgufError for a file that does not load. A child process loads it: a crash must not end the export."""
-    command = [sys.executable, "-m", "burnish.llama", "load-test", str(path)]
+    limits = children.Limits.of(path.stat().st_size, 0)
+    command = children.confined(limits, "burnish.llama", "load-test", str(path.resolve()))
     _child(command, lambda done, total: None, f"load test of {path.name}")
 
 
@@ -96,7 +100,9 @@ def _child(command: list[str], progress: Callable[[int, int], None], what: str) 
     # the converter's bar renews itself with carriage returns, which universal newlines split into lines
     with subprocess.Popen(
         command,
-        cwd=Path(__file__).parents[2],
+        cwd=children.ROOT,
+        env=children.environment(),
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -17,12 +17,13 @@ from burnish.tokenizers import loader as tokenizers
 
 from ..settings import MergeSection
 from .dequantize import dequantizer
-from .weights import merge
+from .weights import CODE, merge
 
 MERGED = "merged"
+# by their exact names: nothing else of an adapter goes along, and no Python code
 TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "vocab.*", "merges.txt", "*.model",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 
 MergeBase = Literal["dequantized", "original"]
@@ -52,14 +53,22 @@ def merge_onto(
     return dtype
 
 
+def without_code(path: Path) -> None:
+    """Take out of a configuration file where its model's Python code is, which is not copied."""
+    content = read_json(path) if path.is_file() else {}
+    if content.pop(CODE, None) is not None:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
     """Bring the trained tokenizer and template along, and make the trained terminators end a generation.
 
     A run of an older version may have its tokenizer under a label that loses spaces: it is written again as read.
     """
-    for pattern in TOKENIZER_FILES:
-        for path in adapter.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    for name in TOKENIZER_FILES:
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, target / name)
+    without_code(target / tokenizers.CONFIG)
     tokenizer = tokenizers.load(target)
     if read_json(target / tokenizers.CONFIG).get("tokenizer_class") != tokenizers.LABEL:
         tokenizers.save(tokenizer, target)

@@ -25,5 +25,6 @@ def conv1d_modules(base: Path, adapter: dict[str, Any]) -> frozenset[str]:
     from ..private.transformers import Conv1D
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        outline = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(outline, trust_remote_code=False)
     return frozenset(name for name, module in model.named_modules() if isinstance(module, Conv1D))

@@ -20,7 +20,7 @@ from burnish.files import atomic_directory, cache_root, check_writable, first_li
 from .shards import INDEX, NAMES, SINGLE, Stored, write
 
 BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
-KEPT = ("*.json", "*.model", "*.jinja", "*.txt", "*.py")
+KEPT = ("*.json", "*.model", "*.jinja", "*.txt")
 MAX_SHARD_BYTES = 4_000_000_000
 HEAD = "lm_head.weight"  # a .bin file of a tied model may hold it beside the embedding that it is one tensor with
 

@@ -19,6 +19,7 @@ from .dequantize import DTYPES, AsTrained, Packed, Rows, unpack
 from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
 
 FLOAT16_MAX = 65504.0
+CODE = "auto_map"  # of a configuration: which classes of the model's own Python code are to be used
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
@@ -225,6 +226,7 @@ def _config(base: Path, tensors: list[Merged], tied: bool) -> dict[str, Any]:
     """Return the base's config as the merged weights need it: no quantization, tied or not, the resized vocabulary."""
     config = for_converter(_read_config(base))
     config.pop("quantization_config", None)
+    config.pop(CODE, None)
     config.pop("torch_dtype", None)
     resized = next((t.origin.rows for t in tensors if t.name.endswith(EMBEDDING) and t.origin is not t.source), None)
     if resized is not None and "vocab_size" in config:

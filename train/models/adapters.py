@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.errors import did_you_mean
-from burnish.files import first_line, irregular_in
+from burnish.files import first_line, irregular_in, read_json
 
 from ..private.transformers import Conv1D
 from ..settings import LoraSection, TrainSettings
@@ -42,6 +42,9 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
 def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
     """Put a trained adapter on the base, to continue from. Raises ConfigError where it is missing, or doesn't fit."""
     path = adapter_path(settings)
+    if read_json(path / "adapter_config.json").get("megatron_config"):
+        # PEFT would import the module that the file names
+        raise ConfigError(f"lora.resume_adapter {path}: adapter_config.json sets megatron_config: not trained here")
     try:
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
     except (ValueError, OSError, RuntimeError, KeyError) as error:

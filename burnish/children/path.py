@@ -1,0 +1,38 @@
+"""Where modules are imported from: the standard library, installed packages and the project's own packages alone.
+
+`python -m train` in the project's root puts that directory on the path, and with it everything beside the packages: a
+run that someone else made, data, a stray json.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+PACKAGES = frozenset({"burnish", "train", "export", "serve"})
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class ProjectFinder:
+    """Finds the project's packages in its root, and nothing else there."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the spec of one of the project's packages (importlib.abc.MetaPathFinder)."""
+        return PathFinder.find_spec(name, [str(ROOT)], target) if path is None and name in PACKAGES else None
+
+
+def only_packages() -> None:
+    """Take the working directory and the project's root off the path; the project's packages are still found."""
+    if ProjectFinder not in sys.meta_path:
+        sys.meta_path.insert(0, ProjectFinder)
+    closed = {ROOT}
+    if not sys.flags.safe_path:  # then `python -m` has put the working directory first
+        with suppress(OSError):
+            closed.add(Path.cwd())
+    sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry).resolve() not in closed]

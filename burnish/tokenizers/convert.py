@@ -1,0 +1,38 @@
+"""Run llama.cpp's converter without any code that a model brings: python -m burnish.tokenizers.convert WORDS...
+
+For some architectures the converter loads a tokenizer with trust_remote_code=True (chatglm, deepseek, dream, glm,
+hunyuan, kimi, llada, minimax, nemotron, qwen). Whatever it asks for, the answer here is False.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from typing import Any
+
+from .llama_cpp import CONVERTER
+
+
+def distrust(kind: Any) -> None:
+    """Have a class's from_pretrained never run a model's own code."""
+    original = kind.from_pretrained
+
+    def from_pretrained(*given: Any, **options: Any) -> Any:
+        return original(*given, **{**options, "trust_remote_code": False})
+
+    kind.from_pretrained = from_pretrained
+
+
+def main() -> None:
+    """Run the converter with this process's arguments."""
+    import transformers
+
+    for name in ("AutoConfig", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor"):
+        distrust(getattr(transformers, name))
+    sys.argv[0] = str(CONVERTER)
+    sys.path.insert(0, str(CONVERTER.parent))  # its own packages, which a script's directory gives
+    runpy.run_path(str(CONVERTER), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

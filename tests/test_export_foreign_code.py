@@ -1,0 +1,72 @@
+"""A model's own Python code: llama.cpp's converter asks for it, and it is never run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
+from export.merge.bases import TOKENIZER_FILES, without_code
+from tests.support.tokenizers import byte_level
+
+# some for which the pinned converter loads a tokenizer with trust_remote_code=True; the first is run with every test
+TRUSTING = ("ChatGLMModel", "DreamModel", "Glm4ForCausalLM", "LLaDAModelLM", "MiniMaxM1ForCausalLM", "QWenLMHeadModel")
+CODE = """
+import pathlib
+pathlib.Path({marker!r}).write_text("it ran")
+from transformers import PreTrainedTokenizerFast
+class Theirs(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def foreign(directory: Path, architecture: str, marker: Path) -> Path:
+    """Write a checkpoint without weights whose tokenizer is said to need the code beside it."""
+    byte_level(directory)
+    (directory / "theirs.py").write_text(CODE.format(marker=str(marker)))
+    auto_map = {"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"], "AutoConfig": "theirs.Theirs"}
+    config = {
+        "architectures": [architecture], "model_type": "theirs", "auto_map": auto_map, "vocab_size": 600,
+        "hidden_size": 32, "num_hidden_layers": 1, "num_layers": 1, "num_attention_heads": 2, "padded_vocab_size": 600,
+        "intermediate_size": 64, "max_position_embeddings": 64, "seq_length": 64,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config))
+    said = json.loads((directory / "tokenizer_config.json").read_text())
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({**said, "tokenizer_class": "Theirs", "auto_map": auto_map})
+    )
+    return directory
+
+
+@pytest.mark.parametrize(
+    "architecture", [name if i == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(TRUSTING)]
+)
+def test_the_converter_runs_no_code_of_the_model(architecture: str, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    directory = foreign(tmp_path / "model", architecture, marker)
+    with pytest.raises(VocabularyError) as fault:
+        ids_by_llama_cpp(directory, ["a"])
+    assert not marker.exists()
+    assert len(fault.value.faults) == 1
+
+
+def test_the_list_of_trusting_architectures_is_that_of_the_pinned_converter() -> None:
+    asked = {
+        path.stem: path.read_text().count("trust_remote_code=True")
+        for path in sorted((CONVERTER.parent / "conversion").glob("*.py"))
+        if "trust_remote_code=True" in path.read_text()
+    }
+    assert asked == {
+        "base": 3, "chatglm": 2, "deepseek": 1, "dream": 1, "glm": 1, "hunyuan": 2, "kimi_linear": 1, "llada": 1,
+        "minimax": 1, "nemotron": 2,
+    }  # fmt: skip
+
+
+def test_what_is_copied_of_an_adapter_holds_no_code(tmp_path: Path) -> None:
+    assert not any("*" in name or name.endswith(".py") for name in TOKENIZER_FILES)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"auto_map": {"AutoTokenizer": ["tokenizer_theirs.Theirs", null]}, "bos_token": "<s>"}')
+    without_code(path)
+    assert json.loads(path.read_text()) == {"bos_token": "<s>"}
