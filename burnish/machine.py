@@ -9,6 +9,7 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 CGROUP_OF_SELF = Path("/proc/self/cgroup")
 MEMINFO = Path("/proc/meminfo")
+CPUINFO = Path("/proc/cpuinfo")
 CPUS = Path("/sys/devices/system/cpu")
 # cgroup v1 writes "no limit" as a number near 2**63
 NO_LIMIT_BYTES = 1 << 60
@@ -23,6 +24,15 @@ def cpu_count() -> int:
     cores = {_core(cpu) for cpu in allowed}
     quota = cpu_quota()
     return max(1, min(len(cores), math.ceil(quota)) if quota else len(cores))
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the CPU's feature flags; none where the kernel doesn't list them."""
+    try:
+        lines = CPUINFO.read_text().split("\n")
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
 
 
 def cpu_quota() -> float | None:

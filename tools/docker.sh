@@ -136,6 +136,34 @@ mount_base() {  # a run's base may be a path of this machine: export and push ne
   [ ! -f "$record" ] || mount_path "$(sed -n '/"base"/,/}/s/.*"id": *"\([^"]*\)".*/\1/p' "$record" | head -n1)" ro
 }
 
+export_service() {  # the compose service of an export: without a network where it needs none (NETWORK=none|hub decides otherwise)
+  local word before='' name=latest base='' revision='' record snapshots
+  case ${1:-} in
+    push) case " $* " in *" --dry-run "* | *" --dry_run "*) ;; *) echo push; return ;; esac ;;
+  esac
+  case ${NETWORK:-auto} in
+    none) echo export; return ;; hub) echo export-hub; return ;; auto) ;;
+    *) fail "NETWORK=$NETWORK: it should be auto, none or hub" ;;
+  esac
+  case ${1:-} in push | card) echo export; return ;; esac
+  for word in "$@"; do
+    case $before in --run.name) name=$word ;; --run.base) base=$word ;; esac
+    case $word in --run.name=*) name=${word#*=} ;; --run.base=*) base=${word#*=} ;; esac
+    before=$word
+  done
+  record=runs/$name/train.json
+  if [ -f "$record" ]; then
+    base=${base:-$(sed -n '/"base"/,/}/s/.*"id": *"\([^"]*\)".*/\1/p' "$record" | head -n1)}
+    revision=$(sed -n '/"base"/,/}/s/.*"revision": *"\([^"]*\)".*/\1/p' "$record" | head -n1)
+  fi
+  # owner/name is on the Hub, and perhaps in its cache; all else is a file, a directory or a package
+  if [[ ! $base =~ ^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$ ]] || [ -e "$base" ]; then echo export; return; fi
+  snapshots=$HF_CACHE_DIR/hub/models--${base/\//--}/snapshots
+  if [ -n "$revision" ] && [ -d "$snapshots/$revision" ]; then echo export
+  else echo "export: $base is not in the hub's cache: it is fetched, so this export has a network" >&2; echo export-hub
+  fi
+}
+
 # ---- run ----------------------------------------------------------------------------------------------------------------
 
 build() {
@@ -174,14 +202,18 @@ run() {
     case " $* ${BURNISH_SERVE_MODEL:-}" in *[\ =]hf://*) serve_from_hub ;; esac
   fi
   mount_words "${words[@]+"${words[@]}"}"
-  [ "$stage" != export ] || mount_base "$@"
+  local target=$service
+  if [ "$stage" = export ]; then
+    mount_base "$@"
+    target=$(export_service "$@") || exit 2
+  fi
   while IFS= read -r variable; do
     options+=(--env "$variable"); mount_path "${!variable}" ro
   done < <(compgen -e | grep "^BURNISH_${stage^^}_" || true)
   options+=("${MOUNTS[@]+"${MOUNTS[@]}"}")
   local code=0
-  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$service" "${words[@]+"${words[@]}"}" || code=$?
-  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$service" "${words[@]+"${words[@]}"}" || code=$?; fi
+  if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$target" "${words[@]+"${words[@]}"}" || code=$?
+  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$target" "${words[@]+"${words[@]}"}" || code=$?; fi
   signalled "$stage" "$code"
   return $code
 }

@@ -6,6 +6,7 @@ positions and sizes are checked here, before each call.
 
 from .context import MOST_SEQUENCES, Context
 from .model import Model
+from .probe import check
 from .quantize import Quantized, quantization_types, quantize
 from .runtime import LlamaError, cpu_variant
 from .sampler import Sampler
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "Quantized",
     "Sampler",
+    "check",
     "cpu_variant",
     "quantization_types",
     "quantize",

@@ -9,11 +9,8 @@ Every other file is first loaded and computed with in a child process, once: wha
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
 import platform
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,19 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from .. import children
-from ..files import atomic_file, cache_root, last_line
-from ..process import crashed, signal_name
-from .runtime import api, base_function, library_files, runtime
+from ..machine import cpu_flags
+from . import probe
+from .runtime import api, base_function, runtime
 
 Amx = Literal["auto", "on", "off"]
 # enum ggml_type of the types with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and of 16-bit floats
 AMX_TYPES = {2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 23: "IQ4_XS"}
 F16 = 1
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18  # x86-64 Linux
-TEST_VERSION = 1
-# the test reads the whole file: a slow disk's speed, and what a small file needs
-LEAST_TEST_S, TEST_BYTES_PER_S = 60, 50_000_000
 
 
 @dataclass(frozen=True)
@@ -89,15 +82,6 @@ def why_no_amx() -> str:
     return ""
 
 
-def cpu_flags() -> frozenset[str]:
-    """Return the CPU's feature flags; none where the kernel doesn't list them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n")
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
-
-
 class _InitParams(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
@@ -123,53 +107,10 @@ def tested(path: Path) -> str:
 
     The outcome is stored in the cache for this file, build and CPU, where the cache can be written.
     """
-    note = cache_root() / "llama" / "load-tests" / f"{_identity(path)}.json"
-    try:
-        return str(json.loads(note.read_text())["fault"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    fault, lasting = _run_test(path)
+    note = probe.note_of(path, "on")
+    if (known := probe.recorded(note)) is not None:
+        return known
+    fault, lasting = probe.run(path, "on")
     if lasting:
-        try:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(note) as temporary:
-                temporary.write_text(json.dumps({"file": path.name, "fault": fault}))
-        except OSError:  # a read-only container: tested again at the next start
-            pass
+        probe.record(note, path, fault)
     return fault
-
-
-def _run_test(path: Path) -> tuple[str, bool]:
-    """Return what failed, and whether it will again: a lack of memory or time may not."""
-    limits = children.Limits.of(path.stat().st_size, 0)
-    command = children.confined(limits, "burnish.llama", "load-test", "--amx", "on", str(path.resolve()))
-    limit = LEAST_TEST_S + path.stat().st_size / TEST_BYTES_PER_S
-    try:
-        done = subprocess.run(
-            command,
-            cwd=children.ROOT,
-            env=children.environment(CUDA_VISIBLE_DEVICES=""),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the load test took more than {limit:.0f} s", False
-    if crashed(done.returncode):
-        name = signal_name(done.returncode)
-        return f"the load test ended by {name}", name != "SIGKILL"
-    if done.returncode:
-        return f"the load test failed: {last_line(done.stderr, 'no output').removeprefix('error: ')}", True
-    if not json.loads(last_line(done.stdout))["finite"]:
-        return "the load test gave numbers that are not finite", True
-    return "", True
-
-
-def _identity(path: Path) -> str:
-    """Return a name for this file, this build of llama.cpp and this CPU, without reading the file."""
-    files = [path.resolve(), *library_files()]
-    parts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    parts += [str(TEST_VERSION), " ".join(sorted(cpu_flags()))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]

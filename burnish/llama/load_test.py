@@ -14,6 +14,9 @@ from .runtime import LlamaError
 
 # tokens of each batch: two tiles of 16 rows and a rest, a few rows, and one, which is another kernel in llama.cpp
 BATCHES = (40, 3, 1)
+CELLS = 64
+TEXT = "Naïve café 你好 🙂\n\tx = 1_234.5  <s></s><|im_end|>\x00 THEY'RE"
+MOST_PIECES = 50_000
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,12 @@ class Loaded:
 def load_test(path: Path, amx: Amx) -> Loaded:
     """Load a file and decode a few batches. Raises LlamaError where that fails, and where AMX should be used and no
     weight went into its buffer."""
-    with Model.open(path, amx=amx) as model, Context(model, n_ctx=64, n_batch=max(BATCHES)) as context:
+    with Model.open(path, amx=amx) as model, Context(model, n_ctx=CELLS, n_batch=max(BATCHES), n_seq_max=2) as context:
         if amx == "on" and decide(path, amx).amx and not model.amx:
             raise LlamaError(f"{path}: no weight went into an AMX buffer ({', '.join(model.buffers)})")
+        if not model.n_vocab:
+            raise LlamaError(f"{path}: it has no vocabulary")
+        _use_vocabulary(model)
         start, finite = 0, True
         for count in BATCHES:
             tokens = [(7 * i + count) % model.n_vocab for i in range(count)]
@@ -37,4 +43,17 @@ def load_test(path: Path, amx: Amx) -> Loaded:
                 raise LlamaError(f"{path}: a batch of {count} tokens can't be decoded")
             finite = finite and bool(np.isfinite(context.logits(count - 1)).all())
             start += count
+        if not context.decode([0], [0], [1], [True]):  # a second sequence, and what serve does with the first
+            finite = finite and bool(np.isfinite(context.logits(0)).all())
+        context.remove(0)
         return Loaded(model.buffers, finite)
+
+
+def _use_vocabulary(model: Model) -> None:
+    """Read the metadata, tokenize a text and turn tokens into bytes: what llama.cpp may stumble over later."""
+    model.metadata()
+    model.eog_ids()
+    for parse in (True, False):
+        model.tokenize(TEXT, add_special=True, parse_special=parse)
+    for token in range(0, model.n_vocab, 1 + model.n_vocab // MOST_PIECES):
+        model.piece(token, special=True)

@@ -25,10 +25,10 @@ def distrust(kind: Any) -> None:
 
 def main() -> None:
     """Run the converter with this process's arguments."""
-    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
-    for name in ("AutoConfig", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor"):
-        distrust(getattr(transformers, name))
+    distrust(AutoConfig)
+    distrust(AutoTokenizer)
     sys.argv[0] = str(CONVERTER)
     sys.path.insert(0, str(CONVERTER.parent))  # its own packages, which a script's directory gives
     runpy.run_path(str(CONVERTER), run_name="__main__")

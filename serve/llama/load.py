@@ -5,7 +5,7 @@ from __future__ import annotations
 from burnish.chat import ChatError, ChatTemplate, from_gguf
 from burnish.console import say, warn
 from burnish.files import text_sha256
-from burnish.llama import Model, cpu_variant
+from burnish.llama import Model, check, cpu_variant
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
@@ -24,6 +24,8 @@ def load(settings: ServeSettings) -> tuple[Model, Served, LlamaTokenizer]:
     chosen = choose(settings)
     if chosen.recorded and settings.verify:
         verify(chosen)
+    else:
+        check(chosen.path)
     say(f"loading {chosen.path}")
     model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers, amx=settings.amx)
     say(f"AMX: {'used' if model.amx else 'not used'}: {model.amx_why}")
