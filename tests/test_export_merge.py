@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from export.merge.adapter import MergeError
+from export.merge.adapter_config import MergeError
 from export.merge.dequantize import AsTrained, dequantizer
 from export.merge.shards import ShardError, row_ranges, sources
 from export.merge.weights import merge

@@ -87,9 +87,7 @@ class Model:
         model = cls(handle, path, vocab_only)
         if api.llama_vocab_type(model.vocab) == api.LLAMA_VOCAB_TYPE_NONE:
             model.close()
-            raise LlamaError(
-                f"{path}: it has no tokenizer that llama.cpp knows: no text can be read"
-            )
+            raise LlamaError(f"{path}: it has no tokenizer that llama.cpp knows: no text can be read")
         model.buffers, model.amx_why = buffers, decision.why or model.amx_why
         if decision.amx and not model.amx:
             model.amx_why = "no weight has a shape that AMX computes with"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -12,39 +11,18 @@ from typing import Any
 
 import torch
 
-from burnish.errors import UserError
-
+from . import adapter_config
+from .adapter_config import MergeError
 from .conv1d import conv1d_modules
-from .shards import Source, file_sources, row_ranges
+from .shards import FLOATS, Source, file_sources, row_ranges
 
 PREFIX = "base_model.model."
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# what may be set without a change to the arithmetic of a merge; whatever else is set is refused by name
-HARMLESS = frozenset({
-    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "lora_alpha", "lora_dropout",
-    "bias", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "init_lora_weights", "rank_pattern",
-    "alpha_pattern", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
-    "fan_in_fan_out",
-})  # fmt: skip
-REFUSED = {
-    "layer_replication": "a base with repeated layers is not made",
-    "target_parameters": "adapters of bare parameters (fused experts) are not merged",
-    "alora_invocation_tokens": "an adapter that only acts after certain tokens can't become weights",
-    "arrow_config": "a router over adapters can't become weights",
-}
-# the other initialisations change the base's weights before training
-PLAIN_INITIALISATIONS = (True, False, "gaussian", "eva")
+WEIGHTS = "adapter_model.safetensors"
 SUFFIXES = {
     ".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_B.bias": "b_bias", ".lora_embedding_A": "embedding_a",
     ".lora_embedding_B": "embedding_b", ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude", ".token_adapter.trainable_tokens_delta": "tokens",
 }  # fmt: skip
-
-
-class MergeError(UserError):
-    """An adapter that can't be merged onto this base, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +117,13 @@ class _Parts:
 
 def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
     """Return what the adapter does, by base tensor's name. Raises MergeError with every reason against a merge."""
-    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    if faults := _config_faults(directory, config):
-        raise MergeError(faults)
+    config = adapter_config.read(directory)
     conv1d = conv1d_modules(base, config)
     modules: dict[str, _Parts] = defaultdict(_Parts)
     wholes: dict[str, Source] = {}
     for source in file_sources(directory / WEIGHTS):
+        if source.dtype not in FLOATS:
+            raise MergeError(f"{directory / WEIGHTS}: '{source.name}' holds {source.dtype} values, not real numbers")
         name = source.name.removeprefix(PREFIX)
         suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
         if suffix:
@@ -192,6 +170,7 @@ def _module_changes(
         raise MergeError(f"{where}: DoRA of an embedding scales columns over the whole vocabulary and is not merged")
     if conv1d and parts.magnitude is not None:
         raise MergeError(f"{where}: DoRA of a Conv1D is not merged")
+    _check_shapes(where, config, module, parts, a, b)
     if a is not None and parts.tokens is not None:
         raise MergeError(f"{where}: LoRA and trained token rows on one embedding are not merged")
     scale = 1.0
@@ -207,23 +186,35 @@ def _module_changes(
         tokens=parts.tokens,
         indices=_token_indices(config, module) if parts.tokens else (),
     )
+    if parts.tokens is not None and len(made.indices) != parts.tokens.shape[0]:
+        raise MergeError(
+            f"{where}: {parts.tokens.shape[0]} token rows are trained, adapter_config.json names {len(made.indices)}"
+        )
     changes = {f"{module}.weight": made}
     if parts.b_bias is not None:
         changes[f"{module}.bias"] = Change(bias_delta=parts.b_bias, scale=scale)
     return changes
 
 
-def _config_faults(directory: Path, config: dict[str, Any]) -> list[str]:
-    faults = [
-        f"{directory}: {key} is set: {REFUSED.get(key, 'what it does to the weights is not known to this merge')}"
-        for key, value in config.items()
-        if value and key not in HARMLESS and key != "megatron_config"
-    ]
-    if config.get("peft_type") != "LORA":
-        faults.append(f"{directory}: peft_type is {config.get('peft_type')}: only LORA is merged")
-    if config.get("init_lora_weights", True) not in PLAIN_INITIALISATIONS:
-        faults.append(f"{directory}: init_lora_weights {config['init_lora_weights']}: it rewrote the base's weights")
-    return faults
+def _check_shapes(
+    where: str, config: dict[str, Any], module: str, parts: _Parts, a: Source | None, b: Source | None
+) -> None:
+    """Raise MergeError where the module's tensors are not matrices of one rank, or not as long as they should be."""
+    if a is not None and b is not None:
+        ranks = a.shape[:1], b.shape[-1:]
+        rank = _pattern(config.get("rank_pattern") or {}, module, config["r"])
+        if len(a.shape) != 2 or len(b.shape) != 2 or ranks != ((rank,), (rank,)):
+            raise MergeError(
+                f"{where}: LoRA's matrices should be [{rank}, n] and [m, {rank}] by adapter_config.json, they are"
+                f" {list(a.shape)} and {list(b.shape)}"
+            )
+    for one in (parts.magnitude, parts.b_bias):
+        if one is not None and (b is None or one.shape != b.shape[:1]):
+            raise MergeError(
+                f"{where}: '{one.name}' is {list(one.shape)}, a number for each of the layer's rows expected"
+            )
+    if parts.tokens is not None and len(parts.tokens.shape) != 2:
+        raise MergeError(f"{where}: trained token rows should be a matrix, they are {list(parts.tokens.shape)}")
 
 
 def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
@@ -232,9 +223,10 @@ def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
 
 
 def _token_indices(config: dict[str, Any], module: str) -> tuple[int, ...]:
-    found = config["trainable_token_indices"]
+    found = config.get("trainable_token_indices") or []
     if isinstance(found, dict):
-        found = next(i for key, i in found.items() if module == key or module.endswith(f".{key}") or len(found) == 1)
+        named = (i for key, i in found.items() if module == key or module.endswith(f".{key}") or len(found) == 1)
+        found = next(named, [])
     return tuple(found)
 
 

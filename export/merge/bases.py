@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from burnish.console import Tick
-from burnish.files import read_json
+from burnish.errors import UserError
+from burnish.files import first_line, read_json
 from burnish.records import TrainRecord
 from burnish.tokenizers import loader as tokenizers
 
 from ..settings import MergeSection
+from .adapter_config import MergeError
 from .dequantize import dequantizer
 from .weights import CODE, merge
 
@@ -60,6 +62,14 @@ def without_code(path: Path) -> None:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _object(path: Path) -> dict[str, Any]:
+    """Read a configuration; it may be missing."""
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise MergeError(f"{path}: expected a JSON object, found {json.dumps(content)[:40]}")
+    return content
+
+
 def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
     """Bring the trained tokenizer and template along, and make the trained terminators end a generation.
 
@@ -68,9 +78,13 @@ def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
     for name in TOKENIZER_FILES:
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, target / name)
+    config = _object(adapter / tokenizers.CONFIG)
     without_code(target / tokenizers.CONFIG)
-    tokenizer = tokenizers.load(target)
-    if read_json(target / tokenizers.CONFIG).get("tokenizer_class") != tokenizers.LABEL:
+    try:
+        tokenizer = tokenizers.load(target)
+    except (UserError, ValueError, OSError) as error:
+        raise MergeError(f"{adapter}: the adapter's tokenizer can't be loaded: {first_line(error)}") from None
+    if config.get("tokenizer_class") != tokenizers.LABEL:
         tokenizers.save(tokenizer, target)
     path = target / "generation_config.json"
     content = read_json(path) if path.is_file() else {}

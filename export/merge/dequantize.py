@@ -11,7 +11,7 @@ import torch
 
 from burnish.records import TrainRecord
 
-from .adapter import MergeError
+from .adapter_config import MergeError
 from .shards import NAMES, Source, Stored, row_ranges
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -23,6 +23,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HEADER_ALIGNMENT_BYTES = 8
 LENGTH_BYTES = 8
+MOST_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 SLICE_VALUES = 1 << 20  # 4 MB in float32: a processor's cache holds what is worked on
 SLICE_ROWS = 64  # a slice is a multiple of these, and so of any block of 64 values
 AHEAD_BYTES = 16 << 20  # what the kernel is asked to fetch while the slice before it is worked on
@@ -111,18 +112,42 @@ def sources(directory: Path) -> list[Source]:
 
 def file_sources(file: Path) -> list[Source]:
     """Return every tensor of one safetensors file in its stored order. Raises ShardError where it is damaged."""
+    if not file.is_file():
+        raise ShardError(f"{file}: is {'not a file' if file.exists() else 'missing'}: a safetensors file is expected")
+    size = file.stat().st_size
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(LENGTH_BYTES))
+            if length > min(size, MOST_HEADER_BYTES):
+                raise ValueError(f"its header should have {length:,} bytes, the file has {size:,}")
             header: dict[str, Any] = json.loads(stream.read(length))
-    except (OSError, struct.error, ValueError, MemoryError, OverflowError) as error:
-        raise ShardError(f"{file}: is not a safetensors file, or is damaged: {error}") from None
-    header.pop("__metadata__", None)
-    if unknown := sorted({entry["dtype"] for entry in header.values()} - TYPES.keys()):
-        raise ShardError(f"{file}: holds {', '.join(unknown)} values: give the model's 16-bit checkpoint")
-    start = LENGTH_BYTES + length
-    entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-    return [Source(n, e["dtype"], tuple(e["shape"]), file, start + e["data_offsets"][0]) for n, e in entries]
+        entries = dict(header)
+        entries.pop("__metadata__", None)
+        _check_dtypes(file, entries)
+        start = LENGTH_BYTES + length
+        found = [_source(name, entry, file, start, size) for name, entry in entries.items()]
+    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, OSError | ValueError) else "its header is not one of tensors"
+        raise ShardError(f"{file}: is not a safetensors file, or is damaged: {reason}") from None
+    return sorted(found, key=lambda source: source.offset)
+
+
+def _check_dtypes(file: Path, entries: dict[str, Any]) -> None:
+    if unknown := sorted({str(entry["dtype"]) for entry in entries.values()} - TYPES.keys()):
+        raise ShardError(f"{file}: holds {', '.join(unknown)[:80]} values: give the model's 16-bit checkpoint")
+
+
+def _source(name: str, entry: dict[str, Any], file: Path, start: int, size: int) -> Source:
+    """Return a tensor of the header. Raises ValueError where it does not lie in the file as its shape says."""
+    shape, (begin, end) = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
+        raise ValueError(f"the shape or the place of '{name[:80]}' is not made of whole numbers")
+    made = Source(name, entry["dtype"], tuple(shape), file, start + begin)
+    if end - begin != made.nbytes:
+        raise ValueError(f"'{name[:80]}' has the shape {shape}, and {end - begin:,} bytes in the file")
+    if start + end > size:
+        raise ValueError(f"it ends inside '{name[:80]}'")
+    return made
 
 
 def write(

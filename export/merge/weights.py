@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from burnish.console import Tick, say
+from burnish.files import read_json
 from burnish.tokenizers.llama_cpp import for_converter
 
-from .adapter import Change, LoadedChange, MergeError, open_adapter
+from .adapter import Change, LoadedChange, open_adapter
+from .adapter_config import MergeError
 from .dequantize import DTYPES, AsTrained, Packed, Rows, unpack
 from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
 
@@ -151,8 +153,11 @@ def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
     path = adapter / "tokenizer.json"
     if not rows or not path.is_file():
         return
-    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens") or []
-    last = max(added, key=lambda token: token["id"], default=None)
+    try:
+        added = read_json(path).get("added_tokens") or []
+        last = max(added, key=lambda token: int(token["id"]), default=None)
+    except (AttributeError, TypeError, KeyError, ValueError):
+        raise MergeError(f"{path}: is not a tokenizer: its added_tokens can't be read; restore the file") from None
     if last and last["id"] >= min(rows.values()):
         raise MergeError(
             f"{adapter}: token '{last['content']}' has id {last['id']}, the model has {min(rows.values())} rows: train"
@@ -204,14 +209,14 @@ def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
 
 
 def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return values in their stored dtype. Raises _Overflow where float16 can't hold one, MergeError at a NaN."""
+    """Return values in their stored dtype. Raises _Overflow where float16 can't hold one, MergeError at no number."""
     target = DTYPES["float16"] if dtype == "F16" else DTYPES["bfloat16"]
-    if values.dtype == target:
-        return values
     low, high = torch.aminmax(values)
     largest = max(-float(low), float(high))
-    if largest != largest:
-        raise MergeError(f"'{name}' holds a NaN")
+    if not largest <= torch.finfo(torch.bfloat16).max:  # a NaN compares false
+        raise MergeError(f"'{name}' holds a NaN or an infinity: the weights of the base or of the adapter are damaged")
+    if values.dtype == target:
+        return values
     if dtype == "F16" and largest > FLOAT16_MAX:
         raise _Overflow(f"{name} holds {largest:.3g}, more than float16 can ({FLOAT16_MAX:.0f})")
     return values.to(target)

@@ -1,0 +1,124 @@
+"""adapter_config.json, checked: a stranger may have written it, so what a merge reads must have its type and range."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from burnish.errors import UserError
+
+NAME = "adapter_config.json"
+MOST_BYTES, MOST_FAULTS, MOST_RANK = 1 << 24, 5, 1 << 16
+# what may be set without a change to the arithmetic of a merge; whatever else is set is refused by name
+HARMLESS = frozenset({
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "lora_alpha", "lora_dropout",
+    "bias", "use_rslora", "use_dora", "lora_bias", "modules_to_save", "init_lora_weights", "rank_pattern",
+    "alpha_pattern", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config", "corda_config",
+    "lora_ga_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+    "fan_in_fan_out",
+})  # fmt: skip
+REFUSED = {
+    "layer_replication": "a base with repeated layers is not made",
+    "target_parameters": "adapters of bare parameters (fused experts) are not merged",
+    "alora_invocation_tokens": "an adapter that only acts after certain tokens can't become weights",
+    "arrow_config": "a router over adapters can't become weights",
+}
+# the other initialisations change the base's weights before training
+PLAIN_INITIALISATIONS = (True, False, "gaussian", "eva")
+# an expression that takes exponential time: a repeated group, or many repetitions in a row
+REPEATED_GROUP = re.compile(r"\)\s*[*+?{]")
+MOST_REPETITIONS, MOST_EXPRESSION = 2, 500
+
+Rank = Annotated[int, Field(strict=True, ge=1, le=MOST_RANK)]
+Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Row = Annotated[int, Field(strict=True, ge=0)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
+class MergeError(UserError):
+    """An adapter that can't be merged onto this base, with the reason."""
+
+
+class _Checked(BaseModel):
+    """The keys that a merge reads, as PEFT writes them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    peft_type: str
+    r: Rank
+    lora_alpha: Alpha
+    use_rslora: Switch | None = None
+    use_dora: Switch | None = None
+    fan_in_fan_out: Switch | None = None
+    init_lora_weights: Switch | str | None = None
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
+    modules_to_save: list[str] | None = None
+    trainable_token_indices: list[Row] | dict[str, list[Row]] | None = None
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Return the file's content. Raises MergeError with every fault."""
+    path = directory / NAME
+    config = _object(path)
+    try:
+        _Checked.model_validate(config)
+    except ValidationError as error:
+        raise MergeError([f"{path}: {fault}" for fault in _described(error)]) from None
+    if faults := [*_refused(config), *_expressions(config)]:
+        raise MergeError([f"{path}: {fault}" for fault in faults])
+    return config
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a file of another kind, or of a size that no configuration has, isn't read."""
+    if not path.is_file():
+        raise MergeError(f"{path}: the adapter's configuration is {'not a file' if path.exists() else 'missing'}")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise MergeError(f"{path}: the adapter's configuration can't be read: {error}") from None
+    if not isinstance(config, dict):
+        raise MergeError(f"{path}: expected a JSON object, found {json.dumps(config)[:40]}")
+    return config
+
+
+def _described(error: ValidationError) -> list[str]:
+    found = error.errors()[:MOST_FAULTS]
+    return [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}, found {str(e['input'])[:60]!r}" for e in found]
+
+
+def _refused(config: dict[str, Any]) -> list[str]:
+    faults = [
+        f"{key} is set: {REFUSED.get(key, 'what it does to the weights is not known to this merge')}"
+        for key, value in config.items()
+        if value and key not in HARMLESS and key != "megatron_config"
+    ]
+    if config["peft_type"] != "LORA":
+        faults.append(f"peft_type is {config['peft_type']}: only LORA is merged")
+    if config.get("init_lora_weights", True) not in PLAIN_INITIALISATIONS:
+        faults.append(f"init_lora_weights {config['init_lora_weights']}: it rewrote the base's weights")
+    return faults
+
+
+def _expressions(config: dict[str, Any]) -> list[str]:
+    """Say which of the patterns, regular expressions over names of modules, can't be used or could take for ever."""
+    faults = []
+    for key in ("rank_pattern", "alpha_pattern"):
+        for expression in config.get(key) or {}:
+            repeated = len(re.findall(r"[*+]|\{\d*,", expression))
+            if len(expression) > MOST_EXPRESSION or REPEATED_GROUP.search(expression) or repeated > MOST_REPETITIONS:
+                faults.append(f"{key}: '{expression[:60]}' repeats groups or too much: give plainer expressions")
+                continue
+            try:
+                re.compile(expression)
+            except (re.error, RecursionError, OverflowError) as error:
+                faults.append(f"{key}: '{expression[:60]}' is not a regular expression: {error}")
+    return faults
