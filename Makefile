@@ -81,7 +81,7 @@ setup: $(VENV)/.torch $(VENV)/.packages $(VENV)/.llama ## set up .venv: pinned p
 .PHONY: lock
 lock: | $(VENV)/.created ## [UPGRADE="package ..."]: resolve requirements/*.in again into requirements/*.txt, with hashes
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@$(PY) -m tools.lock $(VENV)/bin/uv $(UPGRADE)
+	@$(SAFE_PY) -m tools.lock $(VENV)/bin/uv $(UPGRADE)
 
 # ---- the product's verbs ---------------------------------------------------------------------------------------------
 

@@ -91,8 +91,9 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _described(error: ValidationError) -> list[str]:
-    found = error.errors()[:MOST_FAULTS]
-    return [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}, found {str(e['input'])[:60]!r}" for e in found]
+    """Say of each key what is wrong with it, once: of a type with several kinds each kind is an error of its own."""
+    faults = {e["loc"][0]: f"{e['msg']}, found {str(e['input'])[:60]!r}" for e in reversed(error.errors())}
+    return [f"{key}: {fault}" for key, fault in reversed(faults.items())][:MOST_FAULTS]
 
 
 def _refused(config: dict[str, Any]) -> list[str]:
