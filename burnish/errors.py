@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
+import resource
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 
 from .console import printable
 
@@ -15,6 +18,10 @@ MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
 # where in a file of rows a fault stands
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
 _NUMBER = re.compile(r"\d+")
+# what Python, the loader, C++ and torch say where memory can't be had
+NO_MEMORY = re.compile(
+    r"failed to map segment|[Cc]annot allocate memory|bad_alloc|can't start new thread|can't allocate memory"
+)
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -79,6 +86,34 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near}'?" if near else f"{KNOWN}{', '.join(candidates)}"
 
 
+def lack_of_memory(error: BaseException) -> str | None:
+    """Say in one line that memory ran out, where that is what an error means; None for any other."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limited = soft != resource.RLIM_INFINITY
+    # below a limit of addresses a library fails to load, and what imports it then fails in its own way
+    in_import = limited and isinstance(error, ImportError)
+    if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) or in_import):
+        return None
+    said = str(error).strip().partition("\n")[0][:200] or "an allocation failed"
+    way = "free some, or use a smaller model"
+    if limited:
+        way = f"raise the limit of {soft >> 20:,} MiB of addresses (ulimit -v)"
+    return f"not enough memory: {said}: {way}"
+
+
+def explain_lack_of_memory() -> None:
+    """Print one line and exit with 2 where memory runs out outside of `run_edge`, in the imports. Call it in main."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if (fault := lack_of_memory(error)) is None:
+            sys.__excepthook__(kind, error, trace)
+            return
+        os.write(2, f"error: {fault}\n".encode())
+        os._exit(2)
+
+    sys.excepthook = hook
+
+
 def run_edge(main: Callable[[], int]) -> None:
     """Run a command line's `main` and exit: faults become one report and exit code 2, Ctrl-C becomes 130."""
     try:
@@ -91,6 +126,11 @@ def run_edge(main: Callable[[], int]) -> None:
             raise
         where = printable(str(error.filename or "disk"), one_line=True)
         print(f"error: {where}: {error.strerror}: free space or fix the fault, then run again", file=sys.stderr)
+        code = 2
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if (fault := lack_of_memory(error)) is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted: nothing unfinished was recorded; run the same command again to go on", file=sys.stderr)

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from burnish.children.path import only_packages
+from burnish.errors import explain_lack_of_memory, run_edge
 from burnish.process import supervise
 
 if __name__ == "__main__":
     only_packages()
+    explain_lack_of_memory()
     supervise("the export")  # before the imports that start threads
 
 from rich.console import Console
@@ -21,7 +23,6 @@ from burnish import lock, report
 from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import cell, printable, say, warn
 from burnish.environment import prepared_process
-from burnish.errors import run_edge
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
 from burnish.records import Artefact, ExportRecord

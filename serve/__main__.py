@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from burnish.children.path import only_packages
+from burnish.errors import explain_lack_of_memory, run_edge
 from burnish.process import supervise
 
 if __name__ == "__main__":
     only_packages()
+    explain_lack_of_memory()
 if __name__ == "__main__" and sys.argv[1:2] != ["chat"]:
     supervise("the server")  # before the imports that start threads
 
 from burnish.config import add_arguments, parse_arguments
-from burnish.errors import run_edge
 from burnish.versions import line as version_line
 
 from .settings import ServeSettings

@@ -205,5 +205,5 @@ def test_it_is_one_line(name: str, trained: Run, tmp_path: Path, cli: Cli) -> No
     (run / "train.json").write_text(json.dumps(record))
     done = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "tuned", timeout=120)
     fault = only_fault(done)
-    assert re.search(r"adapter|numbers|exam", fault.replace(str(run), "")), fault
+    assert re.search(r"adapter|can't be quantized", fault.replace(str(run), "")), fault
     assert not (run / "export.json").exists()

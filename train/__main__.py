@@ -6,10 +6,12 @@ import os
 import sys
 
 from burnish.children.path import only_packages
+from burnish.errors import explain_lack_of_memory, run_edge
 from burnish.process import supervise
 
 if __name__ == "__main__":
     only_packages()
+    explain_lack_of_memory()
 if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # then the parent waits already
     supervise("training", llama=False)  # before the imports that start threads
 if os.environ.get("UNSLOTH_FIRST"):
@@ -24,7 +26,6 @@ from burnish import children, lock, report
 from burnish.config import add_command, parse_arguments
 from burnish.console import say
 from burnish.environment import prepared_process
-from burnish.errors import run_edge
 from burnish.publish import preflight
 from burnish.records import TrainRecord
 from burnish.run import Run

@@ -9,6 +9,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import children, hub
 from ..config.yaml_file import YamlError, parse_yaml
@@ -24,6 +25,7 @@ PACKAGE_PREFIX = "package:"
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
 CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
 MOST_CARD_BYTES = 4 << 20
+MOST_LICENCES = 20
 LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
@@ -171,18 +173,28 @@ def licence(base: Base) -> dict[str, str]:
         text = read_regular(base.path / "README.md", MOST_CARD_BYTES).decode("utf-8", "replace")
         head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
         said = parse_yaml(head[1]) if head else None
-    except (OSError, YamlError):
+    except (OSError, YamlError, RecursionError):
         return {}
-    given = {key: said.get(key) for key in LICENCE_KEYS} if isinstance(said, dict) else {}
-    return {key: str(value)[:LONGEST_LINE] for key, value in given.items() if value}
+    return _plain({key: said.get(key) for key in LICENCE_KEYS}) if isinstance(said, dict) else {}
 
 
 def _gguf_licence(path: Path) -> dict[str, str]:
     from gguf import GGUFReader
 
-    reader = GGUFReader(path)
-    said = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
-    return {key: str(field.contents())[:LONGEST_LINE] for key, field in said.items() if field is not None}
+    try:
+        reader = GGUFReader(path)
+        fields = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
+        return _plain({key: field.contents() for key, field in fields.items() if field is not None})
+    except Exception:  # of a damaged file the reader raises anything
+        return {}
+
+
+def _plain(said: dict[str, Any]) -> dict[str, str]:
+    """Return texts, and lists of texts as one: aliases of YAML can make a small value a huge text."""
+    lists = {key: value for key, value in said.items() if isinstance(value, list) and len(value) <= MOST_LICENCES}
+    joined = {key: ", ".join(value) for key, value in lists.items() if all(isinstance(item, str) for item in value)}
+    texts = {key: value for key, value in said.items() if value and isinstance(value, str)}
+    return {key: value[:LONGEST_LINE] for key, value in {**texts, **joined}.items()}
 
 
 def _dequantized(gguf_file: Path, digest: str) -> Path:
