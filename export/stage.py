@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from burnish import lock
+from burnish import children, lock
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
@@ -72,6 +72,8 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     key = {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED}
     job = Job(settings, run, record, Exam.load(run.tree(record.exam.path)), Finished.load(run, key))
     say(f"export: {run.path}")
+    if children.reaches_network():
+        say("export: this system has no network namespaces: llama.cpp's tools could reach the network, without a token")
     merged = make_merged(job, base)
     ggufs, no_gguf = _ggufs(job, types)
     result = _record(job, train_sha256, merged, ggufs, no_gguf)

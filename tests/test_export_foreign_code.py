@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from burnish.files import tree_sha256
 from burnish.tokenizers.llama_cpp import CONVERTER, VocabularyError, ids_by_llama_cpp
 from export.merge.bases import TOKENIZER_FILES, without_code
+from tests.support.commands import Cli
 from tests.support.tokenizers import byte_level
+from tests.support.training import command
 
 # some for which the pinned converter loads a tokenizer with trust_remote_code=True; the first is run with every test
 TRUSTING = ("ChatGLMModel", "DreamModel", "Glm4ForCausalLM", "LLaDAModelLM", "MiniMaxM1ForCausalLM", "QWenLMHeadModel")
@@ -71,3 +75,33 @@ def test_what_is_copied_of_an_adapter_holds_no_code(tmp_path: Path) -> None:
     path.write_text('{"auto_map": {"AutoTokenizer": ["tokenizer_theirs.Theirs", null]}, "bos_token": "<s>"}')
     without_code(path)
     assert json.loads(path.read_text()) == {"bos_token": "<s>"}
+
+
+@pytest.mark.slow
+def test_a_base_that_brings_code_and_needs_none_trains_and_exports_without_it(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    marker, base = tmp_path / "ran", tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    auto_map = {
+        "AutoConfig": "theirs.Theirs", "AutoModelForCausalLM": "theirs.Theirs", "AutoTokenizer": ["theirs.Theirs"] * 2,
+    }  # fmt: skip
+    for name in ("config.json", "tokenizer_config.json"):
+        (base / name).write_text(json.dumps({**json.loads((base / name).read_text()), "auto_map": auto_map}))
+    (base / "custom_generate").mkdir()
+    for name in ("theirs.py", "custom_generate/generate.py", "json.py", "numpy.py"):
+        (base / name).write_text(CODE.format(marker=str(marker)))
+    done = cli(*command(base, rows, tmp_path / "runs", "--run.name", "mine", "--train.max_steps", "1"))
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "mine"
+    # as a stranger's adapter may have it
+    (run / "adapter" / "theirs.py").write_text(CODE.format(marker=str(marker)))
+    path = run / "adapter" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": auto_map}))
+    record = json.loads((run / "train.json").read_text())
+    record["adapter"]["sha256"] = tree_sha256(run / "adapter")
+    (run / "train.json").write_text(json.dumps(record))
+    done = cli("export", "run", "--run.root", str(tmp_path / "runs"), "--run.name", "mine", "--gguf.quants", "Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists() and not list((run / "merged").rglob("*.py"))
+    assert all("auto_map" not in path.read_text() for path in (run / "merged").glob("*config.json"))
