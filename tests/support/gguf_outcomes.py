@@ -38,7 +38,7 @@ def probe(path: Path) -> int:
 def serve(path: Path) -> int:
     """Do what serve does with a file up to its first request."""
     settings = ServeSettings(model=str(path), amx="off")
-    model, served = load.load(settings)
+    model, served, _ = load.load(settings)
     size = sizing.measure(model, served.context_length, settings)
     backend = LlamaBackend(model, sizing.context(model, size, settings), size.shared)
     warm_up(backend)

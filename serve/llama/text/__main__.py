@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate, TemplateLimit
+from burnish.children.path import only_packages
 from burnish.errors import run_edge
 from burnish.llama import Model
 from burnish.tokenizers import vocabulary
@@ -110,4 +111,5 @@ def _longest(model: Model) -> int:
 
 
 if __name__ == "__main__":
+    only_packages()
     run_edge(main)

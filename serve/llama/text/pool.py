@@ -7,21 +7,19 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from burnish import children
 from burnish.chat import ChatError
 
 from ...engine.tokenizer import TextBusy
 from .frames import CONTROL, FORK, KILL, Reply, read_reply, request
 from .worker import AFTER_S
 
-ROOT = Path(__file__).parents[3]
 COUNT = 2
 START_TIMEOUT_S = 120.0
 # what the kernel may take to end a process and to tell
@@ -29,7 +27,7 @@ GRACE_S = 1.0
 # what the children get of the environment: no key, no token
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH")
 # threads of numerical libraries do not survive a fork, and the GPU is the server's
-QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass
@@ -146,9 +144,9 @@ class TextWorkers:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", __package__, str(theirs.fileno()), str(settings)],
-                cwd=ROOT,
-                env={**environment, **QUIET},
+                children.module(__package__, str(theirs.fileno()), str(settings)),
+                cwd=children.ROOT,
+                env={**environment, **children.search_path({}), **QUIET},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), settings),
