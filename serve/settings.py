@@ -53,7 +53,8 @@ class ServeSettings(Strict):
     )
     max_headers: Positive = Field(100, description="most headers of one request; more gets 431")
     max_connections: Positive = Field(
-        1000, description="connections open at once; beyond them the longest silent one is closed, or a new one gets 503"
+        1000,
+        description="connections open at once; beyond them the longest silent one is closed, or a new one gets 503",
     )
     header_timeout_s: Seconds = Field(10.0, description="longest time for a request's headers")
     body_timeout_s: Seconds = Field(60.0, description="longest time for a request's body; then 408")
