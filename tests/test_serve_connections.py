@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +17,8 @@ import pytest
 from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
+# the listening socket, and the pair by which asyncio wakes itself
+NO_CLIENTS = 3
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 ASK = {"model": "default", "prompt": "x", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
 
@@ -72,6 +73,8 @@ def reply(connection: socket.socket) -> bytes:
         assert part, data
         data += part
     head, _, body = data.partition(b"\r\n\r\n")
+    if status(head) == 100:
+        return head
     length = int(next(x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")).split(b":")[1])
     while len(body) < length:
         body += connection.recv(65536)
@@ -172,12 +175,12 @@ def test_who_sends_too_much_can_read_that_it_is_too_much(server: ServerProcess) 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_does_not_read_is_cut_off(tiny: Path, stream: bool) -> None:
     """Its answer is larger than what the kernel and the server keep for it."""
-    with serving(model=tiny, context_length=250, send_timeout_s=0.5, max_choices=16) as small:
+    with serving(model=tiny, context_length=250, send_timeout_s=0.5, idle_timeout_s=1, max_choices=40) as small:
         with closing(socket.socket()) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", small.port))
             if stream:
-                body = {**ASK, "n": 16, "max_tokens": 240, "logprobs": 5, "stream": True, "stop": None}
+                body = {**ASK, "n": 40, "max_tokens": 240, "logprobs": 5, "stream": True}
                 connection.sendall(ask(**body))
             else:
                 text = json.dumps({"content": "x" * 250_000, "with_pieces": True}).encode()
@@ -192,9 +195,9 @@ def test_a_client_that_does_not_read_is_cut_off(tiny: Path, stream: bool) -> Non
 
 
 def sockets_of(server: ServerProcess) -> int:
-    """Count the server's established connections, this question's apart."""
-    done = subprocess.run(["ss", "-Htn", f"sport = :{server.port}"], capture_output=True, text=True, check=True)
-    return sum(line.startswith("ESTAB") or line.startswith("FIN-WAIT-1") for line in done.stdout.splitlines())
+    """Count the sockets that the server has open, the listening one apart."""
+    files = [file.readlink() for file in Path(f"/proc/{server.child}/fd").iterdir() if file.is_symlink()]
+    return sum(str(file).startswith("socket:") for file in files) - NO_CLIENTS
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -211,7 +214,8 @@ def test_a_client_that_closes_its_writing_side_gets_its_answer(
 
 def test_pipelined_requests_are_answered_in_order_also_after_the_end(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
-        connection.sendall(ask(max_tokens=1) + b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n" + ask(max_tokens=2))
+        between = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        connection.sendall(ask(max_tokens=1) + between + ask(max_tokens=2))
         connection.shutdown(socket.SHUT_WR)
         data = everything(connection)
     assert data.count(b"HTTP/1.1 200") == 3
@@ -250,7 +254,8 @@ BODY = b"2\r\n{}\r\n0\r\n\r\n"
         (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
         (HEAD + b"Content-Length: -2\r\n\r\n", 400),
         (HEAD + b"Content-Length: 2_0\r\n\r\n{}", 400),
-        (HEAD + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", 413),
+        (HEAD + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", 400),
+        (HEAD + b"Content-Length: " + b"9" * 15 + b"\r\n\r\n", 413),
         (HEAD + b"Content-Length : 2\r\n\r\n{}", 400),
         (HEAD + b"".join(b"X-%d: y\r\n" % i for i in range(200)) + b"\r\n", 431),
         (HEAD + b"X: " + b"y" * 40_000 + b"\r\n\r\n", 431),
@@ -260,11 +265,11 @@ BODY = b"2\r\n{}\r\n0\r\n\r\n"
         (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 505),
         (b"GET /\r\n\r\n", 400),
         (b"\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"FOO BAR BAZ QUX\r\n\r\n", 400),
         (b"NO\x01NE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
@@ -273,11 +278,9 @@ BODY = b"2\r\n{}\r\n0\r\n\r\n"
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n{\r\n" * 4000, 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"X: y\r\n" * 20_000, 431),
     ],
-    ids=range(29),
+    ids=range(30),
 )
-def test_malformed_requests_get_one_error_and_are_closed(
-    server: ServerProcess, request_: bytes, expected: int
-) -> None:
+def test_malformed_requests_get_one_error_and_are_closed(server: ServerProcess, request_: bytes, expected: int) -> None:
     with closing(connect(server)) as connection:
         began = time.monotonic()
         try:

@@ -37,8 +37,13 @@ class Reader(h11.Connection):
 
     def _check(self, request: h11.Request) -> None:
         names = [name for name, _ in request.headers]
+        if request.http_version not in (b"1.0", b"1.1"):
+            raise self._refuse(505, "http_version_not_supported", "the server speaks HTTP/1.0 and 1.1")
         if len(names) > self.limits.max_headers:
             raise self._refuse(431, "headers_too_large", f"more than {self.limits.max_headers} headers")
+        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        if size > self.limits.max_header_bytes:  # h11 looks only at what is incomplete
+            raise self._refuse(431, "headers_too_large", f"headers of more than {self.limits.max_header_bytes} bytes")
         if len(request.target) > MOST_TARGET:
             raise self._refuse(414, "url_too_long", f"the URL is longer than {MOST_TARGET} characters")
         if b"transfer-encoding" in names and b"content-length" in names:

@@ -6,12 +6,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from burnish.versions import version
 
 from .access_log import Log
 from .auth import Auth, Keys
-from .errors import ApiError, failed
+from .errors import CLIENT_LEFT, ApiError, failed
 from .exposure import Exposure
 from .middleware import Middleware
 from .routes import chat, completions, models, status, tokens, web
@@ -45,7 +46,14 @@ def _add_error_handlers(app: FastAPI) -> None:
             fault = ApiError(405, f"Not allowed to {request.method} on {path}.", code="method_not_supported")
         else:
             fault = ApiError(error.status_code, str(error.detail))
+        request.state.code = fault.code or fault.kind
         return JSONResponse(fault.body(), fault.status, headers=dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        """Nobody reads this; log and metrics show it. `refused`: the connection's own reply to a malformed body."""
+        status, request.state.code = getattr(request.state, "refused", (499, CLIENT_LEFT))
+        return Response(status_code=status)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:

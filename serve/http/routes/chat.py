@@ -21,8 +21,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        body = await service.body(http)
-        request = requests.parse(ChatRequest, body)
+        request = await service.bodies.request(ChatRequest, http)
         requests.check_model(request.model, service.served)
         prompt = await service.prepared(http, chat_prompt(request, service), "messages")
         return await service.answer(http, request, [prompt])
