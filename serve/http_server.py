@@ -14,7 +14,6 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from burnish.console import say, warn
 
@@ -24,6 +23,7 @@ from .connection.log_limit import LogLimit
 from .connection.waiting import Connections
 from .engine.delivery import EventBridge
 from .engine.engine import Engine
+from .http.middleware import Middleware
 from .metrics import Metrics
 from .private.uvicorn import Edge, Protocol
 from .settings import ServeSettings
@@ -43,7 +43,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Middleware,
         engine: Engine,
         bridge: EventBridge,
         metrics: Metrics,
