@@ -18,7 +18,7 @@ from .engine.delivery import EventBridge
 from .engine.engine import Engine
 from .http.app import create_app
 from .http.auth import read_keys
-from .http.exposure import check_exposure, is_loopback
+from .http.exposure import check_exposure, is_exposed
 from .http.service import Service
 from .http_server import HttpServer, limit_log_lines, listen
 from .llama import sizing
@@ -56,10 +56,9 @@ def run(settings: ServeSettings) -> int:
             say(f"llama.cpp: built for several generations of CPUs, took {variant}")
         if settings.context_length is None and size.context < served.context_length:
             warn(f"the model knows {served.context_length} tokens, memory allows {size.context} for each answer")
-        if not keys and not is_loopback(settings.host):
-            warn(
-                f"listening on {settings.host} without an API key: everyone who reaches this machine can use the model"
-            )
+        if not keys and is_exposed(settings):
+            where = settings.published_on or settings.host
+            warn(f"listening on {where} without an API key: everyone who reaches this machine can use the model")
         gc.collect()
         gc.freeze()  # what start-up made stays: the collector need not walk it between two tokens
         HttpServer(app, engine, bridge, metrics, settings, listening).run(sockets=[listening])

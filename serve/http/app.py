@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from burnish.versions import version
 
+from ..connection.wrong_keys import WrongKeys
 from .access_log import Log
 from .auth import Auth, Keys
 from .errors import CLIENT_LEFT, ApiError, failed
@@ -26,7 +27,7 @@ def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     for routes in (status, models, chat, completions, tokens, web):
         routes.add(app, service)
     settings = service.settings
-    auth = Auth(keys, settings.max_requests_per_key)
+    auth = Auth(keys, settings.max_requests_per_key, WrongKeys(settings.max_wrong_keys))
     exposure = Exposure(settings.allowed_hosts, settings.cors_origins, keyed=bool(keys))
     return Middleware(app, auth, exposure, log, service.metrics)
 
