@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from .console import printable
+from .process import ctrl_c_raises
 
 KNOWN = "; known: "
 MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
@@ -81,6 +82,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def run_edge(main: Callable[[], int]) -> None:
     """Run a command line's `main` and exit: faults become one report and exit code 2, Ctrl-C becomes 130."""
+    ctrl_c_raises()
     try:
         code = main()
     except UserError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from burnish.console import say, warn
+from burnish.process import Note, ctrl_c_ends_at_once, unheard
 
 from .engine.delivery import EventBridge
 from .engine.engine import Engine
@@ -29,12 +30,16 @@ from .metrics import Metrics
 from .settings import ServeSettings
 
 
-def run(settings: ServeSettings) -> int:
-    """Serve until a signal ends it; returns the exit code. Raises UserError for what can't be served."""
+def run(settings: ServeSettings, mapped: Note = unheard) -> int:
+    """Serve until a signal ends it; returns the exit code. Raises UserError for what can't be served.
+
+    `mapped` is told which file is mapped.
+    """
+    ctrl_c_ends_at_once()  # until uvicorn takes it: nothing is half done, and a load in native code hears nothing else
     keys = read_keys(settings)
     check_exposure(settings, keys)
     listening = listen(settings)
-    model, served, tokenizer = load(settings)
+    model, served, tokenizer = load(settings, mapped)
     backend: LlamaBackend | None = None
     try:
         size = sizing.measure(model, served.context_length, settings)
