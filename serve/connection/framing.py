@@ -25,8 +25,9 @@ class Reader(h11.Connection):
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
-            status = error.error_status_hint
-            self.refusal = Refusal(status, CODES.get(status, "invalid_request"), f"Invalid HTTP request: {error}.")
+            hint = error.error_status_hint
+            status = 400 if hint >= 500 else hint  # it is the client's fault, whatever may be implemented some day
+            self.refusal = Refusal(status, CODES.get(hint, "invalid_request"), f"Invalid HTTP request: {error}.")
             raise
         if isinstance(event, h11.Request):
             self._chunks = self._body = 0
@@ -38,7 +39,7 @@ class Reader(h11.Connection):
     def _check(self, request: h11.Request) -> None:
         names = [name for name, _ in request.headers]
         if request.http_version not in (b"1.0", b"1.1"):
-            raise self._refuse(505, "http_version_not_supported", "the server speaks HTTP/1.0 and 1.1")
+            raise self._refuse(400, "http_version_not_supported", "the server speaks HTTP/1.0 and 1.1")
         if len(names) > self.limits.max_headers:
             raise self._refuse(431, "headers_too_large", f"more than {self.limits.max_headers} headers")
         size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
