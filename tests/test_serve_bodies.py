@@ -117,8 +117,7 @@ def test_what_is_not_json_is_refused_with_the_place(body: bytes, code: str | Non
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     path: Path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    tiny_gguf.write(path, template=template)
+    tiny_gguf.write(path, template=tiny_gguf.CHATML)
     with serving(model=path, context_length=64) as running:
         yield running
 

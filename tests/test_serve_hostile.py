@@ -14,14 +14,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.hostile import Attack, attack
 from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
+from tools.hostile import Attack, attack
 
 REQUESTS = int(os.environ.get("BURNISH_FUZZ_REQUESTS", "300"))
 SEED = int(os.environ.get("BURNISH_FUZZ_SEED", "1"))
 LONGEST_S = 5.0
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 STATUS = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 
 
@@ -42,7 +41,7 @@ def answers(server: ServerProcess, sent: Attack) -> tuple[list[int], float]:
 
 
 def test_hostile_requests_end_soon_and_never_with_a_fault_of_ours(tmp_path: Path) -> None:
-    tiny_gguf.write(path := tmp_path / "tiny.gguf", template=TEMPLATE)
+    tiny_gguf.write(path := tmp_path / "tiny.gguf", template=tiny_gguf.CHATML)
     seen: Counter[int] = Counter()
     longest = 0.0
     with serving(

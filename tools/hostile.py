@@ -34,8 +34,8 @@ NAMES = (
     "response_format", "echo", "user", "metadata", "self", "__proto__", "", "\x00", "x" * 2000,
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**4200, 0.5, 1e308, "", "x",
-    "\x00", "\ud800", "{{ x }}", "<|im_end|>", "user", "text", "default", "\u2028", "\U0001f600", "x" * 5000, [], {}, [[]], [{}], [None],
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**4200, 0.5, 1e308, "", "x", "\x00", "\ud800",
+    "{{ x }}", "<|im_end|>", "user", "text", "default", "\u2028", "\U0001f600", "x" * 5000, [], {}, [[]], [{}], [None],
     {"type": "text"},
 )  # fmt: skip
 HEADERS = (
