@@ -8,7 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +346,18 @@ def test_silent_connections_make_room_for_those_that_ask(server: ServerProcess) 
         assert "Traceback" not in server.output and "Too many open files" not in server.output
     finally:
         for connection in silent:
+            connection.close()
+
+
+def test_answered_connections_whose_bodies_never_come_make_room_too(server: ServerProcess) -> None:
+    held = [connect(server) for _ in range(80)]
+    try:
+        for connection in held:
+            with suppress(OSError):
+                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        alive(server)
+    finally:
+        for connection in held:
             connection.close()
 
 

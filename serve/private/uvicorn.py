@@ -42,6 +42,8 @@ NEEDS = (
 )
 # how soon, and then how often, a client that has closed its writing side is asked whether it still reads
 PROBE_S, SLOWEST_PROBE_S = 0.02, 1.0
+# bytes that a client must take in send_timeout_s, or all that there are
+LEAST_SENT = 4096
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Protocol(H11Protocol):
     # ---- deadlines
 
     def drop(self) -> None:
-        """Close it at once: it waits for a request, and another connection needs its place."""
+        """Close it at once: nothing is being answered on it, and another connection needs its place."""
         self.transport.abort()
 
     def _end(self) -> None:
@@ -199,6 +201,7 @@ class Protocol(H11Protocol):
         if self._raw.can_write_eof():
             self._raw.write_eof()
         self._raw.resume_reading()
+        self.edge.connections.waits(self)
         self._within(self.limits.linger_s, self._raw.abort)
 
     def _idle(self) -> bool:
@@ -219,10 +222,12 @@ class Protocol(H11Protocol):
             elif self._deadline is None:
                 self._within(self.limits.header_timeout_s, self._headers_late)
             return
-        connections.busy(self)
         if self.conn.our_state is not h11.DONE:
+            connections.busy(self)
             self._cancel()
-        elif self._deadline is None:  # answered before its body came: the rest is thrown away
+            return
+        connections.waits(self)
+        if self._deadline is None:  # answered before its body came: the rest is thrown away
             self._within(self.limits.linger_s, self.transport.close)
 
     def _within(self, seconds: float, then: Callable[[], object]) -> None:
@@ -248,9 +253,9 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def _follow_sending(self, before: float = math.inf) -> None:
-        """Abort where nothing of what is to be sent was taken for send_timeout_s."""
+        """Abort where next to nothing of what is to be sent was taken for send_timeout_s."""
         left = self._raw.get_write_buffer_size()
-        if left >= before:
+        if left > max(0.0, before - LEAST_SENT):
             self.transport.abort()
         elif left:
             self._sending = self.loop.call_later(self.limits.send_timeout_s, self._follow_sending, left)
