@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from serve.connection.limits import Limits
+from serve.connection.waiting import Connections
+from serve.private.uvicorn import Edge, Protocol
 from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
@@ -337,6 +346,56 @@ def test_unknown_urls_and_methods_have_their_codes_in_the_metrics(server: Server
     assert 'burnish_errors_total{code="unknown_url",status="404"}' in metrics(server)
     assert 'burnish_errors_total{code="method_not_supported",status="405"}' in metrics(server)
     assert 'code=""' not in metrics(server)
+
+
+def test_clients_that_reset_what_is_refused_leave_no_fault(server: ServerProcess) -> None:
+    body = b'{"prompt": "' + b"x" * 300_000
+    for number in range(60):
+        connection = connect(server)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
+        connection.sendall(HEAD + b"Content-Length: 3000000\r\n\r\n" + body[: 1000 * number])
+        time.sleep(number / 20_000)
+        connection.close()
+    alive(server)
+    assert '"event": "fault"' not in server.output and "fault: " not in server.output
+
+
+def test_a_reset_that_comes_while_a_reply_ends_is_no_fault_of_the_route() -> None:
+    """Then closing the writing side fails in the kernel, within the route's last send."""
+    ended: list[BaseException | None] = []
+
+    async def refuses(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            await send({"type": "http.response.body", "body": b"too large"})
+            ended.append(None)
+        except OSError as error:
+            ended.append(error)
+
+    class Reset(Protocol):
+        def connection_made(self, transport: Any) -> None:
+            def write_eof() -> None:
+                raise OSError(errno.ENOTCONN, "not connected")
+
+            transport.write_eof = write_eof
+            super().connection_made(transport)
+
+    async def exchange() -> None:
+        edge = Edge(Limits(), Connections(10), lambda refusal: None)
+        config = uvicorn.Config(refuses, lifespan="off", log_config=None)
+        config.load()
+        made = partial(Reset, edge, config, ServerState(), {})
+        listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        writer.write(HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\n{")
+        with suppress(OSError):
+            await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        listening.close()
+        assert edge.connections.open == 0
+
+    asyncio.run(exchange())
+    assert ended == [None]
 
 
 def test_silent_connections_make_room_for_those_that_ask(server: ServerProcess) -> None:

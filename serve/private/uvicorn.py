@@ -198,8 +198,11 @@ class Protocol(H11Protocol):
             self._cancel()
             self._follow_sending()
             return
-        if self._raw.can_write_eof():
+        try:
             self._raw.write_eof()
+        except OSError:  # the client has reset it by now
+            self._raw.abort()
+            return
         self._raw.resume_reading()
         self.edge.connections.waits(self)
         self._within(self.limits.linger_s, self._raw.abort)
