@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import json
-import os
-import resource
 import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from functools import partial
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from serve.connection.limits import Limits
-from serve.connection.waiting import Connections
-from serve.private.uvicorn import Edge, Protocol
 from tests.support.server import ServerProcess, serving
+from tests.support.sockets import ASK, HEAD, alive, ask, code, connect, everything, reply, status
 from tools import tiny_gguf
 
 # the listening socket, and the pair by which asyncio wakes itself
 NO_CLIENTS = 3
-HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
-ASK = {"model": "default", "prompt": "x", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -52,59 +40,6 @@ def server(tiny: Path) -> Iterator[ServerProcess]:
         max_connections=40,
     ) as running:
         yield running
-
-
-def connect(server: ServerProcess) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=15)
-
-
-def ask(**fields: Any) -> bytes:
-    body = json.dumps({**ASK, **fields}).encode()
-    return HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-def everything(connection: socket.socket) -> bytes:
-    """Read until the server closes; a reset is an end too."""
-    data = b""
-    try:
-        while part := connection.recv(65536):
-            data += part
-    except ConnectionResetError:
-        pass
-    return data
-
-
-def reply(connection: socket.socket) -> bytes:
-    """Read one reply with a length; interim ones are skipped."""
-    data = b""
-    while True:
-        while b"\r\n\r\n" not in data:
-            part = connection.recv(65536)
-            assert part, data
-            data += part
-        head, _, body = data.partition(b"\r\n\r\n")
-        if status(head) != 100:
-            break
-        data = body
-    length = int(next(x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length")).split(b":")[1])
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head + b"\r\n\r\n" + body
-
-
-def status(data: bytes) -> int:
-    return int(data.split(b" ", 2)[1])
-
-
-def code(data: bytes) -> str:
-    return str(json.loads(data.rpartition(b"\r\n\r\n")[2])["error"]["code"])
-
-
-def alive(server: ServerProcess) -> None:
-    assert server.call("GET", "/health/ready", timeout=5)[0] == 200
-    with closing(connect(server)) as connection:
-        connection.sendall(ask())
-        assert status(reply(connection)) == 200
 
 
 def test_a_silent_connection_is_closed(server: ServerProcess) -> None:
@@ -358,117 +293,3 @@ def test_clients_that_reset_what_is_refused_leave_no_fault(server: ServerProcess
         connection.close()
     alive(server)
     assert '"event": "fault"' not in server.output and "fault: " not in server.output
-
-
-def test_a_reset_that_comes_while_a_reply_ends_is_no_fault_of_the_route() -> None:
-    """Then closing the writing side fails in the kernel, within the route's last send."""
-    ended: list[BaseException | None] = []
-
-    async def refuses(scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await send({"type": "http.response.start", "status": 413, "headers": []})
-            await send({"type": "http.response.body", "body": b"too large"})
-            ended.append(None)
-        except OSError as error:
-            ended.append(error)
-
-    class Reset(Protocol):
-        def connection_made(self, transport: Any) -> None:
-            def write_eof() -> None:
-                raise OSError(errno.ENOTCONN, "not connected")
-
-            transport.write_eof = write_eof
-            super().connection_made(transport)
-
-    async def exchange() -> None:
-        edge = Edge(Limits(), Connections(10), lambda refusal: None)
-        config = uvicorn.Config(refuses, lifespan="off", log_config=None)
-        config.load()
-        made = partial(Reset, edge, config, ServerState(), {})
-        listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
-        writer.write(HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\n{")
-        with suppress(OSError):
-            await asyncio.wait_for(reader.read(), 10)
-        writer.close()
-        listening.close()
-        assert edge.connections.open == 0
-
-    asyncio.run(exchange())
-    assert ended == [None]
-
-
-def test_silent_connections_make_room_for_those_that_ask(server: ServerProcess) -> None:
-    silent = [connect(server) for _ in range(200)]
-    try:
-        alive(server)
-        assert "Traceback" not in server.output and "Too many open files" not in server.output
-    finally:
-        for connection in silent:
-            connection.close()
-
-
-def test_answered_connections_whose_bodies_never_come_make_room_too(server: ServerProcess) -> None:
-    held = [connect(server) for _ in range(80)]
-    try:
-        for connection in held:
-            with suppress(OSError):
-                connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
-        alive(server)
-    finally:
-        for connection in held:
-            connection.close()
-
-
-def test_where_every_connection_is_busy_new_ones_get_503(tiny: Path) -> None:
-    with serving(model=tiny, context_length=64, max_connections=3, body_timeout_s=20) as small:
-        held = [connect(small) for _ in range(3)]
-        for connection in held:
-            connection.sendall(HEAD + b"Content-Length: 10\r\n\r\n{")
-        time.sleep(0.3)
-        with closing(connect(small)) as connection:
-            data = everything(connection)
-            assert status(data) == 503 and b"retry-after: 1" in data
-        for connection in held:
-            connection.close()
-        time.sleep(0.3)
-        alive(small)
-
-
-def test_bodies_that_never_end_together_keep_few_bytes(tiny: Path) -> None:
-    with serving(model=tiny, context_length=64, max_body_bytes=1000, body_timeout_s=3) as small:
-        held = [connect(small) for _ in range(80)]
-        for connection in held:
-            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + b"x" * 990)
-        statuses = [status(reply(connection)) for connection in held]
-        assert statuses.count(429) >= 80 - 65 and set(statuses) == {408, 429}
-        for connection in held:
-            connection.close()
-        time.sleep(0.3)
-        alive(small)
-
-
-@pytest.mark.slow
-def test_more_sockets_than_files_do_not_end_the_service(tiny: Path) -> None:
-    """As where `ulimit -n` is 1,024, soft and hard."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    server = ServerProcess(model=tiny, context_length=64, header_timeout_s=60)
-    silent: list[socket.socket] = []
-    try:
-        server.wait_ready()
-        resource.prlimit(server.child, resource.RLIMIT_NOFILE, (300, 300))  # far below max_connections
-        silent += [socket.create_connection(("127.0.0.1", server.port)) for _ in range(700)]
-        time.sleep(2)
-        used = os.times()
-        assert server.process.poll() is None and len(server.output) < 20_000 and "Traceback" not in server.output
-        del used
-    finally:
-        for connection in silent:
-            connection.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    try:
-        time.sleep(1.5)
-        alive(server)
-    finally:
-        server.stop()
