@@ -33,7 +33,7 @@ TOKEN_KEYS: Mapping[str, str] = {
     "mask_token": "tokenizer.ggml.mask_token_id",
 }
 # what the renderer gives to a template by itself, so that nobody else can set it
-RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt", *TOKEN_KEYS})
+RESERVED_VARIABLES = frozenset({"self", "messages", "add_generation_prompt", *TOKEN_KEYS})
 # a message's thought is `reasoning_content`; templates read it under one of these names
 THOUGHT = "reasoning_content"
 THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")

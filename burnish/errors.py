@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from .console import printable
+from .process import ctrl_c_raises
 
 KNOWN = "; known: "
 MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
@@ -116,6 +117,7 @@ def explain_lack_of_memory() -> None:
 
 def run_edge(main: Callable[[], int]) -> None:
     """Run a command line's `main` and exit: faults become one report and exit code 2, Ctrl-C becomes 130."""
+    ctrl_c_raises()
     try:
         code = main()
     except UserError as error:

@@ -37,12 +37,17 @@ REMEDIES = {
     "SIGKILL": "use a smaller model, fewer sequences or cells, or give it more memory (in containers SERVE_MEMORY, "
     "TRAIN_MEMORY, EXPORT_MEMORY)",
 }
+MAPPED = (
+    "{} was cut short or overwritten while it was in use, or its disk failed: restore it and start again. Replace a"
+    " model by renaming a new file onto it, or let serve read it into memory (--mmap false)"
+)
 LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # a new build of llama.cpp is the remedy
 # how a shell or a container engine reports a crash: 128 + the signal. SIGTERM's 143 may be a program's own
 REPORTED = frozenset({"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGSYS"})
 # sent on purpose, not a crash: passed on as it came
 REQUESTED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
 PR_SET_PDEATHSIG = 1  # prctl(2)
+Note = Callable[[str], None]
 
 
 def signal_name(code: int) -> str | None:
@@ -73,26 +78,76 @@ def crashed(code: int) -> bool:
     return signal_name(code) is not None
 
 
-def supervise(what: str, llama: bool = True) -> None:
+def unheard(path: str) -> None:
+    """Note nothing: there is no parent that waits."""
+
+
+def supervise(what: str, llama: bool = True) -> Note:
     """Fork, and go on in the child. The parent waits for it, and never returns from here.
 
     A process that a signal ends can't say so itself. The parent prints one line that names the signal and the way out,
     and exits with 2; other ends are its own. Signals that are sent to the parent alone are forwarded; those of a
     terminal reach both. Call it first, before threads and large imports. Linux only; elsewhere it does nothing.
+
+    Ctrl-C ends the child at once until it decides otherwise (`run_edge` does): imports and native code don't look for
+    Python's own exception. The child tells the parent by what is returned which file it maps: SIGBUS is its fault.
     """
     if not sys.platform.startswith("linux"):
-        return
+        return unheard
     forwarded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
+    told, tell = os.pipe()  # neither is inherited by what the child starts
+    os.set_blocking(told, False)
     parent, child = os.getpid(), os.fork()
     if child:
-        _wait(child, forwarded, lambda code: f"{what} {exit_reason(code, llama)}")
-    # without this the child would outlive a parent that is killed
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(tell)
+        _wait(child, forwarded, lambda code: _end(what, code, llama, told))
+    os.close(told)
+    end_with_parent()  # without this the child would outlive a parent that is killed
     if os.getppid() != parent:
         os._exit(1)
+    ctrl_c_ends_at_once()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def note(path: str) -> None:
+        os.write(tell, os.fsencode(os.path.abspath(path)) + b"\n")
+
+    return note
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends. Linux only."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def ctrl_c_ends_at_once() -> None:
+    """Let SIGINT end the process wherever it is, as SIGTERM does. One that was started with it ignored stays so."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ctrl_c_raises() -> None:
+    """Let SIGINT raise KeyboardInterrupt (Python's own way), so that what is half done can be cleaned up."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(what: str, code: int, llama: bool, told: int) -> str:
+    """Say how the child ended. `told`: where it wrote the file that it maps."""
+    if -code == signal.SIGINT:
+        return f"interrupted: {what} had not started"
+    if -code == signal.SIGBUS and (mapped := _last_line(told)):
+        return f"error: {what} ended by SIGBUS ({MEANINGS['SIGBUS']}): {MAPPED.format(mapped)}"
+    return f"error: {what} {exit_reason(code, llama)}"
+
+
+def _last_line(told: int) -> str:
+    try:
+        return os.fsdecode(os.read(told, 65_536).rpartition(b"\n")[0].rpartition(b"\n")[2])
+    except BlockingIOError:  # nothing was told
+        return ""
 
 
 def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], str]) -> NoReturn:
@@ -115,9 +170,11 @@ def _exit_like(code: int, describe: Callable[[int], str]) -> NoReturn:
     if code >= 0:
         sys.exit(code)
     if -code in REQUESTED:
+        if -code == signal.SIGINT:
+            print(describe(code), file=sys.stderr, flush=True)
         signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
         sys.exit(128 - code)  # pid 1 of a container can't end itself by a signal
-    print(f"error: {describe(code)}", file=sys.stderr, flush=True)
+    print(describe(code), file=sys.stderr, flush=True)
     sys.exit(2)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
+
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from burnish.children.path import only_packages
 from burnish.errors import explain_lack_of_memory, run_edge
-from burnish.process import supervise
+from burnish.process import Note, supervise, unheard
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # before the imports that start threads
     only_packages()
     explain_lack_of_memory()
-if __name__ == "__main__" and sys.argv[1:2] != ["chat"]:
-    supervise("the server")  # before the imports that start threads
+    note = unheard if sys.argv[1:2] == ["chat"] else supervise("the server")
 
 from burnish.config import add_arguments, parse_arguments
 from burnish.versions import line as version_line
@@ -24,8 +29,8 @@ from .settings import ServeSettings
 STAGE = "SERVE"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(argv: Sequence[str] | None = None, mapped: Note = unheard) -> int:
+    """Run the command line; returns the exit code. `mapped` is told which file a fault of memory would be about."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["chat"]:
         from .terminal import main as chat
@@ -40,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings, _ = parse_arguments(parser, ServeSettings, STAGE, words)
     from .server import run
 
-    return run(settings)
+    return run(settings, mapped)
 
 
 if __name__ == "__main__":
-    run_edge(main)
+    run_edge(partial(main, mapped=note))

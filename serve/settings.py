@@ -36,13 +36,35 @@ class ServeSettings(Strict):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8000, description="port to listen on; 0 picks a free one")
     allow_remote: bool = Field(False, description="listen beyond this machine although no API key is set")
+    published_on: str | None = Field(
+        None,
+        description="in a container: the host's address on which the port is published; keys are needed beyond"
+        " loopback, as for host",
+    )
     api_keys: list[str] = Field(
         [], description="keys that clients must send as 'Authorization: Bearer KEY'; none: open"
     )
     api_keys_file: str | None = Field(None, description="file with one key a line; beside or instead of api_keys")
     allowed_hosts: list[str] = Field([], description="more host names that requests may name, '*' for any")
     cors_origins: list[str] = Field([], description="web origins that browsers may call from, '*' for any")
-    max_body_bytes: Positive = Field(8 << 20, description="largest request body")
+    max_body_bytes: Positive = Field(1 << 20, description="largest request body")
+    max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
+        32_768, description="longest request line and headers together; more gets 431"
+    )
+    max_headers: Positive = Field(100, description="most headers of one request; more gets 431")
+    max_connections: Positive = Field(
+        1000,
+        description="connections open at once; beyond them the longest silent one is closed, or a new one gets 503",
+    )
+    header_timeout_s: Seconds = Field(10.0, description="longest time for a request's headers")
+    body_timeout_s: Seconds = Field(60.0, description="longest time for a request's body; then 408")
+    idle_timeout_s: Seconds = Field(30.0, description="longest time that a connection is kept open between requests")
+    send_timeout_s: Seconds = Field(
+        60.0, description="longest time that a client may leave its answer unread before it is cut off"
+    )
+    max_wrong_keys: Positive = Field(
+        20, description="wrong API keys of one address in a minute; then 429 until the minute is over"
+    )
     max_messages: Positive = Field(2048, description="most messages of one chat request")
     max_stops: Positive = Field(32, description="most stop strings of one request")
     max_choices: Positive = Field(16, description="most answers (n) of one request")
@@ -69,6 +91,9 @@ class ServeSettings(Strict):
     step_tokens: Annotated[int, Field(ge=16)] = Field(512, description="most tokens that one step decodes")
     prompt_chunk: Positive = Field(256, description="prompt tokens of a step while other answers are being made")
     threads: Positive | None = Field(None, description="threads; the physical cores that it may use if none")
+    mmap: bool = Field(
+        True, description="map the model file; false reads it into memory, so that later changes of the file do no harm"
+    )
     n_gpu_layers: int = Field(-1, description="layers on the GPU where there is one, -1 for all")
     amx: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, child_of
 
 COUNTS = """
 import signal, sys, time
@@ -26,16 +26,6 @@ while time.monotonic() < end:
     if sys.stdin.readline() == "enough\\n":
         sys.exit(7)
 """
-
-
-def child_of(process: subprocess.Popen[str]) -> int:
-    """Return the one child of a process as soon as there is one."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if found := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            return int(found[0])
-        time.sleep(0.005)
-    raise AssertionError("no child")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +42,20 @@ def test_a_stage_that_crashes_is_one_line_and_exit_code_2(stage: str, name: str,
     os.kill(child_of(process), signal.Signals[name])
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2 and errors.startswith(says) and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("stage", ["train", "export"])
+@pytest.mark.parametrize("delay", [0.0, 0.5, 2.0])
+def test_ctrl_c_while_a_stage_imports_is_one_line(stage: str, delay: float, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", stage, "run", "--run.root", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    child_of(process)
+    time.sleep(delay)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors and errors.count("\n") <= 2, errors
+    assert "interrupted" in errors or "error: " in errors  # it may have found by then that there is no run
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_child_once() -> None:

@@ -182,3 +182,24 @@ def test_only_an_export_that_needs_the_hub_has_a_network(words: str, base: str, 
     assert done.returncode == 0, done.stderr
     assert f" {service} {' '.join(said)}" in done.stdout
     assert ("it is fetched" in done.stderr) == (service == "export-hub")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])
+def test_a_published_port_needs_keys(tmp_path: Path, address: str) -> None:
+    (tmp_path / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo started ;; esac\n')
+    (tmp_path / "docker").chmod(0o755)
+    keys = tmp_path / "keys"
+    keys.write_text("one\n")
+    around = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "PORT": "18473"}
+    refused = tool("serve", PUBLISH=address, **around)
+    assert refused.returncode == 2 and "started" not in refused.stdout
+    assert "API_KEYS_FILE=FILE" in refused.stderr and refused.stderr.count("\n") == 1
+    for allowed in ({"API_KEYS_FILE": str(keys)}, {"BURNISH_SERVE_ALLOW_REMOTE": "true"}):
+        assert "started" in tool("serve", PUBLISH=address, **allowed, **around).stdout
+    assert "started" in tool("serve", PUBLISH="127.0.0.1", **around).stdout
+
+
+def test_compose_tells_serve_where_the_port_is_published() -> None:
+    environment = SERVICES["serve"]["environment"]
+    assert environment["BURNISH_SERVE_PUBLISHED_ON"] == "${PUBLISH:-127.0.0.1}"
+    assert environment["BURNISH_SERVE_ALLOW_REMOTE"] is None, "only what the caller says"

@@ -6,12 +6,15 @@ import http.client
 import json
 import os
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from burnish.llama.amx import why_no_amx
-from tests.support.server import serving
+from tests.support.commands import child_of
+from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
 
@@ -29,6 +32,51 @@ def test_a_crash_is_one_line_with_the_way_out(tiny: Path) -> None:
         server.stop()
     last = server.output.strip().splitlines()[-1]
     assert last.startswith("error: the server ended by SIGILL (illegal instruction): ") and "make setup" in last
+
+
+def test_a_model_file_cut_while_served_is_named_with_the_way_out(tmp_path: Path) -> None:
+    tiny_gguf.write(path := tmp_path / "cut.gguf")
+    with serving(model=path, context_length=64) as server:
+        os.truncate(path, 4096)
+        with suppress(http.client.HTTPException, OSError):
+            server.call("POST", "/v1/completions", {"model": "default", "prompt": "x", "max_tokens": 1})
+        assert server.process.wait(30) == 2
+        server.stop()
+    last = server.output.strip().splitlines()[-1]
+    assert last.startswith("error: the server ended by SIGBUS") and str(path) in last and "--mmap false" in last
+    assert "Traceback" not in server.output
+
+
+def test_a_model_in_memory_outlives_its_file(tmp_path: Path) -> None:
+    tiny_gguf.write(path := tmp_path / "cut.gguf")
+    with serving(model=path, context_length=64, mmap="false") as server:
+        os.truncate(path, 4096)
+        body = {"model": "default", "prompt": "x", "max_tokens": 4}
+        assert server.call("POST", "/v1/completions", body)[0] == 200
+
+
+def test_sighup_drains_like_sigterm(tiny: Path) -> None:
+    with serving(model=tiny, context_length=64) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(30) == 0
+        server.stop()
+    assert "SIGHUP: no new requests" in server.output
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 2.0, 3.0])
+def test_ctrl_c_ends_a_server_that_starts(delay: float) -> None:
+    """Wherever it is: in imports, in native code that loads the model, in the warm-up."""
+    server = ServerProcess()
+    child_of(server.process)
+    time.sleep(delay)
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    code = server.process.wait(20)
+    assert time.monotonic() - began < 5
+    server.stop()
+    if "ready: " not in server.output:
+        assert code in (-signal.SIGINT, 130) and "interrupted" in server.output, server.output
+    assert "Traceback" not in server.output and "Exception" not in server.output
 
 
 def test_version_and_log_say_whether_amx_is_used(tiny: Path) -> None:

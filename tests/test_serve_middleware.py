@@ -16,6 +16,7 @@ import pytest
 from burnish.errors import UserError
 from burnish.files import file_sha256, text_sha256
 from burnish.llama import Model
+from serve.connection.wrong_keys import WrongKeys
 from serve.http.auth import read_keys
 from serve.http.exposure import check_exposure
 from serve.settings import ServeSettings
@@ -59,6 +60,39 @@ def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
         assert "another" not in server.output and "from-the-file" not in server.output
 
 
+def test_wrong_keys_make_an_address_wait_and_keys_that_it_has_used_work_on() -> None:
+    environment = {"BURNISH_SERVE_API_KEYS": "one,two"}
+    with serving(environment=environment, max_wrong_keys=5) as server:
+
+        def ask(key: str, forwarded: str | None = None) -> tuple[int, dict[str, str]]:
+            headers = {"Authorization": f"Bearer {key}"} | ({"X-Forwarded-For": forwarded} if forwarded else {})
+            return server.call("GET", "/v1/models", headers=headers)[:2]
+
+        assert ask("one")[0] == 200
+        assert [ask(f"guess {i}")[0] for i in range(8)] == [401] * 5 + [429] * 3
+        status, headers = ask("two")
+        assert status == 429 and 0 < int(headers["retry-after"]) <= 60
+        assert ask("one")[0] == 200 and server.call("GET", "/health/ready")[0] == 200
+        assert server.call("GET", "/v1/models")[0] == 401  # no key is no guess, and no answer to one
+        # a proxy on this machine says who asks
+        assert ask("two", "192.0.2.7")[0] == 200
+        assert [ask(f"guess {i}", f"2001:db8::{i}")[0] for i in range(6)] == [401] * 5 + [429]
+
+
+def test_the_wait_for_wrong_keys_ends() -> None:
+    now = 0.0
+    wrong = WrongKeys(2, lambda: now)
+    for _ in range(2):
+        assert not wrong.wait_s("192.0.2.1", None)
+        wrong.wrong("192.0.2.1")
+    assert wrong.wait_s("192.0.2.1", "key") == 60 and not wrong.wait_s("192.0.2.2", "key")
+    now = 61.0
+    assert not wrong.wait_s("192.0.2.1", "key")
+    for number in range(10_000):
+        wrong.wrong(f"host {number}")
+    assert wrong.wait_s("192.0.2.1", "key") == 0
+
+
 def test_strange_hosts_and_origins_are_refused() -> None:
     with serving(cors_origins="https://good.example", allowed_hosts="model.example") as server:
         for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "model.example", "serve:8000"):
@@ -83,6 +117,13 @@ def test_listening_to_everyone_needs_a_key_or_plain_words(tmp_path: Path) -> Non
         keyed = ServeSettings(host=host, api_keys=["k"])
         check_exposure(keyed, read_keys(keyed))
     check_exposure(ServeSettings(), read_keys(ServeSettings()))
+    # in a container the address on which the port is published decides
+    for address in ("0.0.0.0", "[::]", "10.0.0.3"):
+        published = ServeSettings(host="0.0.0.0", published_on=address)
+        with pytest.raises(UserError, match=r"API_KEYS_FILE=FILE"):
+            check_exposure(published, read_keys(published))
+    for address in ("127.0.0.1", "[::1]", "localhost"):
+        check_exposure(ServeSettings(host="0.0.0.0", published_on=address), read_keys(ServeSettings()))
     (tmp_path / "empty").write_text("# nothing\n")
     for file in ("empty", "missing"):
         with pytest.raises(UserError, match=file):

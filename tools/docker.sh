@@ -71,7 +71,14 @@ secret_files() {  # files only, never a variable of the container: secrets/NAME,
     fi
   fi
   export HF_TOKEN_FILE=${HF_TOKEN_FILE:-/dev/null}
-  [ -n "${API_KEYS_FILE:-}" ] || [ ! -f secrets/api_keys ] || export API_KEYS_FILE=$PWD/secrets/api_keys
+  key_file
+}
+key_file() { [ -n "${API_KEYS_FILE:-}" ] || [ ! -f secrets/api_keys ] || export API_KEYS_FILE=$PWD/secrets/api_keys; }
+
+keys_needed() {  # serve refuses it too: here it is said before an image is built
+  case ${PUBLISH:-127.0.0.1} in 127.* | localhost | ::1 | "[::1]") return 0 ;; esac
+  [ -n "${API_KEYS_FILE:-}${BURNISH_SERVE_API_KEYS:-}" ] || [ "${BURNISH_SERVE_ALLOW_REMOTE:-}" = true ] \
+    || fail "PUBLISH=$PUBLISH lets everyone who reaches this machine use the model: name a file of API keys, one a line (API_KEYS_FILE=FILE), or say BURNISH_SERVE_ALLOW_REMOTE=true"
 }
 
 free_port() {
@@ -182,6 +189,7 @@ run() {
   local stage=$1 service variable options=(--rm); shift
   service=$(service_of "$stage")
   engine || fail "no Docker engine with compose answers here: start it, join the 'docker' group, or use RUNNER=local"
+  [ "$stage ${1:-}" = "serve chat" ] || [ "$stage" != serve ] || { key_file; keys_needed; }
   build "$service"
   check_gpu "$service"
   if [ "$stage ${1:-}" = "serve chat" ]; then  # a client of the server on this machine, wherever that runs

@@ -29,6 +29,9 @@ class Size:
 
 TINY = Size()
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
 ALIGNMENT = 32
 MOST_DRAWN = 1 << 18  # values of a matrix that are drawn; larger ones repeat them
 U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5  # enum gguf_type

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import run_edge
+from ..process import end_with_parent
 from .load_test import load_test
 from .model import Model
 from .quantize import quantization_types, quantize
@@ -45,6 +46,7 @@ def main() -> int:
 
 
 def _load_test(options: argparse.Namespace) -> int:
+    end_with_parent()
     print(json.dumps(asdict(load_test(options.file, options.amx))))
     return 0
 

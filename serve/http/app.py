@@ -6,12 +6,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from burnish.versions import version
 
+from ..connection.wrong_keys import WrongKeys
 from .access_log import Log
 from .auth import Auth, Keys
-from .errors import ApiError, failed
+from .errors import CLIENT_LEFT, ApiError, failed
 from .exposure import Exposure, cors
 from .middleware import Middleware
 from .routes import chat, completions, models, status, tokens, web
@@ -29,7 +31,7 @@ def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     answer_head(app)
     _add_error_handlers(app)
     settings = service.settings
-    auth = Auth(keys, settings.max_requests_per_key)
+    auth = Auth(keys, settings.max_requests_per_key, WrongKeys(settings.max_wrong_keys))
     exposure = Exposure(settings.allowed_hosts, settings.cors_origins, keyed=bool(keys))
     return Middleware(app, auth, exposure, log, service.metrics, cors(app, settings.cors_origins))
 
@@ -54,7 +56,14 @@ def _add_error_handlers(app: FastAPI) -> None:
             fault = ApiError(405, text, code="method_not_supported")
         else:
             fault = ApiError(error.status_code, str(error.detail))
+        request.state.code = fault.code or fault.kind
         return JSONResponse(fault.body(), fault.status, headers=dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        """Nobody reads this; log and metrics show it. `refused`: the connection's own reply to a malformed body."""
+        status, request.state.code = getattr(request.state, "refused", (499, CLIENT_LEFT))
+        return Response(status_code=status)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:

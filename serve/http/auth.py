@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from burnish.files import read_lines
 
 from ..artefact import ServeError
+from ..connection.wrong_keys import WrongKeys
 from ..settings import ServeSettings
 from .errors import ApiError
 
@@ -59,19 +61,25 @@ class Auth:
 
     keys: Keys
     max_requests: int | None = None
+    wrong_keys: WrongKeys = field(default_factory=lambda: WrongKeys(20))
     _open: Counter[str] = field(default_factory=Counter)
 
-    def check(self, headers: Mapping[str, str]) -> str | None:
+    def check(self, headers: Mapping[str, str], address: str) -> str | None:
         """Return the short name of the request's key, None where no keys are set. Raises ApiError 401 and 429."""
         if not self.keys:
             return None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "").strip()]
         key = next((found for text in given if text and (found := self.keys.find(text))), None)
+        shown = bool(bearer or given[1])
+        if shown and (wait := self.wrong_keys.wait_s(address, key)):
+            raise _too_many_wrong(wait)
         if key is None:
+            if shown:
+                self.wrong_keys.wrong(address)
             text = (
                 "Incorrect API key provided."
-                if bearer or given[1]
+                if shown
                 else "No API key provided: send 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'."
             )
             raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
@@ -83,6 +91,7 @@ class Auth:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": "1"},
             )
+        self.wrong_keys.right(address, key)
         return key
 
     def opened(self, key: str | None) -> None:
@@ -94,3 +103,13 @@ class Auth:
         """The request has ended."""
         if key is not None:
             self._open[key] -= 1
+
+
+def _too_many_wrong(wait_s: float) -> ApiError:
+    return ApiError(
+        429,
+        "Too many wrong API keys came from this address; try again later.",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(math.ceil(wait_s))},
+    )

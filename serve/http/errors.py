@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails
 
 from burnish.errors import did_you_mean
 
+# in metrics: the client went away before its reply
+CLIENT_LEFT = "client_closed_request"
+
 
 class ApiError(Exception):
     """A fault with its reply to the client: {"error": {"message", "type", "param", "code"}}."""

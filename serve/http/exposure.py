@@ -23,12 +23,22 @@ PREFLIGHT_AGE_S = 600
 
 def check_exposure(settings: ServeSettings, keys: Keys) -> None:
     """Raise ServeError where the server would listen beyond this machine with no key and without allow_remote."""
-    if keys or settings.allow_remote or is_loopback(settings.host):
+    if keys or settings.allow_remote or not is_exposed(settings):
         return
+    if settings.published_on:
+        raise ServeError(
+            f"publishing the port on {settings.published_on} lets everyone who reaches this machine use the model: "
+            "name a file of API keys, one a line (API_KEYS_FILE=FILE), or say BURNISH_SERVE_ALLOW_REMOTE=true"
+        )
     raise ServeError(
         f"listening on {settings.host} lets everyone who reaches this machine use the model: set api_keys or "
         "api_keys_file, or say --allow_remote true"
     )
+
+
+def is_exposed(settings: ServeSettings) -> bool:
+    """Whether more than this machine reaches the port: in a container the address on which it is published decides."""
+    return not is_loopback(settings.published_on or settings.host)
 
 
 def is_loopback(host: str) -> bool:

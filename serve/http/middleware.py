@@ -62,7 +62,7 @@ class Middleware:
             if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await self.cors.preflight_response(Headers(scope=scope))(scope, receive, reply)
                 return
-            key = self._admit(path, headers)
+            key = self._admit(path, headers, (scope.get("client") or ("",))[0])
             self.auth.opened(key)
             try:
                 await self.app(scope, receive, reply)
@@ -77,12 +77,14 @@ class Middleware:
         finally:
             record.write(key, state.get("counts", {}))
 
-    def _admit(self, path: str, headers: Mapping[str, str]) -> str | None:
+    def _admit(self, path: str, headers: Mapping[str, str], address: str) -> str | None:
         """Check host, origin and key; return the key's short name. Raises ApiError."""
         if path in OPEN_PATHS:
             return None
         self.exposure.check(headers)
-        return None if path in PAGE_PATHS or path.startswith(PAGE_FILES) else self.auth.check(headers)
+        if path in PAGE_PATHS or path.startswith(PAGE_FILES):
+            return None
+        return self.auth.check(headers, address)
 
 
 async def _send_error(send: Send, error: ApiError, record: AccessRecord) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Sequence as Many
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from ..decoding.constraints import ban
 from ..decoding.stop_conditions import StopConditions
@@ -16,7 +13,9 @@ from ..engine.events import Sink
 from ..engine.sequence import SamplingParams, Sequence, Task
 from ..served import Served
 from ..settings import ServeSettings
-from .errors import ApiError, from_validation, too_long, unknown_model
+from .body.json_body import parse_json
+from .body.validation import validate
+from .errors import ApiError, too_long, unknown_model
 from .message import Wire
 from .schema import ChatRequest, CompletionRequest, Sampling
 
@@ -26,27 +25,9 @@ RANDOM_SEED = -1  # as in llama.cpp
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """Read a request body. Raises ApiError 400 where it is not a JSON object."""
-    try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ApiError(
-            400,
-            "We could not parse the JSON body of your request: it is not valid JSON in UTF-8 (NaN is not JSON).",
-        ) from None
-    if not isinstance(value, dict):
-        raise ApiError(400, f"The body must be a JSON object, not {type(value).__name__}.", code="invalid_type")
-    return value
-
-
 def parse(model: type[AnyWire], body: bytes) -> AnyWire:
     """Check a request body against its schema. Raises ApiError 400 with OpenAI's codes."""
-    value = parse_json(body)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise from_validation(error, list(model.model_fields)) from None
+    return validate(model, parse_json(body))
 
 
 def check_model(name: str, served: Served) -> None:
@@ -140,7 +121,3 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
 
 def _default(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

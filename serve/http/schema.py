@@ -90,7 +90,7 @@ class Sampling(Wire):
     @field_validator("logit_bias")
     @classmethod
     def _ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        wrong = next((key for key in value or {} if not (key.isascii() and key.isdigit())), None)
+        wrong = next((key for key in value or {} if not (key.isascii() and key.isdigit() and len(key) <= 10)), None)
         if wrong is not None:
             raise ValueError(f"keys must be token ids, not {wrong[:20]!r}")
         return value

@@ -24,7 +24,8 @@ from ..metrics import Metrics
 from ..served import Served
 from ..settings import ServeSettings
 from . import requests
-from .errors import ApiError, busy, draining, failed, too_long
+from .body.reading import Bodies
+from .errors import CLIENT_LEFT, ApiError, busy, draining, failed, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
 from .response_objects import Answer, Echo, Reply
 from .schema import ChatRequest, CompletionRequest
@@ -49,19 +50,7 @@ class Service:
     ) -> None:
         self.engine, self.served, self.context = engine, served, context
         self.settings, self.metrics, self.parser = settings, metrics, parser
-
-    async def body(self, request: Request) -> bytes:
-        """Read a body up to the limit. Raises ApiError 413."""
-        most, size, parts = self.settings.max_body_bytes, 0, []
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise _too_large(most)
-            parts.append(part)
-        return b"".join(parts)
+        self.bodies = Bodies(settings, requests.parse)
 
     async def prepared(self, http: Request, making: Coroutine[Any, Any, Made], param: str) -> Made:
         """Return what comes of a prompt that is rendered and tokenized, which ends if the client leaves.
@@ -145,6 +134,7 @@ class Service:
         try:
             await asyncio.wait({leaving, collecting}, return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
+                http.state.code = CLIENT_LEFT
                 return Response(status_code=499)  # the client has gone: this is not read
             return JSONResponse(reply.whole(collecting.result(), prompts))
         except Timeout:
@@ -170,7 +160,3 @@ async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answe
                     raise failed(event.error)
                 ends[index] = event
     return [Answer(ends[i], parser.feed(ends[i].text, final=True), scores.get(i)) for i, parser in enumerate(parsers)]
-
-
-def _too_large(most: int) -> ApiError:
-    return ApiError(413, f"The request body is larger than {most} bytes.", code="request_too_large")

@@ -6,6 +6,7 @@ from burnish.chat import ChatError, ChatTemplate, from_gguf
 from burnish.console import say, warn
 from burnish.files import text_sha256
 from burnish.llama import Model, check, cpu_variant
+from burnish.process import Note, unheard
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
@@ -15,11 +16,11 @@ from ..settings import ServeSettings
 from .tokenizer import LlamaTokenizer
 
 
-def load(settings: ServeSettings) -> tuple[Model, Served, LlamaTokenizer]:
+def load(settings: ServeSettings, mapped: Note = unheard) -> tuple[Model, Served, LlamaTokenizer]:
     """Choose, verify and load the model, and check that its template is the one that it was trained with.
 
-    The caller closes the model and its tokenizer, which starts in the background. Raises ServeError, RunError or
-    LlamaError.
+    `mapped` is told the file that is mapped. The caller closes the model and its tokenizer, which starts in the
+    background. Raises ServeError, RunError or LlamaError.
     """
     chosen = choose(settings)
     if chosen.recorded and settings.verify:
@@ -27,7 +28,8 @@ def load(settings: ServeSettings) -> tuple[Model, Served, LlamaTokenizer]:
     else:
         check(chosen.path)
     say(f"loading {chosen.path}")
-    model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers, amx=settings.amx)
+    mapped(str(chosen.path))
+    model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers, use_mmap=settings.mmap, amx=settings.amx)
     say(f"AMX: {'used' if model.amx else 'not used'}: {model.amx_why}")
     try:
         return model, *_served(model, chosen, settings)

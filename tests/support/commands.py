@@ -165,3 +165,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def child_of(process: subprocess.Popen[str]) -> int:
+    """Return the one child of a process as soon as there is one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if found := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            return int(found[0])
+        time.sleep(0.005)
+    raise AssertionError("no child")

@@ -21,15 +21,14 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        body = await service.body(http)
-        request = requests.parse(ChatRequest, body)
+        request = await service.bodies.request(ChatRequest, http)
         requests.check_model(request.model, service.served)
         prompt = await service.prepared(http, chat_prompt(request, service), "messages")
         return await service.answer(http, request, [prompt])
 
     @app.post("/apply-template")
     async def apply_template(http: Request) -> Response:
-        request = requests.parse(TemplateRequest, await service.body(http))
+        request = await service.bodies.request(TemplateRequest, http)
         requests.check_model(request.model, service.served)
         return JSONResponse({"prompt": await service.prepared(http, chat_text(request, service), "messages")})
 

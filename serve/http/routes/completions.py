@@ -18,8 +18,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions")
     async def completions(http: Request) -> Response:
-        body = await service.body(http)
-        request = requests.parse(CompletionRequest, body)
+        request = await service.bodies.request(CompletionRequest, http)
         requests.check_model(request.model, service.served)
         prompts = await service.prepared(http, completion_prompts(request, service), "prompt")
         before = await service.prepared(http, echoes(request, prompts, service.served.tokenizer), "prompt")
@@ -56,6 +55,6 @@ def _checked(ids: list[int], vocab_size: int) -> list[int]:
     """Return a prompt of token ids. Raises ApiError 400 for an unknown id, and where there is none."""
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
     if wrong is not None or not ids:
-        what = f"token id {wrong} is not in the vocabulary" if ids else "an empty prompt of token ids"
+        what = f"token id {str(wrong)[:40]} is not in the vocabulary" if ids else "an empty prompt of token ids"
         raise ApiError(400, f"Invalid 'prompt': {what}.", param="prompt", code="invalid_value")
     return ids

@@ -1,0 +1,57 @@
+"""How much of a connection one client gets, and the replies to requests that never become one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+# characters of a request's target: longer ones are 414
+MOST_TARGET = 8192
+# a chunked body may have this many chunks, and one more for every CHUNK_BYTES bytes: reading a chunk of one byte costs
+# as much as reading one of a thousand
+FREE_CHUNKS, CHUNK_BYTES = 1024, 64
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes, counts and durations; see the settings of the same names."""
+
+    max_connections: int = 1000
+    max_header_bytes: int = 32_768
+    max_headers: int = 100
+    max_body_bytes: int = 1 << 20
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 30.0
+    send_timeout_s: float = 60.0
+    # after the last byte of a reply: how long the rest of a request is read and thrown away, so that the client can
+    # read the reply instead of being told that its connection was reset
+    linger_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The reply to what can't be read as a request, or for which there is no room."""
+
+    status: int
+    code: str
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def reply(self) -> bytes:
+        """Return the whole HTTP response, in OpenAI's shape, after which the connection is closed."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        fault = {"message": self.message, "type": kind, "param": None, "code": self.code}
+        body = json.dumps({"error": fault}).encode()
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+            **self.headers,
+        }
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+TOO_SLOW = Refusal(408, "request_timeout", "The request's headers did not arrive in time.")
+FULL = Refusal(503, "unavailable", "The server has its most connections open; try again later.", {"retry-after": "1"})

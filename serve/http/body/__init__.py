@@ -1,0 +1,1 @@
+"""From the bytes of a request's body to a checked request, within bounds of time and memory."""

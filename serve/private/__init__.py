@@ -1,0 +1,1 @@
+"""What libraries don't document and serve needs: one module a library."""

@@ -1,0 +1,274 @@
+"""uvicorn's HTTP protocol with deadlines: for headers, for silence, for readers that don't read, for closing.
+
+uvicorn has a deadline between two requests only. The class that it takes as `http` is documented, what that class must
+do is not: this one changes uvicorn's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from burnish.private.needs import Need
+
+from ..connection.framing import Reader
+from ..connection.limits import FULL, TOO_SLOW, Limits, Refusal
+from ..connection.waiting import Connections
+
+H11 = "uvicorn.protocols.http.h11_impl"
+INIT = f"{H11}:H11Protocol.__init__"
+SLOW = "slow and silent connections would stay for ever"
+NEEDS = (
+    Need(INIT, SLOW, parameters=("config", "server_state", "app_state", "_loop")),
+    *(Need(f"{H11}:H11Protocol.{name}", SLOW, assigned_in=INIT) for name in ("conn", "cycle", "loop", "transport")),
+    *(
+        Need(f"{H11}:H11Protocol.{name}", SLOW)
+        for name in ("data_received", "eof_received", "on_response_complete", "send_400_response", "shutdown")
+    ),
+    Need(f"{H11}:H11Protocol.timeout_keep_alive_task", SLOW, assigned_in=INIT),
+    *(
+        Need(f"{H11}:RequestResponseCycle.{name}", SLOW, assigned_in=f"{H11}:RequestResponseCycle.__init__")
+        for name in ("disconnected", "message_event", "response_started", "response_complete", "scope")
+    ),
+)
+# how soon, and then how often, a client that has closed its writing side is asked whether it still reads
+PROBE_S, SLOWEST_PROBE_S = 0.02, 1.0
+# bytes that a client must take in send_timeout_s, or all that there are
+LEAST_SENT = 4096
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What all connections share. `refused` is told of every reply that no route made."""
+
+    limits: Limits
+    connections: Connections
+    refused: Callable[[Refusal], None]
+
+
+class Transport:
+    """asyncio's transport as uvicorn uses it, but its protocol decides how it is closed."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport, self._close, self.closed = transport, close, False
+        self.write, self.abort = transport.write, transport.abort
+        self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
+        self.get_extra_info = transport.get_extra_info
+
+    def is_closing(self) -> bool:
+        return self.closed or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Begin to close; a second call does nothing."""
+        if not self.closed:
+            self.closed = True
+            self._close()
+
+
+class Protocol(H11Protocol):
+    """One connection. Waiting for headers, for the client to read, and for the end each have a deadline."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.edge, self.limits = edge, edge.limits
+        self.conn: Reader = Reader(edge.limits)
+        self._deadline: asyncio.TimerHandle | None = None  # for the headers, the rest of a body, or the end
+        self._sending: asyncio.TimerHandle | None = None
+        self._probe: asyncio.TimerHandle | None = None
+        self._heard = self._refused = False  # anything was received; it was answered without a route
+        self._left = False  # the client's writing side is closed
+
+    # ---- asyncio's calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._raw, self._uvicorns = transport, Transport(transport, self._end)
+        super().connection_made(self._uvicorns)  # type: ignore[arg-type]
+        if not self.edge.connections.opened():
+            self._refuse(FULL)
+            return
+        self.edge.connections.waits(self)
+        self._within(self.limits.header_timeout_s, self._headers_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.edge.connections.closed(self)
+        self._uvicorns.closed = True
+        for timer in (self._deadline, self._sending, self._probe, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        idle, self._heard = self._idle(), True
+        super().data_received(data)
+        self._watch(began=idle)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        cycle = self.cycle
+        if self.transport.is_closing():
+            return None  # asyncio closes it
+        if cycle is None or cycle.response_complete or self.conn.their_state is h11.SEND_BODY:
+            self._left = True
+            self.transport.close()
+            return None
+        # a client may close its writing side and still read: it gets its answer
+        self._left = True
+        if self.scope["http_version"] == "1.1" and not cycle.response_started:
+            # one that has gone answers this with a reset; one that reads skips it (RFC 9110, 15.2)
+            self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        self._probe = self.loop.call_later(PROBE_S, self._is_there, PROBE_S)
+        return True
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._follow_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._sending is not None and not self.transport.is_closing():
+            self._sending.cancel()
+
+    # ---- uvicorn's calls
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._left and self._idle():
+            self.transport.close()
+        self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        refusal = self.conn.refusal or Refusal(400, "invalid_request", msg)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._refuse(refusal)
+            return
+        # in the middle of a body: the route is told that the client has gone, and the log why
+        cycle.scope.setdefault("state", {})["refused"] = (refusal.status, refusal.code)
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if cycle.response_started:
+            self.transport.abort()
+        else:
+            self._refuse(refusal, counted=True)
+
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.flow.write_paused:  # it still reads the last answer
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.limits.idle_timeout_s, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
+
+    # ---- deadlines
+
+    def drop(self) -> None:
+        """Close it at once: nothing is being answered on it, and another connection needs its place."""
+        self.transport.abort()
+
+    def _end(self) -> None:
+        """Nothing more will be written: close it. What a client is still sending is thrown away for a moment first.
+
+        Closed at once, the client would be told that its connection was reset, and might never see the reply.
+        """
+        self.edge.connections.busy(self)
+        lingers = self._refused or self.conn.their_state is h11.SEND_BODY
+        if self._left or self._raw.is_closing() or not lingers or self.edge.connections.crowded:
+            self._raw.close()
+            self._cancel()
+            self._follow_sending()
+            return
+        try:
+            self._raw.write_eof()
+        except OSError:  # the client has reset it by now
+            self._raw.abort()
+            return
+        self._raw.resume_reading()
+        self.edge.connections.waits(self)
+        self._within(self.limits.linger_s, self._raw.abort)
+
+    def _idle(self) -> bool:
+        return self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
+
+    def _watch(self, began: bool = False) -> None:
+        """Set the deadline of what the connection waits for. `began`: the first bytes of a request came."""
+        if self.transport.is_closing():
+            return
+        connections = self.edge.connections
+        if self._idle():
+            connections.waits(self)
+            if not began:
+                self._cancel()
+                if self.timeout_keep_alive_task is None:
+                    wait = self.limits.idle_timeout_s
+                    self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+            elif self._deadline is None:
+                self._within(self.limits.header_timeout_s, self._headers_late)
+            return
+        if self.conn.our_state is not h11.DONE:
+            connections.busy(self)
+            self._cancel()
+            return
+        connections.waits(self)
+        if self._deadline is None:  # answered before its body came: the rest is thrown away
+            self._within(self.limits.linger_s, self.transport.close)
+
+    def _within(self, seconds: float, then: Callable[[], object]) -> None:
+        self._cancel()
+        self._deadline = self.loop.call_later(seconds, then)
+
+    def _cancel(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _headers_late(self) -> None:
+        if self._heard:
+            self._refuse(TOO_SLOW)
+        else:
+            self.transport.abort()
+
+    def _refuse(self, refusal: Refusal, counted: bool = False) -> None:
+        if not counted:
+            self.edge.refused(refusal)
+        self._refused = True
+        self.transport.write(refusal.reply())
+        self.transport.close()
+
+    def _follow_sending(self, before: float = math.inf) -> None:
+        """Abort where next to nothing of what is to be sent was taken for send_timeout_s."""
+        left = self._raw.get_write_buffer_size()
+        if left > max(0.0, before - LEAST_SENT):
+            self.transport.abort()
+        elif left:
+            self._sending = self.loop.call_later(self.limits.send_timeout_s, self._follow_sending, left)
+
+    def _is_there(self, waited: float) -> None:
+        """Abort where the socket has a fault by now, else ask again while the answer is being made."""
+        if self.transport.is_closing() or self.cycle.response_complete:
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        wait = min(2 * waited, SLOWEST_PROBE_S)
+        self._probe = self.loop.call_later(wait, self._is_there, wait)
