@@ -15,6 +15,7 @@ from burnish.files import FileError, read_json, tree_sha256, write_atomic
 from burnish.records import Examined, Fidelity, Kind, TrainRecord
 from burnish.run import Run
 
+from .seal import is_sealed, seal
 from .settings import ExportSettings
 
 WORK = ".export"  # what a later export may reuse: hashes, fidelity, the merge's own answers
@@ -33,12 +34,15 @@ class Finished:
 
     @staticmethod
     def load(run: Run, key: dict[str, Any]) -> Finished:
-        """Read what an earlier export with the same key finished."""
+        """Read what an earlier export with the same key finished, if it was written here."""
         path = run.inside(f"{WORK}/kept.json")
         try:
-            content = read_json(path) if path.is_file() else {}
+            content: Any = read_json(path) if path.is_file() else {}
         except FileError:
-            content = {}  # damaged: everything is made again
+            content = None  # damaged: everything is made again
+        if content and not (isinstance(content, dict) and is_sealed(_sealed(content), content.get("seal"))):
+            say(f"export: {path}: was not written on this machine: everything is made and measured again")
+            content = None
         same = isinstance(content, dict) and content.get("key") == key
         known = content.get("artefacts") if same else None
         return Finished(path, key, known if isinstance(known, dict) else {})
@@ -55,7 +59,13 @@ class Finished:
     def add(self, examined: Examined) -> None:
         """Write down an artefact that is finished."""
         self.artefacts[examined.path] = examined.model_dump()
-        write_atomic(self.path, json.dumps({"key": self.key, "artefacts": self.artefacts}, indent=2) + "\n")
+        content = {"key": self.key, "artefacts": self.artefacts}
+        content = json.loads(json.dumps(content))  # as it will be read: lists for tuples
+        write_atomic(self.path, json.dumps({**content, "seal": seal(content)}, indent=2) + "\n")
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != "seal"}
 
 
 @dataclass(frozen=True)
