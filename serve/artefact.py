@@ -57,6 +57,8 @@ def choose(settings: ServeSettings) -> Chosen:
         return Chosen(path, settings.served_model_name or path.stem, template_date=today, record={"model": path.name})
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     trained, exported = read_both(run)
+    if exported.train_sha256 != file_sha256(run.path / "train.json"):
+        raise ServeError(f"run '{run.id}': export.json is of an earlier training: run `make export RUN={run.id}` again")
     artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
     return _recorded(run.inside(artefact.path), settings.served_model_name or run.id, trained, exported, artefact)
 

@@ -45,6 +45,13 @@ def test_an_artefact_that_is_open_is_refused_with_its_reason_also_by_name(tmp_pa
         choose(ServeSettings(runs=str(tmp_path), artefact="Q8_0"))
 
 
+def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run.path / "train.json").write_text((run.path / "train.json").read_text() + "\n")
+    with pytest.raises(ServeError, match="export.json is of an earlier training: run `make export RUN=tuned` again"):
+        choose(ServeSettings(runs=str(tmp_path)))
+
+
 def test_a_run_without_a_gguf_says_why() -> None:
     nothing = Fidelity.model_validate({n: None for n, field in Fidelity.model_fields.items() if field.is_required()})
     merged = Artefact(

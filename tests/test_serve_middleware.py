@@ -159,6 +159,7 @@ def make_run(root: Path, **changes: Any) -> Path:
         "versions": {},
         "hardware": {},
     }
+    (run / "train.json").write_text(json.dumps(train))
     verdict = changes.get("verdict", "pass")
     artefact = {
         "path": "gguf/m-Q4_1.gguf",
@@ -174,7 +175,7 @@ def make_run(root: Path, **changes: Any) -> Path:
         "schema_version": 1,
         "run_id": "my-run",
         "created": "2026-01-02T00:00:00Z",
-        "train_sha256": SHA,
+        "train_sha256": file_sha256(run / "train.json"),
         "merge": {"base": "original", "reason": "r", "candidates": {}},
         "artefacts": [artefact],
         "default": changes.get("default", "gguf/m-Q4_1.gguf"),
@@ -184,7 +185,6 @@ def make_run(root: Path, **changes: Any) -> Path:
         "gate": changes.get("gate", {}),
         "versions": {"burnish": "0.1.0"},
     }
-    (run / "train.json").write_text(json.dumps(train))
     (run / "export.json").write_text(json.dumps(export))
     return root / "runs"
 
