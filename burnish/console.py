@@ -92,7 +92,11 @@ def bar(title: str, total: float) -> Iterator[Tick]:
         )
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(escape(printable(title, one_line=True)), total=total, text="")
-            yield lambda done, text="": progress.update(task, completed=done, text=escape(text))
+
+            def tick(done: float, text: str = "") -> None:
+                progress.update(task, completed=done, text=escape(printable(text, one_line=True)))
+
+            yield tick
     else:
         yield _plain(title, total)
 

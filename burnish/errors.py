@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"\d+")
 NO_MEMORY = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|bad_alloc|can't start new thread|can't allocate memory"
 )
+# of the loader too, and about something else: a library that is not there, an order of loading
+OTHER_LACK = re.compile(r"cannot open shared object file|static TLS block")
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -92,7 +94,9 @@ def lack_of_memory(error: BaseException) -> str | None:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limited = soft != resource.RLIM_INFINITY
     # below a limit of addresses a library fails to load, and what imports it then fails in its own way
-    in_import = limited and isinstance(error, ImportError)
+    in_import = limited and isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
+    if OTHER_LACK.search(str(error)):
+        return None
     if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) or in_import):
         return None
     said = str(error).strip().partition("\n")[0][:200] or "an allocation failed"

@@ -85,7 +85,10 @@ class Run:
         except (OSError, RuntimeError):
             raise RunError(f"{path}: is a link that leads nowhere: put the file itself there") from None
         if not target.is_relative_to(root.resolve()):
-            raise RunError(f"{path}: is a link that leads out of the run, to {target}: put the file itself there")
+            raise RunError(
+                f"{path}: is a link that leads out of the run, to {target}: put what it names there itself"
+                " (run.root may lie on any disk)"
+            )
         if why := irregular(target):
             raise RunError(f"{path}: {why}; nothing else than files and directories belongs to a run")
         return path
@@ -123,12 +126,12 @@ class Run:
             return {}
         except YamlError as error:
             raise RunError(f"{path}: {error}") from None
-        sections = {} if content is None else content
-        if not isinstance(sections, dict) or not all(
-            isinstance(name, str) and isinstance(section, dict) for name, section in sections.items()
+        content = {} if content is None else content
+        if not isinstance(content, dict) or not all(
+            isinstance(name, str) and isinstance(section, dict | None) for name, section in content.items()
         ):
             raise RunError(f"{path}: expected sections of settings")
-        return sections
+        return {name: section or {} for name, section in content.items()}
 
     def write(self, record: StageRecord) -> None:
         """Write a record whole or not at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,7 +16,7 @@ from burnish.files import FileError, read_json, tree_sha256, write_atomic
 from burnish.records import Examined, Fidelity, Kind, TrainRecord
 from burnish.run import Run
 
-from .seal import is_sealed, seal
+from .seal import SealError, is_sealed, seal
 from .settings import ExportSettings
 
 WORK = ".export"  # what a later export may reuse: hashes, fidelity, the merge's own answers
@@ -40,8 +41,8 @@ class Finished:
             content: Any = read_json(path) if path.is_file() else {}
         except FileError:
             content = None  # damaged: everything is made again
-        if content and not (isinstance(content, dict) and is_sealed(_sealed(content), content.get("seal"))):
-            say(f"export: {path}: was not written on this machine: everything is made and measured again")
+        if content and (why := _not_believed(content)):
+            say(f"export: {path} {why}: everything is made and measured again")
             content = None
         same = isinstance(content, dict) and content.get("key") == key
         known = content.get("artefacts") if same else None
@@ -61,11 +62,21 @@ class Finished:
         self.artefacts[examined.path] = examined.model_dump()
         content = {"key": self.key, "artefacts": self.artefacts}
         content = json.loads(json.dumps(content))  # as it will be read: lists for tuples
-        write_atomic(self.path, json.dumps({**content, "seal": seal(content)}, indent=2) + "\n")
+        with suppress(SealError):  # the next export says why it measures again
+            content["seal"] = seal(content)
+        write_atomic(self.path, json.dumps(content, indent=2) + "\n")
 
 
-def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name != "seal"}
+def _not_believed(content: Any) -> str:
+    """Say why what an earlier export kept does not count; "" where it does."""
+    if not isinstance(content, dict) or not content.get("seal"):
+        return "has no seal"
+    try:
+        if is_sealed({name: value for name, value in content.items() if name != "seal"}, content["seal"]):
+            return ""
+    except SealError as error:
+        return f"has a seal that can't be checked ({error})"
+    return "is sealed with another key (of another user or machine), or was changed"
 
 
 @dataclass(frozen=True)

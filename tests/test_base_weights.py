@@ -130,3 +130,22 @@ def test_a_gguf_that_is_a_pointer_or_another_file_is_named(tmp_path: Path) -> No
         (tmp_path / "x.gguf").write_bytes(content)
         with pytest.raises(BaseError, match=told):
             resolve(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("name", ["sub/model.safetensors", "../elsewhere.safetensors"])
+def test_an_index_names_only_files_beside_it(shards: Path, name: str) -> None:
+    index(shards, {"weight_map": {"a": ONE, "b": name}})
+    assert f"names '{name}', which is not a file beside it" in fault(shards)
+
+
+def test_a_small_file_that_links_out_of_the_base_is_refused_and_weights_may_lie_elsewhere(
+    base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (base / "model.safetensors").rename(elsewhere / "model.safetensors")
+    (base / "model.safetensors").symlink_to(elsewhere / "model.safetensors")
+    assert resolve(str(base)).path == base
+    (elsewhere / "secret.json").write_text('{"token": "x"}')
+    (base / "generation_config.json").symlink_to(elsewhere / "secret.json")
+    with pytest.raises(BaseError, match=r"generation_config.json: is a link that leads out of the directory"):
+        resolve(str(base))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,45 @@ def test_an_artefact_is_described_as_it_was_made_and_examined(tmp_path: Path) ->
     assert (made.path, made.kind, made.quantization, made.bytes) == ("gguf/a-Q8_0.gguf", "gguf", "Q8_0", 7)
     assert made.sha256 == file_sha256(tmp_path / made.path)
     assert made.fidelity == FIDELITY and made.fallbacks == {"q4_K -> q5_0": 3}
+
+
+@pytest.mark.parametrize("changed", ["figure", "seal", "none"])
+def test_figures_that_were_not_measured_here_are_measured_again(
+    changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    produce(job(tmp_path), Fake())
+    path = tmp_path / ".export" / "kept.json"
+    kept = json.loads(path.read_text())
+    if changed == "figure":
+        kept["artefacts"]["gguf/a-Q8_0.gguf"]["fidelity"]["kl"] = 0.5
+    else:
+        kept["seal"] = "0" * 64 if changed == "seal" else None
+    path.write_text(json.dumps(kept))
+    again = Fake()
+    assert produce(job(tmp_path), again).fidelity == FIDELITY
+    assert again.calls == ["make", "examine"]
+    assert ": everything is made and measured again" in capsys.readouterr().err
+
+
+def test_a_run_of_another_machine_is_measured_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    produce(job(tmp_path / "run"), Fake())
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "elsewhere"))
+    again = Fake()
+    produce(job(tmp_path / "run"), again)
+    assert again.calls == ["make", "examine"]
+
+
+def test_a_cache_that_cannot_keep_a_key_costs_a_new_measurement_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    produce(job(tmp_path / "run"), Fake())
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "file"))
+    again = Fake()
+    produce(job(tmp_path / "run"), again)
+    assert again.calls == ["make", "examine"] and "has a seal that can't be checked" in capsys.readouterr().err
 
 
 def test_what_is_finished_and_unchanged_is_not_made_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from burnish.errors import lack_of_memory
 from tests.support.commands import ROOT, own_environment
 
 QUICKSTART = ("--config", "configs/quickstart.yaml")
@@ -28,3 +29,17 @@ def test_a_small_limit_of_addresses_is_named(stage: str, mib: int, tmp_path: Pat
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     faults = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(faults) == 1 and f"raise the limit of {mib} MiB of addresses (ulimit -v)" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'gguf'"),
+        ImportError("libcudart.so.12: cannot open shared object file: No such file or directory"),
+        ImportError("/lib/libgomp.so.1: cannot allocate memory in static TLS block"),
+    ],
+)
+def test_a_library_that_is_missing_is_not_a_lack_of_memory(error: ImportError, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (1 << 30, 1 << 30))
+    assert lack_of_memory(error) is None
+    assert lack_of_memory(ImportError("failed to map segment from shared object")) is not None

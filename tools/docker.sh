@@ -144,7 +144,7 @@ mount_base() {  # a run's base may be a path of this machine: export and push ne
 }
 
 export_service() {  # the compose service of an export: without a network where it needs none (NETWORK=none|hub decides otherwise)
-  local word before='' name=latest base='' revision='' record snapshots
+  local word before='' name=latest root=runs base='' revision='' record snapshots
   case ${1:-} in
     push) case " $* " in *" --dry-run "* | *" --dry_run "*) ;; *) echo push; return ;; esac ;;
   esac
@@ -154,11 +154,12 @@ export_service() {  # the compose service of an export: without a network where 
   esac
   case ${1:-} in push | card) echo export; return ;; esac
   for word in "$@"; do
-    case $before in --run.name) name=$word ;; --run.base) base=$word ;; esac
-    case $word in --run.name=*) name=${word#*=} ;; --run.base=*) base=${word#*=} ;; esac
+    case $before in --run.name) name=$word ;; --run.base) base=$word ;; --run.root) root=$word ;; esac
+    case $word in --run.name=*) name=${word#*=} ;; --run.base=*) base=${word#*=} ;; --run.root=*) root=${word#*=} ;; esac
     before=$word
   done
-  record=runs/$name/train.json
+  record=$root/$name/train.json
+  [ -f "$record" ] || record=$name/train.json
   if [ -f "$record" ]; then
     base=${base:-$(sed -n '/"base"/,/}/s/.*"id": *"\([^"]*\)".*/\1/p' "$record" | head -n1)}
     revision=$(sed -n '/"base"/,/}/s/.*"revision": *"\([^"]*\)".*/\1/p' "$record" | head -n1)

@@ -95,6 +95,8 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
     name = asked.run.name or runs.new_id(prepared.base.name, asked.data.path)
     run, resolved = Run(Path(asked.run.root).resolve() / name), resolved.named(name)
     run.check_inside(*TOUCHED)
+    for directory in ("adapter", "checkpoints", "logs"):
+        run.tree(directory)
     found = {**inputs(prepared), "parent_sha256": resolved.parent_sha256}
     if os.path.isfile(run.path / CONFIG):
         started = StartedRun.read(run)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from burnish.chat import RESERVED_VARIABLES, TIMEOUT_S
-from burnish.config import Flat, Given, Strict
+from burnish.config import ConfigError, Flat, Given, Strict
 from burnish.config.foreign import Names
 from burnish.publish import PushSection
 
@@ -238,9 +238,13 @@ class TrainSettings(Strict):
         given = flat.get(("lora", "config_file"))
         if given is None or not isinstance(given.value, str):
             return []
-        del flat["lora", "config_file"]  # its values stand for it
+        try:
+            read = read_peft_config(Path(given.value))
+        except ConfigError:
+            del flat["lora", "config_file"]  # validation would find the same faults again
+            raise
         notes = []
-        for key, value in read_peft_config(Path(given.value)).items():
+        for key, value in read.items():
             before = flat.get(("lora", key))
             if before is None or before.strength < given.strength:
                 flat["lora", key] = Given(value, f"{given.value} ({given.where})", given.strength)

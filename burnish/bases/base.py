@@ -70,7 +70,7 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
         raise BaseError(
             f"base.id {base_id}: {directory} is not a model: it needs config.json and *.safetensors (or .bin)"
         )
-    if faults := irregular_in(directory):
+    if faults := [*irregular_in(directory), *_links_out(directory)]:
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     weights = examine(directory, FETCH if local is not None else COMPLETE)
     faults = [*weights.faults, *_object_faults(directory)]
@@ -80,6 +80,22 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     # a snapshot directory of the hub's cache is named by its commit
     return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
+
+
+def _links_out(directory: Path) -> list[str]:
+    """Say which small files are links out of the directory: what they name would be copied into what is exported.
+
+    The Hub's cache is made of links to its blobs; weights may lie on another disk, and are checked as weights.
+    """
+    faults = []
+    for path in sorted(directory.iterdir()):
+        if not path.is_symlink() or path.suffix in WEIGHT_SUFFIXES:
+            continue
+        target = path.resolve()
+        blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+        if not blob and not target.is_relative_to(directory.resolve()):
+            faults.append(f"{path}: is a link that leads out of the directory, to {target}: put the file itself there")
+    return faults
 
 
 def directory_sha256(directory: Path) -> str:

@@ -109,7 +109,9 @@ def _indexed(index: Path, found: Weights) -> None:
         tensors[name].append(tensor)
     for name, wanted in sorted(tensors.items()):
         path = index.parent / name
-        if not path.is_file():
+        if path.name != name:
+            found.faults.append(f"{index}: names '{name}', which is not a file beside it: {found.way}")
+        elif not path.is_file():
             found.faults.append(f"{index}: names {name}, which is not there: {found.way}")
         elif path.suffix == ".safetensors":
             held = _safetensors(path, found)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,7 @@ PASSED = frozenset({
 PASSED_PREFIXES = (
     "LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_", "LLAMA_", "CUDA_", "NVIDIA_", "PYTORCH_",
 )  # fmt: skip
-GPU = Path("/dev/nvidiactl")
+GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl")))  # also under WSL, and on Jetson
 GIB = 1 << 30
 
 
@@ -50,7 +51,7 @@ class Limits:
         Memory is bounded by the machine's own, the mapped file and room for libraries, so that a size that a file
         makes up fails at once. A CUDA build reserves far more addresses than it uses: there it is not bounded.
         """
-        memory = 0 if GPU.exists() else memory_limit_bytes() + 2 * input_bytes + 16 * GIB
+        memory = 0 if any(map(Path.exists, GPUS)) else memory_limit_bytes() + 2 * input_bytes + 16 * GIB
         return cls(3600 + (input_bytes + output_bytes) // 100_000, GIB + output_bytes, memory)
 
 
@@ -88,6 +89,10 @@ def environment(**more: str) -> dict[str, str]:
 
 @cache
 def reaches_network() -> bool:
-    """Whether confined children can reach the network, because the system does not let them give it up."""
+    """Whether confined children can reach a network: there is one, and the system does not let them give it up."""
+    with suppress(OSError):
+        lines = Path("/proc/net/dev").read_text().strip().split("\n")[2:]
+        if {line.partition(":")[0].strip() for line in lines} <= {"lo"}:
+            return False
     check = subprocess.run(module(CONFINED, "check"), env=environment(), capture_output=True, stdin=subprocess.DEVNULL)
     return check.returncode != 0

@@ -29,17 +29,20 @@ def limit(kind: int, value: int) -> None:
 def leave_network() -> bool:
     """Move this process into a network namespace of its own, which has no way out; returns whether that was allowed.
 
-    An ordinary user needs a user namespace for it, which many containers forbid. It must be the only thread.
+    An ordinary user needs a user namespace for it, which many containers forbid. Root needs none, and would lose its
+    right to other users' files in one. It must be the only thread.
     """
     user, group = os.getuid(), os.getgid()
     unshare = ctypes.CDLL(None).unshare
-    if unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
-        # the same numbers inside, so that files and home directories are whose they were
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
+    if unshare(CLONE_NEWNET) == 0:
         return True
-    return bool(unshare(CLONE_NEWNET) == 0)
+    if unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        return False
+    # the same numbers inside, so that files and home directories are whose they were
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+    return True
 
 
 def main(words: list[str]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from burnish.errors import UserError
+from burnish.files import FileError, read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -103,7 +104,10 @@ def row_ranges(tensor: Stored, values: int = SLICE_VALUES) -> list[tuple[int, in
 def sources(directory: Path) -> list[Source]:
     """Return every tensor of a checkpoint in its stored order. Raises ShardError where files are missing or damaged."""
     index = directory / INDEX
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [SINGLE]
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [SINGLE]
+    except (FileError, KeyError, TypeError, AttributeError):
+        raise ShardError(f"{index}: is not an index of weights: it needs weight_map, from tensors to files") from None
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
         raise ShardError([f"{directory / name}: not there; the merge reads safetensors" for name in missing])
