@@ -45,6 +45,30 @@ UNDERSTOOD: list[tuple[str, Any, str, Any]] = [
     ("evaluation_strategy", '"no"', "train.eval_steps", None),
     ("save_strategy", "steps", "train.save_steps", 50),
     ("push_to_hub", "false", "push.repo", None),
+    ("lr", "1e-3", "train.learning_rate", 1e-3),
+    ("dtype", "null", "base.dtype", "auto"),
+    ("dtype", "None", "base.dtype", "auto"),
+    ("dtype", "half", "base.dtype", "float16"),
+    ("attn_implementation", "flash_attention_2", "base.attn_implementation", "flash_attention_2"),
+    ("attn_implementation", "null", "base.attn_implementation", "auto"),
+    ("chat_template", "llama-3.1", "chat.template", "llama-3.1"),
+    ("max_length", "384", "data.max_length", 384),
+    ("packing", "false", "data.packing", False),
+    ("assistant_only_loss", "false", "data.assistant_only_loss", False),
+    ("train_on_responses_only", "true", "data.assistant_only_loss", True),
+    ("inference_mode", "false", "lora.r", 16),
+    ("deepspeed", "null", "lora.r", 16),
+    ("local_rank", "-1", "lora.r", 16),
+    ("ddp_backend", "null", "lora.r", 16),
+    ("ddp_find_unused_parameters", "false", "lora.r", 16),
+    ("save_on_each_node", "false", "lora.r", 16),
+    ("remove_unused_columns", "false", "lora.r", 16),
+    ("remove_unused_columns", "true", "lora.r", 16),
+    ("dataset_kwargs", "null", "lora.r", 16),
+    ("neftune_noise_alpha", "null", "lora.r", 16),
+    ("neftune_noise_alpha", "None", "lora.r", 16),
+    ("embedding_learning_rate", "null", "lora.r", 16),
+    ("modules_to_save", "null", "lora.r", 16),
 ]
 HINTED = [
     ("load_in_8bit", "true", "base.quantization"),
@@ -68,6 +92,17 @@ HINTED = [
     ("quantization_method", "q4_k_m", "QUANTS="),
     ("token", "hf_x", "HF_TOKEN"),
     ("device_map", "auto", "CUDA_VISIBLE_DEVICES"),
+    ("data_files", "[a.jsonl, b.jsonl]", "a directory of files"),
+    ("inference_mode", "true", "leave it out"),
+    ("deepspeed", "ds_config.json", "one process"),
+    ("local_rank", "1", "one process"),
+    ("ddp_backend", "nccl", "one process"),
+    ("ddp_find_unused_parameters", "true", "one process"),
+    ("save_on_each_node", "true", "one process"),
+    ("dataset_kwargs", "{skip_prepare_dataset: true}", "leave it out"),
+    ("neftune_noise_alpha", "5", "NEFTune"),
+    ("embedding_learning_rate", "2e-5", "lora.target_modules"),
+    ("modules_to_save", "[embed_tokens, lm_head]", "lora.target_modules"),
 ]
 
 
@@ -116,6 +151,37 @@ def test_every_name_is_tested_and_documented() -> None:
 def test_the_base_has_other_names_too(tmp_path: Path) -> None:
     for name in ("model_name", "model_name_or_path"):
         assert loaded(tmp_path / "c.yaml", f"{name}: me/base\ndata: {{path: x}}\n").base.id == "me/base"
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "eval_path"),
+    [
+        ("rows.jsonl", "rows.jsonl", None),
+        ("[rows.jsonl]", "rows.jsonl", None),
+        ("{train: rows.jsonl}", "rows.jsonl", None),
+        ("{train: rows.jsonl, test: [held.jsonl]}", "rows.jsonl", "held.jsonl"),
+    ],
+)
+def test_data_files_are_the_path_of_the_rows(given: str, path: str, eval_path: str | None, tmp_path: Path) -> None:
+    data = loaded(tmp_path / "c.yaml", f"base: {{id: x}}\ndata:\n  data_files: {given}\n").data
+    assert (data.path, data.eval_path) == (path, eval_path)
+
+
+def test_the_markers_of_train_on_responses_only_are_not_needed(tmp_path: Path) -> None:
+    markers = "{instruction_part: '<|user|>', response_part: '<|assistant|>'}"
+    assert loaded(tmp_path / "c.yaml", f"{ALWAYS}train_on_responses_only: {markers}\n").data.assistant_only_loss
+
+
+def test_an_unknown_key_is_told_no_name_that_is_far_from_it_and_not_seventy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path / "c.yaml", f"{ALWAYS}ddp_timeout: 1\ntrain: {{deepsleep: 1, epochs: 3}}\n")
+    top, far, near = caught.value.faults
+    assert top.endswith(
+        "unknown key 'ddp_timeout'; known: the sections base, chat, data, exam, lora, push, run, train (--help lists"
+        " their settings)"
+    )
+    assert "did you mean" not in far and "train.seed" in far
+    assert near.endswith("unknown key 'train.epochs'; did you mean 'train.num_train_epochs'?")
 
 
 @pytest.mark.parametrize("given", ["half", "fp16", "torch.float16"])

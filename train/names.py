@@ -10,7 +10,9 @@ from burnish.config.foreign import Meaning, Names, hint, same, unless
 DTYPES = {
     "half": "float16", "fp16": "float16", "torch.half": "float16", "torch.float16": "float16", "bf16": "bfloat16",
     "torch.bfloat16": "bfloat16", "fp32": "float32", "float": "float32", "torch.float32": "float32", None: "auto",
+    "None": "auto", "none": "auto", "null": "auto",
 }  # fmt: skip
+HELD_OUT = ("test", "validation", "eval")  # splits by the names that datasets have
 REGEX = frozenset("\\.*+?()[]{}|^$")
 
 
@@ -60,6 +62,35 @@ def _warmup(value: Any) -> Meaning:
     return "a share of the steps is expected, 0 or more and below 1: train.warmup_steps has the same"
 
 
+def _files(value: Any) -> Meaning:
+    """Return the paths of datasets' data_files: one file, or one for training and one for what is held out."""
+    splits = value if isinstance(value, dict) else {"train": value}
+    paths: dict[str, Any] = {}
+    for split, files in splits.items():
+        ours = {"train": "data.path"}.get(split, "data.eval_path" if split in HELD_OUT else None)
+        one = files[0] if isinstance(files, list) and len(files) == 1 else files
+        if ours is None or ours in paths or not isinstance(one, str):
+            return "one file, or a directory of files, is data.path; the file of held-out rows is data.eval_path"
+        paths[ours] = one
+    return paths
+
+
+def _responses_only(value: Any) -> Meaning:
+    """Return the meaning of "learn the responses only"; the markers of turns that unsloth asks for are not needed."""
+    if value is None or isinstance(value, dict):
+        value = True
+    return {"data.assistant_only_loss": value}
+
+
+def _attention(value: Any) -> Meaning:
+    return {"base.attn_implementation": "auto" if value in (None, "None", "none", "null") else value}
+
+
+ONE_PROCESS = unless((False, None, -1, 0, ""), "training is one process on one device: leave it out")
+TRAINED_MODULES = (
+    "LoRA on embed_tokens and lm_head is trained, at train.learning_rate: name them in lora.target_modules, beside the"
+    " other layers"
+)
 NAMES: Names = {
     "model_name": same("base.id"),
     "model_name_or_path": same("base.id"),
@@ -75,6 +106,7 @@ NAMES: Names = {
     "max_seq_length": same("data.max_length"),
     "max_seq_len": same("data.max_length"),
     "random_state": same("train.seed"),
+    "lr": same("train.learning_rate"),
     "data_seed": hint("train.seed settles the order of rows as well"),
     "use_gradient_checkpointing": _checkpointing,
     "warmup_ratio": _warmup,
@@ -99,4 +131,23 @@ NAMES: Names = {
     "quantization_method": hint("GGUF types are the export's: make export QUANTS=Q4_K_M,Q8_0"),
     "token": hint("the hub's token is HF_TOKEN in the environment: never in a file or a command"),
     "device_map": hint("the GPU is taken where there is one; CUDA_VISIBLE_DEVICES chooses it"),
+    "dtype": lambda value: {"base.dtype": dtype(value)},
+    "attn_implementation": _attention,
+    "chat_template": same("chat.template"),
+    "max_length": same("data.max_length"),
+    "packing": same("data.packing"),
+    "data_files": _files,
+    "assistant_only_loss": same("data.assistant_only_loss"),
+    "train_on_responses_only": _responses_only,
+    "inference_mode": unless((False, None), "an adapter that is trained is not in inference mode: leave it out"),
+    "deepspeed": ONE_PROCESS,
+    "local_rank": ONE_PROCESS,
+    "ddp_backend": ONE_PROCESS,
+    "ddp_find_unused_parameters": ONE_PROCESS,
+    "save_on_each_node": ONE_PROCESS,
+    "remove_unused_columns": lambda value: {},  # columns are taken by the rows' format, the others are named
+    "dataset_kwargs": unless((None, {}), "rows are prepared here, and `make check` shows them: leave it out"),
+    "neftune_noise_alpha": unless((None, 0), "NEFTune's noise is not trained with here: leave it out"),
+    "embedding_learning_rate": unless((None,), f"there is one learning rate. {TRAINED_MODULES}"),
+    "modules_to_save": unless((None, [], ""), f"whole modules are not trained. {TRAINED_MODULES}"),
 }  # fmt: skip

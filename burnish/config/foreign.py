@@ -21,10 +21,16 @@ def hint(text: str) -> Callable[[Any], Meaning]:
 
 
 def unless(nothing: tuple[Any, ...], text: str) -> Callable[[Any], Meaning]:
-    """Return the meaning of a name that asks for nothing with these values, and is a hint with others."""
-    return lambda value: (
-        {} if any(value is one or (value == one and type(value) is type(one)) for one in nothing) else text
-    )
+    """Return the meaning of a name that asks for nothing with these values, and is a hint with others.
+
+    The words None and null mean None: Python's settings are copied, and YAML reads the first as text.
+    """
+
+    def means(value: Any) -> Meaning:
+        value = None if isinstance(value, str) and value.lower() in ("none", "null") else value
+        return {} if any(value is one or (value == one and type(value) is type(one)) for one in nothing) else text
+
+    return means
 
 
 def meaning(names: Names, key: str, value: Any) -> Meaning | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def load(
     try:
         settings = model.model_validate(_nest(flat))
     except ValidationError as error:
-        raise ConfigError(faults + _faults(error, flat)) from None
+        required = [".".join(path) for path, info in fields(model) if info.is_required()]
+        raise ConfigError(faults + _faults(error, flat, required)) from None
     if faults:
         raise ConfigError(faults)
     return settings
@@ -56,7 +57,7 @@ def _nest(flat: Flat) -> dict[str, Any]:
     return nested
 
 
-def _faults(error: ValidationError, flat: Flat) -> list[str]:
+def _faults(error: ValidationError, flat: Flat, required: Sequence[str]) -> list[str]:
     """Say each faulty setting in one line; the branches of a union become one "this or that"."""
     messages: dict[str, list[str]] = {}
     for item in error.errors():
@@ -66,6 +67,7 @@ def _faults(error: ValidationError, flat: Flat) -> list[str]:
             head = f"{flat[path].where}: {'.'.join(path)} is {flat[path].value!r}"
         elif item["type"] == "missing":
             key = ".".join(location)
+            key = next((name for name in required if name.startswith(f"{key}.")), key)  # of a section that is missing
             head = f"setting '{key}' is required: give it in the config file, or as --{key}"
         else:
             head = ".".join(location) or "settings"

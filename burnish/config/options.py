@@ -10,11 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ..errors import did_you_mean
 from .foreign import Names
 from .loading import load
 from .schema import ConfigError, Settings, fields, show, type_name
-from .sources import ENV_PREFIX
+from .sources import ENV_PREFIX, key_hint
 
 
 def add_command(
@@ -67,10 +66,9 @@ def parse_arguments(
     options, rest = parser.parse_known_args([_underscored(word, known) for word in argv])
     theirs, rest = _foreign_options(rest, model.foreign)
     if rest:
-        names = {f"--{key}" for key in known} | {"--config"}
         raise ConfigError(
             [
-                f"command line: unknown option '{word}'" + did_you_mean(word.split("=")[0], names)
+                f"command line: unknown option '{word}'" + key_hint(_name(word), {*known, "config"}, "--")
                 if word.startswith("-")
                 else f"command line: unexpected argument '{word}'"
                 for word in rest
@@ -95,6 +93,11 @@ def _foreign_options(rest: Sequence[str], foreign: Names) -> tuple[dict[str, str
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
         found[name.removeprefix("--")] = value
     return found, left
+
+
+def _name(option: str) -> str:
+    """Return the key that an option names: --lora.lora-alpha=3 is lora.lora_alpha."""
+    return option.partition("=")[0].lstrip("-").replace("-", "_")
 
 
 def _underscored(word: str, known: set[str]) -> str:

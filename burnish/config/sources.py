@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..errors import did_you_mean
+from ..errors import KNOWN, nearest
 from ..files import read_regular
 from .foreign import Names, meaning
 from .schema import COMMAND_LINE, ENVIRONMENT, FILE, ConfigError, Flat, Given, accepts, show, words
@@ -98,7 +98,7 @@ class Reader:
             elif full in self.known:
                 self._put(flat, full, Given(_value(value_node, self.known[full].annotation), where, FILE), where)
             elif not self._translated(flat, full, Given(_value(value_node, Any), where, FILE)):
-                self.faults.append(f"{where}: unknown key '{full}'{_hint(full, self.known)}")
+                self.faults.append(f"{where}: unknown key '{full}'{key_hint(full, self.known)}")
 
     def environment(self, stage: str, environ: Mapping[str, str]) -> Flat:
         """Read the variables with the stage's prefix."""
@@ -113,8 +113,7 @@ class Reader:
             if name in variables:
                 self._put(flat, key, Given(parse(text, self.known[key].annotation), name, ENVIRONMENT), name)
             elif not self._translated(flat, key, Given(parse(text, Any), name, ENVIRONMENT)):
-                told = did_you_mean(name, {*variables, *OTHER_VARIABLES})
-                self.faults.append(f"environment: unknown variable '{name}'{told}")
+                self.faults.append(f"environment: unknown variable '{name}'{_variable_hint(name, prefix, variables)}")
         return flat
 
     def command_line(self, overrides: Mapping[str, Any]) -> Flat:
@@ -125,7 +124,7 @@ class Reader:
             if key in self.known:
                 self._put(flat, key, Given(parse(value, self.known[key].annotation), where, COMMAND_LINE), where)
             elif not self._translated(flat, key, Given(parse(value, Any), where, COMMAND_LINE)):
-                self.faults.append(f"{where}: unknown key{_hint(key, self.known)}")
+                self.faults.append(f"{where}: unknown key{key_hint(key, self.known)}")
         return flat
 
     def _translated(self, flat: Flat, key: str, given: Given) -> bool:
@@ -163,11 +162,30 @@ def _value(node: yaml.Node, annotation: Any) -> Any:
     return _Loader("").construct_object(node, deep=True)
 
 
-def _hint(full: str, known: Mapping[str, Any]) -> str:
-    """Suggest a key from the same section, or the same key from another section."""
+def _variable_hint(name: str, prefix: str, variables: Collection[str]) -> str:
+    """Return "; did you mean 'X'?" for the nearest variable; a prefix that is right makes no two names alike."""
+    start = prefix if name.startswith(prefix) else ""
+    known = {variable.removeprefix(start): variable for variable in (*variables, *OTHER_VARIABLES)}
+    near = nearest(name.removeprefix(start), known)
+    return f"; did you mean '{known[near]}'?" if near else "; --help lists them"
+
+
+def key_hint(full: str, known: Collection[str], prefix: str = "") -> str:
+    """Return "; did you mean 'x'?" for the nearest key, of the same section where there is one, else what there is.
+
+    Keys are compared without their sections. What there is are the section's keys, or the sections.
+    """
     section, _, name = full.rpartition(".")
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
     if elsewhere:
-        return f"; did you mean '{elsewhere[0]}'?"
-    siblings = [key for key in known if key.startswith(f"{section}.")] if section else None
-    return did_you_mean(full, siblings or {*known, *(key.split(".")[0] for key in known)})
+        return f"; did you mean '{prefix}{elsewhere[0]}'?"
+    siblings = [key for key in known if section and key.startswith(f"{section}.")]
+    names = {key.rpartition(".")[2]: key for key in siblings or known}
+    if near := nearest(name, [*names, *({key.split(".")[0] for key in known} if not section else ())]):
+        return f"; did you mean '{prefix}{names.get(near, near)}'?"
+    if siblings:
+        return f"{KNOWN}{', '.join(sorted(siblings))}"
+    sections = sorted({key.split(".")[0] for key in known if "." in key})
+    plain = sorted(f"{prefix}{key}" for key in known if "." not in key)
+    there = [*plain, f"the sections {', '.join(sections)} (--help lists their settings)"] if sections else plain
+    return f"{KNOWN}{', '.join(there)}"
