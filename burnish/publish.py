@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WRITE = "write to"
 OTHER_NAMES = {"lora": "adapter", "merged_16bit": "merged"}  # unsloth's
+FOUR_BIT = frozenset({"merged_4bit", "merged_4bit_forced"})  # unsloth's too
 UPLOAD_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
 # what a repository that was created by hand, and has no model yet, may hold
 PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
@@ -35,6 +36,11 @@ class PushSection(Strict):
     @field_validator("what")
     @classmethod
     def _by_other_names(cls, value: list[str]) -> list[str]:
+        if FOUR_BIT & set(value):
+            raise ValueError(
+                "a merge in 4 bits is never made and never published: rounding to 4 bits erases a light fine-tune; take"
+                " merged (16 bits), adapter, or a small GGUF type, which is examined"
+            )
         return [OTHER_NAMES.get(name, name) for name in value]
 
     public: bool = Field(False, description="for everyone to see; else the repository is private")

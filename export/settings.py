@@ -12,7 +12,7 @@ from burnish.config.foreign import Meaning, Names, unless
 from burnish.exam.thresholds import DEFAULTS
 from burnish.publish import PushSection
 
-UNSLOTH_TYPES = {"not_quantized": "F16", "fast_quantized": "Q8_0", "quantized": "Q4_K_M"}
+UNSLOTH_TYPES: dict[object, str] = {"not_quantized": "F16", "fast_quantized": "Q8_0", "quantized": "Q4_K_M"}
 FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb-4bit"})
 
 
@@ -52,6 +52,11 @@ class GgufSection(Strict):
 
     quants: list[str] = Field(default=["Q8_0", "Q4_K_M"], description="llama.cpp's quantization types by name")
 
+    @field_validator("quants", mode="before")
+    @classmethod
+    def _by_other_names(cls, value: object) -> object:
+        return [UNSLOTH_TYPES.get(name, name) for name in value] if isinstance(value, list) else value
+
 
 class GateSection(Strict):
     """What an artefact must reach on the exam to pass."""
@@ -82,7 +87,7 @@ class GateSection(Strict):
 def _types(value: object) -> Meaning:
     """Return gguf.quants for unsloth's quantization_method: one type or several, in lower case."""
     names = value if isinstance(value, list) else [value]
-    return {"gguf.quants": [UNSLOTH_TYPES.get(str(name), str(name).upper()) for name in names]}
+    return {"gguf.quants": [name if name in UNSLOTH_TYPES else str(name).upper() for name in names]}
 
 
 NAMES: Names = {

@@ -269,6 +269,16 @@ def test_the_export_knows_unsloths_types(given: str, meant: list[str], tmp_path:
         load(ExportSettings, "export", tmp_path / "c.yaml", {}, {})
 
 
+def test_the_exports_own_setting_knows_unsloths_types_too() -> None:
+    settings = load(ExportSettings, "export", None, {"gguf.quants": "fast_quantized,quantized,not_quantized,Q6_K"}, {})
+    assert settings.gguf.quants == ["Q8_0", "Q4_K_M", "F16", "Q6_K"]
+
+
+def test_a_merge_in_4_bits_is_never_published() -> None:
+    with pytest.raises(ConfigError, match=r"push\.what is \['merged_4bit'\]: a merge in 4 bits is never made"):
+        load(ExportSettings, "export", None, {"push.what": "merged_4bit"}, {})
+
+
 def test_what_is_pushed_has_unsloths_names_too() -> None:
     assert PushSection(what=["lora", "merged_16bit", "Q8_0"]).what == ["adapter", "merged", "Q8_0"]
 
