@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,12 @@ class Finished:
             return None
         path = run.tree(name)
         return known if path.exists() and tree_sha256(path) == known.sha256 else None
+
+    def others(self, run: Run, made: Collection[str]) -> list[Examined]:
+        """Return the GGUF files that earlier exports made beside those in `made`, where they are still the same."""
+        names = sorted(self.artefacts.keys() - set(made))
+        found = (self.find(run, name, Examined) for name in names if name.startswith(f"gguf/{run.id}-"))
+        return [one for one in found if one is not None and one.kind == "gguf"]
 
     def add(self, examined: Examined) -> None:
         """Write down an artefact that is finished."""

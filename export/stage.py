@@ -82,11 +82,18 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
 
 
 def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
-    """Return the examined GGUF files, and why there are none where the converter makes none of the merge."""
+    """Return the examined GGUF files, and why there are none where the converter makes none of the merge.
+
+    Those of earlier exports that are still there belong to them, whatever types are asked for now.
+    """
     try:
-        return [produce(job, output) for output in gguf_formats(job, types)], None
+        made = [produce(job, output) for output in gguf_formats(job, types)]
     except convert.UnconvertibleError as error:
         return [], str(error)
+    kept = job.finished.others(job.run, [one.path for one in made])
+    if kept:
+        say(f"export: kept from earlier exports, unchanged: {', '.join(one.path for one in kept)}")
+    return [*made, *kept], None
 
 
 def examine_file(settings: ExportSettings, path: Path) -> Artefact:

@@ -112,6 +112,24 @@ def test_what_changed_is_made_again(tmp_path: Path, change: str) -> None:
     assert again.calls == ["make", "examine"]
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [("nothing", True), ("content", False), ("removed", False), ("key", False), ("other run", False)],
+)
+def test_a_gguf_of_an_earlier_export_stays_while_it_is_unchanged(tmp_path: Path, change: str, kept: bool) -> None:
+    """Another type was asked for now: the file lies there still, and serve may take it."""
+    run_id = "other" if change == "other run" else tmp_path.name
+    earlier = produce(job(tmp_path), Fake(f"gguf/{run_id}-Q8_0.gguf"))
+    if change == "content":
+        (tmp_path / earlier.path).write_text("other")
+    elif change == "removed":
+        (tmp_path / earlier.path).unlink()
+    later = job(tmp_path, **({"merge": "other"} if change == "key" else {}))
+    made = produce(later, Fake(f"gguf/{tmp_path.name}-Q4_K_M.gguf"))
+    produce(later, Fake("merged", "safetensors"))
+    assert later.finished.others(Run(tmp_path), [made.path]) == ([earlier] if kept else [])
+
+
 def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
     examined = produce(job(tmp_path), Fake("merged", "safetensors"))
     merge = Merge(

@@ -86,6 +86,12 @@ def test_exporting_again_redoes_nothing_and_a_new_type_only_adds_it(exported: Ru
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert hashes(run).keys() - hashes(exported).keys() == {"gguf/source-Q5_0.gguf"}
+    after = hashes(run)
+    strict = cli(*exporting(run, "--gguf.quants", "F16", "--gate.max_kl", "1e-12"))
+    assert strict.returncode == 0, strict.stderr
+    assert "kept from earlier exports, unchanged: gguf/source-Q5_0.gguf, gguf/source-Q8_0.gguf" in strict.stderr
+    assert hashes(run) == after, "what was made before stays in the record, judged by today's thresholds"
+    assert {a.verdict for a in run.read(ExportRecord).artefacts if a.quantization == "Q5_0"} != {"pass"}
 
 
 @pytest.mark.parametrize(
