@@ -28,6 +28,7 @@ from burnish import lock, report
 from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import cell, printable, say, warn
 from burnish.environment import prepared_process
+from burnish.exam.gate import HOLDS
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
 from burnish.records import Artefact, ExportRecord
@@ -147,8 +148,20 @@ def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: M
     for artefact in artefacts:
         if artefact.verdict != "pass":
             console.print(cell(f"{artefact.verdict}: {artefact.path}: {artefact.why}"), soft_wrap=True)
+    for remark, paths in _remarks(artefacts).items():
+        console.print(cell(f"note: {', '.join(paths)}: {remark}"), soft_wrap=True)
     if told := qualified(gate):
         console.print(f"gate: {told}", markup=False, soft_wrap=True)
+
+
+def _remarks(artefacts: Sequence[Artefact]) -> dict[str, list[str]]:
+    """Return what was not judged of artefacts that pass, with their paths."""
+    found: dict[str, list[str]] = {}
+    for artefact in artefacts:
+        head, _, remark = artefact.why.partition("; ")
+        if artefact.verdict == "pass" and head == HOLDS and remark:
+            found.setdefault(remark, []).append(artefact.path)
+    return found
 
 
 def _row(artefact: Artefact, default: bool) -> list[str]:

@@ -66,6 +66,19 @@ def test_a_table_takes_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[st
     assert "[/blue]" in said and "[bold]x[" in said and "[/red]" in said and "\x1b" not in said
 
 
+def test_what_was_not_judged_of_an_artefact_that_passes_stands_under_the_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})
+    found = [
+        Artefact(path=path, kind="gguf", quantization="Q8_0", bytes=1, sha256="0" * 64, fidelity=nothing,
+                 verdict="pass", why=f"all checks hold{why}")
+        for path, why in (("a", "; gain not judged: x"), ("b", "; gain not judged: x"), ("c", ""))
+    ]  # fmt: skip
+    show("title", found, None, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "note: a, b: gain not judged: x"
+
+
 def test_a_cell_is_plain_text() -> None:
     out = io.StringIO()
     Console(file=out, width=80).print(cell("[red]a[/red]\n\x1b[1mb"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.data.files import DataError, RawRow
+from burnish.data.files import DataError, RawRow, read_rows
 from burnish.data.formats import FORMATS, Conversion, Message, convert, recognise
 
 PATH = Path("f.jsonl")
@@ -278,3 +278,40 @@ def test_the_examples_of_the_documentation_are_recognised() -> None:
     lines = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("    {")]
     assert [read(row).format for row in rows] == list(FORMATS)
+
+
+OWN = {"context": "c", "question": "q", "answer_a": "x", "answer_b": "y", "correct_answer": "A"}
+
+
+@pytest.mark.parametrize("rows", [(OWN,), (OWN, {**OWN, "para": "p", "answer_key": "A"})])
+def test_columns_of_ones_own_get_the_page_that_converts_them_and_no_name_that_is_far(rows: tuple[Any, ...]) -> None:
+    with pytest.raises(DataError) as caught:
+        recognise(raw(rows), PATH)
+    assert "did you mean" not in str(caught.value)
+    assert str(caught.value).endswith("docs/data.md, 'Columns of your own'")
+
+
+EXERCISE = "Question: Which?\nA. oak\nB. ash\nC. elm, or none\nD. fir\nAnswer: A."
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("messages", EXERCISE), ("text", f"### Context\nBarrels.\n\n### Response\n{EXERCISE}")],
+)
+def test_the_page_converts_columns_of_ones_own(
+    kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both forms, as the code of docs/data.md writes them."""
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    whole, instead = page.split("## Columns of your own")[1].split("```python\n")[1:3]
+    code = whole.split("```")[0]
+    if kind == "text":
+        code = code[: code.index("        turns =")] + instead.split("```")[0]
+    header = "context,question,answer_a,answer_b,answer_c,answer_d,correct_answer\n"
+    (tmp_path / "questions.csv").write_text(header + 'Barrels.,Which?,oak,ash,"elm, or none",fir,A\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/data.md", "exec"), {})
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    (example,) = read(row.value).examples
+    assert [text for _, text in example.texts()][-1] == expected
+    assert example.messages is None or example.messages[0].content == "Barrels."

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from burnish.data.files import DataError
 from tests.support.commands import Cli
+from train.data.sources import read_sources
+from train.settings import DataSection
 
 OPTIONS = ("--data.max_length", "256")
 
@@ -109,3 +112,19 @@ def test_a_fault_is_one_line_however_many_rows_have_it(
     assert code == 2
     (fault,) = (line for line in said.splitlines() if line.startswith("error: "))
     assert fault.startswith(f"error: {data}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("path", "way"),
+    [
+        ("https://example.org/a/rows.jsonl", ": curl -LO https://example.org/a/rows.jsonl"),
+        ("https://example.org/rows?a=1&b=2", ": curl -LO 'https://example.org/rows?a=1&b=2'"),
+        ("s3://bucket/rows.jsonl", ""),
+    ],
+)
+@pytest.mark.parametrize("setting", ["path", "eval_path"])
+def test_a_url_is_downloaded_first(path: str, way: str, setting: str) -> None:
+    rows = str(Path(__file__).parent.parent / "examples" / "quickstart.json")
+    with pytest.raises(DataError) as caught:
+        read_sources(DataSection.model_validate({"path": rows, setting: path}))
+    assert str(caught.value) == f"data.{setting} {path}: is a URL, and data must be files: download it first{way}"

@@ -13,6 +13,7 @@ from .files import RawRow
 from .schema import FORMATS, fitting
 
 MAX_KEYS_SHOWN = 12
+OWN_COLUMNS = "a few lines of Python make rows of other columns: docs/data.md, 'Columns of your own'"
 
 
 def recognise(rows: Sequence[RawRow], path: Path) -> str:
@@ -54,4 +55,6 @@ def _guess(rows: Sequence[RawRow], keys: Counter[str]) -> str:
         return "; the rows are lists of cells without names: write them as objects, to_json(orient='records') in pandas"
     wanted = {name for columns in FORMATS.values() for name in columns.required} - keys.keys()
     near = {key: name for key in keys if (name := nearest(key, wanted))}
+    if keys and not near:
+        return f"; {OWN_COLUMNS}"
     return "".join(f"; by '{key}', did you mean '{name}'?" for key, name in near.items())

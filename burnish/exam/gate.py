@@ -35,6 +35,9 @@ class Finding:
     why: str
 
 
+HOLDS = "all checks hold"  # how the reason of a pass begins; what was not judged follows
+
+
 @dataclass(frozen=True)
 class Measure:
     """A figure over `rows` held-out rows that may be at most `limit`, with its 95% interval; for all, less is better.
@@ -60,7 +63,7 @@ def judge(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
     found = [f for f in (*_fixed(fidelity, gate), *_sampled(fidelity, gate)) if f]
     order = sorted(found, key=lambda f: -RANK[f.verdict])
     if not order:
-        return "pass", "; ".join(["all checks hold", *_unjudged(fidelity, gate)])
+        return "pass", "; ".join([HOLDS, *_unjudged(fidelity, gate)])
     return order[0].verdict, "; ".join(f.why for f in order)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from burnish.data.formats import Conversion, Example, convert, recognise
 
 from ..settings import DataSection
 from .split import without_overlap
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,9 @@ def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> C
 
 
 def _read(setting: str, name_of_file: str, data: DataSection) -> Conversion:
+    if URL.match(name_of_file):
+        way = f": curl -LO {shlex.quote(name_of_file)}" if name_of_file.lower().startswith("http") else ""
+        raise DataError(f"{setting} {name_of_file}: is a URL, and data must be files: download it first{way}")
     path = Path(name_of_file)
     if not path.exists():
         raise DataError(f"{setting} {path}: no such file")
