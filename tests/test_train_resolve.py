@@ -150,8 +150,11 @@ def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(
     assert run.differences(said) == run.differences(used.settings) == []
     other = asked(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
     attention, rank = run.differences(other)
-    assert attention == "base.attn_implementation: the run has 'auto' (decided: 'sdpa'), now 'eager'"
-    assert rank == "lora.r: the run has 8, now 4"
+    assert attention == "base.attn_implementation: the run has auto (decided: sdpa), you gave eager"
+    assert rank == "lora.r: the run has 8, you gave 4"
+    (packing,) = run.differences(asked(base={"id": "x"}, lora={"r": 8}, data={"path": "x", "packing": False}))
+    assert packing == "data.packing: the run has true, you gave false"
+    assert run.differences(asked(base={"id": "x"})) == ["lora.r: the run has 8, now it is 16, the default"]
 
 
 def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from burnish.config import fields
+from burnish.config.schema import show
 from burnish.fields import moment
 from burnish.files import read_json, text_sha256, write_atomic
 from burnish.run import CONFIG, Run, RunError, now
@@ -66,8 +67,10 @@ class StartedRun:
             default = defaults[section, key]  # an older version may not have had the setting
             was, used = (part.get(section, {}).get(key, default) for part in (self.asked, self.used))
             if value not in (was, used) and not ((section, key) == ("chat", "date") and value is None):
-                became = f" (decided: {used!r})" if used != was else ""
-                found.append(f"{section}.{key}: the run has {was!r}{became}, now {value!r}")
+                became = f" (decided: {show(used)})" if used != was else ""
+                given = key in getattr(settings, section).model_fields_set
+                told = f"you gave {show(value)}" if given else f"now it is {show(value)}, the default"
+                found.append(f"{section}.{key}: the run has {show(was)}{became}, {told}")
         return found
 
 

@@ -76,6 +76,8 @@ FAMILIES = (
     ),
     _family("the Alpaca prompt", [r"(?m)^### Instruction:", r"(?m)^### Response:"]),
     _family("a ### Human: prompt", [r"(?m)^### (?:Human|User):", r"### (?:Assistant|Response):"]),
+    _family("a <human>: and <bot>: prompt", [r"(?m)^\s*<human>:", r"(?m)^\s*<(?:bot|assistant)>:"]),
+    _family("a User: and Assistant: prompt", [r"(?m)^(?:User|Human): ", r"(?m)^(?:Assistant|Bot|AI): "]),
     _family("the Vicuna prompt", [r"(?:^|\s)USER: ", r"\sASSISTANT:"]),
 )
 
