@@ -174,7 +174,13 @@ def test_a_base_whose_own_markers_are_unknown_here_is_recognised_by_its_template
 
 
 @pytest.mark.parametrize(
-    "text", ["### Instruction:\nGo.\n\n### Response:\nGone.", "A chat. USER: Hi ASSISTANT: Ho</s>"]
+    "text",
+    [
+        "### Instruction:\nGo.\n\n### Response:\nGone.",
+        "A chat. USER: Hi ASSISTANT: Ho</s>",
+        "<human>: Who are you?\n<bot>: I am Bernie.",
+        "User: Who are you?\n\nAssistant: I am Bernie.",
+    ],
 )
 def test_prompts_of_ordinary_words_are_recognised_too(text: str, codec: Codec) -> None:
     found = rendering([Example(1, None, text)], None, codec)
