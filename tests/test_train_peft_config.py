@@ -47,7 +47,6 @@ def faults_of(directory: Path, **content: Any) -> tuple[str, ...]:
         ("layers_to_transform", 0, "only null"),
         ("layers_to_transform", [0], "only null"),
         ("exclude_modules", "lm_head", "only null"),
-        ("modules_to_save", ["embed_tokens"], "only null"),
         ("rank_pattern", {"q_proj": 4}, "only {}"),
         ("alpha_pattern", {"q_proj": 4}, "only {}"),
         ("init_lora_weights", "pissa", "only true"),
@@ -61,6 +60,11 @@ def test_what_has_no_setting_is_a_fault_that_says_what_is_supported(
 ) -> None:
     (fault,) = faults_of(tmp_path, **{key: value})
     assert f"lora_config.json: {key} is {json.dumps(value)}: there is no setting for it here; {supported}" in fault
+
+
+def test_whole_modules_are_a_fault_that_says_what_is_trained_instead(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, modules_to_save=["embed_tokens"])
+    assert 'modules_to_save is ["embed_tokens"]: whole modules are not trained. LoRA on embed_tokens' in fault
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -91,6 +91,7 @@ TRAINED_MODULES = (
     "LoRA on embed_tokens and lm_head is trained, at train.learning_rate: name them in lora.target_modules, beside the"
     " other layers"
 )
+WHOLE_MODULES = f"whole modules are not trained. {TRAINED_MODULES}"
 NAMES: Names = {
     "model_name": same("base.id"),
     "model_name_or_path": same("base.id"),
@@ -149,5 +150,5 @@ NAMES: Names = {
     "dataset_kwargs": unless((None, {}), "rows are prepared here, and `make check` shows them: leave it out"),
     "neftune_noise_alpha": unless((None, 0), "NEFTune's noise is not trained with here: leave it out"),
     "embedding_learning_rate": unless((None,), f"there is one learning rate. {TRAINED_MODULES}"),
-    "modules_to_save": unless((None, [], ""), f"whole modules are not trained. {TRAINED_MODULES}"),
+    "modules_to_save": unless((None, [], ""), WHOLE_MODULES),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from burnish.config import ConfigError
 from burnish.errors import did_you_mean
 from burnish.files import read_regular
 
+from .names import WHOLE_MODULES
 from .private.peft import default_targets, targeted
 
 CONFIG = "adapter_config.json"
@@ -69,7 +70,8 @@ def new_adapter(path: Path, section: type[BaseModel]) -> Config:
     faults = _kind_faults(path, content)
     for key, value in content.items():
         if key not in known | INFORMATIONAL | {TASK, TYPE}:
-            faults += _fault(path, key, value, "there is no setting for it here")
+            why = WHOLE_MODULES if key == "modules_to_save" else "there is no setting for it here"
+            faults += _fault(path, key, value, why)
     values = {key: value for key, value in content.items() if key in known and value is not None}
     faults += _type_faults(path, values, section)
     if faults:
