@@ -73,7 +73,9 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     job = Job(settings, run, record, Exam.load(run.tree(record.exam.path)), Finished.load(run, key))
     say(f"export: {run.path}")
     if children.reaches_network():
-        say("export: no network namespaces are allowed here: llama.cpp's tools could reach the network, without a token")
+        say(
+            "export: no network namespaces are allowed here: llama.cpp's tools could reach the network, without a token"
+        )
     merged = make_merged(job, base)
     ggufs, no_gguf = _ggufs(job, types)
     result = _record(job, train_sha256, merged, ggufs, no_gguf)
