@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from tests.support.small_models import adapted, gradients, llama, rows
 from train.loop import arguments
 from train.loop.callbacks import Progress
 from train.loop.checkpoints import is_last
-from train.loop.trainer import Batching, Rows
+from train.loop.trainer import Batching, PackedTrainer, Rows
 from train.models.adapters import add_adapter
 from train.models.transformers import load_base
+from train.private.trl import counted_tokens
 from train.resolved import Resolved
 from train.settings import TrainSettings
 from train.world import World
@@ -55,7 +57,7 @@ def test_early_stopping_counts_on_after_a_resume(base_tokenizer: Any, tmp_path: 
             settings, Batching(128), None, adapted(llama),
             base_tokenizer, (rows(), rows(2)), tmp_path / "checkpoints", World(),
         )  # fmt: skip
-        trainer.add_callback(Progress(tmp_path / "logs", lambda *_: None, 0, False))
+        trainer.add_callback(Progress(tmp_path / "logs", lambda *_: None, 0, False, lambda: 0))
         trainer.train(resume_from_checkpoint=checkpoint)
         return int(trainer.state.global_step)
 
@@ -96,3 +98,52 @@ def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_tokenizer: An
     assert whole.norm() > 0.1
     trainer.clip_gradients(model)
     assert torch.allclose(gradients(model), whole * (0.01 / whole.norm()), rtol=1e-3)
+
+
+def logged(base_tokenizer: Any, directory: Path, **train: Any) -> tuple[PackedTrainer, list[tuple[float, str]]]:
+    """Return a trainer that has trained a tiny model, and what its bar was told."""
+    told: list[tuple[float, str]] = []
+    trainer = arguments.make_trainer(
+        resolved(per_device_train_batch_size=2, **train), Batching(128), None, adapted(llama),
+        base_tokenizer, (rows(), rows(2)), directory / "checkpoints", World(),
+    )  # fmt: skip
+    trainer.add_callback(
+        Progress(
+            directory / "logs",
+            lambda done, text="": told.append((done, text)),
+            0,
+            False,
+            lambda: counted_tokens(trainer),
+        )
+    )
+    trainer.train()
+    return trainer, told
+
+
+def test_the_first_steps_speed_counts_its_tokens_and_only_the_time_in_steps(
+    base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 2))  # every look at the clock is two seconds after the last
+    monkeypatch.setattr("train.loop.callbacks.time.monotonic", lambda: float(next(clock)))
+    logged(base_tokenizer, tmp_path, max_steps=3, num_train_epochs=1, eval_steps=1, save_steps=100)
+    points = [json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]
+    steps = [point for point in points if "loss" in point]
+    for step in steps:
+        assert step["tokens_per_s"] == pytest.approx(step["num_tokens"] / (2 * step["step"]), abs=0.06)
+    assert steps[-1]["num_tokens"] == sum(len(row.input_ids) for row in rows())
+
+
+def test_each_bar_shows_its_own_steps_loss_and_the_last_step_is_always_logged(
+    base_tokenizer: Any, tmp_path: Path
+) -> None:
+    trainer, told = logged(base_tokenizer, tmp_path, max_steps=5, logging_steps=2, save_steps=100)
+    losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+    assert set(losses) == {1, 2, 4, 5}
+    shown = {done: text.split()[1] for done, text in told if text}
+    assert shown == {step: f"{losses.get(step, losses[2]):.3f}" for step in range(1, 6)}
+
+
+def test_a_checkpoint_has_no_model_card_of_a_library(base_tokenizer: Any, tmp_path: Path) -> None:
+    logged(base_tokenizer, tmp_path, max_steps=1, save_steps=1)
+    assert (tmp_path / "checkpoints" / "checkpoint-1" / "complete").is_file()
+    assert not list(tmp_path.rglob("README.md"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ def test_the_loss_curve_has_every_step(whole: Run) -> None:
     entries = [json.loads(line) for line in (whole.path / "logs" / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4, 5, 6]
     assert list((whole.path / "logs").glob("events.*"))
-    assert json.loads((whole.path / "logs" / "trainer-stats.json").read_text())["global_step"] == 6
+    stats = json.loads((whole.path / "logs" / "trainer-stats.json").read_text())
+    assert stats["global_step"] == 6
+    assert datetime.fromisoformat(stats["created"]).tzinfo == UTC
 
 
 def test_running_a_finished_run_again_does_nothing(whole: Run, tiny_base: Path, rows: Path, cli: Cli) -> None:

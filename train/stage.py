@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .loop.trainer import Batching, PackedTrainer
 from .models.backends import Backend, backend
 from .models.device import limited_memory
 from .models.transformers import skipped_modules
+from .private.trl import counted_tokens
 from .record import record_of
 from .resolved import Resolved
 from .started import write_config
@@ -91,13 +93,14 @@ def _fit(
     """Train the steps that are left after the checkpoint, and evaluate; return the trainer and TRL's metrics."""
     batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
     rows, output = (prepared.train, prepared.heldout), run.path / "checkpoints"
-    trainer = make_trainer(resolved, batching, fast_layers, model, prepared.tokenizer, rows, output, world)
+    trainer = make_trainer(resolved, batching, fast_layers, model, _tokenizer(prepared), rows, output, world)
     if world.is_main:
         private_directory(output)
     with bar("train", resolved.steps) as tick:
         if world.is_main:
             resumed = step_of(checkpoint) if checkpoint else 0
-            trainer.add_callback(Progress(run.path / "logs", tick, resumed, "tensorboard" in resolved.train.report_to))
+            events, tokens = "tensorboard" in resolved.train.report_to, partial(counted_tokens, trainer)
+            trainer.add_callback(Progress(run.path / "logs", tick, resumed, events, tokens))
         if checkpoint and is_last(checkpoint):
             restore(trainer, checkpoint)
             trained = {"train_loss": 0.0, "train_runtime": logged_seconds(run.path / "logs")}
@@ -162,7 +165,12 @@ def _evaluate(trainer: PackedTrainer) -> dict[str, float]:
 
 
 def _save_stats(run: Run, trainer: PackedTrainer, metrics: dict[str, Any]) -> None:
-    stats = {"metrics": metrics, "log_history": trainer.state.log_history, "global_step": trainer.state.global_step}
+    stats = {
+        "created": runs.now(),
+        "metrics": metrics,
+        "log_history": trainer.state.log_history,
+        "global_step": trainer.state.global_step,
+    }
     write_atomic(run.path / "logs" / "trainer-stats.json", json.dumps(stats, indent=2, default=float) + "\n")
 
 
@@ -170,11 +178,15 @@ def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
     with atomic_directory(run.path / "adapter") as directory:
         model.save_pretrained(directory)
         _name_base(directory / "adapter_config.json", prepared.base.id)
-        tokenizer = prepared.tokenizer
-        if prepared.template is not None:
-            tokenizer.chat_template = prepared.template.source
-        tokenizers.save(tokenizer, directory)
+        tokenizers.save(_tokenizer(prepared), directory)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _tokenizer(prepared: Prepared) -> Any:
+    """Return the tokenizer with the run's template, which may not be the base's: checkpoints and adapter carry it."""
+    if prepared.template is not None:
+        prepared.tokenizer.chat_template = prepared.template.source
+    return prepared.tokenizer
 
 
 def _name_base(path: Path, base_id: str) -> None:

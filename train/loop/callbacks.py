@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ METRICS = "metrics.jsonl"
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
     """Moves the progress bar and writes every logged point; points past the checkpoint of a resume are dropped.
 
-    TensorBoard's events are written where `tensorboard` says so; it is imported only then.
+    TensorBoard's events are written where `tensorboard` says so; it is imported only then. `tokens` returns the tokens
+    trained so far: the speed is over those of this process, and over the time in its steps alone.
     """
 
-    def __init__(self, logs: Path, tick: Tick, resumed_step: int, tensorboard: bool) -> None:
-        self.logs, self.tick = logs, tick
-        self.started, self.tokens_before = time.monotonic(), 0
+    def __init__(self, logs: Path, tick: Tick, resumed_step: int, tensorboard: bool, tokens: Callable[[], int]) -> None:
+        self.logs, self.tick, self.tokens = logs, tick, tokens
+        self.seconds, self.step_started, self.tokens_before = 0.0, time.monotonic(), 0
         logs.mkdir(parents=True, exist_ok=True)
         path = logs / METRICS
         points = (
@@ -37,10 +39,16 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self.writer = _writer(logs, resumed_step) if tensorboard else None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.started = time.monotonic()
+        self.tokens_before = self.tokens()
         self.tick(state.global_step)
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.step_started = time.monotonic()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.seconds += time.monotonic() - self.step_started
+        if control.should_log:
+            return  # on_log follows, which knows this step's loss
         last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
         self.tick(state.global_step, _progress_text(last))
 
@@ -53,12 +61,11 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         **_: Any,
     ) -> None:
         entry = {"step": state.global_step, "time": round(time.time(), 3), **(logs or {})}
-        if "loss" in entry and "num_tokens" in entry:
-            # num_tokens counts from step 0; this process has seen only those since it started
-            self.tokens_before = self.tokens_before or int(entry["num_tokens"]) - 1
-            seconds = time.monotonic() - self.started
-            entry["tokens_per_s"] = round((entry["num_tokens"] - self.tokens_before) / seconds, 1)
-            state.log_history[-1]["tokens_per_s"] = entry["tokens_per_s"]
+        if "loss" in entry:
+            if self.seconds:
+                entry["tokens_per_s"] = round((self.tokens() - self.tokens_before) / self.seconds, 1)
+                state.log_history[-1]["tokens_per_s"] = entry["tokens_per_s"]
+            self.tick(state.global_step, _progress_text(entry))
         with (self.logs / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
         for key, value in entry.items():
@@ -101,5 +108,8 @@ def _writer(logs: Path, resumed_step: int) -> Any:
 def _progress_text(entry: dict[str, Any]) -> str:
     if "loss" not in entry:
         return ""
-    speed = f" {entry['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in entry else ""
-    return f"loss {float(entry['loss']):.3f}{speed}"
+    return f"loss {float(entry['loss']):.3f}" + (_speed_text(entry["tokens_per_s"]) if "tokens_per_s" in entry else "")
+
+
+def _speed_text(tokens_per_s: float) -> str:
+    return f" {tokens_per_s:,.0f} tokens/s" if tokens_per_s >= 10 else f" {tokens_per_s:.1f} tokens/s"

@@ -24,7 +24,9 @@ FULL_BYTES = 64 * 2**20  # with less left, a write that failed has failed for la
 
 def mark_complete(directory: Path, step: int) -> None:
     """Mark a checkpoint whole: one that a kill left half-written has no mark and is not resumed from."""
-    write_atomic(directory / f"checkpoint-{step}" / COMPLETE, "")
+    checkpoint = directory / f"checkpoint-{step}"
+    (checkpoint / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    write_atomic(checkpoint / COMPLETE, "")
 
 
 def last_checkpoint(directory: Path) -> tuple[Path | None, int]:

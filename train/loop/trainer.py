@@ -165,6 +165,9 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         else:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: TRL's knows neither the base nor the rows, and push writes one from the records."""
+
     def _use_less_memory(self, longest: int, training: bool) -> None:
         """Halve the micro-batches, or switch checkpointing on in training. Raises UserError where neither is left."""
         torch.cuda.empty_cache()
@@ -183,10 +186,12 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
 
 
 class _LossCheck(TrainerCallback):  # type: ignore[misc]
-    """Checks each step's loss before it is logged or saved."""
+    """Checks each step's loss before it is logged or saved; the last step's is logged whatever logging_steps is."""
 
     def __init__(self, trainer: PackedTrainer) -> None:
         self._trainer = trainer
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.check_loss()
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # in every process: logging gathers their losses
