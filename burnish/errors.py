@@ -8,7 +8,8 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from .console import printable
@@ -17,6 +18,7 @@ from .process import ctrl_c_raises
 KNOWN = "; known: "
 LEAST_LIKENESS = 0.75  # "context" and "text" are 0.73, "deepspeed" and "seed" 0.62; slips are 0.8 and more
 MOST_AFTER_A_LETTER = 4  # "rank" may mean "r", "revision" does not
+RESUMES = "interrupted: nothing unfinished was recorded; run the same command again to go on"
 MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
 # where in a file of rows a fault stands
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
@@ -135,6 +137,15 @@ def explain_lack_of_memory() -> None:
     sys.excepthook = hook
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Let Ctrl-C say that the command goes on when it is given again: what runs inside keeps what it has finished."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(RESUMES) from None
+
+
 def run_edge(main: Callable[[], int]) -> None:
     """Run a command line's `main` and exit: faults become one report and exit code 2, Ctrl-C becomes 130."""
     ctrl_c_raises()
@@ -154,7 +165,7 @@ def run_edge(main: Callable[[], int]) -> None:
             raise
         print(f"error: {fault}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing unfinished was recorded; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)

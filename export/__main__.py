@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from burnish.children.path import only_packages
-from burnish.errors import explain_lack_of_memory, run_edge
+from burnish.errors import explain_lack_of_memory, resumable, run_edge
 from burnish.process import supervise
 
 if __name__ == "__main__":
@@ -74,7 +74,8 @@ def _command(options: argparse.Namespace, settings: ExportSettings) -> int:
         return _examine(settings, options.artefact)
     if options.command in ("push", "card"):
         return _push(settings, options.command == "card", getattr(options, "dry_run", False))
-    return _run(settings)
+    with resumable():
+        return _run(settings)
 
 
 def _examine(settings: ExportSettings, path: Path) -> int:
@@ -128,7 +129,8 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
         return 0
     with lock.hold(publication.run.path, "a push"):
         publication, section = selection.select(settings)  # an export may have ended meanwhile
-        record = push.publish(publication, section, contents.collect(publication))
+        with resumable():
+            record = push.publish(publication, section, contents.collect(publication))
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
     say(f"report: {report.write(publication.run)}")
     if publication.ggufs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from burnish.console import cell, printable, say, warn
-from burnish.errors import UserError, run_edge
+from burnish.errors import RESUMES, UserError, resumable, run_edge
 from burnish.records import Artefact, Fidelity
 from export.__main__ import show
 
@@ -53,6 +53,17 @@ def test_a_command_that_is_refused_shows_escapes_as_text(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         run_edge(refuse)
     assert capsys.readouterr().err.startswith(r"error: \x1b]0;title\x07\x1b[31m red ")
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_ctrl_c_promises_to_go_on_only_where_a_command_does(goes_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> int:
+        with resumable() if goes_on else nullcontext():
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        run_edge(stopped)
+    assert capsys.readouterr().err == (f"{RESUMES}\n" if goes_on else "interrupted\n")
 
 
 def test_a_table_takes_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,14 @@ from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template
 from burnish.config import ConfigError
 from burnish.data.files import DataError
 from burnish.data.formats import Example, Message
+from burnish.errors import UserError
 from burnish.tokenizers.loader import TokenizerError, load
 from tests.support.tokenizers import byte_level, configure
 from train.data import mask
 from train.data import template as templates
 from train.data.mask import Codec, build
 from train.data.prepare import prepare
+from train.data.sources import read_sources
 from train.data.vocabulary import check_ids, check_vocabulary, embedded
 from train.settings import TrainSettings
 
@@ -159,7 +162,7 @@ def test_a_token_beyond_the_embeddings_is_refused_with_its_row(tmp_path: Path) -
 def test_an_eval_file_of_the_other_kind_is_refused(tmp_path: Path, data: list[Any], heldout: list[Any]) -> None:
     one, other = written(tmp_path / "x.jsonl", data), written(tmp_path / "eval.jsonl", heldout)
     with pytest.raises(DataError, match=r"eval\.jsonl: its rows are .*give rows of the same kind"):
-        prepare(settings(one, eval_path=other))
+        read_sources(settings(one, eval_path=other).data)
 
 
 @pytest.mark.parametrize("key", ["path", "eval_path"])
@@ -167,9 +170,40 @@ def test_an_empty_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str
     data = written(tmp_path / "x.jsonl", CHATS)
     (empty := tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: is a directory without data files: it is empty"):
-        prepare(settings(**{"data": data, key: str(empty)}) if key != "path" else settings(str(empty)))
+        read_sources((settings(**{"data": data, key: str(empty)}) if key != "path" else settings(str(empty))).data)
     with pytest.raises(DataError, match=rf"data\.{key} nowhere: no such file"):
         prepare(settings(data, **{key: "nowhere"}) if key != "path" else settings("nowhere"))
+
+
+@pytest.mark.parametrize("base", ["./nothing", "lacks-weights", "other-architecture"])
+def test_a_base_that_can_not_be_trained_is_said_before_the_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    monkeypatch.setattr("train.data.prepare.read_sources", lambda _: pytest.fail("the rows were read"))
+    for name in ("lacks-weights", "other-architecture"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "frobnicator"}')
+    save_file({"a": np.ones(1)}, tmp_path / "other-architecture" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"base\.id \S+: .*(no such file|not a model|does not know the architecture)"):
+        prepare(settings(written(tmp_path / "x.jsonl", CHATS), base if base[0] == "." else str(tmp_path / base)))
+
+
+def test_a_base_of_the_hub_is_looked_at_before_the_rows_are_read_and_its_weights_are_fetched_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(repo: str, revision: str | None, patterns: Sequence[str], tries: int = 1) -> Path:
+        asked.extend(patterns)
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+        return tmp_path
+
+    monkeypatch.setattr("burnish.hub.download", download)
+    bad = written(tmp_path / "x.jsonl", [7])
+    with pytest.raises(DataError):
+        prepare(settings(bad, "them/base"))
+    assert "*.json" in asked and not any("safetensors" in pattern for pattern in asked)
 
 
 def test_the_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

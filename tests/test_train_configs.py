@@ -18,11 +18,11 @@ from tests.support.commands import ROOT
 from tests.support.shapes import SHAPES, card
 from train.data import template as templates
 from train.data.mask import MaskError, build, prove
-from train.models.adapters import add_adapter
+from train.peft_config import start_notes
 from train.plan.machine import Machine
 from train.plan.memory import plan
 from train.plan.model_shape import Shape, shape_of
-from train.settings import ChatSection, LoraSection, TrainSettings
+from train.settings import ChatSection, TrainSettings
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SMOLLM = {
@@ -72,20 +72,15 @@ def test_a_named_template_of_a_config_is_there(path: Path) -> None:
     assert name is None or load_template(name)
 
 
-def scaled_warnings(lora: LoraSection, capsys: pytest.CaptureFixture[str]) -> str:
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**{**SMOLLM, "num_hidden_layers": 1}))
-        add_adapter(model, lora)
-    return capsys.readouterr().err
+def test_high_ranks_are_warned_of_where_the_scale_starves_them() -> None:
+    def warning(**lora: Any) -> str:
+        return start_notes(ours.model_copy(update={"lora": ours.lora.model_copy(update=lora)}))[1]
 
-
-def test_high_ranks_are_warned_of_where_the_scale_starves_them(capsys: pytest.CaptureFixture[str]) -> None:
-    ours = load(TrainSettings, "train", ROOT / "configs" / "llama-3.2-1b-rslora-r256.yaml", {}, {}).lora
-    assert (ours.r, ours.use_rslora) == (256, True)
-    assert "scale" not in scaled_warnings(ours, capsys)
-    starved = ours.model_copy(update={"lora_alpha": 8})
-    assert "the adapter's scale is 0.5 (lora_alpha 8, r 256)" in scaled_warnings(starved, capsys)
-    assert "scale is 0.12" in scaled_warnings(ours.model_copy(update={"use_rslora": False}), capsys)
+    ours = load(TrainSettings, "train", ROOT / "configs" / "llama-3.2-1b-rslora-r256.yaml", {}, {})
+    assert (ours.lora.r, ours.lora.use_rslora) == (256, True)
+    assert warning() == ""
+    assert "the adapter's scale is 0.5 (lora_alpha 8, r 256)" in warning(lora_alpha=8)
+    assert "scale is 0.12" in warning(use_rslora=False)
 
 
 # ---- DeepSeek-R1-Distill-Llama-8B: its tokens, on a tokenizer that is at hand ----------------------------------------

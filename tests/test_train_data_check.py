@@ -104,11 +104,11 @@ def test_a_directory_of_parts_trains_with_flags_and_thoughts(cli: Cli, tiny_base
     ],
 )  # fmt: skip
 def test_a_fault_is_one_line_however_many_rows_have_it(
-    cli: Cli, tmp_path: Path, name: str, content: str | bytes, expected: str
+    cli: Cli, tiny_base: Path, tmp_path: Path, name: str, content: str | bytes, expected: str
 ) -> None:
     data = tmp_path / name
     data.write_bytes(content.encode() if isinstance(content, str) else content)
-    code, _, said = check(cli, Path("nowhere/base"), data)
+    code, _, said = check(cli, tiny_base, data)
     assert code == 2
     (fault,) = (line for line in said.splitlines() if line.startswith("error: "))
     assert fault.startswith(f"error: {data}: {expected}")

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from burnish.config import ConfigError
 from burnish.errors import UserError
 from burnish.records import TrainRecord
 from burnish.run import Run
@@ -27,6 +28,7 @@ from tests.support.training import command, only_fault
 from train.loop import checkpoints
 from train.loop.arguments import make_trainer
 from train.loop.trainer import Batching, PackedTrainer, Rows
+from train.models.adapters import check_targets
 from train.objectives.sft import SupervisedFineTuning
 from train.plan.preflight import machine_faults
 from train.private.trl import counted_tokens
@@ -38,6 +40,16 @@ TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_t
 
 
 # ---- machine and settings: before anything is loaded -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("verb", ["check", "plan"])
+def test_how_training_was_started_is_said_by_every_process_before_data_is_read(
+    tmp_path: Path, cli: Cli, rank: str, verb: str
+) -> None:
+    asked = command(tmp_path / "none", tmp_path / "none.jsonl", tmp_path, verb=verb)
+    done = cli(*asked, WORLD_SIZE="2", RANK=rank)
+    assert only_fault(done) == "error: training runs on one GPU: start it without torchrun"
 
 
 @pytest.mark.slow
@@ -95,8 +107,18 @@ def test_a_typo_in_target_modules_names_the_layers_before_weights_are_loaded(
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.target_modules", "q_proj,v_prj", verb="plan"))
     fault = only_fault(done)
-    assert "no layer 'v_prj'; did you mean 'v_proj'?" in fault
-    assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in fault
+    assert (
+        "no layer 'v_prj' (did you mean 'v_proj'?); known: down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+        in fault
+    )
+
+
+def test_short_names_of_layers_are_understood_and_the_layers_are_listed_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_targets(llama(), ["q", "v"])
+    said = caught.value.report()
+    assert "no layer 'q' (did you mean 'q_proj'?)" in said and "no layer 'v' (did you mean 'v_proj'?)" in said
+    assert said.count("gate_proj") == 1
 
 
 @pytest.mark.parametrize(

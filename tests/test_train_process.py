@@ -139,6 +139,7 @@ def test_processes_other_than_the_main_one_write_nothing(
 ) -> None:
     """Each of two processes, by itself, since training on several is refused."""
     monkeypatch.setattr("train.plan.preflight.machine_faults", lambda *_: [])
+    monkeypatch.setattr(command, "environment_faults", lambda *_: [])
     # told without torchrun's variables, for which accelerate would wait
     monkeypatch.setattr(World, "read", lambda _: World(1, 2))
     assert command.main(arguments(tiny_base, rows, tmp_path)) == 0

@@ -250,3 +250,17 @@ def test_a_base_that_brings_code_names_the_setting(tiny_base: Path, rows: Path, 
     assert done.returncode == 2, done.stderr
     assert "base.trust_remote_code: true" in done.stderr
     assert "must not run" not in done.stderr
+
+
+@pytest.mark.slow
+def test_checkpoints_carry_the_runs_template_and_not_the_bases(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    short = ("--chat.template", "llama-3.1", "--train.max_steps", "1", "--train.save_steps", "1", "--exam.answers", "0")
+    done = cli(*arguments(tiny_base, rows, tmp_path, "other", *short))
+    assert done.returncode == 0, done.stderr
+    adapter, checkpoint = tmp_path / "other" / "adapter", tmp_path / "other" / "checkpoints" / "checkpoint-1"
+    template = (adapter / "chat_template.jinja").read_text()
+    assert "<|start_header_id|>" in template
+    assert (checkpoint / "chat_template.jinja").read_text() == template
+    assert not list((tmp_path / "other").rglob("README.md"))

@@ -11,7 +11,7 @@ import os
 import sys
 
 from burnish.children.path import only_packages
-from burnish.errors import explain_lack_of_memory, run_edge
+from burnish.errors import explain_lack_of_memory, resumable, run_edge
 from burnish.process import supervise
 
 if __name__ == "__main__":
@@ -28,8 +28,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from burnish import children, lock, report
-from burnish.config import add_command, parse_arguments
-from burnish.console import say
+from burnish.config import ConfigError, add_command, parse_arguments
+from burnish.console import say, warn
 from burnish.environment import prepared_process
 from burnish.publish import preflight
 from burnish.records import TrainRecord
@@ -39,6 +39,8 @@ from burnish.versions import line as version_line
 from . import resume
 from .data.prepare import Prepared, prepare
 from .data.preview import show, template_changes
+from .peft_config import start_notes
+from .plan.environment import environment_faults
 from .resolved import Resolved
 from .settings import TrainSettings
 from .world import World
@@ -76,11 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace, settings: TrainSettings, world: World) -> None:
+    if faults := environment_faults(settings, world):  # in every process: none of them waits for another
+        raise ConfigError(faults)
     if options.command == "run":
         settings = resume.choose(settings, options.resume)
         if world.is_main and settings.run.name is not None:
             lock.check(Path(settings.run.root) / settings.run.name)
     prepared = prepare(settings)
+    started, warning = start_notes(settings)
+    if started:
+        say(started)
+    if warning:
+        warn(warning)
     if options.command == "check":
         show(prepared, settings.data)
         return
@@ -91,7 +100,8 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
 
         plan_run(settings, prepared, world)
     else:
-        _run(settings, prepared, world)
+        with resumable():
+            _run(settings, prepared, world)
 
 
 def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:

@@ -8,16 +8,19 @@ import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from burnish.config import ConfigError
 from burnish.errors import did_you_mean
-from burnish.files import read_regular
+from burnish.files import irregular_in, read_regular
 
 from .names import WHOLE_MODULES
 from .private.peft import default_targets, targeted
+
+if TYPE_CHECKING:  # settings read PEFT's config files by this module
+    from .settings import TrainSettings
 
 CONFIG = "adapter_config.json"
 MAX_BYTES = 1 << 20
@@ -57,6 +60,41 @@ def read(path: Path) -> Config:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a JSON object of peft.LoraConfig's keys")
     return content
+
+
+def adapter_path(settings: TrainSettings) -> Path:
+    """Return the directory of the adapter to start from: given as such, or as a run's id."""
+    name = str(settings.lora.resume_adapter)
+    places = [Path(name), Path(name) / "adapter", Path(settings.run.root) / name / "adapter"]
+    found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    if found is None:
+        raise ConfigError(
+            f"lora.resume_adapter {name}: no adapter_config.json there, and no run of that id in {settings.run.root}/:"
+            " give an adapter's directory or a run's id"
+        )
+    if faults := irregular_in(found):
+        raise ConfigError([f"lora.resume_adapter {name}: {fault}" for fault in faults])
+    return found
+
+
+def start_notes(settings: TrainSettings) -> tuple[str, str]:
+    """Return what to say of the adapter that training starts from, and a warning on the scale of a new one.
+
+    Either may be empty.
+    """
+    lora = settings.lora
+    if lora.resume_adapter:
+        directory = adapter_path(settings)
+        content = read(directory / CONFIG)
+        kept = ", ".join(f"{key} {_json(content[key])}" for key in ("r", "lora_alpha") if key in content)
+        return f"lora: training starts from the adapter in {directory}" + (f" ({kept})" if kept else ""), ""
+    scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
+    if scale >= 1:
+        return "", ""
+    return (
+        "",
+        f"the adapter's scale is {scale:.2g} (lora_alpha {lora.lora_alpha}, r {lora.r}): below 1 it learns little",
+    )
 
 
 def new_adapter(path: Path, section: type[BaseModel]) -> Config:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from . import embeddings, packages
 from .weights import FETCH, examine, gguf_fault, is_pointer
 
 PACKAGE_PREFIX = "package:"
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt", "*.py")
+SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.py")
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
 CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
 MOST_CARD_BYTES = 4 << 20
 MOST_LICENCES = 20
@@ -57,29 +59,58 @@ class Base:
         return re.sub(r"[.-](I?Q\d\w*|[bB]?[fF](16|32))$", "", stem)
 
 
+def look(base_id: str, revision: str | None = None) -> Path | None:
+    """Raise BaseError where a base is missing, can't be reached or isn't a model; its weights are not fetched or read.
+
+    Returns the directory of its config.json, None for a GGUF file. What `resolve` does takes longer, and says the rest.
+    """
+    local = _local_path(base_id)
+    if local is not None and local.is_file():
+        _check_gguf(base_id, local)
+        return None
+    if local is not None:
+        return _checked(base_id, local, FETCH)
+    directory = _fetched(base_id, revision, SMALL_FILES)
+    if not (directory / "config.json").is_file():
+        raise BaseError(f"base.id {base_id}: is not a model: it needs config.json")
+    if faults := _object_faults(directory):
+        raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
+    return directory
+
+
 def resolve(base_id: str, revision: str | None = None) -> Base:
     """Find the base model, fetching or dequantizing it where needed. Raises BaseError with what to do."""
     local = _local_path(base_id)
     if local is not None and local.is_file():
-        if fault := gguf_fault(local):
-            raise BaseError(f"base.id {base_id}: {fault}")
+        _check_gguf(base_id, local)
         digest = file_sha256(local)
         return Base(base_id, None, _dequantized(local, digest), digest, local)
     directory = local if local is not None else _from_hub(base_id, revision)
+    _checked(base_id, directory, FETCH if local is not None else COMPLETE)
+    # a snapshot directory of the hub's cache is named by its commit
+    return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
+
+
+def _check_gguf(base_id: str, path: Path) -> None:
+    if fault := gguf_fault(path):
+        raise BaseError(f"base.id {base_id}: {fault}")
+
+
+def _checked(base_id: str, directory: Path, remedy: str) -> Path:
+    """Return the directory. Raises BaseError where it lacks files, or its small files and weights' headers are bad."""
     if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
         raise BaseError(
             f"base.id {base_id}: {directory} is not a model: it needs config.json and *.safetensors (or .bin)"
         )
     if faults := [*irregular_in(directory), *_links_out(directory)]:
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
-    weights = examine(directory, FETCH if local is not None else COMPLETE)
+    weights = examine(directory, remedy)
     faults = [*weights.faults, *_object_faults(directory)]
     if not faults and (fault := embeddings.fault(directory, embeddings.read_config(directory), weights.shapes)):
         faults = [fault]
     if faults:
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
-    # a snapshot directory of the hub's cache is named by its commit
-    return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
+    return directory
 
 
 def _links_out(directory: Path) -> list[str]:
@@ -136,16 +167,20 @@ def _local_path(base_id: str) -> Path | None:
 
 def _from_hub(base_id: str, revision: str | None) -> Path:
     """Fetch a snapshot into the hub's cache (HF_HOME, HF_TOKEN are the hub client's own), one clear line a fault."""
-    try:
-        path = hub.download(base_id, revision, MODEL_FILES)
-        if not any(path.glob("*.safetensors")):  # an older model: only .bin weights
-            path = hub.download(base_id, revision, [*MODEL_FILES, "*.bin"])
-    except Exception as error:
-        raise BaseError(f"base.id {base_id}: {hub.reason(error, base_id, revision)}") from None
+    path = _fetched(base_id, revision, MODEL_FILES)
+    if not any(path.glob("*.safetensors")):  # an older model: only .bin weights
+        path = _fetched(base_id, revision, [*MODEL_FILES, "*.bin"])
     if not (path / "README.md").is_file():
         with suppress(Exception):  # its card names the licence; a base without one is as good
             hub.download(base_id, path.name, ["README.md"], tries=1)
     return path
+
+
+def _fetched(base_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    try:
+        return hub.download(base_id, revision, patterns)
+    except Exception as error:
+        raise BaseError(f"base.id {base_id}: {hub.reason(error, base_id, revision)}") from None
 
 
 def _object_faults(directory: Path) -> list[str]:

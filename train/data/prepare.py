@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from burnish.bases import architecture
-from burnish.bases.base import Base, resolve
+from burnish.bases.base import Base, look, resolve
 from burnish.bases.embeddings import read_config
 from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
@@ -21,7 +22,7 @@ from .lint import lint
 from .mask import Codec, Row
 from .rendered import rendering, turn_ends
 from .rows import RowMaker
-from .sources import Sources, read_sources
+from .sources import Sources, check_files, read_sources
 from .special_text import reading, refuse, special_strings, written_warning
 from .split import bounded, near, split
 from .vocabulary import check_ids, check_vocabulary, embedded
@@ -88,7 +89,11 @@ def prepare(settings: TrainSettings) -> Prepared:
 
     No weights are loaded. What was recognised is printed on the way.
     """
-    data, sources = settings.data, read_sources(settings.data)
+    data = settings.data
+    check_files(data)
+    if (directory := look(settings.base.id, settings.base.revision)) is not None:  # reading the rows may take minutes
+        _check_architecture(settings.base.id, directory)
+    sources = read_sources(data)
     text = _load_text(settings, sources)
     if data.special_tokens == "error":
         refuse(sources.read, text.template, text.codec, data.path)
@@ -129,8 +134,7 @@ def prepare(settings: TrainSettings) -> Prepared:
 def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
     """Find the base and load its tokenizer. Raises ConfigError or ChatError where it can't render these rows."""
     base = resolve(settings.base.id, settings.base.revision)
-    if fault := architecture.fault(read_config(base.path)):
-        raise ConfigError(f"base.id {base.id}: {fault}")
+    _check_architecture(base.id, base.path)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
     tokenizer, dropped, lacking = embedded(tokenizer, base)
     codec = templates.codec(tokenizer, reading(settings.data.special_tokens))
@@ -141,6 +145,11 @@ def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
     return _Text(
         base=base, tokenizer=tokenizer, codec=codec, template=template, dropped_tokens=dropped, warnings=lacking
     )
+
+
+def _check_architecture(base_id: str, directory: Path) -> None:
+    if fault := architecture.fault(read_config(directory)):
+        raise ConfigError(f"base.id {base_id}: {fault}")
 
 
 def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:

@@ -44,12 +44,25 @@ class Sources:
         return self.read[0].unit
 
 
+def check_files(data: DataSection) -> None:
+    """Raise DataError that names the data files which are not there."""
+    for setting, name in (("data.path", data.path), ("data.eval_path", data.eval_path)):
+        if name and URL.match(name):
+            way = f": curl -LO {shlex.quote(name)}" if name.lower().startswith("http") else ""
+            raise DataError(f"{setting} {name}: is a URL, and data must be files: download it first{way}")
+    given = {"data.path": data.path, "data.eval_path": data.eval_path}
+    missing = [f"{key} {path}: no such file" for key, path in given.items() if path and not Path(path).exists()]
+    if missing:
+        raise DataError(missing)
+
+
 def read_sources(data: DataSection) -> Sources:
     """Read data.path and data.eval_path. Raises DataError where a file is missing, malformed, or shares rows."""
-    converted = _read("data.path", data.path, data)
+    check_files(data)
+    converted = _read(data.path, data)
     train, heldout, shared = list(converted.examples), None, 0
     if data.eval_path:
-        heldout = list(_same_kind(_read("data.eval_path", data.eval_path, data), converted, data).examples)
+        heldout = list(_same_kind(_read(data.eval_path, data), converted, data).examples)
         train, shared = without_overlap(converted.examples, heldout, data)
     return Sources(
         format=converted.format,
@@ -74,13 +87,8 @@ def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> C
     )
 
 
-def _read(setting: str, name_of_file: str, data: DataSection) -> Conversion:
-    if URL.match(name_of_file):
-        way = f": curl -LO {shlex.quote(name_of_file)}" if name_of_file.lower().startswith("http") else ""
-        raise DataError(f"{setting} {name_of_file}: is a URL, and data must be files: download it first{way}")
+def _read(name_of_file: str, data: DataSection) -> Conversion:
     path = Path(name_of_file)
-    if not path.exists():
-        raise DataError(f"{setting} {path}: no such file")
     how: list[str] = []
     raw = read_rows(path, how)
     name = recognise(raw, path) if data.format == "auto" else data.format

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from burnish.config import ConfigError
-from burnish.console import warn
-from burnish.errors import did_you_mean
-from burnish.files import first_line, irregular_in, read_json
+from burnish.errors import KNOWN, nearest
+from burnish.files import first_line, read_json
 
+from ..peft_config import adapter_path
 from ..private.transformers import Conv1D
 from ..settings import LoraSection, TrainSettings
 
@@ -21,9 +21,6 @@ from ..settings import LoraSection, TrainSettings
 def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
     """Put a LoRA adapter on the base. Raises ConfigError that names the layers there are where a target is none."""
     check_targets(model, lora.target_modules)
-    scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
-    if scale < 1:
-        warn(f"the adapter's scale is {scale:.2g} (lora_alpha {lora.lora_alpha}, r {lora.r}): below 1 it learns little")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -54,21 +51,6 @@ def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
     return adapted
 
 
-def adapter_path(settings: TrainSettings) -> Path:
-    """Return the directory of the adapter to start from: given as such, or as a run's id."""
-    name = str(settings.lora.resume_adapter)
-    places = [Path(name), Path(name) / "adapter", Path(settings.run.root) / name / "adapter"]
-    found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
-    if found is None:
-        raise ConfigError(
-            f"lora.resume_adapter {name}: no adapter_config.json there, and no run of that id in {settings.run.root}/:"
-            " give an adapter's directory or a run's id"
-        )
-    if faults := irregular_in(found):
-        raise ConfigError([f"lora.resume_adapter {name}: {fault}" for fault in faults])
-    return found
-
-
 def check_targets(model: Any, targets: list[str] | str) -> None:
     """Raise ConfigError that names the linear layers there are where a target is no layer of the model.
 
@@ -87,10 +69,14 @@ def check_targets(model: Any, targets: list[str] | str) -> None:
         return
     missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if missing:
+        layers = ", ".join(sorted(linear))
         raise ConfigError(
-            [
-                f"lora.target_modules: this base has no layer '{t}'{did_you_mean(t, linear)} (its linear layers:"
-                f" {', '.join(sorted(linear))})"
-                for t in missing
-            ]
+            [f"lora.target_modules: this base has no layer '{t}'{_meant(t, linear)}{KNOWN}{layers}" for t in missing]
         )
+
+
+def _meant(target: str, layers: Collection[str]) -> str:
+    """Return the layer that a name most likely stands for, as q for q_proj."""
+    short = [layer for layer in layers if layer.startswith(f"{target}_")]
+    meant = short[0] if len(short) == 1 else nearest(target, layers)
+    return f" (did you mean '{meant}'?)" if meant else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import warnings
 from dataclasses import replace
@@ -19,14 +18,14 @@ from .. import peft_config
 from ..data.prepare import Prepared
 from ..data.template import loading_fault
 from ..exam import questions
-from ..models.adapters import adapter_path, check_targets
-from ..models.backends import has_unsloth
+from ..models.adapters import check_targets
 from ..models.transformers import attention, stored_quantization
 from ..private.bitsandbytes import has_cuda
 from ..private.transformers import Conv1D
 from ..resolved import Resolved, changed
 from ..settings import LoraSection, TrainSettings
 from ..world import World
+from .environment import environment_faults
 from .evaluations import evaluations
 from .machine import Machine, measure
 from .memory import plan
@@ -102,7 +101,7 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
             theirs = "a choice by architecture" if theirs is None else theirs
             warn(f"lora.config_file {path}: does not say {name}: here it is {ours} (PEFT's own default: {theirs})")
     if lora.resume_adapter:
-        directory = adapter_path(settings)
+        directory = peft_config.adapter_path(settings)
         base = peft_config.read(directory / peft_config.CONFIG).get("base_model_name_or_path")
         if base not in (None, "", settings.base.id):
             warn(f"lora.resume_adapter {directory}: was trained on {base}, here it goes on {settings.base.id}")
@@ -123,25 +122,8 @@ def _warn_of_overridden(asked: LoraSection, continued: LoraSection) -> None:
 
 def machine_faults(settings: TrainSettings, world: World) -> list[str]:
     """Return what is wrong with this machine for these settings, a line each."""
-    faults = [*_gpu_faults(), *_nf4_faults(settings)]
-    if settings.base.backend == "unsloth" and not has_unsloth():
-        faults.append(
-            "base.backend: unsloth is not installed here: take the train image (RUNNER=docker), or say transformers"
-        )
-    if settings.base.backend == "unsloth" and not settings.base.double_quant:
-        faults.append("base.double_quant: unsloth always quantizes the constants too: leave it true")
-    if settings.base.backend == "unsloth" and settings.lora.has_pattern:
-        faults.append("lora.target_modules: unsloth takes names, not an expression: list them, or say all-linear")
-    if settings.base.attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        faults.append("base.attn_implementation: flash_attn is not installed here: install it, or say auto")
-    faults += [
-        f"train.report_to: {name} is not installed here: pip install {name}, or leave it out"
-        for name in settings.train.report_to
-        if importlib.util.find_spec(name) is None
-    ]
-    if world.size > 1:
-        faults.append("training runs on one GPU: start it without torchrun")
-    return faults + _adapter_faults(settings)
+    faults = [*_gpu_faults(), *_nf4_faults(settings), *environment_faults(settings, world)]
+    return faults or _adapter_faults(settings)
 
 
 def _machine(settings: TrainSettings, world: World) -> Machine:
@@ -154,12 +136,7 @@ def _machine(settings: TrainSettings, world: World) -> Machine:
 def _adapter_faults(settings: TrainSettings) -> list[str]:
     if not settings.lora.resume_adapter:
         return []
-    if settings.base.backend == "unsloth":
-        return ["lora.resume_adapter: only base.backend: transformers goes on from an adapter"]
-    try:
-        return peft_config.continued_faults(adapter_path(settings) / peft_config.CONFIG, LoraSection)
-    except ConfigError as error:
-        return list(error.faults)
+    return peft_config.continued_faults(peft_config.adapter_path(settings) / peft_config.CONFIG, LoraSection)
 
 
 def _gpu_faults() -> list[str]:

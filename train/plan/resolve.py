@@ -10,9 +10,8 @@ from burnish.config import ConfigError
 from burnish.files import tree_sha256
 
 from ..data.prepare import Prepared
-from ..models.adapters import adapter_path
 from ..models.device import dtype_name
-from ..peft_config import CONFIG, continued, targets
+from ..peft_config import CONFIG, adapter_path, continued, targets
 from ..resolved import AUTO, Resolved, auto_keys, changed, undecided
 from ..settings import LoraSection, TrainSettings
 from .memory import Plan
