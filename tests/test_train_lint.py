@@ -57,6 +57,17 @@ def test_template_markers(marker: str) -> None:
     assert warning.text.startswith(f"chat-template markers {marker} (1 row, first line 7) stand in the rows: ")
 
 
+def test_an_end_token_at_the_end_of_a_plain_text_is_the_rows_end_and_nothing_else_is() -> None:
+    texts = [f"{word} x <|eot_id|> \n" for word in "abcdefghijk"]
+    plain = [Example(line, None, text) for line, text in enumerate(texts, 1)]
+    assert lint(plain, ends={"<|eot_id|>"}) == []
+    twice = Example(12, None, "b<|eot_id|>c<|eot_id|>")
+    for found in (lint([*plain, twice], ends={"<|eot_id|>"}), lint([*plain[:-1], chat(12, "q", "a <|eot_id|>")])):
+        assert [warning.kind for warning in found][:1] == ["marker"]
+    assert lint([*plain, twice], ends={"<|eot_id|>"})[0].lines == (12,)
+    assert lint(plain, ends={"</s>"})[0].kind == "marker"  # another base's
+
+
 def test_thoughts_and_comparisons_are_no_markers() -> None:
     assert lint([*clean(), chat(7, "a < b | c > d", "<think>no</think> <b>x</b> a <| f |> b")]) == []
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from burnish.chat import ChatTemplate
 from burnish.data.files import DataError
-from burnish.data.formats import Example
+from burnish.data.formats import Example, Message
 from burnish.tokenizers.loader import load
 from tests.support.tokenizers import byte_level
 from train.data import template as templates
-from train.data.mask import Row
+from train.data.mask import MaskError, Row
 from train.data.rows import RowMaker
 from train.settings import DataSection
 
@@ -43,3 +44,18 @@ def test_cut_rows_are_said_and_nothing_where_all_fit(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err == ""
     with pytest.raises(DataError, match="every row is longer than data.max_length 16"):
         made(tmp_path, ["b" * 99], over_length="drop")
+
+
+@pytest.mark.parametrize("good", [False, True])
+def test_a_template_that_fits_no_row_is_said_after_the_first_rows(tmp_path: Path, good: bool) -> None:
+    codec = templates.codec(load(byte_level(tmp_path / "base")))
+    endless = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
+    chat = (Message("user", "q"), Message("assistant", "a"))
+    examples = [Example(line, chat) for line in range(1, 400)]
+    if good:
+        examples[50] = Example(51, None, "a text")
+    with pytest.raises(MaskError) as caught:
+        RowMaker(endless, codec, DataSection(path="x.jsonl")).rows(examples, "x.jsonl")
+    (fault,) = caught.value.faults
+    looked = "none of the first 100 rows can be trained, so the other 299 were not looked at"
+    assert (looked in fault, "so in 398 rows" in fault) == (not good, good)

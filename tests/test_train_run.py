@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from burnish.chat import load_template
 from burnish.exam.rows import Exam
 from burnish.files import file_sha256, text_sha256, tree_sha256
 from burnish.records import TrainRecord
@@ -256,11 +257,11 @@ def test_a_base_that_brings_code_names_the_setting(tiny_base: Path, rows: Path, 
 def test_checkpoints_carry_the_runs_template_and_not_the_bases(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    short = ("--chat.template", "llama-3.1", "--train.max_steps", "1", "--train.save_steps", "1", "--exam.answers", "0")
+    own = tmp_path / "own.jinja"
+    own.write_text("{#- the run's #}" + load_template("chatml"))
+    short = ("--chat.template", str(own), "--train.max_steps", "1", "--train.save_steps", "1", "--exam.answers", "0")
     done = cli(*arguments(tiny_base, rows, tmp_path, "other", *short))
     assert done.returncode == 0, done.stderr
-    adapter, checkpoint = tmp_path / "other" / "adapter", tmp_path / "other" / "checkpoints" / "checkpoint-1"
-    template = (adapter / "chat_template.jinja").read_text()
-    assert "<|start_header_id|>" in template
-    assert (checkpoint / "chat_template.jinja").read_text() == template
+    for directory in ("adapter", "checkpoints/checkpoint-1"):
+        assert (tmp_path / "other" / directory / "chat_template.jinja").read_text() == own.read_text()
     assert not list((tmp_path / "other").rglob("README.md"))

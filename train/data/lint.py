@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from burnish.console import counted
@@ -49,15 +49,17 @@ def lint(
     parsed: bool = True,
     known: Collection[str] = (),
     heldout: bool = False,
+    ends: Collection[str] = (),
 ) -> list[LintWarning]:
     """Return the warnings for these rows, the gravest first; `unit` is what their number counts, theirs where it is "".
 
-    `parsed`: special strings in the rows become control tokens. `known` are those that another warning names. Of rows
-    that are held out only the texts are looked at: they teach nothing.
+    `parsed`: special strings in the rows become control tokens. `known` are those that another warning names, `ends`
+    the base's end tokens: one that a plain text ends in is the row's end. Of rows that are held out only the texts are
+    looked at: they teach nothing.
     """
     unit = unit or next((example.unit for example in examples), "line")
     found: list[LintWarning] = []
-    checks: tuple[Check, ...] = (_placeholders, partial(_markers, parsed=parsed, known=known), *_OF_TEXTS)
+    checks: tuple[Check, ...] = (_placeholders, partial(_markers, parsed=parsed, known=known, ends=ends), *_OF_TEXTS)
     for check in checks if heldout else (*checks, *_OF_ROWS):
         found += check(examples, unit)
     return found
@@ -72,13 +74,23 @@ def _placeholders(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     return _named("placeholder", "placeholders", named, f"stand in the rows: {advice}", unit)
 
 
-def _markers(examples: Sequence[Example], unit: str, parsed: bool, known: Collection[str]) -> list[LintWarning]:
-    matches = _matches(examples, _MARKER, lambda match: match.group())
+def _markers(
+    examples: Sequence[Example], unit: str, parsed: bool, known: Collection[str], ends: Collection[str]
+) -> list[LintWarning]:
+    unended = [_without_end(example, ends) for example in examples]
+    matches = _matches(unended, _MARKER, lambda match: match.group())
     named = {name: lines for name, lines in matches.items() if name not in known}
     advice = "they would be read as control tokens of a chat template; take them out"
     if not parsed:
         advice = "they are trained as ordinary text; take them out if they come from a rendered chat"
     return _named("marker", "chat-template markers", named, f"stand in the rows: {advice}", unit)
+
+
+def _without_end(example: Example, ends: Collection[str]) -> Example:
+    """Return a plain text without the end token that it ends in; another row as it is."""
+    text = (example.text or "").rstrip()
+    end = next((end for end in ends if end and text.endswith(end)), None)
+    return example if end is None else replace(example, text=text.removesuffix(end))
 
 
 def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:

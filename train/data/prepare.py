@@ -180,9 +180,10 @@ def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple
     rendered = None if sources.chats else rendering(sources.read, text.template, text.codec)
     parsed = not sources.chats or text.codec.reading == "parse"
     known = {*special, *(rendered.markers if rendered else ())}
-    found = lint(sources.read, sources.unit, parsed, known)
+    ends = {text.codec.decode([token]) for token in text.codec.end_ids}
+    found = lint(sources.read, sources.unit, parsed, known, ends=ends)
     warnings = [warning.text for warning in found]
-    heldout = lint(sources.heldout or (), "", parsed, known, heldout=True)
+    heldout = lint(sources.heldout or (), "", parsed, known, heldout=True, ends=ends)
     warnings += [f"data.eval_path {data.eval_path}: {warning.text}" for warning in heldout]
     if rendered:
         warnings.insert(0, rendered.text)

@@ -12,6 +12,7 @@ from burnish.data.formats import Example
 from ..settings import DataSection
 from .mask import Codec, MaskError, Row, build, prove
 
+FIRST_ROWS = 100  # where all of them have one fault, the others are not looked at
 MOST_NAMED = 3  # of the rows that are too long
 
 
@@ -43,11 +44,25 @@ class RowMaker:
         return fitting
 
     def _proven(self, examples: Sequence[Example], path: str) -> list[Row]:
+        first, others = examples[:FIRST_ROWS], len(examples) - FIRST_ROWS
+        if others > FIRST_ROWS:  # a template that fits no row is told by the first ones
+            try:
+                self._built(first)
+            except MaskError as error:
+                if error.rows == len(first):
+                    *before, last = (f"{path}: {fault}" for fault in error.faults)
+                    looked = f"none of the first {len(first)} rows can be trained"
+                    raise MaskError(
+                        [*before, f"{last}; {looked}, so the other {others:,} were not looked at"]
+                    ) from None
         try:
-            rows = build(examples, self.template, self.codec)
-            prove(rows, self.template, self.codec)
+            return self._built(examples)
         except MaskError as error:
             raise MaskError([f"{path}: {fault}" for fault in error.faults]) from None
+
+    def _built(self, examples: Sequence[Example]) -> list[Row]:
+        rows = build(examples, self.template, self.codec)
+        prove(rows, self.template, self.codec)
         return rows
 
     def _refuse_long(self, rows: Sequence[Row], path: str) -> None:

@@ -20,7 +20,14 @@ FEWEST_TURNS_SHOWN = 2000  # below, the work is done before a bar could be read
 
 
 class MaskError(UserError):
-    """Rows whose responses can't be told from their prompts with this template and tokenizer."""
+    """Rows whose responses can't be told from their prompts with this template and tokenizer.
+
+    `rows` counts those with the most frequent of the faults.
+    """
+
+    def __init__(self, faults: str | Sequence[str], rows: int = 0) -> None:
+        super().__init__(faults)
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class Faults:
     def raise_any(self) -> None:
         """Raise MaskError with all of them, if there are any."""
         if self._found:
-            raise MaskError([_told(list(rows), text) for text, rows in self._found.values()])
+            told = [_told(list(rows), text) for text, rows in self._found.values()]
+            raise MaskError(told, max(len(rows) for _, rows in self._found.values()))
 
 
 def assistant_number(example: Example, index: int) -> int:
