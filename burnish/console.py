@@ -70,8 +70,15 @@ def listed(names: Sequence[str], most: int) -> str:
 
 
 def gib(size: float) -> str:
-    """Return a number of bytes in GiB, small ones in MiB."""
+    """Return a number of bytes in GiB, small ones in MiB or KiB."""
+    if 0 < size < 2**20:
+        return f"{size / 2**10:.0f} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(0.0, size) / 2**20:.0f} MiB"
+
+
+def millions(number: int) -> str:
+    """Return a large number in millions, a small one as it is: "8,030.3M", "24,576"."""
+    return f"{number / 1e6:,.1f}M" if number >= 1e6 else f"{number:,}"
 
 
 def warn(text: str) -> None:

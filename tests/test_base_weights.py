@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
+from burnish import children
+from burnish.bases import base as bases
 from burnish.bases.base import BaseError, resolve
 from burnish.bases.weights import examine
 
@@ -149,3 +152,20 @@ def test_a_small_file_that_links_out_of_the_base_is_refused_and_weights_may_lie_
     (base / "generation_config.json").symlink_to(elsewhere / "secret.json")
     with pytest.raises(BaseError, match=r"generation_config.json: is a link that leads out of the directory"):
         resolve(str(base))
+
+
+def test_dequantizing_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (
+        "import pathlib, sys, time\n"
+        "print('\\rConverting:  43%|####    | 3/7', end='', file=sys.stderr, flush=True)\n"
+        "time.sleep(1.5)\n"
+        "pathlib.Path(sys.argv[1]).mkdir(parents=True)\n"
+    )
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(bases, "PROGRESS_S", 0.4)
+    monkeypatch.setattr(children, "confined", lambda *words: [sys.executable, "-c", script, words[-1]])
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert bases._dequantized(tmp_path / "x.gguf", "0" * 64).is_dir()
+    assert "base: dequantizing: 43% of the tensors, " in capsys.readouterr().err

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from burnish.console import cell, printable, say, warn
+from burnish.console import cell, gib, millions, printable, say, warn
 from burnish.errors import RESUMES, UserError, resumable, run_edge
 from burnish.records import Artefact, Fidelity
 from export.__main__ import show
@@ -64,6 +64,13 @@ def test_ctrl_c_promises_to_go_on_only_where_a_command_does(goes_on: bool, capsy
     with pytest.raises(SystemExit, match="130"):
         run_edge(stopped)
     assert capsys.readouterr().err == (f"{RESUMES}\n" if goes_on else "interrupted\n")
+
+
+def test_small_numbers_are_not_rounded_to_nothing() -> None:
+    assert [gib(size) for size in (0, 1536, 700 * 2**10, 3 << 20, 5 << 30)] == [
+        "0 MiB", "2 KiB", "700 KiB", "3 MiB", "5.0 GiB",
+    ]  # fmt: skip
+    assert [millions(number) for number in (24_576, 6_300_000, 8_030_261_248)] == ["24,576", "6.3M", "8,030.3M"]
 
 
 def test_a_table_takes_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:

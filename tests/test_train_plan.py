@@ -206,7 +206,7 @@ def test_the_plan_counts_the_adapter_that_training_starts_from(
         asked = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *more)
         done = cli("train", "plan", *asked)
         assert done.returncode == 0, done.stderr
-        found = re.search(r"adapter and optimizer (\d+ MiB)", done.stderr)
+        found = re.search(r"adapter and optimizer (\d+ [KM]iB)", done.stderr)
         assert found
         return found[1]
 
@@ -245,3 +245,15 @@ def test_a_regular_expression_must_match_whole_names() -> None:
     check_targets(model, "all-linear")
     with pytest.raises(ConfigError, match=r"the regular expression 'q_pro\.\*' matches no whole name .*q_proj"):
         check_targets(model, "q_pro.*")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="float16 is fast on a GPU")
+def test_float16_on_a_cpu_is_warned_of_and_a_low_scale_is_in_check_and_plan(
+    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+) -> None:
+    given = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path))
+    for verb in ("check", "plan"):
+        done = cli("train", verb, *given, "--data.max_length", "128", "--lora.lora_alpha", "1", "--base.dtype", "half")
+        assert done.returncode == 0, done.stderr
+        assert "warning: the adapter's scale is " in done.stderr
+        assert ("warning: float16 is slow on a CPU: set base.dtype: float32" in done.stderr) is (verb == "plan")

@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from burnish import run as runs
 from burnish.chat import ChatError
-from burnish.console import bar, say, warn
+from burnish.console import bar, millions, say, warn
 from burnish.exam.rows import Exam
 from burnish.files import atomic_directory, private_directory, read_json, write_atomic
 from burnish.records import TrainRecord
@@ -148,7 +148,7 @@ def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, ste
     say(f"run: {run.path}")
     say(
         f"model: {prepared.base.name} on {world.device.type}, {resolved.base.dtype},"
-        f" quantization {resolved.base.quantization}; {trained / 1e6:.1f}M of {total / 1e6:.0f}M parameters are trained"
+        f" quantization {resolved.base.quantization}; {millions(trained)} of {millions(total)} parameters are trained"
     )
     say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")
     if step:

@@ -121,6 +121,7 @@ def show(prepared: Prepared, data: DataSection) -> None:
     console.print(
         "tokens a row    "
         + ", ".join(f"{_name(p)} {n}" for p, n in lengths.items())
+        + (", before rows are cut or dropped" if prepared.dropped or prepared.truncated else "")
         + f"; max_length {data.max_length}"
     )
     console.print(f"too long        {len(prepared.dropped)} dropped, {len(prepared.truncated)} truncated")

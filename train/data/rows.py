@@ -51,10 +51,8 @@ class RowMaker:
             except MaskError as error:
                 if error.rows == len(first):
                     *before, last = (f"{path}: {fault}" for fault in error.faults)
-                    looked = f"none of the first {len(first)} rows can be trained"
-                    raise MaskError(
-                        [*before, f"{last}; {looked}, so the other {others:,} were not looked at"]
-                    ) from None
+                    last += f"; none of the first {len(first)} rows can be trained"
+                    raise MaskError([*before, f"{last}, so the other {others:,} were not looked at"]) from None
         try:
             return self._built(examples)
         except MaskError as error:

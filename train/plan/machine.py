@@ -22,12 +22,13 @@ class Machine:
     unsloth: bool = False
 
 
-def measure(device: torch.device) -> Machine:
-    """Measure free memory, and the rate of a matrix product, on a device."""
+def measure(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Measure free memory, and the rate of a matrix product in a dtype, on a device."""
     if device.type != "cuda":
-        return Machine("cpu", memory_available_bytes(), matrix_flops(device, torch.float32, 1024))
+        size = 1024 if dtype == torch.float32 else 512  # in 16 bits a larger product can take seconds
+        return Machine("cpu", memory_available_bytes(), matrix_flops(device, dtype, size))
     free, _ = torch.cuda.mem_get_info(device)
-    return Machine("cuda", free, matrix_flops(device, torch.bfloat16, 8192), has_unsloth())
+    return Machine("cuda", free, matrix_flops(device, dtype, 8192), has_unsloth())
 
 
 def matrix_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:

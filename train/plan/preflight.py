@@ -19,6 +19,7 @@ from ..data.prepare import Prepared
 from ..data.template import loading_fault
 from ..exam import questions
 from ..models.adapters import check_targets
+from ..models.device import dtype
 from ..models.transformers import attention, stored_quantization
 from ..private.bitsandbytes import has_cuda
 from ..private.transformers import Conv1D
@@ -128,7 +129,9 @@ def machine_faults(settings: TrainSettings, world: World) -> list[str]:
 
 def _machine(settings: TrainSettings, world: World) -> Machine:
     """Measure the machine; unsloth can't start from an adapter, nor take an expression as target modules."""
-    found = measure(world.device)
+    found = measure(world.device, used := dtype(settings.base, world.device))
+    if found.device == "cpu" and used == torch.float16:
+        warn("float16 is slow on a CPU: set base.dtype: float32")
     other = settings.lora.resume_adapter or settings.lora.has_pattern
     return replace(found, unsloth=False) if other else found
 
