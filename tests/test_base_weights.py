@@ -15,6 +15,7 @@ from burnish import children
 from burnish.bases import base as bases
 from burnish.bases.base import BaseError, resolve
 from burnish.bases.weights import examine
+from burnish.children import watch
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345678\n"
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -161,11 +162,15 @@ def test_dequantizing_says_how_far_it_is(
         "import pathlib, sys, time\n"
         "print('\\rConverting:  43%|####    | 3/7', end='', file=sys.stderr, flush=True)\n"
         "time.sleep(1.5)\n"
+        "print('\\nstep: writing the checkpoint', file=sys.stderr, flush=True)\n"
+        "time.sleep(1)\n"
         "pathlib.Path(sys.argv[1]).mkdir(parents=True)\n"
     )
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(bases, "PROGRESS_S", 0.4)
+    monkeypatch.setattr(watch, "INTERVAL_S", 0.4)
     monkeypatch.setattr(children, "confined", lambda *words: [sys.executable, "-c", script, words[-1]])
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     assert bases._dequantized(tmp_path / "x.gguf", "0" * 64).is_dir()
-    assert "base: dequantizing: 43% of the tensors, " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "base: dequantizing: 43% of the tensors read, " in said
+    assert "base: dequantizing: writing the checkpoint, " in said

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import children, hub
+from ..children.watch import watched
 from ..config.yaml_file import YamlError, parse_yaml
 from ..console import say
 from ..errors import UserError
@@ -32,8 +31,6 @@ MOST_LICENCES = 20
 LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
-PROGRESS_S = 10.0
-BAR = re.compile(rb"(\d{1,3})%\|")
 CUT = "cannot reshape array of size"  # numpy's, where a GGUF file ends before its last tensor
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -261,9 +258,8 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
         say(f"base: dequantizing {gguf_file.name} once into {target}")
         size, names = gguf_file.stat().st_size, (str(gguf_file.resolve()), str(target.resolve()))
         # 4 bits a weight become 16, and 32 in memory on the way
-        code, errors = _watched(
-            children.confined(children.Limits.of(8 * size, 8 * size), "burnish.bases.dequantize", *names)
-        )
+        command = children.confined(children.Limits.of(8 * size, 8 * size), "burnish.bases.dequantize", *names)
+        code, errors = watched(command, children.environment(TRANSFORMERS_VERBOSITY="error"), "base: dequantizing")
         if code:
             last = last_line(errors, "it printed nothing")
             if crashed(code):
@@ -272,27 +268,3 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
                 last = f"it is cut off: it ends inside a tensor; {FETCH}"
             raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
     return target
-
-
-def _watched(command: Sequence[str]) -> tuple[int, str]:
-    """Run a child to its end, with a line now and then on how it goes; returns its exit code and what it wrote."""
-    started = time.monotonic()
-    with subprocess.Popen(
-        command,
-        cwd=children.ROOT,
-        env=children.environment(TRANSFORMERS_VERBOSITY="error"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as child:
-        while True:
-            try:
-                errors = child.communicate(timeout=PROGRESS_S)[1]
-                return child.returncode, errors.decode("utf-8", "replace")
-            except subprocess.TimeoutExpired as error:
-                done = BAR.findall(error.stderr or b"")  # of transformers' own bar, if it has come to that
-                part = f"{int(done[-1])}% of the tensors, " if done else ""
-                say(f"base: dequantizing: {part}{time.monotonic() - started:.0f} s so far")
-            except BaseException:
-                child.kill()
-                raise

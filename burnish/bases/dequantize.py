@@ -18,7 +18,9 @@ from . import gguf_tokenizer
 
 def main(source: Path, target: Path) -> None:
     """Write the checkpoint; the directory appears whole or not at all."""
+    _say("reading the tokenizer")
     tokenizer = gguf_tokenizer.load(source)
+    _say("reading the tensors")
     loaded = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32, trust_remote_code=False
     )
@@ -30,12 +32,19 @@ def main(source: Path, target: Path) -> None:
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
+    _say("writing the checkpoint")
     with atomic_directory(target) as directory:
         model.to(torch.float16).save_pretrained(directory)
         tokenizers.save(tokenizer, directory)
+        _say("comparing the tokenizers")
         gguf_tokenizer.compare(source, tokenizers.load(directory))  # as it will be used
         for path in directory.iterdir():
             path.chmod(0o644)  # safetensors writes files that only their owner may read
+
+
+def _say(step: str) -> None:
+    """Tell the parent what is being done (burnish/children/watch.py shows it)."""
+    print(f"step: {step}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

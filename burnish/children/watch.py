@@ -1,0 +1,47 @@
+"""A child process that takes minutes: waited for, with a line now and then on what it does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from ..console import say
+from .command import ROOT
+
+INTERVAL_S = 10.0
+STEP = re.compile(rb"step: (.+)|(\d{1,3})%\|")  # a line of the child's own, or a bar of tqdm's over a model's tensors
+
+
+def watched(command: Sequence[str], environment: Mapping[str, str], title: str) -> tuple[int, str]:
+    """Run a child to its end and return its exit code and what it wrote to stderr; `title` begins each line.
+
+    The child says what it does by lines "step: ...". An exception here, Ctrl-C too, ends it.
+    """
+    started = time.monotonic()
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as child:
+        while True:
+            try:
+                errors = child.communicate(timeout=INTERVAL_S)[1]
+                return child.returncode, errors.decode("utf-8", "replace")
+            except subprocess.TimeoutExpired as error:
+                say(f"{title}: {_step(error.stderr or b'')}{time.monotonic() - started:.0f} s so far")
+            except BaseException:
+                child.kill()
+                raise
+
+
+def _step(written: bytes) -> str:
+    """Return what a child was doing last, by what it wrote; "" where it wrote nothing yet."""
+    last = next(iter(reversed(STEP.findall(written))), None)
+    if last is None:
+        return ""
+    return f"{last[0].decode('utf-8', 'replace').strip()}, " if last[0] else f"{int(last[1])}% of the tensors read, "
