@@ -212,6 +212,18 @@ def test_a_shared_beginning_is_read_once_and_the_others_wait_for_it() -> None:
     assert decoded <= 104 + 2 * 5 + 3 and len(scheduler.running) == 3
 
 
+def test_a_prompt_read_slowly_for_its_log_probabilities_is_not_waited_for() -> None:
+    scheduler = Scheduler(limits(scored_tokens=4))
+    memory = Memory(scheduler.limits)
+    prompt = list(range(200))
+    scheduler.add(sequence(prompt, 8, 400, scored=True))
+    run(scheduler, memory)
+    plain = sequence(prompt, 8, 400)
+    scheduler.add(plain)
+    run(scheduler, memory)
+    assert plain.held == len(prompt)
+
+
 def test_a_long_prompt_never_stops_the_streams() -> None:
     scheduler = Scheduler(limits())
     memory = Memory(scheduler.limits)

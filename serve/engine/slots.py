@@ -17,7 +17,7 @@ SMALL_TAIL_TOKENS = 32
 
 
 class Prefix(NamedTuple):
-    """The slot that holds the longest usable prefix, its length, and the longest one that is being read right now."""
+    """The slot that holds the longest usable prefix, its length, and the longest one that will soon be read."""
 
     source: int | None
     length: int
@@ -95,8 +95,9 @@ class Slots:
             if self._limits.reuse == "whole":
                 if ready < self._cells.held(slot):  # this memory can only be taken over as a whole
                     continue
-            elif reader is not None:
-                promised = max(promised, min(common, len(reader.prompt)) if reader.reading else 0)
+            elif reader is not None and reader.reading and not reader.unscored:
+                # where log-probabilities are wanted, a prompt is read in small parts: that is not waited for
+                promised = max(promised, min(common, len(reader.prompt)))
             if ready > length:
                 best, length = slot, ready
         return Prefix(best, length, promised) if length >= self._limits.least_shared else Prefix(None, 0, promised)
