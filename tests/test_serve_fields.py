@@ -39,7 +39,10 @@ def raw(server: ServerProcess, **fields: Any) -> tuple[int, Any]:
         {"prompt_cache_options": {"mode": "implicit", "ttl": "30m"}, "service_tier": "scale"},
         {"top_logprobs": 0, "stream_options": None, "modalities": ["text"], "audio": None},
         {"repetition_penalty": 1.1},
-        {"repetition_penalty": 1.1, "repeat_penalty": 1.1},
+        {"repetition_penalty": 1.1, "repeat_penalty": 1.1, "repeat_last_n": 32},
+        {"repetition_penalty": 1.1, "repeat_penalty": 1.0},
+        {"metadata": {"a": None, "b": "x"}, "logit_bias": {"5": None}},
+        {"response_format": {"type": "text", "json_schema": None}},
         {"response_format": {"type": "text"}, "logit_bias": {}, "stop": []},
         {"unheard_of": None},
     ],
@@ -65,6 +68,7 @@ def test_a_field_that_asks_for_nothing_is_accepted(server: ServerProcess, fields
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
         ({"moderation": {"model": "m", "policy": {"input": {"mode": "block"}}}}, "moderation", "unsupported_parameter"),
         ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repetition_penalty", "invalid_value"),
+        ({"repetition_penalty": 1.1, "repeat_penalty": 1.1}, "repetition_penalty", "invalid_value"),
         ({"max_tokens": -2}, "max_tokens", "integer_below_min_value"),
         ({"max_completion_tokens": 0}, "max_completion_tokens", "integer_below_min_value"),
         ({"stop": list("abcdefghij")}, "stop", "array_above_max_length"),
@@ -90,6 +94,14 @@ def test_minus_one_is_as_many_tokens_as_the_context_holds(server: ServerProcess)
         assert status == 200 and reply["usage"]["total_tokens"] == 256
     status, reply = chat(server, max_completion_tokens=-1, ignore_eos=True)
     assert reply["choices"][0]["finish_reason"] == "length" and reply["usage"]["total_tokens"] == 256
+
+
+def test_the_newer_name_of_the_most_tokens_wins(server: ServerProcess) -> None:
+    for newer, tokens in ((5, 5), (-1, None)):
+        status, reply = chat(server, max_tokens=-1 if newer > 0 else 5, max_completion_tokens=newer, ignore_eos=True)
+        assert status == 200 and reply["usage"]["completion_tokens"] == (
+            tokens or 256 - reply["usage"]["prompt_tokens"]
+        )
 
 
 def test_a_completion_of_no_tokens_reads_its_prompt(server: ServerProcess) -> None:

@@ -23,13 +23,22 @@ class Wire(BaseModel):
         """SDKs write every field that their version knows, also those that this server does not, as null."""
         if not isinstance(value, dict):
             return value
-        required = {name for name, field in cls.model_fields.items() if field.is_required() or name in cls._nullable()}
-        return {name: entry for name, entry in value.items() if entry is not None or name in required}
+        nullable = cls._nullable()
+        kept = {name for name, field in cls.model_fields.items() if field.is_required()} | nullable
+        present = {name: entry for name, entry in value.items() if entry is not None or name in kept}
+        return {name: entry if name in nullable else _without_nulls(entry) for name, entry in present.items()}
 
     @classmethod
     def _nullable(cls) -> frozenset[str]:
         """Return the fields in which null says something."""
         return frozenset()
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return an object's entries without those that are null; other values as they are."""
+    if not isinstance(value, dict) or None not in value.values():
+        return value
+    return {name: entry for name, entry in value.items() if entry is not None}
 
 
 def unsupported(what: str, *harmless: Any) -> AfterValidator:

@@ -17,7 +17,7 @@ from .body.json_body import parse_json
 from .body.validation import validate
 from .errors import ApiError, too_long, unknown_model
 from .message import Wire
-from .schema import ChatRequest, CompletionRequest, Sampling
+from .schema import NO_PENALTY, ChatRequest, CompletionRequest, Sampling
 
 DEFAULT_NAME = "default"
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
@@ -101,7 +101,7 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
         logprobs = request.logprobs
     seed = int.from_bytes(os.urandom(4), "little") if request.seed in (None, RANDOM_SEED) else request.seed or 0
     penalty, window = request.repeat_penalty, 64
-    if request.repetition_penalty is not None:  # vLLM's: it counts all that came before
+    if request.repetition_penalty not in (None, NO_PENALTY):  # vLLM's: it counts all that came before
         penalty, window = request.repetition_penalty, -1
     return SamplingParams(
         temperature=_default(request.temperature, 1.0),

@@ -12,6 +12,7 @@ from .message import Message, Wire, unsupported
 MOST_TOP_LOGPROBS = 20
 MOST_COMPLETION_LOGPROBS = 5
 UNLIMITED = -1
+NO_PENALTY = 1.0
 
 
 class StreamOptions(Wire):
@@ -103,8 +104,12 @@ class Sampling(Wire):
 
     @model_validator(mode="after")
     def _one_penalty(self) -> Sampling:
-        if self.repeat_penalty is not None and self.repetition_penalty not in (None, self.repeat_penalty):
-            raise ValueError("'repetition_penalty' is the same as 'repeat_penalty': give one of them")
+        given = [value for value in (self.repeat_penalty, self.repetition_penalty) if value not in (None, NO_PENALTY)]
+        if len(given) == 2 and (given[0] != given[1] or self.repeat_last_n is None):
+            raise ValueError(
+                "'repetition_penalty' covers all tokens and 'repeat_penalty' the last 'repeat_last_n' (64 by default):"
+                " give one of them, or the same value for both with 'repeat_last_n'"
+            )
         return self
 
     @property
@@ -132,6 +137,10 @@ class Rendering(Wire):
     chat_template_kwargs: dict[str, Any] | None = None
     # goes to the template, where that names it
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        return frozenset({"chat_template_kwargs"})  # a template may tell null from absent
 
     @model_validator(mode="after")
     def _one_opening(self) -> Rendering:
@@ -193,7 +202,7 @@ class ChatRequest(Sampling, Rendering):
 
     @property
     def unlimited(self) -> bool:
-        return UNLIMITED in (self.max_completion_tokens, self.max_tokens)
+        return (self.max_completion_tokens or self.max_tokens) == UNLIMITED
 
 
 class TemplateRequest(ChatRequest):
