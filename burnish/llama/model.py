@@ -30,6 +30,7 @@ class Model:
     def __init__(self, handle: Any, path: Path, vocab_only: bool) -> None:
         self.handle, self.path, self.vocab_only = handle, path, vocab_only
         self.buffers: dict[str, float] = {}  # MiB of weights by the name of the buffer that llama.cpp took
+        self._pieces: dict[tuple[int, bool], bytes] = {}  # of the tokens that were asked for
         self.amx_why = "the weights are not loaded"
         self.vocab = api.llama_model_get_vocab(handle)
         self.n_vocab = int(api.llama_vocab_n_tokens(self.vocab))
@@ -206,6 +207,12 @@ class Model:
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """Return the bytes of one token, perhaps part of a character; special ones are b"" unless asked for."""
+        found = self._pieces.get((token, special))
+        if found is None:
+            found = self._pieces[token, special] = self._read_piece(token, special)
+        return found
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
         self.check_ids([token])
         buffer = ctypes.create_string_buffer(64)
         size = api.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)

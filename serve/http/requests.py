@@ -20,6 +20,8 @@ from .message import Wire
 from .schema import NO_PENALTY, ChatRequest, CompletionRequest, Sampling
 
 DEFAULT_NAME = "default"
+# in one reply, with their log-probabilities: some 30 MB of JSON
+MOST_ECHOED_TOKENS = 1 << 17
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
 RANDOM_SEED = -1  # as in llama.cpp
 AnyWire = TypeVar("AnyWire", bound=Wire)
@@ -49,6 +51,7 @@ def make_sequences(
     for prompt in prompts:
         if len(prompt) + (1 if most else 0) > context:
             raise too_long(len(prompt), context, "messages" if isinstance(request, ChatRequest) else "prompt")
+    _check_echoes(request, prompts, context)
     end_tokens = frozenset[int]() if request.ignore_eos else served.end_tokens
     stop = StopConditions(most, context, request.stops + served.stop_strings, end_tokens)
     return [
@@ -74,6 +77,18 @@ def most_tokens(request: ChatRequest | CompletionRequest, context: int) -> int:
     return COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
 
 
+def _check_echoes(request: ChatRequest | CompletionRequest, prompts: Many[list[int]], context: int) -> None:
+    """Raise ApiError 400 where more log-probabilities are to be put before the answers than a reply should have."""
+    if not isinstance(request, CompletionRequest) or request.prompt_logprobs is None:
+        return
+    total, most = sum(map(len, prompts)) * (request.n or 1), max(MOST_ECHOED_TOKENS, context)
+    if total > most:
+        text = f"'echo' with 'logprobs' would return {total} prompt tokens, each prompt once for each of its answers"
+        param = "prompt" if request.n in (None, 1) else "n"
+        advice = "Ask for fewer answers (n), or send fewer prompts in one request."
+        raise ApiError(400, f"{text}; at most {most}. {advice}", param=param, code="invalid_value")
+
+
 def count(request: ChatRequest | CompletionRequest, prompts: int, settings: ServeSettings) -> int:
     """Return how many answers are asked for. Raises ApiError 400 where they, or the stop strings, are too many."""
     if len(request.stops) > settings.max_stops:
@@ -95,10 +110,13 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
             400, f"Token id {wrong} is not in the vocabulary.", param=f"logit_bias.{wrong}", code="invalid_value"
         )
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     if isinstance(request, ChatRequest):
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
     elif isinstance(request, CompletionRequest):
         logprobs = request.logprobs
+        if number % (request.n or 1) == 0:  # they are the same for all answers to a prompt
+            prompt_logprobs = request.prompt_logprobs
     seed = int.from_bytes(os.urandom(4), "little") if request.seed in (None, RANDOM_SEED) else request.seed or 0
     penalty, window = request.repeat_penalty, 64
     if request.repetition_penalty not in (None, NO_PENALTY):  # vLLM's: it counts all that came before
@@ -115,7 +133,7 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
         logit_bias=ban(served.end_tokens, bias) if request.ignore_eos else bias,
         seed=seed + number,
         logprobs=logprobs,
-        prompt_logprobs=request.prompt_logprobs if isinstance(request, CompletionRequest) else None,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import time
 import uuid
 from collections.abc import Sequence as Many
@@ -12,12 +11,13 @@ from typing import Any, NamedTuple
 from ..engine.events import Finished, FinishReason, TokenLogprob
 from ..served import Served
 from .output_parsers import ParsedDelta
+from .replies import logprobs
 
 Json = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """A whole answer: its last event, its text as it was parsed, and what is known of its prompt's tokens."""
+    """A whole answer: its last event, its text as it was parsed, and with a prompt's first one the prompt's scores."""
 
     end: Finished
     parsed: ParsedDelta
@@ -35,12 +35,13 @@ class Echo(NamedTuple):
 class Reply:
     """What all parts of one answer have in common: its id, its time, the model's name. `chat` or plain completion.
 
-    `echoes`: by answer, the prompts that are put before them; empty where they are not wanted.
+    `echoes`: the prompts that are put before their answers, `each` of them; empty where they are not wanted.
     """
 
     served: Served
     chat: bool
     echoes: Many[Echo] = ()
+    each: int = 1
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -56,14 +57,20 @@ class Reply:
 
     def whole(self, answers: Many[Answer], prompts: int) -> Json:
         """Return the reply to a request that does not stream."""
-        choice = self._chat_choice if self.chat else self._text_choice
+        echoes = [self.echo(i, answers[i * self.each].scores) for i in range(len(self.echoes))]
+        choices = []
+        for index, (end, parsed, _) in enumerate(answers):
+            before = echoes[index // self.each] if echoes else ("", None)
+            choices.append(
+                self._chat_choice(index, end, parsed) if self.chat else self._text_choice(index, end, parsed, *before)
+            )
         return {
             **self.head("chat.completion" if self.chat else "text_completion"),
-            "choices": [choice(index, *answer) for index, answer in enumerate(answers)],
+            "choices": choices,
             "usage": usage([answer.end for answer in answers], prompts),
         }
 
-    def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta, scores: list[TokenLogprob] | None) -> Json:
+    def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
         return {
             "index": index,
             "message": {"role": "assistant", "content": parsed.content, "refusal": None, "annotations": []},
@@ -71,47 +78,38 @@ class Reply:
             "finish_reason": reason(end.reason),
         }
 
-    def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta, scores: list[TokenLogprob] | None) -> Json:
-        text, logprobs = "", None
-        if self.echoes:
-            text, logprobs = self.echo(index, scores)
+    def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta, text: str, before: Json | None) -> Json:
+        """`text` and `before`: the prompt that is put before it, and the log-probabilities of that."""
         own = self.text_logprobs(end.logprobs, len(text))
-        if own and logprobs:
-            logprobs = {name: values + own[name] for name, values in logprobs.items()}
+        if own and before:
+            own = {name: values + own[name] for name, values in before.items()}
         return {
             "index": index,
             "text": text + parsed.content,
-            "logprobs": logprobs or own,
+            "logprobs": own or before,
             "finish_reason": reason(end.reason),
         }
 
-    def echo(self, index: int, scores: list[TokenLogprob] | None) -> tuple[str, Json | None]:
-        """Return an answer's prompt, and the log-probabilities of its tokens; the first one has none."""
-        text, tokens = self.echoes[index]
+    def echo(self, prompt: int, scores: list[TokenLogprob] | None) -> tuple[str, Json | None]:
+        """Return a prompt, and the log-probabilities of its tokens where they are known."""
+        text, tokens = self.echoes[prompt]
         if scores is None:
             return text, None
         piece = self.served.tokenizer.piece
-        result = self._text_logprobs([piece(tokens[0]), *(entry.data for entry in scores)])
-        result["token_logprobs"] = [None, *(_finite(entry.logprob) for entry in scores)]
-        result["top_logprobs"] = [None, *map(self._top, scores)]
-        # a start token that the server put before the text, or a blank that the tokenizer did, is not in it
-        pieces = b"".join((piece(tokens[0]), *(entry.data for entry in scores))).decode("utf-8", "replace")
-        added = max(0, len(pieces) - len(text))
-        result["text_offset"] = [max(0, offset - added) for offset in result["text_offset"]]
-        return text, result
+        return text, logprobs.of_prompt(piece(tokens[0]), scores, piece, len(text))
 
     def opening(self, index: int) -> Json:
         """Return the first chunk of a chat answer, which names the role."""
         return self.chunk(index, {"role": "assistant", "content": "", "refusal": None}, None, None)
 
-    def chunk(self, index: int, delta: Json, logprobs: Json | None, finish: str | None) -> Json:
+    def chunk(self, index: int, delta: Json, scores: Json | None, finish: str | None) -> Json:
         """Return one chunk of a chat answer."""
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}
         return {**self.head("chat.completion.chunk"), "choices": [choice]}
 
-    def text_chunk(self, index: int, text: str, logprobs: Json | None, finish: str | None) -> Json:
+    def text_chunk(self, index: int, text: str, scores: Json | None, finish: str | None) -> Json:
         """Return one chunk of a plain completion."""
-        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, "text": text, "logprobs": scores, "finish_reason": finish}
         return {**self.head("text_completion"), "choices": [choice]}
 
     def closing(self, ends: Many[Finished], prompts: int) -> Json:
@@ -119,48 +117,13 @@ class Reply:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return {**self.head(kind), "choices": [], "usage": usage(ends, prompts)}
 
-    def chat_logprobs(self, logprobs: Many[TokenLogprob]) -> Json | None:
+    def chat_logprobs(self, entries: Many[TokenLogprob]) -> Json | None:
         """Return the log-probabilities of a chat choice, None where none were asked for."""
-        if not logprobs:
-            return None
-        content = []
-        for entry in logprobs:
-            top = [self._token(self.served.tokenizer.piece(i), value) for i, value in entry.top]
-            content.append({**self._token(entry.data, entry.logprob), "top_logprobs": top})
-        return {"content": content, "refusal": None}
+        return logprobs.of_chat(entries, self.served.tokenizer.piece)
 
-    def _token(self, data: bytes, logprob: float) -> Json:
-        return {"token": data.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(data)}
-
-    def text_logprobs(self, logprobs: Many[TokenLogprob], offset: int) -> Json | None:
+    def text_logprobs(self, entries: Many[TokenLogprob], offset: int) -> Json | None:
         """Return the log-probabilities of a plain completion; `offset` is where its text began."""
-        if not logprobs:
-            return None
-        result = self._text_logprobs([entry.data for entry in logprobs])
-        result["token_logprobs"] = [_finite(entry.logprob) for entry in logprobs]
-        result["top_logprobs"] = [self._top(entry) for entry in logprobs]
-        result["text_offset"] = [offset + at for at in result["text_offset"]]
-        return result
-
-    def _text_logprobs(self, pieces: Many[bytes]) -> Json:
-        """Return the texts of tokens, and at which character of the text each begins."""
-        decoder, offset, offsets = codecs.getincrementaldecoder("utf-8")("replace"), 0, []
-        for piece in pieces:
-            offsets.append(offset)
-            offset += len(decoder.decode(piece))
-        return {"tokens": [piece.decode("utf-8", "replace") for piece in pieces], "text_offset": offsets}
-
-    def _top(self, entry: TokenLogprob) -> dict[str, float]:
-        """Return the likeliest tokens by their text, and the token itself; of two with the same text the likelier."""
-        result: dict[str, float] = {}
-        for token, value in entry.top:
-            result.setdefault(self.served.tokenizer.piece(token).decode("utf-8", "replace"), _finite(value))
-        result.setdefault(entry.data.decode("utf-8", "replace"), _finite(entry.logprob))
-        return result
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, -9999.0)
+        return logprobs.of_text(entries, self.served.tokenizer.piece, offset)
 
 
 def usage(ends: Many[Finished], prompts: int) -> Json:

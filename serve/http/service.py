@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from burnish.chat import ChatError
 
@@ -27,6 +27,8 @@ from . import requests
 from .body.reading import Bodies
 from .errors import CLIENT_LEFT, ApiError, busy, draining, failed, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
+from .replies import logprobs
+from .replies.writing import Writer, encode_slices
 from .response_objects import Answer, Echo, Reply
 from .schema import ChatRequest, CompletionRequest
 from .sse import EventStream, chunks, timed_out, until_disconnect
@@ -50,6 +52,7 @@ class Service:
     ) -> None:
         self.engine, self.served, self.context = engine, served, context
         self.settings, self.metrics, self.parser = settings, metrics, parser
+        self.writer = Writer()
         self.bodies = Bodies(settings, requests.parse)
 
     async def prepared(self, http: Request, making: Coroutine[Any, Any, Made], param: str) -> Made:
@@ -91,18 +94,18 @@ class Service:
         prompts: Many[list[int]],
         echoes: Many[Echo] = (),
     ) -> Response:
-        """Queue the sequences of a request and reply, streamed or whole; `echoes`: what is put before each answer."""
+        """Queue the sequences of a request and reply, streamed or whole; `echoes`: what precedes answers, by prompt."""
         answers = requests.count(request, len(prompts), self.settings)
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
         sinks = [partial(queue.put, i) for i in range(answers)]
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks)
-        reply = Reply(self.served, chat=isinstance(request, ChatRequest), echoes=echoes)
+        reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
         parsers = [self.parser(request) for _ in range(answers)]
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
         if request.stream:
-            body = chunks(reply, request, queue, parsers, [len(prompt) for prompt in prompts])
+            body = chunks(reply, request, queue, parsers, [len(prompt) for prompt in prompts], self.writer)
             return EventStream(body, lambda: self._close(http, sequences, queue))
         return await self._whole(http, reply, sequences, queue, parsers, len(prompts))
 
@@ -136,7 +139,7 @@ class Service:
             if not collecting.done():
                 http.state.code = CLIENT_LEFT
                 return Response(status_code=499)  # the client has gone: this is not read
-            return JSONResponse(reply.whole(collecting.result(), prompts))
+            return await self._written(reply, collecting.result(), prompts)
         except Timeout:
             raise timed_out() from None
         finally:
@@ -145,6 +148,12 @@ class Service:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
+
+    async def _written(self, reply: Reply, answers: list[Answer], prompts: int) -> Response:
+        scores = (logprobs.count(answer.scores or ()) * reply.each for answer in answers)
+        size = sum(scores) + sum(logprobs.count(answer.end.logprobs) for answer in answers)
+        body = await self.writer.make(lambda: encode_slices(reply.whole(answers, prompts)), size)
+        return Response(body, media_type="application/json")
 
 
 async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:

@@ -6,9 +6,9 @@ sse-starlette is not used: on SIGTERM it ends every stream, where ours are to fi
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Many
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -18,6 +18,8 @@ from ..engine.delivery import EventQueue, Timeout
 from ..engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
 from .errors import ApiError, failed
 from .output_parsers import OutputParser
+from .replies.logprobs import count
+from .replies.writing import Writer, encode, encode_slices
 from .response_objects import Reply, counts, reason
 from .schema import ChatRequest, CompletionRequest, StreamOptions
 
@@ -30,24 +32,11 @@ HEADERS = [
 ]
 # stands for a text while its frame is made; no name and no id has it
 PLACEHOLDER = "\0"
-_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-def encode(value: Any) -> bytes:
-    """Return JSON without spaces, in UTF-8, with no character that some clients take for the end of a line.
-
-    Events end at \\n and \\r, which JSON escapes; readers on str.splitlines (httpx's iter_lines) cut at these too.
-    """
-    text = _encoder.encode(value)
-    for mark, escape in _LINE_ENDS:
-        text = text.replace(mark, escape)
-    return text.encode("utf-8", "replace")
 
 
 def frame(value: Any) -> bytes:
     """Return one server-sent event."""
-    return b"data: " + encode(value) + b"\n\n"
+    return b"data: " + encode_slices(value) + b"\n\n"
 
 
 async def chunks(
@@ -56,18 +45,19 @@ async def chunks(
     queue: EventQueue,
     parsers: Many[OutputParser],
     prompts: Many[int],
+    writer: Writer,
 ) -> AsyncIterator[bytes]:
     """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together.
 
     `prompts`: how many tokens each prompt has.
     """
     options, answers = request.stream_options or StreamOptions(), len(parsers)
-    frames = Frames(reply, options, parsers, sum(prompts))
+    frames = Frames(reply, options, parsers, sum(prompts), scored=bool(reply.echoes) and request.logprobs is not None)
     ends: dict[int, Finished] = {}
     if reply.chat:
         yield b"".join(frames.opening(index) for index in range(answers))
     elif reply.echoes and request.logprobs is None:
-        yield b"".join(frames.echo(index, None) for index in range(answers))
+        yield b"".join(frames.echo(prompt, None) for prompt in range(len(prompts)))
     try:
         while len(ends) < answers:
             items = await queue.take()
@@ -76,7 +66,7 @@ async def chunks(
                 continue
             fault = next((event.error for _, event in items if isinstance(event, Finished) and event.error), None)
             ends |= {index: event for index, event in items if isinstance(event, Finished)}
-            yield b"".join([frames.of(index, event) for index, event in items])
+            yield await writer.make(partial(frames.of_all, items), sum(frames.size(event) for _, event in items))
             if fault is not None:
                 yield frame(failed(fault).body())
                 break
@@ -97,23 +87,44 @@ class Frames:
     """The framed chunks of one request, each answer through its parser; where usage is wanted, every chunk has the
     field: null until the last one, or the counts so far. `prompt_tokens`: of all prompts.
 
-    A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in.
+    A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in. `scored`: the
+    prompts' log-probabilities come before all else, with the first answer to each prompt.
     """
 
-    def __init__(self, reply: Reply, options: StreamOptions, parsers: Many[OutputParser], prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        options: StreamOptions,
+        parsers: Many[OutputParser],
+        prompt_tokens: int,
+        scored: bool = False,
+    ) -> None:
         self.reply, self.options, self.prompt_tokens, self._parsers = reply, options, prompt_tokens, parsers
         # characters so far, where the next token's text begins, and tokens so far
         self._lengths, self._tokens = [0] * len(parsers), [0] * len(parsers)
+        # by answer: what came before the log-probabilities of its prompt
+        self._held: dict[int, list[Event]] = {index: [] for index in range(len(parsers))} if scored else {}
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: the frame before and after its text
 
     def opening(self, index: int) -> bytes:
         """Return the first frame of a chat answer."""
         return self._frame(self.reply.opening(index))
 
+    def size(self, event: Event) -> int:
+        """Return how many log-probabilities the frames of an event have."""
+        return count(event.logprobs) * (self.reply.each if isinstance(event, PromptRead) else 1)
+
+    def of_all(self, items: Many[tuple[int, Event]]) -> bytes:
+        """Return the frames of events, each with its answer's number."""
+        return b"".join([self.of(index, event) for index, event in items])
+
     def of(self, index: int, event: Event) -> bytes:
         """Return the frames of one event; of an end by a fault only its last text."""
         if isinstance(event, PromptRead):
-            return self.echo(index, event.logprobs)
+            return self.echo(index // self.reply.each, event.logprobs)
+        if index in self._held:
+            self._held[index].append(event)
+            return b""
         self._tokens[index] = event.completion_tokens
         text = self._parsers[index].feed(event.text, final=isinstance(event, Finished)).content
         offset, logprobs = self._lengths[index], event.logprobs
@@ -126,11 +137,15 @@ class Frames:
         last = self._frame(self.reply.chunk(index, {}, None, finish)) if finish else b""
         return (self._chunk(index, text, logprobs, offset, None) if text or logprobs else b"") + last
 
-    def echo(self, index: int, scores: list[TokenLogprob] | None) -> bytes:
-        """Return the frame of an answer's prompt."""
-        text, logprobs = self.reply.echo(index, scores)
-        self._lengths[index] += len(text)
-        return self._frame(self.reply.text_chunk(index, text, logprobs, None))
+    def echo(self, prompt: int, scores: list[TokenLogprob] | None) -> bytes:
+        """Return the frames of a prompt, one for each of its answers, and what was held back for them."""
+        text, logprobs = self.reply.echo(prompt, scores)
+        frames, each = [], self.reply.each
+        for index in range(prompt * each, (prompt + 1) * each):
+            self._lengths[index] += len(text)
+            frames.append(self._frame(self.reply.text_chunk(index, text, logprobs, None)))
+            frames += [self.of(index, event) for event in self._held.pop(index, ())]
+        return b"".join(frames)
 
     def _plain(self, index: int, text: str) -> bytes:
         around = self._around.get(index)

@@ -27,7 +27,6 @@ class LlamaBackend:
         self.model, self.context, self.shared = model, context, shared
         self._samplers: dict[int, Sampler] = {}  # by the sequence's number
         self.rows_singly: frozenset[int] = frozenset()
-        self._pieces: dict[int, bytes] = {}
 
     def apply(self, ops: Many[Op]) -> None:
         for op in ops:
@@ -105,10 +104,7 @@ class LlamaBackend:
         return TokenLogprob(token, data, float(logits[token]) - total, tuple(ranked))
 
     def piece(self, token: int) -> bytes:
-        found = self._pieces.get(token)
-        if found is None:
-            found = self._pieces[token] = self.model.piece(token)
-        return found
+        return self.model.piece(token)
 
     def release(self, sequence: Sequence) -> None:
         sampler = self._samplers.pop(sequence.number, None)

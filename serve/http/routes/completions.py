@@ -43,12 +43,11 @@ async def completion_prompts(request: CompletionRequest, service: Service) -> li
 
 
 async def echoes(request: CompletionRequest, prompts: list[list[int]], tokenizer: Tokenizer) -> list[Echo]:
-    """Return what is put before each answer: its prompt as it was sent, or the text of its tokens."""
+    """Return what is put before the answers to each prompt: the prompt as it was sent, or the text of its tokens."""
     if not request.echo:
         return []
     pairs = zip(request.prompts(), prompts, strict=True)
-    each = [Echo(sent if isinstance(sent, str) else await tokenizer.decode(sent), ids) for sent, ids in pairs]
-    return [echo for echo in each for _ in range(request.n or 1)]
+    return [Echo(sent if isinstance(sent, str) else await tokenizer.decode(sent), ids) for sent, ids in pairs]
 
 
 def _checked(ids: list[int], vocab_size: int) -> list[int]:

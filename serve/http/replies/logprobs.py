@@ -1,0 +1,92 @@
+"""Log-probabilities as OpenAI's replies have them: of chats, of plain completions, and of prompts put before these."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
+from typing import Any
+
+from ...engine.events import TokenLogprob
+
+Json = dict[str, Any]
+Piece = Callable[[int], bytes]
+
+
+def count(logprobs: Many[TokenLogprob]) -> int:
+    """Return how many log-probabilities there are, those of the alternatives included."""
+    return len(logprobs) * (1 + len(logprobs[0].top)) if logprobs else 0
+
+
+def of_chat(logprobs: Many[TokenLogprob], piece: Piece) -> Json | None:
+    """Return those of a chat choice, None where there are none; `piece`: the bytes of a token."""
+    if not logprobs:
+        return None
+    content = []
+    for entry in logprobs:
+        top = [_token(piece(token), value) for token, value in entry.top]
+        content.append({**_token(entry.data, entry.logprob), "top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def of_text(logprobs: Many[TokenLogprob], piece: Piece, offset: int) -> Json | None:
+    """Return those of a plain completion, None where there are none; `offset` is where its text begins."""
+    if not logprobs:
+        return None
+    return {
+        "tokens": [name(entry.data) for entry in logprobs],
+        "text_offset": [offset + at for at in _offsets(entry.data for entry in logprobs)[:-1]],
+        "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
+        "top_logprobs": [_top(entry, piece) for entry in logprobs],
+    }
+
+
+def of_prompt(first: bytes, scores: Many[TokenLogprob], piece: Piece, length: int) -> Json:
+    """Return those of a prompt of `length` characters; `first` is its first token, which has none."""
+    pieces = [first, *(entry.data for entry in scores)]
+    *offsets, end = _offsets(pieces)
+    # a start token that the server put before the text, or a blank that the tokenizer did, is not in it
+    added = max(0, end - length)
+    return {
+        "tokens": list(map(name, pieces)),
+        "text_offset": [max(0, offset - added) for offset in offsets],
+        "token_logprobs": [None, *(_finite(entry.logprob) for entry in scores)],
+        "top_logprobs": [None, *(_top(entry, piece) for entry in scores)],
+    }
+
+
+def name(data: bytes) -> str:
+    r"""Return a token of a plain completion: its text, or its bytes as `bytes:\xe2\x80` where they are not whole UTF-8.
+
+    So no two tokens with different bytes have one name.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return f"bytes:{repr(data)[2:-1]}"
+
+
+def _token(data: bytes, logprob: float) -> Json:
+    return {"token": data.decode("utf-8", "backslashreplace"), "logprob": _finite(logprob), "bytes": list(data)}
+
+
+def _top(entry: TokenLogprob, piece: Piece) -> dict[str, float]:
+    """Return the likeliest tokens by name, and the token itself; of two with the same name the likelier."""
+    result: dict[str, float] = {}
+    for token, value in entry.top:
+        result.setdefault(name(piece(token)), _finite(value))
+    result.setdefault(name(entry.data), _finite(entry.logprob))
+    return result
+
+
+def _offsets(pieces: Iterable[bytes]) -> list[int]:
+    """Return at which character of the text each piece begins, and how many characters there are."""
+    decoder, offsets = codecs.getincrementaldecoder("utf-8")("replace"), [0]
+    for piece in pieces:
+        offsets.append(offsets[-1] + len(decoder.decode(piece)))
+    offsets[-1] += len(decoder.decode(b"", final=True))
+    return offsets
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, -9999.0)
