@@ -21,6 +21,7 @@ from serve.engine.observer import Snapshot
 from serve.engine.sequence import SamplingParams, Sequence
 from serve.http.output_parsers import PlainText
 from serve.http.response_objects import Reply
+from serve.http.schema import StreamOptions
 from serve.http.sse import Frames, frame
 from serve.metrics import Metrics
 
@@ -30,6 +31,7 @@ def test_events_of_another_thread_come_in_order_and_whole() -> None:
         bridge, got, done = EventBridge(), list[str](), asyncio.Event()
 
         def sink(event: Event) -> None:
+            assert isinstance(event, Delta)
             got.append(event.text)
             if event.text == "299":
                 done.set()
@@ -54,7 +56,7 @@ def test_a_reader_gets_all_that_came_and_hears_of_silence_and_of_the_deadline() 
         queue = EventQueue(loop.time() + 0.5, pause_s=0.1)
         queue.put(0, Delta("a"))
         queue.put(1, Delta("b"))
-        assert [(index, event.text) for index, event in await queue.take()] == [(0, "a"), (1, "b")]
+        assert await queue.take() == [(0, Delta("a")), (1, Delta("b"))]
         for _ in range(3):  # events that keep coming are no silence, though the timer was set before them
             loop.call_later(0.06, queue.put, 0, Delta("c"))
             assert len(await queue.take()) == 1
@@ -93,13 +95,14 @@ def test_a_chunk_of_text_is_the_same_however_it_was_made(text: str, chat: bool, 
     answer = reply(chat)
     extra = {"usage": None} if usage else {}
     made = answer.chunk(1, {"content": text}, None, None) if chat else answer.text_chunk(1, text, None, None)
-    frames = Frames(answer, usage, [PlainText(), PlainText()])
+    options = StreamOptions(include_usage=usage)
+    frames = Frames(answer, options, [PlainText(), PlainText()], 1)
     assert frames.of(1, Delta("first")) != frames.of(0, Delta("first"))
     assert frames.of(1, Delta(text)) == frame({**made, **extra})
 
 
 def test_offsets_go_on_over_chunks_without_log_probabilities() -> None:
-    frames = Frames(reply(chat=False), False, [PlainText()])
+    frames = Frames(reply(chat=False), StreamOptions(), [PlainText()], 1)
     frames.of(0, Delta("abc"))
     last = frames.of(0, Finished("length", "d", [TokenLogprob(1, b"d", -1.0)], 1, 0, 2))
     choice = json.loads(last.removeprefix(b"data: "))["choices"][0]
