@@ -14,7 +14,7 @@ from serve.engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
 from serve.http.errors import ApiError
 from serve.http.output_parsers import ParsedDelta, PlainText
 from serve.http.replies.logprobs import of_chat, of_text
-from serve.http.replies.writing import Writer, encode, encode_slices
+from serve.http.replies.writing import Joined, SliceEncoder, Writer, encode
 from serve.http.requests import make_sequences, parse
 from serve.http.response_objects import Answer, Echo, Reply
 from serve.http.schema import CompletionRequest, StreamOptions
@@ -58,8 +58,14 @@ def test_part_of_a_character_is_named_by_its_bytes() -> None:
 
 @given(VALUES)
 def test_json_in_slices_is_the_same_json(value: Any) -> None:
-    deep = {"choices": [{"logprobs": {"long": [value] * 600}}], "value": value}
-    assert encode_slices(deep) == encode(deep)
+    long, short = [value] * 600, [value]
+
+    def reply(both: Any) -> Any:
+        return {"choices": [{"logprobs": {"long": both, "none": []}}] * 2, "value": value}
+
+    for lists in ((long, short), (long,), ([], long), ([], [])):
+        assert SliceEncoder().encode(reply(Joined(lists))) == encode(reply([entry for part in lists for entry in part]))
+    assert SliceEncoder().encode(reply(long)) == encode(reply(long))
 
 
 def test_others_are_served_while_a_large_reply_is_written() -> None:
@@ -71,7 +77,7 @@ def test_others_are_served_while_a_large_reply_is_written() -> None:
     async def run() -> tuple[bytes, int]:
         ticks = 0
         making = asyncio.create_task(
-            Writer().make(lambda: encode_slices(reply.whole(answers, 1)), 8 * 6 * len(tokens)),
+            Writer().make(lambda: SliceEncoder().encode(reply.whole(answers, 1)), 8 * 6 * len(tokens)),
         )
         while not making.done():
             await asyncio.sleep(0.001)

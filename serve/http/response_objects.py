@@ -12,6 +12,7 @@ from ..engine.events import Finished, FinishReason, TokenLogprob
 from ..served import Served
 from .output_parsers import ParsedDelta
 from .replies import logprobs
+from .replies.writing import Joined
 
 Json = dict[str, Any]
 
@@ -82,7 +83,7 @@ class Reply:
         """`text` and `before`: the prompt that is put before it, and the log-probabilities of that."""
         own = self.text_logprobs(end.logprobs, len(text))
         if own and before:
-            own = {name: values + own[name] for name, values in before.items()}
+            own = {name: Joined((values, own[name])) for name, values in before.items()}
         return {
             "index": index,
             "text": text + parsed.content,

@@ -28,7 +28,7 @@ from .body.reading import Bodies
 from .errors import CLIENT_LEFT, ApiError, busy, draining, failed, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
 from .replies import logprobs
-from .replies.writing import Writer, encode_slices
+from .replies.writing import SliceEncoder, Writer
 from .response_objects import Answer, Echo, Reply
 from .schema import ChatRequest, CompletionRequest
 from .sse import EventStream, chunks, timed_out, until_disconnect
@@ -152,7 +152,7 @@ class Service:
     async def _written(self, reply: Reply, answers: list[Answer], prompts: int) -> Response:
         scores = (logprobs.count(answer.scores or ()) * reply.each for answer in answers)
         size = sum(scores) + sum(logprobs.count(answer.end.logprobs) for answer in answers)
-        body = await self.writer.make(lambda: encode_slices(reply.whole(answers, prompts)), size)
+        body = await self.writer.make(lambda: SliceEncoder().encode(reply.whole(answers, prompts)), size)
         return Response(body, media_type="application/json")
 
 

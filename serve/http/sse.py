@@ -19,7 +19,7 @@ from ..engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
 from .errors import ApiError, failed
 from .output_parsers import OutputParser
 from .replies.logprobs import count
-from .replies.writing import Writer, encode, encode_slices
+from .replies.writing import SliceEncoder, Writer, encode
 from .response_objects import Reply, counts, reason
 from .schema import ChatRequest, CompletionRequest, StreamOptions
 
@@ -34,9 +34,9 @@ HEADERS = [
 PLACEHOLDER = "\0"
 
 
-def frame(value: Any) -> bytes:
+def frame(value: Any, encoding: Callable[[Any], bytes] = encode) -> bytes:
     """Return one server-sent event."""
-    return b"data: " + encode_slices(value) + b"\n\n"
+    return b"data: " + encoding(value) + b"\n\n"
 
 
 async def chunks(
@@ -140,10 +140,10 @@ class Frames:
     def echo(self, prompt: int, scores: list[TokenLogprob] | None) -> bytes:
         """Return the frames of a prompt, one for each of its answers, and what was held back for them."""
         text, logprobs = self.reply.echo(prompt, scores)
-        frames, each = [], self.reply.each
+        frames, each, encoding = [], self.reply.each, SliceEncoder().encode
         for index in range(prompt * each, (prompt + 1) * each):
             self._lengths[index] += len(text)
-            frames.append(self._frame(self.reply.text_chunk(index, text, logprobs, None)))
+            frames.append(self._frame(self.reply.text_chunk(index, text, logprobs, None), encoding))
             frames += [self.of(index, event) for event in self._held.pop(index, ())]
         return b"".join(frames)
 
@@ -160,10 +160,10 @@ class Frames:
             return self._frame(reply.chunk(index, {"content": text}, reply.chat_logprobs(logprobs), finish))
         return self._frame(reply.text_chunk(index, text, reply.text_logprobs(logprobs, offset), finish))
 
-    def _frame(self, chunk: dict[str, Any]) -> bytes:
+    def _frame(self, chunk: dict[str, Any], encoding: Callable[[Any], bytes] = encode) -> bytes:
         if self.options.continuous_usage_stats:
-            return frame({**chunk, "usage": counts(self.prompt_tokens, sum(self._tokens))})
-        return frame({**chunk, "usage": None} if self.options.include_usage else chunk)
+            return frame({**chunk, "usage": counts(self.prompt_tokens, sum(self._tokens))}, encoding)
+        return frame({**chunk, "usage": None} if self.options.include_usage else chunk, encoding)
 
 
 class EventStream(Response):

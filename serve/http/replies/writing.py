@@ -29,28 +29,47 @@ def encode(value: Any) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def encode_slices(value: Any) -> bytes:
-    """Return the same as `encode`; a reply's long lists in slices, between which other threads can run."""
-    return b"".join(_slices(value, 0))
+class Joined(tuple[list[Any], ...]):
+    """Lists whose entries are one list of the reply."""
 
 
-def _slices(value: Any, depth: int) -> Iterator[bytes]:
-    if isinstance(value, dict) and value and depth < LONG_LISTS_AT:
-        for number, (key, entry) in enumerate(value.items()):
-            yield (b"," if number else b"{") + encode(key) + b":"
-            yield from _slices(entry, depth + 1)
-        yield b"}"
-    elif isinstance(value, list) and value and depth < LONG_LISTS_AT:
-        for number, entry in enumerate(value):
-            yield b"," if number else b"["
-            yield from _slices(entry, depth + 1)
-        yield b"]"
-    elif isinstance(value, list) and len(value) > SLICE:
-        for start in range(0, len(value), SLICE):
-            yield (b"," if start else b"[") + encode(value[start : start + SLICE])[1:-1]
-        yield b"]"
-    else:
-        yield encode(value)
+class SliceEncoder:
+    """Encodes replies as `encode` does, but long lists in slices, between which other threads can run.
+
+    A long list that stands in several places is encoded once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[list[Any], bytes]] = {}  # with the list itself: so its id stays its own
+
+    def encode(self, value: Any) -> bytes:
+        """Return JSON."""
+        return b"".join(self._parts(value, 0))
+
+    def _parts(self, value: Any, depth: int) -> Iterator[bytes]:
+        if depth == LONG_LISTS_AT and isinstance(value, list | Joined):
+            lists = value if isinstance(value, Joined) else [value]
+            yield b"[" + b",".join(self._entries(part) for part in lists if part) + b"]"
+        elif depth < LONG_LISTS_AT and isinstance(value, dict) and value:
+            for number, (key, entry) in enumerate(value.items()):
+                yield (b"," if number else b"{") + encode(key) + b":"
+                yield from self._parts(entry, depth + 1)
+            yield b"}"
+        elif depth < LONG_LISTS_AT and isinstance(value, list) and value:
+            for number, entry in enumerate(value):
+                yield b"," if number else b"["
+                yield from self._parts(entry, depth + 1)
+            yield b"]"
+        else:
+            yield encode(value)
+
+    def _entries(self, values: list[Any]) -> bytes:
+        if len(values) <= SLICE:
+            return encode(values)[1:-1]
+        if id(values) not in self._known:
+            slices = (values[start : start + SLICE] for start in range(0, len(values), SLICE))
+            self._known[id(values)] = values, b",".join(encode(part)[1:-1] for part in slices)
+        return self._known[id(values)][1]
 
 
 class Writer:
