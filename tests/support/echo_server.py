@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.engine.delivery import EventBridge
 from serve.engine.engine import Engine
 from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
+from serve.engine.tokenizer import Ending
 from serve.http.app import create_app
 from serve.http.auth import Keys
 from serve.http.service import Service
@@ -36,8 +37,10 @@ CUT_AFTER = 12  # pieces of a stream that come through
 class LastMessage(ByteTokenizer):
     """The prompt is the last message alone, so that it is what the echo answers."""
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
-        return super().encode_chat(messages[-1:], variables)
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
+    ) -> list[int]:
+        return await super().encode_chat(messages[-1:], variables, ending, most)
 
 
 class SlowEcho(EchoBackend):
