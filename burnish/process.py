@@ -78,7 +78,7 @@ def crashed(code: int) -> bool:
     return signal_name(code) is not None
 
 
-def unheard(path: str) -> None:
+def ignore_path(path: str) -> None:
     """Note nothing: there is no parent that waits."""
 
 
@@ -93,7 +93,7 @@ def supervise(what: str, llama: bool = True) -> Note:
     Python's own exception. The child tells the parent by what is returned which file it maps: SIGBUS is its fault.
     """
     if not sys.platform.startswith("linux"):
-        return unheard
+        return ignore_path
     forwarded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})

@@ -14,12 +14,12 @@ from functools import partial
 
 from burnish.children.path import only_packages
 from burnish.errors import explain_lack_of_memory, run_edge
-from burnish.process import Note, supervise, unheard
+from burnish.process import Note, ignore_path, supervise
 
 if __name__ == "__main__":  # before the imports that start threads
     only_packages()
     explain_lack_of_memory()
-    note = unheard if sys.argv[1:2] == ["chat"] else supervise("the server")
+    note = ignore_path if sys.argv[1:2] == ["chat"] else supervise("the server")
 
 from burnish.config import add_arguments, parse_arguments
 from burnish.versions import line as version_line
@@ -29,7 +29,7 @@ from .settings import ServeSettings
 STAGE = "SERVE"
 
 
-def main(argv: Sequence[str] | None = None, mapped: Note = unheard) -> int:
+def main(argv: Sequence[str] | None = None, mapped: Note = ignore_path) -> int:
     """Run the command line; returns the exit code. `mapped` is told which file a fault of memory would be about."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["chat"]:

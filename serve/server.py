@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from burnish.console import say, warn
-from burnish.process import Note, ctrl_c_ends_at_once, unheard
+from burnish.process import Note, ctrl_c_ends_at_once, ignore_path
 
 from .engine.delivery import EventBridge
 from .engine.engine import Engine
@@ -30,7 +30,7 @@ from .metrics import Metrics
 from .settings import ServeSettings
 
 
-def run(settings: ServeSettings, mapped: Note = unheard) -> int:
+def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
     """Serve until a signal ends it; returns the exit code. Raises UserError for what can't be served.
 
     `mapped` is told which file is mapped.

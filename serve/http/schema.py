@@ -145,7 +145,7 @@ class Rendering(Wire):
     @model_validator(mode="after")
     def _one_opening(self) -> Rendering:
         if self.continue_final_message and self.add_generation_prompt:
-            raise ValueError("'continue_final_message' and 'add_generation_prompt' exclude each other")
+            raise ValueError("'continue_final_message' and 'add_generation_prompt' are mutually exclusive")
         if self.continue_final_message and not self.messages[-1].text():
             raise ValueError("'continue_final_message' needs a last message with text")
         return self

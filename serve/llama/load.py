@@ -6,7 +6,7 @@ from burnish.chat import ChatError, ChatTemplate, from_gguf
 from burnish.console import say, warn
 from burnish.files import text_sha256
 from burnish.llama import Model, check, cpu_variant
-from burnish.process import Note, unheard
+from burnish.process import Note, ignore_path
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
@@ -16,7 +16,7 @@ from ..settings import ServeSettings
 from .tokenizer import LlamaTokenizer
 
 
-def load(settings: ServeSettings, mapped: Note = unheard) -> tuple[Model, Served, LlamaTokenizer]:
+def load(settings: ServeSettings, mapped: Note = ignore_path) -> tuple[Model, Served, LlamaTokenizer]:
     """Choose, verify and load the model, and check that its template is the one that it was trained with.
 
     `mapped` is told the file that is mapped. The caller closes the model and its tokenizer, which starts in the
