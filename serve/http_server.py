@@ -25,7 +25,7 @@ from .engine.delivery import EventBridge
 from .engine.engine import Engine
 from .http.middleware import Middleware
 from .metrics import Metrics
-from .private.uvicorn import Edge, Protocol
+from .private.uvicorn import Protocol, Shared
 from .settings import ServeSettings
 
 BACKLOG = 512
@@ -51,11 +51,11 @@ class HttpServer(uvicorn.Server):
         listening: socket.socket,
     ) -> None:
         limits = _limits(settings)
-        edge = Edge(limits, Connections(limits.max_connections), partial(_refused, metrics))
+        shared = Shared(limits, Connections(limits.max_connections), partial(_refused, metrics))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(Protocol, edge),  # type: ignore[arg-type]
+                http=partial(Protocol, shared),  # type: ignore[arg-type]
                 ws="none",
                 log_config=None,
                 access_log=False,

@@ -103,6 +103,15 @@ def test_a_reply_before_the_body_is_read_and_the_body_does_not_hold_the_connecti
         assert time.monotonic() - began < 15
 
 
+def test_a_body_that_breaks_after_its_answer_gets_no_second_answer(server: ServerProcess) -> None:
+    for broken in (b"zz\r\n", b"1\r\n{\r\n" * 4000):
+        with closing(connect(server)) as connection:
+            connection.sendall(b"POST /nope HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert status(reply(connection)) == 404
+            connection.sendall(broken)
+            assert everything(connection) == b""
+
+
 def test_who_sends_too_much_can_read_that_it_is_too_much(server: ServerProcess) -> None:
     body = b'{"prompt": "' + b"x" * 3_000_000 + b'"}'
     for close in (b"", b"Connection: close\r\n"):

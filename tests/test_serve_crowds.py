@@ -8,18 +8,21 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from uvicorn.server import ServerState
 
 from serve.connection.limits import Limits
-from serve.connection.waiting import Connections
-from serve.private.uvicorn import Edge, Protocol
+from serve.connection.waiting import SPARE, Connections
+from serve.http.body import uploads
+from serve.http.errors import ApiError
+from serve.private.uvicorn import Protocol, Shared
 from tests.support.server import ServerProcess, serving
 from tests.support.sockets import HEAD, alive, connect, everything, reply, status
 from tools import tiny_gguf
@@ -68,10 +71,10 @@ def test_a_reset_that_comes_while_a_reply_ends_is_no_fault_of_the_route() -> Non
             super().connection_made(transport)
 
     async def exchange() -> None:
-        edge = Edge(Limits(), Connections(10), lambda refusal: None)
+        shared = Shared(Limits(), Connections(10), lambda refusal: None)
         config = uvicorn.Config(refuses, lifespan="off", log_config=None)
         config.load()
-        made = partial(Reset, edge, config, ServerState(), {})
+        made = partial(Reset, shared, config, ServerState(), {})
         listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
         writer.write(HEAD + b"Connection: close\r\nContent-Length: 100\r\n\r\n{")
@@ -79,7 +82,7 @@ def test_a_reset_that_comes_while_a_reply_ends_is_no_fault_of_the_route() -> Non
             await asyncio.wait_for(reader.read(), 10)
         writer.close()
         listening.close()
-        assert edge.connections.open == 0
+        assert len(shared.connections) == 0
 
     asyncio.run(exchange())
     assert ended == [None]
@@ -107,32 +110,102 @@ def test_answered_connections_whose_bodies_never_come_make_room_too(server: Serv
             connection.close()
 
 
-def test_where_every_connection_is_busy_new_ones_get_503(tiny: Path) -> None:
-    with serving(model=tiny, context_length=64, max_connections=3, body_timeout_s=20) as small:
-        held = [connect(small) for _ in range(3)]
+def test_uploads_that_stall_leave_room_for_others(tiny: Path) -> None:
+    """They hold as many bytes as all bodies may together, then every connection."""
+    with serving(model=tiny, context_length=64, max_body_bytes=100_000, body_timeout_s=30) as small:
+        held = [connect(small) for _ in range(80)]
+        for connection in held:
+            connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n" + b"x" * 99_999)
+        began = time.monotonic()
+        alive(small)
+        body = {"content": "x" * 90_000}
+        assert small.call("POST", "/tokenize", body)[0] == 200 and time.monotonic() - began < 4
+        statuses = [status(reply(connection)) for connection in held]
+        assert statuses[:10] == [429] * 10 and statuses[-10:] == [408] * 10
+        for connection in held:
+            connection.close()
+
+
+def test_bodies_that_do_not_come_make_room_for_other_connections(tiny: Path) -> None:
+    with serving(model=tiny, context_length=64, max_connections=10, body_timeout_s=30) as small:
+        held = [connect(small) for _ in range(10)]
         for connection in held:
             connection.sendall(HEAD + b"Content-Length: 10\r\n\r\n{")
         time.sleep(0.3)
-        with closing(connect(small)) as connection:
-            data = everything(connection)
-            assert status(data) == 503 and b"retry-after: 1" in data
+        began = time.monotonic()
+        alive(small)
+        assert time.monotonic() - began < 3
+        data = everything(held[0])
+        assert status(data) == 503 and b"retry-after: 1" in data
+        assert [status(everything(connection)) for connection in held[5:]] == [408] * 5
+        assert '"status": 503' in small.output and 'code="unavailable",status="503"' in metrics(small)
         for connection in held:
             connection.close()
-        time.sleep(0.3)
-        alive(small)
 
 
-def test_bodies_that_never_end_together_keep_few_bytes(tiny: Path) -> None:
-    with serving(model=tiny, context_length=64, max_body_bytes=1000, body_timeout_s=3) as small:
-        held = [connect(small) for _ in range(80)]
-        for connection in held:
-            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n" + b"x" * 990)
-        statuses = [status(reply(connection)) for connection in held]
-        assert statuses.count(429) >= 80 - 65 and set(statuses) == {408, 429}
-        for connection in held:
-            connection.close()
-        time.sleep(0.3)
-        alive(small)
+def metrics(server: ServerProcess) -> str:
+    return str(server.call("GET", "/metrics")[2].decode())
+
+
+async def read_body(parts: int, pause_s: float, size: int) -> bytes:
+    """Read a body of so many parts with a pause before each."""
+    left = parts
+
+    async def receive() -> Any:
+        nonlocal left
+        await asyncio.sleep(pause_s)
+        left -= 1
+        return {"type": "http.request", "body": b"x" * size, "more_body": left > 0}
+
+    async with uploads.Uploads(1 << 20, 30).read(Request({"type": "http", "headers": []}, receive)) as body:
+        return body
+
+
+def test_a_body_that_comes_too_slowly_is_refused_long_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "PATIENCE_S", 0.3)
+    assert len(asyncio.run(read_body(parts=12, pause_s=0.05, size=1000))) == 12_000
+    for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a trickle; half of it and then nothing
+        began = time.monotonic()
+        with pytest.raises(ApiError, match="4096 bytes per second") as caught:
+            asyncio.run(read_body(parts, pause_s, size))
+        assert caught.value.status == 408 and time.monotonic() - began < 3
+
+
+def test_where_every_connection_has_a_request_new_ones_get_503_however_many() -> None:
+    """Those that are refused stay for a moment: none of them lets another in."""
+    asked, ends = [], asyncio.Event()
+
+    async def answers_late(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await ends.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    async def crowd() -> None:
+        shared = Shared(Limits(linger_s=0.5), Connections(5), lambda refusal: None)
+        config = uvicorn.Config(answers_late, lifespan="off", log_config=None)
+        config.load()
+        made = partial(Protocol, shared, config, ServerState(), {})
+        listening = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        address = listening.sockets[0].getsockname()
+        clients = []
+        for _ in range(60):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            clients.append((reader, writer))
+            await asyncio.sleep(0.005)
+            assert len(shared.connections) <= 5 + SPARE
+        refused = [status(await asyncio.wait_for(reader.read(), 10)) for reader, _ in clients[5:]]
+        assert len(asked) == 5 and refused == [503] * 55
+        ends.set()
+        assert [status(await asyncio.wait_for(reader.read(), 10)) for reader, _ in clients[:5]] == [200] * 5
+        for _, writer in clients:
+            writer.close()
+        await asyncio.sleep(0.1)
+        assert len(shared.connections) == 0
+        listening.close()
+
+    asyncio.run(crowd())
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ class Limits:
     max_connections: int = 1000
     max_header_bytes: int = 32_768
     max_headers: int = 100
-    max_body_bytes: int = 1 << 20
     header_timeout_s: float = 10.0
     idle_timeout_s: float = 30.0
     send_timeout_s: float = 60.0
@@ -54,4 +53,4 @@ class Refusal:
 
 
 TOO_SLOW = Refusal(408, "request_timeout", "The request's headers did not arrive in time.")
-FULL = Refusal(503, "unavailable", "The server has its most connections open; try again later.", {"retry-after": "1"})
+FULL = Refusal(503, "unavailable", "The server has reached its connection limit.", {"retry-after": "1"})

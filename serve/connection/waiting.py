@@ -1,53 +1,67 @@
-"""The connections that wait for a request: at the limit the longest silent one makes room for a new one."""
+"""The open connections: at the limit, the one that has waited longest for its client makes room for a new one."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-# connections beyond the limit that may stay for a moment, to read why they were refused
+# closed connections beyond the limit that may stay for a moment, so that their clients can read the reply
 SPARE = 32
 
 
-class Waiting(Protocol):
-    """A connection that has no request."""
+class Connection(Protocol):
+    """What can be closed to make room."""
 
     def drop(self) -> None:
-        """Close it at once."""
+        """Close it at once, or answer that there is no room."""
 
 
 class Connections:
-    """How many connections are open, and which of them wait. A request that is being answered is never cut off."""
+    """Which connections are open, and which of them wait for their client: for a request or for the rest of one.
+
+    A request that has arrived is never cut off. Connections that linger are counted apart from the open ones: they
+    are being closed, and dropping one makes no room.
+    """
 
     def __init__(self, most: int) -> None:
-        self.most, self.open = most, 0
-        self._waiting: dict[Waiting, None] = {}  # in the order in which they began to wait
+        self.most = most
+        self._open: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
+        self._lingering: dict[Connection, None] = {}  # likewise
 
-    def opened(self) -> bool:
-        """Count a new connection. False where there is no room for it, and none that could make room."""
-        self.open += 1
-        if self.open <= self.most:
-            return True
-        longest = next(iter(self._waiting), None)
-        if longest is None:
-            return False
-        self.busy(longest)
-        longest.drop()
+    def __len__(self) -> int:
+        return len(self._open) + len(self._lingering)
+
+    def opened(self, connection: Connection) -> bool:
+        """Add a new connection. False where there is no room for it, and no other that could make room."""
+        if len(self._open) >= self.most:
+            longest = next(iter(self._waiting), None)
+            if longest is None:
+                return False
+            self.closed(longest)
+            longest.drop()
+        self._open.add(connection)
         return True
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there are so many that a refused one must go at once."""
-        return self.open > self.most + SPARE
-
-    def closed(self, connection: Waiting) -> None:
+    def closed(self, connection: Connection) -> None:
         """The connection has gone."""
-        self.open -= 1
-        self.busy(connection)
-
-    def waits(self, connection: Waiting) -> None:
-        """The connection has no request now. It keeps its place if it had none before."""
-        self._waiting.setdefault(connection)
-
-    def busy(self, connection: Waiting) -> None:
-        """The connection has a request."""
+        self._open.discard(connection)
         self._waiting.pop(connection, None)
+        self._lingering.pop(connection, None)
+
+    def waits(self, connection: Connection) -> None:
+        """The connection waits for its client. It keeps its place if it did before."""
+        if connection in self._open:
+            self._waiting.setdefault(connection)
+
+    def busy(self, connection: Connection) -> None:
+        """The connection's request has arrived, or the next part of what it waits for."""
+        self._waiting.pop(connection, None)
+
+    def lingers(self, connection: Connection) -> None:
+        """The connection ends, but its client may read for a moment. Where too many do, the longest one is dropped."""
+        self.closed(connection)
+        self._lingering[connection] = None
+        if len(self._lingering) > SPARE:
+            longest = next(iter(self._lingering))
+            self.closed(longest)
+            longest.drop()

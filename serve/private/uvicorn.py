@@ -47,7 +47,7 @@ LEAST_SENT = 4096
 
 
 @dataclass(frozen=True)
-class Edge:
+class Shared:
     """What all connections share. `refused` is told of every reply that no route made."""
 
     limits: Limits
@@ -79,35 +79,35 @@ class Protocol(H11Protocol):
 
     def __init__(
         self,
-        edge: Edge,
+        shared: Shared,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.edge, self.limits = edge, edge.limits
-        self.conn: Reader = Reader(edge.limits)
+        self.shared, self.limits = shared, shared.limits
+        self.conn: Reader = Reader(shared.limits)
         self._deadline: asyncio.TimerHandle | None = None  # for the headers, the rest of a body, or the end
         self._sending: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
-        self._heard = self._refused = False  # anything was received; it was answered without a route
-        self._left = False  # the client's writing side is closed
+        self._received_any = self._refused = False  # it was answered without a route
+        self._peer_closed = False  # the client's writing side is closed
 
     # ---- asyncio's calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._raw, self._uvicorns = transport, Transport(transport, self._end)
-        super().connection_made(self._uvicorns)  # type: ignore[arg-type]
-        if not self.edge.connections.opened():
+        self._raw, self._wrapped = transport, Transport(transport, self._end)
+        super().connection_made(self._wrapped)  # type: ignore[arg-type]
+        if not self.shared.connections.opened(self):
             self._refuse(FULL)
             return
-        self.edge.connections.waits(self)
+        self.shared.connections.waits(self)
         self._within(self.limits.header_timeout_s, self._headers_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.edge.connections.closed(self)
-        self._uvicorns.closed = True
+        self.shared.connections.closed(self)
+        self._wrapped.closed = True
         for timer in (self._deadline, self._sending, self._probe, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
@@ -116,7 +116,7 @@ class Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        idle, self._heard = self._idle(), True
+        idle, self._received_any = self._idle(), True
         super().data_received(data)
         self._watch(began=idle)
 
@@ -125,11 +125,11 @@ class Protocol(H11Protocol):
         if self.transport.is_closing():
             return None  # asyncio closes it
         if cycle is None or cycle.response_complete or self.conn.their_state is h11.SEND_BODY:
-            self._left = True
+            self._peer_closed = True
             self.transport.close()
             return None
         # a client may close its writing side and still read: it gets its answer
-        self._left = True
+        self._peer_closed = True
         if self.scope["http_version"] == "1.1" and not cycle.response_started:
             # one that has gone answers this with a reset; one that reads skips it (RFC 9110, 15.2)
             self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
@@ -149,24 +149,16 @@ class Protocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._left and self._idle():
+        if self._peer_closed and self._idle():
             self.transport.close()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
         refusal = self.conn.refusal or Refusal(400, "invalid_request", msg)
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:
             self._refuse(refusal)
-            return
-        # in the middle of a body: the route is told that the client has gone, and the log why
-        cycle.scope.setdefault("state", {})["refused"] = (refusal.status, refusal.code)
-        cycle.disconnected = True
-        cycle.message_event.set()
-        if cycle.response_started:
-            self.transport.abort()
         else:
-            self._refuse(refusal, counted=True)
+            self._end_upload(refusal)
 
     def shutdown(self) -> None:
         if not self.transport.is_closing():
@@ -183,17 +175,20 @@ class Protocol(H11Protocol):
     # ---- deadlines
 
     def drop(self) -> None:
-        """Close it at once: nothing is being answered on it, and another connection needs its place."""
-        self.transport.abort()
+        """Close it: no whole request has arrived on it, and another connection needs its place."""
+        if self.transport.is_closing() or self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            self._end_upload(FULL)
 
     def _end(self) -> None:
         """Nothing more will be written: close it. What a client is still sending is thrown away for a moment first.
 
         Closed at once, the client would be told that its connection was reset, and might never see the reply.
         """
-        self.edge.connections.busy(self)
+        self.shared.connections.busy(self)
         lingers = self._refused or self.conn.their_state is h11.SEND_BODY
-        if self._left or self._raw.is_closing() or not lingers or self.edge.connections.crowded:
+        if self._peer_closed or self._raw.is_closing() or not lingers:
             self._raw.close()
             self._cancel()
             self._follow_sending()
@@ -204,7 +199,7 @@ class Protocol(H11Protocol):
             self._raw.abort()
             return
         self._raw.resume_reading()
-        self.edge.connections.waits(self)
+        self.shared.connections.lingers(self)
         self._within(self.limits.linger_s, self._raw.abort)
 
     def _idle(self) -> bool:
@@ -214,7 +209,7 @@ class Protocol(H11Protocol):
         """Set the deadline of what the connection waits for. `began`: the first bytes of a request came."""
         if self.transport.is_closing():
             return
-        connections = self.edge.connections
+        connections = self.shared.connections
         if self._idle():
             connections.waits(self)
             if not began:
@@ -225,12 +220,16 @@ class Protocol(H11Protocol):
             elif self._deadline is None:
                 self._within(self.limits.header_timeout_s, self._headers_late)
             return
-        if self.conn.our_state is not h11.DONE:
+        uploading = self.conn.their_state is h11.SEND_BODY
+        if (
+            began or not uploading
+        ):  # an upload waits from its first byte on, however long the connection was idle before
             connections.busy(self)
+        if uploading:
+            connections.waits(self)
+        if self.conn.our_state is not h11.DONE:  # the route has a deadline for the body
             self._cancel()
-            return
-        connections.waits(self)
-        if self._deadline is None:  # answered before its body came: the rest is thrown away
+        elif self._deadline is None:  # answered before its body came: the rest is thrown away
             self._within(self.limits.linger_s, self.transport.close)
 
     def _within(self, seconds: float, then: Callable[[], object]) -> None:
@@ -243,20 +242,34 @@ class Protocol(H11Protocol):
             self._deadline = None
 
     def _headers_late(self) -> None:
-        if self._heard:
+        if self._received_any:
             self._refuse(TOO_SLOW)
         else:
             self.transport.abort()
 
+    def _end_upload(self, refusal: Refusal) -> None:
+        """Answer before the body is complete. The route is told that the client has gone, and the log why."""
+        cycle = self.cycle
+        cycle.scope.setdefault("state", {})["refused"] = (refusal.status, refusal.code)
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if cycle.response_started:
+            self.transport.abort()
+        else:
+            self._refuse(refusal, counted=True)
+
     def _refuse(self, refusal: Refusal, counted: bool = False) -> None:
-        if not counted:
-            self.edge.refused(refusal)
         self._refused = True
-        self.transport.write(refusal.reply())
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else the request has its whole response by now
+            if not counted:
+                self.shared.refused(refusal)
+            self.transport.write(refusal.reply())
         self.transport.close()
 
     def _follow_sending(self, before: float = math.inf) -> None:
         """Abort where next to nothing of what is to be sent was taken for send_timeout_s."""
+        if self._sending is not None:
+            self._sending.cancel()
         left = self._raw.get_write_buffer_size()
         if left > max(0.0, before - LEAST_SENT):
             self.transport.abort()
