@@ -61,6 +61,8 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 server_header=False,
+                proxy_headers=bool(settings.forwarded_allow_ips),
+                forwarded_allow_ips=settings.forwarded_allow_ips,
                 backlog=ACCEPTED_AT_ONCE,
                 timeout_keep_alive=limits.idle_timeout_s,  # type: ignore[arg-type]
                 timeout_graceful_shutdown=CLOSE_TIMEOUT_S,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from burnish.config import Strict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError:
+        raise ValueError("expected an IP address or a network, such as 10.0.0.2 or 10.0.0.0/24") from None
+
+
+Proxy = Annotated[str, AfterValidator(_network)]
 
 
 class ServeSettings(Strict):
@@ -47,6 +58,11 @@ class ServeSettings(Strict):
     api_keys_file: str | None = Field(None, description="file with one key a line; beside or instead of api_keys")
     allowed_hosts: list[str] = Field([], description="more host names that requests may name, '*' for any")
     cors_origins: list[str] = Field([], description="web origins that browsers may call from, '*' for any")
+    forwarded_allow_ips: list[Proxy] = Field(
+        [],
+        description="addresses or networks of proxies whose X-Forwarded-For is believed: wrong keys then count"
+        " against the address in it",
+    )
     max_body_bytes: Positive = Field(1 << 20, description="largest request body")
     max_header_bytes: Annotated[int, Field(ge=1024)] = Field(
         32_768, description="longest request line and headers together; more gets 431"
@@ -54,16 +70,17 @@ class ServeSettings(Strict):
     max_headers: Positive = Field(100, description="most headers of one request; more gets 431")
     max_connections: Positive = Field(
         1000,
-        description="connections open at once; beyond them the longest silent one is closed, or a new one gets 503",
+        description="connections open at once; beyond them the one that has waited longest for its client is closed,"
+        " or a new one gets 503",
     )
     header_timeout_s: Seconds = Field(10.0, description="longest time for a request's headers")
-    body_timeout_s: Seconds = Field(60.0, description="longest time for a request's body; then 408")
+    body_timeout_s: Seconds = Field(60.0, description="longest time for a request's body; then 408, also below 4 KiB/s")
     idle_timeout_s: Seconds = Field(30.0, description="longest time that a connection is kept open between requests")
     send_timeout_s: Seconds = Field(
         60.0, description="longest time that a client may leave its answer unread before it is cut off"
     )
     max_wrong_keys: Positive = Field(
-        20, description="wrong API keys of one address in a minute; then 429 until the minute is over"
+        20, description="wrong API keys of one address in a minute; more get 429 until the minute is over"
     )
     max_messages: Positive = Field(2048, description="most messages of one chat request")
     max_stops: Positive = Field(32, description="most stop strings of one request")

@@ -290,6 +290,13 @@ def test_unknown_urls_and_methods_have_their_codes_in_the_metrics(server: Server
     assert 'code=""' not in metrics(server)
 
 
+def test_what_a_terminal_would_obey_is_logged_as_text(server: ServerProcess) -> None:
+    server.call("GET", "/%1b]0;evil%07%e2%80%ae%0a")
+    wait_for(server, "evil")
+    line = next(line for line in server.output.split("\n") if "evil" in line)
+    assert json.loads(line)["path"] == r"/\x1b]0;evil\x07\u202e\n"
+
+
 def test_clients_that_reset_what_is_refused_leave_no_fault(server: ServerProcess) -> None:
     body = b'{"prompt": "' + b"x" * 300_000
     for number in range(60):

@@ -60,7 +60,7 @@ def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
         assert "another" not in server.output and "from-the-file" not in server.output
 
 
-def test_wrong_keys_make_an_address_wait_and_keys_that_it_has_used_work_on() -> None:
+def test_wrong_keys_make_an_address_wait_and_right_ones_never_do() -> None:
     environment = {"BURNISH_SERVE_API_KEYS": "one,two"}
     with serving(environment=environment, max_wrong_keys=5) as server:
 
@@ -68,33 +68,47 @@ def test_wrong_keys_make_an_address_wait_and_keys_that_it_has_used_work_on() -> 
             headers = {"Authorization": f"Bearer {key}"} | ({"X-Forwarded-For": forwarded} if forwarded else {})
             return server.call("GET", "/v1/models", headers=headers)[:2]
 
-        assert ask("one")[0] == 200
-        assert [ask(f"guess {i}")[0] for i in range(8)] == [401] * 5 + [429] * 3
-        status, headers = ask("two")
+        # what a client says about its address is not believed
+        assert [ask(f"guess {i}", f"192.0.2.{i}")[0] for i in range(8)] == [401] * 5 + [429] * 3
+        status, headers = ask("guess")
         assert status == 429 and 0 < int(headers["retry-after"]) <= 60
-        assert ask("one")[0] == 200 and server.call("GET", "/health/ready")[0] == 200
+        assert ask("one")[0] == ask("two")[0] == 200, "another client of the same address gave the wrong ones"
+        assert server.call("GET", "/health/ready")[0] == 200
         assert server.call("GET", "/v1/models")[0] == 401  # no key is no guess, and no answer to one
-        # a proxy on this machine says who asks
-        assert ask("two", "192.0.2.7")[0] == 200
-        assert [ask(f"guess {i}", f"2001:db8::{i}")[0] for i in range(6)] == [401] * 5 + [429]
+
+
+def test_a_trusted_proxy_says_whose_keys_are_wrong() -> None:
+    environment = {"BURNISH_SERVE_API_KEYS": "one"}
+    with serving(environment=environment, max_wrong_keys=2, forwarded_allow_ips="127.0.0.1") as server:
+
+        def guess(forwarded: str) -> int:
+            headers = {"Authorization": "Bearer guess", "X-Forwarded-For": forwarded}
+            return server.call("GET", "/v1/models", headers=headers)[0]
+
+        for forwarded in ("192.0.2.{}, 192.0.2.1", "2001:db8::{}", "unknown-{}"):
+            assert [guess(forwarded.format(i)) for i in range(3, 6)] == [401, 401, 429]
+        assert guess("192.0.2.2") == 401
+    with pytest.raises(ValueError, match="expected an IP address"):
+        ServeSettings(forwarded_allow_ips=["proxy"])
 
 
 def test_the_wait_for_wrong_keys_ends() -> None:
     now = 0.0
     wrong = WrongKeys(2, lambda: now)
     for _ in range(2):
-        assert not wrong.wait_s("192.0.2.1", None)
+        assert not wrong.wait_s("192.0.2.1")
         wrong.wrong("192.0.2.1")
-    assert wrong.wait_s("192.0.2.1", "key") == 60 and not wrong.wait_s("192.0.2.2", "key")
+    assert wrong.wait_s("192.0.2.1") == wrong.wait_s("::ffff:192.0.2.1") == 60 and not wrong.wait_s("192.0.2.2")
     now = 61.0
-    assert not wrong.wait_s("192.0.2.1", "key")
+    assert not wrong.wait_s("192.0.2.1")
     for number in range(10_000):
-        wrong.wrong(f"host {number}")
-    assert wrong.wait_s("192.0.2.1", "key") == 0
+        wrong.wrong(f"10.0.{number // 256}.{number % 256}")
+        wrong.wrong(f"fe80::1%{number}" + "x" * 1000)
+    assert wrong.wait_s("192.0.2.1") == 0 and len(wrong._wrong) == 4096 and "x" not in str(wrong._wrong)
 
 
 def test_strange_hosts_and_origins_are_refused() -> None:
-    with serving(cors_origins="https://good.example", allowed_hosts="model.example") as server:
+    with serving(cors_origins="https://Good.example/", allowed_hosts="Model.Example:8000") as server:
         for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "model.example", "serve:8000"):
             assert server.call("GET", "/v1/models", headers={"Host": host})[0] == 200
         assert server.call("GET", "/v1/models", headers={"Host": "evil.example"})[0] == 403
@@ -103,6 +117,10 @@ def test_strange_hosts_and_origins_are_refused() -> None:
         assert status == 200 and headers["access-control-allow-origin"] == "https://good.example"
         asked = {"Origin": "https://good.example", "Access-Control-Request-Method": "POST"}
         assert server.call("OPTIONS", "/v1/chat/completions", headers=asked)[0] == 200
+        refused = asked | {"Access-Control-Request-Method": "DELETE"}
+        assert server.call("OPTIONS", "/v1/chat/completions", headers=refused)[0] == 400
+        metrics = server.call("GET", "/metrics")[2].decode()
+        assert 'code="preflight_not_allowed"' in metrics and 'code=""' not in metrics
         own = f"http://127.0.0.1:{server.port}"
         assert server.call("GET", "/v1/models", headers={"Origin": own})[0] == 200
 
@@ -117,6 +135,9 @@ def test_listening_to_everyone_needs_a_key_or_plain_words(tmp_path: Path) -> Non
         keyed = ServeSettings(host=host, api_keys=["k"])
         check_exposure(keyed, read_keys(keyed))
     check_exposure(ServeSettings(), read_keys(ServeSettings()))
+    for origin in ("good.example", "https://good.example/page"):
+        with pytest.raises(UserError, match="not a web origin"):
+            check_exposure(ServeSettings(cors_origins=[origin]), read_keys(ServeSettings()))
     # in a container the address on which the port is published decides
     for address in ("0.0.0.0", "[::]", "10.0.0.3"):
         published = ServeSettings(host="0.0.0.0", published_on=address)

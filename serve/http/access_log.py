@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from burnish.console import printable
+
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -36,7 +38,8 @@ class AccessRecord:
     def write(self, key: str | None, counts: Mapping[str, int]) -> None:
         """Log the request once it has ended. `counts`: its tokens and answers."""
         seconds = round(time.monotonic() - self.started, 4)
-        fields = {"request_id": self.id, "method": self.method, "path": self.path[:200], "status": self.status}
+        path = printable(self.path[:200], one_line=True)  # the client may have escaped what a terminal would obey
+        fields = {"request_id": self.id, "method": self.method, "path": path, "status": self.status}
         level = self.log.debug if self.quiet else self.log.info
         level("request", **fields, seconds=seconds, **({"key": key} if key else {}), **counts)
 

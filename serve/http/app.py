@@ -14,7 +14,7 @@ from ..connection.wrong_keys import WrongKeys
 from .access_log import Log
 from .auth import Auth, Keys
 from .errors import CLIENT_LEFT, ApiError, failed
-from .exposure import Exposure, cors
+from .exposure import Exposure, cors, host_names, web_origins
 from .middleware import Middleware
 from .routes import chat, completions, models, status, tokens, web
 from .routes.paths import answer_head, listed
@@ -32,8 +32,9 @@ def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     _add_error_handlers(app)
     settings = service.settings
     auth = Auth(keys, settings.max_requests_per_key, WrongKeys(settings.max_wrong_keys))
-    exposure = Exposure(settings.allowed_hosts, settings.cors_origins, keyed=bool(keys))
-    return Middleware(app, auth, exposure, log, service.metrics, cors(app, settings.cors_origins))
+    origins = web_origins(settings)
+    exposure = Exposure(host_names(settings), origins, keyed=bool(keys))
+    return Middleware(app, auth, exposure, log, service.metrics, cors(app, origins))
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -68,4 +69,4 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> Response:
         request.state.code = "internal_error"
-        return JSONResponse(failed("The server had a fault; see its log.").body(), 500)
+        return JSONResponse(failed("Internal server error; see the server log.").body(), 500)

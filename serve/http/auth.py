@@ -72,10 +72,10 @@ class Auth:
         given = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "").strip()]
         key = next((found for text in given if text and (found := self.keys.find(text))), None)
         shown = bool(bearer or given[1])
-        if shown and (wait := self.wrong_keys.wait_s(address, key)):
-            raise _too_many_wrong(wait)
         if key is None:
             if shown:
+                if wait := self.wrong_keys.wait_s(address):
+                    raise _too_many_wrong(wait)
                 self.wrong_keys.wrong(address)
             text = (
                 "Incorrect API key provided."
@@ -91,7 +91,6 @@ class Auth:
                 code="rate_limit_exceeded",
                 headers={"Retry-After": "1"},
             )
-        self.wrong_keys.right(address, key)
         return key
 
     def opened(self, key: str | None) -> None:

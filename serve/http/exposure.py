@@ -19,10 +19,16 @@ from .errors import ApiError
 CONTAINER_HOSTS = ("host.docker.internal", "gateway.docker.internal", "host.containers.internal")
 READABLE_HEADERS = ("X-Request-ID", "Retry-After")
 PREFLIGHT_AGE_S = 600
+PORT = re.compile(r":\d+$")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 def check_exposure(settings: ServeSettings, keys: Keys) -> None:
-    """Raise ServeError where the server would listen beyond this machine with no key and without allow_remote."""
+    """Raise ServeError where the server would listen beyond this machine with no key and without allow_remote.
+
+    Also for a web origin that no request could ever have.
+    """
+    web_origins(settings)
     if keys or settings.allow_remote or not is_exposed(settings):
         return
     if settings.published_on:
@@ -34,6 +40,23 @@ def check_exposure(settings: ServeSettings, keys: Keys) -> None:
         f"listening on {settings.host} lets everyone who reaches this machine use the model: set api_keys or "
         "api_keys_file, or say --allow_remote true"
     )
+
+
+def host_names(settings: ServeSettings) -> list[str]:
+    """Return the allowed host names as requests are compared with them: in lower case, without a port."""
+    return [PORT.sub("", name.strip().lower()) for name in settings.allowed_hosts]
+
+
+def web_origins(settings: ServeSettings) -> list[str]:
+    """Return the allowed web origins as browsers send them. Raises ServeError for what is not one."""
+    origins = [origin.strip().lower().rstrip("/") for origin in settings.cors_origins]
+    for origin in origins:
+        if origin not in ("*", "null") and not ORIGIN.fullmatch(origin):
+            raise ServeError(
+                f"cors_origins: '{origin}' is not a web origin; expected a scheme and a host, such as "
+                "https://chat.example or http://localhost:3000, or '*'"
+            )
+    return origins
 
 
 def is_exposed(settings: ServeSettings) -> bool:
@@ -69,7 +92,7 @@ class Exposure:
 
     def _check_host(self, host: str) -> None:
         """Without a key, refuse names that a stranger's web page could point at this machine (DNS rebinding)."""
-        name = re.sub(r":\d+$", "", host).lower()
+        name = PORT.sub("", host).lower()
         if self.keyed or "*" in self.allowed_hosts or name in self.allowed_hosts:
             return
         if is_loopback(name) or "." not in name or _is_address(name) or name in CONTAINER_HOSTS:

@@ -60,6 +60,7 @@ class Middleware:
         key: str | None = None
         try:
             if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                state["code"] = "preflight_not_allowed"  # counted where it is refused
                 await self.cors.preflight_response(Headers(scope=scope))(scope, receive, reply)
                 return
             key = self._admit(path, headers, (scope.get("client") or ("",))[0])
@@ -73,7 +74,7 @@ class Middleware:
             await _send_error(reply, error, record)
         except Exception as error:
             record.fault(error)
-            await _send_error(reply, failed("The server had a fault; see its log."), record)
+            await _send_error(reply, failed("Internal server error; see the server log."), record)
         finally:
             record.write(key, state.get("counts", {}))
 
@@ -89,12 +90,8 @@ class Middleware:
 
 async def _send_error(send: Send, error: ApiError, record: AccessRecord) -> None:
     if record.status == 0:
-        await _send(send, error.status, error.headers, json.dumps(error.body()).encode())
-
-
-async def _send(send: Send, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-    entity = {"content-type": "application/json", "content-length": str(len(body))} if status != 204 else {}
-    every = {**entity, **headers}
-    pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in every.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+        body = json.dumps(error.body()).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+        pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": error.status, "headers": pairs})
+        await send({"type": "http.response.body", "body": body})
