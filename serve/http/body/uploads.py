@@ -25,8 +25,7 @@ class Upload:
 
     most_s: float
     timeout: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
-    parts: list[bytes] = field(default_factory=list)
-    size: int = 0
+    body: bytearray = field(default_factory=bytearray)
     held: int = 0
     evicted: bool = False
 
@@ -38,8 +37,7 @@ class Upload:
 
     def add(self, part: bytes) -> None:
         """Add a part, and extend the deadline by the time that it may take at the least rate."""
-        self.parts.append(part)
-        self.size += len(part)
+        self.body += part
         latest = asyncio.get_running_loop().time() + PATIENCE_S
         self._paid_until = min(self._paid_until + len(part) / LEAST_RATE, latest)
         self.timeout.reschedule(min(self._end, self._paid_until))
@@ -47,7 +45,7 @@ class Upload:
     def evict(self) -> None:
         """End it at the next step of the event loop."""
         self.evicted = True
-        self.parts.clear()
+        self.body.clear()
         self.timeout.reschedule(0)
 
     def late(self) -> ApiError:
@@ -86,20 +84,22 @@ class Uploads:
                     if upload.evicted:
                         raise busy(1)
                     upload.add(part)
-                    if upload.size > self._most:
+                    if len(upload.body) > self._most:
                         raise self._too_large()
-                    if upload.size > SMALL_BYTES:
+                    if len(upload.body) > SMALL_BYTES:
                         self._make_room(upload)
         except TimeoutError:
             raise (busy(1) if upload.evicted else upload.late()) from None
         self._incomplete.pop(upload, None)
-        return b"".join(upload.parts)
+        body = bytes(upload.body)
+        upload.body.clear()
+        return body
 
     def _make_room(self, upload: Upload) -> None:
         """Count what has arrived; where it is too much in all, end the oldest. Raises ApiError 429."""
         self._incomplete.setdefault(upload)
-        self._held += upload.size - upload.held
-        upload.held = upload.size
+        self._held += len(upload.body) - upload.held
+        upload.held = len(upload.body)
         while self._held > MOST_AT_ONCE * self._most:
             oldest = next(iter(self._incomplete))
             self._forget(oldest)
