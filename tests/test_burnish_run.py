@@ -97,7 +97,7 @@ def test_of_two_made_in_one_second_the_one_written_last_is_newest(tmp_path: Path
     assert find_run(tmp_path, None, PushRecord).id == "second"
 
 
-def test_a_damaged_run_and_one_from_the_future_are_passed_over_aloud(
+def test_a_damaged_run_and_one_from_the_future_are_skipped_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, created in (("good", "2026-01-01T00:00:00Z"), ("later", "2999-01-01T00:00:00Z")):

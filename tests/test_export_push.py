@@ -225,7 +225,7 @@ def test_a_failed_artefact_stays_here(hub: Hub, tmp_path: Path, cli: Cli) -> Non
     assert "failed its exam" in line(asked)
 
 
-def test_a_run_of_which_nothing_passed_is_published_only_aloud(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_a_run_of_which_nothing_passed_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("F16", "Q8_0", "Q4_K_M"))
     command = ("export", "push", *where(run), "--push.repo", "me/model")
     assert "nothing of it passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))

@@ -171,7 +171,7 @@ def test_files_that_are_no_models_end_with_one_line(tmp_path: Path) -> None:
     for name, text in {
         "cut.gguf": "corrupted or incomplete",
         "text.gguf": "not a GGUF",
-        "none.gguf": "No such file",
+        "none.gguf": "no such file",
     }.items():
         server = ServerProcess(model=tmp_path / name)
         assert server.process.wait(60) == 2

@@ -238,7 +238,7 @@ def test_what_is_not_proven_is_refused_in_one_line(tmp_path: Path, changes: dict
     assert text in server.output and server.output.count("error: ") == 1 and "Traceback" not in server.output
 
 
-def test_an_unproven_run_is_served_only_aloud(tmp_path: Path) -> None:
+def test_an_unproven_run_is_served_only_with_a_warning(tmp_path: Path) -> None:
     runs = make_run(tmp_path, default=None, verdict="fail")
     with serving(model=None, runs=runs, allow_unproven="true", served_model_name="mine") as server:
         assert "warning: " in server.output and "the KL is 9" in server.output
