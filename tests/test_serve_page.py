@@ -102,3 +102,11 @@ def test_no_text_is_parsed_as_html_or_run_as_code(name: str) -> None:
 def test_the_vendored_parser_is_the_packages_own_file() -> None:
     found = hashlib.sha256((WEB / "vendor" / "markdown-it.js").read_bytes()).hexdigest()
     assert found == VENDORED and VENDORED in (WEB / "vendor" / "LICENSE.txt").read_text(encoding="utf-8")
+
+
+def test_the_server_that_the_browser_tests_ask_answers_with_the_last_message() -> None:
+    """Where no browser is installed, nothing else asks it."""
+    body = {"model": "default", "messages": [{"role": "user", "content": said} for said in ("first", "last")]}
+    with echoing() as server:
+        reply = httpx.post(f"{server.url}v1/chat/completions", json=body)
+    assert (reply.status_code, reply.json()["choices"][0]["message"]["content"]) == (200, "last")
