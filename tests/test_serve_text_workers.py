@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,11 @@ from burnish.chat import ChatError, ChatTemplate
 from burnish.llama import Model
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
-from serve.engine.tokenizer import PromptTooLong
-from serve.llama.text.pool import WorkersFailed
+from serve.engine.tokenizer import PromptTooLong, TextUnavailable
+from serve.llama.text import frames
+from serve.llama.text.pool import TextFailed, TextWorkers
 from serve.llama.tokenizer import LlamaTokenizer
+from tests.support.commands import ROOT
 from tests.support.hostile_templates import HOSTILE
 from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
@@ -33,6 +39,19 @@ TEMPLATE = (
     "{% elif m.content == 'sum' %}{{ ([[0] * 1000] * 99999) | map('list') | list | length }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+HOARDER = """
+import socket, sys
+from serve.llama.text import frames, worker
+
+class Hoarder:
+    kept = []
+
+    def answer(self, request):
+        self.kept.append(b"x" * request["bytes"])
+        return frames.ids([])
+
+worker.serve(socket.socket(fileno=int(sys.argv[1])), Hoarder(), 5)
+"""
 USUAL = [{"role": "user", "content": "Who are you? <|im_end|>"}]
 
 
@@ -66,6 +85,17 @@ def chat(model: Model, template: str = TEMPLATE) -> Chat:
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(coroutine)
+
+
+def idle(tokenizer: LlamaTokenizer) -> list[Any]:
+    return list(tokenizer._workers._idle._queue)  # type: ignore[attr-defined]
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def workers(tokenizer: LlamaTokenizer) -> list[int]:
@@ -126,7 +156,7 @@ def test_a_crash_costs_one_request(tokenizer: LlamaTokenizer) -> None:
         await asyncio.sleep(0.3)
         for process in workers(tokenizer)[1:]:
             os.kill(process, signal.SIGSEGV)
-        with pytest.raises(WorkersFailed, match="crash"):
+        with pytest.raises(TextFailed, match="crash"):
             await task
         for _ in range(3):  # the other worker was idle when it was ended
             assert await tokenizer.encode_chat(USUAL, {}, "opening", 1000)
@@ -138,6 +168,7 @@ def test_a_parent_that_was_killed_is_started_again(tokenizer: LlamaTokenizer) ->
     before = workers(tokenizer)
     for process in before:
         os.kill(process, signal.SIGKILL)
+    wait_until(lambda: all(worker.ended for worker in idle(tokenizer)))
     for _ in range(3):
         assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
     assert not set(before) & set(workers(tokenizer))
@@ -150,12 +181,70 @@ def test_a_text_that_can_not_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> 
     assert 1000 < caught.value.tokens < 1 << 20 and time.monotonic() - began < LIMIT_S
 
 
-def test_a_worker_that_has_grown_is_replaced(tokenizer: LlamaTokenizer) -> None:
+@pytest.mark.parametrize("name", ["subprocess.Popen", "socket.socketpair"])
+def test_workers_that_can_not_be_started_are_started_later(
+    tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for process in workers(tokenizer):
+        os.kill(process, signal.SIGKILL)
+    wait_until(lambda: all(worker.ended for worker in idle(tokenizer)))
+
+    def fault(*_: Any, **__: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def short_of() -> None:
+        with monkeypatch.context() as short:
+            short.setattr(f"serve.llama.text.pool.{name}", fault)
+            for _ in range(4):  # more than there are workers
+                with pytest.raises(TextUnavailable):
+                    await tokenizer.encode_chat(USUAL, {}, "opening", 1000)
+
+    run(short_of())
+    for _ in range(3):
+        assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
+    assert len(workers(tokenizer)) == 3
+
+
+def test_a_worker_that_is_left_answers_while_another_can_not_be_started(
+    tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_: TextWorkers) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(TextWorkers, "_worker", fault)
+        with pytest.raises(TextFailed):
+            run(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
+        assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
+    assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
+    assert len(idle(tokenizer)) == 2
+
+
+def test_a_worker_that_has_grown_asks_to_be_replaced() -> None:
+    """In a process of its own, in which something keeps memory: tokenizer and template give theirs back."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", HOARDER, str(theirs.fileno())]
+    process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, pass_fds=[theirs.fileno()])
+    theirs.close()
+    try:
+        ours.settimeout(60)
+        for size, grown in ((1 << 20, False), (80 << 20, True)):
+            ours.sendall(frames.request({"bytes": size}))
+            head = ours.recv(frames.REPLY.size)
+            assert frames.REPLY.unpack(head) == (0, frames.Kind.IDS, grown)
+    finally:
+        ours.close()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("length", [10_000, 100_000])
+def test_a_long_text_keeps_its_worker(tokenizer: LlamaTokenizer, length: int) -> None:
+    text = ("The boat leaves at noon. " * 4000)[:length]
     run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
-    before = set(workers(tokenizer))
-    for _ in range(2):
-        assert len(run(tokenizer.encode("1" * (1 << 20)))) == 1 << 20
-    assert len(set(workers(tokenizer)) & before) < len(before)
+    before = workers(tokenizer)
+    for _ in range(4):
+        run(tokenizer.encode_chat(said(text), {}, "opening", 200_000))
+        assert workers(tokenizer) == before
 
 
 def test_no_key_and_no_token_is_in_the_environment_of_the_workers(
@@ -176,10 +265,7 @@ def test_workers_end_with_the_server(model: Model) -> None:
     found.wait()
     processes = workers(found)
     found.close()
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{process}/stat").exists() for process in processes):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not any(Path(f"/proc/{process}/stat").exists() for process in processes))
 
 
 @pytest.mark.parametrize("name", ["nested loops", "text times", "open tag", "exponential macro"])

@@ -38,6 +38,11 @@ class Divider:
         """Whether strings can be compared as text: a token that is not UTF-8 can't."""
         return bool(self._finder.strings) and not any("\ufffd" in string for string in self.specials)
 
+    def prepare(self) -> None:
+        """Compute now what is otherwise computed with the first long text."""
+        _ = self.usable, self._longest
+        self._finder.prepare()
+
     def pieces(self, text: str) -> Iterator[str]:
         """Yield the text in pieces whose ids, one after another, are those of the whole."""
         start = 0

@@ -116,8 +116,20 @@ def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_B
 
 def address_space() -> int:
     """Return the bytes of address space that this process uses."""
+    return _statm()[0]
+
+
+def private_memory() -> int:
+    """Return the bytes in memory that belong to no file; those that a fork shares with its parent count too."""
+    _, there, of_files = _statm()
+    return there - of_files
+
+
+def _statm() -> tuple[int, int, int]:
+    """Return the bytes of address space, those that are in memory, and what of these belongs to files."""
     file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return int(os.read(file, 64).split(maxsplit=1)[0]) * PAGE
+        size, there, of_files, *_ = os.read(file, 128).split()
+        return int(size) * PAGE, int(there) * PAGE, int(of_files) * PAGE
     finally:
         os.close(file)

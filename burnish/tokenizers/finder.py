@@ -42,6 +42,10 @@ class Finder:
         """A pattern of one such character."""
         return _any_of(self.edges)
 
+    def prepare(self) -> None:
+        """Compile now what is otherwise compiled at the first use."""
+        _ = self._lengths, self._candidate, self.edge
+
     def find(self, text: str, begin: int = 0) -> Iterator[tuple[int, int, str]]:
         """Yield start, end and string of each special string, the leftmost first, the longest where several begin.
 

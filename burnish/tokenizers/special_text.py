@@ -70,6 +70,11 @@ class Chat:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_finder", Finder(frozenset(self.vocabulary.specials)))
 
+    def prepare(self) -> None:
+        """Compute now what is otherwise computed with the first special string. Raises ChatError for no template."""
+        self._finder.prepare()
+        _ = self._ids, self.template.literals
+
     def ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **kw: Any) -> list[int]:
         """Return the ids of a chat. Raises ChatError where the template refuses, or a string can't be read as text."""
         return self.encode(self.render(messages, add_generation_prompt, **kw))

@@ -21,10 +21,15 @@ class TextBusy(Exception):
     """Every worker was busy for as long as one request may take."""
 
 
+class TextUnavailable(Exception):
+    """No worker can be started, for want of memory, processes or descriptors."""
+
+
 class Tokenizer(Protocol):
     """Text and chats to token ids, and back. What takes long is awaited: the event loop goes on meanwhile.
 
-    What is awaited may raise burnish.chat.ChatError, where a text or a chat is refused or takes too long, and TextBusy.
+    What is awaited may raise burnish.chat.ChatError, where a text or a chat is refused or takes too long, TextBusy
+    and TextUnavailable.
     """
 
     @property

@@ -76,6 +76,18 @@ def draining() -> ApiError:
     )
 
 
+def short_of_resources() -> ApiError:
+    """No process can be started that would render and tokenize."""
+    return ApiError(
+        503,
+        "The server can't start a process to read this text: the machine has too little memory, or too many processes"
+        " or open files. Try again later.",
+        kind="server_error",
+        code="unavailable",
+        headers={"Retry-After": "5"},
+    )
+
+
 def failed(message: str) -> ApiError:
     """A fault on the server's side."""
     return ApiError(500, message, kind="server_error", code="internal_error")

@@ -19,13 +19,13 @@ from ..engine.engine import Draining, Engine
 from ..engine.events import Finished, PromptRead, TokenLogprob
 from ..engine.scheduler import QueueFull
 from ..engine.sequence import Sequence
-from ..engine.tokenizer import PromptTooLong, TextBusy
+from ..engine.tokenizer import PromptTooLong, TextBusy, TextUnavailable
 from ..metrics import Metrics
 from ..served import Served
 from ..settings import ServeSettings
 from . import requests
 from .body.reading import Bodies
-from .errors import CLIENT_LEFT, ApiError, busy, draining, failed, too_long
+from .errors import CLIENT_LEFT, ApiError, busy, draining, failed, short_of_resources, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
 from .replies import logprobs
 from .replies.writing import SliceEncoder, Writer
@@ -58,7 +58,8 @@ class Service:
     async def prepared(self, http: Request, making: Coroutine[Any, Any, Made], param: str) -> Made:
         """Return what comes of a prompt that is rendered and tokenized, which ends if the client leaves.
 
-        `param` names it in faults. Raises ApiError 400 where it is refused, and 429 where too many are being made.
+        `param` names it in faults. Raises ApiError 400 where it is refused, 429 where too many are being made, and 503
+        where the machine has nothing left to make it with.
         """
         task = asyncio.create_task(making)
         try:
@@ -72,6 +73,8 @@ class Service:
             raise ApiError(400, str(error), param=param, code="invalid_value") from None
         except TextBusy:
             raise busy(1) from None
+        except TextUnavailable:
+            raise short_of_resources() from None
         finally:
             task.cancel()
 
@@ -81,7 +84,7 @@ class Service:
         try:
             await asyncio.wait({leaving, task}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise ApiError(499, "The client closed the connection.", code="client_closed_request")
+                raise ApiError(499, "The client closed the connection.", code=CLIENT_LEFT)
         finally:
             leaving.cancel()
             with suppress(asyncio.CancelledError, Exception):

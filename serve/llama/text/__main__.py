@@ -41,7 +41,8 @@ def main() -> int:
         template = settings["template"] and ChatTemplate(**settings["template"])
         chat = Chat(template, vocabulary.from_gguf(model), settings["reading"]) if template else None
         texts = Texts(model, chat, _longest(model))
-        control.send(json.dumps({"longest": texts.longest, "fault": _fault(template)}).encode())
+        control.send(json.dumps({"fault": _fault(template)}).encode())
+        _prepare(texts)
         gc.collect()
         gc.freeze()  # pages that the collector does not touch stay shared
         _fork_on_request(control, texts, settings["timeout_s"])
@@ -60,12 +61,17 @@ def _fork_on_request(control: socket.socket, texts: Texts, timeout_s: float) -> 
             with suppress(ProcessLookupError):
                 os.kill(workers[number], signal.SIGKILL)
         elif command == FORK:
-            workers[number] = _forked(control, descriptors[0], texts, timeout_s)
+            with suppress(OSError):  # no process is left: the socket is closed, and the server asks again
+                workers[number] = _forked(control, descriptors[0], texts, timeout_s)
 
 
 def _forked(control: socket.socket, descriptor: int, texts: Texts, timeout_s: float) -> int:
-    """Fork a worker for a socket; return its process id."""
-    process = os.fork()
+    """Fork a worker for a socket; return its process id. Raises OSError."""
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(descriptor)
+        raise
     if process:
         os.close(descriptor)
         return process
@@ -101,6 +107,14 @@ def _fault(template: ChatTemplate | None) -> str | None:
     except ChatError:
         return None
     return None
+
+
+def _prepare(texts: Texts) -> None:
+    """Compute what texts of some kind need, once: each worker would compute it again."""
+    texts.model.prepare()
+    with suppress(ChatError):  # of a template that can't be compiled: the fault has been reported
+        if texts.chat is not None:
+            texts.chat.prepare()
 
 
 def _longest(model: Model) -> int:

@@ -16,18 +16,19 @@ from typing import Any
 from burnish import children
 from burnish.chat import ChatError
 
-from ...engine.tokenizer import TextBusy
+from ...engine.tokenizer import TextBusy, TextUnavailable
 from .frames import CONTROL, FORK, KILL, Reply, read_reply, request
 from .worker import AFTER_S
 
 COUNT = 2
 START_TIMEOUT_S = 120.0
-# what the kernel may take to end a process and to tell
+# what the kernel may take to end a process and to close its socket
 GRACE_S = 1.0
 # what the children get of the environment: no key, no token
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH")
-# threads of numerical libraries do not survive a fork, and the GPU is the server's
-QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# threads of numerical libraries do not survive a fork, and the GPU is the server's; an arena for the thread of a long
+# text would reserve 64 MiB of the address space that a worker may have
+QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass
@@ -47,8 +48,8 @@ class _Worker:
             return True
 
 
-class WorkersFailed(ChatError):
-    """A request that took too long, or ended its worker."""
+class TextFailed(ChatError):
+    """A request took too long, or ended its worker."""
 
 
 class TextWorkers:
@@ -56,11 +57,14 @@ class TextWorkers:
 
     def __init__(self, settings: Mapping[str, Any], count: int = COUNT) -> None:
         self.settings, self.timeout_s = settings, float(settings["timeout_s"])
+        self._count, self._missing = count, count  # missing are those that could not be started, so far
         self._numbers = 0
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
-        self._control, self._process = self._started()
-        for _ in range(count):
-            self._idle.put_nowait(self._worker())
+        try:
+            self._control, self._process = self._started()
+            self._start_missing()
+        except (OSError, MemoryError, TextUnavailable) as error:
+            raise ChatError(f"the text workers can't be started: {error or 'the machine allows none'}") from None
 
     def hello(self) -> dict[str, Any]:
         """Wait until the vocabulary is loaded; return what the parent says of it. Raises ChatError where it fails."""
@@ -77,25 +81,48 @@ class TextWorkers:
         return content
 
     async def ask(self, content: dict[str, Any]) -> Reply:
-        """Have a request answered. Raises WorkersFailed, and TextBusy where no worker gets free in time.
+        """Have a request answered. Raises TextFailed, TextBusy where no worker gets free in time, and TextUnavailable
+        where none can be started.
 
         Cancelled, the request ends at once: its worker is killed.
         """
         data = request(content)
         try:
             async with asyncio.timeout(self.timeout_s + AFTER_S + GRACE_S):
-                worker = await self._idle.get()
+                worker = await self._free()
         except TimeoutError:
-            raise TextBusy from None
-        if worker.ended:  # killed from outside, while it had nothing to do
-            worker = self._replaced(worker)
+            raise (TextUnavailable if self._missing == self._count else TextBusy) from None
         whole = False
         try:
             reply = await self._answer(worker, data)
             whole = not reply.retire
             return reply
         finally:
-            self._idle.put_nowait(worker if whole else self._replaced(worker))
+            if whole:
+                self._idle.put_nowait(worker)
+            else:
+                self._end_worker(worker)
+                with suppress(TextUnavailable):  # the next request tries again
+                    self._start_missing()
+
+    async def _free(self) -> _Worker:
+        """Wait for a worker that has nothing to do. Raises TextUnavailable."""
+        while True:
+            self._start_missing()
+            worker = await self._idle.get()
+            if not worker.ended:
+                return worker
+            self._end_worker(worker)  # it was killed from outside
+
+    def _start_missing(self) -> None:
+        """Start the workers that are missing, as far as the machine allows. Raises TextUnavailable if there is none."""
+        try:
+            while self._missing:
+                self._idle.put_nowait(self._worker())
+                self._missing -= 1
+        except (OSError, MemoryError):  # no process, memory or descriptor is left
+            if self._missing == self._count:
+                raise TextUnavailable from None
 
     async def _answer(self, worker: _Worker, data: bytes) -> Reply:
         began = time.monotonic()
@@ -109,19 +136,18 @@ class TextWorkers:
             pass
         except (OSError, EOFError):
             if time.monotonic() - began < self.timeout_s:
-                raise WorkersFailed(
-                    "rendering or tokenizing this text ended in a crash or at the memory limit"
-                ) from None
-        raise WorkersFailed(f"rendering and tokenizing this text took longer than {self.timeout_s:g} s")
+                raise TextFailed("rendering or tokenizing this text ended in a crash or at the memory limit") from None
+        raise TextFailed(f"rendering and tokenizing this text took longer than {self.timeout_s:g} s")
 
-    def _replaced(self, worker: _Worker) -> _Worker:
+    def _end_worker(self, worker: _Worker) -> None:
+        """End a worker; another is to be started in its place."""
         worker.connection.close()
         with suppress(OSError):
             self._control.send(CONTROL.pack(KILL, worker.number))
-        return self._worker()
+        self._missing += 1
 
     def _worker(self) -> _Worker:
-        """Have a worker forked; it takes a request as soon as it can."""
+        """Have a worker forked; it takes a request as soon as it can. Raises OSError or MemoryError."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._numbers += 1
@@ -132,28 +158,31 @@ class TextWorkers:
             self._end()
             self._control, self._process = self._started()
             socket.send_fds(self._control, [message], [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         return _Worker(self._numbers, ours)
 
     def _started(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = os.memfd_create("settings")
-        os.write(settings, json.dumps(dict(self.settings)).encode())
-        os.lseek(settings, 0, os.SEEK_SET)
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            process = subprocess.Popen(
-                children.module(__package__, str(theirs.fileno()), str(settings)),
-                cwd=children.ROOT,
-                env={**environment, **children.search_path({}), **QUIET},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), settings),
-            )
-        finally:
-            theirs.close()
-            os.close(settings)
+            with theirs, open(os.memfd_create("settings"), "w+b", buffering=0) as settings:
+                settings.write(json.dumps(dict(self.settings)).encode())
+                settings.seek(0)
+                process = subprocess.Popen(
+                    children.module(__package__, str(theirs.fileno()), str(settings.fileno())),
+                    cwd=children.ROOT,
+                    env={**environment, **children.search_path({}), **QUIET},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), settings.fileno()),
+                )
+        except BaseException:
+            ours.close()
+            raise
         return ours, process
 
     def _end(self) -> None:

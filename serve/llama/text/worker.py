@@ -11,14 +11,15 @@ from typing import Any
 
 from burnish.chat import ChatError
 from burnish.llama import LlamaError, Model
-from burnish.rendering.bounds import MOST_BYTES, address_space
+from burnish.rendering.bounds import MOST_BYTES, address_space, private_memory
 from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
 from .frames import Kind, Reply, ids, read_request, value
 
 # address space for the stack of a long text, beside the memory of a rendering: 1 MiB of one letter takes 350 MiB
 STACK_BYTES = 1 << 30
-# a worker that has grown by this much is replaced, which gives the memory back
+# a worker whose memory has grown by this much is replaced, which gives it back; address space alone takes none, and the
+# thread of a long text reserves as much for its stack
 GROWN_BYTES = 64 << 20
 # the timer of the rendering itself, which gives a better message, comes first
 AFTER_S = 1.0
@@ -100,22 +101,21 @@ def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapp
 
 def serve(connection: socket.socket, tokenizer: Texts, timeout_s: float) -> None:
     """Answer requests until the server closes the connection. A request that takes too long ends the process."""
-    start = _limit()
+    _limit()
+    start = private_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (request := read_request(connection)) is not None:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + AFTER_S)
         reply = tokenizer.answer(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.sendall(Reply(reply.kind, reply.body, address_space() > start + GROWN_BYTES).data())
+        connection.sendall(Reply(reply.kind, reply.body, private_memory() > start + GROWN_BYTES).data())
 
 
-def _limit() -> int:
-    """Lower what this process may take, for good; return its address space now."""
-    start = address_space()
+def _limit() -> None:
+    """Lower what this process may take, for good."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    most = start + MOST_BYTES + STACK_BYTES
+    most = address_space() + MOST_BYTES + STACK_BYTES
     most = most if soft == resource.RLIM_INFINITY else min(soft, most)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    return start
