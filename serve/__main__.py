@@ -30,7 +30,7 @@ STAGE = "SERVE"
 
 
 def main(argv: Sequence[str] | None = None, mapped: Note = ignore_path) -> int:
-    """Run the command line; returns the exit code. `mapped` is told which file a fault of memory would be about."""
+    """Run the command line; returns the exit code. `mapped` gets the name of the model file that is mapped."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["chat"]:
         from .terminal import main as chat

@@ -33,7 +33,7 @@ from .settings import ServeSettings
 def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
     """Serve until a signal ends it; returns the exit code. Raises UserError for what can't be served.
 
-    `mapped` is told which file is mapped.
+    `mapped` gets the name of the model file, if it is mapped into memory.
     """
     ctrl_c_ends_at_once()  # until uvicorn takes it: nothing is half done, and a load in native code hears nothing else
     keys = read_keys(settings)

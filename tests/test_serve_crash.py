@@ -53,6 +53,11 @@ def test_a_model_in_memory_outlives_its_file(tmp_path: Path) -> None:
         os.truncate(path, 4096)
         body = {"model": "default", "prompt": "x", "max_tokens": 4}
         assert server.call("POST", "/v1/completions", body)[0] == 200
+        os.kill(server.child, signal.SIGBUS)
+        assert server.process.wait(30) == 2
+        server.stop()
+    last = server.output.strip().splitlines()[-1]
+    assert last.startswith("error: the server ended by SIGBUS") and "--mmap" not in last
 
 
 def test_sighup_drains_like_sigterm(tiny: Path) -> None:

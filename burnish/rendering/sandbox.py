@@ -16,7 +16,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # characters of a rendering: no chat of any context comes near
-MOST_OUTPUT = 64 << 20
+MOST_OUTPUT = 64_000_000
 # Python's integers have no end: 10**10**10 alone would never be computed, and can't be interrupted
 MOST_BITS = 4096
 # a float has no more decimal places
@@ -56,7 +56,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for piece in pieces:
             size += len(piece)
             if size > MOST_OUTPUT:
-                raise OutputTooLong(f"it wrote more than {MOST_OUTPUT >> 20} Mi characters")
+                raise OutputTooLong(f"it wrote more than {MOST_OUTPUT // 10**6} million characters")
             parts.append(piece)
         return "".join(parts)
 

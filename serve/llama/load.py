@@ -7,8 +7,7 @@ from burnish.console import say, warn
 from burnish.files import text_sha256
 from burnish.llama import Model, check, cpu_variant
 from burnish.process import Note, ignore_path
-from burnish.tokenizers import vocabulary
-from burnish.tokenizers.special_text import Chat
+from burnish.tokenizers.special_text import Reading
 
 from ..artefact import Chosen, ServeError, choose, verify
 from ..served import Served
@@ -19,8 +18,8 @@ from .tokenizer import LlamaTokenizer
 def load(settings: ServeSettings, mapped: Note = ignore_path) -> tuple[Model, Served, LlamaTokenizer]:
     """Choose, verify and load the model, and check that its template is the one that it was trained with.
 
-    `mapped` is told the file that is mapped. The caller closes the model and its tokenizer, which starts in the
-    background. Raises ServeError, RunError or LlamaError.
+    `mapped` gets the name of the file, if it is mapped into memory. The caller closes the model and its tokenizer,
+    which starts in the background. Raises ServeError, RunError or LlamaError.
     """
     chosen = choose(settings)
     if chosen.recorded and settings.verify:
@@ -28,7 +27,8 @@ def load(settings: ServeSettings, mapped: Note = ignore_path) -> tuple[Model, Se
     else:
         check(chosen.path)
     say(f"loading {chosen.path}")
-    mapped(str(chosen.path))
+    if settings.mmap:
+        mapped(str(chosen.path))
     model = Model.open(chosen.path, n_gpu_layers=settings.n_gpu_layers, use_mmap=settings.mmap, amx=settings.amx)
     say(f"AMX: {'used' if model.amx else 'not used'}: {model.amx_why}")
     try:
@@ -39,13 +39,14 @@ def load(settings: ServeSettings, mapped: Note = ignore_path) -> tuple[Model, Se
 
 
 def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> tuple[Served, LlamaTokenizer]:
-    chat = _chat(model, chosen, settings)
+    template = _template(model, chosen)
+    reading = _reading(chosen, settings) if template else "text"
     stop_ids, stop_strings = _stops(model, chosen.stops)
     known = min(chosen.context_length or model.n_ctx_train, model.n_ctx_train) or 2048
     if settings.context_length is not None and settings.context_length > known:
         warn(f"context_length {settings.context_length} is more than the {known} tokens that the model knows")
     runtime = {"cpu_variant": cpu_variant(), "amx": model.amx, "amx_why": model.amx_why}
-    tokenizer = LlamaTokenizer(model, chat, settings.template_timeout_s)
+    tokenizer = LlamaTokenizer(model, template, reading, settings.template_timeout_s)
     served = Served(
         name=chosen.name,
         tokenizer=tokenizer,
@@ -54,7 +55,7 @@ def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> tuple[Serv
         context_length=settings.context_length or known,
         created=int(chosen.path.stat().st_mtime),
         fingerprint=_fingerprint(model, chosen),
-        record={**chosen.record, "special_tokens": chat.reading if chat else None, **runtime},
+        record={**chosen.record, "special_tokens": reading if template else None, **runtime},
         refuse_specials=settings.special_tokens == "error",
     )
     return served, tokenizer
@@ -66,11 +67,8 @@ def _fingerprint(model: Model, chosen: Chosen) -> str:
     return f"fp_{str(known)[:12]}"
 
 
-def _chat(model: Model, chosen: Chosen, settings: ServeSettings) -> Chat | None:
-    """Return what makes ids of messages, or None without a template; `auto` reads special strings as training did."""
-    template = _template(model, chosen)
-    if template is None:
-        return None
+def _reading(chosen: Chosen, settings: ServeSettings) -> Reading:
+    """Return what special strings in messages are: with `auto`, what they were in training."""
     reading = chosen.special_tokens
     if settings.special_tokens != "auto":
         reading = "parse" if settings.special_tokens == "parse" else "text"
@@ -81,7 +79,7 @@ def _chat(model: Model, chosen: Chosen, settings: ServeSettings) -> Chat | None:
             "the run was trained with special strings in messages parsed, so whoever writes a message can write control"
             " tokens: train again with data.special_tokens auto, or give --special_tokens text"
         )
-    return Chat(template, vocabulary.from_gguf(model), reading)
+    return reading
 
 
 def _template(model: Model, chosen: Chosen) -> ChatTemplate | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from burnish.chat import ChatError
+from burnish.chat import ChatError, ChatTemplate
 from burnish.llama import Model
-from burnish.tokenizers.special_text import Chat
+from burnish.tokenizers.special_text import Reading
 
 from ..engine.tokenizer import Ending, PromptTooLong
 from .text.frames import Kind, Reply
@@ -16,17 +17,17 @@ from .text.pool import TextWorkers
 
 
 class LlamaTokenizer:
-    """`chat` makes ids of messages; None where the model has no template. Close it.
+    """`template` is None where the model has none; `reading` says what special strings in messages are. Close it.
 
     `timeout_s` is the longest time to render and tokenize one request.
     """
 
-    def __init__(self, model: Model, chat: Chat | None, timeout_s: float) -> None:
-        self.model, self.chat = model, chat
+    def __init__(self, model: Model, template: ChatTemplate | None, reading: Reading, timeout_s: float) -> None:
+        self.model, self.has_template = model, template is not None
         settings = {
             "model": str(model.path.resolve()),
-            "template": chat and {**asdict(chat.template), "timeout_s": timeout_s},
-            "reading": chat.reading if chat else "text",
+            "template": template and {**asdict(template), "timeout_s": timeout_s},
+            "reading": reading,
             "timeout_s": timeout_s,
         }
         self._workers = TextWorkers(settings)
@@ -45,21 +46,11 @@ class LlamaTokenizer:
     def vocab_size(self) -> int:
         return self.model.n_vocab
 
-    @property
-    def has_template(self) -> bool:
-        return self.chat is not None
-
-    async def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return (await self._encode(text, add_special, parse_special, pieces=False)).ids
-
-    async def encode_pieces(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True
-    ) -> list[tuple[int, str]]:
-        found = (await self._encode(text, add_special, parse_special, pieces=True)).value
-        return [(token, piece) for token, piece in found]
-
-    async def _encode(self, text: str, add_special: bool, parse_special: bool, pieces: bool) -> Reply:
-        return await self._ask("encode", text=text, add_special=add_special, parse_special=parse_special, pieces=pieces)
+    async def encode_json(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, most_pieces: int | None = None
+    ) -> bytes:
+        flags = {"add_special": add_special, "parse_special": parse_special}
+        return (await self._ask("encode", text=text, most_pieces=most_pieces, **flags)).body
 
     async def encode_prompt(self, text: str, most: int) -> list[int]:
         return (await self._ask("prompt", text=text, most=most)).ids
@@ -69,10 +60,10 @@ class LlamaTokenizer:
     ) -> list[int]:
         return (await self._chat("chat", messages, variables, ending, most=most)).ids
 
-    async def render_chat(
+    async def render_json(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
-    ) -> str:
-        return str((await self._chat("render", messages, variables, ending)).value)
+    ) -> bytes:
+        return (await self._chat("render", messages, variables, ending)).body
 
     async def _chat(
         self, do: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, **more: int
@@ -82,7 +73,7 @@ class LlamaTokenizer:
         return await self._ask(do, messages=list(messages), variables=dict(variables), ending=ending, **more)
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
-        if self.chat is None:
+        if not self.has_template:
             return None
         found = (await self._ask("strings", messages=list(messages))).value
         return tuple(found) if found else None
@@ -99,4 +90,7 @@ class LlamaTokenizer:
         return self.model.piece(token, special=True)
 
     async def decode(self, ids: Sequence[int]) -> str:
-        return str((await self._ask("decode", ids=list(ids))).value)
+        return str(json.loads(await self.decode_json(ids)))
+
+    async def decode_json(self, ids: Sequence[int]) -> bytes:
+        return (await self._ask("decode", ids=list(ids))).body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from serve.engine.events import TokenLogprob
 from serve.engine.kv_cells import Op
 from serve.engine.sequence import Sequence as Answer
 from serve.engine.step import FillerToken, ScheduledTokens
-from serve.engine.tokenizer import Ending
+from serve.engine.tokenizer import Ending, PromptTooLong
 
 END = 256
 VOCAB_SIZE = 257
@@ -25,28 +26,30 @@ class ByteTokenizer:
     vocab_size = VOCAB_SIZE
     has_template = True
 
-    async def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return list(text.encode())
-
-    async def encode_pieces(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True
-    ) -> list[tuple[int, str]]:
-        return [(token, bytes([token]).decode("utf-8", "replace")) for token in text.encode()]
+    async def encode_json(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, most_pieces: int | None = None
+    ) -> bytes:
+        ids = list(text.encode())
+        if most_pieces is None:
+            return json.dumps(ids).encode()
+        if len(ids) > most_pieces:
+            raise PromptTooLong(len(ids))
+        return json.dumps([{"id": i, "piece": self.piece(i).decode("utf-8", "replace")} for i in ids]).encode()
 
     async def encode_prompt(self, text: str, most: int) -> list[int]:
-        return await self.encode(text) or [0]
+        return list(text.encode()) or [0]
 
     async def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
     ) -> list[int]:
-        return await self.encode(await self.render_chat(messages, variables, ending))
+        return list(json.loads(await self.render_json(messages, variables, ending)).encode())
 
-    async def render_chat(
+    async def render_json(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
-    ) -> str:
+    ) -> bytes:
         if any(not message["content"] for message in messages):
             raise ChatError("a message is empty")
-        return str(variables.get("between", "")).join(message["content"] for message in messages)
+        return json.dumps(str(variables.get("between", "")).join(message["content"] for message in messages)).encode()
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
         spelled = (index for index, message in enumerate(messages) if "<end>" in message["content"])
@@ -57,6 +60,9 @@ class ByteTokenizer:
 
     async def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
+
+    async def decode_json(self, ids: Sequence[int]) -> bytes:
+        return json.dumps(await self.decode(ids)).encode()
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from burnish.chat import RESERVED_VARIABLES
 
@@ -13,7 +13,7 @@ from ...engine.tokenizer import Tokenizer
 from .. import requests
 from ..errors import ApiError
 from ..schema import ChatRequest, Rendering, TemplateRequest
-from ..service import Service
+from ..service import Service, json_reply
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -30,7 +30,7 @@ def add(app: FastAPI, service: Service) -> None:
     async def apply_template(http: Request) -> Response:
         request = await service.bodies.request(TemplateRequest, http)
         requests.check_model(request.model, service.served)
-        return JSONResponse({"prompt": await service.prepared(http, chat_text(request, service), "messages")})
+        return json_reply("prompt", await service.prepared(http, chat_text(request, service), "messages"))
 
 
 async def chat_prompt(request: Rendering, service: Service) -> list[int]:
@@ -40,10 +40,10 @@ async def chat_prompt(request: Rendering, service: Service) -> list[int]:
     return await service.served.tokenizer.encode_chat(messages, request.variables, request.ending, service.context)
 
 
-async def chat_text(request: Rendering, service: Service) -> str:
-    """Render the messages. Raises ApiError 400, and what the tokenizer raises."""
+async def chat_text(request: Rendering, service: Service) -> bytes:
+    """Render the messages, as JSON. Raises ApiError 400, and what the tokenizer raises."""
     messages = await _checked(request, service)
-    return await service.served.tokenizer.render_chat(messages, request.variables, request.ending)
+    return await service.served.tokenizer.render_json(messages, request.variables, request.ending)
 
 
 async def _checked(request: Rendering, service: Service) -> list[dict[str, str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
+from ...engine.tokenizer import PromptTooLong, Tokenizer
 from ..errors import ApiError
 from ..schema import DetokenizeRequest, TokenizeRequest
-from ..service import Service
+from ..service import Service, json_reply
 
 # each piece is an object of the reply: more are refused, ids alone are not
 MOST_PIECES = 50_000
@@ -20,26 +21,25 @@ def add(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
     async def tokenize(http: Request) -> Response:
         request = await bodies.request(TokenizeRequest, http)
-        add, parse = request.add_special, request.parse_special
-        if not request.with_pieces:
-            ids = tokenizer.encode(request.content, add_special=add, parse_special=parse)
-            return await bodies.run(http, JSONResponse, {"tokens": await service.prepared(http, ids, "content")})
-        found = tokenizer.encode_pieces(request.content, add_special=add, parse_special=parse)
-        return await bodies.run(http, _pieces, await service.prepared(http, found, "content"))
+        return json_reply("tokens", await service.prepared(http, _encoded(request, tokenizer), "content"))
 
     @app.post("/detokenize")
     async def detokenize(http: Request) -> Response:
         request = await bodies.request(DetokenizeRequest, http)
         await bodies.run(http, _check_ids, request.tokens, tokenizer.vocab_size)
-        return JSONResponse({"content": await service.prepared(http, tokenizer.decode(request.tokens), "tokens")})
+        text = await service.prepared(http, tokenizer.decode_json(request.tokens), "tokens")
+        return json_reply("content", text)
 
 
-def _pieces(found: list[tuple[int, str]]) -> Response:
-    """Return ids with their texts. Raises ApiError 400 for too many."""
-    if len(found) > MOST_PIECES:
-        text = f"The text has {len(found)} tokens; 'with_pieces' takes at most {MOST_PIECES}."
-        raise ApiError(400, text, param="content", code="string_above_max_length")
-    return JSONResponse({"tokens": [{"id": token, "piece": piece} for token, piece in found]})
+async def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> bytes:
+    """Return the ids of a text as JSON. Raises ApiError 400 for more than MOST_PIECES with their texts."""
+    most = MOST_PIECES if request.with_pieces else None
+    add, parse = request.add_special, request.parse_special
+    try:
+        return await tokenizer.encode_json(request.content, add_special=add, parse_special=parse, most_pieces=most)
+    except PromptTooLong as error:
+        text = f"The text has {error.tokens} tokens; 'with_pieces' takes at most {MOST_PIECES}."
+        raise ApiError(400, text, param="content", code="string_above_max_length") from None
 
 
 def _check_ids(ids: list[int], vocab_size: int) -> None:

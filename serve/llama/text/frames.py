@@ -42,12 +42,12 @@ class Reply:
 
     @property
     def value(self) -> Any:
-        """The content of every other kind."""
+        """The content of every other kind, whose body is JSON."""
         return json.loads(self.body)
 
     def data(self) -> bytes:
         """Return the frame."""
-        return REPLY.pack(len(self.body), self.kind, self.retire) + self.body
+        return b"".join((REPLY.pack(len(self.body), self.kind, self.retire), self.body))
 
 
 def ids(tokens: list[int]) -> Reply:
@@ -57,7 +57,14 @@ def ids(tokens: list[int]) -> Reply:
 
 def value(content: Any, kind: Kind = Kind.VALUE) -> Reply:
     """Return a reply of anything that JSON can hold."""
-    return Reply(kind, json.dumps(content).encode())
+    return Reply(kind, _json(content))
+
+
+def _json(content: Any) -> bytes:
+    try:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 can't hold and an escape can
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 def request(content: dict[str, Any]) -> bytes:
@@ -86,15 +93,19 @@ def _read(connection: socket.socket, size: int) -> bytes | None:
 
 async def read_reply(connection: socket.socket) -> Reply:
     """Read a reply from a non-blocking socket. Raises EOFError where the worker has ended."""
+    size, kind, retire = REPLY.unpack(await _received(connection, REPLY.size))
+    return Reply(Kind(kind), await _received(connection, size), bool(retire))
+
+
+async def _received(connection: socket.socket, size: int) -> bytes:
     loop = asyncio.get_running_loop()
-    data = bytearray()
-    needed = REPLY.size
-    while len(data) < needed:
-        part = await loop.sock_recv(connection, 1 << 20)
-        if not part:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        count = await loop.sock_recv_into(connection, rest)
+        if not count:
             raise EOFError
-        data += part
-        if needed == REPLY.size and len(data) >= needed:
-            needed += REPLY.unpack_from(data)[0]
-    _, kind, retire = REPLY.unpack_from(data)
-    return Reply(Kind(kind), bytes(data[REPLY.size :]), bool(retire))
+        rest = rest[count:]
+        if rest:
+            await asyncio.sleep(0)  # a socket that is always readable would keep the event loop to itself
+    return bytes(data)

@@ -21,6 +21,8 @@ STACK_BYTES = 1 << 30
 # a worker whose memory has grown by this much is replaced, which gives it back; address space alone takes none, and the
 # thread of a long text reserves as much for its stack
 GROWN_BYTES = 64 << 20
+# characters of a rendered chat that is returned as text
+MOST_SHOWN = 4 << 20
 # the timer of the rendering itself, which gives a better message, comes first
 AFTER_S = 1.0
 
@@ -61,7 +63,7 @@ class Texts:
             return value(next(find_strings(self.chat, request["messages"]), None))
         messages, variables, ending = request["messages"], request["variables"], request["ending"]
         if do == "render":
-            return value(_rendered(self.chat, messages, variables, ending).text)
+            return _shown(_rendered(self.chat, messages, variables, ending).text)
         return self._chat(self.chat, messages, variables, ending, request["most"])
 
     def _chat(
@@ -72,7 +74,8 @@ class Texts:
             plain = chat.template.render(messages, add_generation_prompt=True, **variables)
             if long := self._too_long(plain, most):
                 return long
-        return ids(chat.encode(_rendered(chat, messages, variables, ending)))
+        prompt = _rendered(chat, messages, variables, ending)
+        return self._too_long(prompt.text, most) or ids(chat.encode(prompt))
 
     def _encode(self, request: Mapping[str, Any]) -> Reply:
         text, add, parse = request["text"], request["add_special"], request["parse_special"]
@@ -80,10 +83,13 @@ class Texts:
             found = self.model.tokenize_raw(text)
         else:
             found = self.model.tokenize(text, add_special=add, parse_special=parse)
-        if not request["pieces"]:
-            return ids(found)
+        most = request["most_pieces"]
+        if most is None:
+            return value(found)
+        if len(found) > most:
+            return value(len(found), Kind.TOO_LONG)
         pieces = {i: self.model.piece(i, special=True).decode("utf-8", "replace") for i in set(found)}
-        return value([[i, pieces[i]] for i in found])
+        return value([{"id": i, "piece": pieces[i]} for i in found])
 
     def _too_long(self, text: str, most: int) -> Reply | None:
         """Refuse a text that can't fit into the context whatever its tokens are, before it is tokenized."""
@@ -91,6 +97,15 @@ class Texts:
             return None
         least = -(-len(text.encode("utf-8", "replace")) // self.longest)
         return value(least, Kind.TOO_LONG) if least > most else None
+
+
+def _shown(text: str) -> Reply:
+    """Return a rendered chat as a text to be read."""
+    if len(text) > MOST_SHOWN:
+        raise ChatError(
+            f"the template makes {len(text)} characters of these messages; at most {MOST_SHOWN} are returned"
+        )
+    return value(text)
 
 
 def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: str) -> Prompt:
