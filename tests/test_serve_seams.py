@@ -15,7 +15,7 @@ from serve.engine.backend import Backend
 from serve.engine.delivery import EventBridge
 from serve.engine.engine import Engine
 from serve.engine.step import SchedulerLimits
-from serve.engine.tokenizer import Tokenizer
+from serve.engine.tokenizer import TextBusy, TextUnavailable, Tokenizer
 from serve.http.app import create_app
 from serve.http.auth import Keys
 from serve.http.output_parsers import ParsedDelta, ParserFactory, plain_text
@@ -97,6 +97,26 @@ def test_a_model_in_pure_python_is_served_whole(stream: bool) -> None:
         assert [choice["text"] for choice in completion.json()["choices"]] == ["abc", "de"]
         assert completion.json()["choices"][0]["logprobs"]["text_offset"] == [0, 1, 2]
         assert "burnish_generated_tokens_total" in metrics.text and "burnish_cells_total 2000.0" in metrics.text
+
+
+@pytest.mark.parametrize(("fault", "status"), [(TextBusy, 429), (TextUnavailable, 503)])
+def test_text_that_nothing_can_read_now_is_asked_for_again(
+    fault: type[Exception], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise fault
+
+    for name in ("encode_prompt", "encode_chat", "encode_json", "render_json", "decode_json"):
+        monkeypatch.setattr(ByteTokenizer, name, refuse)
+    *replies, _ = ask(
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"model": "echo", "prompt": "a"}),
+        ("/apply-template", {"messages": CHAT["messages"]}),
+        ("/tokenize", {"content": "ab"}),
+        ("/detokenize", {"tokens": [97]}),
+    )
+    assert {reply.status_code for reply in replies} == {status}
+    assert all(reply.json()["error"]["code"] and int(reply.headers["retry-after"]) > 0 for reply in replies)
 
 
 def test_http_asks_the_tokenizer_for_templates_ids_and_special_strings() -> None:
