@@ -278,6 +278,11 @@ def test_workers_end_with_the_server(model: Model) -> None:
     wait_until(lambda: not any(Path(f"/proc/{process}/stat").exists() for process in processes))
 
 
+def test_workers_whose_server_ends_at_once_say_nothing(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
+    LlamaTokenizer(model, None, "text", LIMIT_S).close()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["nested loops", "text times", "open tag", "exponential macro"])
 def test_a_template_that_can_not_be_used_is_reported_at_start(model: Model, name: str) -> None:
     found = LlamaTokenizer(model, chat(model, HOSTILE[name]).template, "text", 0.5)

@@ -41,11 +41,12 @@ def main() -> int:
         template = settings["template"] and ChatTemplate(**settings["template"])
         chat = Chat(template, vocabulary.from_gguf(model), settings["reading"]) if template else None
         texts = Texts(model, chat, _longest(model))
-        control.send(json.dumps({"fault": _fault(template)}).encode())
-        _prepare(texts)
-        gc.collect()
-        gc.freeze()  # pages that the collector does not touch stay shared
-        _fork_on_request(control, texts, settings["timeout_s"])
+        with suppress(BrokenPipeError, ConnectionResetError):  # the server has gone, perhaps before all was loaded
+            control.send(json.dumps({"fault": _fault(template)}).encode())
+            _prepare(texts)
+            gc.collect()
+            gc.freeze()  # pages that the collector does not touch stay shared
+            _fork_on_request(control, texts, settings["timeout_s"])
     return 0
 
 
