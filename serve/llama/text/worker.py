@@ -70,7 +70,7 @@ class Texts:
         self, chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: str, most: int
     ) -> Reply:
         if self.longest and sum(map(len, texts((messages, variables)))) > most:
-            # telling special strings from text takes longer than the rendering: not for a chat that can't fit
+            # separating special strings from text takes longer than the rendering: not for a chat that can't fit
             plain = chat.template.render(messages, add_generation_prompt=True, **variables)
             if long := self._too_long(plain, most):
                 return long
