@@ -34,7 +34,7 @@ def payload(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["payload/m.gguf", "runs.x.payload.more/m.gguf"])
 def test_a_package_that_is_not_known_is_not_imported(name: str, payload: Path, rows: Path, cli: Cli) -> None:
     path = f"{payload}:{payload / 'runs' / 'x'}"
-    done = cli("train", "check", "--base.id", f"package:{name}", "--data.path", str(rows), PYTHONPATH=path)
+    done = cli("train", "check", "--base.id", f"package:{name}", "--data.path", str(rows), PYTHONPATH=f"{path}:{ROOT}")
     assert done.returncode == 2 and "is not one that models are taken from" in done.stderr
     assert not (payload / "ran").exists()
 

@@ -172,7 +172,7 @@ def test_another_run_whose_files_are_damaged_is_no_hindrance(tmp_path: Path) -> 
         (tmp_path / name / started.CONFIG).write_text(text)
         (tmp_path / name / started.STARTED).write_text("{}")
     assert resume.choose(asked(run={"root": str(tmp_path)}), resume=False).run.name is None
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="not valid YAML"):
         resume.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
 
 

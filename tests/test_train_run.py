@@ -157,7 +157,7 @@ def test_packing_trains(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -
 
 
 FAULTS = [
-    (("--lora.target_modules", "q_prj,k_proj"), "no layer 'q_prj'; did you mean 'q_proj'?"),
+    (("--lora.target_modules", "q_prj,k_proj"), "no layer 'q_prj' (did you mean 'q_proj'?)"),
     (("--data.max_length", "16"), "line 1: 4"),
     (("--base.id", "/nowhere/model"), "no such file or directory"),
     (("--base.id", "nobody/nothing"), "base.id nobody/nothing"),
