@@ -31,6 +31,10 @@ ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "L
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "1"}
 
 
+class _WorkerLost(Exception):
+    """A worker ended before it answered."""
+
+
 @dataclass
 class _Worker:
     number: int
@@ -87,6 +91,15 @@ class TextWorkers:
         Cancelled, the request ends at once: its worker is killed.
         """
         data = request(content)
+        with suppress(_WorkerLost):
+            return await self._once(data)
+        try:  # the worker was killed from outside, or this text ended it: a second one shows which
+            return await self._once(data)
+        except _WorkerLost:
+            raise TextFailed("rendering or tokenizing this text ended in a crash or at the memory limit") from None
+
+    async def _once(self, data: bytes) -> Reply:
+        """Have one worker answer. Raises as `ask` does, and _WorkerLost where the worker ended."""
         try:
             async with asyncio.timeout(self.timeout_s + AFTER_S + GRACE_S):
                 worker = await self._free()
@@ -136,7 +149,7 @@ class TextWorkers:
             pass
         except (OSError, EOFError):
             if time.monotonic() - began < self.timeout_s:
-                raise TextFailed("rendering or tokenizing this text ended in a crash or at the memory limit") from None
+                raise _WorkerLost from None
         raise TextFailed(f"rendering and tokenizing this text took longer than {self.timeout_s:g} s")
 
     def _end_worker(self, worker: _Worker) -> None:
