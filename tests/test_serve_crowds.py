@@ -26,29 +26,13 @@ from serve.http.body import uploads
 from serve.http.errors import ApiError
 from serve.private.uvicorn import Protocol, Shared
 from tests.support.server import ServerProcess, serving
-from tests.support.sockets import HEAD, alive, connect, everything, reply, status
-from tools import tiny_gguf
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    tiny_gguf.write(path)
-    return path
+from tests.support.sockets import HEAD, alive, connect, everything, impatient, reply, status
 
 
 @pytest.fixture(scope="module")
 def server(tiny: Path) -> Iterator[ServerProcess]:
     """One whose deadlines are short."""
-    with serving(
-        model=tiny,
-        context_length=64,
-        header_timeout_s=0.6,
-        body_timeout_s=0.6,
-        idle_timeout_s=0.8,
-        send_timeout_s=0.6,
-        max_connections=40,
-    ) as running:
+    with impatient(tiny) as running:
         yield running
 
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import socket
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from typing import Any
 
-from tests.support.server import ServerProcess
+from tests.support.server import ServerProcess, serving
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 ASK = {"model": "default", "prompt": "x", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
+
+
+def impatient(model: Path) -> AbstractContextManager[ServerProcess]:
+    """Start a server whose deadlines are short and whose connections are few."""
+    return serving(
+        model=model,
+        context_length=64,
+        header_timeout_s=0.6,
+        body_timeout_s=0.6,
+        idle_timeout_s=0.8,
+        send_timeout_s=0.6,
+        max_connections=40,
+    )
 
 
 def connect(server: ServerProcess) -> socket.socket:
