@@ -15,7 +15,7 @@ from burnish.files import read_lines
 from ..artefact import ServeError
 from ..connection.wrong_keys import WrongKeys
 from ..settings import ServeSettings
-from .errors import ApiError
+from .errors import ApiError, too_many
 
 MOST_KEYS_BYTES = 1 << 20
 
@@ -75,7 +75,7 @@ class Auth:
         if key is None:
             if shown:
                 if wait := self.wrong_keys.wait_s(address):
-                    raise _too_many_wrong(wait)
+                    raise too_many("Too many wrong API keys came from this address; try again later.", math.ceil(wait))
                 self.wrong_keys.wrong(address)
             text = (
                 "Incorrect API key provided."
@@ -84,13 +84,7 @@ class Auth:
             )
             raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if self.max_requests is not None and self._open[key] >= self.max_requests:
-            raise ApiError(
-                429,
-                f"This key has {self.max_requests} requests open, which is its limit.",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                headers={"Retry-After": "1"},
-            )
+            raise too_many(f"This key has {self.max_requests} requests open, which is its limit.", 1)
         return key
 
     def opened(self, key: str | None) -> None:
@@ -102,13 +96,3 @@ class Auth:
         """The request has ended."""
         if key is not None:
             self._open[key] -= 1
-
-
-def _too_many_wrong(wait_s: float) -> ApiError:
-    return ApiError(
-        429,
-        "Too many wrong API keys came from this address; try again later.",
-        kind="rate_limit_error",
-        code="rate_limit_exceeded",
-        headers={"Retry-After": str(math.ceil(wait_s))},
-    )

@@ -56,13 +56,13 @@ def too_long(prompt_tokens: int, context: int, param: str, least: bool = False) 
 
 def busy(retry_after_s: int) -> ApiError:
     """The queue is full."""
-    return ApiError(
-        429,
-        "The server is at its limit of waiting requests; try again later.",
-        kind="rate_limit_error",
-        code="rate_limit_exceeded",
-        headers={"Retry-After": str(retry_after_s)},
-    )
+    return too_many("The server is at its limit of waiting requests; try again later.", retry_after_s)
+
+
+def too_many(text: str, retry_after_s: int) -> ApiError:
+    """A limit on requests is reached: 429 with Retry-After."""
+    headers = {"Retry-After": str(retry_after_s)}
+    return ApiError(429, text, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
 
 
 def draining() -> ApiError:
