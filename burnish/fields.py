@@ -18,6 +18,7 @@ MOST_COUNT = 2**53  # what every JSON parser reads exactly
 MOST_TOKENS = 2**31 - 1  # llama.cpp counts tokens in 32 bits
 LONGEST_LINE, LONGEST_TEXT, LONGEST_PATH = 1024, 1 << 18, 1024
 MOST_ITEMS = 100_000
+LICENCE_KEYS = ("license", "license_name", "license_link")  # of a model card's metadata, as the Hub has them
 ROUNDING = 1e-3  # how far a computed figure may lie outside of what it can be
 SHA256 = r"^[0-9a-f]{64}$"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

@@ -16,7 +16,7 @@ from ..children.watch import watched
 from ..config.yaml_file import YamlError, parse_yaml
 from ..console import say
 from ..errors import UserError
-from ..fields import LONGEST_LINE
+from ..fields import LICENCE_KEYS, LONGEST_LINE
 from ..files import cache_root, file_sha256, irregular, irregular_in, last_line, read_regular
 from ..process import crashed, exit_reason
 from . import embeddings, packages
@@ -28,7 +28,6 @@ MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
 CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
 MOST_CARD_BYTES = 4 << 20
 MOST_LICENCES = 20
-LICENCE_KEYS = ("license", "license_name", "license_link")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
 CUT = "cannot reshape array of size"  # numpy's, where a GGUF file ends before its last tensor

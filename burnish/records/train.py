@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..chat import RESERVED_VARIABLES
 from ..fields import (
+    LICENCE_KEYS,
     LONGEST_PATH,
     MOST_COUNT,
     Count,
@@ -28,7 +29,6 @@ from ..fields import (
 )
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-LICENCE_KEYS = frozenset({"license", "license_name", "license_link"})
 # paths of the machine that trained: shown, and of a base tried
 Place = Annotated[str, Field(min_length=1, max_length=4 * LONGEST_PATH, pattern=r"^[^\x00]+$")]
 
@@ -53,8 +53,8 @@ class BaseModelRef(Record):
     @field_validator("license")
     @classmethod
     def _known(cls, value: dict[str, str]) -> dict[str, str]:
-        if others := sorted(value.keys() - LICENCE_KEYS):
-            raise ValueError(f"unknown key '{others[0]}': expected {', '.join(sorted(LICENCE_KEYS))}")
+        if others := sorted(value.keys() - set(LICENCE_KEYS)):
+            raise ValueError(f"unknown key '{others[0]}': expected {', '.join(LICENCE_KEYS)}")
         return value
 
 
