@@ -15,7 +15,6 @@ import argparse
 import http.client
 import json
 import random
-import socket
 import statistics
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from typing import Any
 
 from bench.soak_process import Sample, Server
 from tools import tiny_gguf
-from tools.hostile import attack
+from tools.hostile import attack, exchange
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
 SUBJECTS = ("rain", "iron", "salt", "tea", "wool", "glass", "clay", "moss", "ships", "bread", "snow", "gold")
@@ -139,14 +138,9 @@ def hostile(server: Server, tally: Tally, rng: random.Random) -> None:
         for connection in held:
             connection.close()
         return
-    sent, data = attack(rng), b""
+    sent = attack(rng)
     with server.connect() as connection:
-        for piece in sent.pieces:
-            connection.sendall(piece)
-        if sent.shut:
-            connection.shutdown(socket.SHUT_WR)
-        while part := connection.recv(65536):
-            data += part
+        data = exchange(connection, sent)
     if data[:12].startswith(b"HTTP/1.1 "):
         tally.status(int(data[9:12]), f"an attack ({sent.kind})")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
-from tools.hostile import Attack, attack
+from tools.hostile import Attack, attack, exchange
 
 REQUESTS = int(os.environ.get("BURNISH_FUZZ_REQUESTS", "300"))
 SEED = int(os.environ.get("BURNISH_FUZZ_SEED", "1"))
@@ -26,17 +26,9 @@ STATUS = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 
 def answers(server: ServerProcess, sent: Attack) -> tuple[list[int], float]:
     """Send an attack; return the statuses that came until the server closed, and how long that took."""
-    data, began = b"", time.monotonic()
+    began = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        try:
-            for piece in sent.pieces:
-                connection.sendall(piece)
-            if sent.shut:
-                connection.shutdown(socket.SHUT_WR)
-            while part := connection.recv(65536):
-                data += part
-        except (ConnectionResetError, BrokenPipeError):
-            pass
+        data = exchange(connection, sent)
     return [int(found) for found in STATUS.findall(data)], time.monotonic() - began
 
 

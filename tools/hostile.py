@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,3 +166,16 @@ def _costly(rng: random.Random) -> Attack:
 ATTACKS: tuple[Callable[[random.Random], Attack], ...] = (
     _odd, _odd, _odd, _mutated, _mutated, _head, _head, _chunked, _cut, _pipelined, _costly,
 )  # fmt: skip
+
+
+def exchange(connection: socket.socket, sent: Attack) -> bytes:
+    """Send an attack and return what comes until the server closes; a reset is an end too."""
+    data = b""
+    with suppress(ConnectionResetError, BrokenPipeError):
+        for piece in sent.pieces:
+            connection.sendall(piece)
+        if sent.shut:
+            connection.shutdown(socket.SHUT_WR)
+        while part := connection.recv(65536):
+            data += part
+    return data
