@@ -1,4 +1,5 @@
 // Markdown to DOM nodes. markdown-it reads the text, the nodes are made here one by one: no text is parsed as HTML.
+import { made } from "./elements.js";
 import MarkdownIt from "./vendor/markdown-it.js";
 
 const parser = new MarkdownIt({ html: false, linkify: true });
@@ -105,13 +106,6 @@ function link(address) {
 function image(token) {
   const element = link(token.attrGet("src"));
   element.textContent = `[image: ${token.content || token.attrGet("src")}]`;
-  return element;
-}
-
-function made(tag, name = "", text = "") {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (text) element.textContent = text;
   return element;
 }
 

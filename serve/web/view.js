@@ -1,4 +1,5 @@
 // The conversation on the page: messages, their buttons, and where it is scrolled. It knows nothing of the server.
+import { made } from "./elements.js";
 import { renderMarkdown } from "./markdown.js";
 
 const END_PX = 48; // so near to the end counts as being there
@@ -184,12 +185,5 @@ function button(text, action) {
   const element = made("button", action, text);
   element.type = "button";
   element.dataset.do = action;
-  return element;
-}
-
-function made(tag, name = "", text = "") {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (text) element.textContent = text;
   return element;
 }
