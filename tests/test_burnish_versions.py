@@ -33,7 +33,8 @@ def sources(tmp_path: Path) -> Path:
 def versions(root: Path, **environment: str) -> dict[str, str]:
     import json
 
-    clean = {k: v for k, v in os.environ.items() if k != "BURNISH_COMMIT"}
+    # `make test` makes the project's own packages importable: here the copies are meant
+    clean = {k: v for k, v in os.environ.items() if k != "BURNISH_COMMIT"} | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env={**clean, **environment}, capture_output=True,
                           text=True, check=True)  # fmt: skip
     found, imported = json.loads(done.stdout)

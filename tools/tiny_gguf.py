@@ -15,7 +15,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama's shape. `tied`: the output layer is the embedding."""
+    """A Llama's shape.
+
+    tied: the output layer is the embedding.
+    spread: the standard deviation of the logits; with a large one most tokens are far likelier than the next one.
+    """
 
     embedding: int = 256
     hidden: int = 512
@@ -25,6 +29,7 @@ class Size:
     context: int = 256
     vocabulary: int = 288  # 256 bytes, three control tokens, padding up to a multiple of 32
     tied: bool = False
+    spread: float = 1.0
 
 
 TINY = Size()
@@ -107,8 +112,8 @@ def write(path: Path, size: Size = TINY, seed: int = 0, pre: str = "gpt-2", temp
         offset += _padded(width * shape[0] * (shape[1] if len(shape) > 1 else 1))
     with path.open("wb") as file:
         file.write(header + bytes(_padded(len(header)) - len(header)))
-        for shape in tensors.values():
-            data = _values(shape, drawn)
+        for name, shape in tensors.items():
+            data = _values(shape, drawn, size.spread if name == "output.weight" else 1.0)
             file.write(data + bytes(_padded(len(data)) - len(data)))
 
 
@@ -116,11 +121,11 @@ def _padded(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
-def _values(shape: Shape, drawn: random.Random) -> bytes:
+def _values(shape: Shape, drawn: random.Random, spread: float = 1.0) -> bytes:
     """Norms are ones; matrices are uniform, of the variance 1 / columns that keeps activations in range."""
     if len(shape) == 1:
         return array("f", [1.0] * shape[0]).tobytes()
-    count, most = shape[0] * shape[1], (3.0 / shape[0]) ** 0.5
+    count, most = shape[0] * shape[1], spread * (3.0 / shape[0]) ** 0.5
     few = min(count, MOST_DRAWN)
     part = struct.pack(f"<{few}e", *((2 * drawn.random() - 1) * most for _ in range(few)))
     return (part * -(-count // few))[: 2 * count]

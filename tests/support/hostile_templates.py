@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 import time
+from pathlib import Path
 
 NESTED = "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"
 # templates that must end at a limit, or in one error
@@ -124,8 +125,13 @@ HOSTILE: dict[str, str] = {
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
+def most_kib() -> int:
+    """Return this program's peak memory. (getrusage starts with the peak of the process that started it.)"""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
 def main() -> int:
-    """Render every hostile template; print name, seconds and outcome as lines of JSON."""
+    """Render every hostile template; print name, seconds and outcome as lines of JSON, the peak of the memory last."""
     from burnish.chat import ChatError, ChatTemplate
 
     timeout_s = float(sys.argv[1])
@@ -138,6 +144,7 @@ def main() -> int:
         except ChatError as error:
             outcome = f"{type(error).__name__}: {error}"
         print(json.dumps([name, round(time.monotonic() - began, 3), outcome]), flush=True)
+    print(json.dumps(["peak KiB", most_kib(), ""]), flush=True)
     return 0
 
 
