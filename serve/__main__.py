@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, mapped: Note = ignore_path) -> int:
     if words[:1] == ["run"]:
         words = words[1:]
     parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a model behind OpenAI's API.")
-    parser.epilog = "python -m serve chat talks to a running server; docs/serving.md explains every setting."
+    parser.epilog = "python -m serve chat talks to a running server; docs/settings.md lists every setting."
     parser.add_argument("--version", action="version", version=version_line())
     add_arguments(parser, ServeSettings, STAGE)
     settings, _ = parse_arguments(parser, ServeSettings, STAGE, words)

@@ -275,7 +275,7 @@ def test_an_unknown_format_names_the_near_one() -> None:
 
 
 def test_the_examples_of_the_documentation_are_recognised() -> None:
-    lines = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8").splitlines()
+    lines = (Path(__file__).parent.parent / "docs" / "prepare-data.md").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("    {")]
     assert [read(row).format for row in rows] == list(FORMATS)
 
@@ -288,12 +288,12 @@ def test_columns_of_ones_own_get_the_page_that_converts_them_and_no_name_that_is
     with pytest.raises(DataError) as caught:
         recognise(raw(rows), PATH)
     assert "did you mean" not in str(caught.value)
-    assert str(caught.value).endswith("docs/data.md, 'Columns of your own'")
+    assert str(caught.value).endswith("docs/prepare-data.md, 'Columns of your own'")
 
 
 def own_columns() -> list[str]:
     """Return the code blocks of the page's section."""
-    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "prepare-data.md").read_text(encoding="utf-8")
     blocks = page.split("## Columns of your own")[1].split("\n## ")[0].split("```python\n")[1:]
     return [block.split("```")[0] for block in blocks]
 
@@ -308,14 +308,14 @@ EXERCISE = "Question: Which?\nA. oak\nB. ash\nC. elm, or none\nD. fir\nAnswer: A
 def test_the_page_converts_columns_of_ones_own(
     kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both forms, as the code of docs/data.md writes them."""
+    """Both forms, as the code of docs/prepare-data.md writes them."""
     code, instead, _ = own_columns()
     if kind == "text":
         code = code[: code.index("        turns =")] + instead
     header = "context,question,answer_a,answer_b,answer_c,answer_d,correct_answer\n"
     (tmp_path / "questions.csv").write_text(header + 'Barrels.,Which?,oak,ash,"elm, or none",fir,A\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/data.md", "exec"), {})
+    exec(compile(code, "docs/prepare-data.md", "exec"), {})
     (row,) = read_rows(tmp_path / "rows.jsonl")
     (example,) = read(row.value).examples
     assert [text for _, text in example.texts()][-1] == expected
@@ -326,7 +326,7 @@ def test_the_page_makes_messages_of_dialogues(tmp_path: Path, monkeypatch: pytes
     told = {"text": "<human>: Who <are> you?\n<bot>: Bernie.\n\nHello: x\n<human>: Why?\n<bot>: So. "}
     (tmp_path / "dialogues.jsonl").write_text(json.dumps(told) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    exec(compile(own_columns()[2], "docs/data.md", "exec"), {})
+    exec(compile(own_columns()[2], "docs/prepare-data.md", "exec"), {})
     (row,) = read_rows(tmp_path / "rows.jsonl")
     turns = [("user", "Who <are> you?"), ("assistant", "Bernie.\n\nHello: x"), ("user", "Why?"), ("assistant", "So.")]
     assert said(row.value) == turns

@@ -144,7 +144,7 @@ def test_a_name_that_has_no_setting_here_gets_the_right_hint(name: str, given: s
 def test_every_name_is_tested_and_documented() -> None:
     tested = {name for name, *_ in UNDERSTOOD} | {name for name, *_ in HINTED}
     assert NAMES.keys() - tested == {"model_name", "model_name_or_path"}
-    documented = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "train-on-a-gpu.md").read_text(encoding="utf-8")
     assert [name for name in NAMES if not re.search(rf"`{name}[`:]", documented)] == []
 
 

@@ -74,7 +74,8 @@ def test_told_of_12_gib_an_8b_fits_with_checkpointing() -> None:
     assert made.micro_batch_tokens >= max(LENGTHS)
 
 
-# peaks measured on an H100 (docs/training.md): quantization, tokens of the largest micro-batch, checkpointing, GiB
+# peaks measured on an H100 (bench/results/training-h100-2026-11-24.md): quantization,
+# tokens of the largest micro-batch, checkpointing, GiB
 MEASURED = [
     ("nf4", 4096, False, 18.82), ("nf4", 6736, False, 26.34), ("nf4", 16384, False, 54.06), ("none", 4096, False, 28.2),
     ("nf4", 4096, True, 7.30), ("nf4", 12288, True, 8.60),

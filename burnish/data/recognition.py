@@ -13,7 +13,7 @@ from .files import RawRow
 from .schema import FORMATS, fitting
 
 MAX_KEYS_SHOWN = 12
-OWN_COLUMNS = "a few lines of Python make rows of other columns: docs/data.md, 'Columns of your own'"
+OWN_COLUMNS = "a few lines of Python make rows of other columns: docs/prepare-data.md, 'Columns of your own'"
 
 
 def recognise(rows: Sequence[RawRow], path: Path) -> str:

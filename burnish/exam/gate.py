@@ -16,8 +16,9 @@ from .fidelity import Fidelity
 from .intervals import Interval, rows_needed
 from .thresholds import Gate
 
-# A figure at most this share of what is allowed passes whatever its interval: in the exam measured for docs/export.md
-# the lowest row's KL was 0.13 of all rows'. It matters for exams of one or two rows only.
+# A figure at most this share of what is allowed passes whatever its interval: in the exam of
+# bench/results/quantization-2026-11-28.md the lowest row's KL was 0.13 of all rows'.
+# It matters for exams of one or two rows only.
 CLEAR_PASS_SHARE = 0.1
 LEAST_ROWS = 10  # how many rows a message asks for where there is no interval
 MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and more rows would not decide it

@@ -1,7 +1,8 @@
 """Memory, disk and time before anything is loaded, and the plan that follows from them.
 
-The memory's terms are those of the fused path (train/kernels/lora.py) in 16 bits on a GPU, checked against measured
-peaks in docs/training.md. A CPU run takes what it is told: its memory is the machine's, and is estimated more roughly.
+The memory's terms are those of the fused path (train/kernels/lora.py) in 16 bits on a GPU, checked against the
+peaks in bench/results/training-h100-2026-11-24.md. A CPU run takes what it is told: its memory is the machine's, and is
+estimated more roughly.
 """
 
 from __future__ import annotations
