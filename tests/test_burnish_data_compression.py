@@ -100,7 +100,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, m
         return piece
 
     found = fault(tmp_path / "x", PACKERS[packing](b"\n" * (20 << 20)))
-    assert found.startswith(f"is {packing}-compressed and holds more than 3 MiB, the limit for a file of ")
+    assert found.startswith(f"is {packing}-compressed and unpacks to more than 3 MiB, the limit for a file of ")
     assert max(pieces) <= compression.CHUNK_BYTES
     assert sum(pieces) <= 4 << 20
 
@@ -118,7 +118,7 @@ def test_a_bomb_fits_into_little_memory(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
     )  # fmt: skip
-    assert "is gzip-compressed and holds more than " in done.stdout, done.stderr[-500:]
+    assert "is gzip-compressed and unpacks to more than " in done.stdout, done.stderr[-500:]
 
 
 def test_what_is_packed_is_named_too(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_is_packed_is_named_too(tmp_path: Path) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as file:
         file.addfile(tarfile.TarInfo("rows.jsonl"))
     assert fault(tmp_path / "x.tgz", archive.getvalue()).startswith(
-        "is gzip-compressed, and what it holds is a tar archive: unpack it, and give the file or the directory"
+        "is gzip-compressed, and its content is a tar archive: unpack it, and give the file or the directory"
     )
 
 
@@ -157,7 +157,7 @@ def tarred(format: int) -> bytes:
         (tarred(tarfile.USTAR_FORMAT), "is a tar archive"),
         (tarred(tarfile.GNU_FORMAT), "is a tar archive"),
         (tarred(tarfile.PAX_FORMAT), "is a tar archive"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "is an old Office file, as an .xls sheet: save the sheet"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "is an old Office file, such as an .xls sheet: save"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(20), "is a 7z archive"),
         (b"SQLite format 3\x00" + bytes(20), "is an SQLite database"),
         (b"%PDF-1.7\n", "is a PDF"),

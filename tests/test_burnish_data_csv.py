@@ -76,8 +76,8 @@ def test_blanks_of_unquoted_cells_stay_and_a_half_quoted_cell_is_refused(tmp_pat
     assert read(tmp_path / "x.csv", 'prompt,completion\n a , b "c" \n') == ([(" a ", ' b "c" ')], [])
     for cell in ('"yes" he said', ' "yes" he said', '"a\\"b"'):
         found = fault(tmp_path / "x.csv", f"prompt,completion\nq,a\nq,{cell}\n")
-        assert found.startswith("line 3: malformed CSV in the record that begins here: text follows the closing quote")
-    assert 'written twice: "" in place of \\"' in found
+        assert found.startswith("line 3: malformed CSV in the record that starts here: text follows the closing quote")
+    assert 'within a cell twice: "" instead of \\"' in found
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,10 @@ def test_an_index_column_without_name_is_skipped_and_said(tmp_path: Path, index:
     path = tmp_path / "x.csv"
     body = [(name, *cells) for name, cells in zip(index, BODY, strict=True)]
     found, notes = read(path, written([("", "prompt", "completion"), *body]))
-    assert (found, notes) == (BODY, [f"column 1 has no name and numbers the rows ({', '.join(index)} ...): not used"])
+    assert (found, notes) == (
+        BODY,
+        [f"column 1 has no name and looks like a row index ({', '.join(index)} ...): not used"],
+    )
     if len(set(index)) == 2:  # as R writes it, and pandas with index_label=False: without a cell in the header
         assert read(path, written([("prompt", "completion"), *body])) == (found, notes)
     assert read(tmp_path / "x.data", written([("", "prompt", "completion"), *body]))[0] == BODY
@@ -107,7 +110,7 @@ def test_trailing_columns_without_text_are_skipped_and_said(tmp_path: Path, wide
     body = [(*cells, *["", " "] * (wide != "header")) for cells in BODY]
     found, notes = read(tmp_path / "x.csv", written([*header, *body], "\r\n", separator))
     assert found == BODY
-    said = "empty cells at the end of 2 rows skipped" if wide == "rows" else "2 columns without name and text skipped"
+    said = "empty cells at the end of 2 rows skipped" if wide == "rows" else "2 unnamed columns without text skipped"
     assert [note.split(" (")[0] for note in notes] == [said]
 
 

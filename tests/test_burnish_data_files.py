@@ -103,13 +103,13 @@ def test_csv_faults(tmp_path: Path) -> None:
     assert faults(path, 'a,b\n1,2,3\n1\n1,2\n3,"4') == [
         "line 2: it has 3 cells, the header has 2",
         "line 3: it has 1 cells, the header has 2",
-        "line 5: malformed CSV in the record that begins here: the closing quote of cell 2 is missing",
+        "line 5: malformed CSV in the record that starts here: the closing quote of cell 2 is missing",
     ]
     assert faults(path, "a,,a\n1,2,3") == [
-        "line 1: the header names 'a' twice",
+        "line 1: the header has 'a' twice",
         "line 1: column 2 of the header has no name, and 1 row has text in it (first: line 2)",
     ]
-    assert faults(path, "a,b\n") == ["there is no row in the file"]
+    assert faults(path, "a,b\n") == ["the file has no rows"]
 
 
 def test_parquet_rows_are_numbered_and_nested(tmp_path: Path) -> None:
@@ -127,35 +127,35 @@ def test_malformed_json_names_line_column_and_all_faults(tmp_path: Path) -> None
     path = tmp_path / "x.jsonl"
     found = faults(path, '{"a": 1}\n{"a": \'x\'}\n{"a": 2}\n{"a": "b\n{"a": 1, "a": 2}\n{"a": NaN}')
     assert [fault.split(":")[0] for fault in found] == ["line 2, column 7", "line 4, column 9", "line 5", "line 6"]
-    assert found[1].startswith("line 4, column 9: malformed JSON: invalid control character at (a line break or tab")
-    assert found[2:] == ["line 5: 'a' stands twice in one object", "line 6: NaN is not JSON; write a number or null"]
+    assert found[1].startswith("line 4, column 9: malformed JSON: invalid control character at (write a line break")
+    twice = "line 5: 'a' occurs twice in one object"
+    assert found[2:] == [twice, "line 6: NaN is not valid JSON; write a number or null"]
 
 
 def test_an_unclosed_row_costs_no_other_row(tmp_path: Path) -> None:
     found = faults(tmp_path / "x.json", '[\n  {\n    "a": {"b": 1}\n  ,\n  {\n    "a": oops\n  }\n]')
     assert len(found) == 2
-    assert found[0].startswith("line 5, column 3: malformed JSON, in the row that begins on line 2: ")
-    assert found[1] == "line 6, column 10: malformed JSON, in the row that begins on line 5: expecting value"
+    assert found[0].startswith("line 5, column 3: malformed JSON, in the row that starts on line 2: ")
+    assert found[1] == "line 6, column 10: malformed JSON, in the row that starts on line 5: expecting value"
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ('[{"a": 1},]', "line 1, column 11: a comma before the ] that closes the array"),
-        ('[{"a": 1}\n{"a": 2}]', "line 2, column 1: expected ',' or ']' behind a row of the array"),
-        ('[{"a": 1}', "line 1, column 10: the array that the file begins with is not closed by ]"),
-        ("[", "line 1, column 2: the array that the file begins with is not closed by ]"),
+        ('[{"a": 1}\n{"a": 2}]', "line 2, column 1: expected ',' or ']' after a row of the array"),
+        ('[{"a": 1}', "line 1, column 10: the array that the file starts with is not closed by ]"),
+        ("[", "line 1, column 2: the array that the file starts with is not closed by ]"),
         ('[{"a": 1}]\nx', "line 2, column 1: more text after the ] that closes the array"),
         (
             '{"a": 1},\n{"a": 2}',
-            "line 1, column 9: a comma between rows that stand in no array: put the rows in [ ], or take the commas"
-            " out",
+            "line 1, column 9: a comma between rows outside an array: put the rows in [ ], or remove the commas",
         ),
-        ("[" * 100_000, "line 1: the row that begins here can't be read: it is nested too deeply"),
-        (r'{"a": "\ud83d"}', r"line 1: a \ud800–\udfff escape that is half of a character"),
+        ("[" * 100_000, "line 1: the row that starts here can't be read: it is nested too deeply"),
+        (r'{"a": "\ud83d"}', r"line 1: an unpaired surrogate escape (\ud800–\udfff)"),
         (" \n", "the file is empty"),
-        ("[]", "there is no row in the file"),
-        ("[\n]", "there is no row in the file"),
+        ("[]", "the file has no rows"),
+        ("[\n]", "the file has no rows"),
     ],
 )
 def test_faults_of_json(tmp_path: Path, text: str, expected: str) -> None:
@@ -172,8 +172,8 @@ def test_rows_that_share_a_line_are_named_by_their_number_too(tmp_path: Path, te
 
 def test_faults_behind_other_rows_of_a_line_have_a_column(tmp_path: Path) -> None:
     assert faults(tmp_path / "x.json", '[{"a":1,"a":2},{"a":NaN}]') == [
-        "line 1: 'a' stands twice in one object",
-        "line 1, column 16: NaN is not JSON; write a number or null",
+        "line 1: 'a' occurs twice in one object",
+        "line 1, column 16: NaN is not valid JSON; write a number or null",
     ]
 
 
@@ -225,7 +225,7 @@ def test_bytes_that_are_not_utf8_are_named_with_their_lines(tmp_path: Path) -> N
         ('{"a": 1}'.encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"<!DOCTYPE html>", "is a web page or XML, not data"),
-        (b"Once upon a time", "not a kind of file that is read: JSON, JSONL, CSV, Parquet and Arrow are read"),
+        (b"Once upon a time", "unknown kind of file (supported: JSON, JSONL, CSV, Parquet and Arrow,"),
     ],
 )
 def test_files_of_other_kinds_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -235,7 +235,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, content: bytes, expected
 def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_rows(tmp_path / "none.json")
-    with pytest.raises(DataError, match="is a directory without data files: it is empty"):
+    with pytest.raises(DataError, match=r"is a directory without data files \(it is empty\)"):
         read_rows(tmp_path)
 
 

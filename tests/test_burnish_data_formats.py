@@ -112,7 +112,7 @@ def test_rows_that_share_a_line_are_named_by_line_and_number() -> None:
         convert(rows, "alpaca", PATH)
     assert list(caught.value.faults) == [
         "f.jsonl: line 1, row 2: 'output' is a number, expected text",
-        "f.jsonl: line 1, row 3: 'output' is empty: there is nothing to learn",
+        "f.jsonl: line 1, row 3: 'output' is empty, so there is nothing to train on",
     ]
 
 
@@ -132,37 +132,37 @@ def test_faults_of_columns_all_at_once() -> None:
         {**ALPACA, "history": [["q", "a"], ["q"]]},
         {**ALPACA, "input": True},
     ) == [
-        "2: no 'instruction'; 'instrution' is near, did you mean that?",
+        "2: no 'instruction'; it has 'instrution': did you mean 'instruction'?",
         "3: no 'output' (it has 'instruction', 'extra')",
         "4: 'output' is a number, expected text",
         "5: 'instruction' is null, expected text",
-        "5: 'output' is empty: there is nothing to learn",
+        "5: 'output' is empty, so there is nothing to train on",
         "6: 'instruction' and 'input' are both empty",
         "7: the row is a list, expected an object",
-        "8: 'tools': tool calls are not trained yet; take the column out, or train without these rows",
-        "9: 'images': only text is trained; take the column out, or train without these rows",
+        "8: 'tools': tool calls are not trained yet; remove the column, or these rows",
+        "9: 'images': only text is trained; remove the column, or these rows",
         "10: 'history' is text, expected a list of [user, assistant] pairs",
-        "11: pair 2 of 'history' is not a pair of two texts [user, assistant]",
+        "11: pair 2 of 'history': expected two texts, [user, assistant]",
         "12: 'input' is a boolean, expected text",
     ]
 
 
 def test_faults_of_prompt_completion_and_text() -> None:
     assert faults("prompt-completion", {"prompt": "", "completion": ""}, {"prompt": [USER], "completion": "a"}) == [
-        "1: 'completion' is empty: there is nothing to learn",
+        "1: 'completion' is empty, so there is nothing to train on",
         "1: 'prompt' is empty",
-        "2: 'prompt' is a list of turns and 'completion' is text; both are texts, or both lists",
+        "2: 'prompt' is a list of turns and 'completion' is text; expected two texts or two lists",
     ]
     assert faults(
         "prompt-completion", {"prompt": "q", "completion": [ASSISTANT]}, {"prompt": [USER], "completion": [USER]}
     ) == [
         "1: 'completion' is a list, expected text",
-        "2: turns 1 and 2 are both the user's; join them, or take one out",
-        "2: there is no assistant turn, so nothing to learn",
+        "2: turns 1 and 2 are both user turns; join them or remove one",
+        "2: there is no assistant turn, so there is nothing to train on",
     ]
     assert faults("text", {"text": ""}, {"tex": "a"}, 5) == [
-        "1: 'text' is empty: there is nothing to learn",
-        "2: no 'text'; 'tex' is near, did you mean that?",
+        "1: 'text' is empty, so there is nothing to train on",
+        "2: no 'text'; it has 'tex': did you mean 'text'?",
         "3: the row is a number, expected an object",
     ]
 
@@ -177,30 +177,30 @@ def test_faults_of_prompt_completion_and_text() -> None:
         (sharegpt(("human", " "), ("gpt", "a")), "turn 1: the user's text is empty"),
         (sharegpt(("human", "q"), ("gpt", None)), "turn 2: 'value' is null, expected text"),
         (sharegpt(("human", 1), ("gpt", "a")), "turn 1: 'value' is a number, expected text"),
-        (sharegpt(("human", "q")), "there is no assistant turn, so nothing to learn"),
+        (sharegpt(("human", "q")), "there is no assistant turn, so there is nothing to train on"),
         (
             sharegpt(("gpt", "hello"), ("human", "q"), ("gpt", "a")),
-            "turn 1: the assistant speaks first; a conversation begins with the user's turn",
+            "turn 1: an assistant turn; a conversation starts with a user turn",
         ),
         (
             sharegpt(("human", "q"), ("human", "q"), ("gpt", "a")),
-            "turns 1 and 2 are both the user's; join them, or take one out",
+            "turns 1 and 2 are both user turns; join them or remove one",
         ),
         (
             sharegpt(("human", "q"), ("gpt", "a"), ("human", "q")),
-            "turn 3: the last turn is the user's; a row ends with the assistant's",
+            "turn 3: the last turn is a user turn; a row ends with an assistant turn",
         ),
         (
             sharegpt(("human", "q"), ("system", "s"), ("gpt", "a")),
-            "turn 2: a system turn; only the first turn may be one",
+            "turn 2: a system turn; only the first turn may be a system turn",
         ),
         (
             sharegpt(("system", "s"), ("human", "q"), ("gpt", "a"), system="t"),
-            "'system' is given, and the first turn is a system turn as well",
+            "the row has both a 'system' column and a system turn: keep one of them",
         ),
         (sharegpt(("human", "q"), ("gpt", "a"), conversation=[USER]), "it has both 'conversations' and 'conversation'"),
-        ({"conversations": "none"}, "'conversations' is text, expected a list of turns (as JSON, where a cell holds"
-         " text only)"),
+        ({"conversations": "none"}, "'conversations' is text, expected a list of turns (as JSON where cells hold"
+         " only text)"),
         ({"conversation": None}, "no 'conversations' (it has no keys)"),
     ],
 )  # fmt: skip
@@ -212,7 +212,7 @@ def test_faults_of_conversations(row: dict[str, Any], expected: str) -> None:
     ("turn", "expected"),
     [
         (5, "it is a number, expected an object with 'role' and 'content', or 'from' and 'value'"),
-        ({"role": "user", "contnt": "q"}, "no 'content'; 'contnt' is near, did you mean that?"),
+        ({"role": "user", "contnt": "q"}, "no 'content'; it has 'contnt': did you mean 'content'?"),
         ({"from": "gpt"}, "no 'value' (it has 'from')"),
         ({"role": "user", "from": "human", "content": "q"}, "it has both 'role' and 'from'"),
         ({"role": 1, "content": "q"}, "'role' is a number, expected text"),
@@ -221,10 +221,10 @@ def test_faults_of_conversations(row: dict[str, Any], expected: str) -> None:
         ({**ASSISTANT, "weight": 0.5}, "'weight' is 0.5, expected 0 or 1"),
         ({**ASSISTANT, "weight": "half"}, "'weight' is 'half', expected 0 or 1"),
         ({**ASSISTANT, "loss": 0.7}, "'loss' is 0.7, expected true or false"),
-        ({**ASSISTANT, "train": False, "weight": 1}, "'weight' is 1 and 'train' is False: is the turn learned or not?"),
+        ({**ASSISTANT, "train": False, "weight": 1}, "'weight' is 1 and 'train' is False: is the turn trained or not?"),
         (
             {**ASSISTANT, "mask": 1},
-            "'mask' is 1: some tools mean learned by that, some not; write it as 'train': true or false",
+            "'mask' is 1: tools disagree on its meaning; use 'train': true or false",
         ),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
@@ -239,7 +239,7 @@ def test_faults_of_turns(turn: Any, expected: str) -> None:
 def test_a_row_in_which_nothing_is_learned_is_a_fault() -> None:
     row = {"messages": [USER, {**ASSISTANT, "weight": 0}]}
     assert faults("messages", row) == [
-        "1: no assistant turn is to be learned (weight 0, train false ...), so there is nothing to learn"
+        "1: every assistant turn is excluded (weight 0, train false ...), so there is nothing to train on"
     ]
 
 
@@ -253,12 +253,12 @@ def test_most_rows_decide_the_format() -> None:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (({**ALPACA, "messages": []},), "the rows fit messages (1 row) and alpaca (1 row) alike; say with data.format"),
-        (({"instrution": "q", "output": "a"},), "by 'instrution', did you mean 'instruction'?"),
+        (({**ALPACA, "messages": []},), "the rows fit messages (1 row) and alpaca (1 row) equally well; choose one"),
+        (({"instrution": "q", "output": "a"},), "did you mean 'instruction' instead of 'instrution'?"),
         (({"a": 1}, {"a": 2, "b": 3}), "the rows fit no format; keys found: 'a' (2 rows), 'b' (1 row); sharegpt needs"),
         ((ALPACA, {"a": 1}, {"a": 1}), "most rows fit no format (alpaca fits 1 of 3 rows); keys found: 'a' (2 rows)"),
-        (({"data": [ALPACA]},), "the rows seem to stand under 'data': give that list alone"),
-        (({"prompt": "q", "chosen": "a", "rejected": "b"},), "pairs of chosen and rejected answers are not trained"),
+        (({"data": [ALPACA]},), "the rows seem to be under 'data': save only that list"),
+        (({"prompt": "q", "chosen": "a", "rejected": "b"},), "pairs of chosen and rejected answers are not supported"),
         ((5,), "the rows fit no format; keys found: none; "),
     ],
 )

@@ -69,7 +69,7 @@ def test_flags_on_other_turns_are_ignored_and_said_once(path: Path) -> None:
         "messages[].masked (1 row)",
         "messages[].weight (4 rows)",
     ]
-    assert said == "ignored, only responses are learned"
+    assert said == "ignored, only responses are trained"
     assert conversion.notes == ()
 
 
@@ -81,8 +81,8 @@ def test_flags_that_can_not_be_honoured_are_warned_of(path: Path) -> None:
         {"messages": [USER, ASSISTANT], "train": False},
     )
     assert conversion.notes == (
-        "messages[].train_detail (1 row): parts of a turn can't be left out, the whole turn is learned",
-        "the columns train (1 row) say that rows are not to be learned, and are not used: take those rows out, or put"
+        "messages[].train_detail (1 row): parts of a turn can't be masked, the whole turn is trained",
+        "the columns train (1 row) exclude rows from training, but are not used: remove those rows, or set"
         " the flag on the turns",
     )
 
@@ -104,7 +104,7 @@ def test_thoughts_are_kept_with_the_response_and_said(path: Path, key: str, form
     conversion = read(path, *[rows[format]] * 3, without)
     assert [e.messages[-1].reasoning for e in conversion.examples if e.messages] == ["because"] * 3 + [""]
     name = f"{'messages[].' * (format == 'turn')}{key}"
-    assert conversion.remarks == (f"thoughts, {name} (3 rows), go to the chat template",)
+    assert conversion.remarks == (f"{name} (3 rows): reasoning is passed to the chat template",)
     assert first(conversion)[-1].to_dict() == {**ASSISTANT, "reasoning_content": "because"}
     assert conversion.unused_columns == {}
     assert read(path, without).remarks == ()
@@ -114,12 +114,12 @@ def test_thoughts_among_the_parts_of_a_text_are_no_part_of_it(path: Path) -> Non
     parts = [{"type": "thinking", "thinking": "because"}, {"type": "text", "text": "a"}]
     conversion = read(path, {"messages": [USER, {"role": "assistant", "content": parts}]})
     assert (first(conversion)[-1].content, first(conversion)[-1].reasoning) == ("a", "because")
-    assert conversion.remarks[0].startswith("thoughts, messages[].content[].thinking (1 row), go to the chat template")
+    assert conversion.remarks[0].startswith("messages[].content[].thinking (1 row): reasoning is passed to the chat")
 
 
 def test_thoughts_beside_a_text_are_lost_and_said(path: Path) -> None:
     (note,) = read(path, {"text": "a", "reasoning": "because"}, {"text": "b"}).notes
-    assert note == "thoughts, reasoning (1 row), are not trained: write them into 'text'"
+    assert note == "reasoning (1 row): reasoning is not trained in this format, include it in 'text'"
 
 
 def test_switches_of_that_name_are_no_thoughts(path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_context_is_the_input_of_an_instruction_that_has_none(path: Path) -> N
         path, {**ALPACA, "context": "c"}, {**ALPACA, "context": "c", "input": ""}, {**ALPACA, "context": ""}
     )
     assert [e.messages[0].content for e in conversion.examples if e.messages] == ["q\nc", "q\nc", "q"]
-    assert (conversion.notes, conversion.remarks) == ((), ("the column 'context' is read as 'input' (2 rows)",))
+    assert (conversion.notes, conversion.remarks) == ((), ("the column 'context' was read as 'input' (2 rows)",))
 
 
 @pytest.mark.parametrize("column", ["context", "input", "documents", "passage", "background"])
@@ -143,12 +143,12 @@ def test_contexts_without_a_place_are_warned_of(path: Path, column: str) -> None
     rows = [{"prompt": "q", "completion": "a", column: text} for text in ("some", "text", "", None, ["a"])]
     conversion = read(path, *rows)
     assert conversion.notes == (
-        f"the columns {column} (3 rows) are not trained: the model learns to answer without their text; where the"
+        f"the columns {column} (3 rows) are not used: the model learns to answer without their text; if the"
         " questions need it, put it into 'prompt'",
     )
     assert conversion.unused_columns == {}
     both = read(path, {**ALPACA, "input": "i", "context": "c"})
-    assert both.notes[0].startswith("the columns context (1 row) are not trained")
+    assert both.notes[0].startswith("the columns context (1 row) are not used")
     assert first(both)[0].content == "q\ni"
 
 
@@ -161,13 +161,13 @@ def test_empty_system_turns_are_none_and_said_once(path: Path, empty: Any) -> No
     turns = [{"role": "system", "content": empty}, USER, ASSISTANT]
     conversion = read(path, *[{"messages": turns, **column}] * 3, {"messages": [USER, ASSISTANT]})
     assert {tuple(m.role for m in e.messages or ()) for e in conversion.examples} == {("user", "assistant")}
-    assert conversion.remarks == ("empty system turns are left out (3 rows)",)
+    assert conversion.remarks == ("empty system turns were dropped (3 rows)",)
     assert conversion.notes == ()
     assert first(read(path, {"messages": turns, "system": "s"}))[0] == Message("system", "s")
 
 
 def test_faults_behind_an_empty_system_turn_keep_their_numbers(path: Path) -> None:
-    with pytest.raises(DataError, match="turns 2 and 3 are both the user's"):
+    with pytest.raises(DataError, match="turns 2 and 3 are both user turns"):
         read(path, {"messages": [{"role": "system", "content": ""}, USER, USER, ASSISTANT]})
 
 

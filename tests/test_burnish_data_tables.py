@@ -83,7 +83,7 @@ def test_a_frame_is_said_and_its_rows_have_numbers(tmp_path: Path) -> None:
     path.write_text(json.dumps({"instruction": {"0": "q", "1": "r"}, "output": {"0": "a", "1": 5}}))
     notes: list[str] = []
     read_rows(path, notes)
-    assert notes == ["one object that holds a column's cells under each name (pandas' default): read as 2 rows"]
+    assert notes == ["one JSON object with an object of cells per column (the default of pandas): read as 2 rows"]
     assert refused(path) == f"{path}: line 1, row 2: 'output' is a number, expected text"
 
 
@@ -98,9 +98,9 @@ def test_one_row_stays_one_row(tmp_path: Path, row: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ([["q", "a"], ["r", "b"]], "the rows are lists of cells without names: write them as objects, to_json(orient="),
-        ({"Frage": {"0": "q"}, "Antwort": {"0": "a"}}, "it looks like a frame that pandas wrote by columns: write it"),
-        ({"data": ALPACA}, "the rows seem to stand under 'data': give that list alone"),
+        ([["q", "a"], ["r", "b"]], "the rows are lists of cells without names: save them as objects"),
+        ({"Frage": {"0": "q"}, "Antwort": {"0": "a"}}, "it looks like a DataFrame that pandas wrote by columns: use"),
+        ({"data": ALPACA}, "the rows seem to be under 'data': save only that list"),
     ],
 )
 def test_a_table_without_known_names_is_refused_with_the_way_out(tmp_path: Path, value: Any, expected: str) -> None:
@@ -152,10 +152,10 @@ def test_prompts_histories_and_whole_rows_in_a_text_are_read(tmp_path: Path) -> 
     ("text", "expected"),
     [
         ('[{"role": "user", "content": "q"', "'messages' is text, expected a list of turns as JSON: line 1, column"),
-        ('[{"role": "user", "role": "x", "content": "q"}]', "turns as JSON: line 1: 'role' stands twice"),
-        (r'[{"role": "user", "content": "\ud83d"}]', "escape that is half of a character"),
+        ('[{"role": "user", "role": "x", "content": "q"}]', "turns as JSON: line 1: 'role' occurs twice"),
+        (r'[{"role": "user", "content": "\ud83d"}]', "an unpaired surrogate escape"),
         ("[{'role': open('x')}]", "'messages' is text, expected a list of turns as JSON"),
-        ("no turns", "'messages' is text, expected a list of turns (as JSON, where a cell holds text only)"),
+        ("no turns", "'messages' is text, expected a list of turns (as JSON where cells hold only text)"),
     ],
 )  # fmt: skip
 def test_turns_in_a_text_are_read_as_strictly_as_a_file(tmp_path: Path, text: str, expected: str) -> None:
@@ -265,7 +265,7 @@ def test_a_parquet_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(compression, "MAX_UNPACKED_BYTES", 1 << 20)
     monkeypatch.setattr(compression, "MAX_RATIO", 2)
     pq.write_table(pa.table({"text": ["x" * 1000] * 20_000}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="Parquet that unpacks to more than 1 MiB"):
+    with pytest.raises(DataError, match="the Parquet file unpacks to more than 1 MiB"):
         read_rows(tmp_path / "x.parquet")
 
 
@@ -289,7 +289,7 @@ def test_a_directory_is_one_data_set_in_the_order_of_names(tmp_path: Path) -> No
     assert [row.row for row in found] == list(range(1, 16))
     assert found[4].where == "part-00001.jsonl line 2, row 5"
     assert notes[0].startswith(
-        "a directory, read as one data set: part-00000.jsonl (rows 1 to 3), part-00001.jsonl (rows"
+        "a directory, read as one dataset: part-00000.jsonl (rows 1 to 3), part-00001.jsonl (rows"
     )
     assert notes[1] == "not read: README.md, dataset_info.json"
 
@@ -320,12 +320,12 @@ def test_every_fault_of_every_part_is_named_with_its_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["train.jsonl", "test.jsonl"], "test.jsonl in it is for evaluation by name: give the training file"),
-        (["train-0.parquet", "validation-0.parquet"], "validation-0.parquet in it is for evaluation by name"),
-        (["rows.csv", "rows.jsonl"], "rows.csv and rows.jsonl look like one table written twice: give one of them"),
-        (["rows.jsonl", "rows.jsonl.gz"], "rows.jsonl and rows.jsonl.gz look like one table written twice"),
-        (["notes.md", "data/"], "is a directory without data files: it holds data/, notes.md"),
-        ([], "is a directory without data files: it is empty"),
+        (["train.jsonl", "test.jsonl"], "by name, test.jsonl is for evaluation: set data.path to the training file"),
+        (["train-0.parquet", "validation-0.parquet"], "by name, validation-0.parquet is for evaluation"),
+        (["rows.csv", "rows.jsonl"], "rows.csv and rows.jsonl look like the same table twice: pass one of them"),
+        (["rows.jsonl", "rows.jsonl.gz"], "rows.jsonl and rows.jsonl.gz look like the same table twice"),
+        (["notes.md", "data/"], "is a directory without data files (it has data/, notes.md)"),
+        ([], "is a directory without data files (it is empty)"),
     ],
 )  # fmt: skip
 def test_a_directory_that_is_not_one_data_set_is_refused(tmp_path: Path, names: list[str], expected: str) -> None:

@@ -169,7 +169,7 @@ def test_an_eval_file_of_the_other_kind_is_refused(tmp_path: Path, data: list[An
 def test_an_empty_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str) -> None:
     data = written(tmp_path / "x.jsonl", CHATS)
     (empty := tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: is a directory without data files: it is empty"):
+    with pytest.raises(DataError, match=r"empty: is a directory without data files \(it is empty\)"):
         read_sources((settings(**{"data": data, key: str(empty)}) if key != "path" else settings(str(empty))).data)
     with pytest.raises(DataError, match=rf"data\.{key} nowhere: no such file"):
         prepare(settings(data, **{key: "nowhere"}) if key != "path" else settings("nowhere"))

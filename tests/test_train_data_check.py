@@ -51,7 +51,7 @@ def test_a_sheet_of_excel_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base
     for line in (
         f"data: {data}: 12 rows, format alpaca",
         f"data: {data}: 2 rows without text skipped (first: line 27)",
-        f"data: {data}: 1 column without name and text skipped",
+        f"data: {data}: 1 unnamed column without text skipped",
         "warning: texts that are only 'nan' (12 rows, first line 3)",
         "warning: line ends CR LF (12 rows, first line 3)",
         rf"warning: data.eval_path {held}: escapes \n (1 row, first line 1)",
@@ -85,8 +85,8 @@ def test_a_directory_of_parts_trains_with_flags_and_thoughts(cli: Cli, tiny_base
         (data / f"part-{part}.jsonl").write_text(jsonl([{"messages": json.dumps(row)} for row in turns]))
     code, shown, said = check(cli, tiny_base, data)
     assert code == 0, said
-    assert "a directory, read as one data set: part-0.jsonl (rows 1 to 6), part-1.jsonl (rows 7 to 12)" in said
-    assert f"data: {data}: empty system turns are left out (12 rows)" in said
+    assert "a directory, read as one dataset: part-0.jsonl (rows 1 to 6), part-1.jsonl (rows 7 to 12)" in said
+    assert f"data: {data}: empty system turns were dropped (12 rows)" in said
     assert "messages[].weight (12 rows) on turns that are not the assistant's: ignored" in said
     assert "⟦answer" in shown
     assert "⟦BAD" not in shown
@@ -97,7 +97,7 @@ def test_a_directory_of_parts_trains_with_flags_and_thoughts(cli: Cli, tiny_base
     [
         ("rows.jsonl", jsonl([{"instruction": "q", "output": n} for n in range(30)]),
          "line 1: 'output' is a number, expected text (30 lines: 1, 2, 3 and 27 more)"),
-        ("rows.csv", "prompt,completion\n" + 'q,"a" b\n' * 3, "line 2: malformed CSV in the record that begins here"),
+        ("rows.csv", "prompt,completion\n" + 'q,"a" b\n' * 3, "line 2: malformed CSV in the record that starts here"),
         ("rows.csv", "prompt;completion\nFähre;täglich\nFähre;täglich\n".encode("cp1252"),
          "line 2: byte 0xe4 is not UTF-8; save the file as UTF-8 (2 lines: 2, 3)"),
         ("rows.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "is an old Office file"),

@@ -1,7 +1,7 @@
-"""Parquet and Arrow files → rows. pyarrow is imported here only, where such a file is read.
+"""Read rows from Parquet and Arrow files. pyarrow is imported only here, and only when such a file is read.
 
-Only what rows are made of becomes Python values: dates, durations and raw bytes of columns that no format knows are not
-decoded, because Python has no value for many of them (a date in the year 20000, a time zone that it does not know).
+Dates, durations and raw bytes in columns that no format knows are not decoded: Python cannot represent many of them
+(a date in the year 20000, an unknown time zone).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .schema import KNOWN
 
 PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 BATCH_ROWS = 1024
-SLACK_BYTES = 256 << 20  # what allocators reserve beside what they are asked for
-# how the names of types begin that Python has values for in part only
+SLACK_BYTES = 256 << 20  # allocators reserve more than is requested
+# prefixes of type names whose values Python can represent only in part
 TIMES = ("date", "time", "duration")
 
 
 class ArrowError(Exception):
-    """A file that can't be read: what is wrong with it."""
+    """A Parquet or Arrow file can't be read; the message says why."""
 
 
 def is_arrow(data: bytes) -> bool:
-    """Whether bytes are a Parquet or Arrow file."""
+    """Return whether bytes are a Parquet or Arrow file."""
     return data.startswith((PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM))
 
 
@@ -40,7 +40,7 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow as pa
     except ImportError:
-        raise ArrowError(f"{name} needs pyarrow, which is not installed here: write the rows as JSONL") from None
+        raise ArrowError(f"reading {name} needs pyarrow, which is not installed: save the rows as JSONL") from None
     total, (most, why) = 0, unpacked_limit(len(data))
     try:
         for batch, absent in _batches(pa, data, most):
@@ -50,19 +50,19 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
             columns = {field.name: _column(pa, field, batch.column(n)) for n, field in enumerate(batch.schema)}
             for number in range(batch.num_rows):
                 yield {key: cells[number] for key, cells in columns.items()} | absent
-    except MemoryError:  # pyarrow's own is one too
+    except MemoryError:  # pyarrow.lib.ArrowMemoryError is a subclass
         raise ArrowError(
-            f"{name} that unpacks to more than {most / 2**20:,.0f} MiB, {why}: if that is meant, write it without"
-            " compression"
+            f"the {name} file unpacks to more than {most / 2**20:,.0f} MiB, {why}: if that size is intended, save it"
+            " uncompressed"
         ) from None
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ArrowError(f"malformed {name}: {first_line(error, repr(error))}") from None
 
 
 def _batches(pa: Any, data: bytes, most: int) -> Iterator[tuple[Any, dict[str, Undecoded]]]:
-    """Yield record batches, each with the cells of the columns that were left unread.
+    """Yield record batches, each with a placeholder cell for every column that was not read.
 
-    Raises MemoryError, before it is used, where a batch needs more than `most` bytes.
+    Raises MemoryError before a batch takes more than `most` bytes.
     """
     if data.startswith(PARQUET_MAGIC):
         import pyarrow.parquet as pq
@@ -81,9 +81,9 @@ def _batches(pa: Any, data: bytes, most: int) -> Iterator[tuple[Any, dict[str, U
 
 
 def _within(most: int, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield batches, each made while the process may take at most `most` bytes more than it has.
+    """Yield batches; while each is made, the process may allocate at most `most` more bytes.
 
-    A batch's size is not known before it is unpacked; 16 KB can hold any number of bytes.
+    A batch's size is unknown until it is unpacked: 16 KB of compressed data can expand to any size.
     """
     made = iter(batches)
     while True:
@@ -107,12 +107,12 @@ def _column(pa: Any, field: Any, array: Any) -> list[Any]:
 
 
 def _wanted(pa: Any, field: Any) -> bool:
-    """Whether a column is read: one that a format knows, or one that can be shown as it is."""
+    """Return whether a column is read: a format knows it, or its values are plain."""
     return field.name in KNOWN or _is_plain(pa, field.type)
 
 
 def _is_plain(pa: Any, type: Any) -> bool:
-    """Whether a type is made of texts, numbers and truth values alone."""
+    """Return whether a type consists of strings, numbers and booleans only."""
     is_ = pa.types
     if is_.is_dictionary(type):
         return _is_plain(pa, type.value_type)
@@ -124,7 +124,7 @@ def _is_plain(pa: Any, type: Any) -> bool:
 
 
 def _cells(pa: Any, array: Any) -> list[Any]:
-    """Return an array's values. Casts are avoided: pyarrow's break nested types (structs with a null field)."""
+    """Return an array's values without casting: pyarrow's casts break nested types (structs with a null field)."""
     type, is_ = array.type, pa.types
     if isinstance(type, pa.BaseExtensionType):
         return _cells(pa, array.storage)
@@ -142,18 +142,18 @@ def _cells(pa: Any, array: Any) -> list[Any]:
         values = _cells(pa, array.values)
         return [values[slice(*ends)] if ok else None for ends, ok in zip(_ends(array), valid, strict=True)]
     if _is_plain(pa, type):
-        with suppress(ValueError):  # a text that is not UTF-8: then one by one
+        with suppress(ValueError):  # a string is not UTF-8: decode cell by cell below
             return list(array.to_pylist())
     return [_cell(array[n], Undecoded(str(type))) if ok else None for n, ok in enumerate(valid)]
 
 
 def _ends(array: Any) -> Iterator[tuple[int, int]]:
-    """Yield where each list of an array begins and ends among its values."""
+    """Yield the start and end of each list among the array's values."""
     return pairwise(array.offsets.to_pylist())
 
 
 def _cell(scalar: Any, unread: Undecoded) -> Any:
-    """Return a value as JSON could have it, bytes as the text that they spell; else `unread`."""
+    """Return a value that JSON can represent, bytes as UTF-8 text; otherwise return `unread`."""
     if unread.type.startswith(TIMES):
         return unread
     try:

@@ -1,6 +1,6 @@
-"""A file's bytes: unpacked where it is compressed, and refused by what it is where it is not data at all.
+"""Read a file's bytes: unpack compressed files, and refuse known kinds of files that are not data.
 
-What a file is, is read from its first bytes; its name does not matter.
+The kind of a file is recognised by its first bytes, not by its name.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from ..files import read_regular
 from ..machine import memory_available_bytes
 from .faults import DataError
 
-READ = "JSON, JSONL, CSV, Parquet and Arrow are read, as they are or packed with gzip, bzip2, xz or zstd"
+READ = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain or compressed with gzip, bzip2, xz or zstd"
 CHUNK_BYTES = 1 << 20
-# Text packs 3 to 50 times, rows of one pattern 200 times; what unpacks to more is a bomb, or wants to be looked at.
+# Text compresses 3 to 50 times, rows of one pattern 200 times. Anything above that is a bomb or needs a look.
 MAX_UNPACKED_BYTES, MAX_RATIO = 256 << 20, 200
-# what an .xz file may ask for to be unpacked: xz -9 takes 65 MiB
+# the most memory that unpacking an .xz file may take: xz -9 needs 65 MiB
 MAX_XZ_BYTES = 512 << 20
 
-# what people give by mistake, by its first bytes
+# files that people pass by mistake, by their first bytes
 FOREIGN: Mapping[bytes, str] = {
     b"\x04\x22\x4d\x18": "is lz4-compressed: unpack it first",
     b"\x1f\x9d": "is compressed by `compress` (.Z): unpack it first",
     b"7z\xbc\xaf\x27\x1c": "is a 7z archive: unpack it, and give the file or the directory",
     b"Rar!\x1a\x07": "is a RAR archive: unpack it, and give the file or the directory",
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "is an old Office file, as an .xls sheet: save the sheet as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "is an old Office file, such as an .xls sheet: save the sheet as CSV (UTF-8)",
     b"\x09\x08": "is an old Excel sheet (.xls): save the sheet as CSV (UTF-8)",
-    b"%PDF": "is a PDF: its text has to become rows first",
-    b"{\\rtf": "is a rich text document: its text has to become rows first",
-    b"SQLite format 3\x00": "is an SQLite database: write its rows as JSONL or CSV",
-    b"\x89HDF\r\n\x1a\n": "is an HDF5 file: write its rows as JSONL or Parquet",
-    b"\x93NUMPY": "is a numpy array: write its rows as JSONL",
-    b"\x80\x02": "is a Python pickle, which may hold code: write its rows as JSONL",
-    b"\x80\x03": "is a Python pickle, which may hold code: write its rows as JSONL",
-    b"\x80\x04": "is a Python pickle, which may hold code: write its rows as JSONL",
-    b"\x80\x05": "is a Python pickle, which may hold code: write its rows as JSONL",
-    b"Obj\x01": "is an Avro file: write its rows as Parquet or JSONL",
-    b"FEA1": "is a Feather file of version 1: write its rows as Parquet or JSONL",
+    b"%PDF": "is a PDF: convert its text to rows first",
+    b"{\\rtf": "is a rich text document: convert its text to rows first",
+    b"SQLite format 3\x00": "is an SQLite database: save its rows as JSONL or CSV",
+    b"\x89HDF\r\n\x1a\n": "is an HDF5 file: save its rows as JSONL or Parquet",
+    b"\x93NUMPY": "is a numpy array: save its rows as JSONL",
+    b"\x80\x02": "is a Python pickle, which can run code: save its rows as JSONL",
+    b"\x80\x03": "is a Python pickle, which can run code: save its rows as JSONL",
+    b"\x80\x04": "is a Python pickle, which can run code: save its rows as JSONL",
+    b"\x80\x05": "is a Python pickle, which can run code: save its rows as JSONL",
+    b"Obj\x01": "is an Avro file: save its rows as Parquet or JSONL",
+    b"FEA1": "is a Feather file of version 1: save its rows as Parquet or JSONL",
     b"GGUF\x03\x00": "is a model (GGUF), not data",
     b"\x89PNG": "is an image, not data",
     b"\xff\xd8\xff": "is an image, not data",
@@ -53,22 +53,22 @@ FOREIGN: Mapping[bytes, str] = {
     b"\xff\xfe": "is UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text: save it as UTF-8",
     b"version https://git-lfs": "is a Git LFS pointer, not the data itself: fetch it with `git lfs pull`",
-    b"<": "is a web page or XML, not data: was the page saved in place of the raw file?",
+    b"<": "is a web page or XML, not data: was the page saved instead of the raw file?",
 }
 ZIPPED = {
     "xl/": "is an Excel workbook (.xlsx): save the sheet as CSV (UTF-8)",
-    "word/": "is a Word document: its text has to become rows first",
-    "ppt/": "is a PowerPoint file: its text has to become rows first",
-    "content.xml": "is an OpenDocument file, as LibreOffice writes: save the sheet as CSV (UTF-8)",
+    "word/": "is a Word document: convert its text to rows first",
+    "ppt/": "is a PowerPoint file: convert its text to rows first",
+    "content.xml": "is an OpenDocument file, as saved by LibreOffice: save the sheet as CSV (UTF-8)",
 }
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 ARROW_MAGICS = (b"ARROW1", b"\xff\xff\xff\xff")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a data file's bytes, unpacked. Raises DataError where it can't be read, or is something else.
+    """Return a data file's bytes, unpacked. Raises DataError if it can't be read or is not a data file.
 
-    What is unpacked is bounded: by its ratio to the file, and by a quarter of the memory that is available.
+    The unpacked size is limited by its ratio to the file and by a quarter of the available memory.
     """
     try:
         data = read_regular(path)
@@ -79,8 +79,8 @@ def read_bytes(path: Path) -> bytes:
         return data
     unpacked = _unpack(data, packing, path)
     if (again := _packing(unpacked)) is not None:
-        raise DataError(f"{path}: is {packing}-compressed, and what it holds is {again}-compressed: unpack it first")
-    _refuse(unpacked, path, f"is {packing}-compressed, and what it holds ")
+        raise DataError(f"{path}: is {packing}-compressed, and its content is {again}-compressed: unpack it first")
+    _refuse(unpacked, path, f"is {packing}-compressed, and its content ")
     return unpacked
 
 
@@ -107,7 +107,7 @@ def _zip(data: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
-        return "is a zip archive or a spreadsheet that can't be opened: it may be cut off"
+        return "is a zip archive or a spreadsheet that can't be opened; it may be truncated"
     for start, why in ZIPPED.items():
         if any(name.startswith(start) for name in names):
             return why
@@ -115,7 +115,7 @@ def _zip(data: bytes) -> str:
 
 
 def _is_tar(data: bytes) -> bool:
-    """Whether the file begins with a tar header; its checksum tells, as old archives have no magic bytes."""
+    """Return whether the file begins with a tar header, by its checksum: old archives have no magic bytes."""
     try:
         tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -124,7 +124,7 @@ def _is_tar(data: bytes) -> bool:
 
 
 def _unpack(data: bytes, packing: str, path: Path) -> bytes:
-    """Return what a compressed file holds, unpacked piece by piece: a bomb is noticed before it fills the memory."""
+    """Return a compressed file's content, unpacked in pieces so that a bomb is noticed before it fills the memory."""
     limit, why = unpacked_limit(len(data))
     unpacked = io.BytesIO()
     try:
@@ -132,28 +132,28 @@ def _unpack(data: bytes, packing: str, path: Path) -> bytes:
             unpacked.write(piece)
             if unpacked.tell() > limit:
                 raise DataError(
-                    f"{path}: is {packing}-compressed and holds more than {limit / 2**20:,.0f} MiB, {why}: if that is"
-                    " meant, unpack it first"
+                    f"{path}: is {packing}-compressed and unpacks to more than {limit / 2**20:,.0f} MiB, {why}: if that"
+                    " size is intended, unpack it first"
                 )
     except ImportError:
         raise DataError(f"{path}: is {packing}-compressed, which needs pyarrow: unpack it first") from None
     except EOFError:
-        raise DataError(f"{path}: is {packing}-compressed and cut off: fetch or pack it again") from None
+        raise DataError(f"{path}: is {packing}-compressed and truncated: download or compress it again") from None
     except (OSError, zlib.error, lzma.LZMAError, ValueError, MemoryError) as error:
         raise DataError(f"{path}: is {packing}-compressed and can't be unpacked: {error}") from None
     return unpacked.getvalue()
 
 
 def unpacked_limit(packed: int) -> tuple[int, str]:
-    """Return how many bytes a file of `packed` bytes may hold unpacked, and what sets that limit."""
+    """Return the most bytes that a file of `packed` bytes may unpack to, and the reason for that limit."""
     memory, by_ratio = memory_available_bytes() // 4, max(MAX_UNPACKED_BYTES, MAX_RATIO * packed)
     if memory < by_ratio:
-        return memory, "a quarter of the memory that is available"
+        return memory, "a quarter of the available memory"
     return by_ratio, f"the limit for a file of {packed:,} bytes"
 
 
 class _Decompressor(Protocol):
-    """What bz2.BZ2Decompressor and lzma.LZMADecompressor have in common."""
+    """The interface shared by bz2.BZ2Decompressor and lzma.LZMADecompressor."""
 
     @property
     def eof(self) -> bool: ...
@@ -165,7 +165,7 @@ class _Decompressor(Protocol):
 
 
 def _streams(data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Unpack streams that stand one after another, each piece at most CHUNK_BYTES; zeros may follow them as padding."""
+    """Unpack concatenated streams in pieces of at most CHUNK_BYTES; zeros may follow as padding."""
     position = 0
     while data[position : position + CHUNK_BYTES].strip(b"\0"):
         stream = make()
@@ -195,7 +195,7 @@ def _xz(data: bytes) -> Iterator[bytes]:
 
 
 def _zstd(data: bytes) -> Iterator[bytes]:
-    import pyarrow as pa  # the standard library has zstd from Python 3.14 on
+    import pyarrow as pa  # the standard library has zstd only from Python 3.14
 
     with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as file:
         while piece := file.read(CHUNK_BYTES):

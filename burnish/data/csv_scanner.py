@@ -1,6 +1,6 @@
-"""CSV text → rows with line numbers, by the header's names. Quotes are read as RFC 4180 has them.
+"""Read CSV text into rows with line numbers, keyed by the header. Quotes follow RFC 4180.
 
-Blanks round a quoted cell, and what a spreadsheet or pandas adds beside the rows, are skipped, and said.
+Blanks around a quoted cell, and columns that a spreadsheet or pandas adds, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Record = tuple[int, list[str]]
 
 
 def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, row) of a CSV with a header. Faults and what was skipped are added to `faults` and `notes`."""
+    """Yield (line, row) of a CSV with a header. Adds faults to `faults`, and to `notes` what was skipped."""
     scanner = _Scanner(text)
     records: list[Record] = []
     empty: list[int] = []
@@ -44,7 +44,7 @@ def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[i
 
 
 class _Scanner:
-    """A position in a CSV text. `skipped_blanks` are the lines of records in which blanks stood round a quoted cell."""
+    """A position in a CSV text. `skipped_blanks` are the lines of records with blanks around a quoted cell."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -59,13 +59,13 @@ class _Scanner:
         self._plain = re.compile(f"[^{re.escape(self.separator)}\\r\\n]*+")
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line, cells) of every record that is not an empty line; ends at the first malformed one: `fault`."""
+        """Yield (line, cells) of every record that is not an empty line; stop at the first malformed one (`fault`)."""
         while self.position < len(self.text):
             line, start = self.line, self.position
             cells = self._record()
             if self.fault:
                 return
-            bare = self.position == start  # nothing at all; "" in quotes is an empty cell
+            bare = self.position == start  # an empty line; a quoted "" is an empty cell
             end = _END.match(self.text, self.position)
             self.position = end.end() if end else len(self.text)
             self.line += _breaks(self.text, start, self.position)
@@ -87,7 +87,7 @@ class _Scanner:
                 self.skipped_blanks.append(self.line)
             return match[2].replace('""', '"')
         if self._opens.match(self.text, self.position):
-            self.fault = f"line {self.line}: malformed CSV in the record that begins here: {self._why(number)}"
+            self.fault = f"line {self.line}: malformed CSV in the record that starts here: {self._why(number)}"
             return ""
         match = self._plain.match(self.text, self.position)
         assert match is not None
@@ -95,15 +95,15 @@ class _Scanner:
         return match.group()
 
     def _why(self, number: int) -> str:
-        """Say what is wrong with a cell that opens with a quote."""
+        """Return what is wrong with a cell that starts with a quote."""
         closed = _QUOTED.search(self.text, self.position)
         if closed is None:
             return f"the closing quote of cell {number} is missing"
-        hint = r'"" in place of \"' if self.text[closed.end() - 2 : closed.end()] == r"\"" else '""'
-        return f"text follows the closing quote of cell {number}; a quote within a cell is written twice: {hint}"
+        hint = r'"" instead of \"' if self.text[closed.end() - 2 : closed.end()] == r"\"" else '""'
+        return f"text follows the closing quote of cell {number}; write a quote within a cell twice: {hint}"
 
     def _declared(self) -> str:
-        """Read the line `sep=;` that Excel writes and reads; returns its separator, or "" where there is none."""
+        """Read Excel's `sep=;` line and return its separator, or "" if there is none."""
         match = _SEP_LINE.match(self.text)
         if match is None:
             return ""
@@ -113,7 +113,7 @@ class _Scanner:
 
 
 def _guess_separator(text: str) -> str:
-    """Return the separator that the first line with a word in it has most of, quoted cells apart."""
+    """Return the most frequent separator of the first line with a word in it, outside quoted cells."""
     word = _OF_A_WORD.search(text)
     if word is None:
         return SEPARATORS[0]
@@ -124,12 +124,12 @@ def _guess_separator(text: str) -> str:
 
 
 def _breaks(text: str, start: int, end: int) -> int:
-    r"""Return how many lines end in a part of the text: at \n, \r\n or \r."""
+    r"""Return the number of line ends (\n, \r\n or \r) in a part of the text."""
     return text.count("\n", start, end) + text.count("\r", start, end) - text.count("\r\n", start, end)
 
 
 class _Table:
-    """The records under a header. `names` are the header's, "" for a column without one."""
+    """The records under a header. `names` are the header's cells, "" for an unnamed column."""
 
     def __init__(self, header: Record, records: Sequence[Record], faults: list[str], notes: list[str]) -> None:
         self.records, self.faults, self.notes = records, faults, notes
@@ -142,7 +142,7 @@ class _Table:
             self.names.insert(0, "")
             self.needed += 1
         twice = sorted(name for name, count in Counter(self.names).items() if name and count > 1)
-        self.faults += [f"line {self.line}: the header names '{name}' twice" for name in twice]
+        self.faults += [f"line {self.line}: the header has '{name}' twice" for name in twice]
         self._unnamed()
         if wider := [line for line, cells in self.records if len(cells) > len(self.names) and self._fits(cells)]:
             self.notes.append(
@@ -155,22 +155,22 @@ class _Table:
                 self.faults.append(f"line {line}: it has {len(cells)} cells, the header has {len(self.names)}")
 
     def _fits(self, cells: Sequence[str]) -> bool:
-        """Whether a record has every named cell, and nothing behind the header's columns."""
+        """Return whether a record has every named cell and no text after the header's columns."""
         return len(cells) >= self.needed and not any(map(str.strip, cells[len(self.names) :]))
 
     def _index_without_name(self) -> bool:
-        """Whether every record has one cell more than the header, and begins with a row's number or name (as R's)."""
+        """Return whether every record starts with an extra cell: a row's number or name, as R writes."""
         wider = len(self.names) + 1
         if not self.records or "" in self.names or any(len(cells) != wider for _, cells in self.records):
             return False
         first = [cells[0].strip() for _, cells in self.records]
-        # an unquoted comma in the first text makes a cell more too: words, and a blank after the comma
+        # an unquoted comma in the first text also adds a cell, but leaves words, and a blank after the comma
         if any(cells[1][:1].isspace() for _, cells in self.records) or not all(map(_DIGIT.search, first)):
             return False
         return any(cells[-1].strip() for _, cells in self.records) and _is_index(first)
 
     def _unnamed(self) -> None:
-        """Say which columns without a name are skipped: a row index at the left, and those without any text."""
+        """Note which unnamed columns are skipped: a row index at the left, and columns without text."""
         empty: list[int] = []
         first_named = next((n for n, name in enumerate(self.names) if name), len(self.names))
         for column in (n for n, name in enumerate(self.names) if not name):
@@ -180,7 +180,7 @@ class _Table:
                 empty.append(column + 1)
             elif column < first_named and _is_index([cell for _, cell in filled]):
                 shown = ", ".join(cell for _, cell in filled[:MAX_SHOWN])
-                self.notes.append(f"column {column + 1} has no name and numbers the rows ({shown} ...): not used")
+                self.notes.append(f"column {column + 1} has no name and looks like a row index ({shown} ...): not used")
             else:
                 rows = counted(len(filled), "row")
                 self.faults.append(
@@ -188,11 +188,11 @@ class _Table:
                     f" {'has' if len(filled) == 1 else 'have'} text in it (first: line {filled[0][0]})"
                 )
         if empty:
-            self.notes.append(f"{counted(len(empty), 'column')} without name and text skipped")
+            self.notes.append(f"{counted(len(empty), 'unnamed column')} without text skipped")
 
 
 def _is_index(cells: Sequence[str]) -> bool:
-    """Whether cells number or name rows: numbers, or short words of which none stands twice."""
+    """Return whether cells look like a row index: numbers, or short unique words."""
     if all(_NUMBER.fullmatch(cell) for cell in cells):
         return True
     return len(set(cells)) == len(cells) and all(len(cell) <= 64 and len(cell.split()) <= 2 for cell in cells)

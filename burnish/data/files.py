@@ -1,4 +1,4 @@
-"""Data files → rows with line numbers: JSONL, JSON, CSV, Parquet and Arrow, known by content before extension."""
+"""Read rows with line numbers from JSONL, JSON, CSV, Parquet and Arrow, recognised by content, then extension."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 PACKED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".lzma", ".zst", ".zstd"})
 DATA_SUFFIXES = JSON_SUFFIXES | CSV_SUFFIXES | {".parquet", ".arrow", ".feather"}
-# what `datasets` and others write beside their parts
+# metadata that `datasets` and others write next to the parts
 DESCRIPTIONS = frozenset(
     {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json"}
 )
@@ -37,11 +37,11 @@ Unit = Literal["line", "row"]
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as it stands in the file: `line` is where it starts, `row` its number, both from 1.
+    """One row of a data file: `line` is where it starts, `row` its number, both from 1.
 
-    `unit` is what names the rows of this file: "line", or "row" where lines don't: in Parquet, whose rows have line 0,
-    and where rows share a line, as in minified JSON. `file` is the part that it stands in, where the data are a
-    directory of parts; its `row` is then counted over all of them.
+    `unit` is how messages name the rows of this file: "line", or "row" in Parquet, whose rows have line 0, and where
+    rows share a line, as in minified JSON. `file` is the row's part where the data are a directory of parts; `row` is
+    then counted over all parts.
     """
 
     line: int
@@ -52,21 +52,21 @@ class RawRow:
 
     @property
     def where(self) -> str:
-        """The row's place in its file, for messages."""
+        """The row's location in its file, for messages."""
         return place(self.line, self.row, self.unit, self.file)
 
 
 def read_rows(path: Path, notes: list[str] | None = None) -> list[RawRow]:
-    """Return the rows of a data file, or of a directory of parts. Raises DataError with every fault that stands in it.
+    """Return the rows of a data file or of a directory of parts. Raises DataError with every fault.
 
-    What was skipped or read in another way than a plain file of rows is added to `notes`.
+    Adds to `notes` what was skipped, and what was read differently from a plain file of rows.
     """
     notes = [] if notes is None else notes
     return _directory(path, notes) if path.is_dir() else _file(path, notes)
 
 
 def data_sha256(path: Path) -> str:
-    """Return one sha256 for a data file, or for a directory: over the parts that are read of it. Raises DataError."""
+    """Return the sha256 of a data file, or one over the parts of a directory that are read. Raises DataError."""
     try:
         if not path.is_dir():
             return file_sha256(path)
@@ -76,7 +76,7 @@ def data_sha256(path: Path) -> str:
 
 
 def place(line: int, row: int, unit: Unit, file: str = "") -> str:
-    """Return "line 3", or "line 1, row 37" where rows share lines, or "row 37" in a file without lines."""
+    """Return "line 3", "line 1, row 37" where rows share lines, or "row 37" in a file without lines."""
     here = f"line {line}" if unit == "line" else f"line {line}, row {row}" if line else f"row {row}"
     return f"{file} {here}" if file else here
 
@@ -97,15 +97,15 @@ def _directory(path: Path, notes: list[str]) -> list[RawRow]:
         rows += [replace(row, row=len(rows) + n, unit="row", file=part.name) for n, row in enumerate(found, start=1)]
     if faults:
         raise DataError(faults)
-    notes.insert(0, f"a directory, read as one data set: {', '.join(counts)}")
+    notes.insert(0, f"a directory, read as one dataset: {', '.join(counts)}")
     return rows
 
 
 def _find_parts(directory: Path, notes: list[str]) -> list[Path]:
-    """Return the data files of a directory by name; files of other kinds, hidden ones apart, are named in `notes`.
+    """Return the data files of a directory, sorted by name; add other files to `notes`, except hidden ones.
 
-    Raises DataError where there is none, or where the files are not parts of one data set: a training file beside one
-    for evaluation, or one table written in two ways.
+    Raises DataError if there are none, or if they are not parts of one dataset: a training file next to an evaluation
+    file, or one table in two file types.
     """
     try:
         there = sorted(path for path in directory.iterdir() if not path.name.startswith((".", "_")))
@@ -115,8 +115,8 @@ def _find_parts(directory: Path, notes: list[str]) -> list[Path]:
     read = set(parts)
     others = [path.name + ("/" if path.is_dir() else "") for path in there if path not in read]
     if not parts:
-        found = f"it holds {listed(others, MAX_NAMES_SHOWN)}" if others else "it is empty"
-        raise DataError(f"{directory}: is a directory without data files: {found}; give a data file, or its directory")
+        found = f"it has {listed(others, MAX_NAMES_SHOWN)}" if others else "it is empty"
+        raise DataError(f"{directory}: is a directory without data files ({found}): pass a data file or its directory")
     _check_splits(directory, parts)
     _check_twice(directory, parts)
     if others:
@@ -128,8 +128,8 @@ def _check_splits(directory: Path, parts: list[Path]) -> None:
     held = [path.name for path in parts if EVALUATION.intersection(re.split(r"[^a-z]+", path.name.lower()))]
     if held and len(held) < len(parts):
         raise DataError(
-            f"{directory}: {listed(held, MAX_NAMES_SHOWN)} in it {'is' if len(held) == 1 else 'are'} for evaluation by"
-            " name: give the training file as data.path, and that one as data.eval_path"
+            f"{directory}: by name, {listed(held, MAX_NAMES_SHOWN)} {'is' if len(held) == 1 else 'are'} for evaluation:"
+            " set data.path to the training file and data.eval_path to the evaluation file"
         )
 
 
@@ -139,17 +139,17 @@ def _check_twice(directory: Path, parts: list[Path]) -> None:
         names[path.name.split(".")[0]].append(path.name)
     twice = [both for both in names.values() if len({_kind(Path(name)) for name in both}) > 1 or _packed_beside(both)]
     if twice:
-        raise DataError(f"{directory}: {' and '.join(twice[0])} look like one table written twice: give one of them")
+        raise DataError(f"{directory}: {' and '.join(twice[0])} look like the same table twice: pass one of them")
 
 
 def _packed_beside(names: list[str]) -> bool:
-    """Whether a file stands beside itself, packed."""
+    """Return whether a file is present both plain and compressed."""
     plain = {name for name in names if Path(name).suffix.lower() not in PACKED_SUFFIXES}
     return any(name[:end] in plain for name in names for end, mark in enumerate(name) if mark == ".")
 
 
 def _kind(path: Path) -> str:
-    """Return the extension, that of what is packed where the file is packed, "" for a bare number (part-00000)."""
+    """Return the extension without that of a compression; "" for a bare number (part-00000)."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and (suffixes[-1] in PACKED_SUFFIXES or suffixes[-1][1:].isdecimal()):
         suffixes.pop()
@@ -171,10 +171,10 @@ def _file(path: Path, notes: list[str]) -> list[RawRow]:
             raise DataError(f"{path}: {error}") from None
     else:
         text = _decode(data, path)
-        del data  # a big file is held once, not twice
+        del data  # so that a big file is in memory once, not twice
         rows = _text_rows(text, path, notes)
     if not rows:
-        raise DataError(f"{path}: there is no row in the file")
+        raise DataError(f"{path}: the file has no rows")
     if any(row.line == after.line for row, after in pairwise(rows)):
         rows = [replace(row, unit="row") for row in rows]
     return rows
@@ -194,7 +194,7 @@ def _text_rows(text: str, path: Path, notes: list[str]) -> list[RawRow]:
 
 
 def _decode(data: bytes, path: Path) -> str:
-    """Return the text of UTF-8 bytes, without its byte order mark; name every line that is not UTF-8."""
+    """Return UTF-8 bytes as text without the byte order mark. Raises DataError with every line that is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -212,7 +212,7 @@ Parser = Callable[[str, list[str], list[str]], Iterator[tuple[int, Any]]]
 
 
 def _parser(text: str, path: Path) -> Parser:
-    """Choose how to read a text by its first character, then its extension, then its first line."""
+    """Return the parser for a text, by its first character, then its extension, then its first line."""
     suffix, start = _suffix(path), text[:1000].lstrip()
     if not start and not text.strip():
         raise DataError(f"{path}: the file is empty")
@@ -223,11 +223,11 @@ def _parser(text: str, path: Path) -> Parser:
         return scan_csv
     if start.startswith('"'):
         return _json
-    raise DataError(f'{path}: not a kind of file that is read: {READ}; plain text goes into JSONL, {{"text": "..."}}')
+    raise DataError(f'{path}: unknown kind of file ({READ}); write plain text as JSONL: {{"text": "..."}}')
 
 
 def _suffix(path: Path) -> str:
-    """Return the extension that says how a text is written, in lower case; one for its packing is passed over."""
+    """Return the extension of the text format in lower case, ignoring those of compressions."""
     names: Sequence[str] = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED_SUFFIXES]
     return names[-1] if names else ""
 

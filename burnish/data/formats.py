@@ -1,4 +1,4 @@
-"""Rows → messages: the five ways in which data sets write a row, recognised by their keys and read strictly."""
+"""Convert rows to messages: five formats, recognised by their keys and read strictly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tables import parsed_list
 __all__ = ["FORMATS", "Conversion", "Example", "Message", "Newlines", "convert", "recognise"]
 
 Newlines = Literal["keep", "lf"]
-# what training would lose if such a column were passed over
+# columns that can't be trained and must not be ignored silently
 REFUSED = {"tools": NO_TOOLS, "functions": NO_TOOLS} | dict.fromkeys(
     ("images", "videos", "audios"), "only text is trained"
 )
@@ -28,9 +28,9 @@ REFUSED = {"tools": NO_TOOLS, "functions": NO_TOOLS} | dict.fromkeys(
 
 @dataclass(frozen=True)
 class Example:
-    """One row as training takes it: a conversation, or a plain text.
+    """One row as training uses it: a conversation or a plain text.
 
-    `line`, `row`, `unit` and `file` are the row's place in its file, as RawRow has them.
+    `line`, `row`, `unit` and `file` locate the row in its file, as in RawRow.
     """
 
     line: int
@@ -42,16 +42,16 @@ class Example:
 
     @property
     def number(self) -> int:
-        """What names the row in its file: its line, or its number where rows share lines."""
+        """The row's line, or its row number where rows share lines."""
         return self.line if self.unit == "line" else self.row
 
     @property
     def where(self) -> str:
-        """The row's place in its file, for messages."""
+        """The row's location in its file, for messages."""
         return place(self.line, self.row, self.unit, self.file)
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield everything that the row says: the role, "thought" or, of a plain text, "", and the text."""
+        """Yield (role, text) for all text of the row; the role is "thought" for reasoning, "" for a plain text."""
         if self.text is not None:
             yield "", self.text
         for message in self.messages or ():
@@ -62,9 +62,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Conversion:
-    """All rows of a file. `unused_columns` counts the rows that have a column which the format does not know.
+    """All rows of a file. `unused_columns` counts, per column that the format does not know, the rows that have it.
 
-    `notes` are warnings: what is lost of the rows, or was perhaps meant otherwise; `remarks` say how they were read.
+    `notes` are warnings about what is not trained or was possibly not intended; `remarks` say how rows were read.
     """
 
     format: str
@@ -77,7 +77,7 @@ class Conversion:
 def convert(rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines = "keep") -> Conversion:
     """Return the rows as examples, in order. Raises DataError with every fault of every row.
 
-    With `newlines` "lf" every CR LF and lone CR of a text becomes LF.
+    With `newlines` "lf" every CR LF and lone CR in a text becomes LF.
     """
     if format not in FORMATS:
         raise DataError(f"data.format: unknown format '{format}'{did_you_mean(format, FORMATS)}")
@@ -107,13 +107,13 @@ def convert(rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines 
 
 @dataclass
 class _Row(Found):
-    """A row that is being read: its cells, the columns that were understood, and what was found in it."""
+    """A row that is being read: its cells, the columns that were understood, and findings."""
 
     value: dict[str, Any] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
 
     def text(self, key: str, needed: bool = True) -> str | None:
-        """Return a cell's text: "" where it is not there and not needed, None where that is a fault."""
+        """Return a cell's text; "" if it is absent and not needed; None, and a fault, if it is invalid."""
         value = self.value.get(key)
         if value is None and not needed:
             return ""
@@ -126,10 +126,10 @@ class _Row(Found):
         return None
 
     def response(self, key: str) -> str:
-        """Return the text that is learned; an empty one is a fault."""
+        """Return the text to train on; an empty one is a fault."""
         text = self.text(key)
         if text is not None and not text.strip():
-            self.faults.append(f"'{key}' is empty: there is nothing to learn")
+            self.faults.append(f"'{key}' is empty, so there is nothing to train on")
         return text or ""
 
     def turns(self, key: str, first: int = 1) -> list[Message]:
@@ -139,7 +139,7 @@ class _Row(Found):
         return read_turns(self.value[key], key, self, first)
 
     def thought(self) -> str:
-        """Return the thought that a column of the row has for its last response."""
+        """Return the reasoning that a column of the row gives for its last response."""
         names = [name for name in THOUGHTS if isinstance(cell := self.value.get(name), str) and cell.strip()]
         self.thoughts.update(names)
         return "\n".join(dict.fromkeys(self.value[name] for name in names))
@@ -159,7 +159,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
         row = _Row(value=raw.value, known=known | {"conversation"} if format == "sharegpt" else known)
     for column, why in REFUSED.items():
         if row.value.get(column) not in (None, "", "[]", [], {}):
-            row.faults.append(f"'{column}': {why}; take the column out, or train without these rows")
+            row.faults.append(f"'{column}': {why}; remove the column, or these rows")
     messages: tuple[Message, ...] | None = None
     text = None
     if format == "text":
@@ -171,7 +171,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
 
 
 def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
-    """Put the text of the column `system` first, and drop empty system turns."""
+    """Prepend the text of the column `system`, and drop empty system turns."""
     system = row.text("system", needed=False)
     there = [m for m in messages if m.role != "system" or m.content.strip()]
     row.blank_system = len(there) < len(messages) or row.value.get("system") == ""
@@ -181,12 +181,12 @@ def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
     if there and there[0].role == "system":
         if there[0].content == system:
             return there
-        row.faults.append("'system' is given, and the first turn is a system turn as well")
+        row.faults.append("the row has both a 'system' column and a system turn: keep one of them")
     return [Message("system", system), *there]
 
 
 def _with_thought(row: _Row, messages: list[Message]) -> list[Message]:
-    """Give the last response the thought that stands in a column."""
+    """Set the last response's reasoning from a column."""
     thought = row.thought()
     if not thought or not messages or messages[-1].role != "assistant" or messages[-1].reasoning:
         return messages
@@ -194,7 +194,7 @@ def _with_thought(row: _Row, messages: list[Message]) -> list[Message]:
 
 
 def _with_lf(example: Example) -> Example:
-    """Return an example whose lines end in LF alone: the same one where they do."""
+    """Return the example with LF line ends only; the same object if it has no others."""
 
     def plain(text: str) -> str:
         return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -219,13 +219,13 @@ def _messages(row: _Row) -> list[Message]:
 
 
 def _ordered(row: _Row, messages: list[Message]) -> list[Message]:
-    if not row.faults:  # after a turn that could not be read, the order would be told wrongly
+    if not row.faults:  # with an unreadable turn missing, faults about the order would be wrong
         check_order(messages, row.faults)
     return messages
 
 
 def _alpaca(row: _Row) -> list[Message]:
-    """The user's turn is the instruction, and on the next line the input where there is one."""
+    """Return history, a user turn (the instruction, then any input on the next line) and the response."""
     history = _history(row)
     parts = row.text("instruction"), _input(row)
     user = "\n".join(part for part in parts if part and part.strip())
@@ -235,7 +235,7 @@ def _alpaca(row: _Row) -> list[Message]:
 
 
 def _input(row: _Row) -> str | None:
-    """Return the text of the input; where it is empty, that of the column `context`, which others call it."""
+    """Return the text of `input`, or of `context` if `input` is empty: some datasets use that name."""
     context = row.value.get("context")
     if row.value.get("input") not in (None, "") or not isinstance(context, str) or not context.strip():
         return row.text("input", needed=False)
@@ -244,7 +244,7 @@ def _input(row: _Row) -> str | None:
 
 
 def _history(row: _Row) -> list[Message]:
-    """Earlier turns: a list of pairs of the user's text and the assistant's, which are learned as well."""
+    """Return the earlier turns from a list of [user, assistant] pairs; their responses are trained too."""
     pairs = row.value.get("history")
     if pairs in (None, "", "[]"):
         return []
@@ -258,12 +258,12 @@ def _history(row: _Row) -> list[Message]:
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text.strip() for text in pair):
             messages += [Message("user", pair[0]), Message("assistant", pair[1])]
         else:
-            row.faults.append(f"pair {number} of 'history' is not a pair of two texts [user, assistant]")
+            row.faults.append(f"pair {number} of 'history': expected two texts, [user, assistant]")
     return messages
 
 
 def _prompt_completion(row: _Row) -> list[Message]:
-    """Two texts are a user's turn and the response; of two lists of turns only the completion's are learned."""
+    """Read two texts as user turn and response, or two lists of turns, of which only the completion is trained."""
     prompt, completion = row.value.get("prompt"), row.value.get("completion")
     if isinstance(prompt, str) and isinstance(completion, str) and is_turns(prompt) and is_turns(completion):
         prompt, completion = parsed_list(prompt, []), parsed_list(completion, [])
@@ -272,7 +272,7 @@ def _prompt_completion(row: _Row) -> list[Message]:
         before = row.turns("prompt")
         return _ordered(row, [*as_context(before), *row.turns("completion", first=len(prompt) + 1)])
     if isinstance(prompt, list) and isinstance(completion, str):
-        row.faults.append("'prompt' is a list of turns and 'completion' is text; both are texts, or both lists")
+        row.faults.append("'prompt' is a list of turns and 'completion' is text; expected two texts or two lists")
         return []
     text, response = row.text("prompt"), row.response("completion")
     if text is not None and not text.strip():

@@ -1,4 +1,4 @@
-"""JSON text → values with line numbers: an array, or values one after another, in one linear pass."""
+"""Read JSON values with line numbers, from an array or a sequence of values, in one linear pass."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-# Every fault costs a pass over the text up to it (json counts its lines), so that a file of nothing else ends here.
+# Each fault costs a pass over the text before it (json counts its lines), so reading stops after this many.
 MOST_FAULTS = 100
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _HINTS = {
-    "Expecting property name enclosed in double quotes": "names stand in double quotes, and no comma stands before }",
-    "Invalid control character at": r"a line break or tab within a text is written \n or \t",
-    "Invalid \\escape": r"a backslash is written \\",
+    "Expecting property name enclosed in double quotes": "put names in double quotes, and no comma before }",
+    "Invalid control character at": r"write a line break or tab in a string as \n or \t",
+    "Invalid \\escape": r"write a backslash as \\",
     "Unterminated string starting at": "the closing quote is missing",
 }
 
 
 def scan_json(text: str, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) for every element of a JSON array, or every value of those one after another.
+    """Yield (line, value) for every element of a JSON array, or for every value of a sequence of values.
 
-    Between the values of the latter may be nothing, blanks or line breaks. What is malformed is added to `faults`, and
-    the scan goes on with the next value that stands as deep as the broken one.
+    The values of a sequence may be separated by nothing, blanks or line breaks. Malformed values are added to `faults`;
+    the scan continues with the next object at the same indentation.
     """
     yield from _Scanner(text, faults).rows()
 
 
 class _Scanner:
-    """A position in the text, and its line: lines are counted once, as the position moves on."""
+    """A position in the text and its line number, counted as the position advances."""
 
     def __init__(self, text: str, faults: list[str]) -> None:
         self.text, self.faults = text, faults
         self.position, self.line = 0, 1
-        self.of_row: list[str] = []  # faults that the decoder's hooks find in the current value
+        self.of_row: list[str] = []  # faults found by the decoder's hooks in the current value
         self.decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
         self.has_surrogates = _SURROGATE_ESCAPE.search(text) is not None
 
@@ -55,28 +55,28 @@ class _Scanner:
                 self.faults.append(f"line {self.line}: reading stopped here, after {MOST_FAULTS} faults")
                 return
             self._skip_space()
-            # behind a broken value stands the next one's beginning, or the end of the text
+            # after a broken value, the position is at the start of the next one or at the end of the text
             if self.position == len(self.text) if not whole else array and not self._separator():
                 return
 
     def _at_value(self, array: bool) -> bool:
-        """Whether another value is to be read here; what ends the rows wrongly is a fault."""
+        """Return whether another value starts here; a wrong end of the rows is a fault."""
         here = self.text[self.position : self.position + 1]
         if array and not here:
-            self._fault("the array that the file begins with is not closed by ]")
+            self._fault("the array that the file starts with is not closed by ]")
         elif array and here == "]":
             self._end_array()
         elif not array and here == ",":
-            self._fault("a comma between rows that stand in no array: put the rows in [ ], or take the commas out")
+            self._fault("a comma between rows outside an array: put the rows in [ ], or remove the commas")
         else:
             return bool(here)
         return False
 
     def _separator(self) -> bool:
-        """Read the comma behind an element. Returns False where nothing more is to be read."""
+        """Read the comma after an element. Returns False if there is nothing more to read."""
         here = self.text[self.position : self.position + 1]
         if here not in (",", "]", ""):
-            self._fault("expected ',' or ']' behind a row of the array")
+            self._fault("expected ',' or ']' after a row of the array")
         if here != ",":
             return True
         self._move(self.position + 1)
@@ -93,7 +93,7 @@ class _Scanner:
             self._fault("more text after the ] that closes the array")
 
     def _value(self) -> tuple[bool, Any]:
-        """Decode one value and move behind it; of a malformed one return False, and move to the next row."""
+        """Decode one value and move past it; if it is malformed, return False and move to the next row."""
         start = self.position
         self.of_row.clear()
         try:
@@ -104,32 +104,32 @@ class _Scanner:
             return False, None
         except (RecursionError, ValueError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-            self.faults.append(f"{self._place(start)}: the row that begins here can't be read: {why}")
+            self.faults.append(f"{self._place(start)}: the row that starts here can't be read: {why}")
             self._recover(start, start)
             return False, None
         if self.has_surrogates and not _encodes(value):
-            self.of_row.append(r"a \ud800–\udfff escape that is half of a character")
+            self.of_row.append(r"an unpaired surrogate escape (\ud800–\udfff)")
         self.faults += [f"{self._place(start)}: {fault}" for fault in dict.fromkeys(self.of_row)]
         self._move(end)
         return True, value
 
     def _malformed(self, error: json.JSONDecodeError) -> str:
         hint = _HINTS.get(error.msg, "")
-        begins = f", in the row that begins on line {self.line}" if error.lineno != self.line else ""
+        begins = f", in the row that starts on line {self.line}" if error.lineno != self.line else ""
         text = error.msg[0].lower() + error.msg[1:] + (f" ({hint})" if hint else "")
         return f"line {error.lineno}, column {error.colno}: malformed JSON{begins}: {text}"
 
     def _recover(self, start: int, broken: int) -> None:
-        """Move to the next line on which an object opens at the indentation of the broken value, or to the end."""
+        """Move to the next line where an object opens at the broken value's indentation, or to the end."""
         indent = self.text[self.text.rfind("\n", 0, start) + 1 : start]
-        # an object that opens deeper is a part of the broken row
+        # an object with a deeper indentation is part of the broken row
         opening = "\n" + ("" if indent.strip(" \t") else indent) + "{"
-        # an unclosed row breaks where the next one opens
+        # an unclosed row fails where the next one opens
         found = self.text.find(opening, max(start, broken + 1 - len(opening)))
         self._move(found + len(opening) - 1 if found >= 0 else len(self.text))
 
     def _place(self, start: int) -> str:
-        """Return the line of a value, and its column where another one stands before it on that line."""
+        """Return the line of a value, and its column if it is not the first value on the line."""
         before = self.text[self.text.rfind("\n", 0, start) + 1 : start]
         return f"line {self.line}" + (f", column {len(before) + 1}" if before.strip(" \t\r[") else "")
 
@@ -149,15 +149,15 @@ class _Scanner:
         value = dict(pairs)
         if len(value) < len(pairs):
             counts = Counter(name for name, _ in pairs)
-            self.of_row += [f"'{name}' stands twice in one object" for name, count in counts.items() if count > 1]
+            self.of_row += [f"'{name}' occurs twice in one object" for name, count in counts.items() if count > 1]
         return value
 
     def _constant(self, name: str) -> None:
-        self.of_row.append(f"{name} is not JSON; write a number or null")
+        self.of_row.append(f"{name} is not valid JSON; write a number or null")
 
 
 def _encodes(value: Any) -> bool:
-    """Whether all text in a value is encodable: halves of surrogate pairs are not, and no tokenizer takes them."""
+    """Return whether a value's text can be encoded: unpaired surrogates can't, and no tokenizer accepts them."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The turns of a conversation: who speaks, what is said, what of it is learned, and in which order."""
+"""The turns of a conversation: role, text, whether it is trained, and the order of the turns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .flags import FLAGS, is_trained
 from .schema import THOUGHTS
 from .tables import parsed, parsed_list
 
-# the names that data sets give to a speaker, and the role that chat templates know
+# speaker names in datasets → roles of chat templates
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -31,16 +31,16 @@ TOOL_ROLES = frozenset(
 )
 SPEAKER_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
 TURN_KEYS = FLAGS.union(SPEAKER_KEYS, TEXT_KEYS, ("tool_calls", "function_call"))
-# parts of a text that hold a thought: Anthropic's and others' content
+# types of content parts that hold reasoning, in Anthropic's and other APIs
 THOUGHT_PARTS = frozenset({"thinking", "reasoning", "thought"})
 NO_TOOLS = "tool calls are not trained yet"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `role` is system, user or assistant; `train` is False for a response that is context only.
+    """One turn. `role` is system, user or assistant; `train` is False for a response that is only context.
 
-    `reasoning` is the thought before a response, where the row gives it apart from the text.
+    `reasoning` is the reasoning before a response, if the row has it separate from the text.
     """
 
     role: str
@@ -49,16 +49,16 @@ class Message:
     reasoning: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Return the turn as chat templates take it."""
+        """Return the turn in the form that chat templates expect."""
         thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
         return {"role": self.role, "content": self.content, **thought}
 
 
 @dataclass
 class Found:
-    """What was found in a row beside its messages: faults, and keys that say nothing or that can't be used.
+    """What was found in a row besides its messages: faults, and keys that have no effect or can't be used.
 
-    `ignored` are flags on turns that are never learned.
+    `ignored` are flags on turns that are never trained.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -66,14 +66,14 @@ class Found:
     thoughts: set[str] = field(default_factory=set)
     ignored: set[str] = field(default_factory=set)
     blank_system: bool = False
-    as_input: bool = False  # the context stands in the place of the input
+    as_input: bool = False  # 'context' was read as 'input'
 
 
 def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Message]:
     """Return the messages of a list of turns, each an object with role and content, or with from and value.
 
-    The list may stand as JSON in a text, or as an object of lists, as `datasets` writes sequences. Turns are numbered
-    from `first` in the faults.
+    The list may also be a JSON string, or an object of lists, as `datasets` writes sequences. Faults number the turns
+    from `first`.
     """
     turns = _as_list(value, column, found.faults)
     if turns is None:
@@ -95,7 +95,7 @@ def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Me
 
 
 def is_turns(value: str) -> bool:
-    """Whether a text is JSON for a list of turns, each with a speaker and a text."""
+    """Return whether a text is a JSON list of turns, each with a speaker and a text."""
     if not value.lstrip().startswith("["):
         return False
     turns = parsed_list(value, [])
@@ -106,39 +106,39 @@ def is_turns(value: str) -> bool:
 
 
 def check_order(messages: Sequence[Message], faults: list[str]) -> None:
-    """Add what chat templates refuse: system first only, then user and assistant in turn, the assistant last.
+    """Add faults of order: chat templates expect system first, then user and assistant in turn, the assistant last.
 
-    Empty system turns count as none; the numbers of the turns are those of the row.
+    Empty system turns are ignored; turn numbers are those of the row.
     """
     spoken = [(n, m) for n, m in enumerate(messages, start=1) if m.role != "system"]
     faults += [
-        f"turn {n}: a system turn; only the first turn may be one"
+        f"turn {n}: a system turn; only the first turn may be a system turn"
         for n, m in enumerate(messages, start=1)
         if m.role == "system" and n > 1 and m.content.strip()
     ]
     if spoken and spoken[0][1].role == "assistant":
-        faults.append(f"turn {spoken[0][0]}: the assistant speaks first; a conversation begins with the user's turn")
+        faults.append(f"turn {spoken[0][0]}: an assistant turn; a conversation starts with a user turn")
     for (before, one), (after, other) in pairwise(spoken):
         if one.role == other.role:
-            faults.append(f"turns {before} and {after} are both the {one.role}'s; join them, or take one out")
+            faults.append(f"turns {before} and {after} are both {one.role} turns; join them or remove one")
     responses = [m for _, m in spoken if m.role == "assistant"]
     if not responses:
-        faults.append("there is no assistant turn, so nothing to learn")
+        faults.append("there is no assistant turn, so there is nothing to train on")
     elif spoken[-1][1].role != "assistant":
-        faults.append(f"turn {spoken[-1][0]}: the last turn is the user's; a row ends with the assistant's")
+        faults.append(f"turn {spoken[-1][0]}: the last turn is a user turn; a row ends with an assistant turn")
     elif not any(m.train for m in responses):
-        faults.append("no assistant turn is to be learned (weight 0, train false ...), so there is nothing to learn")
+        faults.append("every assistant turn is excluded (weight 0, train false ...), so there is nothing to train on")
 
 
 def as_context(messages: Sequence[Message]) -> list[Message]:
-    """Return the same turns with no response in them to learn."""
+    """Return the turns with no response trained."""
     return [replace(m, train=False) if m.role == "assistant" else m for m in messages]
 
 
 def _as_list(value: Any, column: str, faults: list[str]) -> list[Any] | None:
     if isinstance(value, str):
         if not value.lstrip().startswith("["):
-            faults.append(f"'{column}' is text, expected a list of turns (as JSON, where a cell holds text only)")
+            faults.append(f"'{column}' is text, expected a list of turns (as JSON where cells hold only text)")
             return None
         wrong: list[str] = []
         turns = parsed_list(value, wrong)
@@ -181,14 +181,14 @@ def _turn(value: Any, found: Found) -> Message | None:
 
 
 def _thoughts(value: dict[str, Any], found: Found) -> list[str]:
-    """Return the texts of an assistant's turn that are thoughts."""
+    """Return the reasoning texts of an assistant turn."""
     keys = [key for key in THOUGHTS if isinstance(value.get(key), str) and value[key].strip()]
     found.thoughts.update(keys)
     return [value[key] for key in keys]
 
 
 def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> str | None:
-    """Return which of two names of the same thing the turn has; None, and a fault, where it has none or both."""
+    """Return which of two equivalent keys the turn has; None, and a fault, if it has neither or both."""
     there = [name for name in names if name in value]
     given = [name for name in there if value[name] is not None]
     if len(given) == 1:
@@ -198,7 +198,7 @@ def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> st
     elif there:
         faults.append(f"'{there[0]}' is null, expected text")
     else:
-        # the pair that the turn's other keys belong to
+        # name the key of the pair that the turn's other keys belong to
         faults.append(missing(names["from" in value or "value" in value], value, TURN_KEYS))
     return None
 
@@ -220,7 +220,7 @@ def _role(value: dict[str, Any], faults: list[str]) -> str | None:
 
 
 def _content(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None:
-    """Return the text of a turn and the thoughts in it: a string, or a list of parts, whose texts are joined."""
+    """Return a turn's text and its reasoning texts; the content is a string or a list of parts to join."""
     key = _key(value, TEXT_KEYS, found.faults)
     if key is None:
         return None

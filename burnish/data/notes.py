@@ -1,4 +1,4 @@
-"""What rows have and training can't use, counted over a file and said once: thoughts, contexts, flags, empty turns."""
+"""Counts of what training can't use in a file's rows, reported once: reasoning, contexts, flags, empty turns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .flags import FLAGS, PARTIAL
 from .messages import Found
 from .schema import CONTEXTS
 
-# what a context would have to be put into to be trained
+# the column into which a context must go to be trained
 PLACES = {"alpaca": "'input'", "prompt-completion": "'prompt'", "text": "'text'"}
 
 
 @dataclass
 class Losses:
-    """Counts of the rows of one file. `named` are the columns that the notes speak of."""
+    """Counts over the rows of one file. `named` are the columns that the notes mention."""
 
     format: str
     thoughts: Counter[str] = field(default_factory=Counter)
@@ -31,7 +31,7 @@ class Losses:
     newlines: int = 0
 
     def add(self, row: Mapping[str, Any], found: Found, known: frozenset[str]) -> None:
-        """Count one row: its columns, and what was found in its turns."""
+        """Count one row: its columns and the findings in its turns."""
         self.thoughts.update(found.thoughts)
         self.ignored.update(found.ignored)
         self.partial.update(key for key in found.unused if key.rpartition(".")[2] in PARTIAL)
@@ -48,31 +48,31 @@ class Losses:
     def notes(self) -> Iterator[str]:
         """Yield the warnings."""
         if self.thoughts and self.format == "text":
-            yield f"thoughts, {_counted(self.thoughts)}, are not trained: write them into 'text'"
+            yield f"{_counted(self.thoughts)}: reasoning is not trained in this format, include it in 'text'"
         if self.contexts:
             place = PLACES.get(self.format, "the user's turn")
             yield (
-                f"the columns {_counted(self.contexts)} are not trained: the model learns to answer without their text;"
-                f" where the questions need it, put it into {place}"
+                f"the columns {_counted(self.contexts)} are not used: the model learns to answer without their text;"
+                f" if the questions need it, put it into {place}"
             )
         if self.partial:
-            yield f"{_counted(self.partial)}: parts of a turn can't be left out, the whole turn is learned"
+            yield f"{_counted(self.partial)}: parts of a turn can't be masked, the whole turn is trained"
         if self.row_flags:
             yield (
-                f"the columns {_counted(self.row_flags)} say that rows are not to be learned, and are not used: take"
-                " those rows out, or put the flag on the turns"
+                f"the columns {_counted(self.row_flags)} exclude rows from training, but are not used: remove those"
+                " rows, or set the flag on the turns"
             )
 
     def remarks(self) -> Iterator[str]:
         """Yield what was done."""
         if self.thoughts and self.format != "text":
-            yield f"thoughts, {_counted(self.thoughts)}, go to the chat template"
+            yield f"{_counted(self.thoughts)}: reasoning is passed to the chat template"
         if self.ignored:
-            yield f"{_counted(self.ignored)} on turns that are not the assistant's: ignored, only responses are learned"
+            yield f"{_counted(self.ignored)} on turns that are not the assistant's: ignored, only responses are trained"
         if self.blank_systems:
-            yield f"empty system turns are left out ({counted(self.blank_systems, 'row')})"
+            yield f"empty system turns were dropped ({counted(self.blank_systems, 'row')})"
         if self.as_input:
-            yield f"the column 'context' is read as 'input' ({counted(self.as_input, 'row')})"
+            yield f"the column 'context' was read as 'input' ({counted(self.as_input, 'row')})"
         if self.newlines:
             yield f"CR LF and CR became LF ({counted(self.newlines, 'row')}; data.newlines lf)"
 

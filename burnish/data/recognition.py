@@ -1,4 +1,4 @@
-"""Which format the rows of a file have, by their keys."""
+"""Recognise the format of a file's rows by their keys."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .files import RawRow
 from .schema import FORMATS, fitting
 
 MAX_KEYS_SHOWN = 12
-OWN_COLUMNS = "a few lines of Python make rows of other columns: docs/prepare-data.md, 'Columns of your own'"
+OWN_COLUMNS = "to convert other columns with a few lines of Python, see docs/prepare-data.md, 'Columns of your own'"
 
 
 def recognise(rows: Sequence[RawRow], path: Path) -> str:
     """Return the format that more than half of the rows fit.
 
-    Raises DataError, with the keys that the rows have, where none does or where several fit as well.
+    Raises DataError, with the keys found, if no format fits or several fit equally well.
     """
     votes = Counter(name for row in rows for name in fitting(row.value))
     ranked = votes.most_common(2)
     if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
         both = " and ".join(f"{name} ({counted(count, 'row')})" for name, count in ranked)
-        raise DataError(f"{path}: the rows fit {both} alike; say with data.format which is meant")
+        raise DataError(f"{path}: the rows fit {both} equally well; choose one with data.format")
     if not ranked or ranked[0][1] * 2 <= len(rows):
         raise DataError(_unrecognised(rows, votes, path))
     return ranked[0][0]
@@ -41,20 +41,20 @@ def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> st
 
 
 def _guess(rows: Sequence[RawRow], keys: Counter[str]) -> str:
-    """Say what was probably meant by rows that fit no format."""
+    """Return a hint on what rows that fit no format probably are."""
     if {"chosen", "rejected"} <= keys.keys():
-        return "; pairs of chosen and rejected answers are not trained: make a completion of the chosen one"
+        return "; pairs of chosen and rejected answers are not supported: use the chosen one as the completion"
     only = rows[0].value if len(rows) == 1 and isinstance(rows[0].value, dict) else {}
     if inner := [
         key for key, value in only.items() if isinstance(value, list) and value and isinstance(value[0], dict)
     ]:
-        return f"; the rows seem to stand under '{inner[0]}': give that list alone"
+        return f"; the rows seem to be under '{inner[0]}': save only that list"
     if only and all(isinstance(value, dict) for value in only.values()):
-        return "; it looks like a frame that pandas wrote by columns: write it with to_json(orient='records')"
+        return "; it looks like a DataFrame that pandas wrote by columns: use to_json(orient='records')"
     if all(isinstance(row.value, list) for row in rows):
-        return "; the rows are lists of cells without names: write them as objects, to_json(orient='records') in pandas"
+        return "; the rows are lists of cells without names: save them as objects (pandas: to_json(orient='records'))"
     wanted = {name for columns in FORMATS.values() for name in columns.required} - keys.keys()
     near = {key: name for key in keys if (name := nearest(key, wanted))}
     if keys and not near:
         return f"; {OWN_COLUMNS}"
-    return "".join(f"; by '{key}', did you mean '{name}'?" for key, name in near.items())
+    return "".join(f"; did you mean '{name}' instead of '{key}'?" for key, name in near.items())

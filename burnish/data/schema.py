@@ -1,4 +1,4 @@
-"""The columns that the formats know, and those that mean something beside them."""
+"""The columns of the formats, and other columns with a known meaning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a format needs, and those that it may have."""
+    """The required and optional columns of a format."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -26,9 +26,9 @@ FORMATS: Mapping[str, Columns] = {
     "prompt-completion": Columns(("prompt", "completion"), ("system",)),
     "text": Columns(("text",)),
 }
-# what a response was thought up with: as a column, or as a key of an assistant's turn
+# names of the reasoning before a response, as a column or as a key of an assistant turn
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "chain_of_thought", "rationale")
-# what a question is about: without it a model learns to answer from nothing
+# names of the text that a question refers to: without it a model learns to make answers up
 CONTEXTS = frozenset(
     (
         "context",
@@ -43,12 +43,12 @@ CONTEXTS = frozenset(
         "documents",
     )
 )
-# columns whose values are needed, whatever type a file gives them
+# columns that are read whatever their type in the file
 KNOWN = frozenset().union(*(columns.all for columns in FORMATS.values()), THOUGHTS, CONTEXTS, ("conversation",))
 
 
 def fitting(value: Any) -> list[str]:
-    """Return the formats whose required keys a row has; text only where no other fits, as it often stands beside."""
+    """Return the formats whose required keys a row has; "text" only if no other fits: often it is an extra column."""
     if isinstance(value, str):
         return ["text"]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""JSON that holds a whole table in one object → rows: as pandas writes frames, and objects of rows by their ids."""
+"""Convert a table in one JSON object to rows: DataFrames written by pandas, and objects of rows by id."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ SPEAKERS, TURNS = ("role", "from"), ("messages", "conversations", "conversation"
 
 
 def unfold(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
-    """Return the rows that a file's values hold, or None where they are rows themselves.
+    """Return the rows inside a file's values, or None if the values are the rows.
 
-    Unfolded are one object in which a frame stands (`DataFrame.to_json` with orient columns, index, split or table,
-    or lists by column), one object of rows by id, and rows of which each is a JSON text. What was done is added to
-    `notes`.
+    This unfolds an object that holds a DataFrame (`DataFrame.to_json` with orient columns, index, split or table, or
+    lists by column), an object of rows by id, and rows that are JSON strings. Adds what was done to `notes`.
     """
     if len(values) == 1 and isinstance(values[0], dict):
         for read, what in READERS:
             if (rows := read(values[0])) is not None:
-                notes.append(f"one object that holds {what}: read as {len(rows)} rows")
+                notes.append(f"one JSON object with {what}: read as {len(rows)} rows")
                 return rows
     return _from_texts(values, notes)
 
 
 def named(names: Sequence[Any], cells: Any) -> Any:
-    """Return a row of names and cells; what is not a list of as many cells stays what it is."""
+    """Return a row from names and cells; return `cells` unchanged if it is not a list of the same length."""
     return dict(zip(names, cells, strict=True)) if isinstance(cells, list) and len(cells) == len(names) else cells
 
 
@@ -52,7 +51,7 @@ def _schema(table: Table) -> list[Any] | None:
 
 
 def _columns(table: Table) -> list[Any] | None:
-    """Cells by row's label in an object a column; a label that a column lacks is an empty cell."""
+    """Read one object per column, of cells by row label; a missing label is an empty cell."""
     if not table or not all(isinstance(cells, dict) and cells for cells in table.values()):
         return None
     labels = dict.fromkeys(label for cells in table.values() for label in cells)
@@ -69,7 +68,7 @@ def _index(table: Table) -> list[Any] | None:
 
 
 def _lists(table: Table) -> list[Any] | None:
-    """A list of cells a column. One row whose columns are lists of turns looks alike: its elements have speakers."""
+    """Read one list of cells per column. A single row with lists of turns looks alike, but its items have speakers."""
     cells = list(table.values())
     if not cells or not all(isinstance(column, list) and len(column) == len(cells[0]) > 0 for column in cells):
         return None
@@ -80,36 +79,36 @@ def _lists(table: Table) -> list[Any] | None:
 
 
 def _is_turn(name: str, cell: Any) -> bool:
-    """Whether an element of a list is a turn, not a row's cell: an object with a speaker, or such as JSON in a text."""
+    """Return whether an element is a turn, not a row's cell: an object with a speaker, possibly as a JSON string."""
     if isinstance(cell, str):
         return name in TURNS and cell.lstrip().startswith("{")
     return isinstance(cell, dict) and any(key in cell for key in SPEAKERS)
 
 
 READERS: tuple[tuple[Callable[[Table], list[Any] | None], str], ...] = (
-    (_split, "a frame (orient='split')"),
-    (_schema, "a frame (orient='table')"),
-    (_columns, "a column's cells under each name (pandas' default)"),
-    (_index, "rows by their ids"),
-    (_lists, "a list of cells for each column"),
+    (_split, "a DataFrame (orient='split')"),
+    (_schema, "a DataFrame (orient='table')"),
+    (_columns, "an object of cells per column (the default of pandas)"),
+    (_index, "rows by id"),
+    (_lists, "a list of cells per column"),
 )
 
 
 def _from_texts(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
-    """Read rows that were written as JSON texts inside JSON; None where not all are such."""
+    """Read rows that are JSON strings inside JSON; return None unless all are."""
     if not values or not all(isinstance(value, str) and value.lstrip().startswith("{") for value in values):
         return None
     rows = [parsed(value) for value in values]
     if not all(isinstance(row, dict) and fitting(row) for row in rows):
         return None
-    notes.append(f"{len(rows)} rows are JSON inside a text: read as objects")
+    notes.append(f"{len(rows)} rows are JSON strings: read as objects")
     return rows
 
 
 def parsed(text: str, faults: list[str] | None = None) -> Any:
-    """Return the one value that a JSON text holds, a list of all elements for an array; None where it is malformed.
+    """Return the single value of a JSON text, a list for an array, or None if it is malformed.
 
-    What is wrong is added to `faults`, as in a file.
+    Adds what is wrong to `faults`.
     """
     found: list[str] = []
     values = [value for _, value in scan_json(text, found)]
@@ -121,7 +120,7 @@ def parsed(text: str, faults: list[str] | None = None) -> Any:
 
 
 def parsed_list(text: str, faults: list[str]) -> list[Any] | None:
-    """Return the list that a text holds: as JSON, or as Python writes lists (pandas does, into CSV); else a fault."""
+    """Return the list in a text: JSON, or a Python literal as pandas writes to CSV. Adds a fault if there is none."""
     found: list[str] = []
     value = parsed(text, found)
     if found and "malformed JSON" in found[0]:
