@@ -140,7 +140,7 @@ image-contents: ## [IMAGE=serve]: every package of an image, with its version an
 WORKERS ?= 2
 PYTEST = $(SAFE_PY) -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers clean
+.PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers reference clean
 test: setup $(VENV)/.dev ## [WORKERS=2]: set up and run all tests but the external ones
 	@$(PYTEST) -m 'not external' --durations=20
 
@@ -166,6 +166,9 @@ lint: setup $(VENV)/.dev ## ruff and mypy
 
 layers: ## the architecture, read from the imports: folders in layers, circles, sizes
 	@$(SAFE_PATH) $(PYTHON) -m tools.layers
+
+reference: setup ## write docs/settings.md and docs/openai-api.md from the code
+	@$(SAFE_PY) -m tools.reference
 
 clean: ## remove .venv and caches of this clone; runs/ and ~/.cache/burnish stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

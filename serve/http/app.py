@@ -20,13 +20,15 @@ from .routes import chat, completions, models, status, tokens, web
 from .routes.paths import answer_head, listed
 from .service import Service
 
+ROUTES = (status, models, chat, completions, tokens, web)
+
 
 def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     """Return the application."""
     app = FastAPI(
         title="Burnish", version=version(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    for routes in (status, models, chat, completions, tokens, web):
+    for routes in ROUTES:
         routes.add(app, service)
     answer_head(app)
     _add_error_handlers(app)

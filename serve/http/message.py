@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-NOTHING: tuple[Any, ...] = (None, [], {}, "")
+from .treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -41,17 +42,6 @@ def _without_nulls(value: Any) -> Any:
     return {name: entry for name, entry in value.items() if entry is not None}
 
 
-def unsupported(what: str, *harmless: Any) -> AfterValidator:
-    """Refuse what OpenAI's wire has and this server does not honour; `harmless` are values that ask for nothing."""
-
-    def check(value: Any) -> Any:
-        if value in NOTHING or value in harmless:
-            return value
-        raise PydanticCustomError("unsupported_parameter", "{what} not supported", {"what": what})
-
-    return AfterValidator(check)
-
-
 def known_kinds(*kinds: str) -> Callable[[str], str]:
     """Return a check of a part's type: one of `kinds`, another of OpenAI's (unsupported), or a wrong value."""
 
@@ -60,25 +50,27 @@ def known_kinds(*kinds: str) -> Callable[[str], str]:
             return value
         if value in ("image_url", "input_audio", "file", "video_url", "audio_url"):
             raise PydanticCustomError(
-                "unsupported_parameter", "{kind} parts are not supported: this model reads text", {"kind": value}
+                UNSUPPORTED, "{kind} parts are not supported: this model reads text", {"kind": value}
             )
         raise ValueError(f"expected {' or '.join(map(repr, kinds))}, not {value[:40]!r}")
 
     return check
 
 
+CACHED = NoEffect("prefixes are always cached")
+
+
 class ContentPart(Wire):
     """A content part. This server reads text, and the refusals of an assistant's earlier turns."""
 
-    type: Annotated[str, AfterValidator(known_kinds("text", "refusal"))]
+    type: Annotated[str, AfterValidator(known_kinds("text", "refusal")), Only("only `text` and `refusal`")]
     text: str | None = None
     refusal: str | None = None
-    image_url: Annotated[Any, unsupported("images are")] = None
-    input_audio: Annotated[Any, unsupported("audio is")] = None
-    file: Annotated[Any, unsupported("files are")] = None
-    # hints for a cache: prefixes are cached here anyway
-    prompt_cache_breakpoint: dict[str, Any] | None = None
-    cache_control: dict[str, Any] | None = None
+    image_url: Annotated[Any, Unsupported("images are")] = None
+    input_audio: Annotated[Any, Unsupported("audio is")] = None
+    file: Annotated[Any, Unsupported("files are")] = None
+    prompt_cache_breakpoint: Annotated[dict[str, Any] | None, CACHED] = None
+    cache_control: Annotated[dict[str, Any] | None, CACHED] = None
 
     @model_validator(mode="after")
     def _text_is_there(self) -> ContentPart:
@@ -92,25 +84,30 @@ class ContentPart(Wire):
         return (self.text if self.type == "text" else self.refusal) or ""
 
 
+THOUGHT = Field(description="goes to templates that read thoughts")
+
+
 class Message(Wire):
     """One message. A developer message is given to the template as a system message."""
 
     role: Annotated[
         Literal["system", "developer", "user", "assistant", "tool", "function"],
-        unsupported("messages of functions are", *ROLES),
+        Unsupported("messages of functions are", *ROLES),
+        Only("every role but `function`"),
+        Field(description="a `developer` message goes to the template as `system`"),
     ]
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_call_id: str | None = None
+    content: Annotated[str | list[ContentPart] | None, Field(description="may be null in an assistant's turn")] = None
+    name: Annotated[str | None, Field(description="goes to the template")] = None
+    tool_call_id: Annotated[str | None, NoEffect("templates get no tool calls yet")] = None
 
-    # what a reply's own message has besides, or had in an earlier version of the wire
-    refusal: str | None = None
-    annotations: list[Any] | None = None  # of web search: nothing for the template
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: Annotated[list[Any] | None, unsupported("tool calls are")] = None
-    function_call: Annotated[Any, unsupported("tool calls are")] = None
-    audio: Annotated[Any, unsupported("audio is")] = None
+    # what a reply's own message has besides, or had in an earlier version of the API
+    refusal: Annotated[str | None, Field(description="the text of an assistant's turn without content")] = None
+    annotations: Annotated[list[Any] | None, NoEffect("web search is not offered")] = None
+    reasoning_content: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
+    reasoning: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
+    tool_calls: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
+    function_call: Annotated[Any, Unsupported("tool calls are")] = None
+    audio: Annotated[Any, Unsupported("audio is")] = None
 
     @classmethod
     def _nullable(cls) -> frozenset[str]:

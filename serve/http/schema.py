@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from .message import Message, Wire, unsupported
+from .message import CACHED, Message, Wire
+from .treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 
 MOST_TOP_LOGPROBS = 20
 MOST_COMPLETION_LOGPROBS = 5
@@ -16,19 +17,21 @@ NO_PENALTY = 1.0
 
 
 class StreamOptions(Wire):
-    """`include_usage`: a last chunk with the counts; `continuous_usage_stats`: the counts so far in every chunk.
+    """What a stream has besides the answer."""
 
-    `include_obfuscation` is accepted and nothing is added.
-    """
-
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-    include_obfuscation: bool = False
+    include_usage: Annotated[bool, Field(description="a last chunk with the token counts")] = False
+    continuous_usage_stats: Annotated[
+        bool, Extension("vLLM"), Field(description="the token counts so far in every chunk")
+    ] = False
+    include_obfuscation: Annotated[bool, NoEffect("nothing is padded")] = False
 
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Repetition = Annotated[float, Field(gt=0, le=10)]
+TopK = Annotated[int, Field(ge=-1, le=1 << 30)]
+LastTokens = Annotated[int, Field(ge=-1, le=1 << 20)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _tokens(least: int) -> AfterValidator:
@@ -43,50 +46,63 @@ def _tokens(least: int) -> AfterValidator:
 
 
 MostTokens = Annotated[int, _tokens(1)]
+SAMPLING = Extension("llama.cpp, vLLM")
 
 
 def _response_format(value: dict[str, Any]) -> dict[str, Any]:
-    """Take plain text only; the others of OpenAI's wire are known and not honoured."""
+    """Take plain text only; OpenAI's other types are known and not honoured."""
     kind = value.get("type")
     if kind == "text" and len(value) == 1:
         return value
     if kind in ("json_object", "json_schema", "grammar", "python"):
-        raise PydanticCustomError("unsupported_parameter", "the type '{kind}' is not supported", {"kind": kind})
+        raise PydanticCustomError(UNSUPPORTED, "the type '{kind}' is not supported", {"kind": kind})
     raise ValueError("expected {'type': 'text'}")
+
+
+ResponseFormat = Annotated[dict[str, Any], AfterValidator(_response_format)]
 
 
 def _moderation(value: dict[str, Any]) -> dict[str, Any]:
     """Accept what asks for scores, which are not given; refuse what asks to block."""
     policy = value.get("policy") or {}
     if isinstance(policy, dict) and any(isinstance(p, dict) and p.get("mode") == "block" for p in policy.values()):
-        raise PydanticCustomError("unsupported_parameter", "blocking by a moderation model is not supported")
+        raise PydanticCustomError(UNSUPPORTED, "blocking by a moderation model is not supported")
     return value
 
 
+Moderation = Annotated[dict[str, Any], AfterValidator(_moderation)]
+
+
 class Sampling(Wire):
-    """What chat and plain completions have in common; null is the default everywhere, as on OpenAI's wire."""
+    """What chat and plain completions have in common; null is the default everywhere, as in OpenAI's API."""
 
-    model: str
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: str | list[str] | None = None
-    max_tokens: MostTokens | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, Bias] | None = None
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    model: Annotated[str, Field(description="the served name or `default`; any other is a 404")]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="1 by default; 0 is greedy")
+    top_p: Share | None = Field(None, description="1 by default")
+    n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="at most `max_choices` of the settings")
+    stop: str | list[str] | None = Field(None, description="at most `max_stops` of the settings")
+    max_tokens: MostTokens | None = Field(None, description="at least 1; -1: as many as the context holds")
+    presence_penalty: Penalty | None = Field(None, description="over the answer")
+    frequency_penalty: Penalty | None = Field(None, description="over the answer")
+    logit_bias: dict[str, Bias] | None = Field(None, description="-100 to 100 by token id")
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(None, description="-1: a random one")
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None  # accepted, does nothing
+    stream_options: StreamOptions | None = Field(None, description="only with `stream`")
+    user: Annotated[str | None, NoEffect("no abuse is tracked")] = None
 
-    # extensions, with the names that llama.cpp and vLLM have
-    top_k: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repeat_penalty: Repetition | None = None
-    repetition_penalty: Repetition | None = None
-    repeat_last_n: Annotated[int, Field(ge=-1, le=1 << 20)] | None = None
-    ignore_eos: bool | None = None
+    # names that llama.cpp and vLLM have
+    top_k: Annotated[TopK | None, SAMPLING] = Field(None, description="0 or -1: no limit, the default")
+    min_p: Annotated[Share | None, SAMPLING] = Field(None, description="0 by default")
+    repeat_penalty: Annotated[Repetition | None, Extension("llama.cpp")] = Field(
+        None, description="over the last `repeat_last_n` tokens of prompt and answer"
+    )
+    repetition_penalty: Annotated[Repetition | None, Extension("vLLM")] = Field(
+        None, description="over all of prompt and answer; not beside another `repeat_penalty`"
+    )
+    repeat_last_n: Annotated[LastTokens | None, Extension("llama.cpp")] = Field(
+        None, description="64 by default; -1: all tokens"
+    )
+    ignore_eos: Annotated[bool | None, SAMPLING] = Field(None, description="goes on to `max_tokens`")
 
     @field_validator("logit_bias")
     @classmethod
@@ -125,18 +141,21 @@ class Sampling(Wire):
 
 
 class Rendering(Wire):
-    """Which messages a prompt is made of, and how; names as in vLLM.
+    """Which messages a prompt is made of, and how; names as in vLLM."""
 
-    `add_generation_prompt`: open an assistant's turn after the messages (the default); `continue_final_message`: leave
-    the last message open instead, so that the answer goes on with it.
-    """
-
-    messages: Annotated[list[Message], Field(min_length=1)]
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] | None = None
-    # goes to the template, where that names it
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, description="at most `max_messages` of the settings")]
+    add_generation_prompt: Annotated[bool | None, Extension("vLLM")] = Field(
+        None, description="false: the prompt ends after the last message instead of opening an assistant's turn"
+    )
+    continue_final_message: Annotated[bool, Extension("vLLM")] = Field(
+        False, description="the answer continues the last message; the reply has only what is new"
+    )
+    chat_template_kwargs: Annotated[dict[str, Any] | None, SAMPLING] = Field(
+        None, description="variables of the template, stronger than those of the run"
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="goes to the template; one that does not name it ignores it"
+    )
 
     @classmethod
     def _nullable(cls) -> frozenset[str]:
@@ -167,32 +186,35 @@ class Rendering(Wire):
 class ChatRequest(Sampling, Rendering):
     """POST /v1/chat/completions."""
 
-    max_completion_tokens: MostTokens | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
-    response_format: Annotated[dict[str, Any], AfterValidator(_response_format)] | None = None
-    modalities: Annotated[list[Literal["text", "audio"]] | None, unsupported("audio is", ["text"])] = None
+    max_completion_tokens: MostTokens | None = Field(None, description="wins over `max_tokens`")
+    logprobs: bool | None = Field(None, description="of the model itself, before penalties and temperature")
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = Field(
+        None, description="only with `logprobs`"
+    )
+    response_format: Annotated[ResponseFormat | None, Only('only `{"type": "text"}`')] = None
+    modalities: Annotated[list[Literal["text", "audio"]] | None, Unsupported("audio is", ["text"])] = None
 
-    # known on OpenAI's wire and not honoured; here are the values that ask for nothing
-    tools: Annotated[list[Any] | None, unsupported("tool calls are")] = None
-    tool_choice: Annotated[Any, unsupported("tool calls are", "none", "auto")] = None
-    functions: Annotated[list[Any] | None, unsupported("tool calls are")] = None
-    function_call: Annotated[Any, unsupported("tool calls are", "none", "auto")] = None
-    audio: Annotated[Any, unsupported("audio is")] = None
-    prediction: Annotated[Any, unsupported("predicted outputs are")] = None
-    web_search_options: Annotated[Any, unsupported("web search is")] = None
-    verbosity: Annotated[Any, unsupported("verbosity is", "medium")] = None
-    moderation: Annotated[dict[str, Any] | None, AfterValidator(_moderation)] = None
+    # known in OpenAI's API and not honoured; here are the values that ask for nothing
+    tools: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
+    tool_choice: Annotated[Any, Unsupported("tool calls are", "none", "auto")] = None
+    functions: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
+    function_call: Annotated[Any, Unsupported("tool calls are", "none", "auto")] = None
+    audio: Annotated[Any, Unsupported("audio is")] = None
+    prediction: Annotated[Any, Unsupported("predicted outputs are")] = None
+    web_search_options: Annotated[Any, Unsupported("web search is")] = None
+    verbosity: Annotated[Any, Unsupported("verbosity is", "medium")] = None
 
-    # accepted, do nothing here
-    parallel_tool_calls: bool | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: Literal["in-memory", "in_memory", "24h"] | None = None
+    moderation: Annotated[Moderation | None, NoEffect("no scores are given"), Only("no policy that blocks")] = None
+    parallel_tool_calls: Annotated[bool | None, NoEffect("there are no tool calls")] = None
+    metadata: Annotated[dict[str, str] | None, NoEffect("nothing is stored")] = None
+    store: Annotated[bool | None, NoEffect("nothing is stored")] = None
+    service_tier: Annotated[
+        Literal["auto", "default", "flex", "scale", "priority", "fast"] | None, NoEffect("there is one tier")
+    ] = None
+    safety_identifier: Annotated[str | None, NoEffect("no abuse is tracked")] = None
+    prompt_cache_key: Annotated[str | None, CACHED] = None
+    prompt_cache_options: Annotated[dict[str, Any] | None, CACHED] = None
+    prompt_cache_retention: Annotated[Literal["in-memory", "in_memory", "24h"] | None, CACHED] = None
 
     @model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> ChatRequest:
@@ -214,12 +236,18 @@ class TemplateRequest(ChatRequest):
 class CompletionRequest(Sampling):
     """POST /v1/completions: text, or token ids, without a template."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: Annotated[int, _tokens(0)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = None
-    echo: bool = False
-    best_of: int | None = None
-    suffix: Annotated[str | None, unsupported("insertion before a suffix is")] = None
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+        description="texts or token ids; special strings in texts are control tokens"
+    )
+    max_tokens: Annotated[int, _tokens(0)] | None = Field(
+        None, description="16 by default; 0: the prompt is read and nothing is generated; -1: as many as fit"
+    )
+    logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = Field(
+        None, description="with `echo` also of the prompt"
+    )
+    echo: bool = Field(False, description="puts the prompt before the answer")
+    best_of: Annotated[int | None, Only("only the value of `n`", "invalid_value")] = None
+    suffix: Annotated[str | None, Unsupported("insertion before a suffix is")] = None
 
     @model_validator(mode="after")
     def _every_answer_is_returned(self) -> CompletionRequest:
@@ -245,9 +273,9 @@ class TokenizeRequest(Wire):
     """POST /tokenize: the ids of a text."""
 
     content: str
-    add_special: bool = False
-    parse_special: bool = True
-    with_pieces: bool = False
+    add_special: bool = Field(False, description="add the tokens that the model is configured to begin with")
+    parse_special: bool = Field(True, description="special strings are control tokens")
+    with_pieces: bool = Field(False, description="`{id, piece}` for each token")
 
 
 class DetokenizeRequest(Wire):

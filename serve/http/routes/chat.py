@@ -21,6 +21,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
+        """Chat, whole or streamed."""
         request = await service.bodies.request(ChatRequest, http)
         requests.check_model(request.model, service.served)
         prompt = await service.prepared(http, chat_prompt(request, service), "messages")
@@ -28,6 +29,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/apply-template")
     async def apply_template(http: Request) -> Response:
+        """The text that the template makes of the messages: `{"prompt"}`."""
         request = await service.bodies.request(TemplateRequest, http)
         requests.check_model(request.model, service.served)
         return json_reply("prompt", await service.prepared(http, chat_text(request, service), "messages"))

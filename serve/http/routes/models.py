@@ -19,10 +19,12 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
+        """The served name, and `default`."""
         names = dict.fromkeys((service.served.name, requests.DEFAULT_NAME))
         return JSONResponse({"object": "list", "data": [model(name) for name in names]})
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> Response:
+        """One of them; 404 for another name."""
         requests.check_model(name, service.served)
         return JSONResponse(model(name))

@@ -20,11 +20,13 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize")
     async def tokenize(http: Request) -> Response:
+        """The token ids of a text: `{"tokens"}`."""
         request = await bodies.request(TokenizeRequest, http)
         return json_reply("tokens", await service.prepared(http, _encoded(request, tokenizer), "content"))
 
     @app.post("/detokenize")
     async def detokenize(http: Request) -> Response:
+        """The text of token ids: `{"content"}`."""
         request = await bodies.request(DetokenizeRequest, http)
         await bodies.run(http, _check_ids, request.tokens, tokenizer.vocab_size)
         text = await service.prepared(http, tokenizer.decode_json(request.tokens), "tokens")

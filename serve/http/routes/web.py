@@ -58,10 +58,12 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/")
     async def page(http: Request) -> Response:
+        """The chat page; its files are under `/web/`."""
         return await files.get_response("index.html", http.scope)
 
     @app.get("/favicon.ico")
     async def icon(http: Request) -> Response:
+        """The page's icon."""
         return await files.get_response("favicon.svg", http.scope)
 
     app.mount(FILES, files)

@@ -1,0 +1,102 @@
+"""docs/settings.md and docs/openai-api.md are what the code says, and the schema's marks are what the server does."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from serve.http.body.validation import validate
+from serve.http.errors import ApiError
+from serve.http.message import ContentPart, Message, Wire
+from serve.http.schema import ChatRequest, CompletionRequest, StreamOptions
+from serve.http.treatment import NoEffect, Only, Unsupported
+from tools.reference import __main__ as reference
+from tools.reference.api import marks
+
+HTTP = Path(__file__).parent.parent / "serve" / "http"
+CHAT: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
+# a whole request for each schema, with the place of its fields
+REQUESTS: dict[type[Wire], dict[str, Any]] = {
+    ChatRequest: CHAT,
+    CompletionRequest: {"model": "default", "prompt": "Hi"},
+    Message: {"role": "user", "content": "Hi"},
+    ContentPart: {"type": "text", "text": "Hi"},
+    StreamOptions: {},
+}
+# values that a field with the mark Only does not take, and one that it does
+OTHERS: dict[str, tuple[Any, Any]] = {
+    "response_format": ({"type": "json_object"}, {"type": "text"}),
+    "moderation": ({"policy": {"hate": {"mode": "block"}}}, {"model": "omni-moderation-latest"}),
+    "best_of": (2, 1),
+    "role": ("function", "user"),
+    "type": ("image_url", "text"),
+}
+
+
+def test_the_pages_are_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reference.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_page_that_differs_is_named_and_then_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reference, "DOCS", tmp_path)
+    (tmp_path / "settings.md").write_text("old", encoding="utf-8")
+    assert reference.main(["--check"]) == 1
+    assert "docs/settings.md: is not what the code says: run `make reference`" in capsys.readouterr().out
+    assert reference.main([]) == 0
+    assert reference.main(["--check"]) == 0
+
+
+def fields() -> Iterator[tuple[type[Wire], str, FieldInfo]]:
+    """Yield every field of every request part."""
+    return ((model, name, info) for model in REQUESTS for name, info in model.model_fields.items())
+
+
+def read_in_serve() -> set[str]:
+    """Return the names of all attributes that the code of serve/http reads."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in HTTP.rglob("*.py")]
+    return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def test_fields_without_effect_are_never_read_and_honoured_ones_are() -> None:
+    read = read_in_serve()
+    idle = {name for _, name, info in fields() if marks(info, NoEffect)}
+    assert idle & read == set()
+    honoured = {name for _, name, info in fields() if not marks(info, NoEffect | Unsupported)}
+    # refused at validation where they ask for more than the default
+    assert honoured - read == {"response_format"}
+
+
+def code_of(model: type[Wire], **values: Any) -> str | None:
+    try:
+        validate(model, {**REQUESTS[model], **values})
+    except ApiError as error:
+        return error.code
+    return None
+
+
+REFUSED = [(m, n, i) for m, n, i in fields() if marks(i, Unsupported) and not marks(i, Only)]
+
+
+@pytest.mark.parametrize(("model", "name", "info"), REFUSED, ids=[f"{m.__name__}.{n}" for m, n, _ in REFUSED])
+def test_refused_fields_are_refused_unless_they_ask_for_nothing(model: type[Wire], name: str, info: FieldInfo) -> None:
+    found = {code_of(model, **{name: value}) for value in (["audio"], {"a": 1}, "a")}
+    assert "unsupported_parameter" in found
+    assert found <= {"unsupported_parameter", "invalid_type", "invalid_value"}
+    for harmless in marks(info, Unsupported)[0].harmless:
+        assert code_of(model, **{name: harmless}) is None
+
+
+def test_fields_that_take_some_values_refuse_the_others_with_their_code() -> None:
+    limited = [(model, name, marks(info, Only)[0]) for model, name, info in fields() if marks(info, Only)]
+    assert {name for _, name, _ in limited} == OTHERS.keys()
+    for model, name, mark in limited:
+        other, taken = OTHERS[name]
+        assert code_of(model, **{name: other}) == mark.code
+        assert code_of(model, **{name: taken}) is None

@@ -1,0 +1,175 @@
+"""docs/openai-api.md: routes, request fields and errors, from the routes, the schema and every place that refuses."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic.fields import FieldInfo
+
+from serve.http import schema
+from serve.http.app import ROUTES
+from serve.http.message import ContentPart, Message, Wire
+from serve.http.service import Service
+from serve.http.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
+
+from .errors import error_table
+from .markdown import table, type_text
+
+INTRO = """\
+# OpenAI API compatibility
+
+Which routes the server has, what it does with every request field, and which errors it returns. This page is generated
+from the code by `make reference`. [Serve in production](serve-in-production.md) explains how to use the API.
+
+Nothing is ignored silently. A field that this page does not list is a 400 `unknown_parameter` that names the field that
+was probably meant. `null` means that the field is absent, also for a field that is not listed. A refused field is
+accepted while it asks for nothing: empty (`[]`, `{}`, `""`), or with one of the values that the table names.
+
+## Routes
+
+HEAD is answered wherever GET is. `/models`, `/completions` and `/chat/completions` work without `/v1`, and doubled or
+trailing slashes don't matter.
+"""
+ERRORS = """\
+## Errors
+
+Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. 429 has a Retry-After header, 503 has
+one where waiting helps. In the middle of a stream an error is an event `data: {"error": ...}`, followed by
+`data: [DONE]`. In the messages below an ellipsis stands for what depends on the request.
+"""
+Fields = list[tuple[str, FieldInfo]]
+
+
+def page() -> str:
+    """Return the page."""
+    routes = list(_routes())
+    requests = [(f"`{method} {route.path}`", model) for method, route in routes if (model := _request(route))]
+    seen: set[type[Wire]] = set()
+    parts = [INTRO, _route_table(routes)]
+    for title, model in requests:
+        parts.append(f"## {title}\n")
+        parts.append(_same(model) or _tables(model))
+        seen.add(model)
+    parts += ["## Messages\n", "An entry of `messages`.\n", _tables(Message)]
+    parts += ["## Content parts\n", "An entry of `content` where that is a list.\n", _tables(ContentPart)]
+    parts += ["## `stream_options`\n", _tables(schema.StreamOptions), ERRORS, error_table()]
+    return "\n".join(parts)
+
+
+def _routes() -> Iterator[tuple[str, APIRoute]]:
+    """Yield every route with its method; they are registered without a server, which only replies need."""
+    app = FastAPI(openapi_url=None)
+    service = SimpleNamespace(served=SimpleNamespace(tokenizer=None), bodies=None)
+    for module in ROUTES:
+        module.add(app, cast(Service, service))
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            yield min(route.methods - {"HEAD"}), route
+
+
+def _route_table(routes: list[tuple[str, APIRoute]]) -> str:
+    rows = [(f"`{method} {route.path.replace(':path', '')}`", _sentence(route.endpoint)) for method, route in routes]
+    return table(("route", "what it does"), rows) + "\n"
+
+
+def _sentence(endpoint: Any) -> str:
+    return " ".join((inspect.getdoc(endpoint) or "").split()).removesuffix(".")
+
+
+def _request(route: APIRoute) -> type[Wire] | None:
+    """Return the schema that a handler reads its body with."""
+    found = re.search(r"bodies\.request\((\w+),", inspect.getsource(route.endpoint))
+    return cast("type[Wire]", getattr(schema, found[1])) if found else None
+
+
+def _same(model: type[Wire]) -> str:
+    """Return a sentence instead of tables for a request that is another one's, with other defaults at most."""
+    parent = model.__mro__[1]
+    if not issubclass(parent, Wire) or model.model_fields.keys() != parent.model_fields.keys():
+        return ""
+    changed = [name for name in model.__annotations__ if name in parent.model_fields]
+    optional = "".join(f"; `{name}` may be left out" for name in changed if not model.model_fields[name].is_required())
+    return f"The fields of `{(parent.__doc__ or '').split(':')[0].rstrip('.')}`{optional}.\n"
+
+
+def _tables(model: type[Wire]) -> str:
+    fields = sorted(model.model_fields.items(), key=lambda item: not item[1].is_required())
+    parts = []
+    for title, chosen, head, row in (
+        ("Honoured", _honoured(fields), ("field", "type", "notes"), _honoured_row),
+        ("Extensions", _extensions(fields), ("field", "type", "notes", "also in"), _extension_row),
+        ("Accepted, without effect", _idle(fields), ("field", "type", "because"), _idle_row),
+        (
+            "Refused",
+            _refused(fields),
+            ("field", "400 with the code", "unless it is"),
+            _refused_row,
+        ),
+    ):
+        if chosen:
+            parts.append(f"**{title}**\n\n{table(head, [row(name, info) for name, info in chosen])}\n")
+    return "\n".join(parts)
+
+
+def marks(info: FieldInfo, kind: type[Any]) -> list[Any]:
+    """Return a field's marks of one kind."""
+    return [mark for mark in info.metadata if isinstance(mark, kind)]
+
+
+def _honoured(fields: Fields) -> Fields:
+    return [
+        (n, i)
+        for n, i in fields
+        if not marks(i, Extension | NoEffect) and (marks(i, Only) or not marks(i, Unsupported))
+    ]
+
+
+def _extensions(fields: Fields) -> Fields:
+    return [(name, info) for name, info in fields if marks(info, Extension)]
+
+
+def _idle(fields: Fields) -> Fields:
+    return [(name, info) for name, info in fields if marks(info, NoEffect)]
+
+
+def _refused(fields: Fields) -> Fields:
+    return [(name, info) for name, info in fields if marks(info, Unsupported) and not marks(info, Only)]
+
+
+def _kind(info: FieldInfo) -> str:
+    return type_text(info.annotation, info.metadata)
+
+
+def _text(info: FieldInfo) -> str:
+    """Return what a field's declaration says of it."""
+    only = [f"{mark.values}, else 400 `{mark.code}`" for mark in marks(info, Only)]
+    return "; ".join(
+        [*(["required"] if info.is_required() else []), *([info.description] if info.description else []), *only]
+    )
+
+
+def _honoured_row(name: str, info: FieldInfo) -> tuple[str, ...]:
+    return f"`{name}`", _kind(info), _text(info)
+
+
+def _extension_row(name: str, info: FieldInfo) -> tuple[str, ...]:
+    return f"`{name}`", _kind(info), _text(info), marks(info, Extension)[0].source
+
+
+def _idle_row(name: str, info: FieldInfo) -> tuple[str, ...]:
+    return f"`{name}`", _kind(info), "; ".join(filter(None, [marks(info, NoEffect)[0].why, _text(info)]))
+
+
+def _refused_row(name: str, info: FieldInfo) -> tuple[str, ...]:
+    values = marks(info, Unsupported)[0].harmless
+    return f"`{name}`", f"`{UNSUPPORTED}`", ", ".join(f"`{_json(value)}`" for value in values)
+
+
+def _json(value: Any) -> str:
+    return repr(value).replace("'", '"')
