@@ -1,0 +1,45 @@
+"""The messages of docs/troubleshoot.md are those that the code prints."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+from tests.support.commands import ROOT
+
+PAGE = ROOT / "docs" / "troubleshoot.md"
+VERDICTS = (" fail ", " inconclusive ")  # cells of export's table
+
+
+def messages() -> list[str]:
+    """Return the first cell's code of every row, without what Markdown escapes."""
+    rows = re.findall(r"^\| `(.+?)`[^|]*\|", PAGE.read_text(encoding="utf-8").replace("\\|", "\0"), re.MULTILINE)
+    return [row.replace("\0", "|") for row in rows if row not in VERDICTS]
+
+
+@cache
+def printed() -> str:
+    """Return every string of the code, one a line; what is put in at run time is an ellipsis."""
+    files = [path for name in ("burnish", "train", "export", "serve") for path in (ROOT / name).rglob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    return "\n".join(text for tree in trees for node in ast.walk(tree) for text in _strings(node))
+
+
+def _strings(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_is_one_that_the_code_prints(message: str) -> None:
+    assert message in printed()
+
+
+def test_there_are_messages() -> None:
+    assert len(messages()) > 60
