@@ -7,8 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -52,57 +50,6 @@ def test_logits_depend_only_on_what_came_before(model: Model) -> None:
     assert np.abs(short[0] - whole[0]).max() < 0.05
     paris = ids[5]
     assert int(np.argmax(whole[0])) == paris
-
-
-def test_a_biased_greedy_token_is_the_likeliest_of_the_biased_logits(model: Model) -> None:
-    numbers = np.random.default_rng(0)
-    for kind in ("none", "lower", "ban", "mixed"):
-        for _ in range(20):
-            logits = numbers.normal(size=model.n_vocab).astype(np.float32)
-            tokens = [int(logits.argmax()), *map(int, numbers.integers(0, model.n_vocab, 5))]
-            low, high = {"none": (0, 0), "lower": (-9, 0), "ban": (-np.inf, -np.inf), "mixed": (-9, 9)}[kind]
-            bias = {t: float(low if kind == "ban" else numbers.uniform(low, high)) for t in tokens}
-            biased, before = logits.copy(), logits.copy()
-            biased[list(bias)] += np.array(list(bias.values()), np.float32)
-            context: Any = SimpleNamespace(logits=lambda index, row=logits: row)
-            sampler = llama.Sampler(model, temperature=0, logit_bias={} if kind == "none" else bias)
-            assert sampler.sample(context, 0) == int(biased.argmax() if kind != "none" else before.argmax())
-            assert (logits == before).all()
-
-
-def test_logits_that_are_no_numbers_are_refused(model: Model) -> None:
-    row = np.full(model.n_vocab, np.nan, np.float32)
-    context: Any = SimpleNamespace(logits=lambda index: row)
-    with pytest.raises(LlamaError, match="not numbers"):
-        llama.Sampler(model, temperature=0, logit_bias={1: -1.0}).sample(context, 0)
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"temperature": 0.0},
-        {"temperature": 0.0, "logit_bias": {0: 100.0, 5: -1.0}},
-        {"temperature": 0.0, "repeat_penalty": 1.3, "prompt": (5, 7)},
-        {"temperature": 5.0, "seed": 3, "logit_bias": {0: 50.0}},
-    ],
-)
-def test_only_allowed_tokens_are_sampled(model: Model, how: dict[str, Any]) -> None:
-    allowed = np.zeros(model.n_vocab, np.bool_)
-    allowed[[5, 6, 7]] = True
-    with Context(model, n_ctx=64) as context:
-        drawn = set()
-        for _ in range(8):
-            context.clear()
-            assert context.decode([1, 9], [0, 1], [0, 0], [False, True]) == 0
-            logits = context.logits(1).copy()
-            sampler = llama.Sampler(model, **{**how, "seed": len(drawn) + how.get("seed", 0)})
-            drawn.add(sampler.sample(context, 1, allowed))
-            sampler.close()
-        assert drawn <= {5, 6, 7}
-        if how == {"temperature": 0.0}:
-            assert drawn == {max((5, 6, 7), key=lambda token: logits[token])}
-        with pytest.raises(LlamaError, match="allows no token"):
-            llama.Sampler(model, temperature=0).sample(context, 1, np.zeros(model.n_vocab, np.bool_))
 
 
 def test_every_output_has_its_own_logits_and_a_token_without_one_is_refused(model: Model) -> None:

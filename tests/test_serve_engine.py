@@ -15,7 +15,7 @@ import pytest
 from burnish.errors import UserError
 from serve.decoding.constraints import ConstraintError, Mask
 from serve.decoding.stop_conditions import StopConditions
-from serve.engine.backend import DONE, NO_CELLS, Sampled
+from serve.engine.backend import DONE, NO_CELLS, Output, Sampled
 from serve.engine.engine import Draining, Engine
 from serve.engine.events import Delta, Event, Finished, PromptRead, Sink, TokenLogprob
 from serve.engine.scheduler import QueueFull
@@ -54,9 +54,13 @@ class Scripted(TokenCache):
     def singly(self, rows: int) -> bool:
         return rows in self.rows_singly
 
-    def sample(self, sequence: Sequence, index: int, allowed: Mask | None) -> Sampled:
+    def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
+        return [self.next_token(output) for output in outputs]
+
+    def next_token(self, output: Output) -> Sampled | UserError:
+        sequence, allowed = output.sequence, output.allowed
         if sequence.prompt[0] == self.poison:
-            raise UserError("not a number")
+            return UserError("not a number")
         token = END if sequence.generated >= 20 else sequence.prompt[0]
         return Sampled(token if allowed is None or allowed[token] else int(allowed.argmax()))
 

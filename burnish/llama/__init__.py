@@ -1,4 +1,4 @@
-"""The only package that calls llama.cpp: models, contexts, samplers, the exam's logits and quantizing.
+"""The only package that calls llama.cpp: models, contexts, the exam's logits and quantizing.
 
 Everything goes through llama.cpp's C functions (ctypes). A C++ exception in one of them ends the process, so token ids,
 positions and sizes are checked here, before each call.
@@ -9,7 +9,6 @@ from .model import Model
 from .probe import check
 from .quantize import Quantized, quantization_types, quantize
 from .runtime import LlamaError, cpu_variant
-from .sampler import Sampler
 from .score import score, score_chunks
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "LlamaError",
     "Model",
     "Quantized",
-    "Sampler",
     "check",
     "cpu_variant",
     "quantization_types",

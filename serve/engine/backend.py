@@ -6,6 +6,8 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Protocol
 
+from burnish.errors import UserError
+
 from ..decoding.constraints import Mask
 from .events import TokenLogprob
 from .kv_cells import Op
@@ -14,6 +16,18 @@ from .step import FillerToken, ScheduledTokens
 
 DONE = 0
 NO_CELLS = 1
+
+
+@dataclass(slots=True)
+class Output:
+    """Where a sequence's next token is drawn: after token number `index` of the batch.
+
+    Only tokens that are True in `allowed` may be drawn; None allows all.
+    """
+
+    sequence: Sequence
+    index: int
+    allowed: Mask | None = None
 
 
 @dataclass(slots=True)
@@ -36,11 +50,8 @@ class Backend(Protocol):
     def singly(self, rows: int) -> bool:
         """Whether the next tokens of so many sequences are decoded faster one by one than in one batch."""
 
-    def sample(self, sequence: Sequence, index: int, allowed: Mask | None) -> Sampled:
-        """Draw the next token of the sequence whose last token was number `index` of the batch.
-
-        Only tokens that are True in `allowed` may be drawn; None allows all. Raises UserError for this sequence alone.
-        """
+    def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
+        """Draw the next token of each; for one whose logits or mask allow none its error, which ends it alone."""
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
         """Return the log-probabilities of `tokens`: of the first after token number `index` of the batch, of the next

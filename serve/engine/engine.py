@@ -13,7 +13,7 @@ from typing import assert_never
 from burnish.console import say
 from burnish.errors import UserError
 
-from .backend import DONE, NO_CELLS, Backend, Sampled
+from .backend import DONE, NO_CELLS, Backend, Output, Sampled
 from .events import Delta, Event, Finished, FinishReason, PromptRead, Sink, TokenLogprob
 from .kv_cells import Op
 from .observer import Observer, Snapshot
@@ -196,8 +196,9 @@ class Engine:
                 self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
 
     def _sample(self, batch: Many[ScheduledTokens | FillerToken]) -> None:
-        """Do what each sequence's task wants of its output."""
+        """Do what each sequence's task wants of its output; all next tokens are drawn together."""
         index = -1
+        outputs: list[Output] = []
         for part in batch:
             first, index = index + 1, index + part.count
             if isinstance(part, FillerToken):
@@ -211,12 +212,14 @@ class Engine:
                 self._events.append((sequence.sink, PromptRead(sequence.scores)))
             match sequence.task:
                 case Task.GENERATE:
-                    self._generate(sequence, index)
+                    outputs += self._wanted(sequence, index)
                 case Task.READ:
                     self.observer.read(sequence)
                     self._end(sequence, "length")
                 case unknown:
                     assert_never(unknown)
+        for output, sampled in zip(outputs, self.backend.sample(outputs) if outputs else (), strict=True):
+            self._take(output.sequence, sampled)
 
     def _score(self, part: ScheduledTokens, first: int) -> bool:
         """Keep the log-probabilities of the prompt's tokens that follow those of this part; False where that failed.
@@ -234,13 +237,21 @@ class Engine:
             return False
         return True
 
-    def _generate(self, sequence: Sequence, index: int) -> None:
-        """Draw the next token under the sequence's constraint; a fault of either ends this sequence alone."""
-        constraint = sequence.params.constraint
+    def _wanted(self, sequence: Sequence, index: int) -> list[Output]:
+        """Return what is drawn for a sequence under its constraint; a fault of that ends this sequence alone."""
         try:
-            sampled = self.backend.sample(sequence, index, constraint.allowed())
+            return [Output(sequence, index, sequence.params.constraint.allowed())]
+        except UserError as error:
+            self._end(sequence, "error", error=str(error), discard=True)
+            return []
+
+    def _take(self, sequence: Sequence, sampled: Sampled | UserError) -> None:
+        """Go on with the token that was drawn; a fault of the draw or the constraint ends this sequence alone."""
+        try:
+            if isinstance(sampled, UserError):
+                raise sampled
             if sampled.token not in sequence.stop.end_tokens:
-                constraint.accept(sampled.token)
+                sequence.params.constraint.accept(sampled.token)
         except UserError as error:
             self._end(sequence, "error", error=str(error), discard=True)
             return

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from burnish.chat import ChatError
-from serve.decoding.constraints import Mask
-from serve.engine.backend import DONE, Sampled
+from burnish.errors import UserError
+from serve.engine.backend import DONE, Output, Sampled
 from serve.engine.events import TokenLogprob
 from serve.engine.kv_cells import Op
 from serve.engine.sequence import Sequence as Answer
@@ -96,7 +96,11 @@ class EchoBackend(TokenCache):
     def singly(self, rows: int) -> bool:
         return False
 
-    def sample(self, sequence: Answer, index: int, allowed: Mask | None) -> Sampled:
+    def sample(self, outputs: Sequence[Output]) -> list[Sampled | UserError]:
+        return [self.next_token(output) for output in outputs]
+
+    def next_token(self, output: Output) -> Sampled | UserError:
+        sequence, allowed = output.sequence, output.allowed
         at = sequence.generated
         token = sequence.prompt[at] if at < len(sequence.prompt) else END
         if allowed is not None and not allowed[token]:

@@ -1,0 +1,134 @@
+"""Drawing one token from a row of logits: the same distribution as llama.cpp's samplers one after another.
+
+They are top-k, top-p, min-p, temperature, draw. Only candidates are looked at: what top-k, min-p or a share of the sum
+leaves; and where nothing is cut off, the tokens near the likeliest, with a bound on all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .row import Floats, Ids, Row
+
+Weights = npt.NDArray[np.float64]
+Uniform = Callable[[], float]  # a number in [0, 1), a new one with every call
+
+BLOCK = 256
+# a nucleus is cut in one of so many bins for every factor e between weights; only that bin is sorted
+BINS = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the logits become before the draw: temperature above 0; top_k 0, top_p 1 and min_p 0 cut nothing off."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+def draw(row: Row, shape: Shape, uniform: Uniform) -> int:
+    """Return a token of a usable row. The same row and the same numbers give the same token."""
+    ids = candidates(row, shape)
+    if ids is None:
+        return _of_all(row, shape.temperature, uniform)
+    weights = _weights(row, ids, shape.temperature)
+    return int(ids[_pick(weights, uniform())])
+
+
+def candidates(row: Row, shape: Shape) -> Ids | None:
+    """Return the ids that may be drawn, None for all; they are cut off at temperature 1, as in llama.cpp."""
+    ids: Ids | None = None
+    if 0 < shape.top_k < len(row.values):
+        ids = row.top(shape.top_k)
+    if shape.top_p < 1.0:
+        ids = _nucleus(row, ids, shape.top_p)
+    if shape.min_p > 0.0:
+        least = np.float32(row.highest) + np.float32(math.log(shape.min_p))
+        if ids is None:
+            return row.reaching(float(least))
+        return ids[row.values[ids] >= least]
+    return ids
+
+
+def _nucleus(row: Row, ids: Ids | None, share: float) -> Ids:
+    """Return the fewest likeliest tokens (of `ids`, the greatest first, where given) that have `share` of the sum."""
+    if ids is not None:
+        sums = _weights(row, ids, 1.0).cumsum()
+        return ids[: int(sums.searchsorted(share * sums[-1])) + 1]
+    # tokens below this have less than the rest of the sum all together (float32 rounds the bound up by less than 1e-4)
+    least = row.highest + math.log((1.0 - share) * row.total / len(row.values)) - 1e-4
+    ids = row.reaching(least)
+    weights = _weights(row, ids, 1.0)
+    bins = ((np.float32(row.highest) - row.values[ids]) * np.float32(BINS)).astype(np.intp)
+    sums, wanted = np.bincount(bins, weights).cumsum(), share * row.total
+    last = int(sums.searchsorted(wanted))
+    (there,) = np.nonzero(bins == last)
+    there = there[np.argsort(-row.values[ids[there]], kind="stable")]
+    before = sums[last - 1] if last else 0.0
+    enough = int((before + weights[there].cumsum()).searchsorted(wanted)) + 1
+    return ids[np.concatenate((np.flatnonzero(bins < last), there[:enough]))]
+
+
+def _weights(row: Row, ids: Ids, temperature: float) -> Weights:
+    """Return exp((x - highest) / temperature), float64."""
+    scaled = (row.values[ids].astype(np.float64) - row.highest) / temperature
+    return np.exp(scaled, out=scaled)
+
+
+def _pick(weights: Weights | Floats, share: float) -> int:
+    """Return the entry in which `share`, in [0, 1), of the sum falls; never one of weight 0."""
+    if len(weights) <= 2 * BLOCK:
+        return _place(weights.cumsum(dtype=np.float64), share)[0]
+    # first one of the blocks, since running sums are slow: 500 us for 128,256
+    starts = np.arange(0, len(weights), BLOCK)
+    block, share = _place(np.add.reduceat(weights, starts).cumsum(dtype=np.float64), share)
+    start = int(starts[block])
+    return start + _place(weights[start : start + BLOCK].cumsum(dtype=np.float64), share)[0]
+
+
+def _place(sums: Weights, share: float) -> tuple[int, float]:
+    """Return the entry of running sums in which `share` of the last one falls, and where in it, from 0 to 1."""
+    at = share * float(sums[-1])
+    # rounded up to the last sum, it would fall behind the last entry that has a weight
+    place = int(min(sums.searchsorted(at, side="right"), sums.searchsorted(sums[-1])))
+    before = float(sums[place - 1]) if place else 0.0
+    return place, (at - before) / (float(sums[place]) - before)
+
+
+def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
+    """Draw from the whole vocabulary by rejection, which is exact.
+
+    Every token has at least the weight `floor` in the proposal, those near the likeliest (all that weigh more) their
+    own. A token of the vocabulary drawn by `floor` is taken with the share that its weight is of it. The floors sum
+    to 1 / e of the likeliest token's weight, so that on average at most 1.4 proposals are made.
+    """
+    count = len(row.values)
+    distance = math.log(count) + 1.0
+    least = row.highest - distance * temperature
+    if row.crowded(least):
+        return _of_dense(row, temperature, uniform)
+    near = row.reaching(least)
+    floor = math.exp(-distance)
+    sums = np.maximum(_weights(row, near, temperature) - floor, 0.0).cumsum()
+    proposed = float(sums[-1]) + floor * count
+    while True:
+        at = uniform() * proposed
+        if at < sums[-1]:
+            return int(near[sums.searchsorted(at, side="right")])
+        token = min(int((at - float(sums[-1])) / floor), count - 1)
+        if uniform() * floor < math.exp((float(row.values[token]) - row.highest) / temperature):
+            return token
+
+
+def _of_dense(row: Row, temperature: float, uniform: Uniform) -> int:
+    """Draw from the whole vocabulary by all of its exponentials."""
+    weights = np.subtract(row.values, np.float32(row.highest))
+    weights /= np.float32(temperature)
+    return _pick(np.exp(weights, out=weights), uniform())

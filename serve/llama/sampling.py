@@ -1,0 +1,111 @@
+"""The next tokens of a step, drawn together: in several threads where there is much to read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Many
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from burnish.errors import UserError
+from burnish.llama import Context, LlamaError, Model
+from burnish.machine import cpu_count
+
+from ..decoding.row import Floats, Row
+from ..decoding.sampler import Sampler
+from ..engine.backend import Output, Sampled
+from ..engine.events import TokenLogprob
+from ..engine.sequence import Sequence
+
+# logits of a step below which one thread is faster: handing rows to others costs some 50 us
+LEAST_SHARED = 1 << 21
+MOST_THREADS = 8
+
+Draw = tuple[Output, Sampler, Floats]
+
+
+class StepSampler:
+    """The samplers of the running sequences. numpy gives the interpreter's lock back in every pass over a row."""
+
+    def __init__(self, model: Model, context: Context, threads: int | None = None) -> None:
+        self._model, self._context = model, context
+        self._threads = min(threads or cpu_count(), MOST_THREADS)
+        self._samplers: dict[int, Sampler] = {}  # by the sequence's number
+        self._pool: ThreadPoolExecutor | None = None
+
+    def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
+        """Return what was drawn for each output, or why nothing can be. A row's draw does not depend on the others."""
+        draws = [(o, self._sampler(o.sequence), self._context.logits(o.index)) for o in outputs]
+        if len(draws) * self._model.n_vocab < LEAST_SHARED or self._threads < 2:
+            return [self._draw(*draw) for draw in draws]
+        return self._in_threads(draws)
+
+    def _in_threads(self, draws: list[Draw]) -> list[Sampled | UserError]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads - 1, "sampler")
+        left = deque(enumerate(draws))
+        done: dict[int, Sampled | UserError] = {}
+
+        def work() -> None:
+            while left:
+                try:
+                    number, draw = left.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                done[number] = self._draw(*draw)
+
+        helpers = [self._pool.submit(work) for _ in range(min(self._threads, len(draws)) - 1)]
+        work()
+        for helper in helpers:
+            helper.result()
+        return [done[number] for number in range(len(draws))]
+
+    def _draw(self, output: Output, sampler: Sampler, logits: Floats) -> Sampled | UserError:
+        top = output.sequence.params.logprobs
+        row = None if top is None else Row(logits)
+        try:
+            token = sampler.sample(logits, output.allowed, row)
+            return Sampled(token, None if row is None else self.logprob(token, row, top or 0))
+        except UserError as error:
+            return error
+
+    def logprob(self, token: int, row: Row, top: int) -> TokenLogprob:
+        """Return the token's log-probability by the model itself, and those of the `top` likeliest.
+
+        Raises LlamaError where the logits are not numbers.
+        """
+        if not row.usable:
+            raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")
+        likeliest = row.top(top)
+        own, *others = row.logprobs(np.append(token, likeliest))
+        ranked = tuple(zip(map(int, likeliest), others, strict=True))
+        return TokenLogprob(token, self._model.piece(token, special=True), own, ranked)
+
+    def _sampler(self, sequence: Sequence) -> Sampler:
+        sampler = self._samplers.get(sequence.number)
+        if sampler is None:
+            p = sequence.params
+            sampler = self._samplers[sequence.number] = Sampler(
+                temperature=p.temperature,
+                top_k=p.top_k,
+                top_p=p.top_p,
+                min_p=p.min_p,
+                presence_penalty=p.presence_penalty,
+                frequency_penalty=p.frequency_penalty,
+                repeat_penalty=p.repeat_penalty,
+                repeat_last_n=p.repeat_last_n,
+                logit_bias=p.logit_bias,
+                seed=p.seed,
+                prompt=sequence.prompt,
+            )
+        return sampler
+
+    def release(self, sequence: Sequence) -> None:
+        """Forget a sequence's sampler."""
+        self._samplers.pop(sequence.number, None)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
