@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic.fields import FieldInfo
 
+from serve.http.body.treatment import NoEffect, Only, Unsupported
 from serve.http.body.validation import validate
 from serve.http.errors import ApiError
 from serve.http.message import ContentPart, Message, Wire
 from serve.http.schema import ChatRequest, CompletionRequest, StreamOptions
-from serve.http.treatment import NoEffect, Only, Unsupported
 from tools.reference import __main__ as reference
 from tools.reference.api import marks
 

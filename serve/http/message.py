@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
+from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from .message import CACHED, Message, Wire
-from .treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 
 MOST_TOP_LOGPROBS = 20
 MOST_COMPLETION_LOGPROBS = 5

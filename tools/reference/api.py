@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 
 from serve.http import schema
 from serve.http.app import ROUTES
+from serve.http.body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from serve.http.message import ContentPart, Message, Wire
 from serve.http.service import Service
-from serve.http.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 
 from .errors import error_table
 from .markdown import table, type_text
