@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from burnish.data.files import DataError, RawRow, read_rows
 from burnish.data.formats import FORMATS, Conversion, Message, convert, recognise
+from train.settings import DataSection
 
 PATH = Path("f.jsonl")
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -272,6 +273,10 @@ def test_unrecognised_rows(rows: tuple[Any, ...], expected: str) -> None:
 def test_an_unknown_format_names_the_near_one() -> None:
     with pytest.raises(DataError, match="data.format: unknown format 'share-gpt'; did you mean 'sharegpt'"):
         convert([], "share-gpt", PATH)
+
+
+def test_the_setting_takes_every_format() -> None:
+    assert get_args(DataSection.model_fields["format"].annotation) == ("auto", *FORMATS)
 
 
 def test_the_examples_of_the_documentation_are_recognised() -> None:
