@@ -131,7 +131,7 @@ def surprise(counts: npt.NDArray[np.int64], expected: Probabilities) -> float:
     if free == 0:
         return 0.0
     chi = float(((o - e) ** 2 / e).sum())
-    return ((chi / free) ** (1 / 3) - (1 - 2 / (9 * free))) / math.sqrt(2 / (9 * free))
+    return float(((chi / free) ** (1 / 3) - (1 - 2 / (9 * free))) / math.sqrt(2 / (9 * free)))
 
 
 ROWS = [(how, WIDE, "peaked") for how in (*ALONE, *TOGETHER)]
@@ -203,7 +203,7 @@ def test_a_row_finds_what_sorting_finds(seed: int, size: int, data: st.DataObjec
     assert row.top(count).tolist() == finite[:count]
     least = float(data.draw(st.sampled_from([-np.inf, *values[numbers.integers(size, size=3)].tolist(), 9.0])))
     assert row.reaching(least).tolist() == np.flatnonzero((values >= least) & (values > -np.inf)).tolist()
-    assert row.highest == values.max() and row.usable
+    assert row.highest == values.max() and row.likeliest == values.argmax() and row.usable
 
 
 @given(st.lists(st.integers(0, 120), max_size=400), st.sampled_from([None, 1, 5, 64, 300]))

@@ -1,14 +1,17 @@
 """Drawing one token from a row of logits: the same distribution as llama.cpp's samplers one after another.
 
 They are top-k, top-p, min-p, temperature, draw. Only candidates are looked at: what top-k, min-p or a share of the sum
-leaves; and where nothing is cut off, the tokens near the likeliest, with a bound on all others.
+leaves; and where nothing is cut off, the tokens near the likeliest, with a bound on all others. Few candidates are
+treated in plain Python, which is in the CPU's caches after a decode, where numpy's code is not.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,8 @@ from .row import Floats, Ids, Row
 Weights = npt.NDArray[np.float64]
 Uniform = Callable[[], float]  # a number in [0, 1), a new one with every call
 
+# up to so many candidates are treated without numpy
+FEW = 200
 BLOCK = 256
 # a nucleus is cut in one of so many bins for every factor e between weights; only that bin is sorted
 BINS = 64
@@ -38,8 +43,10 @@ def draw(row: Row, shape: Shape, uniform: Uniform) -> int:
     ids = candidates(row, shape)
     if ids is None:
         return _of_all(row, shape.temperature, uniform)
-    weights = _weights(row, ids, shape.temperature)
-    return int(ids[_pick(weights, uniform())])
+    if len(ids) > FEW:
+        return int(ids[_pick(_weights(row, ids, shape.temperature), uniform())])
+    sums = _sums(row, ids, shape.temperature)
+    return ids.item(bisect_right(sums, uniform() * sums[-1], hi=len(sums) - 1))
 
 
 def candidates(row: Row, shape: Shape) -> Ids | None:
@@ -48,20 +55,24 @@ def candidates(row: Row, shape: Shape) -> Ids | None:
     if 0 < shape.top_k < len(row.values):
         ids = row.top(shape.top_k)
     if shape.top_p < 1.0:
-        ids = _nucleus(row, ids, shape.top_p)
+        ids = _nucleus(row, shape.top_p) if ids is None else _nucleus_of(row, ids, shape.top_p)
     if shape.min_p > 0.0:
         least = np.float32(row.highest) + np.float32(math.log(shape.min_p))
-        if ids is None:
-            return row.reaching(float(least))
-        return ids[row.values[ids] >= least]
+        return row.reaching(float(least)) if ids is None else ids[row.values[ids] >= least]
     return ids
 
 
-def _nucleus(row: Row, ids: Ids | None, share: float) -> Ids:
-    """Return the fewest likeliest tokens (of `ids`, the greatest first, where given) that have `share` of the sum."""
-    if ids is not None:
+def _nucleus_of(row: Row, ids: Ids, share: float) -> Ids:
+    """Return the first of `ids`, the greatest first, that have `share` of their sum."""
+    if len(ids) > FEW:
         sums = _weights(row, ids, 1.0).cumsum()
         return ids[: int(sums.searchsorted(share * sums[-1])) + 1]
+    few = _sums(row, ids, 1.0)
+    return ids[: bisect_left(few, share * few[-1]) + 1]
+
+
+def _nucleus(row: Row, share: float) -> Ids:
+    """Return the fewest likeliest tokens that have `share` of the sum over all, in no order."""
     # tokens below this have less than the rest of the sum all together (float32 rounds the bound up by less than 1e-4)
     least = row.highest + math.log((1.0 - share) * row.total / len(row.values)) - 1e-4
     ids = row.reaching(least)
@@ -69,11 +80,18 @@ def _nucleus(row: Row, ids: Ids | None, share: float) -> Ids:
     bins = ((np.float32(row.highest) - row.values[ids]) * np.float32(BINS)).astype(np.intp)
     sums, wanted = np.bincount(bins, weights).cumsum(), share * row.total
     last = int(sums.searchsorted(wanted))
-    (there,) = np.nonzero(bins == last)
-    there = there[np.argsort(-row.values[ids[there]], kind="stable")]
+    (there,) = (bins == last).nonzero()
+    there = there[(-row.values[ids[there]]).argsort(kind="stable")]
     before = sums[last - 1] if last else 0.0
     enough = int((before + weights[there].cumsum()).searchsorted(wanted)) + 1
-    return ids[np.concatenate((np.flatnonzero(bins < last), there[:enough]))]
+    kept: Ids = np.concatenate(((bins < last).nonzero()[0], there[:enough]))
+    return ids[kept]
+
+
+def _sums(row: Row, ids: Ids, temperature: float) -> list[float]:
+    """Return the running sums of exp((x - highest) / temperature)."""
+    highest, exp = row.highest, math.exp
+    return list(accumulate([exp((value - highest) / temperature) for value in row.values[ids].tolist()]))
 
 
 def _weights(row: Row, ids: Ids, temperature: float) -> Weights:
@@ -105,25 +123,28 @@ def _place(sums: Weights, share: float) -> tuple[int, float]:
 def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
     """Draw from the whole vocabulary by rejection, which is exact.
 
-    Every token has at least the weight `floor` in the proposal, those near the likeliest (all that weigh more) their
-    own. A token of the vocabulary drawn by `floor` is taken with the share that its weight is of it. The floors sum
-    to 1 / e of the likeliest token's weight, so that on average at most 1.4 proposals are made.
+    Every token has the weight `floor` in the proposal; those near the likeliest, which weigh more, have the rest of
+    theirs besides. A token that was proposed by its floor is taken with the share that its weight is of that. The
+    floors sum to 1 / e of the likeliest token's weight, so that on average at most 1.4 proposals are made.
     """
-    count = len(row.values)
+    count, highest = len(row.values), row.highest
     distance = math.log(count) + 1.0
-    least = row.highest - distance * temperature
-    if row.crowded(least):
-        return _of_dense(row, temperature, uniform)
+    least = highest - distance * temperature
     near = row.reaching(least)
+    if len(near) > FEW and row.crowded(least):
+        return _of_dense(row, temperature, uniform)
     floor = math.exp(-distance)
-    sums = np.maximum(_weights(row, near, temperature) - floor, 0.0).cumsum()
-    proposed = float(sums[-1]) + floor * count
+    if len(near) > FEW:
+        sums = np.maximum(_weights(row, near, temperature) - floor, 0.0).cumsum().tolist()
+    else:
+        values = row.values[near].tolist()
+        sums = list(accumulate([max(0.0, math.exp((x - highest) / temperature) - floor) for x in values]))
     while True:
-        at = uniform() * proposed
+        at = uniform() * (sums[-1] + floor * count)
         if at < sums[-1]:
-            return int(near[sums.searchsorted(at, side="right")])
-        token = min(int((at - float(sums[-1])) / floor), count - 1)
-        if uniform() * floor < math.exp((float(row.values[token]) - row.highest) / temperature):
+            return near.item(bisect_right(sums, at))
+        token = min(int((at - sums[-1]) / floor), count - 1)
+        if uniform() * floor < math.exp((row.values.item(token) - highest) / temperature):
             return token
 
 

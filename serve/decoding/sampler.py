@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 
@@ -83,18 +84,9 @@ class Sampler:
         return int(ids[self._choose(logits[ids], None)])
 
     def _choose(self, logits: Floats, row: Row | None) -> int:
-        if self._greedy:
-            best = int(logits.argmax())  # the first that is NaN, where one is
-            _check(float(logits[best]))
-            return best
         row = row or Row(logits)
-        _check(row.highest)
-        return draw(row, self._shape, self._uniform)
-
-
-def _check(highest: float) -> None:
-    """Raise SamplingError unless the greatest logit is finite."""
-    if highest == float("-inf"):
-        raise SamplingError("every token is ruled out, by the constraint, by logit_bias or by the model itself")
-    if not np.isfinite(highest):
-        raise SamplingError("the model's logits are not numbers (a damaged or overflowing model)")
+        if row.highest == -math.inf:
+            raise SamplingError("every token is ruled out, by the constraint, by logit_bias or by the model itself")
+        if not row.usable:
+            raise SamplingError("the model's logits are not numbers (a damaged or overflowing model)")
+        return row.likeliest if self._greedy else draw(row, self._shape, self._uniform)
