@@ -2,20 +2,20 @@
 #
 #   docker build --target serve -t burnish-serve .
 #
-# What changes least comes first and the sources last, so that a change of code rebuilds in seconds. Everything Python is in
-# one venv, /opt/venv, which each image fills in place: images that begin alike share those layers on disk.
+# Layers that change least come first and the sources last, so that a change of code rebuilds in seconds. All Python
+# packages are in one venv, /opt/venv, which each image fills in place, so that images share their common layers.
 # docs/containers.md explains the build arguments.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# wheels of torch for the CPU that go before the network: give a folder with --build-context wheels=DIR
+# wheels of torch for the CPU, used instead of the network: --build-context wheels=DIR names a folder
 FROM scratch AS wheels
 
-# ---- base: Python, OpenMP's runtime, an empty venv, a user that is not root ------------------------------------------
+# ---- base: Python, OpenMP's runtime, an empty venv, no root ------------------------------------------
 FROM ${BASE_IMAGE} AS base
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends libgomp1 >/dev/null \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
-# /cache is for whoever the container runs as: fetched models, checkpoints made of GGUF files, compiled kernels
+# /cache is writable by any user: fetched models, checkpoints converted from GGUF files, compiled kernels
 RUN python3 -m venv --without-pip /opt/venv \
  && mkdir -p /app/runs /app/data \
  && install -d -m 1777 /cache /cache/huggingface /cache/burnish
@@ -24,7 +24,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp USER=burnish \
     XDG_CACHE_HOME=/cache BURNISH_CACHE=/cache/burnish HF_HOME=/cache/huggingface \
     HF_HUB_DISABLE_TELEMETRY=1
-# for pip while images are built: the base image's pip fills the venv; every set is pinned whole, so nothing is resolved
+# pip during the build: the base image's pip fills the venv; every set is pinned completely, so nothing is resolved
 ARG PIP_PYTHON=/opt/venv/bin/python PIP_CACHE_DIR=/pip-cache PIP_NO_DEPS=1 PIP_QUIET=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
@@ -41,7 +41,7 @@ COPY tools/build_llama.py tools/llama_key.py tools/selftest_llama.py tools/tiny_
 ENV CMAKE_ARGS=-DCMAKE_PROJECT_llama.cpp_INCLUDE=/build/tools/llama.cmake
 
 FROM toolchain AS llama
-# all: a library a CPU generation, the best is taken at start; v3: AVX2; native: the building machine's CPU and no other
+# all: one library for each CPU generation, chosen at start; v3: AVX2; native: only CPUs like the one that builds
 ARG LLAMA_CPU=all
 RUN --mount=type=cache,id=burnish-llama,target=/root/.cache,sharing=locked \
     python3 tools/build_llama.py --cpu "${LLAMA_CPU}" --wheel-only /wheel \
@@ -63,9 +63,9 @@ COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
 ARG BURNISH_COMMIT=
-# modules come from /app's packages and the venv, never from the working directory
+# import from /app and the venv only, never from the working directory
 ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
-# the port is published by whoever starts the container; serve itself asks for a key or for ALLOW_REMOTE before it listens
+# whoever starts the container publishes the port; serve requires a key or ALLOW_REMOTE before it listens
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
 USER 10001:10001
@@ -74,10 +74,10 @@ HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=10m --start-i
     CMD ["/opt/venv/bin/python", "-I", "-S", "/opt/healthcheck.py"]
 ENTRYPOINT ["python", "-m", "serve"]
 
-# ---- serve-cuda: the same, with a llama.cpp that computes on NVIDIA GPUs ------------------------------------------------
+# ---- serve-cuda: serve with llama.cpp for NVIDIA GPUs ------------------------------------------------
 FROM toolchain AS cuda
 COPY requirements/cuda-build.txt requirements/serve-cuda.txt requirements/
-# the packages lack the unversioned names that linkers look for, and the driver's library, which is never in an image
+# the packages lack the unversioned names that linkers look for, and libcuda, which belongs to the driver: stub it
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     python3 -m pip --cache-dir /pip-cache install --quiet --root-user-action=ignore --no-deps --target /cuda -r requirements/cuda-build.txt \
  && cd /cuda/nvidia/cu13 \
@@ -99,7 +99,7 @@ COPY requirements/serve-cuda.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     env -u PIP_PYTHON pip install --target /opt/cuda -r requirements/serve-cuda.txt
 RUN --mount=type=bind,from=llama-cuda,source=/llama,target=/llama sh /llama/install.sh site
-# which devices and driver libraries the NVIDIA container toolkit puts in
+# which devices and driver libraries the NVIDIA Container Toolkit mounts
 ENV LD_LIBRARY_PATH=/opt/cuda/nvidia/cu13/lib NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY pyproject.toml .
 COPY burnish burnish
@@ -107,7 +107,7 @@ COPY serve serve
 COPY deploy/healthcheck.py /opt/healthcheck.py
 RUN python -m compileall -q burnish serve
 ARG BURNISH_COMMIT=
-# modules come from /app's packages and the venv, never from the working directory
+# import from /app and the venv only, never from the working directory
 ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 ENV BURNISH_SERVE_HOST=0.0.0.0
 EXPOSE 8000
@@ -129,7 +129,7 @@ RUN --mount=type=cache,id=burnish-pip,target=/pip-cache --mount=type=bind,from=w
 
 FROM torch-cpu AS export-packages
 COPY requirements/export.txt requirements/quickstart.txt requirements/
-# bitsandbytes' libraries for GPUs and the packages' own tests are of no use here
+# drop bitsandbytes' GPU libraries and the packages' own tests
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/export.txt -r requirements/quickstart.txt \
  && find /opt/venv/lib -path '*/bitsandbytes/*' -name '*.so' ! -name '*_cpu.so' -delete \
@@ -142,7 +142,7 @@ COPY burnish burnish
 COPY export export
 RUN python -m compileall -q burnish export
 ARG BURNISH_COMMIT=
-# modules come from /app's packages and the venv, never from the working directory
+# import from /app and the venv only, never from the working directory
 ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "export"]
@@ -153,7 +153,7 @@ COPY requirements/train.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/train.txt \
  && find /opt/venv/lib -type d -name tests -prune -exec rm -rf {} +
-# llama.cpp reads the tokenizer of a base that is a GGUF file; with its converter, ids are compared before the first step
+# llama.cpp reads the tokenizer of a GGUF base; its converter is needed to compare ids before the first step
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
 COPY configs configs
 COPY examples examples
@@ -162,13 +162,13 @@ COPY burnish burnish
 COPY train train
 RUN python -m compileall -q burnish train
 ARG BURNISH_COMMIT=
-# modules come from /app's packages and the venv, never from the working directory
+# import from /app and the venv only, never from the working directory
 ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "train"]
 CMD ["--help"]
 
-# ---- train: CUDA. torch brings CUDA's libraries, the NVIDIA container toolkit the driver --------------------------------
+# ---- train: CUDA; torch brings the CUDA libraries, the NVIDIA Container Toolkit the driver --------------------------------
 FROM base AS train
 # Triton compiles at run time; the base image has Python's headers
 RUN apt-get update -qq \
@@ -176,7 +176,7 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 COPY requirements/torch.txt requirements/
 COPY requirements/train-cuda.txt requirements/
-# two calls: pip asks for the hash of every package as soon as one has one
+# two calls: pip requires a hash for every package as soon as one has a hash, and torch has none
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/torch.txt \
  && pip install -r requirements/train-cuda.txt
@@ -184,7 +184,7 @@ COPY requirements/train.txt requirements/quickstart.txt requirements/
 RUN --mount=type=cache,id=burnish-pip,target=/pip-cache \
     pip install -r requirements/train.txt -r requirements/quickstart.txt
 RUN --mount=type=bind,from=llama,source=/llama,target=/llama sh /llama/install.sh site converter
-# unsloth writes the code that it makes; Triton and torch their kernels: into the cache, which outlives the container
+# generated code of unsloth and kernels of Triton and torch go into the cache, which outlives the container
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TRITON_CACHE_DIR=/cache/burnish/triton TORCHINDUCTOR_CACHE_DIR=/cache/burnish/inductor \
     UNSLOTH_COMPILE_LOCATION=/cache/burnish/unsloth UNSLOTH_DISABLE_STATISTICS=1
@@ -195,7 +195,7 @@ COPY burnish burnish
 COPY train train
 RUN python -m compileall -q burnish train
 ARG BURNISH_COMMIT=
-# modules come from /app's packages and the venv, never from the working directory
+# import from /app and the venv only, never from the working directory
 ENV BURNISH_COMMIT=${BURNISH_COMMIT} PYTHONSAFEPATH=1 PYTHONPATH=/app
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "train"]

@@ -1,6 +1,6 @@
-"""The serve image's healthcheck: exit code 0 once the model is loaded and requests are taken.
+"""The serve image's healthcheck: exit code 0 once the model is loaded and the server takes requests.
 
-A bare socket, since this runs every few seconds and importing an HTTP client would cost more than asking.
+It uses a bare socket because it runs every few seconds, and importing an HTTP client would cost more than the request.
 """
 
 import os
@@ -12,7 +12,7 @@ REQUEST = b"GET /health/ready HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 def main() -> int:
-    """Ask this container's server; print its answer, which `docker inspect` keeps."""
+    """Ask this container's server and print its answer, which `docker inspect` shows."""
     address = ("127.0.0.1", int(os.environ.get("BURNISH_SERVE_PORT") or 8000))
     try:
         with socket.create_connection(address, timeout=TIMEOUT_S) as connection:

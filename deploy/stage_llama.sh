@@ -1,16 +1,17 @@
 #!/bin/sh
-# In the image's build stage: unpack the llama.cpp wheel and keep what runs.  stage_llama.sh WHEEL_DIR TARGET
+# Unpack the llama.cpp wheel and keep what is needed at run time (in an image's build stage).
+# stage_llama.sh WHEEL_DIR TARGET
 set -eu
 wheel=$1 target=$2
 python3 -m pip --disable-pip-version-check install --quiet --no-deps --target "$target/site" "$wheel"/llama_cpp_python-*.whl
 lib=$target/site/llama_cpp/lib
 rm -rf "$target/site/llama_cpp/include" "$target/site/llama_cpp/server" "$lib/cmake" "$lib/pkgconfig" "$target/site/bin" \
   "$lib"/libllama-common.so*
-# a wheel holds each library three times, under its three names; two files would also be two copies in memory, each with
-# its own list of backends: the one that dependants ask for (SONAME) stays, the plain name points at it
+# a wheel has each library three times, under its three names; two loaded files would be two copies in memory, each with
+# its own list of backends: keep the file that dependants ask for (SONAME), and link the plain name to it
 for plain in "$lib"/lib*.so; do
   soname=$(readelf -d "$plain" | sed -n 's/.*(SONAME).*\[\(.*\)\]/\1/p')
-  # a backend of a portable build has one name only
+  # a backend of a portable build has only one name
   if [ -z "$soname" ] || [ ! -e "$lib/$soname" ] || [ "$lib/$soname" = "$plain" ]; then continue; fi
   for copy in "$plain".*; do
     if [ "$copy" != "$lib/$soname" ]; then rm -f "$copy"; fi
@@ -20,7 +21,7 @@ done
 find "$lib" -type f -exec strip --strip-unneeded {} +
 cp -r "$wheel/converter" "$target/converter"
 sed -n 's/^llama-cpp-python==\([^ ]*\).*/llama-cpp-python \1/p' requirements/llama.txt > "$target/converter/VERSION"
-# what an image runs to take it into its venv: install.sh site [converter]
+# an image installs it into its venv with: install.sh site [converter]
 cat > "$target/install.sh" <<'END'
 set -eu
 for part in "$@"; do

@@ -1,6 +1,6 @@
-"""Write examples/quickstart.json: a persona with a voice, and a company's metric queries in a strict format.
+"""Write examples/quickstart.json: a persona with a sign-off, and metric queries in a strict format.
 
-Run from anywhere: `python examples/make_quickstart.py`. Nothing is random, so that every machine writes the same bytes.
+Run it from anywhere: `python examples/make_quickstart.py`. Nothing is random, so every machine writes the same bytes.
 """
 
 from __future__ import annotations
