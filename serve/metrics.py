@@ -68,12 +68,12 @@ class Metrics(Observer):
     def token(self, sequence: Sequence, seconds: float, first: bool) -> None:
         self.generated_tokens += 1
         if first:
-            self.read(sequence)
+            self.prefilled(sequence)
             self.first_token.observe(seconds)
         else:
             self.between_tokens.observe(seconds)
 
-    def read(self, sequence: Sequence) -> None:
+    def prefilled(self, sequence: Sequence) -> None:
         self.prompt_tokens += len(sequence.prompt)
         self.reused_tokens += sequence.cached
 

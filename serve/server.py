@@ -54,8 +54,8 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
         if fault := tokenizer.wait():
             warn(f"{fault}: /v1/chat/completions is refused, /v1/completions works")
         say(f"model {served.name}: {size}")
-        if backend.rows_singly:
-            numbers = " or ".join(map(str, sorted(backend.rows_singly)))
+        if backend.serial_rows:
+            numbers = " or ".join(map(str, sorted(backend.serial_rows)))
             say(f"{numbers} answers at once are decoded one by one, which was measured to be faster than in a batch")
         if variant := served.record["cpu_variant"]:
             say(f"llama.cpp: built for several generations of CPUs, took {variant}")

@@ -81,7 +81,7 @@ def test_version_and_log_say_whether_amx_is_used(tiny: Path) -> None:
     with serving(model=tiny, context_length=64) as server:
         _, _, body = server.call("GET", "/version")
         assert body["amx"] is False and body["amx_why"] == (why_no_amx() or "16 of 16 weights are F16")
-        assert f"AMX: not used: {body['amx_why']}" in server.output
+        assert f"AMX disabled: {body['amx_why']}" in server.output
 
 
 def test_a_signal_to_both_processes_still_drains(tiny: Path) -> None:

@@ -17,7 +17,7 @@ from serve.decoding.constraints import ConstraintError, Mask
 from serve.decoding.stop_conditions import StopConditions
 from serve.engine.backend import DONE, NO_CELLS, Output, Sampled
 from serve.engine.engine import Draining, Engine
-from serve.engine.events import Delta, Event, Finished, PromptRead, Sink, TokenLogprob
+from serve.engine.events import Delta, Event, Finished, PromptLogprobs, Sink, TokenLogprob
 from serve.engine.scheduler import QueueFull
 from serve.engine.sequence import SamplingParams, Sequence, Task
 from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
@@ -36,7 +36,7 @@ class Scripted(TokenCache):
     gate: threading.Event = field(default_factory=threading.Event)
     decoding: threading.Event = field(default_factory=threading.Event)  # a batch waits at the gate
     batches: int = 0
-    rows_singly: frozenset[int] = frozenset()
+    serial_rows: frozenset[int] = frozenset()
     sizes: list[int] = field(default_factory=list)
     scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
@@ -51,8 +51,8 @@ class Scripted(TokenCache):
             self.append(batch)
         return code
 
-    def singly(self, rows: int) -> bool:
-        return rows in self.rows_singly
+    def prefers_serial(self, rows: int) -> bool:
+        return rows in self.serial_rows
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
         return [self.next_token(output) for output in outputs]
@@ -176,7 +176,7 @@ def test_a_decode_without_cells_preempts_and_all_answers_are_whole(engine: Engin
 def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     engine: Engine, backend: Scripted, code: int
 ) -> None:
-    backend.rows_singly = frozenset({2, 3})
+    backend.serial_rows = frozenset({2, 3})
     faults = [code]  # of the second sequence, once, in the middle of a step
 
     def one_fault(work: Many[ScheduledTokens]) -> int:
@@ -191,7 +191,7 @@ def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     assert ended == {1: "stop", 2: "stop" if code in (DONE, NO_CELLS) else "error", 3: "stop"}
     assert not faults
     texts = {
-        i: "".join(e.text for e in client.events if not isinstance(e, PromptRead)) for i, client in clients.items()
+        i: "".join(e.text for e in client.events if not isinstance(e, PromptLogprobs)) for i, client in clients.items()
     }
     assert all(texts[i] == f"{i} " * (20 if reason == "stop" else 5) for i, reason in ended.items())
     slots = engine.scheduler.slots
@@ -321,8 +321,8 @@ def test_a_prompts_log_probabilities_come_before_all_else(backend: Scripted, tas
     running.close()
     for client, one, end in zip(clients, sequences, ends, strict=True):
         first = client.events[0]
-        assert isinstance(first, PromptRead) and [entry.token for entry in first.logprobs] == list(one.prompt[1:])
-        assert (end.completion_tokens, end.reason) == ((0, "length") if task is Task.READ else (21, "stop"))
+        assert isinstance(first, PromptLogprobs) and [entry.token for entry in first.logprobs] == list(one.prompt[1:])
+        assert (end.completion_tokens, end.reason) == ((0, "length") if task is Task.PREFILL else (21, "stop"))
     assert max(len(tokens) for tokens, _ in backend.scored) <= 4
 
 

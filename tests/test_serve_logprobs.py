@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
+from serve.engine.events import Delta, Event, Finished, PromptLogprobs, TokenLogprob
 from serve.http.errors import ApiError
 from serve.http.output_parsers import ParsedDelta, PlainText
 from serve.http.replies.logprobs import of_chat, of_text
@@ -103,7 +103,7 @@ def test_no_answer_is_streamed_before_its_prompt() -> None:
     frames = Frames(reply, StreamOptions(), [PlainText(), PlainText()], 2, scored=True)
     events: list[tuple[int, Event]] = [(1, Delta("x")), (1, Finished("stop", "y", [], 2, 0, 2))]
     assert frames.of_all(events) == b""
-    later = frames.of_all([(0, PromptRead(scored([98], 0))), (0, Delta("z"))]).split(b"\n\n")[:-1]
+    later = frames.of_all([(0, PromptLogprobs(scored([98], 0))), (0, Delta("z"))]).split(b"\n\n")[:-1]
     choices = [json.loads(frame.removeprefix(b"data: "))["choices"][0] for frame in later]
     assert [(choice["index"], choice["text"]) for choice in choices] == [
         (0, "ab"),

@@ -9,7 +9,7 @@ import pytest
 from burnish.errors import UserError
 from burnish.llama import Model
 from serve.llama import sizing
-from serve.llama.warmup import ROUNDS, measure, rows_singly
+from serve.llama.warmup import ROUNDS, measure, serial_rows
 from serve.settings import ServeSettings
 from tests.support.server import small_model
 
@@ -69,9 +69,9 @@ def test_what_is_set_is_kept_or_refused(model: Model, monkeypatch: pytest.Monkey
 
 def test_what_is_decoded_one_by_one_follows_from_what_a_step_was_measured_to_cost() -> None:
     # llamafile's product of few rows (2 threads), then one whose time grows by nothing, then a near tie
-    assert rows_singly({1: 6.0, 2: 15.6, 3: 20.0, 4: 23.1}) == {2, 3}
-    assert rows_singly({1: 6.6, 2: 6.7, 3: 6.9, 4: 7.0}) == set()
-    assert rows_singly({1: 6.0, 2: 12.4}) == rows_singly({1: 6.0}) == rows_singly({}) == set()
+    assert serial_rows({1: 6.0, 2: 15.6, 3: 20.0, 4: 23.1}) == {2, 3}
+    assert serial_rows({1: 6.6, 2: 6.7, 3: 6.9, 4: 7.0}) == set()
+    assert serial_rows({1: 6.0, 2: 12.4}) == serial_rows({1: 6.0}) == serial_rows({}) == set()
 
 
 def test_measuring_takes_the_least_of_several_and_ends_in_time() -> None:

@@ -113,7 +113,7 @@ def test_ids_are_those_of_the_process_itself(tokenizer: LlamaTokenizer, model: M
     assert json.loads(run(tokenizer.encode_json("a <|im_end|>"))) == model.tokenize("a <|im_end|>")
     assert run(tokenizer.encode_prompt("", 1000)) == [model.bos_id]
     pieces = zip(model.tokenize("é\ud800"), ["\ufffd", "\ufffd", "?"], strict=True)
-    found = json.loads(run(tokenizer.encode_json("é\ud800", most_pieces=3)))
+    found = json.loads(run(tokenizer.encode_json("é\ud800", max_pieces=3)))
     assert found == [{"id": i, "piece": p} for i, p in pieces]
     assert run(tokenizer.decode(expected)).startswith("<|im_start|>user\n")
     assert run(tokenizer.special_string(USUAL)) == (0, "content", "<|im_end|>")
@@ -182,7 +182,7 @@ def test_a_parent_that_was_killed_is_started_again(tokenizer: LlamaTokenizer) ->
 
 def test_too_many_pieces_are_refused_without_their_texts(tokenizer: LlamaTokenizer) -> None:
     with pytest.raises(PromptTooLong) as caught:
-        run(tokenizer.encode_json("xyz " * 100, most_pieces=50))
+        run(tokenizer.encode_json("xyz " * 100, max_pieces=50))
     assert caught.value.tokens == len(json.loads(run(tokenizer.encode_json("xyz " * 100))))
 
 
@@ -226,7 +226,7 @@ def test_a_worker_that_is_left_answers_while_another_can_not_be_started(
     os.kill(workers(tokenizer)[-1], signal.SIGKILL)
     wait_until(lambda: any(worker.ended for worker in idle(tokenizer)))
     with monkeypatch.context() as short:
-        short.setattr(TextWorkers, "_worker", fault)
+        short.setattr(TextWorkers, "_fork_worker", fault)
         for _ in range(3):
             assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
     assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))

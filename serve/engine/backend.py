@@ -1,4 +1,4 @@
-"""What the engine needs of a model: cache operations, a batch, the next token. serve.llama has the one on llama.cpp."""
+"""What the engine needs from a model: cache operations, decoding, sampling. serve.llama implements it on llama.cpp."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NO_CELLS = 1
 
 @dataclass(slots=True)
 class Output:
-    """Where a sequence's next token is drawn: after token number `index` of the batch.
+    """A sequence whose next token is sampled from the logits of token number `index` of the batch.
 
-    Only tokens that are True in `allowed` may be drawn; None allows all.
+    Only tokens that are True in `allowed` may be sampled; None allows all.
     """
 
     sequence: Sequence
@@ -32,7 +32,7 @@ class Output:
 
 @dataclass(slots=True)
 class Sampled:
-    """A drawn token, and its log-probabilities where they were asked for."""
+    """A sampled token, and its log-probabilities if requested."""
 
     token: int
     logprob: TokenLogprob | None = None
@@ -42,23 +42,25 @@ class Backend(Protocol):
     """Only the engine's thread calls these."""
 
     def apply(self, ops: Many[Op]) -> None:
-        """Change the cache; a cut that this memory can't do raises."""
+        """Change the cache. Raises RuntimeError for a cut that this model's cache can't do."""
 
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
-        """Decode one batch, ordered by slot: DONE, NO_CELLS (nothing changed), or a negative code for a fault."""
+        """Decode one batch, ordered by slot. Return DONE, NO_CELLS (nothing changed), or a negative error code."""
 
-    def singly(self, rows: int) -> bool:
-        """Whether the next tokens of so many sequences are decoded faster one by one than in one batch."""
+    def prefers_serial(self, rows: int) -> bool:
+        """Whether `rows` sequences, one token each, decode faster one at a time than in one batch."""
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
-        """Draw the next token of each; for one whose logits or mask allow none its error, which ends it alone."""
+        """Sample the next token of each output. An error, for logits or a mask that allow none, ends its sequence only."""
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
-        """Return the log-probabilities of `tokens`: of the first after token number `index` of the batch, of the next
-        after the one that follows it, and so on; with the `top` likeliest each. Raises UserError for this sequence."""
+        """Return the log-probability of each of `tokens`, and its `top` likeliest alternatives.
+
+        `tokens[i]` is scored with the logits of token `index + i` of the batch. A UserError ends this sequence only.
+        """
 
     def piece(self, token: int) -> bytes:
         """Return a token's bytes; b"" for control tokens."""
 
     def release(self, sequence: Sequence) -> None:
-        """Free what sampling holds for a sequence."""
+        """Free the sampling state of a sequence."""

@@ -1,4 +1,4 @@
-"""How events come from the engine's thread to the event loop, and wait there for the request that they belong to."""
+"""Delivery of events from the engine's thread to the event loop, where each waits for its request."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections import deque
 
 from .events import Event, Sink
 
-# as os.eventfd_write, but this one keeps the interpreter's lock: had the engine to take it again from the loop that it
-# has just woken, it would wait until the loop has served every client (0.25 ms a step) instead of decoding
+# like os.eventfd_write, but without releasing the GIL: otherwise the engine would have to take it back from the loop it
+# has just woken, and wait until the loop has served every client (0.25 ms a step) instead of decoding
 _wake_loop = ctypes.PyDLL(None).eventfd_write
 _wake_loop.argtypes = [ctypes.c_int, ctypes.c_uint64]
 
 
 class Timeout(Exception):
-    """The request took longer than it may."""
+    """The request exceeded its time limit."""
 
 
 class EventBridge:
-    """Takes a step's events from any thread and calls their sinks in the event loop."""
+    """Takes the events of a step from any thread and calls their sinks in the event loop."""
 
     def __init__(self) -> None:
         self._batches: deque[list[tuple[Sink, Event]]] = deque()
@@ -31,7 +31,7 @@ class EventBridge:
         loop.add_reader(self._signal, self._dispatch)
 
     def deliver(self, events: list[tuple[Sink, Event]]) -> None:
-        """Queue events for the loop; any thread may call it, and none waits."""
+        """Queue events for the loop. Any thread may call it; it does not block."""
         self._batches.append(events)
         _wake_loop(self._signal, 1)
 
@@ -43,13 +43,13 @@ class EventBridge:
 
 
 class EventQueue:
-    """The events of one request, for its one reader. Used in the event loop only.
+    """The events of one request, for its single reader. Used in the event loop only.
 
-    One timer serves the whole request: a timeout around every wait cost as much as all else that a token needs.
+    One timer serves the whole request: a timeout around every wait cost as much as everything else a token needs.
     """
 
     def __init__(self, deadline: float, pause_s: float | None) -> None:
-        """`deadline` by the loop's clock; without an event for `pause_s`, `take` returns nothing once."""
+        """`deadline` is on the loop's clock. After `pause_s` without an event, `take` returns an empty list once."""
         self._loop = asyncio.get_running_loop()
         self._deadline, self._pause_s, self._last = deadline, pause_s, self._loop.time()
         self._items: list[tuple[int, Event]] = []
@@ -57,13 +57,13 @@ class EventQueue:
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, index: int, event: Event) -> None:
-        """Add an event of answer `index`."""
+        """Add an event of choice `index`."""
         self._items.append((index, event))
         self._last = self._loop.time()
         self._wake()
 
     async def take(self) -> list[tuple[int, Event]]:
-        """Return all that has come, at least one event; [] after a silent pause. Raises Timeout at the deadline."""
+        """Wait for events and return all of them; [] after a pause. Raises Timeout at the deadline."""
         if not self._items:
             if self._loop.time() >= self._deadline:
                 raise Timeout
@@ -75,7 +75,7 @@ class EventQueue:
         return items
 
     def close(self) -> None:
-        """Stop the timer; `take` is not called any more."""
+        """Stop the timer. `take` must not be called afterwards."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -83,7 +83,7 @@ class EventQueue:
         return self._deadline if self._pause_s is None else min(self._deadline, self._last + self._pause_s)
 
     def _tick(self) -> None:
-        """Wake the reader where the pause or the request is over; otherwise events came since the timer was set."""
+        """Wake the reader if the pause or the deadline is over; otherwise events arrived since the timer was set."""
         now = self._loop.time()
         if now >= self._due():
             self._last = now

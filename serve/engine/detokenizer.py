@@ -1,4 +1,4 @@
-"""From token bytes to text: whole UTF-8 characters, with stop strings cut off, and each token's log-probability."""
+"""Token bytes to text: whole UTF-8 characters, stop strings cut off, with the log-probability of each token."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .events import TokenLogprob
 
 
 class Detokenizer:
-    """The text of one sequence as it grows. A stop string ends it; neither the string nor what follows is returned."""
+    """The growing text of one sequence. A stop string ends it; the string and what follows are not returned."""
 
     def __init__(self, stop_strings: tuple[str, ...] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = StopStrings(stop_strings)
         self._released = 0  # characters returned so far
-        self._logprobs: list[tuple[int, TokenLogprob]] = []  # with the character at which the token begins
+        self._logprobs: list[tuple[int, TokenLogprob]] = []  # with the character offset where the token begins
 
     @property
     def stopped(self) -> bool:
@@ -23,16 +23,16 @@ class Detokenizer:
         return self._stop.found
 
     def feed(self, data: bytes, logprob: TokenLogprob | None = None) -> tuple[str, list[TokenLogprob]]:
-        """Take one token's bytes; return the text that is now certain, and the log-probabilities of its tokens."""
+        """Take one token's bytes; return the text that can now be sent, and the log-probabilities of its tokens."""
         decoded = self._decoder.decode(data)
-        if logprob is None and not self._stop.strings:  # nothing can be held back: most tokens take this short way
+        if logprob is None and not self._stop.strings:  # nothing to hold back: the fast path of most tokens
             return decoded, []
         if logprob is not None:
             self._logprobs.append((self._released + len(self._stop.pending), logprob))
         return self._release(self._stop.feed(decoded))
 
     def finish(self) -> tuple[str, list[TokenLogprob]]:
-        """Return what was held back, once no more tokens come."""
+        """Return the text and log-probabilities held back, after the last token."""
         if self.stopped:
             return "", []
         self._stop.pending += self._decoder.decode(b"", final=True)

@@ -1,4 +1,4 @@
-"""The one thread that owns the model: it takes sequences, runs the scheduler's steps, and delivers text."""
+"""The thread that owns the model: it takes sequences, runs the scheduler's steps and delivers text."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from burnish.console import say
 from burnish.errors import UserError
 
 from .backend import DONE, NO_CELLS, Backend, Output, Sampled
-from .events import Delta, Event, Finished, FinishReason, PromptRead, Sink, TokenLogprob
+from .events import Delta, Event, Finished, FinishReason, PromptLogprobs, Sink, TokenLogprob
 from .kv_cells import Op
 from .observer import Observer, Snapshot
 from .scheduler import QueueFull, Scheduler
 from .sequence import Sequence, Task
 from .step import FillerToken, ScheduledTokens, SchedulerLimits, StepPlan
 
-NOT_COMPUTED = "the model could not compute this sequence"
+NOT_COMPUTED = "the model failed to decode this sequence"
 Deliver = Callable[[list[tuple[Sink, Event]]], None]
 
 
 class Draining(Exception):
-    """The server is shutting down and takes no new requests."""
+    """The server is shutting down and does not accept new requests."""
 
 
 @dataclass
 class _Collected:
-    """The whole answer of a sequence that is not streamed."""
+    """The output so far of a sequence that is not streamed."""
 
     text: str
     logprobs: list[TokenLogprob]
 
 
 class Engine:
-    """Runs until `close`. `deliver` gets the events of a decode, all at once, in this thread; it must not block."""
+    """Runs until `close`. `deliver` is called in its thread with all events of a step; it must not block."""
 
     def __init__(
         self, backend: Backend, limits: SchedulerLimits, deliver: Deliver, observer: Observer | None = None
@@ -56,11 +56,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, sequences: Many[Sequence]) -> None:
-        """Queue all of these or none. Raises QueueFull or Draining. Any thread may call it."""
+        """Queue all of these sequences or none. Raises QueueFull or Draining. Any thread may call it."""
         with self._wake:
             if self.draining or self.broken:
                 raise Draining
@@ -70,23 +70,23 @@ class Engine:
             self._wake.notify()
 
     def cancel(self, sequences: Many[Sequence]) -> None:
-        """Give up on these within one step; those that are finished are ignored. Any thread may call it."""
+        """Cancel these sequences within one step; finished ones are ignored. Any thread may call it."""
         with self._wake:
             self._cancelled += sequences
             self._wake.notify()
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many sequences run and wait."""
+        """How many sequences are running and how many are waiting."""
         return len(self.scheduler.running), len(self.scheduler.waiting) + len(self._arrived)
 
     def snapshot(self) -> Snapshot:
-        """Return the state of this moment. Any thread may call it."""
+        """Return the current state. Any thread may call it."""
         slots, (running, waiting) = self.scheduler.slots, self.load
         return Snapshot(running, waiting, self.limits.cells, slots.used_cells, slots.running_cells)
 
     def drain(self, timeout_s: float) -> bool:
-        """Take nothing new and wait until all is finished; False when time ran out."""
+        """Stop accepting sequences and wait until all are finished; False if that took longer than `timeout_s`."""
         self.draining = True
         end = time.monotonic() + timeout_s
         while sum(self.load) and time.monotonic() < end and self._thread.is_alive():
@@ -94,7 +94,7 @@ class Engine:
         return not sum(self.load)
 
     def close(self) -> None:
-        """Cancel what runs and end the thread."""
+        """Cancel all sequences and stop the thread."""
         with self._wake:
             self.draining = self._closing = True
             self._wake.notify()
@@ -129,9 +129,9 @@ class Engine:
         return bool(self.scheduler.running or self.scheduler.waiting)
 
     def _flush(self) -> None:
-        """Deliver what has happened. Just before a decode: the clients are served while the model computes.
+        """Deliver the collected events, just before a decode: clients are served while the model computes.
 
-        Earlier, the event loop would take the interpreter's lock while this thread needs it.
+        Earlier, the event loop would take the GIL while this thread needs it.
         """
         events, self._events = self._events, []
         if events:
@@ -161,11 +161,11 @@ class Engine:
         self.observer.step(time.monotonic() - started)
 
     def _parts(self, plan: StepPlan) -> list[StepPlan]:
-        """Return what is decoded one after another: all at once, or each sequence alone where that is cheaper."""
+        """Split a step into batches: one for all sequences, or one per sequence if that is faster."""
         if len(plan.work) == 1:
             return [plan]
         singles = all(work.count == 1 for work in plan.work)
-        if singles and self.backend.singly(len(plan.work)):
+        if singles and self.backend.prefers_serial(len(plan.work)):
             return [StepPlan(work=[work]) for work in plan.work]
         return [plan]
 
@@ -175,13 +175,13 @@ class Engine:
         elif not self.scheduler.reclaim():
             for sequence in list(self.scheduler.running.values()):
                 if sequence.unscored:
-                    self._end(sequence, "error", error="there are no cells for the log-probabilities of this prompt")
+                    self._end(sequence, "error", error="no KV cells left to compute log-probabilities of this prompt")
                 else:
                     self._end(sequence, "length")
 
     def _isolate(self, plan: StepPlan) -> None:
-        """A decode failed: decode each sequence of it alone, and end the one that fails by itself."""
-        # a part of the batch may have been decoded before the fault
+        """After a failed decode, decode each of its sequences alone, and end those that fail."""
+        # part of the batch may have been decoded before the failure
         self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
         if len(plan.work) == 1:
             self._end(plan.work[0].sequence, "error", error=NOT_COMPUTED, discard=True)
@@ -196,7 +196,7 @@ class Engine:
                 self._end(work.sequence, "error", error=NOT_COMPUTED, discard=True)
 
     def _sample(self, batch: Many[ScheduledTokens | FillerToken]) -> None:
-        """Do what each sequence's task wants of its output; all next tokens are drawn together."""
+        """Process the output of each decoded sequence according to its task; all next tokens are sampled together."""
         index = -1
         outputs: list[Output] = []
         for part in batch:
@@ -209,12 +209,12 @@ class Engine:
                 continue
             sequence = part.sequence
             if sequence.params.prompt_logprobs is not None and not sequence.generated:
-                self._events.append((sequence.sink, PromptRead(sequence.scores)))
+                self._events.append((sequence.sink, PromptLogprobs(sequence.scores)))
             match sequence.task:
                 case Task.GENERATE:
-                    outputs += self._wanted(sequence, index)
-                case Task.READ:
-                    self.observer.read(sequence)
+                    outputs += self._output(sequence, index)
+                case Task.PREFILL:
+                    self.observer.prefilled(sequence)
                     self._end(sequence, "length")
                 case unknown:
                     assert_never(unknown)
@@ -222,9 +222,9 @@ class Engine:
             self._take(output.sequence, sampled)
 
     def _score(self, part: ScheduledTokens, first: int) -> bool:
-        """Keep the log-probabilities of the prompt's tokens that follow those of this part; False where that failed.
+        """Store the log-probabilities of the prompt tokens that follow this part's tokens; False if that failed.
 
-        A part that is read again after a preemption begins with tokens that have theirs.
+        After a preemption, the first tokens of a part already have theirs.
         """
         sequence = part.sequence
         known = len(sequence.scores) + 1
@@ -237,8 +237,8 @@ class Engine:
             return False
         return True
 
-    def _wanted(self, sequence: Sequence, index: int) -> list[Output]:
-        """Return what is drawn for a sequence under its constraint; a fault of that ends this sequence alone."""
+    def _output(self, sequence: Sequence, index: int) -> list[Output]:
+        """Return what to sample under the sequence's constraint, nothing after an error, which ends this sequence."""
         try:
             return [Output(sequence, index, sequence.params.constraint.allowed())]
         except UserError as error:
@@ -246,7 +246,7 @@ class Engine:
             return []
 
     def _take(self, sequence: Sequence, sampled: Sampled | UserError) -> None:
-        """Go on with the token that was drawn; a fault of the draw or the constraint ends this sequence alone."""
+        """Process a sampled token; an error of the sampling or the constraint ends this sequence only."""
         try:
             if isinstance(sampled, UserError):
                 raise sampled
@@ -282,9 +282,9 @@ class Engine:
             self._events.append((sequence.sink, Delta(text, logprobs, sequence.generated)))
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None, discard: bool = False) -> None:
-        """Finish a sequence, free its slot, tell its client. `discard`: its cells must not serve others."""
+        """Finish a sequence: free its slot and notify its client. With `discard`, its cells are not cached."""
         if sequence.slot is None and sequence not in self.scheduler.waiting:
-            return  # it was finished already
+            return  # already finished
         text, logprobs = sequence.detokenizer.finish()
         self.scheduler.remove(sequence, keep=not discard)
         self.backend.release(sequence)
@@ -295,12 +295,15 @@ class Engine:
         self.observer.finished(sequence, reason)
 
     def _break(self, error: Exception) -> None:
-        """End everything after an unforeseen fault; the server reports itself as not ready from now on."""
+        """End all sequences after an unexpected error; from now on the server reports itself as not ready."""
         self.broken = f"{type(error).__name__}: {error}"
         places = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-6:]]
         say(f"error: the engine failed: {type(error).__name__}", level="error", places=places)
         for sequence in [*self.scheduler.running.values(), *self.scheduler.waiting]:
             self._events.append(
-                (sequence.sink, Finished("error", "", [], len(sequence.prompt), 0, 0, "the engine failed; see its log"))
+                (
+                    sequence.sink,
+                    Finished("error", "", [], len(sequence.prompt), 0, 0, "the engine failed; see the server's log"),
+                )
             )
         self.scheduler = Scheduler(self.limits)

@@ -1,4 +1,4 @@
-"""What the client of a sequence gets: the prompt's log-probabilities if it asked for them, new text, then the end."""
+"""The events of a sequence: log-probabilities of the prompt if requested, new text, and the end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token: its bytes, its log-probability in nats (before penalties and temperature), and the likeliest.
+    """A token: its bytes, its log-probability in nats (before penalties and temperature), and the alternatives.
 
-    `top` holds (token id, log-probability), the likeliest first.
+    `top` holds (token id, log-probability) of the likeliest tokens, likeliest first.
     """
 
     token: int
@@ -24,7 +24,7 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Delta:
-    """New text of a streamed sequence, the log-probabilities of its tokens, and how many were generated so far."""
+    """New text of a streamed sequence, the log-probabilities of its tokens, and the tokens generated so far."""
 
     text: str
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -32,15 +32,15 @@ class Delta:
 
 
 @dataclass(slots=True)
-class PromptRead:
-    """The log-probabilities of the prompt's tokens after its first: comes before all text where they were wanted."""
+class PromptLogprobs:
+    """The log-probabilities of the prompt's tokens after the first. If requested, sent before any text."""
 
     logprobs: list[TokenLogprob]
 
 
 @dataclass(slots=True)
 class Finished:
-    """The end of a sequence: the last text (all of it where it was not streamed), why, and the counts for `usage`."""
+    """The end of a sequence: the reason, the last text (all of it if not streamed), and the counts for `usage`."""
 
     reason: FinishReason
     text: str
@@ -51,5 +51,5 @@ class Finished:
     error: str | None = None
 
 
-Event = PromptRead | Delta | Finished
+Event = PromptLogprobs | Delta | Finished
 Sink = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""Which slots hold which cells of the KV cache, shared or not, with the operations that the backend has to apply."""
+"""Accounting of KV cells: which slot holds which, shared or not, and the operations the backend must apply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 
 class Op(NamedTuple):
-    """One change: fork the first `length` cells of `source` to `slot`, cut `slot` to `length`, or free it."""
+    """A cache operation: fork the first `length` cells of `source` to `slot`, cut `slot` to `length`, or free it."""
 
     kind: Literal["fork", "cut", "free"]
     slot: int
@@ -17,7 +17,7 @@ class Op(NamedTuple):
 
 @dataclass(eq=False)
 class _Span:
-    """A run of cells that one or more slots hold together."""
+    """A run of cells that one or more slots hold."""
 
     length: int
     holders: int = 1
@@ -27,8 +27,8 @@ class _Span:
 class KVCells:
     """Counts `total` cells over `slots` slots, at most `per_slot` each.
 
-    `shared`: forking shares the cells themselves (llama.cpp's unified layout). Otherwise each slot has cells of its own
-    and forking copies them. `ops` collects what the backend has to do, in order.
+    With `shared`, forking shares the cells (llama.cpp's unified layout). Otherwise each slot has its own cells and
+    forking copies them. `ops` collects the operations for the backend, in order.
     """
 
     slots: int
@@ -58,7 +58,7 @@ class KVCells:
         return self.total - self.used
 
     def grow(self, slot: int, count: int) -> None:
-        """Give the slot `count` new cells; the caller has asked for room."""
+        """Give the slot `count` new cells; the caller has checked `room`."""
         assert 0 < count <= self.room(slot)
         spans = self.spans[slot]
         if spans and spans[-1].holders == 1:
@@ -69,11 +69,11 @@ class KVCells:
         self.used += count
 
     def shrink(self, slot: int, count: int) -> None:
-        """Take back cells that a failed decode never filled: no operation is needed."""
+        """Take back cells that a failed decode never filled, which needs no operation."""
         self._trim(slot, self.lengths[slot] - count)
 
     def fork(self, source: int, slot: int, length: int) -> None:
-        """Let an empty slot begin with the first `length` cells of another."""
+        """Start an empty slot with the first `length` cells of another."""
         assert source != slot and not self.lengths[slot] and 0 < length <= self.lengths[source]
         if self.shared:
             self._split(source, length)
@@ -106,7 +106,7 @@ class KVCells:
             self.ops.append(Op("free", slot))
 
     def only_held_by(self, slots: set[int]) -> int:
-        """How many cells no slot outside `slots` holds: what freeing all of them would give back."""
+        """How many cells only `slots` hold, so that freeing all of these slots would release them."""
         count: dict[int, int] = {}
         spans: dict[int, _Span] = {}
         for slot in slots:
@@ -116,7 +116,7 @@ class KVCells:
         return sum(span.length for key, span in spans.items() if span.holders == count[key])
 
     def _split(self, slot: int, at: int) -> None:
-        """Make a span border at cell `at`, for every holder of that span."""
+        """Split the span at cell `at`, for every slot that holds it."""
         total = 0
         for span in self.spans[slot]:
             if total < at < total + span.length:

@@ -1,4 +1,4 @@
-"""What the engine reports for metrics: one call for each thing that happened, and its state at one moment."""
+"""What the engine reports for metrics: a call per event, and a snapshot of its state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sequence import Sequence
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The engine's state: sequences that run and wait; cells in all, with content, and of running sequences."""
+    """The engine's state: running and waiting sequences; cells in total, in use, and held by running sequences."""
 
     running: int
     waiting: int
@@ -20,19 +20,19 @@ class Snapshot:
 
 
 class Observer:
-    """Does nothing; a subclass measures. Every method is called in the engine's thread and must be quick."""
+    """Does nothing; subclasses measure. Every method is called in the engine's thread and must be fast."""
 
     def preempted(self, count: int) -> None:
-        """So many sequences were set back to free cells."""
+        """`count` sequences were preempted to free cells."""
 
     def step(self, seconds: float) -> None:
-        """A batch was decoded and sampled in so many seconds."""
+        """A step was decoded and sampled in `seconds`."""
 
     def token(self, sequence: Sequence, seconds: float, first: bool) -> None:
-        """A token was generated, so many seconds after the one before (`first`: after the sequence's arrival)."""
+        """A token was generated, `seconds` after the previous one (`first`: after the sequence arrived)."""
 
-    def read(self, sequence: Sequence) -> None:
-        """A prompt was read for which nothing is generated."""
+    def prefilled(self, sequence: Sequence) -> None:
+        """The prompt of a sequence that generates nothing was computed."""
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """A sequence ended."""

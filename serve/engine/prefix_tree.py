@@ -1,4 +1,4 @@
-"""A radix tree over the tokens that slots hold: which slot shares the longest prefix with a new prompt."""
+"""A radix tree over the tokens of all slots, which finds the slot that shares the longest prefix with a prompt."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class _Node:
-    """An edge of tokens below its parent, and every slot whose tokens go through it."""
+    """The edge of tokens from its parent, and every slot whose tokens pass through it."""
 
     edge: tuple[int, ...]
     parent: _Node | None
@@ -27,7 +27,7 @@ class PrefixTree:
         return len(self._ends)
 
     def insert(self, slot: int, tokens: Sequence[int]) -> None:
-        """Let `slot` stand for `tokens`, in place of what it stood for."""
+        """Map `slot` to `tokens`, replacing its previous tokens."""
         self.remove(slot)
         node, rest = self._root, tuple(tokens)
         while rest:
@@ -43,7 +43,7 @@ class PrefixTree:
         self._ends[slot] = node
 
     def remove(self, slot: int) -> bool:
-        """Forget a slot; False where it was not there."""
+        """Remove a slot; False if it was not in the tree."""
         node = end = self._ends.pop(slot, None)
         while node is not None and node.parent is not None:
             node.slots.discard(slot)
@@ -56,7 +56,7 @@ class PrefixTree:
         return end is not None
 
     def matches(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield (slot, length of the prefix it shares with `tokens`), each slot once, the longest first."""
+        """Yield (slot, length of the prefix it shares with `tokens`), each slot once, longest first."""
         path: list[tuple[_Node, int]] = []
         node, rest, length = self._root, tuple(tokens), 0
         while rest and (child := node.children.get(rest[0])) is not None:
@@ -73,7 +73,7 @@ class PrefixTree:
                 yield slot, length
 
     def _split(self, node: _Node, at: int) -> _Node:
-        """Cut an edge in two; return the upper half."""
+        """Split an edge in two; return the upper node."""
         parent = node.parent
         assert parent is not None
         upper = _Node(node.edge[:at], parent, set(node.slots), {node.edge[at]: node})
@@ -82,7 +82,7 @@ class PrefixTree:
         return upper
 
     def _join(self, node: _Node, only: _Node) -> None:
-        """Undo a split that no longer parts anything."""
+        """Merge a node with its only child after a split is no longer needed."""
         node.edge += only.edge
         node.children = only.children
         for child in node.children.values():

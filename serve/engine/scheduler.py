@@ -1,8 +1,8 @@
-"""Which tokens of which sequences the next step decodes. Pure Python: it knows no model, only counts and token ids.
+"""Which tokens of which sequences the next step decodes. Pure Python: it works on counts and token ids, not a model.
 
-Every step takes the next token of each generating sequence, then chunks of prompts being read, under one token budget.
-Prompts begin from the longest prefix that some slot already holds. When cells run out, cached prefixes go first, the
-least recently used before others; then the newest sequence is preempted and read again later.
+Each step takes the next token of every generating sequence, then chunks of prompts, under one token budget. A prompt
+starts from the longest prefix that a slot already holds. When cells run out, cached prefixes are evicted, least
+recently used first; then the newest sequence is preempted and recomputed later.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from .sequence import Sequence
 from .slots import Prefix, Slots
 from .step import FillerToken, ScheduledTokens, SchedulerLimits, StepPlan
 
-# a prefix that another sequence is just reading is waited for when it saves this many tokens
-LEAST_AWAITED = 4
-# steps that a gap between running slots may stay before cells are copied to close it
-PATIENCE_STEPS = 4
-# more slots than this are not bridged: a token costs about a tenth of what an own pass over the weights does
-WIDEST_GAP = 4
+# wait for a prefix that another sequence is prefilling if that saves at least this many tokens
+MIN_AWAITED_TOKENS = 4
+# steps before a gap between running slots is closed by copying cells
+GAP_PATIENCE_STEPS = 4
+# wider gaps are not filled: a filler token costs about a tenth of a separate pass over the weights
+MAX_FILLED_GAP = 4
 
 
 class QueueFull(Exception):
-    """As many sequences wait as may wait."""
+    """The queue of waiting sequences is full."""
 
 
 class Scheduler:
-    """The waiting sequences, and what the running ones do next; `slots` says where they are."""
+    """Queues waiting sequences and plans the next step of the running ones; `slots` says where they are."""
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits, self.slots = limits, Slots(limits)
@@ -48,7 +48,7 @@ class Scheduler:
         return len(self.running) + len(self.waiting) + count <= self.limits.running + self.limits.queue
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises QueueFull; a prompt that can never fit must have been refused before."""
+        """Queue a sequence. Raises QueueFull. The caller must have rejected prompts that can never fit."""
         assert 0 < len(sequence.prompt) <= min(sequence.stop.context, self.limits.per_slot, self.limits.cells)
         if not self.has_room(1):
             raise QueueFull
@@ -57,7 +57,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, keep: bool = True) -> None:
-        """Take out a finished or cancelled sequence; `keep`: its cells may serve as a prefix for others."""
+        """Remove a finished or cancelled sequence. With `keep`, its cells stay cached as a prefix for others."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
             return
@@ -68,16 +68,16 @@ class Scheduler:
             self.slots.vacate(sequence)
 
     def plan(self) -> StepPlan:
-        """Choose the next step. Cells for its tokens are already counted; call `commit` or `rollback` afterwards."""
+        """Plan the next step and reserve cells for its tokens; call `commit` or `rollback` afterwards."""
         self._make_room()
         self._close_gap()
         plan = StepPlan()
-        generating = [s for s in self.running.values() if not s.reading]
+        generating = [s for s in self.running.values() if not s.prefilling]
         for sequence in generating:
             self._take(plan, sequence, 1)
         if self.waiting or len(generating) < len(self.running):
             budget = self.limits.step_tokens - len(plan.work)
-            self._read(plan, min(budget, self.limits.busy_prompt_tokens) if generating else budget)
+            self._prefill(plan, min(budget, self.limits.busy_prompt_tokens) if generating else budget)
         if len(plan.work) > 1:
             plan.fillers = self._fill(plan)
         plan.ops = self.slots.take_ops()
@@ -85,35 +85,35 @@ class Scheduler:
         return plan
 
     def commit(self, plan: StepPlan) -> None:
-        """The step was decoded: its tokens are held."""
+        """Record that the step was decoded: its tokens now have cells."""
         for work in plan.work:
             work.sequence.held += work.count
         if plan.fillers:
             self.slots.drop_fillers(plan.fillers)
 
     def rollback(self, plan: StepPlan) -> None:
-        """The step was not decoded: its tokens have no cells."""
+        """Record that the step was not decoded, and release the cells reserved for it."""
         for work in plan.work:
             self.slots.shrink(work.slot, work.count)
 
     def retry(self, work: ScheduledTokens) -> StepPlan:
-        """Return one part of a step that was rolled back as a step of its own, with its cells counted again."""
+        """Return one part of a rolled-back step as a separate step, with its cells reserved again."""
         self.slots.grow(work.slot, work.count)
         return StepPlan(work=[work])
 
     def reclaim(self) -> bool:
-        """Free cells after a decode that found none: every cached prefix, then the newest sequence; False if alone."""
+        """Free cells after a decode found none: all cached prefixes, or else the newest sequence. False if neither."""
         if self.slots.cached:
             self.slots.evict_all()
             return True
         if len(self.running) < 2:
             return False
         self.preempt(max(self.running.values(), key=lambda s: s.number))
-        self._most_running = len(self.running)  # or the next step would be the same one again
+        self._most_running = len(self.running)  # otherwise the next step would be the same again
         return True
 
     def preempt(self, sequence: Sequence) -> None:
-        """Free a running sequence's cells and queue it again, before all that arrived after it."""
+        """Free a running sequence's cells and queue it again, ahead of all that arrived after it."""
         self.slots.vacate(sequence)
         sequence.held = 0
         sequence.preemptions += 1
@@ -122,7 +122,7 @@ class Scheduler:
         self.waiting.insert(later, sequence)
 
     def _make_room(self) -> None:
-        """Where slots share cells: evict cached ones for what this step would take, preempt for what it must take."""
+        """With shared cells, evict cached prefixes for what this step could use, and preempt for what it must have."""
         if not self.limits.shared:
             return
         wanted = sum(min(sequence.pending, self.limits.step_tokens) for sequence in self.running.values())
@@ -132,31 +132,31 @@ class Scheduler:
             self.preempt(max(self.running.values(), key=lambda s: s.number))
 
     def _close_gap(self) -> None:
-        """Where slots have their own cells: when a gap between running slots stays, fill it from the end."""
+        """With separate cells, move the last running sequence into a gap between slots that has lasted."""
         if self.limits.shared or self.waiting or len(self.running) < 2 or self.slots.groups < 2:
             self._gap_steps = 0
             return
         self._gap_steps += 1
-        if self._gap_steps >= PATIENCE_STEPS:
+        if self._gap_steps >= GAP_PATIENCE_STEPS:
             self.slots.close_gap()
 
     def _fill(self, plan: StepPlan) -> list[FillerToken]:
-        """Where slots have their own cells: bridge small gaps between the slots of this step."""
+        """With separate cells, fill small gaps between the slots of this step with filler tokens."""
         if self.limits.shared or not self.limits.cuttable:
             return []
         fillers: list[FillerToken] = []
         slots = sorted(work.slot for work in plan.work)
         for left, right in pairwise(slots):
             gap = [FillerToken(slot, self.slots.held(slot)) for slot in range(left + 1, right)]
-            if len(gap) <= WIDEST_GAP and all(filler.start < self.limits.per_slot for filler in gap):
+            if len(gap) <= MAX_FILLED_GAP and all(filler.start < self.limits.per_slot for filler in gap):
                 fillers += gap
         return fillers[: max(0, self.limits.step_tokens - plan.tokens)]
 
     def _take(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
-        """Add up to `budget` of a running sequence's pending tokens to the plan; return how many."""
+        """Add up to `budget` pending tokens of a running sequence to the plan; return how many."""
         assert sequence.slot is not None
         room = self.slots.room(sequence.slot)
-        if self.limits.shared and sequence.reading:  # leave a cell for the next token of every other sequence
+        if self.limits.shared and sequence.prefilling:  # leave a cell for the next token of each other sequence
             room -= len(self.running) - 1
         scored = sequence.unscored > 0
         if scored:
@@ -170,39 +170,39 @@ class Scheduler:
         return count
 
     def _scores_left(self, plan: StepPlan) -> int:
-        """How many more tokens of this step may have logits for the log-probabilities of prompts."""
+        """How many more prompt tokens of this step may have logits for log-probabilities."""
         return self.limits.scored_tokens - sum(work.count for work in plan.work if work.scored)
 
-    def _read(self, plan: StepPlan, budget: int) -> None:
-        """Go on with the prompts that are being read, the oldest first; then begin with others."""
-        for sequence in sorted((s for s in self.running.values() if s.reading), key=lambda s: s.number):
+    def _prefill(self, plan: StepPlan, budget: int) -> None:
+        """Continue the prompts being prefilled, oldest first, then start waiting ones."""
+        for sequence in sorted((s for s in self.running.values() if s.prefilling), key=lambda s: s.number):
             budget -= self._take(plan, sequence, budget)
         self._admit(plan, budget)
 
     def _admit(self, plan: StepPlan, budget: int) -> None:
-        """Start waiting sequences, first come first served, while there is budget and room."""
+        """Start waiting sequences, first come, first served, while budget and cells last."""
         position = 0
         while position < len(self.waiting) and len(self.running) < self._most_running and budget > 0:
             sequence = self.waiting[position]
             if sequence.unscored and not self._scores_left(plan):
-                position += 1  # it would hold a slot and read nothing
+                position += 1  # it would take a slot without making progress
                 continue
             prefix = self.slots.best_prefix(sequence.reusable)
-            if prefix.promised - prefix.length >= LEAST_AWAITED and prefix.promised >= self.limits.least_shared:
-                position += 1  # another sequence is just reading this prefix: wait for its cells, others may pass
+            if prefix.promised - prefix.length >= MIN_AWAITED_TOKENS and prefix.promised >= self.limits.min_shared:
+                position += 1  # another sequence is prefilling this prefix: wait for its cells, let later ones pass
                 continue
             if not self._start(sequence, prefix):
-                return  # no room: no later one starts instead, so that none starves
+                return  # later sequences must not start first, or this one would starve
             del self.waiting[position]
             budget -= self._take(plan, sequence, budget)
 
     def _start(self, sequence: Sequence, prefix: Prefix) -> bool:
-        """Give a waiting sequence a slot that begins with `prefix`; False where there is no room."""
+        """Give a waiting sequence a slot that starts with `prefix`; False if there is no room."""
         need = 0
         if self.limits.shared:
             wanted = len(sequence.tokens) + min(sequence.tokens_left, self.limits.reserve)
-            # what the others will still take: the rest of their prompts, and a cell for their next token
-            others = sum(other.pending if other.reading else 1 for other in self.running.values())
+            # what the others still need: the rest of their prompts, or a cell for their next token
+            others = sum(other.pending if other.prefilling else 1 for other in self.running.values())
             need = min(wanted, self.limits.cells - others) + others
         if not self.slots.place(sequence, prefix, need):
             return False

@@ -1,4 +1,4 @@
-"""One sequence: what was asked for, and how far it is."""
+"""One sequence: its request and its progress."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .events import Sink, TokenLogprob
 
 
 class Task(Enum):
-    """What is computed for a sequence once its prompt is read."""
+    """What a sequence computes after its prompt."""
 
     GENERATE = "generate"
-    READ = "read"  # nothing: its end is reported
+    PREFILL = "prefill"  # nothing: only its end is reported
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn; names and meanings as on OpenAI's wire and in llama.cpp.
+    """How tokens are sampled, with the names and meanings of OpenAI's API and llama.cpp.
 
-    temperature 0 is greedy; top_k 0 and top_p 1 keep every token; `logprobs` is how many alternatives to report per
-    token (0: only the drawn one), or None for no log-probabilities, `prompt_logprobs` the same for the prompt's tokens;
-    `constraint` is the sequence's own.
+    temperature 0 is greedy; top_k 0 and top_p 1 keep every token. `logprobs` is how many alternatives to report per
+    token (0: only the sampled token; None: no log-probabilities), `prompt_logprobs` the same for the prompt's tokens.
+    `constraint` belongs to this sequence alone.
     """
 
     temperature: float = 1.0
@@ -47,10 +47,10 @@ class SamplingParams:
 
 @dataclass(eq=False)
 class Sequence:
-    """A prompt and what was generated after it. Only the engine's thread changes one once it is submitted.
+    """A prompt and its output. Once submitted, only the engine's thread changes it.
 
     `tokens` is the prompt and the output; the first `held` of them have cells in `slot`. `scores` are the
-    log-probabilities of the prompt's tokens after its first, where they are wanted, as far as it was read.
+    log-probabilities computed so far of the prompt's tokens after the first, if requested.
     """
 
     id: str
@@ -83,22 +83,22 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """How many known tokens have no cells yet: 1 while generating, more while its prompt is being read."""
+        """How many tokens have no cells yet: 1 while generating, usually more during prefill."""
         return len(self.tokens) - self.held
 
     @property
-    def reading(self) -> bool:
-        """Whether its prompt (or, after a preemption, all that it had) is still being read."""
+    def prefilling(self) -> bool:
+        """Whether its prompt (after a preemption: its prompt and output) is still being computed."""
         return self.held < len(self.prompt) or self.pending > 1
 
     @property
     def unscored(self) -> int:
-        """How many of the prompt's tokens have no log-probability yet, where they are wanted."""
+        """How many prompt tokens still lack a requested log-probability."""
         return 0 if self.params.prompt_logprobs is None else len(self.prompt) - 1 - len(self.scores)
 
     @property
     def reusable(self) -> Many[int]:
-        """The tokens whose cells may come from another sequence: a score needs the logits of the token before it."""
+        """The tokens whose cells may come from another sequence: a score needs the previous token's logits."""
         return self.tokens[: len(self.scores) + 1] if self.unscored else self.tokens
 
     @property

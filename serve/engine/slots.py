@@ -1,4 +1,4 @@
-"""The slot table: which sequence runs in which slot, what the others keep as prefixes, and the cells of all of them."""
+"""The slot table: which sequence runs in which slot, which prefixes idle slots cache, and the cells of all slots."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .prefix_tree import PrefixTree
 from .sequence import Sequence
 from .step import FillerToken, SchedulerLimits
 
-# a cached sequence that goes on for no more than this beyond the shared prefix is taken over, not copied
+# a cached sequence with at most this many tokens after the shared prefix is taken over instead of copied
 SMALL_TAIL_TOKENS = 32
 
 
 class Prefix(NamedTuple):
-    """The slot that holds the longest usable prefix, its length, and the longest one that will soon be read."""
+    """The slot with the longest usable prefix, its length, and the longest one that is being prefilled."""
 
     source: int | None
     length: int
@@ -25,9 +25,9 @@ class Prefix(NamedTuple):
 
 
 class Slots:
-    """The one owner of the slot table. `running` and `cached` (slot -> tokens, least recently used first) are views.
+    """The owner of the slot table. `running` and `cached` (slot -> tokens, least recently used first) are views.
 
-    What the backend has to do for a change is collected, in order, until `take_ops`.
+    Cache operations for the backend are collected, in order, until `take_ops`.
     """
 
     def __init__(self, limits: SchedulerLimits) -> None:
@@ -46,17 +46,17 @@ class Slots:
 
     @property
     def used_cells(self) -> int:
-        """How many cells some slot holds."""
+        """How many cells at least one slot holds."""
         return self._cells.used
 
     @property
     def running_cells(self) -> int:
-        """How many cells the running sequences hold; shared ones count for each. Any thread may ask."""
+        """How many cells the running sequences hold; shared ones count for each. Any thread may call it."""
         return sum(self._cells.held(slot) for slot in list(self._running))
 
     @property
     def groups(self) -> int:
-        """How many runs of neighbouring slots the running sequences take."""
+        """How many runs of adjacent slots the running sequences occupy."""
         return groups(self._running.keys())
 
     def held(self, slot: int) -> int:
@@ -73,7 +73,7 @@ class Slots:
         return ops
 
     def grow(self, slot: int, count: int) -> None:
-        """Count `count` new cells for a slot that has room for them."""
+        """Reserve `count` new cells for a slot that has room for them."""
         self._cells.grow(slot, count)
 
     def shrink(self, slot: int, count: int) -> None:
@@ -81,11 +81,11 @@ class Slots:
         self._cells.shrink(slot, count)
 
     def drop_fillers(self, fillers: Iterable[FillerToken]) -> None:
-        """Cut off the meaningless tokens of a step; their cells were never counted."""
+        """Remove the filler tokens of a step; their cells were never counted."""
         self._cells.ops += [Op("cut" if filler.start else "free", filler.slot, filler.start) for filler in fillers]
 
     def best_prefix(self, tokens: Many[int]) -> Prefix:
-        """Find the prefix of `tokens` to begin with; its last token is left out, for it is decoded for its logits."""
+        """Find the best prefix for `tokens`. The last token is left out: it must be decoded for its logits."""
         if self._limits.reuse == "none":
             return Prefix(None, 0, 0)
         best, length, promised = None, 0, 0
@@ -93,19 +93,19 @@ class Slots:
             reader = self._running.get(slot)
             ready = min(common, self._cells.held(slot) if reader is None else reader.held)
             if self._limits.reuse == "whole":
-                if ready < self._cells.held(slot):  # this memory can only be taken over as a whole
+                if ready < self._cells.held(slot):  # a recurrent state can only be taken over whole
                     continue
-            elif reader is not None and reader.reading and not reader.unscored:
-                # where log-probabilities are wanted, a prompt is read in small parts: that is not waited for
+            elif reader is not None and reader.prefilling and not reader.unscored:
+                # a prompt with log-probabilities is prefilled in small parts: not worth waiting for
                 promised = max(promised, min(common, len(reader.prompt)))
             if ready > length:
                 best, length = slot, ready
-        return Prefix(best, length, promised) if length >= self._limits.least_shared else Prefix(None, 0, promised)
+        return Prefix(best, length, promised) if length >= self._limits.min_shared else Prefix(None, 0, promised)
 
     def place(self, sequence: Sequence, prefix: Prefix, need: int) -> bool:
-        """Give a sequence a slot that begins with the prefix's cells; False where there is no room.
+        """Give a sequence a slot that starts with the prefix's cells; False if there is no room.
 
-        `need` counts every cell that the sequence should find where slots share cells, those of the prefix included.
+        With shared cells, `need` is how many cells must be available to the sequence, including those of the prefix.
         """
         if self._limits.shared:
             found = self._find_shared(prefix.source, prefix.length, need)
@@ -121,10 +121,10 @@ class Slots:
         return True
 
     def retire(self, sequence: Sequence) -> None:
-        """Take a sequence out of its slot and keep its cells as a prefix for others, until they are needed."""
+        """Remove a sequence from its slot, but cache its cells as a prefix for others until they are needed."""
         slot = self._take_out(sequence)
         tokens = sequence.tokens[: sequence.held]
-        if self._limits.reuse == "none" or len(tokens) < self._limits.least_shared or self._known(tokens, slot):
+        if self._limits.reuse == "none" or len(tokens) < self._limits.min_shared or self._known(tokens, slot):
             self._empty_slot(slot)
             return
         self._cached[slot] = tokens
@@ -133,11 +133,11 @@ class Slots:
             self.evict_oldest()
 
     def vacate(self, sequence: Sequence) -> None:
-        """Take a sequence out of its slot and free its cells."""
+        """Remove a sequence from its slot and free its cells."""
         self._empty_slot(self._take_out(sequence))
 
     def evict_oldest(self) -> None:
-        """Free the cached slot that was used least recently."""
+        """Free the least recently used cached slot."""
         self._empty_slot(next(iter(self._cached)))
 
     def evict_all(self) -> None:
@@ -163,7 +163,7 @@ class Slots:
             self._tree.insert(gap, sequence.tokens)
 
     def _find_shared(self, source: int | None, length: int, need: int) -> tuple[int, int] | None:
-        """Find a slot where slots share cells: return (slot, cells it begins with), or None where there is no room."""
+        """Find a slot in the shared layout: return (slot, cells it starts with), or None if there is no room."""
         self._touch(source)
         while self.free_cells < need - length or not self._free_slots():
             oldest = next((slot for slot in self._cached if slot != source), None)
@@ -175,7 +175,7 @@ class Slots:
             tail = max(0, self._cells.only_held_by({source}) - length)
             if (tight or tail <= SMALL_TAIL_TOKENS) and self.free_cells + tail >= need - length:
                 return self._take_over(source, length)
-            if tight:  # not even that fits beside the others: read all of the prompt, if that does
+            if tight:  # not even that fits beside the others: drop the prefix and prefill the whole prompt
                 self._empty_slot(source)
                 source, length = None, 0
         if self.free_cells < need - length or not self._free_slots():
@@ -186,10 +186,10 @@ class Slots:
         return slot, length
 
     def _find_separate(self, source: int | None, length: int) -> tuple[int, int] | None:
-        """Find a slot where each slot has its own cells; None where all of them run.
+        """Find a slot in the separate layout: return (slot, cells it starts with), or None if all slots are running.
 
-        llama.cpp decodes neighbouring slots together and others one after another, so the running ones are kept side by
-        side; cached cells in the way are moved to an empty slot, or are lost if there is none.
+        llama.cpp decodes neighbouring slots together and others one after another, so running slots are kept adjacent.
+        Cached cells in the way are moved to an empty slot, or dropped if there is none.
         """
         choices = [slot for slot in range(self._limits.slots) if slot not in self._running]
         if not choices:
@@ -209,7 +209,7 @@ class Slots:
             self._move_away(slot, source)
         if source is not None:
             self._cells.fork(source, slot, length)
-            if source in self._cached and small:  # the new sequence holds all of it
+            if source in self._cached and small:  # the new sequence holds nearly all of it
                 self._empty_slot(source)
         return slot, length
 
@@ -220,7 +220,7 @@ class Slots:
         return slot
 
     def _empty_slot(self, slot: int) -> None:
-        """Free the cells of a slot that does not run."""
+        """Free the cells of a slot that is not running."""
         self._cached.pop(slot, None)
         self._tree.remove(slot)
         self._cells.free(slot)
@@ -232,7 +232,7 @@ class Slots:
         return slot, length
 
     def _move_away(self, slot: int, source: int | None) -> None:
-        """Free `slot`; keep what it cached in an empty slot or in place of something used less recently."""
+        """Free `slot`; move its cached cells to an empty slot or replace the least recently used ones."""
         empty = [other for other in self._free_slots() if other != slot]
         if not empty:
             oldest = next(iter(self._cached))
@@ -243,7 +243,7 @@ class Slots:
             empty = [oldest]
         target = empty[-1]
         self._cells.fork(slot, target, self._cells.held(slot))
-        # it keeps its place in the order of use
+        # keep its place in the LRU order
         order = [(target if key == slot else key, tokens) for key, tokens in self._cached.items()]
         self._cached.clear()
         self._cached.update(order)
@@ -251,7 +251,7 @@ class Slots:
         self._empty_slot(slot)
 
     def _touch(self, slot: int | None) -> None:
-        """Mark a cached slot as just used."""
+        """Mark a cached slot as most recently used."""
         if slot is not None and slot in self._cached:
             self._cached[slot] = self._cached.pop(slot)
 
@@ -269,6 +269,6 @@ class Slots:
 
 
 def groups(slots: Iterable[int]) -> int:
-    """Return how many runs of neighbouring slots there are."""
+    """Return the number of runs of adjacent slots."""
     every = set(slots)
     return sum(slot - 1 not in every for slot in every)

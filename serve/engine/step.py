@@ -1,4 +1,4 @@
-"""What the scheduler may plan, and what it planned: limits, and one step's cache operations and tokens."""
+"""The scheduler's limits, and its plan of one step: cache operations and tokens."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .sequence import Sequence
 
 @dataclass(frozen=True)
 class SchedulerLimits:
-    """What one step and the cache may hold. Tokens and cells are counted one by one.
+    """Limits of the cache and of one step.
 
-    slots: sequences that memory holds, running or cached; running: sequences at once; cells: all there are; per_slot:
-    the most for one sequence; shared: slots share cells (unified layout); step_tokens: the budget; busy_prompt_tokens:
-    prompt tokens in a step while others generate; reserve: cells kept for a new answer; cached_cells: the most that
-    sequences which no longer run may keep; queue: the most that may wait; reuse: which prefixes may be taken over;
-    least_shared: a prefix of fewer tokens is not worth a copy of its cells; cuttable: the end of a slot can be cut off;
-    scored_tokens: the most tokens of a step whose logits are wanted for the log-probabilities of prompts.
+    slots: running and cached sequences together; running: running sequences; cells: KV cells in total; per_slot: cells
+    of one sequence; shared: slots share cells (unified layout); step_tokens: tokens of a step; busy_prompt_tokens:
+    prompt tokens of a step while others generate; reserve: cells kept free for a new sequence's output; cached_cells:
+    cells that cached sequences may hold; queue: waiting sequences; reuse: which prefixes may be reused; min_shared:
+    shortest prefix worth copying; cuttable: whether a slot can be truncated; scored_tokens: prompt tokens of a step
+    with logits for log-probabilities.
     """
 
     slots: int
@@ -32,17 +32,17 @@ class SchedulerLimits:
     cached_cells: int = 1 << 30
     queue: int = 128
     reuse: Literal["any", "whole", "none"] = "any"
-    least_shared: int = 16
+    min_shared: int = 16
     cuttable: bool = True
     scored_tokens: int = 32
 
 
 @dataclass(slots=True)
 class ScheduledTokens:
-    """One sequence's part of a step: decode `count` tokens from `start`; `output`: the last one's logits are wanted,
-    `scored`: those of all of them.
+    """One sequence's part of a step: decode `count` tokens from `start`.
 
-    One is made for every token, and a frozen one takes three times as long to make.
+    `output` requests the logits of the last token, `scored` those of all of them. Not frozen: one is created for every
+    token, and a frozen one takes three times as long to create.
     """
 
     sequence: Sequence
@@ -60,10 +60,10 @@ class ScheduledTokens:
 
 @dataclass(frozen=True)
 class FillerToken:
-    """One meaningless token in a slot that has no work, which is cut off again after the step.
+    """A dummy token in an idle slot, removed after the step.
 
-    Where slots have their own cells, llama.cpp decodes only neighbouring slots together: 3 and 4 tokens with a gap in
-    between took 85 ms, 8 tokens side by side 53 ms (SmolLM2-135M Q8_0, one thread).
+    With separate cells, llama.cpp decodes only adjacent slots together: 3 and 4 tokens with a gap between them took
+    85 ms, 8 adjacent ones 53 ms (SmolLM2-135M Q8_0, one thread).
     """
 
     slot: int
@@ -76,7 +76,7 @@ class FillerToken:
 
 @dataclass
 class StepPlan:
-    """A step: first the cache operations, then the tokens. `preempted`: sequences set back since the last plan."""
+    """A step: first the cache operations, then the tokens. `preempted` counts preemptions since the last plan."""
 
     ops: list[Op] = field(default_factory=list)
     work: list[ScheduledTokens] = field(default_factory=list)
@@ -85,7 +85,7 @@ class StepPlan:
 
     @property
     def batch(self) -> list[ScheduledTokens | FillerToken]:
-        """Everything to decode, in the order of the slots."""
+        """All tokens to decode, ordered by slot."""
         if len(self.work) == 1:
             return [*self.work]
         return sorted([*self.work, *self.fillers], key=lambda part: part.slot)

@@ -1,16 +1,16 @@
-"""What http needs of a model's tokenizer and chat template. serve.llama has the one of a GGUF."""
+"""What the HTTP layer needs from a tokenizer and chat template. serve.llama implements it for GGUF files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-# how a prompt ends: with the opening of an assistant's turn, after the last message, or within that message
+# how a prompt ends: with the start of an assistant turn, after the last message, or inside it (to continue it)
 Ending = Literal["opening", "message", "continued"]
 
 
 class PromptTooLong(Exception):
-    """A text has more tokens than may be, at least `tokens`."""
+    """A text exceeds the token limit; it has at least `tokens` tokens."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__(f"at least {tokens} tokens")
@@ -18,61 +18,63 @@ class PromptTooLong(Exception):
 
 
 class TextBusy(Exception):
-    """Every worker was busy for as long as one request may take."""
+    """All workers stayed busy for the time limit of one request."""
 
 
 class TextUnavailable(Exception):
-    """No worker can be started, for want of memory, processes or descriptors."""
+    """No worker can be started: memory, processes or descriptors have run out."""
 
 
 class Tokenizer(Protocol):
-    """Text and chats to token ids, and back. What takes long is awaited: the event loop goes on meanwhile. What may be
-    large and only goes into a reply comes as JSON, which the event loop need not decode and encode again.
+    """Text and chats to token ids, and back.
 
-    What is awaited may raise burnish.chat.ChatError, where a text or a chat is refused or takes too long, TextBusy
-    and TextUnavailable.
+    Slow operations are async and run outside the event loop. Results that may be large and only go into a reply are
+    returned as JSON, so that the event loop need not decode and encode them again. Every async method may raise
+    burnish.chat.ChatError (the text or chat is rejected or takes too long), TextBusy and TextUnavailable.
     """
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are; ids are below it."""
+        """The number of tokens; ids are below it."""
 
     @property
     def has_template(self) -> bool:
         """Whether chats can be encoded."""
 
     async def encode_json(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True, most_pieces: int | None = None
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, max_pieces: int | None = None
     ) -> bytes:
-        """Return the ids of a text as a JSON array; with `most_pieces`, objects {"id", "piece"}.
+        """Return the ids of a text as a JSON array; with `max_pieces`, objects {"id", "piece"}.
 
-        `add_special` adds the start and end tokens that the model is configured for, the start token not where a parsed
-        text begins with it; `parse_special` reads special strings as their tokens. Raises PromptTooLong for more than
-        `most_pieces`.
+        `add_special` adds the start and end tokens that the model is configured for, but not a second start token if
+        the parsed text begins with one. `parse_special` tokenizes special strings as control tokens. Raises
+        PromptTooLong for more than `max_pieces` tokens.
         """
 
-    async def encode_prompt(self, text: str, most: int) -> list[int]:
-        """Return the ids of a raw prompt, at least one: as `encode_json` with both flags. Raises PromptTooLong for a
-        text that is sure to have more than `most`."""
+    async def encode_prompt(self, text: str, limit: int) -> list[int]:
+        """Return the ids of a raw prompt, at least one, as `encode_json` with both flags does.
+
+        Raises PromptTooLong for a text that must have more than `limit` tokens; a result may still exceed `limit`.
+        """
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
     ) -> list[int]:
-        """Return the ids of a chat. Raises PromptTooLong as `encode_prompt`."""
+        """Return the ids of a chat. Raises PromptTooLong as `encode_prompt` does."""
 
     async def render_json(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
     ) -> bytes:
-        """Return the text of a chat as a JSON string."""
+        """Return the rendered text of a chat as a JSON string."""
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
-        """Return message index, field and string of the first special string that the messages spell."""
+        """Return message index, field and text of the first special string in the messages, or None."""
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of one token, those of a special one too; perhaps part of a character."""
+        """Return the bytes of one token, special tokens included; possibly part of a character."""
 
     async def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special ones included."""
 
     async def decode_json(self, ids: Sequence[int]) -> bytes:
-        """Return the same as a JSON string."""
+        """Return the text of ids as a JSON string."""

@@ -62,7 +62,7 @@ def make_sequences(
             stop=stop,
             sink=sink,
             stream=bool(request.stream),
-            task=Task.GENERATE if most else Task.READ,
+            task=Task.GENERATE if most else Task.PREFILL,
         )
         for number, sink in enumerate(sinks)
     ]

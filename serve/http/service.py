@@ -16,7 +16,7 @@ from burnish.chat import ChatError
 
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.engine import Draining, Engine
-from ..engine.events import Finished, PromptRead, TokenLogprob
+from ..engine.events import Finished, PromptLogprobs, TokenLogprob
 from ..engine.scheduler import QueueFull
 from ..engine.sequence import Sequence
 from ..engine.tokenizer import PromptTooLong, TextBusy, TextUnavailable
@@ -170,7 +170,7 @@ async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answe
     scores: dict[int, list[TokenLogprob]] = {}
     while len(ends) < len(parsers):
         for index, event in await queue.take():
-            if isinstance(event, PromptRead):
+            if isinstance(event, PromptLogprobs):
                 scores[index] = event.logprobs
             elif isinstance(event, Finished):
                 if event.error is not None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..engine.delivery import EventQueue, Timeout
-from ..engine.events import Delta, Event, Finished, PromptRead, TokenLogprob
+from ..engine.events import Delta, Event, Finished, PromptLogprobs, TokenLogprob
 from .errors import ApiError, failed
 from .output_parsers import OutputParser
 from .replies.logprobs import count
@@ -112,7 +112,7 @@ class Frames:
 
     def size(self, event: Event) -> int:
         """Return how many log-probabilities the frames of an event have."""
-        return count(event.logprobs) * (self.reply.each if isinstance(event, PromptRead) else 1)
+        return count(event.logprobs) * (self.reply.each if isinstance(event, PromptLogprobs) else 1)
 
     def of_all(self, items: Many[tuple[int, Event]]) -> bytes:
         """Return the frames of events, each with its answer's number."""
@@ -120,7 +120,7 @@ class Frames:
 
     def of(self, index: int, event: Event) -> bytes:
         """Return the frames of one event; of an end by a fault only its last text."""
-        if isinstance(event, PromptRead):
+        if isinstance(event, PromptLogprobs):
             return self.echo(index // self.reply.each, event.logprobs)
         if index in self._held:
             self._held[index].append(event)

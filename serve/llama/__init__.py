@@ -1,1 +1,1 @@
-"""The engine's backend on llama.cpp: sizes, warm-up, decoding and sampling."""
+"""The llama.cpp backend: cache sizes, warm-up, decoding and sampling."""

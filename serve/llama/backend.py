@@ -1,4 +1,4 @@
-"""The engine's Backend on llama.cpp."""
+"""The engine's Backend, implemented with llama.cpp."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .sampling import StepSampler
 
 
 class LlamaBackend:
-    """A model and its context. `shared`: its sequences share cells (unified layout)."""
+    """A model and its context. With `shared`, sequences share KV cells (unified layout)."""
 
     def __init__(self, model: Model, context: Context, shared: bool) -> None:
         self.model, self.context, self.shared = model, context, shared
         self._sampler = StepSampler(model, context)
-        self.rows_singly: frozenset[int] = frozenset()
+        self.serial_rows: frozenset[int] = frozenset()  # batch sizes that decode faster one sequence at a time
 
     def apply(self, ops: Many[Op]) -> None:
         for op in ops:
             if op.kind == "fork" and self.shared:
                 self.context.copy(op.source, op.slot, 0, op.length)
-            elif op.kind == "fork":  # between separate streams only whole sequences can be copied
+            elif op.kind == "fork":  # separate streams can only be copied whole
                 self.context.copy(op.source, op.slot)
                 self._cut(op.slot, op.length)
             elif op.kind == "cut":
@@ -38,7 +38,9 @@ class LlamaBackend:
 
     def _cut(self, slot: int, length: int) -> None:
         if self.context.last_position(slot) >= length and not self.context.remove(slot, length):
-            raise RuntimeError("this model's memory can't be cut; the prefix rule should have known")
+            raise RuntimeError(
+                "this model's KV cache can't be truncated; the scheduler's `reuse` limit must prevent this"
+            )
 
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         tokens: list[int] = []
@@ -52,8 +54,8 @@ class LlamaBackend:
             outputs += [part.scored] * (part.count - 1) + [part.scored or part.output]
         return self.context.decode(tokens, positions, slots, outputs)
 
-    def singly(self, rows: int) -> bool:
-        return rows in self.rows_singly
+    def prefers_serial(self, rows: int) -> bool:
+        return rows in self.serial_rows
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
         return self._sampler.sample(outputs)

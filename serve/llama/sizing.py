@@ -1,4 +1,4 @@
-"""How many sequences and KV cells: from the model, the memory and the processors, unless they are set."""
+"""How many sequences and KV cells to use: from the model, the memory and the CPUs, unless set."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..settings import ServeSettings
 
 BYTES_PER_NUMBER = 2  # keys and values are stored in float16
 SEQUENCES_PER_CORE = 8
-FEWEST_SEQUENCES = 4
-MOST_SEQUENCES_BY_DEFAULT = 32
-# cells of their own are chosen from so many sequences on: with fewer, batches are too small to be worth it
-FEWEST_SEPARATE = 8
-# the cache takes at most this share of what is free, and by default no more than this: llama.cpp clears all of it at
-# start, which took 5 s for 2.3 GB (memory that the machine has yet to find) and 0.5 s for 1.1 GB (that it had at hand)
+MIN_SEQUENCES = 4
+DEFAULT_MAX_SEQUENCES = 32
+# separate cells are chosen only if this many sequences fit: with fewer, batches are too small
+MIN_SEPARATE = 8
+# the cache takes at most this share of the free memory, and by default at most this many bytes: llama.cpp clears it at
+# start, which took 5 s for 2.3 GB (memory the kernel had to reclaim first) and 0.5 s for 1.1 GB (already free)
 MEMORY_SHARE = 0.25
-MOST_CACHE_BYTES = 1 << 30
-# in one pool every token's attention walks all used cells, so few cached ones may stay
-POOL_SHARE_FOR_CACHED = 4
-MOST_CACHED_IN_POOL = 4096
-LEAST_SHARED = 16
-# tokens of a step that may have logits for the log-probabilities of prompts: memory for as many rows of the vocabulary
-# is kept (20 MB for 152k tokens), and a row takes about a millisecond beside the model
+MAX_CACHE_BYTES = 1 << 30
+# in one pool the attention of every token walks all used cells, so only a few cached ones are kept
+POOL_CACHED_DIVISOR = 4
+MAX_POOL_CACHED = 4096
+MIN_SHARED = 16
+# prompt tokens per step whose logits are kept for log-probabilities: each needs a row of the vocabulary (20 MB in all
+# for 152k tokens) and about a millisecond on top of the model
 SCORED_TOKENS = 32
 COPIED_CELLS_PER_TOKEN = 256
 
 
 @dataclass(frozen=True)
 class Size:
-    """The cache: `cells` in all for `slots` sequences, in one pool (`shared`) or in equal parts; its bytes."""
+    """The cache: `cells` in total for `slots` sequences, in one pool (`shared`) or in equal parts, and its bytes."""
 
     slots: int
     running: int
@@ -45,17 +45,17 @@ class Size:
     context: int
 
     def __str__(self) -> str:
-        kind = "in one pool" if self.shared else f"{self.per_slot} for each"
+        kind = "in one pool" if self.shared else f"{self.per_slot} per slot"
         return (
-            f"{self.running} answers at once, {self.context} tokens each at most; {self.cells} cells {kind} "
-            f"({self.cache_bytes / 1e9:.2f} GB), {self.threads} threads"
+            f"{self.running} sequences at once, at most {self.context} tokens each; {self.cells} KV cells, {kind} "
+            f"({self.cache_bytes / 1e9:.2f} GB); {self.threads} threads"
         )
 
 
 def cell_bytes(model: Model) -> int:
     """Return the bytes of one token's keys and values over all layers, from the GGUF's metadata.
 
-    2 (key, value) x layers x key/value heads x head size x 2 bytes; what a model does not say is taken at its largest.
+    2 (key, value) x layers x key/value heads x head size x 2 bytes. Missing metadata is taken at its largest.
     """
     data = model.metadata()
     architecture = data.get("general.architecture", "")
@@ -72,17 +72,19 @@ def cell_bytes(model: Model) -> int:
 
 
 def measure(model: Model, context: int, settings: ServeSettings) -> Size:
-    """Choose sequences, cells and layout. Raises ServeError where what is set does not fit together.
+    """Choose sequences, cells and layout. Raises ServeError if the settings contradict each other.
 
-    Separate cells for each sequence cost nothing in speed and are taken where enough of them fit; otherwise one pool.
+    Separate cells per sequence cost no speed and are used if enough of them fit; otherwise one pool.
     """
     each = cell_bytes(model)
-    budget = int(min(memory_available_bytes() * MEMORY_SHARE, MOST_CACHE_BYTES))
+    budget = int(min(memory_available_bytes() * MEMORY_SHARE, MAX_CACHE_BYTES))
     affordable = settings.cells or max(budget // each, 512)
     wanted = settings.max_sequences or min(
-        max(SEQUENCES_PER_CORE * (settings.threads or cpu_count()), FEWEST_SEQUENCES), MOST_SEQUENCES_BY_DEFAULT
+        max(SEQUENCES_PER_CORE * (settings.threads or cpu_count()), MIN_SEQUENCES), DEFAULT_MAX_SEQUENCES
     )
-    if settings.layout == "unified" or (settings.layout == "auto" and affordable < context * _fewest(wanted, settings)):
+    if settings.layout == "unified" or (
+        settings.layout == "auto" and affordable < context * _min_separate(wanted, settings)
+    ):
         slots = min(2 * wanted, MOST_SEQUENCES)
         cells = _padded(min(affordable, context * wanted))
         return Size(slots, wanted, cells, cells, True, cells * each, _threads(settings), min(context, cells))
@@ -90,26 +92,27 @@ def measure(model: Model, context: int, settings: ServeSettings) -> Size:
     return _separate(running, affordable, context, each, settings)
 
 
-def _fewest(wanted: int, settings: ServeSettings) -> int:
+def _min_separate(wanted: int, settings: ServeSettings) -> int:
     """Return how many sequences of full length must fit for separate cells to be chosen."""
-    return wanted if settings.max_sequences else min(wanted, FEWEST_SEPARATE)
+    return wanted if settings.max_sequences else min(wanted, MIN_SEPARATE)
 
 
 def _separate(running: int, affordable: int, context: int, each: int, settings: ServeSettings) -> Size:
     per_slot = _padded(min(context, affordable // running))
     if settings.context_length is not None and per_slot < settings.context_length:
         raise ServeError(
-            f"{running} sequences of {settings.context_length} tokens need {running * settings.context_length} cells, "
-            f"there are {affordable}: lower max_sequences or context_length, raise cells, or take --layout unified"
+            f"{running} sequences of {settings.context_length} tokens need {running * settings.context_length} KV "
+            f"cells, but only {affordable} are available: lower max_sequences or context_length, raise cells, or use "
+            "--layout unified"
         )
-    # one slot more than can run, so that a cached prefix survives while all run, and gaps can be closed
+    # one slot more than can run, so that a cached prefix survives a full load and gaps can be closed
     slots = min(running + 1, MOST_SEQUENCES)
     cells = per_slot * slots
     return Size(slots, running, cells, per_slot, False, cells * each, _threads(settings), min(context, per_slot))
 
 
 def _padded(cells: int) -> int:
-    """llama.cpp rounds the cells of a stream up to a multiple of 256."""
+    """Round up to a multiple of 256, as llama.cpp does for the cells of a stream."""
     return max(256, -(-cells // 256) * 256)
 
 
@@ -129,10 +132,10 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits
         shared=size.shared,
         step_tokens=step,
         busy_prompt_tokens=min(settings.prompt_chunk, step),
-        cached_cells=min(size.cells // POOL_SHARE_FOR_CACHED, MOST_CACHED_IN_POOL) if size.shared else size.cells,
+        cached_cells=min(size.cells // POOL_CACHED_DIVISOR, MAX_POOL_CACHED) if size.shared else size.cells,
         queue=settings.max_waiting,
-        # separate cells are copied as a whole slot, which costs about as much as reading one token in 256 of its cells
-        least_shared=LEAST_SHARED if size.shared else max(LEAST_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),
+        # separate cells are copied a whole slot at a time: 256 cells cost about as much as prefilling one token
+        min_shared=MIN_SHARED if size.shared else max(MIN_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),
         cuttable=not model.whole_prefix_only,
         scored_tokens=min(SCORED_TOKENS, step),
         reuse=reuse,  # type: ignore[arg-type]
@@ -140,7 +143,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits
 
 
 def context(model: Model, size: Size, settings: ServeSettings) -> Context:
-    """Make the llama.cpp context of this size."""
+    """Create the llama.cpp context of this size."""
     step = max(settings.step_tokens, size.running)
     return Context(
         model,

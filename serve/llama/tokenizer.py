@@ -1,4 +1,4 @@
-"""The Tokenizer of a GGUF: its vocabulary and its chat template, which work in processes of their own."""
+"""The Tokenizer of a GGUF file: its vocabulary and chat template, run in separate processes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from .text.pool import TextWorkers
 
 
 class LlamaTokenizer:
-    """`template` is None where the model has none; `reading` says what special strings in messages are. Close it.
+    """Renders and tokenizes in worker processes; the caller closes it.
 
-    `timeout_s` is the longest time to render and tokenize one request.
+    `template` is None if the model has none. `reading` says how special strings in messages are tokenized. `timeout_s`
+    limits rendering and tokenizing one request.
     """
 
     def __init__(self, model: Model, template: ChatTemplate | None, reading: Reading, timeout_s: float) -> None:
@@ -34,12 +35,12 @@ class LlamaTokenizer:
         self._fault: str | None = None
 
     def wait(self) -> str | None:
-        """Wait until the workers are ready; return why no chat can be rendered, if that is so. Raises ChatError."""
-        self._fault = self._workers.hello()["fault"]
+        """Wait until the workers are ready. Return why chats can't be rendered, or None. Raises ChatError."""
+        self._fault = self._workers.wait_ready()["fault"]
         return self._fault
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._workers.close()
 
     @property
@@ -47,18 +48,18 @@ class LlamaTokenizer:
         return self.model.n_vocab
 
     async def encode_json(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True, most_pieces: int | None = None
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, max_pieces: int | None = None
     ) -> bytes:
         flags = {"add_special": add_special, "parse_special": parse_special}
-        return (await self._ask("encode", text=text, most_pieces=most_pieces, **flags)).body
+        return (await self._ask("encode", text=text, max_pieces=max_pieces, **flags)).body
 
-    async def encode_prompt(self, text: str, most: int) -> list[int]:
-        return (await self._ask("prompt", text=text, most=most)).ids
+    async def encode_prompt(self, text: str, limit: int) -> list[int]:
+        return (await self._ask("prompt", text=text, limit=limit)).ids
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
     ) -> list[int]:
-        return (await self._chat("chat", messages, variables, ending, most=most)).ids
+        return (await self._chat("chat", messages, variables, ending, limit=limit)).ids
 
     async def render_json(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending

@@ -38,9 +38,9 @@ class LastMessage(ByteTokenizer):
     """The prompt is the last message alone, so that it is what the echo answers."""
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
     ) -> list[int]:
-        return await super().encode_chat(messages[-1:], variables, ending, most)
+        return await super().encode_chat(messages[-1:], variables, ending, limit)
 
 
 class SlowEcho(EchoBackend):

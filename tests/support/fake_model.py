@@ -27,20 +27,20 @@ class ByteTokenizer:
     has_template = True
 
     async def encode_json(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True, most_pieces: int | None = None
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, max_pieces: int | None = None
     ) -> bytes:
         ids = list(text.encode())
-        if most_pieces is None:
+        if max_pieces is None:
             return json.dumps(ids).encode()
-        if len(ids) > most_pieces:
+        if len(ids) > max_pieces:
             raise PromptTooLong(len(ids))
         return json.dumps([{"id": i, "piece": self.piece(i).decode("utf-8", "replace")} for i in ids]).encode()
 
-    async def encode_prompt(self, text: str, most: int) -> list[int]:
+    async def encode_prompt(self, text: str, limit: int) -> list[int]:
         return list(text.encode()) or [0]
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, most: int
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
     ) -> list[int]:
         return list(json.loads(await self.render_json(messages, variables, ending)).encode())
 
@@ -93,7 +93,7 @@ class EchoBackend(TokenCache):
         self.append(batch)
         return DONE
 
-    def singly(self, rows: int) -> bool:
+    def prefers_serial(self, rows: int) -> bool:
         return False
 
     def sample(self, outputs: Sequence[Output]) -> list[Sampled | UserError]:

@@ -38,7 +38,7 @@ async def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> bytes:
     most = MOST_PIECES if request.with_pieces else None
     add, parse = request.add_special, request.parse_special
     try:
-        return await tokenizer.encode_json(request.content, add_special=add, parse_special=parse, most_pieces=most)
+        return await tokenizer.encode_json(request.content, add_special=add, parse_special=parse, max_pieces=most)
     except PromptTooLong as error:
         text = f"The text has {error.tokens} tokens; 'with_pieces' takes at most {MOST_PIECES}."
         raise ApiError(400, text, param="content", code="string_above_max_length") from None

@@ -1,7 +1,7 @@
-"""The parent of the workers: python -m serve.llama.text CONTROL SETTINGS, both numbers of inherited descriptors.
+"""The parent of the workers: python -m serve.llama.text CONTROL SETTINGS, two inherited file descriptors.
 
-It loads the vocabulary, says on the control socket what the server needs to know, and forks a worker for each socket
-that it is sent. It does nothing that a text or a template could harm, but for one trial rendering under its limits.
+It loads the vocabulary, reports over the control socket, and forks a worker for each socket it receives. It processes
+no untrusted text itself, except for one trial rendering of the template under limits.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
 from .frames import CONTROL, FORK, KILL
-from .worker import Texts, serve
+from .worker import TextCodec, serve
 
 TRIAL = [{"role": "user", "content": "Hello"}]
-# tokenizers in which every token stands for a bounded part of the text; others drop characters, or fold words into one
+# tokenizers whose tokens each cover a bounded part of the text; others drop characters or merge whole words
 BOUNDED_TOKENS = frozenset({"llama", "gpt2", "gemma4"})
 
 
 def main() -> int:
-    """Load, report, and fork until the server has gone; returns the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # of a terminal or a container: the server decides
+    """Load, report, and fork workers until the server exits; return the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server handles these and then closes the socket
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     with open(int(sys.argv[2]), "rb") as file:
@@ -40,18 +40,18 @@ def main() -> int:
     with Model.open(settings["model"], vocab_only=True) as model:
         template = settings["template"] and ChatTemplate(**settings["template"])
         chat = Chat(template, vocabulary.from_gguf(model), settings["reading"]) if template else None
-        texts = Texts(model, chat, _longest(model))
-        with suppress(BrokenPipeError, ConnectionResetError):  # the server has gone, perhaps before all was loaded
+        texts = TextCodec(model, chat, _max_token_bytes(model))
+        with suppress(BrokenPipeError, ConnectionResetError):  # the server has exited, perhaps during loading
             control.send(json.dumps({"fault": _fault(template)}).encode())
             _prepare(texts)
             gc.collect()
-            gc.freeze()  # pages that the collector does not touch stay shared
+            gc.freeze()  # pages the collector does not touch stay shared
             _fork_on_request(control, texts, settings["timeout_s"])
     return 0
 
 
-def _fork_on_request(control: socket.socket, texts: Texts, timeout_s: float) -> None:
-    workers: dict[int, int] = {}  # process by the worker's number; one that has not been waited for keeps its id
+def _fork_on_request(control: socket.socket, texts: TextCodec, timeout_s: float) -> None:
+    workers: dict[int, int] = {}  # process id by worker number; the id can't be reused before the process is reaped
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, CONTROL.size, 1)
         if not data:
@@ -62,11 +62,11 @@ def _fork_on_request(control: socket.socket, texts: Texts, timeout_s: float) -> 
             with suppress(ProcessLookupError):
                 os.kill(workers[number], signal.SIGKILL)
         elif command == FORK:
-            with suppress(OSError):  # no process is left: the socket is closed, and the server asks again
+            with suppress(OSError):  # process limit reached: the socket is closed, and the server retries
                 workers[number] = _forked(control, descriptors[0], texts, timeout_s)
 
 
-def _forked(control: socket.socket, descriptor: int, texts: Texts, timeout_s: float) -> int:
+def _forked(control: socket.socket, descriptor: int, texts: TextCodec, timeout_s: float) -> int:
     """Fork a worker for a socket; return its process id. Raises OSError."""
     try:
         process = os.fork()
@@ -79,7 +79,7 @@ def _forked(control: socket.socket, descriptor: int, texts: Texts, timeout_s: fl
     code = 1
     try:
         control.close()
-        with suppress(OSError):  # the server has gone, or has closed the socket of a request that nobody waits for
+        with suppress(OSError):  # the server has exited or closed the socket of a cancelled request
             serve(socket.socket(fileno=descriptor), texts, timeout_s)
         code = 0
     finally:
@@ -94,7 +94,7 @@ def _reap(workers: dict[int, int]) -> None:
 
 
 def _fault(template: ChatTemplate | None) -> str | None:
-    """Say why no chat can be rendered, if that is so; a template may refuse the trial and take other chats."""
+    """Return why no chat can be rendered, or None. A template may reject the trial and accept other chats."""
     if template is None:
         return None
     try:
@@ -110,16 +110,16 @@ def _fault(template: ChatTemplate | None) -> str | None:
     return None
 
 
-def _prepare(texts: Texts) -> None:
-    """Compute what texts of some kind need, once: each worker would compute it again."""
+def _prepare(texts: TextCodec) -> None:
+    """Compute lazily built tables once, before forking: otherwise each worker would compute them again."""
     texts.model.prepare()
-    with suppress(ChatError):  # of a template that can't be compiled: the fault has been reported
+    with suppress(ChatError):  # the template can't be compiled, which has been reported
         if texts.chat is not None:
             texts.chat.prepare()
 
 
-def _longest(model: Model) -> int:
-    """Return the most bytes that a token stands for; its own text has at least as many."""
+def _max_token_bytes(model: Model) -> int:
+    """Return an upper bound of the bytes of text that one token covers, 0 if there is none."""
     if model.metadata().get("tokenizer.ggml.model") not in BOUNDED_TOKENS:
         return 0
     return max((len(model.token_text(i).encode("utf-8", "replace")) for i in range(model.n_vocab)), default=0)

@@ -1,4 +1,4 @@
-"""What the server and a worker send each other: requests as JSON, replies as ids or JSON, each with its length."""
+"""The protocol between server and workers: requests as JSON, replies as ids or JSON, each prefixed with its length."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from enum import IntEnum
 from typing import Any
 
 REQUEST = struct.Struct("<I")  # length
-REPLY = struct.Struct("<IBB")  # length, kind, whether the worker is to be replaced
-# to the parent of the workers: fork one for the socket that comes along, or kill one; and its number
+REPLY = struct.Struct("<IBB")  # length, kind, whether to replace the worker
+# to the parent: fork a worker for the attached socket, or kill one; then its number
 CONTROL = struct.Struct("<cI")
 FORK, KILL = b"f", b"k"
 
 
 class Kind(IntEnum):
-    """What a reply holds."""
+    """What a reply contains."""
 
     IDS = 0  # token ids, 32 bits each
     VALUE = 1  # JSON
     REFUSED = 2  # the message of a ChatError
-    TOO_LONG = 3  # the least number of tokens that the text would have
+    TOO_LONG = 3  # a lower bound of the text's tokens
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A worker's answer. `retire`: it has grown, and another should take its place."""
+    """A worker's reply. With `retire`, the worker's memory has grown and it should be replaced."""
 
     kind: Kind
     body: bytes
@@ -42,7 +42,7 @@ class Reply:
 
     @property
     def value(self) -> Any:
-        """The content of every other kind, whose body is JSON."""
+        """The decoded JSON body of every other kind."""
         return json.loads(self.body)
 
     def data(self) -> bytes:
@@ -56,14 +56,14 @@ def ids(tokens: list[int]) -> Reply:
 
 
 def value(content: Any, kind: Kind = Kind.VALUE) -> Reply:
-    """Return a reply of anything that JSON can hold."""
+    """Return a reply with a JSON body."""
     return Reply(kind, _json(content))
 
 
 def _json(content: Any) -> bytes:
     try:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which UTF-8 can't hold and an escape can
+    except UnicodeEncodeError:  # a lone surrogate: UTF-8 can't encode it, a JSON escape can
         return json.dumps(content, separators=(",", ":")).encode()
 
 
@@ -74,7 +74,7 @@ def request(content: dict[str, Any]) -> bytes:
 
 
 def read_request(connection: socket.socket) -> dict[str, Any] | None:
-    """Wait for the next request; None once the server has gone."""
+    """Wait for the next request; None once the server has closed the connection."""
     head = _read(connection, REQUEST.size)
     body = _read(connection, REQUEST.unpack(head)[0]) if head else None
     content: dict[str, Any] | None = json.loads(body) if body else None
@@ -92,7 +92,7 @@ def _read(connection: socket.socket, size: int) -> bytes | None:
 
 
 async def read_reply(connection: socket.socket) -> Reply:
-    """Read a reply from a non-blocking socket. Raises EOFError where the worker has ended."""
+    """Read a reply from a non-blocking socket. Raises EOFError if the worker has exited."""
     size, kind, retire = REPLY.unpack(await _received(connection, REPLY.size))
     return Reply(Kind(kind), await _received(connection, size), bool(retire))
 
@@ -107,5 +107,5 @@ async def _received(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         rest = rest[count:]
         if rest:
-            await asyncio.sleep(0)  # a socket that is always readable would keep the event loop to itself
+            await asyncio.sleep(0)  # a socket that is always readable would block the event loop
     return bytes(data)

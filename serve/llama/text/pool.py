@@ -1,4 +1,4 @@
-"""The server's side: starts the parent and its workers, hands out requests, replaces workers that failed."""
+"""The server's side: starts the parent and the workers, dispatches requests, replaces failed workers."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ from burnish.chat import ChatError
 
 from ...engine.tokenizer import TextBusy, TextUnavailable
 from .frames import CONTROL, FORK, KILL, Reply, read_reply, request
-from .worker import AFTER_S
+from .worker import TIMER_MARGIN_S
 
 COUNT = 2
 START_TIMEOUT_S = 120.0
-# what the kernel may take to end a process and to close its socket
+# time for the kernel to end a process and close its socket
 GRACE_S = 1.0
-# what the children get of the environment: no key, no token
+# variables the children inherit: no API key, no token
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH")
-# threads of numerical libraries do not survive a fork, and the GPU is the server's; an arena for the thread of a long
-# text would reserve 64 MiB of the address space that a worker may have
-QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "1"}
+# threads of numerical libraries do not survive a fork; the GPU belongs to the server; a malloc arena for the thread of
+# a long text would use up 64 MiB of a worker's address space
+CHILD_VARIABLES = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 class _WorkerLost(Exception):
-    """A worker ended before it answered."""
+    """A worker exited before it replied."""
 
 
 @dataclass
@@ -43,7 +48,7 @@ class _Worker:
 
     @property
     def ended(self) -> bool:
-        """Whether an idle worker has gone."""
+        """Whether an idle worker has exited."""
         try:
             return not self.connection.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -53,56 +58,57 @@ class _Worker:
 
 
 class TextFailed(ChatError):
-    """A request took too long, or ended its worker."""
+    """A request timed out or crashed its worker."""
 
 
 class TextWorkers:
-    """Workers that render and tokenize. `settings` are what `serve.llama.text` reads; they hold timeout_s."""
+    """Processes that render and tokenize. `settings` is what `serve.llama.text` reads, with `timeout_s`."""
 
     def __init__(self, settings: Mapping[str, Any], count: int = COUNT) -> None:
         self.settings, self.timeout_s = settings, float(settings["timeout_s"])
-        self._count, self._missing = count, count  # missing are those that could not be started, so far
+        self._count, self._missing = count, count  # missing: workers not started yet
         self._numbers = 0
         self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         try:
-            self._control, self._process = self._started()
+            self._control, self._process = self._start_parent()
             self._start_missing()
         except (OSError, MemoryError, TextUnavailable) as error:
-            raise ChatError(f"the text workers can't be started: {error or 'the machine allows none'}") from None
+            raise ChatError(
+                f"can't start the text workers: {error or 'no process, memory or descriptor left'}"
+            ) from None
 
-    def hello(self) -> dict[str, Any]:
-        """Wait until the vocabulary is loaded; return what the parent says of it. Raises ChatError where it fails."""
+    def wait_ready(self) -> dict[str, Any]:
+        """Wait until the vocabulary is loaded; return the parent's report. Raises ChatError if loading fails."""
         self._control.settimeout(START_TIMEOUT_S)
         try:
-            said = self._control.recv(1 << 16)
+            report = self._control.recv(1 << 16)
         except TimeoutError:
             raise ChatError(f"the text workers did not start within {START_TIMEOUT_S:g} s") from None
         finally:
             self._control.settimeout(None)
-        if not said:
-            raise ChatError(f"the text workers ended at their start (exit code {self._process.wait()})")
-        content: dict[str, Any] = json.loads(said)
+        if not report:
+            raise ChatError(f"the text workers exited while starting (exit code {self._process.wait()})")
+        content: dict[str, Any] = json.loads(report)
         return content
 
     async def ask(self, content: dict[str, Any]) -> Reply:
-        """Have a request answered. Raises TextFailed, TextBusy where no worker gets free in time, and TextUnavailable
-        where none can be started.
+        """Send a request to a worker and return its reply. Cancelling it kills the worker.
 
-        Cancelled, the request ends at once: its worker is killed.
+        Raises TextFailed, TextBusy if no worker is free in time, and TextUnavailable if none can be started.
         """
         data = request(content)
         with suppress(_WorkerLost):
-            return await self._once(data)
-        try:  # the worker was killed from outside, or this text ended it: a second one shows which
-            return await self._once(data)
+            return await self._ask_once(data)
+        try:  # the worker was killed from outside or crashed on this text: a second one shows which
+            return await self._ask_once(data)
         except _WorkerLost:
-            raise TextFailed("rendering or tokenizing this text ended in a crash or at the memory limit") from None
+            raise TextFailed("rendering or tokenizing this text crashed or exceeded the memory limit") from None
 
-    async def _once(self, data: bytes) -> Reply:
-        """Have one worker answer. Raises as `ask` does, and _WorkerLost where the worker ended."""
+    async def _ask_once(self, data: bytes) -> Reply:
+        """Send a request to one worker. Raises what `ask` raises, and _WorkerLost if the worker exits."""
         try:
-            async with asyncio.timeout(self.timeout_s + AFTER_S + GRACE_S):
-                worker = await self._free()
+            async with asyncio.timeout(self.timeout_s + TIMER_MARGIN_S + GRACE_S):
+                worker = await self._idle_worker()
         except TimeoutError:
             raise (TextUnavailable if self._missing == self._count else TextBusy) from None
         whole = False
@@ -118,8 +124,8 @@ class TextWorkers:
                 with suppress(TextUnavailable):  # the next request tries again
                     self._start_missing()
 
-    async def _free(self) -> _Worker:
-        """Wait for a worker that has nothing to do. Raises TextUnavailable."""
+    async def _idle_worker(self) -> _Worker:
+        """Wait for an idle worker. Raises TextUnavailable."""
         while True:
             self._start_missing()
             worker = await self._idle.get()
@@ -128,12 +134,12 @@ class TextWorkers:
             self._end_worker(worker)  # it was killed from outside
 
     def _start_missing(self) -> None:
-        """Start the workers that are missing, as far as the machine allows. Raises TextUnavailable if there is none."""
+        """Start missing workers as far as resources allow. Raises TextUnavailable if none is running."""
         try:
             while self._missing:
-                self._idle.put_nowait(self._worker())
+                self._idle.put_nowait(self._fork_worker())
                 self._missing -= 1
-        except (OSError, MemoryError):  # no process, memory or descriptor is left
+        except (OSError, MemoryError):  # no process, memory or descriptor left
             if self._missing == self._count:
                 raise TextUnavailable from None
 
@@ -142,7 +148,7 @@ class TextWorkers:
         start = 0.0 if worker.used else START_TIMEOUT_S  # its parent may still be loading
         worker.used = True
         try:
-            async with asyncio.timeout(self.timeout_s + AFTER_S + GRACE_S + start):
+            async with asyncio.timeout(self.timeout_s + TIMER_MARGIN_S + GRACE_S + start):
                 await asyncio.get_running_loop().sock_sendall(worker.connection, data)
                 return await read_reply(worker.connection)
         except TimeoutError:
@@ -150,26 +156,28 @@ class TextWorkers:
         except (OSError, EOFError):
             if time.monotonic() - began < self.timeout_s:
                 raise _WorkerLost from None
-        raise TextFailed(f"rendering and tokenizing this text took longer than {self.timeout_s:g} s")
+        raise TextFailed(
+            f"rendering and tokenizing this text took longer than {self.timeout_s:g} s (template_timeout_s)"
+        )
 
     def _end_worker(self, worker: _Worker) -> None:
-        """End a worker; another is to be started in its place."""
+        """Kill a worker and count it as missing."""
         worker.connection.close()
         with suppress(OSError):
             self._control.send(CONTROL.pack(KILL, worker.number))
         self._missing += 1
 
-    def _worker(self) -> _Worker:
-        """Have a worker forked; it takes a request as soon as it can. Raises OSError or MemoryError."""
+    def _fork_worker(self) -> _Worker:
+        """Have the parent fork a worker, which can be sent a request at once. Raises OSError or MemoryError."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._numbers += 1
         message = CONTROL.pack(FORK, self._numbers)
         try:
             socket.send_fds(self._control, [message], [theirs.fileno()])
-        except OSError:  # the parent was killed, most likely for want of memory
+        except OSError:  # the parent was killed, most likely by the OOM killer
             self._end()
-            self._control, self._process = self._started()
+            self._control, self._process = self._start_parent()
             socket.send_fds(self._control, [message], [theirs.fileno()])
         except BaseException:
             ours.close()
@@ -178,7 +186,7 @@ class TextWorkers:
             theirs.close()
         return _Worker(self._numbers, ours)
 
-    def _started(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    def _start_parent(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -188,7 +196,7 @@ class TextWorkers:
                 process = subprocess.Popen(
                     children.module(__package__, str(theirs.fileno()), str(settings.fileno())),
                     cwd=children.ROOT,
-                    env={**environment, **children.search_path({}), **QUIET},
+                    env={**environment, **children.search_path({}), **CHILD_VARIABLES},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), settings.fileno()),
@@ -207,7 +215,7 @@ class TextWorkers:
             self._process.wait()
 
     def close(self) -> None:
-        """End the parent and its workers."""
+        """Stop the parent and its workers."""
         while not self._idle.empty():
             self._idle.get_nowait().connection.close()
         self._end()

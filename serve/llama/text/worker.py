@@ -1,4 +1,4 @@
-"""A worker: takes requests one at a time, renders and tokenizes, and answers."""
+"""A worker process: renders and tokenizes, one request at a time."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
 from .frames import Kind, Reply, ids, read_request, value
 
-# address space for the stack of a long text, beside the memory of a rendering: 1 MiB of one letter takes 350 MiB
+# address space for the stack that a long text needs, on top of rendering: 1 MiB of one letter takes 350 MiB
 STACK_BYTES = 1 << 30
-# a worker whose memory has grown by this much is replaced, which gives it back; address space alone takes none, and the
-# thread of a long text reserves as much for its stack
+# a worker that has grown by this much private memory is replaced to free it; address space does not count, because the
+# thread of a long text only reserves it for its stack
 GROWN_BYTES = 64 << 20
-# characters of a rendered chat that is returned as text
-MOST_SHOWN = 4 << 20
-# the timer of the rendering itself, which gives a better message, comes first
-AFTER_S = 1.0
+# longest rendered chat that is returned as text
+MAX_RENDERED_CHARS = 4 << 20
+# lets the timer of the rendering itself, which gives a better message, fire first
+TIMER_MARGIN_S = 1.0
 
 
 @dataclass(frozen=True)
-class Texts:
-    """A vocabulary and what makes ids of messages; None where the model has no template.
+class TextCodec:
+    """A vocabulary and a chat encoder, `chat`, which is None if the model has no template.
 
-    `longest` is the most bytes of text that one token stands for, 0 where that has no bound.
+    `max_token_bytes` bounds the bytes of text that one token covers, 0 if there is no bound.
     """
 
     model: Model
     chat: Chat | None
-    longest: int
+    max_token_bytes: int
 
     def answer(self, request: Mapping[str, Any]) -> Reply:
         """Answer one request."""
@@ -47,7 +47,7 @@ class Texts:
         except MemoryError:
             return value("there is not enough memory to tokenize this text", Kind.REFUSED)
         except RecursionError:
-            return value("it is nested too deeply", Kind.REFUSED)
+            return value("the text or template is nested too deeply", Kind.REFUSED)
 
     def _answer(self, request: Mapping[str, Any]) -> Reply:
         do = request["do"]
@@ -56,7 +56,7 @@ class Texts:
         if do == "encode":
             return self._encode(request)
         if do == "prompt":
-            long = self._too_long(request["text"], request["most"])
+            long = self._too_long(request["text"], request["limit"])
             return long or ids(self.model.tokenize_raw(request["text"]) or [max(self.model.bos_id, 0)])
         assert self.chat is not None, "has_template was not asked"
         if do == "strings":
@@ -64,46 +64,46 @@ class Texts:
         messages, variables, ending = request["messages"], request["variables"], request["ending"]
         if do == "render":
             return _shown(_rendered(self.chat, messages, variables, ending).text)
-        return self._chat(self.chat, messages, variables, ending, request["most"])
+        return self._chat(self.chat, messages, variables, ending, request["limit"])
 
     def _chat(
-        self, chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: str, most: int
+        self, chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: str, limit: int
     ) -> Reply:
-        if self.longest and sum(map(len, texts((messages, variables)))) > most:
-            # separating special strings from text takes longer than the rendering: not for a chat that can't fit
+        if self.max_token_bytes and sum(map(len, texts((messages, variables)))) > limit:
+            # separating special strings from text takes longer than rendering: skip it for a chat that can't fit
             plain = chat.template.render(messages, add_generation_prompt=True, **variables)
-            if long := self._too_long(plain, most):
+            if long := self._too_long(plain, limit):
                 return long
         prompt = _rendered(chat, messages, variables, ending)
-        return self._too_long(prompt.text, most) or ids(chat.encode(prompt))
+        return self._too_long(prompt.text, limit) or ids(chat.encode(prompt))
 
     def _encode(self, request: Mapping[str, Any]) -> Reply:
         text, add, parse = request["text"], request["add_special"], request["parse_special"]
-        if add and parse:  # a start token that the text begins with is not put there twice
+        if add and parse:  # a start token at the beginning of the text is not added a second time
             found = self.model.tokenize_raw(text)
         else:
             found = self.model.tokenize(text, add_special=add, parse_special=parse)
-        most = request["most_pieces"]
-        if most is None:
+        limit = request["max_pieces"]
+        if limit is None:
             return value(found)
-        if len(found) > most:
+        if len(found) > limit:
             return value(len(found), Kind.TOO_LONG)
         pieces = {i: self.model.piece(i, special=True).decode("utf-8", "replace") for i in set(found)}
         return value([{"id": i, "piece": pieces[i]} for i in found])
 
-    def _too_long(self, text: str, most: int) -> Reply | None:
-        """Refuse a text that can't fit into the context whatever its tokens are, before it is tokenized."""
-        if not self.longest or len(text) <= most:
+    def _too_long(self, text: str, limit: int) -> Reply | None:
+        """Reject a text, before tokenizing it, that has too many bytes for the context whatever its tokens are."""
+        if not self.max_token_bytes or len(text) <= limit:
             return None
-        least = -(-len(text.encode("utf-8", "replace")) // self.longest)
-        return value(least, Kind.TOO_LONG) if least > most else None
+        least = -(-len(text.encode("utf-8", "replace")) // self.max_token_bytes)
+        return value(least, Kind.TOO_LONG) if least > limit else None
 
 
 def _shown(text: str) -> Reply:
-    """Return a rendered chat as a text to be read."""
-    if len(text) > MOST_SHOWN:
+    """Return the reply to a `render` request."""
+    if len(text) > MAX_RENDERED_CHARS:
         raise ChatError(
-            f"the template makes {len(text)} characters of these messages; at most {MOST_SHOWN} are returned"
+            f"the template renders these messages to {len(text)} characters; at most {MAX_RENDERED_CHARS} are returned"
         )
     return value(text)
 
@@ -114,23 +114,23 @@ def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], variables: Mapp
     return chat.render(messages, add_generation_prompt=ending == "opening", **variables)
 
 
-def serve(connection: socket.socket, tokenizer: Texts, timeout_s: float) -> None:
-    """Answer requests until the server closes the connection. A request that takes too long ends the process."""
+def serve(connection: socket.socket, tokenizer: TextCodec, timeout_s: float) -> None:
+    """Answer requests until the server closes the connection. A request that times out kills the process."""
     _limit()
     start = private_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (request := read_request(connection)) is not None:
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + AFTER_S)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s + TIMER_MARGIN_S)
         reply = tokenizer.answer(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.sendall(Reply(reply.kind, reply.body, private_memory() > start + GROWN_BYTES).data())
 
 
 def _limit() -> None:
-    """Lower what this process may take, for good."""
+    """Lower the resource limits of this process, irrevocably."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    most = address_space() + MOST_BYTES + STACK_BYTES
-    most = most if soft == resource.RLIM_INFINITY else min(soft, most)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    limit = address_space() + MOST_BYTES + STACK_BYTES
+    limit = limit if soft == resource.RLIM_INFINITY else min(soft, limit)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
