@@ -67,7 +67,9 @@ class Server:
 
     def logged_faults(self) -> list[str]:
         """Return the lines of the log that speak of faults of the server."""
-        lines = (line for line in self.output().split("\n") if "Traceback" in line or '"event": "fault"' in line)
+        lines = (
+            line for line in self.output().split("\n") if "Traceback" in line or '"event": "internal error"' in line
+        )
         return [line[:2000] for line in lines][:20]
 
     def alive(self) -> bool:

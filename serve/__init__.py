@@ -1,1 +1,1 @@
-"""Stage three: an exported run in, an OpenAI-compatible endpoint out. Never torch, never transformers."""
+"""Stage three: serves an exported run behind an OpenAI-compatible API. Never imports torch or transformers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl-C during the imports
 
 import argparse
 import sys
@@ -30,19 +30,21 @@ STAGE = "SERVE"
 
 
 def main(argv: Sequence[str] | None = None, mapped: Note = ignore_path) -> int:
-    """Run the command line; returns the exit code. `mapped` gets the name of the model file that is mapped."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["chat"]:
+    """Run the command line and return the exit code. `mapped` is called with the path of a memory-mapped model file."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["chat"]:
         from .terminal import main as chat
 
-        return chat(words[1:])
-    if words[:1] == ["run"]:
-        words = words[1:]
-    parser = argparse.ArgumentParser(prog="python -m serve", description="Serve a model behind OpenAI's API.")
-    parser.epilog = "python -m serve chat talks to a running server; docs/settings.md lists every setting."
+        return chat(arguments[1:])
+    if arguments[:1] == ["run"]:
+        arguments = arguments[1:]
+    parser = argparse.ArgumentParser(
+        prog="python -m serve", description="Serve a model behind an OpenAI-compatible API."
+    )
+    parser.epilog = "To chat with a running server: python -m serve chat. docs/settings.md lists every setting."
     parser.add_argument("--version", action="version", version=version_line())
     add_arguments(parser, ServeSettings, STAGE)
-    settings, _ = parse_arguments(parser, ServeSettings, STAGE, words)
+    settings, _ = parse_arguments(parser, ServeSettings, STAGE, arguments)
     from .server import run
 
     return run(settings, mapped)

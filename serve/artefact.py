@@ -1,4 +1,4 @@
-"""Which file is served: the artefact that a run's record stands for, or a bare GGUF, and what is recorded of it."""
+"""Chooses the file to serve: a recorded artefact of a run or a bare GGUF, with what its record says."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .settings import ServeSettings
 
 
 class ServeError(UserError):
-    """A run or file that can't be served, or not with these settings."""
+    """A run or file that can't be served with these settings."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model file and what is recorded of it."""
+    """A model file and what its record says."""
 
     path: Path
     name: str
-    remedy: str = "run `make export` again"  # for a file that is not the one of its record
+    remedy: str = "run `make export` again"  # if the file does not match its record
     stops: tuple[str, ...] = ()
     context_length: int | None = None
     template_sha256: str | None = None
@@ -42,15 +42,15 @@ class Chosen:
 
 
 def choose(settings: ServeSettings) -> Chosen:
-    """Find the file to serve. Raises ServeError or RunError where there is none that may be served."""
+    """Find the file to serve. Raises ServeError or RunError if there is none or it must not be served."""
     if settings.model is not None:
         if settings.run is not None:
-            raise ServeError("give either a run or a model file (run, model), not both")
+            raise ServeError("run and model are both set: set only one of them")
         if settings.model.startswith(SCHEME):
             return _from_hub(settings, settings.model)
         path = Path(settings.model)
         if path.is_dir():
-            raise ServeError(f"model {path}: {_directory(path)}")
+            raise ServeError(f"model {path}: {_explain_directory(path)}")
         if why := irregular(path):
             raise ServeError(f"model {path}: {why}")
         today = datetime.now(UTC).strftime("%Y-%m-%d")
@@ -58,35 +58,37 @@ def choose(settings: ServeSettings) -> Chosen:
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     trained, exported = read_both(run)
     if exported.train_sha256 != file_sha256(run.path / "train.json"):
-        raise ServeError(f"run '{run.id}': export.json is of an earlier training: run `make export RUN={run.id}` again")
+        raise ServeError(
+            f"run '{run.id}': export.json belongs to an earlier training: run `make export RUN={run.id}` again"
+        )
     artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
     return _recorded(run.inside(artefact.path), settings.served_model_name or run.id, trained, exported, artefact)
 
 
-def _directory(path: Path) -> str:
-    """Say what a directory that was given as a model is, and how what is in it is served."""
+def _explain_directory(path: Path) -> str:
+    """Say what kind of directory was given as a model, and how to serve its contents."""
     if (path / "export.json").is_file() or (path / "train.json").is_file():
-        return f"is a run, not a .gguf file: make serve RUN={path.name}"
+        return f"is a run, not a .gguf file: serve it with `make serve RUN={path.name}`"
     if files := sorted(file.name for file in path.glob("*.gguf")):
-        return f"is a directory, not a .gguf file: give one of the files in it: {', '.join(files)}"
+        return f"is a directory, not a .gguf file: choose one of its files: {', '.join(files)}"
     if (path / "adapter_config.json").is_file():
-        return "is an adapter: it is served once it is merged and converted, by make export of the run that it is of"
+        return "is an adapter, which must be merged and converted first: run `make export` for its run"
     if (path / "config.json").is_file():
         return (
-            "is a checkpoint for transformers, and .gguf files are served here: of a run give RUN= (make serve RUN=id),"
-            " vLLM serves the directory itself (vllm serve), and llama.cpp's converter makes a GGUF of it"
+            "is a transformers checkpoint, not a .gguf file: serve its run (make serve RUN=id), serve the directory "
+            "with vLLM (vllm serve), or convert it with llama.cpp's convert_hf_to_gguf.py"
         )
-    return "is a directory: give a .gguf file, hf://owner/name, or a run (make serve RUN=id)"
+    return "is a directory: expected a .gguf file, hf://owner/name, or a run (make serve RUN=id)"
 
 
 def _from_hub(settings: ServeSettings, reference: str) -> Chosen:
-    """Take a published run as its records have it; the file is fetched only once they allow it."""
+    """Choose a file of a published run; it is downloaded only if the records allow serving it."""
     published = fetch_records(reference)
     artefact = _artefact(reference, "its page on the Hub", published.export, settings)
     path = fetch_artefact(published, artefact)
     name = settings.served_model_name or published.export.run_id
     chosen = _recorded(path, name, published.train, published.export, artefact)
-    remedy = f"remove {path.resolve()} to fetch it again; if it is refused again, it was altered on the Hub"
+    remedy = f"remove {path.resolve()} to download it again; if that fails too, the file was altered on the Hub"
     hub = f"{published.reference.repo}@{published.commit}"
     return replace(chosen, remedy=remedy, record={**chosen.record, "hub": hub})
 
@@ -118,34 +120,34 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
 
 
 def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSettings) -> Artefact:
-    """Choose a GGUF of the record. `where` names the run in faults, `report` says where its figures can be read."""
+    """Choose a GGUF of the record. `where` names the run in errors, `report` says where its measurements are."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
     there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files)
     if not files:
         raise ServeError(
-            f"{where}: it has no GGUF, and nothing else is served here: {exported.no_gguf or 'none was made'}; its"
-            " merged/ is a checkpoint that transformers and vLLM load (vllm serve runs/ID/merged)"
+            f"{where}: the run has no GGUF file, the only format served here: {exported.no_gguf or 'none was made'}; "
+            "transformers and vLLM load its merged/ (vllm serve runs/ID/merged)"
         )
     if settings.artefact is not None:
         found = next((a for a in files if settings.artefact in (a.quantization, a.path)), None)
         if found is None:
-            raise ServeError(f"{where} has no GGUF '{settings.artefact}'; there is: {there}")
+            raise ServeError(f"{where}: it has no GGUF '{settings.artefact}'; available: {there}")
     elif exported.default is not None:
         found = next((a for a in files if a.path == exported.default), None)
         if found is None:
-            raise ServeError(f"{where}: its default '{exported.default}' is not one of its GGUFs; there is: {there}")
+            raise ServeError(f"{where}: its default '{exported.default}' is not one of its GGUF files: {there}")
     elif settings.allow_unproven:
         found = max(files, key=lambda a: a.bytes)
     else:
         raise ServeError(
-            f"{where}: none of its artefacts passed its exam ({there}), see {report}; "
-            "give --allow_unproven true to serve the largest all the same, or --artefact"
+            f"{where}: none of its GGUF files passed the exam ({there}), see {report}; to serve the largest anyway, "
+            "pass --allow_unproven true (with --artefact to choose another)"
         )
     if found.verdict != "pass":
         if not settings.allow_unproven:
             raise ServeError(
                 f"{where}: {found.quantization} {found.outcome}: {found.why}; "
-                "give --allow_unproven true to serve it all the same"
+                "to serve it anyway, pass --allow_unproven true"
             )
         warn(f"serving {found.quantization} of {where} although it {found.outcome}: {found.why}")
     if qualification := qualified(exported.gate):
@@ -154,12 +156,12 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSe
 
 
 def verify(chosen: Chosen) -> None:
-    """Raise ServeError unless the file is the one that the record speaks of."""
+    """Raise ServeError unless the file has the recorded sha256."""
     expected = chosen.record["artefact"]["sha256"]
     if not chosen.path.is_file():
-        raise ServeError(f"{chosen.path}: the record's model file is not there; {chosen.remedy}")
+        raise ServeError(f"{chosen.path}: the recorded model file does not exist; {chosen.remedy}")
     if file_sha256(chosen.path) != expected:
         raise ServeError(
-            f"{chosen.path}: its sha256 is not the recorded one: the file was changed or damaged since export; "
+            f"{chosen.path}: its sha256 differs from the record: the file was changed or damaged after export; "
             f"{chosen.remedy}"
         )

@@ -1,4 +1,4 @@
-"""uvicorn with limits on its connections, a drain on SIGTERM, SIGHUP and Ctrl-C, and log lines that stay few."""
+"""uvicorn with connection limits, draining on SIGTERM, SIGHUP and Ctrl-C, and rate-limited log lines."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from .private.uvicorn import Protocol, Shared
 from .settings import ServeSettings
 
 BACKLOG = 512
-# connections that asyncio accepts one after another before it looks at those that it has
-ACCEPTED_AT_ONCE = 32
-# what uvicorn waits for connections once every answer is done
+# connections that asyncio accepts in one go before it serves those it has
+ACCEPT_BATCH = 32
+# how long uvicorn waits for connections to close after the last reply
 CLOSE_TIMEOUT_S = 5
-SAME_SIGNAL_S = 0.25
-# files that the server itself has open, and connections that are being closed
+DUPLICATE_SIGNAL_S = 0.25
+# file descriptors for the server itself and for connections being closed
 RESERVED_FILES = 128
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, but on a signal running answers are finished first; a second signal ends at once."""
+    """uvicorn that finishes running requests on a signal, and stops at once on a second one."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=bool(settings.forwarded_allow_ips),
                 forwarded_allow_ips=settings.forwarded_allow_ips,
-                backlog=ACCEPTED_AT_ONCE,
+                backlog=ACCEPT_BATCH,
                 timeout_keep_alive=limits.idle_timeout_s,  # type: ignore[arg-type]
                 timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             )
@@ -77,7 +77,7 @@ class HttpServer(uvicorn.Server):
         self.bridge.open(loop)
         self.engine.start()
         await super().startup(sockets)
-        self.listening.listen(BACKLOG)  # asyncio has set it to what it accepts at once
+        self.listening.listen(BACKLOG)  # asyncio has lowered it to ACCEPT_BATCH
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             signal.signal(signal.SIGHUP, self.handle_exit)
         host, port = self.listening.getsockname()[:2]
@@ -86,25 +86,25 @@ class HttpServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.engine.draining:
-            # a signal to the whole process group comes twice: to this process, and from its parent (supervise)
-            if time.monotonic() - self.signalled_at > SAME_SIGNAL_S:
+            # a signal to the process group arrives twice: directly, and forwarded by the parent (supervise)
+            if time.monotonic() - self.signalled_at > DUPLICATE_SIGNAL_S:
                 self.force_exit = self.should_exit = True
             return
         self.signalled_at = time.monotonic()
         running, waiting = self.engine.load
         self.engine.draining = True
-        say(f"{signal.Signals(sig).name}: no new requests; {running + waiting} answers to finish")
+        say(f"{signal.Signals(sig).name}: draining, {running + waiting} sequences left; new requests get 503")
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
         if not self.engine.drain(self.settings.drain_timeout_s):
-            warn(f"{sum(self.engine.load)} answers were cut off after {self.settings.drain_timeout_s:g} s")
+            warn(f"{sum(self.engine.load)} sequences cancelled after {self.settings.drain_timeout_s:g} s of draining")
         self.engine.close()
         self.should_exit = True
 
 
 def listen(settings: ServeSettings) -> socket.socket:
-    """Bind before the model is loaded, so that a port in use is reported at once."""
+    """Bind the port before the model is loaded, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,13 +114,13 @@ def listen(settings: ServeSettings) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ServeError(
-            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; see --port"
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; choose another with --port"
         ) from None
     return listening
 
 
 def _limits(settings: ServeSettings) -> Limits:
-    """Take what the settings say, with no more connections than files may be open; that limit is raised first."""
+    """Return the limits of the settings, with at most as many connections as open files, after raising that limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -128,7 +128,8 @@ def _limits(settings: ServeSettings) -> Limits:
     if hard != resource.RLIM_INFINITY and most > hard - RESERVED_FILES:
         most = max(1, hard - RESERVED_FILES)
         warn(
-            f"max_connections {settings.max_connections}: {most}, since this process may open {hard} files (ulimit -n)"
+            f"max_connections lowered from {settings.max_connections} to {most}: this process may open only {hard} "
+            "files (ulimit -n)"
         )
     return Limits(
         max_connections=most,
@@ -141,7 +142,7 @@ def _limits(settings: ServeSettings) -> Limits:
 
 
 def limit_log_lines() -> None:
-    """Let libraries' warnings through a few times a minute: what strangers send causes most of them."""
+    """Rate-limit warnings of libraries: most of them are caused by what untrusted clients send."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogLimit())
@@ -153,7 +154,7 @@ def _refused(metrics: Metrics, refusal: Refusal) -> None:
 
 
 def _loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log a fault that no request has in one line: its kind and text where the system gives it, never what was sent."""
+    """Log an error outside of any request in one line: its type, the text only of an OSError, never client data."""
     error = context.get("exception")
     text = str(error) if isinstance(error, OSError) else type(error).__name__ if error else ""
-    logging.getLogger("connection").error("%s: %s", context.get("message", "fault"), text)
+    logging.getLogger("connection").error("%s: %s", context.get("message", "error in the event loop"), text)

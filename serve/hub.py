@@ -1,4 +1,4 @@
-"""A published run: its records and one artefact, fetched from the Hub into the cache and checked by the records."""
+"""A published run: downloads its records and one artefact from the Hub into the cache, and checks them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from burnish.run import Run, read_both
 
 
 class PublishedError(UserError):
-    """A repository that can't be fetched, or does not hold what its records say."""
+    """A repository that can't be downloaded or does not match its records."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published run: its records at one commit. `files` is where its snapshot lies in the cache."""
+    """A published run: its records at one commit. `files` is its snapshot directory in the cache."""
 
     reference: Reference
     files: Path
@@ -30,42 +30,42 @@ class Published:
 
     @property
     def commit(self) -> str:
-        """The commit that was fetched; the hub's cache names snapshots by it."""
+        """The downloaded commit, which names the snapshot in the hub's cache."""
         return self.files.name
 
 
 def fetch_records(text: str) -> Published:
-    """Fetch the records that `hf://owner/name[@revision]` has. Raises PublishedError or HubError in one line."""
+    """Download the records of `hf://owner/name[@revision]`. Raises PublishedError or HubError."""
     reference = Reference.parse(text)
     files = _download(reference, reference.revision, RECORDS)
     if (files / "train.json").is_file() and not (files / "export.json").is_file():
         raise PublishedError(
-            f"{text}: its adapter alone was published, without an export, and serve needs a GGUF: run `make export` and"
-            " `make push` where the run is"
+            f"{text}: only an adapter was published, but serve needs a GGUF: run `make export` and `make push` on the "
+            "machine that has the run"
         )
     missing = [name for name in RECORDS if not (files / name).is_file()]
     if missing:
         raise PublishedError(
-            f"{text}: it has no {' and no '.join(missing)}, so Burnish did not publish it and nothing is proven of it:"
-            f" download its .gguf file (hf download {reference.repo} FILE.gguf) and give that path as MODEL"
+            f"{text}: it has no {' and no '.join(missing)}, so Burnish did not publish it and nothing is proven: to "
+            f"serve it unchecked, download the file (hf download {reference.repo} FILE.gguf) and pass its path as MODEL"
         )
-    run = Run(files, within=files.parent.parent)  # the hub's cache keeps the files beside their snapshots
+    run = Run(files, within=files.parent.parent)  # the hub's cache links snapshots to files in a sibling directory
     train, export = read_both(run)
     if file_sha256(files / "train.json") != export.train_sha256:
-        raise PublishedError(f"{text}: train.json is not the one that export.json was made with: it was altered")
+        raise PublishedError(f"{text}: train.json was altered: it is not the one export.json was made from")
     return Published(reference, files, train, export)
 
 
 def fetch_artefact(published: Published, artefact: Artefact) -> Path:
-    """Fetch a GGUF at the records' own commit; returns its path in the cache. Its sha256 is checked at loading."""
+    """Download a GGUF at the records' commit and return its path in the cache. Its sha256 is checked on loading."""
     name = published_name(artefact.path)
     say(f"hub: {published.reference.repo}, commit {published.commit[:12]}: {name}, {artefact.bytes / 1e6:,.0f} MB")
-    # a file's name is not a pattern
+    # the download takes patterns
     directory = _download(published.reference, published.commit, [escape(name)])
     path = Run(directory, within=directory.parent.parent).inside(name)
     if not path.is_file():
         raise PublishedError(
-            f"hf://{published.reference.repo}: {name} was not published there; give another with --artefact"
+            f"hf://{published.reference.repo}: {name} was not published; choose another file with --artefact"
         )
     return path
 

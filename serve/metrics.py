@@ -1,7 +1,7 @@
-"""What /metrics shows, in Prometheus' text format; the engine's thread writes it, a scrape reads it.
+"""The metrics of /metrics, in Prometheus' text format. The engine's thread updates them; a scrape reads them.
 
-What is counted for every token is in plain numbers: prometheus_client's own counters take a lock each and cost 20 us a
-token between two decodes, in which the model's threads wait.
+Per-token counts are plain numbers: prometheus_client's counters each take a lock and cost 20 us a token between two
+decodes, while the model's threads wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BETWEEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Times:
-    """A histogram of durations in seconds; `bounds` are the buckets' upper ends, the last bucket has none."""
+    """A histogram of durations in seconds. `bounds` are the upper bounds of all buckets but the last."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
@@ -32,13 +32,13 @@ class Times:
         self.sum += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return (upper end, how many were at most that)."""
+        """Return (upper bound, cumulative count) of each bucket."""
         ends = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
         return [(end, float(count)) for end, count in zip(ends, accumulate(self.counts), strict=True)]
 
 
 class Metrics(Observer):
-    """Counts and durations of the engine's events; gauges are of its state at the moment of a scrape."""
+    """Counters and histograms of the engine's events, and gauges of its state at a scrape."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -50,12 +50,12 @@ class Metrics(Observer):
         self.first_token, self.between_tokens = Times(FIRST_TOKEN_BUCKETS_S), Times(BETWEEN_BUCKETS_S)
 
     def watch(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Add what the engine's thread counts, and the gauges of its state."""
+        """Register the engine's counters and the gauges of its state."""
         self.registry.register(_Counts(self))
         self.registry.register(_Gauges(snapshot))
 
     def text(self) -> bytes:
-        """Return the exposition."""
+        """Return the metrics in the exposition format."""
         return generate_latest(self.registry)
 
     def preempted(self, count: int) -> None:
@@ -82,7 +82,7 @@ class Metrics(Observer):
 
 
 class _Counts:
-    """The plain numbers, as Prometheus wants them."""
+    """Exposes the plain numbers as Prometheus metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -93,20 +93,20 @@ class _Counts:
             ("burnish_prompt_tokens", "Prompt tokens decoded or reused", m.prompt_tokens),
             ("burnish_reused_tokens", "Prompt tokens whose cells were reused", m.reused_tokens),
             ("burnish_generated_tokens", "Tokens generated", m.generated_tokens),
-            ("burnish_preemptions", "Sequences set back to free cells", m.preemptions),
-            ("burnish_steps", "Batches decoded", m.steps),
-            ("burnish_step_seconds", "Time in batches", m.step_seconds),
+            ("burnish_preemptions", "Sequences preempted to free cells", m.preemptions),
+            ("burnish_steps", "Steps decoded", m.steps),
+            ("burnish_step_seconds", "Time spent in steps", m.step_seconds),
         ):
             yield CounterMetricFamily(name, text, value=value)
         for name, text, times in (
-            ("burnish_time_to_first_token_seconds", "From arrival", m.first_token),
-            ("burnish_time_between_tokens_seconds", "Of one sequence", m.between_tokens),
+            ("burnish_time_to_first_token_seconds", "Time from arrival to the first token", m.first_token),
+            ("burnish_time_between_tokens_seconds", "Time between tokens of a sequence", m.between_tokens),
         ):
             yield HistogramMetricFamily(name, text, buckets=times.buckets(), sum_value=times.sum)
 
 
 class _Gauges:
-    """The engine's state at the moment of a scrape."""
+    """Exposes the engine's state at a scrape."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self.snapshot = snapshot
@@ -114,10 +114,10 @@ class _Gauges:
     def collect(self) -> Iterator[Metric]:
         now = self.snapshot()
         for name, text, value in (
-            ("burnish_sequences_running", "Sequences in the batch", now.running),
-            ("burnish_queue_depth", "Sequences that wait", now.waiting),
-            ("burnish_cells_total", "Cells of the key/value cache", now.cells),
-            ("burnish_cells_used", "Cells that hold something", now.used_cells),
-            ("burnish_cells_running", "Cells that running sequences hold", now.running_cells),
+            ("burnish_sequences_running", "Running sequences", now.running),
+            ("burnish_queue_depth", "Waiting sequences", now.waiting),
+            ("burnish_cells_total", "KV cells in total", now.cells),
+            ("burnish_cells_used", "KV cells in use", now.used_cells),
+            ("burnish_cells_running", "KV cells held by running sequences", now.running_cells),
         ):
             yield GaugeMetricFamily(name, text, value=value)

@@ -1,4 +1,4 @@
-"""The served model as http knows it."""
+"""The served model, as the HTTP layer sees it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .engine.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Served:
-    """Name, tokenizer, and the ids and strings that end an answer; `record` is what /version says of it.
+    """Name, tokenizer, and the ids and strings that end a completion; `record` is what /version reports.
 
-    created: seconds since 1970; fingerprint: the system_fingerprint of replies; refuse_specials: messages that spell
-    special strings are errors.
+    created: Unix time in seconds; fingerprint: the system_fingerprint of replies; refuse_specials: reject messages that
+    contain special strings.
     """
 
     name: str

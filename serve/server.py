@@ -1,4 +1,4 @@
-"""Joins model, engine and application, and runs them: start, readiness, SIGTERM, drain."""
+"""Assembles model, engine and application, and runs them from start to drain."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .settings import ServeSettings
 
 
 def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
-    """Serve until a signal ends it; returns the exit code. Raises UserError for what can't be served.
+    """Serve until a signal; return the exit code. Raises UserError for what can't be served.
 
-    `mapped` gets the name of the model file, if it is mapped into memory.
+    `mapped` is called with the path of the model file if it is memory-mapped.
     """
-    ctrl_c_ends_at_once()  # until uvicorn takes it: nothing is half done, and a load in native code hears nothing else
+    ctrl_c_ends_at_once()  # until uvicorn handles it: loading in native code can't be interrupted otherwise
     keys = read_keys(settings)
     check_exposure(settings, keys)
     listening = listen(settings)
@@ -52,20 +52,23 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
         log = _logger(settings)
         app = create_app(Service(engine, served, size.context, settings, metrics), keys, log)
         if fault := tokenizer.wait():
-            warn(f"{fault}: /v1/chat/completions is refused, /v1/completions works")
+            warn(f"{fault}: /v1/completions works, /v1/chat/completions returns an error")
         say(f"model {served.name}: {size}")
         if backend.serial_rows:
             numbers = " or ".join(map(str, sorted(backend.serial_rows)))
-            say(f"{numbers} answers at once are decoded one by one, which was measured to be faster than in a batch")
+            say(f"batches of {numbers} are decoded one sequence at a time, which was faster in a measurement at start")
         if variant := served.record["cpu_variant"]:
-            say(f"llama.cpp: built for several generations of CPUs, took {variant}")
+            say(f"llama.cpp: using the build for {variant}")
         if settings.context_length is None and size.context < served.context_length:
-            warn(f"the model knows {served.context_length} tokens, memory allows {size.context} for each answer")
+            warn(
+                f"context length reduced from {served.context_length} to {size.context} tokens to fit in memory; set "
+                "context_length or max_sequences to choose otherwise"
+            )
         if not keys and is_exposed(settings):
             where = settings.published_on or settings.host
-            warn(f"listening on {where} without an API key: everyone who reaches this machine can use the model")
+            warn(f"listening on {where} without an API key: anyone who can reach this machine can use the model")
         gc.collect()
-        gc.freeze()  # what start-up made stays: the collector need not walk it between two tokens
+        gc.freeze()  # keep the collector from walking start-up objects between two tokens
         HttpServer(app, engine, bridge, metrics, settings, listening).run(sockets=[listening])
         engine.close()
     finally:
@@ -78,17 +81,17 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
 
 
 def _in_own_thread(call: Callable[[LlamaBackend], None], backend: LlamaBackend) -> None:
-    """Run it in a thread that ends, and with it the helpers that OpenMP keeps for each thread that computes.
+    """Run it in a short-lived thread, so that the helper threads OpenMP keeps for the calling thread end with it.
 
-    Were they alive beside the engine's own, OpenMP would count more threads than processors, sleep at every barrier
-    instead of waiting a moment, and a step of 8 tokens would take 42 ms instead of 25 (two threads on two cores).
+    Otherwise they would add to the engine's own: OpenMP would see more threads than CPUs and sleep at every barrier
+    instead of spinning, and a step of 8 tokens would take 42 ms instead of 25 (two threads on two cores).
     """
     with ThreadPoolExecutor(1) as thread:
         thread.submit(call, backend).result()
 
 
 def _logger(settings: ServeSettings) -> Any:
-    """Return the request log: JSON lines on stderr, or readable ones on a terminal. No prompt ever enters it."""
+    """Return the request log: JSON lines on stderr, readable ones on a terminal. It never contains prompts."""
     plain = sys.stderr.isatty() and os.environ.get("BURNISH_LOG_FORMAT") != "json"
     level = logging.getLevelName(settings.log_level.upper())
     limit_log_lines()

@@ -12,15 +12,15 @@ from burnish.console import printable
 from burnish.errors import UserError
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
-HELP = "/reset forgets the conversation, /system TEXT sets the system message, /quit leaves; Ctrl-C stops an answer"
+HELP = "/reset clears the conversation, /system TEXT sets the system message, /quit exits; Ctrl-C stops a reply"
 
 
 class ChatError(UserError):
-    """No server answers, or it refuses."""
+    """The server can't be reached or returned an error."""
 
 
 class Ask(Protocol):
-    """Send the conversation, yield the answer's text as it comes."""
+    """Send the conversation and yield the text of the reply as it arrives."""
 
     def __call__(self, messages: list[dict[str, str]]) -> Iterable[str]: ...
 
@@ -34,24 +34,24 @@ class Conversation:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """What is sent."""
+        """The messages to send."""
         return ([{"role": "system", "content": self.system}] if self.system else []) + self.turns
 
     def command(self, line: str) -> str | None:
-        """Carry out a line that begins with "/"; return what to say, None to leave."""
+        """Run a line that begins with "/"; return the text to print, or None to exit."""
         word, _, rest = line.partition(" ")
         if word == "/quit":
             return None
         if word == "/reset":
             self.turns = []
-            return "the conversation is forgotten"
+            return "conversation cleared"
         if word == "/system":
             self.system, self.turns = rest.strip() or None, []
-            return "the system message is set, a new conversation begins" if self.system else "no system message"
+            return f"system message {'set' if self.system else 'removed'}, conversation cleared"
         return HELP
 
     def say(self, text: str, ask: Ask) -> None:
-        """Send a line and print the answer while it comes; Ctrl-C keeps what came so far."""
+        """Send a line and print the reply as it arrives; after Ctrl-C, the part received so far is kept."""
         self.turns.append({"role": "user", "content": text})
         answer = ""
         try:
@@ -68,7 +68,7 @@ class Conversation:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the chat; returns the exit code. Raises ChatError where no server answers."""
+    """Run the chat and return the exit code. Raises ChatError if the server can't be reached."""
     parser = argparse.ArgumentParser(
         prog="python -m serve chat", description="Chat with a running server.", epilog=HELP
     )
@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--api_key", default=os.environ.get("OPENAI_API_KEY", "none"), help="[$OPENAI_API_KEY]")
     parser.add_argument("--model", default="default", help="model name [default]")
     parser.add_argument("--system", default=None, help="system message")
-    parser.add_argument("--temperature", type=float, default=None, help="0 for the likeliest answer")
-    parser.add_argument("--max_tokens", type=int, default=None, help="longest answer in tokens")
+    parser.add_argument("--temperature", type=float, default=None, help="0 for greedy decoding")
+    parser.add_argument("--max_tokens", type=int, default=None, help="most tokens of a reply")
     options = parser.parse_args(list(argv))
     ask = _connect(options)
     conversation = Conversation(options.system)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _connect(options: argparse.Namespace) -> Ask:
-    """Return a function that asks the server; a server that does not answer is reported before the first prompt."""
+    """Return a function that queries the server. Raises ChatError at once if the server can't be reached."""
     import openai
 
     client = openai.OpenAI(base_url=options.url, api_key=options.api_key)
@@ -131,7 +131,7 @@ def _explain(error: Exception, url: str) -> ChatError:
     import openai
 
     if isinstance(error, openai.APIConnectionError):
-        return ChatError(f"no server answers at {url}: start one with `make serve`, or give --url")
+        return ChatError(f"no server responds at {url}: start one with `make serve`, or pass another address as --url")
     if isinstance(error, openai.AuthenticationError):
-        return ChatError(f"{url} wants an API key: give --api_key, or set OPENAI_API_KEY")
+        return ChatError(f"{url} rejected the API key: pass --api_key or set OPENAI_API_KEY")
     return ChatError(f"{url}: {getattr(error, 'message', error)}")

@@ -18,11 +18,11 @@ SHA = "0" * 64
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("export.json", "is a run, not a .gguf file: make serve RUN=thing"),
-        ("thing-Q8_0.gguf", "give one of the files in it: thing-Q8_0.gguf"),
-        ("adapter_config.json", "is an adapter: it is served once it is merged and converted"),
-        ("config.json", "is a checkpoint for transformers, and .gguf files are served here"),
-        ("readme.txt", "is a directory: give a .gguf file"),
+        ("export.json", "is a run, not a .gguf file: serve it with `make serve RUN=thing`"),
+        ("thing-Q8_0.gguf", "choose one of its files: thing-Q8_0.gguf"),
+        ("adapter_config.json", "is an adapter, which must be merged and converted first"),
+        ("config.json", "is a transformers checkpoint, not a .gguf file"),
+        ("readme.txt", "is a directory: expected a .gguf file"),
     ],
 )
 def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_an_artefact_that_is_open_is_refused_with_its_reason_also_by_name(tmp_pa
 def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run.path / "train.json").write_text((run.path / "train.json").read_text() + "\n")
-    with pytest.raises(ServeError, match="export.json is of an earlier training: run `make export RUN=tuned` again"):
+    with pytest.raises(ServeError, match="belongs to an earlier training: run `make export RUN=tuned` again"):
         choose(ServeSettings(runs=str(tmp_path)))
 
 

@@ -290,4 +290,4 @@ def test_clients_that_reset_what_is_refused_leave_no_fault(server: ServerProcess
         time.sleep(number / 20_000)
         connection.close()
     alive(server)
-    assert '"event": "fault"' not in server.output and "fault: " not in server.output
+    assert '"event": "internal error"' not in server.output and "error in the event loop: " not in server.output

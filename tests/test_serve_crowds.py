@@ -21,7 +21,7 @@ from starlette.requests import Request
 from uvicorn.server import ServerState
 
 from serve.connection.limits import Limits
-from serve.connection.waiting import SPARE, Connections
+from serve.connection.waiting import MAX_LINGERING, Connections
 from serve.http.body import uploads
 from serve.http.errors import ApiError
 from serve.private.uvicorn import Protocol, Shared
@@ -174,7 +174,7 @@ def test_the_limit_holds_and_requests_are_kept_whatever_connections_do(steps: li
             peer.state = "gone"
             connections.closed(peer)
         assert sum(peer.state in ("waits", "busy") for peer in peers) <= 3
-        assert sum(peer.state == "lingers" for peer in peers) <= SPARE
+        assert sum(peer.state == "lingers" for peer in peers) <= MAX_LINGERING
         assert len(connections) == sum(peer.state in ("waits", "busy", "lingers") for peer in peers)
 
 
@@ -193,7 +193,7 @@ async def read_body(parts: int, pause_s: float, size: int) -> bytes:
 
 
 def test_a_body_that_comes_too_slowly_is_refused_long_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(uploads, "GRACE_S", 0.3)
     assert len(asyncio.run(read_body(parts=12, pause_s=0.05, size=1000))) == 12_000
     for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a trickle; half of it and then nothing
         began = time.monotonic()
@@ -225,7 +225,7 @@ def test_where_every_connection_has_a_request_new_ones_get_503_however_many() ->
             writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             clients.append((reader, writer))
             await asyncio.sleep(0.005)
-            assert len(shared.connections) <= 5 + SPARE
+            assert len(shared.connections) <= 5 + MAX_LINGERING
         refused = [status(await asyncio.wait_for(reader.read(), 10)) for reader, _ in clients[5:]]
         assert len(asked) == 5 and refused == [503] * 55
         ends.set()

@@ -72,10 +72,10 @@ def test_a_file_that_was_altered_on_the_hub_is_refused(published: Hub, tmp_path:
     files = published.files(REPO)
     model = next(name for name in files if name.endswith(".gguf"))
     published.add("me/altered", {**files, model: files[model][:-1] + b"x"}, private=True)
-    assert "its sha256 is not the recorded one" in refused(published, tmp_path / "a", "hf://me/altered")
+    assert "its sha256 differs from the record" in refused(published, tmp_path / "a", "hf://me/altered")
     record = json.loads(files["train.json"]) | {"template_date": "1999-01-01"}
     published.add("me/retold", {**files, "train.json": json.dumps(record).encode()}, private=True)
-    assert "train.json is not the one that export.json was made with" in refused(published, tmp_path, "hf://me/retold")
+    assert "train.json was altered" in refused(published, tmp_path, "hf://me/retold")
 
 
 def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path) -> None:

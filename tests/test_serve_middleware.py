@@ -224,10 +224,10 @@ def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"default": None, "verdict": "fail"}, "none of its artefacts passed"),
-        ({"default": None, "verdict": "inconclusive"}, "none of its artefacts passed its exam (Q4_1 (inconclusive))"),
+        ({"default": None, "verdict": "fail"}, "none of its GGUF files passed"),
+        ({"default": None, "verdict": "inconclusive"}, "none of its GGUF files passed the exam (Q4_1 (inconclusive))"),
         ({"verdict": "inconclusive"}, "default: 'gguf/m-Q4_1.gguf' is not a GGUF of this record that passed"),
-        ({"sha256": "1" * 64}, "changed or damaged since export"),
+        ({"sha256": "1" * 64}, "changed or damaged after export"),
         ({"template": "2" * 64}, "not the one the run was trained with"),
     ],
 )
@@ -257,7 +257,7 @@ def test_looser_thresholds_are_logged_and_told(tmp_path: Path) -> None:
 def test_settings_that_do_not_fit_are_named() -> None:
     for settings, text in (
         ({"context_length": 4096, "cells": 1024, "max_sequences": 4, "layout": "separate"}, "lower max_sequences"),
-        ({"run": "x"}, "either a run or a model"),
+        ({"run": "x"}, "run and model are both set"),
         ({"max_sequences": 0}, "max_sequences"),
     ):
         server = ServerProcess(**settings)  # type: ignore[arg-type]

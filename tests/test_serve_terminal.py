@@ -24,13 +24,13 @@ def test_a_conversation_remembers_until_it_is_reset() -> None:
         done = chat(lines, "--url", server.url, "--max_tokens", "12", "--temperature", "0")
         assert done.returncode == 0, done.stderr
         said = done.stdout.splitlines()
-        assert "system message is set" in said[0] and "Rome" in done.stdout and "forgotten" in done.stdout
-        assert "/reset forgets" in said[-1]
+        assert "system message set" in said[0] and "Rome" in done.stdout and "forgotten" in done.stdout
+        assert "/reset clears" in said[-1]
 
 
 def test_no_server_is_one_clear_line() -> None:
     done = chat("hello\n", "--url", "http://127.0.0.1:9/v1")
-    assert done.returncode == 2 and "no server answers" in done.stderr and "make serve" in done.stderr
+    assert done.returncode == 2 and "no server responds" in done.stderr and "make serve" in done.stderr
     assert "Traceback" not in done.stderr
 
 

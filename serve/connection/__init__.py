@@ -1,1 +1,1 @@
-"""What happens between a socket and a request: limits and deadlines that uvicorn and h11 don't have."""
+"""Limits and deadlines of connections that uvicorn and h11 don't have."""

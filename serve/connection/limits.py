@@ -1,4 +1,4 @@
-"""How much of a connection one client gets, and the replies to requests that never become one."""
+"""Limits of a connection, and the replies to requests that never reach a route."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-# characters of a request's target: longer ones are 414
-MOST_TARGET = 8192
-# a chunked body may have this many chunks, and one more for every CHUNK_BYTES bytes: reading a chunk of one byte costs
-# as much as reading one of a thousand
+# characters of a request's URL; above it: 414
+MAX_TARGET = 8192
+# a chunked body may have this many chunks plus one per CHUNK_BYTES bytes: reading a chunk of one byte costs as much as
+# reading one of a thousand
 FREE_CHUNKS, CHUNK_BYTES = 1024, 64
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes, counts and durations; see the settings of the same names."""
+    """Sizes, counts and timeouts; see the settings of the same names."""
 
     max_connections: int = 1000
     max_header_bytes: int = 32_768
@@ -23,14 +23,14 @@ class Limits:
     header_timeout_s: float = 10.0
     idle_timeout_s: float = 30.0
     send_timeout_s: float = 60.0
-    # after the last byte of a reply: how long the rest of a request is read and thrown away, so that the client can
-    # read the reply instead of being told that its connection was reset
+    # how long the rest of a request is read and discarded after the reply, so that the client can read the reply
+    # instead of getting a connection reset
     linger_s: float = 2.0
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reply to what can't be read as a request, or for which there is no room."""
+    """The reply to a malformed request, or to a connection above the limit."""
 
     status: int
     code: str
@@ -38,7 +38,7 @@ class Refusal:
     headers: dict[str, str] = field(default_factory=dict)
 
     def reply(self) -> bytes:
-        """Return the whole HTTP response, in OpenAI's shape, after which the connection is closed."""
+        """Return the whole HTTP response, with OpenAI's error object; the connection is closed after it."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         fault = {"message": self.message, "type": kind, "param": None, "code": self.code}
         body = json.dumps({"error": fault}).encode()

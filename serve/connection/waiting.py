@@ -1,39 +1,39 @@
-"""The open connections: at the limit, the one that has waited longest for its client makes room for a new one."""
+"""The open connections. At the limit, the one idle longest is closed for a new one."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-# closed connections beyond the limit that may stay for a moment, so that their clients can read the reply
-SPARE = 32
+# connections above the limit that may stay open briefly so that their clients can read the reply
+MAX_LINGERING = 32
 
 
 class Connection(Protocol):
-    """What can be closed to make room."""
+    """A connection that can be closed to make room."""
 
     def drop(self) -> None:
-        """Close it at once, or answer that there is no room."""
+        """Close it at once, or reply 503."""
 
 
 class Connections:
-    """Which connections are open, and which of them wait for their client: for a request or for the rest of one.
+    """Tracks open connections, and which of them wait for their client: for a request or for the rest of one.
 
-    A request that has arrived is never cut off. Connections that linger are counted apart from the open ones: they
-    are being closed, and dropping one makes no room.
+    A request that has arrived completely is never cut off. Lingering connections are counted separately: they are being
+    closed, and dropping one makes no room.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
-        self._lingering: dict[Connection, None] = {}  # likewise
+        self._waiting: dict[Connection, None] = {}  # longest wait first
+        self._lingering: dict[Connection, None] = {}  # longest first
 
     def __len__(self) -> int:
         return len(self._open) + len(self._lingering)
 
     def opened(self, connection: Connection) -> bool:
-        """Add a new connection. False where there is no room for it, and no other that could make room."""
-        if len(self._open) >= self.most:
+        """Add a new connection. False if the limit is reached and no other connection can be closed."""
+        if len(self._open) >= self.limit:
             longest = next(iter(self._waiting), None)
             if longest is None:
                 return False
@@ -43,25 +43,25 @@ class Connections:
         return True
 
     def closed(self, connection: Connection) -> None:
-        """The connection has gone."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
         self._lingering.pop(connection, None)
 
     def waits(self, connection: Connection) -> None:
-        """The connection waits for its client. It keeps its place if it did before."""
+        """Mark the connection as waiting for its client; it keeps its place if it already was."""
         if connection in self._open:
             self._waiting.setdefault(connection)
 
     def busy(self, connection: Connection) -> None:
-        """The connection's request has arrived, or the next part of what it waits for."""
+        """Mark the connection as not waiting: its request, or the next part of it, has arrived."""
         self._waiting.pop(connection, None)
 
     def lingers(self, connection: Connection) -> None:
-        """The connection ends, but its client may read for a moment. Where too many do, the longest one is dropped."""
+        """Mark the connection as lingering: closing, but its client may still read. Above a limit, drops the oldest."""
         self.closed(connection)
         self._lingering[connection] = None
-        if len(self._lingering) > SPARE:
+        if len(self._lingering) > MAX_LINGERING:
             longest = next(iter(self._lingering))
             self.closed(longest)
             longest.drop()

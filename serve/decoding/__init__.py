@@ -1,1 +1,1 @@
-"""What may be generated and when it ends: constraints and stop conditions. It knows neither the engine nor a model."""
+"""Constraints and stop conditions of generation, independent of the engine and the model."""

@@ -14,21 +14,21 @@ Mask = npt.NDArray[np.bool_]  # [n_vocab], True for an allowed token
 
 
 class ConstraintError(UserError):
-    """A constraint that allows no token, or that a token was generated against; it ends one sequence."""
+    """A constraint allows no token, or a token violates it; ends one sequence."""
 
 
 class Constraint(Protocol):
-    """The state of one sequence: objects are not shared between sequences. Only the engine's thread uses it."""
+    """The constraint state of one sequence, not shared with others. Only the engine's thread uses it."""
 
     def allowed(self) -> Mask | None:
-        """Return the mask of the next token, or None where every token is allowed. Raises ConstraintError."""
+        """Return the mask for the next token, or None if every token is allowed. Raises ConstraintError."""
 
     def accept(self, token: int) -> None:
-        """Take the token that was generated. Raises ConstraintError where it was not allowed."""
+        """Advance by the generated token. Raises ConstraintError if it was not allowed."""
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is complete: the sequence ends without an end token."""
+        """Whether the output is complete, so that the sequence ends without an end token."""
 
 
 class Unconstrained:
@@ -47,5 +47,5 @@ UNCONSTRAINED: Constraint = Unconstrained()
 
 
 def ban(tokens: Iterable[int], bias: Mapping[int, float]) -> dict[int, float]:
-    """Return a logit bias under which `tokens` are never generated; a bias that was given for one of them wins."""
+    """Return a logit bias that bans `tokens`; a bias given for one of them takes precedence."""
     return {**dict.fromkeys(tokens, float("-inf")), **bias}

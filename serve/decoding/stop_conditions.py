@@ -1,4 +1,4 @@
-"""When an answer ends: end tokens, stop strings, and the most tokens."""
+"""When generation ends: end tokens, stop strings and token limits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class StopConditions:
     """What ends one sequence.
 
-    max_tokens: the most tokens to generate; context: the most tokens of prompt and answer; strings: texts that end the
-    answer and are not part of it; end_tokens: ids that do.
+    max_tokens: most tokens to generate; context: most tokens of prompt and output together; strings: stop strings,
+    which are not part of the output; end_tokens: token ids that end it.
     """
 
     max_tokens: int
@@ -19,32 +19,32 @@ class StopConditions:
     end_tokens: frozenset[int] = frozenset()
 
     def tokens_left(self, prompt: int, total: int) -> int:
-        """Return how many tokens may still be generated; `total` counts the prompt and the answer so far."""
+        """Return how many tokens may still be generated; `total` counts prompt and output so far."""
         return min(self.max_tokens - (total - prompt), self.context - total)
 
 
 class StopStrings:
-    """Finds the first stop string in a growing text, and holds back what could be the beginning of one."""
+    """Finds the first stop string in a growing text, and holds back text that could be the start of one."""
 
     def __init__(self, strings: tuple[str, ...] = ()) -> None:
         self.strings = strings
-        self.pending = ""  # text that is not released yet
+        self.pending = ""  # text held back
         self.found = False
 
     def feed(self, text: str) -> str:
-        """Take new text; return the text that is certain now; after a stop string was found it is empty."""
+        """Take new text; return the text that can be released, "" after a stop string was found."""
         if self.found:
             return ""
         self.pending += text
         return self._release(len(self.pending) if self._cut() else len(self.pending) - self._longest_start())
 
     def finish(self) -> str:
-        """Return what was held back, once no more text comes."""
+        """Return the text held back, after the last text."""
         self._cut()
         return self._release(len(self.pending))
 
     def _cut(self) -> bool:
-        """Drop the first stop string and what follows it, if there is one."""
+        """Remove the first stop string, if any, and what follows it; return whether one was found."""
         if not self.found:
             places = [at for string in self.strings if (at := self.pending.find(string)) >= 0]
             if places:
@@ -60,7 +60,7 @@ class StopStrings:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of `text` could be the beginning of `stop`."""
+    """Return how many characters at the end of `text` could be the start of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -51,7 +51,7 @@ class Backend(Protocol):
         """Whether `rows` sequences, one token each, decode faster one at a time than in one batch."""
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
-        """Sample the next token of each output. An error, for logits or a mask that allow none, ends its sequence only."""
+        """Sample the next token of each output, or return its error, which ends that sequence only."""
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
         """Return the log-probability of each of `tokens`, and its `top` likeliest alternatives.

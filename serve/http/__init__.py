@@ -1,1 +1,1 @@
-"""The OpenAI-compatible API: routes, schema, errors and server-sent events. The only user of FastAPI."""
+"""The OpenAI-compatible API: routes, schema, errors and server-sent events. The only package that uses FastAPI."""

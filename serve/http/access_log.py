@@ -1,4 +1,4 @@
-"""One log line a request: its id, status, time and counts, never its text."""
+"""One log line per request: its id, status, time and token counts, never its text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Log(Protocol):
-    """The part of a structlog logger that is used."""
+    """The methods of a structlog logger used here."""
 
     def debug(self, event: str, **fields: Any) -> Any: ...
     def info(self, event: str, **fields: Any) -> Any: ...
@@ -25,7 +25,7 @@ class Log(Protocol):
 
 @dataclass
 class AccessRecord:
-    """One request on its way to its log line. `quiet`: logged at the level debug."""
+    """The data of a request's log line. With `quiet`, it is logged at debug level."""
 
     log: Log
     id: str
@@ -36,20 +36,20 @@ class AccessRecord:
     started: float = field(default_factory=time.monotonic)
 
     def write(self, key: str | None, counts: Mapping[str, int]) -> None:
-        """Log the request once it has ended. `counts`: its tokens and answers."""
+        """Log the request after it has ended. `counts`: its tokens and choices."""
         seconds = round(time.monotonic() - self.started, 4)
-        path = printable(self.path[:200], one_line=True)  # the client may have escaped what a terminal would obey
+        path = printable(self.path[:200], one_line=True)  # it may contain terminal escape sequences
         fields = {"request_id": self.id, "method": self.method, "path": path, "status": self.status}
         level = self.log.debug if self.quiet else self.log.info
         level("request", **fields, seconds=seconds, **({"key": key} if key else {}), **counts)
 
-    def fault(self, error: Exception) -> None:
-        """Log a fault of the server: the places, not the message, which could quote what the client sent."""
+    def exception(self, error: Exception) -> None:
+        """Log an internal error: its traceback, but not its message, which could quote the client's data."""
         places = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-8:]]
-        self.log.error("fault", request_id=self.id, error=type(error).__name__, places=places)
+        self.log.error("internal error", request_id=self.id, error=type(error).__name__, places=places)
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """Return the client's own request id where it is plain, else a new one."""
+    """Return the client's request id if it is short printable ASCII, otherwise a new one."""
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"

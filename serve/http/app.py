@@ -1,4 +1,4 @@
-"""The ASGI application: every route, its errors in OpenAI's shape, and the middleware around them."""
+"""The ASGI application: all routes, errors in OpenAI's format, and the middleware."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from burnish.versions import version
 from ..connection.wrong_keys import WrongKeys
 from .access_log import Log
 from .auth import Auth, Keys
-from .errors import CLIENT_LEFT, ApiError, failed
+from .errors import CLIENT_DISCONNECTED, ApiError, failed
 from .exposure import Exposure, cors, host_names, web_origins
 from .middleware import Middleware
 from .routes import chat, completions, models, status, tokens, web
-from .routes.paths import answer_head, listed
+from .routes.paths import allow_head, describe
 from .service import Service
 
 ROUTES = (status, models, chat, completions, tokens, web)
@@ -30,7 +30,7 @@ def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
     )
     for routes in ROUTES:
         routes.add(app, service)
-    answer_head(app)
+    allow_head(app)
     _add_error_handlers(app)
     settings = service.settings
     auth = Auth(keys, settings.max_requests_per_key, WrongKeys(settings.max_wrong_keys))
@@ -40,7 +40,7 @@ def create_app(service: Service, keys: Keys, log: Log) -> Middleware:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    routes = listed(app)
+    routes = describe(app)
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
@@ -51,11 +51,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path[:200]
         if error.status_code == 404:
-            text = f"Unknown request URL: {request.method} {path}. Known are: {routes}."
+            text = f"Unknown request URL: {request.method} {path}. Available: {routes}."
             fault = ApiError(404, text, code="unknown_url")
         elif error.status_code == 405:
-            takes = (error.headers or {}).get("Allow", "another method")
-            text = f"Not allowed to {request.method} on {path}: it takes {takes}."
+            allowed = (error.headers or {}).get("Allow", "another method")
+            text = f"Method {request.method} is not allowed for {path}: use {allowed}."
             fault = ApiError(405, text, code="method_not_supported")
         else:
             fault = ApiError(error.status_code, str(error.detail))
@@ -63,12 +63,12 @@ def _add_error_handlers(app: FastAPI) -> None:
         return JSONResponse(fault.body(), fault.status, headers=dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
-    async def left(request: Request, error: ClientDisconnect) -> Response:
-        """Nobody reads this; log and metrics show it. `refused`: the connection's own reply to a malformed body."""
-        status, request.state.code = getattr(request.state, "refused", (499, CLIENT_LEFT))
+    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
+        """Return a status for log and metrics; no client reads it. `refused`: the connection's reply to a bad body."""
+        status, request.state.code = getattr(request.state, "refused", (499, CLIENT_DISCONNECTED))
         return Response(status_code=status)
 
     @app.exception_handler(Exception)
-    async def fault(request: Request, error: Exception) -> Response:
+    async def internal_error(request: Request, error: Exception) -> Response:
         request.state.code = "internal_error"
         return JSONResponse(failed("Internal server error; see the server log.").body(), 500)

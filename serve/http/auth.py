@@ -1,4 +1,4 @@
-"""API keys: which are valid, what they guard, and how many requests each may have open."""
+"""API keys: which are valid, and how many requests each may have open."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..connection.wrong_keys import WrongKeys
 from ..settings import ServeSettings
 from .errors import ApiError, too_many
 
-MOST_KEYS_BYTES = 1 << 20
+MAX_KEYS_BYTES = 1 << 20
 
 
 class Keys:
-    """The API keys, only as their hashes."""
+    """The API keys, stored as hashes only."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
@@ -30,34 +30,34 @@ class Keys:
         return bool(self._hashes)
 
     def find(self, key: str) -> str | None:
-        """Return a short name of the key, or None where it is unknown; takes the same time for every key."""
+        """Return a short name of the key, or None if it is unknown. Takes constant time for any key."""
         given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = [known for known in self._hashes if hmac.compare_digest(known, given)]
         return found[0].hex()[:8] if found else None
 
 
 def read_keys(settings: ServeSettings) -> Keys:
-    """Collect the keys of the settings and of the file. Raises ServeError for a file that can't be read or is empty."""
+    """Collect the keys of the settings and the file. Raises ServeError for an unreadable or empty file."""
     keys = [key.strip() for key in settings.api_keys if key.strip()]
-    if settings.api_keys_file:  # compose passes an empty one where no file was given
+    if settings.api_keys_file:  # compose passes an empty string if no file is set
         path = Path(settings.api_keys_file)
         try:
-            lines = [line.strip() for line in read_lines(path, MOST_KEYS_BYTES)]
+            lines = [line.strip() for line in read_lines(path, MAX_KEYS_BYTES)]
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise ServeError(f"{path}: the API keys can't be read: {why}") from None
+            raise ServeError(f"{path}: can't read the API keys: {why}") from None
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
-            raise ServeError(f"{path}: no API key in it; one a line")
+            raise ServeError(f"{path}: the file has no API key; expected one per line")
         keys += found
     if any(not key.isascii() for key in keys):
-        raise ServeError("API keys must be ASCII: they travel in a header")
+        raise ServeError("an API key has non-ASCII characters, which HTTP headers can't carry; use ASCII keys")
     return Keys(keys)
 
 
 @dataclass
 class Auth:
-    """Checks the key of a request. `max_requests`: how many requests one key may have open; None: any number."""
+    """Checks the key of a request. `max_requests`: how many requests one key may have open; None: no limit."""
 
     keys: Keys
     max_requests: int | None = None
@@ -65,7 +65,7 @@ class Auth:
     _open: Counter[str] = field(default_factory=Counter)
 
     def check(self, headers: Mapping[str, str], address: str) -> str | None:
-        """Return the short name of the request's key, None where no keys are set. Raises ApiError 401 and 429."""
+        """Return the short name of the request's key, None if no keys are set. Raises ApiError 401 and 429."""
         if not self.keys:
             return None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
@@ -75,7 +75,7 @@ class Auth:
         if key is None:
             if shown:
                 if wait := self.wrong_keys.wait_s(address):
-                    raise too_many("Too many wrong API keys came from this address; try again later.", math.ceil(wait))
+                    raise too_many("Too many wrong API keys from this address; try again later.", math.ceil(wait))
                 self.wrong_keys.wrong(address)
             text = (
                 "Incorrect API key provided."
@@ -84,7 +84,7 @@ class Auth:
             )
             raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if self.max_requests is not None and self._open[key] >= self.max_requests:
-            raise too_many(f"This key has {self.max_requests} requests open, which is its limit.", 1)
+            raise too_many(f"This API key has reached its limit of {self.max_requests} open requests; retry later.", 1)
         return key
 
     def opened(self, key: str | None) -> None:
@@ -93,6 +93,6 @@ class Auth:
             self._open[key] += 1
 
     def closed(self, key: str | None) -> None:
-        """The request has ended."""
+        """Count a request with this key as ended."""
         if key is not None:
             self._open[key] -= 1

@@ -1,4 +1,4 @@
-"""OpenAI's error object, and which fault gets which status, type, param and code."""
+"""OpenAI's error object, and the status, type, param and code of each error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic_core import ErrorDetails
 
 from burnish.errors import did_you_mean
 
-# in metrics: the client went away before its reply
-CLIENT_LEFT = "client_closed_request"
+# code in metrics for a client that disconnected before its reply
+CLIENT_DISCONNECTED = "client_closed_request"
 
 
 class ApiError(Exception):
-    """A fault with its reply to the client: {"error": {"message", "type", "param", "code"}}."""
+    """An error reply to the client: {"error": {"message", "type", "param", "code"}}."""
 
     def __init__(
         self,
@@ -38,16 +38,16 @@ class ApiError(Exception):
 
 
 def unknown_model(name: str, known: Sequence[str]) -> ApiError:
-    """The model that was asked for is not served here."""
-    return ApiError(404, f"The model '{name}' does not exist; served: {', '.join(known)}", code="model_not_found")
+    """The requested model is not served here."""
+    return ApiError(404, f"The model '{name}' does not exist; available: {', '.join(known)}", code="model_not_found")
 
 
 def too_long(prompt_tokens: int, context: int, param: str, least: bool = False) -> ApiError:
-    """The prompt leaves no room for an answer; `least`: it has that many tokens or more."""
+    """The prompt leaves no room for a completion; `least`: it has at least that many tokens."""
     number = f"at least {prompt_tokens}" if least else str(prompt_tokens)
     return ApiError(
         400,
-        f"This model's maximum context length is {context} tokens, the answer included. "
+        f"This model's maximum context length is {context} tokens, completion included. "
         f"However, your {param} resulted in {number} tokens. Please reduce the length of the {param}.",
         param=param,
         code="context_length_exceeded",
@@ -56,11 +56,11 @@ def too_long(prompt_tokens: int, context: int, param: str, least: bool = False) 
 
 def busy(retry_after_s: int) -> ApiError:
     """The queue is full."""
-    return too_many("The server is at its limit of waiting requests; try again later.", retry_after_s)
+    return too_many("The server's request queue is full; try again later.", retry_after_s)
 
 
 def too_many(text: str, retry_after_s: int) -> ApiError:
-    """A limit on requests is reached: 429 with Retry-After."""
+    """A request limit is reached: 429 with Retry-After."""
     headers = {"Retry-After": str(retry_after_s)}
     return ApiError(429, text, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
 
@@ -69,19 +69,19 @@ def draining() -> ApiError:
     """The server is shutting down, or its engine has failed."""
     return ApiError(
         503,
-        "The server takes no new requests: it is shutting down.",
+        "The server is shutting down and does not accept new requests.",
         kind="server_error",
         code="unavailable",
         headers={"Retry-After": "5"},
     )
 
 
-def short_of_resources() -> ApiError:
-    """No process can be started that would render and tokenize."""
+def out_of_resources() -> ApiError:
+    """No process can be started to render and tokenize."""
     return ApiError(
         503,
-        "The server can't start a process to read this text: the machine has too little memory, or too many processes"
-        " or open files. Try again later.",
+        "The server can't start a process to tokenize this text: memory, processes or open files have run out. Try"
+        " again later.",
         kind="server_error",
         code="unavailable",
         headers={"Retry-After": "5"},
@@ -89,7 +89,7 @@ def short_of_resources() -> ApiError:
 
 
 def failed(message: str) -> ApiError:
-    """A fault on the server's side."""
+    """An error on the server's side."""
     return ApiError(500, message, kind="server_error", code="internal_error")
 
 
@@ -111,9 +111,9 @@ BOUNDS = {"greater_than_equal": "below_min", "greater_than": "below_min", "less_
 
 
 def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
-    """Turn pydantic's findings into one error: it names the parameter at fault."""
+    """Turn pydantic's errors into one that names the invalid parameter."""
     found = error.errors(include_url=False, include_context=True)
-    # a value that fits no branch of a union is reported once a branch: take the deepest
+    # a value that matches no branch of a union is reported once per branch: take the deepest
     worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item)), item["type"] in CODES))
     first = found[0] if found[0]["type"] in ("missing", "extra_forbidden") else worst
     first = next((item for item in found if item["type"] == "unsupported_parameter"), first)
@@ -122,7 +122,7 @@ def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
 
 
 def _path(item: ErrorDetails) -> list[str | int]:
-    """Return where the fault is, without the names of union branches that pydantic puts between."""
+    """Return the location of the error, without the names of union branches that pydantic inserts."""
     return [
         p
         for p in item["loc"]
@@ -138,9 +138,9 @@ def _param(item: ErrorDetails) -> str:
     for part in _path(item):
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     if field := item.get("ctx", {}).get("field"):
-        return f"{text}.{field}" if text else str(field)  # a rule of a part says which of its fields is at fault
+        return f"{text}.{field}" if text else str(field)  # a validator of a content part names the invalid field
     if not text and (quoted := re.match(r"(?:Value error, )?'(\w+)'", item["msg"])):
-        return quoted[1]  # a rule between two parameters names the one at fault first
+        return quoted[1]  # a validator of several parameters names the invalid one first
     return text
 
 

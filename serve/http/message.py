@@ -1,4 +1,4 @@
-"""A message of a chat request: every field that OpenAI's wire has in one, those of its own replies too."""
+"""A message of a chat request, with every field of OpenAI's API, including those of its replies."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Wire(BaseModel):
-    """Base of every request part: unknown fields and wrong types are errors; null means absent."""
+    """Base of all request models: unknown fields and wrong types are errors; null means absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        """SDKs write every field that their version knows, also those that this server does not, as null."""
+        """Drop null fields: SDKs send every field they know as null, even ones this server does not know."""
         if not isinstance(value, dict):
             return value
         nullable = cls._nullable()
@@ -31,26 +31,26 @@ class Wire(BaseModel):
 
     @classmethod
     def _nullable(cls) -> frozenset[str]:
-        """Return the fields in which null says something."""
+        """Return the fields in which null has a meaning."""
         return frozenset()
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return an object's entries without those that are null; other values as they are."""
+    """Return an object without its null entries; other values unchanged."""
     if not isinstance(value, dict) or None not in value.values():
         return value
     return {name: entry for name, entry in value.items() if entry is not None}
 
 
 def known_kinds(*kinds: str) -> Callable[[str], str]:
-    """Return a check of a part's type: one of `kinds`, another of OpenAI's (unsupported), or a wrong value."""
+    """Return a validator of a part's type: one of `kinds`; other types of OpenAI's API are unsupported, or invalid."""
 
     def check(value: str) -> str:
         if value in kinds:
             return value
         if value in ("image_url", "input_audio", "file", "video_url", "audio_url"):
             raise PydanticCustomError(
-                UNSUPPORTED, "{kind} parts are not supported: this model reads text", {"kind": value}
+                UNSUPPORTED, "{kind} parts are not supported: this model takes text only", {"kind": value}
             )
         raise ValueError(f"expected {' or '.join(map(repr, kinds))}, not {value[:40]!r}")
 
@@ -61,7 +61,7 @@ CACHED = NoEffect("prefixes are always cached")
 
 
 class ContentPart(Wire):
-    """A content part. This server reads text, and the refusals of an assistant's earlier turns."""
+    """A content part: text, or the refusal of an earlier assistant turn."""
 
     type: Annotated[str, AfterValidator(known_kinds("text", "refusal")), Only("only `text` and `refusal`")]
     text: str | None = None
@@ -73,36 +73,36 @@ class ContentPart(Wire):
     cache_control: Annotated[dict[str, Any] | None, CACHED] = None
 
     @model_validator(mode="after")
-    def _text_is_there(self) -> ContentPart:
+    def _require_text(self) -> ContentPart:
         if getattr(self, self.type) is None:
             raise PydanticCustomError("missing", "Field required", {"field": self.type})
         return self
 
     @property
-    def words(self) -> str:
-        """The part's text."""
+    def plain_text(self) -> str:
+        """The text or refusal of the part."""
         return (self.text if self.type == "text" else self.refusal) or ""
 
 
-THOUGHT = Field(description="goes to templates that read thoughts")
+THOUGHT = Field(description="passed to templates that use reasoning")
 
 
 class Message(Wire):
-    """One message. A developer message is given to the template as a system message."""
+    """One message. A developer message reaches the template as a system message."""
 
     role: Annotated[
         Literal["system", "developer", "user", "assistant", "tool", "function"],
         Unsupported("messages of functions are", *ROLES),
         Only("every role but `function`"),
-        Field(description="a `developer` message goes to the template as `system`"),
+        Field(description="a `developer` message reaches the template as `system`"),
     ]
-    content: Annotated[str | list[ContentPart] | None, Field(description="may be null in an assistant's turn")] = None
-    name: Annotated[str | None, Field(description="goes to the template")] = None
-    tool_call_id: Annotated[str | None, NoEffect("templates get no tool calls yet")] = None
+    content: Annotated[str | list[ContentPart] | None, Field(description="may be null in an assistant message")] = None
+    name: Annotated[str | None, Field(description="passed to the template")] = None
+    tool_call_id: Annotated[str | None, NoEffect("tool calls are not supported yet")] = None
 
-    # what a reply's own message has besides, or had in an earlier version of the API
-    refusal: Annotated[str | None, Field(description="the text of an assistant's turn without content")] = None
-    annotations: Annotated[list[Any] | None, NoEffect("web search is not offered")] = None
+    # further fields of messages in replies, including those of earlier API versions
+    refusal: Annotated[str | None, Field(description="the text of an assistant message without content")] = None
+    annotations: Annotated[list[Any] | None, NoEffect("there is no web search")] = None
     reasoning_content: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
     reasoning: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
     tool_calls: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
@@ -114,15 +114,15 @@ class Message(Wire):
         return frozenset({"content"})
 
     @model_validator(mode="after")
-    def _content_is_there(self) -> Message:
+    def _require_content(self) -> Message:
         if "content" not in self.model_fields_set and self.role != "assistant":
             raise ValueError(f"a message of role '{self.role}' needs content")
         return self
 
     def text(self) -> str:
-        """Return the content as one text; an assistant's turn that has none is its refusal."""
+        """Return the content as one text, or the refusal of an assistant turn without content."""
         if isinstance(self.content, list):
-            return "".join(part.words for part in self.content)
+            return "".join(part.plain_text for part in self.content)
         return self.content or self.refusal or ""
 
     def for_template(self) -> dict[str, str]:

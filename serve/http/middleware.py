@@ -1,4 +1,4 @@
-"""Around every route: the request id, host and origin, the key, CORS headers, counted errors, the access log."""
+"""Middleware of all routes: request id, host and origin checks, API key, CORS headers, error metrics, access log."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .access_log import AccessRecord, Log, request_id
 from .auth import Auth
 from .errors import ApiError, failed
 from .exposure import Exposure
-from .routes.paths import normal
+from .routes.paths import normalize
 
 OPEN_PATHS = ("/health", "/health/live", "/health/ready")
-# the page holds nothing of the model's: a browser can't send a key before it has the page to type it into
+# the chat page needs no key: the user enters the key in the page, which contains no data of the model
 PAGE_PATHS = ("/", "/favicon.ico")
 PAGE_FILES = "/web/"
 
 
 @dataclass
 class Middleware:
-    """Wraps the application; auth, exposure and access_log have the rules."""
+    """Wraps the application; the rules are in auth, exposure and access_log."""
 
     app: ASGIApp
     auth: Auth
@@ -40,7 +40,7 @@ class Middleware:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        asked, path = scope["path"], normal(scope["path"])
+        asked, path = scope["path"], normalize(scope["path"])
         scope["path"] = path
         record = AccessRecord(self.log, request_id(headers), scope["method"], asked, quiet=path in OPEN_PATHS)
         state = scope.setdefault("state", {})
@@ -60,7 +60,7 @@ class Middleware:
         key: str | None = None
         try:
             if listed and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-                state["code"] = "preflight_not_allowed"  # counted where it is refused
+                state["code"] = "preflight_not_allowed"  # the error code if the preflight is rejected
                 await self.cors.preflight_response(Headers(scope=scope))(scope, receive, reply)
                 return
             key = self._admit(path, headers, (scope.get("client") or ("",))[0])
@@ -73,7 +73,7 @@ class Middleware:
             state["code"] = error.code or error.kind
             await _send_error(reply, error, record)
         except Exception as error:
-            record.fault(error)
+            record.exception(error)
             await _send_error(reply, failed("Internal server error; see the server log."), record)
         finally:
             record.write(key, state.get("counts", {}))

@@ -1,4 +1,4 @@
-"""From the text of an answer to what the client gets of it, piece by piece."""
+"""Parsers from generated text to the fields of a reply, incrementally."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .schema import ChatRequest, CompletionRequest
 
 @dataclass(slots=True)
 class ParsedDelta:
-    """What new text means to the client. `content`: text of the answer itself; "" where none of it is certain yet."""
+    """What new text adds to the reply. `content`: text of the answer, "" while it is undecided."""
 
     content: str = ""
 
 
 class OutputParser(Protocol):
-    """The state of one answer. The whole answer in one call gives the same as its pieces one after another."""
+    """The parser state of one choice. Feeding the whole text at once gives the same as feeding it in pieces."""
 
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
-        """Take new text; return what is certain now. `final`: no text follows, so that everything is."""
+        """Take new text; return what is now decided. With `final`, no text follows and everything is returned."""
 
 
 class PlainText:
-    """The text itself."""
+    """Returns the text unchanged."""
 
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
         return ParsedDelta(text)
@@ -34,5 +34,5 @@ ParserFactory = Callable[[ChatRequest | CompletionRequest], OutputParser]
 
 
 def plain_text(request: ChatRequest | CompletionRequest) -> OutputParser:
-    """Make the parser of one answer to a request."""
+    """Create the parser of one choice of a request."""
     return PlainText()

@@ -1,4 +1,4 @@
-"""From a request's body to a checked request, and from its prompts to sequences."""
+"""Turns a request body into a validated request, and its prompts into sequences."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .message import Wire
 from .schema import NO_PENALTY, ChatRequest, CompletionRequest, Sampling
 
 DEFAULT_NAME = "default"
-# in one reply, with their log-probabilities: some 30 MB of JSON
-MOST_ECHOED_TOKENS = 1 << 17
+# echoed tokens with log-probabilities per reply: about 30 MB of JSON
+MAX_ECHOED_TOKENS = 1 << 17
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
 RANDOM_SEED = -1  # as in llama.cpp
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
 
 def parse(model: type[AnyWire], body: bytes) -> AnyWire:
-    """Check a request body against its schema. Raises ApiError 400 with OpenAI's codes."""
+    """Parse and validate a request body. Raises ApiError 400 with OpenAI's codes."""
     return validate(model, parse_json(body))
 
 
@@ -45,9 +45,9 @@ def make_sequences(
     context: int,
     sinks: Many[Sink],
 ) -> list[Sequence]:
-    """Return one sequence for each prompt and each of the `n` answers. Raises ApiError 400 for what does not fit."""
+    """Return `n` sequences for each prompt. Raises ApiError 400 for a prompt that does not fit."""
     n = request.n or 1
-    most = most_tokens(request, context)
+    most = max_answer_tokens(request, context)
     for prompt in prompts:
         if len(prompt) + (1 if most else 0) > context:
             raise too_long(len(prompt), context, "messages" if isinstance(request, ChatRequest) else "prompt")
@@ -68,8 +68,8 @@ def make_sequences(
     ]
 
 
-def most_tokens(request: ChatRequest | CompletionRequest, context: int) -> int:
-    """Return the most tokens of one answer."""
+def max_answer_tokens(request: ChatRequest | CompletionRequest, context: int) -> int:
+    """Return the token limit of one choice."""
     if request.unlimited:
         return context
     if isinstance(request, ChatRequest):
@@ -78,36 +78,39 @@ def most_tokens(request: ChatRequest | CompletionRequest, context: int) -> int:
 
 
 def _check_echoes(request: ChatRequest | CompletionRequest, prompts: Many[list[int]], context: int) -> None:
-    """Raise ApiError 400 where more log-probabilities are to be put before the answers than a reply should have."""
+    """Raise ApiError 400 if the echoed prompts have too many log-probabilities for one reply."""
     if not isinstance(request, CompletionRequest) or request.prompt_logprobs is None:
         return
-    total, most = sum(map(len, prompts)) * (request.n or 1), max(MOST_ECHOED_TOKENS, context)
+    total, most = sum(map(len, prompts)) * (request.n or 1), max(MAX_ECHOED_TOKENS, context)
     if total > most:
-        text = f"'echo' with 'logprobs' would return {total} prompt tokens, each prompt once for each of its answers"
+        text = f"'echo' with 'logprobs' would return {total} prompt tokens, since each choice repeats its prompt"
         param = "prompt" if request.n in (None, 1) else "n"
-        advice = "Ask for fewer answers (n), or send fewer prompts in one request."
-        raise ApiError(400, f"{text}; at most {most}. {advice}", param=param, code="invalid_value")
+        advice = "Request fewer choices (n) or send fewer prompts per request."
+        raise ApiError(400, f"{text}; the limit is {most}. {advice}", param=param, code="invalid_value")
 
 
 def count(request: ChatRequest | CompletionRequest, prompts: int, settings: ServeSettings) -> int:
-    """Return how many answers are asked for. Raises ApiError 400 where they, or the stop strings, are too many."""
+    """Return how many choices are requested. Raises ApiError 400 for too many choices or stop strings."""
     if len(request.stops) > settings.max_stops:
-        raise ApiError(400, f"At most {settings.max_stops} stop strings.", param="stop", code="array_above_max_length")
+        text = f"Invalid 'stop': expected at most {settings.max_stops} stop strings, found {len(request.stops)}."
+        raise ApiError(400, text, param="stop", code="array_above_max_length")
     asked = (request.n or 1) * prompts
     if asked > settings.max_choices:
-        raise ApiError(
-            400, f"Invalid 'n': at most {settings.max_choices} answers.", param="n", code="integer_above_max_value"
-        )
+        text = f"Invalid 'n': expected at most {settings.max_choices} choices in total, found {asked}."
+        raise ApiError(400, text, param="n", code="integer_above_max_value")
     return asked
 
 
 def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
-    """Return how answer `number` is sampled; with a seed, each answer of a request gets the next one."""
+    """Return how choice `number` is sampled; each choice adds its number to the request's seed."""
     bias = {int(key): value for key, value in (request.logit_bias or {}).items()}
     wrong = next((token for token in bias if token >= served.tokenizer.vocab_size), None)
     if wrong is not None:
         raise ApiError(
-            400, f"Token id {wrong} is not in the vocabulary.", param=f"logit_bias.{wrong}", code="invalid_value"
+            400,
+            f"Invalid 'logit_bias': token id {wrong} is not in the vocabulary of {served.tokenizer.vocab_size} tokens.",
+            param=f"logit_bias.{wrong}",
+            code="invalid_value",
         )
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -115,11 +118,11 @@ def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
     elif isinstance(request, CompletionRequest):
         logprobs = request.logprobs
-        if number % (request.n or 1) == 0:  # they are the same for all answers to a prompt
+        if number % (request.n or 1) == 0:  # the same for all choices of a prompt
             prompt_logprobs = request.prompt_logprobs
     seed = int.from_bytes(os.urandom(4), "little") if request.seed in (None, RANDOM_SEED) else request.seed or 0
     penalty, window = request.repeat_penalty, 64
-    if request.repetition_penalty not in (None, NO_PENALTY):  # vLLM's: it counts all that came before
+    if request.repetition_penalty not in (None, NO_PENALTY):  # as in vLLM, over the whole sequence
         penalty, window = request.repetition_penalty, -1
     return SamplingParams(
         temperature=_default(request.temperature, 1.0),

@@ -1,4 +1,4 @@
-"""OpenAI's replies and chunks, with every field that its schema requires."""
+"""OpenAI's reply and chunk objects, with every required field of its schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """A whole answer: its last event, its text as it was parsed, and with a prompt's first one the prompt's scores."""
+    """A complete choice: its last event, its parsed text, and for a prompt's first choice the prompt's logprobs."""
 
     end: Finished
     parsed: ParsedDelta
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 class Echo(NamedTuple):
-    """A prompt that is put before its answer: as text and as tokens."""
+    """An echoed prompt, as text and as tokens."""
 
     text: str
     tokens: list[int]
@@ -34,9 +34,9 @@ class Echo(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What all parts of one answer have in common: its id, its time, the model's name. `chat` or plain completion.
+    """What all parts of a reply have in common: its id, time and model name; `chat` or text completion.
 
-    `echoes`: the prompts that are put before their answers, `each` of them; empty where they are not wanted.
+    `echoes`: the prompts to echo, empty if not requested; each has `each` choices.
     """
 
     served: Served
@@ -47,7 +47,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def head(self, kind: str) -> Json:
-        """Return the fields that every object begins with."""
+        """Return the first fields of every object."""
         return {
             "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.id}",
             "object": kind,
@@ -57,7 +57,7 @@ class Reply:
         }
 
     def whole(self, answers: Many[Answer], prompts: int) -> Json:
-        """Return the reply to a request that does not stream."""
+        """Return the reply to a request without streaming."""
         echoes = [self.echo(i, answers[i * self.each].scores) for i in range(len(self.echoes))]
         choices = []
         for index, (end, parsed, _) in enumerate(answers):
@@ -80,7 +80,7 @@ class Reply:
         }
 
     def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta, text: str, before: Json | None) -> Json:
-        """`text` and `before`: the prompt that is put before it, and the log-probabilities of that."""
+        """`text` and `before` are the echoed prompt and its log-probabilities."""
         own = self.text_logprobs(end.logprobs, len(text))
         if own and before:
             own = {name: Joined((values, own[name])) for name, values in before.items()}
@@ -92,7 +92,7 @@ class Reply:
         }
 
     def echo(self, prompt: int, scores: list[TokenLogprob] | None) -> tuple[str, Json | None]:
-        """Return a prompt, and the log-probabilities of its tokens where they are known."""
+        """Return the text of an echoed prompt, and its log-probabilities if `scores` is given."""
         text, tokens = self.echoes[prompt]
         if scores is None:
             return text, None
@@ -100,35 +100,35 @@ class Reply:
         return text, logprobs.of_prompt(piece(tokens[0]), scores, piece, len(text))
 
     def opening(self, index: int) -> Json:
-        """Return the first chunk of a chat answer, which names the role."""
+        """Return the first chunk of a chat choice, which has the role."""
         return self.chunk(index, {"role": "assistant", "content": "", "refusal": None}, None, None)
 
     def chunk(self, index: int, delta: Json, scores: Json | None, finish: str | None) -> Json:
-        """Return one chunk of a chat answer."""
+        """Return one chunk of a chat choice."""
         choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}
         return {**self.head("chat.completion.chunk"), "choices": [choice]}
 
     def text_chunk(self, index: int, text: str, scores: Json | None, finish: str | None) -> Json:
-        """Return one chunk of a plain completion."""
+        """Return one chunk of a text completion."""
         choice = {"index": index, "text": text, "logprobs": scores, "finish_reason": finish}
         return {**self.head("text_completion"), "choices": [choice]}
 
     def closing(self, ends: Many[Finished], prompts: int) -> Json:
-        """Return the last chunk, which has the counts and no choices."""
+        """Return the last chunk, which has the usage and no choices."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return {**self.head(kind), "choices": [], "usage": usage(ends, prompts)}
 
     def chat_logprobs(self, entries: Many[TokenLogprob]) -> Json | None:
-        """Return the log-probabilities of a chat choice, None where none were asked for."""
+        """Return the log-probabilities of a chat choice, or None."""
         return logprobs.of_chat(entries, self.served.tokenizer.piece)
 
     def text_logprobs(self, entries: Many[TokenLogprob], offset: int) -> Json | None:
-        """Return the log-probabilities of a plain completion; `offset` is where its text began."""
+        """Return the log-probabilities of a text completion, or None; `offset` is where its text begins."""
         return logprobs.of_text(entries, self.served.tokenizer.piece, offset)
 
 
 def usage(ends: Many[Finished], prompts: int) -> Json:
-    """Return the counts of a request: each prompt once, every answer's tokens; cached ones had cells already."""
+    """Return the usage of a request: each prompt once, and the tokens of every choice."""
     each = max(1, len(ends) // max(prompts, 1))
     prompt_tokens = sum(end.prompt_tokens for end in ends[::each])
     completion_tokens = sum(end.completion_tokens for end in ends)
@@ -145,7 +145,7 @@ def usage(ends: Many[Finished], prompts: int) -> Json:
 
 
 def counts(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Return the counts that every `usage` has."""
+    """Return the token counts of every `usage` object."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -154,5 +154,5 @@ def counts(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def reason(finish: FinishReason) -> str:
-    """Return OpenAI's word for why an answer ended."""
+    """Return OpenAI's finish_reason."""
     return "length" if finish == "length" else "stop"

@@ -1,4 +1,4 @@
-"""OpenAI's requests, strictly: what is here works or is documented to do nothing; what is not here is refused."""
+"""OpenAI's requests. Fields listed here work or are documented as ignored; all others are rejected."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic_core import PydanticCustomError
 from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from .message import CACHED, Message, Wire
 
-MOST_TOP_LOGPROBS = 20
-MOST_COMPLETION_LOGPROBS = 5
+MAX_TOP_LOGPROBS = 20
+MAX_COMPLETION_LOGPROBS = 5
 UNLIMITED = -1
 NO_PENALTY = 1.0
 
 
 class StreamOptions(Wire):
-    """What a stream has besides the answer."""
+    """What a stream contains besides the completion."""
 
-    include_usage: Annotated[bool, Field(description="a last chunk with the token counts")] = False
+    include_usage: Annotated[bool, Field(description="add a last chunk with the token counts")] = False
     continuous_usage_stats: Annotated[
-        bool, Extension("vLLM"), Field(description="the token counts so far in every chunk")
+        bool, Extension("vLLM"), Field(description="add the token counts so far to every chunk")
     ] = False
     include_obfuscation: Annotated[bool, NoEffect("nothing is padded")] = False
 
@@ -35,7 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _tokens(least: int) -> AfterValidator:
-    """-1 is as many as the context holds, as in llama.cpp."""
+    """Accept -1 for as many tokens as the context holds, as llama.cpp does."""
 
     def check(value: int) -> int:
         if value < least and value != UNLIMITED:
@@ -45,12 +45,12 @@ def _tokens(least: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-MostTokens = Annotated[int, _tokens(1)]
+MaxTokens = Annotated[int, _tokens(1)]
 SAMPLING = Extension("llama.cpp, vLLM")
 
 
 def _response_format(value: dict[str, Any]) -> dict[str, Any]:
-    """Take plain text only; OpenAI's other types are known and not honoured."""
+    """Accept plain text; OpenAI's other types are reported as unsupported."""
     kind = value.get("type")
     if kind == "text" and len(value) == 1:
         return value
@@ -63,7 +63,7 @@ ResponseFormat = Annotated[dict[str, Any], AfterValidator(_response_format)]
 
 
 def _moderation(value: dict[str, Any]) -> dict[str, Any]:
-    """Accept what asks for scores, which are not given; refuse what asks to block."""
+    """Ignore requests for moderation scores; reject requests to block."""
     policy = value.get("policy") or {}
     if isinstance(policy, dict) and any(isinstance(p, dict) and p.get("mode") == "block" for p in policy.values()):
         raise PydanticCustomError(UNSUPPORTED, "blocking by a moderation model is not supported")
@@ -74,35 +74,37 @@ Moderation = Annotated[dict[str, Any], AfterValidator(_moderation)]
 
 
 class Sampling(Wire):
-    """What chat and plain completions have in common; null is the default everywhere, as in OpenAI's API."""
+    """Parameters of both chat and text completions; null means the default, as in OpenAI's API."""
 
     model: Annotated[str, Field(description="the served name or `default`; any other is a 404")]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="1 by default; 0 is greedy")
     top_p: Share | None = Field(None, description="1 by default")
     n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="at most `max_choices` of the settings")
     stop: str | list[str] | None = Field(None, description="at most `max_stops` of the settings")
-    max_tokens: MostTokens | None = Field(None, description="at least 1; -1: as many as the context holds")
-    presence_penalty: Penalty | None = Field(None, description="over the answer")
-    frequency_penalty: Penalty | None = Field(None, description="over the answer")
+    max_tokens: MaxTokens | None = Field(None, description="at least 1; -1: as many as the context holds")
+    presence_penalty: Penalty | None = Field(None, description="over the completion")
+    frequency_penalty: Penalty | None = Field(None, description="over the completion")
     logit_bias: dict[str, Bias] | None = Field(None, description="-100 to 100 by token id")
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(None, description="-1: a random one")
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(None, description="only with `stream`")
     user: Annotated[str | None, NoEffect("no abuse is tracked")] = None
 
-    # names that llama.cpp and vLLM have
+    # named as in llama.cpp and vLLM
     top_k: Annotated[TopK | None, SAMPLING] = Field(None, description="0 or -1: no limit, the default")
     min_p: Annotated[Share | None, SAMPLING] = Field(None, description="0 by default")
     repeat_penalty: Annotated[Repetition | None, Extension("llama.cpp")] = Field(
-        None, description="over the last `repeat_last_n` tokens of prompt and answer"
+        None, description="over the last `repeat_last_n` tokens of prompt and completion"
     )
     repetition_penalty: Annotated[Repetition | None, Extension("vLLM")] = Field(
-        None, description="over all of prompt and answer; not beside another `repeat_penalty`"
+        None, description="over the whole prompt and completion; not together with a different `repeat_penalty`"
     )
     repeat_last_n: Annotated[LastTokens | None, Extension("llama.cpp")] = Field(
         None, description="64 by default; -1: all tokens"
     )
-    ignore_eos: Annotated[bool | None, SAMPLING] = Field(None, description="goes on to `max_tokens`")
+    ignore_eos: Annotated[bool | None, SAMPLING] = Field(
+        None, description="continue after end tokens, up to `max_tokens`"
+    )
 
     @field_validator("logit_bias")
     @classmethod
@@ -124,42 +126,42 @@ class Sampling(Wire):
         if len(given) == 2 and (given[0] != given[1] or self.repeat_last_n is None):
             raise ValueError(
                 "'repetition_penalty' covers all tokens and 'repeat_penalty' the last 'repeat_last_n' (64 by default):"
-                " give one of them, or the same value for both with 'repeat_last_n'"
+                " set one of them, or both to the same value with 'repeat_last_n'"
             )
         return self
 
     @property
     def unlimited(self) -> bool:
-        """Whether the context alone ends an answer that does not end by itself."""
+        """Whether only the context length limits the completion."""
         return self.max_tokens == UNLIMITED
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The stop strings; empty ones mean nothing."""
+        """The stop strings, without empty ones."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in given if stop)
 
 
 class Rendering(Wire):
-    """Which messages a prompt is made of, and how; names as in vLLM."""
+    """The messages of a prompt and how to render them, named as in vLLM."""
 
     messages: Annotated[list[Message], Field(min_length=1, description="at most `max_messages` of the settings")]
     add_generation_prompt: Annotated[bool | None, Extension("vLLM")] = Field(
-        None, description="false: the prompt ends after the last message instead of opening an assistant's turn"
+        None, description="false: the prompt ends after the last message instead of starting an assistant turn"
     )
     continue_final_message: Annotated[bool, Extension("vLLM")] = Field(
-        False, description="the answer continues the last message; the reply has only what is new"
+        False, description="the completion continues the last message; the reply contains only the new text"
     )
     chat_template_kwargs: Annotated[dict[str, Any] | None, SAMPLING] = Field(
-        None, description="variables of the template, stronger than those of the run"
+        None, description="variables of the template; they override those of the run"
     )
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description="goes to the template; one that does not name it ignores it"
+        None, description="passed to the template, which may ignore it"
     )
 
     @classmethod
     def _nullable(cls) -> frozenset[str]:
-        return frozenset({"chat_template_kwargs"})  # a template may tell null from absent
+        return frozenset({"chat_template_kwargs"})  # a template may distinguish null from absent
 
     @model_validator(mode="after")
     def _one_opening(self) -> Rendering:
@@ -171,14 +173,14 @@ class Rendering(Wire):
 
     @property
     def ending(self) -> Literal["opening", "message", "continued"]:
-        """How the prompt ends: with the opening of an assistant's turn, after the last message, or within it."""
+        """How the prompt ends: with the start of an assistant turn, after the last message, or inside it."""
         if self.continue_final_message:
             return "continued"
         return "message" if self.add_generation_prompt is False else "opening"
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the template gets beside the messages."""
+        """The template's variables besides the messages."""
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
         return {**effort, **(self.chat_template_kwargs or {})}
 
@@ -186,15 +188,15 @@ class Rendering(Wire):
 class ChatRequest(Sampling, Rendering):
     """POST /v1/chat/completions."""
 
-    max_completion_tokens: MostTokens | None = Field(None, description="wins over `max_tokens`")
-    logprobs: bool | None = Field(None, description="of the model itself, before penalties and temperature")
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = Field(
+    max_completion_tokens: MaxTokens | None = Field(None, description="takes precedence over `max_tokens`")
+    logprobs: bool | None = Field(None, description="the model's own, before penalties and temperature")
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
         None, description="only with `logprobs`"
     )
     response_format: Annotated[ResponseFormat | None, Only('only `{"type": "text"}`')] = None
     modalities: Annotated[list[Literal["text", "audio"]] | None, Unsupported("audio is", ["text"])] = None
 
-    # known in OpenAI's API and not honoured; here are the values that ask for nothing
+    # not supported; only the listed values, which request nothing, are accepted
     tools: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
     tool_choice: Annotated[Any, Unsupported("tool calls are", "none", "auto")] = None
     functions: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
@@ -228,40 +230,40 @@ class ChatRequest(Sampling, Rendering):
 
 
 class TemplateRequest(ChatRequest):
-    """POST /apply-template: the text that the messages of a chat request become."""
+    """POST /apply-template: the rendered messages of a chat request."""
 
     model: str = "default"
 
 
 class CompletionRequest(Sampling):
-    """POST /v1/completions: text, or token ids, without a template."""
+    """POST /v1/completions: text or token ids, without a template."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
-        description="texts or token ids; special strings in texts are control tokens"
+        description="text or token ids; special strings in text become control tokens"
     )
     max_tokens: Annotated[int, _tokens(0)] | None = Field(
-        None, description="16 by default; 0: the prompt is read and nothing is generated; -1: as many as fit"
+        None, description="16 by default; 0: process the prompt and generate nothing; -1: as many as fit"
     )
-    logprobs: Annotated[int, Field(ge=0, le=MOST_COMPLETION_LOGPROBS)] | None = Field(
-        None, description="with `echo` also of the prompt"
+    logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
+        None, description="with `echo`, also for the prompt"
     )
-    echo: bool = Field(False, description="puts the prompt before the answer")
+    echo: bool = Field(False, description="return the prompt before the completion")
     best_of: Annotated[int | None, Only("only the value of `n`", "invalid_value")] = None
     suffix: Annotated[str | None, Unsupported("insertion before a suffix is")] = None
 
     @model_validator(mode="after")
     def _every_answer_is_returned(self) -> CompletionRequest:
         if self.best_of not in (None, self.n or 1):
-            raise ValueError("'best_of' must be 'n': every answer is returned")
+            raise ValueError("'best_of' must equal 'n': all choices are returned")
         return self
 
     @property
     def prompt_logprobs(self) -> int | None:
-        """How many alternatives to each token of the prompt are wanted; None: no log-probabilities of it."""
+        """How many alternatives to report per prompt token; None: no log-probabilities of the prompt."""
         return self.logprobs if self.echo else None
 
     def prompts(self) -> list[str | list[int]]:
-        """Return one entry an answer that is asked for."""
+        """Return the prompts, each as text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
@@ -273,9 +275,9 @@ class TokenizeRequest(Wire):
     """POST /tokenize: the ids of a text."""
 
     content: str
-    add_special: bool = Field(False, description="add the tokens that the model is configured to begin with")
-    parse_special: bool = Field(True, description="special strings are control tokens")
-    with_pieces: bool = Field(False, description="`{id, piece}` for each token")
+    add_special: bool = Field(False, description="add the start and end tokens that the model is configured for")
+    parse_special: bool = Field(True, description="tokenize special strings as control tokens")
+    with_pieces: bool = Field(False, description="return `{id, piece}` for each token")
 
 
 class DetokenizeRequest(Wire):

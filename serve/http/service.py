@@ -1,4 +1,4 @@
-"""What the routes share: engine, model, settings; and from a checked request to its reply, streamed or whole."""
+"""What the routes share: engine, model and settings, and the path from a validated request to its reply."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..served import Served
 from ..settings import ServeSettings
 from . import requests
 from .body.reading import Bodies
-from .errors import CLIENT_LEFT, ApiError, busy, draining, failed, short_of_resources, too_long
+from .errors import CLIENT_DISCONNECTED, ApiError, busy, draining, failed, out_of_resources, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
 from .replies import logprobs
 from .replies.writing import SliceEncoder, Writer
@@ -34,12 +34,12 @@ from .schema import ChatRequest, CompletionRequest
 from .sse import EventStream, chunks, timed_out, until_disconnect
 
 Made = TypeVar("Made")
-# a prompt that is made sooner than this is not worth the watch for a client that leaves
-SOON_S = 0.05
+# prompts prepared faster than this are not worth watching for a client disconnect
+WATCH_AFTER_S = 0.05
 
 
 class Service:
-    """`context` is the most tokens of prompt and answer; `parser` makes the output parser of each answer."""
+    """`context` limits the tokens of prompt and completion; `parser` creates the output parser of each choice."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class Service:
         self.bodies = Bodies(settings, requests.parse)
 
     async def prepared(self, http: Request, making: Coroutine[Any, Any, Made], param: str) -> Made:
-        """Return what comes of a prompt that is rendered and tokenized, which ends if the client leaves.
+        """Await the rendering and tokenizing of a prompt; cancel it if the client disconnects.
 
-        `param` names it in faults. Raises ApiError 400 where it is refused, 429 where too many are being made, and 503
-        where the machine has nothing left to make it with.
+        `param` names the prompt in errors. Raises ApiError 400 if it is rejected, 429 if all workers are busy, and 503
+        if no worker can be started.
         """
         task = asyncio.create_task(making)
         try:
-            done, _ = await asyncio.wait({task}, timeout=SOON_S)
+            done, _ = await asyncio.wait({task}, timeout=WATCH_AFTER_S)
             if not done:
                 await self._unless_left(http, task)
             return await task
@@ -74,17 +74,17 @@ class Service:
         except TextBusy:
             raise busy(1) from None
         except TextUnavailable:
-            raise short_of_resources() from None
+            raise out_of_resources() from None
         finally:
             task.cancel()
 
     async def _unless_left(self, http: Request, task: asyncio.Task[Made]) -> None:
-        """Wait for a task, and cancel it where the client leaves before. Raises ApiError 499, which nobody reads."""
+        """Wait for a task or a client disconnect. Raises ApiError 499 for the latter, seen only in log and metrics."""
         leaving = asyncio.create_task(until_disconnect(http.receive))
         try:
             await asyncio.wait({leaving, task}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise ApiError(499, "The client closed the connection.", code=CLIENT_LEFT)
+                raise ApiError(499, "The client closed the connection.", code=CLIENT_DISCONNECTED)
         finally:
             leaving.cancel()
             with suppress(asyncio.CancelledError, Exception):
@@ -97,7 +97,7 @@ class Service:
         prompts: Many[list[int]],
         echoes: Many[Echo] = (),
     ) -> Response:
-        """Queue the sequences of a request and reply, streamed or whole; `echoes`: what precedes answers, by prompt."""
+        """Queue the sequences of a request and reply, streamed or whole; `echoes` are the prompts to echo."""
         answers = requests.count(request, len(prompts), self.settings)
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
@@ -140,8 +140,8 @@ class Service:
         try:
             await asyncio.wait({leaving, collecting}, return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
-                http.state.code = CLIENT_LEFT
-                return Response(status_code=499)  # the client has gone: this is not read
+                http.state.code = CLIENT_DISCONNECTED
+                return Response(status_code=499)  # the client has disconnected: only log and metrics see this
             return await self._written(reply, collecting.result(), prompts)
         except Timeout:
             raise timed_out() from None
@@ -160,12 +160,12 @@ class Service:
 
 
 def json_reply(key: str, content: bytes) -> Response:
-    """Return {key: content} of content that is JSON already: large ones would take the event loop's time twice."""
+    """Return {key: content} for content that is JSON already, without decoding it in the event loop."""
     return Response(b'{"%b":%b}' % (key.encode(), content), media_type="application/json")
 
 
 async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:
-    """Wait for the end of every answer and parse it. Raises Timeout, and ApiError 500 where one failed."""
+    """Wait for the end of every choice and parse it. Raises Timeout, and ApiError 500 if one failed."""
     ends: dict[int, Finished] = {}
     scores: dict[int, list[TokenLogprob]] = {}
     while len(ends) < len(parsers):

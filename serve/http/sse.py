@@ -1,6 +1,6 @@
-"""Events to server-sent events: OpenAI's framing, keep-alive comments, and a client that goes away is noticed at once.
+"""Streams as server-sent events: OpenAI's framing, keep-alive comments, and immediate detection of disconnects.
 
-sse-starlette is not used: on SIGTERM it ends every stream, where ours are to finish, and it patches uvicorn on import.
+sse-starlette is not used: on SIGTERM it ends streams that should finish, and it patches uvicorn on import.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEADERS = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
-# stands for a text while its frame is made; no name and no id has it
+# marks the place of the text in a frame template; no name or id contains it
 PLACEHOLDER = "\0"
 
 
@@ -47,9 +47,9 @@ async def chunks(
     prompts: Many[int],
     writer: Writer,
 ) -> AsyncIterator[bytes]:
-    """Yield the framed chunks of a streamed request, to the closing [DONE]; together those that are there together.
+    """Yield the framed chunks of a streamed request up to [DONE]; chunks available at once are joined.
 
-    `prompts`: how many tokens each prompt has.
+    `prompts` are the token counts of the prompts.
     """
     options, answers = request.stream_options or StreamOptions(), len(parsers)
     frames = Frames(reply, options, parsers, sum(prompts), scored=bool(reply.echoes) and request.logprobs is not None)
@@ -79,16 +79,16 @@ async def chunks(
 
 
 def timed_out() -> ApiError:
-    """The request took longer than it may."""
-    return ApiError(504, "The request took longer than this server allows.", kind="server_error", code="timeout")
+    """The request exceeded request_timeout_s."""
+    return ApiError(504, "The request exceeded the server's time limit.", kind="server_error", code="timeout")
 
 
 class Frames:
-    """The framed chunks of one request, each answer through its parser; where usage is wanted, every chunk has the
-    field: null until the last one, or the counts so far. `prompt_tokens`: of all prompts.
+    """Frames the chunks of one request; each choice has its parser. `prompt_tokens` counts all prompts.
 
-    A chunk with nothing but text, as most are, is a frame made once an answer, with the text put in. `scored`: the
-    prompts' log-probabilities come before all else, with the first answer to each prompt.
+    If usage is requested, every chunk has the field: null until the last one, or the usage so far. Most chunks contain
+    only text, so their frame is built once per choice and the text inserted. With `scored`, the log-probabilities of
+    the prompts come first, with the first choice of each prompt.
     """
 
     def __init__(
@@ -100,26 +100,26 @@ class Frames:
         scored: bool = False,
     ) -> None:
         self.reply, self.options, self.prompt_tokens, self._parsers = reply, options, prompt_tokens, parsers
-        # characters so far, where the next token's text begins, and tokens so far
+        # characters (the offset of the next text) and tokens so far
         self._lengths, self._tokens = [0] * len(parsers), [0] * len(parsers)
-        # by answer: what came before the log-probabilities of its prompt
+        # by choice: events held back until the log-probabilities of its prompt arrive
         self._held: dict[int, list[Event]] = {index: [] for index in range(len(parsers))} if scored else {}
-        self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: the frame before and after its text
+        self._around: dict[int, tuple[bytes, bytes]] = {}  # by choice: the frame before and after the text
 
     def opening(self, index: int) -> bytes:
-        """Return the first frame of a chat answer."""
+        """Return the first frame of a chat choice."""
         return self._frame(self.reply.opening(index))
 
     def size(self, event: Event) -> int:
-        """Return how many log-probabilities the frames of an event have."""
+        """Return how many log-probabilities the frames of an event contain."""
         return count(event.logprobs) * (self.reply.each if isinstance(event, PromptLogprobs) else 1)
 
     def of_all(self, items: Many[tuple[int, Event]]) -> bytes:
-        """Return the frames of events, each with its answer's number."""
+        """Return the frames of events, each given with the index of its choice."""
         return b"".join([self.of(index, event) for index, event in items])
 
     def of(self, index: int, event: Event) -> bytes:
-        """Return the frames of one event; of an end by a fault only its last text."""
+        """Return the frames of one event; an end with an error yields only its last text."""
         if isinstance(event, PromptLogprobs):
             return self.echo(index // self.reply.each, event.logprobs)
         if index in self._held:
@@ -138,7 +138,7 @@ class Frames:
         return (self._chunk(index, text, logprobs, offset, None) if text or logprobs else b"") + last
 
     def echo(self, prompt: int, scores: list[TokenLogprob] | None) -> bytes:
-        """Return the frames of a prompt, one for each of its answers, and what was held back for them."""
+        """Return the frames of an echoed prompt, one per choice, and the frames held back for them."""
         text, logprobs = self.reply.echo(prompt, scores)
         frames, each, encoding = [], self.reply.each, SliceEncoder().encode
         for index in range(prompt * each, (prompt + 1) * each):
@@ -167,7 +167,7 @@ class Frames:
 
 
 class EventStream(Response):
-    """Sends framed chunks until they end or the client goes away; then `on_close` is called."""
+    """Sends framed chunks until they end or the client disconnects, then calls `on_close`."""
 
     def __init__(self, content: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
         super().__init__()
@@ -195,6 +195,6 @@ class EventStream(Response):
 
 
 async def until_disconnect(receive: Receive) -> None:
-    """Return once the client has gone; the request's body has been read before."""
+    """Return when the client has disconnected. The request body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

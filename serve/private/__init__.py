@@ -1,1 +1,1 @@
-"""What libraries don't document and serve needs: one module a library."""
+"""Private APIs of libraries that serve needs, one module per library."""

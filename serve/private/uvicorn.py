@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with deadlines: for headers, for silence, for readers that don't read, for closing.
+"""uvicorn's HTTP protocol with timeouts for headers, idle connections, clients that don't read, and closing.
 
-uvicorn has a deadline between two requests only. The class that it takes as `http` is documented, what that class must
-do is not: this one changes uvicorn's own.
+uvicorn has a timeout only between requests. That it accepts a class as `http` is documented; the interface of that
+class is not, so this one extends uvicorn's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..connection.waiting import Connections
 
 H11 = "uvicorn.protocols.http.h11_impl"
 INIT = f"{H11}:H11Protocol.__init__"
-SLOW = "slow and silent connections would stay for ever"
+SLOW = "slow and idle connections would never be closed"
 NEEDS = (
     Need(INIT, SLOW, parameters=("config", "server_state", "app_state", "_loop")),
     *(Need(f"{H11}:H11Protocol.{name}", SLOW, assigned_in=INIT) for name in ("conn", "cycle", "loop", "transport")),
@@ -40,15 +40,15 @@ NEEDS = (
         for name in ("disconnected", "message_event", "response_started", "response_complete", "scope")
     ),
 )
-# how soon, and then how often, a client that has closed its writing side is asked whether it still reads
-PROBE_S, SLOWEST_PROBE_S = 0.02, 1.0
-# bytes that a client must take in send_timeout_s, or all that there are
-LEAST_SENT = 4096
+# first and longest interval for probing whether a client that has closed its writing side still reads
+PROBE_S, MAX_PROBE_S = 0.02, 1.0
+# bytes that a client must read within send_timeout_s, unless fewer are left
+MIN_SENT = 4096
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all connections share. `refused` is told of every reply that no route made."""
+    """What all connections share. `refused` is called for every error reply not sent by a route."""
 
     limits: Limits
     connections: Connections
@@ -56,7 +56,7 @@ class Shared:
 
 
 class Transport:
-    """asyncio's transport as uvicorn uses it, but its protocol decides how it is closed."""
+    """asyncio's transport as used by uvicorn, but closed by the protocol."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport, self._close, self.closed = transport, close, False
@@ -68,14 +68,14 @@ class Transport:
         return self.closed or self._transport.is_closing()
 
     def close(self) -> None:
-        """Begin to close; a second call does nothing."""
+        """Start closing; a second call does nothing."""
         if not self.closed:
             self.closed = True
             self._close()
 
 
 class Protocol(H11Protocol):
-    """One connection. Waiting for headers, for the client to read, and for the end each have a deadline."""
+    """One connection. Receiving headers, sending and closing each have a timeout."""
 
     def __init__(
         self,
@@ -88,13 +88,14 @@ class Protocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self.shared, self.limits = shared, shared.limits
         self.conn: Reader = Reader(shared.limits)
-        self._deadline: asyncio.TimerHandle | None = None  # for the headers, the rest of a body, or the end
+        self._deadline: asyncio.TimerHandle | None = None  # for headers, the rest of a body, or closing
         self._sending: asyncio.TimerHandle | None = None
         self._probe: asyncio.TimerHandle | None = None
-        self._received_any = self._refused = False  # it was answered without a route
-        self._peer_closed = False  # the client's writing side is closed
+        self._received_any = False
+        self._refused = False  # an error reply was sent without a route
+        self._peer_closed = False  # the client has closed its writing side
 
-    # ---- asyncio's calls
+    # ---- called by asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw, self._wrapped = transport, Transport(transport, self._end)
@@ -103,7 +104,7 @@ class Protocol(H11Protocol):
             self._refuse(FULL)
             return
         self.shared.connections.waits(self)
-        self._within(self.limits.header_timeout_s, self._headers_late)
+        self._within(self.limits.header_timeout_s, self._headers_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.shared.connections.closed(self)
@@ -128,24 +129,24 @@ class Protocol(H11Protocol):
             self._peer_closed = True
             self.transport.close()
             return None
-        # a client may close its writing side and still read: it gets its answer
+        # a client may close its writing side and still read its reply
         self._peer_closed = True
         if self.scope["http_version"] == "1.1" and not cycle.response_started:
-            # one that has gone answers this with a reset; one that reads skips it (RFC 9110, 15.2)
+            # a closed client responds with a reset; one that reads ignores it (RFC 9110, 15.2)
             self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-        self._probe = self.loop.call_later(PROBE_S, self._is_there, PROBE_S)
+        self._probe = self.loop.call_later(PROBE_S, self._probe_client, PROBE_S)
         return True
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._follow_sending()
+        self._check_sending()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._sending is not None and not self.transport.is_closing():
             self._sending.cancel()
 
-    # ---- uvicorn's calls
+    # ---- called by uvicorn
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -165,37 +166,37 @@ class Protocol(H11Protocol):
             super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        if self.flow.write_paused:  # it still reads the last answer
+        if self.flow.write_paused:  # the client is still reading the last reply
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.limits.idle_timeout_s, self.timeout_keep_alive_handler
             )
         else:
             super().timeout_keep_alive_handler()
 
-    # ---- deadlines
+    # ---- timeouts
 
     def drop(self) -> None:
-        """Close it: no whole request has arrived on it, and another connection needs its place."""
+        """Close a connection without a complete request, to make room for another one."""
         if self.transport.is_closing() or self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
         else:
             self._end_upload(FULL)
 
     def _end(self) -> None:
-        """Nothing more will be written: close it. What a client is still sending is thrown away for a moment first.
+        """Close the connection after the last write. If the client is still sending, first discard that for a while.
 
-        Closed at once, the client would be told that its connection was reset, and might never see the reply.
+        Otherwise the client would get a connection reset, and might never see the reply.
         """
         self.shared.connections.busy(self)
         lingers = self._refused or self.conn.their_state is h11.SEND_BODY
         if self._peer_closed or self._raw.is_closing() or not lingers:
             self._raw.close()
             self._cancel()
-            self._follow_sending()
+            self._check_sending()
             return
         try:
             self._raw.write_eof()
-        except OSError:  # the client has reset it by now
+        except OSError:  # the client has already reset it
             self._raw.abort()
             return
         self._raw.resume_reading()
@@ -206,7 +207,7 @@ class Protocol(H11Protocol):
         return self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
 
     def _watch(self, began: bool = False) -> None:
-        """Set the deadline of what the connection waits for. `began`: the first bytes of a request came."""
+        """Set the timeout for the connection's state. `began`: the first bytes of a request have arrived."""
         if self.transport.is_closing():
             return
         connections = self.shared.connections
@@ -218,18 +219,16 @@ class Protocol(H11Protocol):
                     wait = self.limits.idle_timeout_s
                     self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
             elif self._deadline is None:
-                self._within(self.limits.header_timeout_s, self._headers_late)
+                self._within(self.limits.header_timeout_s, self._headers_timeout)
             return
         uploading = self.conn.their_state is h11.SEND_BODY
-        if (
-            began or not uploading
-        ):  # an upload waits from its first byte on, however long the connection was idle before
+        if began or not uploading:  # an upload's wait starts with its first byte, not with the idle time before it
             connections.busy(self)
         if uploading:
             connections.waits(self)
-        if self.conn.our_state is not h11.DONE:  # the route has a deadline for the body
+        if self.conn.our_state is not h11.DONE:  # the route has a timeout for the body
             self._cancel()
-        elif self._deadline is None:  # answered before its body came: the rest is thrown away
+        elif self._deadline is None:  # replied before the body arrived: the rest is discarded
             self._within(self.limits.linger_s, self.transport.close)
 
     def _within(self, seconds: float, then: Callable[[], object]) -> None:
@@ -241,14 +240,14 @@ class Protocol(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _headers_late(self) -> None:
+    def _headers_timeout(self) -> None:
         if self._received_any:
             self._refuse(TOO_SLOW)
         else:
             self.transport.abort()
 
     def _end_upload(self, refusal: Refusal) -> None:
-        """Answer before the body is complete. The route is told that the client has gone, and the log why."""
+        """Reply before the body is complete. The route sees a disconnect; the log gets the real status."""
         cycle = self.cycle
         cycle.scope.setdefault("state", {})["refused"] = (refusal.status, refusal.code)
         cycle.disconnected = True
@@ -260,28 +259,28 @@ class Protocol(H11Protocol):
 
     def _refuse(self, refusal: Refusal, counted: bool = False) -> None:
         self._refused = True
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else the request has its whole response by now
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise the response is complete
             if not counted:
                 self.shared.refused(refusal)
             self.transport.write(refusal.reply())
         self.transport.close()
 
-    def _follow_sending(self, before: float = math.inf) -> None:
-        """Abort where next to nothing of what is to be sent was taken for send_timeout_s."""
+    def _check_sending(self, before: float = math.inf) -> None:
+        """Abort if the client has read almost nothing for send_timeout_s."""
         if self._sending is not None:
             self._sending.cancel()
         left = self._raw.get_write_buffer_size()
-        if left > max(0.0, before - LEAST_SENT):
+        if left > max(0.0, before - MIN_SENT):
             self.transport.abort()
         elif left:
-            self._sending = self.loop.call_later(self.limits.send_timeout_s, self._follow_sending, left)
+            self._sending = self.loop.call_later(self.limits.send_timeout_s, self._check_sending, left)
 
-    def _is_there(self, waited: float) -> None:
-        """Abort where the socket has a fault by now, else ask again while the answer is being made."""
+    def _probe_client(self, waited: float) -> None:
+        """Abort if the socket has an error; otherwise probe again until the response is complete."""
         if self.transport.is_closing() or self.cycle.response_complete:
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
             return
-        wait = min(2 * waited, SLOWEST_PROBE_S)
-        self._probe = self.loop.call_later(wait, self._is_there, wait)
+        wait = min(2 * waited, MAX_PROBE_S)
+        self._probe = self.loop.call_later(wait, self._probe_client, wait)

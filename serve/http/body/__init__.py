@@ -1,1 +1,1 @@
-"""From the bytes of a request's body to a checked request, within bounds of time and memory."""
+"""Turns the bytes of a request body into a validated request, within limits of time and memory."""

@@ -1,4 +1,4 @@
-"""Reads bodies and checks them: large ones outside the event loop, one after another."""
+"""Reads and validates bodies; large ones outside the event loop, one at a time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Arguments = ParamSpec("Arguments")
 
 
 class Parse(Protocol):
-    """Checks a body against a schema. Raises ApiError."""
+    """Validates a body against a schema. Raises ApiError."""
 
     def __call__(self, model: type[Model], body: bytes) -> Model: ...
 
 
 class Bodies:
-    """One thread checks them: several would take the interpreter's lock from the event loop in turns."""
+    """Reads and validates request bodies in a single thread: several would compete with the event loop for the GIL."""
 
     def __init__(self, settings: ServeSettings, parse: Parse) -> None:
         self._parse = parse
@@ -36,16 +36,16 @@ class Bodies:
         self._uploads = Uploads(settings.max_body_bytes, settings.body_timeout_s)
 
     async def request(self, model: type[Model], http: Request) -> Model:
-        """Read a body and check it. Raises ApiError: 400, 408, 413, 429; and ClientDisconnect."""
+        """Read and validate a body. Raises ApiError 400, 408, 413 or 429, and ClientDisconnect."""
         async with self._uploads.read(http) as body:
-            if len(body) <= SMALL_BYTES:  # it costs less than handing it to the thread
+            if len(body) <= SMALL_BYTES:  # cheaper than handing it to the thread
                 return self._parse(model, body)
             return await self.run(http, self._parse, model, body)
 
     async def run(
         self, http: Request, work: Callable[Arguments, Result], *args: Arguments.args, **named: Arguments.kwargs
     ) -> Result:
-        """Do work of a request in the thread, in turn. Raises ClientDisconnect where the client left before."""
+        """Run a request's work in the thread when it is free. Raises ClientDisconnect if the client leaves before."""
         async with self._turn:
             if await http.is_disconnected():
                 raise ClientDisconnect

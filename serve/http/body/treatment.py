@@ -1,7 +1,7 @@
-"""How a request field is treated, declared with the field in the schema.
+"""How a request field is handled, declared with the field in the schema.
 
-A field without a mark is honoured. `Unsupported` refuses at validation; `Only`, `NoEffect` and `Extension` describe
-what schema and handlers do. docs/openai-api.md is generated from all of them.
+A field without a mark is supported. `Unsupported` rejects it in validation; `Only`, `NoEffect` and `Extension` describe
+what schema and handlers do. docs/openai-api.md is generated from these marks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNSUPPORTED = "unsupported_parameter"
 
 @dataclass(frozen=True, init=False)
 class Unsupported:
-    """Refuses what OpenAI's API has and this server does not honour; `harmless` are values that ask for nothing."""
+    """Rejects a parameter of OpenAI's API that is not supported here, unless its value is empty or in `harmless`."""
 
     what: str
     harmless: tuple[Any, ...]
@@ -31,7 +31,7 @@ class Unsupported:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def check(self, value: Any) -> Any:
-        """Return a value that asks for nothing. Raises PydanticCustomError for any other."""
+        """Return a harmless value. Raises PydanticCustomError for any other."""
         if value in NOTHING or value in self.harmless:
             return value
         raise PydanticCustomError(UNSUPPORTED, "{what} not supported", {"what": self.what})
@@ -39,7 +39,7 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Only:
-    """Some values are taken, `values` says which in words; any other is a 400 with `code`."""
+    """Only some values are supported; `values` describes them. Any other gets a 400 with `code`."""
 
     values: str
     code: str = UNSUPPORTED
@@ -47,13 +47,13 @@ class Only:
 
 @dataclass(frozen=True)
 class NoEffect:
-    """The field is accepted and changes nothing; `why` says why that is safe."""
+    """The field is accepted and ignored; `why` says why that is safe."""
 
     why: str = ""
 
 
 @dataclass(frozen=True)
 class Extension:
-    """OpenAI's API does not have the field; `source` names the servers that have it."""
+    """The field is not in OpenAI's API; `source` names the servers that have it."""
 
     source: str

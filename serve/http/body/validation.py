@@ -1,4 +1,4 @@
-"""A body against its schema, with an end: the first fault of a list is enough, and no fault quotes the whole body."""
+"""Validates a body against its schema at bounded cost: validation of a list stops at its first error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic_core import SchemaValidator
 from ..errors import from_validation
 
 Model = TypeVar("Model", bound=BaseModel)
-# of the fields that a schema doesn't know: one fault is shown, and each would take as long as a hundred that it knows
-MOST_UNKNOWN = 20
+# unknown fields to validate: only one is reported, and each costs as much as a hundred known ones
+MAX_UNKNOWN = 20
 
 
 def validate(model: type[Model], value: dict[str, Any]) -> Model:
-    """Check a request body against its schema. Raises ApiError 400 with OpenAI's codes."""
+    """Validate a request body against its schema. Raises ApiError 400 with OpenAI's codes."""
     known = model.model_fields
-    if len(value) > len(known) + MOST_UNKNOWN:
-        unknown = [name for name in value if name not in known][MOST_UNKNOWN:]
+    if len(value) > len(known) + MAX_UNKNOWN:
+        unknown = [name for name in value if name not in known][MAX_UNKNOWN:]
         value = {name: value[name] for name in value.keys() - unknown}
     try:
         checked = _validator(model).validate_python(value)
@@ -31,9 +31,9 @@ def validate(model: type[Model], value: dict[str, Any]) -> Model:
 
 @cache
 def _validator(model: type[BaseModel]) -> SchemaValidator:
-    """Return the model's validator, but with lists that end at their first fault.
+    """Return the model's validator, with lists that stop at their first error.
 
-    pydantic collects every fault of every element: half a million for a megabyte, in each branch of a union.
+    pydantic collects every error of every element: half a million for a megabyte, in each branch of a union.
     """
     return SchemaValidator(_fail_fast(model.__pydantic_core_schema__))
 

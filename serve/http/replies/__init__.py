@@ -1,1 +1,1 @@
-"""What replies hold that grows with prompts and answers, and how it is written."""
+"""The parts of replies that grow with prompts and completions, and how they are encoded."""

@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's replies have them: of chats, of plain completions, and of prompts put before these."""
+"""Log-probabilities in OpenAI's formats: of chats, of text completions, and of echoed prompts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Piece = Callable[[int], bytes]
 
 
 def count(logprobs: Many[TokenLogprob]) -> int:
-    """Return how many log-probabilities there are, those of the alternatives included."""
+    """Return how many log-probabilities there are, including those of alternatives."""
     return len(logprobs) * (1 + len(logprobs[0].top)) if logprobs else 0
 
 
 def of_chat(logprobs: Many[TokenLogprob], piece: Piece) -> Json | None:
-    """Return those of a chat choice, None where there are none; `piece`: the bytes of a token."""
+    """Return the logprobs of a chat choice, or None; `piece` returns the bytes of a token."""
     if not logprobs:
         return None
     content = []
@@ -30,7 +30,7 @@ def of_chat(logprobs: Many[TokenLogprob], piece: Piece) -> Json | None:
 
 
 def of_text(logprobs: Many[TokenLogprob], piece: Piece, offset: int) -> Json | None:
-    """Return those of a plain completion, None where there are none; `offset` is where its text begins."""
+    """Return the logprobs of a text completion, or None; `offset` is where its text begins."""
     if not logprobs:
         return None
     return {
@@ -42,10 +42,10 @@ def of_text(logprobs: Many[TokenLogprob], piece: Piece, offset: int) -> Json | N
 
 
 def of_prompt(first: bytes, scores: Many[TokenLogprob], piece: Piece, length: int) -> Json:
-    """Return those of a prompt of `length` characters; `first` is its first token, which has none."""
+    """Return the logprobs of a prompt of `length` characters; `first` is its first token, which has none."""
     pieces = [first, *(entry.data for entry in scores)]
     *offsets, end = _offsets(pieces)
-    # a start token that the server put before the text, or a blank that the tokenizer did, is not in it
+    # a start token or space added by the tokenizer is not part of the text
     added = max(0, end - length)
     return {
         "tokens": list(map(name, pieces)),
@@ -56,9 +56,9 @@ def of_prompt(first: bytes, scores: Many[TokenLogprob], piece: Piece, length: in
 
 
 def name(data: bytes) -> str:
-    r"""Return a token of a plain completion: its text, or its bytes as `bytes:\xe2\x80` where they are not whole UTF-8.
+    r"""Return a token's text, or `bytes:\xe2\x80` if its bytes are not complete UTF-8.
 
-    So no two tokens with different bytes have one name.
+    Tokens with different bytes therefore have different names.
     """
     try:
         return data.decode()
@@ -71,7 +71,7 @@ def _token(data: bytes, logprob: float) -> Json:
 
 
 def _top(entry: TokenLogprob, piece: Piece) -> dict[str, float]:
-    """Return the likeliest tokens by name, and the token itself; of two with the same name the likelier."""
+    """Return the likeliest tokens and the token itself by name; of two with the same name, the likelier."""
     result: dict[str, float] = {}
     for token, value in entry.top:
         result.setdefault(name(piece(token)), _finite(value))
@@ -80,7 +80,7 @@ def _top(entry: TokenLogprob, piece: Piece) -> dict[str, float]:
 
 
 def _offsets(pieces: Iterable[bytes]) -> list[int]:
-    """Return at which character of the text each piece begins, and how many characters there are."""
+    """Return the character offset of each piece in the text, and the total length."""
     decoder, offsets = codecs.getincrementaldecoder("utf-8")("replace"), [0]
     for piece in pieces:
         offsets.append(offsets[-1] + len(decoder.decode(piece)))

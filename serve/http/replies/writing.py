@@ -1,4 +1,4 @@
-"""A reply's JSON, written so that the event loop goes on: the large ones in a thread, one at a time."""
+"""JSON encoding of replies that does not block the event loop: large ones in a thread, one at a time."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# log-probabilities that are written within the event loop: one or two milliseconds
-FEW = 1024
-# entries of a list that are encoded in one call, in which no other thread runs
-SLICE = 256
-# reply, choices, choice, log-probabilities: below these are the lists that grow with prompts and answers
+# up to this many log-probabilities are encoded in the event loop, in one or two milliseconds
+MAX_INLINE_LOGPROBS = 1024
+# list entries encoded per call, during which no other thread can run
+SLICE_ENTRIES = 256
+# depth (reply, choices, choice, logprobs) of the lists that grow with prompts and completions
 LONG_LISTS_AT = 4
 _LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON without spaces, in UTF-8, with no character that some clients take for the end of a line.
+    """Return compact JSON in UTF-8, without characters that some clients treat as line ends.
 
-    Server-sent events end at \\n and \\r, which JSON escapes; readers on str.splitlines (httpx's iter_lines) cut at
-    these too.
+    Lines of server-sent events end at \\n and \\r, which JSON escapes. Clients that use str.splitlines (httpx's
+    iter_lines) also split at the characters escaped here.
     """
     text = _encoder.encode(value)
     for mark, escape in _LINE_ENDS:
@@ -30,17 +30,17 @@ def encode(value: Any) -> bytes:
 
 
 class Joined(tuple[list[Any], ...]):
-    """Lists whose entries are one list of the reply."""
+    """Several lists that are encoded as one."""
 
 
 class SliceEncoder:
-    """Encodes replies as `encode` does, but long lists in slices, between which other threads can run.
+    """Encodes replies as `encode` does, but long lists in slices, so that other threads can run in between.
 
-    A long list that stands in several places is encoded once.
+    A long list that occurs several times is encoded once.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[list[Any], bytes]] = {}  # with the list itself: so its id stays its own
+        self._known: dict[int, tuple[list[Any], bytes]] = {}  # keeps the list alive, so that its id is not reused
 
     def encode(self, value: Any) -> bytes:
         """Return JSON."""
@@ -64,23 +64,23 @@ class SliceEncoder:
             yield encode(value)
 
     def _entries(self, values: list[Any]) -> bytes:
-        if len(values) <= SLICE:
+        if len(values) <= SLICE_ENTRIES:
             return encode(values)[1:-1]
         if id(values) not in self._known:
-            slices = (values[start : start + SLICE] for start in range(0, len(values), SLICE))
+            slices = (values[start : start + SLICE_ENTRIES] for start in range(0, len(values), SLICE_ENTRIES))
             self._known[id(values)] = values, b",".join(encode(part)[1:-1] for part in slices)
         return self._known[id(values)][1]
 
 
 class Writer:
-    """Makes replies: small ones at once, large ones in a thread. One for all requests."""
+    """Encodes replies: small ones at once, large ones in a thread. Shared by all requests."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()  # two threads would take the interpreter's lock from the loop twice as often
+        self._turn = asyncio.Lock()  # two threads would take the GIL from the loop twice as often
 
     async def make(self, making: Callable[[], bytes], logprobs: int) -> bytes:
-        """Return what `making` returns; `logprobs` is how many log-probabilities it writes."""
-        if logprobs <= FEW:
+        """Return the result of `making`, which encodes `logprobs` log-probabilities."""
+        if logprobs <= MAX_INLINE_LOGPROBS:
             return making()
         async with self._turn:
             return await asyncio.to_thread(making)

@@ -1,1 +1,1 @@
-"""The routes, one module an API; each adds its own to the application."""
+"""The routes, one module per API; each adds its routes to the application."""

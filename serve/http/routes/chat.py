@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: messages through the template; POST /apply-template: the text that they become."""
+"""POST /v1/chat/completions, and POST /apply-template, which returns the rendered messages."""
 
 from __future__ import annotations
 
@@ -36,33 +36,30 @@ def add(app: FastAPI, service: Service) -> None:
 
 
 async def chat_prompt(request: Rendering, service: Service) -> list[int]:
-    """Render and tokenize the messages, with no special tokens added. Raises ApiError 400, and what the tokenizer
-    raises."""
+    """Render and tokenize the messages, without adding special tokens. Raises ApiError 400 and tokenizer errors."""
     messages = await _checked(request, service)
     return await service.served.tokenizer.encode_chat(messages, request.variables, request.ending, service.context)
 
 
 async def chat_text(request: Rendering, service: Service) -> bytes:
-    """Render the messages, as JSON. Raises ApiError 400, and what the tokenizer raises."""
+    """Render the messages to a JSON string. Raises ApiError 400 and tokenizer errors."""
     messages = await _checked(request, service)
     return await service.served.tokenizer.render_json(messages, request.variables, request.ending)
 
 
 async def _checked(request: Rendering, service: Service) -> list[dict[str, str]]:
-    """Return the messages as the template gets them. Raises ApiError 400."""
+    """Return the messages for the template. Raises ApiError 400."""
     served, settings = service.served, service.settings
     if not served.tokenizer.has_template:
         raise ApiError(
             400, "This model has no chat template; use /v1/completions.", param="model", code="no_chat_template"
         )
     if len(request.messages) > settings.max_messages:
-        raise ApiError(
-            400, f"At most {settings.max_messages} messages.", param="messages", code="array_above_max_length"
-        )
+        text = f"Invalid 'messages': expected at most {settings.max_messages} messages, found {len(request.messages)}."
+        raise ApiError(400, text, param="messages", code="array_above_max_length")
     if reserved := RESERVED_VARIABLES & set(request.chat_template_kwargs or {}):
-        raise ApiError(
-            400, f"'{min(reserved)}' can't be set.", param=f"chat_template_kwargs.{min(reserved)}", code="invalid_value"
-        )
+        text = f"Invalid 'chat_template_kwargs': '{min(reserved)}' is reserved and can't be set."
+        raise ApiError(400, text, param=f"chat_template_kwargs.{min(reserved)}", code="invalid_value")
     messages = [message.for_template() for message in request.messages]
     if served.refuse_specials:
         await _refuse_specials(served.tokenizer, messages)
@@ -70,9 +67,9 @@ async def _checked(request: Rendering, service: Service) -> list[dict[str, str]]
 
 
 async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]]) -> None:
-    """Raise ApiError 400 for the first special string that a message spells."""
+    """Raise ApiError 400 for the first special string in the messages."""
     if found := await tokenizer.special_string(messages):
         index, field, string = found
         param = f"messages[{index}].{field}"
-        what = f"'{string}' is a special token of this model and may not be in a message"
+        what = f"'{string}' is a special token of this model and not allowed in messages"
         raise ApiError(400, f"Invalid '{param}': {what}.", param=param, code="invalid_value")

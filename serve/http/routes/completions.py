@@ -27,14 +27,15 @@ def add(app: FastAPI, service: Service) -> None:
 
 
 async def completion_prompts(request: CompletionRequest, service: Service) -> list[list[int]]:
-    """Tokenize each prompt as it is, with a beginning-of-sequence token where the model is configured for one and
-    the prompt does not begin with it. Raises ApiError 400, and what the tokenizer raises."""
+    """Tokenize each prompt without a template. A start token is added if the model is configured for one and the
+    prompt does not begin with it. Raises ApiError 400 and tokenizer errors."""
     tokenizer, settings = service.served.tokenizer, service.settings
     prompts = request.prompts()
     if not prompts:
         raise ApiError(400, "Invalid 'prompt': empty array.", param="prompt", code="empty_array")
     if len(prompts) > settings.max_choices:
-        raise ApiError(400, f"At most {settings.max_choices} prompts.", param="prompt", code="array_above_max_length")
+        text = f"Invalid 'prompt': expected at most {settings.max_choices} prompts, found {len(prompts)}."
+        raise ApiError(400, text, param="prompt", code="array_above_max_length")
     return [
         await tokenizer.encode_prompt(prompt, service.context)
         if isinstance(prompt, str)
@@ -44,7 +45,7 @@ async def completion_prompts(request: CompletionRequest, service: Service) -> li
 
 
 async def echoes(request: CompletionRequest, prompts: list[list[int]], tokenizer: Tokenizer) -> list[Echo]:
-    """Return what is put before the answers to each prompt: the prompt as it was sent, or the text of its tokens."""
+    """Return the prompts to echo: as sent, or the text of their token ids."""
     if not request.echo:
         return []
     pairs = zip(request.prompts(), prompts, strict=True)
@@ -52,9 +53,9 @@ async def echoes(request: CompletionRequest, prompts: list[list[int]], tokenizer
 
 
 def _checked(ids: list[int], vocab_size: int) -> list[int]:
-    """Return a prompt of token ids. Raises ApiError 400 for an unknown id, and where there is none."""
+    """Return a prompt of token ids. Raises ApiError 400 for an unknown id or an empty prompt."""
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
     if wrong is not None or not ids:
-        what = f"token id {str(wrong)[:40]} is not in the vocabulary" if ids else "an empty prompt of token ids"
+        what = f"token id {str(wrong)[:40]} is not in the vocabulary" if ids else "empty list of token ids"
         raise ApiError(400, f"Invalid 'prompt': {what}.", param="prompt", code="invalid_value")
     return ids

@@ -1,4 +1,4 @@
-"""Which route a request means: /v1 may be left out, slashes may be too many."""
+"""Normalizes request paths: /v1 may be missing, slashes may be doubled or trailing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-# routes that clients also ask for without /v1, as llama.cpp's server has them
+# routes also available without /v1, as in llama.cpp's server
 SHORT = ("/models", "/chat/completions", "/completions")
 
 
-def normal(path: str) -> str:
-    """Return the path without needless slashes, and with the /v1 that the client left out."""
+def normalize(path: str) -> str:
+    """Return the path without extra slashes, and with a missing /v1 added."""
     plain = "/" + path.strip("/")
     return f"/v1{plain}" if plain in SHORT or plain.startswith("/models/") else plain
 
 
-def answer_head(app: FastAPI) -> None:
-    """Let every GET route answer HEAD: the server leaves the body out."""
+def allow_head(app: FastAPI) -> None:
+    """Allow HEAD for every GET route; the server omits the body."""
     for _, methods in _routes(app):
         if "GET" in methods:
             methods.add("HEAD")
 
 
-def listed(app: FastAPI) -> str:
-    """Return the routes in words, for a reply to a request that has none."""
+def describe(app: FastAPI) -> str:
+    """Return a list of the routes for the reply to an unknown URL."""
     pairs = ((method, path) for path, methods in _routes(app) for method in sorted(methods - {"HEAD"}))
     return ", ".join(f"{method} {path.replace(':path', '')}" for method, path in pairs)
 

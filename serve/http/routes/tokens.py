@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as llama.cpp's server has them."""
+"""POST /tokenize and /detokenize, as in llama.cpp's server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..errors import ApiError
 from ..schema import DetokenizeRequest, TokenizeRequest
 from ..service import Service, json_reply
 
-# each piece is an object of the reply: more are refused, ids alone are not
-MOST_PIECES = 50_000
+# most tokens with pieces, each of which is an object of the reply; ids alone have no limit
+MAX_PIECES = 50_000
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -34,13 +34,13 @@ def add(app: FastAPI, service: Service) -> None:
 
 
 async def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> bytes:
-    """Return the ids of a text as JSON. Raises ApiError 400 for more than MOST_PIECES with their texts."""
-    most = MOST_PIECES if request.with_pieces else None
+    """Return the ids of a text as JSON. Raises ApiError 400 for more than MAX_PIECES with pieces."""
+    most = MAX_PIECES if request.with_pieces else None
     add, parse = request.add_special, request.parse_special
     try:
         return await tokenizer.encode_json(request.content, add_special=add, parse_special=parse, max_pieces=most)
     except PromptTooLong as error:
-        text = f"The text has {error.tokens} tokens; 'with_pieces' takes at most {MOST_PIECES}."
+        text = f"Invalid 'content': the text has {error.tokens} tokens; 'with_pieces' allows at most {MAX_PIECES}."
         raise ApiError(400, text, param="content", code="string_above_max_length") from None
 
 
@@ -48,5 +48,5 @@ def _check_ids(ids: list[int], vocab_size: int) -> None:
     """Raise ApiError 400 for an id that is not in the vocabulary."""
     wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
     if wrong is not None:
-        text = f"Token id {str(wrong)[:40]} is not in the vocabulary."
+        text = f"Invalid 'tokens': token id {str(wrong)[:40]} is not in the vocabulary."
         raise ApiError(400, text, param="tokens", code="invalid_value")

@@ -1,4 +1,4 @@
-"""GET / and /web: the chat page, static files that load nothing from elsewhere."""
+"""GET / and /web: the chat page, static files that load nothing from other servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..service import Service
 
 WEB = Path(__file__).parents[2] / "web"
 FILES = "/web"
-# by suffix: what a system's table of types says of a script may keep browsers from running it
+# content types by suffix: the system's table may have a type for scripts that browsers refuse to run
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -33,18 +33,18 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
-    # kept, but asked for again by its ETag: after an upgrade the page is the server's own
+    # revalidated by ETag on each load, so that an upgrade takes effect at once
     "cache-control": "no-cache",
 }
 
 
 class PageFiles(StaticFiles):
-    """The files with their types and headers."""
+    """Static files with content types and security headers."""
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """Return a file, or 304 where the browser has it."""
+        """Return a file, or 304 if the browser's copy is current."""
         reply = super().file_response(full_path, stat_result, scope, status_code)
         reply.headers.update(HEADERS)
         if reply.status_code != 304:
@@ -53,7 +53,7 @@ class PageFiles(StaticFiles):
 
 
 def add(app: FastAPI, service: Service) -> None:
-    """Add the page, its files, and the icon that browsers ask for by themselves."""
+    """Add the page, its files, and the icon that browsers request by default."""
     files = PageFiles(directory=WEB)
 
     @app.get("/")
