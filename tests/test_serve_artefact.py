@@ -65,5 +65,7 @@ def test_a_run_without_a_gguf_says_why() -> None:
         context_length=8,
     )  # fmt: skip
     for settings in (ServeSettings(), ServeSettings(allow_unproven=True), ServeSettings(artefact="Q8_0")):
-        with pytest.raises(ServeError, match="it has no GGUF, .*: the converter does not know it; its merged/ is"):
+        with pytest.raises(
+            ServeError, match="no GGUF file, .*: the converter does not know it; transformers and vLLM load its merged/"
+        ):
             _artefact("run 'x'", "report.html", record, settings)

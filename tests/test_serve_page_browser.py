@@ -117,8 +117,8 @@ def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: Ec
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("html", "HTTP 502 Bad Gateway. This reply did not come from the model server."),
-        ("login", "but the reply is text/html, it is a page titled “Sign in”"),
+        ("html", "HTTP 502 Bad Gateway. This reply is not from the model server."),
+        ("login", "but the reply is text/html (a page titled “Sign in”)"),
     ],
     ids=["html", "login"],
 )
@@ -138,7 +138,7 @@ def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("cut", "The connection ended before the answer did. The answer may be incomplete."),
+        ("cut", "The connection closed before the end of the answer. The answer may be incomplete."),
         ("lost", "The connection to the server was lost. The answer may be incomplete."),
         ("error", "out of cells"),
     ],
@@ -179,7 +179,7 @@ def test_escape_stops_a_server_that_says_nothing(page: ChatPage, server: EchoSer
 
 
 def test_a_server_that_falls_silent_is_said(page: ChatPage) -> None:
-    for heard, said in ((50_000, "Answering, 60 s."), (10_000, "Nothing has come from the server for 50 s.")):
+    for heard, said in ((50_000, "Answering, 60 s."), (10_000, "Nothing received from the server for 50 s.")):
         run = {"turn": {"content": "some"}, "began": 0, "heard": heard}
         assert page.imported("progress.js", "m.elapsed(a[0], 60000)", run) == said
 

@@ -78,7 +78,7 @@ key_file() { [ -n "${API_KEYS_FILE:-}" ] || [ ! -f secrets/api_keys ] || export 
 keys_needed() {  # serve refuses it too: here it is said before an image is built
   case ${PUBLISH:-127.0.0.1} in 127.* | localhost | ::1 | "[::1]") return 0 ;; esac
   [ -n "${API_KEYS_FILE:-}${BURNISH_SERVE_API_KEYS:-}" ] || [ "${BURNISH_SERVE_ALLOW_REMOTE:-}" = true ] \
-    || fail "PUBLISH=$PUBLISH lets everyone who reaches this machine use the model: name a file of API keys, one a line (API_KEYS_FILE=FILE), or say BURNISH_SERVE_ALLOW_REMOTE=true"
+    || fail "PUBLISH=$PUBLISH lets anyone who can reach this machine use the model: set API_KEYS_FILE=FILE to a file with one API key per line, or say BURNISH_SERVE_ALLOW_REMOTE=true"
 }
 
 free_port() {

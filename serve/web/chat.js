@@ -1,4 +1,4 @@
-// The page: what is typed becomes a request, what comes back a turn of the chat that it was asked in.
+// The page: sends the user's messages and adds the answers to their chats.
 import { Fault, answer } from "./api.js";
 import { Chats, browserStorage, newChat, title } from "./chats.js";
 import { Connection } from "./connection.js";
@@ -13,20 +13,20 @@ const settings = new Settings(at("settings"), at("settings-toggle"));
 const connection = new Connection(at("model"), at("problem"), locked);
 const wide = matchMedia("(min-width: 48rem)"), touch = matchMedia("(pointer: coarse)");
 let chat = newChat();
-let run = null; // the answer that is being made: its chat, its turn, how to stop it, when the server was last heard of
+let run = null; // the running answer: its chat, turn and AbortController, and when the server last sent something
 
-// ---- asking ---------------------------------------------------------------------------------------------------------
+// ---- requests -------------------------------------------------------------------------------------------------------
 
 function send() {
   const text = at("text").value.trim(), options = settings.sampling();
   if (!text || !options) return;
   const turn = { role: "user", content: text };
   at("text").value = "";
-  if (!touch.matches) at("text").focus(); // not on the button, which stops the answer now
+  if (!touch.matches) at("text").focus(); // not the button, which now stops the answer
   chat.turns.push(turn);
   view.add(turn);
   ask(options, own => {
-    // nothing came back: the text goes where it was typed, unless something else stands there by now
+    // no answer: put the text back into the input, unless the user has typed something else
     if (own !== chat || at("text").value) return;
     own.turns.pop();
     at("text").value = text;
@@ -52,7 +52,7 @@ function edit(turn, text) {
   });
 }
 
-/** Asks for the next turn of the chat. `undo` puts the chat back where it was if no answer comes. */
+/** Requests the next turn of the chat. `undo` restores the chat if no answer arrives. */
 async function ask(options, undo) {
   const own = chat, turn = { role: "assistant", content: "", thought: "" };
   own.system = at("system").value.trim();
@@ -74,7 +74,7 @@ async function ask(options, undo) {
   finish(mine, fault, undo);
 }
 
-/** Takes an answer's chunks into its turn; returns how it ended. */
+/** Adds an answer's chunks to its turn; returns how it ended. */
 async function receive(request, { turn, controller }, paint) {
   const end = { began: performance.now(), first: 0, last: 0, usage: null, finish: null, calls: [] };
   const heard = () => { if (run?.turn === turn) run.heard = performance.now(); };
@@ -103,7 +103,7 @@ function begin(own, turn) {
   return run;
 }
 
-/** An answer has ended: it is kept in its own chat, and shown if that chat still is. */
+/** Saves a finished answer in its chat, and updates the view if that chat is shown. */
 function finish(mine, fault, undo) {
   const { chat: own, turn } = mine, stopped = fault?.name === "AbortError";
   const shown = own === chat, kept = turn.content || turn.thought || !fault;
@@ -117,7 +117,7 @@ function finish(mine, fault, undo) {
     kept ? view.update(turn) : view.show(own);
     if (fault && !stopped && !kept) view.fault(fault.message);
     then?.();
-    at("status").textContent = fault ? "The answer has ended early." : "The answer is complete.";
+    at("status").textContent = fault ? "The answer is incomplete." : "The answer is complete.";
   }
   if (fault && !stopped && !(fault instanceof Fault)) console.error(fault);
   if (fault instanceof Fault && (fault.status === 0 || fault.status === 401)) connect();
@@ -130,7 +130,7 @@ function end() {
   view.busy(false);
 }
 
-/** Stops the answer that is being made, and leaves it to its own chat. */
+/** Stops the running answer, which stays in its chat. */
 function stop() {
   run?.controller.abort();
 }
@@ -142,7 +142,7 @@ function leave() {
 }
 
 function showElapsed() {
-  if (run) at("elapsed").textContent = elapsed(run, performance.now()) + (touch.matches ? "" : " Escape stops.");
+  if (run) at("elapsed").textContent = elapsed(run, performance.now()) + (touch.matches ? "" : " Press Escape to stop.");
 }
 
 // ---- the server -----------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ function keep(own) {
   listed();
 }
 
-/** Puts the chat into the page's address, so that loading it again shows the same one. */
+/** Puts the chat's id into the URL, so that reloading the page shows the same chat. */
 function address(own) {
   history.replaceState(null, "", own.turns.length ? `#${own.id}` : location.pathname + location.search);
 }
@@ -184,7 +184,7 @@ function open(next) {
   if (!touch.matches) at("text").focus();
 }
 
-/** Opens a saved chat; the one that is shown stays as it is, with the answer that it may be getting. */
+/** Opens a saved chat; does nothing to the shown one, which may have a running answer. */
 function openSaved(id) {
   if (id !== chat.id) open(chats.load(id) ?? newChat());
   else if (!wide.matches) toggle(at("chats-toggle"), at("chats"), false);
@@ -198,7 +198,7 @@ function forget(id) {
 }
 
 function forgetAll() {
-  if (!confirm("Delete all chats that are saved in this browser?")) return;
+  if (!confirm("Delete all chats saved in this browser?")) return;
   for (const { id } of chats.list()) forget(id);
 }
 
@@ -214,7 +214,7 @@ at("form").addEventListener("submit", event => {
   run ? stop() : send();
 });
 at("text").addEventListener("keydown", event => {
-  // on a phone's keyboard Enter is the only way to a new line
+  // on a touch keyboard, Enter is the only way to insert a line break
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch.matches) return;
   event.preventDefault();
   if (!run) send();
@@ -243,7 +243,7 @@ window.addEventListener("pagehide", () => {
   if (run?.turn.content) chats.save({ ...run.chat, turns: [...run.chat.turns, { ...run.turn, warning: "Stopped." }] });
 });
 
-at("text").placeholder = touch.matches ? "Ask something" : "Ask something (Enter sends, Shift+Enter is a new line)";
+at("text").placeholder = touch.matches ? "Ask something" : "Ask something (Enter to send, Shift+Enter for a new line)";
 settings.values = chats.settings();
 view.markdown = settings.values.markdown;
 toggle(at("settings-toggle"), at("settings"), wide.matches);

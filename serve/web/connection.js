@@ -1,9 +1,9 @@
-// What the page's head says of the server: the model's name, or what is wrong, until it is right again.
+// The connection status in the page's header: the model's name, or the problem until it is solved.
 import { modelName } from "./api.js";
 
 const RETRY_MS = 3000;
 
-/** `locked` is called where the server wants another key. */
+/** Calls `locked` if the server rejects the API key. */
 export class Connection {
   #model;
   #problem;
@@ -15,12 +15,12 @@ export class Connection {
     [this.#model, this.#problem, this.#locked] = [model, problem, locked];
   }
 
-  /** Asks for the model's name, and again until there is an answer. */
+  /** Requests the model's name, and retries until the server responds. */
   async check(key) {
     const mine = ++this.#tries;
     clearTimeout(this.#timer);
     const found = await modelName(key).catch(fault => fault);
-    if (mine !== this.#tries) return; // asked again in the meantime, with another key
+    if (mine !== this.#tries) return; // a newer check has started, with another key
     const wrong = found instanceof Error, locked = found.status === 401;
     this.#model.textContent = !wrong ? found : locked ? "API key needed" : "Offline";
     this.#problem.hidden = !wrong;

@@ -1,4 +1,4 @@
-// Elements of the page. Text is set as text, never as HTML.
+// Creates elements of the page. Text is set as text, never as HTML.
 
 export function made(tag, name = "", text = "") {
   const element = document.createElement(tag);

@@ -1,20 +1,20 @@
-// Markdown to DOM nodes. markdown-it reads the text, the nodes are made here one by one: no text is parsed as HTML.
+// Markdown to DOM nodes. markdown-it parses the text; nodes are created here one by one, so no text is parsed as HTML.
 import { made } from "./elements.js";
 import MarkdownIt from "./vendor/markdown-it.js";
 
 const parser = new MarkdownIt({ html: false, linkify: true });
-// "README.md" and "e.g" are not links: only what is written with its scheme is
+// only addresses with a scheme are links, not "README.md" or "e.g"
 parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
 
 const CONTAINERS = new Set("p blockquote ul ol li em strong s thead tbody tr th td".split(" "));
 const LINK = /^(?:https?:\/\/|mailto:)/i;
 
 /**
- * Shows Markdown in an element. Blocks whose text has not changed since the last call keep their nodes, so that
- * what is selected, focused or scrolled in them stays so while an answer grows.
+ * Renders Markdown into an element. Blocks whose text has not changed since the last call keep their nodes, so that
+ * selection, focus and scroll position in them survive while an answer grows.
  */
 export function renderMarkdown(element, text) {
-  const blocks = split(text), nodes = [...element.children]; // a live list is slow to ask while it grows
+  const blocks = split(text), nodes = [...element.children]; // indexing the live list is slow while it grows
   blocks.forEach(({ key, tokens }, index) => {
     const old = nodes[index];
     if (old?.blockKey === key) return;
@@ -27,10 +27,10 @@ export function renderMarkdown(element, text) {
   nodes.slice(blocks.length).forEach(node => node.remove());
 }
 
-/** Cuts a text into its outermost blocks: the tokens of each, and a key that is the same while the block is. */
+/** Splits a text into its outermost blocks: the tokens of each, and a key that changes only with the block. */
 function split(text) {
   const env = {}, tokens = parser.parse(text, env), lines = text.split(/\r\n|\r|\n/), blocks = [];
-  // a link may get its address from a definition anywhere: once there is another one, all blocks are made again
+  // link definitions can be anywhere in the text: a new one rebuilds all blocks
   const known = Object.keys(env.references ?? {}).length;
   let open = [], depth = 0;
   for (const token of tokens) {
@@ -55,11 +55,11 @@ function build(tokens, into) {
   }
 }
 
-/** Makes the element that a token opens and puts it into its parent; returns where its content goes. */
+/** Creates the element that a token opens and appends it to its parent; returns where its content goes. */
 function opened(token, parent) {
   if (token.type === "link_open") return added(parent, link(token.attrGet("href")));
   if (token.tag === "table") return added(added(parent, made("div", "table")), made("table"));
-  // the page has the heading of the first level
+  // h1 is the page's own heading
   const heading = /^h([1-6])$/.exec(token.tag);
   if (heading) return added(parent, made(`h${Math.min(6, Number(heading[1]) + 1)}`));
   const element = added(parent, made(CONTAINERS.has(token.tag) ? token.tag : "span"));
@@ -70,7 +70,7 @@ function opened(token, parent) {
 
 function leaf(token) {
   switch (token.type) {
-    case "softbreak": // a line is a line, as the model wrote it
+    case "softbreak": // keep the model's line breaks
     case "hardbreak": return made("br");
     case "hr": return made("hr");
     case "code_inline": return made("code", "", token.content);
@@ -81,7 +81,7 @@ function leaf(token) {
   }
 }
 
-/** A code block, with its language and a button that copies it; view.js handles the button. */
+/** Returns a code block with its language and a copy button, which view.js handles. */
 function code(text, language) {
   const box = made("div", "code"), bar = added(box, made("div", "bar"));
   added(bar, made("span", "", language));
@@ -89,12 +89,12 @@ function code(text, language) {
   button.type = "button";
   button.dataset.copy = "code";
   const pre = added(box, made("pre"));
-  pre.tabIndex = 0; // so that a long line can be scrolled by keyboard
+  pre.tabIndex = 0; // lets the keyboard scroll long lines
   added(pre, made("code", "", text));
   return box;
 }
 
-/** A link that opens in a new tab, told nothing of this page; an address of any other kind stays plain text. */
+/** Returns a link that opens in a new tab without a referrer; for any other kind of address, a plain span. */
 function link(address) {
   if (!LINK.test(address ?? "")) return made("span");
   const element = made("a");
@@ -102,7 +102,7 @@ function link(address) {
   return element;
 }
 
-/** An image is only linked to: loading it would tell another server what was said here. */
+/** Returns a link to an image: loading it could leak the conversation to another server. */
 function image(token) {
   const element = link(token.attrGet("src"));
   element.textContent = `[image: ${token.content || token.attrGet("src")}]`;

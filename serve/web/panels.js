@@ -1,13 +1,13 @@
-// What can be folded away: the settings and the list of saved chats.
+// The collapsible panels: settings and the list of saved chats.
 import { title } from "./chats.js";
 
-/** Opens or closes a panel and tells its button. */
+/** Opens or closes a panel and updates its button. */
 export function toggle(button, panel, open = panel.hidden) {
   panel.hidden = !open;
   button.setAttribute("aria-expanded", String(open));
 }
 
-/** The form of the settings. What is left empty is left to the server. */
+/** The settings form. Empty fields use the server's defaults. */
 export class Settings {
   #form;
   #button;
@@ -16,10 +16,10 @@ export class Settings {
     [this.#form, this.#button] = [form, button];
   }
 
-  /** What is kept in the browser: all but the API key. */
+  /** The settings saved in the browser: all but the API key. */
   get values() {
-    const { system, temperature, "max-tokens": most, markdown } = this.#form.elements;
-    return { system: system.value, temperature: temperature.value, maxTokens: most.value, markdown: markdown.checked };
+    const { system, temperature, "max-tokens": limit, markdown } = this.#form.elements;
+    return { system: system.value, temperature: temperature.value, maxTokens: limit.value, markdown: markdown.checked };
   }
 
   set values({ system = "", temperature = "0.7", maxTokens = "", markdown = true }) {
@@ -30,13 +30,13 @@ export class Settings {
     Object.assign(fields.markdown, { checked: markdown });
   }
 
-  /** Returns the request's sampling fields, without those that are left empty; null where one is not valid. */
+  /** Returns the request's sampling fields without empty ones, or null if one is invalid. */
   sampling() {
     const options = {};
     for (const [name, field] of [["temperature", "temperature"], ["max_tokens", "max-tokens"]]) {
       const input = this.#form.elements[field];
       if (!input.checkValidity()) {
-        toggle(this.#button, this.#form, true); // what is folded away can't show what is wrong
+        toggle(this.#button, this.#form, true); // a hidden field can't show its error
         input.reportValidity();
         return null;
       }
@@ -46,7 +46,7 @@ export class Settings {
   }
 }
 
-/** Lists the saved chats. `actions`: open(id) and forget(id) are called for their buttons. */
+/** Lists the saved chats. `actions` has open(id) and forget(id), called by their buttons. */
 export function listChats(panel, chats, current, actions) {
   const list = panel.querySelector("ul"), none = chats.length === 0;
   list.replaceChildren(...chats.map(chat => entry(chat, chat.id === current, actions)));

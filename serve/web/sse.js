@@ -1,17 +1,17 @@
-/** Server-sent events from text that arrives in pieces, as the HTML standard reads an event stream. */
+/** Parses server-sent events from text that arrives in pieces, as the HTML standard specifies. */
 export class EventParser {
-  #rest = ""; // the line that has not ended yet
-  #data = []; // the data lines of the event that has not ended yet
+  #rest = ""; // the unfinished line
+  #data = []; // the data lines of the unfinished event
 
-  /** Takes the next piece of text; returns the data of each event that ends in it. */
+  /** Takes the next piece of text; returns the data of each event that it completes. */
   feed(text) {
-    // a carriage return at the end of a piece may be half of a line end: it waits for the next piece
+    // a carriage return at the end of a piece may be the first half of a line break: wait for the next piece
     const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
     this.#rest = lines.pop();
     return lines.map(line => this.#line(line)).filter(data => data !== null);
   }
 
-  /** The text has ended; returns the data of an event that has no empty line after it. */
+  /** Ends the text; returns the data of a last event without an empty line after it. */
   end() {
     return this.feed("\n\n");
   }
@@ -23,7 +23,7 @@ export class EventParser {
       return data.length ? data.join("\n") : null;
     }
     const [, field, value] = /^([^:]*)(?:: ?)?(.*)$/s.exec(line);
-    if (field === "data") this.#data.push(value); // a comment has an empty field; other fields are not used
+    if (field === "data") this.#data.push(value); // comments have an empty field name; other fields are not used
     return null;
   }
 }

@@ -1,17 +1,17 @@
-// The conversation on the page: messages, their buttons, and where it is scrolled. It knows nothing of the server.
+// The view of a conversation: messages, their buttons and scrolling. It is independent of the server.
 import { made } from "./elements.js";
 import { renderMarkdown } from "./markdown.js";
 
-const END_PX = 48; // so near to the end counts as being there
+const END_PX = 48; // closer to the end counts as at the end
 const COPIED_MS = 1500;
 
-/** `actions`: edit(turn, text) and again() are called for the buttons of messages. */
+/** `actions` has edit(turn, text) and again(), called by the buttons of messages. */
 export class Conversation {
   markdown = true;
   #log;
   #latest;
   #actions;
-  #following = true; // whether the end stays in sight while an answer grows
+  #following = true; // whether to keep the end in view while an answer grows
   #top = 0;
 
   constructor(log, latest, actions) {
@@ -22,7 +22,7 @@ export class Conversation {
     new ResizeObserver(() => this.#follow()).observe(log);
   }
 
-  /** Shows a chat from its beginning, scrolled to its end. */
+  /** Shows a chat, scrolled to its end. */
   show(chat) {
     this.#log.replaceChildren(...chat.turns.map(turn => this.#message(turn)));
     this.toEnd();
@@ -35,14 +35,14 @@ export class Conversation {
     this.toEnd();
   }
 
-  /** Shows what a turn holds by now. */
+  /** Shows the current content of a turn. */
   update(turn) {
     const article = this.#of(turn);
     if (article) this.#fill(article);
     this.#follow();
   }
 
-  /** Says at the end of the conversation what went wrong. */
+  /** Shows an error at the end of the conversation. */
   fault(message) {
     const box = made("p", "fault", message);
     box.setAttribute("role", "alert");
@@ -50,12 +50,12 @@ export class Conversation {
     this.toEnd();
   }
 
-  /** Whether an answer grows: buttons that would change the chat are hidden, and screen readers wait for its end. */
+  /** Sets whether an answer is running: hides buttons that change the chat, and makes screen readers wait. */
   busy(state) {
     this.#log.setAttribute("aria-busy", String(state));
   }
 
-  /** Puts a text field into a message of the user's; `text`: what it holds at first. */
+  /** Replaces a user message by a text field; `text` is its initial content. */
   edit(turn, text = turn.content) {
     const article = this.#of(turn), body = article.querySelector(".body");
     const field = made("textarea"), save = button("Send", "save"), cancel = button("Cancel", "cancel");
@@ -88,7 +88,7 @@ export class Conversation {
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#log, left = scrollHeight - scrollTop - clientHeight;
-    // only a reader moves it up; where the text has become shorter the browser does, and is at the end then
+    // moving up is the user's doing, or the browser's at the end of a text that became shorter
     if (scrollTop < this.#top) this.#following = left < 1;
     else if (left < END_PX) this.#following = true;
     this.#top = scrollTop;
@@ -145,7 +145,7 @@ export class Conversation {
   }
 }
 
-/** Parts an answer: reasoning that the server sent by itself, or that begins the text in <think>…</think>. */
+/** Splits an answer into reasoning and text: sent separately by the server, or in <think>…</think> at the start. */
 export function thoughtOf({ content, thought = "" }) {
   const inside = /^\s*<think>([\s\S]*?)(<\/think>\s*|$)/.exec(content);
   if (!inside) return { thought, text: content, thinking: true };
@@ -164,7 +164,7 @@ async function copy(text, target) {
   setTimeout(() => { target.textContent = label; }, COPIED_MS);
 }
 
-/** Copies a text. The clipboard's API is missing where the page comes over plain HTTP from another machine. */
+/** Copies a text. The clipboard API is missing if the page is loaded over plain HTTP from another machine. */
 async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);
