@@ -86,7 +86,7 @@ def _check_echoes(request: ChatRequest | CompletionRequest, prompts: Many[list[i
         text = f"'echo' with 'logprobs' would return {total} prompt tokens, since each choice repeats its prompt"
         param = "prompt" if request.n in (None, 1) else "n"
         advice = "Request fewer choices (n) or send fewer prompts per request."
-        raise ApiError(400, f"{text}; the limit is {most}. {advice}", param=param, code="invalid_value")
+        raise ApiError(400, f"{text}; at most {most} are allowed. {advice}", param=param, code="invalid_value")
 
 
 def count(request: ChatRequest | CompletionRequest, prompts: int, settings: ServeSettings) -> int:
