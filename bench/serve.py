@@ -3,8 +3,10 @@
     python -m bench.serve --model runs/latest/gguf/NAME-Q8_0.gguf [--clients 1,8] [--loads new,long] [--json F]
 
 All servers of a comparison run at once and are asked in turn, so what else the machine does hits them alike. An idle
-server costs nothing. Every request streams, at temperature 0, and generates the same number of tokens. Ratios are the
+server costs nothing. Every request streams and generates the same number of tokens; each load is run at temperature 0,
+at 0.8 with each server's defaults, and at 0.8 with the same top_k, top_p and min_p (`--samplings`). Ratios are the
 medians of those of the rounds; `others` is the share of the processors that neither the server nor this client had.
+In the load "steady" llama_decode alone is measured in every round, too: `of raw` is the server's share of that.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.serve_loads import LOADS, Prompts, extras, new_prompts
+from bench.serve_loads import LOADS, SAMPLINGS, Prompts, extras, new_prompts
 from bench.serve_peers import PEERS, Load, PeerMissing, Running, start
+from bench.serve_raw import RawDecode
 from burnish.llama import Model
 
 # a round in which other work had more of the processors than this is called disturbed
@@ -67,42 +72,61 @@ def start_all(names: list[str], load: Load) -> list[Running]:
     return servers
 
 
-async def compare(options: argparse.Namespace, clients: int, loads: list[str], model: Model) -> list[dict[str, Any]]:
-    """Run the loads at one number of clients on every server, in turn; return one row a load and server."""
+async def compare(options: argparse.Namespace, clients: int, model: Model) -> list[dict[str, Any]]:
+    """Run the loads at one number of clients on every server, in turn; return one row a load, sampling and server."""
     load = Load(Path(options.model).resolve(), options.threads, clients, options.cells, options.peer_python)
     servers = start_all(options.servers, load)
     rows: list[dict[str, Any]] = []
     try:
         for server in servers:
             await new_prompts(server, min(clients, 2), Prompts("warm"), extras(server.name, model))
-        for name in loads:
-            await one_load(name, clients, servers, options.rounds, model, rows)
+        for name in options.loads:
+            with RawDecode(load) if name == "steady" else nullcontext() as raw:
+                for sampling in options.samplings:
+                    rounds = Rounds(name, sampling, clients, options.rounds, model)
+                    await one_load(rounds, servers, raw, rows)
     finally:
         for server in servers:
             server.stop()
     return rows
 
 
-async def one_load(
-    name: str, clients: int, servers: list[Running], rounds: int, model: Model, rows: list[dict[str, Any]]
-) -> None:
+@dataclass(frozen=True)
+class Rounds:
+    """What is run on every server: so many rounds of a load, sampled in one way, at one number of clients."""
+
+    load: str
+    sampling: str
+    clients: int
+    count: int
+    model: Model
+
+    async def one(self, number: int, server: Running, raw_tokens_per_s: float | None) -> dict[str, float]:
+        """Run one round on one server. Raises PeerMissing or OSError where it has ended."""
+        # new words for every round, the same for all servers of a round
+        prompts = Prompts(f"{self.load} {self.sampling} {self.clients} {number}")
+        server.check()
+        meter = Meter(server)
+        extra = extras(server.name, self.model, self.sampling)
+        row = (await LOADS[self.load](server, self.clients, prompts, extra)).row(*meter.read())
+        return row if raw_tokens_per_s is None else {**row, "of_raw": row["tokens_per_s"] / raw_tokens_per_s}
+
+
+async def one_load(rounds: Rounds, servers: list[Running], raw: RawDecode | None, rows: list[dict[str, Any]]) -> None:
     """Run one load for all rounds, add its rows and print them. A server that ends is taken out of `servers`."""
     samples: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
-    for number in range(rounds):
+    for number in range(rounds.count):
         order = servers[number % len(servers) :] + servers[: number % len(servers)] if servers else []
+        rate = raw.tokens_per_s() if raw else None
         for server in order:
-            # new words for every round, the same for all servers of a round
-            prompts = Prompts(f"{name} {clients} {number}")
             try:
-                server.check()
-                meter = Meter(server)
-                sample = await LOADS[name](server, clients, prompts, extras(server.name, model))
-                samples[server.name].append(sample.row(*meter.read()))
+                samples[server.name].append(await rounds.one(number, server, rate))
             except (PeerMissing, OSError) as error:
                 print(f"left out: {error if isinstance(error, PeerMissing) else f'{server.name}: {error}'}", flush=True)
                 servers.remove(server)
                 server.stop()
-    measured = [summary(name, clients, server, samples[server.name]) for server in servers]
+    measured = [summary(rounds.load, rounds.clients, server, samples[server.name]) for server in servers]
+    measured = [{**row, "sampling": rounds.sampling} for row in measured]
     rows += measured
     for row in measured:
         print(line(row, rows), flush=True)
@@ -116,6 +140,7 @@ def summary(load: str, clients: int, server: Running, samples: list[dict[str, fl
     disturbed = sum(s["others"] > MOST_OTHERS for s in samples)
     return {
         "load": load,
+        "sampling": "greedy",
         "clients": clients,
         "server": server.name,
         **row,
@@ -134,12 +159,13 @@ def ratios(row: dict[str, Any], peer: dict[str, Any]) -> dict[str, float]:
 def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Return a row for the terminal, with its ratios to llama-server where that has run."""
     text = (
-        f"{row['load']:13} {row['clients']:3} {row['server']:17} {row['tokens_per_s']:6.1f} tok/s "
+        f"{row['load']:13} {row['sampling']:8} {row['clients']:3} {row['server']:17} {row['tokens_per_s']:6.1f} tok/s "
         f"[{row['low']:.0f}-{row['high']:.0f}]  ttft {row['ttft_p50']:.2f}/{row['ttft_p95']:.2f} s  "
         f"between p95 {row['between_p95'] * 1000:5.0f} ms  cpu {row['cpu_ms']:4.1f} ms  {row['memory_mib']:4.0f} MiB"
         f"  others {100 * row['others']:.0f}%"
     )
-    same = [r for r in rows if (r["load"], r["clients"]) == (row["load"], row["clients"])]
+    text += f"  of raw {row['of_raw']:.2f}" if "of_raw" in row else ""
+    same = [r for r in rows if all(r[key] == row[key] for key in ("load", "sampling", "clients"))]
     peer = next((r for r in same if r["server"] == "llama-server"), None)
     if peer and peer is not row:
         found = ratios(row, peer)
@@ -154,6 +180,7 @@ def main() -> None:
     parser.add_argument("--servers", default="burnish,llama-server", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--clients", default="1,2,4,8,16,32", help="numbers of clients")
     parser.add_argument("--loads", default=",".join(LOADS), help=f"of {', '.join(LOADS)}")
+    parser.add_argument("--samplings", default=",".join(SAMPLINGS), help=f"of {', '.join(SAMPLINGS)}")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each load on each server")
     parser.add_argument("--threads", type=int, default=2, help="threads of each server")
     parser.add_argument("--cells", type=int, default=2048, help="cells for each client")
@@ -162,15 +189,17 @@ def main() -> None:
     )
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args()
-    options.servers = options.servers.split(",")
-    for given, known in ((options.servers, PEERS), (options.loads.split(","), LOADS)):
-        if unknown := set(given) - set(known):
-            parser.error(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(known)}")
+    known: dict[str, Iterable[str]] = {"servers": PEERS, "loads": LOADS, "samplings": SAMPLINGS}
+    for name, names in known.items():
+        given = getattr(options, name).split(",")
+        setattr(options, name, given)
+        if unknown := set(given) - set(names):
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(names)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped, too
     rows: list[dict[str, Any]] = []
     with Model.open(options.model, vocab_only=True) as model:
         for clients in map(int, options.clients.split(",")):
-            rows += asyncio.run(compare(options, clients, options.loads.split(","), model))
+            rows += asyncio.run(compare(options, clients, model))
             if options.json:
                 Path(options.json).write_text(json.dumps(rows, indent=1))
 

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from bench.serve_peers import Running
@@ -18,6 +19,14 @@ NEW_PROMPT_WORDS = 40
 SYSTEM_TOKENS = 400
 LONG_PROMPT_TOKENS = 1_500
 STREAM_TOKENS = 160
+STEADY_TOKENS = 96
+# what a request asks for: temperature 0; 0.8 and each server's other defaults (llama-server: top_k 40, top_p 0.95,
+# min_p 0.05; ours: none of them); and the same of all
+SAMPLINGS: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0},
+    "defaults": {"temperature": 0.8},
+    "same": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+}
 WORDS = (
     *("river", "stone", "lamp", "copper", "winter", "garden", "engine", "paper", "silver", "market", "harbour"),
     *("signal", "bridge", "cotton", "window", "planet", "forest", "anchor", "basket", "candle", "desert", "empire"),
@@ -46,6 +55,7 @@ class Sample:
     answers: list[Answer]
     seconds: float
     gaps: list[float]
+    counted: int | None = None  # tokens in these seconds, where it is not all
 
     def row(self, cpu_s: float, others: float) -> dict[str, float]:
         """Return the figures: tokens/s, time to first token p50 and p95, time between tokens p95 (seconds).
@@ -54,9 +64,10 @@ class Sample:
         says more than the clock (a load's unmeasured first pass is in it, the same for every server).
         """
         firsts = sorted(a.first for a in self.answers)
+        tokens = sum(a.tokens for a in self.answers)
         return {
-            "cpu_ms": 1000 * cpu_s / max(1, sum(a.tokens for a in self.answers)),
-            "tokens_per_s": sum(a.tokens for a in self.answers) / self.seconds,
+            "cpu_ms": 1000 * cpu_s / max(1, tokens),
+            "tokens_per_s": (tokens if self.counted is None else self.counted) / self.seconds,
             "ttft_p50": quantile(firsts, 0.5),
             "ttft_p95": quantile(firsts, 0.95),
             "between_p95": quantile(sorted(self.gaps), 0.95),
@@ -72,7 +83,7 @@ def quantile(values: list[float], share: float) -> float:
 
 async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dict[str, Any]) -> Answer:
     """Stream one chat completion over a plain socket: the client must cost as little as it can."""
-    body = {"model": "default", "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True, **extra}
+    body = {"model": "default", "messages": messages, "max_tokens": tokens, "stream": True, **extra}
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     answer = Answer(time.monotonic())
@@ -93,11 +104,11 @@ async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dic
     return answer
 
 
-def extras(server: str, model: Model) -> dict[str, Any]:
-    """Return how this server is told to go on to the last token."""
+def extras(server: str, model: Model, sampling: str = "greedy") -> dict[str, Any]:
+    """Return how this server is told to draw tokens, and to go on to the last one."""
     if server.startswith(("burnish", "llama-server")):
-        return {"ignore_eos": True}
-    return {"logit_bias": {str(token): -100 for token in model.eog_ids()}}
+        return {**SAMPLINGS[sampling], "ignore_eos": True}
+    return {**SAMPLINGS[sampling], "logit_bias": {str(token): -100 for token in model.eog_ids()}}
 
 
 class Prompts:
@@ -171,6 +182,17 @@ async def shared_steady(server: Running, clients: int, prompts: Prompts, extra: 
     )
 
 
+async def steady(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
+    """Streams of one length, from the first token of the last one to the end of the first: no prompt is read then."""
+    asked = [ask(server.port, [prompts.question(12)], STEADY_TOKENS, extra) for _ in range(clients)]
+    answers = await asyncio.gather(*asked)
+    came = [answer.pieces or [time.monotonic()] for answer in answers]
+    start, end = max(pieces[0] for pieces in came), min(pieces[-1] for pieces in came)
+    counted = sum(start < at <= end for pieces in came for at in pieces)
+    gaps = [b - a for pieces in came for a, b in pairwise(pieces) if start <= a and b <= end]
+    return Sample(answers, max(end - start, 1e-9), gaps, counted)
+
+
 async def long_prompt(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
     """Running streams, then a long prompt; the gaps are those of the streams while it is being read."""
     streams = [
@@ -188,6 +210,7 @@ async def long_prompt(server: Running, clients: int, prompts: Prompts, extra: di
 
 
 LOADS: dict[str, Round] = {
+    "steady": steady,
     "new": new_prompts,
     "repeated": repeated,
     "shared-first": shared_first,

@@ -41,6 +41,7 @@ CMAKE_FLAGS = [
     "-DCMAKE_INSTALL_RPATH=$ORIGIN",
 ]
 START_TIMEOUT_S = 120
+OPENMP_SPINS = "300000"  # libgomp's, where neither GOMP_SPINCOUNT nor OMP_WAIT_POLICY is set
 # the modules of llama-cpp-python's servers that nothing else here needs, and their packages
 PEER_PACKAGES = {
     "starlette_context": "starlette-context",
@@ -218,6 +219,8 @@ def example_server(load: Load, port: int) -> list[str]:
 
 PEERS: dict[str, Callable[[Load, int], list[str]]] = {
     "burnish": burnish,
+    # with OpenMP's own default, as llama-server has it: what our setting gains or costs
+    "burnish-openmp": burnish,
     "burnish-unified": burnish_other_layout,
     "llama-server": llama_server,
     # as llama-server, but with the OpenMP setting that burnish gives itself: what is left is not due to that
@@ -229,6 +232,8 @@ PEERS: dict[str, Callable[[Load, int], list[str]]] = {
 
 def environment(name: str) -> dict[str, str]:
     """Return a server's environment."""
+    if name.endswith("-openmp"):
+        return {**os.environ, "GOMP_SPINCOUNT": OPENMP_SPINS}
     if name.endswith("-spin"):
         return {**os.environ, "GOMP_SPINCOUNT": "1000"}
     if name == "examples/server":  # it needs the multimodal library, which only the peers' build has

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench import serve, serve_peers
+from bench import serve, serve_loads, serve_peers, serve_raw
 from bench.serve_loads import Answer, Sample
 from burnish.llama import Context, Model
 from serve.llama.backend import LlamaBackend
@@ -55,6 +56,30 @@ def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
     assert serve.ratios(ours, peer)["tokens_per_s"] == pytest.approx(1.1)
     assert "ratio 1.10" in serve.line(ours, [ours, peer]) and "DISTURBED" not in serve.line(ours, [ours, peer])
     assert "3 of 3 rounds DISTURBED" in serve.line(peer, [ours, peer])
+
+
+def test_a_steady_load_counts_only_while_all_streams_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = {0: [1.0, 2.0, 3.0, 4.0], 1: [2.5, 3.5, 4.5, 5.5, 6.5]}
+
+    async def ask(port: int, messages: Any, tokens: int, extra: dict[str, Any]) -> Answer:
+        pieces = came[len(asked)]
+        asked.append(extra)
+        return Answer(0.0, pieces, len(pieces))
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(serve_loads, "ask", ask)
+    model: Any = None
+    extra = serve_loads.extras("burnish", model, "same")
+    server: Any = SimpleNamespace(port=0)
+    sample = asyncio.run(serve_loads.steady(server, 2, serve_loads.Prompts(""), extra))
+    # from 2.5 to 4.0: two tokens of the first stream, one of the second
+    assert sample.row(1.0, 0.0)["tokens_per_s"] == pytest.approx(2.0) and sample.gaps == [1.0, 1.0]
+    assert asked[0] == {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
+
+
+def test_llama_decode_alone_is_measured_in_its_own_process() -> None:
+    with serve_raw.RawDecode(serve_peers.Load(small_model(), 1, 2, 256)) as raw:
+        assert raw.tokens_per_s() > 0
 
 
 def test_a_meter_tells_the_server_from_the_others() -> None:

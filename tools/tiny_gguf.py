@@ -18,6 +18,7 @@ class Size:
     """A Llama's shape.
 
     tied: the output layer is the embedding.
+    words: the tokens after the control tokens have texts of their own, which answers show; else they are unused.
     spread: the standard deviation of the logits; with a large one most tokens are far likelier than the next one.
     """
 
@@ -30,6 +31,7 @@ class Size:
     vocabulary: int = 288  # 256 bytes, three control tokens, padding up to a multiple of 32
     tied: bool = False
     spread: float = 1.0
+    words: bool = False
 
 
 TINY = Size()
@@ -74,8 +76,9 @@ def shapes(size: Size) -> dict[str, Shape]:
 def metadata(size: Size, pre: str = "gpt-2", template: str | None = None) -> list[tuple[str, int, object]]:
     """Return the keys with their GGUF types and values; `pre` names llama.cpp's pre-tokenizer."""
     tokens = byte_tokens() + list(CONTROL)
-    kinds = [NORMAL] * 256 + [CONTROL_TOKEN] * len(CONTROL) + [UNUSED] * (size.vocabulary - 256 - len(CONTROL))
-    tokens += [f"<unused{number}>" for number in range(size.vocabulary - len(tokens))]
+    more = size.vocabulary - len(tokens)
+    kinds = [NORMAL] * 256 + [CONTROL_TOKEN] * len(CONTROL) + [NORMAL if size.words else UNUSED] * more
+    tokens += [f"word{number}" if size.words else f"<unused{number}>" for number in range(more)]
     sizes = {
         "context_length": size.context, "embedding_length": size.embedding, "block_count": size.layers,
         "feed_forward_length": size.hidden, "attention.head_count": size.heads,

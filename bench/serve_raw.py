@@ -1,0 +1,72 @@
+"""What llama_decode alone gives: so many sequences, one token of each a step, in a process beside the servers.
+
+It is what no server can pass, so a load's tokens/s are also given as a share of it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, Self
+
+from bench.serve_peers import Load
+from burnish.llama import Context, Model
+
+PROMPT = 60  # tokens before the first step: about what the steady load's questions have
+STEPS = 48
+
+
+class RawDecode:
+    """The process; it holds the model and computes only when asked."""
+
+    def __init__(self, load: Load) -> None:
+        code = "import sys; from bench.serve_raw import answer; answer(*sys.argv[1:])"
+        command = [sys.executable, "-c", code, str(load.model), str(load.threads), str(load.clients)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.tokens_per_s()  # loads the model and touches its pages
+
+    def tokens_per_s(self) -> float:
+        """Return the tokens/s of one run, by the median step. Raises RuntimeError where the process has ended."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print("run", file=self._process.stdin, flush=True)
+        if not (line := self._process.stdout.readline()):
+            raise RuntimeError(f"raw decode ended with {self._process.wait()}")
+        return float(json.loads(line))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def answer(path: str, threads: str, sequences: str) -> None:
+    """For every line on stdin print the tokens/s of one run."""
+    count = int(sequences)
+    cells = count * (PROMPT + STEPS + 1)
+    with (
+        Model.open(path) as model,
+        Context(model, n_ctx=cells, n_seq_max=count, unified=False, threads=int(threads)) as context,
+    ):
+        for _ in sys.stdin:
+            print(json.dumps(count / statistics.median(steps(context, count))), flush=True)
+
+
+def steps(context: Context, count: int) -> list[float]:
+    """Return the seconds of each step of `count` sequences after their prompts; logits are waited for."""
+    context.clear()
+    everyone = range(count)
+    for sequence in everyone:
+        context.decode([sequence + 1] * PROMPT, range(PROMPT), [sequence] * PROMPT, [False] * PROMPT)
+    seconds = []
+    for step in range(STEPS):
+        began = time.perf_counter()
+        context.decode([step + 1] * count, [PROMPT + step] * count, everyone, [True] * count)
+        context.logits(count - 1)
+        seconds.append(time.perf_counter() - began)
+    return seconds
