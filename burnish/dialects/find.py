@@ -1,0 +1,187 @@
+"""Which dialect and which thoughts a chat template has, found by rendering probes and parsing what it makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from ..chat import ChatError, ChatTemplate, TemplateLimit
+from .dialect import Dialect
+from .events import Parsed
+from .formats import DIALECTS
+from .probes import ANSWER, CALLS, LONG_ID, LONGEST_TURN, NAMES, RESULT, THOUGHT, Probe, Turn
+from .reader import parse
+from .shape import Shape
+from .thoughts import CHANNELS, FORMATS, Thoughts
+
+SHOWN = 160
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a template does with tools and thoughts.
+
+    `dialect` None: `why` says for what reason its calls can't be read. `defines`: it shows the tools to the model;
+    `parallel`: it takes several calls in a turn; `results`: it takes their results. `end`: what it writes after a
+    turn's calls. `thoughts` None: it has none.
+    """
+
+    dialect: Dialect | None = None
+    thoughts: Thoughts | None = None
+    shape: Shape = field(default_factory=Shape)
+    defines: bool = False
+    parallel: bool = False
+    results: bool = False
+    end: str = ""
+    why: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether tools can be offered: their definitions, calls and results are in the text."""
+        return self.dialect is not None and self.defines and self.results
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The dialect of a turn of calls, what ends that turn, and what may."""
+
+    dialect: Dialect
+    end: str
+    ends: frozenset[str]
+
+
+def find(template: ChatTemplate, dialect: str | None = None) -> Found:
+    """Return what a template does; with `dialect` only the dialect of that name is tried.
+
+    Never raises for what the template does: a rendering that exceeds its limits is a reason too.
+    """
+    candidates = [DIALECTS[dialect]] if dialect else list(DIALECTS.values())
+    try:
+        found = _calls(template, candidates)
+        return replace(found, thoughts=_thoughts(template, found))
+    except TemplateLimit as limit:
+        return Found(why=str(limit))
+
+
+def _calls(template: ChatTemplate, candidates: list[Dialect]) -> Found:
+    defines, refusal = _defines(template)
+    unknown = ignored = ""
+    for shape in _shapes():
+        probe = Probe(template, shape)
+        try:
+            turn = probe.calls(1)
+        except TemplateLimit:
+            raise
+        except ChatError as error:
+            refusal = refusal or str(error)
+            continue
+        if CALLS[0].name not in turn.text:
+            ignored = "the chat template leaves tool calls out"
+        elif (match := _match(turn, candidates, _ends(probe))) is not None:
+            return _examined(probe, match, defines)
+        else:
+            unknown = unknown or f"the chat template writes calls in a form that is not known: {_excerpt(turn.text)}"
+    return Found(defines=defines, why=unknown or ignored or refusal)
+
+
+def _ends(probe: Probe) -> frozenset[str]:
+    """Return what may follow a turn's calls, without blanks: what the template writes after an answer, or nothing."""
+    turn = _rendered(lambda: probe.turn({"content": ANSWER}))
+    return frozenset({"", turn.text.rpartition(ANSWER)[2].strip()} if turn else {""})
+
+
+def _shapes() -> Iterator[Shape]:
+    for arguments, empty in product(("object", "text"), ("text", "null", "absent")):
+        yield Shape(arguments, empty)  # type: ignore[arg-type]
+
+
+def _defines(template: ChatTemplate) -> tuple[bool, str]:
+    try:
+        prompt = Probe(template, Shape()).prompt()
+    except TemplateLimit:
+        raise
+    except ChatError as error:
+        return False, str(error)
+    return all(name in prompt for name in NAMES), ""
+
+
+def _match(turn: Turn, candidates: list[Dialect], ends: frozenset[str], count: int = 1) -> _Match | None:
+    """Return the first dialect that reads the turn's calls and nothing else but an end."""
+    for dialect in candidates:
+        if dialect.sign in turn.text:
+            parsed = read(turn, dialect)
+            if same_calls(parsed, count) and parsed.content.strip() in ends | {*dialect.ends}:
+                return _Match(dialect, parsed.content, ends)
+    return None
+
+
+def read(turn: Turn, dialect: Dialect | None, thoughts: Thoughts | None = None) -> Parsed:
+    """Parse a turn, whatever thought it begins with."""
+    text = turn.text[:LONGEST_TURN]
+    if thoughts is None and dialect and not dialect.whole:
+        thoughts = next((t for t in FORMATS.values() if t.begin in text or t.open_in(turn.prompt)), None)
+    opened = thoughts is not None and thoughts.open_in(turn.prompt)
+    return parse(text, dialect, thoughts, opened, NAMES)
+
+
+def same_calls(parsed: Parsed, count: int) -> bool:
+    """Return whether exactly the first calls of the probes were read."""
+    given = [(call.name, call.value()) for call in CALLS[:count]]
+    return [(call.name, call.value()) for call in parsed.calls] == given
+
+
+def _examined(probe: Probe, match: _Match, defines: bool) -> Found:
+    """Return what else the template does, now that it is known how it takes one call."""
+    shape = replace(probe.shape, short_ids=not _renders(lambda: probe.calls(1, LONG_ID).text))
+    two = _rendered(lambda: probe.calls(2))
+    parallel = two is not None and _match(two, [match.dialect], match.ends, 2) is not None
+    results = _renders(probe.with_result, RESULT)
+    why = "" if results else "the chat template takes no results of tool calls"
+    why = why if defines else "the chat template does not show the tools to the model"
+    return Found(match.dialect, None, shape, defines, parallel, results, match.end, why)
+
+
+def _rendered(render: Callable[[], Turn]) -> Turn | None:
+    try:
+        return render()
+    except TemplateLimit:
+        raise
+    except ChatError:
+        return None
+
+
+def _renders(render: Callable[[], str], part: str = "") -> bool:
+    """Return whether the template takes what it is given, and writes `part`."""
+    try:
+        return part in render()
+    except TemplateLimit:
+        raise
+    except ChatError:
+        return False
+
+
+def _thoughts(template: ChatTemplate, found: Found) -> Thoughts | None:
+    """Return how the template writes a thought; or, where it writes none of history, which markers it looks for."""
+    if found.dialect and found.dialect.whole:
+        return CHANNELS
+    probe = Probe(template, found.shape)
+    answers = (
+        _rendered(lambda: probe.turn({"content": ANSWER, "reasoning_content": THOUGHT})),
+        _rendered(lambda: probe.calls(1, reasoning_content=THOUGHT)) if found.dialect else None,
+    )
+    for turn in filter(None, answers):
+        for thoughts in FORMATS.values():
+            if read(turn, found.dialect, thoughts).reasoning.strip() == THOUGHT:
+                return thoughts
+    try:
+        prompt = probe.prompt()
+        written = template.written
+    except ChatError:
+        return None
+    return next((t for t in FORMATS.values() if t.open_in(prompt) or t.end.strip() in written), None)
+
+
+def _excerpt(text: str) -> str:
+    shown = ascii(text[:SHOWN])
+    return f"{shown}…" if len(text) > SHOWN else shown

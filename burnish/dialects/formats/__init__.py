@@ -1,0 +1,22 @@
+"""The dialects, a file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..dialect import Dialect
+from .channels import CHANNELS
+from .deepseek import DEEPSEEK
+from .gemma import GEMMA
+from .hermes import HERMES
+from .llama_json import LLAMA_JSON
+from .mistral import MISTRAL
+from .phi import PHI
+from .plain_json import PLAIN_JSON
+from .pythonic import PYTHONIC
+
+# those with markers come first: the others read what is left
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (CHANNELS, DEEPSEEK, MISTRAL, PHI, GEMMA, HERMES, PYTHONIC, LLAMA_JSON, PLAIN_JSON)
+}

@@ -1,0 +1,102 @@
+"""Small conversations with tools, rendered, and the assistant's turn in what the template makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..chat import ChatError, ChatTemplate
+from .events import Call
+from .shape import Shape, tool_call
+
+QUESTION, ANSWER, THOUGHT, RESULT = "What is it like?", "It is quince-like.", "Ponder the quince.", "quince-result"
+CALLS = (
+    Call("alpha_tool", '{"city": "Zürich \\"Nord\\"", "days": 3}'),
+    Call("beta_tool", '{"flag": true, "items": ["x", "y z"]}'),
+)
+IDS = ("abcdefgh1", "abcdefgh2")
+LONG_ID = "call_0123456789abcdef01234567"
+TOOLS = tuple(
+    {
+        "type": "function",
+        "function": {
+            "name": call.name,
+            "description": f"What {call.name} does.",
+            "parameters": {
+                "type": "object",
+                "properties": {name: {"type": kind, "description": f"The {name}."} for name, kind in kinds.items()},
+                "required": list(kinds),
+            },
+        },
+    }
+    for call, kinds in zip(
+        CALLS, ({"city": "string", "days": "integer"}, {"flag": "boolean", "items": "string"}), strict=True
+    )
+)
+NAMES = frozenset(call.name for call in CALLS)
+# characters of a turn that are parsed: the probes are far shorter in any template
+LONGEST_TURN = 1 << 14
+_BRACKETS = (("<", ">"), ("[", "]"))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An assistant's turn as the template writes it, after the prompt that it answers."""
+
+    text: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A template, and how it takes calls."""
+
+    template: ChatTemplate
+    shape: Shape
+
+    def prompt(self) -> str:
+        """Return the prompt of a question, with tools. Raises ChatError where the template refuses."""
+        return self._render([{"role": "user", "content": QUESTION}], True)
+
+    def turn(self, answer: Mapping[str, Any]) -> Turn:
+        """Return an assistant's turn. Raises ChatError where the template refuses it, or writes another prompt."""
+        question = {"role": "user", "content": QUESTION}
+        prompt, whole = self.prompt(), self._render([question, {"role": "assistant", **answer}], False)
+        if whole.startswith(prompt):
+            return Turn(whole[len(prompt) :], prompt)
+        start = _common(prompt, whole)
+        if QUESTION not in whole[:start]:
+            raise ChatError("the chat template changes the question once it is answered")
+        return Turn(whole[start:], whole[:start])
+
+    def calls(self, count: int, identity: str = "", **answer: Any) -> Turn:
+        """Return a turn of the first `count` calls, all with the id `identity` if there is one. Raises ChatError."""
+        return self.turn({"content": "", **answer, "tool_calls": self._calls(count, identity)})
+
+    def with_result(self) -> str:
+        """Return the prompt after a call and its result. Raises ChatError where the template refuses it."""
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": "", "tool_calls": self._calls(1)},
+            {"role": "tool", "content": RESULT, "tool_call_id": IDS[0], "name": CALLS[0].name},
+        ]
+        return self._render(turns, True)
+
+    @staticmethod
+    def _calls(count: int, identity: str = "") -> list[dict[str, Any]]:
+        pairs = zip(IDS[:count], CALLS, strict=False)
+        return [tool_call(identity or short, call.name, call.arguments) for short, call in pairs]
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], opened: bool) -> str:
+        return self.template.render(self.shape.messages(messages), add_generation_prompt=opened, tools=list(TOOLS))
+
+
+def _common(prompt: str, whole: str) -> int:
+    """Return where two texts part, but not within a marker in brackets."""
+    end = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+    for opening, closing in _BRACKETS:
+        start = whole.rfind(opening, 0, end)
+        if start > whole.rfind(closing, 0, end):
+            end = start
+    return end

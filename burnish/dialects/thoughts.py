@@ -1,0 +1,82 @@
+"""How models write the thought before an answer, and reading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .events import Content, Event, Reading, Thought
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """The markers around a thought."""
+
+    name: str
+    begin: str
+    end: str
+
+    def open_in(self, prompt: str) -> bool:
+        """Return whether a prompt ends within a thought, so that the answer begins in it."""
+        return prompt.rstrip().endswith(self.begin.rstrip())
+
+
+FORMATS: Mapping[str, Thoughts] = {
+    thoughts.name: thoughts
+    for thoughts in (
+        Thoughts("think", "<think>", "</think>"),
+        Thoughts("seed-think", "<seed:think>", "</seed:think>"),
+        Thoughts("bracket-think", "[THINK]", "[/THINK]"),
+        Thoughts("start-thinking", "<|START_THINKING|>", "<|END_THINKING|>"),
+        Thoughts("kimi-think", "◁think▷", "◁/think▷"),
+        Thoughts("gemma-channel", "<|channel>thought\n", "<channel|>"),
+    )
+}
+# the dialect of the same name reads these, and what is between them
+CHANNELS = Thoughts("channels", "<|channel|>analysis<|message|>", "<|end|>")
+
+
+class Blanks:
+    """Keeps back the blanks at the end of a text, until it is known whether they stand before a marker."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+
+    def add(self, text: str) -> str:
+        """Return what is certain with new text."""
+        body = text.rstrip()
+        if not body:
+            self._kept.append(text)
+            return ""
+        found = self.take() + body
+        self._kept = [text[len(body) :]]
+        return found
+
+    def take(self) -> str:
+        """Return the blanks that are kept, and keep none."""
+        found, self._kept = "".join(self._kept), []
+        return found
+
+
+def texts(source: Source, markers: tuple[str, ...], kind: type[Content] | type[Thought], kept: Blanks) -> Reading[str]:
+    """Yield the text before the first marker but the blanks at its end; read and return the marker, "" at the end."""
+    pieces = source.until(markers)
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            return str(end.value)
+        event: Event | None = None
+        if piece is not None:
+            if not (text := kept.add(piece)):
+                continue
+            event = kind(text)
+        yield event
+
+
+def thought(source: Source, thoughts: Thoughts) -> Reading[None]:
+    """Read a thought whose first marker has been read, and the blanks around and after it."""
+    yield from source.blanks()
+    yield from texts(source, (thoughts.end,), Thought, Blanks())
+    yield from source.blanks()
