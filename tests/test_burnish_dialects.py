@@ -1,0 +1,228 @@
+"""Tool calls and thoughts: what a template writes is read back exactly, whole or in any pieces."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.dialects.comparison import same_call, same_json
+from burnish.dialects.dialect import Dialect
+from burnish.dialects.events import Call, CallBegin, CallBroken, CallEnd, Parsed, collect
+from burnish.dialects.find import Found, find
+from burnish.dialects.formats import DIALECTS
+from burnish.dialects.reader import Parser, parse
+from burnish.dialects.shape import tool_call
+from burnish.dialects.thoughts import FORMATS, Thoughts
+from tests.support.tool_templates import QUOTES, TEMPLATES, tool_template
+
+MARKERS = sorted({m for d in DIALECTS.values() for m in (*d.begins, *d.opens, *d.ends, *d.markers)} | {"</think>"})
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+STRINGS = st.one_of(TEXT, st.sampled_from([*MARKERS, '"', "'", "\\", "\n", "```", "{", "}]"]), TEXT.map(json.dumps))
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
+NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, STRINGS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(STRINGS, inner, max_size=3)),
+    max_leaves=6,
+)
+CALLS = st.lists(
+    st.builds(Call, NAMES, st.dictionaries(NAMES, VALUES, max_size=3).map(lambda value: json.dumps(value))),
+    min_size=1,
+    max_size=3,
+)
+
+
+@cache
+def found(name: str) -> Found:
+    return find(tool_template(name))
+
+
+def holds(value: Any, text: str) -> bool:
+    return text in json.dumps(value, ensure_ascii=False).replace('\\"', '"')
+
+
+def written(name: str, calls: list[Call], **answer: Any) -> tuple[str, bool]:
+    """Return a turn of calls as the server gets it, without its end, and whether the prompt opened its thought."""
+    facts, template = found(name), tool_template(name)
+    question = {"role": "user", "content": "go"}
+    entries = [tool_call(f"abcdefg{i:02}", call.name, call.arguments) for i, call in enumerate(calls)]
+    turn = {"role": "assistant", "content": "", **answer, "tool_calls": entries}
+    prompt = template.render(facts.shape.messages([question]), True)
+    whole = template.render(facts.shape.messages([question, turn]))
+    assert whole.startswith(prompt)
+    text = whole[len(prompt) :]
+    return text[: text.rindex(facts.end)] if facts.end else text, bool(
+        facts.thoughts and facts.thoughts.open_in(prompt)
+    )
+
+
+def in_pieces(text: str, sizes: list[int], *about: Any) -> Parsed:
+    parser, events, at = Parser(*about), [], 0
+    for size in sizes:
+        events += parser.feed(text[at : at + size])
+        at += size
+    return collect([*events, *parser.feed(text[at:]), *parser.feed("", final=True)])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_s_dialect_is_found(name: str) -> None:
+    dialect, thoughts, _ = TEMPLATES[name]
+    facts = found(name)
+    assert facts.dialect is DIALECTS[dialect], facts.why
+    assert (facts.thoughts and facts.thoughts.name) == thoughts
+    assert facts.usable and facts.parallel == (name not in ("llama-json", "channels"))
+    assert facts.shape.short_ids == (name == "mistral-list")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=40)
+@given(calls=CALLS, sizes=st.lists(st.integers(0, 9), max_size=30))
+def test_what_a_template_writes_is_read_back(name: str, calls: list[Call], sizes: list[int]) -> None:
+    facts = found(name)
+    calls = calls if facts.parallel else calls[:1]
+    if name in QUOTES and any(holds(call.value(), QUOTES[name]) for call in calls):
+        return  # such a call can't be written; the next test has it
+    text, opened = written(name, calls)
+    about = (facts.dialect, facts.thoughts, opened, frozenset(call.name for call in calls))
+    read = parse(text, *about)
+    assert (read.content, read.reasoning) == ("", "")
+    assert len(read.calls) == len(calls) and all(map(same_call, calls, read.calls))
+    assert in_pieces(text, sizes, *about) == read
+    assert in_pieces(text, [1] * len(text), *about) == read
+
+
+@pytest.mark.parametrize("name", QUOTES)
+def test_a_string_that_can_t_be_written_is_not_read_as_another(name: str) -> None:
+    call = Call("say", json.dumps({"words": f"a{QUOTES[name]}b"}))
+    read = parse(written(name, [call])[0], found(name).dialect)
+    assert not any(same_call(call, other) for other in read.calls)
+
+
+@pytest.mark.parametrize("name", ["chatml-tools", "hermes-think", "lfm", "mistral-args"])
+def test_content_before_calls_stays_content(name: str) -> None:
+    call = Call("look", '{"at": "x"}')
+    text, opened = written(name, [call, call], content="Let me look.")
+    assert parse(text, found(name).dialect, found(name).thoughts, opened) == Parsed("Let me look.", "", (call, call))
+
+
+@pytest.mark.parametrize("name", ["hermes-think", "channels"])
+def test_a_thought_before_calls_is_a_thought(name: str) -> None:
+    call = Call("look", '{"at": "x"}')
+    text, opened = written(name, [call], reasoning_content="I should look.\nNow.")
+    assert parse(text, found(name).dialect, found(name).thoughts, opened) == Parsed("", "I should look.\nNow.", (call,))
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *MARKERS,
+        '{"name": "f", "arguments": {"a": 1}}',
+        '{"name": "f", "parameters": ',
+        "f(a=1)",
+        "call:f{a:1}",
+        " ",
+        "\n",
+        *(
+            "function",
+            "f",
+            "<",
+            "<|",
+            "[",
+            "{",
+            "}",
+            '"',
+            ",",
+            ": ",
+            "1",
+            "true",
+            "to=functions.f",
+            "x",
+            "é",
+            "<think>",
+        ),
+    ]
+)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda d: d.name)
+@settings(max_examples=120)
+@given(parts=st.lists(FRAGMENTS, max_size=14), sizes=st.lists(st.integers(0, 7), max_size=60), think=st.booleans())
+def test_pieces_make_no_difference_to_any_text(
+    dialect: Dialect, parts: list[str], sizes: list[int], think: bool
+) -> None:
+    text, about = "".join(parts), (dialect, FORMATS["think"] if think else None, False, frozenset({"f"}))
+    read = parse(text, *about)
+    assert in_pieces(text, sizes, *about) == in_pieces(text, [1] * len(text), *about) == read
+    assert all(isinstance(call.value(), dict) for call in read.calls)
+    if not read.calls and not think and not dialect.whole:
+        assert read.content == text
+
+
+@pytest.mark.parametrize("thoughts", FORMATS.values(), ids=lambda t: t.name)
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_thought_is_apart_from_the_answer(thoughts: Thoughts, opened: bool) -> None:
+    text = f"{'' if opened else thoughts.begin}\nhm {thoughts.begin}?\n{thoughts.end}\n\nYes {thoughts.end}."
+    expected = Parsed(f"Yes {thoughts.end}.", f"hm {thoughts.begin}?")
+    assert parse(text, None, thoughts, opened) == expected
+    assert in_pieces(text, [1] * len(text), None, thoughts, opened) == expected
+
+
+def test_nothing_but_the_start_of_a_marker_is_held_back() -> None:
+    parser = Parser(DIALECTS["hermes"])
+    texts = [collect(parser.feed(piece)).content for piece in ("a", " b", " <", "tool", "s> ", "c")]
+    assert texts == ["a", " b", "", "", " <tools>", " c"]
+
+
+def test_name_and_arguments_come_as_they_are_written() -> None:
+    parser = Parser(DIALECTS["hermes"])
+    assert parser.feed('<tool_call>\n{"name": "look", ') == [CallBegin("look")]
+    assert collect([CallBegin("look"), *parser.feed('"arguments": {"at": "the s'), CallEnd()]).calls[0].arguments == (
+        '{"at": "the s'
+    )
+
+
+def test_a_call_that_breaks_is_content_as_it_was_written() -> None:
+    text = 'Hm. <tool_call>{"name": "look", "arguments": {"at": ?}}</tool_call> So.'
+    assert parse(text, DIALECTS["hermes"]) == Parsed(text)
+    events = Parser(DIALECTS["hermes"]).feed(text, final=True)
+    assert CallBroken(' <tool_call>{"name": "look", "arguments": {"at": ') in events
+
+
+@pytest.mark.parametrize("name", ["json", "llama-json", "pythonic"])
+def test_without_markers_only_the_tools_are_calls(name: str) -> None:
+    text = {"json": '{"name": "f", "arguments": {}}', "llama-json": '{"name": "f", "parameters": {}}'}.get(
+        name, "[f()]"
+    )
+    assert parse(text, DIALECTS[name], names={"f"}).calls == (Call("f", "{}"),)
+    assert parse(text, DIALECTS[name], names={"g"}) == Parsed(text)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "part", ["[", '{"name":"', "<tool_call>", '{"name": "f", "arguments": {"a":', "<", "\n", "\\", '"']
+)
+def test_hostile_text_takes_linear_time(dialect: Dialect, part: str) -> None:
+    text = "".join(dialect.begins[:1]) + part * (60_000 // len(part))
+    began = time.process_time()
+    read = in_pieces(text, [7] * (len(text) // 7), dialect, FORMATS["think"])
+    assert time.process_time() - began < 3
+    assert len(read.content) <= len(text)
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        (1, 1.0, True),
+        (1, True, False),
+        (0, False, False),
+        ([1], [True], False),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+    ],
+)
+def test_values_are_compared_as_json(one: Any, other: Any, same: bool) -> None:
+    assert same_json(one, other) is same

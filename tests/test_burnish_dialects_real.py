@@ -1,0 +1,109 @@
+"""The chat templates of known models: which dialect each has, and that its calls are read back.
+
+They are in llama.cpp's source archive, under models/templates; this project has no copy. The test reads them from the
+directory that BURNISH_CHAT_TEMPLATES names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from burnish.chat import ChatTemplate
+from burnish.dialects.comparison import same_call
+from burnish.dialects.events import Call
+from burnish.dialects.find import Found, find
+from burnish.dialects.reader import parse
+from burnish.dialects.shape import tool_call
+from tests.test_burnish_dialects import CALLS, holds
+
+DIRECTORY = os.environ.get("BURNISH_CHAT_TEMPLATES", "")
+# file → dialect, thoughts, several calls in a turn
+KNOWN = {
+    "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": ("hermes", None, True),
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": ("hermes", None, True),
+    "Qwen-QwQ-32B": ("hermes", "think", True),
+    "Qwen-Qwen2.5-7B-Instruct": ("hermes", None, True),
+    "Qwen-Qwen3-0.6B": ("hermes", "think", True),
+    "ibm-granite-granite-4.0": ("hermes", None, True),
+    "meta-llama-Llama-3.1-8B-Instruct": ("llama-json", None, False),
+    "meta-llama-Llama-3.2-3B-Instruct": ("llama-json", None, False),
+    "meta-llama-Llama-3.3-70B-Instruct": ("llama-json", None, False),
+    "mistralai-Mistral-Nemo-Instruct-2407": ("mistral", None, True),
+    "Mistral-Small-3.2-24B-Instruct-2506": ("mistral", None, True),
+    "mistralai-Ministral-3-14B-Reasoning-2512": ("mistral", "bracket-think", True),
+    "unsloth-mistral-Devstral-Small-2507": ("mistral", None, True),
+    "deepseek-ai-DeepSeek-V3.1": ("deepseek", "think", True),
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": ("deepseek", "think", True),
+    "google-gemma-4-31B-it": ("gemma", "gemma-channel", True),
+    "LFM2.5-8B-A1B": ("pythonic", "think", True),
+    "openai-gpt-oss-120b": ("channels", "channels", False),
+}
+# those that have no dialect here, and a part of the reason
+UNKNOWN = {
+    "Qwen3-Coder": "not known",
+    "GLM-4.6": "not known",
+    "google-gemma-2-2b-it": "leaves tool calls out",
+    "microsoft-Phi-3.5-mini-instruct": "leaves tool calls out",
+}
+# the template that writes strings and keys without escapes
+UNESCAPED, QUOTE = "google-gemma-4-31B-it", '<|"|>'
+
+pytestmark = pytest.mark.skipif(not DIRECTORY, reason="BURNISH_CHAT_TEMPLATES names no directory of templates")
+
+
+@cache
+def template(name: str) -> ChatTemplate:
+    source = (Path(DIRECTORY) / f"{name}.jinja").read_text(encoding="utf-8")
+    return ChatTemplate(source, "2026-01-02", {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+@cache
+def found(name: str) -> Found:
+    return find(template(name))
+
+
+def bare_keys(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(key.isidentifier() and bare_keys(inner) for key, inner in value.items())
+    return all(map(bare_keys, value)) if isinstance(value, list) else True
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_template_s_dialect_is_found(name: str) -> None:
+    facts = found(name)
+    assert facts.dialect is not None, facts.why
+    assert (facts.dialect.name, facts.thoughts and facts.thoughts.name, facts.parallel) == KNOWN[name]
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_another_template_is_refused_with_the_reason(name: str) -> None:
+    assert found(name).dialect is None
+    assert UNKNOWN[name] in found(name).why
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(calls=CALLS)
+def test_what_a_known_template_writes_is_read_back(name: str, calls: list[Call]) -> None:
+    facts = found(name)
+    calls = calls if facts.parallel else calls[:1]
+    if name == UNESCAPED and any(holds(c.value(), QUOTE) or not bare_keys(c.value()) for c in calls):
+        return
+    tools = [{"type": "function", "function": {"name": c.name, "description": "", "parameters": {}}} for c in calls]
+    question = {"role": "user", "content": "go"}
+    entries = [tool_call(f"abcdefg{i:02}", call.name, call.arguments) for i, call in enumerate(calls)]
+    turn = {"role": "assistant", "content": "", "tool_calls": entries}
+    prompt = template(name).render(facts.shape.messages([question]), True, tools=tools)
+    whole = template(name).render(facts.shape.messages([question, turn]), tools=tools)
+    text = whole[len(prompt) :] if whole.startswith(prompt) else whole[whole.index("go") + len("go") :]
+    opened = facts.thoughts is not None and facts.thoughts.open_in(prompt) and whole.startswith(prompt)
+    text = text[: text.rindex(facts.end.strip())] if facts.end.strip() else text
+    read = parse(text, facts.dialect, facts.thoughts, opened, frozenset(call.name for call in calls))
+    assert len(read.calls) == len(calls) and all(map(same_call, calls, read.calls)), json.dumps(text)
