@@ -19,32 +19,13 @@ from burnish.dialects.formats import DIALECTS
 from burnish.dialects.reader import Parser, parse
 from burnish.dialects.shape import tool_call
 from burnish.dialects.thoughts import FORMATS, Thoughts
+from tests.support.tool_calls import CALLS, MARKERS, holds
 from tests.support.tool_templates import QUOTES, TEMPLATES, tool_template
-
-MARKERS = sorted({m for d in DIALECTS.values() for m in (*d.begins, *d.opens, *d.ends, *d.markers)} | {"</think>"})
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-STRINGS = st.one_of(TEXT, st.sampled_from([*MARKERS, '"', "'", "\\", "\n", "```", "{", "}]"]), TEXT.map(json.dumps))
-NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True)
-NUMBERS = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
-VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), NUMBERS, STRINGS),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(STRINGS, inner, max_size=3)),
-    max_leaves=6,
-)
-CALLS = st.lists(
-    st.builds(Call, NAMES, st.dictionaries(NAMES, VALUES, max_size=3).map(lambda value: json.dumps(value))),
-    min_size=1,
-    max_size=3,
-)
 
 
 @cache
 def found(name: str) -> Found:
     return find(tool_template(name))
-
-
-def holds(value: Any, text: str) -> bool:
-    return text in json.dumps(value, ensure_ascii=False).replace('\\"', '"')
 
 
 def written(name: str, calls: list[Call], **answer: Any) -> tuple[str, bool]:

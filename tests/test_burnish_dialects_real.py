@@ -21,7 +21,7 @@ from burnish.dialects.events import Call
 from burnish.dialects.find import Found, find
 from burnish.dialects.reader import parse
 from burnish.dialects.shape import tool_call
-from tests.test_burnish_dialects import CALLS, holds
+from tests.support.tool_calls import CALLS, holds
 
 DIRECTORY = os.environ.get("BURNISH_CHAT_TEMPLATES", "")
 # file → dialect, thoughts, several calls in a turn
