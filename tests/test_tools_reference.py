@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from pydantic.fields import FieldInfo
 
+from serve.http import schema
 from serve.http.body.treatment import NoEffect, Only, Unsupported
 from serve.http.body.validation import validate
 from serve.http.errors import ApiError
 from serve.http.message import ContentPart, Message, Wire
-from serve.http.schema import ChatRequest, CompletionRequest, StreamOptions
+from serve.http.schema import ChatRequest, CompletionRequest, StreamOptions, TemplateRequest
 from tools.reference import __main__ as reference
 from tools.reference.api import marks
 
@@ -79,6 +80,17 @@ def code_of(model: type[Wire], **values: Any) -> str | None:
     except ApiError as error:
         return error.code
     return None
+
+
+def marked(info: FieldInfo) -> bool:
+    return bool(marks(info, NoEffect | Only | Unsupported))
+
+
+def test_every_schema_is_tested() -> None:
+    requests = {model for name, model in vars(schema).items() if isinstance(model, type) and issubclass(model, Wire)}
+    unmarked = {model for model in requests if not any(map(marked, model.model_fields.values()))}
+    parents = {parent for model in requests for parent in model.__mro__[1:]}
+    assert requests - unmarked - parents - REQUESTS.keys() == {TemplateRequest}
 
 
 REFUSED = [(m, n, i) for m, n, i in fields() if marks(i, Unsupported) and not marks(i, Only)]

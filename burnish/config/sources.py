@@ -17,8 +17,12 @@ from .yaml_file import YamlError, check_size
 
 ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE")
-# variables under our prefix that are no stage's setting
-OTHER_VARIABLES = frozenset({"BURNISH_CACHE", "BURNISH_LOG_FORMAT", "BURNISH_COMMIT"})
+# variables under our prefix that are not a setting of a stage, with what they do
+OTHER_VARIABLES = {
+    "BURNISH_CACHE": "directory of llama.cpp builds, dequantized bases and load tests; ~/.cache/burnish by default",
+    "BURNISH_LOG_FORMAT": "`json`: log lines are JSON on a terminal too",
+    "BURNISH_COMMIT": "the commit that records and `/version` name, where there is no clone (set in images)",
+}
 
 
 class _Loader(yaml.SafeLoader):

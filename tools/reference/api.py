@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import SimpleNamespace, UnionType
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -117,7 +117,7 @@ def _tables(model: type[Wire]) -> str:
     return "\n".join(parts)
 
 
-def marks(info: FieldInfo, kind: type[Any]) -> list[Any]:
+def marks(info: FieldInfo, kind: type[Any] | UnionType) -> list[Any]:
     """Return a field's marks of one kind."""
     return [mark for mark in info.metadata if isinstance(mark, kind)]
 

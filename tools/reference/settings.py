@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from burnish.config.schema import Strict, fields, section, show
-from burnish.config.sources import ENV_PREFIX
+from burnish.config.sources import ENV_PREFIX, OTHER_VARIABLES
 from export.settings import ExportSettings
 from serve.settings import ServeSettings
 from train.settings import TrainSettings
@@ -41,7 +41,7 @@ An unknown key is an error that names the nearest one. On the command line and i
 
 def page() -> str:
     """Return the page."""
-    return "\n".join([INTRO, *(_stage(name, model) for name, model in STAGES.items())])
+    return "\n".join([INTRO, *(_stage(name, model) for name, model in STAGES.items()), _others()])
 
 
 def _stage(name: str, model: type[BaseModel]) -> str:
@@ -54,6 +54,11 @@ def _stage(name: str, model: type[BaseModel]) -> str:
             parts.append(f"### {name}: {key}\n\n{_summary(inner)}\n")
             parts.append(_table(name, list(fields(inner, (key,)))))
     return "\n".join(parts)
+
+
+def _others() -> str:
+    rows = [(f"`{name}`", text) for name, text in OTHER_VARIABLES.items()]
+    return f"## Other environment variables\n\n{table(('variable', 'what it does'), rows)}\n"
 
 
 def _table(stage: str, settings: list[tuple[tuple[str, ...], Any]]) -> str:
