@@ -70,7 +70,7 @@ def _routes() -> Iterator[tuple[str, APIRoute]]:
         module.add(app, cast(Service, service))
     for route in app.routes:
         if isinstance(route, APIRoute):
-            yield min(route.methods - {"HEAD"}), route
+            yield min((route.methods or set()) - {"HEAD"}), route
 
 
 def _route_table(routes: list[tuple[str, APIRoute]]) -> str:

@@ -16,8 +16,8 @@ from serve.http.schema import ChatRequest
 from .markdown import table
 
 SERVE = Path(__file__).resolve().parents[2] / "serve"
-# what makes an error, with where its arguments are: status, code, message
-MAKERS = {"ApiError": (0, "code", 1), "Refusal": (0, 1, 2), "_refuse": (0, 1, 2)}
+# what makes an error of a status, with where the code (None: the keyword) and the message are among its arguments
+MAKERS: dict[str, tuple[int | None, int]] = {"ApiError": (None, 1), "Refusal": (1, 2), "_refuse": (1, 2)}
 # functions that make an error of one status and code; the first argument is the message
 WRAPPERS = {"too_many": too_many("", 1), "failed": failed("")}
 NOT_READ = {499}  # the client has gone
@@ -80,9 +80,9 @@ def _made(call: ast.Call, before: list[ast.Assign]) -> Iterator[Found]:
         yield WRAPPERS[maker].status, str(WRAPPERS[maker].code), _words(call.args[0], before)
     if maker not in MAKERS or not call.args or not isinstance(call.args[0], ast.Constant):
         return
-    _, code_at, text_at = MAKERS[maker]
+    code_at, text_at = MAKERS[maker]
     keywords = {word.arg: word.value for word in call.keywords}
-    code = keywords.get(code_at) if isinstance(code_at, str) else call.args[code_at]
+    code = keywords.get("code") if code_at is None else call.args[code_at]
     status = call.args[0].value
     if isinstance(status, int) and status not in NOT_READ and (code is None or isinstance(code, ast.Constant)):
         text = _words(call.args[text_at], before) if len(call.args) > text_at else ""

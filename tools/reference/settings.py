@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -61,7 +62,7 @@ def _others() -> str:
     return f"## Other environment variables\n\n{table(('variable', 'what it does'), rows)}\n"
 
 
-def _table(stage: str, settings: list[tuple[tuple[str, ...], Any]]) -> str:
+def _table(stage: str, settings: Sequence[tuple[tuple[str, ...], Any]]) -> str:
     return table(HEAD, [_row(stage, path, info) for path, info in settings]) + "\n"
 
 
