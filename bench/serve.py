@@ -74,7 +74,10 @@ def start_all(names: list[str], load: Load) -> list[Running]:
 
 async def compare(options: argparse.Namespace, clients: int, model: Model) -> list[dict[str, Any]]:
     """Run the loads at one number of clients on every server, in turn; return one row a load, sampling and server."""
-    load = Load(Path(options.model).resolve(), options.threads, clients, options.cells, options.peer_python)
+    model_file = Path(options.model).resolve()
+    load = Load(
+        model_file, options.threads, clients, options.cells, python=options.peer_python, gpu_layers=options.gpu_layers
+    )
     servers = start_all(options.servers, load)
     rows: list[dict[str, Any]] = []
     try:
@@ -184,6 +187,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each load on each server")
     parser.add_argument("--threads", type=int, default=2, help="threads of each server")
     parser.add_argument("--cells", type=int, default=2048, help="cells for each client")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on a GPU; -1 is all")
     parser.add_argument(
         "--peer-python", default=sys.executable, help="a Python with what llama-cpp-python's servers need"
     )

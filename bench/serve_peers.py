@@ -57,7 +57,7 @@ class PeerMissing(Exception):
 
 @dataclass(frozen=True)
 class Load:
-    """What every server gets: the model, threads, sequences at once, cells for each of them.
+    """What every server gets: the model, threads, sequences at once, cells for each of them, layers on a GPU (-1: all).
 
     `python` runs llama-cpp-python's servers, which need packages that nothing else here does.
     """
@@ -67,6 +67,7 @@ class Load:
     clients: int
     cells_each: int
     python: str = sys.executable
+    gpu_layers: int = 0
 
 
 @dataclass
@@ -169,6 +170,7 @@ def burnish(load: Load, port: int) -> list[str]:
         "max_sequences": load.clients,
         "cells": load.clients * load.cells_each,
         "context_length": load.cells_each,
+        "n_gpu_layers": load.gpu_layers,
         "max_waiting": 256,
         "log_level": "warning",
     }
@@ -183,7 +185,7 @@ def burnish_other_layout(load: Load, port: int) -> list[str]:
 def llama_server(load: Load, port: int) -> list[str]:
     """llama.cpp's own, with a slot for each client and the same total cells, its defaults otherwise."""
     options = {"-m": load.model, "--port": port, "-t": load.threads, "-np": load.clients}
-    options["-c"] = load.clients * load.cells_each
+    options |= {"-c": load.clients * load.cells_each, "-ngl": load.gpu_layers if load.gpu_layers >= 0 else 999}
     command = [str(build_peers() / "llama-server"), "--host", "127.0.0.1", "--no-webui"]
     return command + [str(part) for pair in options.items() for part in pair]
 

@@ -24,7 +24,7 @@ class RawDecode:
 
     def __init__(self, load: Load) -> None:
         code = "import sys; from bench.serve_raw import answer; answer(*sys.argv[1:])"
-        command = [sys.executable, "-c", code, str(load.model), str(load.threads), str(load.clients)]
+        command = [sys.executable, "-c", code, *map(str, (load.model, load.threads, load.clients, load.gpu_layers))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.tokens_per_s()  # loads the model and touches its pages
 
@@ -45,12 +45,12 @@ class RawDecode:
         self._process.wait()
 
 
-def answer(path: str, threads: str, sequences: str) -> None:
+def answer(path: str, threads: str, sequences: str, gpu_layers: str) -> None:
     """For every line on stdin print the tokens/s of one run."""
     count = int(sequences)
     cells = count * (PROMPT + STEPS + 1)
     with (
-        Model.open(path) as model,
+        Model.open(path, n_gpu_layers=int(gpu_layers)) as model,
         Context(model, n_ctx=cells, n_seq_max=count, unified=False, threads=int(threads)) as context,
     ):
         for _ in sys.stdin:
