@@ -24,7 +24,7 @@ def messages() -> list[str]:
 @cache
 def printed() -> str:
     """Return every string of the code, one a line; what is put in at run time is an ellipsis."""
-    files = [path for name in ("burnish", "train", "export", "serve") for path in (ROOT / name).rglob("*.py")]
+    files = [path for name in ("burnish", "train", "export", "serve", "tools") for path in (ROOT / name).rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     return "\n".join(text for tree in trees for node in ast.walk(tree) for text in _strings(node))
 
