@@ -25,6 +25,7 @@ from .http_server import HttpServer, limit_log_lines, listen
 from .llama import sizing
 from .llama.backend import LlamaBackend
 from .llama.load import load
+from .llama.threads import Threads
 from .llama.warmup import warm_up
 from .metrics import Metrics
 from .settings import ServeSettings
@@ -45,6 +46,7 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
         size = sizing.measure(model, served.context_length, settings)
         context = sizing.context(model, size, settings)
         backend = LlamaBackend(model, context, size.shared)
+        backend.threads = Threads(context, size.threads) if settings.threads is None else None
         _in_own_thread(warm_up, backend)
         bridge, metrics = EventBridge(), Metrics()
         engine = Engine(backend, sizing.limits(model, size, settings), bridge.deliver, metrics)
@@ -67,6 +69,8 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
         if not keys and is_exposed(settings):
             where = settings.published_on or settings.host
             warn(f"listening on {where} without an API key: anyone who can reach this machine can use the model")
+        if backend.threads is not None:
+            backend.threads.follow()
         gc.collect()
         gc.freeze()  # keep the collector from walking start-up objects between two tokens
         HttpServer(app, engine, bridge, metrics, settings, listening).run(sockets=[listening])

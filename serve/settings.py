@@ -109,7 +109,9 @@ class ServeSettings(Strict):
     prefix_cache: bool = Field(True, description="reuse cached prefixes of prompts")
     step_tokens: Annotated[int, Field(ge=16)] = Field(512, description="most tokens decoded in one step")
     prompt_chunk: Positive = Field(256, description="most prompt tokens per step while other sequences generate")
-    threads: Positive | None = Field(None, description="threads for decoding; none: the available physical cores")
+    threads: Positive | None = Field(
+        None, description="threads for decoding; none: the available physical cores, fewer while other work uses them"
+    )
     mmap: bool = Field(
         True, description="memory-map the model file; false reads it into memory, so that later changes can't affect it"
     )

@@ -100,6 +100,10 @@ class Context:
         self._batch.n_tokens = count
         return int(api.llama_decode(self.handle, self._batch))
 
+    def set_threads(self, count: int) -> None:
+        """Compute with so many threads from the next decode on."""
+        api.llama_set_n_threads(self.handle, count, count)
+
     def logits(self, index: int) -> Floats:
         """Return the logits after batch token `index`: float32 [n_vocab], valid until the next decode."""
         address = _logits_address(self.handle, index)

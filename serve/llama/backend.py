@@ -14,6 +14,7 @@ from ..engine.kv_cells import Op
 from ..engine.sequence import Sequence
 from ..engine.step import FillerToken, ScheduledTokens
 from .sampling import StepSampler
+from .threads import Threads
 
 
 class LlamaBackend:
@@ -22,6 +23,7 @@ class LlamaBackend:
     def __init__(self, model: Model, context: Context, shared: bool) -> None:
         self.model, self.context, self.shared = model, context, shared
         self._sampler = StepSampler(model, context)
+        self.threads: Threads | None = None  # without one, the context's number stays
         self.serial_rows: frozenset[int] = frozenset()  # batch sizes that decode faster one sequence at a time
 
     def apply(self, ops: Many[Op]) -> None:
@@ -43,6 +45,8 @@ class LlamaBackend:
             )
 
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
+        if self.threads is not None:
+            self.threads.follow()
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []

@@ -1,0 +1,104 @@
+"""The number of computing threads follows what other work leaves of the processors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish import machine
+from burnish.llama import Context, Model
+from burnish.llama.runtime import api
+from serve.llama.threads import Threads
+from tests.support.server import small_model
+
+
+class Machine:
+    """Processors of which others use a part; a context that only notes its threads."""
+
+    def __init__(self, processors: int = 4) -> None:
+        self.processors, self.now, self.busy, self.own = processors, 0.0, 100.0, 7.0
+        self.set: list[int] = []
+
+    def set_threads(self, count: int) -> None:
+        self.set.append(count)
+
+    def threads(self, most: int) -> Threads:
+        context: Any = self
+        use: Any = lambda: (self.processors, self.busy, self.own)  # noqa: E731
+        return Threads(context, most, clock=lambda: self.now, use=use)
+
+    def run(self, threads: Threads, seconds: float, others: float, step: float = 0.25) -> None:
+        for _ in range(round(seconds / step)):
+            self.now += step
+            self.own += threads.count * step
+            self.busy += (threads.count + others) * step
+            threads.follow()
+
+
+def test_threads_are_given_up_at_once_and_taken_again_after_two_readings() -> None:
+    there = Machine()
+    threads = there.threads(4)
+    there.run(threads, 2.0, others=0.4)
+    assert there.set == []
+    there.run(threads, 0.5, others=2.2)
+    assert threads.count == 2
+    there.run(threads, 0.5, others=9.0)
+    assert threads.count == 1
+    there.run(threads, 0.5, others=0.0)
+    assert threads.count == 1
+    there.run(threads, 2.0, others=0.0)
+    assert threads.count == 4 and there.set == [2, 1, 4]
+
+
+def test_a_pause_and_a_kernel_that_tells_nothing_change_nothing() -> None:
+    there = Machine()
+    threads = there.threads(4)
+    there.run(threads, 60.0, others=4.0, step=30.0)
+    assert there.set == []
+    context: Any = there
+    silent = Threads(context, 4, clock=lambda: there.now, use=lambda: None)
+    there.run(silent, 3.0, others=4.0)
+    assert there.set == []
+
+
+def test_more_processors_than_threads_leave_them_all() -> None:
+    there = Machine(processors=64)
+    threads = there.threads(8)
+    there.run(threads, 3.0, others=50.0)
+    assert there.set == []
+    there.run(threads, 3.0, others=60.0)
+    assert threads.count == 4
+
+
+def test_the_kernels_counters_are_those_of_our_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  9 9 9 9\ncpu0 100 50 30 800 5 6 4 99 0 0\ncpu1 900 0 0 0 0 0 0 0 0 0\nintr 1 2\n")
+    monkeypatch.setattr(machine, "STAT", stat)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {0, 7})
+    tick = machine.os.sysconf("SC_CLK_TCK")
+    for priority, ticks in ((0, 140), (5, 190)):
+        monkeypatch.setattr(machine.os, "getpriority", lambda which, who, priority=priority: priority)
+        found = machine.processor_use()
+        assert found is not None and found[:2] == (1, ticks / tick)
+    monkeypatch.setattr(machine, "STAT", tmp_path / "none")
+    assert machine.processor_use() is None
+
+
+def test_other_work_is_seen_and_a_context_computes_with_fewer_threads() -> None:
+    before = machine.processor_use()
+    code = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        time.sleep(1.5)
+        process.kill()
+    after = machine.processor_use()
+    assert before is not None and after is not None
+    assert (after[1] - before[1]) - (after[2] - before[2]) > 0.2
+    with Model.open(small_model()) as model, Context(model, n_ctx=64, threads=2) as context:
+        context.set_threads(1)
+        assert api.llama_n_threads(context.handle) == api.llama_n_threads_batch(context.handle) == 1
+        assert context.decode([5], [0], [0], [True]) == 0
