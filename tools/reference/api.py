@@ -41,7 +41,7 @@ ERRORS = """\
 
 Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. 429 has a Retry-After header, 503 has
 one where waiting helps. In the middle of a stream an error is an event `data: {"error": ...}`, followed by
-`data: [DONE]`. In the messages below an ellipsis stands for what depends on the request.
+`data: [DONE]`. In the messages below an ellipsis replaces what depends on the request.
 """
 Fields = list[tuple[str, FieldInfo]]
 

@@ -35,7 +35,7 @@ A setting comes from three places. The last one that gives it wins:
 3. the command line: `python -m train run --lora.r 32` or `make train SET="--lora.r 32"`.
 
 An unknown key is an error that names the nearest one. On the command line and in the environment a list is written
-`a,b` or `[a, b]`, and `none` stands for a setting that is not set. Training and export also understand
+`a,b` or `[a, b]`, and `none` unsets a setting. Training and export also understand
 [names of other tools](train-on-a-gpu.md#names-of-other-tools).
 """
 
