@@ -233,15 +233,19 @@ PEERS: dict[str, Callable[[Load, int], list[str]]] = {
 
 
 def environment(name: str) -> dict[str, str]:
-    """Return a server's environment."""
+    """Return a server's environment: OpenMP's spinning is as the server itself has it, or as its name says.
+
+    Importing burnish.llama has set the variable in this process, and every server would inherit it.
+    """
+    plain = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     if name.endswith("-openmp"):
-        return {**os.environ, "GOMP_SPINCOUNT": OPENMP_SPINS}
+        return {**plain, "GOMP_SPINCOUNT": OPENMP_SPINS}
     if name.endswith("-spin"):
-        return {**os.environ, "GOMP_SPINCOUNT": "1000"}
+        return {**plain, "GOMP_SPINCOUNT": "1000"}
     if name == "examples/server":  # it needs the multimodal library, which only the peers' build has
         built = str(build_peers())
-        return {**os.environ, "LLAMA_CPP_LIB_PATH": built, "MTMD_CPP_LIB": built}
-    return dict(os.environ)
+        return {**plain, "LLAMA_CPP_LIB_PATH": built, "MTMD_CPP_LIB": built}
+    return plain
 
 
 def start(name: str, load: Load) -> Running:

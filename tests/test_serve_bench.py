@@ -58,6 +58,13 @@ def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
     assert "3 of 3 rounds DISTURBED" in serve.line(peer, [ours, peer])
 
 
+def test_each_server_spins_as_it_would_by_itself() -> None:
+    assert os.environ["GOMP_SPINCOUNT"]  # burnish.llama has set it
+    spins = {name: serve_peers.environment(name).get("GOMP_SPINCOUNT") for name in serve_peers.PEERS if "/" not in name}
+    assert spins.pop("llama-server-spin") == "1000" and spins.pop("burnish-openmp") == serve_peers.OPENMP_SPINS
+    assert set(spins.values()) == {None}
+
+
 def test_a_steady_load_counts_only_while_all_streams_run(monkeypatch: pytest.MonkeyPatch) -> None:
     came = {0: [1.0, 2.0, 3.0, 4.0], 1: [2.5, 3.5, 4.5, 5.5, 6.5]}
 
