@@ -57,7 +57,7 @@ def known_kinds(*kinds: str) -> Callable[[str], str]:
     return check
 
 
-CACHED = NoEffect("prefixes are always cached")
+CACHED = NoEffect("the server caches prefixes, see `prefix_cache`")
 
 
 class ContentPart(Wire):

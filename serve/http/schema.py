@@ -206,7 +206,9 @@ class ChatRequest(Sampling, Rendering):
     web_search_options: Annotated[Any, Unsupported("web search is")] = None
     verbosity: Annotated[Any, Unsupported("verbosity is", "medium")] = None
 
-    moderation: Annotated[Moderation | None, NoEffect("no scores are given"), Only("no policy that blocks")] = None
+    moderation: Annotated[
+        Moderation | None, NoEffect("no scores are given"), Only("only policies that do not block")
+    ] = None
     parallel_tool_calls: Annotated[bool | None, NoEffect("there are no tool calls")] = None
     metadata: Annotated[dict[str, str] | None, NoEffect("nothing is stored")] = None
     store: Annotated[bool | None, NoEffect("nothing is stored")] = None
