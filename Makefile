@@ -1,8 +1,8 @@
-# Burnish: the user's interface. `make` alone prints the verbs.
+# Burnish: the user's interface. `make` alone prints the commands.
 #
 #   make train DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]      make export [RUN= QUANTS=Q4_K_M,Q8_0]
 #
-# Everything is installed into .venv; what outlives a clone (the llama.cpp build, dequantized bases) into ~/.cache/burnish.
+# Everything is installed into .venv; caches that outlive a clone (llama.cpp builds, dequantized bases) are in ~/.cache/burnish.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,24 +10,24 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# PyTorch's own index of CPU builds, used where there is no GPU
+# PyTorch's index of CPU builds, used without a GPU
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n1)
 CONFIG ?= $(if $(GPU),configs/qlora-8b.yaml,configs/quickstart.yaml)
 PORT ?= 8000
 SET ?=
 
-# a value as one word of the shell, whatever blanks, quotes and dollars it has
+# a value quoted as one shell word, whatever it contains
 quoted = '$(subst ','\'',$(value $(1)))'
-# --key value only where the user gave one
+# --key value, only if the user gave one
 opt = $(if $(value $(1)),$(2) $(call quoted,$(1)))
 CONFIG_WORD = '$(subst ','\'',$(CONFIG))'
-# where the verbs run: auto takes Docker where an engine answers and the image is there or can be built, else this machine
+# where commands run: auto uses Docker if an engine responds and the image exists or can be built, otherwise this machine
 RUNNER ?= auto
 VERB := $(firstword $(filter check plan train export examine push card serve chat,$(MAKECMDGOALS)))
 WHERE := $(if $(VERB),$(shell VENV='$(VENV)' RUNNER='$(RUNNER)' tools/docker.sh where $(VERB)))
 $(if $(VERB),$(if $(WHERE),,$(error RUNNER=$(RUNNER): nothing was run)))
-# the project is imported from its root, whatever the working directory holds; see burnish/children/path.py
+# the project is imported from its root, whatever the working directory contains; see burnish/children/path.py
 SAFE_PATH = PYTHONSAFEPATH=1 PYTHONPATH='$(subst ','\'',$(CURDIR))'"$${PYTHONPATH:+:$$PYTHONPATH}"
 SAFE_PY = $(SAFE_PATH) $(PY)
 STAGE = $(if $(filter docker,$(WHERE)),tools/docker.sh,$(SAFE_PY) -m)
@@ -38,16 +38,16 @@ TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/torch.txt)
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# ---- setup: a stamp a step, so that a second run costs nothing -------------------------------------------------------
+# ---- setup: one stamp file per step, so that a second run is instant -------------------------------------------------
 
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v.major}.{v.minor}; give another with PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"$(PYTHON) is Python {v.major}.{v.minor}, but 3.11 to 3.13 is required; choose another with PYTHON=python3.12")'
 	@echo "setup: virtual environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# torch first and by itself, so that nothing pulls several GB of CUDA libraries onto a machine without a GPU; local wheels
-# that pip is configured with (find-links) go before the network
+# torch first and separately, so that nothing pulls several GB of CUDA libraries onto a machine without a GPU; local wheels
+# configured in pip (find-links) take precedence over the network
 $(VENV)/.torch: requirements/torch.txt | $(VENV)/.created
 	@echo "setup: torch $(TORCH) $(if $(GPU),with CUDA,for the CPU)"
 ifneq ($(GPU),)
@@ -71,7 +71,7 @@ $(VENV)/.llama: $(LLAMA_PARTS) | $(VENV)/.packages
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.packages
-	@echo "setup: what the tests need"
+	@echo "setup: the packages of requirements/dev.txt"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.txt
 	@touch $@
 
@@ -83,7 +83,7 @@ lock: | $(VENV)/.created ## [UPGRADE="package ..."]: resolve requirements/*.in a
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@$(SAFE_PY) -m tools.lock $(VENV)/bin/uv $(UPGRADE)
 
-# ---- the product's verbs ---------------------------------------------------------------------------------------------
+# ---- the product's commands ------------------------------------------------------------------------------------------
 
 PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,WHAT,--push.what)
 
@@ -134,9 +134,9 @@ image-sizes: ## the images' sizes, as a table
 image-contents: ## [IMAGE=serve]: every package of an image, with its version and licence
 	@tools/images.sh contents $(IMAGE)
 
-# ---- for those who work on it ----------------------------------------------------------------------------------------
+# ---- development -----------------------------------------------------------------------------------------------------
 
-# tests run in so many processes, each file in one of them; a worker takes up to 2 GB
+# parallel test processes, each file in one of them; a worker takes up to 2 GB
 WORKERS ?= 2
 PYTEST = $(SAFE_PY) -m pytest -n $(WORKERS) --dist loadfile
 
@@ -164,7 +164,7 @@ lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-layers: ## the architecture, read from the imports: folders in layers, circles, sizes
+layers: ## check the architecture from the imports: layers of folders, cycles, file sizes
 	@$(SAFE_PATH) $(PYTHON) -m tools.layers
 
 reference: setup ## write docs/settings.md and docs/openai-api.md from the code

@@ -1,8 +1,8 @@
-"""What .ci/containers asks from outside the containers.
+"""The client side of .ci/containers, run outside the containers.
 
-containers_client.py ask PORT          an answer through the official openai client
-containers_client.py stream PORT FILE  stream a long answer; FILE appears with the first piece; print how it ended
-containers_client.py hub FILE          a model hub that calls every repository gated; its port goes into FILE
+containers_client.py ask PORT          request an answer with the official openai client
+containers_client.py stream PORT FILE  stream a long answer; FILE appears with the first chunk; print how it ended
+containers_client.py hub FILE          run a model hub whose repositories are all gated; its port is written to FILE
 containers_client.py compose           read `docker compose config --format json`, check every service's hardening
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def ask(port: str) -> None:
-    """Print the answer to a question; fails where there is none."""
+    """Print the answer to a question; fail if there is none."""
     from openai import OpenAI
 
     client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
@@ -29,7 +29,7 @@ def ask(port: str) -> None:
 
 
 def stream(port: str, first: str) -> None:
-    """Stream until the server ends it, whole or with an error event; a torn connection raises."""
+    """Stream until the server sends [DONE]; an error event or a lost connection raises."""
     import httpx
 
     body = {
@@ -52,7 +52,7 @@ def stream(port: str, first: str) -> None:
 
 
 class Gated(BaseHTTPRequestHandler):
-    """Answers as the hub does for a gated repository without a token."""
+    """Replies like the hub to a request for a gated repository without a token."""
 
     def do_GET(self) -> None:
         self.send_response(401)
@@ -74,7 +74,7 @@ def hub(file: str) -> None:
 
 
 def compose() -> None:
-    """Check what every service must have; prints their names."""
+    """Check the hardening of every service; print their names."""
     services: dict[str, dict[str, Any]] = json.load(sys.stdin)["services"]
     for name, service in services.items():
         assert not service.get("privileged") and "cap_add" not in service, name

@@ -103,7 +103,7 @@ def test_without_an_engine_auto_is_local_and_docker_is_a_clear_fault(no_engine: 
     assert (auto.returncode, auto.stdout) == (0, "local\n")
     asked = tool("where", "train", PATH=no_engine, RUNNER="docker", HOME="/tmp")
     assert asked.returncode == 2 and "error: RUNNER=docker: no Docker engine" in asked.stderr
-    assert "it should be auto, local or docker" in tool("where", "train", PATH=no_engine, RUNNER="podman").stderr
+    assert "expected auto, local or docker" in tool("where", "train", PATH=no_engine, RUNNER="podman").stderr
 
 
 def test_paths_that_are_named_are_mounted(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_only_an_export_that_needs_the_hub_has_a_network(words: str, base: str, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f" {service} {' '.join(said)}" in done.stdout
-    assert ("it is fetched" in done.stderr) == (service == "export-hub")
+    assert ("enabling the network" in done.stderr) == (service == "export-hub")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])

@@ -61,7 +61,7 @@ def importing_functions(code: str, package: str) -> Iterator[str]:
 
 
 def test_imports_go_one_way_and_folders_and_files_are_small() -> None:
-    """No circle of modules or folders, no stage that imports another: see tools/layers.py."""
+    """No cycles of modules or folders, no stage that imports another: see tools/layers.py."""
     assert faults() == []
 
 
@@ -79,7 +79,7 @@ def test_what_breaks_the_layers_is_named(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     found = "\n".join(faults(tmp_path))
-    assert "circle of modules: export." in found and "circle of folders of export: export." in found
+    assert "cycle of modules: export." in found and "cycle of folders of export: export." in found
     assert "burnish.a imports export.b" in found and "export.b imports train.e" in found
     assert f"train/e.py: {MAX_LINES + 1} lines" in found
 

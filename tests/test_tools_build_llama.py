@@ -184,9 +184,9 @@ def test_a_build_that_dies_in_its_test_is_replaced_and_not_built_again(
     assert len(built) == 2 and "BURNISH_NO_AMX" in built[1]
     with zipfile.ZipFile(next(directory.glob("*.whl"))) as wheel:
         assert "BURNISH_NO_AMX" in wheel.read("flags.txt").decode()
-    assert said.count("\n") == 1 and "SIGILL (Illegal instruction) at: Q8_0; taking native without AMX" in said
+    assert said.count("\n") == 1 and "SIGILL (Illegal instruction) at: Q8_0; trying native without AMX" in said
     assert build_llama.ready("1.0", tries) == directory and len(built) == 2
-    assert "already built (native without AMX)" in capsys.readouterr().out
+    assert "using the existing build of 1.0 (native without AMX)" in capsys.readouterr().out
 
 
 WRONG_BUT_AVX2 = """
@@ -206,9 +206,9 @@ def test_wrong_numbers_lead_to_avx2(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("selftest", "text"),
     [
-        ("print('wrong Q8_0: bad'); sys.exit(1)", "no build computes on this CPU"),
-        ("raise ImportError('no tool')", "its test could not run"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "its test could not run"),
+        ("print('wrong Q8_0: bad'); sys.exit(1)", "no build works on this CPU"),
+        ("raise ImportError('no tool')", "its test failed to run"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "its test failed to run"),
     ],
 )
 def test_what_no_other_build_would_cure_ends_in_one_line(
@@ -227,7 +227,7 @@ def test_the_installed_build_computes_in_every_type() -> None:
     command = [sys.executable, "-I", str(build_llama.SELFTEST), sysconfig.get_path("purelib")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and done.stdout.endswith("passed\n"), done.stdout + done.stderr
-    assert f"AMX: {'used' if HAS_AMX else 'not here'}" in done.stdout
+    assert f"AMX {'available' if HAS_AMX else 'not available'}" in done.stdout
     for kind in selftest_llama.TYPES:
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"{kind}: "))
         assert ("AMX" in line) == (HAS_AMX and kind not in selftest_llama.FLOATS), line

@@ -1,11 +1,11 @@
-"""Build llama-cpp-python once and install it, with llama.cpp's own converter, into the Python that runs this.
+"""Build llama-cpp-python once and install it, with llama.cpp's converter, into the current Python environment.
 
     python tools/build_llama.py [--cpu native|v3|all] [--cuda ARCHS] [--wheel-only DIR]
 
-The wheel is kept in the cache under a key of everything that makes it another (tools/llama_key.py), so that a machine
-builds it once and a home directory shared by two machines never mixes them. A native build is tested on this CPU before
-it is kept (tools/selftest_llama.py); where it fails, the next slower one is built and that choice is kept. Only the
-standard library is used: this runs before anything is installed.
+The wheel is cached under a key of everything that affects it (tools/llama_key.py): a machine builds it once, and
+machines that share a home directory never mix their builds. A native build is tested on this CPU before it is cached
+(tools/selftest_llama.py); if it fails, the next slower one is built, and that choice is remembered. This uses only the
+standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from tools.llama_key import AMX_FLAGS, build_key, cpu_features  # noqa: E402
 REQUIREMENT = ROOT / "requirements" / "llama.txt"
 SELFTEST = ROOT / "tools" / "selftest_llama.py"
 SELFTEST_LIMIT_S = 300
-# signals by which a build that does not fit this CPU, or computes nonsense, ends a process; others were sent on purpose
+# signals that a build unsuitable for this CPU causes; others were sent on purpose
 CRASHES = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP")
 CONVERTER_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
 BASE_FLAGS = (
     *AMX_FLAGS,
-    "-DLLAVA_BUILD=OFF",  # multimodal code: nothing here uses it
-    # without these every library is installed a second time, outside the package
+    "-DLLAVA_BUILD=OFF",  # multimodal code, not used
+    # otherwise every library is installed a second time, outside the package
     "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",
     "-DCMAKE_INSTALL_LIBDIR=llama_cpp/lib",
     "-DCMAKE_INSTALL_INCLUDEDIR=llama_cpp/include",
 )
 CPU_FLAGS = {
     "native": ("-DGGML_NATIVE=ON",),
-    "v3": ("-DGGML_NATIVE=OFF",),  # llama.cpp's own non-native default: AVX2, FMA, F16C, BMI2
+    "v3": ("-DGGML_NATIVE=OFF",),  # llama.cpp's non-native default: AVX2, FMA, F16C, BMI2
     "all": ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"),
 }
 
@@ -58,13 +58,13 @@ def pinned_version() -> str:
     """Return the version that requirements/llama.txt pins."""
     found = re.search(r"^llama-cpp-python==(\S+)", REQUIREMENT.read_text(), re.MULTILINE)
     if not found:
-        raise SystemExit(f"{REQUIREMENT}: no line 'llama-cpp-python==VERSION --hash=sha256:...'")
+        raise SystemExit(f"{REQUIREMENT}: expected a line 'llama-cpp-python==VERSION --hash=sha256:...'")
     return found.group(1)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to build: its CMake flags, its name in messages, and whether it is for this CPU and tested on it."""
+    """A way to build: its CMake flags, its name in messages, and whether it is native, so tested on this CPU."""
 
     name: str
     flags: tuple[str, ...]
@@ -72,7 +72,7 @@ class Choice:
 
 
 def choices(cpu: str, cuda: str | None) -> list[Choice]:
-    """Return the builds to try, the best first: one for a portable build, for a native one also what is slower."""
+    """Return the builds to try, fastest first: a single portable one, or a native one and slower fallbacks."""
     more = ("-DGGML_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={cuda}", "-DGGML_CUDA_NCCL=OFF") if cuda else ()
     if cpu != "native":
         return [Choice(cpu, (*BASE_FLAGS, *CPU_FLAGS[cpu], *more))]
@@ -84,7 +84,7 @@ def choices(cpu: str, cuda: str | None) -> list[Choice]:
 
 
 def cache_directory(version: str, cmake_flags: Sequence[str], native: bool) -> Path:
-    """Return the directory that holds the wheel and converter of exactly this build."""
+    """Return the cache directory for the wheel and converter of exactly this build."""
     root = os.environ.get("BURNISH_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "burnish"
     )
@@ -92,8 +92,8 @@ def cache_directory(version: str, cmake_flags: Sequence[str], native: bool) -> P
 
 
 def download(directory: Path) -> Path:
-    """Fetch the source archive into `directory`; pip refuses it if the pinned hash does not match."""
-    print("llama.cpp: fetching the source archive (77 MB) and checking its hash", flush=True)
+    """Download the source archive into `directory`; pip checks the pinned hash."""
+    print("llama.cpp: downloading the source archive (77 MB) and checking its hash", flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--no-binary", "llama-cpp-python", "--dest", str(directory), "--requirement", str(REQUIREMENT)]
     subprocess.run(command, check=True)
@@ -101,7 +101,7 @@ def download(directory: Path) -> Path:
 
 
 def extract_converter(archive: Path, target: Path) -> None:
-    """Copy llama.cpp's converter and its gguf package out of the source archive."""
+    """Extract llama.cpp's converter and its gguf package from the source archive."""
     with tarfile.open(archive) as tar:
         for member in tar:
             _, found, name = member.name.partition("/vendor/llama.cpp/")
@@ -114,13 +114,13 @@ def extract_converter(archive: Path, target: Path) -> None:
 
 
 def cmake_args(cmake_flags: Sequence[str]) -> str:
-    """Return CMAKE_ARGS: the caller's own, then ours; scikit-build-core splits it as a shell would."""
+    """Return CMAKE_ARGS: the caller's, then ours; scikit-build-core splits it like a shell."""
     ours = [shlex.quote(flag) if re.search(r"[\s'\"\\]", flag) else flag for flag in cmake_flags]
     return " ".join([os.environ.get("CMAKE_ARGS", ""), *ours]).strip()
 
 
 def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> None:
-    """Build the wheel with a line of progress; the compiler's whole output is shown only if it fails."""
+    """Build the wheel with a progress line; the end of the compiler's output is shown only if it fails."""
     environment = {**os.environ, "CMAKE_ARGS": cmake_args(cmake_flags)}
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--wheel-dir", str(target), str(archive)]
     started, log, shown = time.monotonic(), [], 0.0
@@ -131,7 +131,7 @@ def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> No
         for line in process.stdout:
             log.append(line)
             step = re.match(r"\s*\[(\d+)/(\d+)\]", line)
-            # a terminal gets a line that renews itself, a log file one line every half minute
+            # on a terminal one line is updated in place; a log file gets a line every half minute
             if step and time.monotonic() - shown > (0.5 if sys.stdout.isatty() else 30):
                 shown = time.monotonic()
                 text = f"llama.cpp: compiling {step[1]}/{step[2]}, {shown - started:.0f} s"
@@ -141,18 +141,18 @@ def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> No
     if process.returncode:
         sys.stdout.write("".join(log[-60:]))
         raise SystemExit(
-            "llama.cpp: the build failed; its last lines are above. It needs a C++17 compiler (g++ or clang++)."
+            "llama.cpp: the build failed; its last lines are above. A C++17 compiler is required (g++ or clang++)."
         )
     print(f"\nllama.cpp: built in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def fault(directory: Path, cuda: bool) -> str | None:
-    """Compute with the wheel in a child process; return one line on what is wrong with it, None where nothing is.
+    """Test the wheel in a child process; return one line on what is wrong, or None.
 
-    Raises SystemExit where the test itself can't run.
+    Raises SystemExit if the test itself can't run.
     """
     if cuda and not _has_driver():
-        print("llama.cpp: not tested: it needs NVIDIA's driver, which is not on this machine", flush=True)
+        print("llama.cpp: not tested: this machine has no NVIDIA driver", flush=True)
         return None
     with tempfile.TemporaryDirectory(dir=directory.parent) as site:
         with zipfile.ZipFile(next(directory.glob("llama_cpp_python-*.whl"))) as wheel:
@@ -164,7 +164,7 @@ def fault(directory: Path, cuda: bool) -> str | None:
                 command, env=environment, capture_output=True, text=True, errors="replace", timeout=SELFTEST_LIMIT_S
             )
         except subprocess.TimeoutExpired:
-            return f"it computes no answer in {SELFTEST_LIMIT_S} s"
+            return f"it computed no result within {SELFTEST_LIMIT_S} s"
     lines = done.stdout.strip().split("\n")
     step = next((line.removeprefix("step ") for line in reversed(lines) if line.startswith("step ")), "starting")
     if done.returncode < 0 and (name := signal.Signals(-done.returncode).name) in CRASHES:
@@ -174,7 +174,7 @@ def fault(directory: Path, cuda: bool) -> str | None:
     wrong = next((line.removeprefix("wrong ") for line in lines if line.startswith("wrong ")), None)
     if wrong is None or done.returncode != 1:
         last = done.stderr.strip().rpartition("\n")[2] or "no output"
-        raise SystemExit(f"llama.cpp: its test could not run (exit code {done.returncode}, at: {step}): {last}")
+        raise SystemExit(f"llama.cpp: its test failed to run (exit code {done.returncode}, at: {step}): {last}")
     return wrong
 
 
@@ -187,9 +187,9 @@ def _has_driver() -> bool:
 
 
 def build(directory: Path, choice: Choice) -> str | None:
-    """Fill `directory` with the wheel and converter; it appears whole or not at all.
+    """Create `directory` with the wheel and converter, atomically.
 
-    Returns what is wrong with a build that fails its test, which is then not kept.
+    Return what is wrong with a build that fails its test, which is not kept.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".build-") as name:
@@ -202,20 +202,20 @@ def build(directory: Path, choice: Choice) -> str | None:
             return wrong
         try:
             os.replace(whole, directory)
-        except OSError:  # another process built the same thing meanwhile
+        except OSError:  # another process has built the same in the meantime
             if not directory.is_dir():
                 raise
     return None
 
 
 def ready(version: str, tries: Sequence[Choice]) -> Path:
-    """Return the directory of the first build that passes its test; one that failed is not built a second time."""
+    """Return the directory of the first build that passes its test; failed ones are not built again."""
     failed = []
     for choice in tries:
         directory = cache_directory(version, choice.flags, choice.native)
         note = directory.with_name(directory.name + ".failed")
         if directory.is_dir():
-            print(f"llama.cpp: {version} for this CPU is already built" + (f" ({choice.name})" if failed else ""))
+            print(f"llama.cpp: using the existing build of {version}" + (f" ({choice.name})" if failed else ""))
             return directory
         if not note.is_file():
             wrong = build(directory, choice)
@@ -224,11 +224,11 @@ def ready(version: str, tries: Sequence[Choice]) -> Path:
             note.write_text(wrong + "\n")
         wrong = note.read_text().strip()
         failed.append(f"{choice.name}: {wrong}")
-        going = f"; taking {tries[len(failed)].name}" if len(failed) < len(tries) else ""
-        print(f"llama.cpp: the {choice.name} build fails its test on this CPU: {wrong}{going}", flush=True)
+        following = f"; trying {tries[len(failed)].name}" if len(failed) < len(tries) else ""
+        print(f"llama.cpp: the {choice.name} build fails its test on this CPU: {wrong}{following}", flush=True)
     raise SystemExit(
-        f"llama.cpp: no build computes on this CPU ({'; '.join(failed)}). Another compiler may help: "
-        f"CC=... CXX=... make setup. Remove {note.parent}/*.failed to try the same again."
+        f"llama.cpp: no build works on this CPU ({'; '.join(failed)}). Try another compiler with "
+        f"CC=... CXX=... make setup, or remove {note.parent}/*.failed to try the same builds again."
     )
 
 
@@ -246,8 +246,8 @@ def install(directory: Path, version: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cpu", choices=sorted(CPU_FLAGS), default="native", help="which CPUs the build runs on")
-    parser.add_argument("--cuda", metavar="ARCHS", help="build for CUDA, for these architectures (for example 80;90)")
+    parser.add_argument("--cpu", choices=sorted(CPU_FLAGS), default="native", help="CPUs that the build supports")
+    parser.add_argument("--cuda", metavar="ARCHS", help="build for CUDA with these architectures (for example 80;90)")
     parser.add_argument(
         "--wheel-only", metavar="DIR", type=Path, help="copy wheel and converter to DIR, install nothing"
     )

@@ -1,8 +1,8 @@
-"""python -m tools.external [NAME ...]: install package sets, each in its own environment, run their tests, record them.
+"""Install external package sets, each in its own environment, and run their tests: python -m tools.external [NAME ...].
 
 A set is requirements/external-<name>.txt (Python: a virtual environment) or .json (npm: node_modules), installed into
-<venv>/external/<name>. Tests of a set are marked `external(name="<name>")`. Where a set can't be installed its tests
-are skipped with the reason. The outcome goes into bench/results/external-<name>-<date>.md.
+<venv>/external/<name>. Tests of a set are marked `external(name="<name>")`; if it can't be installed, they are skipped
+with the reason. Results are written to bench/results/external-<name>-<date>.md.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INSTALLED = "installed"  # the pins that are installed; written last
+INSTALLED = "installed"  # file with the installed pins, written last
 PREFIX = "external-"
 INSTALL_TIMEOUT_S = 1800
 NO_TESTS = 5  # pytest's exit code
 
 
 def sets() -> dict[str, Path]:
-    """Return every set's file by its name."""
+    """Return the file of each set by name."""
     found = sorted((ROOT / "requirements").glob(f"{PREFIX}*"))
     return {path.stem.removeprefix(PREFIX): path for path in found if path.suffix in (".txt", ".json")}
 
@@ -37,7 +37,7 @@ def home(name: str) -> Path:
 
 
 def install(name: str, path: Path) -> str:
-    """Install a set unless its pins are installed already; returns why it could not be, or nothing."""
+    """Install a set unless its pins are already installed; return why that failed, or ""."""
     directory = home(name)
     if (directory / INSTALLED).is_file() and (directory / INSTALLED).read_text() == path.read_text():
         return ""
@@ -69,15 +69,15 @@ def _ran(command: list[str], where: Path) -> str:
     try:
         done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return f"{command[0]} was not finished after {INSTALL_TIMEOUT_S} s"
+        return f"{command[0]} did not finish within {INSTALL_TIMEOUT_S} s"
     return (done.stderr.strip() or done.stdout.strip())[-300:] if done.returncode else ""
 
 
 def run(name: str, path: Path) -> int:
-    """Install one set, run its tests and record how they ended; returns pytest's exit code."""
+    """Install one set, run its tests and record the results; return pytest's exit code."""
     why = install(name, path)
     if why:
-        print(f"external: {name}: not installed: {why}", flush=True)
+        print(f"external: {name}: installation failed: {why}", flush=True)
     report = home(name) / "report.xml"
     report.unlink(missing_ok=True)
     started = time.monotonic()
@@ -136,13 +136,13 @@ def _pins(path: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the named sets, or all; returns 1 where a test failed."""
+    """Run the named sets, or all; return 1 if a test failed."""
     known = sets()
     parser = argparse.ArgumentParser(prog="python -m tools.external", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"sets to run, of {', '.join(known)}; all by default")
     names = parser.parse_args(argv).names or list(known)
     if unknown := set(names) - set(known):
-        parser.error(f"no set {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        parser.error(f"unknown set {', '.join(sorted(unknown))}; expected {', '.join(known)}")
     codes = {name: run(name, known[name]) for name in names}
     return int(any(codes.values()))
 

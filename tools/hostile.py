@@ -1,4 +1,4 @@
-"""Requests that nobody sends by mistake: broken heads and bodies, odd values, costly structures, halves of requests."""
+"""Hostile requests: malformed headers and bodies, odd values, expensive structures, incomplete requests."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ MEGABYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Attack:
-    """What is sent, in pieces."""
+    """The bytes to send, in pieces."""
 
     kind: str
     pieces: tuple[bytes, ...]
-    shut: bool = False  # the writing side is closed after it
+    shut: bool = False  # close the writing side afterwards
 
 
 def attack(rng: random.Random) -> Attack:
-    """Return the next attack."""
+    """Return a random attack."""
     return rng.choice(ATTACKS)(rng)
 
 
 def body(rng: random.Random) -> tuple[str, bytes]:
-    """Return a path and a good body with some fields made strange."""
+    """Return a path and a valid body with some odd fields."""
     path = rng.choice(list(GOOD))
     value = dict(GOOD[path])
     for _ in range(rng.randint(0, 3)):
@@ -144,7 +144,7 @@ def _pipelined(rng: random.Random) -> Attack:
 
 
 def _costly(rng: random.Random) -> Attack:
-    """A megabyte of structure, or a little that stands for much."""
+    """Return a body that is expensive to parse for its size."""
     chat, plain = b'{"model":"default","messages":', b'{"model":"default","prompt":'
     path, before, unit, after = rng.choice(
         (
@@ -169,7 +169,7 @@ ATTACKS: tuple[Callable[[random.Random], Attack], ...] = (
 
 
 def exchange(connection: socket.socket, sent: Attack) -> bytes:
-    """Send an attack and return what comes until the server closes; a reset is an end too."""
+    """Send an attack and return everything received until the server closes or resets the connection."""
     data = b""
     with suppress(ConnectionResetError, BrokenPipeError):
         for piece in sent.pieces:

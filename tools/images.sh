@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The container images: build them, weigh them, list what is in them.
+# The container images: build them, show their sizes, list their contents.
 #
 #   tools/images.sh build TARGET...    LLAMA_CPU=all|v3|native, TORCH_INDEX=URL, CUDA_ARCHS='80;90', WHEELS=DIR of torch wheels
-#   tools/images.sh sizes              a table of the images that are there
+#   tools/images.sh sizes              a table of the existing images
 #   tools/images.sh contents [TARGET]  every Debian and Python package of an image, with its version and licence
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +15,7 @@ megabytes() { docker image inspect --format '{{.Size}}' "$1" | awk '{printf "%.0
 
 build() {
   local target options=(--build-arg "BASE_IMAGE=$BASE_IMAGE") name
-  # an image has no git: its records name the commit that it was built from
+  # images contain no git, but their records name the commit they were built from
   BURNISH_COMMIT=${BURNISH_COMMIT:-$(git describe --always --dirty --abbrev=40 --match=- 2>/dev/null || true)}
   for name in LLAMA_CPU TORCH_INDEX CUDA_ARCHS BURNISH_COMMIT; do
     [ -z "${!name:-}" ] || options+=(--build-arg "$name=${!name}")
@@ -39,7 +39,7 @@ sizes() {
 contents() {
   local target
   for target in "$@"; do
-    there "$IMAGES-$target" || { echo "$IMAGES-$target: not there; make images builds it"; continue; }
+    there "$IMAGES-$target" || { echo "$IMAGES-$target does not exist; build it with make images"; continue; }
     echo "# $IMAGES-$target: kind, name, version, licence"
     docker run --rm --network none --entrypoint dpkg-query "$IMAGES-$target" --show --showformat 'deb ${Package} ${Version} -\n'
     docker run --rm --network none --entrypoint python "$IMAGES-$target" -c '
@@ -51,8 +51,8 @@ for d in sorted(distributions(), key=lambda d: d.name.lower()):
   done
 }
 
-verb=${1:-}; [ $# -eq 0 ] || shift
-case $verb in
+command=${1:-}; [ $# -eq 0 ] || shift
+case $command in
   build) build "$@" ;;
   sizes) sizes ;;
   contents) [ $# -gt 0 ] && contents "$@" || contents "${TARGETS[@]}" ;;

@@ -1,7 +1,7 @@
-"""The architecture, read from the imports: python -m tools.layers (make layers).
+"""Check the architecture from the imports: python -m tools.layers (make layers).
 
-Prints each package's folders in layers: a folder imports only from layers below its own. Ends with exit code 1 where
-modules import each other in a circle, where a stage imports another, or where a folder reaches above itself.
+Prints the folders of each package in layers: a folder imports only from layers below it. The exit code is 1 if modules
+or folders import each other in a cycle, if a stage imports another, or if a folder or file is too large.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("burnish", "train", "export", "serve")
 STAGES = ("train", "export", "serve")
-OTHERS = ("tools", "bench")  # whose sizes count too
+OTHERS = ("tools", "bench")  # checked for size only
 MAX_MODULES, MAX_LINES = 14, 400
 Graph = dict[str, set[str]]
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
-    """Return the dotted name of a file; a package's is that of its folder."""
+    """Return the dotted name of a file; for __init__.py, that of its folder."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imported(path: Path, root: Path = ROOT, typing: bool = False) -> Iterator[str]:
-    """Yield every dotted name that a file imports when it runs; `from a import b` gives `a.b`.
+    """Yield every dotted name that a file imports at run time; `from a import b` yields `a.b`.
 
-    Imports inside functions count; those under `if TYPE_CHECKING`, which import nothing, only with `typing`.
+    Imports inside functions count; those under `if TYPE_CHECKING` only with `typing`.
     """
     package = module_name(path, root).split(".")
     package = package if path.name == "__init__.py" else package[:-1]
@@ -52,7 +52,7 @@ def imported(path: Path, root: Path = ROOT, typing: bool = False) -> Iterator[st
 
 
 def module_graph(root: Path = ROOT, typing: bool = False) -> Graph:
-    """Return every module of the packages with those of them that it imports; `typing`: see `imported`."""
+    """Return the modules of the packages that each of their modules imports; for `typing` see `imported`."""
     files = {module_name(path, root): path for name in PACKAGES for path in (root / name).rglob("*.py")}
     graph: Graph = {}
     for name, path in files.items():
@@ -62,17 +62,17 @@ def module_graph(root: Path = ROOT, typing: bool = False) -> Graph:
 
 
 def _known(dotted: str, files: dict[str, Path]) -> str | None:
-    """Return the module that a dotted name belongs to: itself, or the one that defines its last part."""
+    """Return the module of a dotted name: the name itself, or the module that defines its last part."""
     return next((name for name in (dotted, dotted.rpartition(".")[0]) if name in files), None)
 
 
 def folder(module: str) -> str:
-    """Return what a module is drawn as: its sub-package, or itself where it lies in the package's own folder."""
+    """Return the sub-package of a module, or the module itself if it is directly in the package."""
     return ".".join(module.split(".")[:2])
 
 
 def folder_graph(graph: Graph, package: str) -> Graph:
-    """Return a package's folders with those of its folders that they import."""
+    """Return the folders of a package that each of its folders imports."""
     edges: Graph = {}
     for module, targets in graph.items():
         if module.startswith(package + "."):
@@ -82,7 +82,7 @@ def folder_graph(graph: Graph, package: str) -> Graph:
 
 
 def layers(graph: Graph) -> list[list[str]]:
-    """Return a graph's nodes in layers, the ones that import nothing first. Raises graphlib.CycleError."""
+    """Return a graph's nodes in layers, lowest first. Raises graphlib.CycleError."""
     sorter = TopologicalSorter(graph)
     sorter.prepare()
     found = []
@@ -94,14 +94,14 @@ def layers(graph: Graph) -> list[list[str]]:
 
 
 def faults(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> list[str]:
-    """Return what breaks the architecture in these packages, a line each: circles, imports of another stage, size."""
+    """Return the violations in these packages, one per line: cycles, imports of another stage, sizes."""
     graph = {name: targets for name, targets in module_graph(root).items() if name.split(".")[0] in packages}
     found = []
     for what, part in [("modules", graph), *((f"folders of {name}", folder_graph(graph, name)) for name in packages)]:
         try:
             layers(part)
         except CycleError as error:
-            found.append(f"circle of {what}: {' -> '.join(error.args[1])}")
+            found.append(f"cycle of {what}: {' -> '.join(error.args[1])}")
     for module, targets in sorted(module_graph(root, typing=True).items()):
         stage = module.split(".")[0]
         if stage not in packages:
@@ -109,12 +109,12 @@ def faults(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> list[str]:
         for target in sorted(targets):
             other = target.split(".")[0]
             if other != stage and other in STAGES:
-                found.append(f"{module} imports {target}: a stage is known by its record only")
+                found.append(f"{module} imports {target}: stages must not import each other, only read their records")
     return found + sizes(root, packages)
 
 
 def sizes(root: Path, packages: Sequence[str]) -> list[str]:
-    """Return the folders and files of the packages that are too large, a line each."""
+    """Return the folders and files that are too large, one per line."""
     found = []
     for name in packages:
         paths = sorted((root / name).rglob("*.py"))
@@ -128,7 +128,7 @@ def sizes(root: Path, packages: Sequence[str]) -> list[str]:
 
 
 def main() -> int:
-    """Print the layers of each package, the top one first, and what breaks the rules."""
+    """Print the layers of each package, highest first, and all violations."""
     graph = module_graph()
     for package in PACKAGES:
         print(package)
@@ -136,9 +136,9 @@ def main() -> int:
             for level, names in reversed(list(enumerate(layers(folder_graph(graph, package))))):
                 print(f"  {level}  {'  '.join(name.removeprefix(package + '.') for name in names)}")
         except CycleError:
-            print("  in a circle")
+            print("  in a cycle")
     found = faults() + sizes(ROOT, OTHERS)
-    print("\n".join(found) or "no circle, no import upward, no folder or file too large")
+    print("\n".join(found) or "no cycles, no imports between stages, no folder or file too large")
     return 1 if found else 0
 
 

@@ -1,8 +1,8 @@
 """Resolve requirements/*.in into pinned requirements/*.txt with hashes: python -m tools.lock UV (make lock).
 
-Packages that a set has already keep their version; name them to take newer ones: python -m tools.lock UV PACKAGE ...
-torch stands apart, in requirements/torch.txt and without a hash: its builds for CPU and CUDA are different files of one
-version, and the CUDA build brings NVIDIA's packages, which the sets leave out.
+Packages already in a set keep their version; name them to upgrade: python -m tools.lock UV PACKAGE ...
+torch is separate, in requirements/torch.txt and without a hash: its builds for CPU and CUDA are different files of one
+version, and the CUDA build depends on NVIDIA's packages, which the sets leave out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-# sets whose packages are all named in their .in file: nothing is resolved
+# sets whose .in file names all packages, so that nothing is resolved
 WHOLE = ("cuda-build", "quickstart", "serve-cuda", "train-cuda")
 OF_TORCH = re.compile(r"(torch|triton|nvidia-\S+|cuda-\S+)==")
-# the one platform that there is; uv writes it beside packages that only some systems need
+# the only supported platform; uv writes this marker for packages that only some systems need
 HERE = " ; python_full_version < '3.14' and platform_machine == 'x86_64' and sys_platform == 'linux'"
 OPTIONS = "--quiet --universal --python-version 3.11 --no-annotate --no-header --generate-hashes --no-strip-markers"
 
 
 def lock(uv: str, name: str, upgrade: Sequence[str]) -> None:
-    """Write one set. Raises CalledProcessError where it can't be resolved."""
+    """Write one set. Raises CalledProcessError if it can't be resolved."""
     target = REQUIREMENTS / f"{name}.txt"
     command = [uv, "pip", "compile", *OPTIONS.split(), *(["--no-deps"] if name in WHOLE else [])]
     command += [word for package in upgrade for word in ("--upgrade-package", package)]
@@ -36,7 +36,7 @@ def lock(uv: str, name: str, upgrade: Sequence[str]) -> None:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield each requirement with the lines of its hashes; comments are left out."""
+    """Yield each requirement with its hash lines, without comments."""
     yield from re.findall(r"^[^#\s].*\n(?: .*\n)*", text, re.MULTILINE)
 
 

@@ -1,6 +1,6 @@
-"""make quickstart: train, export, serve and ask, and show the base's answers beside the tuned model's.
+"""make quickstart: train, export, serve, and compare the answers of the base and the tuned model.
 
-A second run finds the run finished and goes straight to the asking.
+A second run reuses the finished training and export.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ START_LIMIT_S = 120
 
 
 def stage(*arguments: str) -> None:
-    """Run one stage as a user would, and stop where it stops."""
+    """Run one stage as a user would; exit if it fails."""
     code = subprocess.run([sys.executable, "-m", *arguments]).returncode
     if crashed(code):
         raise RunError(f"python -m {' '.join(arguments)}: {exit_reason(code)}")
@@ -50,7 +50,7 @@ def stage(*arguments: str) -> None:
 
 @contextmanager
 def server(*arguments: str) -> Iterator[str]:
-    """Serve on a free port while the block runs; gives the base URL. Ends what it started, by its handle."""
+    """Serve on a free port during the block; yield the base URL."""
     port = free_port()
     log = Path("runs") / RUN / "logs" / "serve.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,23 +67,23 @@ def server(*arguments: str) -> Iterator[str]:
 
 
 def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until the server answers; raises RunError with its last line where it ends before."""
+    """Wait until the server is ready. Raises RunError with the last line of its log if it exits."""
     for _ in range(START_LIMIT_S * 10):
         if process.poll() is not None:
             last = last_line(log.read_bytes().decode(errors="replace"))
             end = f", {exit_reason(process.returncode)}" if crashed(process.returncode) else ""
-            raise RunError(f"the server ended while starting{end}: {last} (all of it: {log})")
+            raise RunError(f"the server exited while starting{end}: {last} (full log: {log})")
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=1).status_code == 200:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise RunError(f"the server did not become ready in {START_LIMIT_S} s; its log: {log}")
+    raise RunError(f"the server was not ready within {START_LIMIT_S} s; see its log: {log}")
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing uses now."""
+    """Return a free TCP port."""
     import socket
 
     with socket.socket() as probe:
@@ -104,14 +104,14 @@ def ask(url: str) -> list[str]:
 
 
 def base_answers() -> list[str]:
-    """Return the untuned base's answers: the very GGUF file that training began from."""
+    """Return the answers of the untuned base, from the GGUF file that training started from."""
     record = find_run(Path("runs"), RUN, TrainRecord).read(TrainRecord)
     with server("--model", str(resolve(record.base.id).gguf)) as url:
         return ask(url)
 
 
 def show(base: list[str], tuned: list[str]) -> None:
-    """Print the answers side by side, where everything lies, and what to try next."""
+    """Print the answers side by side, the run's paths, and what to try next."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     table = Table(title="The same three prompts, temperature 0", show_lines=True, title_justify="left")
     for name in ("prompt", "base model", "tuned model"):
@@ -135,7 +135,7 @@ def show(base: list[str], tuned: list[str]) -> None:
 
 
 def main() -> int:
-    """Run the chain."""
+    """Run all stages."""
     started = time.monotonic()
     stage("train", "run", "--config", CONFIG, "--run.name", RUN)
     stage("export", "run", "--run.name", RUN)

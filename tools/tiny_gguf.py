@@ -1,7 +1,7 @@
-"""Write a random Llama as an F16 GGUF, with the standard library alone: a tiny one, or one of a real model's shape.
+"""Write a random Llama model as an F16 GGUF with the standard library only: a tiny one, or one of a real model's shape.
 
-The tiny one's shapes take llama.cpp's fast paths: rows of 256 are whole blocks of every quantized type, columns are
-multiples of 32, which AMX needs (ggml-cpu/amx/amx.cpp, supports_op). The vocabulary is byte-level.
+The tiny model's shapes use llama.cpp's fast paths: rows of 256 are whole blocks of every quantized type, and columns
+are multiples of 32, as AMX requires (ggml-cpu/amx/amx.cpp, supports_op). The vocabulary is byte-level.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama's shape.
+    """The shape of a Llama model.
 
-    tied: the output layer is the embedding.
-    words: the tokens after the control tokens have texts of their own, which answers show; else they are unused.
-    spread: the standard deviation of the logits; with a large one most tokens are far likelier than the next one.
+    tied: the output layer shares the embedding's weights.
+    words: tokens after the control tokens have texts, so that output shows them; otherwise they are unused.
+    spread: the standard deviation of the logits; a large one makes the top token far likelier than the next.
     """
 
     embedding: int = 256
@@ -28,7 +28,7 @@ class Size:
     kv_heads: int = 2
     layers: int = 2
     context: int = 256
-    vocabulary: int = 288  # 256 bytes, three control tokens, padding up to a multiple of 32
+    vocabulary: int = 288  # 256 bytes, three control tokens, padding to a multiple of 32
     tied: bool = False
     spread: float = 1.0
     words: bool = False
@@ -40,7 +40,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
 ALIGNMENT = 32
-MOST_DRAWN = 1 << 18  # values of a matrix that are drawn; larger ones repeat them
+MAX_DRAWN = 1 << 18  # random values drawn per matrix; larger matrices repeat them
 U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5  # enum gguf_type
 TYPE_F32, TYPE_F16 = 0, 1  # enum ggml_type
 FILE_TYPE_F16 = 1  # LLAMA_FTYPE_MOSTLY_F16
@@ -51,14 +51,14 @@ Shape = tuple[int, ...]
 
 
 def byte_tokens() -> list[str]:
-    """Return the 256 characters that stand for the bytes 0 to 255 in GPT-2's vocabularies."""
+    """Return the 256 characters that represent the bytes 0 to 255 in GPT-2's vocabularies."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return [chr(byte) if byte in shown else chr(256 + hidden.index(byte)) for byte in range(256)]
 
 
 def shapes(size: Size) -> dict[str, Shape]:
-    """Return every tensor's shape, as ggml has it: (columns, rows), columns being what is summed over."""
+    """Return the shape of every tensor in ggml's order: (columns, rows); columns are summed over."""
     wide, kv = size.embedding, size.embedding // size.heads * size.kv_heads
     found: dict[str, Shape] = {"token_embd.weight": (wide, size.vocabulary), "output_norm.weight": (wide,)}
     if not size.tied:
@@ -74,7 +74,7 @@ def shapes(size: Size) -> dict[str, Shape]:
 
 
 def metadata(size: Size, pre: str = "gpt-2", template: str | None = None) -> list[tuple[str, int, object]]:
-    """Return the keys with their GGUF types and values; `pre` names llama.cpp's pre-tokenizer."""
+    """Return the metadata keys with GGUF types and values; `pre` names llama.cpp's pre-tokenizer."""
     tokens = byte_tokens() + list(CONTROL)
     more = size.vocabulary - len(tokens)
     kinds = [NORMAL] * 256 + [CONTROL_TOKEN] * len(CONTROL) + [NORMAL if size.words else UNUSED] * more
@@ -95,7 +95,7 @@ def metadata(size: Size, pre: str = "gpt-2", template: str | None = None) -> lis
         ("tokenizer.ggml.pre", STRING, pre),
         ("tokenizer.ggml.tokens", ARRAY, (STRING, tokens)),
         ("tokenizer.ggml.token_type", ARRAY, (I32, kinds)),
-        ("tokenizer.ggml.merges", ARRAY, (STRING, ["t h"])),  # its result is not a token: never taken
+        ("tokenizer.ggml.merges", ARRAY, (STRING, ["t h"])),  # never used: its result is not a token
         ("tokenizer.ggml.bos_token_id", U32, 256),
         ("tokenizer.ggml.eos_token_id", U32, 258),
         ("tokenizer.ggml.add_bos_token", BOOL, False),
@@ -125,11 +125,11 @@ def _padded(count: int) -> int:
 
 
 def _values(shape: Shape, drawn: random.Random, spread: float = 1.0) -> bytes:
-    """Norms are ones; matrices are uniform, of the variance 1 / columns that keeps activations in range."""
+    """Return ones for norms; for matrices uniform values of variance 1 / columns, which keeps activations in range."""
     if len(shape) == 1:
         return array("f", [1.0] * shape[0]).tobytes()
     count, most = shape[0] * shape[1], spread * (3.0 / shape[0]) ** 0.5
-    few = min(count, MOST_DRAWN)
+    few = min(count, MAX_DRAWN)
     part = struct.pack(f"<{few}e", *((2 * drawn.random() - 1) * most for _ in range(few)))
     return (part * -(-count // few))[: 2 * count]
 
