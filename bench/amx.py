@@ -2,8 +2,8 @@
 
     python -m bench.amx [FILE.gguf ...] [--random smollm2-135m,llama-1b] [--types Q8_0,Q4_K_M,F16] [--rounds 7]
 
---random writes models of a real one's shape with random weights: speed does not depend on their values. Needs numpy and
-llama_cpp, nothing else.
+--random writes models with the shape of real ones and random weights, whose values do not affect speed. Needs only
+numpy and llama_cpp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZES = {
 PREFILL = 512
 STEPS = 32
 CLIENTS = (1, 8)
-VARIANTS = {"AMX": Decision(True, True, "asked for"), "none": Decision(False, False, "asked for")}
+VARIANTS = {"AMX": Decision(True, True, "requested"), "none": Decision(False, False, "requested")}
 
 
 def cpu_name() -> str:
@@ -47,7 +47,7 @@ def prefill(context: Context) -> float:
 
 
 def decode(context: Context, sequences: int) -> float:
-    """Return tokens/s over all sequences, one token of each a step."""
+    """Return tokens/s over all sequences, with one token of each per step."""
     context.clear()
     began = time.perf_counter()
     for step in range(STEPS):
@@ -56,13 +56,13 @@ def decode(context: Context, sequences: int) -> float:
 
 
 def check(code: int) -> None:
-    """Raise where a batch was not decoded."""
+    """Raise RuntimeError if a batch was not decoded."""
     if code:
         raise RuntimeError(f"llama.cpp's decode returned {code}")
 
 
 def measure(path: Path, threads: int, rounds: int) -> list[str]:
-    """Return the table's rows for one file: both variants stay loaded and take turns; round 0 is not counted."""
+    """Return the table's rows for one file. Both variants stay loaded and alternate; round 0 is not counted."""
     found: dict[tuple[str, str], list[float]] = {}
     with contextlib.ExitStack() as stack:
         contexts: dict[str, Context] = {}
@@ -84,7 +84,7 @@ def measure(path: Path, threads: int, rounds: int) -> list[str]:
 
 
 def row(file: str, what: str, amx: Sequence[float], none: Sequence[float]) -> str:
-    """Return one row: medians, least and greatest, and the ratio of the medians."""
+    """Return one row: medians, minimum and maximum, and the ratio of the medians."""
     cells = [f"{statistics.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})" for rates in (amx, none)]
     return f"| {file} | {what} | {cells[0]} | {cells[1]} | {statistics.median(amx) / statistics.median(none):.2f} |"
 
@@ -113,12 +113,12 @@ def main() -> None:
     options = parser.parse_args()
     missing = why_no_amx()
     print(f"{cpu_name()}; {options.threads} threads; llama.cpp variant {cpu_variant() or 'native'}", flush=True)
-    print(f"AMX: {missing or 'here'}; both columns are the same kernels" if missing else "AMX: here", flush=True)
+    print(f"no AMX: {missing}; both columns use the same kernels" if missing else "AMX available", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         names = [name for name in options.random.split(",") if name]
         files = [*options.files, *random_models(Path(folder), names, options.types.split(","))]
         rows = [line for file in files for line in measure(file, options.threads, options.rounds)]
-    print("\ntokens/s: median of the rounds (least–greatest)\n")
+    print("\ntokens/s: median of the rounds (minimum–maximum)\n")
     print("| file | what | AMX | without | ratio |\n|---|---|---|---|---|")
     print("\n".join(rows), flush=True)
 

@@ -1,11 +1,11 @@
-"""The exam of a merged checkpoint, layer by layer against the whole model in float32: wall time and peak memory.
+"""The exam of a merged checkpoint, streamed by layer against the whole model in float32: wall time and peak memory.
 
     python -m bench.examine [--shapes 1b] [--kinds streamed,whole] [--repeats 3] [--rows 4] [--tokens 128]
                             [--directory DIR] [--json FILE]
 
-A random Llama of the shape (float16, several shards) is made under DIR and removed afterwards. The questions are
-random: `--rows` of `--tokens` tokens, the second half scored, and five general texts half as long. Each exam runs
-in its own child process, from a cold page cache; the kinds take turns. Imports are not timed.
+A random Llama of the shape (float16, several shards) is created under DIR and removed afterwards. The questions are
+random: `--rows` of `--tokens` tokens with the second half scored, and five general texts half as long. Each exam runs
+in its own child process with a cold page cache; the kinds alternate. Imports are not timed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from burnish.files import first_line, last_line
 
 KINDS = ("streamed", "whole")
 GENERAL_TEXTS = 5
-MOST_BYTES, MOST_WALL, MOST_DIFFERENCE = 3 * 2**30, 1.5, 1e-3  # what the project promises; nats
+MAX_BYTES, MAX_WALL_RATIO, MAX_DIFFERENCE = 3 * 2**30, 1.5, 1e-3  # the project's bounds; the difference is in nats
 
 
 def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
@@ -50,7 +50,7 @@ def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
 
 
 def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[str, float]:
-    """Examine once in this process; the true tokens' log-probabilities go into `target`."""
+    """Examine once in this process; save the true tokens' log-probabilities to `target`."""
     from transformers import AutoModelForCausalLM  # noqa: F401  # imports are not timed
     from transformers.models.llama import modeling_llama  # noqa: F401
 
@@ -70,14 +70,14 @@ def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[st
 
 
 def planned_bytes(base: Path, asked: list[Question]) -> int:
-    """Return the peak that train's plan says."""
+    """Return the peak memory that train's plan predicts."""
     from train.plan.model_shape import empty_model, exam_sizes
 
     return ExamMemory.of(exam_sizes(empty_model(base, False)), [len(q.input_ids) for q in asked]).peak
 
 
 def measure(kind: str, base: Path, rows: int, tokens: int, target: Path) -> dict[str, float]:
-    """Run one exam in a child process, from a cold page cache."""
+    """Run one exam in a child process with a cold page cache."""
     os.sync()
     for path in base.iterdir():
         with path.open("rb") as file:
@@ -92,31 +92,31 @@ def measure(kind: str, base: Path, rows: int, tokens: int, target: Path) -> dict
     return result
 
 
-def bench(name: str, room: Path, kinds: list[str], repeats: int, rows: int, tokens: int) -> dict[str, Any]:
-    """Make one shape's model and examine it by every kind in turn."""
-    base = room / "base"
+def bench(name: str, folder: Path, kinds: list[str], repeats: int, rows: int, tokens: int) -> dict[str, Any]:
+    """Create the model of one shape and examine it by each kind in turn."""
+    base = folder / "base"
     torch.manual_seed(0)
     make_base(base, SHAPES[name])
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(repeats):
         for kind in kinds:
-            runs[kind].append(measure(kind, base, rows, tokens, room / f"{kind}.npy"))
+            runs[kind].append(measure(kind, base, rows, tokens, folder / f"{kind}.npy"))
             last = runs[kind][-1]
             say(
-                f"{name} {kind} {number + 1}/{repeats}: {last['wall_s']:.1f} s, {last['cpu_s']:.1f} s of processor"
-                f" time, {last['peak_bytes'] / 2**30:.2f} GiB; load {os.getloadavg()[0]:.1f}"
+                f"{name} {kind} {number + 1}/{repeats}: {last['wall_s']:.1f} s, {last['cpu_s']:.1f} s of CPU time, "
+                f"{last['peak_bytes'] / 2**30:.2f} GiB; load {os.getloadavg()[0]:.1f}"
             )
     medians = {kind: {key: statistics.median(r[key] for r in done) for key in done[0]} for kind, done in runs.items()}
     asked = questions(rows, tokens, SHAPES[name].vocabulary)
     result: dict[str, Any] = {"kinds": medians, "runs": runs, "planned_bytes": planned_bytes(base, asked)}
     if len(kinds) > 1:
-        result["difference"] = float(np.abs(np.subtract(*(np.load(room / f"{kind}.npy") for kind in KINDS))).max())
+        result["difference"] = float(np.abs(np.subtract(*(np.load(folder / f"{kind}.npy") for kind in KINDS))).max())
     return result
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
     """Return the medians."""
-    made = Table("model", "exam", "wall, s", "processor, s", "peak, GiB", "planned, GiB", title="medians")
+    made = Table("model", "exam", "wall, s", "CPU, s", "peak, GiB", "planned, GiB", title="medians")
     for name, result in results.items():
         for kind, figures in result["kinds"].items():
             planned = f"{result['planned_bytes'] / 2**30:.2f}" if kind == "streamed" else "-"
@@ -126,29 +126,29 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def broken(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Return each bound of the project's that a result breaks."""
+    """Return the project's bounds that a result exceeds."""
     found = []
     for name, result in results.items():
         kinds = result["kinds"]
-        if kinds["streamed"]["peak_bytes"] > MOST_BYTES:
+        if kinds["streamed"]["peak_bytes"] > MAX_BYTES:
             found.append(f"{name}: the peak is above 3 GiB")
-        if "whole" in kinds and kinds["streamed"]["wall_s"] > MOST_WALL * kinds["whole"]["wall_s"]:
-            found.append(f"{name}: takes more than {MOST_WALL} of the whole model's time")
-        if result.get("difference", 0) > MOST_DIFFERENCE:
+        if "whole" in kinds and kinds["streamed"]["wall_s"] > MAX_WALL_RATIO * kinds["whole"]["wall_s"]:
+            found.append(f"{name}: takes more than {MAX_WALL_RATIO} times the whole model's time")
+        if result.get("difference", 0) > MAX_DIFFERENCE:
             found.append(f"{name}: log-probabilities differ by {result['difference']:.1e}")
     return found
 
 
 def main() -> int:
-    """Run the bench; returns 1 where a bound is broken."""
+    """Run the bench; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.examine", description=first_line(__doc__))
-    parser.add_argument("--shapes", default="1b", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--shapes", default="1b", help=f"shapes, of {', '.join(SHAPES)}")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"kinds, of {', '.join(KINDS)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=4, help="held-out questions")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of each")
-    parser.add_argument("--directory", type=Path, default=Path("runs"), help="where the models are made and removed")
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per question")
+    parser.add_argument("--directory", type=Path, default=Path("runs"), help="directory for the temporary models")
+    parser.add_argument("--json", type=Path, help="file for all results")
     parser.add_argument("--child", nargs=3, metavar=("KIND", "BASE", "TARGET"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -159,9 +159,9 @@ def main() -> int:
     results = {}
     asked.directory.mkdir(parents=True, exist_ok=True)
     for name in asked.shapes.split(","):
-        with tempfile.TemporaryDirectory(prefix=".bench-examine-", dir=asked.directory) as room:
+        with tempfile.TemporaryDirectory(prefix=".bench-examine-", dir=asked.directory) as folder:
             results[name] = bench(
-                name, Path(room), asked.kinds.split(","), asked.repeats, asked.rows, asked.tokens
+                name, Path(folder), asked.kinds.split(","), asked.repeats, asked.rows, asked.tokens
             )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table(results))
     if asked.json:

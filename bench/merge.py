@@ -2,9 +2,9 @@
 
     python -m bench.merge [--shapes 1b,3b] [--repeats 3] [--directory DIR] [--json FILE]
 
-Random Llamas of the given shapes (16-bit, several shards) and a random LoRA of rank 16 on all linear layers are made
-under DIR and removed afterwards. Each merge runs in its own child process; the kinds take turns. Before each one what
-is dirty is written out and the inputs are dropped from the page cache, for all alike. Imports are not timed.
+Random Llamas of the given shapes (16-bit, several shards) and a random LoRA of rank 16 on all linear layers are created
+under DIR and removed afterwards. Each merge runs in its own child process; the kinds alternate. Before each merge dirty
+pages are written out and its inputs dropped from the page cache. Imports are not timed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ RANK, ALPHA = 16, 32
 KINDS = ("original", "dequantized", "peft")
 SHARD_BYTES = 1_000_000_000
 STD = 0.02
-MOST_RSS_EXTRA_BYTES, MOST_RSS_TENSORS, MOST_WALL = 600_000_000, 3, 0.8  # what the project promises
+MAX_RSS_EXTRA_BYTES, MAX_RSS_TENSORS, MAX_WALL_RATIO = 600_000_000, 3, 0.8  # the project's bounds
 
 
 class Shape(NamedTuple):
-    """A Llama's widths; `tied`: the head is the embedding."""
+    """The shape of a Llama; `tied`: the head shares the embedding's weights."""
 
     hidden: int
     intermediate: int
@@ -59,7 +59,7 @@ SHAPES = {
 
 
 def linears(shape: Shape) -> dict[str, tuple[int, int]]:
-    """Return each linear layer's name and shape [out, in]; the head is none of them, as in PEFT's all-linear."""
+    """Return each linear layer's name and shape [out, in], without the head, as in PEFT's all-linear."""
     h, i = shape.hidden, shape.intermediate
     kv = h // shape.heads * shape.kv_heads
     block = {
@@ -70,7 +70,7 @@ def linears(shape: Shape) -> dict[str, tuple[int, int]]:
 
 
 def make_base(directory: Path, shape: Shape) -> None:
-    """Write a random float16 Llama, a slice at a time."""
+    """Write a random float16 Llama in slices."""
     norms = [f"model.layers.{n}.{x}_layernorm" for n in range(shape.layers) for x in ("input", "post_attention")]
     sizes: dict[str, tuple[int, ...]] = {"model.embed_tokens": (shape.vocabulary, shape.hidden), **linears(shape)}
     sizes |= dict.fromkeys([*norms, "model.norm"], (shape.hidden,))
@@ -109,7 +109,7 @@ def _random_slices(tensor: Stored) -> Iterator[torch.Tensor]:
 
 
 def child(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, float]:
-    """Merge once in this process; returns wall and processor time in seconds, and the peak resident bytes."""
+    """Merge once in this process; return wall and CPU time in seconds, and peak resident bytes."""
     if kind == "peft":
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
@@ -124,7 +124,7 @@ def child(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, float
 
         nf4 = AsTrained(torch.bfloat16, True, True, frozenset({"model.embed_tokens", "lm_head"}))
         if kind == "dequantized":
-            import bitsandbytes  # noqa: F401  # its import is not timed, as PEFT's is not
+            import bitsandbytes  # noqa: F401  # imports are not timed
         started, cpu = time.perf_counter(), time.process_time()
         target.mkdir()
         as_trained = nf4 if kind == "dequantized" else None
@@ -133,20 +133,20 @@ def child(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, float
 
 
 def peak_bytes() -> int:
-    """Return the most memory that was resident in this process (VmHWM)."""
+    """Return the peak resident memory of this process (VmHWM)."""
     lines = Path("/proc/self/status").read_text().split("\n")
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def measure(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, float]:
-    """Run one merge in a child process, from a cold page cache."""
+    """Run one merge in a child process with a cold page cache."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
     for path in (*base.iterdir(), *adapter.iterdir()):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     command = [sys.executable, "-m", "bench.merge", "--child", kind, str(base), str(adapter), str(target)]
-    # as export sets it: threads that wait do not spin, which a busy neighbour makes dear
+    # as export sets it: waiting threads don't spin, which is slow on a busy machine
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -156,9 +156,9 @@ def measure(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, flo
 
 
 def differences(ours: Path, theirs: Path) -> dict[str, float]:
-    """Compare two merged checkpoints tensor for tensor: the share of values that differ, and the largest step.
+    """Compare the tensors of two merged checkpoints: the share of values that differ, and the largest step.
 
-    A step is a difference in units of the value's own float16 spacing: 1 is a rounding.
+    A step is a difference in units of the value's float16 spacing: 1 is a rounding difference.
     """
     other = {source.name: source for source in sources(theirs)}
     values = differ = 0
@@ -179,34 +179,34 @@ def _steps(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(((a.float() - b.float()).abs() / spacing).max())
 
 
-def bench(name: str, shape: Shape, room: Path, kinds: list[str], repeats: int) -> dict[str, Any]:
-    """Make one shape's model and adapter, merge it by every kind in turn, and compare the results."""
-    base, adapter = room / "base", room / "adapter"
+def bench(name: str, shape: Shape, folder: Path, kinds: list[str], repeats: int) -> dict[str, Any]:
+    """Create model and adapter of one shape, merge them by each kind in turn, and compare the results."""
+    base, adapter = folder / "base", folder / "adapter"
     torch.manual_seed(0)
     make_base(base, shape)
     make_adapter(adapter, shape)
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for number in range(repeats):
         for kind in kinds:
-            runs[kind].append(measure(kind, base, adapter, room / kind))
+            runs[kind].append(measure(kind, base, adapter, folder / kind))
             last = runs[kind][-1]
             say(f"{name} {kind} {number + 1}/{repeats}: {last['wall_s']:.1f} s, {last['peak_bytes'] / 1e6:.0f} MB")
     largest = 4 * max(out * into for out, into in linears(shape).values())
     result: dict[str, Any] = {
         "parameters": sum(s.nbytes // 2 for s in sources(base)),
-        "bound_bytes": MOST_RSS_TENSORS * largest + MOST_RSS_EXTRA_BYTES,
+        "bound_bytes": MAX_RSS_TENSORS * largest + MAX_RSS_EXTRA_BYTES,
         "kinds": {
             kind: {key: statistics.median(r[key] for r in done) for key in done[0]} for kind, done in runs.items()
         },
         "runs": runs,
     }
     if "peft" in kinds and "original" in kinds:
-        result["against_peft"] = differences(room / "original", room / "peft")
+        result["against_peft"] = differences(folder / "original", folder / "peft")
     return result
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
-    """Return the medians, each kind beside PEFT's wall time and the bound on memory."""
+    """Return a table of the medians, with the share of PEFT's wall time and the memory bound."""
     made = Table(
         "model", "merge", "wall, s", "of PEFT's", "peak, MB", "bound, MB", title="medians", title_justify="left"
     )
@@ -225,13 +225,13 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def main() -> int:
-    """Run the bench; returns 1 where a bound is broken."""
+    """Run the bench; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge", description=first_line(__doc__ or ""))
-    parser.add_argument("--shapes", default="1b,3b", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--shapes", default="1b,3b", help=f"shapes, of {', '.join(SHAPES)}")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"kinds, of {', '.join(KINDS)}")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--directory", type=Path, default=Path("runs"), help="where the models are made and removed")
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--directory", type=Path, default=Path("runs"), help="directory for the temporary models")
+    parser.add_argument("--json", type=Path, help="file for all results")
     parser.add_argument("--child", nargs=4, metavar=("KIND", "BASE", "ADAPTER", "TARGET"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -241,8 +241,8 @@ def main() -> int:
     results = {}
     asked.directory.mkdir(parents=True, exist_ok=True)
     for name in asked.shapes.split(","):
-        with tempfile.TemporaryDirectory(prefix=".bench-merge-", dir=asked.directory) as room:
-            results[name] = bench(name, SHAPES[name], Path(room), asked.kinds.split(","), asked.repeats)
+        with tempfile.TemporaryDirectory(prefix=".bench-merge-", dir=asked.directory) as folder:
+            results[name] = bench(name, SHAPES[name], Path(folder), asked.kinds.split(","), asked.repeats)
     Console(width=None if sys.stdout.isatty() else 120).print(table(results))
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -252,17 +252,17 @@ def main() -> int:
 
 
 def broken(results: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield each bound of the project's that a result breaks."""
+    """Yield the project's bounds that a result exceeds."""
     for name, result in results.items():
         kinds = result["kinds"]
         for kind in kinds.keys() - {"peft"}:
             if kinds[kind]["peak_bytes"] > result["bound_bytes"]:
-                yield f"{name} {kind}: the peak is above three largest tensors in float32 and 600 MB"
+                yield f"{name} {kind}: the peak is above three times the largest tensor in float32 plus 600 MB"
         if {"peft", "original"} <= kinds.keys():
-            if kinds["original"]["wall_s"] > MOST_WALL * kinds["peft"]["wall_s"]:
-                yield f"{name} original: takes more than {MOST_WALL} of PEFT's time"
+            if kinds["original"]["wall_s"] > MAX_WALL_RATIO * kinds["peft"]["wall_s"]:
+                yield f"{name} original: takes more than {MAX_WALL_RATIO} times PEFT's time"
             if result["against_peft"]["largest_steps"] > 1:
-                yield f"{name}: differs from PEFT's by more than a rounding"
+                yield f"{name}: differs from PEFT's merge by more than rounding"
 
 
 if __name__ == "__main__":

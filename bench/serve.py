@@ -2,11 +2,11 @@
 
     python -m bench.serve --model runs/latest/gguf/NAME-Q8_0.gguf [--clients 1,8] [--loads new,long] [--json F]
 
-All servers of a comparison run at once and are asked in turn, so what else the machine does hits them alike. An idle
-server costs nothing. Every request streams and generates the same number of tokens; each load is run at temperature 0,
-at 0.8 with each server's defaults, and at 0.8 with the same top_k, top_p and min_p (`--samplings`). Ratios are the
-medians of those of the rounds; `others` is the share of the processors that neither the server nor this client had.
-In the load "steady" llama_decode alone is measured in every round, too: `of raw` is the server's share of that.
+All servers of a comparison run at the same time and are loaded in turn, so that other work on the machine affects them
+equally; an idle server costs nothing. Every request streams and generates the same number of tokens. Each load runs at
+temperature 0, at 0.8 with each server's defaults, and at 0.8 with the same top_k, top_p and min_p (`--samplings`).
+Ratios are medians over the rounds; `others` is the share of CPU time used by neither the server nor this client. In the
+load "steady", each round also measures llama_decode alone; `of raw` is the server's share of its rate.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from bench.serve_peers import PEERS, Load, PeerMissing, Running, start
 from bench.serve_raw import RawDecode
 from burnish.llama import Model
 
-# a round in which other work had more of the processors than this is called disturbed
-MOST_OTHERS = 0.1
+# a round in which other processes used more of the CPUs than this counts as disturbed
+MAX_OTHERS = 0.1
 COMPARED = ("tokens_per_s", "ttft_p50", "between_p95", "cpu_ms")
 
 
 @dataclass
 class Meter:
-    """Who uses the processors from now on: the server, and those that are neither it nor this client."""
+    """Measures CPU use from its creation on: by the server, and by processes other than the server and this client."""
 
     server: Running
     server_s: float = 0.0
@@ -49,31 +49,31 @@ class Meter:
         self.server_s = self.server.cpu_s()
 
     def read(self) -> tuple[float, float]:
-        """Return the server's processor time in seconds, and the others' share of all that there was."""
+        """Return the server's CPU time in seconds, and the other processes' share of the available CPU time."""
         server, own = self.server.cpu_s() - self.server_s, time.process_time() - self.own_s
-        there_was = (time.monotonic() - self.since) * (os.cpu_count() or 1)
-        return server, max(0.0, busy_s() - self.busy_s - server - own) / there_was
+        available = (time.monotonic() - self.since) * (os.cpu_count() or 1)
+        return server, max(0.0, busy_s() - self.busy_s - server - own) / available
 
 
 def busy_s() -> float:
-    """Return the seconds that this machine's processors have worked, and those that a hypervisor took from it."""
+    """Return the busy seconds of this machine's CPUs, including time stolen by a hypervisor."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def start_all(names: list[str], load: Load) -> list[Running]:
-    """Start what can be started; say in one line what can't."""
+    """Start the servers; print one line for each that can't be started."""
     servers = []
     for name in names:
         try:
             servers.append(start(name, load))
         except PeerMissing as error:
-            print(f"left out: {error}", flush=True)
+            print(f"skipped: {error}", flush=True)
     return servers
 
 
 async def compare(options: argparse.Namespace, clients: int, model: Model) -> list[dict[str, Any]]:
-    """Run the loads at one number of clients on every server, in turn; return one row a load, sampling and server."""
+    """Run the loads with one number of clients on each server in turn; return a row per load, sampling and server."""
     model_file = Path(options.model).resolve()
     load = Load(
         model_file, options.threads, clients, options.cells, python=options.peer_python, gpu_layers=options.gpu_layers
@@ -96,7 +96,7 @@ async def compare(options: argparse.Namespace, clients: int, model: Model) -> li
 
 @dataclass(frozen=True)
 class Rounds:
-    """What is run on every server: so many rounds of a load, sampled in one way, at one number of clients."""
+    """What runs on every server: `count` rounds of a load with one sampling and one number of clients."""
 
     load: str
     sampling: str
@@ -105,8 +105,8 @@ class Rounds:
     model: Model
 
     async def one(self, number: int, server: Running, raw_tokens_per_s: float | None) -> dict[str, float]:
-        """Run one round on one server. Raises PeerMissing or OSError where it has ended."""
-        # new words for every round, the same for all servers of a round
+        """Run one round on one server. Raises PeerMissing or OSError if the server has exited."""
+        # new prompts in every round, the same for all servers
         prompts = Prompts(f"{self.load} {self.sampling} {self.clients} {number}")
         server.check()
         meter = Meter(server)
@@ -116,7 +116,7 @@ class Rounds:
 
 
 async def one_load(rounds: Rounds, servers: list[Running], raw: RawDecode | None, rows: list[dict[str, Any]]) -> None:
-    """Run one load for all rounds, add its rows and print them. A server that ends is taken out of `servers`."""
+    """Run all rounds of one load, add its rows and print them. A server that exits is removed from `servers`."""
     samples: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
     for number in range(rounds.count):
         order = servers[number % len(servers) :] + servers[: number % len(servers)] if servers else []
@@ -125,7 +125,7 @@ async def one_load(rounds: Rounds, servers: list[Running], raw: RawDecode | None
             try:
                 samples[server.name].append(await rounds.one(number, server, rate))
             except (PeerMissing, OSError) as error:
-                print(f"left out: {error if isinstance(error, PeerMissing) else f'{server.name}: {error}'}", flush=True)
+                print(f"skipped: {error if isinstance(error, PeerMissing) else f'{server.name}: {error}'}", flush=True)
                 servers.remove(server)
                 server.stop()
     measured = [summary(rounds.load, rounds.clients, server, samples[server.name]) for server in servers]
@@ -140,7 +140,7 @@ def summary(load: str, clients: int, server: Running, samples: list[dict[str, fl
     row: dict[str, Any] = {key: statistics.median(s[key] for s in samples) for key in samples[0]}
     rates = [s["tokens_per_s"] for s in samples]
     spread = {"low": min(rates), "high": max(rates), "memory_mib": server.memory_mib()}
-    disturbed = sum(s["others"] > MOST_OTHERS for s in samples)
+    disturbed = sum(s["others"] > MAX_OTHERS for s in samples)
     return {
         "load": load,
         "sampling": "greedy",
@@ -154,13 +154,13 @@ def summary(load: str, clients: int, server: Running, samples: list[dict[str, fl
 
 
 def ratios(row: dict[str, Any], peer: dict[str, Any]) -> dict[str, float]:
-    """Return the medians of the rounds' ratios: both had each round under nearly the same conditions."""
+    """Return the medians of the ratios per round: within a round, conditions are nearly the same for both."""
     pairs = list(zip(row["rounds"], peer["rounds"], strict=False))
     return {key: statistics.median(a[key] / b[key] for a, b in pairs) for key in COMPARED}
 
 
 def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """Return a row for the terminal, with its ratios to llama-server where that has run."""
+    """Return a row for the terminal, with its ratios to llama-server if that was measured."""
     text = (
         f"{row['load']:13} {row['sampling']:8} {row['clients']:3} {row['server']:17} {row['tokens_per_s']:6.1f} tok/s "
         f"[{row['low']:.0f}-{row['high']:.0f}]  ttft {row['ttft_p50']:.2f}/{row['ttft_p95']:.2f} s  "
@@ -179,17 +179,17 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", required=True, help="the GGUF that every server loads")
-    parser.add_argument("--servers", default="burnish,llama-server", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--model", required=True, help="GGUF file that every server loads")
+    parser.add_argument("--servers", default="burnish,llama-server", help=f"servers, of {', '.join(PEERS)}")
     parser.add_argument("--clients", default="1,2,4,8,16,32", help="numbers of clients")
-    parser.add_argument("--loads", default=",".join(LOADS), help=f"of {', '.join(LOADS)}")
-    parser.add_argument("--samplings", default=",".join(SAMPLINGS), help=f"of {', '.join(SAMPLINGS)}")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each load on each server")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each server")
-    parser.add_argument("--cells", type=int, default=2048, help="cells for each client")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on a GPU; -1 is all")
+    parser.add_argument("--loads", default=",".join(LOADS), help=f"loads, of {', '.join(LOADS)}")
+    parser.add_argument("--samplings", default=",".join(SAMPLINGS), help=f"samplings, of {', '.join(SAMPLINGS)}")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds per load and server")
+    parser.add_argument("--threads", type=int, default=2, help="threads per server")
+    parser.add_argument("--cells", type=int, default=2048, help="KV cells per client")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers to offload to a GPU, -1 for all")
     parser.add_argument(
-        "--peer-python", default=sys.executable, help="a Python with what llama-cpp-python's servers need"
+        "--peer-python", default=sys.executable, help="Python with the packages of llama-cpp-python's servers"
     )
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args()
@@ -198,8 +198,8 @@ def main() -> None:
         given = getattr(options, name).split(",")
         setattr(options, name, given)
         if unknown := set(given) - set(names):
-            parser.error(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(names)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped, too
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; expected {', '.join(names)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # exit normally, so that the servers are stopped
     rows: list[dict[str, Any]] = []
     with Model.open(options.model, vocab_only=True) as model:
         for clients in map(int, options.clients.split(",")):

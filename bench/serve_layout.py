@@ -1,8 +1,8 @@
-"""What sharing cells costs: one pool for all sequences against separate cells, and what a copied prefix costs instead.
+"""The cost of sharing KV cells: one pool for all sequences against separate cells, where prefixes are copied.
 
     python -m bench.serve_layout --model MODEL.gguf
 
-Processor time is counted, not the clock, so that a busy machine does not change the answer.
+Measures CPU time instead of wall time, so that other work on the machine does not affect the result.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ STEPS = 12
 PREFIX = 400
 
 
-def processor_ms(work: Callable[[], object]) -> float:
-    """Return the processor time of a call over all threads, in milliseconds."""
+def cpu_ms(work: Callable[[], object]) -> float:
+    """Return the CPU time of a call over all threads, in milliseconds."""
     before = time.process_time()
     work()
     return (time.process_time() - before) * 1000
@@ -36,29 +36,29 @@ class Bench:
         cells = slots * CELLS_EACH + (foreign if unified else 0)
         self.context = Context(model, n_ctx=cells, n_batch=512, n_seq_max=slots, unified=unified)
         if foreign and unified:
-            self.read(sequences, foreign)
-        self.reading_ms = sum(self.read(slot, length) for slot in range(sequences)) / (sequences * length)
+            self.prefill(sequences, foreign)
+        self.prefill_ms = sum(self.prefill(slot, length) for slot in range(sequences)) / (sequences * length)
 
     def tokens(self, count: int) -> list[int]:
         return [self.random.randrange(1000, self.model.n_vocab) for _ in range(count)]
 
-    def read(self, slot: int, length: int) -> float:
+    def prefill(self, slot: int, length: int) -> float:
         total = 0.0
         for start in range(0, length, 256):
             count = min(256, length - start)
             batch = (self.tokens(count), range(start, start + count), [slot] * count, [False] * count)
-            total += processor_ms(lambda batch=batch: self.context.decode(*batch))  # type: ignore[misc]
+            total += cpu_ms(lambda batch=batch: self.context.decode(*batch))  # type: ignore[misc]
         return total
 
     def step_ms(self) -> float:
         n, times = self.sequences, []
         for step in range(STEPS):
             batch = (self.tokens(n), [self.length + step] * n, range(n), [True] * n)
-            times.append(processor_ms(lambda batch=batch: self.context.decode(*batch)))  # type: ignore[misc]
+            times.append(cpu_ms(lambda batch=batch: self.context.decode(*batch)))  # type: ignore[misc]
         return statistics.median(times)
 
     def copy_ms(self) -> float:
-        """Return what it costs to begin a sequence with the first cells of another: copy all of them, cut the rest."""
+        """Return the cost of starting a sequence from a prefix of another: copy the whole slot, then cut the rest."""
 
         def fork() -> None:
             self.context.remove(1)
@@ -69,7 +69,7 @@ class Bench:
         def plain() -> None:
             self.context.decode(self.tokens(1), [PREFIX + 1], [1], [True])
 
-        return processor_ms(fork) - processor_ms(plain)
+        return cpu_ms(fork) - cpu_ms(plain)
 
 
 def main() -> None:
@@ -77,16 +77,16 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a GGUF file")
     options = parser.parse_args()
     with Model.open(options.model) as model:
-        print("sequences  tokens each  layout    foreign cells  processor ms: a step  a prompt token")
+        print("sequences  tokens each  layout    foreign cells     CPU ms: per step  per prompt token")
         for sequences, length in ((1, 256), (8, 256), (8, 768), (16, 256), (32, 256)):
             for unified, foreign in ((False, 0), (True, 0), (True, 4096)):
                 bench = Bench(model, sequences, length, unified, foreign)
-                name, step, token = "one pool" if unified else "separate", bench.step_ms(), bench.reading_ms
-                print(f"{sequences:9}  {length:11}  {name}  {foreign:13}  {step:20.1f}  {token:14.2f}", flush=True)
+                name, step, token = "one pool" if unified else "separate", bench.step_ms(), bench.prefill_ms
+                print(f"{sequences:9}  {length:11}  {name}  {foreign:13}  {step:20.1f}  {token:16.2f}", flush=True)
                 bench.context.close()
         bench = Bench(model, 2, 512, unified=False)
-        copied, read = bench.copy_ms(), PREFIX * bench.reading_ms
-        print(f"copying a prefix of {PREFIX} tokens: {copied:.1f} ms; reading it: {read:.0f} ms")
+        copied, computed = bench.copy_ms(), PREFIX * bench.prefill_ms
+        print(f"copying a prefix of {PREFIX} tokens: {copied:.1f} ms; computing it: {computed:.0f} ms")
         bench.context.close()
 
 

@@ -1,4 +1,4 @@
-"""The loads of bench/serve.py: who asks what, when, and what is measured of it. The client is a plain socket."""
+"""The loads of bench/serve.py: which requests are sent when, and what is measured. The client is a plain socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from bench.serve_peers import Running
 from burnish.llama import Model
 
-ANSWER_TOKENS = (24, 72)  # answers end at different times, as they do in the world
+ANSWER_TOKENS = (24, 72)  # answers end at different times, as in real use
 NEW_PROMPT_WORDS = 40
 SYSTEM_TOKENS = 400
 LONG_PROMPT_TOKENS = 1_500
@@ -36,7 +36,7 @@ WORDS = (
 
 @dataclass
 class Answer:
-    """One request: when it was sent, when each piece came, how many tokens it had (seconds of the monotonic clock)."""
+    """One request: when it was sent, when each chunk arrived, and its tokens (times on the monotonic clock)."""
 
     sent: float
     pieces: list[float] = field(default_factory=list)
@@ -55,13 +55,13 @@ class Sample:
     answers: list[Answer]
     seconds: float
     gaps: list[float]
-    counted: int | None = None  # tokens in these seconds, where it is not all
+    counted: int | None = None  # tokens within `seconds`, if not all
 
     def row(self, cpu_s: float, others: float) -> dict[str, float]:
-        """Return the figures: tokens/s, time to first token p50 and p95, time between tokens p95 (seconds).
+        """Return the results: tokens/s, time to first token p50 and p95, time between tokens p95 (seconds).
 
-        `others` is what other work had of the processors. `cpu_ms` is the processor time a token: on a busy machine it
-        says more than the clock (a load's unmeasured first pass is in it, the same for every server).
+        `others` is other processes' share of the CPUs. `cpu_ms` is the CPU time per token, which is more reliable than
+        wall time on a busy machine (it includes a load's unmeasured first pass, for every server).
         """
         firsts = sorted(a.first for a in self.answers)
         tokens = sum(a.tokens for a in self.answers)
@@ -77,12 +77,12 @@ class Sample:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Return a quantile of sorted values (the next higher one)."""
+    """Return a quantile of sorted values, without interpolation."""
     return values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
 async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dict[str, Any]) -> Answer:
-    """Stream one chat completion over a plain socket: the client must cost as little as it can."""
+    """Stream one chat completion over a plain socket, so that the client costs as little as possible."""
     body = {"model": "default", "messages": messages, "max_tokens": tokens, "stream": True, **extra}
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
@@ -105,14 +105,14 @@ async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dic
 
 
 def extras(server: str, model: Model, sampling: str = "greedy") -> dict[str, Any]:
-    """Return how this server is told to draw tokens, and to go on to the last one."""
+    """Return the parameters for this sampling, and those that make this server generate up to the token limit."""
     if server.startswith(("burnish", "llama-server")):
         return {**SAMPLINGS[sampling], "ignore_eos": True}
     return {**SAMPLINGS[sampling], "logit_bias": {str(token): -100 for token in model.eog_ids()}}
 
 
 class Prompts:
-    """Makes prompts of known length that no server has seen."""
+    """Creates prompts of known length that no server has cached."""
 
     def __init__(self, seed: str) -> None:
         self.random = random.Random(seed)
@@ -133,7 +133,7 @@ Round = Callable[[Running, int, Prompts, dict[str, Any]], Awaitable[Sample]]
 async def closed_loop(
     server: Running, conversations: list[list[list[dict[str, str]]]], extra: dict[str, Any]
 ) -> Sample:
-    """Every client sends its requests one after another, all clients at once."""
+    """Run all clients in parallel; each sends its requests one after another."""
 
     async def client(requests: list[list[dict[str, str]]]) -> list[Answer]:
         return [await ask(server.port, messages, length_of(messages), extra) for messages in requests]
@@ -145,7 +145,7 @@ async def closed_loop(
 
 
 def length_of(messages: list[dict[str, str]]) -> int:
-    """Return how long the answer to these messages is: drawn, but the same for every server."""
+    """Return the answer length for these messages: random, but the same for every server."""
     return random.Random(messages[-1]["content"]).randint(*ANSWER_TOKENS)
 
 
@@ -155,26 +155,26 @@ def gaps_of(answers: list[Answer]) -> list[float]:
 
 
 async def new_prompts(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """Prompts that share nothing but the template's first words."""
+    """Prompts that share only the start of the template."""
     each = 2 if clients >= 16 else 3
     return await closed_loop(server, [[[prompts.question()] for _ in range(each)] for _ in range(clients)], extra)
 
 
 async def repeated(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """The same few prompts again and again; the first pass is not measured."""
+    """The same few prompts repeatedly; the first pass is not measured."""
     few = [[prompts.question()] for _ in range(clients)]
     await closed_loop(server, [[messages] for messages in few], extra)
     return await closed_loop(server, [[messages] * 2 for messages in few], extra)
 
 
 async def shared_first(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """One new system prompt for all clients, each with its own first question."""
+    """One new system prompt for all clients, each with a different first question."""
     system = prompts.system(SYSTEM_TOKENS)
     return await closed_loop(server, [[[system, prompts.question(12)]] for _ in range(clients)], extra)
 
 
 async def shared_steady(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """The same, once every client has had its first answer."""
+    """The same as shared_first, after every client's first answer."""
     system = prompts.system(SYSTEM_TOKENS)
     await closed_loop(server, [[[system, prompts.question(12)]] for _ in range(clients)], extra)
     return await closed_loop(
@@ -183,7 +183,7 @@ async def shared_steady(server: Running, clients: int, prompts: Prompts, extra: 
 
 
 async def steady(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """Streams of one length, from the first token of the last one to the end of the first: no prompt is read then."""
+    """Streams of equal length, measured from the last stream's first token to the first stream's end: only decoding."""
     asked = [ask(server.port, [prompts.question(12)], STEADY_TOKENS, extra) for _ in range(clients)]
     answers = await asyncio.gather(*asked)
     came = [answer.pieces or [time.monotonic()] for answer in answers]
@@ -194,7 +194,7 @@ async def steady(server: Running, clients: int, prompts: Prompts, extra: dict[st
 
 
 async def long_prompt(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """Running streams, then a long prompt; the gaps are those of the streams while it is being read."""
+    """Running streams, then a long prompt; the gaps are those of the streams during its prefill."""
     streams = [
         asyncio.create_task(ask(server.port, [prompts.question(12)], STREAM_TOKENS, extra))
         for _ in range(max(1, clients - 1))

@@ -1,6 +1,6 @@
-"""The servers that bench/serve.py compares: how each is started, with the same model, threads, sequences and cells.
+"""The servers that bench/serve.py compares, each started with the same model, threads, sequences and cells.
 
-llama-server is built here from the source archive that the runtime came from, so both are one commit.
+llama-server is built from the same source archive as the runtime, so both are the same commit.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from tools.llama_key import AMX_FLAGS, build_key
 CMAKE_FLAGS = [
     *AMX_FLAGS,
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=ON",  # as the runtime's own native build
+    "-DGGML_NATIVE=ON",  # like the runtime's native build
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",  # it is moved away from where it is built
+    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",  # it is moved after the build
     "-DCMAKE_INSTALL_RPATH=$ORIGIN",
 ]
 START_TIMEOUT_S = 120
-OPENMP_SPINS = "300000"  # libgomp's, where neither GOMP_SPINCOUNT nor OMP_WAIT_POLICY is set
-# the modules of llama-cpp-python's servers that nothing else here needs, and their packages
+OPENMP_SPINS = "300000"  # libgomp's default if neither GOMP_SPINCOUNT nor OMP_WAIT_POLICY is set
+# modules that only llama-cpp-python's servers need, and their packages
 PEER_PACKAGES = {
     "starlette_context": "starlette-context",
     "sse_starlette": "sse-starlette",
@@ -52,14 +52,14 @@ PEER_PACKAGES = {
 
 
 class PeerMissing(Exception):
-    """A server that can't take part; its text is one line for the terminal."""
+    """A server that can't be measured; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every server gets: the model, threads, sequences at once, cells for each of them, layers on a GPU (-1: all).
+    """The parameters of every server: model, threads, parallel sequences, KV cells per sequence, GPU layers (-1: all).
 
-    `python` runs llama-cpp-python's servers, which need packages that nothing else here does.
+    `python` runs llama-cpp-python's servers, which need extra packages.
     """
 
     model: Path
@@ -80,23 +80,23 @@ class Running:
     log: IO[bytes]
 
     def check(self) -> None:
-        """Raise PeerMissing where it has ended."""
+        """Raise PeerMissing if the server has exited."""
         if (code := self.process.poll()) is not None:
             raise PeerMissing(f"{self.name}: {exit_reason(code)}: {last_line(self.log)}")
 
     def memory_mib(self) -> float:
-        """Return what it holds in memory and shares with nobody (private pages), in MiB."""
+        """Return its private memory in MiB."""
         lines = [line for pid in self.pids() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")]
         kib = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
         return kib / 1024
 
     def cpu_s(self) -> float:
-        """Return the processor time that it has used, in seconds."""
+        """Return its CPU time in seconds."""
         stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids()]
         return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
     def pids(self) -> list[int]:
-        """Return its process and that one's children: our server's parent only waits."""
+        """Return the ids of its process and children: our server runs in a child."""
         pid = self.process.pid
         return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
@@ -126,7 +126,7 @@ def build_peers() -> Path:
         work = Path(name)
         source = source_archive(work)
         build = work / "build"
-        print("building llama-server from the runtime's own source (minutes, once)", flush=True)
+        print("building llama-server from the runtime's source, which takes some minutes once", flush=True)
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         vendored = str(source / "vendor" / "llama.cpp")
         subprocess.run(["cmake", "-S", vendored, "-B", str(build), *generator, *CMAKE_FLAGS], check=True)
@@ -140,29 +140,29 @@ def build_peers() -> Path:
 
 
 def check_packages(name: str, python: str) -> None:
-    """Raise PeerMissing where this Python lacks what llama-cpp-python's servers import."""
+    """Raise PeerMissing if this Python lacks packages of llama-cpp-python's servers."""
     code = "import importlib.util as u, sys; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
     found = subprocess.run([python, "-c", code, "llama_cpp", *PEER_PACKAGES], capture_output=True, text=True)
     if found.returncode:
-        raise PeerMissing(f"{name}: {python} does not run; see --peer-python")
+        raise PeerMissing(f"{name}: {python} can't be run; choose another with --peer-python")
     if missing := found.stdout.split():
         packages = " ".join(PEER_PACKAGES.get(module, module) for module in missing)
         raise PeerMissing(
-            f"{name}: {python} lacks {packages}. Beside this environment, not in it: python -m venv PEERS; "
+            f"{name}: {python} lacks {packages}. Create another environment: python -m venv PEERS; "
             f"echo {sysconfig.get_path('purelib')} > PEERS/lib/python3.*/site-packages/here.pth; "
-            f"PEERS/bin/pip install {packages}; then give --peer-python PEERS/bin/python"
+            f"PEERS/bin/pip install {packages}; then pass --peer-python PEERS/bin/python"
         )
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def burnish(load: Load, port: int) -> list[str]:
-    """Our server, its defaults otherwise."""
+    """Our server, with defaults otherwise."""
     options = {
         "model": load.model,
         "port": port,
@@ -183,7 +183,7 @@ def burnish_other_layout(load: Load, port: int) -> list[str]:
 
 
 def llama_server(load: Load, port: int) -> list[str]:
-    """llama.cpp's own, with a slot for each client and the same total cells, its defaults otherwise."""
+    """llama.cpp's server, with one slot per client and the same total cells, with defaults otherwise."""
     options = {"-m": load.model, "--port": port, "-t": load.threads, "-np": load.clients}
     options |= {"-c": load.clients * load.cells_each, "-ngl": load.gpu_layers if load.gpu_layers >= 0 else 999}
     command = [str(build_peers() / "llama-server"), "--host", "127.0.0.1", "--no-webui"]
@@ -191,16 +191,16 @@ def llama_server(load: Load, port: int) -> list[str]:
 
 
 def llama_cpp_server(load: Load, port: int) -> list[str]:
-    """llama-cpp-python's own server: one request after another, so it gets the cells of one."""
+    """llama-cpp-python's server, which runs one request at a time, so it gets the cells of one."""
     options = {"model": load.model, "port": port, "n_threads": load.threads, "n_threads_batch": load.threads}
-    # it would cut off every stream when the next request comes
+    # otherwise the next request would cut off a running stream
     options |= {"n_ctx": load.cells_each, "host": "127.0.0.1", "interrupt_requests": "false"}
     check_packages("llama_cpp.server", load.python)
     return [load.python, "-m", "llama_cpp.server", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
 
 
 def example_server(load: Load, port: int) -> list[str]:
-    """llama-cpp-python's examples/server, which batches over the low-level API."""
+    """llama-cpp-python's examples/server, which batches requests through the low-level API."""
     config = {
         "server": {"host": "127.0.0.1", "port": port},
         "model": {
@@ -221,11 +221,11 @@ def example_server(load: Load, port: int) -> list[str]:
 
 PEERS: dict[str, Callable[[Load, int], list[str]]] = {
     "burnish": burnish,
-    # with OpenMP's own default, as llama-server has it: what our setting gains or costs
+    # burnish with OpenMP's default, as in llama-server, to show the effect of our setting
     "burnish-openmp": burnish,
     "burnish-unified": burnish_other_layout,
     "llama-server": llama_server,
-    # as llama-server, but with the OpenMP setting that burnish gives itself: what is left is not due to that
+    # llama-server with the OpenMP setting that burnish uses, to separate its effect
     "llama-server-spin": llama_server,
     "llama_cpp.server": llama_cpp_server,
     "examples/server": example_server,
@@ -233,30 +233,30 @@ PEERS: dict[str, Callable[[Load, int], list[str]]] = {
 
 
 def environment(name: str) -> dict[str, str]:
-    """Return a server's environment: OpenMP's spinning is as the server itself has it, or as its name says.
+    """Return a server's environment. OpenMP spins as the server configures it, or as the name's suffix says.
 
-    Importing burnish.llama has set the variable in this process, and every server would inherit it.
+    The variable is removed, because importing burnish.llama has set it in this process.
     """
     plain = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     if name.endswith("-openmp"):
         return {**plain, "GOMP_SPINCOUNT": OPENMP_SPINS}
     if name.endswith("-spin"):
         return {**plain, "GOMP_SPINCOUNT": "1000"}
-    if name == "examples/server":  # it needs the multimodal library, which only the peers' build has
+    if name == "examples/server":  # needs the multimodal library, which only the peers' build has
         built = str(build_peers())
         return {**plain, "LLAMA_CPP_LIB_PATH": built, "MTMD_CPP_LIB": built}
     return plain
 
 
 def start(name: str, load: Load) -> Running:
-    """Start a server and wait until it answers. Raises PeerMissing with its last line where it does not."""
+    """Start a server and wait until it is ready. Raises PeerMissing with its last output if it fails."""
     port = free_port()
     try:
         command = PEERS[name](load, port)
     except subprocess.CalledProcessError as error:
-        words = " ".join(map(str, error.cmd[:3]))
-        raise PeerMissing(f"{name}: its build failed ({words} ...: {exit_reason(error.returncode)})") from None
-    log = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it as long as it runs)
+        command_text = " ".join(map(str, error.cmd[:3]))
+        raise PeerMissing(f"{name}: its build failed ({command_text} ...: {exit_reason(error.returncode)})") from None
+    log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the server runs)
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(name))
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
@@ -274,6 +274,6 @@ def start(name: str, load: Load) -> Running:
 
 
 def last_line(log: IO[bytes]) -> str:
-    """Return the last line that a server wrote."""
+    """Return the last line of a server's output."""
     log.seek(0)
-    return files.last_line(log.read().decode(errors="replace"), "it wrote nothing")[:300]
+    return files.last_line(log.read().decode(errors="replace"), "no output")[:300]

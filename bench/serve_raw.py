@@ -1,6 +1,6 @@
-"""What llama_decode alone gives: so many sequences, one token of each a step, in a process beside the servers.
+"""The rate of llama_decode alone: steps with one token of each sequence, in a separate process.
 
-It is what no server can pass, so a load's tokens/s are also given as a share of it.
+It is the upper bound of any server, so a load's tokens/s are also reported as a share of it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Self
 from bench.serve_peers import Load
 from burnish.llama import Context, Model
 
-PROMPT = 60  # tokens before the first step: about what the steady load's questions have
+PROMPT = 60  # tokens before the first step, about as many as in the questions of the steady load
 STEPS = 48
 
 
 class RawDecode:
-    """The process; it holds the model and computes only when asked."""
+    """The process, which holds the model and computes only on request."""
 
     def __init__(self, load: Load) -> None:
         code = "import sys; from bench.serve_raw import answer; answer(*sys.argv[1:])"
@@ -29,11 +29,11 @@ class RawDecode:
         self.tokens_per_s()  # loads the model and touches its pages
 
     def tokens_per_s(self) -> float:
-        """Return the tokens/s of one run, by the median step. Raises RuntimeError where the process has ended."""
+        """Return the tokens/s of one run, from the median step. Raises RuntimeError if the process has exited."""
         assert self._process.stdin is not None and self._process.stdout is not None
         print("run", file=self._process.stdin, flush=True)
         if not (line := self._process.stdout.readline()):
-            raise RuntimeError(f"raw decode ended with {self._process.wait()}")
+            raise RuntimeError(f"the raw decode process exited with code {self._process.wait()}")
         return float(json.loads(line))
 
     def __enter__(self) -> Self:
@@ -46,7 +46,7 @@ class RawDecode:
 
 
 def answer(path: str, threads: str, sequences: str, gpu_layers: str) -> None:
-    """For every line on stdin print the tokens/s of one run."""
+    """Print the tokens/s of one run for every line on stdin."""
     count = int(sequences)
     cells = count * (PROMPT + STEPS + 1)
     with (
@@ -58,7 +58,7 @@ def answer(path: str, threads: str, sequences: str, gpu_layers: str) -> None:
 
 
 def steps(context: Context, count: int) -> list[float]:
-    """Return the seconds of each step of `count` sequences after their prompts; logits are waited for."""
+    """Return the seconds of each step of `count` sequences after their prompts, including the wait for the logits."""
     context.clear()
     everyone = range(count)
     for sequence in everyone:

@@ -1,4 +1,4 @@
-"""The server of the soak: started, asked, measured, and its log read."""
+"""The server of the soak test: starts, queries and measures it, and reads its log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """The server process at one moment."""
+    """A measurement of the server process."""
 
     rss_mib: float
     files: int
@@ -34,7 +34,7 @@ class Sample:
 
 
 class Server:
-    """`python -m serve` on a free port of loopback, as long as the block runs."""
+    """`python -m serve` on a free loopback port for the duration of the block."""
 
     def __init__(self, model: Path, log: Path) -> None:
         self.log = log
@@ -62,18 +62,18 @@ class Server:
             self.process.kill()
 
     def output(self) -> str:
-        """Return what the server has logged."""
+        """Return the server's log."""
         return self.log.read_text(errors="replace")
 
     def logged_faults(self) -> list[str]:
-        """Return the lines of the log that speak of faults of the server."""
+        """Return the log lines of server errors."""
         lines = (
             line for line in self.output().split("\n") if "Traceback" in line or '"event": "internal error"' in line
         )
         return [line[:2000] for line in lines][:20]
 
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def connect(self) -> socket.socket:
@@ -99,17 +99,17 @@ class Server:
             connection.close()
 
     def settle(self, seconds: float = 20.0) -> None:
-        """Wait until no answer is made and no connection is open, at most so long."""
+        """Wait at most `seconds` until no sequence runs or waits, then until connections have timed out."""
         end = time.monotonic() + seconds
         while self.alive() and time.monotonic() < end:
             found = dict(re.findall(r"^(burnish_\w+) (\S+)$", self.get("/metrics")[1].decode(), re.MULTILINE))
             if not float(found["burnish_sequences_running"]) + float(found["burnish_queue_depth"]):
                 break
             time.sleep(0.2)
-        time.sleep(6.0)  # idle and lingering connections end
+        time.sleep(6.0)  # for idle and lingering connections to close
 
     def sample(self) -> Sample:
-        """Measure the process that serves, the child of the one that was started; nothing where it has ended."""
+        """Measure the serving process, a child of the started one; all zero if it has exited."""
         try:
             pid = self.process.pid
             child = Path("/proc", Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

@@ -1,12 +1,11 @@
-"""Serve for a long time under clients of every kind, and say what did not stay right or flat.
+"""Soak test: serve for a long time under clients of every kind, and report errors and growth.
 
     python -m bench.soak_serve [--model FILE.gguf] [--minutes 60] [--clients 16] [--seed 1]
 
-Starts a server of its own on loopback. One client asks questions whose answers are known from before; half of the
-others leave in the middle, a tenth of all is hostile (tools/hostile.py, slow and silent connections), the rest reads
-streams to their ends. Ends with exit code 1 where a known answer was wrong or late, a reply was a 5xx, a stream was
-cut, the server ended, or memory, files or threads grew. Without --model a tiny random model is served, which tests the
-server alone.
+Starts its own server on loopback. One client asks questions with known answers; half of the clients disconnect early, a
+tenth is hostile (tools/hostile.py, slow and silent connections), and the rest reads whole streams. The exit code is 1
+if a known answer was wrong or late, a reply was a 5xx, a stream was cut off, the server exited, or memory, files or
+threads grew. Without --model, a tiny random model is served, which tests only the server.
 """
 
 from __future__ import annotations
@@ -33,28 +32,28 @@ from tools.hostile import attack, exchange
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
 SUBJECTS = ("rain", "iron", "salt", "tea", "wool", "glass", "clay", "moss", "ships", "bread", "snow", "gold")
-# batches of other sizes change the last digits: where two tokens are nearer than this (in nats) an answer is not known
+# batch sizes change the last digits: an answer is known only up to the first token less than this (nats) above the next
 SURE = 0.3
 KNOWN_TOKENS = 12
-SURE_MODEL = tiny_gguf.Size(spread=10.0)  # with logits this far apart, most answers are known on every CPU
-# a known answer may take this long beside all the others, on a machine that may have other work
-LONGEST_S = 180.0
-# growth from the second quarter of the time to the last: what an allocator keeps in pieces is no leak
-MOST_GROWTH_MIB = 24.0
-MOST_GROWTH_FILES, MOST_GROWTH_THREADS = 4, 4
+SURE_MODEL = tiny_gguf.Size(spread=10.0)  # with logits this far apart, most answers are the same on every CPU
+# time limit of a known answer, under load on a machine that may run other work
+MAX_ANSWER_S = 180.0
+# growth from the second to the last quarter of the time; fragmentation of the allocator is allowed
+MAX_GROWTH_MIB = 24.0
+MAX_GROWTH_FILES, MAX_GROWTH_THREADS = 4, 4
 
 
 @dataclass
 class Tally:
-    """What happened; `faults` is what ends the run with exit code 1."""
+    """The results so far; any `faults` make the exit code 1."""
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)  # of health checks, in seconds
+    waits: list[float] = field(default_factory=list)  # durations of health checks in seconds
     stop: threading.Event = field(default_factory=threading.Event)
 
     def fault(self, text: str) -> None:
-        """Note a fault, with when it was; the first fifty are kept."""
+        """Record a fault with its time; the first fifty are kept."""
         self.counts["faults"] += 1
         if len(self.faults) < 50:
             self.faults.append(f"{time.strftime('%H:%M:%S')} {text}")
@@ -72,7 +71,7 @@ def body(prompt: str, **fields: Any) -> dict[str, Any]:
 
 
 def known_answers(server: Server) -> dict[str, str]:
-    """Ask the idle server; keep the answers in which every token was far likelier than the next one."""
+    """Query the idle server; keep the answers, up to the first token that is not much likelier than the next."""
     known: dict[str, str] = {}
     for subject in SUBJECTS:
         for words in ("A short note about {}:", "The history of {} begins", "1, 2, 3, 4, 5, {}, 1, 2, 3, 4, 5,"):
@@ -86,10 +85,10 @@ def known_answers(server: Server) -> dict[str, str]:
 
 
 def well_behaved(server: Server, tally: Tally, rng: random.Random, known: dict[str, str]) -> None:
-    """Ask what is known, one question after another."""
+    """Ask a question with a known answer, and check it."""
     prompt, answer = rng.choice(list(known.items()))
     began = time.monotonic()
-    status, reply = server.ask(body(prompt), LONGEST_S)
+    status, reply = server.ask(body(prompt), MAX_ANSWER_S)
     tally.status(status, "a known question")
     if status == 200 and not str(reply["choices"][0]["text"]).startswith(answer):
         tally.fault(f"wrong answer to {prompt!r}: {reply['choices'][0]['text']!r}, not {answer!r}")
@@ -100,7 +99,7 @@ def well_behaved(server: Server, tally: Tally, rng: random.Random, known: dict[s
 
 
 def leaver(server: Server, tally: Tally, rng: random.Random) -> None:
-    """Ask for a long answer and go away before its end."""
+    """Request a long answer and disconnect before its end."""
     data = json.dumps(
         body(f"{rng.random()} ", max_tokens=200, stream=rng.random() < 0.5, n=rng.choice((1, 1, 3)))
     ).encode()
@@ -129,7 +128,7 @@ def reader(server: Server, tally: Tally, rng: random.Random) -> None:
 
 
 def hostile(server: Server, tally: Tally, rng: random.Random) -> None:
-    """Send one attack, or hold connections that say nothing or little."""
+    """Send one attack, or hold open connections that send little or nothing."""
     tally.counts["attacks"] += 1
     if rng.random() < 0.1:
         held = [server.connect() for _ in range(rng.choice((1, 20, 200)))]
@@ -147,7 +146,7 @@ def hostile(server: Server, tally: Tally, rng: random.Random) -> None:
 
 
 def health(server: Server, tally: Tally) -> None:
-    """Ask for health, and note how long it takes."""
+    """Check the server's health, and record how long that takes."""
     began = time.monotonic()
     status = server.get("/health/ready")[0]
     tally.waits.append(time.monotonic() - began)
@@ -157,7 +156,7 @@ def health(server: Server, tally: Tally) -> None:
 
 
 def forever(tally: Tally, name: str, act: Callable[[], None]) -> None:
-    """Act until the time is over. A lost connection is a fault, but for those who provoke it."""
+    """Repeat an action until the time is over. A lost connection is a fault, except for clients that provoke it."""
     while not tally.stop.is_set():
         try:
             act()
@@ -168,7 +167,7 @@ def forever(tally: Tally, name: str, act: Callable[[], None]) -> None:
 
 
 def clients(server: Server, tally: Tally, count: int, seed: int, known: dict[str, str]) -> list[threading.Thread]:
-    """Return the threads: one well-behaved, a tenth hostile, half leave, the rest readers; and the health checks."""
+    """Return the clients' threads: one well-behaved, a tenth hostile, half leavers, the rest readers; health checks."""
     acts: dict[str, Callable[[random.Random], None]] = {
         "well-behaved": lambda rng: well_behaved(server, tally, rng, known),
         "hostile": lambda rng: hostile(server, tally, rng),
@@ -187,23 +186,23 @@ def clients(server: Server, tally: Tally, count: int, seed: int, known: dict[str
 
 
 def growth(samples: list[Sample], end: Sample) -> list[str]:
-    """Say what grew from the second quarter of the time to the last; files and threads also after it."""
+    """Return what grew: memory from the second to the last quarter of the time, files and threads up to the end."""
     quarter = max(1, len(samples) // 4)
     early, late = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
     more = statistics.median(s.rss_mib for s in late) - statistics.median(s.rss_mib for s in early)
-    faults = [f"memory grew by {more:.0f} MiB"] if more > MOST_GROWTH_MIB else []
-    if end.files > samples[0].files + MOST_GROWTH_FILES:
-        faults.append(f"{end.files} files are open at the end, {samples[0].files} were at the start")
-    if end.threads > max(s.threads for s in early) + MOST_GROWTH_THREADS:
+    faults = [f"memory grew by {more:.0f} MiB"] if more > MAX_GROWTH_MIB else []
+    if end.files > samples[0].files + MAX_GROWTH_FILES:
+        faults.append(f"{end.files} open files at the end, {samples[0].files} at the start")
+    if end.threads > max(s.threads for s in early) + MAX_GROWTH_THREADS:
         faults.append(f"{end.threads} threads at the end, {samples[0].threads} at the start")
     return faults
 
 
 def soak(server: Server, tally: Tally, minutes: float, count: int, seed: int) -> list[Sample]:
-    """Run all clients; return a sample of the server each few seconds, the last one after a rest."""
+    """Run all clients; return a sample of the server every few seconds."""
     known = known_answers(server)
     if not known:
-        raise SystemExit("error: this model is sure of none of the answers: give another --model")
+        raise SystemExit("error: this model has no answer that is certain enough to check: choose another with --model")
     samples, end = [server.sample()], time.monotonic() + 60 * minutes
     threads = clients(server, tally, count, seed, known)
     for thread in threads:
@@ -223,12 +222,12 @@ def soak(server: Server, tally: Tally, minutes: float, count: int, seed: int) ->
 
 
 def report(server: Server, tally: Tally, samples: list[Sample]) -> bool:
-    """Print what was seen; return whether all of it was right."""
+    """Print the results; return whether there were no faults."""
     if not server.alive():
-        tally.fault("the server ended")
+        tally.fault("the server exited")
     else:
         tally.faults += growth(samples, end := server.sample())
-        print(f"start: {samples[0]}\nend:   {end}\nmost:  {max(samples, key=lambda sample: sample.rss_mib)}")
+        print(f"start: {samples[0]}\nend:   {end}\nmax:   {max(samples, key=lambda sample: sample.rss_mib)}")
     tally.faults += server.logged_faults()
     print("counts: " + ", ".join(f"{name} {number}" for name, number in sorted(tally.counts.items())))
     waits = sorted(tally.waits) or [0.0]
@@ -239,11 +238,11 @@ def report(server: Server, tally: Tally, samples: list[Sample]) -> bool:
 
 
 def main() -> int:
-    """Run the soak; 0 where everything stayed right and flat."""
+    """Run the soak test; return 0 if there were no faults."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.soak_serve", description="a long run under all kinds of clients"
+        prog="python -m bench.soak_serve", description="Serve for a long time under clients of every kind."
     )
-    parser.add_argument("--model", type=Path, help="a GGUF file; a tiny random model if none")
+    parser.add_argument("--model", type=Path, help="GGUF file; a tiny random model by default")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
@@ -256,7 +255,7 @@ def main() -> int:
         with Server(model, Path(folder, "log")) as server:
             samples = soak(server, tally, options.minutes, options.clients, options.seed)
             right = report(server, tally, samples)
-    print("all right" if right else f"{len(tally.faults)} faults")
+    print("no faults" if right else f"{len(tally.faults)} faults")
     return 0 if right else 1
 
 

@@ -1,11 +1,11 @@
-"""Training speed and memory against unsloth and TRL, one process each, in turn on one GPU, at an 8B model's true shape.
+"""Training speed and memory against unsloth and TRL, one process each, in turn on one GPU, with an 8B model's shape.
 
     python -m bench.train [--loads dense,chat,long,tight,start] [--only burnish,unsloth] [--rounds 3] [--json F]
 
-Weights are random, since speed depends on the shape; every contender trains QLoRA r=16 on all linear layers, in NF4
-with double quantization. A load's contenders are loaded side by side and then take turns of some steps, so that they
-meet the same clocks and temperatures. MFU counts a frozen base's arithmetic (forward, backward by the input), against
-a product.
+Weights are random, since speed depends only on the shape. Every contender trains QLoRA r=16 on all linear layers, in
+NF4 with double quantization. The contenders of a load are loaded together and then take turns of some steps, so that
+they run at the same clocks and temperatures. MFU is the arithmetic of a frozen base (forward, and backward for the
+inputs) relative to the measured rate of a matrix product.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 from bench.train_turns import Contender
 
 LINEAR, HEAD = 6_979_321_856, 525_336_576  # parameters of Llama-3.1-8B's layers and of its head
-CHECKPOINTING, KEEPING = ["--checkpointing", "true"], ["--checkpointing", "false"]
-LIKE_PEERS = ["--micro_batch_tokens", "4096"]  # their two rows of 2,048
+CHECKPOINTING, NO_CHECKPOINTING = ["--checkpointing", "true"], ["--checkpointing", "false"]
+LIKE_PEERS = ["--micro_batch_tokens", "4096"]  # as the peers' two rows of 2,048
 
 
 class Load(NamedTuple):
-    """What is trained: data, warm steps, steps a turn, and the contenders: name, whose, flags."""
+    """Data, warm-up steps, steps per turn, and the contenders as (title, contender, flags)."""
 
     data: str
     warm: int
@@ -38,11 +38,11 @@ class Load(NamedTuple):
 
 LOADS = {
     "dense": Load("dense", 2, 3, [
-        ("burnish", "burnish", [*LIKE_PEERS, *KEEPING]),
-        ("unsloth", "unsloth", KEEPING),
+        ("burnish", "burnish", [*LIKE_PEERS, *NO_CHECKPOINTING]),
+        ("unsloth", "unsloth", NO_CHECKPOINTING),
         ("burnish, checkpointing", "burnish", [*LIKE_PEERS, *CHECKPOINTING]),
         ("unsloth, checkpointing", "unsloth", CHECKPOINTING),
-        ("burnish, 16 bits", "burnish", [*LIKE_PEERS, *KEEPING, "--quantization", "none"]),
+        ("burnish, 16 bits", "burnish", [*LIKE_PEERS, *NO_CHECKPOINTING, "--quantization", "none"]),
         ("TRL, checkpointing", "trl", CHECKPOINTING),
     ]),
     "chat": Load("chat", 3, 6, [
@@ -53,7 +53,7 @@ LOADS = {
     ]),
     "long": Load("long", 1, 1, [
         ("burnish", "burnish", []),
-        ("unsloth", "unsloth", KEEPING),
+        ("unsloth", "unsloth", NO_CHECKPOINTING),
         ("unsloth, checkpointing", "unsloth", CHECKPOINTING),
     ]),
     "tight": Load("dense", 2, 3, [
@@ -61,21 +61,21 @@ LOADS = {
         ("unsloth, 12 GiB", "unsloth", ["--memory_gib", "12", *CHECKPOINTING]),
     ]),
 }  # fmt: skip
-# process start to first step, each alone on the machine; the weights are in the page cache, and from the second round
-# on whatever a contender caches is there
+# time from process start to first step, each alone, with weights in the page cache; from the second round
+# on, contenders can use their own caches
 START = [("burnish", "burnish", []), ("unsloth, as its guides", "unsloth", CHECKPOINTING)]
 
 
 def main() -> None:
-    """Run the loads in turn and print a row for each contender."""
+    """Run the loads in turn and print a row per contender."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--loads", default=",".join([*LOADS, "start"]), help=f"of {', '.join(LOADS)}, start")
-    parser.add_argument("--only", help="contenders, where not all: burnish,unsloth,trl")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
-    parser.add_argument("--base", type=Path, help="a checkpoint of that shape; made there where it is missing")
-    parser.add_argument("--limit_s", type=int, default=240, help="seconds that loading, and a turn, may take")
+    parser.add_argument("--loads", default=",".join([*LOADS, "start"]), help=f"loads, of {', '.join(LOADS)}, start")
+    parser.add_argument("--only", help="contenders to run, of burnish,unsloth,trl; all by default")
+    parser.add_argument("--rounds", type=int, default=3, help="turns per contender")
+    parser.add_argument("--base", type=Path, help="directory of a checkpoint of that shape; created if missing")
+    parser.add_argument("--limit_s", type=int, default=240, help="time limit of loading and of a turn, in seconds")
     parser.add_argument("--json", type=Path, help="file for the rows")
-    parser.add_argument("--profile", type=Path, help="directory for profiles of two steps of each")
+    parser.add_argument("--profile", type=Path, help="directory for profiles of two steps per contender")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         base = options.base or Path(folder)
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def turns(name: str, base: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Load a load's contenders side by side, and let them train in turns; their figures, or what they said last."""
+    """Load the contenders of a load together and let them train in turns; return their results or errors."""
     load = LOADS[name]
     steps = load.warm + options.rounds * load.turn
     running = []
@@ -114,7 +114,7 @@ def turns(name: str, base: Path, options: argparse.Namespace) -> list[dict[str, 
 
 
 def starts(base: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Start each contender by itself for a step; rows of one figure."""
+    """Start each contender alone for a step; yield a row with the time to its first step."""
     for number in range(options.rounds):
         for title, whose, flags in chosen(START, options):
             contender = Contender(title, command(whose, "chat", base, ["--steps", "2", "--warm", "1", *flags]))
@@ -125,7 +125,7 @@ def starts(base: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def chosen(
     contenders: list[tuple[str, str, list[str]]], options: argparse.Namespace
 ) -> list[tuple[str, str, list[str]]]:
-    """Return those that were asked for."""
+    """Return the contenders selected by --only."""
     return [each for each in contenders if not options.only or each[1] in options.only.split(",")]
 
 
@@ -134,7 +134,7 @@ def command(whose: str, data: str, base: Path, flags: list[str]) -> list[str]:
 
 
 def matrix_rate() -> float:
-    """Return the measured rate of a large product, in a process that gives its memory back."""
+    """Return the measured rate of a large matrix product in FLOP/s, from a process that frees its memory."""
     code = (
         "from train.plan.machine import matrix_flops; import torch;"
         " print(matrix_flops(torch.device('cuda'), torch.bfloat16, 8192))"

@@ -1,4 +1,4 @@
-"""One contender on one load, in a process of its own: trains some steps and prints what they took (see train_turns.py).
+"""One contender on one load, in its own process: trains some steps and prints their timing (see train_turns.py).
 
 python -m bench.train_contenders CONTENDER LOAD --base DIR --steps N --checkpointing auto|true|false [--memory_gib G]
 """
@@ -16,22 +16,22 @@ from typing import Any
 from bench.train_turns import RESULT, Timer
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-STARTED = time.time()  # after the interpreter, before every import that takes time
+STARTED = time.time()  # after interpreter start, before slow imports
 LOADS = {"dense": (2048, 2, 4), "chat": (2048, 16, 1), "long": (8192, 1, 8)}  # max_length, rows, accumulation
 
 
 def rows_of(load: str, steps: int, packing: bool = False) -> list[list[int]]:
-    """Return random rows of the load's lengths: dense and long are full; chat is lognormal, mean 300, sigma 0.8."""
+    """Return random rows with the load's lengths: full for dense and long; lognormal, mean 300, sigma 0.8, for chat."""
     drawn = random.Random(7)
     limit, rows, accumulation = LOADS[load]
-    count = rows * accumulation * steps * (2 if packing else 1)  # a packed step has more of them
+    count = rows * accumulation * steps * (2 if packing else 1)  # packed steps contain more rows
     mean = 5.70378 - 0.32  # ln(300) - sigma² / 2
     lengths = [min(limit, max(16, round(drawn.lognormvariate(mean, 0.8)))) for _ in range(count)]
     return [[drawn.randrange(1000, 100_000) for _ in range(n if load == "chat" else limit)] for n in lengths]
 
 
 def burnish(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours; what the options leave open is settled by the plan, as in a run."""
+    """Ours; the plan decides what the options leave open, as in a run."""
     from pathlib import Path
 
     from transformers import AutoTokenizer
@@ -73,7 +73,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(options: argparse.Namespace) -> Any:
-    """Return what a user of this load would have in a config."""
+    """Return the settings that a user would choose for this load."""
     from train.settings import TrainSettings
 
     limit, rows, accumulation = LOADS[options.load]
@@ -89,7 +89,7 @@ def settings_of(options: argparse.Namespace) -> Any:
 
 
 def planned_for(settings: Any, lengths: list[int], base: str) -> Any:
-    """Return the plan, as if the card were free: the others, who wait for their turns, hold some of it."""
+    """Return the plan for a free GPU, although waiting contenders occupy part of it."""
     from pathlib import Path
 
     import torch
@@ -98,12 +98,12 @@ def planned_for(settings: Any, lengths: list[int], base: str) -> Any:
     from train.plan.memory import plan
     from train.plan.model_shape import empty_model, shape_of
 
-    free = torch.cuda.get_device_properties(0).total_memory - 2**29  # what CUDA's context takes
+    free = torch.cuda.get_device_properties(0).total_memory - 2**29  # for CUDA's context
     return plan(settings, shape_of(empty_model(Path(base), False)), lengths, Machine("cuda", free))
 
 
 def timed(trainer: Any, accumulation: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train, and return what the steps took; with --profile write where the time of two steps went."""
+    """Train and return the timing; with --profile, write a profile of two steps."""
     import torch
 
     if options.memory_gib:
@@ -141,7 +141,7 @@ def profiling(path: str) -> Any:
 
 
 def unsloth(options: argparse.Namespace) -> dict[str, Any]:
-    """unsloth's own loader, adapter and patched TRL, as its guides put them together."""
+    """unsloth's loader, adapter and patched TRL, as in its guides."""
     from unsloth import FastLanguageModel  # isort: skip  # before trl, transformers and peft
 
     from datasets import Dataset
@@ -168,7 +168,7 @@ def unsloth(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def trl(options: argparse.Namespace) -> dict[str, Any]:
-    """TRL, PEFT and bitsandbytes with nothing else."""
+    """TRL, PEFT and bitsandbytes without additions."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -214,15 +214,17 @@ def main() -> None:
     parser.add_argument("load", choices=LOADS)
     parser.add_argument("--base", required=True)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--warm", type=int, default=2, help="first steps that are not counted")
-    parser.add_argument("--turn", type=int, default=0, help="steps after which it waits for a line; 0: it never waits")
-    parser.add_argument("--checkpointing", default="auto", choices=["auto", "true", "false"], help="peers: auto is off")
+    parser.add_argument("--warm", type=int, default=2, help="warm-up steps, not counted")
+    parser.add_argument("--turn", type=int, default=0, help="steps per turn, after which it waits for a line; 0: never")
+    parser.add_argument(
+        "--checkpointing", default="auto", choices=["auto", "true", "false"], help="auto means false for peers"
+    )
     parser.add_argument("--micro_batch_tokens", default="auto", type=lambda x: x if x == "auto" else int(x))
     parser.add_argument("--quantization", default="nf4")
-    parser.add_argument("--optim", default="auto", help="ours; the peers have their guides' adamw_8bit")
-    parser.add_argument("--memory_gib", type=float, help="the GPU's memory is cut to this")
-    parser.add_argument("--packing", action="store_true", help="peers: rows packed into blocks of the longest length")
-    parser.add_argument("--profile", help="write here where the time of two steps went")
+    parser.add_argument("--optim", default="auto", help="only ours; peers use adamw_8bit as in their guides")
+    parser.add_argument("--memory_gib", type=float, help="limit of the GPU's memory")
+    parser.add_argument("--packing", action="store_true", help="only peers: pack rows into blocks of max_length")
+    parser.add_argument("--profile", help="file for a profile of two steps")
     options = parser.parse_args()
     result = globals()[options.contender](options)
     print(RESULT, json.dumps({**vars(options), **result}), flush=True)

@@ -1,9 +1,9 @@
-"""Loss curves of ours and of plain TRL: the same rows, order, adapter to start from and seed, on this machine.
+"""Loss curves of our training and plain TRL with the same rows, order, initial adapter and seed, on this machine.
 
     python -m bench.train_curves --base DIR --data FILE [--steps 60] [--quantization nf4] [--svg F] [--json F]
 
-TRL's trainer pads; PEFT's layers are not fused, nothing is compiled. TRL casts a quantized base's adapter to bfloat16:
-"TRL, float32 adapter" has that undone, as ours has. How far two runs of ours differ is measured too.
+TRL's trainer pads, and uses neither fused LoRA layers nor compilation. TRL casts the adapter of a quantized base to
+bfloat16; "TRL, float32 adapter" reverts that, as our training does. The difference of two runs of ours is measured too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def settings_of(options: argparse.Namespace) -> TrainSettings:
 
 
 def adapted(settings: TrainSettings, prepared: Prepared) -> Any:
-    """Return the base with an adapter, the same one each time."""
+    """Return the base with the same initial adapter on every call."""
     set_seed(settings.train.seed)
     return add_adapter(load_base(prepared.base, settings.base, World().device), settings.lora)
 
@@ -62,7 +62,7 @@ def ours(settings: TrainSettings, prepared: Prepared, out: Path) -> Any:
 
 
 def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> Any:
-    """TRL's own trainer over the same ids and labels."""
+    """TRL's trainer with the same ids and labels."""
     model, t = adapted(settings, prepared), settings.train
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     config = SFTConfig(
@@ -81,19 +81,19 @@ def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> A
 
 
 def losses(trainer: Any) -> list[float]:
-    """Train, and return each step's loss."""
+    """Train and return the loss of each step."""
     trainer.train()
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
 def apart(a: list[float], b: list[float]) -> dict[str, float]:
-    """Return the median and largest difference of two curves, relative to the first."""
+    """Return the median, largest and final difference of two curves, relative to the first."""
     parts = [abs(x - y) / x for x, y in zip(a, b, strict=True)]
     return {"median": statistics.median(parts), "largest": max(parts), "last_tenth": statistics.mean(parts[-6:])}
 
 
 def drawn(found: dict[str, list[float]]) -> str:
-    """Return a picture of ours and TRL's curves."""
+    """Return an SVG of our curve and TRL's."""
     shown = [("ours", "a"), ("TRL, float32 adapter", "b")]
     series = [Series(name, list(enumerate(found[name], start=1)), colour, noisy=False) for name, colour in shown]
     values = [value for name, _ in shown for value in found[name]]
@@ -103,13 +103,13 @@ def drawn(found: dict[str, list[float]]) -> str:
 
 
 def main() -> None:
-    """Train each, print how far the curves are apart, and draw them."""
+    """Train each contender, print how much the curves differ, and draw them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--base", required=True)
     parser.add_argument("--data", default="examples/quickstart.json")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--quantization", default="nf4", choices=["nf4", "none"])
-    parser.add_argument("--out", type=Path, default=Path("/tmp/bench-curves"), help="where trainers may write")
+    parser.add_argument("--out", type=Path, default=Path("/tmp/bench-curves"), help="output directory of the trainers")
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

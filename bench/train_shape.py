@@ -1,4 +1,4 @@
-"""A checkpoint of a model's true shape with random weights: speed depends on the shape, and no download is needed.
+"""Write a checkpoint with a real model's shape and random weights, which needs no download; speed depends on the shape.
 
 python -m bench.train_shape DIR [--layers 32]
 """
@@ -22,17 +22,17 @@ LLAMA_3_1_8B = {
 
 
 def make(path: Path, layers: int) -> None:
-    """Write the checkpoint: bfloat16 safetensors and a tokenizer of words, which is never asked."""
+    """Write the checkpoint: bfloat16 safetensors and a placeholder tokenizer."""
     config = LlamaConfig(**{**LLAMA_3_1_8B, "num_hidden_layers": layers})
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(path)
-    words(path)
+    write_tokenizer(path)
 
 
-def words(path: Path) -> None:
-    """Write a tokenizer of words, which is never asked."""
+def write_tokenizer(path: Path) -> None:
+    """Write a word-level tokenizer, which must exist but is not used."""
     made = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}

@@ -1,7 +1,7 @@
-"""Training steps in turns: contenders load side by side, then each trains a few steps while the others wait.
+"""Training steps in turns: all contenders load, then each trains a few steps while the others wait.
 
-A contender's process says READY on its standard output, and TURN after each of its turns; a line on its standard input
-begins the next. Its last line is RESULT and a JSON object. Waiting costs neither the GPU's time nor a core's.
+A contender's process prints READY when it is loaded, and TURN after each turn; a line on its standard input starts the
+next turn. Its last line is RESULT and a JSON object. Waiting uses neither GPU nor CPU time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ READY, TURN, RESULT = "@ready", "@turn", "@result"
 
 
 class Timer:
-    """Times steps, synchronised; the first `warm` count for nothing, since compilers and caches fill in them.
+    """Times steps with CUDA synchronization. The first `warm` steps, which compile and fill caches, are not counted.
 
-    `turn`: steps after which it waits for its next turn; 0: it never waits.
+    `turn`: steps per turn, after which it waits for the next one; 0: never waits.
     """
 
     def __init__(self, started: float, warm: int, turn: int) -> None:
@@ -34,11 +34,11 @@ class Timer:
         self.accumulation = 1
 
     def begin(self) -> None:
-        """Wait for the first turn; all is loaded."""
+        """Report that everything is loaded, and wait for the first turn."""
         self._wait(READY)
 
     def mark(self, last: bool) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         import torch
 
         torch.cuda.synchronize()
@@ -54,13 +54,13 @@ class Timer:
         if self.turn:
             import torch
 
-            torch.cuda.empty_cache()  # what is cached and not in use would be missing in the others' turns
+            torch.cuda.empty_cache()  # frees cached memory for the other contenders
             print(word, flush=True)
             sys.stdin.readline()
         self.begun = time.time()
 
     def watch(self, trainer: Any, accumulation: int) -> None:
-        """Mark the trainer's steps, and count what its collator is given; a step has `accumulation` of its batches."""
+        """Time the trainer's steps, and count the tokens given to its collator; a step has `accumulation` batches."""
         from transformers import TrainerCallback
 
         collate, timer = trainer.data_collator, self
@@ -78,12 +78,12 @@ class Timer:
         self.accumulation = accumulation
 
     def step_tokens(self) -> list[int]:
-        """Return the tokens of each step; a trainer collates ahead."""
+        """Return the tokens of each step; the trainer collates batches ahead of time."""
         a = self.accumulation
         return [sum(self.collated[i * a : (i + 1) * a]) for i in range(len(self.seconds))]
 
     def result(self, trainer: Any) -> dict[str, Any]:
-        """Return medians over the steps after the warm ones."""
+        """Return medians over the steps after warm-up."""
         import torch
 
         tokens, seconds = self.step_tokens()[self.warm :], self.seconds[self.warm :]
@@ -99,12 +99,12 @@ class Timer:
 
 
 class Contender:
-    """A contender's process, as the bench sees it."""
+    """A contender's process, seen from the bench."""
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
         self.result: dict[str, Any] | None = None
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # open for as long as the process lives
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # open as long as the process runs
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
         )
@@ -118,24 +118,24 @@ class Contender:
         self._lines.put(None)
 
     def go(self) -> None:
-        """Begin its turn."""
+        """Start its turn."""
         assert self._process.stdin is not None
         if self.result is None:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
 
     def wait(self, limit_s: float) -> None:
-        """Wait until it is ready, its turn is over, or it has ended; then `result` is its figures or its failure."""
+        """Wait until it is ready, its turn is over, or it has exited; then `result` holds its results or its error."""
         end = time.monotonic() + limit_s
         while self.result is None:
             try:
                 line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
                 self.close()
-                self.result = {"failed": f"not done after {limit_s:.0f} s: {self._said()}"}
+                self.result = {"failed": f"not done within {limit_s:.0f} s: {self._last_errors()}"}
                 return
             if line is None:
-                self.result = {"failed": self._said()}
+                self.result = {"failed": self._last_errors()}
             elif line.startswith(RESULT):
                 self.result = json.loads(line.removeprefix(RESULT))
                 self._process.wait()
@@ -143,11 +143,11 @@ class Contender:
                 return
 
     def close(self) -> None:
-        """End the process if it still runs."""
+        """Kill the process if it is still running."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
-    def _said(self) -> str:
+    def _last_errors(self) -> str:
         self._errors.seek(0)
         return self._errors.read()[-600:]

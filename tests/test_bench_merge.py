@@ -51,8 +51,8 @@ def test_differences_are_counted_in_roundings(tmp_path: Path) -> None:
     [
         (500, 7.0, 0.0, []),
         (900, 7.0, 0.0, ["the peak is above"]),
-        (500, 8.1, 0.0, ["more than 0.8 of PEFT's time"]),
-        (500, 7.0, 1.5, ["by more than a rounding"]),
+        (500, 8.1, 0.0, ["more than 0.8 times PEFT's time"]),
+        (500, 7.0, 1.5, ["by more than rounding"]),
     ],
 )
 def test_each_broken_bound_is_named(peak: int, wall: float, steps: float, names: list[str]) -> None:

@@ -42,7 +42,7 @@ def test_a_peer_that_fails_is_named_in_one_line_and_the_others_run(
         for server in servers:
             server.stop()
     said = capsys.readouterr().out.strip().splitlines()
-    assert said == ["left out: bad did not start: ValueError: no such thing"]
+    assert said == ["skipped: bad did not start: ValueError: no such thing"]
 
 
 def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
