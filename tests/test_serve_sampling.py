@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from burnish.errors import UserError
 from burnish.llama.runtime import api
 from serve.decoding.penalties import Counts
-from serve.decoding.row import LEAST_DIVIDED, Row
+from serve.decoding.row import MIN_FOLDED, Row
 from serve.decoding.sampler import Sampler, SamplingError
 from serve.decoding.stop_conditions import StopConditions
 from serve.engine.backend import Output, Sampled
@@ -28,7 +28,7 @@ from serve.llama.sampling import StepSampler
 Floats = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 DRAWS = 1500
-WIDE = LEAST_DIVIDED + 1013  # is divided into columns, with a rest
+WIDE = MIN_FOLDED + 1013  # is divided into columns, with a rest
 PROMPT, ANSWER = (3, 3, 7, 1, 90), (0, 2, 2, 5)
 BANNED = dict.fromkeys((6, 4, WIDE - 1), -math.inf)
 
@@ -191,7 +191,7 @@ def test_the_exact_distribution_is_that_of_llama_cpp(how: dict[str, Any], kind: 
     assert np.abs(of_llama_cpp(logits, how) - exact(logits, how)).max() < 2e-6
 
 
-@given(st.integers(0, 2**32), st.sampled_from([1, 2, 31, 33, 300, LEAST_DIVIDED, WIDE]), st.data())
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 31, 33, 300, MIN_FOLDED, WIDE]), st.data())
 def test_a_row_finds_what_sorting_finds(seed: int, size: int, data: st.DataObject) -> None:
     numbers = np.random.default_rng(seed)
     values = numbers.choice([-np.inf, -2.5, 0.0, 1.0], size).astype(np.float32)
@@ -222,9 +222,9 @@ def test_logits_that_are_no_numbers_are_refused(how: dict[str, Any], size: int) 
         for value in (math.nan, math.inf):
             logits = logits_of(size, "flat")
             logits[place] = value
-            with pytest.raises(SamplingError, match="not numbers"):
+            with pytest.raises(SamplingError, match="not finite"):
                 Sampler(**how).sample(logits)
-    with pytest.raises(SamplingError, match="ruled out"):
+    with pytest.raises(SamplingError, match="no token is possible"):
         Sampler(**how).sample(np.full(size, -np.inf, np.float32))
 
 
@@ -277,7 +277,7 @@ def step_sampler(logits: dict[int, Floats]) -> StepSampler:
 def test_a_seed_draws_the_same_alone_and_among_others(
     params: dict[str, Any], shared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "LEAST_SHARED", shared)
+    monkeypatch.setattr(sampling, "MIN_THREADED_LOGITS", shared)
     numbers = np.random.default_rng(1)
     steps = [{i: numbers.normal(0, 2, WIDE).astype(np.float32) for i in range(12)} for _ in range(20)]
 
@@ -303,7 +303,7 @@ def test_log_probabilities_are_the_models_own_and_a_fault_is_of_its_row_alone() 
     asked = outputs([0, 1, 2], logprobs=5, presence_penalty=2.0, logit_bias={0: -90.0}, top_k=3)
     asked[2].allowed = np.arange(WIDE) == 777
     first, second, third = step_sampler(logits).sample(asked)
-    assert isinstance(second, UserError) and "not numbers" in str(second)
+    assert isinstance(second, UserError) and "not finite" in str(second)
     assert isinstance(first, Sampled) and isinstance(third, Sampled) and third.token == 777
     x = logits[0].astype(np.float64)
     expected = x - math.log(np.exp(x).sum())

@@ -1,8 +1,8 @@
-"""Drawing one token from a row of logits: the same distribution as llama.cpp's samplers one after another.
+"""Sampling one token from a row of logits, with the same distribution as llama.cpp's chain of samplers.
 
-They are top-k, top-p, min-p, temperature, draw. Only candidates are looked at: what top-k, min-p or a share of the sum
-leaves; and where nothing is cut off, the tokens near the likeliest, with a bound on all others. Few candidates are
-treated in plain Python, which is in the CPU's caches after a decode, where numpy's code is not.
+The chain is top-k, top-p, min-p, temperature, draw. Only candidates are computed: what top-k, top-p or min-p leaves, or
+without these the tokens near the likeliest, with a bound on all others. Few candidates are computed in plain Python,
+which is still in the CPU's caches after a decode, unlike numpy's code.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import numpy.typing as npt
 from .row import Floats, Ids, Row
 
 Weights = npt.NDArray[np.float64]
-Uniform = Callable[[], float]  # a number in [0, 1), a new one with every call
+Uniform = Callable[[], float]  # returns a new number in [0, 1) on every call
 
-# up to so many candidates are treated without numpy
+# up to this many candidates are computed without numpy
 FEW = 200
 BLOCK = 256
-# a nucleus is cut in one of so many bins for every factor e between weights; only that bin is sorted
+# for top-p, tokens are binned by weight, with this many bins per factor of e; only the bin of the cut is sorted
 BINS = 64
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the logits become before the draw: temperature above 0; top_k 0, top_p 1 and min_p 0 cut nothing off."""
+    """The distribution to sample from: temperature above 0; top_k 0, top_p 1 and min_p 0 are disabled."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -39,7 +39,7 @@ class Shape:
 
 
 def draw(row: Row, shape: Shape, uniform: Uniform) -> int:
-    """Return a token of a usable row. The same row and the same numbers give the same token."""
+    """Return a token of a usable row. The same row and the same random numbers give the same token."""
     ids = candidates(row, shape)
     if ids is None:
         return _of_all(row, shape.temperature, uniform)
@@ -50,7 +50,7 @@ def draw(row: Row, shape: Shape, uniform: Uniform) -> int:
 
 
 def candidates(row: Row, shape: Shape) -> Ids | None:
-    """Return the ids that may be drawn, None for all; they are cut off at temperature 1, as in llama.cpp."""
+    """Return the ids that may be sampled, None for all. The cut is made at temperature 1, as in llama.cpp."""
     ids: Ids | None = None
     if 0 < shape.top_k < len(row.values):
         ids = row.top(shape.top_k)
@@ -63,7 +63,7 @@ def candidates(row: Row, shape: Shape) -> Ids | None:
 
 
 def _nucleus_of(row: Row, ids: Ids, share: float) -> Ids:
-    """Return the first of `ids`, the greatest first, that have `share` of their sum."""
+    """Return the first of `ids`, sorted by weight, whose weights reach `share` of their sum."""
     if len(ids) > FEW:
         sums = _weights(row, ids, 1.0).cumsum()
         return ids[: int(sums.searchsorted(share * sums[-1])) + 1]
@@ -72,8 +72,8 @@ def _nucleus_of(row: Row, ids: Ids, share: float) -> Ids:
 
 
 def _nucleus(row: Row, share: float) -> Ids:
-    """Return the fewest likeliest tokens that have `share` of the sum over all, in no order."""
-    # tokens below this have less than the rest of the sum all together (float32 rounds the bound up by less than 1e-4)
+    """Return the fewest likeliest tokens whose weights reach `share` of the total, unordered."""
+    # all tokens below this together weigh less than the rest (float32 rounds the bound up by less than 1e-4)
     least = row.highest + math.log((1.0 - share) * row.total / len(row.values)) - 1e-4
     ids = row.reaching(least)
     weights = _weights(row, ids, 1.0)
@@ -101,10 +101,10 @@ def _weights(row: Row, ids: Ids, temperature: float) -> Weights:
 
 
 def _pick(weights: Weights | Floats, share: float) -> int:
-    """Return the entry in which `share`, in [0, 1), of the sum falls; never one of weight 0."""
+    """Return the index at which the running sum passes `share`, in [0, 1), of the total; never one of weight 0."""
     if len(weights) <= 2 * BLOCK:
         return _place(weights.cumsum(dtype=np.float64), share)[0]
-    # first one of the blocks, since running sums are slow: 500 us for 128,256
+    # first choose a block, because running sums are slow: 500 us for 128,256 values
     starts = np.arange(0, len(weights), BLOCK)
     block, share = _place(np.add.reduceat(weights, starts).cumsum(dtype=np.float64), share)
     start = int(starts[block])
@@ -112,20 +112,20 @@ def _pick(weights: Weights | Floats, share: float) -> int:
 
 
 def _place(sums: Weights, share: float) -> tuple[int, float]:
-    """Return the entry of running sums in which `share` of the last one falls, and where in it, from 0 to 1."""
+    """Return the index at which running sums pass `share` of the last one, and the position within it, 0 to 1."""
     at = share * float(sums[-1])
-    # rounded up to the last sum, it would fall behind the last entry that has a weight
+    # if rounding makes it the last sum, stay at the last entry that has a weight
     place = int(min(sums.searchsorted(at, side="right"), sums.searchsorted(sums[-1])))
     before = float(sums[place - 1]) if place else 0.0
     return place, (at - before) / (float(sums[place]) - before)
 
 
 def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
-    """Draw from the whole vocabulary by rejection, which is exact.
+    """Sample from the whole vocabulary by rejection sampling, which is exact.
 
-    Every token has the weight `floor` in the proposal; those near the likeliest, which weigh more, have the rest of
-    theirs besides. A token that was proposed by its floor is taken with the share that its weight is of that. The
-    floors sum to 1 / e of the likeliest token's weight, so that on average at most 1.4 proposals are made.
+    In the proposal distribution every token weighs `floor`; tokens near the likeliest, which weigh more, also have the
+    rest of their weight. A token proposed by its floor is accepted with probability weight / floor, at most 1. The
+    floors sum to 1 / e of the likeliest token's weight, so that at most 1.4 proposals are needed on average.
     """
     count, highest = len(row.values), row.highest
     distance = math.log(count) + 1.0
@@ -149,7 +149,7 @@ def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
 
 
 def _of_dense(row: Row, temperature: float, uniform: Uniform) -> int:
-    """Draw from the whole vocabulary by all of its exponentials."""
+    """Sample from the whole vocabulary by computing all exponentials."""
     weights = np.subtract(row.values, np.float32(row.highest))
     weights /= np.float32(temperature)
     return _pick(np.exp(weights, out=weights), uniform())

@@ -1,4 +1,4 @@
-"""Penalties and biases of one sequence: a few logits are changed, in llama.cpp's order and in its float32."""
+"""Penalties and biases of one sequence, applied to a few logits in llama.cpp's order and in float32."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .row import Floats, Ids
 
 
 class Counts:
-    """How often each token came, of all or of the last `window` (at least 1)."""
+    """Counts of each token, among all tokens or the last `window` (at least 1)."""
 
     def __init__(self, window: int | None = None) -> None:
         self._recent: deque[int] | None = None if window is None else deque()
         self._window = window or 0
-        self._place: dict[int, int] = {}  # where a token is in the arrays
+        self._place: dict[int, int] = {}  # index of each token in the arrays
         self._ids: Ids = np.zeros(64, np.intp)
         self._counts: Floats = np.zeros(64, np.float32)
 
     def add(self, token: int) -> None:
-        """Count a token, and forget the oldest where the window is full."""
+        """Count a token, and drop the oldest if the window is full."""
         place = self._place.setdefault(token, len(self._place))
         if place == len(self._ids):
             self._ids = np.concatenate((self._ids, np.zeros_like(self._ids)))
@@ -35,7 +35,7 @@ class Counts:
                 self._counts[self._place[self._recent.popleft()]] -= 1
 
     def present(self) -> tuple[Ids, Floats]:
-        """Return the tokens that came, and how often each did."""
+        """Return the tokens and their counts."""
         used = len(self._place)
         ids, counts = self._ids[:used], self._counts[:used]
         if self._recent is None:
@@ -46,10 +46,10 @@ class Counts:
 
 @dataclass
 class Penalties:
-    """What changes the logits of a sequence, and the tokens that it counts.
+    """The bias and penalties of a sequence, and the token counts they depend on.
 
-    repeat divides a logit above 0 by itself, multiplies others (`repeated`: of prompt and answer); presence is taken
-    from the logits of tokens in the answer (`answered`), frequency as often as each came.
+    Logits of tokens in prompt or output (`repeated`) are divided by `repeat` if positive, otherwise multiplied by it.
+    Logits of tokens in the output (`answered`) are reduced by `presence`, and by `frequency` times their count.
     """
 
     bias: Mapping[int, float] = field(default_factory=dict)
@@ -65,13 +65,13 @@ class Penalties:
         self.active = bool(self.bias) or self.repeated is not None or self.answered is not None
 
     def add(self, token: int) -> None:
-        """Count a token of the answer."""
+        """Count a token of the output."""
         for counts in (self.repeated, self.answered):
             if counts is not None:
                 counts.add(token)
 
     def apply(self, logits: Floats) -> list[tuple[Ids, Floats]]:
-        """Change the logits; return what `undo` needs."""
+        """Change the logits in place; return what `undo` needs."""
         undone: list[tuple[Ids, Floats]] = []
         if len(self._biased):
             undone.append((self._biased, before := logits[self._biased]))
@@ -89,6 +89,6 @@ class Penalties:
 
 
 def undo(logits: Floats, undone: Iterable[tuple[Ids, Floats]]) -> None:
-    """Set back what `Penalties.apply` has changed."""
+    """Restore the logits that `Penalties.apply` has changed."""
     for ids, before in reversed(list(undone)):
         logits[ids] = before

@@ -1,4 +1,4 @@
-"""One row of logits: its greatest values, found without sorting the vocabulary or taking its exponentials."""
+"""One row of logits: finds its highest values without sorting the vocabulary or computing exponentials."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
-# a row is read as so many lanes; the greatest value of a column stands for all of its lanes
+# a row is folded into columns of this many values, each represented by its maximum
 LANES = 32
-# shorter rows are their own columns: there is nothing to save
-LEAST_DIVIDED = 4096
-# where more columns than this share have a value that is wanted, about one value in 16 is: 1 - (1 - 7/8) ** (1 / 32)
+# shorter rows are not folded: it would save nothing
+MIN_FOLDED = 4096
+# if more columns than this share reach a bound, about one value in 16 does: 1 - (1 - 7/8) ** (1 / 32)
 CROWDED = 7 / 8
 LOWEST = float(np.finfo(np.float32).min)
 
 
 class Row:
-    """Logits, float32 [n]; they must not change while this is used.
+    """Logits, float32 [n], which must not change while this is used.
 
-    After a decode nothing of this is in the CPU's caches, numpy's own code included: every call costs some 10 us, a
-    pass over 49,152 values 5 to 15. So there are few calls, and the passes are those that numpy vectorises.
+    After a decode, the CPU's caches hold neither the logits nor numpy's code: every call costs about 10 us, a pass over
+    49,152 values 5 to 15. So there are few calls, and only passes that numpy vectorizes.
     """
 
     def __init__(self, values: Floats) -> None:
         self.values = values
-        self.likeliest = int(values.argmax())  # the first that is NaN, where one is
+        self.likeliest = int(values.argmax())  # the first NaN, if there is one
         self.highest = values.item(self.likeliest)
 
     @property
     def usable(self) -> bool:
-        """Whether something can be drawn: `highest` is NaN where one value is, and -inf where all are."""
+        """Whether a token can be sampled: `highest` is NaN if any value is, and -inf if all are."""
         return math.isfinite(self.highest)
 
     @cached_property
     def peaks(self) -> Floats:
-        """The greatest value of every column [i], [i + n / LANES], ...; fewer than LANES values are in none."""
-        lanes = LANES if len(self.values) >= LEAST_DIVIDED else 1
+        """The maximum of every column [i], [i + n / LANES], ...; up to LANES - 1 values at the end are in no column."""
+        lanes = LANES if len(self.values) >= MIN_FOLDED else 1
         columns = len(self.values) // lanes
         greatest: Floats = np.maximum.reduce(self.values[: lanes * columns].reshape(lanes, columns), axis=0)
         return greatest
 
     def reaching(self, least: float) -> Ids:
-        """Return the ids, ascending, of the values that are at least `least` and not -inf."""
+        """Return the ids, ascending, of the values of at least `least`, without -inf."""
         ids: Ids = (self.values >= np.float32(max(least, LOWEST))).nonzero()[0]
         return ids
 
     def crowded(self, least: float) -> bool:
-        """Whether so many values are at least `least` that to look at all of them is faster than to gather them."""
+        """Whether so many values are at least `least` that using all values is faster than gathering these."""
         return int(np.count_nonzero(self.peaks >= np.float32(least))) > CROWDED * len(self.peaks)
 
     def top(self, count: int) -> Ids:
-        """Return the ids of the `count` greatest values, the greatest first; of equal ones the lower id.
+        """Return the ids of the `count` highest values, highest first, lower ids first among equals.
 
-        There are fewer where others are -inf.
+        There are fewer if the others are -inf.
         """
         if count < 1:
             return np.empty(0, np.intp)
@@ -66,7 +66,7 @@ class Row:
         return ids[order[:count]]
 
     def _bound(self, count: int) -> float:
-        """Return a value that at least `count` others reach: as many columns do, so there are few more than that."""
+        """Return a bound that at least `count` values reach, and few more: `count` columns have one that does."""
         if count == 1:
             return float(self.highest)
         among = self.peaks if count <= len(self.peaks) // 2 else self.values
@@ -79,14 +79,14 @@ class Row:
 
     @cached_property
     def exponentials(self) -> Floats:
-        """exp(x - highest), float32 [n]: for what needs the sum over all tokens."""
+        """exp(x - highest), float32 [n], for sums over all tokens."""
         shifted: Floats = self.values - np.float32(self.highest)
         np.exp(shifted, out=shifted)
         return shifted
 
     @cached_property
     def total(self) -> float:
-        """The sum of `exponentials`, in float64; within 1e-6 of all in float64."""
+        """The sum of `exponentials` in float64, within 1e-6 of a computation in float64 throughout."""
         return float(self.exponentials.sum(dtype=np.float64))
 
     def logprobs(self, ids: Ids) -> list[float]:

@@ -1,4 +1,4 @@
-"""One sequence's sampler: from the model's logits to the next token."""
+"""The sampler of one sequence: from the model's logits to the next token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .row import Floats, Row
 
 
 class SamplingError(UserError):
-    """No token can be drawn; it ends one sequence."""
+    """No token can be sampled; ends one sequence."""
 
 
 class Sampler:
-    """Chooses the next token of one sequence, and remembers what its penalties need.
+    """Samples the next token of one sequence, and keeps the state of its penalties.
 
-    In llama.cpp's order: logit bias, repeat penalty (over prompt and answer), presence and frequency penalty (over the
-    answer), top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token. The same seed draws the
-    same tokens from the same logits, whatever other sequences there are.
+    Applies, in llama.cpp's order: logit bias, repeat penalty (over prompt and output), presence and frequency penalty
+    (over the output), top-k, top-p, min-p and temperature. Temperature 0 selects the likeliest token. The same seed
+    samples the same tokens from the same logits, independent of other sequences.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Sampler:
         seed: int = 0,
         prompt: Sequence[int] = (),
     ) -> None:
-        """`repeat_last_n` -1 looks at all tokens, 0 at none."""
+        """`repeat_last_n`: -1 covers all tokens, 0 none."""
         self._shape = Shape(temperature, top_k, top_p, min_p)
         self._greedy = temperature <= 0.0
         self._uniform = random.Random(seed & 0xFFFFFFFFFFFFFFFF).random
@@ -59,10 +59,10 @@ class Sampler:
         )
 
     def sample(self, logits: Floats, allowed: Mask | None = None, row: Row | None = None) -> int:
-        """Return the next token; only one that is True in `allowed`, bool [n_vocab].
+        """Return the next token, which is True in `allowed`, bool [n_vocab].
 
-        `logits` are float32 [n_vocab], changed meanwhile and set back; `row` is made of them, where there is one
-        already. Raises SamplingError where nothing is allowed, and where the logits are not numbers.
+        `logits` is float32 [n_vocab], modified and restored; `row` is an existing Row of them. Raises SamplingError if
+        no token is allowed or the logits are not finite.
         """
         if not self._penalties.active:
             token = self._allowed(logits, allowed, row)
@@ -86,7 +86,7 @@ class Sampler:
     def _choose(self, logits: Floats, row: Row | None) -> int:
         row = row or Row(logits)
         if row.highest == -math.inf:
-            raise SamplingError("every token is ruled out, by the constraint, by logit_bias or by the model itself")
+            raise SamplingError("no token is possible: the constraint, logit_bias or the model excludes all of them")
         if not row.usable:
-            raise SamplingError("the model's logits are not numbers (a damaged or overflowing model)")
+            raise SamplingError("the model's logits are not finite: its file is damaged or its values overflow")
         return row.likeliest if self._greedy else draw(row, self._shape, self._uniform)

@@ -1,4 +1,4 @@
-"""The next tokens of a step, drawn together: in several threads where there is much to read."""
+"""Samples the next tokens of a step together, in several threads if there are many logits."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ..engine.backend import Output, Sampled
 from ..engine.events import TokenLogprob
 from ..engine.sequence import Sequence
 
-# logits of a step below which one thread is faster: handing rows to others costs some 50 us
-LEAST_SHARED = 1 << 21
-MOST_THREADS = 8
+# below this many logits per step, one thread is faster: handing rows to others costs about 50 us
+MIN_THREADED_LOGITS = 1 << 21
+MAX_THREADS = 8
 
 Draw = tuple[Output, Sampler, Floats]
 
 
 class StepSampler:
-    """The samplers of the running sequences. numpy gives the interpreter's lock back in every pass over a row."""
+    """The samplers of the running sequences. Threads help because numpy releases the GIL in every pass over a row."""
 
     def __init__(self, model: Model, context: Context, threads: int | None = None) -> None:
         self._model, self._context = model, context
-        self._threads = min(threads or cpu_count(), MOST_THREADS)
-        self._samplers: dict[int, Sampler] = {}  # by the sequence's number
+        self._threads = min(threads or cpu_count(), MAX_THREADS)
+        self._samplers: dict[int, Sampler] = {}  # by sequence number
         self._pool: ThreadPoolExecutor | None = None
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
-        """Return what was drawn for each output, or why nothing can be. A row's draw does not depend on the others."""
+        """Return the sampled token of each output, or its error. Each is independent of the others."""
         draws = [(o, self._sampler(o.sequence), self._context.logits(o.index)) for o in outputs]
-        if len(draws) * self._model.n_vocab < LEAST_SHARED or self._threads < 2:
+        if len(draws) * self._model.n_vocab < MIN_THREADED_LOGITS or self._threads < 2:
             return [self._draw(*draw) for draw in draws]
         return self._in_threads(draws)
 
@@ -71,12 +71,12 @@ class StepSampler:
             return error
 
     def logprob(self, token: int, row: Row, top: int) -> TokenLogprob:
-        """Return the token's log-probability by the model itself, and those of the `top` likeliest.
+        """Return the token's log-probability, before penalties, and those of the `top` likeliest.
 
-        Raises LlamaError where the logits are not numbers.
+        Raises LlamaError if the logits are not finite.
         """
         if not row.usable:
-            raise LlamaError("the model's logits are not numbers (a damaged or overflowing model)")
+            raise LlamaError("the model's logits are not finite: its file is damaged or its values overflow")
         likeliest = row.top(top)
         own, *others = row.logprobs(np.append(token, likeliest))
         ranked = tuple(zip(map(int, likeliest), others, strict=True))
@@ -102,10 +102,10 @@ class StepSampler:
         return sampler
 
     def release(self, sequence: Sequence) -> None:
-        """Forget a sequence's sampler."""
+        """Remove a sequence's sampler."""
         self._samplers.pop(sequence.number, None)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         if self._pool is not None:
             self._pool.shutdown()

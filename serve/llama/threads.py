@@ -1,8 +1,8 @@
-"""How many threads compute: as many as there are processors that other work leaves free, now and while it runs.
+"""Adapts the number of computing threads to the CPUs that other processes leave free.
 
-llama.cpp's threads meet at some 900 barriers a token, so one that has to wait for a processor holds up all others. Two
-threads on two cores that ten other processes wanted took 430 ms a token and one thread 140, with a third of the
-processor time (SmolLM2-135M Q4_1, EPYC).
+llama.cpp's threads synchronize at about 900 barriers a token, so a thread that waits for a CPU delays all others. With
+ten busy processes on two cores, two threads took 430 ms a token; one thread took 140 ms and a third of the CPU time
+(SmolLM2-135M Q4_1, EPYC).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from burnish.console import say
 from burnish.llama import Context
 from burnish.machine import processor_use
 
-# the kernel counts in hundredths of a second: less would be noise, more would leave a change unnoticed
+# the kernel counts in hundredths of a second: a shorter interval would be noise, a longer one would react late
 INTERVAL_S = 0.5
-# what others used in a longer one, with pauses in it, says little about now
-LONGEST_S = 5.0
-# other work that takes less of a processor than this costs less than the thread that would be given up
-SPARED = 0.5
-# more threads are taken only after so many readings in a row, fewer at once
+# readings over a longer interval, which contains pauses, are discarded
+MAX_INTERVAL_S = 5.0
+# other work below this share of a CPU costs less than giving up a thread
+TOLERATED_CPUS = 0.5
+# readings in a row before threads are added; they are removed at once
 PATIENCE = 2
 REPORT_S = 60.0
 
 
 class Threads:
-    """Follows what is free. Only the engine's thread uses it."""
+    """Sets the context's threads by the free CPUs. Only the engine's thread uses it."""
 
     def __init__(
         self,
@@ -37,26 +37,26 @@ class Threads:
         clock: Callable[[], float] = time.monotonic,
         use: Callable[[], tuple[int, float, float] | None] = processor_use,
     ) -> None:
-        """`most`: the threads on idle processors; the context has them now. `use`: see burnish.machine."""
+        """`most` threads are used on an idle machine, and set in the context now. `use`: see burnish.machine."""
         self.count = self.most = most
         self._context, self._clock, self._use = context, clock, use
-        self._more = 0  # readings in a row that would allow more
+        self._more = 0  # readings in a row that allow more
         self._since, self._before = clock(), use()
         self._reported = -math.inf
 
     def follow(self) -> None:
-        """Called before every decode; reads what others use twice a second."""
+        """Adjust the threads; called before every decode, reads the CPU use twice a second."""
         now = self._clock()
         seconds = now - self._since
         if seconds < INTERVAL_S or self.most < 2:
             return
         before, after = self._before, self._use()
         self._since, self._before = now, after
-        if before is None or after is None or seconds > LONGEST_S:
+        if before is None or after is None or seconds > MAX_INTERVAL_S:
             return
         processors, busy, own = after
         others = max(0.0, (busy - before[1]) - (own - before[2])) / seconds
-        self._choose(max(1, min(self.most, math.floor(processors - others + SPARED))), others, now)
+        self._choose(max(1, min(self.most, math.floor(processors - others + TOLERATED_CPUS))), others, now)
 
     def _choose(self, wanted: int, others: float, now: float) -> None:
         self._more = self._more + 1 if wanted > self.count else 0
@@ -66,4 +66,4 @@ class Threads:
         self._context.set_threads(wanted)
         if now - self._reported >= REPORT_S:
             self._reported = now
-            say(f"computing with {wanted} of {self.most} threads: other work uses {others:.1f} processors")
+            say(f"computing with {wanted} of {self.most} threads: other processes use {others:.1f} CPUs")
