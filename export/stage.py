@@ -11,6 +11,7 @@ from burnish import children, lock
 from burnish import run as runs
 from burnish.bases.base import Base, resolve
 from burnish.console import say
+from burnish.exam.memory import export_disk
 from burnish.exam.rows import Exam
 from burnish.fields import MOST_TOKENS, inside
 from burnish.files import (
@@ -39,7 +40,6 @@ from .merge.shards import sources
 from .merged import Merged, make_merged, merged_answers
 from .settings import ExportSettings
 
-BYTES_PER_PARAMETER_16 = 2
 NO_FIGURES = Fidelity(
     kl=None, kl_trained=None, top1_agreement=None, loss=None, loss_trained=None, loss_base=None, prompt_parity=None,
     terminator=None,
@@ -157,8 +157,7 @@ def _base(settings: ExportSettings, record: TrainRecord) -> Base:
 
 def _check_room(run: Run, base: Base, merges: int, quants: int) -> None:
     parameters = sum(prod(source.shape) for source in sources(base.path))
-    # the merges and the 16-bit GGUF, then at most about 8.5 bits a weight for each type
-    needed = int(parameters * ((merges + 1) * BYTES_PER_PARAMETER_16 + 1.1 * quants))
+    needed = export_disk(parameters, merges, quants)
     have = sum(p.stat().st_size for p in run.path.rglob("*") if p.is_file() and p.parent.name in (MERGED, "gguf"))
     check_writable(run.path, max(0, needed - have), "export")
 

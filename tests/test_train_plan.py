@@ -195,7 +195,7 @@ def test_plan_says_it_in_five_lines_and_loads_no_weights(tiny_base: Path, rows: 
     assert "memory" in two and "disk" in two
     assert "18 steps" in three and "micro-batches" in three
     assert "the held-out rows are evaluated once, at the end" in four
-    assert "export examines the merge" in five and "a layer in float32" in five
+    assert "export examines the merge" in five and "a layer in float32" in five and "; disk " in five
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the exam of a 16-bit checkpoint holds in memory: export is bound by it, and train's plan prints it."""
+"""What export takes: the memory of its exam of a 16-bit checkpoint, and disk. Train's plan prints both."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ LOGITS_BYTES = 64 << 20  # one chunk of logits
 LOGITS_COPIES = 6  # log-probabilities, their exponentials and the order of the likeliest tokens beside them
 HEAD_SLICE_VALUES = 1 << 24  # values of the head that are read at a time: 64 MiB in float32
 FLOAT32 = 4
+BYTES_16 = 2  # a parameter of merged/ or of the 16-bit GGUF
+BYTES_QUANTIZED = 1.1  # at most about 8.5 bits a weight
 
 
 def group_tokens(hidden: int) -> int:
@@ -23,6 +25,11 @@ def group_tokens(hidden: int) -> int:
 def chunk_positions(vocabulary: int) -> int:
     """Return how many positions' logits are made at a time."""
     return max(1, LOGITS_BYTES // (FLOAT32 * vocabulary))
+
+
+def export_disk(parameters: int, merges: int, types: int) -> int:
+    """Return the bytes that an export writes: its merges, the 16-bit GGUF and so many quantized ones, at most."""
+    return int(parameters * ((merges + 1) * BYTES_16 + BYTES_QUANTIZED * types))
 
 
 @dataclass(frozen=True)

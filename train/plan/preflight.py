@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from burnish.config import ConfigError
-from burnish.console import say, warn
-from burnish.exam.memory import ExamMemory
+from burnish.console import gib, say, warn
+from burnish.exam.memory import ExamMemory, export_disk
 
 from .. import peft_config
 from ..data.prepare import Prepared
@@ -29,8 +29,8 @@ from ..world import World
 from .environment import environment_faults
 from .evaluations import evaluations
 from .machine import Machine, measure
-from .memory import plan
-from .model_shape import empty_model, exam_sizes, shape_of
+from .memory import Plan, plan
+from .model_shape import Shape, empty_model, exam_sizes, shape_of
 from .resolve import resolve, with_adapter
 
 OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
@@ -59,11 +59,18 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)
     exam_memory = ExamMemory.of(exam_sizes(model), [len(question.input_ids) for question in rows])
-    say(f"plan: export examines the merge layer by layer: {exam_memory.line()}")
+    disk = gib(_export_disk(shape, planned))
+    say(f"plan: export examines the merge layer by layer: {exam_memory.line()}; disk {disk}")
     if planned.device == "cpu" and planned.peak_bytes > planned.free_bytes:
         need, free = planned.peak_bytes / 2**30, planned.free_bytes / 2**30
         warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
     return resolve(settings, prepared, planned, attention(settings.base, model.config) or "eager", world.device)
+
+
+def _export_disk(shape: Shape, planned: Plan) -> int:
+    """Return the bytes that an export of this run writes with its default types; a 4-bit base is merged in two ways."""
+    merges = 2 if planned.quantization == "nf4" else 1
+    return export_disk(shape.linear_parameters + shape.other, merges, types=2)
 
 
 def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
