@@ -4,8 +4,8 @@
 #
 # Layers that change least come first and the sources last, so that a change of code rebuilds in seconds. All Python
 # packages are in one venv, /opt/venv, which each image fills in place, so that images share their common layers.
-# docs/containers.md explains the build arguments.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# docs/containers.md explains the build arguments, and how to pin the base to a digest.
+ARG BASE_IMAGE=python:3.11.15-slim-bookworm
 
 # wheels of torch for the CPU, used instead of the network: --build-context wheels=DIR names a folder
 FROM scratch AS wheels

@@ -46,6 +46,37 @@ def test_the_dockerfile_builds_offline_and_unchanged() -> None:
     assert not re.search(r"^(ARG|ENV).*(TOKEN|PASSWORD|SECRET|API_KEY)", DOCKERFILE, re.MULTILINE)
 
 
+def test_the_base_image_has_a_full_version_and_is_named_once() -> None:
+    assert re.search(r"^ARG BASE_IMAGE=python:3\.\d+\.\d+-slim-bookworm$", DOCKERFILE, re.MULTILINE)
+    for path in ("Dockerfile", "tools/images.sh", "tools/docker.sh", ".ci/containers", "compose.yaml"):
+        assert len(re.findall(r"python:3\.", (ROOT / path).read_text())) == (path == "Dockerfile"), path
+
+
+def test_a_release_pushes_every_image_that_its_compose_file_names() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    assert set(workflow["jobs"]["images"]["strategy"]["matrix"]["target"]) == set(TARGETS)
+    done = subprocess.run(
+        ["/bin/bash", "tools/images.sh", "compose"], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env={"PATH": "/usr/bin:/bin", "IMAGES": "ghcr.io/Owner/burnish", "IMAGE_TAG": "1.2.3"},
+    )  # fmt: skip
+    services = yaml.safe_load(done.stdout)["services"]
+    for target in TARGETS:
+        assert services[target]["image"] == f"${{IMAGES:-ghcr.io/owner/burnish}}-{target}:${{IMAGE_TAG:-1.2.3}}"
+        assert SERVICES[target]["image"] == f"${{IMAGES:-burnish}}-{target}:${{IMAGE_TAG:-latest}}"
+
+
+def test_images_of_a_registry_are_fetched_before_they_are_built(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(
+        '#!/bin/sh\ncase "$1 $2" in "image inspect") exit 1 ;; "pull --quiet") echo "pulled $3" >&2 ;;'
+        ' "compose run") echo started ;; "build "*) exit 1 ;; esac\n'
+    )
+    (tmp_path / "docker").chmod(0o755)
+    around = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "IMAGE_TAG": "1.2.3"}
+    done = tool("export", "run", IMAGES="ghcr.io/owner/burnish", **around)
+    assert "pulled ghcr.io/owner/burnish-export:1.2.3" in done.stderr and done.returncode == 0
+    assert "could not be built" in tool("export", "run", **around).stderr
+
+
 def test_every_final_stage_has_a_user_that_is_not_root() -> None:
     for target in TARGETS:
         stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]

@@ -15,11 +15,12 @@ export IMAGES=${IMAGES:-burnish}
 fail() { echo "error: $*" >&2; exit 2; }
 has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && [ -n "$(nvidia-smi -L 2>/dev/null)" ]; }
 engine() { docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; }
-there() { docker image inspect "$IMAGES-$1" >/dev/null 2>&1; }
+image() { echo "$IMAGES-$1:${IMAGE_TAG:-latest}"; }
+there() { docker image inspect "$(image "$1")" >/dev/null 2>&1; }
 
 service_of() {  # the compose service of a command or stage; with a GPU, the CUDA service
   case $1 in
-    train | check | plan) if has_gpu; then echo train; else echo train-cpu; fi ;;
+    ship | train | check | plan) if has_gpu; then echo train; else echo train-cpu; fi ;;
     export | examine | push | card) echo export ;;
     serve | chat) if has_gpu; then echo serve-cuda; else echo serve; fi ;;
     *) fail "no container for '$1'; expected check, plan, train, export, examine, push, card, serve or chat" ;;
@@ -34,7 +35,7 @@ where() {
             echo docker ;;
     auto)
       if ! engine; then echo local
-      elif there "$service"; then say docker "the image $IMAGES-$service exists"
+      elif there "$service"; then say docker "the image $(image "$service") exists"
       elif [ -e "${VENV:-.venv}/.llama" ]; then say local "${VENV:-.venv} is set up and the image $IMAGES-$service does not exist; RUNNER=docker builds it"
       else say docker "building $IMAGES-$service first; RUNNER=local runs without containers"
       fi ;;
@@ -176,13 +177,15 @@ export_service() {  # the compose service of an export, without a network if it 
 
 build() {
   there "$1" && return
+  # a registry's name: the image of a release is fetched
+  case $IMAGES in */*) echo "images: fetching $(image "$1")" >&2; docker pull --quiet "$(image "$1")" >&2 && return ;; esac
   echo "images: building $IMAGES-$1 (llama.cpp: LLAMA_CPU=${LLAMA_CPU:-all}), which takes some minutes once" >&2
   tools/images.sh build "$1" >&2 || fail "building the image $IMAGES-$1 failed; Docker's output is above"
 }
 
 check_gpu() {
   case $1 in train | serve-cuda) ;; *) return 0 ;; esac
-  docker run --rm --gpus all --entrypoint /bin/true "$IMAGES-$1" >/dev/null 2>&1 \
+  docker run --rm --gpus all --entrypoint /bin/true "$(image "$1")" >/dev/null 2>&1 \
     || fail "this machine has an NVIDIA GPU, but its Docker engine can't use it: install the NVIDIA Container Toolkit (nvidia-ctk runtime configure, then restart the engine), or use RUNNER=local"
 }
 
@@ -196,7 +199,7 @@ run() {
   if [ "$stage ${1:-}" = "serve chat" ]; then  # a client of the server on this machine, in a container or not
     [ -t 0 ] && options+=(--interactive --tty) || options+=(--interactive)
     exec docker run "${options[@]}" --init --network host --read-only --cap-drop ALL --user "$(id -u):$(id -g)" \
-      --no-healthcheck "$IMAGES-$service" "$@"
+      --no-healthcheck "$(image "$service")" "$@"
   fi
   folders "$stage"
   secret_files
@@ -222,7 +225,7 @@ run() {
   options+=("${MOUNTS[@]+"${MOUNTS[@]}"}")
   local code=0
   if [ -t 0 ] && [ -t 1 ]; then docker compose run "${options[@]}" "$target" "${words[@]+"${words[@]}"}" || code=$?
-  else unattended "$IMAGES-$stage-$$" "${options[@]}" --no-TTY "$target" "${words[@]+"${words[@]}"}" || code=$?; fi
+  else unattended "${IMAGES##*/}-$stage-$$" "${options[@]}" --no-TTY "$target" "${words[@]+"${words[@]}"}" || code=$?; fi
   signalled "$stage" "$code"
   return $code
 }
