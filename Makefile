@@ -1,7 +1,5 @@
 # Burnish: the user's interface. `make` alone prints the commands.
 #
-#   make train DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]      make export [RUN= QUANTS=Q4_K_M,Q8_0]
-#
 # Everything is installed into .venv; caches that outlive a clone (llama.cpp builds, dequantized bases) are in ~/.cache/burnish.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -24,7 +22,7 @@ opt = $(if $(value $(1)),$(2) $(call quoted,$(1)))
 CONFIG_WORD = '$(subst ','\'',$(CONFIG))'
 # where commands run: auto uses Docker if an engine responds and the image exists or can be built, otherwise this machine
 RUNNER ?= auto
-VERB := $(firstword $(filter check plan train export examine push card serve chat,$(MAKECMDGOALS)))
+VERB := $(firstword $(filter ship check plan train export examine push card serve chat,$(MAKECMDGOALS)))
 WHERE := $(if $(VERB),$(shell VENV='$(VENV)' RUNNER='$(RUNNER)' tools/docker.sh where $(VERB)))
 $(if $(VERB),$(if $(WHERE),,$(error RUNNER=$(RUNNER): nothing was run)))
 # the project is imported from its root, whatever the working directory contains; see burnish/children/path.py
@@ -35,8 +33,8 @@ READY := $(if $(filter docker,$(WHERE)),,setup)
 TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' requirements/torch.txt)
 
 .PHONY: help
-help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help:
+	@awk -f tools/help.awk $(firstword $(MAKEFILE_LIST))
 
 # ---- setup: one stamp file per step, so that a second run is instant -------------------------------------------------
 
@@ -75,48 +73,47 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.packages
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/dev.txt
 	@touch $@
 
-.PHONY: setup
-setup: $(VENV)/.torch $(VENV)/.packages $(VENV)/.llama ## set up .venv: pinned packages, llama.cpp built once for this CPU
-
-.PHONY: lock
-lock: | $(VENV)/.created ## [UPGRADE="package ..."]: resolve requirements/*.in again into requirements/*.txt, with hashes
-	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	@$(SAFE_PY) -m tools.lock $(VENV)/bin/uv $(UPGRADE)
-
 # ---- the product's commands ------------------------------------------------------------------------------------------
 
-PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,WHAT,--push.what)
+##@ Fine-tune and serve
 
-.PHONY: check plan train export examine serve chat push card quickstart
-check: $(READY) ## DATA=f: read, lint and preview data
+PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,WHAT,--push.what)
+# the steps bring their own packages where they run in containers
+SHIP_PY = $(if $(filter docker,$(WHERE)),$(SAFE_PATH) $(PYTHON),$(SAFE_PY))
+
+.PHONY: quickstart ship check plan train export examine serve chat push card
+quickstart: setup ## set up, train, export, serve and ask, on this CPU
+	@$(SAFE_PY) -m tools.quickstart
+
+ship: $(READY) ## check, plan, train, export and serve: asks once, after the plan; after Ctrl-C the same command goes on | DATA=f [RUN= CONFIG= BASE= QUANTS= PORT= SET= YES=1]
+	@$(SHIP_PY) -m tools.ship --where $(or $(filter docker,$(WHERE)),local) --config $(CONFIG_WORD) --port $(PORT) $(call opt,DATA,--data) $(call opt,BASE,--base) $(call opt,RUN,--run) $(call opt,QUANTS,--quants) $(if $(YES),--yes) -- $(SET)
+
+check: $(READY) ## read, lint and preview the data | DATA=f [CONFIG= BASE= SET=]
 	@$(STAGE) train check --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
-plan: $(READY) ## DATA=f [CONFIG= BASE= SET=]: what training would do, and the memory, disk and time it would take
+plan: $(READY) ## what training would take: memory, disk, time | DATA=f [CONFIG= BASE= SET=]
 	@$(STAGE) train plan --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
-train: $(READY) ## DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]: fine-tune
+train: $(READY) ## fine-tune | DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]
 	@$(STAGE) train run --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,RUN,--run.name) $(SET)
 
-export: $(READY) ## [RUN= QUANTS=Q4_K_M,Q8_0 BASE=]: merge, convert, quantize, examine
+export: $(READY) ## merge, convert, quantize, examine | [RUN= QUANTS=Q4_K_M,Q8_0 BASE= SET=]
 	@$(STAGE) export run $(call opt,RUN,--run.name) $(call opt,QUANTS,--gguf.quants) $(call opt,BASE,--run.base) $(SET)
 
-examine: $(READY) ## FILE=f.gguf [RUN=]: examine any GGUF or merged directory against a run's exam
+examine: $(READY) ## measure any GGUF or merged directory against a run's exam | FILE=f.gguf [RUN= SET=]
 	@$(STAGE) export examine $(call quoted,FILE) $(call opt,RUN,--run.name) $(SET)
 
-serve: $(READY) ## [RUN= or MODEL=f.gguf|hf://owner/name, PORT=]: the OpenAI-compatible endpoint
+serve: $(READY) ## the OpenAI-compatible endpoint | [RUN= or MODEL=f.gguf|hf://owner/name] [PORT= SET=]
 	@$(STAGE) serve $(call opt,RUN,--run) $(call opt,MODEL,--model) --port $(PORT) $(SET)
 
-chat: $(READY) ## [PORT=]: talk to the server from the terminal
+chat: $(READY) ## talk to the server from the terminal | [PORT=]
 	@$(STAGE) serve chat --url http://127.0.0.1:$(PORT)/v1
 
-push: $(READY) ## REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]: publish what passed on the Hub
+push: $(READY) ## publish what passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
 	@$(STAGE) export push $(PUBLISHED) $(if $(PUBLIC),--push.public true) $(if $(DRY_RUN),--dry-run) $(SET)
 
-card: $(READY) ## [REPO= RUN= WHAT=]: print the model card that push would publish
+card: $(READY) ## print the model card that push would publish | [REPO= RUN= WHAT=]
 	@$(STAGE) export card $(PUBLISHED) $(SET)
-
-quickstart: setup ## set up, train, export, serve and ask, on this machine's CPU, with no account
-	@$(SAFE_PY) -m tools.quickstart
 
 # ---- containers --------------------------------------------------------------------------------------------------------
 
@@ -124,39 +121,50 @@ IMAGE ?= $(if $(GPU),train export serve-cuda,train-cpu export serve)
 LLAMA_CPU ?= all
 export LLAMA_CPU TORCH_INDEX
 
+##@ Containers
+
 .PHONY: images image-sizes image-contents
-images: ## [IMAGE="serve export train-cpu" LLAMA_CPU=all|v3|native]: build the container images
+images: ## build the container images | [IMAGE="serve export train-cpu" LLAMA_CPU=all|v3|native]
 	@tools/images.sh build $(IMAGE)
 
 image-sizes: ## the images' sizes, as a table
 	@tools/images.sh sizes
 
-image-contents: ## [IMAGE=serve]: every package of an image, with its version and licence
+image-contents: ## every package of an image, with its version and licence | [IMAGE=serve]
 	@tools/images.sh contents $(IMAGE)
 
 # ---- development -----------------------------------------------------------------------------------------------------
+
+##@ Work on Burnish
+
+.PHONY: setup lock
+setup: $(VENV)/.torch $(VENV)/.packages $(VENV)/.llama ## set up .venv: packages, llama.cpp built for this CPU
+
+lock: | $(VENV)/.created ## resolve requirements/*.in into requirements/*.txt | [UPGRADE="package ..."]
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@$(SAFE_PY) -m tools.lock $(VENV)/bin/uv $(UPGRADE)
 
 # parallel test processes, each file in one of them; a worker takes up to 2 GB
 WORKERS ?= 2
 PYTEST = $(SAFE_PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers reference clean
-test: setup $(VENV)/.dev ## [WORKERS=2]: set up and run all tests but the external ones
+test: setup $(VENV)/.dev ## set up and run all tests but the external ones | [WORKERS=2]
 	@$(PYTEST) -m 'not external' --durations=20
 
 test-fast: setup $(VENV)/.dev ## the tests that take seconds
 	@$(PYTEST) -m 'not slow and not external'
 
-test-external: setup $(VENV)/.dev ## [ONLY=name]: tests that need other packages (requirements/external-*), each set in its own environment
+test-external: setup $(VENV)/.dev ## tests against other packages, in their own environments | [ONLY=name]
 	@$(SAFE_PY) -m tools.external $(ONLY)
 
-bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory
+bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory | [SET=]
 	@$(SAFE_PY) -m bench.merge $(SET)
 
-bench-serve: setup $(VENV)/.dev ## [MODEL=f.gguf]: serving against its peers, which it builds; the newest Q8_0 without MODEL
+bench-serve: setup $(VENV)/.dev ## serving against its peers, which it builds | [MODEL=f.gguf SET=]
 	@$(SAFE_PY) -m bench.serve --model '$(or $(MODEL),$(lastword $(wildcard runs/latest/gguf/*Q8_0.gguf)))' $(SET)
 
-bench-train: ## training against unsloth and TRL, on a GPU, with the train image's packages
+bench-train: ## training against unsloth and TRL, on a GPU | [SET=]
 	@$(SAFE_PY) -m bench.train $(SET)
 
 lint: setup $(VENV)/.dev ## ruff and mypy
@@ -164,12 +172,12 @@ lint: setup $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-layers: ## check the architecture from the imports: layers of folders, cycles, file sizes
+layers: ## check the imports: layers of folders, cycles, file sizes
 	@$(SAFE_PATH) $(PYTHON) -m tools.layers
 
 reference: setup ## write docs/settings.md and docs/openai-api.md from the code
 	@$(SAFE_PY) -m tools.reference
 
-clean: ## remove .venv and caches of this clone; runs/ and ~/.cache/burnish stay
+clean: ## remove .venv and this clone's caches, not runs/
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

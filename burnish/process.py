@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 MEANINGS = {
@@ -114,6 +116,31 @@ def supervise(what: str, llama: bool = True) -> Note:
         os.write(tell, os.fsencode(os.path.abspath(path)) + b"\n")
 
     return note
+
+
+def run_to_end(command: Sequence[str]) -> int:
+    """Run a command and return its exit code; -n where signal n ended it.
+
+    Ctrl-C on a terminal reaches the command too: this process waits until it has ended, however long it cleans up, and
+    raises KeyboardInterrupt then. A signal that is sent to this process alone is forwarded.
+    """
+    asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked | {signal.SIGCHLD})
+    interrupted = False
+    try:
+        unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+        process = subprocess.Popen(list(command), preexec_fn=unblock)
+        while process.poll() is None:
+            info = signal.sigwaitinfo(asked | {signal.SIGCHLD})
+            interrupted = interrupted or info.si_signo == signal.SIGINT
+            if info.si_signo != signal.SIGCHLD and info.si_code <= 0:  # above 0: the kernel's own, a terminal's
+                process.send_signal(info.si_signo)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if interrupted:
+        raise KeyboardInterrupt
+    return process.returncode
 
 
 def end_with_parent() -> None:

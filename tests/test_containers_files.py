@@ -74,7 +74,7 @@ def test_images_of_a_registry_are_fetched_before_they_are_built(tmp_path: Path) 
     around = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "IMAGE_TAG": "1.2.3"}
     done = tool("export", "run", IMAGES="ghcr.io/owner/burnish", **around)
     assert "pulled ghcr.io/owner/burnish-export:1.2.3" in done.stderr and done.returncode == 0
-    assert "could not be built" in tool("export", "run", **around).stderr
+    assert "building the image burnish-export failed" in tool("export", "run", **around).stderr
 
 
 def test_every_final_stage_has_a_user_that_is_not_root() -> None:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run
 from tests.support.commands import ROOT, free_port
 from tests.support.server import made
+from tests.support.terminal import CTRL_C, terminal
 
 pytestmark = pytest.mark.slow
+LIMIT_S = 600
 
 
 def make(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", f"VENV={sys.prefix}", "RUNNER=local", *arguments],
-        cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=600,
+        cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=LIMIT_S,
     )  # fmt: skip
 
 
@@ -48,7 +52,7 @@ def port(run: Run) -> Iterator[int]:
 def test_make_alone_prints_the_verbs() -> None:
     done = make()
     assert done.returncode == 0
-    for verb in ("quickstart", "test", "check", "plan", "train", "export", "serve", "chat"):
+    for verb in ("quickstart", "ship", "test", "check", "plan", "train", "export", "serve", "chat"):
         assert f"make {verb} " in done.stdout
 
 
@@ -84,6 +88,29 @@ def test_make_serve_and_make_chat_talk(port: int) -> None:
     done = make("chat", f"PORT={port}", stdin="hello\n/quit\n")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_make_ship_goes_on_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    port, gate = free_port(), "--gate.max_kl 10 --gate.max_gain_lost 1000"
+    steps = "--train.max_steps 6 --train.save_steps 2 --exam.answers 0 --exam.general_rows 4"
+    words = [f"DATA={rows}", f"BASE={tiny_base}", "CONFIG=configs/quickstart.yaml", f"PORT={port}", "QUANTS=Q8_0"]
+    settings = f"SET={steps} {gate} --run.root {tmp_path} --serve.context_length 256"
+    command = ["make", f"VENV={sys.prefix}", "RUNNER=local", "ship", *words, settings]
+    with terminal(command, ROOT, os.environ) as first:
+        first.wait_for("Go on? [y/N]", LIMIT_S)
+        assert not (tmp_path / "rows").exists()
+        first.press("y\n")
+        first.wait_until((tmp_path / "rows" / "checkpoints" / "checkpoint-2" / "complete").exists, LIMIT_S)
+        first.press(CTRL_C)
+        assert first.wait(LIMIT_S) != 0 and "the same command goes on" in first.output
+    assert not (tmp_path / "rows" / "train.json").exists()
+    with terminal([*command, "YES=1"], ROOT, os.environ) as again:
+        again.wait_for("ready: http", LIMIT_S)
+        assert "going on from the checkpoint at step" in again.output
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5).json()["data"][0]["id"] == "rows"
+        again.press(CTRL_C)
+        again.wait(LIMIT_S)
+    assert "Traceback" not in first.output + again.output
 
 
 def test_a_fault_is_a_line_and_not_a_traceback(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""A command on a terminal of its own, as a person has it: what it prints, what is typed, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+CTRL_C = "\x03"
+
+
+class Terminal:
+    """A process with a new terminal as its standard input and outputs; `output` is what it has printed so far."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
+        self.output = ""
+        self.code: int | None = None
+        self.pid, self._file = pty.fork()
+        if self.pid == 0:
+            os.chdir(cwd)
+            os.execvpe(command[0], list(command), dict(environment))
+
+    def press(self, text: str) -> None:
+        os.write(self._file, text.encode())
+
+    def wait_for(self, text: str, limit_s: float = 60) -> None:
+        """Read until a text was printed."""
+        self.wait_until(lambda: text in self.output, limit_s)
+
+    def wait_until(self, holds: Callable[[], bool], limit_s: float = 60) -> None:
+        """Read until something holds."""
+        end = time.monotonic() + limit_s
+        while not holds():
+            assert time.monotonic() < end, self.output
+            assert self._read(0.05) or holds(), f"it ended before: {self.output}"
+
+    def wait(self, limit_s: float = 60) -> int:
+        """Read to the end; return the exit code, -n where signal n ended it."""
+        end = time.monotonic() + limit_s
+        while self._read(1.0):
+            assert time.monotonic() < end, self.output
+        self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+    def close(self) -> None:
+        """End what runs on it; its children end as their terminal closes."""
+        os.close(self._file)
+        if self.code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+            os.waitpid(self.pid, 0)
+
+    def _read(self, seconds: float) -> bool:
+        """Read what comes within some seconds; False at the end."""
+        if not select.select([self._file], [], [], seconds)[0]:
+            return True
+        try:
+            piece = os.read(self._file, 65_536)
+        except OSError:  # Linux's end of a terminal
+            return False
+        self.output += piece.decode(errors="replace")
+        return bool(piece)
+
+
+@contextmanager
+def terminal(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Terminal]:
+    """Run a command on a terminal while the block does."""
+    made = Terminal(command, cwd, environment)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,205 @@
+"""make ship: check, plan, train, export and serve one data file, with one question before training starts.
+
+Each step is the command of its own verb, on this machine or in its container. The run has a name (RUN=, else the data
+file's), so that the same command goes on from what is finished. Only the standard library is used: where the steps run
+in containers, this machine may have no packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish.process import run_to_end
+
+STEPS = {
+    "check": "read, lint and preview the rows",
+    "plan": "what training and export would take",
+    "train": "fine-tune, and examine the trained model",
+    "export": "merge, convert, quantize, and examine each file",
+    "serve": "load the smallest file that passed",
+}
+# which stage a setting of SET belongs to, by its section; a name without a section is one of TRL's or unsloth's
+TRAIN_SECTIONS = frozenset({"base", "data", "chat", "lora", "train", "exam", "run", "push"})
+EXPORT_SECTIONS = frozenset({"run", "merge", "gguf", "gate"})
+SERVE_SECTION = "serve"
+RUN_SECTION = re.compile(r"^run\s*:", re.MULTILINE)
+MOST_NAME = 60  # characters of a run's name that is made from a file's
+INTERRUPTED = 130
+
+
+class ShipError(Exception):
+    """What keeps the steps from starting, in one line."""
+
+
+@dataclass(frozen=True)
+class Ship:
+    """The run that all steps share, where they run, and the words of each stage's command line."""
+
+    name: str
+    root: str
+    where: str
+    port: str
+    train: tuple[str, ...]
+    export: tuple[str, ...]
+    serve: tuple[str, ...]
+
+    @property
+    def trained(self) -> bool:
+        """Whether training has finished; train itself compares the settings and the data."""
+        return (Path(self.root) / self.name / "train.json").is_file()
+
+    def command(self, step: str) -> list[str]:
+        """Return the command line of a step."""
+        stage = [sys.executable, "-m"] if self.where == "local" else ["tools/docker.sh"]
+        if step == "export":
+            return [*stage, "export", "run", *self.export]
+        if step == "serve":
+            return [*stage, "serve", *self.serve]
+        return [*stage, "train", "run" if step == "train" else step, *self.train]
+
+
+def options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each setting of SET: its name without dashes, and its words (--lora.r 32, --lora.r=32)."""
+    found: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not found:
+            found.append([])
+        found[-1].append(word)
+    for option in found:
+        yield option[0].partition("=")[0].removeprefix("--").replace("-", "_"), option
+
+
+def by_stage(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the words of SET for train, export and serve; a name that no stage has is left to train, which says so."""
+    train: list[str] = []
+    export: list[str] = []
+    serve: list[str] = []
+    for name, option in options(words):
+        section, _, key = name.partition(".")
+        if section == SERVE_SECTION and key:
+            serve += [f"--{option[0].partition('.')[2]}", *option[1:]]
+            continue
+        if section in EXPORT_SECTIONS:
+            export += option
+        if section in TRAIN_SECTIONS or section not in EXPORT_SECTIONS:
+            train += option
+    return train, export, serve
+
+
+def run_name(data: str, config: str) -> str:
+    """Return a run's name made from the data file's, else from the config's. Raises ShipError where none can be."""
+    file = (data or config).rstrip("/").rpartition("/")[2]
+    stem = re.split(r"\.(?=[A-Za-z])", file)[0]  # rows.jsonl.gz is rows, v1.2.csv is v1.2
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MOST_NAME]
+    if name in ("", "latest"):  # runs/latest is the link to the newest run
+        raise ShipError(f"no run can be named after '{data or config}': name it with RUN=")
+    return name
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of make's variables; the words of SET follow them after --."""
+    parser = argparse.ArgumentParser(prog="make ship", allow_abbrev=False)
+    for variable in ("data", "base", "run", "quants"):
+        parser.add_argument(f"--{variable}", default="")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--port", default="8000")
+    parser.add_argument("--where", choices=("local", "docker"), default="local")
+    parser.add_argument("--yes", action="store_true")
+    return parser
+
+
+def read(asked: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
+    """Return what is to be done for make's variables and the words of SET. Raises ShipError."""
+    config = Path(asked.config)
+    if config.is_file() and RUN_SECTION.search(config.read_text(encoding="utf-8", errors="replace")):
+        raise ShipError(
+            f"{config}: has a section 'run', which train alone would follow: leave it out, and give RUN=name or"
+            ' SET="--run.root DIR", which every step gets'
+        )
+    given = {name: option[-1].rpartition("=")[2] for name, option in options(more)}
+    root = given.get("run.root") or environ.get("BURNISH_TRAIN_RUN__ROOT") or "runs"
+    name = asked.run or given.get("run.name") or environ.get("BURNISH_TRAIN_RUN__NAME")
+    name = name or run_name(asked.data, asked.config)
+    train, export, serve = by_stage(more)
+    run = ["--run.name", name, "--run.root", root]
+    begin = [*_option("--config", asked.config), *_option("--data.path", asked.data), *_option("--base.id", asked.base)]
+    return Ship(
+        name=name,
+        root=root,
+        where=asked.where,
+        port=asked.port,
+        train=(*begin, *train, *run),
+        export=(*_option("--gguf.quants", asked.quants), *export, *run),
+        serve=("--run", name, "--runs", root, "--port", asked.port, *serve),
+    )
+
+
+def _option(option: str, value: str) -> list[str]:
+    return [option, value] if value else []
+
+
+def go_on(ship: Ship, yes: bool) -> bool:
+    """Say what follows and ask whether to go on; `yes`: don't ask. Raises ShipError where there is nobody to ask."""
+    where = "on this machine" if ship.where == "local" else "in containers"
+    say(f"\nNext, {where}, with the memory, disk and time of the plan above:")
+    say(f"  train   run '{ship.name}' in {ship.root}/")
+    say("  export  its merge and GGUF files, each examined against the trained model")
+    say(f"  serve   the smallest file that passes, on port {ship.port}, until Ctrl-C")
+    say("Ctrl-C stops at any point; the same command goes on from what is finished.")
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ShipError("there is no terminal to ask on: YES=1 goes on without asking (make ship ... YES=1)")
+    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def say(text: str) -> None:
+    """Print a line where the steps print theirs."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(ship: Ship, yes: bool) -> int:
+    """Run the steps; returns the exit code of one that failed. Serving takes this process's place."""
+    steps = list(STEPS)
+    if ship.trained:
+        say(f"=== 1/5 check, 2/5 plan: left out, run '{ship.name}' is trained")
+    for number, step in enumerate(steps, 1):
+        if ship.trained and step in ("check", "plan"):
+            continue
+        if step == "train" and not ship.trained and not go_on(ship, yes):
+            say("ship: nothing was started")
+            return 0
+        say(f"\n=== {number}/{len(steps)} {step}: {STEPS[step]}")
+        command = ship.command(step)
+        if step == "serve":
+            os.execv(command[0], command)
+        if code := run_to_end(command):
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run make ship; returns the exit code."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    asked = make_parser().parse_args(argv[:at])
+    try:
+        code = run(read(asked, argv[at + 1 :], os.environ), asked.yes)
+    except ShipError as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        say("ship: stopped; the same command goes on from what is finished")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
