@@ -129,7 +129,7 @@ def show(base: list[str], tuned: list[str]) -> None:
     )
     console.print(
         "Try next:\n  make serve RUN=quickstart      then, in another terminal: make chat\n"
-        "  make check DATA=your-rows.jsonl\n  make train DATA=your-rows.jsonl && make export",
+        "  make ship DATA=your-rows.jsonl      checks, plans, asks, trains, exports and serves",
         highlight=False,
     )
 
