@@ -134,7 +134,7 @@ def run_to_end(command: Sequence[str]) -> int:
         while process.poll() is None:
             info = signal.sigwaitinfo(asked | {signal.SIGCHLD})
             interrupted = interrupted or info.si_signo == signal.SIGINT
-            if info.si_signo != signal.SIGCHLD and info.si_code <= 0:  # above 0: the kernel's own, a terminal's
+            if info.si_signo != signal.SIGCHLD and not _reached_all(info):
                 process.send_signal(info.si_signo)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -179,10 +179,9 @@ def _last_line(told: int) -> str:
 
 def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], str]) -> NoReturn:
     while True:
-        # si_code is above 0 for the kernel's own signals: Ctrl-C on a terminal, which the child got too
         info = signal.sigwaitinfo(forwarded | {signal.SIGCHLD})
         if info.si_signo != signal.SIGCHLD:
-            if info.si_code <= 0:
+            if not _reached_all(info):
                 os.kill(child, info.si_signo)
             continue
         while True:  # pid 1 of a container without an init is also given orphans to reap
@@ -191,6 +190,14 @@ def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], 
                 _exit_like(os.waitstatus_to_exitcode(status), describe)
             if not ended:
                 break
+
+
+def _reached_all(info: signal.struct_siginfo) -> bool:
+    """Whether a signal came from a key of the terminal, which sends it to the children too.
+
+    si_code is above 0 for the kernel's own signals. SIGHUP is one, but only the session's leader gets it.
+    """
+    return info.si_code > 0 and info.si_signo != signal.SIGHUP
 
 
 def _exit_like(code: int, describe: Callable[[int], str]) -> NoReturn:

@@ -172,6 +172,16 @@ def test_a_signal_to_ship_alone_reaches_the_step(place: Path, sent: signal.Signa
     assert ("cleaned up" in said) == (sent == signal.SIGINT)
 
 
+def test_a_terminal_that_closes_ends_the_step(place: Path) -> None:
+    with on_terminal(place, "--yes", HANG="train") as made:
+        made.wait_for("hanging")
+        (step,) = Path(f"/proc/{made.pid}/task/{made.pid}/children").read_text().split()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{step}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("step", ALL[:4])
 def test_a_step_that_fails_ends_it_with_the_steps_own_message(place: Path, step: str) -> None:
     done = ship(place, "--yes", FAIL=step)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import pty
 import select
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 CTRL_C = "\x03"
@@ -48,12 +47,10 @@ class Terminal:
         return self.code
 
     def close(self) -> None:
-        """End what runs on it; its children end as their terminal closes."""
+        """Close the terminal, which ends what still runs on it."""
         os.close(self._file)
         if self.code is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-            os.waitpid(self.pid, 0)
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _read(self, seconds: float) -> bool:
         """Read what comes within some seconds; False at the end."""
