@@ -151,7 +151,7 @@ def test_an_inconclusive_artefact_is_neither_green_nor_red_and_its_intervals_are
     open_one = artefact("Q8_0", 145_000_000, 1.1, "inconclusive", "KL 0.09 (95% interval 0.05 to 0.13) may be above")
     open_one["fidelity"] |= {"kl": 0.09, "kl_ci": (0.05, 0.13), "top1_agreement_ci": (0.9, 1.0),
                              "loss_general_base": 3.1, "loss_general_trained": 3.25}  # fmt: skip
-    export_record(run, default=None, artefacts=[open_one], versions={"burnish": "0.1.0"})
+    export_record(run, default=None, artefacts=[open_one], versions={"burnish": "0.0.9"})
     html = page(run)
     assert "No artefact is proven: serve refuses this run" in html and 'class="words inconclusive"' in html
     assert "0.0500 to 0.1300" in html and "90.0% to 100.0%" in html and "may be above" in html

@@ -64,6 +64,18 @@ def test_a_clone_names_its_commit_and_says_where_it_was_changed(sources: Path) -
     assert versions(sources)["burnish_commit"] == head + "-dirty"
 
 
+def test_the_version_stands_in_pyproject_alone() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    says = re.compile(rf"(?<![\w.]){re.escape(version())}(?![\w.])")
+    # a change log has it as a heading; of packages another one may have the same number
+    others = ("CHANGELOG.md", "requirements/", "bench/results/")
+    named = [
+        name for name in tracked.split("\0")
+        if name and not name.startswith(others) and says.search((ROOT / name).read_text("utf-8", "replace"))
+    ]  # fmt: skip
+    assert named == ["pyproject.toml"]
+
+
 def test_packages_are_those_that_are_installed(sources: Path) -> None:
     found = versions(sources)
     project = (ROOT / "pyproject.toml").read_text()

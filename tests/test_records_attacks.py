@@ -44,7 +44,7 @@ def push_record(run: Run) -> dict[str, Any]:
     return {
         "schema_version": 1, "run_id": run.id, "created": "2026-01-04T00:00:00Z", "repo": "me/model",
         "commit": "c0ffee", "export_sha256": file_sha256(run.path / "export.json"),
-        "files": ["README.md", "adapter/a.json"], "public": False, "versions": {"burnish": "0.1.0"},
+        "files": ["README.md", "adapter/a.json"], "public": False, "versions": {"burnish": "0.0.9"},
     }  # fmt: skip
 
 

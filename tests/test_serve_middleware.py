@@ -16,6 +16,7 @@ import pytest
 from burnish.errors import UserError
 from burnish.files import file_sha256, text_sha256
 from burnish.llama import Model
+from burnish.versions import version as running
 from serve.connection.wrong_keys import WrongKeys
 from serve.http.auth import read_keys
 from serve.http.exposure import check_exposure
@@ -204,7 +205,7 @@ def make_run(root: Path, **changes: Any) -> Path:
         "stop": ["<|im_end|>", "THE END"],
         "context_length": 384,
         "gate": changes.get("gate", {}),
-        "versions": {"burnish": "0.1.0"},
+        "versions": {"burnish": "0.0.9"},
     }
     (run / "export.json").write_text(json.dumps(export))
     return root / "runs"
@@ -251,7 +252,7 @@ def test_looser_thresholds_are_logged_and_told(tmp_path: Path) -> None:
         assert "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)" in server.output
         version = server.call("GET", "/version")[2]
     assert version["gate"]["max_kl"] == 1000 and version["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
-    assert version["versions"] == {"burnish": "0.1.0"} and version["version"] == "0.1.0"
+    assert version["versions"] == {"burnish": "0.0.9"} and version["version"] == running()
 
 
 def test_settings_that_do_not_fit_are_named() -> None:
