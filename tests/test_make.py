@@ -92,7 +92,7 @@ def test_make_serve_and_make_chat_talk(port: int) -> None:
 
 def test_make_ship_goes_on_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     port, gate = free_port(), "--gate.max_kl 10 --gate.max_gain_lost 1000"
-    steps = "--train.max_steps 40 --train.save_steps 2 --exam.answers 0 --exam.general_rows 4"
+    steps = "--train.max_steps 12 --train.save_steps 2 --exam.answers 0 --exam.general_rows 4"
     words = [f"DATA={rows}", f"BASE={tiny_base}", "CONFIG=configs/quickstart.yaml", f"PORT={port}", "QUANTS=Q8_0"]
     settings = f"SET={steps} {gate} --run.root {tmp_path} --serve.context_length 256"
     command = ["make", f"VENV={sys.prefix}", "RUNNER=local", "ship", *words, settings]
