@@ -35,7 +35,7 @@ SUBJECTS = ("rain", "iron", "salt", "tea", "wool", "glass", "clay", "moss", "shi
 # batch sizes change the last digits: an answer is known only up to the first token less than this (nats) above the next
 SURE = 0.3
 KNOWN_TOKENS = 12
-SURE_MODEL = tiny_gguf.Size(spread=10.0)  # with logits this far apart, most answers are the same on every CPU
+SURE_MODEL = tiny_gguf.Size(vocabulary=1024, spread=10.0, words=True)  # with logits this far apart, most answers are the same on every CPU
 # time limit of a known answer, under load on a machine that may run other work
 MAX_ANSWER_S = 180.0
 # growth from the second to the last quarter of the time; fragmentation of the allocator is allowed
@@ -79,8 +79,11 @@ def known_answers(server: Server) -> dict[str, str]:
             choice = server.ask(body(prompt, logprobs=2))[1]["choices"][0]
             gaps = [max(top.values()) - min(top.values()) for top in choice["logprobs"]["top_logprobs"] if len(top) > 1]
             sure = next((i for i, gap in enumerate(gaps) if gap < SURE), len(gaps))
+            tokens = choice["logprobs"]["tokens"]
+            # part of a character, which the text shows together with the rest of it
+            sure = next((i for i, token in enumerate(tokens[:sure]) if token.startswith("bytes:")), sure)
             if sure >= 3:
-                known[prompt] = "".join(choice["logprobs"]["tokens"][:sure])
+                known[prompt] = "".join(tokens[:sure])
     return known
 
 

@@ -75,6 +75,16 @@ def test_a_divided_text_has_the_ids_of_the_whole(
     assert model.tokenize(text, add_special=add, parse_special=parse) == undivided(model, text, add, parse)
 
 
+def test_a_control_token_that_is_user_defined_too_is_text_unless_it_is_parsed(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text = models["gemma-4"], "<audio|><|tool_response><audio|>"
+    whole = undivided(model, text, False, False)
+    monkeypatch.setattr(division, "PIECE", 1)
+    monkeypatch.setattr("burnish.llama.model.LONG_BYTES", 4)
+    assert model.tokenize(text, parse_special=False) == whole
+
+
 def test_two_specials_that_overlap_are_not_divided_between() -> None:
     """llama.cpp takes the longest first, wherever it is; the first from the left would be cut here."""
     divider = division.Divider({"<a>": False, "a>bbbb<": False})

@@ -18,7 +18,9 @@ from .stack import LONG_BYTES, on_large_stack
 
 # the kinds of tokens that llama.cpp looks for in texts, and how they strip the blanks after them
 USER_DEFINED = api.LLAMA_TOKEN_ATTR_USER_DEFINED
-FOUND_IN_TEXT = api.LLAMA_TOKEN_ATTR_UNKNOWN | api.LLAMA_TOKEN_ATTR_CONTROL | USER_DEFINED
+# text without parse_special, also where a token is user-defined too (tokenizer_st_partition in llama-vocab.cpp)
+PARSED_ONLY = api.LLAMA_TOKEN_ATTR_UNKNOWN | api.LLAMA_TOKEN_ATTR_CONTROL
+FOUND_IN_TEXT = PARSED_ONLY | USER_DEFINED
 RSTRIP = api.LLAMA_TOKEN_ATTR_RSTRIP
 # tokenizers whose parts between special tokens are known to be independent of each other
 DIVIDED = frozenset({"llama", "gpt2", "gemma4", "bert", "t5", "rwkv"})
@@ -198,7 +200,7 @@ class Model:
             return Divider({}), Divider({})
         kinds = {self.token_text(i): a for i, a in enumerate(self.attributes()) if a & FOUND_IN_TEXT}
         return (
-            Divider({text: bool(a & RSTRIP) for text, a in kinds.items() if a & USER_DEFINED}),
+            Divider({text: bool(a & RSTRIP) for text, a in kinds.items() if not a & PARSED_ONLY}),
             Divider({text: bool(a & RSTRIP) for text, a in kinds.items()}),
         )
 

@@ -49,7 +49,8 @@ def from_gguf(model: GgufVocabulary) -> Vocabulary:
     attributes = {i: a for i, a in enumerate(model.attributes()) if a & (UNKNOWN | CONTROL | USER_DEFINED)}
     texts = {i: model.token_text(i) for i in attributes}
     special = {texts[i]: i for i, a in attributes.items() if a & (UNKNOWN | CONTROL) or looks_special(texts[i])}
-    found = frozenset(text for text, i in special.items() if attributes[i] & USER_DEFINED)
+    # a token that is CONTROL too (Gemma 4's <|tool_response>) is found only where special tokens are parsed
+    found = frozenset(text for text, i in special.items() if not attributes[i] & (UNKNOWN | CONTROL))
 
     def spell(parts: Sequence[Part]) -> list[int]:
         ids: list[int] = []
