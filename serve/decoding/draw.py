@@ -125,10 +125,10 @@ def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
 
     In the proposal distribution every token weighs `floor`; tokens near the likeliest, which weigh more, also have the
     rest of their weight. A token proposed by its floor is accepted with probability weight / floor, at most 1. The
-    floors sum to 1 / e of the likeliest token's weight, so that at most 1.4 proposals are needed on average.
+    floors sum to the likeliest token's weight, so that at most two proposals are needed on average.
     """
     count, highest = len(row.values), row.highest
-    distance = math.log(count) + 1.0
+    distance = math.log(count)
     least = highest - distance * temperature
     near = row.reaching(least)
     if len(near) > FEW and row.crowded(least):
