@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,7 +56,8 @@ def place(tmp_path: Path) -> Path:
     """A directory with doubles of the stages, a config and data."""
     for stage in ("train", "export", "serve"):
         (tmp_path / stage).mkdir()
-        (tmp_path / stage / "__init__.py").touch()  # it goes before the project's own
+        # it goes before the project's own, whose other modules are found behind it
+        (tmp_path / stage / "__init__.py").write_text(f"__path__.append({str(ROOT / stage)!r})\n")
         (tmp_path / stage / "__main__.py").write_text(STAGE)
     (tmp_path / "config.yaml").write_text("base:\n  id: some/base\n")
     (tmp_path / "my rows.jsonl").write_text("{}\n")
@@ -198,6 +200,29 @@ def test_set_goes_to_the_stage_that_has_the_setting(place: Path) -> None:
     assert "--gate.max_kl=1" in said["export"] and "lora" not in said["export"]
     assert said["serve"] == "--run mine --runs elsewhere --port 8000 --cells 512"
     assert (place / "elsewhere" / "mine" / "train.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--quants", "Q4_K_X"], "gguf.quants: no type 'Q4_K_X'; did you mean 'Q4_K_"),
+        (["--", "--gate.max_kl", "-1"], "gate.max_kl"),
+        (["--", "--serve.cell", "512"], "did you mean '--cells'?"),
+    ],
+)
+def test_settings_of_later_steps_are_checked_before_the_first(place: Path, words: list[str], says: str) -> None:
+    done = ship(place, "--yes", *words)
+    assert done.returncode == 2 and says in done.stderr and not steps(place)
+    assert done.stderr.count("error: ") == 1
+
+
+def test_a_port_in_use_is_said_before_the_first_step(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = ship(place, "--yes", "--port", str(port))
+    assert done.returncode == 2 and f"error: port {port} is in use" in done.stderr and not steps(place)
 
 
 def test_every_section_of_the_stages_is_known() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,9 +166,24 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def check_later_steps(ship: Ship) -> int:
+    """Check the port and, where this machine has the packages, the settings of export and serve; returns an exit code.
+
+    Raises ShipError where the port is in use.
+    """
+    with socket.socket() as probe:
+        if ship.port.isdecimal() and probe.connect_ex(("127.0.0.1", int(ship.port))) == 0:
+            raise ShipError(f"port {ship.port} is in use on this machine: choose another with PORT=")
+    if ship.where == "docker":
+        return 0
+    return run_to_end([sys.executable, "-m", "tools.ship_settings", *ship.export, "--", *ship.serve])
+
+
 def run(ship: Ship, yes: bool) -> int:
     """Run the steps; returns the exit code of one that failed. Serving takes this process's place."""
     steps = list(STEPS)
+    if code := check_later_steps(ship):
+        return code
     if ship.trained:
         say(f"=== 1/5 check, 2/5 plan: left out, run '{ship.name}' is trained")
     for number, step in enumerate(steps, 1):
