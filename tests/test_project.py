@@ -163,6 +163,24 @@ def test_every_make_verb_in_the_readme_is_a_target() -> None:
     assert named <= targets, named - targets
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_every_command_of_a_page_has_the_variables_that_it_is_given(page: str) -> None:
+    listed = dict(re.findall(r"^([a-z-]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    everywhere = {"RUNNER", "SET"}
+    commands = re.findall(r"\bmake ([a-z][a-z-]*)((?: [A-Z_]+=\S+)+)", (ROOT / page).read_text())
+    unknown = [
+        f"make {name} {variable}="
+        for name, given in commands
+        for variable in re.findall(r" ([A-Z_]+)=", given)
+        if variable not in everywhere and f"{variable}=" not in listed[name]
+    ]
+    assert commands and unknown == []
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
 LOCKED = sorted(path for path in (ROOT / "requirements").glob("*.in"))
 
 
