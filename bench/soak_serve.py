@@ -35,7 +35,8 @@ SUBJECTS = ("rain", "iron", "salt", "tea", "wool", "glass", "clay", "moss", "shi
 # batch sizes change the last digits: an answer is known only up to the first token less than this (nats) above the next
 SURE = 0.3
 KNOWN_TOKENS = 12
-SURE_MODEL = tiny_gguf.Size(vocabulary=1024, spread=10.0, words=True)  # with logits this far apart, most answers are the same on every CPU
+# with logits this far apart, most answers are the same on every CPU
+SURE_MODEL = tiny_gguf.Size(vocabulary=1024, spread=10.0, words=True)
 # time limit of a known answer, under load on a machine that may run other work
 MAX_ANSWER_S = 180.0
 # growth from the second to the last quarter of the time; fragmentation of the allocator is allowed

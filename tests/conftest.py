@@ -1,4 +1,4 @@
-"""What several tests share: the quickstart's real model, and command lines run as a user runs them."""
+"""Fixtures that several tests share: the quickstart's real model, tiny models, and command lines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import settings
 from tests.support.commands import Cli
 from tools.tiny_gguf import write as write_tiny_gguf
 
-# threads that spin while they wait slow everything down where tests run beside other work
+# spinning threads slow everything down when tests run in parallel
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# where workers share the cores, each and what it starts takes its part of them
+# parallel workers share the cores, each with its child processes
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
-# a busy machine makes any example slow at times: how long one takes is no property of ours
+# on a busy machine any example can be slow, so its duration is not checked
 settings.register_profile("burnish", deadline=None)
 settings.load_profile("burnish")
 
@@ -33,7 +33,7 @@ def cli() -> Cli:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a few kilobytes that computes: what it says means nothing."""
+    """A model of a few kilobytes that computes; its output is meaningless."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     write_tiny_gguf(path)
     return path
@@ -41,18 +41,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart's base as a trainable checkpoint (SmolLM2-135M-Instruct, made once and kept in the cache)."""
+    """The quickstart's base as a trainable checkpoint (SmolLM2-135M-Instruct, created once and cached)."""
     from filelock import FileLock
 
     from burnish.bases.base import resolve
 
-    with FileLock(tmp_path_factory.getbasetemp().parent / "base.lock"):  # one worker makes it, the others wait
+    with FileLock(tmp_path_factory.getbasetemp().parent / "base.lock"):  # one worker creates it, the others wait
         return resolve(BASE_ID).path
 
 
 @pytest.fixture(scope="session")
 def base_tokenizer(base_directory: Path) -> Any:
-    """The tokenizer of the quickstart's base, loaded once: tests leave it as it is."""
+    """The tokenizer of the quickstart's base, loaded once; tests must not modify it."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base_directory)
@@ -60,7 +60,7 @@ def base_tokenizer(base_directory: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_base(base_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 4M parameters with SmolLM2's tokenizer and template: real in every part, trained in seconds."""
+    """A random Llama of 4M parameters with SmolLM2's tokenizer and template, complete and trained in seconds."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -78,7 +78,7 @@ def tiny_base(base_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base for llama.cpp: its answers are noise, and cost nothing beside what the server does for them."""
+    """The tiny base as a GGUF: its answers are noise and take almost no time."""
     from export.gguf.convert import convert
 
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
@@ -88,7 +88,7 @@ def tiny_gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four chat rows in OpenAI's form."""
+    """Twenty-four chat rows in OpenAI's format."""
     import json
 
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"

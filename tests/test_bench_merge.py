@@ -1,4 +1,4 @@
-"""The merge's bench makes real models, compares what both merges wrote, and names each bound that is broken."""
+"""The merge bench creates real models, compares both merges, and names each exceeded bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.merge import SHAPES, bench, broken, differences, linears, make_base, 
 from export.merge.shards import Stored, write
 
 
-def test_a_made_base_is_a_llama_whose_linear_layers_are_the_adapters(tmp_path: Path) -> None:
+def test_a_created_base_is_a_llama_with_the_adapters_linear_layers(tmp_path: Path) -> None:
     make_base(tmp_path / "base", SHAPES["tiny"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     named = {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -55,7 +55,7 @@ def test_differences_are_counted_in_roundings(tmp_path: Path) -> None:
         (500, 7.0, 1.5, ["by more than rounding"]),
     ],
 )
-def test_each_broken_bound_is_named(peak: int, wall: float, steps: float, names: list[str]) -> None:
+def test_each_exceeded_bound_is_named(peak: int, wall: float, steps: float, names: list[str]) -> None:
     kinds = {"original": {"wall_s": wall, "peak_bytes": peak}, "peft": {"wall_s": 10.0, "peak_bytes": 3000}}
     result: dict[str, Any] = {"kinds": kinds, "bound_bytes": 800, "against_peft": {"largest_steps": steps}}
     found = list(broken({"1b": result}))

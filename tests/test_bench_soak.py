@@ -1,4 +1,4 @@
-"""The soak says what went wrong, and that nothing did."""
+"""The soak test reports errors and growth, or that there were none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.commands import ROOT
 
 
 class Answers:
-    """A server that gives the same reply to every question."""
+    """A server that gives the same reply to every request."""
 
     def __init__(self, status: int, text: str) -> None:
         self.reply = status, {"choices": [{"text": text}]}
@@ -28,13 +28,13 @@ class Answers:
     ("status", "text", "says"),
     [(200, "Rome is", None), (200, "Paris", "wrong answer"), (500, "Rome", "a known question: 500"), (429, "", None)],
 )
-def test_wrong_answers_and_faults_of_the_server_are_noted(status: int, text: str, says: str | None) -> None:
+def test_wrong_answers_and_server_errors_are_recorded(status: int, text: str, says: str | None) -> None:
     tally = Tally()
     well_behaved(Answers(status, text), tally, random.Random(1), {"Capital?": "Rome"})  # type: ignore[arg-type]
     assert (says in tally.faults[0]) if says else not tally.faults
 
 
-def test_growth_is_told_from_waves() -> None:
+def test_growth_is_distinguished_from_fluctuation() -> None:
     waves = [Sample(100 + 20 * (number % 2), 20, 12) for number in range(40)]
     assert growth(waves, waves[0]) == []
     leak = [Sample(100 + 2 * number, 20, 12) for number in range(40)]
@@ -44,7 +44,7 @@ def test_growth_is_told_from_waves() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_soak_is_all_right() -> None:
+def test_a_short_soak_has_no_faults() -> None:
     command = [sys.executable, "-m", "bench.soak_serve", "--minutes", "0.2", "--clients", "8"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.endswith("no faults\n"), done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What the container files promise, read from them; .ci/containers builds and runs them for real."""
+"""Checks of the container files' content; .ci/containers builds and runs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 def tool(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run tools/docker.sh with the commands of the given PATH only."""
+    """Run tools/docker.sh with only the commands on the given PATH."""
     return subprocess.run(
         ["/bin/bash", "tools/docker.sh", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -28,7 +28,7 @@ def tool(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def no_engine(tmp_path: Path) -> str:
-    """A PATH on which docker never finds an engine."""
+    """A PATH with a docker command that never finds an engine."""
     (tmp_path / "docker").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "docker").chmod(0o755)
     return f"{tmp_path}:/usr/bin:/bin"
@@ -42,7 +42,7 @@ def test_every_service_builds_a_stage_of_the_one_dockerfile(target: str) -> None
 
 def test_the_dockerfile_builds_offline_and_unchanged() -> None:
     assert "# syntax=" not in DOCKERFILE and "@sha256:" not in DOCKERFILE
-    assert not re.search(r"COPY --from=[^ ]*[:/]", DOCKERFILE), "an image of a registry"
+    assert not re.search(r"COPY --from=[^ ]*[:/]", DOCKERFILE), "an image from a registry"
     assert not re.search(r"^(ARG|ENV).*(TOKEN|PASSWORD|SECRET|API_KEY)", DOCKERFILE, re.MULTILINE)
 
 
@@ -65,7 +65,7 @@ def test_a_release_pushes_every_image_that_its_compose_file_names() -> None:
         assert SERVICES[target]["image"] == f"${{IMAGES:-burnish}}-{target}:${{IMAGE_TAG:-latest}}"
 
 
-def test_images_of_a_registry_are_fetched_before_they_are_built(tmp_path: Path) -> None:
+def test_images_of_a_registry_are_pulled_instead_of_built(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text(
         '#!/bin/sh\ncase "$1 $2" in "image inspect") exit 1 ;; "pull --quiet") echo "pulled $3" >&2 ;;'
         ' "compose run") echo started ;; "build "*) exit 1 ;; esac\n'
@@ -77,7 +77,7 @@ def test_images_of_a_registry_are_fetched_before_they_are_built(tmp_path: Path) 
     assert "building the image burnish-export failed" in tool("export", "run", **around).stderr
 
 
-def test_every_final_stage_has_a_user_that_is_not_root() -> None:
+def test_every_final_stage_has_a_non_root_user() -> None:
     for target in TARGETS:
         stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stage, re.MULTILINE), target
@@ -108,14 +108,14 @@ def test_only_serve_starts_by_default() -> None:
     assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["serve"]
 
 
-def test_what_is_served_is_read_only_and_published_on_loopback() -> None:
+def test_serve_is_read_only_and_published_on_loopback() -> None:
     for name in ("serve", "serve-cuda"):
         assert all(volume["read_only"] for volume in SERVICES[name]["volumes"])
         assert SERVICES[name]["ports"] == ["${PUBLISH:-127.0.0.1}:${PORT:-8000}:8000"]
         assert SERVICES[name]["mem_limit"]
 
 
-def test_the_context_holds_no_data_runs_or_secrets() -> None:
+def test_the_build_context_contains_no_data_runs_or_secrets() -> None:
     lines = (ROOT / ".dockerignore").read_text().split()
     kept = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines and not {"runs", "data", "secrets", ".env", ".git", "."} & kept
@@ -129,7 +129,7 @@ def test_every_serve_variable_of_compose_is_a_setting() -> None:
     assert given <= names, given - names
 
 
-def test_without_an_engine_auto_is_local_and_docker_is_a_clear_fault(no_engine: str) -> None:
+def test_without_an_engine_auto_is_local_and_docker_is_a_clear_error(no_engine: str) -> None:
     auto = tool("where", "train", PATH=no_engine, RUNNER="auto", HOME="/tmp")
     assert (auto.returncode, auto.stdout) == (0, "local\n")
     asked = tool("where", "train", PATH=no_engine, RUNNER="docker", HOME="/tmp")
@@ -137,8 +137,8 @@ def test_without_an_engine_auto_is_local_and_docker_is_a_clear_fault(no_engine: 
     assert "expected auto, local or docker" in tool("where", "train", PATH=no_engine, RUNNER="podman").stderr
 
 
-def test_paths_that_are_named_are_mounted(tmp_path: Path) -> None:
-    """A docker that only prints what it is asked: data, a config's values and a base are mounted where they are."""
+def test_named_paths_are_mounted(tmp_path: Path) -> None:
+    """With a docker that only prints its arguments: data, a config's values and a base are mounted in place."""
     fake = tmp_path / "bin"
     fake.mkdir()
     (fake / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')
@@ -153,14 +153,14 @@ def test_paths_that_are_named_are_mounted(tmp_path: Path) -> None:
     for path in (data, base, config):
         assert f"--volume {path}:{path}:ro" in done.stdout
     assert "--env BURNISH_TRAIN_LORA__R" in done.stdout
-    assert "examples" not in done.stdout and "/tests:" not in done.stdout, "what the container sees anyway, or no path"
+    assert "examples" not in done.stdout and "/tests:" not in done.stdout, "already mounted, or not a path"
     assert done.stdout.rstrip().endswith("train-cpu " + " ".join(words[1:]))
 
 
 @pytest.mark.parametrize(
     ("code", "text"), [(132, "SIGILL (illegal instruction)"), (137, "EXPORT_MEMORY"), (139, "SEGV")]
 )
-def test_a_container_that_a_signal_ended_is_one_line_with_the_way_out(tmp_path: Path, code: int, text: str) -> None:
+def test_a_container_killed_by_a_signal_is_one_line_that_says_what_to_do(tmp_path: Path, code: int, text: str) -> None:
     (tmp_path / "docker").write_text(f'#!/bin/sh\ncase "$1 $2" in "compose run") exit {code} ;; esac\n')
     (tmp_path / "docker").chmod(0o755)
     done = tool("export", "run", PATH=f"{tmp_path}:/usr/bin:/bin", HOME=str(tmp_path))
@@ -233,4 +233,4 @@ def test_a_published_port_needs_keys(tmp_path: Path, address: str) -> None:
 def test_compose_tells_serve_where_the_port_is_published() -> None:
     environment = SERVICES["serve"]["environment"]
     assert environment["BURNISH_SERVE_PUBLISHED_ON"] == "${PUBLISH:-127.0.0.1}"
-    assert environment["BURNISH_SERVE_ALLOW_REMOTE"] is None, "only what the caller says"
+    assert environment["BURNISH_SERVE_ALLOW_REMOTE"] is None, "only if the caller sets it"

@@ -1,4 +1,4 @@
-"""Every link between the pages leads to a file that is there, and to a heading that it has."""
+"""Every link between the pages leads to an existing file and heading."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub gives the headings of a page."""
+    """Return the anchors that GitHub generates for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_what_is_there(page: Path) -> None:
+def test_links_lead_to_existing_targets(page: Path) -> None:
     code = re.compile(r"```.*?```|^    .*?$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
     broken = []
     for link in LINK.findall(code.sub("", page.read_text(encoding="utf-8"))):

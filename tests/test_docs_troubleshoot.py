@@ -16,14 +16,14 @@ VERDICTS = (" fail ", " inconclusive ")  # cells of export's table
 
 
 def messages() -> list[str]:
-    """Return the first cell's code of every row, without what Markdown escapes."""
+    """Return the code in the first cell of every row, without Markdown escapes."""
     rows = re.findall(r"^\| `(.+?)`[^|]*\|", PAGE.read_text(encoding="utf-8").replace("\\|", "\0"), re.MULTILINE)
     return [row.replace("\0", "|") for row in rows if row not in VERDICTS]
 
 
 @cache
 def printed() -> str:
-    """Return every string of the code, one a line; what is put in at run time is an ellipsis."""
+    """Return every string in the code, one per line, with an ellipsis for values inserted at run time."""
     files = [path for name in ("burnish", "train", "export", "serve", "tools") for path in (ROOT / name).rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     return "\n".join(text for tree in trees for node in ast.walk(tree) for text in _strings(node))

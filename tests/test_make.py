@@ -1,4 +1,4 @@
-"""The user's verbs, as the README has them, through make itself; a tiny real model."""
+"""The user's make commands, as in the README, with a tiny real model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def run(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run made by `make train` and `make export`."""
+    """A run created by `make train` and `make export`."""
     root = tmp_path_factory.mktemp("runs")
     steps = f"--train.max_steps 2 --exam.answers 0 --run.root {root}"
     done = make("train", f"DATA={rows}", f"BASE={tiny_base}", "RUN=made", f"SET={steps}")
@@ -49,7 +49,7 @@ def port(run: Run) -> Iterator[int]:
         yield port
 
 
-def test_make_alone_prints_the_verbs() -> None:
+def test_make_alone_prints_the_commands() -> None:
     done = make()
     assert done.returncode == 0
     for verb in ("quickstart", "ship", "test", "check", "plan", "train", "export", "serve", "chat"):
@@ -66,7 +66,7 @@ def test_the_exam_asks_all_general_texts_by_default(run: Run) -> None:
     assert run.read(TrainRecord).exam.general_rows == 30
 
 
-def test_make_plan_says_memory_disk_and_time(rows: Path, tiny_base: Path) -> None:
+def test_make_plan_prints_memory_disk_and_time(rows: Path, tiny_base: Path) -> None:
     done = make("plan", f"DATA={rows}", f"BASE={tiny_base}", "CONFIG=configs/quickstart.yaml")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("plan: ") == 5
@@ -90,19 +90,19 @@ def test_make_serve_and_make_chat_talk(port: int) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_make_ship_goes_on_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_make_ship_resumes_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     port, gate = free_port(), "--gate.max_kl 10 --gate.max_gain_lost 1000"
     steps = "--train.max_steps 12 --train.save_steps 2 --exam.answers 0 --exam.general_rows 4"
     words = [f"DATA={rows}", f"BASE={tiny_base}", "CONFIG=configs/quickstart.yaml", f"PORT={port}", "QUANTS=Q8_0"]
     settings = f"SET={steps} {gate} --run.root {tmp_path} --serve.context_length 256"
     command = ["make", f"VENV={sys.prefix}", "RUNNER=local", "ship", *words, settings]
     with terminal(command, ROOT, os.environ) as first:
-        first.wait_for("Go on? [y/N]", LIMIT_S)
+        first.wait_for("Continue? [y/N]", LIMIT_S)
         assert not (tmp_path / "rows").exists()
         first.press("y\n")
         first.wait_until((tmp_path / "rows" / "checkpoints" / "checkpoint-2" / "complete").exists, LIMIT_S)
         first.press(CTRL_C)
-        assert first.wait(LIMIT_S) != 0 and "the same command goes on" in first.output
+        assert first.wait(LIMIT_S) != 0 and "the same command continues" in first.output
     assert not (tmp_path / "rows" / "train.json").exists()
     with terminal([*command, "YES=1"], ROOT, os.environ) as again:
         again.wait_for("ready: http", LIMIT_S)
@@ -113,7 +113,7 @@ def test_make_ship_goes_on_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, 
     assert "Traceback" not in first.output + again.output
 
 
-def test_a_fault_is_a_line_and_not_a_traceback(tmp_path: Path) -> None:
+def test_an_error_is_one_line_and_not_a_traceback(tmp_path: Path) -> None:
     done = make("train", "DATA=nowhere.jsonl", f"SET=--run.root {tmp_path}")
     assert done.returncode != 0
     assert "error: data.path nowhere.jsonl: no such file" in done.stderr

@@ -1,4 +1,4 @@
-"""Paths as people have them, with blanks, quotes and dollars: make hands them on as one word."""
+"""Paths with spaces, quotes and dollars: make passes them on as one argument."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.commands import ROOT
 
-# make that is started by make says which directory it enters
+# make started by make prints the directory it enters
 OWN = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 NAMES = [
     "my rows.jsonl",
@@ -26,7 +26,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("verb", ["check", "plan", "train"])
 @pytest.mark.parametrize("given", ["command line", "environment"])
-def test_a_path_reaches_the_program_as_it_is(name: str, verb: str, given: str) -> None:
+def test_a_path_reaches_the_program_unchanged(name: str, verb: str, given: str) -> None:
     words, environment = ([f"DATA={name}"], {}) if given == "command line" else ([], {"DATA": name})
     done = subprocess.run(
         ["make", "-n", f"VENV={sys.prefix}", "RUNNER=local", verb, *words],
@@ -37,7 +37,7 @@ def test_a_path_reaches_the_program_as_it_is(name: str, verb: str, given: str) -
     assert arguments[arguments.index("--data.path") + 1] == name
 
 
-def test_a_config_and_a_file_are_one_word_too() -> None:
+def test_a_config_and_a_file_are_one_argument_too() -> None:
     make = ["make", "-n", f"VENV={sys.prefix}", "RUNNER=local"]
     for words in (["check", "CONFIG=my conf's.yaml"], ["examine", "FILE=my conf's.yaml"]):
         done = subprocess.run([*make, *words], cwd=ROOT, env=OWN, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The README's publishing commands, through make itself and against the double; what a container is given for them."""
+"""The README's publishing commands with make and a fake Hub, and what a container gets for them."""
 
 from __future__ import annotations
 

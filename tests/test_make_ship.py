@@ -1,4 +1,4 @@
-"""make ship: the order of the steps, the question, Ctrl-C, and what is not done twice; the stages are doubles."""
+"""make ship: the order of the steps, the question, Ctrl-C, and skipped steps; the stages are fakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.terminal import CTRL_C, Terminal, terminal
 from tools.ship import EXPORT_SECTIONS, SERVE_SECTION, TRAIN_SECTIONS, ShipError, by_stage, run_name
 from train.settings import TrainSettings
 
-# a stage that notes its words; FAIL: the step that fails; HANG: the one that runs until Ctrl-C, and counts it
+# a stage that records its arguments; FAIL: the step that fails; HANG: the step that runs until Ctrl-C
 STAGE = """
 import json, os, pathlib, sys, time
 stage, words = pathlib.Path(__file__).parent.name, sys.argv[1:]
@@ -53,10 +53,10 @@ ALL = ["check", "plan", "train", "export", "serve"]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with doubles of the stages, a config and data."""
+    """A directory with fake stages, a config and data."""
     for stage in ("train", "export", "serve"):
         (tmp_path / stage).mkdir()
-        # it goes before the project's own, whose other modules are found behind it
+        # precedes the real stage on the path; the project's other modules are found after it
         (tmp_path / stage / "__init__.py").write_text(f"__path__.append({str(ROOT / stage)!r})\n")
         (tmp_path / stage / "__main__.py").write_text(STAGE)
     (tmp_path / "config.yaml").write_text("base:\n  id: some/base\n")
@@ -95,7 +95,7 @@ def names(place: Path) -> list[str]:
     return [step[0] for step in steps(place)]
 
 
-def test_the_steps_come_in_order_with_a_header_each_and_work_on_one_run(place: Path) -> None:
+def test_the_steps_run_in_order_with_a_header_each_on_one_run(place: Path) -> None:
     done = ship(place, "--yes", "--base", "b", "--quants", "Q8_0", "--port", "8123", "--", "--lora.r", "8")
     assert done.returncode == 0, done.stderr
     assert names(place) == ALL
@@ -108,16 +108,16 @@ def test_the_steps_come_in_order_with_a_header_each_and_work_on_one_run(place: P
     assert serve == "serve --run my-rows --runs runs --port 8123"
 
 
-def test_without_a_terminal_it_says_how_to_go_on_and_trains_nothing(place: Path) -> None:
+def test_without_a_terminal_it_says_how_to_continue_and_trains_nothing(place: Path) -> None:
     done = ship(place)
     assert done.returncode == 2 and names(place) == ["check", "plan"]
-    assert done.stderr.count("error: ") == 1 and "YES=1 goes on without asking" in done.stderr
+    assert done.stderr.count("error: ") == 1 and "pass YES=1" in done.stderr
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("yes\n", True), ("n\n", False), ("\n", False)])
 def test_it_asks_once_after_the_plan(place: Path, answer: str, goes_on: bool) -> None:
     with on_terminal(place) as made:
-        made.wait_for("Go on? [y/N]")
+        made.wait_for("Continue? [y/N]")
         assert names(place) == ["check", "plan"]
         made.press(answer)
         assert made.wait() == 0
@@ -128,15 +128,15 @@ def test_it_asks_once_after_the_plan(place: Path, answer: str, goes_on: bool) ->
 
 def test_ctrl_c_at_the_question_starts_nothing(place: Path) -> None:
     with on_terminal(place) as made:
-        made.wait_for("Go on? [y/N]")
+        made.wait_for("Continue? [y/N]")
         made.press(CTRL_C)
         assert made.wait() == 130
-    assert "the same command goes on" in made.output and "Traceback" not in made.output
+    assert "the same command continues" in made.output and "Traceback" not in made.output
     assert names(place) == ["check", "plan"]
 
 
 @pytest.mark.parametrize("step", ["plan", "train", "export"])
-def test_after_ctrl_c_the_same_command_goes_on(place: Path, step: str) -> None:
+def test_after_ctrl_c_the_same_command_continues(place: Path, step: str) -> None:
     with on_terminal(place, "--yes", HANG=step) as made:
         made.wait_for("hanging")
         made.press(CTRL_C)
@@ -146,12 +146,12 @@ def test_after_ctrl_c_the_same_command_goes_on(place: Path, step: str) -> None:
     assert before[-1] == step
     done = ship(place, "--yes")
     assert done.returncode == 0
-    # of a trained run only what compares, and what is left
+    # for a trained run, only train's comparison and the remaining steps
     assert names(place)[len(before) :] == (ALL[2:] if step == "export" else ALL)
-    assert ("left out, run 'my-rows' is trained" in done.stderr) == (step == "export")
+    assert ("skipped, run 'my-rows' is already trained" in done.stderr) == (step == "export")
 
 
-def test_a_trained_run_is_not_asked_about(place: Path) -> None:
+def test_a_trained_run_needs_no_confirmation(place: Path) -> None:
     assert ship(place, "--yes").returncode == 0
     done = ship(place)
     assert done.returncode == 0 and "Next" not in done.stderr
@@ -185,7 +185,7 @@ def test_a_terminal_that_closes_ends_the_step(place: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ALL[:4])
-def test_a_step_that_fails_ends_it_with_the_steps_own_message(place: Path, step: str) -> None:
+def test_a_failing_step_ends_it_with_the_steps_message(place: Path, step: str) -> None:
     done = ship(place, "--yes", FAIL=step)
     assert done.returncode == 2 and names(place)[-1] == step
     assert done.stderr.count("error: ") == 1
@@ -216,7 +216,7 @@ def test_settings_of_later_steps_are_checked_before_the_first(place: Path, words
     assert done.stderr.count("error: ") == 1
 
 
-def test_a_port_in_use_is_said_before_the_first_step(place: Path) -> None:
+def test_a_port_in_use_is_reported_before_the_first_step(place: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -251,12 +251,12 @@ def test_a_run_is_named_after_its_data(data: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("data", ["latest.jsonl", "...", "漢.jsonl"])
-def test_a_name_that_can_not_be_made_is_asked_for(data: str) -> None:
+def test_an_impossible_run_name_is_an_error(data: str) -> None:
     with pytest.raises(ShipError, match="RUN="):
         run_name(data, "configs/quickstart.yaml")
 
 
-def test_in_containers_the_same_words_go_to_their_commands(place: Path, tmp_path: Path) -> None:
+def test_in_containers_the_commands_get_the_same_arguments(place: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "docker.sh").write_text('#!/bin/sh\necho "$@" >> steps\n')
@@ -270,7 +270,7 @@ def test_in_containers_the_same_words_go_to_their_commands(place: Path, tmp_path
     assert "in containers" in done.stderr
 
 
-def test_make_hands_its_variables_on() -> None:
+def test_make_passes_its_variables_on() -> None:
     own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     variables = ["DATA=anna's rows.jsonl", "RUN=mine", "BASE=b", "QUANTS=Q8_0", "PORT=8123", "YES=1", "SET=--lora.r 8"]
     done = subprocess.run(

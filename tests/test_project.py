@@ -1,4 +1,4 @@
-"""The project's rules: which package imports what, and what every file in configs/ and the README promise."""
+"""The project's rules: imports between packages, valid files in configs/, and commands in the README."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it; relative ones as their package."""
+    """Yield every module that a file imports anywhere; relative ones as their package."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -38,7 +38,7 @@ def roots(path: Path) -> set[str]:
 
 
 def started_modules(code: str) -> Iterator[str]:
-    """Every module that a command in the code starts: after "-m" in a list, or given to burnish.children."""
+    """Yield every module that a command in the code starts: after "-m" in a list, or passed to burnish.children."""
     places = {"confined": 1, "module": 0}  # which argument is the module
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Call) and (name := ast.unparse(node.func).rpartition(".")[2]) in places:
@@ -50,7 +50,7 @@ def started_modules(code: str) -> Iterator[str]:
 
 
 def importing_functions(code: str, package: str) -> Iterator[str]:
-    """The function in which each import of a package stands; empty for one that runs with the module."""
+    """Yield the function of each import of a package, "" for an import at module level."""
     tree = ast.parse(code)
     owner = {id(inner): f.name for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for inner in ast.walk(f)}
     for node in ast.walk(tree):
@@ -69,7 +69,7 @@ def test_tools_and_benchmarks_are_small() -> None:
     assert sizes(ROOT, OTHERS) == []
 
 
-def test_what_breaks_the_layers_is_named(tmp_path: Path) -> None:
+def test_violations_of_the_layers_are_named(tmp_path: Path) -> None:
     for name, text in {
         "burnish/a.py": "from export import b\n",
         "export/b.py": "from .c import d\nfrom train import e\n",
@@ -105,7 +105,7 @@ def test_burnish_starts_no_module_above_itself() -> None:
 
 
 def test_no_test_module_imports_another() -> None:
-    """What several of them use stands in tests/support."""
+    """Shared helpers are in tests/support."""
     found = {p: [name for name in imports(p) if name.startswith("tests.test_")] for p in python_files("tests")}
     assert {str(p): names for p, names in found.items() if names} == {}
 
@@ -124,7 +124,7 @@ def test_fastapi_and_starlette_are_imported_by_http_and_the_server_only() -> Non
 
 
 def test_pyarrow_is_imported_only_where_a_file_needs_it() -> None:
-    """Where Parquet, Arrow or zstd is read: the serve image has none."""
+    """Only where Parquet, Arrow or zstd is read: the serve image does not contain it."""
     found = {p: list(importing_functions(p.read_text(encoding="utf-8"), "pyarrow")) for p in
              python_files("burnish", "train", "export", "serve")}  # fmt: skip
     named = {p.name: set(names) for p, names in found.items() if names}

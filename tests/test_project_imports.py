@@ -1,4 +1,4 @@
-"""Nothing that a stranger's files name is imported, and nothing that lies beside the data."""
+"""Modules named in untrusted files, or placed next to the data, are never imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAYLOAD = "import pathlib\npathlib.Path({marker!r}).write_text('it ran')\n"
 
 @pytest.fixture
 def payload(tmp_path: Path) -> Path:
-    """A directory whose modules write the file `ran` beside it when they are imported."""
+    """A directory whose modules write a file `ran` when they are imported."""
     directory = tmp_path / "runs" / "x"
     directory.mkdir(parents=True)
     (tmp_path / "beside").mkdir()
@@ -32,7 +32,7 @@ def payload(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["payload/m.gguf", "runs.x.payload.more/m.gguf"])
-def test_a_package_that_is_not_known_is_not_imported(name: str, payload: Path, rows: Path, cli: Cli) -> None:
+def test_an_unknown_package_is_not_imported(name: str, payload: Path, rows: Path, cli: Cli) -> None:
     path = f"{payload}:{payload / 'runs' / 'x'}"
     done = cli("train", "check", "--base.id", f"package:{name}", "--data.path", str(rows), PYTHONPATH=f"{path}:{ROOT}")
     assert done.returncode == 2 and "is not one that models are taken from" in done.stderr
@@ -76,7 +76,7 @@ def test_a_stage_imports_nothing_from_the_working_directory(stage: str, safe: bo
 
 
 def confined(code: str, cwd: Path, limits: children.Limits, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run code as a confined child would: in a module that the search path has."""
+    """Run code as a confined child: in a module on the search path."""
     (cwd / "probe").mkdir()
     (cwd / "probe" / "probed.py").write_text(code)
     variables = children.environment(**more)
@@ -121,7 +121,7 @@ except MemoryError:
     assert done.stdout == "[100, 1000000, 0]\nFile too large\nno memory\n", done.stderr
 
 
-@pytest.mark.skipif(children.reaches_network(), reason="this system does not let a process give up the network")
+@pytest.mark.skipif(children.reaches_network(), reason="this system does not let a process drop its network access")
 def test_a_confined_child_has_no_network(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A lack of memory is one line and exit code 2, also while libraries are imported."""
+"""Running out of memory is one line and exit code 2, even during imports."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_a_small_limit_of_addresses_is_named(stage: str, mib: int, tmp_path: Pat
         ImportError("/lib/libgomp.so.1: cannot allocate memory in static TLS block"),
     ],
 )
-def test_a_library_that_is_missing_is_not_a_lack_of_memory(error: ImportError, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_not_reported_as_lack_of_memory(
+    error: ImportError, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda kind: (1 << 30, 1 << 30))
     assert lack_of_memory(error) is None
     assert lack_of_memory(ImportError("failed to map segment from shared object")) is not None

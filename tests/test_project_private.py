@@ -1,4 +1,4 @@
-"""Private API of the libraries: still there, said in words where it is not, and used in one place a package."""
+"""Private APIs of libraries: they still exist, a missing one is a clear error, and they are used in one place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODULES = (
     serve.private.uvicorn, train.private.bitsandbytes, train.private.peft, train.private.torch,
     train.private.transformers, train.private.trl,
 )  # fmt: skip
-# burnish/llama, the one importer of llama_cpp, has a test of its own
+# burnish/llama, the only importer of llama_cpp, has a separate test
 OTHERS = [
     path
     for folder in ("burnish", "train", "export", "serve")
@@ -37,7 +37,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_what_is_needed_of_a_library_is_still_there(module: ModuleType) -> None:
+def test_the_needed_private_apis_still_exist(module: ModuleType) -> None:
     assert missing(module.NEEDS) == []
 
 
@@ -51,13 +51,13 @@ def test_what_is_needed_of_a_library_is_still_there(module: ModuleType) -> None:
     ],
     ids=["module", "attribute", "assigned", "parameters"],
 )
-def test_what_a_version_dropped_is_said_in_words(need: Need, says: str) -> None:
+def test_an_api_that_a_version_dropped_is_a_clear_error(need: Need, says: str) -> None:
     (sentence,) = missing((need,))
     assert re.match(r"(torch|transformers) \d", sentence) and says in sentence
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_else_touches_what_libraries_keep_private(path: Path) -> None:
+def test_no_other_module_uses_private_apis(path: Path) -> None:
     assert private_names(path.read_text(encoding="utf-8")) == set()
 
 

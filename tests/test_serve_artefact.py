@@ -1,4 +1,4 @@
-"""What is served: a directory that was given as a model, and a run without a GGUF, are answered with what to do."""
+"""Choosing what to serve: errors for a directory given as a model, and for a run without a GGUF, say what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHA = "0" * 64
         ("readme.txt", "is a directory: expected a .gguf file"),
     ],
 )
-def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, tmp_path: Path) -> None:
+def test_a_directory_given_as_a_model_is_explained(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "thing").mkdir()
     (tmp_path / "thing" / name).write_text("{}")
     with pytest.raises(ServeError) as caught:
@@ -34,7 +34,7 @@ def test_a_directory_given_as_a_model_is_told_what_it_is(name: str, told: str, t
     assert len(caught.value.faults) == 1
 
 
-def test_an_artefact_that_is_open_is_refused_with_its_reason_also_by_name(tmp_path: Path) -> None:
+def test_an_inconclusive_artefact_is_refused_with_its_reason_also_by_name(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     content = json.loads((run.path / "export.json").read_text())
     content["artefacts"][2] |= {"verdict": "inconclusive", "why": "the KL is 9"}

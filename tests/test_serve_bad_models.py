@@ -1,6 +1,6 @@
-"""Model files that are damaged or hostile: one line and exit code 2, whatever llama.cpp makes of them.
+"""Damaged or hostile model files end in one line and exit code 2, whatever llama.cpp does with them.
 
-BURNISH_TEST_MUTANTS sets how many mutants are tried (200).
+BURNISH_TEST_MUTANTS sets the number of mutants (200).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def integer_weights(parts: mutants.Parts) -> None:
     parts.tensors = [(name, shape, 25 if "ffn_down" in name else kind, at) for name, shape, kind, at in parts.tensors]
 
 
-def no_numbers(parts: mutants.Parts) -> None:
+def nan_weights(parts: mutants.Parts) -> None:
     parts.data[:] = b"\x00\x7e" * (len(parts.data) // 2)
 
 
@@ -43,7 +43,7 @@ BAD: dict[str, tuple[Callable[[mutants.Parts], None], str]] = {
     "an assertion on the layers": (value("llama.block_count", U32, 9999), "ended by SIGABRT: GGML_ASSERT("),
     "an assertion on the tokens": (same_tokens, "ended by SIGABRT: GGML_ASSERT("),
     "a read outside of memory": (integer_weights, "the load test ended by SIGSEGV"),
-    "weights that are no numbers": (no_numbers, "gave numbers that are not finite"),
+    "weights that are no numbers": (nan_weights, "gave numbers that are not finite"),
     "no tokenizer": (value("tokenizer.ggml.model", STRING, "none"), "it has no tokenizer"),
     "an unknown architecture": (value("general.architecture", STRING, "x"), "llama.cpp can't load it: "),
 }
@@ -63,7 +63,7 @@ def test_a_bad_model_is_one_line(name: str, tmp_path: Path, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "nothing", "device", "empty"])
-def test_what_is_not_a_file_is_one_line(kind: str, tmp_path: Path, cli: Cli) -> None:
+def test_a_path_that_is_not_a_file_is_one_line(kind: str, tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "bad.gguf"
     match kind:
         case "fifo":
@@ -80,7 +80,7 @@ def test_what_is_not_a_file_is_one_line(kind: str, tmp_path: Path, cli: Cli) -> 
 
 
 @pytest.mark.slow
-def test_no_mutant_passes_the_load_test_and_then_ends_the_server() -> None:
+def test_no_mutant_passes_the_load_test_and_then_crashes_the_server() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.gguf_outcomes", "0", str(MUTANTS)],
         cwd=ROOT, env=own_environment(), capture_output=True, text=True,
@@ -88,5 +88,5 @@ def test_no_mutant_passes_the_load_test_and_then_ends_the_server() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert not found["wrong"] and sum(found["counts"].values()) == MUTANTS
-    # most are refused, some do nothing, and some would have ended the server
+    # most are refused, some are harmless, and some would have crashed the server
     assert found["counts"]["1"] and found["counts"]["0"] and found["counts"]["-6"]

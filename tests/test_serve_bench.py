@@ -1,4 +1,4 @@
-"""The serving bench goes on without a peer that can't take part, and the server computes in one thread's helpers."""
+"""The serving bench skips peers that fail, measures CPU use correctly, and starts each server's threads as usual."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
         server: Any = SimpleNamespace(name=name, memory_mib=lambda: 1.0)
         return serve.summary("new", 1, server, rounds)
 
-    # the machine was three times as fast in the second round: the medians' ratio would say less
+    # the machine was three times as fast in the second round, so the ratio of the medians would be wrong
     ours, peer = row("burnish", [10.0, 33.0, 11.0], 0.0), row("llama-server", [10.0, 30.0, 10.0], 0.3)
     assert serve.ratios(ours, peer)["tokens_per_s"] == pytest.approx(1.1)
     assert "ratio 1.10" in serve.line(ours, [ours, peer]) and "DISTURBED" not in serve.line(ours, [ours, peer])
@@ -104,14 +104,14 @@ def test_a_meter_tells_the_server_from_the_others() -> None:
             process.wait()
 
 
-def test_missing_packages_are_named_with_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named_with_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(serve_peers.PEER_PACKAGES, "not_a_module", "not-a-package")
     with pytest.raises(serve_peers.PeerMissing, match=r"lacks .*not-a-package.*--peer-python"):
         serve_peers.check_packages("llama_cpp.server", sys.executable)
 
 
 def test_warming_up_leaves_no_helper_threads_behind() -> None:
-    # beside them OpenMP would sleep at every barrier of the engine's own thread
+    # with them, OpenMP would sleep at every barrier of the engine's thread
     with Model.open(small_model()) as model, Context(model, n_ctx=256, threads=2) as context:
         before = set(os.listdir("/proc/self/task"))
         _in_own_thread(warm_up, LlamaBackend(model, context, shared=True))

@@ -1,4 +1,4 @@
-"""What a request's body may hold, and what it may cost: the event loop stays free, every refusal names its reason."""
+"""Request bodies: expensive ones are refused quickly without blocking the event loop, and errors name the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def names(count: int, value: bytes = b"0") -> bytes:
     return b",".join(b'"%x":%s' % (i, value) for i in range(count))
 
 
-# one for each way in which a megabyte costs more than its text
+# one for each way to make a megabyte more expensive than plain text
 CHAT: dict[str, bytes] = {
     "empty messages": filled(MODEL + b',"messages":[', b"{},", b"{}]}"),
     "many messages": filled(MODEL + b',"messages":[', b'{"role":"user","content":"x"},', b"{}]}", 290_000),
@@ -65,15 +65,15 @@ IDS = {"ids": b'{"tokens":[' + b"1," * 290_000 + b"99999999]}"}
     ],
     ids=[*CHAT, *PROMPT],
 )
-def test_a_costly_body_is_refused_in_little_time(model: Any, body: bytes) -> None:
+def test_an_expensive_body_is_refused_quickly(model: Any, body: bytes) -> None:
     began = time.thread_time()
     with pytest.raises(ApiError) as caught:
         parse(model, body)
     assert caught.value.status == 400 and len(caught.value.message) < 2000
-    assert time.thread_time() - began < 1  # 15 to 70 ms on a machine with nothing else to do
+    assert time.thread_time() - began < 1  # 15 to 70 ms on an idle machine
 
 
-def test_a_megabyte_of_text_or_of_ids_is_taken() -> None:
+def test_a_megabyte_of_text_or_ids_is_accepted() -> None:
     text = filled(
         MODEL + b',"messages":[{"role":"user","content":"', b'if (a[0] == {"b": 1, }) "'.replace(b'"', b'\\"'), b'"}]}'
     )
@@ -108,7 +108,7 @@ def test_a_megabyte_of_text_or_of_ids_is_taken() -> None:
     ],
     ids=range(18),
 )
-def test_what_is_not_json_is_refused_with_the_place(body: bytes, code: str | None, says: str) -> None:
+def test_invalid_json_is_refused_with_its_position(body: bytes, code: str | None, says: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse(TokenizeRequest, body)
     assert caught.value.status == 400 and caught.value.code == code and says in caught.value.message
@@ -147,7 +147,7 @@ def test_odd_values_are_400(server: ServerProcess, field: str, value: Any, param
     "name",
     ["cls", "context", "environment", "loop", "caller", "varargs", "kwargs", "range", "namespace", "a b", "", "0"],
 )
-def test_no_name_of_a_template_variable_is_a_fault_of_ours(server: ServerProcess, name: str) -> None:
+def test_no_name_of_a_template_variable_causes_a_5xx(server: ServerProcess, name: str) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
     assert server.call("POST", "/v1/chat/completions", {**body, "chat_template_kwargs": {name: 1}})[0] < 500
 
@@ -162,7 +162,7 @@ def test_pieces_of_a_long_text_are_refused_and_its_ids_are_not(server: ServerPro
 
 
 def test_health_is_answered_while_sixteen_clients_send_the_worst_bodies(server: ServerProcess) -> None:
-    """Measured: 0.05 to 0.15 s at most on two cores; what is asserted leaves room for a busy machine."""
+    """Measured: at most 0.05 to 0.15 s on two cores; the assertion allows for a busy machine."""
     bodies = [
         *(("/v1/chat/completions", body) for body in CHAT.values()),
         *(("/v1/completions", body) for body in PROMPT.values()),

@@ -1,4 +1,4 @@
-"""Clients that need packages of their own, each with real requests: what its users do, some turns long."""
+"""Third-party clients in their own environments, each with the requests its users make, over several turns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CLIENTS = Path(__file__).parent / "support" / "clients"
 
 
 def says_ok(*command: object, **settings: Any) -> None:
-    """Run a client against a server of its own; "{url}" in its words is where that is."""
+    """Run a client command against a new server; "{url}" in it is replaced by the server's URL."""
     with serving(**settings) as server:
         words = [str(word).format(url=server.url) for word in command]
         done = subprocess.run(words, capture_output=True, text=True, timeout=900)
         assert done.stdout.strip().endswith("ok") and done.returncode == 0, done.stderr
         server.wait_idle()
-        assert server.metric("burnish_errors_total") <= 2  # those that a client provokes: a model that is not there
+        assert server.metric("burnish_errors_total") <= 2  # errors that clients cause on purpose, by an unknown model
 
 
 def python(name: str, *more: object, **settings: Any) -> None:
@@ -78,7 +78,7 @@ def test_aider() -> None:
 
 @pytest.mark.external(name="lm-eval")
 def test_lm_eval_measures_what_transformers_does(base_directory: Path, tmp_path: Path) -> None:
-    """The three kinds of requests, asked of the server and of the same weights in transformers."""
+    """Compare lm-eval's three kinds of requests over the server and over the same weights in transformers."""
     from export.gguf.convert import convert
 
     convert(base_directory, tmp_path / "model.gguf", "float16")

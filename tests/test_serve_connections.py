@@ -1,4 +1,4 @@
-"""What a socket may do to the server: slow, silent, half-closed, greedy and malformed ones, and thousands of them."""
+"""Connections: slow, silent, half-closed, oversized and malformed ones, and thousands of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.sockets import ASK, HEAD, alive, ask, code, connect, everythi
 
 @pytest.fixture(scope="module")
 def server(tiny: Path) -> Iterator[ServerProcess]:
-    """One whose deadlines are short."""
+    """A server with short timeouts."""
     with impatient(tiny) as running:
         yield running
 
@@ -80,7 +80,7 @@ def test_a_reply_before_the_body_is_read_and_the_body_does_not_hold_the_connecti
         connection.sendall(head)
         assert status(reply(connection)) == 404
         began = time.monotonic()
-        with pytest.raises(OSError):  # it goes on sending, for ever
+        with pytest.raises(OSError):  # keeps sending until the server closes
             while time.monotonic() - began < 20:
                 connection.sendall(b"x" * 1000)
                 time.sleep(0.01)
@@ -96,7 +96,7 @@ def test_a_body_that_breaks_after_its_answer_gets_no_second_answer(server: Serve
             assert everything(connection) == b""
 
 
-def test_who_sends_too_much_can_read_that_it_is_too_much(server: ServerProcess) -> None:
+def test_a_client_that_sends_too_much_can_read_the_error(server: ServerProcess) -> None:
     body = b'{"prompt": "' + b"x" * 3_000_000 + b'"}'
     for close in (b"", b"Connection: close\r\n"):
         with closing(connect(server)) as connection:
@@ -110,7 +110,7 @@ def test_who_sends_too_much_can_read_that_it_is_too_much(server: ServerProcess) 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_does_not_read_is_cut_off(tiny: Path, stream: bool) -> None:
-    """Its answer is larger than what the kernel and the server keep for it."""
+    """Its reply is larger than the buffers of kernel and server."""
     with serving(model=tiny, context_length=250, send_timeout_s=0.5, idle_timeout_s=1, max_choices=40) as small:
         before = sockets_of(small)
         with closing(socket.socket()) as connection:
@@ -132,7 +132,7 @@ def test_a_client_that_does_not_read_is_cut_off(tiny: Path, stream: bool) -> Non
 
 
 def sockets_of(server: ServerProcess) -> int:
-    """Count the sockets that the server has open."""
+    """Count the server's open sockets."""
     files = [file.readlink() for file in Path(f"/proc/{server.child}/fd").iterdir() if file.is_symlink()]
     return sum(str(file).startswith("socket:") for file in files)
 
@@ -274,14 +274,14 @@ def test_unknown_urls_and_methods_have_their_codes_in_the_metrics(server: Server
     assert 'code=""' not in metrics(server)
 
 
-def test_what_a_terminal_would_obey_is_logged_as_text(server: ServerProcess) -> None:
+def test_terminal_escapes_are_logged_as_text(server: ServerProcess) -> None:
     server.call("GET", "/%1b]0;evil%07%e2%80%ae%0a")
     wait_for(server, "evil")
     line = next(line for line in server.output.split("\n") if "evil" in line)
     assert json.loads(line)["path"] == r"/\x1b]0;evil\x07\u202e\n"
 
 
-def test_clients_that_reset_what_is_refused_leave_no_fault(server: ServerProcess) -> None:
+def test_resets_after_a_refusal_cause_no_internal_error(server: ServerProcess) -> None:
     body = b'{"prompt": "' + b"x" * 300_000
     for number in range(60):
         connection = connect(server)

@@ -1,4 +1,4 @@
-"""A server that a signal ends says so in one line; signals that only ask it to end are obeyed once."""
+"""A server killed by a signal prints one line; signals that ask it to stop are handled once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
 
-def test_a_crash_is_one_line_with_the_way_out(tiny: Path) -> None:
+def test_a_crash_is_one_line_that_says_what_to_do(tiny: Path) -> None:
     with serving(model=tiny, context_length=64) as server:
         os.kill(server.child, signal.SIGILL)
         assert server.process.wait(30) == 2
@@ -27,7 +27,7 @@ def test_a_crash_is_one_line_with_the_way_out(tiny: Path) -> None:
     assert last.startswith("error: the server ended by SIGILL (illegal instruction): ") and "make setup" in last
 
 
-def test_a_model_file_cut_while_served_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_model_file_cut_while_served_is_named_with_what_to_do(tmp_path: Path) -> None:
     tiny_gguf.write(path := tmp_path / "cut.gguf")
     with serving(model=path, context_length=64) as server:
         os.truncate(path, 4096)
@@ -62,8 +62,8 @@ def test_sighup_drains_like_sigterm(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 2.0, 3.0])
-def test_ctrl_c_ends_a_server_that_starts(delay: float) -> None:
-    """Wherever it is: in imports, in native code that loads the model, in the warm-up."""
+def test_ctrl_c_stops_a_starting_server(delay: float) -> None:
+    """At any point: in imports, in native code that loads the model, in the warm-up."""
     server = ServerProcess()
     child_of(server.process)
     time.sleep(delay)
@@ -85,7 +85,7 @@ def test_version_and_log_say_whether_amx_is_used(tiny: Path) -> None:
 
 
 def test_a_signal_to_both_processes_still_drains(tiny: Path) -> None:
-    """As systemd and `kill` of a process group send it."""
+    """As systemd and `kill` of a process group do."""
     with serving(model=tiny, context_length=250, drain_timeout_s=60) as server:
         body = {"model": "default", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "stream": True}
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)

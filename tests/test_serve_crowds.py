@@ -1,4 +1,4 @@
-"""Thousands of connections: those that ask are answered, and files, memory and log stay small."""
+"""Thousands of connections: requests are still answered, and open files, memory and log stay small."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.support.sockets import HEAD, alive, connect, everything, impatient, r
 
 @pytest.fixture(scope="module")
 def server(tiny: Path) -> Iterator[ServerProcess]:
-    """One whose deadlines are short."""
+    """A server with short timeouts."""
     with impatient(tiny) as running:
         yield running
 
 
-def test_a_reset_that_comes_while_a_reply_ends_is_no_fault_of_the_route() -> None:
-    """Then closing the writing side fails in the kernel, within the route's last send."""
+def test_a_reset_at_the_end_of_a_reply_is_not_an_error_of_the_route() -> None:
+    """Closing the writing side then fails in the kernel, during the route's last send."""
     ended: list[BaseException | None] = []
 
     async def refuses(scope: Any, receive: Any, send: Any) -> None:
@@ -97,7 +97,7 @@ def test_answered_connections_whose_bodies_never_come_make_room_too(server: Serv
 
 
 def test_uploads_that_stall_leave_room_for_others(tiny: Path) -> None:
-    """They hold as many bytes as all bodies may together, then every connection."""
+    """They use up the memory limit of all bodies, then all connections."""
     with serving(model=tiny, context_length=64, max_body_bytes=100_000, body_timeout_s=30) as small:
         held = [connect(small) for _ in range(80)]
         for connection in held:
@@ -133,7 +133,7 @@ def metrics(server: ServerProcess) -> str:
 
 
 class Peer:
-    """A connection that is only counted. `polite`: it lingers when it is dropped, else it goes at once."""
+    """A fake connection. With `polite` it lingers when dropped, otherwise it closes at once."""
 
     def __init__(self, connections: Connections, polite: bool) -> None:
         self.connections, self.polite, self.state = connections, polite, "open"
@@ -179,7 +179,7 @@ def test_the_limit_holds_and_requests_are_kept_whatever_connections_do(steps: li
 
 
 async def read_body(parts: int, pause_s: float, size: int) -> bytes:
-    """Read a body of so many parts with a pause before each."""
+    """Read a body of `parts` parts with a pause before each."""
     left = parts
 
     async def receive() -> Any:
@@ -195,7 +195,7 @@ async def read_body(parts: int, pause_s: float, size: int) -> bytes:
 def test_a_body_that_comes_too_slowly_is_refused_long_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "GRACE_S", 0.3)
     assert len(asyncio.run(read_body(parts=12, pause_s=0.05, size=1000))) == 12_000
-    for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a trickle; half of it and then nothing
+    for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a trickle; half the body and then nothing
         began = time.monotonic()
         with pytest.raises(ApiError, match="4096 bytes per second") as caught:
             asyncio.run(read_body(parts, pause_s, size))
@@ -203,7 +203,7 @@ def test_a_body_that_comes_too_slowly_is_refused_long_before_its_deadline(monkey
 
 
 def test_where_every_connection_has_a_request_new_ones_get_503_however_many() -> None:
-    """Those that are refused stay for a moment: none of them lets another in."""
+    """Refused connections linger briefly, without letting others in."""
     asked, ends = [], asyncio.Event()
 
     async def answers_late(scope: Any, receive: Any, send: Any) -> None:
@@ -241,7 +241,7 @@ def test_where_every_connection_has_a_request_new_ones_get_503_however_many() ->
 
 @pytest.mark.slow
 def test_more_sockets_than_files_do_not_end_the_service(tiny: Path) -> None:
-    """As where `ulimit -n` is 1,024, soft and hard."""
+    """As with a hard limit of `ulimit -n` 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     server = ServerProcess(model=tiny, context_length=64, header_timeout_s=60)

@@ -1,4 +1,4 @@
-"""Text from token bytes: no half characters, no stop string, no letter lost, whatever the token borders."""
+"""Text from token bytes: whole characters, no stop string, nothing lost, for any token boundaries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(pieces: list[bytes], stops: tuple[str, ...]) -> tuple[list[str], list[in
 
 
 @given(st.text(max_size=60), st.lists(st.integers(0, 300)))
-def test_any_token_borders_give_the_same_text(text: str, cuts: list[int]) -> None:
+def test_any_token_boundaries_give_the_same_text(text: str, cuts: list[int]) -> None:
     text = text.encode("utf-8", "replace").decode()
     pieces = pieces_of(text.encode(), cuts)
     texts, tokens, _ = run(pieces, ())
@@ -43,7 +43,7 @@ def test_any_token_borders_give_the_same_text(text: str, cuts: list[int]) -> Non
     st.lists(st.integers(0, 60)),
     st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
 )
-def test_a_stop_string_is_never_given_out_not_even_its_beginning(text: str, cuts: list[int], stops: list[str]) -> None:
+def test_a_stop_string_is_never_returned_not_even_its_start(text: str, cuts: list[int], stops: list[str]) -> None:
     texts, _, stopped = run(pieces_of(text.encode(), cuts), tuple(stops))
     given = "".join(texts)
     ends = [at for stop in stops if (at := text.find(stop)) >= 0]
@@ -51,12 +51,12 @@ def test_a_stop_string_is_never_given_out_not_even_its_beginning(text: str, cuts
     if not ends:
         assert given == text
         return
-    # tokens come whole, so of two stops the first one completed counts; nothing of any is in the text
+    # tokens arrive whole, so of two stop strings the first one completed counts; the text contains neither
     assert text.startswith(given) and not any(stop in given for stop in stops)
     assert any(text[len(given) :].startswith(stop) for stop in stops)
 
 
-def test_held_back_text_comes_when_it_turns_out_to_be_no_stop() -> None:
+def test_text_held_back_is_returned_if_it_is_not_a_stop_string() -> None:
     output = Detokenizer(("###",))
     assert output.feed(b"a#")[0] == "a"
     assert output.feed(b"#")[0] == ""

@@ -1,4 +1,4 @@
-"""Prompts put before their answers, with the log-probabilities that llama.cpp itself computes for their tokens."""
+"""Echoed prompts, with the log-probabilities that llama.cpp computes for their tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from burnish.llama import Context, Model
 from tests.support.server import ServerProcess, serving, small_model
 
-PART = 32  # tokens of a step whose log-probabilities are wanted
+PART = 32  # prompt tokens scored per step
 TEXT = " ".join(f"The ferry to island {i} leaves at noon, and Grüße from pier {i * 7}." for i in range(12))
 
 
@@ -31,9 +31,9 @@ def model() -> Iterator[Model]:
 
 
 def expected(model: Model, ids: list[int], top: int) -> list[tuple[float, list[float]]]:
-    """Return each token's log-probability after those before it, and the `top` greatest, from llama.cpp's logits.
+    """Return each token's log-probability and the `top` highest, from llama.cpp's logits.
 
-    The prompt is read in parts as the server reads it: quantized arithmetic in larger ones differs by up to 0.1.
+    The prompt is computed in the same parts as in the server: quantized arithmetic in larger ones differs by up to 0.1.
     """
     result = []
     with Context(model, n_ctx=len(ids) + 8, n_batch=PART) as context:
@@ -63,7 +63,7 @@ def close(logprobs: dict[str, Any], model: Model, ids: list[int], top: int, with
         assert len(found) in (top, top + 1) and np.allclose(
             sorted(found.values(), reverse=True)[:top], greatest, atol=0.05
         )
-        assert any(abs(value - own) < within for value in found.values())  # the token itself is always there
+        assert any(abs(value - own) < within for value in found.values())  # the token itself is always included
 
 
 def test_a_long_prompts_logprobs_are_llama_cpps(server: ServerProcess, model: Model) -> None:
@@ -80,7 +80,7 @@ def test_cached_tokens_have_logprobs_too(server: ServerProcess) -> None:
     prompt = "A prompt that is cached: " + TEXT[:400]
     first = ask(server, prompt, logprobs=1, max_tokens=1)
     plain = ask(server, prompt, max_tokens=1, echo=False)
-    assert plain["usage"]["prompt_tokens_details"]["cached_tokens"] > 50  # its cells serve others
+    assert plain["usage"]["prompt_tokens_details"]["cached_tokens"] > 50  # its cells can be reused
     again = ask(server, prompt, logprobs=1, max_tokens=1)
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     one, two = (reply["choices"][0]["logprobs"]["token_logprobs"] for reply in (first, again))
@@ -139,7 +139,7 @@ def test_a_prompt_of_one_token_or_of_the_whole_context(server: ServerProcess) ->
 
 
 @pytest.mark.slow
-def test_where_cells_are_few_every_prompt_is_scored_all_the_same(tiny_gguf: Path) -> None:
+def test_with_few_cells_every_prompt_is_still_scored(tiny_gguf: Path) -> None:
     prompts = [f"Letter {i}: " + TEXT[40 * i : 40 * i + 260] for i in range(6)]
     settings = {"model": tiny_gguf, "cells": 512, "layout": "unified", "max_sequences": 6}
     with serving(**settings) as server, ThreadPoolExecutor(6) as pool:

@@ -1,4 +1,4 @@
-"""The engine against a scripted backend: faults stay with their sequence, cancelling frees, nobody is forgotten."""
+"""The engine with a scripted backend: errors end one sequence, cancelling frees cells, every client gets an end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ END = 99
 
 @dataclass
 class Scripted(TokenCache):
-    """Answers every sequence with its first prompt token, again and again; faults are put in by the tests."""
+    """Repeats each sequence's first prompt token; tests inject faults."""
 
     code: Callable[[Many[ScheduledTokens]], int] = lambda work: DONE
     poison: int | None = None
@@ -132,7 +132,7 @@ def test_answers_streamed_and_whole(engine: Engine) -> None:
     assert "".join(e.text for e in streamed.events if isinstance(e, Delta)) == "2 " * 20
 
 
-def test_what_a_decode_gave_is_handed_out_before_the_next_begins(engine: Engine, backend: Scripted) -> None:
+def test_events_of_a_decode_are_delivered_before_the_next_starts(engine: Engine, backend: Scripted) -> None:
     client, seen = Client(), list[int]()
 
     def count(work: Many[ScheduledTokens]) -> int:
@@ -142,7 +142,7 @@ def test_what_a_decode_gave_is_handed_out_before_the_next_begins(engine: Engine,
     backend.code = count
     engine.submit([sequence(1, client, stream=True)])
     assert client.end.reason == "stop"
-    # 10 tokens of prompt in one decode, then one token each: not one is held back for the next
+    # 10 prompt tokens in one decode, then one token each: none is held back for the next
     assert seen == list(range(21))
 
 
@@ -164,7 +164,7 @@ def test_a_batch_that_fails_is_tried_one_by_one(engine: Engine, backend: Scripte
 
 
 def test_a_decode_without_cells_preempts_and_all_answers_are_whole(engine: Engine, backend: Scripted) -> None:
-    # the backend refuses batches of more than two sequences, as a cache that is fuller than was counted
+    # the backend rejects batches of more than two sequences, like a cache with fewer free cells than counted
     backend.code = lambda work: NO_CELLS if len(work) > 2 else DONE
     clients = {i: Client() for i in (1, 2, 3, 4)}
     engine.submit([sequence(i, client) for i, client in clients.items()])
@@ -196,7 +196,7 @@ def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     assert all(texts[i] == f"{i} " * (20 if reason == "stop" else 5) for i, reason in ended.items())
     slots = engine.scheduler.slots
     assert {s: slots.held(s) for s in slots.cached} == {s: len(backend.slots[s]) for s in slots.cached}
-    # a prompt is read in one batch with what runs, and after that nothing is
+    # a prompt is computed in one batch with the running sequences; after that there are no common batches
     assert set(backend.sizes[1:]) <= ({1} if code == DONE else {1, 2, 3})
 
 
@@ -212,7 +212,7 @@ def test_cancelling_ends_within_a_step(engine: Engine, backend: Scripted) -> Non
     assert running[0].end.reason == waiting.end.reason == "cancelled"
     assert running[0].end.completion_tokens <= 1
     assert running[1].end.reason == "stop"
-    engine.cancel(every)  # finished ones are no fault
+    engine.cancel(every)  # finished ones are ignored
 
 
 def test_the_queue_is_bounded_and_all_or_nothing(engine: Engine, backend: Scripted) -> None:
@@ -233,7 +233,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(engine: Engine) -> No
         engine.submit([sequence(2, Client())])
 
 
-def test_a_fault_of_our_own_tells_every_client_and_the_health_check(engine: Engine, backend: Scripted) -> None:
+def test_an_unexpected_error_reaches_every_client_and_the_health_check(engine: Engine, backend: Scripted) -> None:
     def broken(work: Many[ScheduledTokens]) -> int:
         raise ZeroDivisionError
 
@@ -275,7 +275,7 @@ def test_each_stop_condition_ends_the_answer(
 
 @dataclass
 class Script:
-    """Allows one token after another, then is finished."""
+    """Allows a sequence of single tokens, then is finished."""
 
     tokens: list[int]
     accepted: list[int] = field(default_factory=list)
@@ -333,7 +333,7 @@ def test_a_prompt_that_cant_be_scored_fails_alone(engine: Engine, backend: Scrip
     assert bad.end.error == "not a number" and good.end.error is None
 
 
-def test_a_task_that_the_engine_does_not_know_is_a_fault_of_ours(engine: Engine) -> None:
+def test_an_unknown_task_is_an_internal_error(engine: Engine) -> None:
     client = Client()
     unknown = sequence(1, client)
     unknown.task = "embed"  # type: ignore[assignment]

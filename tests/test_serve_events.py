@@ -1,4 +1,4 @@
-"""Events on their way to a client: none lost, in order, with one timer a request; a chunk is what it always was."""
+"""Delivery of events: none lost, in order, with one timer per request; fast paths give the same chunks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from serve.http.sse import Frames, frame
 from serve.metrics import Metrics
 
 
-def test_events_of_another_thread_come_in_order_and_whole() -> None:
+def test_events_of_another_thread_arrive_complete_and_in_order() -> None:
     async def receive() -> list[str]:
         bridge, got, done = EventBridge(), list[str](), asyncio.Event()
 
@@ -42,7 +42,7 @@ def test_events_of_another_thread_come_in_order_and_whole() -> None:
 
         thread = threading.Thread(target=send)
         thread.start()
-        bridge.open(asyncio.get_running_loop())  # what came before is not lost
+        bridge.open(asyncio.get_running_loop())  # earlier events are not lost
         await asyncio.wait_for(done.wait(), 10)
         thread.join()
         return got
@@ -50,14 +50,14 @@ def test_events_of_another_thread_come_in_order_and_whole() -> None:
     assert asyncio.run(receive()) == [str(number) for number in range(300)]
 
 
-def test_a_reader_gets_all_that_came_and_hears_of_silence_and_of_the_deadline() -> None:
+def test_a_reader_gets_all_events_and_is_woken_by_pause_and_deadline() -> None:
     async def read() -> None:
         loop = asyncio.get_running_loop()
         queue = EventQueue(loop.time() + 0.5, pause_s=0.1)
         queue.put(0, Delta("a"))
         queue.put(1, Delta("b"))
         assert await queue.take() == [(0, Delta("a")), (1, Delta("b"))]
-        for _ in range(3):  # events that keep coming are no silence, though the timer was set before them
+        for _ in range(3):  # continuous events are not a pause, even if the timer was set before them
             loop.call_later(0.06, queue.put, 0, Delta("c"))
             assert len(await queue.take()) == 1
         began = loop.time()
@@ -90,7 +90,7 @@ def reply(chat: bool) -> Reply:
 
 
 @given(st.text(min_size=1), st.booleans(), st.booleans())
-def test_a_chunk_of_text_is_the_same_however_it_was_made(text: str, chat: bool, usage: bool) -> None:
+def test_a_chunk_of_text_is_the_same_on_the_fast_path(text: str, chat: bool, usage: bool) -> None:
     text = text.encode("utf-8", "replace").decode()
     answer = reply(chat)
     extra = {"usage": None} if usage else {}
@@ -101,7 +101,7 @@ def test_a_chunk_of_text_is_the_same_however_it_was_made(text: str, chat: bool, 
     assert frames.of(1, Delta(text)) == frame({**made, **extra})
 
 
-def test_offsets_go_on_over_chunks_without_log_probabilities() -> None:
+def test_offsets_continue_over_chunks_without_log_probabilities() -> None:
     frames = Frames(reply(chat=False), StreamOptions(), [PlainText()], 1)
     frames.of(0, Delta("abc"))
     last = frames.of(0, Finished("length", "d", [TokenLogprob(1, b"d", -1.0)], 1, 0, 2))
@@ -127,14 +127,14 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert values["burnish_cells_total", ""] == 9 and values["burnish_cells_used", ""] == 4
     assert values["burnish_sequences_running", ""] == 1 and values["burnish_queue_depth", ""] == 2
     between = "burnish_time_between_tokens_seconds"
-    # a bucket holds what is at most its bound
+    # a bucket counts values up to its bound
     assert [values[f"{between}_bucket", end] for end in ("0.002", "0.005", "2.5", "+Inf")] == [1, 2, 2, 3]
     assert values[f"{between}_count", ""] == 3 and values[f"{between}_sum", ""] == pytest.approx(99.0041)
     assert values["burnish_time_to_first_token_seconds_bucket", "0.025"] == 1
 
 
 def test_no_event_is_cut_by_clients_that_read_lines_as_python_does() -> None:
-    """httpx's iter_lines and others cut at U+2028 and its like, in the middle of an event's JSON."""
+    """httpx's iter_lines and others split at U+2028 and similar characters, inside an event's JSON."""
     text = "a\u2028b\u2029c\x85d\x0b\x0c\x1c\x1d\x1e\r\ne"
     (line,) = [line for line in frame({"content": text}).decode().splitlines() if line]
     assert json.loads(line.removeprefix("data: ")) == {"content": text}

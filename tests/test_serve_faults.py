@@ -1,4 +1,4 @@
-"""What goes wrong in the world: clients that leave, readers that don't read, full queues, signals, damaged files."""
+"""Real-world failures: clients that disconnect or don't read, full queues, signals, damaged files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def send(server: ServerProcess, **fields: Any) -> socket.socket:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_place_within_a_step(server: ServerProcess, stream: bool) -> None:
+def test_a_client_that_disconnects_frees_its_slot_within_a_step(server: ServerProcess, stream: bool) -> None:
     connection = send(server, stream=stream, max_tokens=400)
     server.wait_running()
     before = server.metric("burnish_generated_tokens_total")
@@ -46,7 +46,7 @@ def test_a_client_that_leaves_frees_its_place_within_a_step(server: ServerProces
 
 
 @pytest.mark.slow
-def test_two_hundred_requests_with_clients_leaving_at_random(server: ServerProcess) -> None:
+def test_two_hundred_requests_with_random_disconnects(server: ServerProcess) -> None:
     rng = random.Random(7)
 
     def one(number: int) -> bool:
@@ -64,7 +64,7 @@ def test_two_hundred_requests_with_clients_leaving_at_random(server: ServerProce
     assert server.call("GET", "/health/ready")[0] == 200
 
 
-def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
+def test_a_slow_reader_does_not_delay_others(server: ServerProcess) -> None:
     slow = send(server, stream=True, max_tokens=300)  # and nobody reads from it
     began = time.monotonic()
     status, _, _ = server.chat("What is the capital of Italy?", max_tokens=8)
@@ -73,7 +73,7 @@ def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
     server.wait_idle()
 
 
-def test_an_overfull_queue_says_429_and_when_to_come_back() -> None:
+def test_a_full_queue_returns_429_with_retry_after() -> None:
     with serving(max_sequences=1, max_waiting=2) as small:
         held = [send(small, stream=True, max_tokens=300) for _ in range(3)]
         small.wait_running(3, waiting=True)
@@ -107,7 +107,7 @@ def test_a_waiting_stream_gets_comments() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_answers_finish_and_turns_new_ones_away() -> None:
+def test_sigterm_lets_answers_finish_and_rejects_new_requests() -> None:
     server = ServerProcess().wait_ready()
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(server.chat, f"Tell story {i}.", max_tokens=60, ignore_eos=True) for i in range(4)]
@@ -136,7 +136,7 @@ def test_a_second_of_draining_is_not_exceeded() -> None:
 
 
 @pytest.mark.slow
-def test_cells_that_run_out_preempt_and_every_answer_is_whole() -> None:
+def test_running_out_of_cells_preempts_and_every_answer_is_complete() -> None:
     with serving(layout="unified", cells=512, max_sequences=6, context_length=400) as small:
         questions = [f"Tell me a story about the number {i}." for i in range(6)]
         with ThreadPoolExecutor(6) as pool:
@@ -165,7 +165,7 @@ def test_a_model_file_that_is_deleted_or_replaced_while_serving(tmp_path: Path) 
         assert running.chat("What is the capital of Italy?", max_tokens=8)[2]["choices"] == before
 
 
-def test_files_that_are_no_models_end_with_one_line(tmp_path: Path) -> None:
+def test_files_that_are_not_models_end_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(small_model().read_bytes()[:30_000_000])
     (tmp_path / "text.gguf").write_text("hello")
     for name, text in {
@@ -179,7 +179,7 @@ def test_files_that_are_no_models_end_with_one_line(tmp_path: Path) -> None:
         assert text in server.output and "Traceback" not in server.output
 
 
-def test_a_port_in_use_is_told_before_the_model_is_loaded(server: ServerProcess) -> None:
+def test_a_port_in_use_is_reported_before_the_model_is_loaded(server: ServerProcess) -> None:
     second = ServerProcess(port=server.port)
     assert second.process.wait(60) == 2
     second.stop()

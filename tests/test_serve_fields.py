@@ -1,4 +1,4 @@
-"""Fields that ask for nothing or little are understood; what can't be honoured is refused by name."""
+"""Request fields: those that request nothing are accepted, unsupported ones are refused by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def raw(server: ServerProcess, **fields: Any) -> tuple[int, Any]:
     ],
     ids=lambda fields: ",".join(fields),
 )
-def test_a_field_that_asks_for_nothing_is_accepted(server: ServerProcess, fields: dict[str, Any]) -> None:
+def test_a_field_that_requests_nothing_is_accepted(server: ServerProcess, fields: dict[str, Any]) -> None:
     status, reply = chat(server, **fields)
     assert status == 200, reply
 
@@ -81,7 +81,7 @@ def test_a_field_that_asks_for_nothing_is_accepted(server: ServerProcess, fields
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
-def test_what_is_not_honoured_is_refused_by_name(
+def test_an_unsupported_field_is_refused_by_name(
     server: ServerProcess, fields: dict[str, Any], param: str, code: str
 ) -> None:
     status, reply = chat(server, **fields)
@@ -96,7 +96,7 @@ def test_minus_one_is_as_many_tokens_as_the_context_holds(server: ServerProcess)
     assert reply["choices"][0]["finish_reason"] == "length" and reply["usage"]["total_tokens"] == 256
 
 
-def test_the_newer_name_of_the_most_tokens_wins(server: ServerProcess) -> None:
+def test_max_completion_tokens_takes_precedence(server: ServerProcess) -> None:
     for newer, tokens in ((5, 5), (-1, None)):
         status, reply = chat(server, max_tokens=-1 if newer > 0 else 5, max_completion_tokens=newer, ignore_eos=True)
         assert status == 200 and reply["usage"]["completion_tokens"] == (
@@ -104,7 +104,7 @@ def test_the_newer_name_of_the_most_tokens_wins(server: ServerProcess) -> None:
         )
 
 
-def test_a_completion_of_no_tokens_reads_its_prompt(server: ServerProcess) -> None:
+def test_a_completion_of_no_tokens_computes_its_prompt(server: ServerProcess) -> None:
     status, reply = raw(server, max_tokens=0)
     assert status == 200 and reply["choices"][0]["text"] == "" and reply["choices"][0]["finish_reason"] == "length"
     assert reply["usage"]["completion_tokens"] == 0 and reply["usage"]["prompt_tokens"] == 1
@@ -127,7 +127,7 @@ def test_more_than_four_stops_each_end_the_answer(server: ServerProcess) -> None
     assert status == 200 and reply["choices"][0]["message"]["content"] == text[: text.index(text[4:7])]
 
 
-def test_repetition_penalty_is_what_it_says(server: ServerProcess) -> None:
+def test_repetition_penalty_covers_the_whole_sequence(server: ServerProcess) -> None:
     asked = {"prompt": "a b a b a b a b a b", "max_tokens": 8, "temperature": 0}
     plain, penalized = raw(server, **asked)[1], raw(server, **asked, repetition_penalty=1.8)[1]
     same = raw(server, **asked, repeat_penalty=1.8, repeat_last_n=-1)[1]
@@ -162,7 +162,7 @@ def test_a_last_assistant_message_is_continued(server: ServerProcess) -> None:
     assert chat(server, messages=spelled, continue_final_message=True)[0] == 200
 
 
-def test_the_prompt_of_a_template_is_the_chats_own(server: ServerProcess) -> None:
+def test_apply_template_returns_the_prompt_of_the_chat(server: ServerProcess) -> None:
     text = server.call("POST", "/apply-template", ASK)[2]["prompt"]
     ids = server.call("POST", "/tokenize", {"content": text})[2]["tokens"]
     assert chat(server)[1]["usage"]["prompt_tokens"] == len(ids)

@@ -1,4 +1,4 @@
-"""A conversation goes on with the server's own replies, in every form in which clients put them back."""
+"""A conversation continues with the server's replies, in every form in which clients send them back."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def whole(client: openai.OpenAI) -> Any:
 
 
 def merged(client: openai.OpenAI) -> dict[str, Any]:
-    """Add the deltas of a stream up, as clients do that know nothing of their fields."""
+    """Merge the deltas of a stream, like clients that don't interpret the fields."""
     message: dict[str, Any] = {}
     stream = client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
     for chunk in stream:
@@ -98,7 +98,7 @@ def parsed(body: dict[str, Any], model: Any = ChatRequest) -> Any:
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-def test_every_field_that_the_sdk_has_in_a_message_may_be_null(kind: type) -> None:
+def test_every_field_of_the_sdks_messages_may_be_null(kind: type) -> None:
     role = kind.__name__.removeprefix("ChatCompletion").removesuffix("MessageParam").lower()
     fields = set(get_type_hints(kind)) | set(chat.ChatCompletionMessage.model_fields)
     message = {**dict.fromkeys(fields), "role": role, "content": "x"}
@@ -112,8 +112,8 @@ def test_every_field_that_the_sdk_has_in_a_message_may_be_null(kind: type) -> No
         (CompletionRequest, completion_create_params.CompletionCreateParamsBase, {"model": "m", "prompt": "x"}),
     ],
 )
-def test_every_field_that_the_sdk_has_is_known(model: Any, params: type, base: dict[str, Any]) -> None:
-    """Null is absent; any other value is taken or refused by what it is, never as a name that nobody knows."""
+def test_every_field_of_the_sdk_is_known(model: Any, params: type, base: dict[str, Any]) -> None:
+    """Null means absent; any other value is accepted or refused by its value, never as an unknown field."""
     fields = set(get_type_hints(params)) - set(base)
     parsed({**base, **dict.fromkeys(fields)}, model)
     for field in fields:
@@ -137,7 +137,7 @@ def test_every_field_that_the_sdk_has_is_known(model: Any, params: type, base: d
         ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[0].content[0].type"),
     ],
 )
-def test_what_is_known_and_not_honoured_is_unsupported(message: dict[str, Any], param: str) -> None:
+def test_a_known_but_unsupported_field_is_named(message: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError) as caught:
         parsed({"model": "m", "messages": [message]})
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, "unsupported_parameter", param)

@@ -1,4 +1,4 @@
-"""python -m serve --model hf://...: a published run is fetched, proven and served, or refused in a line."""
+"""python -m serve --model hf://...: a published run is downloaded, verified and served, or refused in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPO = "me/model"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[Hub]:
-    """A double to which a run around the small real model was pushed."""
+    """A fake Hub with a pushed run of the small real model."""
     with Model.open(small_model(), vocab_only=True) as model:
         template = text_sha256(model.chat_template or "")
     root = tmp_path_factory.mktemp("published")
@@ -34,7 +34,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[Hu
 
 
 def refused(hub: Hub, home: Path, model: str = f"hf://{REPO}", **more: Any) -> str:
-    """Return what a server that must not start said."""
+    """Return the output of a server that must not start."""
     server = ServerProcess(model=model, environment=hub.environment(home), **more)
     code = server.process.wait(90)
     server.stop()
@@ -92,12 +92,12 @@ def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path)
         ("hf://model", "is not a Hub reference: expected hf://owner/name"),
     ],
 )
-def test_what_is_not_there_is_one_line(model: str, text: str, published: Hub, tmp_path: Path) -> None:
+def test_a_missing_repository_or_file_is_one_line(model: str, text: str, published: Hub, tmp_path: Path) -> None:
     assert text in refused(published, tmp_path, model)
 
 
-def test_another_artefact_than_was_published_is_one_line(published: Hub, tmp_path: Path) -> None:
-    assert "has no GGUF 'Q2_K'; there is: Q4_1 (pass)" in refused(published, tmp_path, artefact="Q2_K")
+def test_an_artefact_that_was_not_published_is_one_line(published: Hub, tmp_path: Path) -> None:
+    assert "has no GGUF 'Q2_K'; available: Q4_1 (pass)" in refused(published, tmp_path, artefact="Q2_K")
 
 
 def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path) -> None:

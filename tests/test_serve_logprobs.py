@@ -1,4 +1,4 @@
-"""Log-probabilities in replies: each token has its own name, and large replies are written beside the event loop."""
+"""Log-probabilities in replies: tokens have distinct names, and large replies are encoded outside the event loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_tokens_with_different_bytes_have_different_names(pair: set[bytes]) -> N
     one, other = pair
     entry = TokenLogprob(0, one, -2.0, ((1, -1.0),))
     found = of_text([entry], lambda token: other, 0)
-    assert found is not None and len(found["top_logprobs"][0]) == 2  # so the token is not the likeliest one
+    assert found is not None and len(found["top_logprobs"][0]) == 2  # the token is not the likeliest one
     assert found["top_logprobs"][0][found["tokens"][0]] == -2.0
 
 
@@ -57,7 +57,7 @@ def test_part_of_a_character_is_named_by_its_bytes() -> None:
 
 
 @given(VALUES)
-def test_json_in_slices_is_the_same_json(value: Any) -> None:
+def test_json_encoded_in_slices_is_the_same(value: Any) -> None:
     long, short = [value] * 600, [value]
 
     def reply(both: Any) -> Any:
@@ -91,7 +91,7 @@ def test_others_are_served_while_a_large_reply_is_written() -> None:
     assert choices[0]["logprobs"] == choices[7]["logprobs"]
 
 
-def test_a_prompt_is_scored_for_the_first_of_its_answers_alone() -> None:
+def test_a_prompt_is_scored_only_for_its_first_answer() -> None:
     body = {"model": "echo", "prompt": ["ab", "cd"], "echo": True, "logprobs": 1, "n": 3}
     request = parse(CompletionRequest, json.dumps(body).encode())
     sequences = make_sequences(request, [[97, 98], [99, 100]], SERVED, 400, [lambda event: None] * 6)
@@ -116,7 +116,7 @@ def test_no_answer_is_streamed_before_its_prompt() -> None:
 
 
 @pytest.mark.parametrize(("n", "fits"), [(None, True), (13, True), (14, False)])
-def test_prompts_put_before_very_many_answers_are_refused(n: int | None, fits: bool) -> None:
+def test_prompts_echoed_before_too_many_answers_are_refused(n: int | None, fits: bool) -> None:
     body = {"model": "echo", "prompt": "a", "echo": True, "logprobs": 0, "n": n}
     request, prompts = parse(CompletionRequest, json.dumps(body).encode()), [[97] * 10_000]
     sinks = [lambda event: None] * (n or 1)

@@ -1,4 +1,4 @@
-"""Who may call, from where, how often; and what may be served at all."""
+"""Access control: keys, origins, limits; and which runs may be served."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
         assert "another" not in server.output and "from-the-file" not in server.output
 
 
-def test_wrong_keys_make_an_address_wait_and_right_ones_never_do() -> None:
+def test_wrong_keys_make_an_address_wait_but_valid_ones_never_do() -> None:
     environment = {"BURNISH_SERVE_API_KEYS": "one,two"}
     with serving(environment=environment, max_wrong_keys=5) as server:
 
@@ -69,16 +69,16 @@ def test_wrong_keys_make_an_address_wait_and_right_ones_never_do() -> None:
             headers = {"Authorization": f"Bearer {key}"} | ({"X-Forwarded-For": forwarded} if forwarded else {})
             return server.call("GET", "/v1/models", headers=headers)[:2]
 
-        # what a client says about its address is not believed
+        # the client's own X-Forwarded-For is not trusted
         assert [ask(f"guess {i}", f"192.0.2.{i}")[0] for i in range(8)] == [401] * 5 + [429] * 3
         status, headers = ask("guess")
         assert status == 429 and 0 < int(headers["retry-after"]) <= 60
-        assert ask("one")[0] == ask("two")[0] == 200, "another client of the same address gave the wrong ones"
+        assert ask("one")[0] == ask("two")[0] == 200, "another client at the same address sent the wrong keys"
         assert server.call("GET", "/health/ready")[0] == 200
-        assert server.call("GET", "/v1/models")[0] == 401  # no key is no guess, and no answer to one
+        assert server.call("GET", "/v1/models")[0] == 401  # a missing key does not count as a wrong one
 
 
-def test_a_trusted_proxy_says_whose_keys_are_wrong() -> None:
+def test_wrong_keys_count_against_the_address_a_trusted_proxy_forwards() -> None:
     environment = {"BURNISH_SERVE_API_KEYS": "one"}
     with serving(environment=environment, max_wrong_keys=2, forwarded_allow_ips="127.0.0.1") as server:
 
@@ -108,7 +108,7 @@ def test_the_wait_for_wrong_keys_ends() -> None:
     assert wrong.wait_s("192.0.2.1") == 0 and len(wrong._wrong) == 4096 and "x" not in str(wrong._wrong)
 
 
-def test_strange_hosts_and_origins_are_refused() -> None:
+def test_unknown_hosts_and_origins_are_refused() -> None:
     with serving(cors_origins="https://Good.example/", allowed_hosts="Model.Example:8000") as server:
         for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "model.example", "serve:8000"):
             assert server.call("GET", "/v1/models", headers={"Host": host})[0] == 200
@@ -126,7 +126,7 @@ def test_strange_hosts_and_origins_are_refused() -> None:
         assert server.call("GET", "/v1/models", headers={"Origin": own})[0] == 200
 
 
-def test_listening_to_everyone_needs_a_key_or_plain_words(tmp_path: Path) -> None:
+def test_listening_beyond_loopback_needs_a_key_or_allow_remote(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.2"):
         open_to_all = ServeSettings(host=host)
         with pytest.raises(UserError, match="allow_remote"):
@@ -139,7 +139,7 @@ def test_listening_to_everyone_needs_a_key_or_plain_words(tmp_path: Path) -> Non
     for origin in ("good.example", "https://good.example/page"):
         with pytest.raises(UserError, match="not a web origin"):
             check_exposure(ServeSettings(cors_origins=[origin]), read_keys(ServeSettings()))
-    # in a container the address on which the port is published decides
+    # in a container, the published address decides
     for address in ("0.0.0.0", "[::]", "10.0.0.3"):
         published = ServeSettings(host="0.0.0.0", published_on=address)
         with pytest.raises(UserError, match=r"API_KEYS_FILE=FILE"):
@@ -153,7 +153,7 @@ def test_listening_to_everyone_needs_a_key_or_plain_words(tmp_path: Path) -> Non
 
 
 def make_run(root: Path, **changes: Any) -> Path:
-    """Write a run as export leaves it, around the small real model."""
+    """Write an exported run of the small real model."""
     run = root / "runs" / "my-run"
     (run / "gguf").mkdir(parents=True)
     model = run / "gguf" / "m-Q4_1.gguf"
@@ -211,7 +211,7 @@ def make_run(root: Path, **changes: Any) -> Path:
     return root / "runs"
 
 
-def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
+def test_a_run_is_served_according_to_its_record(tmp_path: Path) -> None:
     with serving(model=None, context_length=None, runs=make_run(tmp_path)) as server:
         version = server.call("GET", "/version")[2]
         assert version["run_id"] == "my-run" and version["artefact"]["quantization"] == "Q4_1"
@@ -232,7 +232,7 @@ def test_a_run_is_served_by_its_record(tmp_path: Path) -> None:
         ({"template": "2" * 64}, "not the one the run was trained with"),
     ],
 )
-def test_what_is_not_proven_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+def test_an_unproven_run_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
     server = ServerProcess(model=None, runs=make_run(tmp_path, **changes))
     assert server.process.wait(60) == 2
     server.stop()
@@ -246,7 +246,7 @@ def test_an_unproven_run_is_served_only_with_a_warning(tmp_path: Path) -> None:
         assert server.call("GET", "/v1/models/mine")[0] == 200
 
 
-def test_looser_thresholds_are_logged_and_told(tmp_path: Path) -> None:
+def test_looser_thresholds_are_logged_and_reported(tmp_path: Path) -> None:
     runs = make_run(tmp_path, gate={"max_kl": 1000.0, "min_top1": 0.88})
     with serving(model=None, runs=runs) as server:
         assert "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)" in server.output
@@ -255,7 +255,7 @@ def test_looser_thresholds_are_logged_and_told(tmp_path: Path) -> None:
     assert version["versions"] == {"burnish": "0.0.9"} and version["version"] == running()
 
 
-def test_settings_that_do_not_fit_are_named() -> None:
+def test_contradicting_settings_are_named() -> None:
     for settings, text in (
         ({"context_length": 4096, "cells": 1024, "max_sequences": 4, "layout": "separate"}, "lower max_sequences"),
         ({"run": "x"}, "run and model are both set"),

@@ -1,4 +1,4 @@
-"""The chat page as it is served: self-contained, under a strict content policy, without a key. No browser is needed."""
+"""How the chat page is served: self-contained, with a strict content policy, without a key. Needs no browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.echo_server import echoing
 
 FILES = sorted(path.relative_to(WEB).as_posix() for path in WEB.rglob("*") if path.is_file())
 OWN = [name for name in FILES if not name.startswith("vendor/")]
-# what the package markdown-it 15.0.3 holds; see vendor/LICENSE.txt
+# the file in the package markdown-it 15.0.3; see vendor/LICENSE.txt
 VENDORED = "d5432491790141da046b1197353705db03264f40b5727f3b4b591f5aba193e30"
 
 
@@ -33,20 +33,20 @@ GUARDED = ["web/../v1/models", "web/%2e%2e/v1/models", "webs", "v1/models", "ver
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    """A client without a key, of a server that wants one."""
+    """A client without a key, for a server that requires one."""
     with echoing(keys=["secret"]) as server, httpx.Client(base_url=server.url) as client:
         yield client
 
 
 def get(client: httpx.Client, path: str) -> httpx.Response:
-    """Ask for a path as it is written: httpx would resolve the dots."""
+    """Request a path unchanged; httpx would resolve the dots."""
     request = client.build_request("GET", "/")
     request.url = request.url.copy_with(raw_path=f"/{path}".encode())
     return client.send(request)
 
 
 @pytest.mark.parametrize("path", ["", "favicon.ico", *(f"web/{name}" for name in FILES)])
-def test_every_file_comes_without_a_key_with_its_type_and_policy(client: httpx.Client, path: str) -> None:
+def test_every_file_is_served_without_a_key_with_its_type_and_policy(client: httpx.Client, path: str) -> None:
     reply = get(client, path)
     suffix = {"": ".html", "favicon.ico": ".svg"}.get(path, Path(path).suffix)
     assert reply.status_code == 200 and reply.content
@@ -57,7 +57,7 @@ def test_every_file_comes_without_a_key_with_its_type_and_policy(client: httpx.C
     assert {policy[f"{kind}-src"] for kind in ("script", "style", "img", "connect")} == {"'self'"}
 
 
-def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx.Client) -> None:
+def test_a_cached_file_is_not_sent_again(client: httpx.Client) -> None:
     first = get(client, "")
     again = client.get("/", headers={"If-None-Match": first.headers["etag"]})
     assert first.headers["cache-control"] == "no-cache"
@@ -65,7 +65,7 @@ def test_a_file_that_the_browser_has_is_not_sent_again(client: httpx.Client) -> 
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_nothing_beside_the_page_is_served(client: httpx.Client, path: str) -> None:
+def test_nothing_besides_the_page_is_served(client: httpx.Client, path: str) -> None:
     assert get(client, path).status_code in (401, 404)
 
 
@@ -81,7 +81,7 @@ def test_no_file_names_another_server(name: str) -> None:
     assert found <= {"http://www.w3.org/2000/svg"}  # a name, not an address
 
 
-def test_everything_that_the_page_loads_is_there() -> None:
+def test_everything_that_the_page_loads_exists() -> None:
     html = (WEB / "index.html").read_text(encoding="utf-8")
     loaded = set(re.findall(r'(?:src|href)="web/([^"]+)"', html))
     assert loaded == set(re.findall(r'(?:src|href)="([^"]+)"', html.replace("web/", "")))
@@ -99,13 +99,13 @@ def test_no_text_is_parsed_as_html_or_run_as_code(name: str) -> None:
     assert not re.search(sinks, text)
 
 
-def test_the_vendored_parser_is_the_packages_own_file() -> None:
+def test_the_vendored_parser_is_the_packages_file() -> None:
     found = hashlib.sha256((WEB / "vendor" / "markdown-it.js").read_bytes()).hexdigest()
     assert found == VENDORED and VENDORED in (WEB / "vendor" / "LICENSE.txt").read_text(encoding="utf-8")
 
 
-def test_the_server_that_the_browser_tests_ask_answers_with_the_last_message() -> None:
-    """Where no browser is installed, nothing else asks it."""
+def test_the_echo_server_of_the_browser_tests_returns_the_last_message() -> None:
+    """Without a browser, no other test uses it."""
     body = {"model": "default", "messages": [{"role": "user", "content": said} for said in ("first", "last")]}
     with echoing() as server:
         reply = httpx.post(f"{server.url}v1/chat/completions", json=body)

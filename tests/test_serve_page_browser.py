@@ -1,4 +1,4 @@
-"""The chat page in Debian's Chromium, before a server that echoes and that fails as told."""
+"""The chat page in Debian's Chromium, with a server that echoes and injects faults."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def page(browser: Any, server: EchoServer) -> Iterator[ChatPage]:
 
 
 def messages(server: EchoServer) -> list[tuple[str, str]]:
-    """What the last request asked."""
+    """Return the messages of the last request."""
     return [(message["role"], message["content"]) for message in server.proxy.asked[-1]["messages"]]
 
 
 def set_text(page: ChatPage, text: str) -> None:
-    """Send a long text at once: keys would take seconds."""
+    """Send a long text at once; typing it would take seconds."""
     page.js("document.getElementById('text').value = arguments[0]", text)
     page.click("#send")
 
@@ -66,7 +66,7 @@ def test_a_conversation_goes_back_and_forth(page: ChatPage, server: EchoServer) 
     )
 
 
-def test_an_answer_that_a_new_chat_stops_stays_in_its_own_chat(page: ChatPage, server: EchoServer) -> None:
+def test_an_answer_stopped_by_a_new_chat_stays_in_its_chat(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
     page.send("the old question is a long one")
     page.until(lambda: page.text(".assistant .text").startswith("the"))
@@ -85,7 +85,7 @@ LEFT = "const log = document.getElementById('log'); return log.scrollHeight - lo
 TOP = "return document.getElementById('log').scrollTop"
 
 
-def test_the_chat_that_is_shown_goes_on_when_it_is_opened_again(page: ChatPage, server: EchoServer) -> None:
+def test_reopening_the_shown_chat_does_not_stop_its_answer(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
     text = "a text of some length, so that its answer takes a while"
     page.send(text)
@@ -122,7 +122,7 @@ def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: Ec
     ],
     ids=["html", "login"],
 )
-def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
+def test_a_proxys_page_is_reported_and_the_text_is_kept(
     page: ChatPage, server: EchoServer, fault: str, said: str
 ) -> None:
     server.proxy.fault = fault
@@ -144,17 +144,17 @@ def test_a_proxys_page_is_said_in_words_and_the_text_is_kept(
     ],
     ids=["cut", "lost", "error"],
 )
-def test_an_answer_that_is_broken_off_says_so(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
+def test_an_interrupted_answer_says_so(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
     server.proxy.fault, server.backend.pause_s = fault, 0.01
     text = "a text that is longer than what comes through " * 5
     answer = page.ask(text)
     assert answer and text.startswith(answer) and len(answer) < len(text) - 5
     assert page.text(".warning") == said
     page.load("#" + page.js("return location.hash").lstrip("#"))
-    assert page.text(".warning") == said, "also when the chat is opened later"
+    assert page.text(".warning") == said, "also after the chat is opened again"
 
 
-def test_a_server_that_is_down_is_said_and_found_again(page: ChatPage, server: EchoServer) -> None:
+def test_a_server_that_is_down_is_reported_and_found_again(page: ChatPage, server: EchoServer) -> None:
     server.stop()
     try:
         page.send("hello?")
@@ -169,7 +169,7 @@ def test_a_server_that_is_down_is_said_and_found_again(page: ChatPage, server: E
     assert page.answered() == "hello?"
 
 
-def test_escape_stops_a_server_that_says_nothing(page: ChatPage, server: EchoServer) -> None:
+def test_escape_stops_waiting_for_a_silent_server(page: ChatPage, server: EchoServer) -> None:
     server.proxy.fault = "silent"
     page.send("anyone?")
     page.until(lambda: page.text("#elapsed").startswith("Waiting, 1 s"))
@@ -178,13 +178,13 @@ def test_escape_stops_a_server_that_says_nothing(page: ChatPage, server: EchoSer
     assert page.value("#text") == "anyone?" and page.shown() == [] and not page.all(".fault")
 
 
-def test_a_server_that_falls_silent_is_said(page: ChatPage) -> None:
+def test_a_silent_server_is_reported(page: ChatPage) -> None:
     for heard, said in ((50_000, "Answering, 60 s."), (10_000, "Nothing received from the server for 50 s.")):
         run = {"turn": {"content": "some"}, "began": 0, "heard": heard}
         assert page.imported("progress.js", "m.elapsed(a[0], 60000)", run) == said
 
 
-def test_escape_keeps_what_has_come(page: ChatPage, server: EchoServer) -> None:
+def test_escape_keeps_the_received_text(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
     page.send("a rather long text to stop")
     page.until(lambda: page.text(".assistant .text").startswith("a ra"))
@@ -196,7 +196,7 @@ def test_escape_keeps_what_has_come(page: ChatPage, server: EchoServer) -> None:
     assert [text for _, text in messages(server)] == ["a rather long text to stop", answer, "next"]
 
 
-def test_what_is_left_empty_is_not_sent(page: ChatPage, server: EchoServer) -> None:
+def test_empty_settings_are_not_sent(page: ChatPage, server: EchoServer) -> None:
     page.ask("first")
     assert server.proxy.asked[-1]["temperature"] == 0.7 and "max_tokens" not in server.proxy.asked[-1]
     page.fill("#temperature", "")
@@ -207,11 +207,11 @@ def test_what_is_left_empty_is_not_sent(page: ChatPage, server: EchoServer) -> N
     page.fill("#temperature", "3")
     page.click("#settings-toggle")
     page.send("third")
-    assert page.all("#temperature"), "what is wrong is unfolded"
+    assert page.all("#temperature"), "the panel with the invalid field opens"
     assert page.value("#text") == "third" and len(server.proxy.asked) == 2
 
 
-def test_regenerate_asks_again_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
+def test_regenerate_repeats_the_request_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
     page.ask("one")
     page.click(".again")
     assert page.answered() == "one" and messages(server) == [("user", "one")] and len(server.proxy.asked) == 2
@@ -221,7 +221,7 @@ def test_regenerate_asks_again_and_loses_nothing(page: ChatPage, server: EchoSer
     assert page.shown() == ["one", "one"]
 
 
-def test_an_edited_message_is_asked_again_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
+def test_an_edited_message_is_sent_again_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
     page.ask("one")
     page.ask("two")
     first = page.all(".edit")[0]
@@ -287,14 +287,14 @@ def test_a_chat_is_saved_and_the_key_is_not(page: ChatPage) -> None:
     assert page.js("return Object.keys(localStorage).filter(k => k.includes('chat'))") == []
 
 
-def test_a_full_storage_is_said_and_stops_nothing(page: ChatPage) -> None:
+def test_a_full_storage_is_reported_and_stops_nothing(page: ChatPage) -> None:
     page.js("for (let n = 1 << 22; n; n >>= 1) try { localStorage.setItem('x' + n, 'y'.repeat(n)) } catch {}")
     assert page.ask("still works") == "still works"
     assert "can't save" in page.text("#unsaved")
 
 
 @pytest.mark.parametrize("entry", ["{", "null", "[]", '{"id":"bad"}', '{"id":"bad","turns":[{"role":"user"}]}'])
-def test_what_is_not_a_chat_in_the_storage_is_left_alone(page: ChatPage, entry: str) -> None:
+def test_invalid_entries_in_the_storage_are_ignored(page: ChatPage, entry: str) -> None:
     page.js(
         "localStorage.setItem('burnish.chat.bad', arguments[0]); localStorage.setItem('burnish.settings', '7')", entry
     )
@@ -302,7 +302,7 @@ def test_what_is_not_a_chat_in_the_storage_is_left_alone(page: ChatPage, entry: 
     assert page.ask("fine") == "fine"
 
 
-def test_a_page_that_is_closed_while_it_is_answered_keeps_the_question(page: ChatPage, server: EchoServer) -> None:
+def test_a_page_closed_during_an_answer_keeps_the_question(page: ChatPage, server: EchoServer) -> None:
     server.proxy.fault = "silent"
     page.send("asked before")
     page.until(lambda: page.text("#send") == "Stop")
@@ -313,7 +313,7 @@ def test_a_page_that_is_closed_while_it_is_answered_keeps_the_question(page: Cha
     assert page.answered() == "asked before"
 
 
-def test_a_missing_key_is_asked_for(browser: Any) -> None:
+def test_a_missing_key_is_requested(browser: Any) -> None:
     with echoing(keys=["sesame"]) as locked:
         browser.get(locked.url)
         page = ChatPage(browser, locked.url)
@@ -335,7 +335,7 @@ def test_without_a_secure_context_chats_and_copying_work(browser: Any, server: E
     assert page.value("#text") == "copy this"
 
 
-def test_on_a_phone_everything_fits_and_folds(server: EchoServer) -> None:
+def test_on_a_phone_everything_fits_and_collapses(server: EchoServer) -> None:
     with chromium(phone=True) as browser:
         page = ChatPage(browser, server.url)
         page.open()
@@ -351,7 +351,7 @@ def test_on_a_phone_everything_fits_and_folds(server: EchoServer) -> None:
         assert not page.all("#chats") and len(page.shown()) == 2
 
 
-def test_every_control_has_a_name_and_is_reached_by_keyboard(page: ChatPage) -> None:
+def test_every_control_has_a_name_and_is_reachable_by_keyboard(page: ChatPage) -> None:
     page.ask("`a`\n\n```\nb\n```")
     page.click("#chats-toggle")
     controls = page.all("button, input, textarea, [tabindex], summary")

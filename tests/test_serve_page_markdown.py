@@ -1,4 +1,4 @@
-"""Markdown on the chat page, in Debian's Chromium: what it becomes, and what hostile text does not become."""
+"""Markdown on the chat page, in Debian's Chromium: its rendering, and that hostile text stays text."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_markdown_becomes_nodes(page: ChatPage, text: str, html: str) -> None:
 @pytest.mark.parametrize(
     "text", ["[a](https://a.example/?b=c#d)", "https://a.example/?b=c#d", "<https://a.example/?b=c#d>"]
 )
-def test_links_open_elsewhere_and_tell_nothing(page: ChatPage, text: str) -> None:
+def test_links_open_in_a_new_tab_without_a_referrer(page: ChatPage, text: str) -> None:
     shown = page.imported("markdown.js", SHOWN, text)
     for part in ('href="https://a.example/?b=c#d"', 'target="_blank"', 'rel="noopener noreferrer"'):
         assert part in shown
@@ -98,7 +98,7 @@ def test_hostile_text_stays_text(page: ChatPage, text: str) -> None:
     assert page.js("return window.hit === undefined && document.getElementById('send').tagName === 'BUTTON'")
 
 
-def test_a_code_block_is_copied_as_it_is(page: ChatPage) -> None:
+def test_a_code_block_is_copied_unchanged(page: ChatPage) -> None:
     page.js("document.getElementById('text').value = arguments[0]", "```py\nif a < b:\n    pass\n```")
     page.click("#send")
     page.answered()
@@ -109,7 +109,7 @@ def test_a_code_block_is_copied_as_it_is(page: ChatPage) -> None:
     page.fill("#text", "")
 
 
-def test_thoughts_are_folded_away(page: ChatPage) -> None:
+def test_thoughts_are_collapsed(page: ChatPage) -> None:
     assert page.ask("<think>first this</think>Then **that**") == "Then that"
     assert page.text(".thought summary") == "Thoughts" and not page.all(".thought div")
     page.click(".thought summary")
@@ -132,11 +132,11 @@ def test_finished_blocks_keep_their_nodes_while_the_answer_grows(page: ChatPage)
     late = page.imported(
         "markdown.js", grown + "(document.createElement('div'))", "[a]\n\nb", "[a]\n\nb\n\n[a]: https://x.example"
     )
-    assert late == [False, False], "a definition at the end makes a link of the beginning"
+    assert late == [False, False], "a link definition at the end changes the first block"
 
 
 @pytest.mark.parametrize("piece", ["[", "*a ", "> ", "- ", "`", "<", "![](", "|a", "http://", "a\n\n"])
-def test_hostile_lengths_are_drawn_in_bounded_time(page: ChatPage, piece: str) -> None:
+def test_hostile_lengths_are_rendered_in_bounded_time(page: ChatPage, piece: str) -> None:
     timed = "(box => { const t = performance.now(); m.renderMarkdown(box, a[0]); return performance.now() - t; })"
     assert (
         page.imported("markdown.js", timed + "(document.createElement('div'))", piece * (20_000 // len(piece))) < 2_000

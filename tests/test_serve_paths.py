@@ -1,4 +1,4 @@
-"""Paths, methods, keys and origins in the forms in which clients and browsers send them."""
+"""Paths, methods, keys and origins in the forms that clients and browsers send."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_head_answers_where_get_does(server: ServerProcess, path: str) -> None:
     assert headers["content-type"] == plain["content-type"] and int(headers["content-length"]) > 0
 
 
-def test_needless_slashes_and_a_missing_v1_are_understood(server: ServerProcess) -> None:
+def test_extra_slashes_and_a_missing_v1_are_accepted(server: ServerProcess) -> None:
     for path in ("/v1/models/", "/models", "//v1/models", "/models/default", "/v1/models/default/", "/version/"):
         assert server.call("GET", path, headers=KEY)[0] == 200, path
     for path in ("/chat/completions", "/v1/chat/completions/", "//v1/chat/completions"):
@@ -39,11 +39,11 @@ def test_needless_slashes_and_a_missing_v1_are_understood(server: ServerProcess)
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/models", "//v1/models", "/version/", "/metrics//", "/health/x"])
-def test_no_spelling_of_a_path_goes_around_the_key(server: ServerProcess, path: str) -> None:
+def test_no_spelling_of_a_path_bypasses_the_key(server: ServerProcess, path: str) -> None:
     assert server.call("GET", path)[0] == server.call("HEAD", path)[0] == 401
 
 
-def test_a_path_that_is_not_there_gets_the_routes(server: ServerProcess) -> None:
+def test_an_unknown_path_gets_the_list_of_routes(server: ServerProcess) -> None:
     status, _, reply = server.call("POST", "/v1/chat/completion", ASK, KEY)
     assert (status, reply["error"]["code"]) == (404, "unknown_url")
     assert "POST /v1/chat/completions" in reply["error"]["message"]
@@ -79,8 +79,8 @@ def preflight(server: ServerProcess, **headers: str) -> tuple[int, dict[str, str
     return server.call("OPTIONS", "/v1/chat/completions", headers=given)[:2]
 
 
-def test_a_preflight_gets_the_headers_that_it_asks_for(server: ServerProcess) -> None:
-    """As a browser sends it for the official Node client: no key, and a list of headers of the client's own."""
+def test_a_preflight_gets_the_requested_headers(server: ServerProcess) -> None:
+    """As a browser sends it for the official Node client: without a key, with a list of the client's headers."""
     status, headers = preflight(server)
     assert status == 200 and headers["access-control-allow-origin"] == ORIGIN
     assert set(ASKED.split(",")) <= set(headers["access-control-allow-headers"].split(","))
@@ -112,7 +112,7 @@ def test_any_origin_may_be_listed() -> None:
         assert found["access-control-allow-origin"] == "*"
 
 
-def test_containers_name_the_machine_that_they_run_on() -> None:
+def test_host_names_used_inside_containers_are_accepted() -> None:
     with serving() as server:
         for host in ("host.docker.internal:8000", "host.containers.internal", "HOST.DOCKER.INTERNAL"):
             assert server.call("GET", "/v1/models", headers={"Host": host})[0] == 200

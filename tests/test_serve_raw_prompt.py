@@ -1,4 +1,4 @@
-"""Raw prompts over HTTP: a model that is configured for a BOS gets one, also where the prompt spells it."""
+"""Raw prompts over HTTP: a model configured for a BOS token gets exactly one, even if the prompt contains it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.server import ServerProcess, serving, small_model
 
 
 def adding_bos(target: Path) -> Path:
-    """Copy the small model, whose BOS is <|im_start|>, and configure it to put that before every text."""
+    """Copy the small model, whose BOS is <|im_start|>, and configure it to add that to every text."""
     from gguf import GGUFReader
 
     shutil.copyfile(small_model(), target)
@@ -29,7 +29,7 @@ def prompt_tokens(server: ServerProcess, prompt: Any) -> int:
 
 
 @pytest.mark.slow
-def test_a_bos_that_the_prompt_spells_is_not_doubled(tmp_path: Path) -> None:
+def test_a_bos_in_the_prompt_is_not_doubled(tmp_path: Path) -> None:
     chat = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     with serving(model=adding_bos(tmp_path / "model.gguf")) as server:
 
@@ -40,7 +40,7 @@ def test_a_bos_that_the_prompt_spells_is_not_doubled(tmp_path: Path) -> None:
         assert prompt_tokens(server, "Once") == len(tokens("Once")) + 1
         assert prompt_tokens(server, chat) == len(tokens(chat))
         assert prompt_tokens(server, tokens(chat)) == len(tokens(chat))
-        assert prompt_tokens(server, f"<|im_start|>{chat}") == len(tokens(chat)) + 1  # two are what it says
+        assert prompt_tokens(server, f"<|im_start|>{chat}") == len(tokens(chat)) + 1  # two are kept as written
         assert tokens(chat, add_special=True) == tokens(chat)
         assert tokens("Once", add_special=True) == [1, *tokens("Once")]
         assert tokens(chat, add_special=True, parse_special=False)[0] == 1

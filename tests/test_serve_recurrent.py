@@ -1,4 +1,4 @@
-"""Models whose memory can't be cut (recurrent, hybrid) over HTTP: prefixes are taken over as a whole, or read anew."""
+"""Models whose state can't be truncated (recurrent, hybrid) over HTTP: prefixes are reused whole or recomputed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mamba(**ids: int) -> Any:
 
 
 def lfm2(**ids: int) -> Any:
-    """A short convolution, whose state is recurrent, and attention, whose cells are not."""
+    """Short convolutions with a recurrent state, and attention with KV cells."""
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
     config = Lfm2Config(
@@ -45,14 +45,14 @@ def lfm2(**ids: int) -> Any:
 
 @pytest.fixture(scope="module", params=[mamba, lfm2])
 def model(request: pytest.FixtureRequest, base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of some 3M parameters with SmolLM2's tokenizer, through llama.cpp's own converter."""
+    """A random model of about 3M parameters with SmolLM2's tokenizer, made with llama.cpp's converter."""
     import torch
     from transformers import AutoTokenizer
 
     directory = tmp_path_factory.mktemp("recurrent")
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
     torch.manual_seed(0)
-    # weights large enough that an answer depends on more than its last token
+    # weights large enough that an answer depends on more than the last token
     network = request.param(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, initializer_range=0.3)
     network.half().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -62,10 +62,10 @@ def model(request: pytest.FixtureRequest, base_directory: Path, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def alone(model: Path) -> dict[str, str]:
-    """What each question is answered, one after another and with nothing reused."""
+    """The answer to each question, one at a time and without reuse."""
     with serving(model=model, prefix_cache=False) as server:
         answers = {question: ask(server, BEGINNING + question)[0] for question in QUESTIONS}
-    assert len(set(answers.values())) == len(answers), "answers that are all alike would show nothing"
+    assert len(set(answers.values())) == len(answers), "equal answers would prove nothing"
     return answers
 
 
@@ -81,7 +81,7 @@ def tokens(server: ServerProcess, text: str) -> list[int]:
 
 
 def ask(server: ServerProcess, prompt: str | list[int], most: int = ANSWER_TOKENS) -> tuple[str, int]:
-    """Return the greedy answer and how many tokens of the prompt were reused."""
+    """Return the greedy answer and the number of reused prompt tokens."""
     body = {"model": "default", "prompt": prompt, "max_tokens": most, "temperature": 0, "ignore_eos": True}
     status, _, reply = server.call("POST", "/v1/completions", body)
     assert status == 200, reply
@@ -89,19 +89,19 @@ def ask(server: ServerProcess, prompt: str | list[int], most: int = ANSWER_TOKEN
 
 
 @pytest.mark.slow
-def test_answers_are_the_same_with_a_shared_beginning(server: ServerProcess, alone: dict[str, str]) -> None:
+def test_answers_are_the_same_with_a_shared_prefix(server: ServerProcess, alone: dict[str, str]) -> None:
     for _ in range(2):
         assert {question: ask(server, BEGINNING + question)[0] for question in QUESTIONS} == alone
 
 
-def test_concurrent_answers_are_the_single_ones(server: ServerProcess, alone: dict[str, str]) -> None:
+def test_concurrent_answers_equal_the_single_ones(server: ServerProcess, alone: dict[str, str]) -> None:
     with ThreadPoolExecutor(12) as clients:
         found = list(clients.map(lambda question: ask(server, BEGINNING + question)[0], QUESTIONS * 4))
     assert found == list(alone.values()) * 4
 
 
-def test_a_conversation_that_goes_on_is_not_read_again(server: ServerProcess, model: Path) -> None:
-    # as token ids: the text of random tokens is not read as the same tokens again
+def test_a_continued_conversation_is_not_recomputed(server: ServerProcess, model: Path) -> None:
+    # as token ids: the text of random tokens would be tokenized differently
     first = tokens(server, "A conversation that nobody had before: the lamp, the stone and the harbour in winter.")
     ask(server, first, most=1)
     longer = first + tokens(server, " And then? What did they find there?")
@@ -111,7 +111,7 @@ def test_a_conversation_that_goes_on_is_not_read_again(server: ServerProcess, mo
     assert reused == len(first)
 
 
-def test_clients_that_leave_disturb_nobody(server: ServerProcess, alone: dict[str, str]) -> None:
+def test_disconnecting_clients_do_not_affect_others(server: ServerProcess, alone: dict[str, str]) -> None:
     body = {"model": "default", "prompt": BEGINNING, "max_tokens": 300, "stream": True, "ignore_eos": True}
     for _ in range(6):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)

@@ -1,4 +1,4 @@
-"""What is drawn has the distribution of llama.cpp's samplers, for every parameter alone and for all together."""
+"""Sampled tokens have the distribution of llama.cpp's samplers, for each parameter alone and for all together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from serve.llama.sampling import StepSampler
 Floats = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 DRAWS = 1500
-WIDE = MIN_FOLDED + 1013  # is divided into columns, with a rest
+WIDE = MIN_FOLDED + 1013  # folded into columns, with a remainder
 PROMPT, ANSWER = (3, 3, 7, 1, 90), (0, 2, 2, 5)
 BANNED = dict.fromkeys((6, 4, WIDE - 1), -math.inf)
 
@@ -72,7 +72,7 @@ TOGETHER: list[dict[str, Any]] = [
 
 
 def logits_of(size: int, kind: str) -> Floats:
-    """Some tokens far above the others, as a model that has been trained gives them; or all of them near each other."""
+    """Return logits with a few tokens far above the others, as in trained models, or with all close together."""
     numbers = np.random.default_rng(size)
     values = numbers.normal(0.0, 2.0 if kind == "peaked" else 0.5, size)
     if kind == "peaked":
@@ -106,7 +106,7 @@ def exact(logits: Floats, how: dict[str, Any]) -> Probabilities:
 
 
 def drawn(logits: Floats, how: dict[str, Any]) -> npt.NDArray[np.int64]:
-    """Return how often each token was drawn after ANSWER, once with each of so many seeds."""
+    """Return how often each token was sampled after ANSWER, once per seed."""
     counts = np.zeros(len(logits), np.int64)
     known = {token: bias for token, bias in how.get("logit_bias", {}).items() if token < len(logits)}
     answer = ANSWER if {"presence_penalty", "frequency_penalty", "repeat_penalty"} & set(how) else ()
@@ -121,7 +121,7 @@ def drawn(logits: Floats, how: dict[str, Any]) -> npt.NDArray[np.int64]:
 def surprise(counts: npt.NDArray[np.int64], expected: Probabilities) -> float:
     """Return the chi-square of the counts in standard deviations of a normal (Wilson and Hilferty, 1931).
 
-    Tokens of which fewer than 8 are expected are put together, in the order of their ids.
+    Tokens with fewer than 8 expected draws are merged, in the order of their ids.
     """
     wanted = expected * counts.sum()
     groups = np.where(wanted >= 8, np.arange(len(wanted)) + len(wanted), (wanted * (wanted < 8)).cumsum() // 8)
@@ -148,7 +148,7 @@ def test_draws_have_the_exact_distribution(how: dict[str, Any], size: int, kind:
     assert np.array_equal(logits, before)
 
 
-def test_another_distribution_would_be_noticed() -> None:
+def test_a_different_distribution_would_be_detected() -> None:
     logits = logits_of(WIDE, "peaked")
     counts = drawn(logits, {"temperature": 0.8})
     assert surprise(counts, exact(logits, {"temperature": 0.8})) < 3.5
@@ -218,7 +218,7 @@ def test_counts_are_those_of_the_last_tokens(tokens: list[int], window: int | No
 
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {}, {"top_k": 5}, {"logit_bias": {1: -1.0}}])
 @pytest.mark.parametrize("size", [300, WIDE])
-def test_logits_that_are_no_numbers_are_refused(how: dict[str, Any], size: int) -> None:
+def test_logits_that_are_not_finite_are_refused(how: dict[str, Any], size: int) -> None:
     for place in (0, size - 1):
         for value in (math.nan, math.inf):
             logits = logits_of(size, "flat")
@@ -246,7 +246,7 @@ def test_greedy_takes_the_likeliest_of_the_biased_and_penalised_logits() -> None
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {"temperature": 5.0, "logit_bias": {0: 50.0}}, {"top_p": 0.9}])
-def test_only_allowed_tokens_are_drawn(how: dict[str, Any]) -> None:
+def test_only_allowed_tokens_are_sampled(how: dict[str, Any]) -> None:
     logits, allowed = logits_of(WIDE, "peaked"), np.zeros(WIDE, np.bool_)
     allowed[[5, 6, 4000]] = True
     tokens = {Sampler(**how, seed=seed).sample(logits, allowed) for seed in range(40)}
@@ -275,7 +275,7 @@ def step_sampler(logits: dict[int, Floats]) -> StepSampler:
 
 @pytest.mark.parametrize("shared", [1, 1 << 30])
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 40, "presence_penalty": 1.0}])
-def test_a_seed_draws_the_same_alone_and_among_others(
+def test_a_seed_gives_the_same_tokens_alone_and_among_others(
     params: dict[str, Any], shared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "MIN_THREADED_LOGITS", shared)
@@ -299,7 +299,7 @@ def test_a_seed_draws_the_same_alone_and_among_others(
         assert tokens([row])[row] == together[row]
 
 
-def test_log_probabilities_are_the_models_own_and_a_fault_is_of_its_row_alone() -> None:
+def test_log_probabilities_are_the_models_own_and_an_error_affects_one_row() -> None:
     logits = {0: logits_of(WIDE, "peaked"), 1: np.full(WIDE, np.nan, np.float32), 2: logits_of(WIDE, "peaked")}
     asked = outputs([0, 1, 2], logprobs=5, presence_penalty=2.0, logit_bias={0: -90.0}, top_k=3)
     asked[2].allowed = np.arange(WIDE) == 777

@@ -1,4 +1,4 @@
-"""The scheduler under thousands of made-up loads: budgets, cells, fairness, prefixes that hold what they claim."""
+"""The scheduler under thousands of random loads: budgets, cells, fairness, and prefixes with the right content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sequence(prompt: list[int], max_tokens: int, context: int, scored: bool = Fa
 
 
 def keep_scores(plan: StepPlan) -> None:
-    """Take the log-probabilities that the logits of a step give, as the engine does: none may be missing."""
+    """Store the log-probabilities from the logits of a step, as the engine does; none may be missing."""
     for work in plan.work:
         sequence = work.sequence
         assert work.scored or not sequence.unscored
@@ -37,7 +37,7 @@ def keep_scores(plan: StepPlan) -> None:
 
 @dataclass
 class Memory:
-    """What a real cache would hold: per slot the tokens, in order. It refuses what llama.cpp would refuse."""
+    """A model of the real cache: the tokens of each slot. It rejects what llama.cpp would reject."""
 
     limits: SchedulerLimits
     slots: dict[int, list[int]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Memory:
             assert len(self.slots[op.source]) >= op.length
             self.slots[op.slot] = self.slots[op.source][: op.length]
         elif op.kind == "cut":
-            assert self.limits.reuse != "whole", "this memory can't be cut"
+            assert self.limits.reuse != "whole", "this state can't be truncated"
             del self.slots[op.slot][op.length :]
         else:
             self.slots[op.slot] = []
@@ -58,9 +58,9 @@ class Memory:
             self.apply(op)
         for work in plan.batch:
             held = self.slots.setdefault(work.slot, [])
-            assert len(held) == work.start, "positions must follow one another"
+            assert len(held) == work.start, "positions must be consecutive"
             if isinstance(work, ScheduledTokens):
-                assert held == work.sequence.tokens[: work.start], "the cells must hold this very prefix"
+                assert held == work.sequence.tokens[: work.start], "the cells must contain exactly this prefix"
             else:
                 assert self.limits.cuttable
             held += work.tokens
@@ -117,7 +117,7 @@ def loads(draw: st.DrawFn) -> tuple[SchedulerLimits, int]:
 
 @settings(max_examples=250, deadline=None)
 @given(loads())
-def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[SchedulerLimits, int]) -> None:
+def test_every_sequence_ends_and_every_cell_has_the_right_token(load: tuple[SchedulerLimits, int]) -> None:
     limits, seed = load
     rng = random.Random(seed)
     scheduler, memory = Scheduler(limits), Memory(limits)
@@ -135,7 +135,7 @@ def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Sch
             scheduler.add(new)
             alive.add(new)
         plan = scheduler.plan()
-        if plan.work and rng.random() < 0.05:  # a decode that found no cells: nothing was decoded, cells are freed
+        if plan.work and rng.random() < 0.05:  # simulate a decode that found no cells
             for op in plan.ops:
                 memory.apply(op)
             scheduler.rollback(plan)
@@ -160,7 +160,7 @@ def test_every_sequence_ends_and_every_cell_holds_what_it_should(load: tuple[Sch
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.lists(st.integers(0, 2), max_size=12)), max_size=40), st.data())
-def test_the_prefix_tree_finds_what_a_search_through_all_would(
+def test_the_prefix_tree_finds_the_same_as_a_full_search(
     entries: list[tuple[int, list[int]]], data: st.DataObject
 ) -> None:
     tree, plain = PrefixTree(), dict[int, list[int]]()
@@ -190,7 +190,7 @@ def limits(**changes: object) -> SchedulerLimits:
     return SchedulerLimits(**{**values, "step_tokens": 256, "busy_prompt_tokens": 64, **changes})  # type: ignore[arg-type]
 
 
-def test_identical_prompts_are_read_once() -> None:
+def test_identical_prompts_are_prefilled_once() -> None:
     for shared in (True, False):
         scheduler = Scheduler(limits(shared=shared))
         memory = Memory(scheduler.limits)
@@ -202,7 +202,7 @@ def test_identical_prompts_are_read_once() -> None:
         assert scheduler.reused_tokens == 3 * 199
 
 
-def test_a_shared_beginning_is_read_once_and_the_others_wait_for_it() -> None:
+def test_a_shared_prefix_is_prefilled_once_while_the_others_wait() -> None:
     scheduler = Scheduler(limits(step_tokens=50))
     memory = Memory(scheduler.limits)
     system = list(range(100))
@@ -212,7 +212,7 @@ def test_a_shared_beginning_is_read_once_and_the_others_wait_for_it() -> None:
     assert decoded <= 104 + 2 * 5 + 3 and len(scheduler.running) == 3
 
 
-def test_a_prompt_read_slowly_for_its_log_probabilities_is_not_waited_for() -> None:
+def test_no_sequence_waits_for_a_prompt_with_log_probabilities() -> None:
     scheduler = Scheduler(limits(scored_tokens=4))
     memory = Memory(scheduler.limits)
     prompt = list(range(200))
@@ -224,7 +224,7 @@ def test_a_prompt_read_slowly_for_its_log_probabilities_is_not_waited_for() -> N
     assert plain.held == len(prompt)
 
 
-def test_a_long_prompt_never_stops_the_streams() -> None:
+def test_a_long_prompt_never_stops_running_streams() -> None:
     scheduler = Scheduler(limits())
     memory = Memory(scheduler.limits)
     first = sequence(list(range(10)), 100, 400)
@@ -238,7 +238,7 @@ def test_a_long_prompt_never_stops_the_streams() -> None:
         first.tokens.append(7)
 
 
-def test_the_newest_is_preempted_and_comes_back_before_later_arrivals() -> None:
+def test_the_newest_is_preempted_and_resumes_before_later_arrivals() -> None:
     scheduler = Scheduler(limits(shared=True, cells=60, per_slot=60, reserve=1, slots=4, running=3))
     memory = Memory(scheduler.limits)
     old, new, late = (sequence([i] * 20 + [i], 30, 60) for i in (1, 2, 3))
@@ -254,7 +254,7 @@ def test_the_newest_is_preempted_and_comes_back_before_later_arrivals() -> None:
     assert new in scheduler.running.values() and new.generated > 0
 
 
-def test_running_slots_stay_side_by_side() -> None:
+def test_running_slots_stay_adjacent() -> None:
     scheduler = Scheduler(limits(slots=9, running=8, cells=3600))
     memory = Memory(scheduler.limits)
     every = [sequence([i, i + 1, i + 2], 300, 400) for i in range(8)]

@@ -1,4 +1,4 @@
-"""The seams of serve: a model in pure Python behind the protocols is served whole, and parsers take effect."""
+"""The interfaces of serve: a pure Python model behind the protocols is fully served, and output parsers work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHAT: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content"
 
 
 class QuietLog(logging.Logger):
-    """A log that keeps its lines."""
+    """A log that stores its lines."""
 
     def __init__(self) -> None:
         super().__init__("quiet")
@@ -46,7 +46,7 @@ class QuietLog(logging.Logger):
 def ask(
     *calls: tuple[str, dict[str, Any]], parser: ParserFactory = plain_text, refuse_specials: bool = False
 ) -> list[httpx.Response]:
-    """Serve the echoing model to one client after another; return the replies."""
+    """Send requests to the echo model one after another; return the replies."""
     backend: Backend = EchoBackend()
     tokenizer: Tokenizer = ByteTokenizer()
     served = Served("echo", tokenizer, frozenset({END}), ("STOP",), 400, 0, "fp_0", {}, refuse_specials)
@@ -100,7 +100,7 @@ def test_a_model_in_pure_python_is_served_whole(stream: bool) -> None:
 
 
 @pytest.mark.parametrize(("fault", "status"), [(TextBusy, 429), (TextUnavailable, 503)])
-def test_text_that_nothing_can_read_now_is_asked_for_again(
+def test_a_busy_tokenizer_returns_a_retryable_error(
     fault: type[Exception], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any, **__: Any) -> Any:
@@ -137,7 +137,7 @@ def test_http_asks_the_tokenizer_for_templates_ids_and_special_strings() -> None
 
 
 class WithoutTags:
-    """Drops <...>, and holds back what may be the beginning of one."""
+    """Removes <...>, and holds back what may be the start of one."""
 
     def __init__(self) -> None:
         self.open = ""
@@ -155,7 +155,7 @@ class WithoutTags:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_output_parser_stands_between_the_engine_and_both_kinds_of_reply(stream: bool) -> None:
+def test_an_output_parser_applies_to_both_kinds_of_reply(stream: bool) -> None:
     made: list[Any] = []
 
     def factory(request: Any) -> WithoutTags:

@@ -1,4 +1,4 @@
-"""How the cache is sized: separate cells where they fit, one pool where they don't, and what is set is kept."""
+"""Cache sizing: separate cells if they fit, otherwise one pool; explicit settings are respected."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def size(model: Model, monkeypatch: pytest.MonkeyPatch, free: int, context: int,
 
 
 def test_a_cell_is_counted_from_the_metadata(model: Model) -> None:
-    # 30 layers, 3 key/value heads of 64 numbers, keys and values, 2 bytes each
+    # 30 layers, 3 KV heads of 64 values, keys and values, 2 bytes each
     assert sizing.cell_bytes(model) == 30 * 3 * 64 * 2 * 2
 
 
-def test_sequences_of_full_length_get_cells_of_their_own(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sequences_of_full_length_get_separate_cells(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     found = size(model, monkeypatch, 64 * GIB, 2048)
     assert not found.shared and found.running == 16 and found.per_slot == 2048 and found.slots == 17
 
@@ -45,20 +45,20 @@ def test_less_memory_means_fewer_sequences_then_one_pool(model: Model, monkeypat
     assert found.shared and found.running == 16 and found.context == 8192
     assert found.cache_bytes <= 0.3 * GIB
     tiny = size(model, monkeypatch, 0, 8192)
-    assert tiny.shared and tiny.context == 512  # it starts and says so
+    assert tiny.shared and tiny.context == 512  # it starts anyway
 
 
-def test_unless_told_otherwise_the_cache_stays_small_enough_to_be_cleared_quickly(
+def test_by_default_the_cache_is_small_enough_to_be_cleared_quickly(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for context in (1024, 2048, 4096, 8192, 32_768):
         found = size(model, monkeypatch, 64 * GIB, context)
-        # and the slot that is spare, where each has its own cells
+        # and the spare slot of the separate layout
         assert found.cache_bytes <= GIB * 9 // 8 and found.context == context
     assert size(model, monkeypatch, 64 * GIB, 8192, max_sequences=16, cells=131_072).cells >= 131_072
 
 
-def test_what_is_set_is_kept_or_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explicit_settings_are_kept_or_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     found = size(model, monkeypatch, 64 * GIB, 1024, max_sequences=3, cells=3072, context_length=1024)
     assert (found.running, found.per_slot, found.shared) == (3, 1024, False)
     found = size(model, monkeypatch, 64 * GIB, 1024, max_sequences=6, cells=3072)
@@ -67,14 +67,14 @@ def test_what_is_set_is_kept_or_refused(model: Model, monkeypatch: pytest.Monkey
         size(model, monkeypatch, 64 * GIB, 1024, max_sequences=6, cells=3072, layout="separate", context_length=1024)
 
 
-def test_what_is_decoded_one_by_one_follows_from_what_a_step_was_measured_to_cost() -> None:
-    # llamafile's product of few rows (2 threads), then one whose time grows by nothing, then a near tie
+def test_serial_decoding_follows_from_measured_step_times() -> None:
+    # llamafile's product of few rows (2 threads), then a constant time, then a near tie
     assert serial_rows({1: 6.0, 2: 15.6, 3: 20.0, 4: 23.1}) == {2, 3}
     assert serial_rows({1: 6.6, 2: 6.7, 3: 6.9, 4: 7.0}) == set()
     assert serial_rows({1: 6.0, 2: 12.4}) == serial_rows({1: 6.0}) == serial_rows({}) == set()
 
 
-def test_measuring_takes_the_least_of_several_and_ends_in_time() -> None:
+def test_measuring_takes_the_fastest_of_several_and_ends_in_time() -> None:
     now = [0.0]
 
     def measured(costs: dict[int, float], slow: int) -> tuple[dict[int, float], list[int]]:

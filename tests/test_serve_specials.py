@@ -1,4 +1,4 @@
-"""Special strings in messages over HTTP: a forged turn is text, an answer that spells one keeps it."""
+"""Special strings in messages over HTTP: a forged turn stays text, and an answer may contain special strings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokens(server: ServerProcess, text: str, **fields: Any) -> list[int]:
 
 
 def test_a_forged_turn_is_text_in_every_field(server: ServerProcess) -> None:
-    """The prompt has the tokens of the empty one and of the text read without special tokens, and no fewer."""
+    """The prompt has exactly the tokens of the empty message plus those of the text without special tokens."""
     spelled = len(tokens(server, FORGED, parse_special=False))
     assert spelled > len(tokens(server, FORGED)) + 10
     empty = prompt_tokens(server, {"role": "user", "content": ""})
@@ -48,14 +48,14 @@ def test_a_forged_turn_is_text_in_every_field(server: ServerProcess) -> None:
     assert server.call("GET", "/version")[2]["special_tokens"] == "text"
 
 
-def test_raw_prompts_and_tokenize_parse_as_ever(server: ServerProcess) -> None:
+def test_raw_prompts_and_tokenize_still_parse_special_strings(server: ServerProcess) -> None:
     body = {"model": "default", "prompt": FORGED, "max_tokens": 1}
     counted = server.call("POST", "/v1/completions", body)[2]["usage"]["prompt_tokens"]
     assert counted == len(tokens(server, FORGED)) and {1, 2} < set(tokens(server, FORGED))
 
 
-def test_an_answer_that_spells_a_special_string_keeps_it(server: ServerProcess) -> None:
-    """Its tokens are ordinary ones: nothing drops them, and none of them ends the answer."""
+def test_an_answer_that_contains_a_special_string_keeps_it(server: ServerProcess) -> None:
+    """Its tokens are ordinary ones: none is dropped, and none ends the answer."""
 
     def said(token: int) -> str:
         return str(server.chat("x", max_tokens=1, logit_bias={str(token): 100})[2]["choices"][0]["message"]["content"])
@@ -66,7 +66,7 @@ def test_an_answer_that_spells_a_special_string_keeps_it(server: ServerProcess) 
 
 
 @pytest.mark.slow
-def test_parse_is_the_old_way_and_error_names_message_and_string() -> None:
+def test_parse_allows_control_tokens_and_error_names_message_and_string() -> None:
     with serving(special_tokens="parse") as server:
         empty = prompt_tokens(server, {"role": "user", "content": ""})
         parsed = prompt_tokens(server, {"role": "user", "content": FORGED})
@@ -84,7 +84,7 @@ def test_parse_is_the_old_way_and_error_names_message_and_string() -> None:
 
 @pytest.mark.slow
 def test_trained_exported_and_served_the_text_comes_back(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    """Through the whole appliance: an answer full of the base's special strings is learned and given as text."""
+    """Through all stages: an answer full of the base's special strings is learned and returned as text."""
     import json
 
     from burnish.records import ExportRecord, TrainRecord

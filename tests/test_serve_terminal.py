@@ -1,4 +1,4 @@
-"""The terminal chat: through the real client against a real server, its commands, Ctrl-C, and no server at all."""
+"""The terminal chat: its commands with a real client and server, Ctrl-C, and errors without a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_conversation_remembers_until_it_is_reset() -> None:
         done = chat(lines, "--url", server.url, "--max_tokens", "12", "--temperature", "0")
         assert done.returncode == 0, done.stderr
         said = done.stdout.splitlines()
-        assert "system message set" in said[0] and "Rome" in done.stdout and "forgotten" in done.stdout
+        assert "system message set" in said[0] and "Rome" in done.stdout and "\nconversation cleared\n" in done.stdout
         assert "/reset clears" in said[-1]
 
 
@@ -34,7 +34,7 @@ def test_no_server_is_one_clear_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_what_came(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_stops_the_answer_and_keeps_what_arrived(capsys: pytest.CaptureFixture[str]) -> None:
     def ask(messages: list[dict[str, str]]) -> Iterator[str]:
         yield "half an "
         raise KeyboardInterrupt

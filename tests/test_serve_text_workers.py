@@ -1,4 +1,4 @@
-"""Templates and texts from strangers while serving: each costs its own request, and nothing else."""
+"""Hostile templates and texts while serving: each affects only its own request."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def workers(tokenizer: LlamaTokenizer) -> list[int]:
     return [parent, *map(int, children)]
 
 
-def test_ids_are_those_of_the_process_itself(tokenizer: LlamaTokenizer, model: Model) -> None:
+def test_ids_equal_those_computed_in_process(tokenizer: LlamaTokenizer, model: Model) -> None:
     expected = chat(model).ids(USUAL, add_generation_prompt=True)
     assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000)) == expected
     assert json.loads(run(tokenizer.encode_json("a <|im_end|>"))) == model.tokenize("a <|im_end|>")
@@ -126,7 +126,7 @@ def test_a_template_that_fails_costs_one_request(tokenizer: LlamaTokenizer, cont
     assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
 
 
-def test_the_event_loop_goes_on_meanwhile(tokenizer: LlamaTokenizer) -> None:
+def test_the_event_loop_is_not_blocked(tokenizer: LlamaTokenizer) -> None:
     async def beside() -> float:
         hanging = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
         await asyncio.sleep(0.1)
@@ -141,7 +141,7 @@ def test_the_event_loop_goes_on_meanwhile(tokenizer: LlamaTokenizer) -> None:
     assert run(beside()) < 1.0
 
 
-def test_a_request_that_nobody_waits_for_ends_at_once(tokenizer: LlamaTokenizer) -> None:
+def test_a_cancelled_request_ends_at_once(tokenizer: LlamaTokenizer) -> None:
     async def leave() -> None:
         for _ in range(4):  # more than there are workers
             task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
@@ -157,20 +157,20 @@ def test_a_request_that_nobody_waits_for_ends_at_once(tokenizer: LlamaTokenizer)
 def test_a_crash_costs_one_request(tokenizer: LlamaTokenizer) -> None:
     async def crash() -> None:
         task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
-        while not task.done():  # a worker that ended may have been killed from outside: a second one is tried
+        while not task.done():  # the worker may have been killed from outside, so a second one is tried
             await asyncio.sleep(0.3)
             for process in workers(tokenizer)[1:]:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGSEGV)
         with pytest.raises(TextFailed, match="crash"):
             await task
-        for _ in range(3):  # the other worker was idle when it was ended
+        for _ in range(3):  # the other worker was killed while idle
             assert await tokenizer.encode_chat(USUAL, {}, "opening", 1000)
 
     run(crash())
 
 
-def test_a_parent_that_was_killed_is_started_again(tokenizer: LlamaTokenizer) -> None:
+def test_a_killed_parent_is_restarted(tokenizer: LlamaTokenizer) -> None:
     before = workers(tokenizer)
     for process in before:
         os.kill(process, signal.SIGKILL)
@@ -186,7 +186,7 @@ def test_too_many_pieces_are_refused_without_their_texts(tokenizer: LlamaTokeniz
     assert caught.value.tokens == len(json.loads(run(tokenizer.encode_json("xyz " * 100))))
 
 
-def test_a_text_that_can_not_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> None:
+def test_a_text_that_cannot_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> None:
     began = time.monotonic()
     with pytest.raises(PromptTooLong) as caught:
         run(tokenizer.encode_chat(said("1" * (1 << 20)), {}, "opening", 1000))
@@ -194,7 +194,7 @@ def test_a_text_that_can_not_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> 
 
 
 @pytest.mark.parametrize("name", ["subprocess.Popen", "socket.socketpair"])
-def test_workers_that_can_not_be_started_are_started_later(
+def test_workers_that_cannot_be_started_are_started_later(
     tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for process in workers(tokenizer):
@@ -217,7 +217,7 @@ def test_workers_that_can_not_be_started_are_started_later(
     assert len(workers(tokenizer)) == 3
 
 
-def test_a_worker_that_is_left_answers_while_another_can_not_be_started(
+def test_a_remaining_worker_answers_while_another_cannot_be_started(
     tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(_: TextWorkers) -> Any:
@@ -233,8 +233,8 @@ def test_a_worker_that_is_left_answers_while_another_can_not_be_started(
     assert len(idle(tokenizer)) == 2
 
 
-def test_a_worker_that_has_grown_asks_to_be_replaced() -> None:
-    """In a process of its own, in which something keeps memory: tokenizer and template give theirs back."""
+def test_a_worker_that_has_grown_requests_replacement() -> None:
+    """In a separate process with code that keeps memory, because tokenizer and template free theirs."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-c", HOARDER, str(theirs.fileno())]
     process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, pass_fds=[theirs.fileno()])
@@ -281,13 +281,13 @@ def test_workers_end_with_the_server(model: Model) -> None:
     wait_until(lambda: not any(Path(f"/proc/{process}/stat").exists() for process in processes))
 
 
-def test_workers_whose_server_ends_at_once_say_nothing(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_print_nothing_if_the_server_exits_at_once(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
     LlamaTokenizer(model, None, "text", LIMIT_S).close()
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["nested loops", "text times", "open tag", "exponential macro"])
-def test_a_template_that_can_not_be_used_is_reported_at_start(model: Model, name: str) -> None:
+def test_an_unusable_template_is_reported_at_start(model: Model, name: str) -> None:
     found = LlamaTokenizer(model, chat(model, HOSTILE[name]).template, "text", 0.5)
     try:
         fault = found.wait()
@@ -338,7 +338,7 @@ def test_a_hostile_message_is_a_400(server: ServerProcess, content: str, code: s
 
 
 def test_a_short_message_that_the_template_makes_long_is_a_400(server: ServerProcess) -> None:
-    """Neither the tokenizer nor the event loop meets the text: it would take seconds."""
+    """Neither the tokenizer nor the event loop processes the text, which would take seconds."""
     status, _, body = server.chat("long")
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
     status, _, body = server.call("POST", "/apply-template", {"messages": said("long")})

@@ -1,4 +1,4 @@
-"""The number of computing threads follows what other work leaves of the processors."""
+"""The number of computing threads follows the CPUs that other processes leave free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.server import small_model
 
 
 class Machine:
-    """Processors of which others use a part; a context that only notes its threads."""
+    """CPUs partly used by other processes, and a context that only records its threads."""
 
     def __init__(self, processors: int = 4) -> None:
         self.processors, self.now, self.busy, self.own = processors, 0.0, 100.0, 7.0
@@ -40,7 +40,7 @@ class Machine:
             threads.follow()
 
 
-def test_threads_are_given_up_at_once_and_taken_again_after_two_readings() -> None:
+def test_threads_are_removed_at_once_and_added_after_two_readings() -> None:
     there = Machine()
     threads = there.threads(4)
     there.run(threads, 2.0, others=0.4)
@@ -55,7 +55,7 @@ def test_threads_are_given_up_at_once_and_taken_again_after_two_readings() -> No
     assert threads.count == 4 and there.set == [2, 1, 4]
 
 
-def test_a_pause_and_a_kernel_that_tells_nothing_change_nothing() -> None:
+def test_a_pause_or_missing_kernel_counters_change_nothing() -> None:
     there = Machine()
     threads = there.threads(4)
     there.run(threads, 60.0, others=4.0, step=30.0)
@@ -66,7 +66,7 @@ def test_a_pause_and_a_kernel_that_tells_nothing_change_nothing() -> None:
     assert there.set == []
 
 
-def test_more_processors_than_threads_leave_them_all() -> None:
+def test_with_more_cpus_than_threads_all_threads_stay() -> None:
     there = Machine(processors=64)
     threads = there.threads(8)
     there.run(threads, 3.0, others=50.0)
@@ -89,7 +89,7 @@ def test_the_kernels_counters_are_those_of_our_processors(tmp_path: Path, monkey
     assert machine.processor_use() is None
 
 
-def test_other_work_is_seen_and_a_context_computes_with_fewer_threads() -> None:
+def test_other_work_is_detected_and_a_context_computes_with_fewer_threads() -> None:
     before = machine.processor_use()
     code = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
     with subprocess.Popen([sys.executable, "-c", code]) as process:

@@ -1,4 +1,4 @@
-"""The wire against a real model: what OpenAI's schema requires of every reply, chunk and error, with real clients."""
+"""OpenAI's API with a real model: every reply, chunk and error follows the schema, checked with real clients."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_five_clients_at_once_each_get_their_own_answer(client: openai.OpenAI) -
     for thread in threads:
         thread.join()
     assert sum(capitals[c] in together[c] for c in capitals) >= 4
-    # batched arithmetic is not bit-identical, so the texts may part, but not from the first words on
+    # batched arithmetic is not bit-identical, so the texts may diverge, but not from the first words
     assert sum(together[c][:12] == alone[c][:12] for c in capitals) >= 4
 
 
@@ -81,7 +81,7 @@ def test_a_reply_has_every_required_field(server: ServerProcess) -> None:
     assert headers["x-request-id"].startswith("req_")
 
 
-def test_chunks_and_their_usage_are_to_the_letter(server: ServerProcess) -> None:
+def test_chunks_and_their_usage_follow_the_schema_exactly(server: ServerProcess) -> None:
     plain = raw_chunks(server)
     assert all("usage" not in chunk for chunk in plain)
     counted = raw_chunks(server, stream_options={"include_usage": True})
@@ -124,7 +124,7 @@ def test_chunks_and_their_usage_are_to_the_letter(server: ServerProcess) -> None
         ({"messages": [{"role": "user", "content": "word " * 600}]}, 400, "messages", "context_length_exceeded"),
     ],
 )
-def test_a_faulty_request_is_told_so_as_openai_does(
+def test_an_invalid_request_gets_openais_error(
     server: ServerProcess, change: dict[str, Any], status: int, param: str | None, code: str
 ) -> None:
     body: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
@@ -136,7 +136,7 @@ def test_a_faulty_request_is_told_so_as_openai_does(
     assert reply["error"]["param"] == param and reply["error"]["message"]
 
 
-def test_bodies_that_are_no_json_objects(server: ServerProcess) -> None:
+def test_bodies_that_are_not_json_objects(server: ServerProcess) -> None:
     for body in (b"", b"{", b"[1]", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"):
         status, _, reply = server.call("POST", "/v1/chat/completions", body)
         assert status == 400 and reply["error"]["type"] == "invalid_request_error"
@@ -181,7 +181,7 @@ def test_a_seed_repeats_and_others_differ(client: openai.OpenAI) -> None:
     assert len({text(seed) for seed in (1, 2, 3)}) == 3
 
 
-def test_several_answers_read_their_prompt_once(server: ServerProcess) -> None:
+def test_several_answers_share_one_prefill(server: ServerProcess) -> None:
     before = server.metric("burnish_reused_tokens_total")
     body = {"model": "default", "messages": [{"role": "user", "content": "Name a river of your own choice, please."}]}
     _, _, reply = server.call("POST", "/v1/chat/completions", {**body, "n": 4, "max_tokens": 12, "temperature": 1.2})
@@ -199,13 +199,13 @@ def test_a_prompt_seen_before_is_counted_as_cached(server: ServerProcess) -> Non
     assert again["prompt_tokens_details"]["cached_tokens"] >= first["prompt_tokens"] - 1
 
 
-def test_logprobs_are_those_of_the_text(client: openai.OpenAI) -> None:
+def test_logprobs_match_the_text(client: openai.OpenAI) -> None:
     reply = chat(client, logprobs=True, top_logprobs=3, max_tokens=6)
     entries = reply.choices[0].logprobs.content
     assert b"".join(bytes(e.bytes) for e in entries).decode() == reply.choices[0].message.content
     for entry in entries:
         assert len(entry.top_logprobs) == 3 and entry.logprob <= 0
-        assert entry.top_logprobs[0].token == entry.token  # temperature 0 takes the likeliest
+        assert entry.top_logprobs[0].token == entry.token  # temperature 0 selects the likeliest
         assert entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob
     streamed = [
         e
@@ -216,7 +216,7 @@ def test_logprobs_are_those_of_the_text(client: openai.OpenAI) -> None:
     assert [e.token for e in streamed] == [e.token for e in entries]
 
 
-def test_a_stop_string_ends_the_answer_and_is_never_seen(client: openai.OpenAI) -> None:
+def test_a_stop_string_ends_the_answer_and_is_never_returned(client: openai.OpenAI) -> None:
     whole = chat(client, "Count from one to ten in words.", max_tokens=40).choices[0].message.content
     at = len(whole) // 2
     stop = whole[at : at + 5]
@@ -266,7 +266,7 @@ def test_a_request_id_is_the_clients_own_or_new(server: ServerProcess) -> None:
         assert server.call("GET", "/v1/models", headers={"X-Request-ID": bad})[1]["x-request-id"].startswith("req_")
 
 
-def test_metrics_name_what_operators_watch(server: ServerProcess) -> None:
+def test_metrics_contain_what_operators_monitor(server: ServerProcess) -> None:
     server.chat(QUESTION, max_tokens=3)
     text = server.call("GET", "/metrics")[2].decode()
     for name in (
@@ -284,7 +284,7 @@ def test_metrics_name_what_operators_watch(server: ServerProcess) -> None:
         assert f"\n{name}" in text, name
 
 
-def test_the_log_counts_and_never_quotes(server: ServerProcess) -> None:
+def test_the_log_has_counts_but_no_prompts(server: ServerProcess) -> None:
     server.chat("the secret word is xylophone", max_tokens=2, user="xylophone")
     server.call("POST", "/v1/chat/completions", {"model": "xylophone", "messages": "xylophone"})
     lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]

@@ -1,4 +1,4 @@
-"""Building llama.cpp: the tile configuration is whole, builds are told apart, and a build that crashes is not kept."""
+"""Building llama.cpp: the tile configuration is complete, cache keys differ, and a crashing build is not kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tools import build_llama, llama_key, selftest_llama, tiny_gguf
 
 HEADER = ROOT / "deploy" / "amx_tile_config.h"
 HAS_AMX = {"amx_int8", "amx_tile"} <= set(llama_key.cpu_features().split())
-# as llama.cpp fills its configuration (ggml-cpu/amx/mmq.cpp, ggml_tile_config_init); 0x5b rows can be looked for
+# fills the configuration like llama.cpp (ggml-cpu/amx/mmq.cpp, ggml_tile_config_init), with searchable 0x5b rows
 TILES = """
 #include <immintrin.h>
 #include <string.h>
@@ -41,7 +41,7 @@ gcc = pytest.mark.skipif(
 
 
 def compiled(compiler: str, source: str, language: str, *flags: str) -> str:
-    """Return the assembly."""
+    """Return the assembly code."""
     command = [compiler, "-x", language, "-O3", "-Wall", "-Wextra", "-Werror", *flags, "-S", "-o", "-", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def compiled(compiler: str, source: str, language: str, *flags: str) -> str:
 def test_with_the_header_every_store_of_a_tile_configuration_survives(compiler: str, language: str) -> None:
     flags = ("-mamx-tile", "-mamx-int8")
     version = int(subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True).stdout.split(".")[0])
-    if version in (11, 12):  # the fault is there: else this test would pass empty
+    if version in (11, 12):  # the compiler has the bug, otherwise this test would prove nothing
         assert not ROWS.search(compiled(compiler, TILES, language, *flags))
     fixed = compiled(compiler, TILES, language, *flags, f"-include{HEADER}")
     assert ROWS.search(fixed) and fixed.count("ldtilecfg") == 1
@@ -73,7 +73,7 @@ def test_the_header_leaves_other_files_alone(compiler: str) -> None:
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not on this machine")
 @pytest.mark.parametrize("without_amx", [False, True])
 def test_cmake_forces_the_header_into_ggml_from_a_path_with_a_blank(tmp_path: Path, without_amx: bool) -> None:
-    """The user's own flags stay."""
+    """The user's flags are kept."""
     parts, source = tmp_path / "a folder", tmp_path / "source"
     shutil.copytree(ROOT / "deploy", parts)
     source.mkdir()
@@ -109,7 +109,7 @@ def test_every_build_has_the_header() -> None:
         assert str(path.relative_to(ROOT)) in toolchain and f"!{path.relative_to(ROOT)}" in kept
 
 
-def test_the_key_tells_builds_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_builds_have_different_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in llama_key.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     flags = build_llama.choices("v3", None)[0].flags
@@ -146,7 +146,7 @@ def test_flags_reach_cmake_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fake_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, selftest: str) -> list[str]:
-    """Replace compiling, not testing: the wheel holds its flags, the self-test is a real child that reads them."""
+    """Fake the compilation but not the test: the wheel contains its flags, and a real child process reads them."""
     built: list[str] = []
 
     def compile_wheel(archive: Path, target: Path, flags: Sequence[str]) -> None:
@@ -174,7 +174,7 @@ print("passed")
 """
 
 
-def test_a_build_that_dies_in_its_test_is_replaced_and_not_built_again(
+def test_a_build_that_crashes_in_its_test_is_replaced_and_not_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = fake_build(monkeypatch, tmp_path, DIES_WITH_AMX)
@@ -211,7 +211,7 @@ def test_wrong_numbers_lead_to_avx2(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("os.kill(os.getpid(), signal.SIGKILL)", "its test failed to run"),
     ],
 )
-def test_what_no_other_build_would_cure_ends_in_one_line(
+def test_an_error_that_no_build_fixes_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selftest: str, text: str
 ) -> None:
     fake_build(monkeypatch, tmp_path, selftest)
@@ -233,8 +233,8 @@ def test_the_installed_build_computes_in_every_type() -> None:
         assert ("AMX" in line) == (HAS_AMX and kind not in selftest_llama.FLOATS), line
 
 
-@pytest.mark.skipif(HAS_AMX, reason="shows what is said where AMX is expected and not used: this CPU would use it")
-def test_a_test_that_uses_no_amx_where_it_should_fails(tmp_path: Path) -> None:
+@pytest.mark.skipif(HAS_AMX, reason="tests an error that can't occur on a CPU with AMX")
+def test_the_self_test_fails_if_amx_is_expected_but_not_used(tmp_path: Path) -> None:
     program = f"""
         import sys, pathlib
         sys.path.insert(0, {str(ROOT)!r})
@@ -249,7 +249,7 @@ def test_a_test_that_uses_no_amx_where_it_should_fails(tmp_path: Path) -> None:
     assert done.returncode == 1 and "no weights went into an AMX buffer" in done.stdout
 
 
-def test_the_tiny_model_is_the_same_each_time_and_reads_as_a_gguf(tmp_path: Path) -> None:
+def test_the_tiny_model_is_deterministic_and_a_valid_gguf(tmp_path: Path) -> None:
     from gguf import GGUFReader
 
     for name in ("a.gguf", "b.gguf"):

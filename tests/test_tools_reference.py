@@ -1,4 +1,4 @@
-"""docs/settings.md and docs/openai-api.md are what the code says, and the schema's marks are what the server does."""
+"""docs/settings.md and docs/openai-api.md match the code, and the schema's marks match the server's behaviour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tools.reference.api import marks
 
 HTTP = Path(__file__).parent.parent / "serve" / "http"
 CHAT: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
-# a whole request for each schema, with the place of its fields
+# a complete request for each schema, with the path of its fields
 REQUESTS: dict[type[Wire], dict[str, Any]] = {
     ChatRequest: CHAT,
     CompletionRequest: {"model": "default", "prompt": "Hi"},
@@ -39,7 +39,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def test_the_pages_are_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pages_match_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--check"]) == 0, capsys.readouterr().out
 
 
@@ -49,7 +49,7 @@ def test_a_page_that_differs_is_named_and_then_written(
     monkeypatch.setattr(reference, "DOCS", tmp_path)
     (tmp_path / "settings.md").write_text("old", encoding="utf-8")
     assert reference.main(["--check"]) == 1
-    assert "docs/settings.md: is not what the code says: run `make reference`" in capsys.readouterr().out
+    assert "docs/settings.md: out of date: run `make reference`" in capsys.readouterr().out
     assert reference.main([]) == 0
     assert reference.main(["--check"]) == 0
 
@@ -65,12 +65,12 @@ def read_in_serve() -> set[str]:
     return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-def test_fields_without_effect_are_never_read_and_honoured_ones_are() -> None:
+def test_ignored_fields_are_never_read_and_supported_ones_are() -> None:
     read = read_in_serve()
     idle = {name for _, name, info in fields() if marks(info, NoEffect)}
     assert idle & read == set()
     honoured = {name for _, name, info in fields() if not marks(info, NoEffect | Unsupported)}
-    # refused at validation where they ask for more than the default
+    # refused in validation unless they have the default value
     assert honoured - read == {"response_format"}
 
 
@@ -97,7 +97,9 @@ REFUSED = [(m, n, i) for m, n, i in fields() if marks(i, Unsupported) and not ma
 
 
 @pytest.mark.parametrize(("model", "name", "info"), REFUSED, ids=[f"{m.__name__}.{n}" for m, n, _ in REFUSED])
-def test_refused_fields_are_refused_unless_they_ask_for_nothing(model: type[Wire], name: str, info: FieldInfo) -> None:
+def test_unsupported_fields_are_refused_unless_they_request_nothing(
+    model: type[Wire], name: str, info: FieldInfo
+) -> None:
     found = {code_of(model, **{name: value}) for value in (["audio"], {"a": 1}, "a")}
     assert "unsupported_parameter" in found
     assert found <= {"unsupported_parameter", "invalid_type", "invalid_value"}
@@ -105,7 +107,7 @@ def test_refused_fields_are_refused_unless_they_ask_for_nothing(model: type[Wire
         assert code_of(model, **{name: harmless}) is None
 
 
-def test_fields_that_take_some_values_refuse_the_others_with_their_code() -> None:
+def test_fields_with_some_supported_values_refuse_the_others_with_their_code() -> None:
     limited = [(model, name, marks(info, Only)[0]) for model, name, info in fields() if marks(info, Only)]
     assert {name for _, name, _ in limited} == OTHERS.keys()
     for model, name, mark in limited:

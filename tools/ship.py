@@ -1,7 +1,7 @@
 """make ship: check, plan, train, export and serve one data file, with one question before training starts.
 
-Each step is the command of its own verb, on this machine or in its container. The run has a name (RUN=, else the data
-file's), so that the same command goes on from what is finished. Only the standard library is used: where the steps run
+Each step runs its own command, on this machine or in its container. The run has a fixed name (RUN=, otherwise from the
+data file), so that the same command continues after what is finished. Uses only the standard library: if the steps run
 in containers, this machine may have no packages.
 """
 
@@ -20,27 +20,27 @@ from burnish.process import run_to_end
 
 STEPS = {
     "check": "read, lint and preview the rows",
-    "plan": "what training and export would take",
+    "plan": "estimate memory, disk and time",
     "train": "fine-tune, and examine the trained model",
     "export": "merge, convert, quantize, and examine each file",
     "serve": "load the smallest file that passed",
 }
-# which stage a setting of SET belongs to, by its section; a name without a section is one of TRL's or unsloth's
+# the stage of a setting in SET, by its section; a name without a section comes from TRL or unsloth
 TRAIN_SECTIONS = frozenset({"base", "data", "chat", "lora", "train", "exam", "run", "push"})
 EXPORT_SECTIONS = frozenset({"run", "merge", "gguf", "gate"})
 SERVE_SECTION = "serve"
 RUN_SECTION = re.compile(r"^run\s*:", re.MULTILINE)
-MOST_NAME = 60  # characters of a run's name that is made from a file's
+MAX_NAME = 60  # characters of a run name made from a file name
 INTERRUPTED = 130
 
 
 class ShipError(Exception):
-    """What keeps the steps from starting, in one line."""
+    """The steps can't start; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Ship:
-    """The run that all steps share, where they run, and the words of each stage's command line."""
+    """The run shared by all steps, where they run, and the arguments of each stage."""
 
     name: str
     root: str
@@ -52,7 +52,7 @@ class Ship:
 
     @property
     def trained(self) -> bool:
-        """Whether training has finished; train itself compares the settings and the data."""
+        """Whether training has finished; train compares settings and data itself."""
         return (Path(self.root) / self.name / "train.json").is_file()
 
     def command(self, step: str) -> list[str]:
@@ -66,7 +66,7 @@ class Ship:
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each setting of SET: its name without dashes, and its words (--lora.r 32, --lora.r=32)."""
+    """Yield each setting of SET: its name without dashes, and its arguments (--lora.r 32, --lora.r=32)."""
     found: list[list[str]] = []
     for word in words:
         if word.startswith("--") or not found:
@@ -77,7 +77,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def by_stage(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Return the words of SET for train, export and serve; a name that no stage has is left to train, which says so."""
+    """Return the arguments in SET for train, export and serve; an unknown name goes to train, which reports it."""
     train: list[str] = []
     export: list[str] = []
     serve: list[str] = []
@@ -94,17 +94,17 @@ def by_stage(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def run_name(data: str, config: str) -> str:
-    """Return a run's name made from the data file's, else from the config's. Raises ShipError where none can be."""
+    """Return a run name made from the name of the data file or the config. Raises ShipError if that is impossible."""
     file = (data or config).rstrip("/").rpartition("/")[2]
     stem = re.split(r"\.(?=[A-Za-z])", file)[0]  # rows.jsonl.gz is rows, v1.2.csv is v1.2
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MOST_NAME]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME]
     if name in ("", "latest"):  # runs/latest is the link to the newest run
-        raise ShipError(f"no run can be named after '{data or config}': name it with RUN=")
+        raise ShipError(f"can't make a run name from '{data or config}': set one with RUN=")
     return name
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of make's variables; the words of SET follow them after --."""
+    """Return the parser of make's variables; the arguments in SET follow after --."""
     parser = argparse.ArgumentParser(prog="make ship", allow_abbrev=False)
     for variable in ("data", "base", "run", "quants"):
         parser.add_argument(f"--{variable}", default="")
@@ -116,12 +116,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read(asked: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
-    """Return what is to be done for make's variables and the words of SET. Raises ShipError."""
+    """Return the steps' arguments from make's variables and SET. Raises ShipError."""
     config = Path(asked.config)
     if config.is_file() and RUN_SECTION.search(config.read_text(encoding="utf-8", errors="replace")):
         raise ShipError(
-            f"{config}: has a section 'run', which train alone would follow: leave it out, and give RUN=name or"
-            ' SET="--run.root DIR", which every step gets'
+            f"{config}: has a section 'run', which only train would use: remove it, and set RUN=name or"
+            ' SET="--run.root DIR", which apply to every step'
         )
     given = {name: option[-1].rpartition("=")[2] for name, option in options(more)}
     root = given.get("run.root") or environ.get("BURNISH_TRAIN_RUN__ROOT") or "runs"
@@ -146,30 +146,30 @@ def _option(option: str, value: str) -> list[str]:
 
 
 def go_on(ship: Ship, yes: bool) -> bool:
-    """Say what follows and ask whether to go on; `yes`: don't ask. Raises ShipError where there is nobody to ask."""
+    """Print the next steps and ask whether to continue, unless `yes`. Raises ShipError without a terminal."""
     where = "on this machine" if ship.where == "local" else "in containers"
     say(f"\nNext, {where}, with the memory, disk and time of the plan above:")
     say(f"  train   run '{ship.name}' in {ship.root}/")
     say("  export  its merge and GGUF files, each examined against the trained model")
     say(f"  serve   the smallest file that passes, on port {ship.port}, until Ctrl-C")
-    say("Ctrl-C stops at any point; the same command goes on from what is finished.")
+    say("Ctrl-C stops at any point; the same command continues after what is finished.")
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise ShipError("there is no terminal to ask on: YES=1 goes on without asking (make ship ... YES=1)")
-    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise ShipError("can't ask for confirmation without a terminal: pass YES=1 (make ship ... YES=1)")
+    print("Continue? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def say(text: str) -> None:
-    """Print a line where the steps print theirs."""
+    """Print a line to stderr, like the steps."""
     print(text, file=sys.stderr, flush=True)
 
 
 def check_later_steps(ship: Ship) -> int:
-    """Check the port and, where this machine has the packages, the settings of export and serve; returns an exit code.
+    """Check the port and, if the steps run on this machine, the settings of export and serve; return an exit code.
 
-    Raises ShipError where the port is in use.
+    Raises ShipError if the port is in use.
     """
     with socket.socket() as probe:
         if ship.port.isdecimal() and probe.connect_ex(("127.0.0.1", int(ship.port))) == 0:
@@ -180,12 +180,12 @@ def check_later_steps(ship: Ship) -> int:
 
 
 def run(ship: Ship, yes: bool) -> int:
-    """Run the steps; returns the exit code of one that failed. Serving takes this process's place."""
+    """Run the steps; return the exit code of a failed one. Serving replaces this process."""
     steps = list(STEPS)
     if code := check_later_steps(ship):
         return code
     if ship.trained:
-        say(f"=== 1/5 check, 2/5 plan: left out, run '{ship.name}' is trained")
+        say(f"=== 1/5 check, 2/5 plan: skipped, run '{ship.name}' is already trained")
     for number, step in enumerate(steps, 1):
         if ship.trained and step in ("check", "plan"):
             continue
@@ -202,7 +202,7 @@ def run(ship: Ship, yes: bool) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run make ship; returns the exit code."""
+    """Run make ship; return the exit code."""
     at = argv.index("--") if "--" in argv else len(argv)
     asked = make_parser().parse_args(argv[:at])
     try:
@@ -213,7 +213,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        say("ship: stopped; the same command goes on from what is finished")
+        say("ship: stopped; the same command continues after what is finished")
     return code
 
 

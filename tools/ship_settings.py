@@ -1,6 +1,6 @@
-"""python -m tools.ship_settings EXPORT WORDS -- SERVE WORDS: the settings of make ship's later steps, before it trains.
+"""Check the settings of make ship's later steps: python -m tools.ship_settings EXPORT ARGS -- SERVE ARGS.
 
-A misspelt setting or type would otherwise be found when training has ended.
+Otherwise a misspelled setting or type would be found only after training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ S = TypeVar("S", bound=Strict)
 
 
 def main() -> int:
-    """Parse both stages' words. Raises UserError with the faults of both."""
+    """Parse the arguments of both stages. Raises UserError with the errors of both."""
     words = sys.argv[1:]
     at = words.index("--")
     faults: list[str] = []
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def parse(model: type[S], stage: str, words: Sequence[str]) -> S:
-    """Return a stage's settings from its words and variables, as its own command reads them."""
+    """Return a stage's settings from its arguments and variables, as its command does."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser, model, stage)
     return parse_arguments(parser, model, stage, words)[0]

@@ -19,7 +19,7 @@ class Connections:
     """Tracks open connections, and which of them wait for their client: for a request or for the rest of one.
 
     A request that has arrived completely is never cut off. Lingering connections are counted separately: they are being
-    closed, and dropping one makes no room.
+    closed, so dropping one frees no place.
     """
 
     def __init__(self, limit: int) -> None:

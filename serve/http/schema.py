@@ -79,8 +79,10 @@ class Sampling(Wire):
     model: Annotated[str, Field(description="the served name or `default`; any other is a 404")]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="1 by default; 0 is greedy")
     top_p: Share | None = Field(None, description="1 by default")
-    n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="at most `max_choices` of the settings")
-    stop: str | list[str] | None = Field(None, description="at most `max_stops` of the settings")
+    n: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        None, description="at most the setting `max_choices`, over all prompts"
+    )
+    stop: str | list[str] | None = Field(None, description="at most the setting `max_stops`")
     max_tokens: MaxTokens | None = Field(None, description="at least 1; -1: as many as the context holds")
     presence_penalty: Penalty | None = Field(None, description="over the completion")
     frequency_penalty: Penalty | None = Field(None, description="over the completion")
@@ -145,7 +147,7 @@ class Sampling(Wire):
 class Rendering(Wire):
     """The messages of a prompt and how to render them, named as in vLLM."""
 
-    messages: Annotated[list[Message], Field(min_length=1, description="at most `max_messages` of the settings")]
+    messages: Annotated[list[Message], Field(min_length=1, description="at most the setting `max_messages`")]
     add_generation_prompt: Annotated[bool | None, Extension("vLLM")] = Field(
         None, description="false: the prompt ends after the last message instead of starting an assistant turn"
     )

@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, driven by Selenium from the package set external-chromium."""
+"""Debian's headless Chromium, driven by Selenium from the package set external-chromium."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.support.external import installed
 
 PHONE = {"deviceMetrics": {"width": 390, "height": 780, "pixelRatio": 2.0, "touch": True}}
-INSECURE_HOST = "chatbox"  # a name that is this machine, but no secure context: no clipboard, no random UUIDs
+INSECURE_HOST = "chatbox"  # resolves to this machine, but is not a secure context: no clipboard, no randomUUID
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--lang=en",
          "--window-size=1200,800",
          f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1")  # fmt: skip
@@ -23,12 +23,12 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable
 
 @contextmanager
 def chromium(phone: bool = False, dark: bool = False) -> Iterator[Any]:
-    """Start a browser and end it; skips the test where there is none."""
+    """Run a browser; skip the test if there is none."""
     packages = installed("chromium") / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("chromium and chromium-driver are not installed")
-    site.addsitedir(str(packages))  # behind what is installed already
+    site.addsitedir(str(packages))  # after the installed packages
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -46,7 +46,7 @@ def chromium(phone: bool = False, dark: bool = False) -> Iterator[Any]:
 
 
 class ChatPage:
-    """The chat page in a browser, as someone in front of it sees and uses it."""
+    """The chat page in a browser, as a user sees and uses it."""
 
     TIMEOUT_S = 15
 
@@ -54,13 +54,13 @@ class ChatPage:
         self.browser, self.url = browser, url
 
     def open(self) -> None:
-        """Load the page with nothing saved, and wait until it knows the model."""
+        """Load the page with empty storage, and wait until it shows the model."""
         self.load()
         self.js("localStorage.clear()")
         self.load()
 
     def load(self, fragment: str = "") -> None:
-        """Load the page as it is saved."""
+        """Load the page with its saved state."""
         self.browser.get("about:blank")
         self.browser.get(self.url + fragment)
         self.until(lambda: self.text("#model") == "echo")
@@ -69,35 +69,35 @@ class ChatPage:
         return self.browser.execute_script(code, *arguments)
 
     def imported(self, module: str, expression: str, *arguments: Any) -> Any:
-        """Return what an expression gives of a module, `m`, and the arguments, `a`."""
+        """Return the value of an expression of a module, `m`, and the arguments, `a`."""
         code = f"const [...a] = arguments, end = a.pop(); import('./web/{module}').then(m => end({expression}))"
         return self.browser.execute_async_script(code, *arguments)
 
     def fresh(self, read: Callable[[], Any]) -> Any:
-        """Read again where the page has replaced an element in the meantime."""
+        """Read, and retry if the page has replaced an element in the meantime."""
         for _ in range(10):
             try:
                 return read()
-            except Exception as error:  # Selenium's classes can't be imported before a browser is there
+            except Exception as error:  # Selenium's classes can only be imported once a browser runs
                 if type(error).__name__ != "StaleElementReferenceException":
                     raise
         return read()
 
     def all(self, selector: str) -> list[Any]:
-        """Return every element that is shown."""
+        """Return all visible elements."""
         find = self.browser.find_elements
         found: list[Any] = self.fresh(lambda: [e for e in find("css selector", selector) if e.is_displayed()])
         return found
 
     def text(self, selector: str) -> str:
-        """Return the text of the last element that is shown; nothing where there is none."""
+        """Return the text of the last visible element, "" if there is none."""
         return str(self.fresh(lambda: next((e.text for e in reversed(self.all(selector))), "")))
 
     def value(self, selector: str) -> str:
         return str(self.browser.find_element("css selector", selector).get_property("value"))
 
     def click(self, selector: str) -> None:
-        """Click the last element that is shown."""
+        """Click the last visible element."""
         self.fresh(lambda: self.all(selector)[-1].click())
 
     def fill(self, selector: str, text: str) -> None:
@@ -106,11 +106,11 @@ class ChatPage:
         field.send_keys(text)
 
     def keys(self, *keys: str) -> None:
-        """Press keys where the focus is."""
+        """Press keys in the focused element."""
         self.browser.switch_to.active_element.send_keys(*keys)
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Wait for something on the page."""
+        """Wait until a condition holds."""
         end = time.monotonic() + self.TIMEOUT_S
         while not holds():
             assert time.monotonic() < end, self.js("return document.body.innerText")
@@ -134,7 +134,7 @@ class ChatPage:
         return self.text(".assistant .text")
 
     def faults(self) -> list[str]:
-        """Return what the console says of scripts and of the content policy since the last call."""
+        """Return console messages about scripts and the content policy since the last call."""
         log = self.browser.get_log("browser")
         return [str(entry) for entry in log if entry["source"] != "network" and entry["level"] != "INFO"]
 

@@ -1,4 +1,4 @@
-"""Commands as a user runs them, each in a process of its own, and processes that are killed on the way."""
+"""Runs commands as a user does, each in its own process, and kills processes on the way."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Protocol
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = "tests.support.preloaded"
 STAGES = ("train", "export")
-# the general text is most of a short run's time; of a random model it says little, so that few of the texts are asked
+# the general texts dominate a short run's time and say little about a random model, so only a few are scored
 GENERAL_ROWS = 4
 FEW_TEXTS = {"BURNISH_TRAIN_EXAM__GENERAL_ROWS": str(GENERAL_ROWS)}
 
-# one process imports the stages once, and every command is a fork of it: the imports alone take up to nine seconds
+# one process imports the stages once and every command is forked from it, because imports take up to nine seconds
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([PRELOADED])
 
@@ -39,7 +39,7 @@ class Started(Protocol):
 
 @dataclass(frozen=True)
 class Fork:
-    """A command in a fork of the process that has imported the stages."""
+    """A command in a fork of the preloaded process."""
 
     process: multiprocessing.context.ForkServerProcess
     words: Sequence[str]
@@ -50,7 +50,7 @@ class Fork:
         return self.process.pid
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end and return the exit code. Raises subprocess.TimeoutExpired."""
+        """Wait for it to exit and return the exit code. Raises subprocess.TimeoutExpired."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired(list(self.words), timeout or 0)
@@ -64,8 +64,8 @@ class Fork:
 
 
 def _command(words: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
-    """Be `python -m WORDS`, with output into files; runs in the fork."""
-    assert PRELOADED in sys.modules, "the stages are not imported yet: this fork saves nothing"
+    """Run as `python -m WORDS` in the fork, with output to files."""
+    assert PRELOADED in sys.modules, "the stages are not imported yet, so this fork saves no time"
     for number, path in ((1, out), (2, err)):
         target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(target, number)
@@ -84,7 +84,7 @@ def _command(words: Sequence[str], environment: Mapping[str, str], out: str, err
 
 
 def own_environment(more: Mapping[str, str] = {}) -> dict[str, str]:
-    """Return this process's variables, of BURNISH_ ones only the cache, FEW_TEXTS and the given ones."""
+    """Return this process's variables; of the BURNISH_ ones only the cache, FEW_TEXTS and the given ones."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("BURNISH_") or k == "BURNISH_CACHE"}
     return {**clean, **FEW_TEXTS, **more}
 
@@ -119,7 +119,7 @@ class Cli:
         return subprocess.CompletedProcess(list(arguments), code, *said)
 
     def fresh(self, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run it in a new interpreter, as a user does: what is imported, seeded and hashed is its own."""
+        """Run it in a new interpreter, as a user does, with its own imports, seeds and hashes."""
         return subprocess.run(
             [sys.executable, "-m", *arguments], cwd=ROOT, env=own_environment(environment),
             capture_output=True, text=True, timeout=timeout,
@@ -127,14 +127,14 @@ class Cli:
 
 
 def start_fresh(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a command in a new interpreter; what it prints is not kept."""
+    """Start a command in a new interpreter; discard its output."""
     words = [sys.executable, "-m", *command]
     silent = subprocess.DEVNULL
     return subprocess.Popen(words, cwd=ROOT, env=own_environment(), stdout=silent, stderr=silent)
 
 
 def kill_at(command: Sequence[str], seconds: float) -> None:
-    """Start a command and kill it without warning after some seconds, if it has not ended by then."""
+    """Start a command and kill it with SIGKILL after some seconds, if it is still running."""
     process = fork(command)
     try:
         process.wait(seconds)
@@ -147,12 +147,12 @@ Start = Callable[[Sequence[str]], Started]
 
 
 def kill_after(command: Sequence[str], appears: Path, start: Start = fork, limit_s: float = 600) -> None:
-    """Start a command and kill it without warning as soon as a path appears."""
+    """Start a command and kill it with SIGKILL as soon as a path exists."""
     process = start(command)
     deadline = time.monotonic() + limit_s
     try:
         while not appears.exists():
-            assert process.poll() is None, "it ended before it could be killed"
+            assert process.poll() is None, "it exited before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
     finally:
@@ -161,14 +161,14 @@ def kill_after(command: Sequence[str], appears: Path, start: Start = fork, limit
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def child_of(process: subprocess.Popen[str]) -> int:
-    """Return the one child of a process as soon as there is one."""
+    """Wait for a process's child and return its id."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if found := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():

@@ -1,4 +1,4 @@
-"""A server in this process, around a model in pure Python that answers with the last message, and faults between."""
+"""A server in this process, with a pure Python model that echoes the last message, and injected faults."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ CONTEXT = 20_000
 LIMITS = SchedulerLimits(slots=5, running=4, cells=5 * CONTEXT, per_slot=CONTEXT, shared=False)
 BAD_GATEWAY = b"<html><head><title>502 Bad Gateway</title></head><body><h1>nginx</h1></body></html>"
 LOGIN = b"<!doctype html><title>Sign in</title>"
-CUT_AFTER = 12  # pieces of a stream that come through
+CUT_AFTER = 12  # pieces of a stream that arrive
 
 
 class LastMessage(ByteTokenizer):
-    """The prompt is the last message alone, so that it is what the echo answers."""
+    """The prompt is only the last message, so that the echo answers with it."""
 
     async def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
@@ -44,7 +44,7 @@ class LastMessage(ByteTokenizer):
 
 
 class SlowEcho(EchoBackend):
-    """Takes its time for every step."""
+    """An echo that takes `pause_s` for every step."""
 
     pause_s = 0.0
 
@@ -54,10 +54,10 @@ class SlowEcho(EchoBackend):
 
 
 class Proxy:
-    """Between browser and application: keeps what was asked, and does to answers what `fault` says.
+    """Sits between browser and application: records requests, and breaks replies as `fault` says.
 
-    html: a proxy's page with 502; login: one with 200; cut: the stream ends early, cleanly; lost: the connection
-    breaks; error: an error object in the stream; silent: nothing ever comes; crlf: other line ends, and comments.
+    html: a proxy's page with 502; login: one with 200; cut: the stream ends early but cleanly; lost: the connection
+    breaks; error: an error object in the stream; silent: no reply; crlf: different line ends, and comments.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -109,7 +109,7 @@ async def _page(send: Send, status: int, body: bytes) -> None:
 
 
 class EchoServer:
-    """`backend.pause_s` and `proxy.fault` may be set at any time; `start` after `stop` takes the same port again."""
+    """`backend.pause_s` and `proxy.fault` may be set at any time; `start` after `stop` uses the same port again."""
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self.backend, self.metrics, self.bridge = SlowEcho(), Metrics(), EventBridge()
@@ -127,7 +127,7 @@ class EchoServer:
         return f"http://127.0.0.1:{self.port}/"
 
     def start(self) -> None:
-        """Listen, in a thread of its own."""
+        """Start listening in a separate thread."""
         listening = socket.create_server(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
         config = uvicorn.Config(self.proxy, log_config=None, lifespan="off", timeout_graceful_shutdown=0)
@@ -151,7 +151,7 @@ class EchoServer:
 
 @contextmanager
 def echoing(keys: Sequence[str] = ()) -> Iterator[EchoServer]:
-    """Serve the echo while the block runs."""
+    """Run an echo server during the block."""
     server = EchoServer(keys)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""A model in pure Python behind the engine's protocols: it answers a prompt with the prompt."""
+"""A pure Python model that implements the engine's protocols and echoes the prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCAB_SIZE = 257
 
 
 class ByteTokenizer:
-    """Bytes are the tokens; the template puts the messages' contents one after another."""
+    """Each byte is a token; the template joins the contents of the messages."""
 
     vocab_size = VOCAB_SIZE
     has_template = True
@@ -67,7 +67,7 @@ class ByteTokenizer:
 
 @dataclass
 class TokenCache:
-    """A backend's cache: the tokens of each slot. Every batch must go on where its slots end."""
+    """A backend's cache: the tokens of each slot. Every batch must continue at the end of its slots."""
 
     slots: dict[int, list[int]] = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ class TokenCache:
                 del self.slots.setdefault(op.slot, [])[op.length :]
 
     def append(self, batch: Sequence[ScheduledTokens | FillerToken]) -> None:
-        """Take the tokens of a batch."""
+        """Append the tokens of a batch."""
         for part in batch:
             held = self.slots.setdefault(part.slot, [])
             assert len(held) == part.start
@@ -87,7 +87,7 @@ class TokenCache:
 
 
 class EchoBackend(TokenCache):
-    """Repeats the prompt, then gives the end token."""
+    """Repeats the prompt, then returns the end token."""
 
     def decode(self, batch: Sequence[ScheduledTokens | FillerToken]) -> int:
         self.append(batch)

@@ -1,4 +1,4 @@
-"""Damaged and hostile GGUF files: a tiny model with a few things changed, the same file for the same seed."""
+"""Damaged and hostile GGUF files: a tiny model with a few changes, deterministic by seed."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ TYPES = (*range(41), 99, (1 << 32) - 1)
 
 @dataclass
 class Parts:
-    """A GGUF file, taken apart: pairs of (key, type, value), tensors of (name, shape, type, offset), the data."""
+    """The parts of a GGUF file: pairs (key, type, value), tensors (name, shape, type, offset), and the data."""
 
     pairs: list[tuple[str, int, Any]]
     tensors: list[tuple[str, tuple[int, ...], int, int]]
     data: bytearray
     version: int = 3
-    counts: tuple[int, int] = (0, 0)  # added to the numbers of tensors and pairs
+    counts: tuple[int, int] = (0, 0)  # added to the counts of tensors and pairs
 
     def file(self) -> bytes:
         """Return the file's bytes."""
@@ -85,7 +85,7 @@ def whole(drawn: random.Random) -> Parts:
 
 
 def mutant(seed: int) -> bytes:
-    """Return the file of a seed: one to three changes of the model's parts, or of its bytes."""
+    """Return the file for a seed: one to three changes of the model's parts, or of its bytes."""
     drawn = random.Random(seed)
     parts = whole(drawn)
     raw = drawn.random() < 0.15
@@ -164,7 +164,7 @@ def _again(parts: Parts, drawn: random.Random) -> None:
 
 
 def set_pair(parts: Parts, key: str, kind: int, value: Any) -> None:
-    """Set a key of the metadata, in place of what it was."""
+    """Set a metadata key, replacing its value."""
     parts.pairs[:] = [pair for pair in parts.pairs if pair[0] != key] + [(key, kind, value)]
 
 
@@ -249,7 +249,7 @@ def _tensor(parts: Parts, drawn: random.Random) -> None:
 
 
 def _numbers(parts: Parts, drawn: random.Random) -> None:
-    """Weights that are NaN, infinite or very large."""
+    """Make weights NaN, infinite or very large."""
     bad = drawn.choice((b"\x00\x7e", b"\x00\x7c", b"\xff\x7b", b"\xff\xff"))
     if drawn.random() < 0.3:
         parts.data[:] = bad * (len(parts.data) // 2)

@@ -1,7 +1,7 @@
-"""What many mutants do to llama.cpp: python -m tests.support.gguf_outcomes FIRST COUNT -> JSON.
+"""Load many mutants in llama.cpp: python -m tests.support.gguf_outcomes FIRST COUNT prints the outcomes as JSON.
 
-Each is opened in a fork, since imports alone would take most of the time: first by the load test that serve runs in a
-child, then, where that passed, as serve itself opens it.
+Each is opened in a fork, to save the imports: first by the load test that serve runs in a child process, then, if that
+passed, as serve opens it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FINE, REFUSED, UNEXPECTED, NOT_FINITE = range(4)
 
 
 def probe(path: Path) -> int:
-    """Be the child that serve starts."""
+    """Do what serve's child process does."""
     return FINE if load_test(path, "off").finite else NOT_FINITE
 
 
 def serve(path: Path) -> int:
-    """Do what serve does with a file up to its first request."""
+    """Do what serve does with a file before its first request."""
     settings = ServeSettings(model=str(path), amx="off")
     model, served, _ = load.load(settings)
     size = sizing.measure(model, served.context_length, settings)
@@ -46,7 +46,7 @@ def serve(path: Path) -> int:
 
 
 def outcome(call: Callable[[Path], int], path: Path, said: Path) -> int:
-    """Call in a fork; returns how it ended: what it returned, or the signal, negative."""
+    """Call in a fork; return its exit code, or the negative signal number."""
     child = os.fork()
     if child == 0:
         signal.alarm(LIMIT_S)
@@ -66,8 +66,8 @@ def outcome(call: Callable[[Path], int], path: Path, said: Path) -> int:
 
 
 def main(first: int, count: int) -> None:
-    """Print the outcomes of the load test by number, what got past it and then failed, and what was unexpected."""
-    load.check = lambda path: None  # it was done already, in a fork
+    """Print the number of load tests by outcome, files that passed it and then failed, and unexpected errors."""
+    load.check = lambda path: None  # already done in a fork
     counts: dict[str, int] = {}
     wrong: list[str] = []
     slowest = 0.0

@@ -1,4 +1,4 @@
-"""Chat templates that strangers could write: without an end, too large, with errors of every kind, after attributes."""
+"""Hostile chat templates: endless, too large, with errors of every kind, or reaching for private attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 NESTED = "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"
-# templates that must end at a limit, or in one error
+# templates that must be stopped by a limit or end in one error
 HOSTILE: dict[str, str] = {
     # without an end
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
@@ -126,17 +126,17 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
 def most_kib() -> int:
-    """Return this program's peak memory. (getrusage starts with the peak of the process that started it.)"""
+    """Return this process's peak memory. (getrusage starts with the peak of the parent process.)"""
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 def main() -> int:
-    """Render every hostile template; print name, seconds and outcome as lines of JSON, the peak of the memory last."""
+    """Render every hostile template; print name, seconds and outcome as JSON lines, and peak memory last."""
     from burnish.chat import ChatError, ChatTemplate
 
     timeout_s = float(sys.argv[1])
     for name, source in HOSTILE.items():
-        gc.collect()  # what the one before left is not this one's
+        gc.collect()  # don't count the previous one's garbage
         began = time.monotonic()
         try:
             text = ChatTemplate(source, "2026-01-02", timeout_s=timeout_s).render(MESSAGES, add_generation_prompt=True)

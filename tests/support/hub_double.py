@@ -1,7 +1,7 @@
-"""A small double of the Hugging Face Hub over real HTTP, speaking its API as huggingface_hub calls it.
+"""A small fake of the Hugging Face Hub over real HTTP, with the API that huggingface_hub uses.
 
-Users, repositories with commits, LFS blobs (single and multipart), gated and private ones, and faults on order. It
-speaks LFS and not Xet: clients are told so by HF_HUB_DISABLE_XET=1 in `environment`.
+It has users, repositories with commits, LFS blobs (single and multipart), gated and private repositories, and injected
+faults. It supports LFS but not Xet, so `environment` sets HF_HUB_DISABLE_XET=1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = r"(?P<repo>[^/]+/[^/]+)"
 
 @dataclass(frozen=True)
 class File:
-    """One file of a commit: its bytes, and whether it is kept as LFS."""
+    """One file of a commit: its bytes, and whether it is stored as LFS."""
 
     content: bytes
     lfs: bool
@@ -49,7 +49,7 @@ class Repo:
 
     private: bool = False
     gated: bool = False
-    hidden: bool = False  # the name is taken, and nobody may see by what
+    hidden: bool = False  # the name is taken by a repository that nobody can see
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
 
     def commit(self, files: dict[str, File]) -> str:
@@ -67,7 +67,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Answer the next `times` requests that match with `status`; -1: cut the connection after `after` bytes."""
+    """Reply to the next `times` matching requests with `status`; -1: close the connection after `after` bytes."""
 
     method: str
     path: str
@@ -79,7 +79,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked: `received` counts the body's bytes."""
+    """A request; `received` is the size of its body in bytes."""
 
     method: str
     path: str
@@ -88,7 +88,7 @@ class Request:
 
 
 class Hub:
-    """The double's state; `url` is what HF_ENDPOINT is set to."""
+    """The fake's state; `url` is the value for HF_ENDPOINT."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, tuple[str, bool]] = {"hf_good": ("me", True), "hf_read": ("me", False)}
@@ -99,7 +99,7 @@ class Hub:
         self.requests: list[Request] = []
         self.quota_bytes: int | None = None
         self.seconds_a_part = 0.0
-        self.lost_answers = 0  # commits that are made, and answered 502
+        self.lost_answers = 0  # commits that succeed but get the reply 502
         self._busy, self._changed = 0, threading.Condition()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -109,12 +109,12 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def environment(self, home: Path, token: str | None = "hf_good") -> dict[str, str]:
-        """Return the variables that point huggingface_hub here, with a home (cache, login) of its own."""
+        """Return the variables that point huggingface_hub here, with a separate home for cache and login."""
         names = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
         return {**names, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": token or ""}
 
     def add(self, repo: str, files: dict[str, bytes], **flags: bool) -> str:
-        """Commit files to a repository, which is made where it is not there; returns the commit."""
+        """Commit files to a repository, created if missing; return the commit."""
         kept = self.repos.setdefault(repo, Repo(**flags))
         before = kept.commits[kept.head] if kept.commits else {}
         return kept.commit({**before, **{k: File(v, k.endswith(LFS_SUFFIXES)) for k, v in files.items()}})
@@ -124,14 +124,14 @@ class Hub:
         return {path: file.content for path, file in kept.commits[kept.head].items()}
 
     def fail(self, method: str, path: str, status: int, times: int = 1, after: int = 0, **headers: str) -> None:
-        """Order a fault for requests whose path has `path` in it."""
+        """Inject a fault for requests whose path contains `path`."""
         self.faults.append(
             Fault(method, path, status, times, {k.replace("_", "-"): v for k, v in headers.items()}, after)
         )
 
     @contextmanager
     def handling(self) -> Iterator[None]:
-        """Count a request as being answered while the block runs."""
+        """Count a request as in progress during the block."""
         with self._changed:
             self._busy += 1
         try:
@@ -142,7 +142,7 @@ class Hub:
                 self._changed.notify_all()
 
     def wait_idle(self, timeout: float = 30) -> None:
-        """Wait until no request is being answered."""
+        """Wait until no request is in progress."""
         with self._changed:
             assert self._changed.wait_for(lambda: not self._busy, timeout)
 
@@ -152,7 +152,7 @@ class Hub:
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """Run a double while the block does."""
+    """Run a fake Hub during the block."""
     hub = Hub()
     thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -171,7 +171,7 @@ class _Refused(Exception):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Finds the route, checks the token, answers."""
+    """Finds the route, checks the token and replies."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         self.hub.requests.append(Request(self.command, path, token, len(body)))
         if fault:
-            return self._send(fault.status, {"error": "on order"}, fault.headers)
+            return self._send(fault.status, {"error": "injected fault"}, fault.headers)
         try:
             for method, pattern, answer in ROUTES:
                 found = re.fullmatch(pattern, path)
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    # ---- who, and what they may ---------------------------------------------------------------------------------
+    # ---- users and permissions ----------------------------------------------------------------------------------
 
     def _user(self, token: str | None) -> tuple[str, bool] | None:
         if token is not None and token not in self.hub.tokens:
@@ -338,7 +338,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _store(self, oid: str, content: bytes) -> None:
         if hashlib.sha256(content).hexdigest() != oid:
-            raise _Refused(400, "the content is not what was announced")
+            raise _Refused(400, "the content does not match the announced hash")
         self.hub.blobs[oid] = content
 
     def verify(self, token: str | None, body: bytes, oid: str) -> None:
@@ -375,7 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.hub.blobs[file.sha256] = file.content
         linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
-        # large files lie on another host, which must not get the token
+        # large files are on another host, which must not get the token
         away = f"http://localhost:{self.server.server_port}/cdn/{file.sha256}"  # type: ignore[attr-defined]
         self._send(302, b"", {**headers, **linked, "Location": away})
 

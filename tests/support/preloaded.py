@@ -1,4 +1,4 @@
-"""What the process imports that commands are forks of: both stages whole, with the libraries kept quiet."""
+"""Imports of the process that commands are forked from: both stages completely, with quiet libraries."""
 
 from importlib import import_module
 

@@ -1,11 +1,11 @@
-"""What a module touches of libraries' private parts, read from its source."""
+"""The private APIs of libraries that a module uses, found in its source."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 
-# not documented, although no part of the name begins with an underscore
+# undocumented, although no part of the name begins with an underscore
 INTERNAL = (
     "transformers.core_model_loading",
     "transformers.conversion_mapping",
@@ -14,12 +14,12 @@ INTERNAL = (
     "huggingface_hub.lfs",
     "huggingface_hub.utils.sha",
 )
-OURS = {"_fused", "_fused_place", "_fused_layers"}  # what our kernels put on PEFT's layers
+OURS = {"_fused", "_fused_place", "_fused_layers"}  # attributes that our kernels add to PEFT's layers
 DOCUMENTED = {"_exit", "_SubParsersAction"}  # os._exit; argparse has no other name for its type
 
 
 def private_names(code: str) -> set[str]:
-    """Return the private modules that are imported, and the private attributes of anything but one's own class."""
+    """Return imported private modules, and private attributes used on objects of other classes."""
     return set(_names(ast.parse(code))) - OURS - DOCUMENTED
 
 
@@ -36,7 +36,7 @@ def _names(tree: ast.Module) -> Iterator[str]:
 
 
 def _inherited(cls: ast.ClassDef) -> set[str]:
-    """Return the private attributes of `self` that the class uses and does not make."""
+    """Return the private attributes of `self` that the class uses but does not define."""
     nodes = [node for node in ast.walk(cls) if isinstance(node, ast.Attribute) and _is_own(node.value)]
     used = {node.attr for node in nodes if _is_private(node.attr)}
     made = {node.attr for node in nodes if isinstance(node.ctx, ast.Store)}
@@ -52,5 +52,5 @@ def _is_private(name: str) -> bool:
 
 
 def _is_own(node: ast.expr) -> bool:
-    """Whether an object is one's own: self, cls, and another of the same class."""
+    """Whether an object is of the same class: self, cls, or other."""
     return isinstance(node, ast.Name) and node.id in ("self", "cls", "other")

@@ -1,4 +1,4 @@
-"""A run as export leaves it, made of small files: every hash is true, no model has to be loaded to publish it."""
+"""An exported run made of small files with correct hashes, which can be published without loading a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHY = "KL 0.3 is above 0.1"
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Put a large file there; a link by name would lead out of the run."""
+    """Hard-link or copy a large file; a symbolic link would lead out of the run."""
     try:
         os.link(source.resolve(), target)
     except OSError:
@@ -31,7 +31,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def noise(size: int, seed: str) -> bytes:
-    """Return bytes that no other seed gives."""
+    """Return bytes that are different for each seed."""
     return hashlib.shake_256(seed.encode()).digest(size)
 
 

@@ -1,4 +1,4 @@
-"""Records as a stranger may write them: every field of a good one with what does not belong there."""
+"""Hostile records: valid ones with a malicious or invalid value in every field."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return a copy with one part replaced, or taken out."""
+    """Return a copy with one part replaced or removed."""
     result = copy.deepcopy(value)
     holder = result
     for key in path[:-1]:
@@ -51,9 +51,9 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def attacks(good: dict[str, Any], count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, file content): `count` of one changed part each, every part at least once, then damaged files."""
+    """Yield (name, file content): `count` with one changed part, each part at least once, then damaged files."""
     chosen = random.Random(seed)
-    there = [*places(good), ("later",)]  # a field that this version does not know
+    there = [*places(good), ("later",)]  # an unknown field
     wanted = [(path, chosen.choice(VALUES)) for path in there]
     wanted += [(chosen.choice(there), chosen.choice(VALUES)) for _ in range(count - len(there))]
     for path, value in wanted:
@@ -65,7 +65,7 @@ def attacks(good: dict[str, Any], count: int, seed: int) -> Iterator[tuple[str, 
 
 
 def damaged(text: str) -> Iterator[tuple[str, bytes]]:
-    """Yield files that are not one JSON object, read strictly."""
+    """Yield files that are not a strictly valid JSON object."""
     yield "empty", b""
     yield "cut", text[: len(text) // 2].encode()
     yield "a list", b"[]"

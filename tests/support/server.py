@@ -1,4 +1,4 @@
-"""A real server in a process of its own, on the small real model, for the tests of serve."""
+"""A real server in its own process, with the small real model, for the tests of serve."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def small_model() -> Path:
 
 
 class ServerProcess:
-    """`python -m serve` with the given settings; `output` is what it printed so far."""
+    """`python -m serve` with the given settings; `output` is its output so far."""
 
     def __init__(self, *, environment: dict[str, str] | None = None, **settings: object) -> None:
         values: dict[str, object] = {"model": small_model(), "port": 0, "context_length": 512, "max_sequences": 8}
@@ -38,7 +38,7 @@ class ServerProcess:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("BURNISH_")}
         self.output = ""
         self.port = 0
-        self._ready = threading.Event()  # set at the end of the output too
+        self._ready = threading.Event()  # also set at the end of the output
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serve", *words],
             cwd=ROOT,
@@ -70,7 +70,7 @@ class ServerProcess:
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 120
     ) -> tuple[int, dict[str, str], Any]:
-        """Make one request; return status, headers in lower case, and the body (JSON where it is JSON)."""
+        """Send a request; return status, headers in lower case, and the body, decoded if it is JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -97,7 +97,7 @@ class ServerProcess:
         )
 
     def wait_running(self, least: int = 1, waiting: bool = False, timeout: float = 60) -> None:
-        """Wait until so many sequences run, or run or wait."""
+        """Wait until at least `least` sequences run; with `waiting`, run or wait."""
         self._wait(lambda running, queued: running + queued * waiting >= least, timeout)
 
     def wait_idle(self, timeout: float = 30) -> None:
@@ -105,7 +105,7 @@ class ServerProcess:
         self._wait(lambda running, queued: running + queued == 0, timeout)
 
     def _wait(self, holds: Callable[[float, float], bool], timeout: float) -> None:
-        # the server tells nobody when this changes: it can only be asked
+        # the server sends no notification of this, so poll
         end = time.monotonic() + timeout
         while not holds(self.metric("burnish_sequences_running"), self.metric("burnish_queue_depth")):
             assert time.monotonic() < end, "sequences never began or ended"
@@ -113,7 +113,7 @@ class ServerProcess:
 
     @property
     def child(self) -> int:
-        """The process that serves: its parent, which was started here, only waits for it."""
+        """The serving process, a child of the started process."""
         pid = self.process.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
@@ -124,7 +124,7 @@ class ServerProcess:
         return int(found[1])
 
     def stop(self, timeout: float = 60) -> int:
-        """End it with SIGTERM; return the exit code."""
+        """Stop it with SIGTERM; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -138,7 +138,7 @@ class ServerProcess:
 
 @contextmanager
 def made(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
-    """Run `make serve` in a group of its own while the block does, from when it is ready."""
+    """Run `make serve` in its own process group during the block, which starts when it is ready."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -166,7 +166,7 @@ def made(command: list[str], environment: dict[str, str] | None = None) -> Itera
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[ServerProcess]:
-    """Start a server, wait until it is ready, stop it at the end."""
+    """Run a server during the block, which starts when it is ready."""
     server = ServerProcess(**settings)
     try:
         yield server.wait_ready()

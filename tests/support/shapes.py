@@ -1,4 +1,4 @@
-"""Published sizes of models, and cards as numbers."""
+"""Published sizes of models, and GPUs as machine descriptions."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def card(gib: float, **more: Any) -> Machine:
-    """A GPU with so much free memory, as fast as was measured on an H100's matrix products."""
+    """Return a GPU with this much free memory, and the matrix product rate measured on an H100."""
     return Machine("cuda", round(gib * GIB), 600e12, **more)

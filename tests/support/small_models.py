@@ -1,4 +1,4 @@
-"""Models of a few thousand weights in several architectures, with adapters that do something, and rows for them."""
+"""Models of a few thousand weights in several architectures, with non-zero adapters, and rows for them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def tied_llama() -> Any:
 
 
 def mistral() -> Any:
-    """Its window is shorter than the rows."""
+    """The sliding window is shorter than the rows."""
     return MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8))
 
 
 def gemma() -> Any:
-    """Soft caps on attention and logits, so low that weights of this size feel them."""
+    """Soft caps on attention and logits, low enough to affect weights of this size."""
     caps = {"final_logit_softcapping": 0.05, "attn_logit_softcapping": 0.05, "head_dim": 8, "sliding_window": 8}
     return Gemma2ForCausalLM(Gemma2Config(**SMALL, **caps))
 
@@ -57,7 +57,7 @@ def mamba() -> Any:
 
 
 def adapted(make: Any, targets: Any = "all-linear") -> Any:
-    """Return a model of weights large enough to matter, with an adapter that does something."""
+    """Return a model with large enough weights and a non-zero adapter."""
     torch.manual_seed(0)
     model = make().float()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Requests written and replies read byte by byte, for the tests of connections."""
+"""Raw requests and replies over sockets, for the tests of connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ASK = {"model": "default", "prompt": "x", "max_tokens": 4, "ignore_eos": True, "
 
 
 def impatient(model: Path) -> AbstractContextManager[ServerProcess]:
-    """Start a server whose deadlines are short and whose connections are few."""
+    """Start a server with short timeouts and few connections."""
     return serving(
         model=model,
         context_length=64,
@@ -37,7 +37,7 @@ def ask(**fields: Any) -> bytes:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """Read until the server closes; a reset is an end too."""
+    """Read until the server closes or resets the connection."""
     data = b""
     try:
         while part := connection.recv(65536):
@@ -48,7 +48,7 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def reply(connection: socket.socket) -> bytes:
-    """Read one reply with a length; interim ones are skipped."""
+    """Read one reply with a length, skipping interim ones."""
     data = b""
     while True:
         while b"\r\n\r\n" not in data:
@@ -74,7 +74,7 @@ def code(data: bytes) -> str:
 
 
 def alive(server: ServerProcess) -> None:
-    """Check that the server answers."""
+    """Check that the server responds."""
     assert server.call("GET", "/health/ready", timeout=5)[0] == 200
     with closing(connect(server)) as connection:
         connection.sendall(ask())

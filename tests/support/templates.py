@@ -1,11 +1,11 @@
-"""Chat templates of our own that do what well-known ones do, over the markers of the tests' tokenizer."""
+"""Chat templates that behave like well-known ones, with the markers of the tests' tokenizer."""
 
 from __future__ import annotations
 
 CHATML_TURN = "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
 OPENS = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 
-# as Qwen3's: the newest answer has a thought, an empty one where there is none; earlier answers have lost theirs
+# like Qwen3's: the last answer has a thought, possibly empty; thoughts are removed from earlier answers
 HYBRID = (
     """\
 {%- set last = namespace(user=-1) -%}
@@ -28,13 +28,13 @@ HYBRID = (
 {%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"""
 )
 
-# as Phi's: a finished chat has one more end token, and turns lose their outer blanks
+# like Phi's: a finished chat ends with an extra end token, and turns are stripped
 TWICE = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.strip() + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% else %}{{ eos_token_of_texts }}{% endif %}"
 ).replace("eos_token_of_texts", "'<|endoftext|>'")
 
-# as gpt-oss's: channels, a thought in one of its own, and another end token for the newest answer
+# like gpt-oss's: channels, with thoughts in a separate one, and a different end token for the last answer
 CHANNELS = """\
 {%- for m in messages -%}
 {%- if m.role != 'assistant' %}{{ '<|im_start|>' + m.role + '<jupyter_code>' + m.content + '<|im_end|>' }}
@@ -48,19 +48,19 @@ CHANNELS = """\
 {%- endif %}{% endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"""
 
-# as Command R's: a response has an end, and its turn another
+# like Command R's: the response and its turn have different end tokens
 BRACKETED = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n<jupyter_text>' + m.content }}"
     "{{ '<jupyter_output><|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<jupyter_text>' }}{% endif %}"
 )
 
-# as Gemma's once: it takes no system turn
+# like Gemma's first one: rejects system turns
 STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + (
     "{% for m in messages %}" + CHATML_TURN + "{% endfor %}" + OPENS
 )
 
-# what no exchange shows by itself: turns that are numbered, and a note above long chats
+# not visible in a single exchange: numbered turns, and a note above long chats
 NUMBERED = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + loop.index|string + '\\n' + m.content }}"
     "{{ '<|im_end|>\\n' }}{% endfor %}"
@@ -72,7 +72,7 @@ LATE = (
     "{% for m in messages %}" + CHATML_TURN + "{% endfor %}" + OPENS
 )
 
-# the channels of gpt-oss by its own markers
+# gpt-oss's channels with its own markers
 HARMONY = (
     CHANNELS.replace("<jupyter_text>", "<|channel|>")
     .replace("<jupyter_code>", "<|message|>")

@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, as a person has it: what it prints, what is typed, Ctrl-C."""
+"""Runs a command on its own terminal, like a user: reads its output, types, presses Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CTRL_C = "\x03"
 
 
 class Terminal:
-    """A process with a new terminal as its standard input and outputs; `output` is what it has printed so far."""
+    """A process with a new terminal as standard input and outputs; `output` is its output so far."""
 
     def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
         self.output = ""
@@ -30,18 +30,18 @@ class Terminal:
         os.write(self._file, text.encode())
 
     def wait_for(self, text: str, limit_s: float = 60) -> None:
-        """Read until a text was printed."""
+        """Read until a text is printed."""
         self.wait_until(lambda: text in self.output, limit_s)
 
     def wait_until(self, holds: Callable[[], bool], limit_s: float = 60) -> None:
-        """Read until something holds."""
+        """Read until a condition holds."""
         end = time.monotonic() + limit_s
         while not holds():
             assert time.monotonic() < end, self.output
             assert self._read(0.05) or holds(), f"it ended before: {self.output}"
 
     def wait(self, limit_s: float = 60) -> int:
-        """Read to the end; return the exit code, -n where signal n ended it."""
+        """Read to the end; return the exit code, -n if signal n killed it."""
         end = time.monotonic() + limit_s
         while self._read(1.0):
             assert time.monotonic() < end, self.output
@@ -49,13 +49,13 @@ class Terminal:
         return self.code
 
     def close(self) -> None:
-        """Close the terminal, which ends what still runs on it."""
+        """Close the terminal, which ends processes still running on it."""
         os.close(self._file)
         if self.code is None:
             self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _read(self, seconds: float) -> bool:
-        """Read what comes within some seconds; False at the end."""
+        """Read output for some seconds; False at the end."""
         if not select.select([self._file], [], [], seconds)[0]:
             return True
         try:
@@ -68,7 +68,7 @@ class Terminal:
 
 @contextmanager
 def terminal(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Terminal]:
-    """Run a command on a terminal while the block does."""
+    """Run a command on a terminal during the block."""
     made = Terminal(command, cwd, environment)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""Tokenizers of several kinds, made here, or real ones of the external set; and random weights for them."""
+"""Tokenizers of several kinds, created here or from the external set, and random weights for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
 def byte_level(directory: Path, label: str = "LlamaTokenizerFast", normalizer: Any = None) -> Path:
-    """Write a byte-level BPE tokenizer under a label of SentencePiece's kind, as DeepSeek's models have."""
+    """Write a byte-level BPE tokenizer labelled as a SentencePiece one, as in DeepSeek's models."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
@@ -46,7 +46,7 @@ def byte_level(directory: Path, label: str = "LlamaTokenizerFast", normalizer: A
 
 
 def with_start(directory: Path, start: str = "<s>") -> Path:
-    """Have a tokenizer's post-processor put a start token before every text, as Llama's and Gemma's do."""
+    """Make a tokenizer's post-processor add a start token before every text, as Llama's and Gemma's do."""
     from tokenizers import Tokenizer, processors
 
     made = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -80,7 +80,7 @@ def configure(directory: Path, label: str, **more: Any) -> None:
 
 
 def add_weights(directory: Path, vocabulary: int) -> Path:
-    """Put a random Llama beside a tokenizer."""
+    """Add a random Llama to a tokenizer's directory."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -93,16 +93,16 @@ def add_weights(directory: Path, vocabulary: int) -> Path:
     return directory
 
 
-# llama.cpp's own expressions of DeepSeek's tokenizer, as its source has them
+# llama.cpp's expressions for DeepSeek's tokenizer, in its source
 DEEPSEEK = re.compile(r"case LLAMA_VOCAB_PRE_TYPE_DEEPSEEK_LLM:\s+regex_exprs = {(.*?)\n\s+};", re.DOTALL)
 
 
 def from_llama_cpp(
     kind: str, directory: Path, label: str = "LlamaTokenizerFast"
 ) -> tuple[Path, list[tuple[str, list[int]]]]:
-    """Write a real byte-level vocabulary that llama.cpp's sources carry under a label of SentencePiece's kind.
+    """Write a real byte-level vocabulary from llama.cpp's sources, labelled as a SentencePiece one.
 
-    Returns the directory, and the texts of llama.cpp's own test with their ids.
+    Return the directory, and the texts of llama.cpp's test with their ids.
     """
     from gguf import GGUFReader
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -132,22 +132,22 @@ def from_llama_cpp(
 
 
 def llama_cpp_vocabularies() -> list[Path]:
-    """Return the vocabularies that llama.cpp's sources carry: one GGUF without weights for each kind."""
+    """Return the vocabularies in llama.cpp's sources: one GGUF without weights per kind."""
     return sorted(_sources().glob("ggml-vocab-*.gguf"))
 
 
 def _deepseek(source: Path) -> list[str]:
-    """Return the expressions but the last, of digits, which the tokenizer splits one by one."""
+    """Return the expressions except the last one, for digits, which the tokenizer splits one by one."""
     found = DEEPSEEK.search(source.read_text(encoding="utf-8"))
     assert found is not None
     return [json.loads(text) for text in re.findall(r'"(?:[^"\\]|\\.)*"', found[1])][:-1]
 
 
 def _sources() -> Path:
-    """Return the folder of vocabularies of llama.cpp's sources, fetched once into the cache."""
+    """Return the directory of llama.cpp's vocabularies, downloaded once into the cache."""
     target = cache_root() / "test-tokenizers" / "llama.cpp"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # two workers may ask at once
+    with FileLock(f"{target}.lock"):  # two workers may need it at once
         return target if (target / "llama-vocab.cpp").is_file() else _fetched(target)
 
 
@@ -158,7 +158,7 @@ def _fetched(target: Path) -> Path:
     command += ["--no-binary", "llama-cpp-python", "--dest", str(work), "-r", str(ROOT / "requirements/llama.txt")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
-        pytest.skip(f"llama.cpp's sources can't be fetched: {done.stderr.strip()[-200:]}")
+        pytest.skip(f"downloading llama.cpp's sources failed: {done.stderr.strip()[-200:]}")
     with tarfile.open(next(work.glob("*.tar.gz"))) as tar:
         for member in tar:
             name = member.name.partition("/vendor/llama.cpp/")[2]

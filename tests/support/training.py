@@ -1,4 +1,4 @@
-"""Short trainings of a tiny base, and what they left or said."""
+"""Short trainings of a tiny base, and their results."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps"
 
 
 def command(base: Path, rows: Path, root: Path, *more: str, verb: str = "run") -> list[str]:
-    """Return the words of a short training."""
+    """Return the command of a short training."""
     where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
     return ["train", verb, *where, *SHORT, *more]
 
 
 def only_fault(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that says what is wrong; there must be just one, and no traceback."""
+    """Return the only error line; there must be exactly one, and no traceback."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (fault,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))

@@ -1,1 +1,1 @@
-"""The pages of docs/ that are generated from the code: settings.md and openai-api.md."""
+"""Generates docs/settings.md and docs/openai-api.md from the code."""

@@ -1,4 +1,4 @@
-"""docs/openai-api.md: routes, request fields and errors, from the routes, the schema and every place that refuses."""
+"""docs/openai-api.md: routes, request fields and errors, collected from the code of serve/http."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from .markdown import table, type_text
 INTRO = """\
 # OpenAI API compatibility
 
-Which routes the server has, what it does with every request field, and which errors it returns. This page is generated
-from the code by `make reference`. [Serve in production](serve-in-production.md) explains how to use the API.
+The server's routes, how it handles every request field, and the errors it returns. This page is generated from the code
+by `make reference`. [Serve in production](serve-in-production.md) explains how to use the API.
 
-Nothing is ignored silently. A field that this page does not list is a 400 `unknown_parameter` that names the field that
-was probably meant. `null` means that the field is absent, also for a field that is not listed. A refused field is
-accepted while it asks for nothing: empty (`[]`, `{}`, `""`), or with one of the values that the table names.
+Nothing is ignored silently. A field not listed here gets a 400 `unknown_parameter` that suggests the nearest name.
+`null` means that the field is absent, even for unknown fields. An unsupported field is accepted if it requests nothing:
+if it is empty (`[]`, `{}`, `""`) or has one of the values in the table.
 
 ## Routes
 
-HEAD is answered wherever GET is. `/models`, `/completions` and `/chat/completions` work without `/v1`, and doubled or
+HEAD works for every GET route. `/models`, `/completions` and `/chat/completions` work without `/v1`, and doubled or
 trailing slashes don't matter.
 """
 ERRORS = """\
 ## Errors
 
-Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`. 429 has a Retry-After header, 503 has
-one where waiting helps. In the middle of a stream an error is an event `data: {"error": ...}`, followed by
-`data: [DONE]`. In the messages below an ellipsis replaces what depends on the request.
+Every error has OpenAI's format: `{"error": {"message", "type", "param", "code"}}`. 429 has a Retry-After header, and so
+has 503 if retrying helps. During a stream, an error is an event `data: {"error": ...}`, followed by `data: [DONE]`. In
+the messages below, an ellipsis replaces what depends on the request.
 """
 Fields = list[tuple[str, FieldInfo]]
 
@@ -57,13 +57,13 @@ def page() -> str:
         parts.append(_same(model) or _tables(model))
         seen.add(model)
     parts += ["## Messages\n", "An entry of `messages`.\n", _tables(Message)]
-    parts += ["## Content parts\n", "An entry of `content` where that is a list.\n", _tables(ContentPart)]
+    parts += ["## Content parts\n", "An entry of `content` if that is a list.\n", _tables(ContentPart)]
     parts += ["## `stream_options`\n", _tables(schema.StreamOptions), ERRORS, error_table()]
     return "\n".join(parts)
 
 
 def _routes() -> Iterator[tuple[str, APIRoute]]:
-    """Yield every route with its method; they are registered without a server, which only replies need."""
+    """Yield every route with its method. No server is needed to register them."""
     app = FastAPI(openapi_url=None)
     service = SimpleNamespace(served=SimpleNamespace(tokenizer=None), bodies=None)
     for module in ROUTES:
@@ -83,13 +83,13 @@ def _sentence(endpoint: Any) -> str:
 
 
 def _request(route: APIRoute) -> type[Wire] | None:
-    """Return the schema that a handler reads its body with."""
+    """Return the schema of a handler's request body."""
     found = re.search(r"bodies\.request\((\w+),", inspect.getsource(route.endpoint))
     return cast("type[Wire]", getattr(schema, found[1])) if found else None
 
 
 def _same(model: type[Wire]) -> str:
-    """Return a sentence instead of tables for a request that is another one's, with other defaults at most."""
+    """Return a sentence instead of tables for a request with the fields of another one; "" for others."""
     parent = model.__mro__[1]
     if not issubclass(parent, Wire) or model.model_fields.keys() != parent.model_fields.keys():
         return ""
@@ -102,13 +102,13 @@ def _tables(model: type[Wire]) -> str:
     fields = sorted(model.model_fields.items(), key=lambda item: not item[1].is_required())
     parts = []
     for title, chosen, head, row in (
-        ("Honoured", _honoured(fields), ("field", "type", "notes"), _honoured_row),
+        ("Supported", _supported(fields), ("field", "type", "notes"), _supported_row),
         ("Extensions", _extensions(fields), ("field", "type", "notes", "also in"), _extension_row),
-        ("Accepted, without effect", _idle(fields), ("field", "type", "because"), _idle_row),
+        ("Accepted, without effect", _ignored(fields), ("field", "type", "reason"), _ignored_row),
         (
-            "Refused",
+            "Not supported",
             _refused(fields),
-            ("field", "400 with the code", "unless it is"),
+            ("field", "error code (400)", "accepted values"),
             _refused_row,
         ),
     ):
@@ -122,7 +122,7 @@ def marks(info: FieldInfo, kind: type[Any] | UnionType) -> list[Any]:
     return [mark for mark in info.metadata if isinstance(mark, kind)]
 
 
-def _honoured(fields: Fields) -> Fields:
+def _supported(fields: Fields) -> Fields:
     return [
         (n, i)
         for n, i in fields
@@ -134,7 +134,7 @@ def _extensions(fields: Fields) -> Fields:
     return [(name, info) for name, info in fields if marks(info, Extension)]
 
 
-def _idle(fields: Fields) -> Fields:
+def _ignored(fields: Fields) -> Fields:
     return [(name, info) for name, info in fields if marks(info, NoEffect)]
 
 
@@ -147,14 +147,14 @@ def _kind(info: FieldInfo) -> str:
 
 
 def _text(info: FieldInfo) -> str:
-    """Return what a field's declaration says of it."""
+    """Return the notes in a field's declaration."""
     only = [f"{mark.values}, else 400 `{mark.code}`" for mark in marks(info, Only)]
     return "; ".join(
         [*(["required"] if info.is_required() else []), *([info.description] if info.description else []), *only]
     )
 
 
-def _honoured_row(name: str, info: FieldInfo) -> tuple[str, ...]:
+def _supported_row(name: str, info: FieldInfo) -> tuple[str, ...]:
     return f"`{name}`", _kind(info), _text(info)
 
 
@@ -162,7 +162,7 @@ def _extension_row(name: str, info: FieldInfo) -> tuple[str, ...]:
     return f"`{name}`", _kind(info), _text(info), marks(info, Extension)[0].source
 
 
-def _idle_row(name: str, info: FieldInfo) -> tuple[str, ...]:
+def _ignored_row(name: str, info: FieldInfo) -> tuple[str, ...]:
     return f"`{name}`", _kind(info), "; ".join(filter(None, [marks(info, NoEffect)[0].why, _text(info)]))
 
 

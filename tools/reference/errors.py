@@ -1,4 +1,4 @@
-"""Which errors the server returns: every place of serve/ that makes one, read from the source."""
+"""The errors that the server returns, collected from the source of serve/."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .markdown import table
 SERVE = Path(__file__).resolve().parents[2] / "serve"
 # what makes an error of a status, with where the code (None: the keyword) and the message are among its arguments
 MAKERS: dict[str, tuple[int | None, int]] = {"ApiError": (None, 1), "Refusal": (1, 2), "_refuse": (1, 2)}
-# functions that make an error of one status and code; the first argument is the message
+# functions that create an error with a fixed status and code; the first argument is the message
 WRAPPERS = {"too_many": too_many("", 1), "failed": failed("")}
-NOT_READ = {499}  # the client has gone
+NOT_READ = {499}  # the client has disconnected
 ELLIPSIS = "…"
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
-# bodies that the schema refuses: what it says of each stands in the table
+# bodies that the schema refuses; their messages are listed in the table
 REFUSED: tuple[dict[str, Any], ...] = (
     {"model": "default"},
     {**CHAT, "tempratur": 1},
@@ -53,7 +53,7 @@ def error_table() -> str:
 
 
 def _from_schema() -> Iterator[Found]:
-    """Yield what the schema says of bodies that do not fit it, and the codes of malformed HTTP."""
+    """Yield the errors of bodies that the schema refuses, and the codes of malformed HTTP."""
     for body in REFUSED:
         try:
             validate(ChatRequest, body)
@@ -74,7 +74,7 @@ def _from_source() -> Iterator[Found]:
 
 
 def _made(call: ast.Call, before: list[ast.Assign]) -> Iterator[Found]:
-    """Yield the error that a call makes, where its status is a constant; `before`: the assignments that precede it."""
+    """Yield the error that a call creates if its status is constant; `before`: the preceding assignments."""
     maker = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     if maker in WRAPPERS:
         yield WRAPPERS[maker].status, str(WRAPPERS[maker].code), _words(call.args[0], before)
@@ -90,7 +90,7 @@ def _made(call: ast.Call, before: list[ast.Assign]) -> Iterator[Found]:
 
 
 def _words(node: ast.expr, before: list[ast.Assign]) -> str:
-    """Return a message; what is put into it at run time is an ellipsis."""
+    """Return a message, with an ellipsis for each value inserted at run time."""
     if isinstance(node, ast.Name):
         values = [text.value for text in before if ast.unparse(text.targets[0]) == node.id]
         return _words(values[-1], []) if values else ELLIPSIS

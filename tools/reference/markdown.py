@@ -1,4 +1,4 @@
-"""Tables of Markdown, and types as a reader writes them."""
+"""Markdown tables, and types in words."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false", di
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; bars in cells are escaped."""
+    """Return a Markdown table, with | escaped in cells."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """Return a type in words, such as `integer, at least 1`; None, which is the absent value, is left out."""
+    """Return a type in words, such as `integer, at least 1`, without None."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     limits = bounds(metadata)
     if origin is typing.Annotated:
@@ -43,7 +43,7 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def bounds(metadata: Sequence[Any]) -> str:
-    """Return the bounds of a number in words, "" where there are none."""
+    """Return the bounds of a number in words, "" if there are none."""
     found: dict[str, Any] = {}
     for item in _flat(metadata):
         for kind in ("ge", "gt", "le", "lt"):
@@ -62,7 +62,7 @@ def _number(value: float) -> str:
 
 
 def _flat(metadata: Sequence[Any]) -> Iterator[Any]:
-    """Yield constraints, those within pydantic's Field(...) too."""
+    """Yield constraints, including those inside pydantic's Field(...)."""
     for item in metadata:
         yield from item.metadata if isinstance(item, FieldInfo) else [item]
 

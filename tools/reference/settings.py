@@ -1,4 +1,4 @@
-"""docs/settings.md: every setting of the three stages, from their classes."""
+"""docs/settings.md: every setting of the three stages, from the settings classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTRO = """\
 Every setting of training, export and serving: its key, type, default, what it does, and its environment variable.
 This page is generated from the code by `make reference`; `python -m train run --help` prints the same.
 
-A setting comes from three places. The last one that gives it wins:
+A setting can come from three places. Later ones take precedence:
 
 1. a YAML file, `--config FILE` or `make ... CONFIG=FILE`:
 
@@ -73,7 +73,7 @@ def _row(stage: str, path: tuple[str, ...], info: Any) -> tuple[str, ...]:
 
 
 def _default(info: Any) -> str:
-    """Return a setting's default as the command line takes it."""
+    """Return a setting's default as written on the command line."""
     value = info.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"

@@ -1,4 +1,4 @@
-"""aider against a running server: python with_aider.py URL; prints "ok". Runs in its own packages."""
+"""Test aider: python with_aider.py URL; prints "ok". Runs in its own environment."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main(url: str) -> None:
-    """Ask about a file, streamed and not, in a directory of its own."""
+    """Ask about a file, streamed and whole, in a temporary directory."""
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": tempfile.mkdtemp()}
     command = [str(Path(sys.executable).parent / "aider"), "--model", "openai/default", "--openai-api-base", url]
     command += ["--openai-api-key", "none", "--no-git", "--yes-always", "--no-check-update", "--analytics-disable"]

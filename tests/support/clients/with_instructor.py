@@ -1,4 +1,4 @@
-"""instructor against a running server: python with_instructor.py URL; prints "ok". Runs in its own packages."""
+"""Test instructor: python with_instructor.py URL; prints "ok". Runs in its own environment."""
 
 import sys
 from typing import Any
@@ -10,13 +10,13 @@ from pydantic import BaseModel
 
 
 class Capital(BaseModel):
-    """What is asked for."""
+    """The requested object."""
 
     city: str
 
 
 def main(url: str) -> None:
-    """Plain turns with the reply as history, nulls and all, and JSON in Markdown, whose repairs send replies back."""
+    """Plain turns with replies as history, including null fields, and JSON in Markdown with retries."""
     plain = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
     asked: dict[str, Any] = {"model": "default", "temperature": 0, "max_tokens": 16}
     messages: list[Any] = [{"role": "user", "content": "What is the capital of Italy? Answer as JSON."}]

@@ -1,4 +1,4 @@
-"""LangChain's client against a running server: python with_langchain.py URL; prints "ok". Runs in its own packages."""
+"""Test LangChain's client: python with_langchain.py URL; prints "ok". Runs in its own environment."""
 
 import functools
 import operator
@@ -12,7 +12,7 @@ QUESTION = "What is the capital of Italy?"
 
 
 def main(url: str) -> None:
-    """Ask whole, in a stream, three turns long, and for a model that is not there."""
+    """Whole replies, streams, three turns, and an unknown model."""
     model = ChatOpenAI(base_url=url, api_key="none", model="default", temperature=0, max_tokens=16, max_retries=0)
     whole = model.invoke(QUESTION)
     assert whole.usage_metadata and whole.usage_metadata["output_tokens"] > 0
@@ -30,7 +30,7 @@ def main(url: str) -> None:
     except openai.NotFoundError as error:
         assert error.code == "model_not_found"
     else:
-        raise AssertionError("a model that is not there has answered")
+        raise AssertionError("an unknown model has answered")
     print("ok")
 
 

@@ -1,17 +1,17 @@
-"""LiteLLM against a running server: python with_litellm.py URL; prints "ok". Runs in its own packages."""
+"""Test LiteLLM: python with_litellm.py URL; prints "ok". Runs in its own environment."""
 
 import os
 import sys
 from typing import Any
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it downloads prices
 import litellm
 
 QUESTIONS = ("What is the capital of Italy?", "And of France?", "Thank you.")
 
 
 def main(url: str) -> None:
-    """Three turns, each with the replies before it, whole and streamed; text completions; an error's kind."""
+    """Three turns with their history, whole and streamed; text completions; the type of an error."""
     asked: dict[str, Any] = {"api_base": url, "api_key": "none", "temperature": 0, "max_tokens": 12, "num_retries": 0}
     messages: list[Any] = []
     for question in QUESTIONS:

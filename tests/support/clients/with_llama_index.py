@@ -1,4 +1,4 @@
-"""llama-index against a running server: python with_llama_index.py URL; prints "ok". Runs in its own packages."""
+"""Test llama-index: python with_llama_index.py URL; prints "ok". Runs in its own environment."""
 
 import sys
 from typing import Any
@@ -11,7 +11,7 @@ QUESTIONS = ("What is the capital of Italy?", "And of France?", "Thank you.")
 
 
 def main(url: str) -> None:
-    """Three turns with the replies before them, whole and streamed, by hand and by its chat engine; a completion."""
+    """Three turns with their history, whole and streamed, directly and with its chat engine; a completion."""
     asked: dict[str, Any] = {"api_base": url, "api_key": "none", "temperature": 0, "max_tokens": 12, "max_retries": 0}
     model = OpenAILike(model="default", is_chat_model=True, context_window=512, **asked)
     messages: list[ChatMessage] = []

@@ -1,4 +1,4 @@
-"""The command `llm` against a running server: python with_llm.py URL; prints "ok". Runs in its own packages."""
+"""Test the command `llm`: python with_llm.py URL; prints "ok". Runs in its own environment."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main(url: str) -> None:
-    """A prompt, then two more of the same conversation, streamed and not."""
+    """A prompt, then two more in the same conversation, streamed and whole."""
     with tempfile.TemporaryDirectory() as home:
         models = f"- model_id: burnish\n  model_name: default\n  api_base: {url}\n  api_key_name: burnish\n"
         Path(home, "extra-openai-models.yaml").write_text(models)

@@ -1,6 +1,6 @@
-"""lm-eval against a running server and transformers: python with_lm_eval.py URL MODEL_DIRECTORY PACKAGES; prints "ok".
+"""Compare lm-eval over the server and over transformers: python with_lm_eval.py URL MODEL_DIRECTORY PACKAGES.
 
-Runs in its own packages; torch and transformers come from PACKAGES, behind them.
+Prints "ok". Runs in its own environment; torch and transformers come from PACKAGES.
 """
 
 import json
@@ -61,7 +61,7 @@ metric_list:
 
 
 def write_tasks(directory: Path) -> None:
-    """Write the rows and one task a kind of request."""
+    """Write the rows and one task per kind of request."""
     cities = list(CAPITALS.values())
     with (directory / "rows.jsonl").open("w") as file:
         for number, (country, city) in enumerate(CAPITALS.items()):

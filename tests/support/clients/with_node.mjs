@@ -1,4 +1,4 @@
-// The official Node client against a running server: node with_node.mjs URL PACKAGE_DIRECTORY
+// Test the official Node client: node with_node.mjs URL PACKAGE_DIRECTORY
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import path from "node:path";
@@ -19,7 +19,7 @@ for await (const chunk of await client.chat.completions.create({ ...ask, stream:
 assert.equal(text, whole.choices[0].message.content);
 assert.equal(usage.completion_tokens, whole.usage.completion_tokens);
 
-// three turns, each with the replies before it: a whole reply's own message, and the stream helper's
+// three turns with their history: the message of a whole reply, and of the stream helper
 const messages = [];
 for (const question of ["What is the capital of Italy?", "And of France?", "Thank you."]) {
   messages.push({ role: "user", content: question });
@@ -30,7 +30,7 @@ for (const question of ["What is the capital of Italy?", "And of France?", "Than
 }
 
 const stopped = await client.chat.completions.create({ ...ask, stream: true, max_tokens: 400 });
-for await (const chunk of stopped) if (chunk.choices[0]?.delta?.content) break; // leaves: the server must free its place
+for await (const chunk of stopped) if (chunk.choices[0]?.delta?.content) break; // disconnects: the server must free its slot
 
 await assert.rejects(client.chat.completions.create({ ...ask, model: "other" }), error => error.status === 404 && error.code === "model_not_found");
 await assert.rejects(client.chat.completions.create({ ...ask, messages: [] }), error => error.status === 400 && error.param === "messages");

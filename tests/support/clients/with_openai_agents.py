@@ -1,4 +1,4 @@
-"""openai-agents (chat completions) against a running server: python with_openai_agents.py URL; prints "ok"."""
+"""Test openai-agents (chat completions): python with_openai_agents.py URL; prints "ok"."""
 
 import asyncio
 import sys
@@ -11,8 +11,8 @@ QUESTIONS = ("What is the capital of Italy?", "And of France?", "Thank you.")
 
 
 async def main(url: str) -> None:
-    """Three turns, each with the results before it, whole and streamed."""
-    set_tracing_disabled(True)  # or it reports to the network
+    """Three turns with their history, whole and streamed."""
+    set_tracing_disabled(True)  # otherwise it reports to the network
     client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
     model = OpenAIChatCompletionsModel(model="default", openai_client=client)
     agent = Agent(

@@ -1,4 +1,4 @@
-"""pydantic-ai against a running server: python with_pydantic_ai.py URL; prints "ok". Runs in its own packages."""
+"""Test pydantic-ai: python with_pydantic_ai.py URL; prints "ok". Runs in its own environment."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ QUESTIONS = ("What is the capital of Italy?", "And of France?", "Thank you.")
 
 
 async def main(url: str) -> None:
-    """Three turns with the history of those before, whole and streamed."""
+    """Three turns with their history, whole and streamed."""
     model = OpenAIChatModel("default", provider=OpenAIProvider(base_url=url, api_key="none"))
     agent = Agent(model, instructions="Answer briefly.", model_settings=ModelSettings(temperature=0, max_tokens=12))
     whole, streamed = None, None
