@@ -37,6 +37,7 @@ class Scripted(TokenCache):
     decoding: threading.Event = field(default_factory=threading.Event)  # a batch waits at the gate
     batches: int = 0
     serial_rows: frozenset[int] = frozenset()
+    drawn: list[int] = field(default_factory=list)  # outputs of each call of sample
     sizes: list[int] = field(default_factory=list)
     scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
@@ -55,6 +56,7 @@ class Scripted(TokenCache):
         return rows in self.serial_rows
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
+        self.drawn.append(len(outputs))
         return [self.next_token(output) for output in outputs]
 
     def next_token(self, output: Output) -> Sampled | UserError:
@@ -153,6 +155,15 @@ def test_a_sequence_that_fails_fails_alone(engine: Engine, backend: Scripted) ->
     assert clients[3].end.reason == "error" and clients[3].end.error == "not a number"
     assert clients[1].end.text == "1 " * 20 and clients[2].end.text == "2 " * 20
     assert sorted(backend.released) == ["s1", "s2", "s3"]
+
+
+def test_the_next_tokens_of_a_step_are_drawn_in_one_call(engine: Engine, backend: Scripted) -> None:
+    backend.gate.clear()  # so that all are there before the second step
+    clients = {i: Client() for i in (1, 2, 3)}
+    engine.submit([sequence(i, client) for i, client in clients.items()])
+    backend.gate.set()
+    assert all(client.end.completion_tokens == 21 for client in clients.values())
+    assert sum(backend.drawn) == 63 and max(backend.drawn) == 3 and 0 not in backend.drawn
 
 
 def test_a_batch_that_fails_is_tried_one_by_one(engine: Engine, backend: Scripted) -> None:
