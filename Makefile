@@ -85,13 +85,13 @@ SHIP_PY = $(if $(filter docker,$(WHERE)),$(SAFE_PATH) $(PYTHON),$(SAFE_PY))
 quickstart: setup ## set up, train, export, serve and ask, on this CPU
 	@$(SAFE_PY) -m tools.quickstart
 
-ship: $(READY) ## check, plan, train, export and serve: asks once, after the plan; after Ctrl-C the same command goes on | DATA=f [RUN= CONFIG= BASE= QUANTS= PORT= SET= YES=1]
+ship: $(READY) ## check, plan, train, export and serve, with one question after the plan; run it again after Ctrl-C to continue | DATA=f [RUN= CONFIG= BASE= QUANTS= PORT= SET= YES=1]
 	@$(SHIP_PY) -m tools.ship --where $(or $(filter docker,$(WHERE)),local) --config $(CONFIG_WORD) --port $(PORT) $(call opt,DATA,--data) $(call opt,BASE,--base) $(call opt,RUN,--run) $(call opt,QUANTS,--quants) $(if $(YES),--yes) -- $(SET)
 
 check: $(READY) ## read, lint and preview the data | DATA=f [CONFIG= BASE= SET=]
 	@$(STAGE) train check --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
-plan: $(READY) ## what training would take: memory, disk, time | DATA=f [CONFIG= BASE= SET=]
+plan: $(READY) ## estimate the memory, disk and time of training | DATA=f [CONFIG= BASE= SET=]
 	@$(STAGE) train plan --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
 
 train: $(READY) ## fine-tune | DATA=f [CONFIG= BASE= RUN= SET="--lora.r 32"]
@@ -103,13 +103,13 @@ export: $(READY) ## merge, convert, quantize, examine | [RUN= QUANTS=Q4_K_M,Q8_0
 examine: $(READY) ## measure any GGUF or merged directory against a run's exam | FILE=f.gguf [RUN= SET=]
 	@$(STAGE) export examine $(call quoted,FILE) $(call opt,RUN,--run.name) $(SET)
 
-serve: $(READY) ## the OpenAI-compatible endpoint | [RUN= or MODEL=f.gguf|hf://owner/name] [PORT= SET=]
+serve: $(READY) ## serve a run or a file behind an OpenAI-compatible API | [RUN= or MODEL=f.gguf|hf://owner/name] [PORT= SET=]
 	@$(STAGE) serve $(call opt,RUN,--run) $(call opt,MODEL,--model) --port $(PORT) $(SET)
 
-chat: $(READY) ## talk to the server from the terminal | [PORT=]
+chat: $(READY) ## chat with the server in the terminal | [PORT=]
 	@$(STAGE) serve chat --url http://127.0.0.1:$(PORT)/v1
 
-push: $(READY) ## publish what passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
+push: $(READY) ## publish the files that passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
 	@$(STAGE) export push $(PUBLISHED) $(if $(PUBLIC),--push.public true) $(if $(DRY_RUN),--dry-run) $(SET)
 
 card: $(READY) ## print the model card that push would publish | [REPO= RUN= WHAT=]
@@ -127,10 +127,10 @@ export LLAMA_CPU TORCH_INDEX
 images: ## build the container images | [IMAGE="serve export train-cpu" LLAMA_CPU=all|v3|native]
 	@tools/images.sh build $(IMAGE)
 
-image-sizes: ## the images' sizes, as a table
+image-sizes: ## print the images' sizes
 	@tools/images.sh sizes
 
-image-contents: ## every package of an image, with its version and licence | [IMAGE=serve]
+image-contents: ## list an image's packages, with versions and licences | [IMAGE=serve]
 	@tools/images.sh contents $(IMAGE)
 
 # ---- development -----------------------------------------------------------------------------------------------------
@@ -149,25 +149,25 @@ WORKERS ?= 2
 PYTEST = $(SAFE_PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: test test-fast test-external bench-merge bench-serve bench-train lint layers reference clean
-test: setup $(VENV)/.dev ## set up and run all tests but the external ones | [WORKERS=2]
+test: setup $(VENV)/.dev ## set up and run all tests except the external ones | [WORKERS=2]
 	@$(PYTEST) -m 'not external' --durations=20
 
-test-fast: setup $(VENV)/.dev ## the tests that take seconds
+test-fast: setup $(VENV)/.dev ## run the tests that take seconds
 	@$(PYTEST) -m 'not slow and not external'
 
-test-external: setup $(VENV)/.dev ## tests against other packages, in their own environments | [ONLY=name]
+test-external: setup $(VENV)/.dev ## run tests against other packages, in their own environments | [ONLY=name]
 	@$(SAFE_PY) -m tools.external $(ONLY)
 
-bench-merge: setup $(VENV)/.dev ## the merge against PEFT's: time and memory | [SET=]
+bench-merge: setup $(VENV)/.dev ## compare the merge with PEFT's: time and memory | [SET=]
 	@$(SAFE_PY) -m bench.merge $(SET)
 
-bench-serve: setup $(VENV)/.dev ## serving against its peers, which it builds | [MODEL=f.gguf SET=]
+bench-serve: setup $(VENV)/.dev ## compare serving with other servers, which it builds | [MODEL=f.gguf SET=]
 	@$(SAFE_PY) -m bench.serve --model '$(or $(MODEL),$(lastword $(wildcard runs/latest/gguf/*Q8_0.gguf)))' $(SET)
 
-bench-train: ## training against unsloth and TRL, on a GPU | [SET=]
+bench-train: ## compare training with unsloth and TRL, on a GPU | [SET=]
 	@$(SAFE_PY) -m bench.train $(SET)
 
-lint: setup $(VENV)/.dev ## ruff and mypy
+lint: setup $(VENV)/.dev ## run ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
@@ -175,7 +175,7 @@ lint: setup $(VENV)/.dev ## ruff and mypy
 layers: ## check the imports: layers of folders, cycles, file sizes
 	@$(SAFE_PATH) $(PYTHON) -m tools.layers
 
-reference: setup ## write docs/settings.md and docs/openai-api.md from the code
+reference: setup ## generate docs/settings.md and docs/openai-api.md
 	@$(SAFE_PY) -m tools.reference
 
 clean: ## remove .venv and this clone's caches, not runs/
