@@ -18,6 +18,7 @@ from serve.http.errors import ApiError
 from serve.http.requests import parse
 from serve.http.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from tests.support.server import ServerProcess, serving
+from tests.support.thorough import some
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
@@ -146,7 +147,7 @@ def test_two_thousand_answers_leave_memory_flat(fast_server: ServerProcess) -> N
 def test_batched_answers_equal_the_single_ones() -> None:
     subjects = [*("rain", "snow", "wind", "fire", "iron", "gold", "salt", "milk"), *("bread", "tea", "wool", "silk")]
     subjects += ["glass", "clay", "sand", "moss"]
-    verbs = ["Describe", "Explain", "Write a line about", "Name a use of"]
+    verbs = some(["Describe", "Explain", "Write a line about", "Name a use of"], [0, 3])
     questions = [f"{verb} {subject}." for verb in verbs for subject in subjects]
     with serving(prefix_cache="false") as server:
 
@@ -157,10 +158,9 @@ def test_batched_answers_equal_the_single_ones() -> None:
         alone = [ask(question) for question in questions]
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(ask, questions))
-        assert len(questions) == 64
         same = sum(a == b for a, b in zip(alone, together, strict=True))
-        print(f"{same} of 64 batched answers equal the single ones")
-        assert same >= 61
+        print(f"{same} of {len(questions)} batched answers equal the single ones")
+        assert same >= 0.95 * len(questions)
         assert [ask(q) for q in questions[:4]] == alone[:4]
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests.support.small_models import SMALL, adapted
+from tests.support.thorough import named
 from train.kernels.compile import FastLayers
 from train.kernels.lora import Fused
 
@@ -100,7 +101,11 @@ def test_fused_layers_follow_the_adapter_when_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "some layers" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+    "name",
+    [
+        name if name == "some layers" else pytest.param(name, marks=pytest.mark.slow)
+        for name in named(MODELS, "some layers", "biases")
+    ],
 )
 def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
     make, targets, _, _ = MODELS[name]

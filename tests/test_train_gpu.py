@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.train_shape import words
+from bench.train_shape import write_tokenizer
 from burnish.bases.base import Base
 from tests.support.small_models import gradients, rows
 from train.kernels.compile import FastLayers
@@ -67,7 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if parameter.ndim == 2:
                 parameter.mul_(2)  # large enough that attention and activations matter
     model.to(torch.bfloat16).save_pretrained(path)
-    words(path)
+    write_tokenizer(path)
     return path
 
 

@@ -14,6 +14,7 @@ from burnish.files import file_sha256, text_sha256, tree_sha256
 from burnish.records import TrainRecord
 from burnish.run import Run
 from tests.support.commands import GENERAL_ROWS, Cli, Start, fork, kill_after, start_fresh
+from tests.support.thorough import some
 from tests.support.weights import leave_only_the_header
 
 pytestmark = pytest.mark.slow
@@ -107,7 +108,7 @@ def test_other_settings_under_the_same_name_are_refused_with_what_differs(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("checkpoint", "start"), [(2, start_fresh), (4, fork)], ids=["2", "4"])
+@pytest.mark.parametrize(("checkpoint", "start"), some([(2, start_fresh), (4, fork)], [0]))
 def test_a_killed_run_resumes_to_the_same_adapter(
     whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, checkpoint: int, start: Start
 ) -> None:
