@@ -1,4 +1,4 @@
-"""The one chat-template renderer of train, export and serve: sandboxed, under limits of time, memory and output, with
+"""The chat-template renderer of train, export and serve: sandboxed, with limits on time, memory and output, and with
 the clock frozen to a recorded date."""
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ Result = TypeVar("Result")
 
 MOST_TEMPLATE_BYTES = 4 << 20
 TEMPLATES = Path(__file__).parent / "templates"
-# the tokens that templates may name, as transformers' apply_chat_template passes them, and the GGUF keys of their ids
+# special tokens that apply_chat_template of transformers passes to templates -> the GGUF keys of their ids
 TOKEN_KEYS: Mapping[str, str] = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
     "unk_token": "tokenizer.ggml.unknown_token_id",
-    "sep_token": "tokenizer.ggml.seperator_token_id",  # the format's own spelling
+    "sep_token": "tokenizer.ggml.seperator_token_id",  # spelled so in the format
     "pad_token": "tokenizer.ggml.padding_token_id",
     "cls_token": "tokenizer.ggml.cls_token_id",
     "mask_token": "tokenizer.ggml.mask_token_id",
 }
-# what the renderer gives to a template by itself, so that nobody else can set it
+# variables that the renderer sets itself, so that nobody else can
 RESERVED_VARIABLES = frozenset({"self", "messages", "add_generation_prompt", *TOKEN_KEYS})
-# a message's thought is `reasoning_content`; templates read it under one of these names
+# messages have reasoning as `reasoning_content`; templates read one of these names
 THOUGHT = "reasoning_content"
 THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")
 
 
-# characters of a template, and of what it says of its refusal
-MOST_SOURCE, MOST_SAID = 1 << 20, 400
+# most characters of a template, and of the message that it raises
+MOST_SOURCE, MOST_MESSAGE = 1 << 20, 400
 TIMEOUT_S = 5.0
 
 
 class ChatError(UserError):
-    """A template that can't be compiled, or messages that it refuses."""
+    """A template can't be compiled, or refuses the messages."""
 
 
 class TemplateLimit(ChatError):
-    """A template that takes more time, memory or output than a rendering may."""
+    """A template exceeds the limits on time, memory or output."""
 
 
 class GgufModel(Protocol):
-    """What a template needs of a GGUF file (burnish.llama.Model)."""
+    """The part of burnish.llama.Model that a template needs."""
 
     @property
     def n_vocab(self) -> int: ...
@@ -65,13 +65,13 @@ class GgufModel(Protocol):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A Jinja chat template, the special tokens that it may name, and the date that it believes it is.
+    """A Jinja chat template with its special tokens, its date and its default variables.
 
-    `date` (YYYY-MM-DD) is what strftime_now sees, so that the ids do not change by the day. `variables`
-    (enable_thinking ...) are set in every rendering that does not set them itself. `source` keeps \n alone as line
-    break, as Jinja renders it: transformers reads \r\n from a file as \n, and its sha256 would be another.
+    `date` (YYYY-MM-DD) is the date for strftime_now, so that the ids do not change from day to day. `variables`
+    (enable_thinking ...) apply to every rendering that does not set them itself. Line breaks in `source` become \n, as
+    Jinja renders them: transformers reads \r\n from a file as \n, and the sha256 would differ.
 
-    A template comes from a stranger: whatever it does is one ChatError, `timeout_s` after its start at the latest.
+    A template comes from a stranger: any failure is a ChatError, raised at most `timeout_s` after its start.
     """
 
     source: str
@@ -88,14 +88,14 @@ class ChatTemplate:
         return make(datetime.fromisoformat(self.date))
 
     def _limited(self, call: Callable[[], Result], fault: Callable[[Exception], str]) -> Result:
-        """Make a call of Jinja's. Raises ChatError whatever it raises; `fault` says what it failed at."""
+        """Call Jinja. Raises ChatError for any exception, with the message that `fault` makes of it."""
 
         def guarded() -> Result:
             try:
                 return call()
             except (OutputTooLong, MemoryError):
                 raise
-            except Exception as error:  # a template's own fault, of any kind; its text is computed under the limits too
+            except Exception as error:  # raised by the template; its text is computed under the limits too
                 raise ChatError(fault(error)) from None
 
         try:
@@ -106,7 +106,7 @@ class ChatTemplate:
     @cached_property
     def _parsed(self) -> nodes.Template:
         if len(self.source) > MOST_SOURCE:
-            raise ChatError(f"the chat template has {len(self.source)} characters, at most {MOST_SOURCE} are taken")
+            raise ChatError(f"the chat template has {len(self.source)} characters, expected at most {MOST_SOURCE}")
         return self._limited(lambda: self._environment.parse(self.source), _not_a_template)
 
     @cached_property
@@ -120,52 +120,52 @@ class ChatTemplate:
 
     @property
     def literals(self) -> frozenset[str]:
-        """The strings in the template's expressions: all that it can look for in a message ("</think>").
+        """The strings in the template's expressions: everything it can search messages for ("</think>").
 
-        Raises ChatError where the source is not a template.
+        Raises ChatError if the source is not a template.
         """
         return self._read.literals
 
     @cached_property
     def missing_tokens(self) -> tuple[str, ...]:
-        """The special tokens that the template names and does not have: they render as nothing.
+        """The special tokens that the template uses but does not have: they render as "".
 
-        Raises ChatError where the source is not a template.
+        Raises ChatError if the source is not a template.
         """
         return tuple(name for name in TOKEN_KEYS if name in self._read.variables and name not in self.special_tokens)
 
     @property
     def written(self) -> str:
-        """The text in the template: its literals and what stands between its tags, without comments.
+        """The text in the template: its literals and the text between its tags, without comments.
 
-        Raises ChatError where the source is not a template.
+        Raises ChatError if the source is not a template.
         """
         return "\n".join((*self._read.between, *sorted(self.literals)))
 
     @cached_property
     def thought_field(self) -> str | None:
-        """The field of a message in which the template reads a thought; None where it reads none.
+        """The message field from which the template reads reasoning; None if it reads none.
 
-        Raises ChatError where the source is not a template.
+        Raises ChatError if the source is not a template.
         """
         read = self._read.attributes | self.literals
         return next((name for name in THOUGHT_FIELDS if name in read), None)
 
     def names(self, variable: str) -> bool:
-        """Whether the template has a variable of this name."""
+        """Return whether the template uses a variable of this name."""
         return variable in self._read.variables
 
     def check(self) -> None:
-        """Raise ChatError where the template can't be compiled."""
+        """Raise ChatError if the template can't be compiled."""
         _ = self._compiled
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> str:
-        """Return the text of `messages` (role, content, ...), with the opening of the next assistant turn if asked.
+        """Return the text of `messages` (role, content, ...), optionally with the start of the next assistant turn.
 
-        `variables` (tools, enable_thinking, ...) go to the template, stronger than its own. A message's
-        `reasoning_content` goes to it under the name that it reads. Raises ChatError where the template refuses.
+        `variables` (tools, enable_thinking, ...) override the template's own. A message's `reasoning_content` is passed
+        under the name that the template reads. Raises ChatError if the template refuses the messages.
         """
         known = {**self.special_tokens, **self.variables, **variables}
         named, compiled = self._thoughts_named(messages), self._compiled
@@ -186,25 +186,25 @@ class ChatTemplate:
 def from_tokenizer(
     tokenizer: Any, date: str, source: str | None = None, variables: Mapping[str, Any] | None = None
 ) -> ChatTemplate | None:
-    """Return the template of a transformers tokenizer, or `source` with that tokenizer's special tokens.
+    """Return the template of a transformers tokenizer, or `source` with the tokenizer's special tokens.
 
-    None where neither has one. A tokenizer with several templates gives the one called "default". `variables` are set
-    in every rendering.
+    Returns None if there is neither. Of several templates the one named "default" is used. `variables` are set in every
+    rendering.
     """
     found = source or tokenizer.chat_template
     if isinstance(found, Mapping):
         found = found.get("default")
     if found is not None and not isinstance(found, str):
-        raise ChatError(f"the tokenizer's chat_template is a {type(found).__name__}, expected text")
+        raise ChatError(f"the tokenizer's chat_template is a {type(found).__name__}, expected a string")
     named = {name: str(value) for name in TOKEN_KEYS if (value := getattr(tokenizer, name, None)) is not None}
     return ChatTemplate(found, date, named, variables or {}) if found else None
 
 
 def from_gguf(model: GgufModel, date: str, variables: Mapping[str, Any] | None = None) -> ChatTemplate | None:
-    """Return the template in a GGUF's metadata, with the special tokens that the metadata name; None without one.
+    """Return the template in a GGUF's metadata, with the special tokens given there; None if there is none.
 
-    A token without a key in the file stays undefined, as it does for a tokenizer that has none: llama.cpp's own
-    default ids (11 for a byte-level vocabulary) stand for nothing. `missing_tokens` says what the template lacks.
+    A token without a key stays undefined, as with a tokenizer that lacks it: llama.cpp's default ids (11 for a
+    byte-level vocabulary) are meaningless. `missing_tokens` has what the template lacks.
     """
     if not model.chat_template:
         return None
@@ -226,9 +226,9 @@ def load_template(name_or_file: str) -> str:
     if "/" in name_or_file or name_or_file.endswith((".jinja", ".j2")):
         path = Path(name_or_file)
     elif not path.is_file():
-        raise ChatError(f"no chat template is named '{name_or_file}'{did_you_mean(name_or_file, named_templates())}")
+        raise ChatError(f"unknown chat template '{name_or_file}'{did_you_mean(name_or_file, named_templates())}")
     try:
-        # a byte order mark would be a character of every prompt
+        # a byte order mark would become part of every prompt
         return read_regular(path, MOST_TEMPLATE_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
@@ -237,7 +237,7 @@ def load_template(name_or_file: str) -> str:
 
 @dataclass(frozen=True)
 class _Read:
-    """What a template's source says: its strings, its texts between tags, its attributes, its free variables."""
+    """A template's source, parsed: strings, text between tags, attributes, free variables."""
 
     literals: frozenset[str]
     between: tuple[str, ...]
@@ -256,16 +256,16 @@ class _Read:
 
 
 def one_line(error: Exception) -> str:
-    """Return what an error says as one printable line of bounded length, by its type where it says nothing."""
+    """Return an error's message as one printable line of limited length, or its type if the message is empty."""
     if isinstance(error, RecursionError):
-        return "it is nested too deeply, or calls itself without end"
+        return "it is nested too deeply, or recurses without end"
     try:
-        said = str(error)[: 4 * MOST_SAID]
-    except Exception:  # its text is the template's own
+        said = str(error)[: 4 * MOST_MESSAGE]
+    except Exception:  # the template's own code makes the text
         said = ""
     words = " ".join(said.split()) or type(error).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
-    return shown if len(shown) <= MOST_SAID else f"{shown[:MOST_SAID]}…"
+    return shown if len(shown) <= MOST_MESSAGE else f"{shown[:MOST_MESSAGE]}…"
 
 
 def _not_a_template(error: Exception) -> str:

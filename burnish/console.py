@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a bar on a terminal, plain lines elsewhere, JSON lines where asked for."""
+"""Progress and messages: a bar on a terminal, plain lines elsewhere, JSON lines on request."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
-# What a terminal would obey or hide: C0 and C1 controls but tab and line feed, marks that turn the direction of text,
-# characters without width, line separators, halves of surrogate pairs, tags.
+# Characters that a terminal would obey or hide: C0 and C1 controls except tab and line feed, direction marks,
+# zero-width characters, line separators, unpaired surrogates, tags.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -26,32 +26,32 @@ _UNSAFE = re.compile(
 
 
 class Tick(Protocol):
-    """Tell a bar that it has come to `done`, with a few words on how it goes."""
+    """Set a bar to `done`, with a short status text."""
 
     def __call__(self, done: float, text: str = "") -> None: ...
 
 
 def as_json() -> bool:
-    """Whether log lines are JSON: BURNISH_LOG_FORMAT=json."""
+    """Return whether log lines are JSON: BURNISH_LOG_FORMAT=json."""
     return os.environ.get("BURNISH_LOG_FORMAT") == "json"
 
 
 def printable(text: str, one_line: bool = False) -> str:
-    """Return a text as a terminal may show it: control characters and hidden ones as escapes (\\x1b, \\u202e).
+    """Return a text that is safe on a terminal: control and hidden characters become escapes (\\x1b, \\u202e).
 
-    Whatever comes from a record, a file or the Hub passes here on its way to a terminal. `one_line`: line feeds too.
+    All text from records, files or the Hub passes through here. `one_line` escapes line feeds too.
     """
     shown = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
     return shown.replace("\n", "\\n") if one_line else shown
 
 
 def cell(text: object) -> Text:
-    """Return a text for a table or a panel: printable, and never read as markup."""
+    """Return a text for a table or a panel: printable, and not parsed as markup."""
     return Text(printable(str(text), one_line=True))
 
 
 def say(text: str, **fields: object) -> None:
-    """Print one line of what was decided or done; `fields` go with it where lines are JSON."""
+    """Print one line on what was decided or done; `fields` are added if lines are JSON."""
     if as_json():
         print(json.dumps({"time": time.time(), "message": text, **fields}, default=str), file=sys.stderr, flush=True)
     else:
@@ -59,36 +59,36 @@ def say(text: str, **fields: object) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return "1 row", "3 rows"."""
+    """Return a number with its noun: "1 row", "3 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Return the first `most` names, and how many more there are; "none" where there is none."""
+    """Return the first `most` names and the number of others; "none" if there are none."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def gib(size: float) -> str:
-    """Return a number of bytes in GiB, small ones in MiB or KiB."""
+    """Return a size in GiB, small ones in MiB or KiB."""
     if 0 < size < 2**20:
         return f"{size / 2**10:.0f} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(0.0, size) / 2**20:.0f} MiB"
 
 
 def millions(number: int) -> str:
-    """Return a large number in millions, a small one as it is: "8,030.3M", "24,576"."""
+    """Return a large number in millions, a small one in full: "8,030.3M", "24,576"."""
     return f"{number / 1e6:,.1f}M" if number >= 1e6 else f"{number:,}"
 
 
 def warn(text: str) -> None:
-    """Print a warning: something that works, but perhaps not as was meant."""
+    """Print a warning: something works, but perhaps not as intended."""
     say(f"warning: {text}" if not as_json() else text, level="warning")
 
 
 @contextmanager
 def bar(title: str, total: float) -> Iterator[Tick]:
-    """Show progress towards `total`: a live bar on a terminal, a line now and then elsewhere."""
+    """Show progress towards `total`: a live bar on a terminal, a line every few seconds elsewhere."""
     if sys.stderr.isatty() and not as_json():
         columns = (
             TextColumn("{task.description}"),

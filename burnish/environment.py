@@ -8,29 +8,29 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# libraries whose own chatter stays off the terminal: what matters is printed by us
-# bitsandbytes warns on CPUs with AVX512-BF16 that an optional package of kernels is missing; none is used here
+# libraries whose log messages are hidden; Burnish prints what matters
+# bitsandbytes warns on CPUs with AVX512-BF16 that an optional kernels package is missing; it is not used here
 QUIET = ("trl", "transformers", "bitsandbytes")
 ENVIRONMENT = {
-    # threads that spin while they wait for one another make a step ten times slower beside any other busy process
+    # threads that spin while waiting make a step ten times slower next to any other busy process
     "OMP_WAIT_POLICY": "PASSIVE",
-    # micro-batches differ in length: without it every new length asks the driver for memory, and leaves holes
+    # micro-batches differ in length: otherwise every new length allocates from the driver and fragments memory
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
-# set whatever the user's environment says: a pickle in a checkpoint may name any function to call
+# always set: a pickle in a checkpoint can name any function to call
 UNPICKLING = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}
 ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @contextmanager
 def prepared_process() -> Iterator[None]:
-    """Set variables that are not set yet, and quiet the libraries; restore all of it afterwards.
+    """Set variables that are not set yet, and silence the libraries; restore everything afterwards.
 
-    What libraries change meanwhile in the environment and in the filters of warnings is restored too.
+    This also undoes what libraries change meanwhile in the environment and in warning filters.
     """
     environment, levels = dict(os.environ), {name: logging.getLogger(name).level for name in QUIET}
     with warnings.catch_warnings():

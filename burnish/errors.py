@@ -1,4 +1,4 @@
-"""Errors that a user can fix: raised where the fault is known, printed once at the edge, exit code 2."""
+"""Errors that a user can fix: raised where the fault is known, printed once at the edge, with exit code 2."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .console import printable
 from .process import ctrl_c_raises
 
 KNOWN = "; known: "
-LEAST_LIKENESS = 0.75  # "context" and "text" are 0.73, "deepspeed" and "seed" 0.62; slips are 0.8 and more
+LEAST_LIKENESS = 0.75  # "context" and "text" have 0.73, "deepspeed" and "seed" 0.62; typos have 0.8 or more
 MOST_AFTER_A_LETTER = 4  # "rank" may mean "r", "revision" does not
-RESUMES = "interrupted: nothing unfinished was recorded; run the same command again to go on"
+RESUMES = "interrupted: nothing unfinished was recorded; run the same command again to continue"
 MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
-# where in a file of rows a fault stands
+# the location of a fault in a data file
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
 _NUMBER = re.compile(r"\d+")
-# what Python, the loader, C++ and torch say where memory can't be had
+# messages of Python, the loader, C++ and torch when an allocation fails
 NO_MEMORY = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|bad_alloc|can't start new thread|can't allocate memory"
 )
-# of the loader too, and about something else: a library that is not there, an order of loading
+# messages of the loader with other causes: a missing library, the order of loading
 OTHER_LACK = re.compile(r"cannot open shared object file|static TLS block")
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class UserError(Exception):
-    """One or more faults in what the user gave, all found at once.
+    """One or more faults in the user's input, reported together.
 
-    Each fault is one line that names where it is, what was found, what was expected and, where it helps, what to do.
+    Each fault is one line: where it is, what was found, what was expected and, if it helps, what to do.
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class UserError(Exception):
         super().__init__("\n".join(self.faults))
 
     def report(self, most: int = MOST_FAULTS_SHOWN) -> str:
-        """Return the text for the terminal: at most `most` faults, the same one once, and how many more there are."""
+        """Return the text for the terminal: at most `most` distinct faults, and the number of others."""
         faults = grouped(self.faults)
         more = len(faults) - most
         lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
@@ -51,14 +51,14 @@ class UserError(Exception):
 
 
 def _listed_once(faults: Sequence[str]) -> list[str]:
-    """Leave a list of known names that several faults end with to the last of them."""
+    """Keep a list of known names that several faults end with only in the last of them."""
     lists = [fault.rpartition(KNOWN)[2] if KNOWN in fault else None for fault in faults]
     again = {i for i, names in enumerate(lists) if names is not None and names in lists[i + 1 :]}
     return [fault.rpartition(KNOWN)[0] if i in again else fault for i, fault in enumerate(faults)]
 
 
 def grouped(faults: Iterable[str]) -> list[str]:
-    """Return the faults, those that differ in their line or row alone as one, with their count and the first places."""
+    """Return the faults; those that differ only in line or row are merged, with their count and first locations."""
     groups: dict[tuple[str, str], list[str]] = {}
     for fault in faults:
         before, place, after = _PLACE.split(fault, maxsplit=1) if _PLACE.search(fault) else (fault, "", "")
@@ -79,7 +79,7 @@ def _places(places: Sequence[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` most likely meant, or None where nothing is near."""
+    """Return the known name that `name` most likely means, or None if none is similar."""
     likeness = {candidate: _likeness(_plain(name), _plain(candidate)) for candidate in known}
     best = max(likeness, key=likeness.__getitem__, default=None)
     return best if best is not None and likeness[best] >= LEAST_LIKENESS else None
@@ -90,28 +90,28 @@ def _plain(name: str) -> str:
 
 
 def _likeness(a: str, b: str) -> float:
-    """Return how alike two names are, 0 to 1: a slip of the keyboard, an abbreviation, or some words of the other."""
+    """Return the similarity of two names, 0 to 1: typos, abbreviations, or a subset of the other's words."""
     short, long = sorted((a, b), key=len)
     begins = bool(short) and long.startswith(short) and (len(short) > 1 or len(long) <= MOST_AFTER_A_LETTER)
     some_words = len(short) > MOST_AFTER_A_LETTER and set(short.split("_")) <= set(long.split("_"))
-    if 2 * len(short) < LEAST_LIKENESS * (len(short) + len(long)):  # a ratio can't be higher than that
+    if 2 * len(short) < LEAST_LIKENESS * (len(short) + len(long)):  # an upper bound of the ratio
         return LEAST_LIKENESS if begins or some_words else 0.0
     ratio = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
     return max(ratio, LEAST_LIKENESS if begins or some_words else 0.0)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known name, else the list of names there are."""
+    """Return "; did you mean 'x'?" for the nearest known name, else the list of known names."""
     candidates = sorted(known)
     near = nearest(name, candidates)
     return f"; did you mean '{near}'?" if near else f"{KNOWN}{', '.join(candidates)}"
 
 
 def lack_of_memory(error: BaseException) -> str | None:
-    """Say in one line that memory ran out, where that is what an error means; None for any other."""
+    """Return one line that says that memory ran out, if an error means that; None for any other."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limited = soft != resource.RLIM_INFINITY
-    # below a limit of addresses a library fails to load, and what imports it then fails in its own way
+    # with an address-space limit a library fails to load, and its importer then fails in its own way
     in_import = limited and isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
     if OTHER_LACK.search(str(error)):
         return None
@@ -120,12 +120,12 @@ def lack_of_memory(error: BaseException) -> str | None:
     said = str(error).strip().partition("\n")[0][:200] or "an allocation failed"
     way = "free some, or use a smaller model"
     if limited:
-        way = f"raise the limit of {soft >> 20:,} MiB of addresses (ulimit -v)"
+        way = f"raise the address-space limit of {soft >> 20:,} MiB (ulimit -v)"
     return f"not enough memory: {said}: {way}"
 
 
 def explain_lack_of_memory() -> None:
-    """Print one line and exit with 2 where memory runs out outside of `run_edge`, in the imports. Call it in main."""
+    """Print one line and exit with 2 if memory runs out before `run_edge`, during imports. Call it in main."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if (fault := lack_of_memory(error)) is None:
@@ -139,7 +139,7 @@ def explain_lack_of_memory() -> None:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Let Ctrl-C say that the command goes on when it is given again: what runs inside keeps what it has finished."""
+    """Add to Ctrl-C the message that the same command continues: the code inside keeps finished work."""
     try:
         yield
     except KeyboardInterrupt:
@@ -147,7 +147,7 @@ def resumable() -> Iterator[None]:
 
 
 def run_edge(main: Callable[[], int]) -> None:
-    """Run a command line's `main` and exit: faults become one report and exit code 2, Ctrl-C becomes 130."""
+    """Run a command line's `main` and exit: faults become a report and exit code 2, Ctrl-C becomes 130."""
     ctrl_c_raises()
     try:
         code = main()
@@ -158,7 +158,7 @@ def run_edge(main: Callable[[], int]) -> None:
         if error.errno not in DISK_FAULTS:
             raise
         where = printable(str(error.filename or "disk"), one_line=True)
-        print(f"error: {where}: {error.strerror}: free space or fix the fault, then run again", file=sys.stderr)
+        print(f"error: {where}: {error.strerror}: free space or fix the problem, then run again", file=sys.stderr)
         code = 2
     except (MemoryError, RuntimeError, ImportError) as error:
         if (fault := lack_of_memory(error)) is None:

@@ -1,6 +1,6 @@
-"""What the fields of records may hold: bounded texts and numbers, hashes, moments, and paths inside a run.
+"""Types of record fields: bounded strings and numbers, hashes, timestamps, and paths inside a run.
 
-A record may come from a stranger, as a copied run or a repository of the Hub: whatever is in it has a type here.
+A record may come from a stranger, in a copied run or a Hub repository, so every field has a bounded type.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-MOST_COUNT = 2**53  # what every JSON parser reads exactly
+MOST_COUNT = 2**53  # the largest integer that every JSON parser reads exactly
 MOST_TOKENS = 2**31 - 1  # llama.cpp counts tokens in 32 bits
 LONGEST_LINE, LONGEST_TEXT, LONGEST_PATH = 1024, 1 << 18, 1024
 MOST_ITEMS = 100_000
-LICENCE_KEYS = ("license", "license_name", "license_link")  # of a model card's metadata, as the Hub has them
-ROUNDING = 1e-3  # how far a computed figure may lie outside of what it can be
+LICENCE_KEYS = ("license", "license_name", "license_link")  # keys of a model card's metadata on the Hub
+ROUNDING = 1e-3  # how far rounding may move a computed figure out of its range
 SHA256 = r"^[0-9a-f]{64}$"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Record(BaseModel):
-    """Base of what is written into a run. Unknown keys are kept: a newer version may have written them."""
+    """Base of all records. Unknown keys are kept: a newer version may have written them."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
 def inside(text: str) -> str:
-    """Return a path that stays inside the directory that it is relative to. Raises ValueError for others."""
+    """Return the path if it stays inside the directory it is relative to. Raises ValueError if not."""
     if found := _CONTROL.search(text):
-        raise ValueError(f"a path has no {found.group()!r} in it")
+        raise ValueError(f"{found.group()!r} is not allowed in a path")
     if text.startswith(("/", "~")) or "\\" in text or re.match(r"[A-Za-z]:", text):
         raise ValueError("expected a path relative to the run")
     if not text or any(part in ("", ".", "..") for part in text.split("/")):
@@ -42,7 +42,7 @@ def inside(text: str) -> str:
 
 
 def moment(text: str) -> datetime:
-    """Return the moment that a record names, in UTC. Raises ValueError where it is not ISO 8601."""
+    """Return a record's timestamp in UTC. Raises ValueError if it is not ISO 8601."""
     found = datetime.fromisoformat(text)
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
@@ -51,7 +51,7 @@ def _moment(text: str) -> str:
     try:
         moment(text)
     except (ValueError, OverflowError):
-        raise ValueError("expected a moment such as 2026-01-31T12:00:00Z") from None
+        raise ValueError("expected a timestamp such as 2026-01-31T12:00:00Z") from None
     return text
 
 
@@ -65,7 +65,7 @@ def _date(text: str) -> str:
 
 
 def within(least: float, most: float = math.inf) -> Callable[[float], float]:
-    """Return a check of a figure. A figure that is not a number passes: the gate fails it by name."""
+    """Return a range check for a figure. NaN passes here: the gate fails it by name."""
 
     def check(value: float) -> float:
         if value < least - ROUNDING or value > most + ROUNDING:
@@ -81,14 +81,14 @@ def _finite(value: Any) -> Any:
 
 def _interval(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1] + ROUNDING:
-        raise ValueError("an interval begins with its lower end")
+        raise ValueError("expected the interval's lower end first")
     return value
 
 
 Sha256 = Annotated[str, Field(pattern=SHA256)]
 InsidePath = Annotated[str, Field(max_length=LONGEST_PATH), AfterValidator(inside)]
 Moment = Annotated[str, Field(max_length=40), AfterValidator(_moment)]
-Date = Annotated[str, Field(max_length=10), AfterValidator(_date)]  # "": there is none
+Date = Annotated[str, Field(max_length=10), AfterValidator(_date)]  # "": no date
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\x00-\x1f\x7f]+$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
 Line = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE)]
@@ -97,7 +97,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Measured = Annotated[float, Field(ge=0, le=MOST_COUNT, allow_inf_nan=False)]
-Loss = Annotated[float | None, BeforeValidator(_finite)]  # None: it was not a number, as where a training diverged
+Loss = Annotated[float | None, BeforeValidator(_finite)]  # None: it was not finite, as after a divergence
 NotNegative = Annotated[float, AfterValidator(within(0.0))]
 Share = Annotated[float, AfterValidator(within(0.0, 1.0))]
 Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
@@ -107,7 +107,7 @@ Variables = Annotated[dict[Text, Any], Field(max_length=1000)]
 
 
 class StageRecord(Record):
-    """What every stage's record begins with."""
+    """The fields that every stage's record has."""
 
     schema_version: Literal[1] = 1
     run_id: Name

@@ -1,8 +1,8 @@
-"""Files: written whole or not at all, hashed, and read exactly.
+"""Files: atomic writes, hashes, and exact reads.
 
-Text is UTF-8 without newline translation, and only \\n ends a line. `str.splitlines` also cuts at U+2028, U+2029,
-U+0085, \\v, \\f and \\x1c to \\x1e, which JSON and people's texts hold as ordinary characters; `Path.read_text` turns
-every \\r into \\n. What the project reads is read here instead.
+Text is UTF-8 without newline translation, and only \\n ends a line. `str.splitlines` also splits at U+2028, U+2029,
+U+0085, \\v, \\f and \\x1c to \\x1e, which are ordinary characters in JSON and texts, and `Path.read_text` turns every
+\\r into \\n. So the project reads files with the functions here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 HASH_CHUNK_BYTES = 1 << 22
-# of what holds rows: held-out questions, the report's answers
+# modes of files with data rows: held-out questions, the report's answers
 PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
 KINDS = {
-    stat.S_IFIFO: "it is a named pipe (FIFO), not a file: write it into a file first",
+    stat.S_IFIFO: "it is a named pipe (FIFO), not a file: save its data to a file first",
     stat.S_IFSOCK: "it is a socket, not a file",
     stat.S_IFCHR: "it is a device, not a file",
     stat.S_IFBLK: "it is a device, not a file",
@@ -33,11 +33,11 @@ KINDS = {
 
 
 class FileError(UserError):
-    """A file or directory that is missing, damaged or can't be written, or a disk without enough space."""
+    """A file or directory is missing, damaged or not writable, or the disk has too little space."""
 
 
 def irregular(path: Path) -> str:
-    """Say what is wrong where a path, its links followed, is neither a file nor a directory; else nothing."""
+    """Return what is wrong if a path, with links followed, is neither a file nor a directory; else ""."""
     try:
         return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
     except OSError:
@@ -45,7 +45,7 @@ def irregular(path: Path) -> str:
 
 
 def irregular_in(directory: Path) -> list[str]:
-    """Say what in a directory is neither a file nor a directory, a line each: a library would wait for a pipe."""
+    """Return a line for each entry that is neither a file nor a directory: a library would block on a pipe."""
     return [f"{path}: {why}" for path in sorted(directory.iterdir()) if (why := irregular(path))]
 
 
@@ -56,8 +56,8 @@ def regular(path: Path) -> Path:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError, at once, for what is not a file: a pipe would wait for its writer."""
-    if why := irregular(path):  # opening a device may already do something
+    """Open a file for reading. Raises OSError for anything else: opening a pipe would block."""
+    if why := irregular(path):  # before opening: that can already have an effect on a device
         raise OSError(errno.EINVAL, why, str(path))
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", closefd=True)
     kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
@@ -68,15 +68,15 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
-    """Return a file's bytes. Raises OSError as `open_regular` does, and where there are more than `most`."""
+    """Return a file's bytes. Raises OSError as `open_regular` does, and for more than `most` bytes."""
     with open_regular(path) as file:
         if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
-            raise OSError(errno.EFBIG, f"it has {size:,} bytes, at most {most:,} are read", str(path))
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, expected at most {most:,}", str(path))
         return file.read()
 
 
 def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
-    """Create `directory` and raise FileError where it can't be written or has too little space, before work starts."""
+    """Create `directory`. Raises FileError if it is not writable or has too little space, before work starts."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -88,14 +88,14 @@ def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed_bytes:
         raise FileError(
-            f"{directory}: {free / 1e9:.1f} GB free, {purpose} needs about {needed_bytes / 1e9:.1f} GB; make room"
+            f"{directory}: {free / 1e9:.1f} GB free, {purpose} needs about {needed_bytes / 1e9:.1f} GB: free disk space"
         )
 
 
 def write_atomic(path: Path, text: str, private: bool = False) -> None:
-    """Write a text file whole or not at all: a temporary file beside it, synced, then renamed over it.
+    """Write a text file atomically: a temporary file in the same directory, synced, then renamed.
 
-    `private`: its owner alone can read it.
+    `private`: only its owner can read it.
     """
     with atomic_file(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -103,7 +103,7 @@ def write_atomic(path: Path, text: str, private: bool = False) -> None:
 
 @contextmanager
 def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
-    """Give a temporary path to write to, which becomes `path` at the end; nothing is left after a fault."""
+    """Yield a temporary path that becomes `path` at the end; an exception leaves nothing behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -120,9 +120,9 @@ def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path, private: bool = False) -> Iterator[Path]:
-    """Give a temporary directory to fill, which takes the place of `path` at the end; nothing is left after a fault.
+    """Yield a temporary directory that replaces `path` at the end; an exception leaves nothing behind.
 
-    `private`: its owner alone can read it, and each file in it.
+    `private`: only its owner can read it and its files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -139,21 +139,21 @@ def atomic_directory(path: Path, private: bool = False) -> Iterator[Path]:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that its owner alone can look into; one that is there becomes such, where that is possible."""
+    """Make a directory that only its owner can read; an existing one is changed if possible."""
     path.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-    with suppress(OSError):  # another's directory, or a file system without modes
+    with suppress(OSError):  # another user's directory, or a file system without modes
         path.chmod(PRIVATE_DIRECTORY)
     return path
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove what a killed process left half-written in `directory`."""
+    """Remove partial files that a killed process left in `directory`."""
     for path in directory.glob(".*.partial"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Return the sha256 of a file as hex digits; `progress` is called with every chunk's bytes."""
+    """Return the sha256 of a file as hex digits; `progress` is called with the size of every chunk."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while chunk := file.read(HASH_CHUNK_BYTES):
@@ -164,20 +164,20 @@ def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 
 def tree_sha256(path: Path, ignore: tuple[str, ...] = ()) -> str:
-    """Return one sha256 for a file, or for a directory: over its sorted lines "sha256  relative/path"."""
+    """Return the sha256 of a file, or of a directory's sorted lines "sha256  relative/path"."""
     return file_sha256(path) if path.is_file() else tree_digest(tree_hashes(path, ignore))
 
 
 def tree_hashes(
     path: Path, ignore: tuple[str, ...] = (), progress: Callable[[int], None] | None = None
 ) -> dict[str, str]:
-    """Return the sha256 of each file in a directory, by relative path, sorted; hidden ones are left out."""
+    """Return the sha256 of each file in a directory, by relative path, sorted; hidden files are skipped."""
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name not in ignore)
     return {p.relative_to(path).as_posix(): file_sha256(p, progress) for p in files}
 
 
 def tree_digest(hashes: Mapping[str, str]) -> str:
-    """Return the sha256 that stands for a directory, from those of its files as `tree_hashes` gives them."""
+    """Return a directory's sha256 from those of its files (`tree_hashes`)."""
     return text_sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
 
 
@@ -187,14 +187,14 @@ def text_sha256(text: str) -> str:
 
 
 def cache_root() -> Path:
-    """Return where things that outlive runs are kept: $BURNISH_CACHE, else the user's cache directory."""
+    """Return the cache directory, shared by runs: $BURNISH_CACHE, else the user's cache directory."""
     if given := os.environ.get("BURNISH_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
 def read_json(path: Path, most: int | None = None) -> Any:
-    """Read a JSON file of at most `most` bytes. Raises FileError that names it where it is missing or damaged."""
+    """Read a JSON file of at most `most` bytes. Raises FileError if it is missing or damaged."""
     try:
         return json.loads(read_regular(path, most))
     except RecursionError:
@@ -205,12 +205,12 @@ def read_json(path: Path, most: int | None = None) -> Any:
 
 
 def read_text(path: Path, most: int | None = None) -> str:
-    """Return the text of a UTF-8 file, its line breaks as they are. Raises OSError and UnicodeDecodeError."""
+    """Return the text of a UTF-8 file with its line breaks unchanged. Raises OSError and UnicodeDecodeError."""
     return read_regular(path, most).decode("utf-8")
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the lines of a text without their \\n; what follows the last \\n is a line unless it is empty."""
+    """Return the lines of a text without their \\n; text after the last \\n is a line unless it is empty."""
     lines = text.split("\n")
     return lines[:-1] if not lines[-1] else lines
 
@@ -223,8 +223,8 @@ def read_lines(path: Path, most: int | None = None) -> list[str]:
 def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
     """Return the values of a JSON Lines file, empty lines skipped.
 
-    Raises OSError, and ValueError for a line that is malformed; with `partial` such lines are skipped, as a process
-    that was killed may leave one.
+    Raises OSError, and ValueError for a malformed line; with `partial` such lines are skipped, as a killed process may
+    leave one.
     """
     values = []
     for line in read_lines(path):
@@ -237,7 +237,7 @@ def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
 
 
 def last_line(output: str, default: str = "") -> str:
-    """Return the last line that a program printed; a carriage return begins a new line, as on a terminal."""
+    """Return the last line that a program printed; a carriage return starts a new line."""
     return output.replace("\r", "\n").strip().rsplit("\n", 1)[-1].strip() or default
 
 

@@ -1,6 +1,6 @@
-"""The Hugging Face Hub as every stage uses it: downloads, retries, and one clear line for each fault.
+"""The Hugging Face Hub: downloads, retries, and one clear line for each fault.
 
-Only huggingface_hub talks to it; HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE are its own variables.
+Access goes through huggingface_hub, whose variables apply: HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME and so on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEME = "hf://"
 RECORDS = ("export.json", "train.json")
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 TRIES = 5
-# as huggingface_hub and hf_xet raise them, beside their own named errors
+# built-in exceptions that huggingface_hub and hf_xet raise besides their own
 TRANSFER_FAULTS = (RuntimeError, ValueError, ConnectionError, TimeoutError)
 LONGEST_WAIT_S = 300.0
 PAGE = "https://huggingface.co"
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class HubError(UserError):
-    """Something that the Hub, the token or the network refuses, with what to do."""
+    """The Hub, the token or the network refuses something; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Reference:
 
     @staticmethod
     def parse(text: str) -> Reference:
-        """Read the reference. Raises HubError where it is malformed."""
+        """Parse a reference. Raises HubError if it is malformed."""
         found = re.fullmatch(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
         if not found:
             raise HubError(f"'{text}' is not a Hub reference: expected hf://owner/name or hf://owner/name@revision")
@@ -53,12 +53,12 @@ class Reference:
 
 
 def published_name(path: str) -> str:
-    """Return where a GGUF of a run lies in its repository: at the top, where llama.cpp and Ollama look."""
+    """Return a GGUF's path in its repository: at the top level, where llama.cpp and Ollama look."""
     return path.rsplit("/", 1)[-1]
 
 
 def client() -> HfApi:
-    """Return the Hub's client: bars only on a terminal, its warnings as our lines, without addresses' signatures."""
+    """Return the Hub's client: bars only on a terminal, warnings as log lines, URLs without signatures."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -74,7 +74,7 @@ class _Lines(logging.Handler):
 
 
 def retrying(call: Callable[[], Result], tries: int = TRIES) -> Result:
-    """Call, and call again after a rate limit (waiting as the Hub asks), a server error or a broken connection."""
+    """Call, with retries after rate limits (waiting as the Hub asks), server errors and broken connections."""
     for number in range(1, tries):
         try:
             return call()
@@ -88,9 +88,9 @@ def retrying(call: Callable[[], Result], tries: int = TRIES) -> Result:
 
 
 def download(repo: str, revision: str | None, patterns: Sequence[str], tries: int = TRIES) -> Path:
-    """Fetch files of a repository into the hub's cache; returns the snapshot's directory, named by its commit.
+    """Download files of a repository into the Hub's cache; return the snapshot's directory, named after its commit.
 
-    Without a network what is cached is taken. Raises huggingface_hub's errors; `reason` puts them in words.
+    Without a network it uses cached files. Raises huggingface_hub's errors; `reason` explains them.
     """
     from huggingface_hub import snapshot_download
 
@@ -99,14 +99,14 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], tries: in
 
 
 def cache_directory() -> Path:
-    """Return where huggingface_hub keeps what it fetched."""
+    """Return the cache directory of huggingface_hub."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).resolve()
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
-    """Return the directory of a snapshot whose card is in the local cache; asks nobody."""
+    """Return the directory of a snapshot whose card is in the local cache, without network access."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -118,30 +118,30 @@ def cached(repo: str, revision: str | None) -> Path | None:
 
 
 def reason(error: Exception, repo: str, revision: str | None = None, right: str = "read") -> str:
-    """Say in one line what the Hub's client means, and what to do; `right` is what was tried.
+    """Return one line that explains an error of the Hub's client and what to do; `right` is the access needed.
 
-    An error that is neither the Hub's nor its client's is raised again.
+    Errors from elsewhere are raised again.
     """
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
     chain = list(_chain(error))
     if any(isinstance(e, hub.GatedRepoError) for e in chain):
-        known = "your token's account was not let in yet" if _token_source() else "then set HF_TOKEN"
+        known = "your token's account has no access yet" if _token_source() else "then set HF_TOKEN"
         return f"is gated: accept its licence at {PAGE}/{repo} ({known})"
     if any(isinstance(e, hub.RevisionNotFoundError) for e in chain):
         return f"has no revision '{revision or 'main'}': see {PAGE}/{repo}/commits/main"
     if any(isinstance(e, hub.IncompleteSnapshotError) for e in chain):
-        return f"is only in part in the local cache, and {_unreachable(chain)}: run again with a network to complete it"
+        return f"is only partly in the local cache, and {_unreachable(chain)}: run again with a network to complete it"
     if any(isinstance(e, hub.LocalTokenNotFoundError) for e in chain):
         return f"there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login` ({PAGE}/settings/tokens)"
     if any(isinstance(e, hub.HFValidationError) for e in chain):
-        return "is neither a local path nor a valid hub id (owner/name)"
+        return "is neither a local path nor a valid Hub id (owner/name)"
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
         return _refusal(response, repo, right)
     if any(isinstance(e, hub.FileMetadataError) for e in chain):
-        return f"{constants.ENDPOINT} does not answer as the Hub does: check HF_ENDPOINT, and any proxy"
+        return f"{constants.ENDPOINT} does not answer like the Hub: check HF_ENDPOINT and any proxy"
     if any(isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return f"is not in the local cache, and {_unreachable(chain)}"
     if any(isinstance(e, hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
@@ -151,25 +151,25 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
         return f"the transfer stopped ({said}): run the same command again; what was transferred is kept"
     if isinstance(error, OSError) and error.errno not in DISK_FAULTS:
         where = error.filename or constants.HF_HUB_CACHE
-        return f"the hub's cache can't be used ({where}: {error.strerror}): fix it, or set HF_HOME"
+        return f"the Hub's cache can't be used ({where}: {error.strerror}): fix it, or set HF_HOME"
     raise error
 
 
 def _refusal(error: Exception, repo: str, right: str) -> str:
-    """Say what an HTTP status means; what the server itself said goes with it."""
+    """Return the meaning of an HTTP status, with the server's message."""
     from huggingface_hub import errors as hub
 
     status, said = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
     detail = f" ({said})" if said else ""
     if isinstance(error, hub.RepositoryNotFoundError) and "Invalid credentials" not in said:
-        return f"is not on the hub, or it is private (your token: {_token_source() or 'none'})"
+        return f"is not on the Hub, or is private (your token: {_token_source() or 'none'})"
     if status == 401:
         where = _token_source() or "none"
-        return f"the Hub refuses the token ({where}): it is wrong or expired; make another at {PAGE}/settings/tokens"
+        return f"the Hub refuses the token ({where}): it is wrong or expired; create another at {PAGE}/settings/tokens"
     if status in (402, 403, 413) and "storage" in said.lower():
-        return f"the Hub refuses it for lack of storage: {said}"
+        return f"the Hub has too little storage for it: {said}"
     if status == 403:
-        return f"the token ({_token_source() or 'none'}) has no right to {right} {repo}{detail}"
+        return f"the token ({_token_source() or 'none'}) is not allowed to {right} {repo}{detail}"
     if status in (409, 412):
         return f"someone else changed it in the meantime{detail}: run the same command again"
     if status in RETRIED:
@@ -195,7 +195,7 @@ def _is_transport(error: BaseException) -> bool:
 
 
 def _wait_s(error: Exception, number: int) -> float | None:
-    """Return how long to wait before the next try, None where another try is of no use."""
+    """Return how long to wait before the next try, None if a retry is pointless."""
     import httpx
 
     chain = list(_chain(error))
@@ -218,12 +218,12 @@ def _unreachable(chain: Sequence[BaseException]) -> str:
     from huggingface_hub import errors as hub
 
     if constants.is_offline_mode() or any(isinstance(e, hub.OfflineModeIsEnabled) for e in chain):
-        return "HF_HUB_OFFLINE is set, so the hub was not contacted"
-    return f"the hub can't be reached ({constants.ENDPOINT}): check the network"
+        return "HF_HUB_OFFLINE is set, so the Hub was not contacted"
+    return f"the Hub can't be reached ({constants.ENDPOINT}): check the network"
 
 
 def _token_source() -> str:
-    """Name where the token comes from, never the token; nothing where there is none."""
+    """Return where the token comes from, never the token; "" if there is none."""
     from huggingface_hub import constants, get_token
 
     if not get_token():

@@ -1,4 +1,4 @@
-"""One process at a time works on a run: a lock on a file in its directory, which ends with the process."""
+"""Lock a run directory so that only one process works on it; the lock ends with the process."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .files import FileError, check_writable, irregular
 from .run import RunError, now
 
 LOCK = ".lock"
-# file systems on which flock is not there; a run goes on without it
+# errors of file systems without flock; a run continues without a lock
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
-TRIES, TRY_S = 10, 0.05  # a process that only looks holds it for an instant
+TRIES, TRY_S = 10, 0.05  # `check` holds the lock for an instant
 
 
 @contextmanager
 def hold(directory: Path, what: str) -> Iterator[None]:
-    """Hold the run in `directory`, which is made where it isn't there, while `what` ("training") works on it.
+    """Hold the lock of the run in `directory`, creating it if necessary, while `what` ("training") works on it.
 
-    Raises RunError with who holds it, since when and at what, where another process does, and FileError where the run
-    can't be written. Children that are started meanwhile do not inherit the lock.
+    Raises RunError with the holder, its start and its task if another process holds it, and FileError if the run is not
+    writable. Child processes do not inherit the lock.
     """
     check_writable(directory, 0, what)
     try:
-        # a link is not followed: the file is emptied
+        # don't follow a link: the file gets truncated
         file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         why = "it is a link" if error.errno == errno.ELOOP else error.strerror
@@ -49,13 +49,13 @@ def hold(directory: Path, what: str) -> Iterator[None]:
 
 
 def check(directory: Path) -> None:
-    """Raise RunError where another process works on the run; to say it before the data is read."""
+    """Raise RunError if another process works on the run: an early check, before the data is read."""
     try:
         file = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return  # nobody has worked on it yet
+        return  # no process has worked on it yet
     try:
-        _lock(file, directory, fcntl.LOCK_SH)  # which a file that is open for reading allows on NFS too
+        _lock(file, directory, fcntl.LOCK_SH)  # on NFS a file open for reading allows only this kind
     finally:
         os.close(file)
 
@@ -67,18 +67,18 @@ def _lock(file: int, directory: Path, kind: int, tries: int = 1) -> None:
         if tries > 1:
             time.sleep(TRY_S)
             return _lock(file, directory, kind, tries - 1)
-        raise RunError(f"run '{directory.name}': {_holder(file)}: wait until it has ended, or stop it") from None
+        raise RunError(f"run '{directory.name}': {_holder(file)}: wait until it ends, or stop it") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warn(f"{directory}: can't be locked ({error.strerror}): start nothing else on this run meanwhile")
+        warn(f"{directory}: can't be locked ({error.strerror}): run nothing else on this run meanwhile")
 
 
 def _holder(file: int) -> str:
-    """Say who holds the lock, as it wrote itself; it may not have written yet."""
+    """Return who holds the lock, as the holder wrote; it may not have written yet."""
     try:
         holder = json.loads(os.pread(file, 4096, 0))
         where = "" if holder["host"] == socket.gethostname() else f" on {holder['host']}"
-        return f"{holder['what']} works on it since {holder['since']}, as process {holder['pid']}{where}"
+        return f"{holder['what']} has been working on it since {holder['since']}, as process {holder['pid']}{where}"
     except (ValueError, KeyError, TypeError):
-        return "another process works on it"
+        return "another process is working on it"

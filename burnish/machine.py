@@ -1,4 +1,4 @@
-"""What this process may use of the machine: processors and memory, as its cgroup and affinity allow."""
+"""The processors and memory available to this process, by its cgroup and affinity."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NO_LIMIT_BYTES = 1 << 60
 
 
 def cpu_count() -> int:
-    """Return how many threads compute at once: physical cores of our affinity, at most the cgroup's quota.
+    """Return how many threads can compute at once: the physical cores of the affinity, at most the cgroup's quota.
 
-    Two hardware threads of one core share its arithmetic units, so they count once. At least 1.
+    Hardware threads of one core share its arithmetic units, so they count once. At least 1.
     """
     allowed = os.sched_getaffinity(0)
     cores = {_core(cpu) for cpu in allowed}
@@ -29,7 +29,7 @@ def cpu_count() -> int:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the CPU's feature flags; none where the kernel doesn't list them."""
+    """Return the CPU's feature flags; empty if the kernel doesn't list them."""
     try:
         lines = CPUINFO.read_text().split("\n")
     except OSError:
@@ -38,7 +38,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_quota() -> float | None:
-    """Return the cgroup's limit in processors (1.5 is one and a half), or None where there is none."""
+    """Return the cgroup's limit in processors (1.5 is one and a half), or None if there is none."""
     quotas = []
     for directory in _cgroup_directories("cpu"):
         if limits := _read(directory / "cpu.max"):
@@ -84,9 +84,9 @@ def memory_limit_bytes() -> int:
 
 
 def memory_available_bytes() -> int:
-    """Return what can be allocated now without swapping: MemAvailable, at most what the cgroup's limit leaves.
+    """Return the memory that can be allocated without swapping: MemAvailable, at most the rest of the cgroup's limit.
 
-    A cgroup's use counts the files that it has read; those that are not in use make room when it is needed.
+    A cgroup's usage includes file cache; inactive files are freed when memory is needed.
     """
     free = [_meminfo("MemAvailable")]
     for directory in _cgroup_directories("memory"):
@@ -101,18 +101,18 @@ def memory_available_bytes() -> int:
 
 
 def _statistic(directory: Path, key: str) -> int:
-    """Return a line of a cgroup's memory.stat in bytes; 0 where it isn't there."""
+    """Return a value of a cgroup's memory.stat in bytes; 0 if it is missing."""
     lines = (_read(directory / "memory.stat") or "").split("\n")
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
 
 
 def _core(cpu: int) -> str:
-    """Name the physical core of a logical processor; a processor that tells nothing stands for itself."""
+    """Return an id of a logical processor's physical core; its own number if the topology is unknown."""
     return _read(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu)
 
 
 def _cgroup_directories(controller: str) -> list[Path]:
-    """Return this process's cgroup and its parents, nearest first, for cgroup v2 and v1."""
+    """Return the directories of this process's cgroup and its parents, nearest first, for cgroup v2 and v1."""
     found: list[Path] = []
     for line in (_read(CGROUP_OF_SELF) or "").split("\n"):
         number, controllers, path = line.split(":", 2)
@@ -122,7 +122,7 @@ def _cgroup_directories(controller: str) -> list[Path]:
             root = CGROUP / controller
         else:
             continue
-        # inside a container the path is the host's and its files are mounted at the root
+        # inside a container the path is the host's, but its files are mounted at the root
         here = root / path.lstrip("/")
         found += [p for p in (here, *here.parents) if p == root or root in p.parents]
     return found
@@ -136,7 +136,7 @@ def _read(path: Path) -> str | None:
 
 
 def _meminfo(key: str) -> int:
-    """Return a line of /proc/meminfo in bytes."""
+    """Return a value of /proc/meminfo in bytes."""
     for line in (_read(MEMINFO) or "").split("\n"):
         name, _, rest = line.partition(":")
         if name == key:

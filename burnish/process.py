@@ -1,4 +1,4 @@
-"""How a process ended, in one line that says what to do; and a parent that says it of a stage that crashes."""
+"""Explain in one line how a process ended, and supervise a stage from a parent process that reports a crash."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MEANINGS = {
     "SIGTRAP": "a trap in native code",
     "SIGSYS": "a system call that is not allowed here",
     "SIGKILL": "killed, most likely because memory ran out",
-    "SIGTERM": "it was told to end",
+    "SIGTERM": "it was asked to terminate",
     "SIGINT": "it was interrupted",
     "SIGHUP": "its terminal closed",
-    "SIGXCPU": "the limit on processor time",
-    "SIGVTALRM": "a chat template that could not be interrupted ran far beyond its time",
+    "SIGXCPU": "it exceeded the limit on processor time",
+    "SIGVTALRM": "a chat template that could not be interrupted ran far beyond its time limit",
 }
 REBUILD = (
     "llama.cpp does not fit this CPU or was miscompiled: `rm -f .venv/.llama`, then `make setup` builds and tests it "
@@ -32,28 +32,28 @@ REBUILD = (
 )
 REMEDIES = {
     "SIGILL": REBUILD,
-    "SIGSEGV": f"see the lines before it; if it happens again with another file, {REBUILD}",
-    "SIGBUS": "a file was cut short while it was read, or a disk or /dev/shm is full: check both, then run again",
-    "SIGABRT": "the line before it says which check; a damaged model file is the usual cause",
-    "SIGVTALRM": "give another template (chat.template), or more time (template_timeout_s)",
+    "SIGSEGV": f"see the lines above; if it happens with another file too, {REBUILD}",
+    "SIGBUS": "a file was truncated while it was read, or a disk or /dev/shm is full: check both, then run again",
+    "SIGABRT": "the line above names the check; the usual cause is a damaged model file",
+    "SIGVTALRM": "use another template (chat.template), or more time (template_timeout_s)",
     "SIGKILL": "use a smaller model, fewer sequences or cells, or give it more memory (in containers SERVE_MEMORY, "
     "TRAIN_MEMORY, EXPORT_MEMORY)",
 }
 MAPPED = (
-    "{} was cut short or overwritten while it was in use, or its disk failed: restore it and start again. Replace a"
-    " model by renaming a new file onto it, or let serve read it into memory (--mmap false)"
+    "{} was truncated or overwritten while in use, or its disk failed: restore it and start again. Replace a"
+    " model by renaming a new file over it, or have serve read it into memory (--mmap false)"
 )
 LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # a new build of llama.cpp is the remedy
-# how a shell or a container engine reports a crash: 128 + the signal. SIGTERM's 143 may be a program's own
+# reported as 128 + the signal by shells and container engines. SIGTERM's 143 may be a program's own code
 REPORTED = frozenset({"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGSYS"})
-# sent on purpose, not a crash: passed on as it came
+# sent on purpose, not a crash: this process ends with the same signal
 REQUESTED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
 PR_SET_PDEATHSIG = 1  # prctl(2)
 Note = Callable[[str], None]
 
 
 def signal_name(code: int) -> str | None:
-    """Return the signal that an exit code stands for: -n from Python, 128 + n from a shell; None where it is a code."""
+    """Return the signal of an exit code: -n from Python, 128 + n from a shell; None for an ordinary code."""
     try:
         if code < 0:
             return signal.Signals(-code).name
@@ -64,9 +64,9 @@ def signal_name(code: int) -> str | None:
 
 
 def exit_reason(code: int, llama: bool = True) -> str:
-    """Say how a child process ended: "exit code 3", or the signal, what it means, and the way out.
+    """Return how a child process ended: "exit code 3", or the signal, its meaning and the remedy.
 
-    `llama`: llama.cpp ran in it, so that an illegal instruction or an invalid read is most likely that build's.
+    `llama`: llama.cpp ran in it, so its build is the likely cause of an illegal instruction or invalid read.
     """
     name = signal_name(code)
     if name is None:
@@ -76,37 +76,37 @@ def exit_reason(code: int, llama: bool = True) -> str:
 
 
 def crashed(code: int) -> bool:
-    """Whether a child process was ended by a signal."""
+    """Return whether a child process was ended by a crash signal."""
     return signal_name(code) is not None
 
 
 def ignore_path(path: str) -> None:
-    """Note nothing: there is no parent that waits."""
+    """Do nothing: there is no parent to tell."""
 
 
 def supervise(what: str, llama: bool = True) -> Note:
-    """Fork, and go on in the child. The parent waits for it, and never returns from here.
+    """Fork and continue in the child. The parent waits for it and never returns from here.
 
-    A process that a signal ends can't say so itself. The parent prints one line that names the signal and the way out,
-    and exits with 2; other ends are its own. Signals that are sent to the parent alone are forwarded; those of a
+    A process ended by a signal can't report it. The parent prints one line with the signal and the remedy, and exits
+    with 2; for any other exit it uses the child's code. Signals sent only to the parent are forwarded; those of a
     terminal reach both. Call it first, before threads and large imports. Linux only; elsewhere it does nothing.
 
-    Ctrl-C ends the child at once until it decides otherwise (`run_edge` does): imports and native code don't look for
-    Python's own exception. The child tells the parent by what is returned which file it maps: SIGBUS is its fault.
+    Ctrl-C ends the child at once until it changes that (`run_edge` does): imports and native code don't handle
+    KeyboardInterrupt. With the returned function the child tells the parent which file it maps, to explain SIGBUS.
     """
     if not sys.platform.startswith("linux"):
         return ignore_path
     forwarded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
-    told, tell = os.pipe()  # neither is inherited by what the child starts
+    told, tell = os.pipe()  # not inherited by the child's own children
     os.set_blocking(told, False)
     parent, child = os.getpid(), os.fork()
     if child:
         os.close(tell)
         _wait(child, forwarded, lambda code: _end(what, code, llama, told))
     os.close(told)
-    end_with_parent()  # without this the child would outlive a parent that is killed
+    end_with_parent()  # otherwise the child would outlive a killed parent
     if os.getppid() != parent:
         os._exit(1)
     ctrl_c_ends_at_once()
@@ -144,25 +144,25 @@ def run_to_end(command: Sequence[str]) -> int:
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends. Linux only."""
+    """Have the kernel kill this process when its parent ends. Linux only."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ctrl_c_ends_at_once() -> None:
-    """Let SIGINT end the process wherever it is, as SIGTERM does. One that was started with it ignored stays so."""
+    """Let SIGINT end the process at once, as SIGTERM does. If it was started with SIGINT ignored, it stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ctrl_c_raises() -> None:
-    """Let SIGINT raise KeyboardInterrupt (Python's own way), so that what is half done can be cleaned up."""
+    """Let SIGINT raise KeyboardInterrupt, Python's default, so that partial work can be cleaned up."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(what: str, code: int, llama: bool, told: int) -> str:
-    """Say how the child ended. `told`: where it wrote the file that it maps."""
+    """Return how the child ended. `told`: the pipe to which it wrote the file that it maps."""
     if -code == signal.SIGINT:
         return f"interrupted: {what} had not started"
     if -code == signal.SIGBUS and (mapped := _last_line(told)):
@@ -173,7 +173,7 @@ def _end(what: str, code: int, llama: bool, told: int) -> str:
 def _last_line(told: int) -> str:
     try:
         return os.fsdecode(os.read(told, 65_536).rpartition(b"\n")[0].rpartition(b"\n")[2])
-    except BlockingIOError:  # nothing was told
+    except BlockingIOError:  # nothing was written
         return ""
 
 
@@ -184,7 +184,7 @@ def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], 
             if not _reached_all(info):
                 os.kill(child, info.si_signo)
             continue
-        while True:  # pid 1 of a container without an init is also given orphans to reap
+        while True:  # as pid 1 of a container without an init, also reap orphans
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == child:
                 _exit_like(os.waitstatus_to_exitcode(status), describe)

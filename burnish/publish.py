@@ -1,4 +1,4 @@
-"""Where a run is to be published, and whether it can be: asked before a long training, and before every push."""
+"""Where a run is published, and checks that it can be: before a long training and before every push."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 WRITE = "write to"
-OTHER_NAMES = {"lora": "adapter", "merged_16bit": "merged"}  # unsloth's
-FOUR_BIT = frozenset({"merged_4bit", "merged_4bit_forced"})  # unsloth's too
-UPLOAD_BYTES = 4_000_000_000  # below the size from which the Hub opens a multipart upload
-# what a repository that was created by hand, and has no model yet, may hold
+OTHER_NAMES = {"lora": "adapter", "merged_16bit": "merged"}  # unsloth's names
+FOUR_BIT = frozenset({"merged_4bit", "merged_4bit_forced"})  # also unsloth's
+UPLOAD_BYTES = 4_000_000_000  # below the size from which the Hub uses a multipart upload
+# files that a manually created repository without a model may have
 PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
 
 
 class PushSection(Strict):
-    """Where a run is published; asked for in training's settings, it is checked before the training."""
+    """Where a run is published; if set for training, it is checked before training starts."""
 
     repo: str | None = Field(
-        None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="owner/name on the Hub; none: nothing is published"
+        None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="owner/name on the Hub; none: don't publish"
     )
     what: list[str] = Field(
-        ["gguf", "merged", "adapter"], description="what goes: gguf, merged, adapter, or a GGUF by its type (Q8_0)"
+        ["gguf", "merged", "adapter"], description="what to publish: gguf, merged, adapter, or a GGUF type (Q8_0)"
     )
 
     @field_validator("what")
@@ -38,19 +38,19 @@ class PushSection(Strict):
     def _by_other_names(cls, value: list[str]) -> list[str]:
         if FOUR_BIT & set(value):
             raise ValueError(
-                "a merge in 4 bits is never made and never published: rounding to 4 bits erases a light fine-tune; take"
+                "4-bit merges are not supported: rounding to 4 bits can erase a light fine-tune; use"
                 " merged (16 bits), adapter, or a small GGUF type, which is examined"
             )
         return [OTHER_NAMES.get(name, name) for name in value]
 
-    public: bool = Field(False, description="for everyone to see; else the repository is private")
-    allow_failed: bool = Field(False, description="publish what failed its exam too; the card then says so")
+    public: bool = Field(False, description="make the repository public; else it is private")
+    allow_failed: bool = Field(False, description="also publish what failed its exam; the card then says so")
 
 
 def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
-    """Make sure that this token can publish there: token, name, right to write, visibility, space; returns the user.
+    """Check token, name, write access, visibility and space of the target; return the user's name.
 
-    A repository that is not there is created, empty. Raises HubError in one line.
+    A missing repository is created, empty. Raises HubError with one line.
     """
     repo = str(push.repo)
     try:
@@ -68,45 +68,43 @@ def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
 
 
 def preflight(push: PushSection, weights: Path) -> None:
-    """Check before a long training what its push will need; `weights` is the base's directory, for the size.
+    """Check before a long training that its push will succeed; `weights` is the base's directory, for the size.
 
-    Both 16-bit forms and the quantizations come to about three times the base.
+    The two 16-bit forms and the quantizations take about three times the base's size.
     """
     if push.repo is None:
         return
     size = sum(p.stat().st_size for p in weights.iterdir() if p.suffix in (".safetensors", ".bin"))
     user = check_target(client(), push, 3 * size)
-    say(
-        f"push: '{user}' can publish to {push.repo} (about {3 * size / 1e9:.1f} GB); `make push` does, after the export"
-    )
+    say(f"push: '{user}' can publish to {push.repo} (about {3 * size / 1e9:.1f} GB); run `make push` after the export")
 
 
 def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
-    """Raise HubError where the repository is another's, holds another thing, or is more public than was asked."""
+    """Raise HubError if the repository is someone else's, has other content, or is public against the settings."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         info = retrying(lambda: api.model_info(repo))
     except RepositoryNotFoundError:
         raise HubError(
-            f"push.repo {repo}: the name is taken, by something your token can't see; choose another"
+            f"push.repo {repo}: the name is taken by something that your token can't see: choose another"
         ) from None
     names = {s.rfilename for s in info.siblings or []}
     if names - PLAIN_FILES and not _is_ours(names):
-        raise HubError(f"push.repo {repo}: the name is taken, by a model that Burnish did not publish; choose another")
+        raise HubError(f"push.repo {repo}: the name is taken by a model that Burnish did not publish: choose another")
     if not push.public and info.private is False:
-        raise HubError(f"push.repo {repo}: is public: say PUBLIC=1 (push.public) to publish there, or make it private")
+        raise HubError(f"push.repo {repo}: is public: set PUBLIC=1 (push.public) to publish there, or make it private")
     if push.public and info.private:
-        say(f"push: {repo} is private and stays so: its visibility is changed on its settings page")
+        say(f"push: {repo} is private and stays so: change its visibility on its settings page")
 
 
 def _is_ours(names: set[str]) -> bool:
-    """Whether an earlier push made the repository: it left a record, and the sums or the export's record."""
+    """Return whether an earlier push made the repository: it left train.json, and SHA256SUMS or export.json."""
     return "train.json" in names and not names.isdisjoint({"SHA256SUMS", "export.json"})
 
 
 def _check_space(api: HfApi, repo: str, needed_bytes: int) -> None:
-    """Raise HubError where the account's quota does not admit files of this size."""
+    """Raise HubError if the account's quota is too small for files of this size."""
     sizes = [UPLOAD_BYTES] * (needed_bytes // UPLOAD_BYTES) + [needed_bytes % UPLOAD_BYTES or 1]
     if refusal := refused_upload(api, repo, sizes):
-        raise HubError(f"push.repo {repo}: about {needed_bytes / 1e9:.1f} GB are not accepted: {refusal}")
+        raise HubError(f"push.repo {repo}: the Hub does not accept about {needed_bytes / 1e9:.1f} GB: {refusal}")

@@ -1,4 +1,4 @@
-"""A run directory: its id, its records, and how a command finds the run that it works on."""
+"""A run directory: its id, its records, and how a command finds its run."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ COMMANDS: dict[type[StageRecord], str] = {
 CONFIG = "config.yaml"
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 ADAPTER_FACTS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")
-# shown where an adapter that training started from has them
+# shown only if set, as in an adapter that training started from
 RARE_ADAPTER_FACTS = (
     "use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
     "exclude_modules", "modules_to_save", "trainable_token_indices",
 )  # fmt: skip
 
-CLOCK_SLACK = timedelta(days=1)  # how far the clock of another machine may be ahead
+CLOCK_SLACK = timedelta(days=1)  # how far another machine's clock may be ahead
 
 
 class RunError(UserError):
-    """A run directory or record that is missing, unfinished, damaged or of another schema version."""
+    """A run directory or record is missing, unfinished, damaged or has another schema version."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. Nothing is created by making this object.
+    """One run directory. Creating this object creates nothing on disk.
 
-    `within`: where its files may lie; None: in the run itself. The hub's cache keeps them beside their snapshot.
+    `within`: the directory that its files must be in; None for the run itself. The Hub's cache links out of a snapshot.
     """
 
     path: Path
@@ -58,56 +58,56 @@ class Run:
         return self.path.name
 
     def has(self, kind: type[StageRecord]) -> bool:
-        """Whether the stage that writes this record has finished."""
-        return os.path.isfile(self.path / RECORD_FILES[kind])  # False where the run can't be looked into
+        """Return whether the stage that writes this record has finished."""
+        return os.path.isfile(self.path / RECORD_FILES[kind])  # False if the run is not readable
 
     def read(self, kind: type[AnyRecord]) -> AnyRecord:
-        """Read a record. Raises RunError with every fault: missing, damaged, contradicting itself, or too new."""
+        """Read a record. Raises RunError with every fault: missing, damaged, contradictory, or too new."""
         path = self.inside(RECORD_FILES[kind])
-        remedy = f"run `{COMMANDS[kind]}` again, or, where the run is another's, ask for it again"
+        remedy = f"run `{COMMANDS[kind]}` again, or if you got the run from someone, get it again"
         try:
             return parse(kind, read_regular(path, MOST_BYTES))
         except FileNotFoundError:
-            raise RunError(f"{self.path}: {path.name} is not there: this stage has not finished for the run") from None
+            raise RunError(f"{self.path}: {path.name} is missing: this stage has not finished for the run") from None
         except RecordError as error:
             raise RunError([f"{path}: {fault}; {remedy}" for fault in error.faults]) from None
         except OSError as error:
             raise RunError(f"{path}: can't be read: {error.strerror}") from None
 
     def inside(self, name: str) -> Path:
-        """Return the path of a file or directory of the run, whether it is there or not.
+        """Return the path of a file or directory of the run, which need not exist.
 
-        Raises RunError where it is another thing (a pipe, a device), or a link that leads out of the run.
+        Raises RunError if it is something else (a pipe, a device), or a link out of the run.
         """
         path, root = self.path / name, (self.within or self.path)
         try:
             target = path.resolve()
         except (OSError, RuntimeError):
-            raise RunError(f"{path}: is a link that leads nowhere: put the file itself there") from None
+            raise RunError(f"{path}: is a broken link: replace it with the file itself") from None
         if not target.is_relative_to(root.resolve()):
             raise RunError(
-                f"{path}: is a link that leads out of the run, to {target}: put what it names there itself"
-                " (run.root may lie on any disk)"
+                f"{path}: is a link out of the run, to {target}: replace it with what it points to"
+                " (run.root may be on any disk)"
             )
         if why := irregular(target):
-            raise RunError(f"{path}: {why}; nothing else than files and directories belongs to a run")
+            raise RunError(f"{path}: {why}; a run may only contain files and directories")
         return path
 
     def tree(self, name: str) -> Path:
-        """Return the path of a directory of the run that holds only files and directories, no links out of the run.
+        """Return the path of a directory of the run that contains only files and directories, no links out of the run.
 
-        Raises RunError with what else is in it.
+        Raises RunError for anything else in it.
         """
         directory = self.inside(name)
         if directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
             owner = directory.stat().st_uid
-            raise RunError(f"{directory}: you can't read it, it belongs to user {owner}: run this as that user")
+            raise RunError(f"{directory}: can't be read, it belongs to user {owner}: run this as that user")
         found = sorted(directory.rglob("*")) if directory.is_dir() else []
         self.check_inside(*(path.relative_to(self.path).as_posix() for path in found))
         return directory
 
     def check_inside(self, *names: str) -> None:
-        """Raise RunError where one of these leads out of the run, or isn't a file or a directory."""
+        """Raise RunError if one of these leads out of the run, or is neither a file nor a directory."""
         faults: list[str] = []
         for name in names:
             try:
@@ -118,7 +118,7 @@ class Run:
             raise RunError(faults)
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Return the sections of config.yaml; empty where it is not there. Raises RunError where it is damaged."""
+        """Return the sections of config.yaml; empty if it does not exist. Raises RunError if it is damaged."""
         path = self.inside(CONFIG)
         try:
             content = read_yaml(path)
@@ -134,7 +134,7 @@ class Run:
         return {name: section or {} for name, section in content.items()}
 
     def write(self, record: StageRecord) -> None:
-        """Write a record whole or not at all."""
+        """Write a record atomically."""
         write_atomic(self.path / RECORD_FILES[type(record)], record.model_dump_json(indent=2) + "\n")
 
 
@@ -156,12 +156,12 @@ def read_both(run: Run) -> tuple[TrainRecord, ExportRecord]:
 
 
 def now() -> str:
-    """Return this moment as records write it: UTC, ISO 8601, whole seconds."""
+    """Return the current time as in records: UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def new_id(base: str, data: str) -> str:
-    """Return `<base>-<data>-<UTC time>`, both shortened to the characters that are safe in a path."""
+    """Return `<base>-<data>-<UTC time>`, with both names shortened and safe in a path."""
 
     def clean(text: str) -> str:
         stem = re.sub(r"\.(gguf|jsonl?|csv|parquet)$", "", text.rstrip("/").rsplit("/", 1)[-1], flags=re.IGNORECASE)
@@ -171,9 +171,9 @@ def new_id(base: str, data: str) -> str:
 
 
 def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecord) -> Run:
-    """Return the run called `name` (an id or a path), or the newest one that has the record `needs`.
+    """Return the run `name` (an id or a path), or the newest run that has the record `needs`.
 
-    Raises RunError that lists what there is and says which command makes what is missing.
+    Raises RunError with the existing runs, or the command that makes the missing record.
     """
     file = RECORD_FILES[needs]
     if name:
@@ -183,26 +183,26 @@ def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecor
         return run
     finished = [run for path in directories(root) if (run := Run(path.resolve())).has(needs)]
     if not finished:
-        raise RunError(f"no run in {root}/ has its {file} yet: run `{COMMANDS[needs]}` first")
+        raise RunError(f"no run in {root}/ has a {file} yet: run `{COMMANDS[needs]}` first")
     dated, faults = _dated(finished, needs)
     if not dated:
         raise RunError(faults)
     for fault in faults:
-        warn(f"passed over: {fault}")
+        warn(f"run skipped: {fault}")
     return max(dated, key=dated.__getitem__)
 
 
 def _dated(runs: list[Run], kind: type[StageRecord]) -> tuple[dict[Run, tuple[datetime, int]], list[str]]:
-    """Return when each run's record says it was made, to the second, then by its file's time; and what is damaged.
+    """Return each run's time of creation, by its record and then by its file's time; and the faults.
 
-    A moment that is still to come is a fault: such a run would stay the newest.
+    A time in the future is a fault: such a run would stay the newest.
     """
     dated, faults = {}, []
     for run in runs:
         try:
             created = moment(run.read(kind).created)
             if created > datetime.now(UTC) + CLOCK_SLACK:
-                faults.append(f"{run.path / RECORD_FILES[kind]}: created: {created:%Y-%m-%d} is still to come")
+                faults.append(f"{run.path / RECORD_FILES[kind]}: created: {created:%Y-%m-%d} is in the future")
                 continue
             dated[run] = (created, (run.path / RECORD_FILES[kind]).stat().st_mtime_ns)
         except RunError as error:
@@ -216,12 +216,12 @@ def _named_run(root: Path, name: str) -> Run:
     path = next((p for p in (root / name, Path(name)) if os.path.isdir(p)), None)
     if path is None:
         there = sorted(p.name for p in directories(root))
-        raise RunError(f"no run '{name}' in {root}/; there is: {', '.join(there) or 'none yet'}")
+        raise RunError(f"no run '{name}' in {root}/; found: {', '.join(there) or 'none yet'}")
     return Run(path.resolve())
 
 
 def directories(root: Path) -> list[Path]:
-    """Return the directories of runs in `root`; links such as `latest` and hidden ones are left out."""
+    """Return the run directories in `root`, without links such as `latest` and hidden entries."""
     try:
         there = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
     except FileNotFoundError:
@@ -232,7 +232,7 @@ def directories(root: Path) -> list[Path]:
 
 
 def point_latest(run: Run) -> None:
-    """Make runs/latest point at this run, in one step."""
+    """Point runs/latest at this run, atomically."""
     link = run.path.parent / f".latest-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(run.path.name)
@@ -240,7 +240,7 @@ def point_latest(run: Run) -> None:
 
 
 def adapter_facts(run: Run) -> dict[str, Any]:
-    """Return rank, scale, targets and the like under PEFT's names; empty where the run has no adapter any more."""
+    """Return rank, scale, targets and so on by PEFT's names; empty if the run no longer has an adapter."""
     try:
         config = read_json(run.inside(ADAPTER_CONFIG), MOST_BYTES)
     except (FileError, RunError):
@@ -250,7 +250,7 @@ def adapter_facts(run: Run) -> dict[str, Any]:
     facts = {key: config[key] for key in ADAPTER_FACTS if key in config}
     facts |= {key: config[key] for key in RARE_ADAPTER_FACTS if _is_set(config.get(key))}
     if isinstance(targets := facts.get("target_modules"), list):
-        facts["target_modules"] = sorted(map(str, targets))  # PEFT writes a set, in any order
+        facts["target_modules"] = sorted(map(str, targets))  # PEFT writes a set in arbitrary order
     return facts
 
 

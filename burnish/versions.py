@@ -1,6 +1,6 @@
-"""Which versions made a record: Burnish and its commit, llama.cpp, and the packages that a stage names.
+"""The versions for records: Burnish and its commit, llama.cpp, and the packages that a stage names.
 
-Nothing is imported to find them: packages are asked for by their metadata.
+Package versions come from metadata, without importing the packages.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMIT_VARIABLE = "BURNISH_COMMIT"  # what an image, which has no git, was built from
+COMMIT_VARIABLE = "BURNISH_COMMIT"  # set in images, which have no git
 GIT_TIMEOUT_S = 10
-# llama.cpp's commit in each source archive that requirements/llama.txt has pinned: what the archive's own git index
-# names for vendor/llama.cpp. The library itself knows it only where git was there when it was built.
+# llama.cpp's commit in each source archive that requirements/llama.txt has pinned, from the archive's git entry for
+# vendor/llama.cpp. The library itself knows it only if git was available during its build.
 LLAMA_COMMITS = {"0.3.36": "0c1e57098bba43ac29e6e3b677cdceebdd22334f"}
 COMMIT = re.compile(r"[0-9a-f]{7,64}(-dirty)?")
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return the version of each by name: burnish, burnish_commit, python, the packages; without what is not there.
+    """Return versions by name: burnish, burnish_commit, python and the packages, as far as they are installed.
 
-    `llama_cpp` is llama.cpp's commit, `llama_cpp_python` the source archive that it comes from.
+    `llama_cpp` is llama.cpp's commit, `llama_cpp_python` the version of its source archive.
     """
     found = {"burnish": version(), "burnish_commit": commit(), "python": platform.python_version()}
     found |= {name: _installed(name) for name in packages}
@@ -38,20 +38,20 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
 
 @cache
 def version() -> str:
-    """Return Burnish's version, from pyproject.toml beside the package."""
+    """Return Burnish's version from pyproject.toml."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def line() -> str:
-    """Return what `--version` prints: Burnish's version and the commit, where it is known."""
+    """Return the output of `--version`: Burnish's version and the commit, if known."""
     return f"burnish {version()}{f' ({commit()})' if commit() else ''}"
 
 
 @cache
 def commit() -> str | None:
-    """Return the commit that runs, with "-dirty" where tracked files differ from it; None where it is not known.
+    """Return the running commit, with "-dirty" if tracked files differ from it; None if unknown.
 
-    Git is asked where the sources are a clone, else the variable that images set.
+    It comes from git if the sources are a clone, else from the variable that images set.
     """
     if (ROOT / ".git").exists() and (head := _git("rev-parse", "HEAD")):
         return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")

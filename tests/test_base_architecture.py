@@ -13,7 +13,7 @@ from burnish.tokenizers.llama_cpp import CONVERTER, for_converter, refusal, refu
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"model_type": "t5", "is_encoder_decoder": True, "architectures": ["T5Model"]}, "an encoder and a decoder"),
+        ({"model_type": "t5", "is_encoder_decoder": True, "architectures": ["T5Model"]}, "an encoder-decoder model"),
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM (config.json) is not a causal"),
         ({"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}, "is not a causal"),
         ({"model_type": "llama9", "architectures": ["Llama9ForCausalLM"]}, "does not know the architecture 'llama9'"),

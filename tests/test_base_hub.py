@@ -80,13 +80,11 @@ def test_a_gated_base_names_the_page_to_open(resolve: Resolve, hub: Hub) -> None
     hub.add("them/gated", FILES, gated=True)
     page = "base.id them/gated: is gated: accept its licence at https://huggingface.co/them/gated"
     assert f"{page} (then set HF_TOKEN)" in line(resolve("them/gated"))
-    assert f"{page} (your token's account was not let in yet)" in line(resolve("them/gated", token="hf_good"))
+    assert f"{page} (your token's account has no access yet)" in line(resolve("them/gated", token="hf_good"))
 
 
 def test_a_missing_base_and_a_wrong_revision_are_named(resolve: Resolve) -> None:
-    assert "base.id them/nothing: is not on the hub, or it is private (your token: none)" in line(
-        resolve("them/nothing")
-    )
+    assert "base.id them/nothing: is not on the Hub, or is private (your token: none)" in line(resolve("them/nothing"))
     assert "base.id them/base: has no revision 'v9': see https://huggingface.co/them/base/commits/main" in line(
         resolve("them/base", "v9")
     )
@@ -103,10 +101,10 @@ def test_a_bad_token_is_named_by_where_it_comes_from(resolve: Resolve, hub: Hub)
 
 def test_no_network_says_which_address_was_tried(resolve: Resolve) -> None:
     done = resolve("them/base", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "is not in the local cache, and the hub can't be reached (http://127.0.0.1:9): check the network" in line(
+    assert "is not in the local cache, and the Hub can't be reached (http://127.0.0.1:9): check the network" in line(
         done
     )
-    assert "HF_HUB_OFFLINE is set, so the hub was not contacted" in line(resolve("them/base", HF_HUB_OFFLINE="1"))
+    assert "HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(resolve("them/base", HF_HUB_OFFLINE="1"))
 
 
 def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resolve: Resolve) -> None:
@@ -116,29 +114,29 @@ def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resol
     shard.resolve().unlink()
     shard.unlink()
     done = resolve("them/base", HF_HUB_OFFLINE="1")
-    assert "base.id them/base: is only in part in the local cache" in line(done)
+    assert "base.id them/base: is only partly in the local cache" in line(done)
     trees = next(p for p in snapshot.parent.parent.iterdir() if p.name == "trees")
     for listing in trees.iterdir():  # an older client kept no listing: then the model's own index tells
         listing.rename(listing.with_suffix(".away"))
     told = line(resolve("them/base", HF_HUB_OFFLINE="1"))
-    assert "names model-00002-of-00002.safetensors, which is not there" in told
+    assert "names model-00002-of-00002.safetensors, which is missing" in told
     assert told.endswith("run again with a network to complete it")
     assert resolve("them/base").stdout == first.stdout
 
 
 def test_an_endpoint_that_is_no_hub_is_named(resolve: Resolve, hub: Hub) -> None:
     hub.fail("HEAD", "/resolve/", 200, times=99)  # no commit, no ETag: as a proxy's own page
-    assert f"{hub.url} does not answer as the Hub does: check HF_ENDPOINT" in line(resolve("them/base"))
+    assert f"{hub.url} does not answer like the Hub: check HF_ENDPOINT" in line(resolve("them/base"))
 
 
 def test_a_cache_that_cannot_be_used_is_named(resolve: Resolve, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "the hub's cache can't be used" in line(resolve("them/base", HF_HOME=str(tmp_path / "file" / "hub")))
+    assert "the Hub's cache can't be used" in line(resolve("them/base", HF_HOME=str(tmp_path / "file" / "hub")))
 
 
 def test_a_repository_without_weights_is_no_base(resolve: Resolve, hub: Hub) -> None:
     hub.add("them/ggufs", {"config.json": b"{}", "x.gguf": b"GGUF"})
-    assert "is not a model: it needs config.json and *.safetensors (or .bin)" in line(resolve("them/ggufs"))
+    assert "is not a model: expected config.json and *.safetensors (or .bin)" in line(resolve("them/ggufs"))
 
 
 def test_a_server_error_is_tried_again(resolve: Resolve, hub: Hub) -> None:

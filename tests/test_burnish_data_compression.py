@@ -127,7 +127,7 @@ def test_what_is_packed_is_named_too(tmp_path: Path) -> None:
     with tarfile.open(fileobj=archive, mode="w:gz") as file:
         file.addfile(tarfile.TarInfo("rows.jsonl"))
     assert fault(tmp_path / "x.tgz", archive.getvalue()).startswith(
-        "is gzip-compressed, and its content is a tar archive: unpack it, and give the file or the directory"
+        "is gzip-compressed, and its content is a tar archive: unpack it and pass the file or the directory"
     )
 
 

@@ -42,7 +42,7 @@ def test_the_second_process_is_told_who_works_on_the_run_and_since_when(run: Pat
             with pytest.raises(RunError) as caught:
                 refused()
             assert re.fullmatch(
-                rf"run 'persona': training works on it since 2\S+Z, as process {holder.pid}: wait until .*",
+                rf"run 'persona': training has been working on it since 2\S+Z, as process {holder.pid}: wait until .*",
                 str(caught.value),
             )
         holder.kill()  # without a word, as the kernel does it
@@ -78,7 +78,7 @@ def test_a_file_system_without_locks_is_warned_of(
 
 def test_a_training_of_a_run_that_is_worked_on_ends_before_the_data_is_read(run: Path) -> None:
     words = ["run", "--base.id", "x", "--data.path", "nowhere", "--run.root", str(run.parent), "--run.name", run.name]
-    with lock.hold(run, "an export"), pytest.raises(RunError, match="an export works on it since"):
+    with lock.hold(run, "an export"), pytest.raises(RunError, match="an export has been working on it since"):
         main(words)
     with pytest.raises(DataError, match="nowhere: no such file"):
         main(words)

@@ -56,7 +56,7 @@ def test_every_fault_of_a_record_is_a_line_of_its_own(good: Run) -> None:
 
 def test_a_record_of_a_newer_version_says_so_and_nothing_else(good: Run) -> None:
     (found,) = faults(export_of(good) | {"schema_version": 2, "artefacts": "elsewhere"})
-    assert "schema_version: 2 is of a newer Burnish, this one reads 1: update Burnish" in found
+    assert "schema_version: 2 was written by a newer Burnish, this one reads 1: update Burnish" in found
 
 
 def test_fields_of_a_newer_version_are_kept(good: Run) -> None:
@@ -79,9 +79,9 @@ def test_records_of_the_first_version_are_read(good: Run) -> None:
     ("text", "says"),
     [
         ("", "not JSON"), ("[]", "expected a JSON object, found a list of 0"), ('{"a": NaN}', "NaN is not JSON"),
-        ('{"a": 1e999}', "1e999 is too large"), ('{"a": 1, "a": 2}', "a: the key stands twice"),
+        ('{"a": 1e999}', "1e999 is too large"), ('{"a": 1, "a": 2}', "a: the key occurs twice"),
         ("[" * 100_000, "nested too deeply"), ('{"a": ' + "9" * 50 + "}", "too large for a number"),
-        (" " * (MOST_BYTES + 1), "a record at most"),
+        (" " * (MOST_BYTES + 1), "expected at most"),
     ],
 )  # fmt: skip
 def test_json_that_could_be_read_in_two_ways_or_without_end_is_refused(text: str, says: str) -> None:
@@ -92,23 +92,23 @@ def test_json_that_could_be_read_in_two_ways_or_without_end_is_refused(text: str
 @pytest.mark.parametrize(
     ("figures", "says"),
     [
-        ({"kl": 99.0}, "its verdict is pass, but by its figures and thresholds it is fail: KL 99"),
-        ({"kl": 99.0, "kl_ci": [0.0, 0.01], "rows": 9}, "kl 99 lies outside of its own interval, 0 to 0.01"),
-        ({"top1_agreement": 0.5}, "is fail: top-1 agreement 50.0%"),
-        ({"prompt_parity": False}, "is fail: prompt parity"),
-        ({"terminator": False}, "is fail: terminator"),
-        ({"kl_general": 3.0}, "is fail: KL on general text 3"),
-        ({"loss": 3.0}, "is fail: share lost of what training gained"),
+        ({"kl": 99.0}, "its verdict is pass, but its figures and thresholds give fail: KL 99"),
+        ({"kl": 99.0, "kl_ci": [0.0, 0.01], "rows": 9}, "kl 99 is outside its own interval, 0 to 0.01"),
+        ({"top1_agreement": 0.5}, "give fail: top-1 agreement 50.0%"),
+        ({"prompt_parity": False}, "give fail: prompt parity"),
+        ({"terminator": False}, "give fail: terminator"),
+        ({"kl_general": 3.0}, "give fail: KL on general text 3"),
+        ({"loss": 3.0}, "give fail: share lost of what training gained"),
         ({"loss": 3.0, "gain_lost": 0.0}, "gain_lost 0 is not (loss - loss_trained) / gain"),
         ({"gain": 0.01}, "gain 0.01 is not loss_base - loss_trained"),
-        ({"top1_agreement": None}, "its verdict is pass, but top1_agreement is not there to judge by"),
-        ({"loss_base": None, "loss": None}, "but loss, loss_base is not there to judge by"),
-        ({"kl": None}, "is inconclusive: no held-out row was examined"),
-        ({"kl": 0.09, "rows": 1}, "is inconclusive: KL 0.09 from 1 held-out row"),
+        ({"top1_agreement": None}, "its verdict is pass, but top1_agreement is missing"),
+        ({"loss_base": None, "loss": None}, "but loss, loss_base is missing"),
+        ({"kl": None}, "give inconclusive: no held-out row was examined"),
+        ({"kl": 0.09, "rows": 1}, "give inconclusive: KL 0.09 (limit 0.1) is from 1 row"),
         ({"kl": 0.01, "kl_ci": [0.0, 0.02], "rows": 1}, "kl has an interval over 1 rows"),
-        ({"kl": 1e300, "loss": 1e308}, "kl is larger than any figure of an exam"),
+        ({"kl": 1e300, "loss": 1e308}, "kl is larger than an exam's figure can be"),
         ({"kl": -3.0}, "artefacts.1.fidelity.kl: expected 0 or more; found -3.0"),
-        ({"kl_ci": [2.0, 1.0]}, "an interval begins with its lower end"),
+        ({"kl_ci": [2.0, 1.0]}, "expected the interval's lower end first"),
     ],
 )
 def test_a_pass_that_the_figures_do_not_bear_out_is_refused(figures: dict[str, Any], says: str, good: Run) -> None:
@@ -126,28 +126,28 @@ def test_looser_thresholds_let_more_pass_and_are_shown_by_serve(
     run = make_run(tmp_path)
     (run.path / "export.json").write_text(json.dumps(with_figures(good, 3, kl=0.5) | {"gate": {"max_kl": 1000.0}}))
     chosen = choose(ServeSettings(runs=str(tmp_path), run=run.id))
-    told = "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)"
+    told = "judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)"
     assert told in capsys.readouterr().err
     assert chosen.record["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
 
 
 def test_a_gguf_does_not_pass_beside_a_merge_that_fails(good: Run) -> None:
-    assert "the merge that it was made from has fail" in " ".join(faults(with_figures(good, 0, verdict="fail")))
+    assert "that of the merge it was made from is fail" in " ".join(faults(with_figures(good, 0, verdict="fail")))
 
 
 def test_the_default_is_a_gguf_of_the_record_that_passed(good: Run) -> None:
     for name in ("gguf/other.gguf", "merged"):
-        assert f"default: '{name}' is not a GGUF of this record" in " ".join(
+        assert f"default: '{name}' is not a passing GGUF of this record" in " ".join(
             faults(export_of(good) | {"default": name})
         )
     content = with_figures(good, 3, verdict="fail")
-    assert "is not a GGUF of this record that passed" in " ".join(faults(content))
+    assert "is not a passing GGUF of this record" in " ".join(faults(content))
 
 
 def test_two_artefacts_of_one_name_are_refused(good: Run) -> None:
     content = export_of(good)
     content["artefacts"].append({**content["artefacts"][1], "path": "again/tuned-F16.gguf"})
-    assert "artefacts: 'tuned-F16.gguf' is there 2 times" in faults(content)
+    assert "artefacts: 'tuned-F16.gguf' occurs 2 times" in faults(content)
 
 
 def test_faults_of_both_records_come_together(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_faults_of_both_records_come_together(tmp_path: Path) -> None:
         (run.path / name).write_text(json.dumps(content))
     with pytest.raises(RunError) as caught:
         read_both(run)
-    assert len(caught.value.faults) == 2 and all("or, where the run is another's" in f for f in caught.value.faults)
+    assert len(caught.value.faults) == 2 and all("or if you got the run from someone" in f for f in caught.value.faults)
 
 
 @given(st.text(st.sampled_from("ab/.~\\:\n\x00 é"), max_size=12))

@@ -134,7 +134,7 @@ def test_none_passing_a_later_training_and_a_publication_change_the_headline(run
     run.write(PushRecord.model_validate(push))
     assert "me/model" in page(run) and "c0ffee" in page(run)
     train_record(run, created="2027-01-01T00:00:00Z")
-    assert "The export is of an earlier training" in page(run)
+    assert "The export is from an earlier training" in page(run)
 
 
 def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
@@ -143,8 +143,8 @@ def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
     assert "Thresholds: max_kl 0.1, min_top1 0.88." in html and "looser" not in html
     export_record(run, gate={"max_kl": 1000.0, "min_top1": 0.88})
     html = page(run)
-    assert "serve loads gguf/r-Q8_0.gguf, by looser thresholds" in html
-    assert html.count("judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)") == 2
+    assert "serve loads gguf/r-Q8_0.gguf, with looser thresholds" in html
+    assert html.count("judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)") == 2
 
 
 def test_an_inconclusive_artefact_is_neither_green_nor_red_and_its_intervals_are_shown(run: Run) -> None:
@@ -201,10 +201,10 @@ def test_what_is_missing_torn_or_not_finite_does_not_keep_the_page_away(tmp_path
     train_record(run)
     metrics(run, [{"step": 1, "loss": 1.0}, {"step": 2, "loss": float("nan")}], tail='{"step": 3, "lo')
     html = page(run)
-    assert "1 logged steps have no finite loss" in html
+    assert "the loss is not finite at 1 logged steps" in html
     assert not [svg for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL) if re.search(r"\bnan\b", svg)]
-    assert "what training gained is not known" in html
-    with pytest.raises(RunError, match="train.json is not there"):
+    assert "the gain of training is unknown" in html
+    with pytest.raises(RunError, match="train.json is missing"):
         write(Run(tmp_path))
 
 

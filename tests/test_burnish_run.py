@@ -83,7 +83,7 @@ def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path:
     runs.point_latest(Run(tmp_path / "old"))
     assert find_run(tmp_path, None, PushRecord).id == "new"
     assert find_run(tmp_path, "latest", PushRecord).id == "old"
-    with pytest.raises(RunError, match="no run 'x' .* there is: new, old, unfinished"):
+    with pytest.raises(RunError, match="no run 'x' .* found: new, old, unfinished"):
         find_run(tmp_path, "x", PushRecord)
     with pytest.raises(RunError, match="'unfinished' has no push.json"):
         find_run(tmp_path, "unfinished", PushRecord)
@@ -107,8 +107,8 @@ def test_a_damaged_run_and_one_from_the_future_are_skipped_with_a_warning(
     (tmp_path / "junk" / "push.json").write_text("[")
     assert find_run(tmp_path, None, PushRecord).id == "good"
     said = capsys.readouterr().err
-    assert "warning: passed over:" in said and "junk/push.json: the file: it is not JSON" in said
-    assert "later/push.json: created: 2999-01-01 is still to come" in said
+    assert "warning: run skipped:" in said and "junk/push.json: the file: it is not JSON" in said
+    assert "later/push.json: created: 2999-01-01 is in the future" in said
     shutil.rmtree(tmp_path / "good")
     with pytest.raises(RunError) as caught:
         find_run(tmp_path, None, PushRecord)

@@ -119,7 +119,7 @@ def test_a_gguf_with_many_pieces_is_a_base_in_seconds() -> None:
 def test_a_converted_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:
     base = sentencepiece(tmp_path / "base")
     configure(base, "LlamaTokenizer", legacy=True, add_prefix_space=False)  # the model itself puts a blank first
-    with pytest.raises(TokenizerError, match=r"gives other ids: .*put the model's own tokenizer\.json"):
+    with pytest.raises(TokenizerError, match=r"gives different ids: .*add the model's own tokenizer\.json"):
         tokenizers.load(base)
 
 

@@ -28,7 +28,7 @@ def test_a_small_limit_of_addresses_is_named(stage: str, mib: int, tmp_path: Pat
     done = subprocess.run(command, cwd=ROOT, env=own_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     faults = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(faults) == 1 and f"raise the limit of {mib} MiB of addresses (ulimit -v)" in faults[0]
+    assert len(faults) == 1 and f"raise the address-space limit of {mib} MiB (ulimit -v)" in faults[0]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path)
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        ("hf://me/nothing", "is not on the hub, or it is private"),
+        ("hf://me/nothing", "is not on the Hub, or is private"),
         (f"hf://{REPO}@v9", "has no revision 'v9'"),
         ("hf://model", "is not a Hub reference: expected hf://owner/name"),
     ],
@@ -104,4 +104,4 @@ def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path
     server = ServerProcess(model=f"hf://{REPO}", environment={**published.environment(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert server.process.wait(60) == 2
     server.stop()
-    assert "is not in the local cache, and HF_HUB_OFFLINE is set, so the hub was not contacted" in server.output
+    assert "is not in the local cache, and HF_HUB_OFFLINE is set, so the Hub was not contacted" in server.output

@@ -227,7 +227,7 @@ def test_a_run_is_served_according_to_its_record(tmp_path: Path) -> None:
     [
         ({"default": None, "verdict": "fail"}, "none of its GGUF files passed"),
         ({"default": None, "verdict": "inconclusive"}, "none of its GGUF files passed the exam (Q4_1 (inconclusive))"),
-        ({"verdict": "inconclusive"}, "default: 'gguf/m-Q4_1.gguf' is not a GGUF of this record that passed"),
+        ({"verdict": "inconclusive"}, "default: 'gguf/m-Q4_1.gguf' is not a passing GGUF of this record"),
         ({"sha256": "1" * 64}, "changed or damaged after export"),
         ({"template": "2" * 64}, "not the one the run was trained with"),
     ],
@@ -249,7 +249,7 @@ def test_an_unproven_run_is_served_only_with_a_warning(tmp_path: Path) -> None:
 def test_looser_thresholds_are_logged_and_reported(tmp_path: Path) -> None:
     runs = make_run(tmp_path, gate={"max_kl": 1000.0, "min_top1": 0.88})
     with serving(model=None, runs=runs) as server:
-        assert "judged by looser thresholds than the defaults: max_kl 1000 (default 0.1)" in server.output
+        assert "judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)" in server.output
         version = server.call("GET", "/version")[2]
     assert version["gate"]["max_kl"] == 1000 and version["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
     assert version["versions"] == {"burnish": "0.0.9"} and version["version"] == running()

@@ -1,1 +1,1 @@
-"""Base models: where one comes from, and the trainable checkpoint of a GGUF file."""
+"""Base models: finding and checking them, and making a trainable checkpoint from a GGUF file."""

@@ -1,4 +1,4 @@
-"""Where a base model comes from: a hub id, a directory, a GGUF file, or a file inside an installed Python package."""
+"""Find a base model: a Hub id, a directory, a GGUF file, or a file inside an installed Python package."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from .weights import FETCH, examine, gguf_fault, is_pointer
 PACKAGE_PREFIX = "package:"
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.py")
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
-CHECKPOINT_VERSION = 2  # counts changes to what dequantize.py makes, so that older checkpoints are not used
+CHECKPOINT_VERSION = 2  # increase it when dequantize.py's output changes, so that older checkpoints are not used
 MOST_CARD_BYTES = 4 << 20
 MOST_LICENCES = 20
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
-CUT = "cannot reshape array of size"  # numpy's, where a GGUF file ends before its last tensor
+CUT = "cannot reshape array of size"  # numpy's error for a GGUF file that ends before its last tensor
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class BaseError(UserError):
-    """A base model that is missing, can't be fetched, or is not the one that was trained on."""
+    """A base model is missing, can't be downloaded, or is not the one that was trained on."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model on this machine: `path` is a directory that transformers loads; sha256 is over its files.
+    """A base model on this machine. `path` is a directory that transformers loads; `sha256` is over its files.
 
-    For a GGUF file sha256 is the file's own, `path` its dequantized checkpoint in the cache, `gguf` the file itself.
+    For a GGUF file, `gguf` is the file, `sha256` its hash, and `path` its dequantized checkpoint in the cache.
     """
 
     id: str
@@ -53,15 +53,15 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The last part of the id without its ending or GGUF quantization, for names of runs and files."""
+        """The last part of the id without extension and GGUF quantization, for names of runs and files."""
         stem = re.sub(r"\.gguf$", "", self.id.rstrip("/").rsplit("/", 1)[-1], flags=re.IGNORECASE)
         return re.sub(r"[.-](I?Q\d\w*|[bB]?[fF](16|32))$", "", stem)
 
 
 def look(base_id: str, revision: str | None = None) -> Path | None:
-    """Raise BaseError where a base is missing, can't be reached or isn't a model; its weights are not fetched or read.
+    """Check a base without downloading or reading its weights. Raises BaseError if it is missing or not a model.
 
-    Returns the directory of its config.json, None for a GGUF file. What `resolve` does takes longer, and says the rest.
+    Returns the directory of its config.json, None for a GGUF file. `resolve` takes longer and checks the rest.
     """
     local = _local_path(base_id)
     if local is not None and local.is_file():
@@ -71,14 +71,14 @@ def look(base_id: str, revision: str | None = None) -> Path | None:
         return _checked(base_id, local, FETCH)
     directory = _fetched(base_id, revision, SMALL_FILES)
     if not (directory / "config.json").is_file():
-        raise BaseError(f"base.id {base_id}: is not a model: it needs config.json")
+        raise BaseError(f"base.id {base_id}: is not a model: config.json is missing")
     if faults := _object_faults(directory):
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
     return directory
 
 
 def resolve(base_id: str, revision: str | None = None) -> Base:
-    """Find the base model, fetching or dequantizing it where needed. Raises BaseError with what to do."""
+    """Return the base model, downloaded or dequantized if necessary. Raises BaseError with what to do."""
     local = _local_path(base_id)
     if local is not None and local.is_file():
         _check_gguf(base_id, local)
@@ -86,7 +86,7 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
         return Base(base_id, None, _dequantized(local, digest), digest, local)
     directory = local if local is not None else _from_hub(base_id, revision)
     _checked(base_id, directory, FETCH if local is not None else COMPLETE)
-    # a snapshot directory of the hub's cache is named by its commit
+    # the Hub's cache names a snapshot's directory after its commit
     return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
 
 
@@ -96,10 +96,10 @@ def _check_gguf(base_id: str, path: Path) -> None:
 
 
 def _checked(base_id: str, directory: Path, remedy: str) -> Path:
-    """Return the directory. Raises BaseError where it lacks files, or its small files and weights' headers are bad."""
+    """Return the directory. Raises BaseError if files are missing, or small files or weights' headers are damaged."""
     if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
         raise BaseError(
-            f"base.id {base_id}: {directory} is not a model: it needs config.json and *.safetensors (or .bin)"
+            f"base.id {base_id}: {directory} is not a model: expected config.json and *.safetensors (or .bin)"
         )
     if faults := [*irregular_in(directory), *_links_out(directory)]:
         raise BaseError([f"base.id {base_id}: {fault}" for fault in faults])
@@ -113,9 +113,9 @@ def _checked(base_id: str, directory: Path, remedy: str) -> Path:
 
 
 def _links_out(directory: Path) -> list[str]:
-    """Say which small files are links out of the directory: what they name would be copied into what is exported.
+    """Return faults for small files that link out of the directory: an export would copy what they point to.
 
-    The Hub's cache is made of links to its blobs; weights may lie on another disk, and are checked as weights.
+    Links of the Hub's cache to its blobs are fine. Weights may be on another disk, and are checked as weights.
     """
     faults = []
     for path in sorted(directory.iterdir()):
@@ -124,21 +124,21 @@ def _links_out(directory: Path) -> list[str]:
         target = path.resolve()
         blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
         if not blob and not target.is_relative_to(directory.resolve()):
-            faults.append(f"{path}: is a link that leads out of the directory, to {target}: put the file itself there")
+            faults.append(f"{path}: is a link out of the directory, to {target}: replace it with the file itself")
     return faults
 
 
 def directory_sha256(directory: Path) -> str:
-    """Return one sha256 over a checkpoint's files: the sorted lines "sha256  name"."""
+    """Return one sha256 over a checkpoint's files, as the hash of the sorted lines "sha256  name"."""
     names = {p for pattern in (*MODEL_FILES, "*.bin") for p in directory.glob(pattern) if p.is_file()}
     lines = [f"{_blob_sha256(p)}  {p.name}\n" for p in sorted(names)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _blob_sha256(path: Path) -> str:
-    """The hub's own cache names a large file's blob by its sha256, so that it need not be read again.
+    """Return a file's sha256, without reading a large file of the Hub's cache: its blob is named after its sha256.
 
-    A link anywhere else is read: its name says nothing.
+    Links elsewhere are read.
     """
     target = path.resolve()
     ours = path.is_symlink() and target.parent.name == "blobs" and target.is_relative_to(hub.cache_directory())
@@ -146,7 +146,7 @@ def _blob_sha256(path: Path) -> str:
 
 
 def _local_path(base_id: str) -> Path | None:
-    """Return the file or directory that an id names on this machine, None where it is a hub id."""
+    """Return the file or directory on this machine that an id names; None for a Hub id."""
     if base_id.startswith(PACKAGE_PREFIX):
         try:
             return packages.find(base_id.removeprefix(PACKAGE_PREFIX))
@@ -157,7 +157,7 @@ def _local_path(base_id: str) -> Path | None:
         if why := irregular(path):
             raise BaseError(f"base.id {base_id}: {why}")
         if path.is_file() and path.suffix.lower() != ".gguf":
-            raise BaseError(f"base.id {base_id}: is a file but not a .gguf; give a directory, a .gguf file or a hub id")
+            raise BaseError(f"base.id {base_id}: is a file but not a .gguf: set a directory, a .gguf file or a Hub id")
         return path.resolve()
     if base_id.startswith((".", "/", "~")) or base_id.lower().endswith(".gguf") or base_id.count("/") > 1:
         raise BaseError(f"base.id {base_id}: no such file or directory")
@@ -165,12 +165,12 @@ def _local_path(base_id: str) -> Path | None:
 
 
 def _from_hub(base_id: str, revision: str | None) -> Path:
-    """Fetch a snapshot into the hub's cache (HF_HOME, HF_TOKEN are the hub client's own), one clear line a fault."""
+    """Download a snapshot into the Hub's cache; HF_HOME and HF_TOKEN apply. Raises BaseError with one line."""
     path = _fetched(base_id, revision, MODEL_FILES)
-    if not any(path.glob("*.safetensors")):  # an older model: only .bin weights
+    if not any(path.glob("*.safetensors")):  # an older model, with .bin weights only
         path = _fetched(base_id, revision, [*MODEL_FILES, "*.bin"])
     if not (path / "README.md").is_file():
-        with suppress(Exception):  # its card names the licence; a base without one is as good
+        with suppress(Exception):  # its card names the licence; it is not required
             hub.download(base_id, path.name, ["README.md"], tries=1)
     return path
 
@@ -183,13 +183,13 @@ def _fetched(base_id: str, revision: str | None, patterns: Sequence[str]) -> Pat
 
 
 def _object_faults(directory: Path) -> list[str]:
-    """Say which of a checkpoint's small files aren't JSON objects: libraries fail on them far from their names."""
+    """Return faults for small files that aren't JSON objects: libraries fail on them without naming the file."""
     faults = []
     for path in (path for name in OBJECTS if not is_pointer(path := directory / name)):
         try:
             value = json.loads(read_regular(path)) if path.exists() else {}
         except (OSError, ValueError, RecursionError) as error:
-            faults.append(f"{path}: it can't be read as JSON: {error}; restore the file")
+            faults.append(f"{path}: can't be read as JSON: {error}; restore the file")
         else:
             if not isinstance(value, dict):
                 faults.append(f"{path}: expected a JSON object, found {json.dumps(value)[:40]}; restore the file")
@@ -197,9 +197,9 @@ def _object_faults(directory: Path) -> list[str]:
 
 
 def resolved_here(base_id: str, revision: str | None = None) -> Base | None:
-    """Return a base that is on this machine already, None where it would have to be fetched or is gone.
+    """Return a base that is already on this machine; None if it would have to be downloaded or is gone.
 
-    Its sha256 is left empty: this is for reading what lies beside the weights.
+    Its sha256 is empty: this is for reading the files next to the weights.
     """
     try:
         local = _local_path(base_id)
@@ -213,9 +213,9 @@ def resolved_here(base_id: str, revision: str | None = None) -> Base | None:
 
 
 def licence(base: Base) -> dict[str, str]:
-    """Return what the base itself says of its licence: its card's license, license_name and license_link.
+    """Return license, license_name and license_link from the base's model card.
 
-    Of a GGUF file its own metadata. Empty where it says nothing; nothing is guessed.
+    For a GGUF file they are from its metadata. Empty if not given; nothing is guessed.
     """
     if base.gguf is not None:
         return _gguf_licence(base.gguf)
@@ -235,12 +235,12 @@ def _gguf_licence(path: Path) -> dict[str, str]:
         reader = GGUFReader(path)
         fields = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
         return _plain({key: field.contents() for key, field in fields.items() if field is not None})
-    except Exception:  # of a damaged file the reader raises anything
+    except Exception:  # the reader can raise anything for a damaged file
         return {}
 
 
 def _plain(said: dict[str, Any]) -> dict[str, str]:
-    """Return texts, and lists of texts as one: aliases of YAML can make a small value a huge text."""
+    """Return the strings, and lists of strings joined, all cut: YAML aliases can expand to huge strings."""
     lists = {key: value for key, value in said.items() if isinstance(value, list) and len(value) <= MOST_LICENCES}
     joined = {key: ", ".join(value) for key, value in lists.items() if all(isinstance(item, str) for item in value)}
     texts = {key: value for key, value in said.items() if value and isinstance(value, str)}
@@ -248,15 +248,15 @@ def _plain(said: dict[str, Any]) -> dict[str, str]:
 
 
 def _dequantized(gguf_file: Path, digest: str) -> Path:
-    """Return the trainable checkpoint of a GGUF file, made once and kept in the cache.
+    """Return the trainable checkpoint of a GGUF file; it is made once and cached.
 
-    A child process makes it, so that torch is not imported here and the memory is freed.
+    A child process makes it, so that this process does not import torch and the memory is freed.
     """
     target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
     if not target.is_dir():
         say(f"base: dequantizing {gguf_file.name} once into {target}")
         size, names = gguf_file.stat().st_size, (str(gguf_file.resolve()), str(target.resolve()))
-        # 4 bits a weight become 16, and 32 in memory on the way
+        # 4 bits per weight become 16, and 32 in memory meanwhile
         command = children.confined(children.Limits.of(8 * size, 8 * size), "burnish.bases.dequantize", *names)
         code, errors = watched(command, children.environment(TRANSFORMERS_VERBOSITY="error"), "base: dequantizing")
         if code:
@@ -264,6 +264,6 @@ def _dequantized(gguf_file: Path, digest: str) -> Path:
             if crashed(code):
                 last = f"{exit_reason(code)} (its last line: {last})"
             if CUT in last:
-                last = f"it is cut off: it ends inside a tensor; {FETCH}"
-            raise BaseError(f"base.id {gguf_file}: can't be made into a trainable checkpoint: {last}")
+                last = f"it is truncated: it ends inside a tensor; {FETCH}"
+            raise BaseError(f"base.id {gguf_file}: can't be converted to a trainable checkpoint: {last}")
     return target

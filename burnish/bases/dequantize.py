@@ -17,7 +17,7 @@ from . import gguf_tokenizer
 
 
 def main(source: Path, target: Path) -> None:
-    """Write the checkpoint; the directory appears whole or not at all."""
+    """Write the checkpoint directory atomically."""
     _say("reading the tokenizer")
     tokenizer = gguf_tokenizer.load(source)
     _say("reading the tensors")
@@ -37,13 +37,13 @@ def main(source: Path, target: Path) -> None:
         model.to(torch.float16).save_pretrained(directory)
         tokenizers.save(tokenizer, directory)
         _say("comparing the tokenizers")
-        gguf_tokenizer.compare(source, tokenizers.load(directory))  # as it will be used
+        gguf_tokenizer.compare(source, tokenizers.load(directory))  # loaded as it will be in use
         for path in directory.iterdir():
-            path.chmod(0o644)  # safetensors writes files that only their owner may read
+            path.chmod(0o644)  # safetensors makes files that only the owner can read
 
 
 def _say(step: str) -> None:
-    """Tell the parent what is being done (burnish/children/watch.py shows it)."""
+    """Report a step to the parent (burnish/children/watch.py shows it)."""
     print(f"step: {step}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint's weight files, examined by their headers: pointers instead of files, files cut short, a broken index.
+"""Examine a checkpoint's weight files by their headers: LFS pointers, truncated files, a broken index.
 
-No weight is read: a safetensors file says in its header where every tensor ends
-(https://github.com/huggingface/safetensors), a .bin file is a zip archive with its directory at the end.
+No weights are read: a safetensors header has the end of every tensor
+(https://github.com/huggingface/safetensors), and a .bin file is a zip archive with its directory at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-MOST_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 LENGTH_BYTES = 8
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 SMALL = (".json", ".model", ".jinja", ".txt", ".py")
@@ -32,9 +32,9 @@ SHOWN = 3
 
 @dataclass
 class Weights:
-    """What the headers say: each tensor's shape by name (of .bin files nothing), and what is wrong, a line a fault.
+    """The headers' content: each tensor's shape by name (none for .bin files), and one line per fault.
 
-    `way` is the way out that each fault ends with; `pointers` are files that are Git LFS pointers.
+    `way` is the remedy that each fault ends with; `pointers` are the files that are Git LFS pointers.
     """
 
     way: str = FETCH
@@ -44,7 +44,7 @@ class Weights:
 
 
 def examine(directory: Path, way: str = FETCH) -> Weights:
-    """Return what the headers of a checkpoint's weight files say; the files are those that transformers loads."""
+    """Examine the headers of the weight files that transformers would load."""
     found = Weights(way)
     small = sorted(path for path in directory.iterdir() if path.suffix in SMALL)
     found.pointers += [path.name for path in small if is_pointer(path)]
@@ -58,21 +58,18 @@ def examine(directory: Path, way: str = FETCH) -> Weights:
         _bin(directory / BIN_SINGLE, found)
     else:
         there = [path.name for path in sorted(directory.iterdir()) if path.suffix in (".safetensors", ".bin")]
-        found.faults.append(
-            f"{directory}: no {SINGLE} or {BIN_SINGLE}, and no index of several ({INDEX}); there is:"
-            f" {listed(there, SHOWN)}"
-        )
+        found.faults.append(f"{directory}: no {SINGLE}, {BIN_SINGLE} or {INDEX}; found: {listed(there, SHOWN)}")
     if found.pointers:
         what = "is a Git LFS pointer" if len(found.pointers) == 1 else "are Git LFS pointers"
         found.faults.append(
-            f"{directory}: {listed(found.pointers, SHOWN)} {what} and not the file itself: run `git lfs pull`"
-            " in the clone that it comes from, or download the model again"
+            f"{directory}: {listed(found.pointers, SHOWN)} {what}, not the model's files: run `git lfs pull`"
+            " in the clone, or download the model again"
         )
     return found
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a file is a Git LFS pointer: what a clone holds where git-lfs was not installed."""
+    """Return whether a file is a Git LFS pointer, as in a clone made without git-lfs."""
     try:
         if not path.is_file() or path.stat().st_size > MOST_POINTER_BYTES:
             return False
@@ -83,16 +80,16 @@ def is_pointer(path: Path) -> bool:
 
 
 def gguf_fault(path: Path) -> str:
-    """Say what is wrong with the beginning of a .gguf file; nothing where it is one."""
+    """Return what is wrong with the first bytes of a .gguf file, else ""."""
     if is_pointer(path):
-        return f"{path}: is a Git LFS pointer and not the file itself: run `git lfs pull`, or download it again"
+        return f"{path}: is a Git LFS pointer, not the file itself: run `git lfs pull`, or download it again"
     with open_regular(path) as file:
         begin = file.read(4)
-    return "" if begin == b"GGUF" else f"{path}: is not a GGUF file: it begins with {begin!r}; {FETCH}"
+    return "" if begin == b"GGUF" else f"{path}: is not a GGUF file: it starts with {begin!r}; {FETCH}"
 
 
 def _indexed(index: Path, found: Weights) -> None:
-    """Examine the files that an index names, and hold its tensors against theirs."""
+    """Examine the files that an index names, and compare its tensors with theirs."""
     if index.name in found.pointers:
         return
     try:
@@ -102,7 +99,7 @@ def _indexed(index: Path, found: Weights) -> None:
             raise ValueError("weight_map names no files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = "it has no weight_map" if isinstance(error, KeyError | TypeError | AttributeError) else str(error)
-        found.faults.append(f"{index}: the index of the weights can't be used: {reason}; {found.way}")
+        found.faults.append(f"{index}: the weights' index can't be used: {reason}; {found.way}")
         return
     tensors: dict[str, list[str]] = defaultdict(list)
     for tensor, name in names.items():
@@ -110,22 +107,23 @@ def _indexed(index: Path, found: Weights) -> None:
     for name, wanted in sorted(tensors.items()):
         path = index.parent / name
         if path.name != name:
-            found.faults.append(f"{index}: names '{name}', which is not a file beside it: {found.way}")
+            found.faults.append(f"{index}: names '{name}', which is not in the same directory: {found.way}")
         elif not path.is_file():
-            found.faults.append(f"{index}: names {name}, which is not there: {found.way}")
+            found.faults.append(f"{index}: names {name}, which is missing: {found.way}")
         elif path.suffix == ".safetensors":
             held = _safetensors(path, found)
             if held is not None and (missing := sorted(set(wanted) - held)):
                 found.faults.append(
-                    f"{index}: {listed(missing, SHOWN)} should be in {name}, which does not hold"
-                    f" {'it' if len(missing) == 1 else 'them'}: index and files are not of one download; {found.way}"
+                    f"{index}: {listed(missing, SHOWN)} should be in {name}, but"
+                    f" {'is' if len(missing) == 1 else 'are'} not: index and files are not from one download;"
+                    f" {found.way}"
                 )
         else:
             _bin(path, found)
 
 
 def _safetensors(path: Path, found: Weights) -> set[str] | None:
-    """Read one file's header into `found`; returns its tensors, None where the file is damaged."""
+    """Read one file's header into `found`; returns its tensors, None if the file is damaged."""
     if is_pointer(path):
         found.pointers.append(path.name)
         return None
@@ -136,22 +134,22 @@ def _safetensors(path: Path, found: Weights) -> set[str] | None:
         return None
     size = path.stat().st_size
     if size != end:
-        what = "is cut off" if size < end else "is damaged"
-        found.faults.append(f"{path}: {what}: it has {size:,} bytes, its header says {end:,}; {found.way}")
+        what = "is truncated" if size < end else "is damaged"
+        found.faults.append(f"{path}: {what}: it has {size:,} bytes, by its header it needs {end:,}; {found.way}")
         return None
     found.shapes |= shapes
     return set(shapes)
 
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Return the tensors' shapes and the bytes that the file should have. Raises ValueError with what is wrong."""
+    """Return the tensors' shapes and the file's expected size in bytes. Raises ValueError with what is wrong."""
     with open_regular(path) as file:
         begin = file.read(LENGTH_BYTES)
         if len(begin) < LENGTH_BYTES:
             raise ValueError(f"it has {len(begin)} bytes")
         (length,) = struct.unpack("<Q", begin)
         if length > MOST_HEADER_BYTES:
-            raise ValueError(f"it begins with {begin!r}, no header's length")
+            raise ValueError(f"it starts with {begin!r}, which is not a header's length")
         text = file.read(length)
     if len(text) < length:
         raise ValueError(f"it ends inside its header of {length:,} bytes")
@@ -169,19 +167,19 @@ def _tensors(header: Any) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
         try:
             yield name, (tuple(map(int, entry["shape"])), int(entry["data_offsets"][1]))
         except (TypeError, KeyError, IndexError):
-            raise ValueError(f"its header has no shape or place for '{name}'") from None
+            raise ValueError(f"its header has no shape or offsets for '{name}'") from None
 
 
 def _bin(path: Path, found: Weights) -> None:
-    """See that a .bin file is a whole zip archive; of the pickles of torch before 1.6 the length isn't known."""
+    """Check that a .bin file is a complete zip archive; pickles of torch before 1.6 don't tell their length."""
     if is_pointer(path):
         found.pointers.append(path.name)
         return
     with open_regular(path) as file:
         begin = file.read(4)
     if begin == ZIP:
-        if not zipfile.is_zipfile(path):  # it looks for the archive's directory, at its end
-            found.faults.append(f"{path}: is cut off: the directory at its end is missing; {found.way}")
+        if not zipfile.is_zipfile(path):  # looks for the archive's directory at the end
+            found.faults.append(f"{path}: is truncated: the directory at its end is missing; {found.way}")
     elif not begin.startswith(PICKLE):
-        what = f"begins with {begin!r}" if begin else "is empty"
-        found.faults.append(f"{path}: is not a file of torch.save: it {what}; {found.way}")
+        what = f"starts with {begin!r}" if begin else "is empty"
+        found.faults.append(f"{path}: was not written by torch.save: it {what}; {found.way}")

@@ -1,4 +1,4 @@
-"""The processes that the stages start: what they may import, see and use of the machine."""
+"""Child processes of the stages: their imports, environment and resource limits."""
 
 from .command import ROOT, Limits, confined, environment, module, reaches_network, search_path
 

@@ -1,7 +1,7 @@
-"""Where modules are imported from: the standard library, installed packages and the project's own packages alone.
+"""Restrict imports to the standard library, installed packages and the project's packages.
 
-`python -m train` in the project's root puts that directory on the path, and with it everything beside the packages: a
-run that someone else made, data, a stray json.py.
+`python -m train` puts the project's root on the path, and with it everything next to the packages: a run that someone
+else made, data, a stray json.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ProjectFinder:
-    """Finds the project's packages in its root, and nothing else there."""
+    """Finds the project's packages in its root, but nothing else there."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -28,11 +28,11 @@ class ProjectFinder:
 
 
 def only_packages() -> None:
-    """Take the working directory and the project's root off the path; the project's packages are still found."""
+    """Remove the working directory and the project's root from the path; the project's packages are still found."""
     if ProjectFinder not in sys.meta_path:
         sys.meta_path.insert(0, ProjectFinder)
     closed = {ROOT}
-    if not sys.flags.safe_path:  # then `python -m` has put the working directory first
+    if not sys.flags.safe_path:  # `python -m` has put the working directory first
         with suppress(OSError):
             closed.add(Path.cwd())
     sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry).resolve() not in closed]

@@ -1,4 +1,4 @@
-"""A child process that takes minutes: waited for, with a line now and then on what it does."""
+"""Wait for a child process that takes minutes, with a progress line every few seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..console import say
 from .command import ROOT
 
 INTERVAL_S = 10.0
-STEP = re.compile(rb"step: (.+)|(\d{1,3})%\|")  # a line of the child's own, or a bar of tqdm's over a model's tensors
+STEP = re.compile(rb"step: (.+)|(\d{1,3})%\|")  # the child's own line, or a tqdm bar over a model's tensors
 
 
 def watched(command: Sequence[str], environment: Mapping[str, str], title: str) -> tuple[int, str]:
-    """Run a child to its end and return its exit code and what it wrote to stderr; `title` begins each line.
+    """Run a child to its end and return its exit code and stderr; `title` starts each progress line.
 
-    The child says what it does by lines "step: ...". An exception here, Ctrl-C too, ends it.
+    The child reports steps by lines "step: ...". An exception here, including Ctrl-C, kills it.
     """
     started = time.monotonic()
     with subprocess.Popen(
@@ -40,7 +40,7 @@ def watched(command: Sequence[str], environment: Mapping[str, str], title: str) 
 
 
 def _step(written: bytes) -> str:
-    """Return what a child was doing last, by what it wrote; "" where it wrote nothing yet."""
+    """Return a child's last reported step; "" if it has not reported any."""
     last = next(iter(reversed(STEP.findall(written))), None)
     if last is None:
         return ""

@@ -1,29 +1,29 @@
-"""Settings under the names that other tools give them: understood where they mean a setting here, else a right hint."""
+"""Other tools' names for settings: translated if there is an equivalent setting, otherwise answered with a hint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# from the value that was given: our settings by dotted key (none: there is nothing to do), or a hint
+# for a given value: our settings by dotted key (empty: nothing to do), or a hint
 Meaning = dict[str, Any] | str
 Names = Mapping[str, Callable[[Any], Meaning]]
 
 
 def same(key: str) -> Callable[[Any], Meaning]:
-    """Return the meaning of a name that is only another one for `key`."""
+    """Return the meaning of a name that is a synonym of `key`."""
     return lambda value: {key: value}
 
 
 def hint(text: str) -> Callable[[Any], Meaning]:
-    """Return the meaning of a name that has no setting here."""
+    """Return the meaning of a name without an equivalent setting."""
     return lambda value: text
 
 
 def unless(nothing: tuple[Any, ...], text: str) -> Callable[[Any], Meaning]:
-    """Return the meaning of a name that asks for nothing with these values, and is a hint with others.
+    """Return the meaning of a name that changes nothing with these values, and gives a hint with others.
 
-    The words None and null mean None: Python's settings are copied, and YAML reads the first as text.
+    The words None and null mean None: people copy settings from Python, and YAML reads None as text.
     """
 
     def means(value: Any) -> Meaning:
@@ -34,6 +34,6 @@ def unless(nothing: tuple[Any, ...], text: str) -> Callable[[Any], Meaning]:
 
 
 def meaning(names: Names, key: str, value: Any) -> Meaning | None:
-    """Return what a setting of another tool means, whatever section it was put in; None where its name isn't known."""
+    """Return the meaning of another tool's setting, whatever its section; None if the name is unknown."""
     found = names.get(key.rpartition(".")[2])
     return None if found is None else found(value)

@@ -1,4 +1,4 @@
-"""From the sources to validated settings, with all faults of all sources at once."""
+"""Merge the sources into validated settings, reporting all faults at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(
 ) -> Settings:
     """Merge the three sources and validate them.
 
-    `overrides` are the command line's, by dotted key. Raises ConfigError with all faults of all sources at once.
+    `overrides` are the command line's settings, by dotted key. Raises ConfigError with the faults of all sources.
     """
     reader = Reader({".".join(path): info for path, info in fields(model)}, model.foreign)
     flat: Flat = {}
@@ -33,7 +33,7 @@ def load(
     faults = reader.faults
     try:
         notes = model.settle(flat)
-    except ConfigError as error:  # the other faults are said with it
+    except ConfigError as error:  # report it with the other faults
         notes, faults = [], [*faults, *error.faults]
     for note in (*reader.notes, *notes):
         say(f"config: {note}")
@@ -58,7 +58,7 @@ def _nest(flat: Flat) -> dict[str, Any]:
 
 
 def _faults(error: ValidationError, flat: Flat, required: Sequence[str]) -> list[str]:
-    """Say each faulty setting in one line; the branches of a union become one "this or that"."""
+    """Return one line per faulty setting; the branches of a union are joined with "or"."""
     messages: dict[str, list[str]] = {}
     for item in error.errors():
         location = tuple(str(part) for part in item["loc"])
@@ -67,8 +67,8 @@ def _faults(error: ValidationError, flat: Flat, required: Sequence[str]) -> list
             head = f"{flat[path].where}: {'.'.join(path)} is {flat[path].value!r}"
         elif item["type"] == "missing":
             key = ".".join(location)
-            key = next((name for name in required if name.startswith(f"{key}.")), key)  # of a section that is missing
-            head = f"setting '{key}' is required: give it in the config file, or as --{key}"
+            key = next((name for name in required if name.startswith(f"{key}.")), key)  # the whole section is missing
+            head = f"setting '{key}' is required: set it in the config file, or with --{key}"
         else:
             head = ".".join(location) or "settings"
         text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")

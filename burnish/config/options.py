@@ -1,4 +1,4 @@
-"""Command lines: an option for every setting, from the settings' own types and descriptions."""
+"""Command lines: an option for every setting, made from its type and description."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def add_command(
         allow_abbrev=False,
         usage=f"python -m {stage} {name} [--config FILE] [--section.key VALUE ...]",
         epilog=f"Sources: --config, then {ENV_PREFIX}{stage.upper()}_* variables, then the command line;"
-        " the last is strongest.",
+        " the last one wins.",
     )
     add_arguments(command, model, stage)
     return command
 
 
 def add_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], stage: str) -> None:
-    """Give `parser` --config and one --section.key for every setting, each with its meaning and default."""
+    """Add --config and one --section.key per setting to `parser`, with its description and default."""
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below")
     groups: dict[str, Any] = {}
     for path, info in fields(model):
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], stage
 def parse_arguments(
     parser: argparse.ArgumentParser, model: type[Settings], stage: str, argv: Sequence[str]
 ) -> tuple[Settings, argparse.Namespace]:
-    """Parse a command line made by `add_arguments` and load the settings; unknown options name the nearest one."""
+    """Parse the options of `add_arguments` and load the settings. Raises ConfigError for unknown options."""
     known = {".".join(path) for path, _ in fields(model)}
     options, rest = parser.parse_known_args([_underscored(word, known) for word in argv])
     theirs, rest = _foreign_options(rest, model.foreign)
@@ -80,7 +80,7 @@ def parse_arguments(
 
 
 def _foreign_options(rest: Sequence[str], foreign: Names) -> tuple[dict[str, str], list[str]]:
-    """Take other tools' settings out of what wasn't understood: --name value, --name=value, --name alone (true)."""
+    """Split unknown words into other tools' settings (--name value, --name=value, or --name for true) and others."""
     found: dict[str, str] = {}
     left: list[str] = []
     words = list(rest)
@@ -101,7 +101,7 @@ def _name(option: str) -> str:
 
 
 def _underscored(word: str, known: set[str]) -> str:
-    """Let --allow-unproven mean --allow_unproven: names are fields' names, but hands type dashes."""
+    """Accept --allow-unproven for --allow_unproven: option names are field names, but people type dashes."""
     name, equals, value = word.partition("=")
     plain = name.removeprefix("--").replace("-", "_")
     return f"--{plain}{equals}{value}" if word.startswith("--") and plain in known else word

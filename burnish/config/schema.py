@@ -1,4 +1,4 @@
-"""What settings are: strict classes, their leaves and types, and values with the place that gave them."""
+"""Settings classes, their leaves and types, and values with their source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import UserError
 from .foreign import Names
 
-FILE, ENVIRONMENT, COMMAND_LINE = range(3)  # strengths of the sources
+FILE, ENVIRONMENT, COMMAND_LINE = range(3)  # precedence of the sources
 
 
 class ConfigError(UserError):
@@ -22,9 +22,9 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class Given:
-    """One value that the user gave, and where: "configs/x.yaml:12", "BURNISH_TRAIN_LORA__R" or "--lora.r".
+    """A value with its source: "configs/x.yaml:12", "BURNISH_TRAIN_LORA__R" or "--lora.r".
 
-    `strength`: a source beats those of less strength (FILE, ENVIRONMENT, COMMAND_LINE).
+    `strength` is the source's precedence: FILE < ENVIRONMENT < COMMAND_LINE.
     """
 
     value: Any
@@ -36,9 +36,9 @@ Flat = dict[tuple[str, ...], Given]
 
 
 class Strict(BaseModel):
-    """Base of every settings class: unknown keys and wrong types are errors, values never change.
+    """Base of every settings class: unknown keys and wrong types are errors, values are immutable.
 
-    `foreign` are other tools' names that the whole settings understand.
+    `foreign` are other tools' names that are understood.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
@@ -46,7 +46,7 @@ class Strict(BaseModel):
 
     @classmethod
     def settle(cls, flat: Flat) -> list[str]:
-        """Add the settings that the given ones imply, before validation; returns notes to print."""
+        """Add settings implied by the given ones, before validation; return notes to print."""
         return []
 
 
@@ -75,17 +75,17 @@ def type_name(annotation: Any) -> str:
 
 
 def section(annotation: Any) -> type[BaseModel] | None:
-    """Return the class of a setting that is a section itself."""
+    """Return the class of a setting that is a section, else None."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def show(value: Any) -> str:
-    """Return a value as YAML has it."""
+    """Return a value as YAML writes it."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def accepts(annotation: Any, kind: type) -> bool:
-    """Whether a value of `kind` may stand for this annotation: itself, or a part of its union."""
+    """Return whether the annotation, or a part of its union, accepts values of `kind`."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType, typing.Annotated):
         return any(accepts(part, kind) for part in typing.get_args(annotation))
@@ -93,7 +93,7 @@ def accepts(annotation: Any, kind: type) -> bool:
 
 
 def words(annotation: Any) -> frozenset[str]:
-    """Return the words that a setting may be; those that may only stand in a list are not among them."""
+    """Return the literal words that a setting accepts, not counting those that are valid only in a list."""
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return frozenset(word for word in typing.get_args(annotation) if isinstance(word, str))

@@ -1,4 +1,4 @@
-"""What each source gives: a YAML file, the environment, the command line; other tools' names among it."""
+"""Read settings from a YAML file, the environment and the command line, including other tools' names."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ _Loader.add_implicit_resolver(
 
 
 def parse(text: Any, annotation: Any) -> Any:
-    """Read a string from the environment or the command line as the setting's type would be written in YAML."""
+    """Parse a string from the environment or the command line as YAML, guided by the setting's type."""
     if not isinstance(text, str):
         return text
     if text.lower() in ("none", "null") and accepts(annotation, type(None)):
         return None
     if accepts(annotation, str) or text in words(annotation):
-        return text  # a word as it is: YAML 1.1 reads "off" as false
+        return text  # not parsed: YAML 1.1 reads "off" as false
     try:
         value = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError:
-        value = text  # "*" and "@name" mean something in YAML
+        value = text  # "*" and "@name" are special in YAML
     if accepts(annotation, list) and not isinstance(value, list):
         return [part.strip() for part in text.split(",") if part.strip()]
     return value
 
 
 class Reader:
-    """Collects what each source gives; faults and notes of all of them come together."""
+    """Reads the sources and collects their faults and notes."""
 
     def __init__(self, known: Mapping[str, Any], foreign: Names) -> None:
         self.known, self.foreign = known, foreign
@@ -60,7 +60,7 @@ class Reader:
         self.notes: list[str] = []
 
     def file(self, path: Path) -> Flat:
-        """Read a YAML file. Raises ConfigError where it can't be read as such."""
+        """Read a YAML file. Raises ConfigError if it can't be read as YAML."""
         try:
             node = yaml.compose(read_regular(path).decode("utf-8"), _Loader)
             if node is not None:
@@ -77,16 +77,16 @@ class Reader:
         if node is not None:
             try:
                 self._walk(node, (), path, flat)
-            except (yaml.YAMLError, ValueError) as error:  # a value that its tag does not allow, a date without a month
+            except (yaml.YAMLError, ValueError) as error:  # a value that its tag does not allow
                 raise _not_yaml(path, error) from None
         return flat
 
     def _walk(self, node: yaml.Node, prefix: tuple[str, ...], path: Path, flat: Flat) -> None:
-        """Collect the leaves of a YAML mapping with their lines; unknown and repeated keys become faults."""
+        """Collect the leaves of a YAML mapping with their lines; unknown and duplicate keys become faults."""
         dotted = ".".join(prefix)
         if not isinstance(node, yaml.MappingNode):
             self.faults.append(
-                f"{path}:{node.start_mark.line + 1}: {dotted or 'the file'} must be a mapping of settings"
+                f"{path}:{node.start_mark.line + 1}: {dotted or 'the file'}: expected a mapping of settings"
             )
             return
         seen: set[str] = set()
@@ -121,7 +121,7 @@ class Reader:
         return flat
 
     def command_line(self, overrides: Mapping[str, Any]) -> Flat:
-        """Read the command line's, by dotted key; other tools' names among them."""
+        """Read the command line's settings, by dotted key, including other tools' names."""
         flat: Flat = {}
         for key, value in overrides.items():
             where = f"--{key}"
@@ -132,7 +132,7 @@ class Reader:
         return flat
 
     def _translated(self, flat: Flat, key: str, given: Given) -> bool:
-        """Put what another tool's setting means; False where its name isn't known."""
+        """Add the equivalents of another tool's setting; return False if its name is unknown."""
         meant = meaning(self.foreign, key, given.value)
         if meant is None:
             return False
@@ -142,15 +142,15 @@ class Reader:
         for ours, value in meant.items():
             self._put(flat, ours, Given(value, given.where, given.strength), given.where)
             if value != given.value or not key.endswith(ours.rpartition(".")[2]):
-                self.notes.append(f"{given.where}: {key} {show(given.value)} is {ours}: {show(value)}")
+                self.notes.append(f"{given.where}: {key} {show(given.value)} means {ours}: {show(value)}")
         return True
 
     def _put(self, flat: Flat, key: str, given: Given, where: str) -> None:
-        """Put a value; two names for one setting must say the same."""
+        """Add a value; a fault if another name for the same setting gave a different value."""
         path = tuple(key.split("."))
         before = flat.get(path)
         if before is not None and before.value != given.value and before.where != where:
-            self.faults.append(f"{where}: {key} is {show(given.value)} here, {show(before.value)} by {before.where}")
+            self.faults.append(f"{where}: {key} is {show(given.value)}, but {show(before.value)} by {before.where}")
         flat[path] = given
 
 
@@ -167,7 +167,7 @@ def _value(node: yaml.Node, annotation: Any) -> Any:
 
 
 def _variable_hint(name: str, prefix: str, variables: Collection[str]) -> str:
-    """Return "; did you mean 'X'?" for the nearest variable; a prefix that is right makes no two names alike."""
+    """Return "; did you mean 'X'?" for the nearest variable; a correct prefix does not count as similarity."""
     start = prefix if name.startswith(prefix) else ""
     known = {variable.removeprefix(start): variable for variable in (*variables, *OTHER_VARIABLES)}
     near = nearest(name.removeprefix(start), known)
@@ -175,9 +175,9 @@ def _variable_hint(name: str, prefix: str, variables: Collection[str]) -> str:
 
 
 def key_hint(full: str, known: Collection[str], prefix: str = "") -> str:
-    """Return "; did you mean 'x'?" for the nearest key, of the same section where there is one, else what there is.
+    """Return "; did you mean 'x'?" for the nearest key, preferably of the same section, else the known keys.
 
-    Keys are compared without their sections. What there is are the section's keys, or the sections.
+    Keys are compared without their sections. The known keys are those of the section, or the sections.
     """
     section, _, name = full.rpartition(".")
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]

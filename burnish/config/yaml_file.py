@@ -1,4 +1,4 @@
-"""A YAML file as data: read in bounded time and memory, whoever wrote it."""
+"""Read YAML files in bounded time and memory: they may come from strangers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import yaml
 from ..files import read_regular
 
 MOST_BYTES = 1 << 20
-MOST_NODES = 100_000  # with what aliases repeat
+MOST_NODES = 100_000  # counting aliases as often as they are used
 
 
 class YamlError(Exception):
-    """A file that is not YAML, or more than is read."""
+    """A file that is not valid YAML, or exceeds the limits."""
 
 
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Return the value of a YAML file. Raises FileNotFoundError, and YamlError with what is wrong."""
+    """Return the value of a YAML file. Raises FileNotFoundError, or YamlError with what is wrong."""
     try:
         text = read_regular(path, MOST_BYTES).decode("utf-8")
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
 
 def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Return the value of a YAML text, None for an empty one. Raises YamlError with what is wrong."""
+    """Return the value of a YAML text, None if it is empty. Raises YamlError with what is wrong."""
     try:
         node = yaml.compose(text, loader)
         if node is None:
@@ -44,14 +44,14 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
 
 def check_size(node: yaml.Node) -> None:
-    """Raise YamlError where a document is too large once its aliases are written out, or holds itself."""
+    """Raise YamlError if a document is too large with its aliases expanded, or contains itself."""
     sizes: dict[int, int] = {}
 
     def size(part: yaml.Node) -> int:
         known = sizes.get(id(part))
         if known is not None:
             if known == 0:
-                raise YamlError("not valid YAML: an alias stands for what holds it")
+                raise YamlError("not valid YAML: an alias refers to a node that contains it")
             return known
         sizes[id(part)] = 0
         total = 1
@@ -60,7 +60,7 @@ def check_size(node: yaml.Node) -> None:
         elif isinstance(part, yaml.MappingNode):
             total += sum(size(key) + size(value) for key, value in part.value)
         if total > MOST_NODES:
-            raise YamlError(f"it holds more than {MOST_NODES:,} values")
+            raise YamlError(f"it has more than {MOST_NODES:,} values")
         sizes[id(part)] = total
         return total
 

@@ -1,1 +1,1 @@
-"""Rows from files: readers, formats and messages, for training and for whatever else reads files of rows."""
+"""Read rows from files: readers, formats and messages."""

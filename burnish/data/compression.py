@@ -20,7 +20,7 @@ from ..files import read_regular
 from ..machine import memory_available_bytes
 from .faults import DataError
 
-READ = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain or compressed with gzip, bzip2, xz or zstd"
+SUPPORTED = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain or compressed with gzip, bzip2, xz or zstd"
 CHUNK_BYTES = 1 << 20
 # Text compresses 3 to 50 times, rows of one pattern 200 times. Anything above that is a bomb or needs a look.
 MAX_UNPACKED_BYTES, MAX_RATIO = 256 << 20, 200
@@ -31,8 +31,8 @@ MAX_XZ_BYTES = 512 << 20
 FOREIGN: Mapping[bytes, str] = {
     b"\x04\x22\x4d\x18": "is lz4-compressed: unpack it first",
     b"\x1f\x9d": "is compressed by `compress` (.Z): unpack it first",
-    b"7z\xbc\xaf\x27\x1c": "is a 7z archive: unpack it, and give the file or the directory",
-    b"Rar!\x1a\x07": "is a RAR archive: unpack it, and give the file or the directory",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive: unpack it and pass the file or the directory",
+    b"Rar!\x1a\x07": "is a RAR archive: unpack it and pass the file or the directory",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "is an old Office file, such as an .xls sheet: save the sheet as CSV (UTF-8)",
     b"\x09\x08": "is an old Excel sheet (.xls): save the sheet as CSV (UTF-8)",
     b"%PDF": "is a PDF: convert its text to rows first",
@@ -93,13 +93,13 @@ def _refuse(data: bytes, path: Path, head: str) -> None:
         return
     for magic, why in FOREIGN.items():
         if data.startswith(magic):
-            raise DataError(f"{path}: {head}{why} ({READ})")
+            raise DataError(f"{path}: {head}{why} ({SUPPORTED})")
     if data.startswith(ZIP_MAGICS):
-        raise DataError(f"{path}: {head}{_zip(data)} ({READ})")
+        raise DataError(f"{path}: {head}{_zip(data)} ({SUPPORTED})")
     if _is_tar(data):
-        raise DataError(f"{path}: {head}is a tar archive: unpack it, and give the file or the directory ({READ})")
+        raise DataError(f"{path}: {head}is a tar archive: unpack it and pass the file or the directory ({SUPPORTED})")
     if len(data) > 1 and not (any(data[1:100:2]) and any(data[:100:2])):
-        raise DataError(f"{path}: {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({READ})")
+        raise DataError(f"{path}: {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({SUPPORTED})")
 
 
 def _zip(data: bytes) -> str:
@@ -111,7 +111,7 @@ def _zip(data: bytes) -> str:
     for start, why in ZIPPED.items():
         if any(name.startswith(start) for name in names):
             return why
-    return f"is a zip archive of {len(names)} files: unpack it, and give the file or the directory"
+    return f"is a zip archive of {len(names)} files: unpack it and pass the file or the directory"
 
 
 def _is_tar(data: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..console import listed
 from ..files import file_sha256, tree_digest
 from .arrow import ArrowError, is_arrow, read_arrow
-from .compression import READ, read_bytes
+from .compression import SUPPORTED, read_bytes
 from .csv_scanner import scan_csv
 from .faults import DataError
 from .json_scanner import scan_json
@@ -223,7 +223,7 @@ def _parser(text: str, path: Path) -> Parser:
         return scan_csv
     if start.startswith('"'):
         return _json
-    raise DataError(f'{path}: unknown kind of file ({READ}); write plain text as JSONL: {{"text": "..."}}')
+    raise DataError(f'{path}: unknown kind of file ({SUPPORTED}); write plain text as JSONL: {{"text": "..."}}')
 
 
 def _suffix(path: Path) -> str:

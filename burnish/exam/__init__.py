@@ -1,1 +1,1 @@
-"""The exam: its rows, its figures with their intervals, and the gate's thresholds."""
+"""The exam: its questions, its figures with intervals, and the gate with its thresholds."""

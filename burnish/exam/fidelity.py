@@ -1,4 +1,4 @@
-"""What an artefact shows on the exam: the figures that the gate judges, and how they must fit one another."""
+"""An artefact's exam figures, which the gate judges, and checks of their consistency."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from ..fields import ROUNDING, Count, Interval, NotNegative, Record, Share, Text
 
-LARGEST = 1e9  # nats a token; a loss is at most a few dozen
-LARGEST_SHARE = 1e100  # of a gain that is nearly nothing
+LARGEST = 1e9  # nats per token; a real loss is at most a few dozen
+LARGEST_SHARE = 1e100  # a share of a tiny gain can be huge
 LEAST_ROWS = 2  # an interval needs two rows
-LEAST_GAIN = 1e-6  # nats; below it the share that is lost is rounding alone
+LEAST_GAIN = 1e-6  # nats; below this the lost share is only rounding
 
 
 class Fidelity(Record):
-    """An artefact's answers to the exam, in nats; None where a figure does not apply (a plain-text run's parity).
+    """An artefact's exam figures, in nats; None if a figure does not apply (such as parity for plain text).
 
     The figures are over held-out response tokens, those with `general` over general text. `kl` and `top1_agreement` are
     against the trained model for a merge, against the 16-bit merge for a GGUF. `gain` is loss_base - loss_trained,
     `gain_lost` the share of it that the artefact lost. `<figure>_ci` is a figure's 95% interval over `rows` held-out
-    rows (`general_rows` texts); None: there is none, as with one row.
+    rows (`general_rows` texts); None if there is no interval, as with a single row.
     """
 
     kl: NotNegative | None
@@ -54,16 +54,16 @@ class Fidelity(Record):
     gain_lost_ci: Interval | None = None
 
     def contradictions(self) -> Iterator[str]:
-        """Yield where figures do not fit one another: they were not computed from one exam."""
+        """Yield inconsistencies: such figures were not computed from one exam."""
         for name in FIGURES:
             value, ends = getattr(self, name), getattr(self, f"{name}_ci", None)
             largest = LARGEST_SHARE if name == "gain_lost" else LARGEST
             if any(abs(number) > largest for number in (value or 0.0, *(ends or ()))):
-                yield f"{name} is larger than any figure of an exam"
+                yield f"{name} is larger than an exam's figure can be"
             if ends is not None and name in SAMPLED and (self.rows or LEAST_ROWS) < LEAST_ROWS:
                 yield f"{name} has an interval over {self.rows} rows"
             if ends is not None and value is not None and _outside(value, *ends):
-                yield f"{name} {value:.4g} lies outside of its own interval, {ends[0]:.4g} to {ends[1]:.4g}"
+                yield f"{name} {value:.4g} is outside its own interval, {ends[0]:.4g} to {ends[1]:.4g}"
         gain, lost = self.computed_gain, self.computed_gain_lost
         if gain is not None and self.gain is not None and _outside(self.gain, gain, gain):
             yield f"gain {self.gain:.4g} is not loss_base - loss_trained, {gain:.4g}"
@@ -71,17 +71,17 @@ class Fidelity(Record):
             yield f"gain_lost {self.gain_lost:.4g} is not (loss - loss_trained) / gain, {lost:.4g}"
 
     def lacking(self) -> list[str]:
-        """Return the figures that every exam with held-out rows gives, and that are not there."""
+        """Return the missing figures that every exam with held-out rows has."""
         return [name for name in JUDGED if getattr(self, name) is None]
 
     @property
     def computed_gain(self) -> float | None:
-        """loss_base - loss_trained: what training gained on held-out responses."""
+        """The gain of training on held-out responses: loss_base - loss_trained."""
         return None if self.loss_base is None or self.loss_trained is None else self.loss_base - self.loss_trained
 
     @property
     def computed_gain_lost(self) -> float | None:
-        """Which share of the gain the artefact lost, from the losses; None where there was none to lose."""
+        """The share of the gain that the artefact lost, from the losses; None if there was no gain."""
         gain = self.computed_gain
         if gain is None or gain <= LEAST_GAIN or self.loss is None or self.loss_trained is None:
             return None
@@ -94,6 +94,6 @@ SAMPLED = tuple(name for name in FIGURES if "general" not in name)
 
 
 def _outside(value: float, low: float, high: float) -> bool:
-    """Whether a figure lies outside of [low, high] by more than rounding; one that is not a number does not."""
+    """Return whether a figure is outside [low, high] by more than rounding; NaN is not."""
     slack = ROUNDING * (1 + abs(value))
     return value < low - slack or value > high + slack

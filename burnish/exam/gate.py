@@ -1,8 +1,8 @@
-"""The gate: what an artefact must show on the exam before it may be served.
+"""The gate: the exam figures that an artefact needs before it is served.
 
-A figure over few rows is known only within its interval. A rule holds where the whole interval is within the limit,
-is broken where none of it is, and is open where the limit lies inside: then the verdict is "inconclusive". Parity, end
-tokens and the general texts, which no run chooses, are not samples: they hold or fail as they are.
+A figure over few rows is known only within its interval. A rule holds if the whole interval is within the limit, fails
+if none of it is, and is open if the limit is inside the interval: then the verdict is "inconclusive". Parity, end
+tokens and the general texts, which are the same for every run, are not samples: they pass or fail without an interval.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .thresholds import Gate
 # bench/results/quantization-2026-11-28.md the lowest row's KL was 0.13 of all rows'.
 # It matters for exams of one or two rows only.
 CLEAR_PASS_SHARE = 0.1
-LEAST_ROWS = 10  # how many rows a message asks for where there is no interval
-MOST_ROWS = 10_000  # beyond this the figure lies on its limit, and more rows would not decide it
+LEAST_ROWS = 10  # rows that a message asks for if there is no interval
+MOST_ROWS = 10_000  # if more would be needed, the figure is at its limit, and rows would not decide it
 MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -30,20 +30,20 @@ RANK: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule says: broken, or open for want of rows; and why."""
+    """The outcome of one rule that does not hold: failed, or open because of too few rows; and why."""
 
     verdict: Literal["fail", "inconclusive"]
     why: str
 
 
-HOLDS = "all checks hold"  # how the reason of a pass begins; what was not judged follows
+HOLDS = "all checks hold"  # the start of the reason for a pass; what was not judged follows
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure over `rows` held-out rows that may be at most `limit`, with its 95% interval; for all, less is better.
+    """A figure over `rows` held-out rows with its 95% interval; it must be at most `limit`.
 
-    `style` is how it is shown; a share that should be high is stored as 1 - share (`of_share`) and shown as it is.
+    `style` is its format; a share that should be high is stored as 1 - share (`of_share`) and shown as the share.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Measure:
     of_share: bool = False
 
     def shown(self, value: float) -> str:
-        """Return a value of this figure as messages have it."""
+        """Return a value of this figure for messages."""
         return format(1 - value if self.of_share else value, self.style)
 
 
 def judge(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
-    """Return the verdict on an artefact, and why: every rule that it breaks or that stays open, by name."""
+    """Return the verdict on an artefact, and why: every rule that fails or stays open, by name."""
     found = [f for f in (*_fixed(fidelity, gate), *_sampled(fidelity, gate)) if f]
     order = sorted(found, key=lambda f: -RANK[f.verdict])
     if not order:
@@ -69,7 +69,7 @@ def judge(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
 
 
 def _fixed(f: Fidelity, gate: Gate) -> Iterator[Finding]:
-    """Yield the broken rules that do not depend on the number of rows."""
+    """Yield the failed rules that do not depend on the number of rows."""
     for name, holds, why in (
         ("prompt parity", f.prompt_parity, f.prompt_parity_why),
         ("terminator", f.terminator, f.terminator_why),
@@ -81,9 +81,9 @@ def _fixed(f: Fidelity, gate: Gate) -> Iterator[Finding]:
 
 
 def _sampled(f: Fidelity, gate: Gate) -> Iterator[Finding | None]:
-    """Yield what the rules over held-out rows find."""
+    """Yield the findings of the rules over held-out rows."""
     if f.kl is None:
-        yield Finding("inconclusive", f"no held-out row was examined, so nothing is known of the answers: {MORE_ROWS}")
+        yield Finding("inconclusive", f"no held-out row was examined, so its answers are unknown: {MORE_ROWS}")
         return
     rows = f.rows or 0
     yield _at_most(Measure("KL", f.kl, f.kl_ci, gate.max_kl, ".3g", rows))
@@ -98,7 +98,7 @@ def _sampled(f: Fidelity, gate: Gate) -> Iterator[Finding | None]:
 
 
 def judge_recorded(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
-    """Judge figures of a record as they were judged then: those without a number of rows were points, not intervals."""
+    """Judge a record's figures as they were judged then: without a number of rows they are points, not intervals."""
     if fidelity.rows is not None or fidelity.kl is None:
         return judge(fidelity, gate)
     points = ("kl", "top1_agreement", "gain_lost")
@@ -118,7 +118,7 @@ def _at_most(m: Measure) -> Finding | None:
     if m.interval is None:
         if m.value * CLEAR_PASS_SHARE > m.limit:
             return Finding("fail", f"{m.name} {m.shown(m.value)} is {word} {m.shown(m.limit)}")
-        said = f"{m.name} {m.shown(m.value)} from {m.rows or 1} held-out row has no interval beside {m.shown(m.limit)}"
+        said = f"{m.name} {m.shown(m.value)} (limit {m.shown(m.limit)}) is from {m.rows or 1} row, without an interval"
         return Finding("inconclusive", f"{said}: examine at least {LEAST_ROWS} rows ({MORE_ROWS})")
     low, high = m.interval
     across = sorted((m.shown(low), m.shown(high)), key=lambda text: float(text.rstrip("%")))
@@ -127,30 +127,28 @@ def _at_most(m: Measure) -> Finding | None:
         return Finding("fail", f"{known} is {word} {m.shown(m.limit)}")
     needed = rows_needed(m.value, m.interval, m.rows, m.limit)
     if needed > MOST_ROWS:
-        return Finding(
-            "inconclusive", f"{known} lies on the limit of {m.shown(m.limit)}: more rows would not decide it"
-        )
+        return Finding("inconclusive", f"{known} is at the limit of {m.shown(m.limit)}: more rows would not decide it")
     told = f"about {needed:,.0f} held-out rows would decide it ({MORE_ROWS})"
     return Finding("inconclusive", f"{known} may be {word} {m.shown(m.limit)}: {told}")
 
 
 def _gain_lost(f: Fidelity) -> float | None:
-    """Return which share of loss_base - loss_trained, what training gained, the artefact lost."""
+    """Return the share of training's gain (loss_base - loss_trained) that the artefact lost."""
     return f.gain_lost if f.gain_lost is not None else f.computed_gain_lost
 
 
 def _gain_is_judged(f: Fidelity, gate: Gate) -> bool:
-    """Whether there was a gain to lose: at least the floor, with an interval above 0."""
+    """Return whether there is a gain to lose: at least `min_gain`, with an interval above 0."""
     gain = f.computed_gain
     return gain is not None and gain > 0 and gain >= gate.min_gain and (f.gain_ci is None or f.gain_ci[0] > 0)
 
 
 def _unjudged(f: Fidelity, gate: Gate) -> Iterator[str]:
-    """Say why a lost gain was not judged, where a gain was measured."""
+    """Yield why a lost gain was not judged, if a gain was measured."""
     gain = f.computed_gain
     if gain is None or _gain_is_judged(f, gate):
         return
     if gain < gate.min_gain:
-        yield f"gain not judged: training gained {max(gain, 0):.2g} nats a token, below {gate.min_gain:g}"
+        yield f"gain not judged: training gained {max(gain, 0):.2g} nats per token, below {gate.min_gain:g}"
     else:
-        yield f"gain not judged: {gain:.2g} nats a token over {f.rows} rows may be zero"
+        yield f"gain not judged: {gain:.2g} nats per token over {f.rows} rows may be zero"

@@ -1,11 +1,11 @@
-"""Intervals of exam figures: how far a figure over few rows may lie from the one over very many.
+"""Confidence intervals of exam figures, which are over few rows.
 
 Every figure of the exam is a ratio of sums over positions: a mean (sum of values / number of positions), or the share
 of the gain that is lost (sum of losses / sum of gains). The tokens of one row are not independent, so the row is the
 unit: its variance is the delete-one-row jackknife's, (G - 1)/G · Σ (θ(-g) - θ)² over G rows (Miller, "The jackknife: a
 review", Biometrika 61, 1974; with clusters also called CR3: Cameron and Miller, "A practitioner's guide to
-cluster-robust inference", J. Human Resources 50, 2015, section VI.B). It is deterministic, holds for rows of unequal
-length and leans to the wide side where there are few. The interval is θ ± t · √variance, with Student's t at G - 1
+cluster-robust inference", J. Human Resources 50, 2015, section VI.B). It is deterministic, valid for rows of unequal
+length, and conservative for few rows. The interval is θ ± t · √variance, with Student's t at G - 1
 degrees of freedom.
 """
 
@@ -27,7 +27,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over `rows` rows and its 95% interval; None where one row, or a ratio without a bottom, has none."""
+    """A figure over `rows` rows and its 95% interval; None for one row, or a zero denominator."""
 
     value: float
     interval: Interval | None
@@ -41,10 +41,10 @@ def estimate(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> Estimate | None:
-    """Return sum(top) / sum(bottom) with its interval, clustered by row; None where there is no position.
+    """Return sum(top) / sum(bottom) with its interval, clustered by row; None if there are no positions.
 
-    All arrays are [n], one entry a position; `rows` says which row each belongs to. Without `bottom` the figure is the
-    mean of `top`. The interval is cut to [least, most], what the figure can be.
+    All arrays are [n], one entry per position; `rows` has the row of each. Without `bottom` the figure is the mean of
+    `top`. The interval is clipped to [least, most], the figure's possible range.
     """
     if not len(top):
         return None
@@ -82,9 +82,9 @@ def quantile(freedom: int) -> float:
 
 
 def rows_needed(value: float, interval: Interval, rows: int, limit: float) -> float:
-    """Return about how many rows would bring the interval clear of `limit`, were the figure to stay where it is.
+    """Estimate how many rows would move the interval off `limit`, if the figure stays the same.
 
-    The interval's half width falls as 1/√rows; infinite where the figure lies on the limit.
+    The interval's half width falls as 1/√rows. Infinite if the figure equals the limit.
     """
     half = max(interval[1] - value, value - interval[0])
     error = half / quantile(rows - 1)

@@ -1,4 +1,4 @@
-"""What export takes: the memory of its exam of a 16-bit checkpoint, and disk. Train's plan prints both."""
+"""Memory of the exam of a 16-bit checkpoint, and disk of an export. Train's plan prints both."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from dataclasses import dataclass
 
 from ..console import gib
 
-PROCESS_BYTES = 600 << 20  # Python, torch, transformers and llama.cpp (351 MiB measured), buffers of matrix products
-HIDDEN_BYTES = 256 << 20  # hidden states of the questions that go through the layers together
+PROCESS_BYTES = 600 << 20  # Python, torch, transformers and llama.cpp (351 MiB measured), matrix product buffers
+HIDDEN_BYTES = 256 << 20  # hidden states of the questions that pass the layers together
 LOGITS_BYTES = 64 << 20  # one chunk of logits
-LOGITS_COPIES = 6  # log-probabilities, their exponentials and the order of the likeliest tokens beside them
-HEAD_SLICE_VALUES = 1 << 24  # values of the head that are read at a time: 64 MiB in float32
+LOGITS_COPIES = 6  # with log-probabilities, their exponentials and the order of the likeliest tokens
+HEAD_SLICE_VALUES = 1 << 24  # values of the head read at a time: 64 MiB in float32
 FLOAT32 = 4
 BYTES_16 = 2  # a parameter of merged/ or of the 16-bit GGUF
 BYTES_QUANTIZED = 1.1  # at most about 8.5 bits a weight
 
 
 def group_tokens(hidden: int) -> int:
-    """Return how many tokens go through the layers together; a longer question goes alone."""
+    """Return how many tokens pass the layers together; a longer question passes alone."""
     return max(1, HIDDEN_BYTES // (FLOAT32 * hidden))
 
 
 def chunk_positions(vocabulary: int) -> int:
-    """Return how many positions' logits are made at a time."""
+    """Return for how many positions logits are computed at a time."""
     return max(1, LOGITS_BYTES // (FLOAT32 * vocabulary))
 
 
 def export_disk(parameters: int, merges: int, types: int) -> int:
-    """Return the bytes that an export writes: its merges, the 16-bit GGUF and so many quantized ones, at most."""
+    """Return the most bytes an export writes: its merges, the 16-bit GGUF and one quantized GGUF per type."""
     return int(parameters * ((merges + 1) * BYTES_16 + BYTES_QUANTIZED * types))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model's sizes in numbers: its largest layer, what stands around the layers without embeddings and head.
+    """Numbers of weights: the largest layer, and those `around` the layers except embeddings and head.
 
-    `widest` is the largest output of a layer's matrices (an MLP's gate), a token. `score_heads` are the attention heads
-    whose scores are held whole, as capped ones are.
+    `widest` is the largest output of a layer's matrices (an MLP's gate) per token. `score_heads` is the number of
+    attention heads whose scores are stored in full, as with logit softcapping.
     """
 
     largest_layer: int
@@ -50,7 +50,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class ExamMemory:
-    """The exam's peak in bytes: the layers' part and the head's never meet."""
+    """The exam's memory in bytes; the layers' part and the head's are never in use together."""
 
     layer: int
     states: int
@@ -63,17 +63,17 @@ class ExamMemory:
         return PROCESS_BYTES + self.around + self.states + max(self.layer + self.activations, self.head)
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Return one line for the log."""
         parts = {"a layer in float32": self.layer, "its activations": self.activations, "hidden states": self.states}
         said = ", ".join(f"{name} {gib(count)}" for name, count in parts.items())
         return f"memory {gib(self.peak)} ({said}; logits after them {gib(self.head)})"
 
     @staticmethod
     def of(sizes: Sizes, lengths: Sequence[int]) -> ExamMemory:
-        """Return what questions of these lengths, in tokens, take."""
+        """Return the memory for questions of these lengths, in tokens."""
         longest, every = max(lengths, default=0), sum(lengths)
         together = min(every, max(group_tokens(sizes.hidden), longest))
-        # an MLP holds its gate, its up projection and their product; attention the queries, keys and values
+        # an MLP stores its gate, its up projection and their product; attention the queries, keys and values
         wide = longest * (3 * sizes.widest + 4 * sizes.hidden) + 3 * sizes.score_heads * longest**2
         logits = min(chunk_positions(sizes.vocabulary), every) * sizes.vocabulary
         head = logits * LOGITS_COPIES + 2 * min(HEAD_SLICE_VALUES, sizes.vocabulary * sizes.hidden)

@@ -1,6 +1,6 @@
-"""The exam: its questions and the trained model's answers, and the files that hold them.
+"""The exam: its questions, the trained model's answers, and their files.
 
-At the end of training the trained model is scored on held-out rows and a little general text. Export scores every
+At the end of training the trained model is scored on held-out rows and some general text. Export scores every
 artefact on the same questions.
 """
 
@@ -27,15 +27,15 @@ MOST_ID = 2**31  # llama.cpp's ids are 32 bits
 
 
 class ExamError(FileError):
-    """An exam that is missing or damaged."""
+    """An exam is missing or damaged."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One exam row: the ids, the trained spans that are scored, and for a chat what a prompt is rendered from.
+    """One exam row: the ids, the trained spans to score, and for a chat the messages to render prompts from.
 
-    `kind` is "heldout" or "general". `turns` are the assistant turns (message indices) of the spans. `text` is what a
-    plain text row was tokenized from.
+    `kind` is "heldout" or "general". `turns` are the assistant turns (message indices) of the spans. `text` is the
+    source text of a plain-text row.
     """
 
     kind: Literal["heldout", "general"]
@@ -58,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """One held-out prompt answered freely at temperature 0, for a person to read."""
+    """One held-out prompt with free answers at temperature 0, for people to read."""
 
     prompt: str
     expected: str
@@ -68,10 +68,10 @@ class SampleAnswer:
 
 @dataclass(frozen=True)
 class Exam:
-    """A finished exam: its questions, the trained model's answers, the base's log-probabilities of the true tokens.
+    """A finished exam: questions, the trained model's answers, the base's log-probabilities of the true tokens.
 
-    `base_true` is [n], one value a scored position. `noise_kl` is the mean KL between two scorings of the trained model
-    in different batchings: smaller differences mean nothing.
+    `base_true` is [n], one value per scored position. `noise_kl` is the mean KL between two scorings of the trained
+    model in different batchings: smaller differences are noise.
     """
 
     questions: list[Question]
@@ -83,11 +83,11 @@ class Exam:
     specials_check: SpecialsCheck | None = None
 
     def heldout(self) -> npt.NDArray[np.bool_]:
-        """Which of the n positions belong to held-out rows; the others are general text."""
+        """Return a mask of the n positions that belong to held-out rows; the others are general text."""
         return np.concatenate([np.full(len(q.positions), q.kind == "heldout") for q in self.questions])
 
     def rows(self) -> Ints:
-        """Which data row each of the n positions belongs to: questions made of one conversation share theirs."""
+        """Return the data row of each of the n positions; questions from one conversation share a row."""
         numbers: dict[str, int] = {}
         keys = [json.dumps([q.kind, q.messages or q.input_ids]) for q in self.questions]
         counted = [
@@ -115,7 +115,7 @@ class Exam:
 
     @staticmethod
     def load(directory: Path) -> Exam:
-        """Read an exam that `save` wrote. Raises ExamError where it is missing or damaged."""
+        """Read an exam that `save` wrote. Raises ExamError if it is missing or damaged."""
         try:
             exam = _read(directory)
             _check(exam)
@@ -136,15 +136,15 @@ def _read(directory: Path) -> Exam:
 
 
 def _check(exam: Exam) -> None:
-    """Raise ValueError where questions and answers are not of one exam."""
+    """Raise ValueError if questions and answers do not match."""
     for number, q in enumerate(exam.questions, start=1):
         ids_fit = all(type(i) is int and 0 <= i < MOST_ID for i in q.input_ids)
         if not ids_fit or not all(0 <= a <= b <= len(q.input_ids) for a, b in q.spans):
-            raise ValueError(f"{QUESTIONS}: question {number} has ids or spans that can't be")
+            raise ValueError(f"{QUESTIONS}: question {number} has invalid ids or spans")
     asked = sum(len(q.positions) for q in exam.questions)
     answered = {len(part) for part in (exam.trained.ids, exam.trained.logp, exam.trained.true, exam.base_true)}
     if answered != {asked}:
-        raise ValueError(f"{REFERENCE} answers {sorted(answered)} positions, {QUESTIONS} asks {asked}")
+        raise ValueError(f"{REFERENCE} answers {sorted(answered)} positions, {QUESTIONS} has {asked}")
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:
@@ -161,7 +161,7 @@ def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Questi
 
 
 def _cut(question: Question, tokens: int) -> Question | None:
-    """Shorten a question to whole spans of at most `tokens` scored positions; a plain text's one span is cut."""
+    """Shorten a question to whole spans of at most `tokens` scored positions; only a plain text's span is cut."""
     spans, used = [], 0
     for start, end in question.spans:
         size = end - max(start, 1)

@@ -1,7 +1,7 @@
 """Scores: log-probabilities, KL and top-1 agreement of one model's logits, alone or against a reference.
 
-This is the one implementation that training, export and the benchmarks share. All figures are in nats, computed in
-float32 from log-softmax rows.
+Training, export and the benchmarks share this implementation. All figures are in nats, computed in float32 from
+log-softmax rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-TOP = 64  # how many of the most likely tokens are kept a position
+TOP = 64  # most likely tokens kept per position
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -31,7 +31,7 @@ class TopLogprobs:
 
     @staticmethod
     def of(logits: Floats, targets: Sequence[int]) -> TopLogprobs:
-        """Make answers of raw logits [n, vocabulary] and the n true tokens."""
+        """Return the answers for raw logits [n, vocabulary] and the n true tokens."""
         logp = log_softmax(logits)
         top = min(TOP, logp.shape[1])
         part = np.argpartition(logp, -top, axis=1)[:, -top:]
@@ -45,19 +45,19 @@ class TopLogprobs:
 
     @staticmethod
     def join(parts: Sequence[TopLogprobs]) -> TopLogprobs:
-        """Put the answers to several questions one after another."""
+        """Concatenate the answers to several questions."""
         return TopLogprobs(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
 
     def take(self, mask: npt.NDArray[np.bool_] | slice) -> TopLogprobs:
-        """Return the answers at the positions where `mask` is true, or that lie in a slice."""
+        """Return the answers at the positions of a mask or slice."""
         return TopLogprobs(self.ids[mask], self.logp[mask], self.true[mask])
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One model against a reference: what remains of a full row of logits once the reference's tokens are read.
+    """One model compared with a reference; all that is kept of its full rows of logits.
 
-    `kl` and `agree` are [n]: per-position KL(reference || model), and whether the most likely token is the same.
+    `kl` and `agree` are [n]: KL(reference || model) per position, and whether the most likely token is the same.
     """
 
     kl: Floats
@@ -74,7 +74,7 @@ class Compared:
 
     @staticmethod
     def join(parts: Sequence[Compared]) -> Compared:
-        """Put the comparisons of several questions one after another."""
+        """Concatenate the comparisons of several questions."""
         return Compared(np.concatenate([p.kl for p in parts]), np.concatenate([p.agree for p in parts]))
 
 
@@ -85,10 +85,10 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def kl_with_tail(p: Floats, q: Floats) -> Floats:
-    """Return KL(P || Q) a row, from the log-probabilities [n, k] of the same k tokens under both.
+    """Return KL(P || Q) per row, from the log-probabilities [n, k] of the same k tokens under both.
 
-    What lies outside the k tokens counts as one bucket, so that this is a lower bound of the full KL (by the log-sum
-    inequality). The tail's mass is 1 - sum, held above the smallest float32 that matters.
+    All other tokens count as one bucket, so this is a lower bound of the full KL (by the log-sum inequality). The
+    tail's mass is 1 - sum, but at least 1e-12.
     """
     p64, q64 = np.exp(p.astype(np.float64)), np.exp(q.astype(np.float64))
     p_tail, q_tail = np.maximum(1 - p64.sum(1), 1e-12), np.maximum(1 - q64.sum(1), 1e-12)

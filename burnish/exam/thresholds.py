@@ -1,4 +1,4 @@
-"""The gate's thresholds: their defaults, and which of a record's are looser, as every stage shows beside a verdict."""
+"""The gate's thresholds: their defaults, and which of a record's are looser; stages show these with verdicts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-# what an artefact must reach to pass, by the name that records and settings have
+# the defaults, by their names in records and settings
 DEFAULTS: dict[str, float] = {"max_kl": 0.1, "min_top1": 0.88, "max_gain_lost": 0.2, "min_gain": 0.05}
 
 
 class Gate(Protocol):
-    """The thresholds of the gate, as settings or a record have them."""
+    """The thresholds of the gate, from settings or a record."""
 
     @property
     def max_kl(self) -> float: ...
@@ -34,14 +34,14 @@ class Thresholds:
 
     @staticmethod
     def of(gate: Mapping[str, float]) -> Thresholds:
-        """Return those that a record has; an older one's that it does not name are the defaults."""
+        """Return a record's thresholds; those that an older record lacks are the defaults."""
         return Thresholds(**{name: gate.get(name, default) for name, default in DEFAULTS.items()})
 
 
 def looser(gate: Mapping[str, float]) -> list[str]:
-    """Return each threshold that lets more pass than its default does, as "max_kl 1000 (default 0.1)".
+    """Return each threshold that is looser than its default, as "max_kl 1000 (default 0.1)".
 
-    A lower `min_top1` is looser; so is a higher one of the others (below `min_gain` a lost gain is not judged).
+    `min_top1` is looser if lower, the others if higher (below `min_gain` a lost gain is not judged).
     """
     return [
         f"{name} {gate[name]:g} (default {default:g})"
@@ -51,6 +51,6 @@ def looser(gate: Mapping[str, float]) -> list[str]:
 
 
 def qualified(gate: Mapping[str, float]) -> str:
-    """Return the sentence that stands beside verdicts given by looser thresholds; empty where none is looser."""
+    """Return the note to show with verdicts under looser thresholds; empty if none is looser."""
     found = looser(gate)
-    return f"judged by looser thresholds than the defaults: {', '.join(found)}" if found else ""
+    return f"judged with looser thresholds than the defaults: {', '.join(found)}" if found else ""

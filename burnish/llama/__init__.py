@@ -1,4 +1,4 @@
-"""The only package that calls llama.cpp: models, contexts, the exam's logits and quantizing.
+"""The only package that calls llama.cpp: models, contexts, the exam's logits and quantization.
 
 Everything goes through llama.cpp's C functions (ctypes). A C++ exception in one of them ends the process, so token ids,
 positions and sizes are checked here, before each call.

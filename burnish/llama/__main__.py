@@ -1,7 +1,7 @@
-"""What runs llama.cpp in a process of its own.
+"""Commands that run llama.cpp in a separate process.
 
-python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: a quantizer that Ctrl-C ends.
-python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and compute with it; a crash ends only it.
+python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: quantize; Ctrl-C ends it.
+python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and compute with it; a crash stays there.
 python -m burnish.llama tokenize FILE: a JSON list of texts on standard input -> a JSON list of their ids.
 """
 
@@ -23,22 +23,22 @@ from .quantize import quantization_types, quantize
 
 def main() -> int:
     """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="llama.cpp in a process of its own")
+    parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="run llama.cpp in a separate process")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("quantize", help="quantize a GGUF file")
     command.set_defaults(run=_quantize)
     command.add_argument("source", help="a 16-bit GGUF file")
     command.add_argument("target", help="the file to write")
     command.add_argument("type", help="one of " + ", ".join(sorted(quantization_types())))
-    command.add_argument("--threads", type=int, default=None, help="threads (default: the processors it may use)")
-    command.add_argument("--requantize", action="store_true", help="allow a source that is quantized already")
+    command.add_argument("--threads", type=int, default=None, help="threads (default: the available processors)")
+    command.add_argument("--requantize", action="store_true", help="allow a source that is already quantized")
     command = commands.add_parser("load-test", help="load a GGUF file and compute with it")
     command.set_defaults(run=_load_test)
     command.add_argument("file", type=Path)
     command.add_argument("--amx", choices=("auto", "on", "off"), default="auto", help="see burnish/llama/amx.py")
     command = commands.add_parser("tokenize", help="tokenize texts with the vocabulary of a GGUF file")
     command.set_defaults(run=_tokenize)
-    command.add_argument("file", help="a GGUF file; one with only a vocabulary will do")
+    command.add_argument("file", help="a GGUF file; a vocabulary alone is enough")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process inside llama.cpp too
     code: int = options.run(options)
@@ -58,7 +58,7 @@ def _tokenize(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    """Print one line a tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
+    """Print one line per tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
 
     def report(number: int, count: int, name: str, kind: str) -> None:
         print(f"tensor {number}/{count} {name} {kind}", flush=True)

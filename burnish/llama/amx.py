@@ -1,9 +1,9 @@
-"""Which files may put their weights into AMX buffers: decided for each file, before llama.cpp loads it.
+"""Decide for each file, before llama.cpp loads it, whether its weights may use AMX buffers.
 
-On CPUs with AMX llama.cpp packs quantized weights into buffers of another layout and computes on them with tiles. That
-is much faster than its other kernels. For F16 weights it is slower, and it reads outside the tensor for some shapes
-(Mamba, LFM2: SIGSEGV in ggml_backend_amx_mul_mat), so a file that has such weights is loaded without extra buffers.
-Every other file is first loaded and computed with in a child process, once: what ends that child must not end this one.
+On CPUs with AMX, llama.cpp packs quantized weights into buffers of another layout and computes on them with tiles. That
+is much faster than its other kernels. For F16 weights it is slower, and for some shapes it reads outside the tensor
+(Mamba, LFM2: SIGSEGV in ggml_backend_amx_mul_mat), so a file with F16 weights is loaded without extra buffers. Every
+other file is first tested once in a child process, so that a crash does not end this one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import probe
 from .runtime import api, base_function, runtime
 
 Amx = Literal["auto", "on", "off"]
-# enum ggml_type of the types with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and of 16-bit floats
+# enum ggml_type of types with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and of F16
 AMX_TYPES = {2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 23: "IQ4_XS"}
 F16 = 1
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18  # x86-64 Linux
@@ -39,27 +39,27 @@ class Decision:
 
 
 def decide(path: Path, amx: Amx, n_gpu_layers: int = 0) -> Decision:
-    """Decide for one file. `amx`: "auto" tests the file in a child process, "on" does without, "off" is never."""
+    """Decide for one file. `amx`: "auto" tests the file in a child process, "on" skips the test, "off" disables AMX."""
     if missing := why_no_amx():
         return Decision(True, False, missing)
     if amx == "off":
-        return Decision(False, False, "it is switched off")
+        return Decision(False, False, "it is disabled")
     if n_gpu_layers < 0 and api.llama_supports_gpu_offload():
         return Decision(True, False, "the GPU holds the weights")
     return choose(weight_types(path), None if amx == "on" else lambda: tested(path))
 
 
 def choose(types: Counter[int], test: Callable[[], str] | None) -> Decision:
-    """Decide by the types of a file's matrices, then by `test`, which returns why the file can't take AMX, or "".
+    """Decide by the types of a file's matrices, then by `test`, which returns why the file can't use AMX, or "".
 
-    Without a test a file that could take AMX takes it.
+    Without a test, a file that could use AMX does.
     """
     if types[F16]:
         return Decision(False, False, f"{types[F16]} of {types.total()} weights are F16")
     if not any(types[kind] for kind in AMX_TYPES):
-        return Decision(False, False, "no weight is of a type that AMX computes with")
+        return Decision(False, False, "no weight has a type with AMX kernels")
     if test is None:
-        return Decision(True, True, "quantized weights; the load test is switched off")
+        return Decision(True, True, "quantized weights; the load test is disabled")
     if fault := test():
         return Decision(False, False, fault)
     return Decision(True, True, "quantized weights; the load test passed")
@@ -67,10 +67,10 @@ def choose(types: Counter[int], test: Callable[[], str] | None) -> Decision:
 
 @cache
 def why_no_amx() -> str:
-    """Say why AMX can't be used in this process; "" where it can.
+    """Return why AMX can't be used in this process; "" if it can.
 
-    Linux grants AMX's state to the whole process, threads that start later included, and llama.cpp asks for it itself
-    (ggml_amx_init). It asks for no buffer where it is refused.
+    Linux grants AMX to the whole process, including threads that start later. llama.cpp requests it itself
+    (ggml_amx_init) and uses no AMX buffers if it is refused.
     """
     if platform.machine() != "x86_64" or not {"amx_tile", "amx_int8"} <= cpu_flags():
         return "this CPU has no AMX"
@@ -87,13 +87,13 @@ class _InitParams(ctypes.Structure):
 
 
 def weight_types(path: Path) -> Counter[int]:
-    """Count a GGUF's matrices (two dimensions and more) by type (enum ggml_type); empty where it can't be read."""
+    """Count a GGUF's matrices (two or more dimensions) by type (enum ggml_type); empty if it can't be read."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     handle = base_function("gguf_init_from_file", pointer, ctypes.c_char_p, _InitParams)(
         os.fsencode(path), _InitParams(no_alloc=True, ctx=None)
     )
     if not handle:
-        return Counter()  # loading it says what is wrong with it
+        return Counter()  # loading it will report what is wrong
     kind = base_function("gguf_get_tensor_type", ctypes.c_int, pointer, number)
     shape = base_function("gguf_get_tensor_ne", ctypes.POINTER(number), pointer, number)
     count = base_function("gguf_get_n_tensors", number, pointer)(handle)
@@ -103,9 +103,9 @@ def weight_types(path: Path) -> Counter[int]:
 
 
 def tested(path: Path) -> str:
-    """Load the file with extra buffers in a child process and compute with it; return what failed, "" where nothing.
+    """Load the file with extra buffers in a child process and compute with it; return what failed, or "".
 
-    The outcome is stored in the cache for this file, build and CPU, where the cache can be written.
+    The outcome is cached for this file, build and CPU, if the cache is writable.
     """
     note = probe.note_of(path, "on")
     if (known := probe.recorded(note)) is not None:

@@ -1,4 +1,4 @@
-"""A model's working memory: cells, sequences, one batch at a time, and its logits."""
+"""A llama.cpp context: KV cache cells, sequences, one batch at a time, and its logits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .runtime import LlamaError, api, runtime
 Floats = npt.NDArray[np.float32]
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
 
-# the same function as llama_cpp's, but it returns a plain number: llama_cpp makes a new pointer object for every call
+# as in llama_cpp, but returning a plain number: llama_cpp makes a new pointer object for every call
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ctypes.cast(api.llama_get_logits_ith, ctypes.c_void_p).value or 0
 )
 
 
 class Context:
-    """A model's working memory: `n_ctx` cells that up to `n_seq_max` sequences share, and the batch that is decoded."""
+    """A context with `n_ctx` KV cache cells, shared by up to `n_seq_max` sequences, and its batch."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Context:
         flash_attention: bool | None = None,
         embeddings: bool = False,
     ) -> None:
-        """Raises LlamaError where the memory can't be had. `unified`: all sequences in one buffer, so that they can
-        share cells; else n_ctx is split evenly among them. Sliding-window layers keep every cell (swa_full)."""
+        """Raises LlamaError if there is too little memory. `unified`: all sequences use one buffer and can share cells;
+        else n_ctx is split evenly among them. Sliding-window layers keep every cell (swa_full)."""
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_ubatch, n_batch)
         params.n_seq_max, params.kv_unified = min(n_seq_max, MOST_SEQUENCES), unified
-        # llama.cpp asserts that every sequence may have an output; 0 is one for every token of a batch
+        # llama.cpp asserts an output for every sequence; 0 means one for every token of a batch
         params.n_outputs_max = max(n_outputs_max, params.n_seq_max) if n_outputs_max else 0
         params.n_threads = params.n_threads_batch = threads or cpu_count()
         params.flash_attn_type = {None: -1, False: 0, True: 1}[flash_attention]
@@ -71,7 +71,7 @@ class Context:
         )
 
     def close(self) -> None:
-        """Free the context; a second call does nothing."""
+        """Free the context. Calling it again does nothing."""
         handle, self.handle = self.handle, None
         if handle:
             api.llama_free(handle)
@@ -87,13 +87,13 @@ class Context:
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
     ) -> int:
-        """Run one batch: per token its position, its sequence, and whether its logits are wanted.
+        """Decode one batch: per token its position, its sequence, and whether to compute its logits.
 
-        Returns llama.cpp's code: 0 done, 1 no cells free (nothing changed), 2 aborted, below 0 a fault.
+        Returns llama.cpp's code: 0 success, 1 no free cells (nothing changed), 2 aborted, below 0 an error.
         """
         count = len(tokens)
         if not 0 < count <= self.n_batch:
-            raise LlamaError(f"a batch of {count} tokens; this context takes 1 to {self.n_batch}")
+            raise LlamaError(f"a batch has {count} tokens, expected 1 to {self.n_batch}")
         self.model.check_ids(tokens)
         self._tokens[:count], self._positions[:count] = tokens, positions
         self._sequences[:count], self._outputs[:count] = sequences, outputs
@@ -108,9 +108,9 @@ class Context:
         """Return the logits after batch token `index`: float32 [n_vocab], valid until the next decode."""
         address = _logits_address(self.handle, index)
         if not address:
-            raise LlamaError(f"batch token {index} has no logits: they were not asked for")
+            raise LlamaError(f"batch token {index} has no logits: they were not requested")
         row = self._rows.get(address)
-        if row is None:  # a view takes 40 us to make, and llama.cpp keeps its rows where they are
+        if row is None:  # cached, because making a view takes 40 us and llama.cpp's rows don't move
             if len(self._rows) > MOST_SEQUENCES:
                 self._rows.clear()
             row = self._rows[address] = np.ctypeslib.as_array(
@@ -119,17 +119,17 @@ class Context:
         return row
 
     def remove(self, sequence: int, start: int = -1, end: int = -1) -> bool:
-        """Drop a sequence's cells in [start, end), -1 meaning open; False where this memory can't be cut there."""
+        """Remove a sequence's cells in [start, end), -1 meaning open. Return False if this memory can't do that."""
         return bool(api.llama_memory_seq_rm(self.memory, sequence, start, end))
 
     def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
-        """Let `target` share the cells of `source` in [start, end); no numbers are copied in a unified context."""
+        """Share the cells of `source` in [start, end) with `target`; a unified context copies no data."""
         api.llama_memory_seq_cp(self.memory, source, target, start, end)
 
     def clear(self) -> None:
-        """Forget every sequence."""
+        """Remove all sequences."""
         api.llama_memory_clear(self.memory, False)
 
     def last_position(self, sequence: int) -> int:
-        """Return a sequence's greatest position, -1 where it has no cells."""
+        """Return a sequence's last position, -1 if it has no cells."""
         return int(api.llama_memory_seq_pos_max(self.memory, sequence))

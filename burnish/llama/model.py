@@ -1,4 +1,4 @@
-"""A GGUF file: its vocabulary, its metadata, its special tokens."""
+"""A GGUF file: vocabulary, metadata, special tokens."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .division import Divider
 from .runtime import LlamaError, api, runtime
 from .stack import LONG_BYTES, on_large_stack
 
-# the kinds of tokens that llama.cpp looks for in texts, and how they strip the blanks after them
+# kinds of tokens that llama.cpp searches texts for, and the flag to strip following blanks
 USER_DEFINED = api.LLAMA_TOKEN_ATTR_USER_DEFINED
 # text without parse_special, also where a token is user-defined too (tokenizer_st_partition in llama-vocab.cpp)
 PARSED_ONLY = api.LLAMA_TOKEN_ATTR_UNKNOWN | api.LLAMA_TOKEN_ATTR_CONTROL
 FOUND_IN_TEXT = PARSED_ONLY | USER_DEFINED
 RSTRIP = api.LLAMA_TOKEN_ATTR_RSTRIP
-# tokenizers whose parts between special tokens are known to be independent of each other
+# tokenizers that encode the parts between special tokens independently
 DIVIDED = frozenset({"llama", "gpt2", "gemma4", "bert", "t5", "rwkv"})
 
 
 class Model:
-    """A GGUF file, or only its vocabulary. Close it, or use it in a `with`; contexts must be closed before."""
+    """A GGUF file, or only its vocabulary. Close its contexts first, then it, or use `with`."""
 
     def __init__(self, handle: Any, path: Path, vocab_only: bool) -> None:
         self.handle, self.path, self.vocab_only = handle, path, vocab_only
-        self.buffers: dict[str, float] = {}  # MiB of weights by the name of the buffer that llama.cpp took
-        self._pieces: dict[tuple[int, bool], bytes] = {}  # of the tokens that were asked for
+        self.buffers: dict[str, float] = {}  # MiB of weights by llama.cpp's buffer name
+        self._pieces: dict[tuple[int, bool], bytes] = {}  # a cache
         self.amx_why = "the weights are not loaded"
         self.vocab = api.llama_model_get_vocab(handle)
         self.n_vocab = int(api.llama_vocab_n_tokens(self.vocab))
@@ -40,7 +40,7 @@ class Model:
         self.n_embd = int(api.llama_model_n_embd(handle))
         self.n_params = int(api.llama_model_n_params(handle))
         self.size_bytes = int(api.llama_model_size(handle))
-        # -1 where the vocabulary has no such token
+        # -1 if the vocabulary has no such token
         self.bos_id, self.eos_id = int(api.llama_vocab_bos(self.vocab)), int(api.llama_vocab_eos(self.vocab))
         self.eot_id = int(api.llama_vocab_eot(self.vocab))
         self.adds_bos = bool(api.llama_vocab_get_add_bos(self.vocab))
@@ -55,9 +55,9 @@ class Model:
         use_mmap: bool = True,
         amx: Amx | Decision = "auto",
     ) -> Self:
-        """Load a GGUF file; n_gpu_layers -1 is all. Raises LlamaError with one line that says what is wrong with it.
+        """Load a GGUF file; n_gpu_layers -1 means all. Raises LlamaError with one line that says what is wrong.
 
-        `amx`: see burnish.llama.amx; "auto" may first load the file in a child process, a Decision is followed.
+        `amx`: see burnish.llama.amx; "auto" may first load the file in a child process, a Decision is used as it is.
         """
         path, log = Path(path), runtime()
         try:
@@ -66,7 +66,7 @@ class Model:
         except OSError as error:
             raise LlamaError(f"{path}: the model can't be read: {error.strerror}") from None
         if magic != b"GGUF":
-            raise LlamaError(f"{path}: this is not a GGUF file (it begins with {magic!r}, not b'GGUF')")
+            raise LlamaError(f"{path}: is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
         params = api.llama_model_default_params()
         params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
         params.load_mode = api.LLAMA_LOAD_MODE_AUTO if use_mmap else api.LLAMA_LOAD_MODE_NONE
@@ -90,25 +90,25 @@ class Model:
         model = cls(handle, path, vocab_only)
         if api.llama_vocab_type(model.vocab) == api.LLAMA_VOCAB_TYPE_NONE:
             model.close()
-            raise LlamaError(f"{path}: it has no tokenizer that llama.cpp knows: no text can be read")
+            raise LlamaError(f"{path}: it has no tokenizer that llama.cpp supports")
         model.buffers, model.amx_why = buffers, decision.why or model.amx_why
         if decision.amx and not model.amx:
-            model.amx_why = "no weight has a shape that AMX computes with"
+            model.amx_why = "no weight has a shape that AMX supports"
         if missing := model._missing_bytes():
             model.close()
             raise LlamaError(
-                f"{path}: its tokenizer has no token for {missing} of the 256 bytes; llama.cpp would end this process"
-                " at a text that needs one: convert the model again from a checkpoint with its own tokenizer"
+                f"{path}: its tokenizer has no token for {missing} of the 256 bytes, and llama.cpp would crash"
+                " on a text that needs one: convert the model again from a checkpoint with its own tokenizer"
             )
         return model
 
     @property
     def amx(self) -> bool:
-        """Whether weights lie in AMX buffers, by llama.cpp's own log; `amx_why` says why, or why not."""
+        """Whether weights are in AMX buffers, by llama.cpp's log; `amx_why` says why or why not."""
         return "AMX" in self.buffers
 
     def close(self) -> None:
-        """Free the model; a second call does nothing."""
+        """Free the model. Calling it again does nothing."""
         handle, self.handle = self.handle, None
         if handle:
             api.llama_model_free(handle)
@@ -122,37 +122,37 @@ class Model:
         self.close()
 
     def metadata(self) -> dict[str, str]:
-        """Return the GGUF's scalar metadata by key, every value as text (arrays are left out by llama.cpp)."""
+        """Return the GGUF's scalar metadata by key, every value as text (llama.cpp omits arrays)."""
         return {
             self._text(api.llama_model_meta_key_by_index, i): self._text(api.llama_model_meta_val_str_by_index, i)
             for i in range(api.llama_model_meta_count(self.handle))
         }
 
     def _text(self, function: Any, index: int) -> str:
-        size = function(self.handle, index, None, 0) + 1  # as snprintf: the length it would have
+        size = function(self.handle, index, None, 0) + 1  # as with snprintf, the length needed
         buffer = ctypes.create_string_buffer(max(size, 1))
         function(self.handle, index, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The Jinja template in the metadata (tokenizer.chat_template), if there is one."""
+        """The Jinja template in the metadata (tokenizer.chat_template), if any."""
         return self.metadata().get("tokenizer.chat_template")
 
     @cached_property
     def whole_prefix_only(self) -> bool:
-        """Whether the memory can't be cut in the middle: recurrent or hybrid layers keep one state a sequence."""
+        """Whether the memory can't be cut in the middle: recurrent or hybrid layers have one state per sequence."""
         return bool(api.llama_model_is_recurrent(self.handle) or api.llama_model_is_hybrid(self.handle))
 
     @property
     def sliding_window(self) -> int:
-        """Tokens of the sliding attention window, 0 where every layer sees all."""
+        """The sliding attention window in tokens, 0 if every layer sees all."""
         return int(api.llama_model_n_swa(self.handle))
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Return the ids of `text`. `add_special` adds BOS/EOS as the model is configured; `parse_special` reads
-        "<|im_start|>" as its token, not as characters. Lone surrogates become "?". The time is linear in the special
-        tokens of a text, and no run of characters is too long."""
+        "<|im_start|>" as a token, not as characters. Unpaired surrogates become "?". The time is linear in the number
+        of special tokens, and runs of characters can have any length."""
         if len(text) <= LONG_BYTES:
             return self._tokenize(text.encode("utf-8", "replace"), add_special, parse_special)
         divider = self._divider(parse_special)
@@ -163,7 +163,7 @@ class Model:
         return self._bounded_by(ids) if add_special else ids
 
     def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        """Make the call; that of a long text on a stack of its own size."""
+        """Tokenize, for a long text on a sufficiently large stack."""
         if len(data) > LONG_BYTES:
             return on_large_stack(lambda: self._call(data, add_special, parse_special), len(data))
         return self._call(data, add_special, parse_special)
@@ -172,30 +172,30 @@ class Model:
         room = len(data) + 4
         ids = (api.llama_token * room)()
         count = api.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
-        if count < 0:  # the answer is the room it needs
+        if count < 0:  # the negative of the room needed
             ids = (api.llama_token * -count)()
             count = api.llama_tokenize(self.vocab, data, len(data), ids, -count, add_special, parse_special)
         return list(ids[:count])
 
     def _bounded_by(self, ids: list[int]) -> list[int]:
-        """Put the tokens round ids that the model is configured to begin and end texts with."""
+        """Add the tokens with which the model is configured to start and end texts."""
         around = self._call(b"", True, True)
         before = 1 if self.adds_bos or len(around) > 1 else 0
         return [*around[:before], *ids, *around[before:]]
 
     def _divider(self, parse_special: bool) -> Divider | None:
-        """Return what divides long texts; None where there are no special strings to divide them at."""
+        """Return the divider for long texts; None if there are no special strings to divide at."""
         divider = self._dividers[parse_special]
         return divider if divider.usable else None
 
     def prepare(self) -> None:
-        """Compute now what is otherwise computed with the first long text: 0.1 s for 150,000 tokens."""
+        """Compute everything that the first long text would otherwise have to: 0.1 s for 150,000 tokens."""
         for divider in self._dividers:
             divider.prepare()
 
     @cached_property
     def _dividers(self) -> tuple[Divider, Divider]:
-        """For texts in which control tokens are characters, and for those in which they are parsed."""
+        """Dividers for texts with control tokens as characters, and for texts with control tokens parsed."""
         if self.metadata().get("tokenizer.ggml.model") not in DIVIDED:
             return Divider({}), Divider({})
         kinds = {self.token_text(i): a for i, a in enumerate(self.attributes()) if a & FOUND_IN_TEXT}
@@ -205,15 +205,15 @@ class Model:
         )
 
     def tokenize_raw(self, text: str) -> list[int]:
-        """Return the ids of a raw prompt: BOS/EOS as the model is configured, special strings read as tokens.
+        """Return the ids of a raw prompt: BOS/EOS as the model is configured, special strings as tokens.
 
-        A BOS that the text itself begins with is not put there twice: llama.cpp does that, and logs it.
+        A BOS at the start of the text is not added again, as llama.cpp would do (with a log message).
         """
         ids = self.tokenize(text, add_special=True)
         return ids[1:] if self.adds_bos and ids[:2] == [self.bos_id] * 2 else ids
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Return the bytes of one token, perhaps part of a character; special ones are b"" unless asked for."""
+        """Return the bytes of one token, possibly a partial character; special tokens are b"" unless `special`."""
         found = self._pieces.get((token, special))
         if found is None:
             found = self._pieces[token, special] = self._read_piece(token, special)
@@ -229,24 +229,24 @@ class Model:
         return buffer.raw[:size]
 
     def detokenize(self, ids: Sequence[int], special: bool = False) -> bytes:
-        """Return the bytes of many tokens, one after another."""
+        """Return the concatenated bytes of tokens."""
         return b"".join(self.piece(token, special) for token in ids)
 
     def token_text(self, token: int) -> str:
-        """Return the token as it stands in the vocabulary ("Ġthe", "<|im_end|>")."""
+        """Return the token's text in the vocabulary ("Ġthe", "<|im_end|>")."""
         self.check_ids([token])
         return str((api.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace"))
 
     def attributes(self) -> list[int]:
-        """Return of each token what kind it is and how it strips blanks beside it: the bits of llama_token_attr."""
+        """Return each token's kind and blank stripping, as the bits of llama_token_attr."""
         return [api.llama_vocab_get_attr(self.vocab, i) for i in range(self.n_vocab)]
 
     def is_eog(self, token: int) -> bool:
-        """Whether this token ends generation."""
+        """Return whether this token ends generation."""
         return token in self.eog_ids()
 
     def eog_ids(self) -> frozenset[int]:
-        """Return every token that ends generation (EOS, EOT, and what llama.cpp adds to them)."""
+        """Return every token that ends generation (EOS, EOT, and others that llama.cpp recognises)."""
         return self._eog
 
     @cached_property
@@ -254,9 +254,9 @@ class Model:
         return frozenset(i for i in range(self.n_vocab) if api.llama_vocab_is_eog(self.vocab, i))
 
     def _missing_bytes(self) -> int:
-        """Count the bytes that a SentencePiece vocabulary can't fall back on (llama_vocab::byte_to_token's lookup).
+        """Count the bytes that a SentencePiece vocabulary has no token for (see llama_vocab::byte_to_token).
 
-        There the lookup throws, and no C++ exception may reach ctypes. Other kinds of vocabulary skip such a byte.
+        Their lookup throws, and no C++ exception may reach ctypes. Other kinds of vocabulary skip such a byte.
         """
         if api.llama_vocab_type(self.vocab) != api.LLAMA_VOCAB_TYPE_SPM:
             return 0
@@ -264,14 +264,14 @@ class Model:
         return sum(f"<0x{b:02X}>".encode() not in texts and bytes([b]) not in texts for b in range(256))
 
     def check_ids(self, ids: Sequence[int]) -> None:
-        """Raise LlamaError unless every id is in the vocabulary: llama.cpp would end the process."""
+        """Raise LlamaError unless every id is in the vocabulary: otherwise llama.cpp would end the process."""
         wrong = next((i for i in ids if not 0 <= i < self.n_vocab), None)
         if wrong is not None:
             raise LlamaError(f"token id {wrong} is not in this model's vocabulary (0 to {self.n_vocab - 1})")
 
 
 def _buffer_reader(buffers: dict[str, float]) -> Callable[[str], None]:
-    """Return a listener that adds up the sizes of the buffers that weights are loaded into."""
+    """Return a log listener that sums up the sizes of the weights' buffers."""
 
     def take(line: str) -> None:
         if found := re.search(r"(\S+)\s+model buffer size\s*=\s*([\d.]+) MiB", line):

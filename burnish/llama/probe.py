@@ -1,7 +1,7 @@
 """Load a model file and compute with it in a child process, before this process does.
 
-llama.cpp checks much of a file with assertions, which end the process, and an exception of its C++ code can't be caught
-here. What a file does to the child is known by how that ends; that a file passed is kept in the cache.
+llama.cpp checks much of a file with assertions, which end the process, and its C++ exceptions can't be caught here. The
+child's exit shows what a file does; that a file passed is cached.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..process import crashed, signal_name
 from .runtime import LlamaError, library_files
 
 TEST_VERSION = 2
-# the test reads the whole file: a slow disk's speed, and what a small file needs
+# the test reads the whole file: the time for a small file, and the speed of a slow disk
 LEAST_TEST_S, TEST_BYTES_PER_S = 60, 50_000_000
 ASSERTION = re.compile(r"GGML_ASSERT\(.*\)|(?<=what\(\):)\s+.*")
 
 
 def check(path: Path) -> None:
-    """Raise LlamaError where a file that nothing is recorded of does not load, or does not compute."""
+    """Test a file that has no recorded pass. Raises LlamaError if it does not load or compute."""
     if not path.is_file():
         raise LlamaError(f"{path}: the model can't be read: {'it is not a file' if path.exists() else 'no such file'}")
     note = note_of(path, "off")
@@ -38,7 +38,7 @@ def check(path: Path) -> None:
 
 
 def note_of(path: Path, amx: str) -> Path:
-    """Return where the outcome is kept for this file, this build of llama.cpp and this CPU; the file is not read."""
+    """Return the cache path of the outcome for this file, llama.cpp build and CPU, without reading the file."""
     files = [path.resolve(), *library_files()]
     parts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     parts += [str(TEST_VERSION), amx, " ".join(sorted(cpu_flags()))]
@@ -47,7 +47,7 @@ def note_of(path: Path, amx: str) -> Path:
 
 
 def recorded(note: Path) -> str | None:
-    """Return the fault that is recorded, "" where the file passed, None where it was not tested."""
+    """Return the recorded fault, "" if the file passed, None if it was not tested."""
     try:
         return str(json.loads(note.read_text())["fault"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -55,17 +55,17 @@ def recorded(note: Path) -> str | None:
 
 
 def record(note: Path, path: Path, fault: str) -> None:
-    """Keep an outcome, where the cache can be written."""
+    """Cache an outcome, if the cache is writable."""
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(note) as temporary:
             temporary.write_text(json.dumps({"file": path.name, "fault": fault}))
-    except OSError:  # a read-only container: tested again at the next start
+    except OSError:  # a read-only container: the next start tests again
         pass
 
 
 def run(path: Path, amx: str) -> tuple[str, bool]:
-    """Return what failed, and whether it will again: a lack of memory or time may not."""
+    """Return what failed, or "", and whether that is permanent: a lack of memory or time is not."""
     limits = children.Limits.of(path.stat().st_size, 0)
     limit_s = LEAST_TEST_S + path.stat().st_size / TEST_BYTES_PER_S
     try:
@@ -88,5 +88,5 @@ def run(path: Path, amx: str) -> tuple[str, bool]:
     if done.returncode:
         return f"the load test failed: {last_line(done.stderr, 'no output').removeprefix('error: ')}", True
     if not json.loads(last_line(done.stdout))["finite"]:
-        return "the load test gave numbers that are not finite", True
+        return "the load test gave logits that are not finite", True
     return "", True

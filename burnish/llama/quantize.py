@@ -1,4 +1,4 @@
-"""Quantizing a GGUF with llama.cpp's own quantizer, with what it did to each tensor."""
+"""Quantize a GGUF with llama.cpp's quantizer, and record what it did to each tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .runtime import LlamaError, api, runtime
 
 @dataclass
 class Quantized:
-    """What quantizing did: every tensor's type, which could not have the wanted one, sizes in MiB, bits per weight."""
+    """The result: every tensor's type, the fallbacks to another type, sizes in MiB, bits per weight."""
 
     tensors: dict[str, str] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
@@ -40,15 +40,15 @@ def quantize(
     requantize: bool = False,
     progress: Callable[[int, int, str, str], None] | None = None,
 ) -> Quantized:
-    """Quantize a GGUF to `type_name`; `progress` is called with (tensor number, tensors, name, its new type).
+    """Quantize a GGUF to `type_name`; `progress` is called with (tensor number, tensors, name, new type).
 
-    Runs in this process, where Ctrl-C does not end it: use `python -m burnish.llama quantize` where that matters.
-    `requantize` allows a source that is quantized already. Raises LlamaError; the target is then not there.
+    It runs in this process, where Ctrl-C does not stop it: use `python -m burnish.llama quantize` if that matters.
+    `requantize` allows a source that is already quantized. Raises LlamaError, and then leaves no target.
     """
     types = quantization_types()
     if type_name not in types:
         raise LlamaError(f"'{type_name}' is not a quantization type of llama.cpp{did_you_mean(type_name, types)}")
-    Model.open(source, vocab_only=True).close()  # the same clear errors for a file that is not a model
+    Model.open(source, vocab_only=True).close()  # a clear error for a file that is not a model
     log, result = runtime(), Quantized()
     params = api.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.allow_requantize = threads or cpu_count(), types[type_name], requantize
@@ -65,7 +65,7 @@ def quantize(
 
 
 def _reader(result: Quantized, progress: Callable[[int, int, str, str], None] | None) -> Callable[[str], None]:
-    """Return a listener that reads llama.cpp's own lines, one a tensor, into `result`."""
+    """Return a log listener that reads llama.cpp's lines, one per tensor, into `result`."""
 
     def take(line: str) -> None:
         if found := re.match(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s.*?type =\s+(\w+),(?:.*converting to (\w+))?", line):

@@ -1,4 +1,4 @@
-"""llama.cpp itself: the only import of llama_cpp in the project, its start, its log, its errors."""
+"""The llama.cpp runtime: the project's only import of llama_cpp, its start-up, log and errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from ..errors import UserError
 
-# llama.cpp's threads meet at a barrier some 900 times a token. By default OpenMP spins there for milliseconds, so one
-# other busy process on the same cores made a step of 26 ms take 1,500 ms (measured). This bounds the spinning to tens
-# of microseconds: long enough for idle cores, short enough to give busy ones away. It is read at the library's load.
+# llama.cpp's threads meet at a barrier about 900 times per token. By default OpenMP spins there for milliseconds, so
+# one other busy process on the same cores made a step of 26 ms take 1,500 ms (measured). This limits the spinning to
+# tens of microseconds: enough on idle cores, and it yields busy ones. It is read when the library is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# a failed assertion in llama.cpp would otherwise start a debugger on this process
+# otherwise a failed assertion in llama.cpp would start a debugger on this process
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 import llama_cpp.llama_cpp as api
@@ -29,11 +29,11 @@ __all__ = ["LlamaError", "Log", "api", "base_function", "cpu_variant", "library_
 
 
 class LlamaError(UserError):
-    """A model file or a request that llama.cpp can't take: not a GGUF, truncated, of an unknown architecture."""
+    """llama.cpp can't use a model file or a request: not a GGUF, truncated, an unknown architecture."""
 
 
 class Log:
-    """llama.cpp's log: silent, but its last errors are stored for messages, and a listener may follow whole lines."""
+    """llama.cpp's log: not printed, but the last errors are kept for messages, and a listener can read lines."""
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=8)
@@ -42,7 +42,7 @@ class Log:
         self.callback = api.llama_log_callback(self._take)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
-        # a line may come in pieces; an error that breaks into an unfinished line begins a new one
+        # a line may come in pieces; an error that interrupts an unfinished line starts a new one
         if level == LOG_LEVEL_ERROR and self._level != level and self._line:
             self._emit(self._line)
             self._line = ""
@@ -61,11 +61,11 @@ class Log:
 
 @cache
 def runtime() -> Log:
-    """Start llama.cpp once: silence its log, load the CPU variants that a portable build ships, return the log."""
+    """Start llama.cpp once: silence its log, load the CPU variants of a portable build, return the log."""
     log = Log()
     api.llama_log_set(log.callback, None)
     folder = Path(api.__file__).parent / "lib"
-    if any(folder.glob("libggml-cpu-*.so")):  # a build with one backend library a CPU generation (GGML_BACKEND_DL)
+    if any(folder.glob("libggml-cpu-*.so")):  # one backend library per CPU generation (GGML_BACKEND_DL)
         from llama_cpp._ggml import libggml
 
         libggml.ggml_backend_load_all_from_path(str(folder).encode())
@@ -74,13 +74,13 @@ def runtime() -> Log:
 
 
 def cpu_variant() -> str | None:
-    """Return the CPU library that a portable build took, such as "haswell"; None for a build with only one."""
+    """Return the CPU library that a portable build selected, such as "haswell"; None for other builds."""
     found = re.search(r"/libggml-cpu-(\w+)\.so", Path("/proc/self/maps").read_text())
     return found[1] if found else None
 
 
 def base_function(name: str, result: Any, *arguments: Any) -> Any:
-    """Return a function of ggml or gguf, which llama_cpp has no wrapper for; libllama is linked to both."""
+    """Return a function of ggml or gguf that llama_cpp has no wrapper for; libllama is linked to both."""
     return ctypes.CFUNCTYPE(result, *arguments)((name, api._lib))
 
 

@@ -1,4 +1,4 @@
-"""The exam's questions to a GGUF: raw logits at given positions of given rows."""
+"""Score exam rows with a GGUF: raw logits at given positions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .model import Model
 from .runtime import LlamaError
 
 SCORE_CHUNK_TOKENS = 512
-# rows of logits that one decode of the exam may return: 64 rows of a 152k vocabulary are 39 MB
+# most rows of logits from one decode: 64 rows of a 152k vocabulary are 39 MB
 SCORE_CHUNK_ROWS = 64
 
 
 def score(
     model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None = None
 ) -> Iterator[Floats]:
-    """Yield, per (token ids, positions), the raw logits float32 [len(positions), n_vocab]; row p predicts token p+1.
+    """Yield raw logits for each (token ids, positions), float32 [len(positions), n_vocab]; row p predicts token p+1.
 
-    One context sized to the longest row; only the asked positions are computed. Raises LlamaError for a position
-    outside its row, and where llama.cpp fails.
+    The context is sized to the longest row; only the given positions are computed. Raises LlamaError for a position
+    outside its row, and if llama.cpp fails.
     """
     for (_, positions), chunks in _scored(model, sequences, threads):
         rows = np.concatenate([np.empty((0, model.n_vocab), np.float32), *chunks])
@@ -33,26 +33,26 @@ def score(
 def score_chunks(
     model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None = None
 ) -> Iterator[Floats]:
-    """Yield the logits of all asked positions as `score` does, float32 [at most 64, n_vocab] at a time.
+    """Yield the logits of all positions as `score` does, float32 [at most 64, n_vocab] at a time.
 
-    Each sequence's positions must rise: its rows come in the order in which the model reads it.
+    Each sequence's positions must be increasing: rows come in the order in which the model reads them.
     """
     for (_, positions), chunks in _scored(model, sequences, threads):
         if any(second <= first for first, second in pairwise(positions)):
-            raise LlamaError("an exam's positions must rise")
+            raise LlamaError("the exam positions are not in increasing order")
         yield from chunks
 
 
 def _scored(
     model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None
 ) -> Iterator[tuple[tuple[Sequence[int], Sequence[int]], Iterator[Floats]]]:
-    """Yield each sequence with its chunks of logits, which are to be read before the next one is asked for."""
+    """Yield each sequence with its chunks of logits, which must be read before the next sequence."""
     longest = max((len(ids) for ids, _ in sequences), default=0)
     chunk = min(SCORE_CHUNK_TOKENS, max(longest, 1))
     with Context(model, n_ctx=longest + 8, n_batch=chunk, n_ubatch=chunk, threads=threads) as context:
         for ids, positions in sequences:
             if any(not 0 <= p < len(ids) for p in positions):
-                raise LlamaError(f"an exam position lies outside its row of {len(ids)} tokens")
+                raise LlamaError(f"an exam position is outside its row of {len(ids)} tokens")
             context.clear()
             yield (ids, positions), _score_one(context, ids, positions, chunk)
 

@@ -1,7 +1,7 @@
-"""A call on a stack that is large enough.
+"""Make a call on a sufficiently large stack.
 
-llama.cpp splits texts for many tokenizers (tekken, gpt-4o, llama4, deepseek ...) with std::regex, which recurses once a
-character of a run: 40 KB of one letter need 13 MB of stack, where threads have 8, and the process ends by SIGSEGV.
+llama.cpp splits texts for many tokenizers (tekken, gpt-4o, llama4, deepseek ...) with std::regex, which recurses for
+every character of a run: 40 KB of one letter need 13 MB of stack. Threads have 8 MB, and the process ends by SIGSEGV.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from .runtime import LlamaError
 
 Result = TypeVar("Result")
 
-# measured: 270 to 350 bytes of stack a byte of text, for every expression in llama-vocab.cpp (GCC 12, -O2)
+# measured: 270 to 350 bytes of stack per byte of text, for every expression in llama-vocab.cpp (GCC 12, -O2)
 STACK_PER_BYTE = 768
 LEAST_STACK = 1 << 20
-# below this length any thread's own stack is enough, and starting another would take longer than the call
+# below this length any thread's stack is enough, and starting another thread would take longer than the call
 LONG_BYTES = 4096
-# threading.stack_size is the process's: two threads may not set it at once
+# threading.stack_size is process-wide: only one thread may set it at a time
 _SETTING = threading.Lock()
 
 
 def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
-    """Return what `call` returns, run on a stack for a text of so many bytes; raises what it raises.
+    """Run `call` on a stack for a text of `text_bytes`; return its result and raise its exceptions.
 
-    Raises LlamaError where there is no room for the stack. Pages that are not touched take no memory.
+    Raises LlamaError if there is no room for the stack. Untouched pages take no memory.
     """
     size = (LEAST_STACK + text_bytes * STACK_PER_BYTE + 4095) // 4096 * 4096
     results: list[Result] = []
@@ -48,7 +48,7 @@ def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
                 threading.stack_size(before)
     except (RuntimeError, ValueError, MemoryError):
         raise LlamaError(
-            f"a text of {text_bytes} bytes needs a stack of {size >> 20} MiB to tokenize, and there is no room for it"
+            f"tokenizing a text of {text_bytes} bytes needs a stack of {size >> 20} MiB, and there is no room for it"
         ) from None
     thread.join()
     if errors:

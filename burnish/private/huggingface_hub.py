@@ -1,4 +1,4 @@
-"""What huggingface_hub keeps private and publishing needs: upload addresses, and the hashes of files."""
+"""Private API of huggingface_hub for publishing: upload addresses, and hashes of files."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
 LFS = "huggingface_hub.lfs"
-SPACE = "whether a push has enough space is not known before it"
+SPACE = "a push can't check the available space before it starts"
 NEEDS = (
     Need(f"{LFS}:UploadInfo", SPACE, parameters=("size", "sample", "sha256")),
     Need(f"{LFS}:post_lfs_batch_info", SPACE, parameters=("upload_infos", "token", "repo_type", "repo_id", "endpoint")),
     Need("huggingface_hub.utils.sha:git_hash", "unchanged small files are uploaded again", parameters=("data",)),
     Need(
         "huggingface_hub:CommitOperationAdd.upload_info",
-        "every file to upload is hashed once more",
+        "every uploaded file is hashed a second time",
         assigned_in="huggingface_hub:CommitOperationAdd.__post_init__",
     ),
 )
 
 
 def refused_upload(api: HfApi, repo: str, sizes: Sequence[int]) -> str | None:
-    """Ask for upload addresses for files of these sizes, without using them; returns the reason of a refusal."""
+    """Request upload addresses for files of these sizes, without using them; return the reason if refused."""
     from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
 
     infos = [UploadInfo(size=size, sample=b"", sha256=os.urandom(32)) for size in sizes]
@@ -35,12 +35,12 @@ def refused_upload(api: HfApi, repo: str, sizes: Sequence[int]) -> str | None:
 
 
 def git_id(content: bytes) -> str:
-    """Return git's id of a file, which the Hub has of files that it does not store as LFS."""
+    """Return git's id of a file; the Hub has it for files that it does not store as LFS."""
     from huggingface_hub.utils.sha import git_hash
 
     return git_hash(content)
 
 
 def set_sha256(operation: CommitOperationAdd, digest: str) -> None:
-    """Tell an upload the file's sha256 (hex), as recorded and checked before."""
+    """Set the file's sha256 (hex) for an upload, from a record that was checked before."""
     operation.upload_info.sha256 = bytes.fromhex(digest)

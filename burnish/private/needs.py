@@ -1,4 +1,4 @@
-"""What is needed of a library's private API, so that a version that dropped it can be named."""
+"""Declare the private API that is used, so that a library version without it can be reported."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from importlib import metadata
 
 @dataclass(frozen=True)
 class Need:
-    """An object by its path ("module:Class.attribute"), and what is done with it here.
+    """A private object by its path ("module:Class.attribute"), and the consequence of its absence (`use`).
 
-    `assigned_in`: the function that assigns it to its object, where no class has it. `parameters`: the least that a
-    function must take.
+    `assigned_in`: the function that sets it, for instance attributes. `parameters`: those that a function must have.
     """
 
     path: str
@@ -24,7 +23,7 @@ class Need:
 
 
 def missing(needs: tuple[Need, ...]) -> list[str]:
-    """Return a sentence for each need that the installed library no longer meets."""
+    """Return a sentence for each need that the installed library does not meet."""
     return [_sentence(need) for need in needs if not _met(need)]
 
 

@@ -1,4 +1,4 @@
-"""What transformers keeps private and the tokenizer loader needs. Nothing else in burnish/ touches it."""
+"""Private API of transformers for the tokenizer loader."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ NEEDS = (
         "transformers.convert_slow_tokenizer:convert_slow_tokenizer",
         "a tokenizer that exists only as Python code can't be converted",
     ),
-    Need(f"{BASE}.init_kwargs", "add_prefix_space is not saved, and llama.cpp adds another blank", f"{BASE}.__init__"),
-    Need(f"{FAST}.add_bos_token", "a start token that the configuration asks for is not added"),
-    Need(f"{KINDS}:CONFIG_MAPPING_NAMES", "an architecture that transformers does not know is said only by the plan"),
-    Need(f"{FAST}.add_eos_token", "an end token that the configuration asks for is not added"),
+    Need(f"{BASE}.init_kwargs", "add_prefix_space is not saved, and llama.cpp adds an extra blank", f"{BASE}.__init__"),
+    Need(f"{FAST}.add_bos_token", "a configured start token is not added"),
+    Need(f"{KINDS}:CONFIG_MAPPING_NAMES", "an unknown architecture is reported only by the plan"),
+    Need(f"{FAST}.add_eos_token", "a configured end token is not added"),
 )
 
 
 def knows_architecture(model_type: str) -> bool:
-    """Whether transformers has a model of this model_type (config.json)."""
+    """Return whether transformers has a model of this model_type (config.json)."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES
 
 
 def convert_slow(tokenizer: Any) -> Tokenizer:
-    """Return a Python tokenizer as one of the tokenizers library. Raises anything for a class that it does not know."""
+    """Convert a Python tokenizer to the tokenizers library. May raise any exception for an unknown class."""
     from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
     converted: Tokenizer = convert_slow_tokenizer(tokenizer)
@@ -39,11 +39,11 @@ def convert_slow(tokenizer: Any) -> Tokenizer:
 
 
 def set_saved_option(tokenizer: Any, name: str, value: Any) -> None:
-    """Set an option of a tokenizer, so that save_pretrained writes it into tokenizer_config.json."""
+    """Set a tokenizer's option so that save_pretrained writes it to tokenizer_config.json."""
     setattr(tokenizer, name, value)
     tokenizer.init_kwargs[name] = value
 
 
 def add_token(tokenizer: Any, name: str) -> None:
-    """Put the token called `name` ("bos", "eos") round every text; transformers changes the post-processor."""
+    """Add the token `name` ("bos" or "eos") to every text; transformers changes the post-processor."""
     setattr(tokenizer, f"add_{name}_token", True)

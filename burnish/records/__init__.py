@@ -1,4 +1,4 @@
-"""The records by which the stages know one another: train.json, export.json, push.json. Fields are a contract."""
+"""The records that stages leave for one another: train.json, export.json, push.json. Fields are a contract."""
 
 from ..exam.fidelity import Fidelity
 from ..exam.gate import Verdict

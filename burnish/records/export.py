@@ -1,4 +1,4 @@
-"""export.json: the artefacts of a run, what each shows on the exam, and the gate's verdict on it."""
+"""export.json: a run's artefacts, their exam figures and the gate's verdict on each."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Merge(Record):
 
 
 class Examined(Record):
-    """One exported model and its figures: `path` is relative to the run, sha256 of the file or over a directory.
+    """One exported model and its figures. `path` is relative to the run; `sha256` is of the file or directory.
 
-    `fallbacks` counts the tensors that took another type because of their shape, by "wanted -> taken".
+    `fallbacks` counts the tensors whose shape forced another type, by "wanted -> taken".
     """
 
     path: InsidePath
@@ -61,18 +61,18 @@ class Artefact(Examined):
 
     @property
     def outcome(self) -> str:
-        """What became of it in the exam, as the end of a sentence: "failed its exam"."""
+        """The exam's outcome as a predicate: "failed its exam"."""
         return {
             "pass": "passed its exam",
             "fail": "failed its exam",
-            "inconclusive": "is neither proven nor refuted by its exam (inconclusive)",
+            "inconclusive": "is inconclusive in its exam",
         }[self.verdict]
 
 
 class ExportRecord(StageRecord):
-    """export.json: present means that the export stage finished. `gate` has every threshold that was applied.
+    """export.json; its presence means that the export stage finished. `gate` has every threshold that was applied.
 
-    `no_gguf` says why there is no GGUF, where llama.cpp's converter makes none of the merge.
+    `no_gguf` says why there is no GGUF, if llama.cpp's converter does not support the merge.
     """
 
     train_sha256: Sha256

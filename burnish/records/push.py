@@ -1,4 +1,4 @@
-"""push.json: where a run was published, and what."""
+"""push.json: where a run was published, and which files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPO = r"^[\w-][\w.-]*/[\w-][\w.-]*$"
 
 
 class PushRecord(StageRecord):
-    """push.json: where a run was published, and the files that are there now, by their path in the repository."""
+    """push.json: where a run was published, and the files that the push left there, by path in the repository."""
 
     export_sha256: Sha256 | None  # None: the adapter alone was published, without an export
     train_sha256: Sha256 | None = None

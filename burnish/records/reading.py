@@ -1,4 +1,4 @@
-"""A record's bytes → the record, or every fault in it: the one way in which a record is read."""
+"""Parse and validate records, with every fault. All records are read here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_SHOWN, MOST_FAULTS = 60, 20
 
 
 class RecordError(Exception):
-    """A record that can't be used: `faults` are lines "field: what is wrong, what was found"."""
+    """A record is invalid; `faults` are lines "field: what is wrong; found what"."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
@@ -29,12 +29,12 @@ class RecordError(Exception):
 
 
 def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
-    """Return the record that a file's bytes hold. Raises RecordError with every fault."""
+    """Return the record in a file's bytes. Raises RecordError with every fault."""
     content = _json(data)
     version = content.get("schema_version", READ_VERSION)
     if isinstance(version, int) and not isinstance(version, bool) and version > READ_VERSION:
         raise RecordError([
-            f"schema_version: {version} is of a newer Burnish, this one reads {READ_VERSION}: update Burnish to use it"
+            f"schema_version: {version} was written by a newer Burnish, this one reads {READ_VERSION}: update Burnish"
         ])  # fmt: skip
     try:
         record = kind.model_validate_json(data, strict=True)
@@ -49,9 +49,9 @@ def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
 
 
 def _json(data: bytes) -> dict[str, Any]:
-    """Return the JSON object that the bytes hold, read strictly: no key twice, no number that is not finite."""
+    """Return the JSON object in the bytes. Rejects duplicate keys and numbers that are not finite."""
     if len(data) > MOST_BYTES:
-        raise RecordError([f"the file: it has {len(data):,} bytes, a record at most {MOST_BYTES:,}"])
+        raise RecordError([f"the file: it has {len(data):,} bytes, expected at most {MOST_BYTES:,}"])
     try:
         content = json.loads(
             data.decode("utf-8"),
@@ -62,7 +62,7 @@ def _json(data: bytes) -> dict[str, Any]:
         )
     except RecursionError:
         raise RecordError(["the file: it is nested too deeply"]) from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
+    except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise RecordError([f"the file: it is not JSON: {error}"]) from None
     if not isinstance(content, dict):
         raise RecordError([f"the file: expected a JSON object, found {_shown(content)}"])
@@ -74,7 +74,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         seen = set[str]()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise RecordError([f"{twice[:MOST_SHOWN]}: the key stands twice in one object"])
+        raise RecordError([f"{twice[:MOST_SHOWN]}: the key occurs twice in one object"])
     return content
 
 
@@ -106,7 +106,7 @@ def _fault(detail: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value in a few words; what is long or deep is named by its kind."""
+    """Return a value for a message; lists and objects are only named, long strings cut."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     text = json.dumps(value[:MOST_SHOWN] if isinstance(value, str) else value, default=str)

@@ -1,4 +1,4 @@
-"""train.json: what was trained, on what, with what, and how it went."""
+"""train.json: the base, data, adapter, settings and metrics of a training run."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from ..fields import (
 )
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-# paths of the machine that trained: shown, and of a base tried
+# paths on the machine that trained: for display, and for finding the base
 Place = Annotated[str, Field(min_length=1, max_length=4 * LONGEST_PATH, pattern=r"^[^\x00]+$")]
 
 
 class BaseModelRef(Record):
-    """The base model: hub id, directory or file; the hub revision; sha256 over its files (`tree_sha256`).
+    """The base model: Hub id, directory or file; its Hub revision; sha256 over its files (`tree_sha256`).
 
-    `license` is what its own card or metadata says of it: license, license_name, license_link; empty: nothing.
+    `license` has license, license_name and license_link from its model card or metadata, as far as they are given.
     """
 
     id: Place
@@ -47,7 +47,7 @@ class BaseModelRef(Record):
     @model_validator(mode="after")
     def _hub_id(self) -> BaseModelRef:
         if self.revision is not None and not HUB_ID.fullmatch(self.id):
-            raise ValueError("id: with a revision, expected the id of a model on the Hub: owner/name")
+            raise ValueError("id: expected a Hub id (owner/name), because a revision is set")
         return self
 
     @field_validator("license")
@@ -66,25 +66,25 @@ class FileRef(Record):
 
 
 class AdapterRef(FileRef):
-    """The adapter, and the sha256 of the one that training started from (`tree_sha256`); None: from none."""
+    """The adapter, and the sha256 (`tree_sha256`) of the adapter that training started from, if any."""
 
     parent_sha256: Sha256 | None = None
 
 
 class Lengths(Record):
-    """Rows by length: `counts` of equal bins of `bin_tokens`, the first from 0."""
+    """Histogram of row lengths: `counts` of bins `bin_tokens` wide, starting at 0."""
 
     bin_tokens: Tokens
     counts: Annotated[list[Count], Field(max_length=1000)]
 
 
 class DataRef(Record):
-    """What was trained on. `over_length` counts the rows that were dropped or truncated.
+    """The data. `over_length` counts the rows that were dropped or truncated.
 
     `duplicates` counts the rows that repeat an earlier one, `near_duplicates` the held-out rows with a near duplicate
-    among the training rows, `eval_overlap` the eval file's rows that the data had as well, and
-    `eval_overlap_dropped` the training rows that were left out for it; None: not counted then.
-    `eval_sha256` is that of the eval file; None where rows were split off. `lengths` are those of the training rows.
+    among the training rows, `eval_overlap` the eval file's rows that are also in the data, and `eval_overlap_dropped`
+    the training rows dropped because of that; None if not counted. `eval_sha256` is the eval file's, None if held-out
+    rows were split from the data. `lengths` are those of the training rows.
     """
 
     path: Place
@@ -101,17 +101,17 @@ class DataRef(Record):
     lengths: Lengths | None = None
 
     def leaks(self) -> list[str]:
-        """Say what of the held-out rows was trained, for those who read the figures on them."""
+        """Return warnings about held-out rows that were also trained."""
         found = []
         if self.eval_overlap and not self.eval_overlap_dropped:
-            found.append(f"{self.eval_overlap} held-out rows were trained as well (data.eval_overlap allow)")
+            found.append(f"{self.eval_overlap} held-out rows were also trained (data.eval_overlap allow)")
         if self.near_duplicates:
-            found.append(f"{self.near_duplicates} held-out rows are near duplicates of rows that were trained")
+            found.append(f"{self.near_duplicates} held-out rows are near duplicates of trained rows")
         return found
 
 
 class ExamRef(FileRef):
-    """The exam: `rows` questions, `general_rows` of them general texts, with `tokens` scored tokens."""
+    """The exam: `rows` questions, of which `general_rows` are general texts, with `tokens` scored tokens."""
 
     rows: Count
     tokens: Count
@@ -119,7 +119,7 @@ class ExamRef(FileRef):
 
 
 class TrainMetrics(Record):
-    """What training measured. Losses are means over response tokens, in nats per token; None: not a number."""
+    """Training metrics. Losses are means over response tokens, in nats per token; None if not finite."""
 
     train_loss: Loss
     eval_loss: Loss = None
@@ -129,7 +129,7 @@ class TrainMetrics(Record):
 
 
 class TrainRecord(StageRecord):
-    """train.json: present means that the train stage finished."""
+    """train.json; its presence means that the train stage finished."""
 
     base: BaseModelRef
     quantization: Literal["nf4", "none"]
@@ -143,9 +143,9 @@ class TrainRecord(StageRecord):
     chat_template_sha256: Sha256 | None
     template_date: Date
     terminators: Lines
-    template_kwargs: Variables = {}  # the chat template's variables, set wherever it renders
-    special_tokens: Literal["text", "parse"] = "parse"  # of special strings in messages; older runs parsed them
-    max_length: Annotated[int, Field(ge=1, le=MOST_COUNT)]  # as it was set, whatever the base knows
+    template_kwargs: Variables = {}  # the chat template's variables, set in every rendering
+    special_tokens: Literal["text", "parse"] = "parse"  # special strings in messages; older runs parsed them
+    max_length: Annotated[int, Field(ge=1, le=MOST_COUNT)]  # as set, not limited by the base's context
     metrics: TrainMetrics
     exam: ExamRef
     versions: Versions
@@ -158,7 +158,7 @@ class TrainRecord(StageRecord):
 
 
 def free_variables(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a template's variables. Raises ValueError for those that come from the rows or the tokenizer."""
+    """Return a template's variables. Raises ValueError for names that rows or the tokenizer provide."""
     if taken := sorted(RESERVED_VARIABLES & values.keys()):
-        raise ValueError(f"{', '.join(taken)} can't be set: the template gets it from the rows or the tokenizer")
+        raise ValueError(f"{', '.join(taken)} can't be set: the rows or the tokenizer provide it")
     return values

@@ -1,4 +1,4 @@
-"""The gate's verdicts on artefacts: given at export, and given again to whatever a record claims."""
+"""The gate's verdicts on artefacts: given at export, and checked again for every record that is read."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .export import Artefact, Examined, ExportRecord
 
 
 def judged(examined: Examined, gate: Gate, merged: Artefact | None = None) -> Artefact:
-    """Return the artefact with its verdict; a GGUF gets no better one than `merged`, which it was made from."""
+    """Return the artefact with its verdict, for a GGUF no better than that of `merged`, its source."""
     verdict, why = judge(examined.fidelity, gate)
     if merged is not None and merged.verdict != "pass":
         state = "fails" if merged.verdict == "fail" else "is inconclusive"
-        told = f"the merge that it was made from {state}: {merged.why}"
+        told = f"the merge it was made from {state}: {merged.why}"
         why = told if verdict == "pass" else f"{told}; {why}"
         verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
     return with_verdict(examined, verdict, why)
 
 
 def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artefact:
-    """Return what a record holds of an examined artefact with this verdict."""
+    """Return an examined artefact with this verdict, as records store it."""
     known = {name: getattr(examined, name) for name in Examined.model_fields}
     return Artefact(**known, verdict=verdict, why=why)
 
 
 def default_artefact(artefacts: Sequence[Artefact]) -> str | None:
-    """Return the smallest GGUF that passes, None where none does."""
+    """Return the smallest GGUF that passes, None if none does."""
     passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
     return min(passing, key=lambda a: a.bytes).path if passing else None
 
 
 def contradictions(record: ExportRecord) -> Iterator[str]:
-    """Yield where an export's record contradicts itself: figures, verdicts, the default, names.
+    """Yield the contradictions within an export record: figures, verdicts, the default, names.
 
-    A verdict may be worse than what its figures and thresholds give, never better.
+    A verdict may be worse than its figures and thresholds imply, never better.
     """
     merged = next((a for a in record.artefacts if a.kind == "safetensors"), None)
     gate = Thresholds.of(record.gate)
@@ -48,15 +48,15 @@ def contradictions(record: ExportRecord) -> Iterator[str]:
         if faults or artefact.verdict != "pass":
             continue
         if artefact.fidelity.kl is not None and (lacking := artefact.fidelity.lacking()):
-            yield f"{where}: its verdict is pass, but {', '.join(lacking)} is not there to judge by"
+            yield f"{where}: its verdict is pass, but {', '.join(lacking)} is missing"
             continue
         verdict, why = judge_recorded(artefact.fidelity, gate)
         if verdict != "pass":
-            yield f"{where}: its verdict is pass, but by its figures and thresholds it is {verdict}: {why}"
+            yield f"{where}: its verdict is pass, but its figures and thresholds give {verdict}: {why}"
         elif merged is not None and merged.verdict != "pass":
-            yield f"{where}: its verdict is pass, but the merge that it was made from has {merged.verdict}"
+            yield f"{where}: its verdict is pass, but that of the merge it was made from is {merged.verdict}"
     names = Counter(published_name(a.path) if a.kind == "gguf" else a.path for a in record.artefacts)
-    yield from (f"artefacts: '{name}' is there {count} times" for name, count in names.items() if count > 1)
+    yield from (f"artefacts: '{name}' occurs {count} times" for name, count in names.items() if count > 1)
     found = next((a for a in record.artefacts if a.path == record.default), None)
     if record.default is not None and (found is None or found.kind != "gguf" or found.verdict != "pass"):
-        yield f"default: '{record.default}' is not a GGUF of this record that passed"
+        yield f"default: '{record.default}' is not a passing GGUF of this record"

@@ -1,1 +1,1 @@
-"""How templates run: an environment without dangerous operations, under bounds of time and memory."""
+"""Runs templates in a sandbox, with limits on time and memory."""

@@ -1,8 +1,8 @@
-"""Bounds on what a call may take: processor time, and memory beyond what the process has.
+"""Limit a call's processor time and additional memory.
 
-A chat template is a program from a stranger. Its time ends by a timer: Python code is interrupted, and where native
-code runs on all the same, a second timer ends the process (SIGVTALRM, which the parent of a command line reports). Its
-memory ends by the limit on the address space, lowered for the time of the call. All that takes about 10 us a call.
+A chat template is a program from a stranger. A timer interrupts its Python code. If native code does not react, a
+second timer ends the process (SIGVTALRM, which the parent of a command line reports). Memory is limited by lowering the
+limit on the address space during the call. All of this takes about 10 us per call.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 MOST_BYTES = 512 << 20
-# an interrupt may come where Python can only ignore it, in a finalizer for example: it comes again
+# the interrupt is repeated: Python ignores it in some places, such as finalizers
 AGAIN_S = 0.05
-# processor seconds that native code may run on after the time is over
+# processor seconds that native code may run beyond the limit
 GRACE_S = 10.0
-# how long the reading of the address space holds: between two calls the process allocates little
+# how long a reading of the address space stays valid: between two calls the process allocates little
 FRESH_S = 0.2
 LINUX = sys.platform.startswith("linux")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class BoundExceeded(Exception):
-    """What a call took too much of: time or memory."""
+    """A call exceeded its limit on time or memory."""
 
 
 class _TimeOver(BaseException):
-    """Ends the call; not an Exception, so that nothing in it goes on after it."""
+    """Interrupts the call; not an Exception, so that the call does not catch it."""
 
 
 class _Process:
-    """The timer's handler, and how much address space is used: there is one of each in a process."""
+    """The timer's handler and the used address space, both process-wide."""
 
     def __init__(self) -> None:
         self.running = self.installed = False
         self.used, self.read_at = 0, float("-inf")
 
     def start(self, seconds: float) -> bool:
-        """Start both timers; does nothing outside the main thread, which alone can be interrupted."""
+        """Start both timers; do nothing outside the main thread, since only that can be interrupted."""
         if self.running or threading.current_thread() is not threading.main_thread():
             return False
         if not self.installed:
@@ -68,7 +68,7 @@ class _Process:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
     def lower_memory(self, most_bytes: int) -> tuple[int, int] | None:
-        """Lower the limit on the address space to what is used and `most_bytes`; return what it was."""
+        """Lower the address-space limit to current use plus `most_bytes`; return the previous limit."""
         if not LINUX:
             return None
         now = time.monotonic()
@@ -84,12 +84,12 @@ _PROCESS = _Process()
 
 
 def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_BYTES) -> Result:
-    """Return what `call` returns. Raises BoundExceeded once it takes longer or needs more memory; and what it raises.
+    """Run `call`; return its result and raise its exceptions, or BoundExceeded if it exceeds a limit.
 
-    `seconds` are of the processor. The time is bounded in the main thread only, the memory on Linux only.
+    `seconds` are processor time. Time is limited only in the main thread, memory only on Linux.
     """
     limits, timed = _PROCESS.lower_memory(most_bytes), False
-    done = False  # if not, what the call allocated may be freed soon
+    done = False  # if the call fails, its memory may be freed soon, so usage is read again
     try:
         try:
             timed = _PROCESS.start(seconds)
@@ -99,7 +99,7 @@ def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_B
         finally:
             _PROCESS.running = _PROCESS.running and not timed
     except _TimeOver:
-        if not timed:  # it is the time of a call around this one
+        if not timed:  # the limit of an enclosing call
             raise
         over = f"it did not end within {seconds:g} s"
     except MemoryError:
@@ -110,23 +110,23 @@ def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_B
             _PROCESS.stop()
         if limits is not None:
             resource.setrlimit(resource.RLIMIT_AS, limits)
-    # not raised above, where the error's frames would hold all that was allocated in them
+    # raised here, since above the exception's frames would keep all their memory
     raise BoundExceeded(over)
 
 
 def address_space() -> int:
-    """Return the bytes of address space that this process uses."""
+    """Return the address space of this process in bytes."""
     return _statm()[0]
 
 
 def private_memory() -> int:
-    """Return the bytes in memory that belong to no file; those that a fork shares with its parent count too."""
+    """Return the resident bytes that belong to no file, including those shared with the parent after a fork."""
     _, there, of_files = _statm()
     return there - of_files
 
 
 def _statm() -> tuple[int, int, int]:
-    """Return the bytes of address space, those that are in memory, and what of these belongs to files."""
+    """Return the bytes of address space, the resident bytes, and the resident bytes that belong to files."""
     file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     try:
         size, there, of_files, *_ = os.read(file, 128).split()

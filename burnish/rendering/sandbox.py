@@ -1,4 +1,4 @@
-"""The environment of templates: Jinja's sandbox, without what native code would compute for hours."""
+"""The environment of templates: Jinja's sandbox, without operations that run for hours in native code."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# characters of a rendering: no chat of any context comes near
+# most characters of a rendering, far above any chat
 MOST_OUTPUT = 64_000_000
-# Python's integers have no end: 10**10**10 alone would never be computed, and can't be interrupted
+# Python's integers are unbounded: 10**10**10 would never finish and can't be interrupted
 MOST_BITS = 4096
-# a float has no more decimal places
+# a float does not have more decimal places
 MOST_PLACES = 400
 
 
 class OutputTooLong(Exception):
-    """A template wrote more than any chat has."""
+    """A template's output exceeds the limit."""
 
 
 class _Generation(Extension):
-    """Accept transformers' {% generation %} blocks, which only mark what the assistant wrote."""
+    """Accept transformers' {% generation %} blocks, which only mark the assistant's text."""
 
     tags = {"generation"}
 
@@ -38,7 +38,7 @@ class _Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Bounds the numbers and the output of templates; time and memory are bounded outside (see bounds)."""
+    """Limits the numbers and the output of templates; bounds.py limits time and memory."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -51,7 +51,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
-        """Join what a template wrote. Raises OutputTooLong."""
+        """Join a template's output. Raises OutputTooLong."""
         parts, size = [], 0
         for piece in pieces:
             size += len(piece)
@@ -62,7 +62,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def make(moment: datetime) -> Sandbox:
-    """Return the environment of templates that believe it is `moment`; as transformers' apply_chat_template has it."""
+    """Return an environment like that of transformers' apply_chat_template, with the clock at `moment`."""
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.filters["round"] = _round
@@ -77,7 +77,7 @@ def _raise(message: str) -> NoReturn:
 
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """Write JSON as transformers does: no HTML escapes, non-ASCII as it is."""
+    """Return JSON as transformers does: without HTML escapes, with non-ASCII characters."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
@@ -89,7 +89,7 @@ def _round(value: float, precision: int = 0, method: Any = "common") -> float:
 
 @jinja2.pass_environment
 def _sum(environment: jinja2.Environment, iterable: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
-    """Add up in Python, where a sum of lists, which takes quadratic time, can be interrupted."""
+    """Sum in Python, so that a sum of lists, which takes quadratic time, can be interrupted."""
     values = map(filters.make_attrgetter(environment, attribute), iterable) if attribute is not None else iterable
     for value in values:
         start = operator.add(start, value)

@@ -1,4 +1,4 @@
-"""report.html: one self-contained page on a run, written again from the records that the run has."""
+"""report.html: one self-contained page about a run, rewritten from its records after each stage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["REPORT", "Lengths", "lengths", "write"]
 
 
 def write(run: Run) -> Path:
-    """Write runs/<id>/report.html whole or not at all; returns its path.
+    """Write runs/<id>/report.html atomically; return its path.
 
-    The page needs no network and no script. Raises RunError where train.json is missing, or a record is damaged.
+    The page needs neither network nor scripts. Raises RunError if train.json is missing or a record is damaged.
     """
     path = run.path / REPORT
     write_atomic(path, render(collect(run)), private=True)  # it shows held-out rows

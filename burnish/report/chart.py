@@ -1,7 +1,7 @@
-"""Charts as inline SVG, with axes, grid and units, coloured by the page's own style.
+"""Charts as inline SVG with axes, grid and units, coloured by the page's CSS.
 
-Ours and not a plotting library's: the serve image stays small, one drawing follows light and dark through CSS classes,
-and ElementTree escapes every text.
+No plotting library: the serve image stays small, one drawing follows light and dark mode through CSS classes, and
+ElementTree escapes all text.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .axis import Axis, number
 
 WIDTH, HEIGHT = 440, 270  # units of the view box, about CSS pixels on a wide page
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 26, 42
-MOST_POINTS = 800  # of one curve; a longer one keeps each part's lowest and highest point
-MEANS = 60  # a noisy curve of more than four times as many points is drawn faint under this many means
-DOTTED_BELOW = 40  # points of a curve
+MOST_POINTS = 800  # per curve; a longer one keeps each part's lowest and highest point
+MEANS = 60  # a noisy curve with more than four times as many points is drawn faint under this many means
+DOTTED_BELOW = 40  # curves with fewer points get dots
 BAR_HEIGHT, BAR_GAP, NAME_WIDTH, VALUE_WIDTH = 20, 8, 106, 58
 LABEL_HEIGHT, GLYPH_WIDTH, DOT = 14, 8, 5
 
@@ -38,7 +38,7 @@ class Series:
 
     @property
     def smoothed(self) -> bool:
-        """Whether it is drawn faint, with its means over it."""
+        """Whether the curve is drawn faint with its means on top."""
         return self.noisy and len(self.points) > 4 * MEANS
 
 
@@ -53,7 +53,7 @@ class Labelled:
 
 
 def curves(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Draw curves over common axes; a long noisy one faint, with its means over it."""
+    """Draw curves on common axes; a long noisy one faint with its means on top."""
     svg = _frame(title, x, y)
     for one in series:
         points = thin(one.points, MOST_POINTS)
@@ -67,7 +67,7 @@ def curves(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
 
 
 def histogram(title: str, x_label: str, y_label: str, width: float, counts: Sequence[int]) -> Markup:
-    """Draw `counts` of equal bins of `width`, the first of which begins at 0."""
+    """Draw `counts` of bins of `width`, starting at 0."""
     x = Axis(x_label, 0, width * max(len(counts), 1))
     y = Axis.over(y_label, [*counts, 1], zero=True)
     svg = _frame(title, x, y)
@@ -79,7 +79,7 @@ def histogram(title: str, x_label: str, y_label: str, width: float, counts: Sequ
 
 
 def bars(title: str, label: str, rows: Sequence[Labelled]) -> Markup:
-    """Draw named values as horizontal bars from 0, each with its value beside it."""
+    """Draw named values as horizontal bars from 0, labelled with their values."""
     x = Axis.over(label, [row.x for row in rows], zero=True)
     bottom = TOP + len(rows) * (BAR_HEIGHT + BAR_GAP)
     svg = _root(title, bottom + BOTTOM)
@@ -99,7 +99,7 @@ def bars(title: str, label: str, rows: Sequence[Labelled]) -> Markup:
 
 
 def scatter(title: str, x: Axis, y: Axis, points: Sequence[Labelled], rule: tuple[float, str] | None = None) -> Markup:
-    """Draw named points; `rule` is a dashed line at a y value, with its name."""
+    """Draw named points; `rule` is a y value and the name of a dashed line there."""
     svg = _frame(title, x, y)
     if rule:
         at = _place(x, y, (x.low, rule[0]))[1]
@@ -122,7 +122,7 @@ def means(points: Sequence[Point]) -> list[Point]:
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most `most` points in order: all, or of each part the lowest and the highest, so that spikes stay."""
+    """Return at most `most` points in order: all, or each part's lowest and highest, so that spikes stay."""
     if len(points) <= most:
         return list(points)
     edges = [round(i * len(points) / (most // 2)) for i in range(most // 2 + 1)]
@@ -134,9 +134,9 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def _label_place(px: float, py: float, width: float, taken: list[Box]) -> Point:
-    """Return where a label's box begins (left, bottom) beside a point, clear of dots and other labels; takes it.
+    """Return the position (left, bottom) of a label next to a point, free of dots and other labels; add it to `taken`.
 
-    Tried in turn: right, left, then above and below ever farther; where all are taken, right.
+    Tries right, left, then increasingly above and below; if nothing is free, right.
     """
     level = py + LABEL_HEIGHT / 2
     sides = (px + DOT + 4, px - DOT - 4 - width)
@@ -162,7 +162,7 @@ def _root(title: str, height: float = HEIGHT) -> Tree.Element:
 
 
 def _frame(title: str, x: Axis, y: Axis) -> Tree.Element:
-    """Draw grid, axes, ticks and labels; the y label stands level above its axis, where it is read at once."""
+    """Draw grid, axes, ticks and labels; the y label is horizontal above its axis, for legibility."""
     svg = _root(title)
     for tick in y.ticks():
         _, at = _place(x, y, (x.low, tick))

@@ -1,4 +1,4 @@
-"""The page's words: the headline verdict, the tables' rows, and what they are rendered into."""
+"""Render the page: the headline verdict, the tables' rows, and the template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CANDIDATE_FIGURES = (
 
 @dataclass(frozen=True)
 class Headline:
-    """The verdict in one line, why, and its CSS class: pass, fail or open (not exported yet)."""
+    """The verdict in one line, the reason, and its CSS class: pass, fail or open."""
 
     verdict: str
     why: str
@@ -35,7 +35,7 @@ class Headline:
 
 
 def render(view: View) -> str:
-    """Return the whole page. Every text from data and records is escaped by the template's autoescape."""
+    """Return the page. The template's autoescape escapes all text from data and records."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,40 +57,40 @@ def render(view: View) -> str:
         facts=_facts(view),
         hashes=_hashes(view),
     )
-    # a lone surrogate in a row would keep the page from being written
+    # an unpaired surrogate in a row could not be written
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def headline(view: View) -> Headline:
-    """Return the verdict: which artefact is served and why, or why none is."""
+    """Return which artefact is served and why, or why none is."""
     export = view.export
     if export is None:
         return Headline("Trained, not exported yet", f"{_gain(view)} Next: make export RUN={view.run.id}", "open")
     if view.stale:
-        why = f"The run was trained again after it was exported. Next: make export RUN={view.run.id}"
-        return Headline("The export is of an earlier training", why, "fail")
+        why = f"The run was trained again after the export. Next: make export RUN={view.run.id}"
+        return Headline("The export is from an earlier training", why, "fail")
     if export.no_gguf is not None:
         return Headline("No GGUF, so nothing to serve here", f"{export.no_gguf}. merged/ is examined below.", "open")
     if export.default is None:
-        why = f"{_gain(view)} The table says why."
+        why = f"{_gain(view)} See the table for the reasons."
         if any(a.verdict == "inconclusive" for a in export.artefacts):
-            return Headline("No artefact is proven: serve refuses this run", f"{why} More rows may tell.", "open")
+            return Headline("No artefact is proven: serve refuses this run", f"{why} More rows may help.", "open")
         return Headline("No artefact passes: serve refuses this run", why, "fail")
     served = next((a for a in export.artefacts if a.path == export.default), None)
     if served is None:
-        return Headline(f"serve loads {export.default}", "The record does not describe it.", "fail")
+        return Headline(f"serve loads {export.default}", "It is missing from the record's artefacts.", "fail")
     passing = sum(a.verdict == "pass" for a in export.artefacts)
     why = (
         f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artefacts"
         f" pass){_kept_gain(served.fidelity)}. {_gain(view)}"
     )
     if told := qualified(export.gate):
-        return Headline(f"serve loads {served.path}, by looser thresholds", f"{why} It was {told}.", "open")
+        return Headline(f"serve loads {served.path}, with looser thresholds", f"{why} It was {told}.", "open")
     return Headline(f"serve loads {served.path}", why, "pass")
 
 
 def size(count: int) -> str:
-    """Return bytes as a person reads them, in powers of ten as the export's table has them."""
+    """Return a readable size in powers of ten, as in the export's table."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
@@ -103,11 +103,11 @@ def _kept_gain(f: Fidelity) -> str:
 def _gain(view: View) -> str:
     losses = view.held_losses()
     if losses is None:
-        return "The exam has no held-out row, so what training gained is not known."
+        return "The exam has no held-out rows, so the gain of training is unknown."
     base, trained = losses
     if trained >= base:
-        return f"Training gained nothing: the held-out response loss is {base:.3f} at first, {trained:.3f} at the end."
-    return f"Training brought the held-out response loss from {base:.3f} to {trained:.3f} nats a token."
+        return f"Training gained nothing: the held-out response loss went from {base:.3f} to {trained:.3f}."
+    return f"Training brought the held-out response loss from {base:.3f} to {trained:.3f} nats per token."
 
 
 def _tiles(view: View) -> list[tuple[str, str]]:
@@ -127,7 +127,7 @@ def _tiles(view: View) -> list[tuple[str, str]]:
         *tiles,
         ("rows trained, held out", f"{view.train.data.rows:,}, {view.train.data.eval_rows:,}"),
         ("training took", took),
-        ("tokens a second", f"{m.tokens_per_s:,.0f}"),
+        ("tokens per second", f"{m.tokens_per_s:,.0f}"),
         ("peak memory", size(m.peak_memory_bytes)),
     ]
 
@@ -140,8 +140,8 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
         ("KL, general", _number(f.kl_general)),
         ("top-1", _share(f.top1_agreement)),
         ("loss", _number(f.loss)),
-        ("base’s", _number(f.loss_base)),
-        ("trained’s", _number(f.loss_trained)),
+        ("base loss", _number(f.loss_base)),
+        ("trained loss", _number(f.loss_trained)),
     ]
     served = view.export is not None and artefact.path == view.export.default and not view.stale
     fallbacks = ", ".join(f"{count} tensors {change}" for change, count in artefact.fallbacks.items())
@@ -155,7 +155,7 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
 
 
 def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
-    """Return the merges that were examined, each with its figures by name."""
+    """Return the examined merges, each with its figures by name."""
     made = view.export.merge.candidates if view.export else {}
     return {
         name: [
@@ -167,7 +167,7 @@ def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
 
 
 def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the groups of names and values that end the page."""
+    """Return the groups of names and values at the end of the page."""
     train, export = view.train, view.export
     data = train.data
     groups: list[tuple[str, dict[str, Any]]] = [

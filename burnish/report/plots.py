@@ -1,4 +1,4 @@
-"""Which plots a run has: curves of training, rows by length, losses beside one another, drift against size."""
+"""A run's plots: training curves, row lengths, losses of all artefacts, drift against size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .axis import Axis, number
 from .chart import Labelled, Series, bars, curves, histogram, scatter
 from .collect import View
 
-LEAST_KL = 1e-9  # nats; nothing smaller can be told from 0 in float32, and a log axis needs something above 0
-MEANS_NOTE = "faint: every logged step; strong: its mean"
+LEAST_KL = 1e-9  # nats; float32 can't tell less from 0, and a log axis needs values above 0
+MEANS_NOTE = "faint: every logged step; strong: the mean"
 LEGEND = {"pass": "artefact, passes", "fail": "artefact, fails", "inconclusive": "artefact, inconclusive"}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: its title, a line on what it shows, the legend as (name, colour class), and the drawing."""
+    """One figure: title, a note on what it shows, the legend as (name, colour class), and the drawing."""
 
     title: str
     note: str
@@ -27,7 +27,7 @@ class Plot:
 
 
 def training(view: View) -> list[Plot]:
-    """Return the curves of training and the data's shape."""
+    """Return the training curves and the row lengths."""
     figures = (
         _loss(view),
         _curve(view, "learning_rate", "Learning rate", "learning rate", noisy=False),
@@ -38,12 +38,12 @@ def training(view: View) -> list[Plot]:
 
 
 def fidelity(view: View) -> list[Plot]:
-    """Return what the artefacts lost: losses side by side, and drift against size."""
+    """Return the artefacts' losses, and their drift against size."""
     return [plot for plot in (_losses(view), _drift(view)) if plot]
 
 
 def short_name(artefact: Artefact) -> str:
-    """Return how plots call an artefact: its quantization, and what it is unless a GGUF."""
+    """Return an artefact's name in plots: its quantization, with its kind unless it is a GGUF."""
     kind = {"gguf": "", "safetensors": "merged ", "gguf-lora": "lora "}[artefact.kind]
     return kind + artefact.quantization
 
@@ -55,9 +55,9 @@ def _loss(view: View) -> Plot | None:
         return None
     values = [p for s in series for p in s.points]
     x = Axis.over("optimizer step", [p[0] for p in values], zero=True)
-    y = Axis.over("loss, nats a token", [p[1] for p in values])
+    y = Axis.over("loss, nats per token", [p[1] for p in values])
     title = "Loss while training"
-    note = f"{lost} logged steps have no finite loss: the run diverged" if (lost := view.diverged()) else ""
+    note = f"the loss is not finite at {lost} logged steps: the run diverged" if (lost := view.diverged()) else ""
     note = note or (MEANS_NOTE if series[0].smoothed else "")
     return Plot(title, note, [(s.name, s.colour) for s in series], curves(title, x, y, series))
 
@@ -93,11 +93,11 @@ def _losses(view: View) -> Plot | None:
     title = "Held-out response loss"
     legend = _legend(rows)
     note = "mean negative log-likelihood of the true tokens; lower is better"
-    return Plot(title, note, legend, bars(title, "nats a token", rows))
+    return Plot(title, note, legend, bars(title, "nats per token", rows))
 
 
 def _drift(view: View) -> Plot | None:
-    """KL to the trained model, and not to the merge: one reference for all, so that the points compare."""
+    """Plot KL to the trained model, not to the merge: with one reference for all, the points compare."""
     points = [
         Labelled(short_name(a), a.bytes / 1e6, a.verdict, max(a.fidelity.kl_trained, LEAST_KL))
         for a in (view.export.artefacts if view.export else [])
@@ -105,13 +105,13 @@ def _drift(view: View) -> Plot | None:
     ]
     if not points:
         return None
-    # a floor far below every point would squash the plot: then it is only told
+    # a floor far below every point would squash the plot: then only the note has it
     noise = view.exam.noise_kl if view.exam else 0.0
     drawn = noise >= min(p.y for p in points) / 100
     title = "Drift against size"
     x = Axis.over("size, MB", [p.x for p in points], zero=True)
-    y = Axis.over("KL to the trained model, nats a token", [p.y for p in points] + [noise] * drawn, log=True)
-    note = f"held-out responses; below {number(noise)} (one model scored in two batchings) nothing can be told apart"
+    y = Axis.over("KL to the trained model, nats per token", [p.y for p in points] + [noise] * drawn, log=True)
+    note = f"held-out responses; differences below {number(noise)} (one model scored in two batchings) are noise"
     svg = scatter(title, x, y, points, (noise, "noise floor") if drawn else None)
     return Plot(title, note if noise > 0 else "held-out responses", _legend(points), svg)
 

@@ -1,1 +1,1 @@
-"""Tokenizers: one loader, special strings as text, and the comparison with llama.cpp's."""
+"""Tokenizers: loading, special strings as text, and comparison with llama.cpp."""

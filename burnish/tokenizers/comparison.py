@@ -1,4 +1,4 @@
-"""Comparison of tokenizers: the ids that two give for the same texts, and whether decoding gives a text back."""
+"""Compare tokenizers: their ids for the same texts, and whether decoding returns a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 
-# what a tokenizer writes instead of a blank: no change of the text, and llama.cpp does the same by itself
+# a tokenizer's substitute for a blank, which does not change the text; llama.cpp uses it too
 BLANK = "▁"
 BLANKS = frozenset({"Prepend", "Replace"})
 SAMPLE_TEXTS = (
@@ -27,7 +27,7 @@ SAMPLE_TEXTS = (
 
 
 def reload_difference(directory: Path, expected: Callable[[str], list[int]], texts: Sequence[str]) -> str:
-    """Say how transformers' AutoTokenizer reads `directory` otherwise than `expected`; nothing where it does not."""
+    """Return how ids of transformers' AutoTokenizer for `directory` differ from `expected`, else ""."""
     from transformers import AutoTokenizer
 
     read = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -35,17 +35,17 @@ def reload_difference(directory: Path, expected: Callable[[str], list[int]], tex
 
 
 def encoder(tokenizer: Any, special: bool = False) -> Callable[[str], list[int]]:
-    """Return text -> ids of a transformers tokenizer; `special` adds BOS and EOS as it is configured."""
+    """Return the function text -> ids of a transformers tokenizer; `special` adds BOS and EOS as configured."""
     return lambda text: list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
 
 def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """Return text -> ids of a tokenizer of the tokenizers library, without BOS and EOS."""
+    """Return the function text -> ids of a tokenizer of the tokenizers library, without BOS and EOS."""
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def sample_texts(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[str, ...]:
-    """Return the sample texts, and one with the tokenizer's own special tokens, if `known`, between words."""
+    """Return the sample texts, plus one with those of the tokenizer's special tokens that are `known`."""
     named = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token and known(token)][:32]
     return (*SAMPLE_TEXTS, "".join(f"{token}word {token} " for token in named)) if named else SAMPLE_TEXTS
 
@@ -53,7 +53,7 @@ def sample_texts(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[s
 def first_difference(
     found: Callable[[str], list[int]], expected: Callable[[str], list[int]], texts: Sequence[str]
 ) -> str:
-    """Say where two encoders first give other ids, on which text; nothing where all are the same."""
+    """Return the first text and token at which two encoders differ, else ""."""
     for text in texts:
         if difference := ids_difference(text, found(text), expected(text)):
             return difference
@@ -61,7 +61,7 @@ def first_difference(
 
 
 def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
-    """Say where two lists of ids of one text differ; nothing where they are the same."""
+    """Return where two lists of ids of a text differ, else ""."""
     if found == expected:
         return ""
     pairs = enumerate(zip(found, expected, strict=False))
@@ -71,10 +71,10 @@ def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
 
 
 def normalizer(tokenizer: Any) -> Callable[[str], str]:
-    """Return what the tokenizer does to the characters of a text before it splits it (NFC, lower case ...).
+    """Return the tokenizer's changes to characters before it splits a text (NFC, lower case ...), as a function.
 
-    Blanks that it writes as another character are left: that changes no text, and llama.cpp does it too, while it
-    never composes accents.
+    Replacement of blanks by another character is left out: it does not change the text, and llama.cpp does it too.
+    llama.cpp does not compose accents.
     """
     steps = steps_of(json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"], "normalizers")
     kept = [step for step in steps if step["type"] not in BLANKS]
@@ -93,9 +93,9 @@ _EMPTY: dict[str, Any] = {
 
 
 def canonical_text(tokenizer: Any, beside: Iterable[str] = ()) -> Callable[[str], str]:
-    """Return what makes one text of all that the tokenizer, made as it is, decodes alike.
+    """Return a function that maps texts which the tokenizer cannot distinguish to one text.
 
-    That is its normalizer, and the blanks beside special tokens that strip them; also beside the given strings.
+    It applies the normalizer, and strips blanks next to special tokens that strip them and next to the given strings.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     normal = normalizer(tokenizer)
@@ -112,9 +112,9 @@ def canonical_text(tokenizer: Any, beside: Iterable[str] = ()) -> Callable[[str]
 
 
 def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
-    """Return whether a decoded text is the text that was encoded, but for what the tokenizer itself is made to change.
+    """Return a function that compares a decoded text with the original, ignoring the tokenizer's intended changes.
 
-    That is what `canonical_text` evens out, and a blank that it puts before the text.
+    These are the changes that `canonical_text` removes, and a blank prepended to the text.
     """
     canonical = canonical_text(tokenizer)
 
@@ -128,7 +128,7 @@ def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
 
 
 def steps_of(content: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """Return the steps of a normalizer or pre-tokenizer, which may be one or a sequence."""
+    """Return the steps of a normalizer or pre-tokenizer, which may be a single step or a sequence."""
     if not content:
         return []
     return list(content[key]) if content["type"] == "Sequence" else [content]

@@ -1,6 +1,6 @@
-"""Tokens that a base has no embedding for: added to its tokenizer, while its embeddings were left as they were.
+"""Tokens without an embedding: added to a base's tokenizer without resizing its embeddings.
 
-Left in what is saved, they would keep the merged model from being converted, and a server from starting.
+If they were saved, the merged model could not be converted, and a server would not start.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ FILES = (loader.CONFIG, "special_tokens_map.json")
 
 
 def unembedded(tokenizer: Any, rows: int) -> dict[str, int]:
-    """Return the tokens with an id that the embeddings don't reach, by text."""
+    """Return the tokens whose id is beyond the embeddings, by text."""
     return {text: i for text, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]) if i >= rows}
 
 
 def without_unembedded(tokenizer: Any, rows: int) -> Any:
-    """Return the tokenizer without the added tokens that have no embedding; those of its model stay.
+    """Return the tokenizer without added tokens that have no embedding; tokens of its model stay.
 
-    Raises TokenizerError where one of them is the token that begins or ends a text.
+    Raises TokenizerError if one of them is the BOS or EOS token.
     """
     dropped = {token.content for i, token in tokenizer.added_tokens_decoder.items() if i >= rows}
     if not dropped:
@@ -31,8 +31,8 @@ def without_unembedded(tokenizer: Any, rows: int) -> Any:
     for name in ("bos_token", "eos_token"):
         if (text := getattr(tokenizer, name)) in dropped:
             raise loader.TokenizerError(
-                f"its {name} {text!r} has id {tokenizer.convert_tokens_to_ids(text)}, and there are embeddings for"
-                f" {rows:,} tokens: name another token in {loader.CONFIG}, or resize the embeddings"
+                f"its {name} {text!r} has id {tokenizer.convert_tokens_to_ids(text)}, but there are embeddings for only"
+                f" {rows:,} tokens: set another token in {loader.CONFIG}, or resize the embeddings"
             )
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
@@ -48,7 +48,7 @@ def without_unembedded(tokenizer: Any, rows: int) -> Any:
 
 
 def _without(content: dict[str, Any], dropped: set[str]) -> dict[str, Any]:
-    """Return a configuration in which no special token is one of those."""
+    """Return the configuration without the dropped tokens as special tokens."""
     kept: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Finds the special strings of a vocabulary in a text."""
+"""Find the special strings of a vocabulary in a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Finder:
 
     @cached_property
     def _lengths(self) -> Mapping[str, tuple[int, ...]]:
-        """The lengths of the strings that have the same head, the longest first."""
+        """The lengths of the strings with the same head, longest first."""
         found: dict[str, set[int]] = {}
         for string in self.strings:
             found.setdefault(string[: self._head], set()).add(len(string))
@@ -28,28 +28,28 @@ class Finder:
 
     @cached_property
     def _candidate(self) -> re.Pattern[str]:
-        """A character where a string may begin, by what its head may be at each place."""
+        """A pattern for the first character of a string, by the possible characters at each place of its head."""
         first, *others = ({string[i] for string in self.strings} for i in range(self._head)) if self._head else [set()]
         return re.compile(_any_of(first).pattern + (f"(?={''.join(_any_of(o).pattern for o in others)})"))
 
     @cached_property
     def edges(self) -> frozenset[str]:
-        """The characters that special strings begin and end with, blanks apart."""
+        """The first and last characters of special strings, except blanks."""
         return frozenset(c for string in self.strings for c in (string.strip()[0], string.strip()[-1]))
 
     @cached_property
     def edge(self) -> re.Pattern[str]:
-        """A pattern of one such character."""
+        """A pattern for one of the edges."""
         return _any_of(self.edges)
 
     def prepare(self) -> None:
-        """Compile now what is otherwise compiled at the first use."""
+        """Compile everything that the first use would otherwise have to."""
         _ = self._lengths, self._candidate, self.edge
 
     def find(self, text: str, begin: int = 0) -> Iterator[tuple[int, int, str]]:
-        """Yield start, end and string of each special string, the leftmost first, the longest where several begin.
+        """Yield start, end and string of the special strings from left to right, of several at one place the longest.
 
-        `begin` is the place from which they are looked for.
+        The search starts at `begin`.
         """
         last = begin
         for start, end, string in self.every(text, begin):
@@ -58,7 +58,7 @@ class Finder:
                 yield start, end, string
 
     def every(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int, str]]:
-        """Yield those that begin in [begin, end) with all that overlap, of each place the longest first."""
+        """Yield all special strings that start in [begin, end), also overlapping ones; at each place longest first."""
         for match in self._candidate.finditer(text, begin):
             start = match.start()
             if end is not None and start >= end:

@@ -1,6 +1,6 @@
-"""llama.cpp's ids for texts, from a tokenizer's files alone: its own converter makes a GGUF with only the vocabulary.
+"""Get llama.cpp's ids for texts from a tokenizer's files: its converter makes a GGUF with only the vocabulary.
 
-Both run as child processes: the converter needs torch, and llama.cpp ends its process at what it can't take.
+Both run as child processes: the converter needs torch, and llama.cpp ends its process on invalid input.
 """
 
 from __future__ import annotations
@@ -24,55 +24,55 @@ CONVERT = "burnish.tokenizers.convert"  # runs it
 TIMEOUT_S = 600
 
 
-# what the converter says, and what it means
+# messages of the converter, and their meaning
 REFUSALS = (
     (re.compile(r"Model (\S+) is not supported"), r"llama.cpp's converter does not know the architecture \1"),
     (re.compile(r".*BPE pre-tokenizer was not recognized.*"), "llama.cpp's converter does not know its pre-tokenizer"),
     (re.compile(r".*Can not map tensor ('\S+')"), r"llama.cpp's converter does not know the tensor \1"),
     (
         re.compile(r".*`trust_remote_code=True`.*"),
-        "llama.cpp's converter needs the model's own Python code for its tokenizer, and that code is never run here",
+        "llama.cpp's converter needs the model's own Python code for its tokenizer, and Burnish never runs that code",
     ),
     (re.compile(r".*(NotImplementedError: .*)"), r"llama.cpp's converter refuses it: \1"),
 )
 
 
 class VocabularyError(UserError):
-    """A tokenizer that llama.cpp's converter or llama.cpp can't take."""
+    """llama.cpp or its converter does not support a tokenizer."""
 
 
 class Unconvertible(VocabularyError):
-    """A base that the converter itself refuses: no GGUF can be made of it, or of what is trained on it."""
+    """The converter does not support a base: neither it nor a model trained on it can become a GGUF."""
 
 
 def for_converter(config: dict[str, Any]) -> dict[str, Any]:
-    """Return config.json's content with what the converter reads: of GPT-2 n_ctx, which transformers drops."""
+    """Return config.json's content as the converter needs it: with GPT-2's n_ctx, which transformers drops."""
     if config.get("model_type") == "gpt2" and "n_positions" in config:
         return {"n_ctx": config["n_positions"], **config}
     return config
 
 
 def refuses(line: str) -> bool:
-    """Whether the converter's last line says that it does not know the model; all else is a fault of this machine."""
+    """Return whether the converter's last line means that it does not support the model, not a local failure."""
     return any(pattern.search(line) for pattern, _ in REFUSALS)
 
 
 def refusal(line: str) -> str:
-    """Return a line that `refuses` in words that say what it means."""
+    """Return the meaning of a line for which `refuses` is true."""
     found, meaning = next((found, meaning) for pattern, meaning in REFUSALS if (found := pattern.search(line)))
     return found.expand(meaning)
 
 
 def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Return llama.cpp's ids of each text, special tokens read, nothing added.
+    """Return llama.cpp's ids of each text, with special tokens parsed and none added.
 
-    `directory` holds config.json and a tokenizer's files. Raises VocabularyError with the tool's own reason.
+    `directory` has config.json and a tokenizer's files. Raises VocabularyError with the tool's reason.
     """
     return tokenize(vocabulary(directory), texts)
 
 
 def vocabulary(directory: Path) -> Path:
-    """Return a GGUF with the directory's vocabulary and no tensors, made once and kept in the cache."""
+    """Return a GGUF with the directory's vocabulary and no tensors; it is made once and cached."""
     files = sorted(p for p in directory.iterdir() if p.is_file())
     lines = [f"{file_sha256(p)}  {p.name}\n" for p in files] + [file_sha256(CONVERTER.parent / "VERSION")]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -112,7 +112,7 @@ def _child(module: str, limits: children.Limits, words: Sequence[str], given: st
     if done.returncode:
         lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *^~")]
         if lines[-1:] == ["AssertionError"]:
-            lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # the line that failed says more
+            lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # add the line of code that failed
         if not lines or crashed(done.returncode):
             raise VocabularyError(f"{name}: {exit_reason(done.returncode)}")
         if module == CONVERT and refuses(lines[-1]):

@@ -1,4 +1,4 @@
-"""tokenizer.model for a SentencePiece-style tokenizer.json: what llama.cpp's converter reads pieces and scores from.
+"""Write tokenizer.model for a SentencePiece-style tokenizer.json; llama.cpp's converter reads scores from it.
 
 Without it the converter gives every piece the same score, and llama.cpp then merges in another order than the tokenizer
 that was trained. Format: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
@@ -17,9 +17,9 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE_PIECE = 1, 2, 3, 4, 6  # SentencePi
 
 
 def is_spm(content: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json is BPE over characters with a byte fallback, SentencePiece's own kind of BPE.
+    """Return whether a tokenizer.json is BPE over characters with byte fallback, as in SentencePiece.
 
-    llama.cpp ends the process at a byte that has no token, so all 256 must be there.
+    llama.cpp ends the process on a byte without a token, so all 256 are required.
     """
     model = content["model"]
     if model.get("type") != "BPE" or not model.get("byte_fallback"):
@@ -28,7 +28,7 @@ def is_spm(content: dict[str, Any]) -> bool:
 
 
 def scores(content: dict[str, Any]) -> dict[str, float]:
-    """Return each piece's score: the higher, the earlier it is merged. What no merge makes comes last."""
+    """Return each piece's score: higher ones are merged earlier. Pieces that no merge makes come last."""
     made: dict[str, float] = {}
     for rank, merge in enumerate(content["model"]["merges"]):
         made.setdefault("".join(merge if isinstance(merge, list) else merge.split(" ", 1)), -float(rank))
@@ -37,7 +37,7 @@ def scores(content: dict[str, Any]) -> dict[str, float]:
 
 
 def write_spm(content: dict[str, Any], path: Path) -> bool:
-    """Write the SentencePiece model of a tokenizer.json's content; False, and nothing written, where it is not such."""
+    """Write the SentencePiece model of a tokenizer.json's content; return False, without writing, for other kinds."""
     if not is_spm(content):
         return False
     from sentencepiece import sentencepiece_model_pb2 as proto

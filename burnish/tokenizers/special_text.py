@@ -1,8 +1,8 @@
-"""Text in a message stays text: special strings that a person or a tool wrote never become control tokens.
+"""Keep text in messages as text: special strings that a person or a tool wrote don't become control tokens.
 
-A chat is rendered with sentinels in place of the characters that special strings begin and end with, so that the
-special strings in the rendering are the template's own. There it is cut, the sentinels are replaced by what they stand
-for, and the pieces are encoded as characters. Chats without such strings are rendered and encoded as a whole.
+A chat is rendered with sentinels instead of the first and last characters of special strings, so that all special
+strings in the rendering come from the template. The text is split there, the sentinels are replaced by their
+characters, and the pieces are encoded as text. Chats without such strings are rendered and encoded as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .vocabulary import Part, Vocabulary
 
 Reading = Literal["text", "parse"]
 
-# what a model writes to open and close a thought or a tool call: tokens also where an assistant's turn spells them
+# strings with which a model opens and closes reasoning or a tool call: in assistant turns these are always tokens
 MARKERS = frozenset(
     {
         *("<think>", "</think>", "<seed:think>", "</seed:think>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷"),
@@ -39,7 +39,7 @@ MARKERS = frozenset(
         ),
     }
 )
-STRUCTURED = frozenset({"name", "tool_calls"})  # an assistant's fields whose text the template puts between markers
+STRUCTURED = frozenset({"name", "tool_calls"})  # assistant fields that the template puts between markers
 _PRIVATE = re.compile("[\ue000-\uf8ff]")
 
 Span = tuple[int, int]
@@ -47,20 +47,20 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered chat. `controls` are the places [start, end) of its control tokens; None: every special string."""
+    """A rendered chat. `controls` are the spans [start, end) of its control tokens; None: every special string."""
 
     text: str
     controls: tuple[Span, ...] | None = None
 
     def after(self, start: int) -> Prompt:
-        """Return what follows the first `start` characters."""
+        """Return the part after the first `start` characters."""
         spans = self.controls and tuple((a - start, b - start) for a, b in self.controls if a >= start)
         return Prompt(self.text[start:], spans)
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A template and a vocabulary: from messages to ids. `reading` says what special strings in messages are."""
+    """A template and a vocabulary, to encode messages. `reading`: whether special strings in messages are text."""
 
     template: ChatTemplate
     vocabulary: Vocabulary
@@ -71,18 +71,18 @@ class Chat:
         object.__setattr__(self, "_finder", Finder(frozenset(self.vocabulary.specials)))
 
     def prepare(self) -> None:
-        """Compute now what is otherwise computed with the first special string. Raises ChatError for no template."""
+        """Compute what the first special string would otherwise have to. Raises ChatError as `literals` does."""
         self._finder.prepare()
         _ = self._ids, self.template.literals
 
     def ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **kw: Any) -> list[int]:
-        """Return the ids of a chat. Raises ChatError where the template refuses, or a string can't be read as text."""
+        """Return the ids of a chat. Raises ChatError if the template refuses, or a string can't be encoded as text."""
         return self.encode(self.render(messages, add_generation_prompt, **kw))
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> Prompt:
-        """Render a chat, and tell the template's control tokens from the text of the messages."""
+        """Render a chat, distinguishing the template's control tokens from the messages' text."""
         variables = {**self.template.variables, **variables}
         kept = (messages, variables)
         if self.reading == "parse" or not any(self._finder.edge.search(text) for text in texts(kept)):
@@ -94,46 +94,46 @@ class Chat:
         same = prompt.controls == self._spans(prompt.text)
         if hide.strings:
             return Prompt(prompt.text) if same else prompt
-        # no special string is in a message: the text is what it always was, unless the template would make one of parts
+        # no message has a special string: use the plain rendering, unless the template would assemble one from parts
         text = self.template.render(messages, add_generation_prompt, **variables)
         return Prompt(text) if same or text != prompt.text else prompt
 
     def continued(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
-        """Render a chat that ends with the last message's text, so that an answer goes on with it. Raises ChatError.
+        """Render a chat that ends with the last message's text, for the model to continue. Raises ChatError.
 
-        What the template puts after that text (an end token, a line break) is left out, and so are the blanks at its
-        end where the template strips them.
+        The template's text after the message (an end token, a line break) is left out, and so are trailing blanks if
+        the template strips them.
         """
         last = messages[-1]
         mark = _unused((*texts(messages), *texts(variables), self.template.source))
         prompt = self.render([*messages[:-1], {**last, "content": f"{last['content']}{mark} "}], **variables)
         end = prompt.text.rfind(mark)
         if end < 0:
-            raise ChatError("the chat template does not render the last message, so that it can't be continued")
+            raise ChatError("the chat template does not render the last message, so it can't be continued")
         stripped = prompt.text[end + 1 : end + 2] != " "
         text = prompt.text[:end].rstrip() if stripped else prompt.text[:end]
         spans = prompt.controls and tuple(span for span in prompt.controls if span[1] <= len(text))
         return Prompt(text, spans)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a rendered chat. Raises ChatError where a string of its text can't be kept from parsing."""
+        """Return the ids of a rendered chat. Raises ChatError if a string in its text can't be encoded as text."""
         if prompt.controls is None:
             ids, spans = self.vocabulary.parse(prompt.text), self._spans(prompt.text)
             if self.reading == "parse" or len(self._control(ids, [prompt.text])) <= len(spans):
                 return ids
-            prompt = Prompt(prompt.text, spans)  # a normalizer made a special string of another one
+            prompt = Prompt(prompt.text, spans)  # a normalizer turned other text into a special string
         for cut in (self.vocabulary.always_parsed, frozenset(self.vocabulary.specials)):
             parts = list(self._parts(prompt, cut))
             ids = self.vocabulary.spell(parts)
             if self._control(ids, parts) == [part for part in parts if isinstance(part, int)]:
                 return ids
         raise ChatError(
-            "this tokenizer makes control tokens of the special strings in these messages whatever it is told"
-            f" ({', '.join(self.strings(prompt.text)[:3])}): take them out, or set special_tokens to parse"
+            "this tokenizer always parses the special strings in these messages as control tokens"
+            f" ({', '.join(self.strings(prompt.text)[:3])}): remove them, or set special_tokens to parse"
         )
 
     def strings(self, text: str, assistant: bool = False) -> list[str]:
-        """Return the special strings in a text, each once; without the markers of an assistant's turn."""
+        """Return the distinct special strings in a text; in an assistant turn without its markers."""
         found = (string for _, _, string in self._finder.find(text))
         return [s for s in dict.fromkeys(found) if not (assistant and s in MARKERS)]
 
@@ -141,7 +141,7 @@ class Chat:
         return tuple((start, end) for start, end, _ in self._finder.find(text))
 
     def _control(self, ids: Sequence[int], parts: Sequence[Part]) -> list[int]:
-        """Return the control tokens among ids; not the one for unknown text, unless it is spelled or meant."""
+        """Return the control tokens among ids; the unknown token counts only if `parts` contain it."""
         unknown = self.vocabulary.unknown
         string = next((s for s, i in self.vocabulary.specials.items() if i == unknown), None)
         meant = any(part == unknown or (isinstance(part, str) and string and string in part) for part in parts)
@@ -152,7 +152,7 @@ class Chat:
         return frozenset(self.vocabulary.specials.values())
 
     def _restored(self, marked: str, hide: _Sentinels) -> Prompt:
-        """Put the characters back for the sentinels; what is special before that is the template's own."""
+        """Replace the sentinels by their characters; the special strings before that are the template's."""
         parts: list[str] = []
         controls: list[Span] = []
         length = last = 0
@@ -164,7 +164,7 @@ class Chat:
         return Prompt("".join(parts) + hide.back(marked[last:]), tuple(controls))
 
     def _parts(self, prompt: Prompt, cut: frozenset[str]) -> Iterator[Part]:
-        """Yield the texts and the control ids of a prompt; the strings in `cut` are parted after their first one."""
+        """Yield the texts and the control ids of a prompt; strings in `cut` are split after their first character."""
         last = 0
         assert prompt.controls is not None
         for start, end in (*prompt.controls, (len(prompt.text), len(prompt.text))):
@@ -182,10 +182,10 @@ class Chat:
 
 
 class _Sentinels:
-    """Puts sentinels into the texts of one chat: private-use characters that occur nowhere in it, one for one.
+    """Replaces characters in the texts of one chat by sentinels: private-use characters that occur nowhere in it.
 
-    Lengths, blanks and letters stay as they are, so that templates strip, split and compare as before. A string that
-    the template itself looks for ("</think>") stays visible, unless it is special and not an assistant's marker.
+    Lengths, blanks and letters don't change, so templates strip, split and compare as before. A string that the
+    template searches for ("</think>") stays visible, unless it is special and not an assistant's marker.
     """
 
     def __init__(self, finder: Finder, template: ChatTemplate, there: Iterator[str]) -> None:
@@ -196,10 +196,10 @@ class _Sentinels:
         free = (c for c in map(chr, range(0xE000, 0xF900)) if c not in used and f"\\u{ord(c):04x}" not in lower)
         self.sentinels = dict(zip(sorted(finder.edges), free, strict=False))
         if len(self.sentinels) < len(finder.edges):
-            raise ChatError("the messages use nearly every private-use character: special strings can't be told apart")
+            raise ChatError("the messages use nearly all private-use characters: special strings can't be masked")
         looked_for = sorted((s for s in template.literals if finder.edge.search(s)), key=len, reverse=True)
         self.looked_for = re.compile("|".join(map(re.escape, looked_for)) or r"(?!)")
-        # JSON in ASCII writes a sentinel as its escape
+        # ASCII JSON has sentinels as escapes
         self.originals = {s: c for c, s in self.sentinels.items()}
         self.originals |= {f"\\u{ord(s):04x}": c for c, s in self.sentinels.items()}
         self.sentinel = re.compile("|".join(map(re.escape, self.originals)))
@@ -212,7 +212,7 @@ class _Sentinels:
         }
 
     def value(self, value: Any, markers: bool = False) -> Any:
-        """Return a value with every text in it hidden; `markers` leaves those of thoughts and tool calls."""
+        """Return a value with special strings hidden in its texts; `markers` keeps reasoning and tool-call markers."""
         if isinstance(value, str):
             return self._text(value, markers)
         if isinstance(value, Mapping):
@@ -239,13 +239,13 @@ class _Sentinels:
 
 
 def _unused(there: Iterable[str]) -> str:
-    """Return a character that occurs in none of the texts."""
+    """Return a character that does not occur in any of the texts."""
     used = set("".join(there))
     return next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in used)
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield every text in messages, and the keys of objects; a message's role is left out."""
+    """Yield every text in messages and the keys of objects, except roles."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -259,7 +259,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def find_strings(chat: Chat, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
-    """Yield message index, field and string of every special string in a text that is to stay text."""
+    """Yield message index, field and string of every special string that must stay text."""
     for index, message in enumerate(messages):
         for key, value in message.items():
             assistant = message.get("role") == "assistant" and key not in STRUCTURED

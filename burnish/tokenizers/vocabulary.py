@@ -1,4 +1,4 @@
-"""A tokenizer as chats need it: special strings as tokens, or as characters; transformers' and llama.cpp's alike."""
+"""Encode special strings as tokens or as characters, with tokenizers of transformers and of llama.cpp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 # llama_token_attr in llama.h
 UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 ASCII_SPACE = " \t\n\v\f\r"  # C's isspace, with which llama.cpp strips
-# llama.cpp turns these control tokens into user-defined ones (llama-vocab.cpp), which it finds in any text
+# llama.cpp makes these control tokens user-defined (llama-vocab.cpp), so it parses them in any text
 HARMONY = frozenset({"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
 HARMONY_END = "<|end|>"
 
@@ -23,20 +23,20 @@ Part = str | int
 class Vocabulary:
     """The special strings of a tokenizer and two ways to encode; neither adds a BOS or EOS.
 
-    `specials` has the id of each: what transformers calls special and a GGUF a CONTROL token. `parse` reads a text
-    with the special strings in it as tokens. `spell` takes parts: ids are control tokens, texts are characters
-    whatever they say, and nothing crosses from one part to the next.
+    `specials` maps them to ids: special tokens in transformers, CONTROL tokens in a GGUF. `parse` encodes a text with
+    its special strings as tokens. `spell` encodes parts: ids are control tokens, texts are always characters, and no
+    token spans two parts.
     """
 
     specials: Mapping[str, int]
     parse: Callable[[str], list[int]]
     spell: Callable[[Sequence[Part]], list[int]]
     unknown: int | None = None  # the id of text that the vocabulary lacks
-    always_parsed: frozenset[str] = frozenset()  # what llama.cpp finds even where it parses none: cut to stay text
+    always_parsed: frozenset[str] = frozenset()  # parsed by llama.cpp even with parse_special off: split to stay text
 
 
 class GgufVocabulary(Protocol):
-    """What `from_gguf` needs of a GGUF file (burnish.llama.Model)."""
+    """The part of burnish.llama.Model that `from_gguf` needs."""
 
     def attributes(self) -> list[int]: ...
     def token_text(self, token: int) -> str: ...
@@ -44,8 +44,8 @@ class GgufVocabulary(Protocol):
 
 
 def from_gguf(model: GgufVocabulary) -> Vocabulary:
-    """Return the vocabulary of a GGUF: special are its CONTROL tokens, the one for unknown text, and those that an
-    older converter made user-defined, recognised by their text."""
+    """Return the vocabulary of a GGUF. Special are its CONTROL tokens, the unknown token, and tokens that an older
+    converter made user-defined, recognised by their text."""
     attributes = {i: a for i, a in enumerate(model.attributes()) if a & (UNKNOWN | CONTROL | USER_DEFINED)}
     texts = {i: model.token_text(i) for i in attributes}
     special = {texts[i]: i for i, a in attributes.items() if a & (UNKNOWN | CONTROL) or looks_special(texts[i])}
@@ -71,10 +71,10 @@ def from_gguf(model: GgufVocabulary) -> Vocabulary:
 
 
 def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = None) -> Vocabulary:
-    """Return the vocabulary of a transformers tokenizer that stands on the tokenizers library.
+    """Return the vocabulary of a transformers tokenizer that is based on the tokenizers library.
 
-    Special are its added tokens marked so, and those that llama.cpp's converter makes CONTROL tokens by their text.
-    `encode` parses a text; by default the tokenizer itself does.
+    Special are its added tokens that are marked special, and those that llama.cpp's converter makes CONTROL tokens by
+    their text. `encode` parses a text; the default is the tokenizer itself.
     """
     backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
@@ -82,7 +82,7 @@ def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = N
 
     @cache
     def speller() -> Callable[[Sequence[Part]], list[int]]:
-        return _speller(backend, special)  # a second copy of the tokenizer: made only where a text needs it
+        return _speller(backend, special)  # a second copy of the tokenizer, made only if a text needs it
 
     def parse(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
@@ -92,16 +92,16 @@ def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = N
 
 
 def start_ids(encode: Callable[[str], list[int]], plain: Callable[[str], list[int]]) -> tuple[int, ...]:
-    """Return what a tokenizer puts before a text; `encode` adds its BOS and EOS, `plain` does not."""
+    """Return the ids that a tokenizer adds before a text; `encode` adds its BOS and EOS, `plain` does not."""
     whole, bare = encode("x"), plain("x")
     at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
     return tuple(whole[:at])
 
 
 def single_start(encode: Callable[[str], list[int]], plain: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
-    """Return `encode` for raw texts, which may spell the tokenizer's start tokens themselves: they come once.
+    """Return `encode` for raw texts that may contain the tokenizer's start tokens, which are then not repeated.
 
-    Tokenizers put theirs before any text (llama.cpp only logs that there are two then).
+    Tokenizers add theirs to any text (llama.cpp only logs that there are two).
     """
     start = list(start_ids(encode, plain))
 
@@ -113,7 +113,7 @@ def single_start(encode: Callable[[str], list[int]], plain: Callable[[str], list
 
 
 def looks_special(text: str) -> bool:
-    """Whether llama.cpp's converter makes a CONTROL token of an added token that is not marked special.
+    """Return whether llama.cpp's converter makes an added token a CONTROL token even if it is not marked special.
 
     The rule is does_token_look_special in its conversion/base.py.
     """
@@ -126,22 +126,22 @@ def looks_special(text: str) -> bool:
 
 
 def _harmony(names: Collection[str]) -> frozenset[str]:
-    """Return the control tokens that llama.cpp will make user-defined."""
+    """Return the control tokens that llama.cpp makes user-defined."""
     there = set(names)
     ends = {"<|return|>", "<|call|>"} <= there or ("<|flush|>" in there and there & {"<|call|>", "<|calls|>"})
     return frozenset(there & (HARMONY | {HARMONY_END} if ends else HARMONY))
 
 
 def _usable(special: Mapping[str, int]) -> dict[str, int]:
-    """Leave out what can't be told from the blanks around it."""
+    """Return the special strings without those that consist of blanks."""
     return {text: i for text, i in special.items() if text.strip()}
 
 
 def _speller(backend: Any, special: Mapping[str, int]) -> Callable[[Sequence[Part]], list[int]]:
-    """Return the encoder of parts: a copy of the tokenizer whose special tokens have names that no text holds.
+    """Return the encoder of parts: a copy of the tokenizer whose special tokens have names that no text contains.
 
-    So the library's own engine cuts the text, strips beside the tokens and puts prefix blanks as it always does, and a
-    special string in a text is nothing that it knows. One more token, taken out again, parts two texts.
+    So the library splits the text, strips next to tokens and adds prefix blanks as usual, but does not recognise
+    special strings in text. One extra token separates two texts and is removed from the ids.
     """
     nonce = secrets.token_hex(8)
     names = {i: f"\ue000{nonce}x{i}\ue001" for i in special.values()}

@@ -60,7 +60,7 @@ def make_run(
     export = {
         "schema_version": 1, "run_id": name, "created": "2026-01-03T00:00:00Z",
         "train_sha256": file_sha256(run.path / "train.json"),
-        "merge": {"base": "original", "reason": "the base was not quantized while training", "candidates": {}},
+        "merge": {"base": "original", "reason": "the base was not quantized in training", "candidates": {}},
         "artefacts": artefacts, "default": min(passing, key=lambda a: a["bytes"])["path"] if passing else None,
         "chat_template_sha256": record["chat_template_sha256"], "stop": ["<|im_end|>"], "context_length": 512,
     }  # fmt: skip
