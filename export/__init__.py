@@ -1,1 +1,1 @@
-"""Stage two: an adapter in, merged 16-bit weights, GGUF files and export.json out."""
+"""Stage two: from an adapter to merged 16-bit weights, GGUF files and export.json."""

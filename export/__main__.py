@@ -1,4 +1,4 @@
-"""python -m export run | examine | push | card: merge, convert, quantize, examine the artefacts, publish them."""
+"""python -m export run | examine | push | card: merge, convert, quantize, examine and publish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from burnish.process import supervise
 if __name__ == "__main__":
     only_packages()
     explain_lack_of_memory()
-    supervise("the export")  # before the imports that start threads
+    supervise("the export")  # before imports that start threads
 
 from rich.console import Console
 from rich.table import Table
@@ -37,10 +37,10 @@ from burnish.versions import line as version_line
 from .settings import ExportSettings
 
 COMMANDS = {
-    "run": "merge the adapter, make GGUF files, examine each and write export.json",
-    "examine": "examine any GGUF file or merged directory against a run's exam; exit code 1 unless it passes",
-    "push": "publish what passed on the Hub, with its records and a card; private unless push.public",
-    "card": "print the model card that push would publish; needs no network",
+    "run": "merge the adapter, make GGUF files, examine them and write export.json",
+    "examine": "examine a GGUF file or merged directory against a run's exam; exit code 1 unless it passes",
+    "push": "publish passing artefacts on the Hub, with records and a model card; private unless push.public",
+    "card": "print the model card that push would publish, without network access",
 }
 
 
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
             command.usage = "python -m export examine ARTEFACT [--config FILE] [--section.key VALUE ...]"
         if name == "push":
             command.add_argument(
-                "--dry-run", "--dry_run", action="store_true", help="list what would go, with sizes; no network"
+                "--dry-run", "--dry_run", action="store_true", help="list the files and sizes, without network access"
             )
     return parser
 
@@ -82,7 +82,7 @@ def _examine(settings: ExportSettings, path: Path) -> int:
     from .stage import examine_file
 
     artefact = examine_file(settings, path)
-    show("held-out responses, nats a token", [artefact], None, settings.gate.model_dump())
+    show("held-out responses, nats per token", [artefact], None, settings.gate.model_dump())
     return 0 if artefact.verdict == "pass" else 1
 
 
@@ -90,11 +90,11 @@ def _run(settings: ExportSettings) -> int:
     from .stage import export
 
     run, record = export(settings)
-    show(f"{record.run_id}: held-out responses, nats a token", record.artefacts, record.default, record.gate)
+    show(f"{record.run_id}: held-out responses, nats per token", record.artefacts, record.default, record.gate)
     if record.no_gguf is not None:
-        warn(f"no GGUF was made, and `make serve` needs one: {record.no_gguf}")
+        warn(f"no GGUF was made, but `make serve` needs one: {record.no_gguf}")
     elif record.default is None:
-        warn("no artefact passes: serve will refuse this run; the table says why")
+        warn("no artefact passes, so serve will refuse this run: see the table for the reasons")
     else:
         say(f"export: finished: {run.path}; serve loads {record.default}")
     say(f"report: {report.write(run)}")
@@ -103,15 +103,15 @@ def _run(settings: ExportSettings) -> int:
 
 
 def _next(run: str, record: ExportRecord) -> str:
-    """Return what can be done with what was exported."""
+    """Return a suggested next command."""
     if record.default is not None:
         return f"make serve RUN={run}"
     if any(artefact.verdict == "pass" for artefact in record.artefacts):
-        merge = "merged/ passed: transformers and vLLM load it"
+        merge = "merged/ passed: transformers and vLLM can load it"
         return f"{merge}; make push RUN={run} WHAT=merged,adapter REPO=owner/name publishes it"
     if any(artefact.verdict == "inconclusive" for artefact in record.artefacts):
-        return "train with more held-out rows, and export again: the table says how many are needed"
-    again = "see what failed in the table and the report, then train again"
+        return "train with more held-out rows, then export again: the table has the number needed"
+    again = "see the table and the report for what failed, then train again"
     return again if record.no_gguf else f"{again}; or make export RUN={run} QUANTS=Q8_0,Q6_K"
 
 
@@ -123,12 +123,12 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
         print(printable(card.card(publication)))
         return 0
     if section.repo is None:
-        raise ConfigError("push.repo is required: give REPO=owner/name, or push.repo in the training's config")
+        raise ConfigError("push.repo is required: set REPO=owner/name, or push.repo in the training config")
     if dry_run:
         push.show(publication, section, contents.collect(publication))
         return 0
     with lock.hold(publication.run.path, "a push"):
-        publication, section = selection.select(settings)  # an export may have ended meanwhile
+        publication, section = selection.select(settings)  # an export may have finished meanwhile
         with resumable():
             record = push.publish(publication, section, contents.collect(publication))
     say(f"push: published: {PAGE}/{record.repo}, commit {record.commit}")
@@ -139,9 +139,9 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
 
 
 def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: Mapping[str, float]) -> None:
-    """Print the artefacts with their size, fidelity and verdict, and by which thresholds, where those are looser."""
+    """Print the artefacts with size, fidelity and verdict, and any thresholds looser than the defaults."""
     made = Table(title=cell(title), title_justify="left")
-    for name in ("artefact", "size", "KL", "top-1", "loss", "base's", "trained's", "verdict"):
+    for name in ("artefact", "size", "KL", "top-1", "loss", "base loss", "trained loss", "verdict"):
         made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
     for artefact in artefacts:
         made.add_row(*map(cell, _row(artefact, artefact.path == default)))
@@ -157,7 +157,7 @@ def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: M
 
 
 def _remarks(artefacts: Sequence[Artefact]) -> dict[str, list[str]]:
-    """Return what was not judged of artefacts that pass, with their paths."""
+    """Return what was not judged for passing artefacts, with their paths."""
     found: dict[str, list[str]] = {}
     for artefact in artefacts:
         head, _, remark = artefact.why.partition("; ")

@@ -1,4 +1,4 @@
-"""Artefacts: what every output format does (make, examine), and which artefacts an earlier export already finished."""
+"""Artefacts: the interface of output formats (make, examine), and artefacts finished by an earlier export."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from burnish.run import Run
 from .seal import SealError, is_sealed, seal
 from .settings import ExportSettings
 
-WORK = ".export"  # what a later export may reuse: hashes, fidelity, the merge's own answers
-EXAMINED = 3  # counts changes to what the examination finds, so that figures of an older one are not judged
+WORK = ".export"  # for reuse by a later export: hashes, fidelity, the merge's answers
+EXAMINED = 3  # increase it when the examination changes, so that older figures are not reused
 
 AnyExamined = TypeVar("AnyExamined", bound=Examined)
 
 
 @dataclass
 class Finished:
-    """Examined artefacts of this run, by path; they are valid for one `key` (the training, the settings) only."""
+    """Examined artefacts of this run, by path; valid only for one `key` (training and settings)."""
 
     path: Path
     key: dict[str, Any]
@@ -36,12 +36,12 @@ class Finished:
 
     @staticmethod
     def load(run: Run, key: dict[str, Any]) -> Finished:
-        """Read what an earlier export with the same key finished, if it was written here."""
+        """Read the finished artefacts of an earlier export with the same key, if they were written here."""
         path = run.inside(f"{WORK}/kept.json")
         try:
             content: Any = read_json(path) if path.is_file() else {}
         except FileError:
-            content = None  # damaged: everything is made again
+            content = None  # damaged: make everything again
         if content and (why := _not_believed(content)):
             say(f"export: {path} {why}: everything is made and measured again")
             content = None
@@ -50,7 +50,7 @@ class Finished:
         return Finished(path, key, known if isinstance(known, dict) else {})
 
     def find(self, run: Run, name: str, kind: type[AnyExamined]) -> AnyExamined | None:
-        """Return what is known of an artefact, if its files are still the same."""
+        """Return a finished artefact, if its files are unchanged."""
         try:
             known = kind.model_validate(self.artefacts[name])
         except (KeyError, ValidationError):
@@ -59,36 +59,36 @@ class Finished:
         return known if path.exists() and tree_sha256(path) == known.sha256 else None
 
     def others(self, run: Run, made: Collection[str]) -> list[Examined]:
-        """Return the GGUF files that earlier exports made beside those in `made`, where they are still the same."""
+        """Return unchanged GGUF files of earlier exports that are not in `made`."""
         names = sorted(self.artefacts.keys() - set(made))
         found = (self.find(run, name, Examined) for name in names if name.startswith(f"gguf/{run.id}-"))
         return [one for one in found if one is not None and one.kind == "gguf"]
 
     def add(self, examined: Examined) -> None:
-        """Write down an artefact that is finished."""
+        """Record a finished artefact."""
         self.artefacts[examined.path] = examined.model_dump()
         content = {"key": self.key, "artefacts": self.artefacts}
-        content = json.loads(json.dumps(content))  # as it will be read: lists for tuples
-        with suppress(SealError):  # the next export says why it measures again
+        content = json.loads(json.dumps(content))  # as it will be read back: lists instead of tuples
+        with suppress(SealError):  # the next export reports why it measures again
             content["seal"] = seal(content)
         write_atomic(self.path, json.dumps(content, indent=2) + "\n")
 
 
 def _not_believed(content: Any) -> str:
-    """Say why what an earlier export kept does not count; "" where it does."""
+    """Return why the records of an earlier export are not trusted, else ""."""
     if not isinstance(content, dict) or not content.get("seal"):
         return "has no seal"
     try:
         if is_sealed({name: value for name, value in content.items() if name != "seal"}, content["seal"]):
             return ""
     except SealError as error:
-        return f"has a seal that can't be checked ({error})"
-    return "is sealed with another key (of another user or machine), or was changed"
+        return f"has a seal that can't be verified ({error})"
+    return "was sealed with another key (of another user or machine), or was changed"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every step of one export needs."""
+    """The inputs shared by all steps of one export."""
 
     settings: ExportSettings
     run: Run
@@ -99,14 +99,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What is known of an artefact once it is made: its type, and the tensors of another, by "wanted -> taken"."""
+    """A newly made artefact: its type, and its tensors that fell back to another type, by "wanted -> taken"."""
 
     quantization: str
     fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 class Format(Protocol):
-    """One output format: how an artefact is made at `path` (relative to the run), and how it is examined."""
+    """One output format: makes an artefact at `path` (relative to the run) and examines it."""
 
     @property
     def path(self) -> str: ...
@@ -114,7 +114,7 @@ class Format(Protocol):
     def kind(self) -> Kind: ...
 
     def make(self, target: Path) -> Made:
-        """Write the artefact, whole or not at all. Raises UserError where it can't be made."""
+        """Write the artefact atomically. Raises UserError if it can't be made."""
         ...
 
     def examine(self, path: Path) -> Fidelity:
@@ -123,9 +123,9 @@ class Format(Protocol):
 
 
 def produce(job: Job, output: Format) -> Examined:
-    """Make and examine one artefact, unless it is there and unchanged."""
+    """Make and examine one artefact, unless it exists unchanged."""
     if found := job.finished.find(job.run, output.path, Examined):
-        say(f"export: {output.path} is there and unchanged")
+        say(f"export: {output.path} exists and is unchanged")
         return found
     target = job.run.path / output.path
     made = output.make(target)
@@ -135,7 +135,7 @@ def produce(job: Job, output: Format) -> Examined:
 
 
 def describe(target: Path, name: str, kind: Kind, fidelity: Fidelity, made: Made) -> Examined:
-    """Return what a record holds of one examined file or directory, which it calls `name`."""
+    """Return the record's entry for one examined file or directory, under `name`."""
     files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
     return Examined(
         path=name,

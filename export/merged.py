@@ -1,7 +1,7 @@
-"""The 16-bit merge as safetensors: where there is a choice of base, both merges are examined and the better one stays.
+"""The 16-bit merge as safetensors. If there is a choice of base, both merges are examined and the better is kept.
 
-No cheap rule tells which base loses less. The lower held-out response loss wins, within 1% the lower general-text loss;
-a merge that fails the gate never wins over one that passes.
+No simple rule predicts the better base. The lower held-out response loss wins, within 1% the lower general-text loss;
+but a merge that fails the gate never wins over one that passes.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .merge.dequantize import DTYPES
 from .merge.shards import NAMES, sources
 from .settings import GateSection
 
-SAME_LOSS = 0.01  # two losses within this share of one another are the same
+SAME_LOSS = 0.01  # losses that differ by less than this share count as equal
 ANSWERS = "merged.safetensors"
 
 
 class Merged(Examined):
-    """The examined merge, and which base it was merged onto."""
+    """The examined merge, with its base."""
 
     merge: Merge
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Format: a merged 16-bit checkpoint, onto one of the two bases. It is made under .export/ until it is chosen."""
+    """Format: a 16-bit checkpoint merged onto one of the two bases. It stays in .export/ until it is chosen."""
 
     job: Job
     base: Base
@@ -62,7 +62,7 @@ class Checkpoint:
         return Made(NAMES[DTYPES[dtype]])
 
     def examine(self, path: Path) -> Fidelity:
-        """Score the checkpoint through transformers; its answers are written beside it, for the GGUFs."""
+        """Score the checkpoint with transformers, and save its answers next to it as the reference for GGUFs."""
         title = f"the merge ({self.onto})"
         fidelity, answers = examine_checkpoint(
             path, self.job.exam, self.job.record, title, self.job.settings.template_timeout_s
@@ -73,9 +73,9 @@ class Checkpoint:
 
 
 def make_merged(job: Job, base: Base) -> Merged:
-    """Make and examine merged/, unless it is there and unchanged."""
+    """Make and examine merged/, unless it exists unchanged."""
     if found := job.finished.find(job.run, MERGED, Merged):
-        say(f"export: {MERGED} is there and unchanged")
+        say(f"export: {MERGED} exists and is unchanged")
         return found
     bases, reason = merge_bases(job.settings.merge.base, job.record)
     examined = {onto: produce(job, Checkpoint(job, base, onto)) for onto in bases}
@@ -93,10 +93,9 @@ def make_merged(job: Job, base: Base) -> Merged:
 
 
 def choose(fidelity: Mapping[MergeBase, Fidelity], gate: GateSection) -> tuple[MergeBase, str]:
-    """Return the base of the better of two examined merges, and why: the better verdict goes before the lower loss.
+    """Return the base of the better of two examined merges, and why: the verdict counts more than the loss.
 
-    A merge onto other weights than those that the adapter saw may have the lower loss and still not be the model that
-    was trained.
+    A merge onto other weights than the adapter saw may have the lower loss but not match the trained model.
     """
     (first, a), (second, b) = fidelity.items()
     best, reason = _lower_loss(first, a, second, b)
@@ -118,13 +117,13 @@ def _lower_loss(first: MergeBase, a: Fidelity, second: MergeBase, b: Fidelity) -
 
 
 def merged_answers(run: Run) -> TopLogprobs:
-    """Return the merge's answers to the exam: the reference of every GGUF."""
+    """Return the merge's answers to the exam, the reference for every GGUF."""
     tensors = load_file(run.path / WORK / ANSWERS)
     return TopLogprobs(tensors["ids"], tensors["logp"], tensors["true"])
 
 
 def _take(run: Run, best: MergeBase, others: list[MergeBase]) -> None:
-    """Move the chosen merge to its place, and remove the others."""
+    """Move the chosen merge to merged/, and remove the others."""
     work = run.path / WORK
     shutil.rmtree(run.path / MERGED, ignore_errors=True)
     os.replace(work / best, run.path / MERGED)

@@ -1,6 +1,6 @@
-"""A seal on what an export keeps for the next one: figures count only where this machine's user measured them.
+"""A seal on an export's cached results: they are reused only if this user measured them on this machine.
 
-It is an HMAC-SHA256 with a key in the cache, which never leaves it: a run that someone else made has no valid one.
+It is an HMAC-SHA256 with a key that stays in the cache, so a run made by someone else has no valid seal.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ KEY_FILE, KEY_BYTES = "seal.key", 32
 
 
 class SealError(Exception):
-    """The cache can't keep a key."""
+    """The key can't be stored or read."""
 
 
 def seal(content: Any) -> str:
-    """Return the seal of anything that JSON can hold. Raises SealError."""
+    """Return the seal of JSON data. Raises SealError."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return hmac.new(_key(cache_root() / KEY_FILE), text, hashlib.sha256).hexdigest()
 
 
 def is_sealed(content: Any, given: object) -> bool:
-    """Whether `given` is the content's seal. Raises SealError."""
+    """Return whether `given` is the content's seal. Raises SealError."""
     return isinstance(given, str) and given.isascii() and hmac.compare_digest(seal(content), given)
 
 
 def _key(path: Path) -> bytes:
-    """Return the key, made at first use and readable by its owner alone."""
+    """Return the key; it is made at first use and readable only by its owner."""
     try:
         if not path.exists():
             _make_key(path)
@@ -42,12 +42,12 @@ def _key(path: Path) -> bytes:
     except OSError as error:
         raise SealError(f"{path}: {error.strerror or error}") from None
     if len(key) != KEY_BYTES:
-        raise SealError(f"{path}: it should have {KEY_BYTES} bytes: remove it")
+        raise SealError(f"{path}: expected {KEY_BYTES} bytes: remove the file")
     return key
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key, whole; where another process was first, its key is replaced and its seals count no more."""
+    """Write a new key atomically; this replaces a key that another process just made and invalidates its seals."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -17,21 +17,21 @@ FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb
 
 
 class RunSection(Strict):
-    """Which run is exported."""
+    """The run to export."""
 
     root: str = Field("runs", description="directory of all runs")
-    name: str | None = Field(None, description="the run; none: the newest trained one")
-    base: str | None = Field(None, description="where the base model is now, if it has moved; checked by its sha256")
+    name: str | None = Field(None, description="the run; none: the newest trained run")
+    base: str | None = Field(None, description="the base model's new location, if it has moved; checked by its sha256")
 
 
 class MergeSection(Strict):
     """How the adapter is merged."""
 
     base: Literal["auto", "dequantized", "original"] = Field(
-        "auto", description="onto the base as the adapter saw it, onto the original 16-bit one, or the one that fits"
+        "auto", description="merge onto the base as quantized in training, the original 16-bit base, or the better one"
     )
     dtype: Literal["auto", "float16", "bfloat16"] = Field(
-        "auto", description="how merged weights are stored; auto: float16 unless a value overflows it"
+        "auto", description="type of the merged weights; auto: float16 unless a value overflows it"
     )
 
     @field_validator("dtype", mode="before")
@@ -39,8 +39,8 @@ class MergeSection(Strict):
     def _never_into_4_bits(cls, value: object) -> object:
         if isinstance(value, str) and value.lower() in FOUR_BIT:
             raise ValueError(
-                "merging into 4-bit weights is refused: rounding to 4 bits erases a light fine-tune; merge in 16 bits,"
-                " and take a small GGUF type (gguf.quants), which is examined"
+                "merging into 4 bits is not supported: rounding can erase a light fine-tune; merge in 16 bits,"
+                " and use a small GGUF type (gguf.quants), which is examined"
             )
         return value
 
@@ -48,7 +48,7 @@ class MergeSection(Strict):
 
 
 class GgufSection(Strict):
-    """Which GGUF files are made; F16 (or BF16) always is."""
+    """The GGUF files to make; F16 (or BF16) is always made."""
 
     quants: list[str] = Field(default=["Q8_0", "Q4_K_M"], description="llama.cpp's quantization types by name")
 
@@ -59,28 +59,28 @@ class GgufSection(Strict):
 
 
 class GateSection(Strict):
-    """What an artefact must reach on the exam to pass."""
+    """The gate's thresholds on the exam's figures."""
 
     max_kl: float = Field(
         DEFAULTS["max_kl"],
         gt=0.0,
         allow_inf_nan=False,
-        description="largest mean KL to its reference, nats a token, on held-out responses and on general text",
+        description="largest mean KL to the reference, nats per token, on held-out responses and on general text",
     )
     min_top1: float = Field(
-        DEFAULTS["min_top1"], ge=0.0, le=1.0, description="least share of positions with the same likeliest token"
+        DEFAULTS["min_top1"], ge=0.0, le=1.0, description="smallest share of positions with the same likeliest token"
     )
     max_gain_lost: float = Field(
         DEFAULTS["max_gain_lost"],
         ge=0.0,
         allow_inf_nan=False,
-        description="largest share of training's gain in loss that may be lost",
+        description="largest share of training's loss gain that may be lost",
     )
     min_gain: float = Field(
         DEFAULTS["min_gain"],
         ge=0.0,
         allow_inf_nan=False,
-        description="smallest gain, nats a token, of which a loss is judged",
+        description="smallest gain, nats per token, for which a lost share is judged",
     )
 
 
@@ -94,7 +94,7 @@ NAMES: Names = {
     "quantization_method": _types,
     "save_method": unless(
         ("merged_16bit", "lora", None),
-        "a run is merged in 16 bits (merged/), and its adapter is kept beside it; merging into 4 bits is refused",
+        "a run is merged in 16 bits (merged/) and keeps its adapter; merging into 4 bits is not supported",
     ),
 }
 
@@ -110,5 +110,5 @@ class ExportSettings(Strict):
     gate: GateSection = Field(default_factory=GateSection)
     push: PushSection = Field(default_factory=PushSection)
     template_timeout_s: float = Field(
-        TIMEOUT_S, gt=0, le=3600, description="longest processor time to compile a template, or to render one chat"
+        TIMEOUT_S, gt=0, le=3600, description="most processor time to compile a template or to render one chat, seconds"
     )

@@ -1,4 +1,4 @@
-"""The export stage: check, merge, convert, quantize, examine, record. What is finished and unchanged is not redone."""
+"""The export stage: check, merge, convert, quantize, examine, record. Finished, unchanged artefacts are reused."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ NO_FIGURES = Fidelity(
     kl=None, kl_trained=None, top1_agreement=None, loss=None, loss_trained=None, loss_base=None, prompt_parity=None,
     terminator=None,
 )  # fmt: skip
-# what an export reads and writes beside the trees that the records name
+# paths that an export reads or writes besides those in the records
 TOUCHED = ("train.json", "export.json", "config.yaml", "report.html", "logs", MERGED, "gguf", WORK)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "bitsandbytes")
 
 
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
-    """Export the run; returns it and its record. Raises the named errors before work starts where it can't be done."""
+    """Export the run; return it and its record. Checks everything that can be checked before the work starts."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
     with lock.hold(run.path, "an export"):
         return run, _export(settings, run)
@@ -67,15 +67,13 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     _check_room(run, base, len(merge_bases(settings.merge.base, record)[0]), len(types))
     for directory in (run.path, run.path / "gguf"):
         remove_partial(directory)
-    private_directory(run.path / WORK)  # the merge's answers to the held-out rows lie there
+    private_directory(run.path / WORK)  # it has the merge's answers to held-out rows
     train_sha256 = file_sha256(run.path / "train.json")
     key = {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED}
     job = Job(settings, run, record, Exam.load(run.tree(record.exam.path)), Finished.load(run, key))
     say(f"export: {run.path}")
     if children.reaches_network():
-        say(
-            "export: no network namespaces are allowed here: llama.cpp's tools could reach the network, without a token"
-        )
+        say("export: network namespaces are not allowed here: llama.cpp's tools can reach the network, without a token")
     merged = make_merged(job, base)
     ggufs, no_gguf = _ggufs(job, types)
     result = _record(job, train_sha256, merged, ggufs, no_gguf)
@@ -84,9 +82,9 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
 
 
 def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
-    """Return the examined GGUF files, and why there are none where the converter makes none of the merge.
+    """Return the examined GGUF files, and why there are none if the converter does not support the merge.
 
-    Those of earlier exports that are still there belong to them, whatever types are asked for now.
+    This includes unchanged GGUF files of earlier exports, whatever types are requested now.
     """
     try:
         made = [produce(job, output) for output in gguf_formats(job, types)]
@@ -99,7 +97,7 @@ def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
 
 
 def examine_file(settings: ExportSettings, path: Path) -> Artefact:
-    """Examine any GGUF file or merged directory against a run's exam, and judge it; the run is not changed."""
+    """Examine and judge a GGUF file or merged directory against a run's exam, without changing the run."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
     record = run.read(TrainRecord)
     if not path.exists():
@@ -125,11 +123,11 @@ def examine_file(settings: ExportSettings, path: Path) -> Artefact:
 
 
 def _check_unchanged(run: Run, record: TrainRecord) -> None:
-    """Raise RunError where the adapter or the exam is no longer what training recorded."""
+    """Raise RunError if the adapter or the exam has changed since training."""
     for part in (record.adapter, record.exam):
         run.tree(part.path)
     faults = [
-        f"{run.path / part.path}: is not what training recorded (sha256 differs): restore it, or train again"
+        f"{run.path / part.path}: has changed since training (sha256 differs): restore it, or train again"
         for part in (record.adapter, record.exam)
         if tree_sha256(run.path / part.path) != part.sha256
     ]
@@ -138,7 +136,7 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
 
 
 def _check_name(run: Run) -> None:
-    """Raise RunError where the directory's name can't be a part of the artefacts' names."""
+    """Raise RunError if the directory's name can't be part of artefact names."""
     try:
         inside(f"gguf/{run.id}.gguf")
     except ValueError as error:
@@ -150,7 +148,7 @@ def _base(settings: ExportSettings, record: TrainRecord) -> Base:
     if base.sha256 != record.base.sha256:
         raise RunError(
             f"{base.id}: is not the base that this run was trained on (sha256 {base.sha256[:12]}, recorded"
-            f" {record.base.sha256[:12]}): give the right one with BASE="
+            f" {record.base.sha256[:12]}): set the right one with BASE="
         )
     return with_safetensors(base)
 
@@ -186,6 +184,6 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
 
 
 def _context_length(config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens the model's config says that it knows; None where it doesn't say so."""
+    """Return the context length in the model's config; None if it has none."""
     found = (config.get(name) for name in ("max_position_embeddings", "n_positions"))
     return next((n for n in found if type(n) is int and 0 < n <= MOST_TOKENS), None)

@@ -91,7 +91,7 @@ def test_a_cache_that_cannot_keep_a_key_costs_a_new_measurement_and_says_so(
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "file"))
     again = Fake()
     produce(job(tmp_path / "run"), again)
-    assert again.calls == ["make", "examine"] and "has a seal that can't be checked" in capsys.readouterr().err
+    assert again.calls == ["make", "examine"] and "has a seal that can't be verified" in capsys.readouterr().err
 
 
 def test_what_is_finished_and_unchanged_is_not_made_again(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
     ("change", "verdict", "says"),
     [
         ({}, "pass", "all checks hold"),
-        ({"terminator": False}, "fail", "the merge that it was made from fails: terminator: it does not hold"),
-        ({"kl": 0.09, "kl_ci": (0.05, 0.2)}, "inconclusive", "the merge that it was made from is inconclusive: KL"),
+        ({"terminator": False}, "fail", "the merge it was made from fails: terminator: it does not hold"),
+        ({"kl": 0.09, "kl_ci": (0.05, 0.2)}, "inconclusive", "the merge it was made from is inconclusive: KL"),
     ],
 )
 def test_a_gguf_is_no_better_than_the_merge_that_it_was_made_from(

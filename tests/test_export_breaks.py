@@ -163,7 +163,7 @@ def test_a_template_edited_where_no_exam_row_reaches(run: Run, tmp_path: Path, v
 
 def test_a_doubled_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     gguf = broken(run, tmp_path, edit_template("{% for", "{{ bos_token }}{% for"))
-    assert "prompt parity: its prompts begin with a doubled BOS (token 1 twice)" in verdict(gguf)
+    assert "prompt parity: its prompts start with a double BOS (token 1 twice)" in verdict(gguf)
 
 
 def test_another_bases_weights(run: Run, base_directory: Path, tmp_path: Path, verdict: Callable[[Path], str]) -> None:

@@ -39,7 +39,7 @@ def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
     _, page = card(cli, run)
     assert "| `tuned-Q4_K_M.gguf` (default) | 1 MB | 0.0100 | 97.0% | 0.8500 | pass | yes |" in page
     assert "| `tuned-Q8_0.gguf` | 2 MB | 0.0100 | 97.0% | 0.8500 | fail | no |" in page and WHY in page
-    assert "the base's is 3.2000" in page and "90 rows trained on, 10 held out; format `messages`" in page
+    assert "the base model's is 3.2000" in page and "90 training rows, 10 held-out rows; format `messages`" in page
     assert "0–63: 70, 64–127: 30" in page and "| `lora.r` | `8` |" in page
     assert "rows.jsonl" not in page
 
@@ -49,7 +49,7 @@ def test_the_templates_variables_are_said_for_servers_that_do_not_know_them(tmp_
     assert "chat-template-kwargs" not in card(cli, run)[1]
     record = json.loads((run.path / "export.json").read_text())
     (run.path / "export.json").write_text(json.dumps({**record, "template_kwargs": {"enable_thinking": False}}))
-    assert "llama-server with `--chat-template-kwargs '{\"enable_thinking\": false}'`" in card(cli, run)[1]
+    assert "llama-server needs `--chat-template-kwargs '{\"enable_thinking\": false}'`" in card(cli, run)[1]
 
 
 def test_rank_and_scale_are_the_adapters_own(tmp_path: Path, cli: Cli) -> None:
@@ -63,7 +63,7 @@ def test_rank_and_scale_are_the_adapters_own(tmp_path: Path, cli: Cli) -> None:
     for row in ("`lora.r` | `4`", "`lora.lora_alpha` | `12`", '`lora.target_modules` | `["q_proj", "v_proj"]`'):
         assert f"| {row} |" in page
     assert "| `lora.use_dora` | `true` |" in page and "lora_bias" not in page
-    assert f"| started from the adapter of sha256 | `{'e' * 64}` |" in page
+    assert f"| started from the adapter with sha256 | `{'e' * 64}` |" in page
 
 
 def test_a_licence_is_never_invented(tmp_path: Path, cli: Cli) -> None:
@@ -81,7 +81,7 @@ def test_a_licence_that_was_not_recorded_is_read_where_the_base_is_still_here(tm
     (tmp_path / "barrel" / "README.md").write_text("---\nlicense: mit\n---\n# Barrel\n")
     base = {"id": str(tmp_path / "barrel"), "revision": None, "sha256": "0" * 64}
     metadata, page = card(cli, make_run(tmp_path / "runs", base=base))
-    assert metadata["license"] == "mit" and "Licence of the base: mit, as the base itself says" in page
+    assert metadata["license"] == "mit" and "Licence of the base: mit, by its own metadata" in page
 
 
 def test_a_path_of_this_machine_is_not_on_the_page(tmp_path: Path, cli: Cli) -> None:
@@ -107,7 +107,7 @@ def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) ->
 def test_a_failed_artefact_is_said_first(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, failed=("F16", "Q8_0", "Q4_K_M"))
     _, page = card(cli, run, "--push.allow_failed", "true")
-    assert page.index("**Warning: published although it did not pass its exam.**") < page.index("A LoRA fine-tune of")
+    assert page.index("**Warning: not everything here passed its exam.**") < page.index("A LoRA fine-tune of")
     assert 'SET="--artefact Q4_K_M --allow_unproven true"' in page
 
 
@@ -120,7 +120,7 @@ def test_a_plain_text_run_has_no_chat_commands(tmp_path: Path, cli: Cli) -> None
 @pytest.mark.parametrize("part", ["transformers", "PEFT"])
 def test_its_python_is_python(part: str, tmp_path: Path, cli: Cli) -> None:
     _, page = card(cli, make_run(tmp_path))
-    block = page.split("transformers:\n" if part == "transformers" else "on the base:\n")[1]
+    block = page.split("transformers:\n" if part == "transformers" else "on the base model:\n")[1]
     code = "\n".join(re.findall(r"^    (.*)$", block.strip("\n").split("\n\n")[0], re.MULTILINE))
     compile(code, part, "exec")
     assert "import" in code
@@ -131,17 +131,17 @@ def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path, cli: Cli) -
     record = json.loads((run.path / "train.json").read_text()) | {"created": "2027-01-01T00:00:00Z"}
     (run.path / "train.json").write_text(json.dumps(record))
     done = cli("export", "card", "--run.root", str(tmp_path))
-    assert done.returncode == 2 and "export.json is of an earlier training: run `make export` again" in done.stderr
+    assert done.returncode == 2 and "export.json is from an earlier training: run `make export` again" in done.stderr
 
 
 def test_it_says_what_of_the_held_out_rows_was_trained(tmp_path: Path, cli: Cli) -> None:
     data = {"path": "rows.jsonl", "sha256": "d" * 64, "format": "messages", "rows": 90, "eval_rows": 10,
             "over_length": 0, "near_duplicates": 3, "eval_overlap": 4, "eval_overlap_dropped": 0}  # fmt: skip
     _, page = card(cli, make_run(tmp_path, data=data))
-    assert "3 held-out rows are near duplicates of rows that were trained" in page
-    assert "4 held-out rows were trained as well (data.eval_overlap allow)" in page
+    assert "3 held-out rows are near duplicates of trained rows" in page
+    assert "4 held-out rows were also trained (data.eval_overlap allow)" in page
     _, page = card(cli, make_run(tmp_path, "dropped", data=data | {"near_duplicates": 0, "eval_overlap_dropped": 4}))
-    assert "near duplicates" not in page and "trained as well" not in page
+    assert "near duplicates" not in page and "also trained" not in page
 
 
 def test_looser_thresholds_stand_above_everything(tmp_path: Path, cli: Cli) -> None:
@@ -153,7 +153,7 @@ def test_looser_thresholds_stand_above_everything(tmp_path: Path, cli: Cli) -> N
     record["gate"] = {"max_kl": 1000.0, "min_top1": 0.88}
     (run.path / "export.json").write_text(json.dumps(record))
     _, page = card(cli, run)
-    note = "> **Note: judged by looser thresholds than the defaults: max_kl 1000 (default 0.1).**"
+    note = "> **Note: judged with looser thresholds than the defaults: max_kl 1000 (default 0.1).**"
     assert page.index(note) < page.index("A LoRA fine-tune of")
     assert "0.0100 (0.0050–0.0200)" in page and "`max_kl` 1000, `min_top1` 0.88" in page
-    assert "On general text the base's loss is 3.1000, the trained model's 3.2500" in page
+    assert "the base model's loss is 3.1000, the trained model's 3.2500" in page

@@ -18,7 +18,7 @@ from tests.support.training import command
 
 # some for which the pinned converter loads a tokenizer with trust_remote_code=True; the first is run with every test
 TRUSTING = ("ChatGLMModel", "DreamModel", "Glm4ForCausalLM", "LLaDAModelLM", "MiniMaxM1ForCausalLM", "QWenLMHeadModel")
-REFUSED = "llama.cpp's converter needs the model's own Python code for its tokenizer, and that code is never run here"
+REFUSED = "llama.cpp's converter needs the model's own Python code for its tokenizer, and Burnish never runs that code"
 CODE = """
 import pathlib
 pathlib.Path({marker!r}).write_text("it ran")

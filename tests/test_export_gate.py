@@ -84,8 +84,8 @@ def test_each_broken_rule_fails_it_by_name(change: dict[str, Any], name: str) ->
         ({"kl": 0.12, "kl_ci": (0.07, 0.17)}, "may be above 0.1"),
         ({"top1_agreement_ci": (0.85, 1.0)}, "may be below 88.0%"),
         ({"gain_lost_ci": (-0.2, 0.28)}, "share lost of what training gained 4% (95% interval -20% to 28%"),
-        ({"kl": 0.1, "kl_ci": (0.09, 0.11)}, "lies on the limit of 0.1: more rows would not decide it"),
-        (few(), "KL 0.02 from 1 held-out row has no interval beside 0.1: examine at least 10 rows"),
+        ({"kl": 0.1, "kl_ci": (0.09, 0.11)}, "is at the limit of 0.1: more rows would not decide it"),
+        (few(), "KL 0.02 (limit 0.1) is from 1 row, without an interval: examine at least 10 rows"),
         ({"kl": None}, "no held-out row was examined"),
     ],
 )
@@ -132,7 +132,7 @@ def test_where_training_gained_nothing_there_is_no_gain_to_lose() -> None:
 def test_a_smoke_runs_exact_merge_passes_and_says_what_was_not_judged() -> None:
     found, why = verdict(**SMOKE)
     assert found == "pass"
-    assert why == "all checks hold; gain not judged: training gained 0.0004 nats a token, below 0.05"
+    assert why == "all checks hold; gain not judged: training gained 0.0004 nats per token, below 0.05"
     strict = GateSection(min_gain=0.0)
     assert judge(Fidelity.model_validate({**GOOD, **SMOKE}), strict)[0] == "fail"
 

@@ -155,7 +155,7 @@ def test_a_hub_that_stays_down_is_one_line(push: Push, hub: Hub) -> None:
     ("token", "text"),
     [
         ("hf_wrong", "refuses the token (HF_TOKEN): it is wrong or expired"),
-        ("hf_read", "the token (HF_TOKEN) has no right to write to me/model"),
+        ("hf_read", "the token (HF_TOKEN) is not allowed to write to me/model"),
         (None, "there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login`"),
     ],
 )
@@ -169,32 +169,32 @@ def test_a_bad_token_is_one_line_and_never_shown(token: str | None, text: str, p
 def test_a_repository_that_may_only_be_read_is_refused_before_uploads(push: Push, hub: Hub) -> None:
     assert push().returncode == 0
     hub.requests.clear()
-    assert "has no right to write to me/model" in line(push(token="hf_read"))
+    assert "is not allowed to write to me/model" in line(push(token="hf_read"))
     assert not hub.asked("POST", "objects/batch")
 
 
 def test_without_a_network_it_says_which_address_was_tried(push: Push) -> None:
     said = line(push(HF_ENDPOINT="http://127.0.0.1:9"))
-    assert "push.repo me/model: the hub can't be reached (http://127.0.0.1:9): check the network" in said
-    assert "push.repo me/model: HF_HUB_OFFLINE is set, so the hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
+    assert "push.repo me/model: the Hub can't be reached (http://127.0.0.1:9): check the network" in said
+    assert "push.repo me/model: HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
 
 
 def test_another_ones_namespace_is_refused(push: Push, hub: Hub) -> None:
-    assert "no right to write to them/model" in line(push("--push.repo", "them/model"))
+    assert "not allowed to write to them/model" in line(push("--push.repo", "them/model"))
 
 
 def test_a_taken_name_is_refused_and_left_alone(push: Push, hub: Hub) -> None:
     hub.add("me/model", {"pytorch_model.bin": b"another model"}, private=True)
-    assert "the name is taken, by a model that Burnish did not publish" in line(push())
+    assert "the name is taken by a model that Burnish did not publish" in line(push())
     assert set(hub.files("me/model")) == {"pytorch_model.bin"}
     hub.add("me/other", {"x": b""}, hidden=True)
-    assert "the name is taken, by something your token can't see" in line(push("--push.repo", "me/other"))
+    assert "the name is taken by something that your token can't see" in line(push("--push.repo", "me/other"))
 
 
 def test_a_public_repository_is_used_only_when_asked(push: Push, hub: Hub, run: Run) -> None:
     assert push("--push.public", "true").returncode == 0
     assert not hub.repos["me/model"].private and run.read(PushRecord).public
-    assert "is public: say PUBLIC=1" in line(push())
+    assert "is public: set PUBLIC=1" in line(push())
 
 
 def test_a_secret_file_and_a_login_are_tokens_too(push: Push, hub: Hub, tmp_path: Path) -> None:
@@ -228,17 +228,17 @@ def test_a_failed_artefact_stays_here(hub: Hub, tmp_path: Path, cli: Cli) -> Non
 def test_a_run_of_which_nothing_passed_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("F16", "Q8_0", "Q4_K_M"))
     command = ("export", "push", *where(run), "--push.repo", "me/model")
-    assert "nothing of it passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
+    assert "no artefact passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
     assert "me/model" not in hub.repos
     done = cli(*command, "--push.allow_failed", "true", **hub.environment(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
     card = hub.files("me/model")["README.md"].decode()
-    assert "**Warning: published although it did not pass its exam.**" in card and WHY in card
+    assert "**Warning: not everything here passed its exam.**" in card and WHY in card
 
 
 def test_a_full_quota_is_said_as_such(push: Push, hub: Hub, run: Run) -> None:
     hub.quota_bytes = 1000
-    assert "refuses it for lack of storage: Private repository storage limit reached" in line(push())
+    assert "has too little storage for it: Private repository storage limit reached" in line(push())
     assert len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
 
 
@@ -253,7 +253,7 @@ def test_a_path_of_this_machine_in_the_records_is_pointed_out(hub: Hub, tmp_path
     }
     run = make_run(tmp_path / "runs", data=data)
     done = cli("export", "push", *where(run), "--push.repo", "me/model", "--dry-run")
-    assert "warning: the records name a path of this machine" in done.stderr
+    assert "warning: the records contain a local path" in done.stderr
     assert "data.path /home/me/rows.jsonl" in done.stderr
 
 
@@ -262,14 +262,14 @@ def test_quantized_merged_weights_are_never_published(push: Push, hub: Hub, run:
     from safetensors.numpy import save_file
 
     save_file({"weight": np.ones((64, 64), np.uint8)}, run.path / "merged" / "model.safetensors")
-    assert "quantized are never published (model.safetensors: U8)" in line(push("--push.allow_failed", "true"))
+    assert "merged weights are not published (model.safetensors: U8)" in line(push("--push.allow_failed", "true"))
     assert "me/model" not in hub.repos
 
 
 @pytest.mark.parametrize("name", ["gguf/tuned-Q8_0.gguf", "adapter/adapter_config.json", "merged/tokenizer.json"])
 def test_a_file_that_changed_since_its_record_is_refused(name: str, push: Push, hub: Hub, run: Run) -> None:
     (run.path / name).write_bytes((run.path / name).read_bytes() + b" ")
-    assert "not what its record says (sha256 differs)" in line(push())
+    assert "differs from its record (sha256)" in line(push())
     assert "me/model" not in hub.repos
 
 
@@ -305,7 +305,7 @@ def test_trainings_config_says_where_a_run_goes(hub: Hub, run: Run, tmp_path: Pa
 
 
 def test_without_a_repository_and_with_an_unknown_part_it_says_what_to_give(run: Run, cli: Cli) -> None:
-    assert "push.repo is required: give REPO=owner/name" in line(cli("export", "push", *where(run)))
+    assert "push.repo is required: set REPO=owner/name" in line(cli("export", "push", *where(run)))
     done = cli("export", "push", *where(run), "--push.repo", "me/model", "--push.what", "ggufs")
     assert "did you mean 'gguf'?" in line(done)
     assert "push.repo is 'model'" in line(cli("export", "push", *where(run), "--push.repo", "model"))
@@ -322,7 +322,7 @@ def test_the_adapter_alone_needs_no_export(what: str, push: Push, hub: Hub, run:
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
     }
-    assert b"nothing that was made from it was examined" in files["README.md"]
+    assert b"no artefact made from it was examined" in files["README.md"]
     record = run.read(PushRecord)
     assert (record.export_sha256, record.train_sha256) == (None, file_sha256(run.path / "train.json"))
 
@@ -339,9 +339,9 @@ def test_after_the_export_the_rest_follows_into_the_same_repository(push: Push, 
 def test_an_export_of_an_earlier_training_does_not_go_with_the_adapter(push: Push, hub: Hub, run: Run) -> None:
     (run.path / "train.json").write_text((run.path / "train.json").read_text() + "\n")
     done = push("--push.what", "adapter")
-    assert done.returncode == 0 and "export.json is of an earlier training and is left out" in done.stderr
+    assert done.returncode == 0 and "export.json is from an earlier training and is left out" in done.stderr
     assert "export.json" not in hub.files("me/model")
-    assert "is of an earlier training: run `make export` again" in line(push())
+    assert "is from an earlier training: run `make export` again" in line(push())
 
 
 def test_anything_else_asks_for_an_export_and_names_the_way_without(push: Push, run: Run) -> None:

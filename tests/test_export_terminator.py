@@ -42,12 +42,12 @@ def test_stopping_where_turns_end_and_nowhere_else_holds() -> None:
 
 def test_an_end_at_which_it_does_not_stop_fails() -> None:
     check = terminator(exam([100, END]), ends({OTHER_END}))
-    assert check.holds is False and "trained turns end in token 2, at which it does not stop" in check.why
+    assert check.holds is False and "trained turns end in token 2, where it does not stop" in check.why
 
 
 def test_ordinary_text_that_is_recorded_as_an_end_fails_even_where_no_examined_turn_has_it() -> None:
     check = terminator(exam([100, END]), ends({END}, {END, COMMA, 101}))
-    assert check.holds is False and "records ordinary text as ends" in check.why
+    assert check.holds is False and "records ordinary text as end tokens" in check.why
     assert "2 tokens (28 ',', 101 'barrel')" in check.why
 
 
@@ -126,7 +126,7 @@ def test_an_end_that_was_recorded_wrongly_before_fails_every_artefact(cut: Run, 
     export = run.read(ExportRecord)
     assert export.default is None
     for artefact in export.artefacts:
-        assert artefact.verdict == "fail" and "train.json records ordinary text as ends" in artefact.why
+        assert artefact.verdict == "fail" and "train.json records ordinary text as end tokens" in artefact.why
         assert "3 tokens" in artefact.why and "','" in artefact.why
 
 

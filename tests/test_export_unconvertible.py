@@ -68,7 +68,7 @@ def test_what_cannot_be_converted_is_said_first_and_exported_as_merged(
     assert warning in trained.stderr.splitlines()
     exported = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "x")
     assert exported.returncode == 0, exported.stderr
-    assert "warning: no GGUF was made, and `make serve` needs one: llama.cpp's converter" in exported.stderr
+    assert "warning: no GGUF was made, but `make serve` needs one: llama.cpp's converter" in exported.stderr
     assert "next: make serve" not in exported.stderr
     record = Run(tmp_path / "x").read(ExportRecord)
     assert [a.kind for a in record.artefacts] == ["safetensors"]
@@ -94,7 +94,7 @@ def test_gpt2_is_trained_merged_and_converted(tiny_base: Path, rows: Path, tmp_p
     asked = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path), *SHORT)
     refused = cli("train", "plan", *asked, "--base.quantization", "nf4")
     assert refused.returncode == 2
-    assert "Conv1D (GPT-2), which are not held in NF4 here: set none" in refused.stderr
+    assert "Conv1D (GPT-2), which NF4 does not support here: set none" in refused.stderr
     trained = cli("train", "run", *asked, "--run.name", "x", "--lora.target_modules", "c_attn,c_proj,c_fc")
     assert trained.returncode == 0, trained.stderr
     exported = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "x", "--gguf.quants", "Q8_0")

@@ -1,1 +1,1 @@
-"""Examining artefacts: their answers, prompt parity and the gate."""
+"""Examining artefacts: their logits, prompt parity and end tokens."""

@@ -1,4 +1,4 @@
-"""An artefact's exam: it is scored on the questions that the trained model was scored on, and gets its fidelity."""
+"""Examine an artefact: score it on the trained model's exam, and compute its fidelity."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .terminator import checkpoint_ends, gguf_ends, terminator
 
 @dataclass(frozen=True)
 class Scored:
-    """One artefact's answers over all n positions, compared with the trained model and the 16-bit merge (if given)."""
+    """One artefact's answers at all n positions, compared with the trained model and, if given, the 16-bit merge."""
 
     answers: TopLogprobs
     trained: Compared
@@ -36,7 +36,7 @@ class Scored:
 
 
 def score(exam: Exam, logits: Iterable[Floats], merged: TopLogprobs | None, title: str) -> Scored:
-    """Read logits, [some positions, vocabulary] at a time in the exam's order, and keep only what the record needs."""
+    """Reduce logits, read in the exam's order as [some positions, vocabulary], to what the record needs."""
     targets = [target for question in exam.questions for target in question.targets]
     answers, trained, against = [], [], []
     start = 0
@@ -54,12 +54,12 @@ def score(exam: Exam, logits: Iterable[Floats], merged: TopLogprobs | None, titl
 
 
 def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
-    """Yield a GGUF's logits, some positions at a time, through llama.cpp itself."""
+    """Yield a GGUF's logits, computed by llama.cpp, some positions at a time."""
     yield from score_chunks(model, [(q.input_ids, q.positions) for q in exam.questions])
 
 
 def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check) -> Fidelity:
-    """Return an artefact's fidelity: figures over held-out response tokens; general text beside them."""
+    """Return an artefact's fidelity: figures over held-out response tokens and over general text."""
     figures = _figures(exam, scored)
     held, general = figures["loss"], figures["loss_general"]
     return Fidelity.model_validate(
@@ -78,7 +78,7 @@ def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check) -> Fidelity:
 
 
 def _figures(exam: Exam, scored: Scored) -> dict[str, Estimate | None]:
-    """Return each figure with its interval, clustered by row; None where there is nothing to take it over."""
+    """Return each figure with its interval, clustered by row; None if it has no positions."""
     held, rows = exam.heldout(), exam.rows()
     reference = scored.merged or scored.trained
     base, trained, here = (-t.astype(np.float64) for t in (exam.base_true, exam.trained.true, scored.answers.true))
@@ -111,9 +111,9 @@ def examine_gguf(
     title: str,
     timeout_s: float = TIMEOUT_S,
 ) -> Fidelity:
-    """Return the fidelity of a GGUF file: scored through llama.cpp, prompted by the template in its own metadata.
+    """Return the fidelity of a GGUF file, scored by llama.cpp and prompted with the template in its metadata.
 
-    `timeout_s` is the longest time of one rendering.
+    `timeout_s` limits the time of one rendering.
     """
     with Model.open(path) as model:
         scored = score(exam, gguf_logits(model, exam), reference, title)
@@ -125,9 +125,9 @@ def examine_gguf(
 def examine_checkpoint(
     directory: Path, exam: Exam, record: TrainRecord, title: str, timeout_s: float = TIMEOUT_S
 ) -> tuple[Fidelity, TopLogprobs]:
-    """Return the fidelity of a merged checkpoint, scored through transformers, and its answers.
+    """Return the fidelity of a merged checkpoint, scored by transformers, and its answers.
 
-    Its tokenizer is loaded as vLLM and others do, by the class that its files name: what they make of it is examined.
+    Its tokenizer is loaded as in vLLM and others, by the class that its files name, so that their result is examined.
     """
     from transformers import AutoTokenizer
 

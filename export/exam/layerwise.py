@@ -1,8 +1,8 @@
-"""Several forward passes of one model that share each layer's weights: a layer is loaded once for all of them.
+"""Run several forward passes of a model together, so that each layer is loaded once for all of them.
 
-Each pass is the model's own forward, in a thread of its own that stops before every layer. One thread runs at a time:
-the caller's, which computes the layers, or a pass between two layers. So masks, position embeddings, caches and
-what layers share are whatever the architecture makes them.
+Each pass is the model's own forward in a separate thread that stops before every layer. One thread runs at a time: the
+caller's, which computes the layers, or a pass between two layers. So the architecture itself makes masks, position
+embeddings, caches and everything else that layers share.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class _Cancelled(BaseException):
-    """Ends a pass that is cancelled."""
+    """Ends a cancelled pass."""
 
 
 class _Pass(Generic[T]):
-    """One function in its own thread; `waits_for` is the layer's number before which it waits, None once it is done."""
+    """One function in its own thread; `waits_for` is the number of the layer that it waits for, None when done."""
 
     def __init__(self, function: Callable[[], T]):
         self.waits_for: int | None = None
@@ -35,10 +35,10 @@ class _Pass(Generic[T]):
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def resume(self, output: Any = None) -> None:
-        """Let it run up to its next layer or its end. Raises what it raised."""
+        """Run it up to its next layer or its end. Raises its exception."""
         self._output, self.waits_for, self.call = output, None, lambda: None
         threads = torch.get_num_threads()
-        # what runs between layers is small; with more, each pass would have its own team of OpenMP threads
+        # little is computed between layers; otherwise each pass would start its own team of OpenMP threads
         torch.set_num_threads(1)
         try:
             self._thread.start() if self._thread.ident is None else self._turn.release()
@@ -49,7 +49,7 @@ class _Pass(Generic[T]):
             raise self._error
 
     def wait_for(self, number: int, call: Callable[[], Any]) -> Any:
-        """Called in the thread: wait until the layer was computed; returns its output."""
+        """Called in the thread: wait for the layer and return its output."""
         self.waits_for, self.call = number, call
         self._back.release()
         self._turn.acquire()
@@ -59,7 +59,7 @@ class _Pass(Generic[T]):
         return output
 
     def close(self) -> None:
-        """End the thread, wherever it waits."""
+        """End the thread while it waits."""
         if self._thread.is_alive():
             self._closed = True
             self._turn.release()
@@ -82,10 +82,10 @@ def run(
     layers: Sequence[torch.nn.Module],
     loaded: Callable[[int], AbstractContextManager[None]],
 ) -> list[T]:
-    """Run the passes, forwards of a model with these layers, and return their results in order.
+    """Run the passes, which are forwards of a model with these layers, and return their results in order.
 
-    `loaded(n)` holds layer n's weights while it is open; the next layer is always the one that most passes wait for.
-    Raises what a pass or a layer raises; no thread is left then.
+    `loaded(n)` keeps layer n's weights loaded while it is open; the next layer is the one that most passes wait for.
+    Raises the exceptions of passes and layers; all threads are ended then.
     """
     current: list[_Pass[T]] = []
 
@@ -101,7 +101,7 @@ def run(
     with ExitStack() as stack:
         for number, layer in enumerate(layers):
             layer.forward = stops(number, layer.forward)
-            stack.callback(delattr, layer, "forward")  # the class's own is found again
+            stack.callback(delattr, layer, "forward")  # restores the class's forward
         for one in all_passes:
             stack.callback(one.close)
             resume(one)

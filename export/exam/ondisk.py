@@ -1,4 +1,4 @@
-"""A matrix that stays in its file: an embedding reads the rows it is asked for, a product takes a slice at a time."""
+"""A matrix that stays in its file: embeddings read single rows, matrix products read a slice at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READ_AS_THEY_ARE = frozenset({"detach", "size", "dim", "numel", "stride", "is_fl
 
 
 def read_float32(source: Source) -> torch.Tensor:
-    """Read a whole tensor in float32, a slice at a time; values that are not floats stay what they are."""
+    """Read a whole tensor as float32, a slice at a time; tensors of other types than floats are not converted."""
     if not TYPES[source.dtype].is_floating_point:
         return source.read()
     values = torch.empty(source.shape or (1,), dtype=torch.float32)
@@ -26,9 +26,9 @@ def read_float32(source: Source) -> torch.Tensor:
 
 
 class OnDisk(torch.Tensor):
-    """A stored matrix [rows, columns] as a parameter that holds no values and says that it is a float32 one of a CPU.
+    """A stored matrix [rows, columns] as a parameter without values that looks like float32 on the CPU.
 
-    `functional.embedding` and `functional.linear` read what they need. Any other function gets all of it.
+    `functional.embedding` and `functional.linear` read what they need. Any other function gets the whole matrix.
     """
 
     source: Source
@@ -60,7 +60,7 @@ class OnDisk(torch.Tensor):
 
 
 def _gather(ids: torch.Tensor, source: Source) -> torch.Tensor:
-    """Return rows of the matrix in float32, [*ids.shape, columns]; each different row is read once."""
+    """Return rows of the matrix in float32, [*ids.shape, columns]; each distinct row is read once."""
     different, places = torch.unique(ids, return_inverse=True)
     if len(different) and not 0 <= int(different[0]) <= int(different[-1]) < source.rows:
         raise ShardError(f"{source.file}: '{source.name}' has {source.rows} rows; token {int(different[-1])} has none")
@@ -70,7 +70,7 @@ def _gather(ids: torch.Tensor, source: Source) -> torch.Tensor:
     with source.file.open("rb", buffering=0) as file:
         for row, number in zip(raw, different.tolist(), strict=True):
             if os.preadv(file.fileno(), [row.data], source.offset + number * length) != length:
-                raise ShardError(f"{source.file}: is damaged: it ends inside '{source.name}'")
+                raise ShardError(f"{source.file}: is truncated: it ends inside '{source.name}'")
     return rows.float()[places]
 
 

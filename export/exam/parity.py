@@ -1,4 +1,4 @@
-"""Prompt parity: an artefact's own template and tokenizer give the ids that training saw."""
+"""Prompt parity: an artefact's own template and tokenizer produce the ids used in training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from burnish.records import TrainRecord
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
-NAMED = 5  # how many strings a message names
+NAMED = 5  # most strings named in a message
 
 Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """Whether a rule holds (None: it does not apply), and if not, why."""
+    """The result of a rule: whether it holds (None: it does not apply), and if not, why."""
 
     holds: bool | None
     why: str = ""
@@ -32,12 +32,12 @@ class Check:
 def prompt_parity(
     exam: Exam, chat: Chat | None, record: TrainRecord, encode: Encode, ends: frozenset[int] = frozenset()
 ) -> Check:
-    """Check that the artefact's own template and tokenizer give, for every turn, the ids that were trained after.
+    """Check that the artefact's template and tokenizer produce the trained prompt ids of every turn.
 
-    The template must also be exactly the trained one: the exam's rows need not reach what was edited in it. Where
-    special strings in messages are text, the artefact must read those of the exam's `specials_check` as text. Of a
-    plain text row all ids are compared; `encode` reads one, with the artefact's own start and end tokens, and `ends`
-    are the ids that end a generation.
+    The template must also equal the trained one, since the exam's rows may not exercise an edited part. If special
+    strings in messages are text, the artefact must read those of the exam's `specials_check` as text. For plain-text
+    rows all ids are compared; `encode` reads one, with the artefact's start and end tokens, and `ends` are the ids that
+    end a generation.
     """
     turns = [
         (question, start, turn)
@@ -59,16 +59,16 @@ def prompt_parity(
     except ChatError as error:
         return Check(False, str(error))
     if text_sha256(chat.template.source) != record.chat_template_sha256:
-        return Check(False, "its chat template is not the one that was trained (sha256 differs)")
+        return Check(False, "its chat template differs from the trained one (sha256)")
     texts = text_parity(exam, encode, ends)
     return Check(texts.holds is not False, texts.why)
 
 
 def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
-    """Check that the artefact's tokenizer gives the trained ids of every plain text row, its start token included.
+    """Check that the artefact's tokenizer gives the trained ids of every plain-text row, including the start token.
 
-    A row that was cut is compared as far as it goes. The end token that training puts after a text, one of `ends`, may
-    be missing: it is checked with the end tokens.
+    A truncated row is compared up to its end. The end token that training appends, one of `ends`, may be missing: the
+    end-token check covers it.
     """
     asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
     for text, trained in asked:
@@ -80,7 +80,7 @@ def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
 
 
 def gguf_chat(model: Model, record: TrainRecord, timeout_s: float = TIMEOUT_S) -> Chat | None:
-    """Return what a server makes of messages with a GGUF: its template at the run's frozen date, its tokenizer."""
+    """Return a GGUF's template, at the run's frozen date, and tokenizer, as a server uses them."""
     date, variables = record.template_date, record.template_kwargs
     template = templates.from_gguf(model, date, variables) if date else None
     template = template and replace(template, timeout_s=timeout_s)
@@ -88,7 +88,7 @@ def gguf_chat(model: Model, record: TrainRecord, timeout_s: float = TIMEOUT_S) -
 
 
 def checkpoint_chat(tokenizer: Any, record: TrainRecord, timeout_s: float = TIMEOUT_S) -> Chat | None:
-    """Return the same with a checkpoint's tokenizer, as transformers loads it."""
+    """Return a checkpoint's template and tokenizer, as transformers loads them."""
     date, variables = record.template_date, record.template_kwargs
     template = templates.from_tokenizer(tokenizer, date, variables=variables) if date else None
     template = template and replace(template, timeout_s=timeout_s)
@@ -96,7 +96,7 @@ def checkpoint_chat(tokenizer: Any, record: TrainRecord, timeout_s: float = TIME
 
 
 def _special_strings(exam: Exam, chat: Chat) -> str:
-    """Say what is wrong with how special strings in messages are read; nothing where it is as in training."""
+    """Return how special strings in messages are read differently from training, else ""."""
     check = exam.specials_check
     if check is None or chat.reading == "parse":
         return ""
@@ -104,15 +104,15 @@ def _special_strings(exam: Exam, chat: Chat) -> str:
         named = listed(parsed, NAMED)
         return f"{named} are special tokens in training but not here, so text in messages would become tokens"
     difference = _difference(chat.ids(check.messages, add_generation_prompt=True), check.input_ids)
-    return difference and f"special strings in messages are not the text that they are in training: {difference}"
+    return difference and f"special strings in messages are read differently from training: {difference}"
 
 
 def _difference(found: list[int], trained: list[int]) -> str:
-    """Say how two prompts' ids differ; nothing where they are the same."""
+    """Return how two prompts' ids differ, else ""."""
     if found == trained:
         return ""
     if len(found) == len(trained) + 1 and found[1:] == trained and found[0] == trained[0]:
-        return f"its prompts begin with a doubled BOS (token {found[0]} twice)"
+        return f"its prompts start with a double BOS (token {found[0]} twice)"
     pairs = enumerate(zip(found, trained, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(trained)))
     return (

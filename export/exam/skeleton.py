@@ -1,4 +1,4 @@
-"""A checkpoint's model without its weights: each layer's weights are loaded for as long as they are needed."""
+"""A checkpoint's model without weights; each layer's weights are loaded while they are needed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .ondisk import OnDisk, read_float32
 
 
 class NotStreamable(Exception):
-    """An architecture whose layers can't be loaded one after another; says why."""
+    """The layers of an architecture can't be loaded one at a time; the message says why."""
 
 
 class _LazyTensor:
-    """A stored tensor as transformers' loader takes it: indexing reads it. `fault` has an error that the loader hid."""
+    """A stored tensor for transformers' loader: indexing reads it. `fault` has an error that the loader hides."""
 
     def __init__(self, read: Callable[[], torch.Tensor]):
         self.fault: ShardError | None = None
@@ -37,7 +37,7 @@ class _LazyTensor:
 
 
 class _EmptyTensor(torch.Tensor):
-    """A tensor without values that stays so wherever it is moved."""
+    """A tensor without values that stays so when it is moved."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,9 +52,9 @@ def _empty_tensor(source: Source) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model in float32 whose `layers` have no weights; `stored` are each layer's tensors by the checkpoint's names.
+    """A float32 model whose `layers` have no weights; `stored` are each layer's tensors by checkpoint name.
 
-    Matrices around the layers (embeddings, the head) stay in their files; what else there is, is in memory.
+    Matrices outside the layers (embeddings, the head) stay in their files; all other tensors are in memory.
     """
 
     model: Any
@@ -64,13 +64,13 @@ class Skeleton:
 
     @contextmanager
     def loaded(self, number: int) -> Iterator[None]:
-        """Hold one layer's weights in float32 while open. Raises NotStreamable where one of them is not stored."""
+        """Keep one layer's weights loaded in float32. Raises NotStreamable if one of them is not stored."""
         places = list(empty_places(self.layers[number]))
         stored = self.stored[number]
         dtypes = {TYPES[source.dtype] for source in stored.values() if TYPES[source.dtype].is_floating_point}
         try:
             if len(stored) > len(places) and len(dtypes) == 1:
-                # its matrices are stacked from several: in 16 bits, or there would be two layers in float32
+                # matrices stacked from several: load in 16 bits, since float32 would need the memory of two layers
                 _load_as(self.model, places, stored, *dtypes)
             else:
                 _load(self.model, {name: _LazyTensor(partial(read_float32, source)) for name, source in stored.items()})
@@ -85,7 +85,7 @@ class Skeleton:
 def read_skeleton(directory: Path) -> Skeleton:
     """Build the model of a checkpoint.
 
-    Raises NotStreamable where its layers are not to be found, ShardError where tensors are missing.
+    Raises NotStreamable if its layers are not found, ShardError if tensors are missing.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -114,24 +114,24 @@ def read_skeleton(directory: Path) -> Skeleton:
 
 
 def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: Any) -> Any:
-    """Load a model in float32. Raises ShardError where the checkpoint lacks tensors: they would be random."""
+    """Load a model in float32. Raises ShardError if the checkpoint lacks tensors, which would be random."""
     model, info = kind.from_pretrained(
         source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **options
     )
     if missing := sorted(info["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise ShardError(f"{directory}: lacks {len(missing)} of the model's tensors: {named}")
+        raise ShardError(f"{directory}: {len(missing)} of the model's tensors are missing: {named}")
     return model.eval()
 
 
 def attention(config: Any) -> dict[str, Any]:
-    """Return from_pretrained's option for attention as training has it: sdpa leaves capped scores uncapped."""
+    """Return the attention option for from_pretrained: sdpa ignores logit softcapping, so use eager as in training."""
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return {"attn_implementation": "eager"} if capped else {}
 
 
 def find_layers(model: Any) -> list[str]:
-    """Return the names of the modules that stand in the outermost lists and have weights."""
+    """Return the names of the modules with weights in the outermost module lists."""
     found: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and _owner(name, found) is None:
@@ -142,7 +142,7 @@ def find_layers(model: Any) -> list[str]:
 
 
 def _owner(name: str, layers: list[str]) -> str | None:
-    """Return the layer to which a name belongs."""
+    """Return the layer that a name belongs to, or None."""
     parts = name.split(".")
     every = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
     return next((layer for layer in layers if layer in every), None)
@@ -158,7 +158,7 @@ def _is_matrix(model: Any, name: str) -> bool:
 
 
 def _load_as(model: Any, places: Sequence[Place], stored: Mapping[str, Source], dtype: torch.dtype) -> None:
-    """Load a layer in the dtype in which it is stored, and then turn one tensor after another into float32."""
+    """Load a layer in its stored dtype, then convert one tensor at a time to float32."""
     for place in places:
         if place.empty.is_floating_point():
             place.put(torch.nn.Parameter(place.empty.to(dtype), requires_grad=False))
@@ -169,7 +169,7 @@ def _load_as(model: Any, places: Sequence[Place], stored: Mapping[str, Source], 
 
 
 def _load(model: Any, given: Mapping[str, _LazyTensor]) -> None:
-    """Load some of a checkpoint's tensors into a model, as from_pretrained loads all of them."""
+    """Load some of a checkpoint's tensors into a model, as from_pretrained does."""
     faults = load_tensors(model, given)
     for later in given.values():
         if later.fault is not None:

@@ -1,4 +1,4 @@
-"""A checkpoint's logits with one layer of it in memory: questions go through the model in groups, layer by layer."""
+"""Compute a checkpoint's logits with one layer in memory: groups of questions pass the model layer by layer."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class _BaseOutput(BaseException):
 def checkpoint_logits(directory: Path, questions: Sequence[Question]) -> Iterator[Floats]:
     """Yield a checkpoint's logits in float32, [some positions, vocabulary] at a time, over all questions in order.
 
-    An architecture that can't be streamed is loaded whole, with a warning. Raises UserError where memory is too small
-    for that, ShardError where the checkpoint is damaged.
+    An architecture that can't be streamed is loaded whole, with a warning. Raises UserError if there is too little
+    memory for that, ShardError if the checkpoint is damaged.
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # the exam has its own
+    logging.disable_progress_bar()  # the exam has its own bar
     chunks = streamed_logits(directory, questions)
     reason = ""
     try:
         first = next(chunks, None)
     except UserError:
         raise
-    except Exception as error:  # whatever a model does that its layers one by one can't
+    except Exception as error:  # a model may fail in any way when it is run layer by layer
         reason = f"{type(error).__name__} {first_line(error)}".strip()
     if reason:
         yield from whole_logits(directory, questions, reason)
@@ -70,7 +70,7 @@ def streamed_logits(directory: Path, questions: Sequence[Question]) -> Iterator[
 
 
 def groups(questions: Sequence[Question], tokens: int) -> Iterator[list[Question]]:
-    """Cut the questions into consecutive groups of at most `tokens`; a longer one is a group of its own."""
+    """Split the questions into consecutive groups of at most `tokens`; a longer question is its own group."""
     group: list[Question] = []
     used = 0
     for question in questions:
@@ -84,7 +84,7 @@ def groups(questions: Sequence[Question], tokens: int) -> Iterator[list[Question
 
 
 def _base_outputs(skeleton: Skeleton, group: Sequence[Question]) -> list[tuple[type, torch.Tensor]]:
-    """Return, a question, the kind of the base model's output and its states [scored positions, hidden]."""
+    """Return per question the type of the base model's output and its states [scored positions, hidden]."""
     model, base = skeleton.model, skeleton.model.base_model
     forward = base.forward
 
@@ -110,7 +110,7 @@ def _base_outputs(skeleton: Skeleton, group: Sequence[Question]) -> list[tuple[t
 
 
 def _progress(loaded: Any, count: int) -> Any:
-    """Say now and then at which layer it is."""
+    """Wrap `loaded` to report the current layer every few seconds."""
     last = time.monotonic()
 
     def load(number: int) -> Any:
@@ -140,7 +140,7 @@ def _head(model: Any, kind: type, states: torch.Tensor) -> Floats:
 def whole_logits(directory: Path, questions: Sequence[Question], reason: str) -> Iterator[Floats]:
     """Yield logits of the whole model in float32, a question at a time.
 
-    Raises UserError where it does not fit, ShardError where transformers can't load it.
+    Raises UserError if it does not fit into memory, ShardError if transformers can't load it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -148,8 +148,8 @@ def whole_logits(directory: Path, questions: Sequence[Question], reason: str) ->
     free = machine.memory_available_bytes() / GIB
     what = f"{directory}: can't be examined layer by layer ({reason})"
     if needed > free:
-        raise UserError(f"{what}, and loading it whole needs {needed:.1f} GiB of memory, {free:.1f} GiB are free")
-    warn(f"{what}: it is loaded whole, {needed:.1f} GiB")
+        raise UserError(f"{what}, and loading it whole needs {needed:.1f} GiB of memory, but {free:.1f} GiB are free")
+    warn(f"{what}: loading it whole, {needed:.1f} GiB")
     gc.collect()
     try:
         options = attention(AutoConfig.from_pretrained(directory, trust_remote_code=False))

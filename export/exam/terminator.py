@@ -1,4 +1,4 @@
-"""End tokens: every trained turn ends in a token at which the artefact stops, and it stops nowhere else."""
+"""End tokens: the artefact stops at the end of every trained turn, and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from burnish.records import TrainRecord
 
 from .parity import Check
 
-MOST_NAMED = 8  # how many wrong stops a message names
+MOST_NAMED = 8  # most wrong stops named in a message
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Where a server of an artefact ends an answer: `own` by the artefact itself, `recorded` in train.json.
+    """The ids at which a server ends an artefact's answers: its `own`, and those `recorded` in train.json.
 
-    `text` gives a token's own text, empty for a control token.
+    `text` returns a token's text, empty for a control token.
     """
 
     own: frozenset[int]
@@ -35,7 +35,7 @@ class Ends:
 
 
 def terminator(exam: Exam, ends: Ends) -> Check:
-    """Check that every examined turn ends in a token that ends the artefact's generation, and that nothing else does.
+    """Check that every examined turn ends in a token that ends generation, and that no other token does.
 
     A recorded end that is ordinary text, and any stop inside a trained turn, would cut answers short.
     """
@@ -43,19 +43,19 @@ def terminator(exam: Exam, ends: Ends) -> Check:
     last = {ids[-1] for ids in turns}
     faults = []
     if lost := sorted(last - ends.own):
-        faults.append(f"trained turns end in token {', '.join(map(str, lost))}, at which it does not stop")
+        faults.append(f"trained turns end in token {', '.join(map(str, lost))}, where it does not stop")
     if wrong := sorted(i for i in ends.recorded - last if ends.text(i).strip()):
         faults.append(
-            f"train.json records ordinary text as ends, at which answers would be cut: {_named(wrong, ends)}; train"
+            f"train.json records ordinary text as end tokens, which would cut answers: {_named(wrong, ends)}; train"
             " again"
         )
     if inside := sorted({i for ids in turns for i in _inside(ids, ends)} - set(wrong)):
-        faults.append(f"it stops inside trained turns, at {_named(inside, ends)}, so answers would be cut there")
+        faults.append(f"it stops inside trained turns, at {_named(inside, ends)}, so answers would be cut")
     return Check(not faults if turns or faults else None, "; ".join(faults))
 
 
 def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
-    """Yield the stops of one turn that come before its end: with ordinary text still to follow."""
+    """Yield the stop tokens of one turn that are followed by more ordinary text."""
     stops = ends.all
     following = False
     for token in reversed(ids):
@@ -65,13 +65,13 @@ def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
 
 
 def _named(tokens: list[int], ends: Ends) -> str:
-    """Name tokens by id and text, the first few of many."""
+    """Return the first few tokens by id and text, for messages."""
     shown = ", ".join(f"{i} {text!r}" if (text := ends.text(i)) else str(i) for i in tokens[:MOST_NAMED])
     return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > MOST_NAMED else ''})"
 
 
 def checkpoint_ends(directory: Path, tokenizer: Any, record: TrainRecord) -> Ends:
-    """Return where transformers ends a generation of a checkpoint, and the recorded ends in its vocabulary."""
+    """Return a checkpoint's end tokens in transformers, and the recorded ones in its vocabulary."""
     recorded = tokenizer.convert_tokens_to_ids(record.terminators)
     return Ends(
         _eos(directory),
@@ -81,7 +81,7 @@ def checkpoint_ends(directory: Path, tokenizer: Any, record: TrainRecord) -> End
 
 
 def _eos(directory: Path) -> frozenset[int]:
-    """Return the ids at which transformers ends a generation: generation_config.json's, else config.json's."""
+    """Return the end tokens of transformers: generation_config.json's, else config.json's."""
     files = (directory / "generation_config.json", directory / "config.json")
     content: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})
     eos = content.get("eos_token_id")
@@ -89,7 +89,7 @@ def _eos(directory: Path) -> frozenset[int]:
 
 
 def gguf_ends(model: Model, record: TrainRecord) -> Ends:
-    """Return where a server would stop: llama.cpp's own set, and each recorded end that is one token here."""
+    """Return a server's end tokens: llama.cpp's own set, and each recorded end that is one token here."""
     recorded = [model.tokenize(text) for text in record.terminators]
     return Ends(
         model.eog_ids(),

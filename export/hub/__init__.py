@@ -1,1 +1,1 @@
-"""Publishing on the Hugging Face Hub: what goes, its model card, the upload."""
+"""Publishing on the Hugging Face Hub: selection of files, model card, upload."""

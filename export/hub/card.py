@@ -1,4 +1,4 @@
-"""The model card: written from a run's records alone, without a network; nothing in it was not measured or recorded."""
+"""The model card, written only from a run's records, without network access."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .usage import usage
 
 LONGEST_VALUE = 400
 BAR = "\\|"  # in a table's cell
-UNKNOWN = "unknown: check the base's page before you publish or use this"
-# settings that say how the model was trained, without paths and names of this machine
+UNKNOWN = "unknown: check the base's page before you publish or use this model"
+# settings that describe the training, without local paths and names
 SHOWN_SETTINGS = (
     ("base", ("quantization", "dtype")),
     ("data", ("max_length", "over_length", "assistant_only_loss", "packing", "eval_split")),
@@ -35,7 +35,7 @@ SHOWN_SETTINGS = (
 
 
 def card(s: Publication) -> str:
-    """Return README.md: metadata as the Hub reads it, then the page."""
+    """Return README.md: the Hub's metadata, then the page."""
     sections = (_head, _measured, _base, _data, _training, usage, _limits)
     return "\n".join((_metadata(s), *(section(s) for section in sections)))
 
@@ -59,7 +59,7 @@ def _head(s: Publication) -> str:
     failed = [a for a in s.artefacts if a.verdict != "pass"]
     lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
     if failed:
-        lines += ["> **Warning: published although it did not pass its exam.**"]
+        lines += ["> **Warning: not everything here passed its exam.**"]
         lines += [f"> `{_file(a)}` {a.outcome}: {_line(a.why)}." for a in failed]
         lines += [""]
     if s.loosened:
@@ -68,7 +68,7 @@ def _head(s: Publication) -> str:
     lines += [
         f"A LoRA fine-tune of {_linked(s)}, trained, examined and published with Burnish: run `{s.train.run_id}`,"
         f" trained {s.train.created[:10]}{exported}.",
-        f"This page is written from the run's {_records(s)} here too.",
+        f"This page is generated from the run's {_records(s)} also here.",
         "",
     ]
     return "\n".join(lines)
@@ -96,19 +96,19 @@ def _measured(s: Publication) -> str:
         for a in s.examined
     ]
     failed = [a for a in s.examined if a.verdict != "pass"]
-    gain = f"the base's is {_number(base)}, the trained model's (base with adapter) {_number(trained)}. "
+    gain = f"the base model's is {_number(base)}, the trained model's (base with adapter) {_number(trained)}. "
     return "\n".join([
-        "## What was measured",
+        "## Measurements",
         "",
         f"At the end of training the model was examined: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens,"
-        " on rows that were never trained and some general text. Each artefact was scored on the same, the GGUF files"
-        " through llama.cpp.",
+        " from held-out rows and some general text. Each artefact was scored on the same questions, the GGUF files"
+        " with llama.cpp.",
         "",
         _table(("artefact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
         "",
-        f"Loss is the mean negative log-likelihood of the held-out responses, in nats a token; {gain if base else ''}"
-        "KL and top-1 agreement compare the next-token distributions: the merge's with the trained model's, a GGUF's"
-        " with the merge's. In brackets: 95% intervals, clustered by row.",
+        f"Loss is the mean negative log-likelihood of the held-out responses, in nats per token; {gain if base else ''}"
+        "KL and top-1 agreement compare next-token distributions: the merge's with the trained model's, a GGUF's"
+        " with the merge's. In parentheses: 95% intervals, clustered by row.",
         "",
         *_general(s),
         *[f"- {a.verdict}: `{_file(a)}`: {_line(a.why)}" for a in failed],
@@ -118,34 +118,34 @@ def _measured(s: Publication) -> str:
 
 def _not_examined(s: Publication) -> str:
     return "\n".join([
-        "## What was measured",
+        "## Measurements",
         "",
-        f"The loss on rows that were never trained: {_number(s.train.metrics.eval_loss)} nats a token. The adapter was"
-        " published as it was trained: it was not merged, and nothing that was made from it was examined.",
+        f"The loss on held-out rows: {_number(s.train.metrics.eval_loss)} nats per token. The adapter was"
+        " published as trained, without merging; no artefact made from it was examined.",
         "",
     ])  # fmt: skip
 
 
 def _general(s: Publication) -> list[str]:
-    """Return the losses on general text, and the thresholds of the gate."""
+    """Return the losses on general text and the gate's thresholds."""
     f = next((a.fidelity for a in s.examined), None)
     lines = []
     if f and f.loss_general_base is not None and f.loss_general_trained is not None:
         lines += [
-            f"On general text the base's loss is {f.loss_general_base:.4f}, the trained model's"
-            f" {f.loss_general_trained:.4f}: what it forgot.",
+            f"On general text, which shows forgetting, the base model's loss is {f.loss_general_base:.4f}, the trained"
+            f" model's {f.loss_general_trained:.4f}.",
             "",
         ]
     if s.export and s.export.gate:
         gate = ", ".join(f"`{name}` {value:g}" for name, value in s.export.gate.items())
-        lines += [f"Judged by {gate}{f' ({s.loosened})' if s.loosened else ''}.", ""]
+        lines += [f"Judged with {gate}{f' ({s.loosened})' if s.loosened else ''}.", ""]
     return lines
 
 
 def _base(s: Publication) -> str:
     said = {key: _line(value) for key, value in s.train.base.license.items()}
     named = " ".join(said[key] for key in ("license", "license_name") if key in said)
-    licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, as the base itself says"
+    licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, by its own metadata"
     revision = f", revision `{s.train.base.revision}`" if s.train.base.revision else ""
     merge = s.export.merge if s.export else None
     onto = (
@@ -159,8 +159,8 @@ def _base(s: Publication) -> str:
         "## Base and licence",
         "",
         f"- Base: {_linked(s)}{revision}, sha256 over its files `{s.train.base.sha256}`",
-        f"- Licence of the base: {licence if said else UNKNOWN}. A fine-tune is bound by its base's licence.",
-        f"- While training the base was held in {held}; {onto}.",
+        f"- Licence of the base: {licence if said else UNKNOWN}. The base's licence also applies to a fine-tune.",
+        f"- In training the base was stored in {held}; {onto}.",
         "",
     ])  # fmt: skip
 
@@ -170,11 +170,11 @@ def _data(s: Publication) -> str:
     lines = [
         "## Data",
         "",
-        "The rows themselves are not published. Their shape:",
+        "The rows are not published. Their properties:",
         "",
-        f"- {data.rows} rows trained on, {data.eval_rows} held out; format `{data.format}`",
+        f"- {data.rows} training rows, {data.eval_rows} held-out rows; format `{data.format}`",
         f"- sha256 of the data file: `{data.sha256}`",
-        f"- longest row allowed: {s.train.max_length} tokens; {data.over_length} longer rows were dropped or shortened",
+        f"- length limit: {s.train.max_length} tokens; {data.over_length} longer rows were dropped or truncated",
         *(f"- {leak}" for leak in data.leaks()),
     ]
     if data.lengths:
@@ -186,7 +186,7 @@ def _data(s: Publication) -> str:
 
 def _training(s: Publication) -> str:
     config = s.run.settings()
-    # from the records and the adapter: an older version's config has what was asked, not what was used
+    # from the records and the adapter: an older version's config has the settings given, not those used
     became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
     rows = [
         (f"`{section}.{key}`", f"`{_value(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
@@ -195,7 +195,7 @@ def _training(s: Publication) -> str:
         if key in config.get(section, {}) or (section == "lora" and key in became["lora"])
     ]
     if s.train.adapter.parent_sha256:
-        rows.append(("started from the adapter of sha256", f"`{s.train.adapter.parent_sha256}`"))
+        rows.append(("started from the adapter with sha256", f"`{s.train.adapter.parent_sha256}`"))
     m, device = s.train.metrics, _line(s.train.hardware.get("device", "unknown"))[:LONGEST_VALUE]
     versions = _line(", ".join(f"{name} {version}" for name, version in s.train.versions.items()))
     return "\n".join([
@@ -209,33 +209,33 @@ def _training(s: Publication) -> str:
 
 
 def _limits(s: Publication) -> str:
-    known = f"; the base knows {s.export.context_length}" if s.export else ""
+    known = f"; the base's context is {s.export.context_length}" if s.export else ""
     lines = [
         "## Limits",
         "",
-        "- The exam measures closeness to the trained model and loss on held-out rows of the same data. It does not"
-        " measure truth, safety or skill at anything else; the base's limits and biases remain.",
-        f"- Prompts were trained up to {s.train.max_length} tokens{known}.",
+        "- The exam measures distance to the trained model and loss on held-out rows of the same data. It does not"
+        " measure truth, safety or other skills; the base model's limits and biases remain.",
+        f"- It was trained on up to {s.train.max_length} tokens{known}.",
     ]
     if s.train.chat_template_sha256:
         lines += [
-            f"- Its chat template saw the date {s.train.template_date} while training; Burnish's server keeps it, other"
-            " runtimes take today's where a template asks for one.",
+            f"- In training its chat template used the date {s.train.template_date}; Burnish's server keeps it, other"
+            " runtimes use the current date if a template asks for one.",
             *_variables(s),
-            f"- A turn ends with {', '.join(f'`{_line(t)}`' for t in s.stop)}. Ollama takes a chat template in its own"
-            " language, not the one in the GGUF; that form was not examined.",
+            f"- A turn ends with {', '.join(f'`{_line(t)}`' for t in s.stop)}. Ollama uses a chat template in its own"
+            " language instead of the one in the GGUF; that form was not examined.",
         ]
     return "\n".join([*lines, ""])
 
 
 def _variables(s: Publication) -> list[str]:
-    """Say what other servers must be told, if the chat template was rendered with variables of its own."""
+    """Return how to set the chat template's variables in other servers, if there are any."""
     if not s.template_kwargs:
         return []
     said = _line(json.dumps(s.template_kwargs, ensure_ascii=False))
     return [
-        f"- Its chat template was rendered with `{said}`; Burnish's server does so by itself, llama-server with"
-        f" `--chat-template-kwargs {shlex.quote(said)}`, others where a request has it as `chat_template_kwargs`."
+        f"- Its chat template was rendered with `{said}`; Burnish's server sets this itself, llama-server needs"
+        f" `--chat-template-kwargs {shlex.quote(said)}`, others `chat_template_kwargs` in the request."
     ]
 
 
@@ -248,16 +248,16 @@ def _linked(s: Publication) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a setting as JSON; a very long one is cut."""
+    """Return a setting as JSON, truncated if very long."""
     try:
         text = _line(json.dumps(value, default=str))
-    except TypeError:  # YAML has keys that JSON does not
+    except TypeError:  # YAML allows keys that JSON does not
         text = _line(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _line(text: object) -> str:
-    """Return what a record says as a part of one line: it can't begin a section of its own."""
+    """Return a record's text as part of one line, so that it can't start a section."""
     return printable(str(text), one_line=True)
 
 

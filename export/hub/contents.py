@@ -1,4 +1,4 @@
-"""The files that go to the Hub: those of the run alone, regular ones, each as its record has it."""
+"""The files to publish: regular files of the run, each with the sha256 in its record."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .publication import Publication
 
 SUMS = "SHA256SUMS"
 SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
-# what a checkpoint or an adapter is made of: weights, configs, the tokenizer, templates
+# files of checkpoints and adapters: weights, configs, the tokenizer, templates
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
 MOST_RECORD_BYTES, MOST_CONFIG_BYTES = 8 << 20, 1 << 20
 
 
 class PushError(UserError):
-    """A run that can't be published, or not with these settings."""
+    """A run can't be published, or not with these settings."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to publish: its path in the repository, its content or the file that has it, size and sha256."""
+    """One file to publish: its path in the repository, its content or local file, size and sha256."""
 
     name: str
     source: Path | bytes
@@ -42,14 +42,14 @@ class Item:
 
     @staticmethod
     def of(name: str, content: bytes) -> Item:
-        """Make one of bytes."""
+        """Return an item for bytes."""
         return Item(name, content, len(content), hashlib.sha256(content).hexdigest())
 
 
 def collect(s: Publication) -> list[Item]:
-    """Return every file that goes, each compared with the sha256 that its record has for it.
+    """Return every file to publish, after comparing each with the sha256 in its record.
 
-    Raises PushError with everything that isn't a file of the run: links, pipes, files that no checkpoint has.
+    Raises PushError with everything that may not be published: links, pipes, files foreign to a checkpoint.
     """
     _check_files(s)
     merged = s.run.path / s.merged.path if s.merged else None
@@ -81,7 +81,7 @@ def collect(s: Publication) -> list[Item]:
 
 
 def _check_files(s: Publication) -> None:
-    """Raise PushError with every file that may not go."""
+    """Raise PushError with every file that may not be published."""
     trees = [path for path in (s.merged and s.merged.path, s.adapter and s.train.adapter.path) if path]
     faults = [fault for name in trees for fault in _tree_faults(s.run, name)]
     faults += [fault for name in (*s.records, *(a.path for a in s.ggufs)) if (fault := _link_fault(s.run, name))]
@@ -90,7 +90,7 @@ def _check_files(s: Publication) -> None:
 
 
 def _tree_faults(run: Run, name: str) -> Iterator[str]:
-    """Yield what is wrong with the files of a directory that is published whole."""
+    """Yield the faults in a directory that is published completely."""
     if fault := _link_fault(run, name):
         yield fault
         return
@@ -99,13 +99,13 @@ def _tree_faults(run: Run, name: str) -> Iterator[str]:
         if fault := _link_fault(run, path.relative_to(run.path).as_posix()):
             yield fault
         elif not _is_plain(inner.as_posix()):
-            yield f"{path}: its name has characters that can't be seen, or that no path in a repository has"
+            yield f"{path}: its name has invisible characters, or characters that are not allowed in a repository path"
         elif path.is_file() and not path.name.startswith(".") and _is_foreign(inner):
-            yield f"{path}: does not belong to a checkpoint ({', '.join(sorted(SUFFIXES))}): remove it"
+            yield f"{path}: is not part of a checkpoint ({', '.join(sorted(SUFFIXES))}): remove it"
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a file's name is one that push.json can hold, and that looks as it is."""
+    """Return whether a file's name is allowed in push.json and is printable."""
     try:
         return inside(name) == printable(name, one_line=True)
     except ValueError:
@@ -113,20 +113,20 @@ def _is_plain(name: str) -> bool:
 
 
 def _is_foreign(inner: Path) -> bool:
-    """Whether a file has no place in a checkpoint. Hidden files are neither hashed nor published."""
+    """Return whether a file is not part of a checkpoint. Hidden files are neither hashed nor published."""
     return inner.suffix not in SUFFIXES or any(part.startswith(".") for part in inner.parts)
 
 
 def _link_fault(run: Run, name: str) -> str:
-    """Say what is wrong where a path of the run is, or goes through, a link, or is not a file or directory."""
+    """Return the fault if a path of the run is a link, passes through one, or is not a file or directory."""
     path = run.inside(name)
     if path.resolve() != run.path.resolve() / name:
-        return f"{path}: is a link, or lies behind one: only files that lie in the run are published"
+        return f"{path}: is a link, or inside a linked directory: only files in the run itself are published"
     return ""
 
 
 def _records(s: Publication) -> Iterator[tuple[str, bytes]]:
-    """Yield the records and settings that go along, as they are."""
+    """Yield the records and settings, unchanged."""
     for name in s.records:
         path = s.run.inside(name)
         if path.is_file():
@@ -137,7 +137,7 @@ def _records(s: Publication) -> Iterator[tuple[str, bytes]]:
 
 
 def _refuse_quantized(directory: Path) -> None:
-    """Raise PushError for merged weights that are quantized: a merge into 4 bits is never published."""
+    """Raise PushError for quantized merged weights: 4-bit merges are not published."""
     config = read_json(directory / "config.json")
     if not isinstance(config, dict):
         raise PushError(f"{directory / 'config.json'}: expected a JSON object: export again")
@@ -145,7 +145,7 @@ def _refuse_quantized(directory: Path) -> None:
     low = next((f"{p.name}: {t}" for p in files for t in _dtypes(p) - SIXTEEN_BIT_OR_MORE), "")
     if config.get("quantization_config") or low:
         found = low or "config.json has a quantization_config"
-        raise PushError(f"{directory}: merged weights that are quantized are never published ({found}): export again")
+        raise PushError(f"{directory}: quantized merged weights are not published ({found}): export again")
 
 
 def _dtypes(path: Path) -> set[str]:
@@ -166,7 +166,7 @@ def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int],
 
 def _check(path: Path, same: bool) -> None:
     if not same:
-        raise PushError(f"{path}: is missing, or not what its record says (sha256 differs): run `make export` again")
+        raise PushError(f"{path}: is missing, or differs from its record (sha256): run `make export` again")
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What is published: a run's records, which of its artefacts go, and to which repository."""
+"""A publication: a run's records, the artefacts to publish, and the repository."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PLACEHOLDER = "owner/name"
 
 @dataclass(frozen=True)
 class Publication:
-    """A run to publish: its records, the repository, the artefacts that go, and whether the adapter goes.
+    """A run to publish: its records, the repository, the artefacts, and whether to publish the adapter.
 
-    `export` is None where the adapter alone goes, and the run was not exported since it was trained.
+    `export` is None if only the adapter is published and the run was not exported after training.
     """
 
     run: Run
@@ -39,12 +39,12 @@ class Publication:
 
     @property
     def records(self) -> tuple[str, ...]:
-        """The records and settings that go along."""
+        """The records and settings to publish."""
         return ("train.json", *(("export.json",) if self.export else ()), "config.yaml")
 
     @property
     def examined(self) -> Sequence[Artefact]:
-        """Every artefact that the export examined, published or not."""
+        """Every examined artefact, published or not."""
         return self.export.artefacts if self.export else ()
 
     @property
@@ -61,16 +61,16 @@ class Publication:
 
     @property
     def loosened(self) -> str | None:
-        """How the gate's thresholds were looser than the defaults; None where they were not."""
+        """How the gate's thresholds were looser than the defaults; None if there was no export."""
         return qualified(self.export.gate) if self.export else None
 
     @property
     def base_on_hub(self) -> str | None:
-        """The base's hub id; None where it came from this machine."""
+        """The base's Hub id; None if it is local."""
         return self.train.base.id if self.train.base.revision else None
 
     @property
     def base_name(self) -> str:
-        """The base as others may read it: of a path only its last part."""
+        """The base's name for others: only the last part of a local path."""
         base = self.train.base.id
         return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name

@@ -1,4 +1,4 @@
-"""Publish a run on the Hub: what passed the gate, with its records and a card made from them, in one commit."""
+"""Publish a run on the Hub in one commit: passing artefacts, records and a model card."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ LARGEST_REGULAR_BYTES = 20_000_000  # the Hub stores larger files as LFS (from 1
 
 @dataclass(frozen=True)
 class Remote:
-    """What a repository's newest commit holds: sha256 of LFS files, git's own id of the others, by path."""
+    """A repository's newest commit: by path the sha256 of LFS files, git's id of others."""
 
     commit: str
     files: dict[str, str]
 
 
 def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
-    """Upload what the repository doesn't have yet, in one commit, and write push.json.
+    """Upload the missing files in one commit, and write push.json.
 
-    After an interruption it uploads what the Hub has not received; without a change it uploads nothing.
+    After an interruption it uploads only what the Hub has not received; without changes it uploads nothing.
     """
     api = hub.client()
     say(f"push: '{check_target(api, push)}' publishes run '{s.run.id}' to {s.repo}")
@@ -64,7 +64,7 @@ def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
 
 
 def show(s: Publication, push: PushSection, items: list[Item]) -> None:
-    """Print what would be published, with sizes."""
+    """Print the files that would be published, with sizes."""
     made = Table(
         title=cell(f"{s.repo} ({'public' if push.public else 'private'}): what would be published"),
         title_justify="left",
@@ -80,22 +80,22 @@ def show(s: Publication, push: PushSection, items: list[Item]) -> None:
 
 
 def _upload(api: HfApi, s: Publication, items: list[Item]) -> str:
-    """Upload what the repository lacks; returns its commit. Called again after a fault, it skips what arrived."""
+    """Upload the missing files and return the commit. When called again after a fault, it skips uploaded files."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     remote = _remote(api, s.repo)
     changed = [item for item in items if remote.files.get(item.name) not in (item.sha256, _git_id(item))]
     stale = sorted(_files_of_earlier_push(s.repo, remote) - {item.name for item in items})
     if not changed and not stale:
-        say(f"push: {s.repo} has all of it already: nothing uploaded")
+        say(f"push: {s.repo} is up to date: nothing uploaded")
         return remote.commit
     add = [CommitOperationAdd(item.name, item.source) for item in changed]
     for operation, item in zip(add, changed, strict=True):
         set_sha256(operation, item.sha256)
     say(f"push: uploading {len(changed)} files, {_bytes(sum(item.size for item in changed))}")
     for name in stale:
-        say(f"push: {name} is of an earlier push: removed in the same commit")
-    api.preupload_lfs_files(s.repo, add)  # several at once, with a bar for each
+        say(f"push: {name} is from an earlier push: removed in the same commit")
+    api.preupload_lfs_files(s.repo, add)  # in parallel, with a bar for each
     done = api.create_commit(
         s.repo,
         [*add, *(CommitOperationDelete(name) for name in stale)],
@@ -116,7 +116,7 @@ def _remote(api: HfApi, repo: str) -> Remote:
 
 
 def _files_of_earlier_push(repo: str, remote: Remote) -> set[str]:
-    """Return the repository's files that an earlier push listed; files that people added by hand are not among them."""
+    """Return the repository's files from an earlier push, not those that people added by hand."""
     if SUMS not in remote.files:
         return set()
     lines = read_lines(hub.download(repo, remote.commit, [SUMS]) / SUMS)
@@ -135,16 +135,16 @@ def _bytes(size: int) -> str:
 
 
 def _warn(s: Publication) -> None:
-    """Warn of looser thresholds, and of local paths in the records."""
+    """Warn about looser thresholds and about local paths in the records."""
     if s.loosened:
         warn(f"the published artefacts were {s.loosened}; the card says so")
     _warn_of_paths(s)
 
 
 def _warn_of_paths(s: Publication) -> None:
-    """The records go as they are, so that their hashes hold: say where they name a path of this machine."""
+    """Warn about local paths in the records, which are published unchanged so that their hashes stay valid."""
     sections = s.run.settings()
     named = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     for key, value in {**named, "base.id": s.train.base.id, "data.path": s.train.data.path}.items():
         if isinstance(value, str) and value.startswith(("/", "~")):
-            warn(f"the records name a path of this machine, and are published as they are: {key} {value}")
+            warn(f"the records contain a local path and are published unchanged: {key} {value}")

@@ -1,4 +1,4 @@
-"""Which run goes to the Hub, and which of its artefacts: those that passed the gate."""
+"""Select the run to publish, and its artefacts: those that passed the gate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ("gguf", "merged", "adapter")
 
 
 def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
-    """Find the run and choose what of it is published. Raises PushError where the gate forbids it."""
+    """Find the run and select what to publish. Raises PushError if the gate forbids it."""
     root, name = Path(settings.run.root), settings.run.name
     run = runs.find_run(root, name, TrainRecord if name or _adapter_alone(settings.push) else ExportRecord)
     push = _merged_settings(run, settings.push)
@@ -40,7 +40,7 @@ def _adapter_alone(push: PushSection) -> bool:
 
 
 def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
-    """Return the record of the run's export; None where the adapter alone goes and this training was not exported."""
+    """Return the run's export record; None if only the adapter is published and this training was not exported."""
     if not run.has(ExportRecord):
         if _adapter_alone(push):
             return None
@@ -52,13 +52,13 @@ def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
     if export.train_sha256 == file_sha256(run.path / "train.json"):
         return export
     if _adapter_alone(push):
-        say("push: export.json is of an earlier training and is left out")
+        say("push: export.json is from an earlier training and is left out")
         return None
-    raise PushError(f"run '{run.id}': export.json is of an earlier training: run `make export` again")
+    raise PushError(f"run '{run.id}': export.json is from an earlier training: run `make export` again")
 
 
 def _merged_settings(run: Run, given: PushSection) -> PushSection:
-    """Return training's push settings, overridden by those given now."""
+    """Return the push settings of training, overridden by the given ones."""
     try:
         asked = PushSection.model_validate(run.settings().get("push", {}))
     except ValidationError as error:
@@ -69,7 +69,7 @@ def _merged_settings(run: Run, given: PushSection) -> PushSection:
 
 
 def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact, ...]:
-    """Return the artefacts that were asked for and may go."""
+    """Return the requested artefacts that may be published."""
     types = {a.quantization for a in export.artefacts if a.kind == "gguf"}
     unknown = [name for name in push.what if name not in {*KINDS, *types}]
     if unknown or not push.what:
@@ -82,19 +82,19 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact
     for failed in [a for a in asked if a.verdict != "pass"]:
         told = f"{failed.path} {failed.outcome}: {failed.why}"
         if push.allow_failed:
-            warn(f"{told}; it is published because push.allow_failed says so, and the card says this")
+            warn(f"{told}; it is published because push.allow_failed is set, and the card says so")
         elif failed.quantization in push.what:
-            raise PushError(f"run '{run.id}': {told}; push.allow_failed true publishes it all the same")
+            raise PushError(f"run '{run.id}': {told}; push.allow_failed true publishes it anyway")
         else:
             say(f"push: left out: {told}")
     if not push.allow_failed and not any(a.verdict == "pass" for a in export.artefacts):
         raise PushError(
-            f"run '{run.id}': nothing of it passed its exam, so nothing is published; see {run.path}/report.html;"
-            " push.allow_failed true publishes it all the same, and the card says so"
+            f"run '{run.id}': no artefact passed its exam, so nothing is published: see {run.path}/report.html;"
+            " push.allow_failed true publishes it anyway, and the card says so"
         )
     chosen = tuple(a for a in asked if a.verdict == "pass" or push.allow_failed)
     if not chosen and "adapter" not in push.what:
-        raise PushError(f"run '{run.id}': nothing is left of push.what ({', '.join(push.what)}) that passed its exam")
+        raise PushError(f"run '{run.id}': nothing in push.what ({', '.join(push.what)}) passed its exam")
     return chosen
 
 

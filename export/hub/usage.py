@@ -1,4 +1,4 @@
-"""How to run what is published: commands of other programs, checked against their documentation."""
+"""How to run the published files: commands of other programs, checked against their documentation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ QUESTION = "Who are you?"
 
 
 def usage(s: Publication) -> str:
-    """Return the card's commands: those for which the published files are there."""
+    """Return the card's commands for the published files."""
     made = [*_gguf(s), *_merged(s), *_adapter(s)]
-    ollama = " (Ollama for its own key, in the Hub's settings)" if s.ggufs and s.train.chat_template_sha256 else ""
-    private = f"While the repository is private, each asks for HF_TOKEN{ollama}."
+    ollama = " (Ollama needs its own key in the Hub's settings)" if s.ggufs and s.train.chat_template_sha256 else ""
+    private = f"While the repository is private, all of them need HF_TOKEN{ollama}."
     return "\n".join(["## How to run it", "", private, "", *made])
 
 
@@ -25,20 +25,20 @@ def _gguf(s: Publication) -> list[str]:
     option = "" if default else f' SET="--artefact {chosen.quantization}{_unproven(chosen.verdict)}"'
     chat = s.train.chat_template_sha256 is not None
     lines = [
-        "Burnish, from its checkout: an OpenAI-compatible server that checks each file's sha256 against its record and"
+        "Burnish, from a checkout: an OpenAI-compatible server that checks each file's sha256 against its record and"
         " renders prompts as in training:",
         "",
         f"    make serve MODEL=hf://{s.repo}{option}",
         "",
         f"llama.cpp ({'its server answers on port 8080 and' if chat else 'a server on port 8080 with /completion; it'}"
-        " stops at the recorded tokens by itself):",
+        " stops at the recorded tokens):",
         "",
         f"    llama-server -hf {s.repo} --hf-file {name}" + (" --jinja" if chat else ""),
         "",
     ]
     if chat:
         lines += [
-            "Ollama (the file `params` here carries the stop tokens):",
+            "Ollama (the file `params` here has the stop tokens):",
             "",
             f"    ollama run hf.co/{s.repo}:{chosen.quantization}",
             "",
@@ -71,11 +71,11 @@ def _merged(s: Publication) -> list[str]:
 
 
 def _adapter(s: Publication) -> list[str]:
-    """An adapter needs its base by a name that others can load."""
+    """Return the commands for the adapter, if others can load its base by name."""
     if not s.adapter or s.base_on_hub is None:
         return []
     return [
-        "The adapter alone, with PEFT, on the base:",
+        "The adapter with PEFT, on the base model:",
         "",
         "    from peft import PeftModel",
         "    from transformers import AutoModelForCausalLM",

@@ -1,1 +1,1 @@
-"""Merging: an adapter onto its base, a slice of rows at a time."""
+"""Merging an adapter onto its base, a slice of rows at a time."""

@@ -1,4 +1,4 @@
-"""A LoRA adapter opened for reading: what it does to each tensor of its base, or why that can't be merged."""
+"""Read a LoRA adapter: its change to each tensor of its base, or why it can't be merged."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to one base tensor W [m, n], in this order; a part that is None is not done.
+    """An adapter's change to one base tensor W [m, n]; parts that are not None apply in this order.
 
-    `replacement` takes W's place. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed
-    where the module is an embedding, or a Conv1D). `magnitude` [m], DoRA: each row is scaled to that norm
-    (https://arxiv.org/abs/2402.09353, equation 5). `tokens` take the place of the rows `indices`. `bias_delta` [m] is
-    added to a bias, times scale.
+    `replacement` replaces W. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed if the
+    module is an embedding or a Conv1D). `magnitude` [m], DoRA: each row is scaled to that norm
+    (https://arxiv.org/abs/2402.09353, equation 5). `tokens` replace the rows `indices`. `bias_delta` [m] is added to a
+    bias, times scale.
     """
 
     replacement: Source | None = None
@@ -46,7 +46,7 @@ class Change:
     bias_delta: Source | None = None
 
     def open(self) -> LoadedChange:
-        """Read the parts (never `replacement`, which is read in slices like a base's tensor), in float32."""
+        """Read the parts in float32, except `replacement`, which is read in slices like a base's tensor."""
 
         def values(source: Source | None) -> torch.Tensor | None:
             return None if source is None else source.read().float()
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class LoadedChange:
-    """A change whose parts are in memory, float32."""
+    """A change with its parts in memory, in float32."""
 
     change: Change
     left: torch.Tensor | None
@@ -69,7 +69,7 @@ class LoadedChange:
     bias_delta: torch.Tensor | None
 
     def apply_to(self, rows: torch.Tensor, start: int) -> torch.Tensor:
-        """Change rows [start, start + len(rows)) of the base's tensor, in place, and return them."""
+        """Apply the change in place to rows [start, start + len(rows)) of the base's tensor, and return them."""
         stop = start + rows.shape[0]
         if self.left is not None and self.right is not None:
             rows.add_(torch.mm(self.left[start:stop], self.right).mul_(self.change.scale))
@@ -84,7 +84,7 @@ class LoadedChange:
         return rows
 
     def equals(self, other: LoadedChange) -> bool:
-        """Whether both do the same to the same tensor."""
+        """Return whether both have the same effect on the same tensor."""
         mine, theirs = self.change, other.change
         if (mine.scale, mine.indices) != (theirs.scale, theirs.indices) or not _same(
             mine.replacement, theirs.replacement
@@ -103,7 +103,7 @@ class LoadedChange:
 
 @dataclass
 class _Parts:
-    """What the adapter's file holds of one module."""
+    """The tensors of one module in the adapter's file."""
 
     a: Source | None = None
     b: Source | None = None
@@ -116,22 +116,22 @@ class _Parts:
 
 
 def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
-    """Return what the adapter does, by base tensor's name. Raises MergeError with every reason against a merge."""
+    """Return the adapter's changes by the base tensor's name. Raises MergeError if it can't be merged."""
     config = adapter_config.read(directory)
     conv1d = conv1d_modules(base, config)
     modules: dict[str, _Parts] = defaultdict(_Parts)
     wholes: dict[str, Source] = {}
     for source in file_sources(directory / WEIGHTS):
         if source.dtype not in FLOATS:
-            raise MergeError(f"{directory / WEIGHTS}: '{source.name}' holds {source.dtype} values, not real numbers")
+            raise MergeError(f"{directory / WEIGHTS}: '{source.name}' has {source.dtype} values, expected floats")
         name = source.name.removeprefix(PREFIX)
         suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
         if suffix:
             setattr(modules[name.removesuffix(suffix)], SUFFIXES[suffix], source)
         elif ".lora_" in name:
-            raise MergeError(f"{directory / WEIGHTS}: tensor '{source.name}' has no place in a merge")
+            raise MergeError(f"{directory / WEIGHTS}: tensor '{source.name}' can't be merged")
         elif ".original_module." not in name and ".modules_to_save." not in name:
-            # PEFT saves these two beside the trained module that it names plainly, where a vocabulary was resized
+            # PEFT saves these two next to the trained module with the plain name, if the vocabulary was resized
             wholes[name.replace(".token_adapter.", ".").replace(".base_layer.", ".")] = source
     _check_saved(directory, config, wholes)
     changes = {name: Change(replacement=source) for name, source in wholes.items()}
@@ -143,10 +143,10 @@ def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
 
 
 def _check_saved(directory: Path, config: dict[str, Any], wholes: dict[str, Source]) -> None:
-    """Raise MergeError where a module was trained whole and is not in the file."""
+    """Raise MergeError if a module in modules_to_save is missing in the file."""
     modules = [name.rsplit(".", 1)[0] for name in wholes]
     faults = [
-        f"{directory / WEIGHTS}: modules_to_save names '{saved}', whose trained weights are not there"
+        f"{directory / WEIGHTS}: modules_to_save names '{saved}', whose trained weights are missing"
         for saved in config.get("modules_to_save") or []
         if not any(module == saved or module.endswith(f".{saved}") for module in modules)
     ]
@@ -166,13 +166,13 @@ def _module_changes(
         raise MergeError(f"{where}: one of LoRA's two matrices is missing")
     if config.get("use_dora") and a is not None and not embedding and parts.magnitude is None:
         raise MergeError(f"{where}: DoRA's magnitudes are missing")
-    if embedding and config.get("use_dora"):
-        raise MergeError(f"{where}: DoRA of an embedding scales columns over the whole vocabulary and is not merged")
+    if embedding and config.get("use_dora"):  # it scales columns over the whole vocabulary
+        raise MergeError(f"{where}: merging DoRA of an embedding is not supported")
     if conv1d and parts.magnitude is not None:
-        raise MergeError(f"{where}: DoRA of a Conv1D is not merged")
+        raise MergeError(f"{where}: merging DoRA of a Conv1D is not supported")
     _check_shapes(where, config, module, parts, a, b)
     if a is not None and parts.tokens is not None:
-        raise MergeError(f"{where}: LoRA and trained token rows on one embedding are not merged")
+        raise MergeError(f"{where}: merging LoRA and trained token rows on one embedding is not supported")
     scale = 1.0
     if a is not None:
         rank, alpha = a.shape[0], _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
@@ -199,26 +199,26 @@ def _module_changes(
 def _check_shapes(
     where: str, config: dict[str, Any], module: str, parts: _Parts, a: Source | None, b: Source | None
 ) -> None:
-    """Raise MergeError where the module's tensors are not matrices of one rank, or not as long as they should be."""
+    """Raise MergeError if the shapes of the module's tensors are wrong."""
     if a is not None and b is not None:
         ranks = a.shape[:1], b.shape[-1:]
         rank = _pattern(config.get("rank_pattern") or {}, module, config["r"])
         if len(a.shape) != 2 or len(b.shape) != 2 or ranks != ((rank,), (rank,)):
             raise MergeError(
-                f"{where}: LoRA's matrices should be [{rank}, n] and [m, {rank}] by adapter_config.json, they are"
-                f" {list(a.shape)} and {list(b.shape)}"
+                f"{where}: LoRA's matrices have shapes {list(a.shape)} and {list(b.shape)}, by adapter_config.json they"
+                f" should have [{rank}, n] and [m, {rank}]"
             )
     for one in (parts.magnitude, parts.b_bias):
         if one is not None and (b is None or one.shape != b.shape[:1]):
             raise MergeError(
-                f"{where}: '{one.name}' is {list(one.shape)}, a number for each of the layer's rows expected"
+                f"{where}: '{one.name}' has shape {list(one.shape)}, expected one number per row of the layer"
             )
     if parts.tokens is not None and len(parts.tokens.shape) != 2:
-        raise MergeError(f"{where}: trained token rows should be a matrix, they are {list(parts.tokens.shape)}")
+        raise MergeError(f"{where}: trained token rows have shape {list(parts.tokens.shape)}, expected a matrix")
 
 
 def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first pattern that ends the module's name, as PEFT finds it."""
+    """Return the value of the first pattern that matches the end of the module's name, as PEFT does."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
@@ -231,7 +231,7 @@ def _token_indices(config: dict[str, Any], module: str) -> tuple[int, ...]:
 
 
 def _same(a: Source | None, b: Source | None) -> bool:
-    """Whether two stored tensors are equal; they are compared in slices."""
+    """Return whether two stored tensors are equal, comparing slices."""
     if a is None or b is None:
         return a is b
     if (a.dtype, a.shape) != (b.dtype, b.shape):

@@ -1,4 +1,4 @@
-"""adapter_config.json, checked: a stranger may have written it, so what a merge reads must have its type and range."""
+"""Read and check adapter_config.json: a stranger may have written it, so types and ranges are validated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from burnish.errors import UserError
 
 NAME = "adapter_config.json"
 MOST_BYTES, MOST_FAULTS, MOST_RANK = 1 << 24, 5, 1 << 16
-# what may be set without a change to the arithmetic of a merge; whatever else is set is refused by name
+# keys that the merge handles or that don't affect its arithmetic; any other key that is set is refused by name
 HARMLESS = frozenset({
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "lora_alpha", "lora_dropout",
@@ -23,14 +23,14 @@ HARMLESS = frozenset({
     "fan_in_fan_out",
 })  # fmt: skip
 REFUSED = {
-    "layer_replication": "a base with repeated layers is not made",
-    "target_parameters": "adapters of bare parameters (fused experts) are not merged",
-    "alora_invocation_tokens": "an adapter that only acts after certain tokens can't become weights",
-    "arrow_config": "a router over adapters can't become weights",
+    "layer_replication": "bases with repeated layers are not supported",
+    "target_parameters": "merging adapters of bare parameters (fused experts) is not supported",
+    "alora_invocation_tokens": "an adapter that only acts after certain tokens can't be merged into weights",
+    "arrow_config": "a router over adapters can't be merged into weights",
 }
 # the other initialisations change the base's weights before training
 PLAIN_INITIALISATIONS = (True, False, "gaussian", "eva")
-# an expression that takes exponential time: a repeated group, or many repetitions in a row
+# regular expressions that can take exponential time: a repeated group, or many repetitions
 REPEATED_GROUP = re.compile(r"\)\s*[*+?{]")
 MOST_REPETITIONS, MOST_EXPRESSION = 2, 500
 
@@ -41,11 +41,11 @@ Switch = Annotated[bool, Field(strict=True)]
 
 
 class MergeError(UserError):
-    """An adapter that can't be merged onto this base, with the reason."""
+    """An adapter can't be merged onto this base; the message has the reason."""
 
 
 class _Checked(BaseModel):
-    """The keys that a merge reads, as PEFT writes them."""
+    """The keys that a merge reads, in the form that PEFT writes."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -76,7 +76,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a file of another kind, or of a size that no configuration has, isn't read."""
+    """Read a JSON object. Raises MergeError for anything else, and for files too large for a configuration."""
     if not path.is_file():
         raise MergeError(f"{path}: the adapter's configuration is {'not a file' if path.exists() else 'missing'}")
     try:
@@ -91,32 +91,32 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _described(error: ValidationError) -> list[str]:
-    """Say of each key what is wrong with it, once: of a type with several kinds each kind is an error of its own."""
+    """Return one fault per key, although pydantic reports an error for each member of a union."""
     faults = {e["loc"][0]: f"{e['msg']}, found {str(e['input'])[:60]!r}" for e in reversed(error.errors())}
     return [f"{key}: {fault}" for key, fault in reversed(faults.items())][:MOST_FAULTS]
 
 
 def _refused(config: dict[str, Any]) -> list[str]:
     faults = [
-        f"{key} is set: {REFUSED.get(key, 'what it does to the weights is not known to this merge')}"
+        f"{key} is set: {REFUSED.get(key, 'its effect on the weights is unknown, so it is not merged')}"
         for key, value in config.items()
         if value and key not in HARMLESS and key != "megatron_config"
     ]
     if config["peft_type"] != "LORA":
-        faults.append(f"peft_type is {config['peft_type']}: only LORA is merged")
+        faults.append(f"peft_type is {config['peft_type']}: only LORA can be merged")
     if config.get("init_lora_weights", True) not in PLAIN_INITIALISATIONS:
-        faults.append(f"init_lora_weights {config['init_lora_weights']}: it rewrote the base's weights")
+        faults.append(f"init_lora_weights {config['init_lora_weights']}: it changed the base's weights")
     return faults
 
 
 def _expressions(config: dict[str, Any]) -> list[str]:
-    """Say which of the patterns, regular expressions over names of modules, can't be used or could take for ever."""
+    """Yield the patterns (regular expressions over module names) that are invalid or could take forever."""
     faults = []
     for key in ("rank_pattern", "alpha_pattern"):
         for expression in config.get(key) or {}:
             repeated = len(re.findall(r"[*+]|\{\d*,", expression))
             if len(expression) > MOST_EXPRESSION or REPEATED_GROUP.search(expression) or repeated > MOST_REPETITIONS:
-                faults.append(f"{key}: '{expression[:60]}' repeats groups or too much: give plainer expressions")
+                faults.append(f"{key}: '{expression[:60]}' repeats groups or repeats too often: simplify it")
                 continue
             try:
                 re.compile(expression)

@@ -1,6 +1,6 @@
-"""Which bases the adapter is merged onto, and one complete merged checkpoint: weights, config, tokenizer, end tokens.
+"""Choose the merge bases, and write a complete merged checkpoint: weights, config, tokenizer, end tokens.
 
-`dequantized` is the base as the adapter saw it while training; `original` is the 16-bit one.
+`dequantized` is the base as the adapter saw it in training; `original` is the 16-bit base.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .dequantize import dequantizer
 from .weights import CODE, merge
 
 MERGED = "merged"
-# by their exact names: nothing else of an adapter goes along, and no Python code
+# exact names: no other files of an adapter are copied, and no Python code
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
@@ -32,11 +32,11 @@ MergeBase = Literal["dequantized", "original"]
 
 
 def merge_bases(asked: str, record: TrainRecord) -> tuple[list[MergeBase], str]:
-    """Return the bases to merge onto, and the reason where there is only one."""
+    """Return the bases to merge onto, and the reason if there is only one."""
     if asked == "original":
         return ["original"], "set by merge.base"
     if record.quantization == "none":
-        return ["original"], "the base was not quantized while training"
+        return ["original"], "the base was not quantized in training"
     if asked == "dequantized":
         return ["dequantized"], "set by merge.base"
     return ["dequantized", "original"], ""
@@ -45,9 +45,9 @@ def merge_bases(asked: str, record: TrainRecord) -> tuple[list[MergeBase], str]:
 def merge_onto(
     base: Path, adapter: Path, target: Path, record: TrainRecord, onto: MergeBase, settings: MergeSection, tick: Tick
 ) -> str:
-    """Write the merged checkpoint into `target`, an empty directory; returns the dtype of its weights.
+    """Write the merged checkpoint into `target`, an empty directory; return the dtype of its weights.
 
-    Raises MergeError where the adapter can't be merged onto this base.
+    Raises MergeError if the adapter can't be merged onto this base.
     """
     as_trained = dequantizer(record) if onto == "dequantized" else None
     dtype = merge(base, adapter, target, as_trained, settings.dtype, settings.max_shard_bytes, tick)
@@ -56,14 +56,14 @@ def merge_onto(
 
 
 def without_code(path: Path) -> None:
-    """Take out of a configuration file where its model's Python code is, which is not copied."""
+    """Remove the reference to the model's Python code from a configuration file; the code is not copied."""
     content = read_json(path) if path.is_file() else {}
     if content.pop(CODE, None) is not None:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """Read a configuration; it may be missing."""
+    """Read a configuration; {} if it is missing."""
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content, dict):
         raise MergeError(f"{path}: expected a JSON object, found {json.dumps(content)[:40]}")
@@ -71,9 +71,9 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
-    """Bring the trained tokenizer and template along, and make the trained terminators end a generation.
+    """Copy the trained tokenizer and template, and make the trained terminators end generation.
 
-    A run of an older version may have its tokenizer under a label that loses spaces: it is written again as read.
+    An older version may have saved the tokenizer with a class that loses spaces: it is saved again.
     """
     for name in TOKENIZER_FILES:
         if (adapter / name).is_file():

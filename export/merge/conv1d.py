@@ -1,4 +1,4 @@
-"""GPT-2's layers: Conv1D holds its matrix as [in, out], where every other linear layer has [out, in]."""
+"""GPT-2's layers: Conv1D stores its matrix as [in, out], while other linear layers have [out, in]."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from burnish.files import read_json
 
-TYPES = frozenset({"gpt2", "openai-gpt"})  # of config.json's model_type
-FLAG = "fan_in_fan_out"  # PEFT's, in adapter_config.json; it sets it by itself, also where it was said otherwise
+TYPES = frozenset({"gpt2", "openai-gpt"})  # model_type in config.json
+FLAG = "fan_in_fan_out"  # in adapter_config.json; PEFT sets it itself, overriding the user's value
 
 
 def conv1d_modules(base: Path, adapter: dict[str, Any]) -> frozenset[str]:
-    """Return the names of the base's Conv1D modules; no model is made where neither base nor adapter speaks of them.
+    """Return the names of the base's Conv1D modules; no model is built if neither base nor adapter indicates any.
 
     `adapter` is adapter_config.json's content.
     """

@@ -1,4 +1,4 @@
-"""A base with only .bin weights, converted once into safetensors, in the cache."""
+"""Convert a base with only .bin weights to safetensors, once, in the cache."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .shards import INDEX, NAMES, SINGLE, Stored, write
 BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 KEPT = ("*.json", "*.model", "*.jinja", "*.txt")
 MAX_SHARD_BYTES = 4_000_000_000
-HEAD = "lm_head.weight"  # a .bin file of a tied model may hold it beside the embedding that it is one tensor with
+HEAD = "lm_head.weight"  # a .bin file of a tied model may have it in addition to the embedding
 
 
 class ConvertError(UserError):
-    """A checkpoint of .bin files that is missing a file, damaged, or holds more than tensors."""
+    """A checkpoint of .bin files lacks a file, is damaged, or contains more than tensors."""
 
 
 def with_safetensors(base: Base) -> Base:
-    """Return the base with a path whose weights are safetensors: its own, or the copy made of its .bin files.
+    """Return the base with a path to safetensors weights: its own, or a copy made from its .bin files.
 
-    Needs disk space for a second copy. Raises ConvertError where a file is missing or can't be read.
+    The copy needs as much disk space again. Raises ConvertError if a file is missing or can't be read.
     """
     if (base.path / SINGLE).is_file() or (base.path / INDEX).is_file():
         return base
@@ -52,7 +52,7 @@ def _files(directory: Path) -> list[Path]:
     names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [BIN_SINGLE]
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise ConvertError([f"{directory / name}: not there; the base has no safetensors either" for name in missing])
+        raise ConvertError([f"{directory / name}: is missing; the base has no safetensors either" for name in missing])
     return [directory / name for name in names]
 
 
@@ -78,15 +78,15 @@ def _convert(base: Path, files: list[Path], target: Path) -> None:
 
 
 def _load(file: Path) -> dict[str, torch.Tensor]:
-    """Load one .bin file's tensors and nothing else: other pickled objects would run code."""
+    """Load only the tensors of one .bin file: other pickled objects could run code."""
     try:
-        # files of torch before 1.6 are not zip archives and can't be mapped: those are read whole
+        # files of torch before 1.6 are not zip archives and can't be mapped, so they are read completely
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = first_line(error, type(error).__name__)
-        raise ConvertError(f"{file}: can't be read as tensors alone: {reason}") from None
+        raise ConvertError(f"{file}: can't be read as tensors only: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise ConvertError(f"{file}: holds other things than named tensors")
+        raise ConvertError(f"{file}: contains other things than named tensors")
     if unknown := {str(t.dtype) for t in content.values()} - {str(dtype) for dtype in NAMES}:
-        raise ConvertError(f"{file}: holds {', '.join(sorted(unknown))} values, which are not converted")
+        raise ConvertError(f"{file}: has {', '.join(sorted(unknown))} values, which are not supported")
     return content

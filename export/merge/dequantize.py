@@ -1,4 +1,4 @@
-"""The base as an adapter saw it while training: cast to the load dtype, quantized to NF4 and dequantized."""
+"""The base as the adapter saw it in training: cast to the load dtype, quantized to NF4 and dequantized."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .adapter_config import MergeError
 from .shards import NAMES, Source, Stored, row_ranges
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NF4_BLOCK, SCALES_BLOCK = 64, 256  # values; bitsandbytes' and so QLoRA's (https://arxiv.org/abs/2305.14314)
+NF4_BLOCK, SCALES_BLOCK = 64, 256  # values; as in bitsandbytes and QLoRA (https://arxiv.org/abs/2305.14314)
 STATE = ".quant_state.bitsandbytes__nf4"
 STATE_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 
@@ -24,9 +24,9 @@ Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows
 
 @dataclass(frozen=True)
 class Nf4:
-    """One weight in NF4: two values a byte [n / 2], and each 64 values' scale in float32 [n / 64].
+    """One weight in NF4: two values per byte [n / 2], and a float32 scale for every 64 values [n / 64].
 
-    A slice of it can be dequantized by itself, so that the weight is never whole in 16 or 32 bits.
+    Slices are dequantized separately, so that the whole weight is never in 16 or 32 bits.
     """
 
     packed: torch.Tensor
@@ -51,7 +51,7 @@ class Nf4:
 
 @dataclass(frozen=True)
 class AsTrained:
-    """How training held the base. Every linear layer that training quantized is quantized, not only the targets."""
+    """The base's form in training. All linear layers quantized in training are quantized, not only the targets."""
 
     load_dtype: torch.dtype
     nf4: bool
@@ -59,13 +59,13 @@ class AsTrained:
     skipped: frozenset[str]
 
     def rows(self, tensor: Source) -> Rows:
-        """Return what gives a tensor's rows as training held them: cast to the load dtype, or quantized from it."""
+        """Return the function for a tensor's rows as in training: cast to the load dtype, or also quantized."""
         if self.nf4 and len(tensor.shape) == 2 and tensor.name.removesuffix(".weight") not in self.skipped:
             return self.quantized(tensor).rows
         return lambda start, stop: tensor.slice(start, stop).to(self.load_dtype).float()
 
     def quantized(self, tensor: Source) -> Nf4:
-        """Quantize a tensor again as training did. Slices may differ in nothing from the whole: blocks are of 64."""
+        """Quantize a tensor as in training. Slices give the same result as the whole: blocks have 64 values."""
         import bitsandbytes.functional as bnb
 
         packed, scales = [], []
@@ -76,27 +76,27 @@ class AsTrained:
             scales.append(state.absmax)
         whole = torch.cat(scales)
         if self.double_quant:
-            # the scales themselves are quantized, around their mean over the whole tensor
+            # the scales are quantized too, around their mean over the whole tensor
             offset = whole.mean()
             whole = bnb.dequantize_blockwise(*bnb.quantize_blockwise(whole - offset, blocksize=SCALES_BLOCK)) + offset
         return Nf4(torch.cat(packed), whole, tensor.shape, self.load_dtype)
 
 
 def dequantizer(record: TrainRecord) -> AsTrained:
-    """Return how the run's training held its base."""
+    """Return the base's form in the run's training."""
     nf4 = record.quantization == "nf4"
     return AsTrained(DTYPES[record.load_dtype], nf4, record.double_quant, frozenset(record.skipped_modules))
 
 
 @dataclass(frozen=True)
 class Packed(Stored):
-    """A tensor that the checkpoint itself stores in NF4, with its scales; shape and dtype are the weight's."""
+    """A tensor stored in NF4 by the checkpoint, with its scales; shape and dtype are the weight's."""
 
     packed: Source
     parts: dict[str, Source]
 
     def open(self) -> Nf4:
-        """Read the weight, its scales dequantized where they are quantized themselves."""
+        """Read the weight, dequantizing its scales if they are quantized."""
         import bitsandbytes.functional as bnb
 
         state = bnb.QuantState.from_dict({k: v.read() for k, v in self.parts.items()}, device=torch.device("cpu"))
@@ -105,7 +105,7 @@ class Packed(Stored):
 
 
 def unpack(tensors: Sequence[Source]) -> list[Source | Packed]:
-    """Return a checkpoint's tensors, each NF4 weight and its scales as one. Raises MergeError where scales lack."""
+    """Return a checkpoint's tensors, NF4 weights joined with their scales. Raises MergeError if scales are missing."""
     by_name = {tensor.name: tensor for tensor in tensors}
     weights = {name.removesuffix(STATE) for name in by_name if name.endswith(STATE)}
     parts = {f"{weight}{part}" for weight in weights for part in (STATE, *(f".{p}" for p in STATE_PARTS))}
@@ -118,10 +118,10 @@ def _packed(by_name: dict[str, Source], tensor: Source) -> Packed:
     names = [f"{tensor.name}{STATE}", *(f"{tensor.name}.{part}" for part in STATE_PARTS)]
     parts = {name: by_name[name] for name in names if name in by_name}
     if f"{tensor.name}.absmax" not in parts or f"{tensor.name}.quant_map" not in parts:
-        raise MergeError(f"{tensor.file}: '{tensor.name}' is stored in NF4 without its scales")
+        raise MergeError(f"{tensor.file}: '{tensor.name}' is stored in NF4 without scales")
     state: dict[str, Any] = bnb.unpack_tensor_to_dict(parts[names[0]].read())
     if state["blocksize"] != NF4_BLOCK:
         raise MergeError(
-            f"{tensor.file}: '{tensor.name}' is stored in NF4 blocks of {state['blocksize']}, not {NF4_BLOCK}"
+            f"{tensor.file}: '{tensor.name}' is stored in NF4 blocks of {state['blocksize']}, expected {NF4_BLOCK}"
         )
     return Packed(tensor.name, NAMES[getattr(torch, state["dtype"])], tuple(state["shape"]), tensor, parts)

@@ -1,7 +1,7 @@
-"""safetensors read and written in slices of rows, so that memory never holds a model.
+"""Read and write safetensors in slices of rows, so that a model is never completely in memory.
 
 Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, a JSON header, then the data).
-Tensors are read into memory of our own and not mapped: touched pages of a mapping count as resident.
+Tensors are read, not mapped: touched pages of a mapping count as resident memory.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HEADER_ALIGNMENT_BYTES = 8
 LENGTH_BYTES = 8
-MOST_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
-SLICE_VALUES = 1 << 20  # 4 MB in float32: a processor's cache holds what is worked on
-SLICE_ROWS = 64  # a slice is a multiple of these, and so of any block of 64 values
-AHEAD_BYTES = 16 << 20  # what the kernel is asked to fetch while the slice before it is worked on
+MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+SLICE_VALUES = 1 << 20  # 4 MB in float32, to fit into a processor's cache
+SLICE_ROWS = 64  # slices have a multiple of this many rows, and so whole blocks of 64 values
+AHEAD_BYTES = 16 << 20  # read-ahead requested from the kernel while the previous slice is processed
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -37,12 +37,12 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class ShardError(UserError):
-    """A checkpoint whose safetensors files are missing or damaged."""
+    """A checkpoint's safetensors files are missing or damaged."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor as a checkpoint stores it: its dtype by safetensors' name, its shape."""
+    """One tensor as stored in a checkpoint: its name, dtype in safetensors' terms, and shape."""
 
     name: str
     dtype: str
@@ -60,13 +60,13 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that the values take."""
+        """The size of the values in bytes."""
         return prod(self.shape) * TYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
 class Source(Stored):
-    """One tensor of a file: where its values begin, in bytes from the file's start."""
+    """One tensor of a file; its values start `offset` bytes into the file."""
 
     file: Path
     offset: int
@@ -76,11 +76,11 @@ class Source(Stored):
         return replace(self, name=name)
 
     def read(self) -> torch.Tensor:
-        """Read the whole tensor as it is stored."""
+        """Read the whole tensor in its stored dtype."""
         return self.slice(0, self.rows).reshape(self.shape)
 
     def slice(self, start: int, stop: int) -> torch.Tensor:
-        """Read rows [start, stop) as they are stored. Raises ShardError where the file ends before them."""
+        """Read rows [start, stop) in their stored dtype. Raises ShardError if the file ends before them."""
         tensor = torch.empty((stop - start, *self.shape[1:]), dtype=TYPES[self.dtype])
         wanted = tensor.reshape(-1).view(torch.uint8).numpy().data
         begin = self.offset + start * self.row_values * tensor.itemsize
@@ -90,40 +90,40 @@ class Source(Stored):
             while wanted:
                 got = file.readinto(wanted)
                 if not got:
-                    raise ShardError(f"{self.file}: is damaged: it ends inside '{self.name}'")
+                    raise ShardError(f"{self.file}: is truncated: it ends inside '{self.name}'")
                 wanted = wanted[got:]
         return tensor
 
 
 def row_ranges(tensor: Stored, values: int = SLICE_VALUES) -> list[tuple[int, int]]:
-    """Return consecutive row ranges [start, stop) of about `values` values, multiples of 64 rows but the last."""
+    """Return consecutive row ranges [start, stop) of about `values` values, in multiples of 64 rows except the last."""
     step = max(1, values // max(1, tensor.row_values) // SLICE_ROWS) * SLICE_ROWS
     return [(start, min(start + step, tensor.rows)) for start in range(0, tensor.rows, step)]
 
 
 def sources(directory: Path) -> list[Source]:
-    """Return every tensor of a checkpoint in its stored order. Raises ShardError where files are missing or damaged."""
+    """Return the tensors of a checkpoint in stored order. Raises ShardError if files are missing or damaged."""
     index = directory / INDEX
     try:
         names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [SINGLE]
     except (FileError, KeyError, TypeError, AttributeError):
-        raise ShardError(f"{index}: is not an index of weights: it needs weight_map, from tensors to files") from None
+        raise ShardError(f"{index}: is not an index of weights: expected weight_map, from tensors to files") from None
     missing = [name for name in names if not (directory / name).is_file()]
     if missing:
-        raise ShardError([f"{directory / name}: not there; the merge reads safetensors" for name in missing])
+        raise ShardError([f"{directory / name}: is missing; the merge needs safetensors" for name in missing])
     return [source for name in names for source in file_sources(directory / name)]
 
 
 def file_sources(file: Path) -> list[Source]:
-    """Return every tensor of one safetensors file in its stored order. Raises ShardError where it is damaged."""
+    """Return the tensors of one safetensors file in stored order. Raises ShardError if it is damaged."""
     if not file.is_file():
-        raise ShardError(f"{file}: is {'not a file' if file.exists() else 'missing'}: a safetensors file is expected")
+        raise ShardError(f"{file}: is {'not a file' if file.exists() else 'missing'}: expected a safetensors file")
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(LENGTH_BYTES))
             if length > min(size, MOST_HEADER_BYTES):
-                raise ValueError(f"its header should have {length:,} bytes, the file has {size:,}")
+                raise ValueError(f"its header should have {length:,} bytes, but the file has {size:,}")
             header: dict[str, Any] = json.loads(stream.read(length))
         entries = dict(header)
         entries.pop("__metadata__", None)
@@ -131,24 +131,24 @@ def file_sources(file: Path) -> list[Source]:
         start = LENGTH_BYTES + length
         found = [_source(name, entry, file, start, size) for name, entry in entries.items()]
     except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, OSError | ValueError) else "its header is not one of tensors"
+        reason = str(error) if isinstance(error, OSError | ValueError) else "its header does not describe tensors"
         raise ShardError(f"{file}: is not a safetensors file, or is damaged: {reason}") from None
     return sorted(found, key=lambda source: source.offset)
 
 
 def _check_dtypes(file: Path, entries: dict[str, Any]) -> None:
     if unknown := sorted({str(entry["dtype"]) for entry in entries.values()} - TYPES.keys()):
-        raise ShardError(f"{file}: holds {', '.join(unknown)[:80]} values: give the model's 16-bit checkpoint")
+        raise ShardError(f"{file}: has {', '.join(unknown)[:80]} values: use the model's 16-bit checkpoint")
 
 
 def _source(name: str, entry: dict[str, Any], file: Path, start: int, size: int) -> Source:
-    """Return a tensor of the header. Raises ValueError where it does not lie in the file as its shape says."""
+    """Return a tensor of the header. Raises ValueError if its shape, offsets and the file's size disagree."""
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
-        raise ValueError(f"the shape or the place of '{name[:80]}' is not made of whole numbers")
+        raise ValueError(f"the shape or the offsets of '{name[:80]}' are not non-negative integers")
     made = Source(name, entry["dtype"], tuple(shape), file, start + begin)
     if end - begin != made.nbytes:
-        raise ValueError(f"'{name[:80]}' has the shape {shape}, and {end - begin:,} bytes in the file")
+        raise ValueError(f"'{name[:80]}' has the shape {shape}, but {end - begin:,} bytes in the file")
     if start + end > size:
         raise ValueError(f"it ends inside '{name[:80]}'")
     return made
@@ -160,9 +160,9 @@ def write(
     slices: Callable[[Stored], Iterator[torch.Tensor]],
     max_shard_bytes: int,
 ) -> None:
-    """Write a checkpoint: shards of at most `max_shard_bytes` and, where there are several, their index.
+    """Write a checkpoint: shards of at most `max_shard_bytes` and, if there are several, their index.
 
-    `slices` gives each tensor when its turn has come, as consecutive parts of its rows in the stored dtype.
+    `slices` is called for each tensor in turn and yields consecutive slices of its rows in the stored dtype.
     """
     plan = _plan(tensors, max_shard_bytes)
     names = (

@@ -21,7 +21,7 @@ from .dequantize import DTYPES, AsTrained, Packed, Rows, unpack
 from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
 
 FLOAT16_MAX = 65504.0
-CODE = "auto_map"  # of a configuration: which classes of the model's own Python code are to be used
+CODE = "auto_map"  # in a configuration: classes of the model's own Python code
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
@@ -31,20 +31,20 @@ class _Overflow(Exception):
 
 @dataclass(frozen=True)
 class Merged:
-    """One tensor of the merged checkpoint: what it is made from, and what the adapter does to it."""
+    """One tensor of the merged checkpoint: its source and the adapter's change."""
 
     name: str
     source: Source | Packed
     change: Change | None
 
     def stored(self, dtype: str) -> Stored:
-        """Return how it is stored where floats are stored as `dtype`."""
+        """Return its stored form if floats are stored as `dtype`."""
         origin = self.origin
         return Stored(self.name, dtype if origin.dtype in FLOATS else origin.dtype, origin.shape)
 
     @property
     def origin(self) -> Source | Packed:
-        """The tensor that its values begin with: the adapter's where it replaces the base's."""
+        """The tensor with its initial values: the adapter's replacement, if any, else the base's."""
         return self.change.replacement if self.change and self.change.replacement else self.source
 
 
@@ -57,10 +57,10 @@ def merge(
     max_shard_bytes: int,
     tick: Tick,
 ) -> str:
-    """Write the merged checkpoint's weights and config into `target`; returns the dtype they are stored in.
+    """Write the merged checkpoint's weights and config into `target`; return the stored dtype.
 
-    `as_trained`: how training held the base (None: the original weights). float16 falls back to bfloat16 when a merged
-    value overflows it, and says which. Raises MergeError where the adapter does not fit the base or can't be merged.
+    `as_trained`: the base's form in training (None: the original weights). float16 falls back to bfloat16 if a merged
+    value overflows, and logs which. Raises MergeError if the adapter does not fit the base or can't be merged.
     """
     tensors, tied = _plan(base, open_adapter(adapter_directory, base))
     config = _config(base, tensors, tied)
@@ -81,10 +81,10 @@ def merge(
 
 
 def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
-    """Return the merged checkpoint's tensors, and whether its head is its embedding.
+    """Return the merged checkpoint's tensors, and whether its head is tied to its embedding.
 
-    A head that is tied to the embedding stays so only if the adapter does the same to both: LoRA on one of them leaves
-    the other as it was while training.
+    A tied head stays tied only if the adapter changes both in the same way: in training, LoRA on one of them does not
+    affect the other.
     """
     there = {tensor.name: tensor for tensor in unpack(sources(base))}
     changes = {_as_stored(name, there): change for name, change in changes.items()}
@@ -107,13 +107,13 @@ def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
 
 
 def _as_stored(name: str, there: Container[str]) -> str:
-    """Return a tensor's name as the base has it: one saved without its head (gpt2) lacks the model's own prefix."""
+    """Return a tensor's name in the base: one saved without its head (gpt2) lacks the model's prefix."""
     bare = name.split(".", 1)[-1]
     return bare if name not in there and bare in there else name
 
 
 def _same_change(embedding: Change | None, head: Change | None) -> bool:
-    """Whether both changes of one tied tensor are the same; PEFT saves trained token rows once for both."""
+    """Return whether both changes of a tied tensor are the same; PEFT saves trained token rows once for both."""
     if embedding is None or head is None:
         only = embedding or head
         return only is None or (head is None and only == Change(tokens=only.tokens, indices=only.indices))
@@ -121,14 +121,14 @@ def _same_change(embedding: Change | None, head: Change | None) -> bool:
 
 
 def _fault(tensor: Merged) -> str:
-    """Return what does not fit between a tensor and its change; empty where all does."""
+    """Return how a tensor and its change do not match, else ""."""
     change, shape = tensor.change, tensor.origin.shape
     if change is None:
         return ""
     if change.replacement is not None and (
         len(shape) != len(tensor.source.shape) or shape[1:] != tensor.source.shape[1:]
     ):
-        return f"'{tensor.name}' is {list(tensor.source.shape)}, the adapter's is {list(shape)}"
+        return f"'{tensor.name}' has shape {list(tensor.source.shape)}, the adapter's has {list(shape)}"
     if change.left is not None and change.right is not None:
         m, n = (
             (change.left.shape[-1], change.right.shape[0])
@@ -136,20 +136,18 @@ def _fault(tensor: Merged) -> str:
             else (change.left.shape[0], change.right.shape[-1])
         )
         if (m, n) != shape:
-            return f"'{tensor.name}' is {list(shape)}, the adapter's B·A is {[m, n]}"
+            return f"'{tensor.name}' has shape {list(shape)}, the adapter's B·A has {[m, n]}"
     if change.indices and max(change.indices) >= shape[0]:
-        return f"'{tensor.name}' has {shape[0]} rows, the adapter trains row {max(change.indices)}"
+        return f"'{tensor.name}' has {shape[0]} rows, but the adapter trains row {max(change.indices)}"
     return ""
 
 
 def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
-    """Raise MergeError where head and embedding differ in rows, or a token of the adapter's tokenizer has none."""
+    """Raise MergeError if head and embedding differ in rows, or a token of the adapter's tokenizer has no row."""
     rows = {t.name: t.origin.shape[0] for t in tensors if t.name == HEAD or t.name.endswith(EMBEDDING)}
     if len(set(rows.values())) > 1:
         sizes = ", ".join(f"{name} {count}" for name, count in rows.items())
-        raise MergeError(
-            f"{adapter}: the vocabulary was resized, but not everywhere ({sizes}): save both in the adapter"
-        )
+        raise MergeError(f"{adapter}: the vocabulary was resized in only one place ({sizes}): save both in the adapter")
     path = adapter / "tokenizer.json"
     if not rows or not path.is_file():
         return
@@ -157,7 +155,7 @@ def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
         added = read_json(path).get("added_tokens") or []
         last = max(added, key=lambda token: int(token["id"]), default=None)
     except (AttributeError, TypeError, KeyError, ValueError):
-        raise MergeError(f"{path}: is not a tokenizer: its added_tokens can't be read; restore the file") from None
+        raise MergeError(f"{path}: is not a tokenizer: added_tokens can't be read; restore the file") from None
     if last and last["id"] >= min(rows.values()):
         raise MergeError(
             f"{adapter}: token '{last['content']}' has id {last['id']}, the model has {min(rows.values())} rows: train"
@@ -183,7 +181,7 @@ def _write(
 
 
 def _slices(tensor: Merged, dtype: str, as_trained: AsTrained | None) -> Iterator[torch.Tensor]:
-    """Give the merged tensor's rows in slices, stored as `dtype`."""
+    """Yield the merged tensor's rows in slices, in the stored dtype."""
     origin = tensor.origin
     rows = _origin_rows(tensor, as_trained)
     change = tensor.change.open() if tensor.change else None
@@ -199,7 +197,7 @@ def _changed(change: LoadedChange | None, values: torch.Tensor, start: int) -> t
 
 
 def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
-    """Return what gives rows of the tensor before its change: the base's as training held it, or the adapter's own."""
+    """Return the function for the tensor's rows before the change: the base's as in training, or the adapter's."""
     origin = tensor.origin
     if isinstance(origin, Packed):
         return origin.open().rows
@@ -209,16 +207,16 @@ def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
 
 
 def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return values in their stored dtype. Raises _Overflow where float16 can't hold one, MergeError at no number."""
+    """Return values in the stored dtype. Raises _Overflow if one exceeds float16, MergeError for NaN or infinity."""
     target = DTYPES["float16"] if dtype == "F16" else DTYPES["bfloat16"]
     low, high = torch.aminmax(values)
     largest = max(-float(low), float(high))
     if not largest <= torch.finfo(torch.bfloat16).max:  # a NaN compares false
-        raise MergeError(f"'{name}' holds a NaN or an infinity: the weights of the base or of the adapter are damaged")
+        raise MergeError(f"'{name}' has a NaN or an infinity: the weights of the base or of the adapter are damaged")
     if values.dtype == target:
         return values
     if dtype == "F16" and largest > FLOAT16_MAX:
-        raise _Overflow(f"{name} holds {largest:.3g}, more than float16 can ({FLOAT16_MAX:.0f})")
+        raise _Overflow(f"{name} has the value {largest:.3g}, above float16's largest ({FLOAT16_MAX:.0f})")
     return values.to(target)
 
 
@@ -228,7 +226,7 @@ def _read_config(base: Path) -> dict[str, Any]:
 
 
 def _config(base: Path, tensors: list[Merged], tied: bool) -> dict[str, Any]:
-    """Return the base's config as the merged weights need it: no quantization, tied or not, the resized vocabulary."""
+    """Return the base's config for the merged weights: without quantization, with tying and vocabulary size updated."""
     config = for_converter(_read_config(base))
     config.pop("quantization_config", None)
     config.pop(CODE, None)

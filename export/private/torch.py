@@ -1,4 +1,4 @@
-"""What torch keeps private and the exam needs: the dicts in which a module holds its parameters and buffers.
+"""Private API of torch for the exam: a module's dicts of parameters and buffers.
 
 The public setters accept only a Parameter; a matrix that stays on disk is not one.
 """
@@ -21,7 +21,7 @@ NEEDS = (
 
 @dataclass(frozen=True)
 class Place:
-    """A parameter's or buffer's place in its module; `empty` is what stands there while it is not loaded."""
+    """A parameter's or buffer's place in its module; `empty` is its placeholder while it is not loaded."""
 
     tensors: dict[str, torch.Tensor | None]
     key: str
@@ -29,17 +29,17 @@ class Place:
 
     @property
     def now(self) -> torch.Tensor:
-        """The tensor that stands there now."""
+        """The current tensor."""
         found = self.tensors[self.key]
         return self.empty if found is None else found
 
     def put(self, tensor: torch.Tensor) -> None:
-        """Put a tensor there."""
+        """Set the tensor."""
         self.tensors[self.key] = tensor
 
 
 def empty_places(layer: torch.nn.Module) -> Iterator[Place]:
-    """Yield the places of a layer's parameters and buffers that have no values (on the meta device)."""
+    """Yield the places of a layer's parameters and buffers that are on the meta device."""
     for module in layer.modules():
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
@@ -48,7 +48,7 @@ def empty_places(layer: torch.nn.Module) -> Iterator[Place]:
 
 
 def replace_parameters(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors in the place of parameters, by name; a parameter that several modules share is replaced in each."""
+    """Replace parameters by tensors, by name; a parameter shared by several modules is replaced in each."""
     replaced = {id(model.get_parameter(name)): tensor for name, tensor in tensors.items()}
     for module in model.modules():
         places = cast(dict[str, torch.Tensor | None], module._parameters)

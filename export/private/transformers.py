@@ -1,4 +1,4 @@
-"""What transformers keeps private and the exam needs: how the tensors of a checkpoint become those of a model.
+"""Private API of transformers for the exam: the mapping of a checkpoint's tensors to a model's.
 
 Architectures rename, stack and split tensors while loading.
 """
@@ -18,19 +18,19 @@ __all__ = ["Conv1D"]
 LOADING = "transformers.core_model_loading"
 STREAM = "a checkpoint can't be loaded a layer at a time"
 NEEDS = (
-    Need("transformers.pytorch_utils:Conv1D", "GPT-2's matrices are merged the wrong way round"),
+    Need("transformers.pytorch_utils:Conv1D", "GPT-2's matrices are merged transposed"),
     Need("transformers.conversion_mapping:get_model_conversion_mapping", STREAM, parameters=("model",)),
     Need(f"{LOADING}:WeightConverter", STREAM),
     Need(f"{LOADING}:WeightRenaming", STREAM),
     Need(
         f"{LOADING}:rename_source_key",
-        "a stored tensor's name in the model is not known",
+        "a stored tensor's name in the model is unknown",
         parameters=("source_key", "weight_renamings", "weight_converters", "base_model_prefix", "meta_state_dict"),
     ),
     Need(f"{LOADING}:convert_and_load_state_dict_in_model", STREAM, parameters=("model", "state_dict", "load_config")),
     Need(
         f"{LOADING}:LoadStateDictInfo",
-        "tensors that do not fit go unnoticed",
+        "mismatched tensors go unnoticed",
         parameters=("mismatched_keys", "conversion_errors", "error_msgs"),
     ),
     Need("transformers.modeling_utils:LoadStateDictConfig", STREAM, parameters=("dtype", "weight_mapping")),
@@ -38,7 +38,7 @@ NEEDS = (
 
 
 def model_names(model: Any, names: Collection[str]) -> dict[str, str]:
-    """Return, for each of a checkpoint's tensor names, the (first) name that the tensor has in the model."""
+    """Return the (first) name in the model of each of a checkpoint's tensors."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -56,9 +56,9 @@ def model_names(model: Any, names: Collection[str]) -> dict[str, str]:
 
 
 def load_tensors(model: Any, tensors: Mapping[str, Any]) -> list[str]:
-    """Load some of a checkpoint's tensors into a model, in the dtypes of its parameters; returns what did not fit.
+    """Load some of a checkpoint's tensors into a model, in the dtypes of its parameters; return the mismatches.
 
-    A tensor may be any object that gives it when indexed. Faults in reading one are hidden by transformers.
+    A tensor may be any object that returns it when indexed. transformers hides errors in reading one.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
