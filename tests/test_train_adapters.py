@@ -75,7 +75,7 @@ def test_training_starts_from_an_adapter_with_its_rank(
     more = ("--lora.resume_adapter", start, "--run.name", f"second-{given}", "--train.max_steps", "2")
     done = cli(*command(base, rows, first.path.parent, *more))
     assert done.returncode == 0, done.stderr
-    assert (f"was trained on {tiny_base}, here it goes on {base}" in done.stderr) is (given == "directory")
+    assert (f"was trained on {tiny_base}, here it is used for {base}" in done.stderr) is (given == "directory")
     assert "are those of the adapter that training starts from: 4 and 32" in done.stderr
     second = first.path.parent / f"second-{given}"
     # the same rows in the same order: what the first run learned is there at the first step
@@ -101,7 +101,7 @@ def test_an_adapter_of_another_base_is_one_line(
     more = ("--lora.resume_adapter", str(first.path))
     done = cli(*command(tmp_path / "narrow", rows, tmp_path / "runs", *more))
     fault = only_fault(done)
-    assert f"lora.resume_adapter {first.path / 'adapter'}: doesn't go on this base" in fault
+    assert f"lora.resume_adapter {first.path / 'adapter'}: doesn't fit this base" in fault
     assert "Traceback" not in done.stderr
 
 
@@ -110,4 +110,4 @@ def test_an_adapter_that_is_not_there_is_one_line_before_weights_are_loaded(
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.resume_adapter", "nothing", verb="plan"))
     fault = only_fault(done)
-    assert "lora.resume_adapter nothing: no adapter_config.json there, and no run of that id" in fault
+    assert "lora.resume_adapter nothing: no adapter_config.json there, and no such run" in fault

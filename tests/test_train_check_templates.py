@@ -64,7 +64,7 @@ def test_what_a_template_writes_after_the_last_turn_and_of_history_is_shown(
     assert "changes blanks or accents of 10 of 20 responses" in shown
     assert "terminators     <|im_end|>\n" in shown
     shown = check(tiny_base, data, sources.CHANNELS, capsys)[0]
-    assert "renders earlier turns otherwise: 10 conversations became 20 rows" in shown
+    assert "renders earlier turns differently: 10 conversations became 20 rows" in shown
     assert "terminators     <|endoftext|>\n" in shown
 
 
@@ -81,9 +81,7 @@ def test_a_fault_of_all_rows_is_one_line(tiny_base: Path, boats: Path, capsys: p
     with pytest.raises(UserError) as caught:
         check(tiny_base, boats, source + sources.OPENS, capsys)
     (line,) = caught.value.report().splitlines()
-    assert line.startswith(
-        f"error: {boats}: line 1: assistant turn 1: the template does not close it with an end token"
-    )
+    assert line.startswith(f"error: {boats}: line 1: assistant turn 1: the template does not end it with an end token")
     assert line.endswith("(so in 12 rows: line 2, line 3, line 4, ... as well)")
 
 
@@ -106,4 +104,4 @@ def test_texts_on_a_base_without_a_chat_template_are_said_to_make_no_chat(
     data = tmp_path / "texts.jsonl"
     data.write_text("".join(json.dumps({"text": f"Boat {i} leaves at noon."}) + "\n" for i in range(12)))
     assert main(["check", "--base.id", str(base), "--data.path", str(data)]) == 0
-    assert "warning: the base has no chat template: what is trained will answer" in capsys.readouterr().err
+    assert "warning: the base has no chat template: the trained model will serve" in capsys.readouterr().err

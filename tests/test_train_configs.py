@@ -144,7 +144,7 @@ def test_a_prompt_that_opens_a_thought_is_not_trained_on_answers_without_one(r1:
     with pytest.raises(MaskError) as caught:
         build([said(answer)], chosen(r1, None), templates.codec(r1))
     (fault,) = caught.value.faults
-    assert "opens a thought (<think>)" in fault
+    assert "opens reasoning (<think>)" in fault
     assert "chat.template" in fault
 
 
@@ -152,7 +152,7 @@ def test_the_format_of_llama_is_warned_of_on_this_base(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "llama-3.1")
     (row,) = build([said("4")], template, codec)
     (warning,) = templates.warnings(template, r1, [row.input_ids[row.spans[0][1] - 1]], {r1.eos_token_id})
-    assert "ends a turn with <|eot_id|>, which this base does not stop at" in warning
+    assert "ends a turn with <|eot_id|>, where this base does not stop" in warning
 
 
 def test_the_chat_format_of_deepseek_7b_is_words_and_its_own_end(r1: Any) -> None:

@@ -47,7 +47,7 @@ def test_a_sheet_of_excel_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base
     held.write_bytes(gzip.compress(jsonl(chats(answers)).encode()))
     code, shown, said = check(cli, tiny_base, data, "--data.eval_path", str(held))
     assert code == 0, said
-    assert "12 to train on, 7 held out" in shown
+    assert "12 for training, 7 held out" in shown
     for line in (
         f"data: {data}: 12 rows, format alpaca",
         f"data: {data}: 2 rows without text skipped (first: line 27)",
@@ -127,4 +127,4 @@ def test_a_url_is_downloaded_first(path: str, way: str, setting: str) -> None:
     rows = str(Path(__file__).parent.parent / "examples" / "quickstart.json")
     with pytest.raises(DataError) as caught:
         read_sources(DataSection.model_validate({"path": rows, setting: path}))
-    assert str(caught.value) == f"data.{setting} {path}: is a URL, and data must be files: download it first{way}"
+    assert str(caught.value) == f"data.{setting} {path}: is a URL, expected a file: download it first{way}"

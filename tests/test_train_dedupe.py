@@ -175,7 +175,7 @@ def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str]:
 def test_minified_json_is_as_many_rows_as_it_holds(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
     assert code == 0, said
-    assert "18 to train on, 2 held out" in said
+    assert "18 for training, 2 held out" in said
     rows = [*asked(range(20)), *asked(range(3, 5))]
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", rows, minified=True), "--data.max_length", "8")
     assert code == 2
@@ -193,7 +193,7 @@ def test_data_without_two_different_rows_says_so(tiny_base: Path, tmp_path: Path
     assert (code, "the data has 1 row: at least 2 are needed" in said) == (2, True)
     long = ("--data.max_length", "8", "--data.over_length", "drop")
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(5))), *long)
-    assert (code, "x.jsonl: every row is longer than data.max_length 8: none is left" in said) == (2, True)
+    assert (code, "x.jsonl: every row is longer than data.max_length 8, so none is left" in said) == (2, True)
 
 
 @pytest.mark.slow
@@ -205,15 +205,15 @@ def test_an_eval_file_that_is_the_training_file_is_refused(tiny_base: Path, tmp_
     code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated))
     assert code == 2
     assert (
-        f"data.eval_path {evaluated}: 12 of its 12 rows are in data.path {data} as well (line 1 is its line 1;" in said
+        f"data.eval_path {evaluated}: 12 of its 12 rows are also in data.path {data} (line 1 is line 1 there;" in said
     )
-    assert "set data.eval_overlap to drop (not trained) or allow" in said
+    assert "set data.eval_overlap to drop (don't train them) or allow" in said
     code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "drop")
-    assert (code, "with data.eval_overlap drop no row would be left to train on" in said) == (2, True)
+    assert (code, "with data.eval_overlap drop, no row would be left to train on" in said) == (2, True)
     code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "allow")
     assert code == 0
-    assert "12 of its 12 rows are in data.path" in said
-    assert "12 to train on, 12 held out" in said
+    assert "12 of its 12 rows are also in data.path" in said
+    assert "12 for training, 12 held out" in said
 
 
 @pytest.mark.slow
@@ -224,11 +224,11 @@ def test_overlapping_rows_are_dropped_from_training_whatever_their_format(
     turns = [{"role": "user", "content": "When does boat 0 leave? "}, {"role": "assistant", "content": "At 0 o'clock."}]
     other = dumped(tmp_path / "eval.jsonl", [{"messages": turns, "id": 1}])
     code, said = check(cli, tiny_base, data, "--data.eval_path", str(other))
-    assert (code, "1 of its 1 rows are in data.path" in said) == (2, True)
+    assert (code, "1 of its 1 rows are also in data.path" in said) == (2, True)
     code, said = check(cli, tiny_base, data, "--data.eval_path", str(other), "--data.eval_overlap", "drop")
     assert code == 0
-    assert "2 training rows are left out (data.eval_overlap drop)" in said
-    assert "19 to train on, 1 held out" in said
+    assert "2 training rows are dropped (data.eval_overlap drop)" in said
+    assert "19 for training, 1 held out" in said
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_what_was_found_is_recorded_and_another_eval_file_is_another_run(
     dumped(other, [*asked(range(1, 2)), *near])
     done = cli(*command)
     assert done.returncode == 2
-    assert "eval: its content is not what the run began with" in done.stderr
+    assert "eval: its content has changed since the run started" in done.stderr
 
 
 def test_eval_rows_bounds_what_is_held_out_and_what_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_how_training_was_started_is_said_by_every_process_before_data_is_read(
 ) -> None:
     asked = command(tmp_path / "none", tmp_path / "none.jsonl", tmp_path, verb=verb)
     done = cli(*asked, WORLD_SIZE="2", RANK=rank)
-    assert only_fault(done) == "error: training runs on one GPU: start it without torchrun"
+    assert only_fault(done) == "error: training supports one GPU: start it without torchrun"
 
 
 @pytest.mark.slow
@@ -269,7 +269,7 @@ def test_where_the_longest_row_alone_is_too_much_activations_are_computed_again(
     assert tight.batching.tokens == 40  # the longest row
     assert tight.batching.checkpointing
     assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
-    assert "gradient checkpointing from here on" in capsys.readouterr().err
+    assert "gradient checkpointing from now on" in capsys.readouterr().err
 
 
 def test_where_nothing_helps_it_is_one_line_that_names_what_to_do(trained: Callable[..., PackedTrainer]) -> None:
@@ -284,8 +284,8 @@ def test_where_nothing_helps_it_is_one_line_that_names_what_to_do(trained: Calla
     ("raised", "free", "says"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), 10**12, "out of memory while loading, evaluating or examining"),
-        (RuntimeError("PytorchStreamWriter failed writing file data/0"), 1000, "the disk is full: make room"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), 1000, "the disk is full: make room"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), 1000, "the disk is full: free space"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 1000, "the disk is full: free space"),
     ],
     ids=["memory", "torch", "safetensors"],
 )
@@ -340,7 +340,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
     done = cli(*asked)
     assert done.returncode == 2, done.stderr
     found = re.search(
-        r"^error: step (\d+): the loss is nan; its rows have the numbers ([\d, ]+) in", done.stderr, re.MULTILINE
+        r"^error: step (\d+): the loss is nan; its rows in the data: ([\d, ]+);", done.stderr, re.MULTILINE
     )
     assert found, done.stderr
     step, named = int(found[1]), [int(n) for n in found[2].split(", ")]
@@ -351,7 +351,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
     assert (run / "checkpoints" / f"checkpoint-{step - 1}" / "complete").is_file()
     assert not Run(run).has(TrainRecord)
     again = cli(*asked, "--resume")
-    assert f"going on from the checkpoint at step {step - 1}" in again.stderr
+    assert f"resuming from the checkpoint at step {step - 1}" in again.stderr
     assert f"error: step {step}: the loss is nan" in again.stderr
 
 
@@ -364,7 +364,7 @@ def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_tokenizer: A
         Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
         base_tokenizer, (packed_rows(), packed_rows(2)), tmp_path, World(),
     )  # fmt: skip
-    with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows have the numbers"):
+    with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows in the data:"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
     assert not trainer.state.log_history

@@ -122,5 +122,5 @@ def test_a_junk_run_that_is_named_is_refused_in_a_line(name: str, root: Path) ->
 
 def test_settings_of_a_run_are_read_in_bounded_time(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(BOMB)
-    with pytest.raises(UserError, match="it holds more than 100,000 values"):
+    with pytest.raises(UserError, match="it has more than 100,000 values"):
         Run(tmp_path).settings()

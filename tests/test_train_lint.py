@@ -36,8 +36,8 @@ def test_placeholders_are_named_with_rows_and_lines() -> None:
     rows = [chat(12, "who?", "I am {{name}} of {{author}}"), chat(15, "what?", "{{ name }}, {{name}}")]
     assert only(*rows) == LintWarning(
         "placeholder",
-        "placeholders {{name}} (2 rows, first line 12) and {{author}} (1 row, first line 12) stand in the rows:"
-        " fill them in, or the model learns to say them",
+        "placeholders {{name}} (2 rows, first line 12) and {{author}} (1 row, first line 12) are in the rows:"
+        " fill them in, or the model learns to write them",
         (12, 15),
     )
     many = only(chat(1, "q", " ".join("{{" + c + "}}" for c in "abcdefg") + "."))
@@ -54,7 +54,7 @@ def test_braces_of_code_are_no_placeholders() -> None:
 def test_template_markers(marker: str) -> None:
     warning = only(chat(7, f"a {marker} b", "c"))
     assert (warning.kind, warning.lines) == ("marker", (7,))
-    assert warning.text.startswith(f"chat-template markers {marker} (1 row, first line 7) stand in the rows: ")
+    assert warning.text.startswith(f"chat-template markers {marker} (1 row, first line 7) are in the rows: ")
 
 
 def test_an_end_token_at_the_end_of_a_plain_text_is_the_rows_end_and_nothing_else_is() -> None:
@@ -88,7 +88,7 @@ def test_letters_of_other_languages_are_not_garbled() -> None:
 
 def test_few_rows() -> None:
     (warning,) = lint(clean()[:9])
-    assert warning.text == "only 9 rows: a model learns little from fewer than 10, and repeats them"
+    assert warning.text == "only 9 rows: with fewer than 10 a model learns little"
 
 
 def test_duplicates() -> None:
@@ -104,20 +104,20 @@ def test_conflicting_answers() -> None:
     warning = only(chat(200, "question 101", "another"))
     assert (warning.kind, warning.lines) == ("conflict", (101, 200))
     assert warning.text == (
-        "1 prompt has several different answers (lines 101 and 200); fix them, unless variety is meant"
+        "1 prompt has several different answers (lines 101 and 200); fix them unless this is intended"
     )
 
 
 def test_one_response_for_most_rows() -> None:
     (warning,) = lint([chat(n, f"q {n}", "no" if n > 4 else f"a {n}") for n in range(1, 13)])
     assert (warning.kind, warning.lines) == ("same-response", tuple(range(5, 13)))
-    assert warning.text == "8 of 12 rows have the same response 'no': it may become the answer to all"
+    assert warning.text == "8 of 12 rows have the same response 'no': it may become the answer to everything"
 
 
 def test_blanks_around_responses_that_are_learned() -> None:
     rows = [chat(n, f"q{n}", f" a{n}") for n in range(1, 6)]
     assert only(*rows).text == (
-        "responses begin or end with blanks or line breaks, which the model learns too: 5 rows,"
+        "responses start or end with blanks or line breaks, which the model learns too: 5 rows,"
         " lines 1, 2, 3 and 2 more"
     )
     context = Example(
@@ -171,7 +171,7 @@ def test_words_of_emptiness_in_sentences_are_none() -> None:
 def test_line_breaks_that_were_escaped_twice(text: str) -> None:
     warning = only(chat(7, "q", text))
     assert (warning.kind, warning.lines) == ("escape", (7,))
-    assert warning.text.startswith(r"escapes \n (1 row, first line 7) stand in texts as characters")
+    assert warning.text.startswith(r"escapes \n (1 row, first line 7) are in texts as literal characters")
     assert only(chat(7, "q", r"caf\u00e9")).text.startswith(r"escapes \uXXXX (1 row, first line 7)")
 
 
@@ -192,8 +192,8 @@ def test_line_ends_inside_texts() -> None:
     warning = only(chat(3, "q", "a\r\nb\r\nc"), chat(4, "q\rr", "d"), chat(5, "s", "e\nf"))
     assert (warning.kind, warning.lines) == ("line-end", (3, 4))
     assert warning.text == (
-        "line ends CR LF (1 row, first line 3) and CR (1 row, first line 4) end lines inside texts and are learned so;"
-        " data.newlines: lf makes them LF"
+        "line ends CR LF (1 row, first line 3) and CR (1 row, first line 4) are in texts and are trained;"
+        " data.newlines: lf converts them to LF"
     )
 
 

@@ -74,7 +74,7 @@ def test_any_conversation_is_masked_and_proven_with_any_template(
     special = dict(own.special_tokens)
     template = own if name is None else ChatTemplate(load_template(name), own.date, special)
     if name == "gemma":  # its markers are plain text to this tokenizer, so that nothing ends a turn
-        with pytest.raises(MaskError, match="does not close it with an end token"):
+        with pytest.raises(MaskError, match="does not end it with an end token"):
             build([chat(*[part for pair in contents for part in pair])], template, codec)
         return
     rows = build([chat(*[part for pair in contents for part in pair])], template, codec)
@@ -102,7 +102,7 @@ def test_a_generation_prompt_that_opens_a_thought_names_the_choices(codec: Codec
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
-    with pytest.raises(MaskError, match=r"line 7: .*opens a thought.*thoughts into the data.*template file"):
+    with pytest.raises(MaskError, match=r"line 7: .*opens reasoning.*add reasoning to the data.*template file"):
         build([chat("a", "b", line=7)], ChatTemplate(source, "2026-01-01"), codec)
 
 
@@ -111,7 +111,7 @@ def test_a_fault_of_many_rows_is_told_once_with_the_first_of_them(codec: Codec) 
     with pytest.raises(MaskError) as caught:
         build([chat("a", "b", line=line) for line in (3, 9, 12, 20, 31)], broken, codec)
     (fault,) = caught.value.faults
-    assert fault.startswith("line 3: assistant turn 1: the template does not close it with an end token")
+    assert fault.startswith("line 3: assistant turn 1: the template does not end it with an end token")
     assert fault.endswith("(so in 5 rows: line 9, line 12, line 20, ... as well)")
 
 

@@ -28,7 +28,8 @@ def test_dropped_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(made(tmp_path, ["a"] * 9 + ["b" * 99], over_length="drop")) == 9
     said = capsys.readouterr().err
     assert said == (
-        "data: x.jsonl: 1 of 10 rows are longer than data.max_length 16: 1 dropped, 0 cut (data.over_length drop)\n"
+        "data: x.jsonl: 1 of 10 rows are longer than data.max_length 16: 1 dropped, 0 truncated"
+        " (data.over_length drop)\n"
     )
 
 
@@ -39,7 +40,7 @@ def test_that_most_are_dropped_is_a_warning(tmp_path: Path, capsys: pytest.Captu
 
 def test_cut_rows_are_said_and_nothing_where_all_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(made(tmp_path, ["a", "b" * 99], over_length="truncate")) == 2
-    assert ": 0 dropped, 1 cut (data.over_length truncate)" in capsys.readouterr().err
+    assert ": 0 dropped, 1 truncated (data.over_length truncate)" in capsys.readouterr().err
     made(tmp_path, ["a"], over_length="drop")
     assert capsys.readouterr().err == ""
     with pytest.raises(DataError, match="every row is longer than data.max_length 16"):
@@ -57,5 +58,5 @@ def test_a_template_that_fits_no_row_is_said_after_the_first_rows(tmp_path: Path
     with pytest.raises(MaskError) as caught:
         RowMaker(endless, codec, DataSection(path="x.jsonl")).rows(examples, "x.jsonl")
     (fault,) = caught.value.faults
-    looked = "none of the first 100 rows can be trained, so the other 299 were not looked at"
+    looked = "none of the first 100 rows can be trained, so the other 299 were not checked"
     assert (looked in fault, "so in 398 rows" in fault) == (not good, good)

@@ -112,7 +112,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(packed: boo
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "attend to one another")]
+    ("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "influence one another")]
 )
 def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, why: str) -> None:
     said = attention.padding_reason(adapted(*MODELS[name]))
@@ -124,7 +124,7 @@ def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
     model = adapted(gemma_eager)
     for layer in model.get_base_model().model.layers:
         layer.self_attn.attn_logit_softcapping = 50.0
-    assert "caps attention scores" in attention.padding_reason(model)
+    assert "softcapping of attention scores" in attention.padding_reason(model)
 
 
 def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path: Path) -> None:

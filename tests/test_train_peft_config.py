@@ -59,12 +59,12 @@ def test_what_has_no_setting_is_a_fault_that_says_what_is_supported(
     key: str, value: Any, supported: str, tmp_path: Path
 ) -> None:
     (fault,) = faults_of(tmp_path, **{key: value})
-    assert f"lora_config.json: {key} is {json.dumps(value)}: there is no setting for it here; {supported}" in fault
+    assert f"lora_config.json: {key} is {json.dumps(value)}: there is no setting for it; {supported}" in fault
 
 
 def test_whole_modules_are_a_fault_that_says_what_is_trained_instead(tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path, modules_to_save=["embed_tokens"])
-    assert 'modules_to_save is ["embed_tokens"]: whole modules are not trained. LoRA on embed_tokens' in fault
+    assert 'modules_to_save is ["embed_tokens"]: training whole modules is not supported. LoRA on embed_tokens' in fault
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -87,7 +87,7 @@ def test_no_value_but_pefts_default_passes(key: str, value: Any, tmp_path: Path)
 
 def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
     found = faults_of(tmp_path, use_dora=True, lora_bias=True, lora_alfa=8, task_type="SEQ_CLS", peft_type="IA3")
-    for words in ("use_dora", "lora_bias", "'lora_alfa' is 8: PEFT's LoraConfig has no such key; did you mean"):
+    for words in ("use_dora", "lora_bias", "'lora_alfa' is 8: peft.LoraConfig has no such key; did you mean"):
         assert any(words in fault for fault in found)
     assert len(found) == 5
 
@@ -164,12 +164,12 @@ def test_an_adapter_that_peft_and_a_merge_know_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa": it rewrote the base\'s weights'),
-        ({"layer_replication": [[0, 2]]}, "layer_replication is [[0, 2]]: training does not go on with it"),
+        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa": it changed the base\'s weights'),
+        ({"layer_replication": [[0, 2]]}, "layer_replication is [[0, 2]]: training can't continue with it"),
         ({"use_qalora": True}, "use_qalora is true"),
         ({"use_doora": True}, "no such key; did you mean 'use_dora'?"),
-        ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM is trained here"),
-        ({"peft_type": "IA3"}, "only LORA is trained here"),
+        ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM is supported"),
+        ({"peft_type": "IA3"}, "only LORA is supported"),
         ({"r": "x"}, "it should be a valid integer"),
     ],
     ids=str,
@@ -221,8 +221,8 @@ def test_another_base_and_what_a_config_leaves_out_are_warned_of(
     path = written(tmp_path, base_model_name_or_path="them/base", r=4, lora_alpha=8, target_modules=None)
     code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.config_file", str(path))
     assert code == 0, said
-    assert f"was written for them/base, here it goes on {tiny_base}" in said
-    assert "does not say target_modules: here it is all-linear" in said
+    assert f"was written for them/base, here it is used for {tiny_base}" in said
+    assert "does not set target_modules: using all-linear" in said
     assert "does not say r:" not in said
 
 
@@ -232,8 +232,8 @@ def test_an_adapter_that_rewrote_its_base_is_refused_before_weights_are_loaded(
     saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", layer_replication=[[0, 1]])
     code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "adapter"))
     assert code == 2
-    assert 'init_lora_weights is "olora": it rewrote the base\'s weights' in said
-    assert "layer_replication is [[0, 1]]: training does not go on with it" in said
+    assert 'init_lora_weights is "olora": it changed the base\'s weights' in said
+    assert "layer_replication is [[0, 1]]: training can't continue with it" in said
 
 
 def test_no_target_modules_at_all_are_refused_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:

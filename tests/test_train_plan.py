@@ -113,7 +113,7 @@ def test_padded_micro_batches_are_counted_with_their_padding() -> None:
 
 def test_checkpoints_in_the_hosts_memory_are_said() -> None:
     made = planned(79, train={"memory_gib": 12.0, "torch_compile": True})
-    assert "GiB of the host's for checkpoints" in made.lines()[1]
+    assert "GiB of host memory for checkpoints" in made.lines()[1]
     assert "host's" not in planned(79).lines()[1]
 
 
@@ -244,7 +244,7 @@ def test_a_regular_expression_must_match_whole_names() -> None:
         model = LlamaForCausalLM(LlamaConfig(**SHAPES["Llama-3.2-1B"]))
     check_targets(model, r".*layers\.\d+\.self_attn\.(q|v)_proj")
     check_targets(model, "all-linear")
-    with pytest.raises(ConfigError, match=r"the regular expression 'q_pro\.\*' matches no whole name .*q_proj"):
+    with pytest.raises(ConfigError, match=r"the regular expression 'q_pro\.\*' matches no full layer name .*q_proj"):
         check_targets(model, "q_pro.*")
 
 

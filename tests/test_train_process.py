@@ -45,7 +45,7 @@ def test_torchruns_variables_say_which_process_this_is() -> None:
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "0"}])
 def test_a_rank_beyond_the_processes_there_are_is_refused(variables: dict[str, str]) -> None:
     """Else a stray RANK would train to the end and write nothing."""
-    with pytest.raises(ConfigError, match="a rank is less than the number of processes"):
+    with pytest.raises(ConfigError, match="the rank must be less than the size"):
         World.read(variables)
 
 

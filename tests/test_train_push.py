@@ -38,7 +38,7 @@ def train(hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> Tr
     ("token", "repo", "text"),
     [
         ("hf_wrong", "me/model", "refuses the token (HF_TOKEN)"),
-        ("hf_good", "them/model", "has no right to write to them/model"),
+        ("hf_good", "them/model", "is not allowed to write to them/model"),
     ],
 )
 def test_a_push_that_could_not_be_made_stops_before_training(
@@ -54,7 +54,7 @@ def test_too_little_space_is_said_with_the_size(train: Train, hub: Hub) -> None:
     hub.quota_bytes = 1000
     done = train("hf_good")
     assert done.returncode == 2, done.stderr
-    assert "refuses it for lack of storage: Private repository storage" in done.stderr
+    assert "has too little storage for it: Private repository storage" in done.stderr
 
 
 @pytest.mark.slow

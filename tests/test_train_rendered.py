@@ -73,10 +73,10 @@ def test_blanks_after_the_end_stay_in_the_row_and_are_not_learned(codec: Codec) 
 @pytest.mark.parametrize(
     ("text", "change", "says"),
     [
-        ("<s>a</s>", lambda ids: [1, *ids], "its start tokens stand twice"),
-        ("<s>a</s>", lambda ids: [*ids, 2], "its end token stands twice"),
-        ("a", lambda ids: ids[1:], "does not stand between"),
-        ("a", lambda ids: ids[:-1], "does not stand between"),
+        ("<s>a</s>", lambda ids: [1, *ids], "its start tokens occur twice"),
+        ("<s>a</s>", lambda ids: [*ids, 2], "its end token occurs twice"),
+        ("a", lambda ids: ids[1:], "is not between"),
+        ("a", lambda ids: ids[:-1], "is not between"),
         ("ab", lambda ids: [ids[0], ids[-1]], "changes the text"),
     ],
 )
@@ -159,7 +159,9 @@ def test_each_templates_rendering_is_recognised_and_its_markers_are_judged(name:
     own = ChatTemplate(tokenizer.chat_template, "2026-01-01")
     found = rendering([*texts, Example(4, None, "The boat leaves at noon.")], own, made)
     assert found is not None
-    assert found.text.startswith(f"3 of 4 text rows look like chats rendered by {FIT[name][0]}: they are trained whole")
+    assert found.text.startswith(
+        f"3 of 4 text rows look like chats rendered with {FIT[name][0]}: they are trained completely"
+    )
     assert FIT[name][1] in found.text and "give the turns as messages" in found.text
     assert rendering([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # half is not most
 
@@ -171,7 +173,7 @@ def test_a_base_whose_own_markers_are_unknown_here_is_recognised_by_its_template
                             "{% endfor %}", "2026-01-01")  # fmt: skip
     texts = [Example(i, None, template.render(TOLD)) for i in range(3)]
     found = rendering(texts, template, replace(codec, vocabulary=special))
-    assert found is not None and found.text.startswith("3 of 3 text rows look like chats rendered by the run's own")
+    assert found is not None and found.text.startswith("3 of 3 text rows look like chats rendered with the run's own")
 
 
 @pytest.mark.parametrize(
@@ -197,6 +199,6 @@ def test_check_says_it_in_one_line_and_nothing_else_names_the_markers(
     done = cli("train", "check", "--base.id", str(tiny_base), "--data.path", str(path))
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "<|im_end|>" in line]
-    assert len(lines) == 1 and "12 of 12 text rows look like chats rendered by ChatML" in lines[0]
+    assert len(lines) == 1 and "12 of 12 text rows look like chats rendered with ChatML" in lines[0]
     assert "terminators     <|im_end|>\n" in done.stdout and "<|im_end|>⟧" in done.stdout
     assert "<|im_end|><|im_end|>" not in done.stdout

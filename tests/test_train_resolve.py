@@ -274,7 +274,7 @@ def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Pat
     get_peft_model(model, config).save_pretrained(tmp_path / "parent")
     shutil.copytree(tmp_path / "parent", tmp_path / "kept")
     said = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
-    assert "lora.r and lora_alpha are those of the adapter that training starts from: 3 and 6" in said
+    assert "lora.r and lora_alpha are taken from the adapter that training starts from: 3 and 6" in said
     run = Run((tmp_path / "latest").resolve())
     assert run.read(TrainRecord).adapter.parent_sha256 == tree_sha256(tmp_path / "kept")
     used = yaml.safe_load((run.path / "config.yaml").read_text())["lora"]

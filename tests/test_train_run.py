@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(
     nameless = [a for a in command if a not in ("--run.name", "killed")]
     done = (cli.fresh if start is start_fresh else cli)(*nameless, "--resume")
     assert done.returncode == 0, done.stderr
-    assert f"going on from the checkpoint at step {checkpoint}" in done.stderr
+    assert f"resuming from the checkpoint at step {checkpoint}" in done.stderr
     adapter = "adapter/adapter_model.safetensors"
     assert file_sha256(tmp_path / "killed" / adapter) == file_sha256(whole.path / adapter)
     steps = [json.loads(line) for line in (tmp_path / "killed" / "logs" / "metrics.jsonl").read_text().splitlines()]
@@ -134,7 +134,7 @@ def test_the_same_command_again_goes_on_without_being_told(
     kill_after(command, tmp_path / "killed" / "checkpoints" / "checkpoint-2" / "complete")
     done = cli(*[a for a in command if a not in ("--run.name", "killed")])
     assert done.returncode == 0, done.stderr
-    assert "going on with the unfinished run 'killed'" in done.stderr
+    assert "resuming the unfinished run 'killed'" in done.stderr
     assert [p.name for p in tmp_path.iterdir() if not p.is_symlink()] == ["killed"]
 
 

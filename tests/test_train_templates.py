@@ -130,13 +130,15 @@ def test_a_thought_goes_to_the_field_that_the_template_reads_or_is_said_to_be_lo
     assert learned(rows, codec) == [expected]
     warned = templates.lost_thoughts(rows, made(source), codec)
     if source == sources.STRICT:
-        assert "thoughts of 1 rows (first line 5) are not trained: the chat template reads none" in warned[0]
+        assert "thoughts of 1 rows (first line 5) is not trained: the chat template reads none" in warned[0]
     else:
         assert warned == []
 
 
 def test_a_refused_system_turn_is_told_with_the_way_out_if_that_is_the_fault(codec: Codec) -> None:
-    with pytest.raises(MaskError, match=r"line 1: .*no system turn.*before the first user turn's \(so in 2 rows"):
+    with pytest.raises(
+        MaskError, match=r"line 1: .*no system turn.*to the start of the first user turn \(the same in 2 rows"
+    ):
         build([chat("a", "b", system="S"), chat("c", "d", system="S", line=2)], made(sources.STRICT), codec)
     always = made("{{ raise_exception('never') }}")
     with pytest.raises(MaskError, match="never$"):
@@ -148,7 +150,7 @@ def test_a_prompt_that_opens_a_thought_names_the_variable_that_closes_it(codec: 
         "{% for m in messages %}" + sources.CHATML_TURN + "{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is not defined %}<think>{% endif %}{% endif %}"
     )
-    with pytest.raises(MaskError, match="opens a thought.*template_kwargs to {enable_thinking: false}"):
+    with pytest.raises(MaskError, match="opens reasoning.*template_kwargs to {enable_thinking: false}"):
         build([chat("a", "b")], made(source), codec)
     assert learned(rows_of(made(source, enable_thinking=False), codec, chat("a", "b")), codec) == ["b<|im_end|>"]
 
@@ -221,7 +223,7 @@ def test_the_proof_finds_a_prompt_that_is_wrong_in_the_middle_of_a_long_row(code
     for number in range(1, 30, 4):
         at = row.spans[number][0] - 5
         ids = [*row.input_ids[:at], row.input_ids[at] + 1, *row.input_ids[at + 1 :]]
-        with pytest.raises(MaskError, match="not the prompt that the server would send"):
+        with pytest.raises(MaskError, match="not the prompt that the server would build"):
             prove([replace(row, input_ids=ids)], template, codec)
 
 

@@ -216,7 +216,7 @@ def test_rows_that_llama_cpp_reads_otherwise_are_refused_before_a_run_begins(tmp
         "train", "run", "--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *SHORT
     )
     assert done.returncode == 2, done.stderr
-    assert "llama.cpp tokenizes rows of this data otherwise" in done.stderr
+    assert "llama.cpp tokenizes rows of this data differently" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "runs").glob("*"))
 
@@ -226,4 +226,4 @@ def test_a_tokenizer_that_the_converter_does_not_know_is_warned_of(tmp_path: Pat
     base = add_weights(byte_level(tmp_path / "base"), 600)
     done = cli("train", "check", "--base.id", str(base), "--data.path", str(data(tmp_path / "rows.jsonl", "text")))
     assert done.returncode == 0, done.stderr
-    assert "no GGUF can be made of what is trained on this base" in done.stdout + done.stderr
+    assert "no GGUF can be made from a model trained on this base" in done.stdout + done.stderr

@@ -1,1 +1,1 @@
-"""Stage one: data and settings in, adapter, exam and train.json out."""
+"""Stage one: from data and settings to an adapter, its exam and train.json."""

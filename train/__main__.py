@@ -17,10 +17,10 @@ from burnish.process import supervise
 if __name__ == "__main__":
     only_packages()
     explain_lack_of_memory()
-if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # then the parent waits already
-    supervise("training", llama=False)  # before the imports that start threads
+if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # if set, a parent is already waiting
+    supervise("training", llama=False)  # before imports that start threads
 if os.environ.get("UNSLOTH_FIRST"):
-    import train.models.unsloth  # noqa: F401  # it patches what the imports below bring
+    import train.models.unsloth  # noqa: F401  # it patches the modules imported below
 
 import argparse
 from collections.abc import Sequence
@@ -45,10 +45,10 @@ from .resolved import Resolved
 from .settings import TrainSettings
 from .world import World
 
-MOST_ROWS = 1000  # what the template changes is told over so many rows; check looks at all
+MOST_ROWS = 1000  # rows examined for the template's changes; `check` examines all
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
-    "plan": "say what a run would do, and what memory, disk and time it would take; loads no weights",
+    "plan": "show what a run would do, and the memory, disk and time it would take; loads no weights",
     "run": "train an adapter and examine it",
 }
 
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         command = add_command(commands, "train", name, text, TrainSettings)
         if name == "run":
-            resume = "go on with the newest unfinished run of these settings; an error where there is none"
+            resume = "resume the newest unfinished run with these settings; an error if there is none"
             command.add_argument("--resume", action="store_true", help=resume)
     return parser
 
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace, settings: TrainSettings, world: World) -> None:
-    if faults := environment_faults(settings, world):  # in every process: none of them waits for another
+    if faults := environment_faults(settings, world):  # in every process, so that none waits for another
         raise ConfigError(faults)
     if options.command == "run":
         settings = resume.choose(settings, options.resume)
@@ -107,14 +107,14 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
 def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
     if resume.is_finished(settings):
         run = resume.finished_run(settings, prepared)
-        say(f"train: run '{run.id}' is finished and unchanged; nothing to do")
+        say(f"train: run '{run.id}' is finished and unchanged: nothing to do")
         return
     if world.is_main:
         preflight(settings.push, prepared.base.path)
-    from .plan.preflight import plan_run  # torch and TRL take seconds: not before the data is known to be good
+    from .plan.preflight import plan_run  # torch and TRL take seconds: import them after the data checks
 
     resolved = plan_run(settings, prepared, world)
-    # not before the machine is known to do: a fault leaves no run behind
+    # after the machine's checks, so that a fault leaves no run behind
     settings = resume.settle_name(settings, prepared)
     place = Path(settings.run.root).resolve() / str(settings.run.name)
     with lock.hold(place, "training") if world.is_main else nullcontext():
@@ -124,7 +124,7 @@ def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
 def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> None:
     run, resolved = resume.open_run(settings, resolved, prepared, world)
     if resolved.base.backend == "unsloth" and not os.environ.get("UNSLOTH_FIRST"):
-        say("train: starting again, with unsloth imported before everything that it patches")
+        say("train: restarting to import unsloth before the modules that it patches")
         variables = {**os.environ, **children.search_path(os.environ), "UNSLOTH_FIRST": "1"}
         os.execve(sys.executable, children.module("train", *sys.argv[1:]), variables)
     from . import stage
@@ -140,7 +140,7 @@ def _train(settings: TrainSettings, resolved: Resolved, prepared: Prepared, worl
 
 def _report(run: Run, record: TrainRecord) -> None:
     loss = record.metrics.train_loss
-    shown = "not a number" if loss is None else f"{loss:.3f}"
+    shown = "not finite" if loss is None else f"{loss:.3f}"
     say(f"train: finished: {run.path}; loss {shown}, {record.metrics.train_runtime_s:.0f} s")
     say(f"report: {report.write(run)}")
     say(f"next: make export RUN={run.id}")

@@ -1,4 +1,4 @@
-"""The exam of the trained model: held-out rows and general text, scored with the adapter on and off."""
+"""The exam of the trained model: held-out rows and general text, scored with and without the adapter."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .settings import ExamSection
 
 GENERAL_TEXT = Path(burnish.__file__).with_name("general.txt")
 NOISE_BATCH = 8
-NOISE_TEXTS = 5  # general texts in the noise floor beside the held-out rows: it needs no more, and they take time
+NOISE_TEXTS = 5  # general texts for the noise floor, besides held-out rows; more would only take time
 
 
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
-    """Return the exam's questions: held-out rows up to the limits, then general texts, a paragraph each.
+    """Return the exam's questions: held-out rows up to the limits, then general texts of one paragraph each.
 
-    Of a conversation that was cut at data.max_length only the turns that have their end token are asked; a plain text
+    Of a conversation that was truncated at data.max_length, only the turns with an end token are used; a plain text
     needs none.
     """
     asked = [
@@ -43,7 +43,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
 
 @torch.inference_mode()
 def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
-    """Score the questions with the adapter, without it, and in batches for the noise floor; then answer some freely."""
+    """Score the questions with and without the adapter, and in batches for the noise floor; then generate answers."""
     model.eval()
     # held-out rows come first
     twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
@@ -65,7 +65,7 @@ def _answers(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -
     with bar("answers", len(asked)) as tick:
         for number, question in enumerate(asked):
             start, end = question.spans[0]
-            # a plain text is continued from its first quarter
+            # a plain text is continued after its first quarter
             start = start if question.messages else max(start, (start + end) // 4, 1)
             prompt = question.input_ids[:start]
             with model.disable_adapter():
@@ -106,7 +106,7 @@ def _compare(
 def _score(
     model: Any, asked: Sequence[Question], batch: int, tick: Tick, done: int
 ) -> Iterator[tuple[Question, Floats]]:
-    """Yield each question with its logits [positions, vocabulary], in order, `batch` questions a forward pass."""
+    """Yield each question with its logits [positions, vocabulary], in order; `batch` questions per forward pass."""
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
         longest = max(len(q.input_ids) for q in part)
@@ -122,7 +122,7 @@ def _score(
 
 
 def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
-    """Return the messages with the characters that were trained: llama.cpp, asked later, composes no accents."""
+    """Return the messages with normalized characters, as trained: llama.cpp does not compose accents."""
     messages = [m.to_dict() for m in row.example.messages or ()]
     return [{k: codec.normalise(v) if k in ("content", THOUGHT) and isinstance(v, str) else v for k, v in m.items()}
             for m in messages] or None  # fmt: skip

@@ -1,4 +1,4 @@
-"""A PEFT lora_config.json or adapter_config.json, checked against peft.LoraConfig's own fields: nothing is dropped."""
+"""Read lora_config.json or adapter_config.json of PEFT, checked against peft.LoraConfig: no key is ignored silently."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from burnish.files import irregular_in, read_regular
 from .names import WHOLE_MODULES
 from .private.peft import default_targets, targeted
 
-if TYPE_CHECKING:  # settings read PEFT's config files by this module
+if TYPE_CHECKING:  # settings import this module
     from .settings import TrainSettings
 
 CONFIG = "adapter_config.json"
 MAX_BYTES = 1 << 20
-# they say where a config comes from, or how PEFT holds an adapter in memory; none of them changes what is trained:
-# fan_in_fan_out PEFT sets by itself, as the layer is
+# keys about a config's origin, or how PEFT stores an adapter in memory, that don't change training; PEFT sets
+# fan_in_fan_out itself, depending on the layer
 INFORMATIONAL = frozenset(
     {
         "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "runtime_config",
         "fan_in_fan_out",
     }
 )  # fmt: skip
-# what training continues with exactly, whatever the value: PEFT builds the layers from the adapter's own config, and a
-# merge applies them. The configs of initialisations (eva_config and the like) had their effect before the adapter was
-# saved
+# keys with which training continues exactly, whatever the value: PEFT builds the layers from the adapter's config, and
+# a merge applies them. The configs of initialisations (such as eva_config) took effect before the adapter was saved
 CONTINUED = frozenset(
     {
         "use_dora", "lora_bias", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save",
@@ -42,35 +41,35 @@ CONTINUED = frozenset(
         "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
     }
 )  # fmt: skip
-# the other initialisations change the base's weights: such an adapter can't be merged onto the base
+# other initialisations change the base's weights: such an adapter can't be merged onto the base
 PLAIN_STARTS = (True, False, "gaussian", "eva")
 TASK, TYPE, START = "task_type", "peft_type", "init_lora_weights"
 Config = dict[str, Any]
 
 
 def read(path: Path) -> Config:
-    """Return the object in a PEFT config file. Raises ConfigError where it can't be read or isn't one."""
+    """Return the JSON object in a PEFT config file. Raises ConfigError if it can't be read or isn't one."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         content = json.loads(read_regular(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: the lora config can't be read: {why}") from None
+        raise ConfigError(f"{path}: the LoRA config can't be read: {why}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON object of peft.LoraConfig's keys")
+        raise ConfigError(f"{path}: expected a JSON object with peft.LoraConfig's keys")
     return content
 
 
 def adapter_path(settings: TrainSettings) -> Path:
-    """Return the directory of the adapter to start from: given as such, or as a run's id."""
+    """Return the directory of the adapter to start from, given as a path or a run's id."""
     name = str(settings.lora.resume_adapter)
     places = [Path(name), Path(name) / "adapter", Path(settings.run.root) / name / "adapter"]
     found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
     if found is None:
         raise ConfigError(
-            f"lora.resume_adapter {name}: no adapter_config.json there, and no run of that id in {settings.run.root}/:"
-            " give an adapter's directory or a run's id"
+            f"lora.resume_adapter {name}: no adapter_config.json there, and no such run in {settings.run.root}/:"
+            " set an adapter's directory or a run's id"
         )
     if faults := irregular_in(found):
         raise ConfigError([f"lora.resume_adapter {name}: {fault}" for fault in faults])
@@ -78,7 +77,7 @@ def adapter_path(settings: TrainSettings) -> Path:
 
 
 def start_notes(settings: TrainSettings) -> tuple[str, str]:
-    """Return what to say of the adapter that training starts from, and a warning on the scale of a new one.
+    """Return a note on the adapter that training starts from, and a warning about a new adapter's scale.
 
     Either may be empty.
     """
@@ -98,9 +97,9 @@ def start_notes(settings: TrainSettings) -> tuple[str, str]:
 
 
 def new_adapter(path: Path, section: type[BaseModel]) -> Config:
-    """Return the settings (fields of `section`) of a PEFT config that a new adapter is made from.
+    """Return the settings (fields of `section`) of a PEFT config for a new adapter.
 
-    A key that has no setting passes with PEFT's own default, of the same type (1 is not true), or with an empty value
+    A key without a setting is accepted with PEFT's default of the same type (1 is not true), or with an empty value
     (null, [], {}). Raises ConfigError with every other key, its value and what is supported.
     """
     content = read(path)
@@ -108,7 +107,7 @@ def new_adapter(path: Path, section: type[BaseModel]) -> Config:
     faults = _kind_faults(path, content)
     for key, value in content.items():
         if key not in known | INFORMATIONAL | {TASK, TYPE}:
-            why = WHOLE_MODULES if key == "modules_to_save" else "there is no setting for it here"
+            why = WHOLE_MODULES if key == "modules_to_save" else "there is no setting for it"
             faults += _fault(path, key, value, why)
     values = {key: value for key, value in content.items() if key in known and value is not None}
     faults += _type_faults(path, values, section)
@@ -118,7 +117,7 @@ def new_adapter(path: Path, section: type[BaseModel]) -> Config:
 
 
 def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
-    """Return why training can't continue from the adapter with this adapter_config.json exactly as it was trained."""
+    """Return why training can't continue exactly from the adapter with this adapter_config.json."""
     try:
         content = read(path)
     except ConfigError as error:
@@ -126,16 +125,16 @@ def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
     faults = _kind_faults(path, content)
     for key, value in content.items():
         if key == START and value is not None and not any(_same(value, plain) for plain in PLAIN_STARTS):
-            faults.append(f"{path}: {key} is {_json(value)}: it rewrote the base's weights, and those are not here")
+            faults.append(f"{path}: {key} is {_json(value)}: it changed the base's weights, which are not available")
         elif key not in INFORMATIONAL | CONTINUED | {TASK, TYPE, START, *section.model_fields}:
-            faults += _fault(path, key, value, "training does not go on with it")
+            faults += _fault(path, key, value, "training can't continue with it")
     return faults + _type_faults(path, continued(path, section), section)
 
 
 def continued(path: Path, section: type[BaseModel]) -> Config:
-    """Return the settings (fields of `section`) of a trained adapter; what it does not say is PEFT's default.
+    """Return the settings (fields of `section`) of a trained adapter; missing ones are PEFT's defaults.
 
-    target_modules is there only as a list: what a pattern or PEFT's own choice means depends on the base (`targets`).
+    target_modules is included only if it is a list: patterns and PEFT's own choice depend on the base (`targets`).
     """
     content = read(path)
     names = [name for name in section.model_fields if name in defaults()]
@@ -148,9 +147,9 @@ def continued(path: Path, section: type[BaseModel]) -> Config:
 
 
 def targets(directory: Path, model: Any) -> list[str] | None:
-    """Return the modules of `model` that the adapter in `directory` is on, as PEFT finds them; None: it finds none.
+    """Return the modules of `model` that the adapter in `directory` changes, as PEFT finds them; None if none.
 
-    Short names where all modules of that name are meant, whole ones otherwise.
+    Returns short names if they cover exactly these modules, otherwise full names.
     """
     from peft import LoraConfig
 
@@ -169,8 +168,8 @@ def targets(directory: Path, model: Any) -> list[str] | None:
 
 @cache
 def defaults() -> Config:
-    """Return peft.LoraConfig's fields and their defaults, as JSON has them."""
-    from peft import LoraConfig  # seconds: only where a config is read
+    """Return peft.LoraConfig's fields and their defaults, as JSON values."""
+    from peft import LoraConfig  # takes seconds: only if a config is read
 
     config = LoraConfig()
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
@@ -183,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
-    """Return an object of JSON's pairs. Raises ValueError where a key is repeated: a value would be dropped."""
+    """Return a JSON object from its pairs. Raises ValueError for a duplicate key, since a value would be lost."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -192,22 +191,22 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
 
 
 def _kind_faults(path: Path, content: Config) -> list[str]:
-    """Say where a config is of another task or another kind of adapter; "CAUSAL LM" is CAUSAL_LM."""
+    """Return faults for another task or another kind of adapter; "CAUSAL LM" counts as CAUSAL_LM."""
     task, kind = content.get(TASK), content.get(TYPE)
     faults = []
     if task is not None and str(task).upper().replace(" ", "_").replace("-", "_") != "CAUSAL_LM":
-        faults.append(f"{path}: {TASK} {task}: only CAUSAL_LM is trained here")
+        faults.append(f"{path}: {TASK} {task}: only CAUSAL_LM is supported")
     if kind is not None and str(kind).upper() != "LORA":
-        faults.append(f"{path}: {TYPE} {kind}: only LORA is trained here")
+        faults.append(f"{path}: {TYPE} {kind}: only LORA is supported")
     return faults
 
 
 def _fault(path: Path, key: str, value: Any, why: str) -> list[str]:
-    """Say what is wrong with a key that has no setting; nothing where its value asks for nothing."""
+    """Return the fault of a key without a setting; empty if its value has no effect."""
     if value is None:
         return []
     if key not in defaults():
-        return [f"{path}: '{key}' is {_json(value)}: PEFT's LoraConfig has no such key{did_you_mean(key, defaults())}"]
+        return [f"{path}: '{key}' is {_json(value)}: peft.LoraConfig has no such key{did_you_mean(key, defaults())}"]
     default = defaults()[key]
     if _same(value, default) or (value in ([], {}) and default in (None, [], {})):
         return []
@@ -228,7 +227,7 @@ def _type_faults(path: Path, values: Config, section: type[BaseModel]) -> list[s
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two JSON values are equal, types included: 1 is not true, and 0 is not false."""
+    """Return whether two JSON values are equal including types: 1 is not true, and 0 is not false."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):

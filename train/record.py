@@ -1,4 +1,4 @@
-"""train.json: what was trained, on what, with what, and how it went."""
+"""Make train.json: the base, data, adapter, settings and metrics of a training run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def record_of(
     metrics: dict[str, Any],
     world: World,
 ) -> TrainRecord:
-    """Return the record of a run whose adapter and exam are written; `metrics` are those of the whole run."""
+    """Return the record of a run whose adapter and exam are written; `metrics` are for the whole run."""
     packages = (*PACKAGES, "unsloth") if resolved.base.backend == "unsloth" else PACKAGES
     return TrainRecord.model_validate(
         {

@@ -1,4 +1,4 @@
-"""The settings of a run with every "auto" decided, as one frozen value: written, recorded and passed on."""
+"""The settings of a run with every "auto" resolved, as one frozen value."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings of a run with nothing left open; `steps` are the optimizer's, as planned.
+    """The resolved settings of a run; `steps` are the planned optimizer steps.
 
-    `parent_sha256` is over the adapter that training started from (`tree_sha256`), None where it started from none.
+    `parent_sha256` is that of the adapter that training started from (`tree_sha256`), None if there is none.
     """
 
     settings: TrainSettings
@@ -78,15 +78,15 @@ class Resolved:
         return self.train.torch_compile is True
 
     def named(self, name: str) -> Resolved:
-        """Return it with the run's name."""
+        """Return a copy with the run's name."""
         return self._with("run", name=name)
 
     def packing(self, packed: bool) -> Resolved:
-        """Return it with whether rows are packed: what only the loaded base shows."""
+        """Return a copy with data.packing, which is known only after loading the base."""
         return self._with("data", packing=packed)
 
     def yaml(self) -> str:
-        """Return config.yaml: it can be given as --config again."""
+        """Return config.yaml, which --config accepts."""
         return yaml.safe_dump(self.settings.model_dump(), sort_keys=False, allow_unicode=True)
 
     def _with(self, section: str, **values: Any) -> Resolved:
@@ -107,5 +107,5 @@ def auto_keys() -> Iterator[tuple[str, str]]:
 
 
 def changed(settings: TrainSettings, section: str, **values: Any) -> TrainSettings:
-    """Return the settings with other values in a section."""
+    """Return the settings with changed values in a section."""
     return settings.model_copy(update={section: getattr(settings, section).model_copy(update=values)})

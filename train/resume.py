@@ -1,4 +1,4 @@
-"""How a run resumes: found by its name, or by its settings and data, and only where nothing about it has changed."""
+"""Resume a run, found by name or by settings and data, only if its settings and inputs are unchanged."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .settings import TrainSettings
 from .started import STARTED, StartedRun, inputs, write_config, write_started
 from .world import World
 
-DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; planning knows better
-# resolved when a run starts and the same when it resumes: memory and machine may be others then, the model may not
+DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; the plan has the real number
+# settings kept from the start when resuming: memory and machine may change, but not the model
 FIXED = (
     ("base", "revision"),
     ("base", "quantization"),
@@ -30,7 +30,7 @@ FIXED = (
     ("train", "optim"),
 )
 OPEN = ("auto", None)
-# what a training reads and writes in its run
+# paths in a run that training reads or writes
 TOUCHED = (
     CONFIG, STARTED, "train.json", "report.html", "adapter", "checkpoints", "exam", "logs", "logs/metrics.jsonl",
     "logs/trainer-stats.json",
@@ -38,18 +38,18 @@ TOUCHED = (
 
 
 def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
-    """Check that the run can be written, and resolve what must be known before the data is read.
+    """Check that the run is writable, and resolve the settings needed before the data is read.
 
-    Without a name, the newest unfinished run with the same settings, data and base is resumed, so that the same command
-    given again after an interruption does; with `resume` there must be one. A resumed run keeps the date that its
-    templates saw, and what was resolved about its model.
+    Without a name, the newest unfinished run with the same settings, data and base is resumed, so that repeating a
+    command after an interruption continues it; with `resume` there must be one. A resumed run keeps its template date
+    and its resolved model settings.
     """
     root, name = Path(settings.run.root), settings.run.name
     check_writable(root, DISK_BYTES, "training")
     if name is None and (name := _newest_unfinished(root, settings)) is not None:
-        say(f"train: going on with the unfinished run '{name}' (to begin another, give it a name: RUN= or --run.name)")
+        say(f"train: resuming the unfinished run '{name}' (to start another, set a name with RUN= or --run.name)")
     if resume and name is None:
-        raise RunError(f"--resume: no unfinished run with these settings in {root}/; leave it out to begin one")
+        raise RunError(f"--resume: no unfinished run with these settings in {root}/: remove --resume to start one")
     if resume and not os.path.isfile(root / str(name) / CONFIG):
         raise RunError(f"--resume: no run '{name}' in {root}/")
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
@@ -60,7 +60,7 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
 
 
 def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
-    """Return the settings with what was resolved when the run started, where they are what was given then."""
+    """Return the settings with values resolved at the run's start, for those that are still set as then."""
     for section, key in (*FIXED, ("chat", "date")):
         now, used = getattr(settings, section), started.used.get(section, {}).get(key)
         same = getattr(now, key) == started.asked.get(section, {}).get(key) or (key == "date" and now.date is None)
@@ -70,27 +70,27 @@ def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
 
 
 def settle_name(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
-    """Return the settings with a name for the run: the one that was given, or one of its own."""
+    """Return the settings with the run's name, as set or newly made."""
     name = settings.run.name or runs.new_id(prepared.base.name, settings.data.path)
     return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
 
 
 def is_finished(settings: TrainSettings) -> bool:
-    """Whether the run that the settings name has nothing left to do."""
+    """Return whether the settings name a finished run."""
     return settings.run.name is not None and Run(Path(settings.run.root) / settings.run.name).has(TrainRecord)
 
 
 def finished_run(settings: TrainSettings, prepared: Prepared) -> Run:
-    """Return the finished run that the settings name. Raises RunError where its settings or data were others."""
+    """Return the finished run that the settings name. Raises RunError if its settings or data differ."""
     run = Run(Path(settings.run.root).resolve() / str(settings.run.name))
     _check_same(StartedRun.read(run), settings, inputs(prepared))
     return run
 
 
 def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> tuple[Run, Resolved]:
-    """Return the run to work on, with config.yaml; `asked` are the settings before they were resolved.
+    """Return the run to train and its settings; write config.yaml. `asked` are the settings before resolution.
 
-    A named run that exists is resumed where it stopped, if its settings, data and base are the same.
+    An existing run is resumed if its settings, data and base are the same.
     """
     name = asked.run.name or runs.new_id(prepared.base.name, asked.data.path)
     run, resolved = Run(Path(asked.run.root).resolve() / name), resolved.named(name)
@@ -102,8 +102,8 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
         started = StartedRun.read(run)
         if not started.whole:
             raise RunError(
-                f"run '{run.id}' was begun by an older version, which did not record what it decided: finish it with"
-                f" that version, or choose another name (RUN=, --run.name), or remove {run.path} to begin it again"
+                f"run '{run.id}' was started by an older version that did not record resolved settings: finish it with"
+                f" that version, choose another name (RUN=, --run.name), or remove {run.path} to start again"
             )
         _check_same(started, asked, found)
     elif world.is_main:
@@ -114,22 +114,22 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
 
 
 def _check_same(started: StartedRun, settings: TrainSettings, found: dict[str, str | None]) -> None:
-    """Raise RunError with every difference between a run as it was started and the settings now."""
+    """Raise RunError with every difference between a run's start and the current settings and inputs."""
     faults = started.differences(settings)
     faults += [
-        f"{key.removesuffix('_sha256')}: its content is not what the run began with"
+        f"{key.removesuffix('_sha256')}: its content has changed since the run started"
         for key, value in found.items()
         if key.endswith("sha256") and started.inputs.get(key, value) != value
     ]
     if faults:
         raise RunError(
-            [f"run '{started.run.id}' was begun with other settings: {fault}" for fault in faults]
-            + [f"choose another name, or remove {started.run.path} to begin it again"]
+            [f"run '{started.run.id}' was started differently: {fault}" for fault in faults]
+            + [f"choose another name, or remove {started.run.path} to start again"]
         )
 
 
 def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
-    """Return the newest run that was started with these settings on this very data, and has not finished."""
+    """Return the newest unfinished run that was started with these settings and data."""
     given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
     hashes = {k: data_sha256(Path(path)) if path and Path(path).exists() else None for k, path in given.items()}
     runs_there = [Run(p) for p in runs.directories(root) if os.path.isfile(p / CONFIG)]
@@ -139,7 +139,7 @@ def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
 
 
 def _started_with(run: Run, settings: TrainSettings, hashes: dict[str, str | None]) -> StartedRun | None:
-    """Return a run that was started with these settings on this data and can be resumed, else None."""
+    """Return the run's start if it had these settings and data and can be resumed, else None."""
     try:
         started = StartedRun.read(run)
     except (FileError, RunError):
@@ -150,8 +150,8 @@ def _started_with(run: Run, settings: TrainSettings, hashes: dict[str, str | Non
         return None
     if not started.whole:
         warn(
-            f"the unfinished run '{run.id}' can't be resumed: an older version started it and did not record everything"
-            " it resolved"
+            f"the unfinished run '{run.id}' can't be resumed: an older version started it and did not record all"
+            " resolved settings"
         )
         return None
     return started

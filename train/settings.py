@@ -1,4 +1,4 @@
-"""TrainSettings: names as in PEFT and TRL, so that what their guides say can be typed here."""
+"""TrainSettings: names are those of PEFT and TRL, so that their guides apply."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from .peft_config import new_adapter
 
 
 class BaseSection(Strict):
-    """The model that is fine-tuned."""
+    """The model to fine-tune."""
 
-    id: str = Field(description="hub id, directory, .gguf file, or package:NAME/FILE")
-    revision: str | None = Field(None, description="the hub's branch, tag or commit")
-    trust_remote_code: bool = Field(False, description="run Python code that the model's repository brings")
+    id: str = Field(description="Hub id, directory, .gguf file, or package:NAME/FILE")
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
+    trust_remote_code: bool = Field(False, description="run Python code from the model's repository")
     quantization: Literal["auto", "none", "nf4"] = Field(
-        "none", description="how the frozen base is held while training; auto: 16 bits where the plan says they fit"
+        "none", description="quantization of the frozen base in training; auto: 16 bits if the plan says they fit"
     )
-    double_quant: bool = Field(True, description="nf4: quantize the quantization constants too")
+    double_quant: bool = Field(True, description="nf4: also quantize the quantization constants")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="load and compute dtype; auto: float32 on a CPU, bfloat16 or float16 on a GPU"
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="attention")
     backend: Literal["auto", "transformers", "unsloth"] = Field(
-        "auto", description="what trains: our fused transformers, or unsloth; auto takes the faster that fits"
+        "auto", description="transformers with fused layers, or unsloth; auto: the faster one that fits"
     )
 
     _dtype = field_validator("dtype", mode="before")(names.dtype)
 
 
 class DataSection(Strict):
-    """The rows."""
+    """The data."""
 
-    path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, packed or not, or a directory of such")
+    path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, plain or compressed, or a directory")
     format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
-        "auto", description="how a row is written; auto recognises it"
+        "auto", description="format of the rows; auto recognises it"
     )
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
     newlines: Literal["keep", "lf"] = Field(
-        "keep", description="CR LF and CR inside texts: kept, with a warning, or made LF"
+        "keep", description="CR LF and CR inside texts: keep, with a warning, or convert to LF"
     )
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
@@ -57,13 +57,13 @@ class DataSection(Strict):
     )
     eval_path: str | None = Field(None, description="a file of held-out rows; none: split some off")
     eval_overlap: Literal["error", "drop", "allow"] = Field(
-        "error", description="rows of eval_path that are in path as well; drop: not trained"
+        "error", description="rows of eval_path that are also in path; drop: don't train them"
     )
     eval_split: float = Field(0.1, ge=0.0, le=0.5, description="share of rows held out for the eval loss and the exam")
-    eval_rows: int = Field(256, ge=1, description="most rows held out or evaluated; each evaluation asks all of them")
-    assistant_only_loss: bool = Field(True, description="learn the responses only; false: the prompts too")
+    eval_rows: int = Field(256, ge=1, description="most rows held out or evaluated; each evaluation uses all of them")
+    assistant_only_loss: bool = Field(True, description="train only on responses; false: also on prompts")
     packing: bool = Field(
-        True, description="rows of a micro-batch behind one another without padding; attention never crosses rows"
+        True, description="pack the rows of a micro-batch without padding; attention never crosses rows"
     )
 
 
@@ -72,41 +72,41 @@ class ChatSection(Strict):
 
     template: str | None = Field(None, description="a named template, a .jinja file, or none for the base's own")
     date: str | None = Field(
-        None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD that templates see; none: today"
+        None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD, the current date for templates; none: today"
     )
     template_kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="variables of the template, as {enable_thinking: false}; exam and serving set them too",
+        description="variables of the template, such as {enable_thinking: false}; exam and serving use them too",
     )
     template_timeout_s: float = Field(
         TIMEOUT_S,
         gt=0,
         le=3600,
-        description="longest processor time to compile the template, or to render one conversation",
+        description="most processor time to compile the template or to render one conversation, seconds",
     )
 
     @field_validator("template_kwargs")
     @classmethod
     def _not_ours(cls, values: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := sorted(RESERVED_VARIABLES & values.keys()):
-            raise ValueError(f"{', '.join(taken)} can't be set: the template gets it from the rows or the tokenizer")
+            raise ValueError(f"{', '.join(taken)} can't be set: the rows or the tokenizer provide it")
         return values
 
 
 class LoraSection(Strict):
-    """The adapter, as peft.LoraConfig has it."""
+    """The adapter, as in peft.LoraConfig."""
 
-    config_file: str | None = Field(None, description="a PEFT lora_config.json; settings given beside it are stronger")
+    config_file: str | None = Field(None, description="a PEFT lora_config.json; other settings override it")
     r: int = Field(16, ge=1, description="rank")
     lora_alpha: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
         32, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora"
     )
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before the adapter")
     target_modules: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] = Field(
-        "all-linear", description="layers that get an adapter: all-linear, names, or a regular expression over names"
+        "all-linear", description="layers to adapt: all-linear, names, or a regular expression over names"
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
-    use_rslora: bool = Field(False, description="rank-stabilised scale")
+    use_rslora: bool = Field(False, description="rank-stabilised scaling")
     resume_adapter: str | None = Field(
         None, description="a trained adapter (directory, or a run's id) to start from; its rank and targets are kept"
     )
@@ -136,31 +136,31 @@ class LoraSection(Strict):
 
 
 class TrainSection(Strict):
-    """The optimisation, as trl.SFTConfig has it."""
+    """The optimisation, as in trl.SFTConfig."""
 
     learning_rate: float = Field(2e-4, gt=0.0, description="peak learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"] = Field(
-        "cosine", description="how the learning rate falls"
+        "cosine", description="schedule of the learning rate"
     )
     warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0, description="steps over which the learning rate rises; below 1: their share of all steps"
+        0, description="steps of learning-rate warm-up; below 1: a share of all steps"
     )
     num_train_epochs: float = Field(3.0, gt=0.0, description="passes over the data")
     max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1: by num_train_epochs")
-    per_device_train_batch_size: int = Field(4, ge=1, description="rows in a step, with gradient_accumulation_steps")
+    per_device_train_batch_size: int = Field(4, ge=1, description="rows per step, times gradient_accumulation_steps")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="a step has per_device_train_batch_size times this many rows"
+        1, ge=1, description="multiplies the rows per step (per_device_train_batch_size)"
     )
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=8)] = Field(
-        "auto", description="most tokens in one forward pass: a step is cut so; auto: what the memory holds"
+        "auto", description="most tokens in one forward pass, into which a step is divided; auto: as many as fit"
     )
     gradient_checkpointing: Literal["auto"] | bool = Field(
-        "auto", description="recompute activations: less memory, about a quarter slower; auto: only where needed"
+        "auto", description="recompute activations: less memory, about a quarter slower; auto: only if needed"
     )
     torch_compile: Literal["auto"] | bool = Field(
-        "auto", description="compile the decoder layers; auto: on a GPU where a run is long enough to gain by it"
+        "auto", description="compile the decoder layers; auto: on a GPU if the run is long enough to benefit"
     )
-    memory_gib: float | None = Field(None, gt=0.0, description="most GPU memory to use, in GiB; none: what is free")
+    memory_gib: float | None = Field(None, gt=0.0, description="most GPU memory to use, in GiB; none: all free memory")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradient clipping")
     optim: Literal[
@@ -173,19 +173,19 @@ class TrainSection(Strict):
         "sgd",
         "adafactor",
     ] = Field("auto", description="optimizer by transformers' name; auto: AdamW, fused on a GPU")
-    seed: int = Field(42, ge=0, description="of the adapter's start, the data order and dropout")
-    logging_steps: int = Field(1, ge=1, description="steps between two points of the loss curve")
+    seed: int = Field(42, ge=0, description="random seed of adapter initialisation, data order and dropout")
+    logging_steps: int = Field(1, ge=1, description="steps between points of the loss curve")
     save_steps: int = Field(50, ge=1, description="steps between checkpoints")
     save_total_limit: int = Field(2, ge=1, description="checkpoints kept")
     eval_steps: int | None = Field(None, ge=1, description="steps between evaluations; none: at the end only")
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
-        description="stop after so many evaluations without a lower eval loss, and keep the best checkpoint",
+        description="stop after this many evaluations without a lower eval loss, and keep the best checkpoint",
     )
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"]),
-        description="who gets the curves beside logs/metrics.jsonl",
+        description="where to report curves besides logs/metrics.jsonl",
     )
 
     _reports = field_validator("report_to", mode="before")(names.reports)
@@ -193,20 +193,20 @@ class TrainSection(Strict):
     @model_validator(mode="after")
     def _stopping_evaluates(self) -> TrainSection:
         if self.early_stopping_patience is not None and self.eval_steps is None:
-            raise ValueError("early_stopping_patience needs eval_steps: how often to look at the eval loss")
+            raise ValueError("early_stopping_patience needs eval_steps, the steps between evaluations")
         return self
 
 
 class ExamSection(Strict):
-    """The exam of the trained model, and of every exported artefact after it."""
+    """The exam of the trained model and of every exported artefact."""
 
-    rows: int = Field(64, ge=1, description="most held-out rows asked")
+    rows: int = Field(64, ge=1, description="most held-out rows in the exam")
     tokens: int = Field(4096, ge=16, description="most response tokens scored")
-    general_rows: int = Field(30, ge=1, le=30, description="general texts asked beside them, of 30: fewer show less")
+    general_rows: int = Field(30, ge=1, le=30, description="general texts in the exam, which show forgetting")
     answers: int = Field(
-        4, ge=0, description="held-out prompts answered freely, with and without the adapter, to be read"
+        4, ge=0, description="held-out prompts to answer with and without the adapter, for people to read"
     )
-    answer_tokens: int = Field(64, ge=1, description="most tokens of such an answer")
+    answer_tokens: int = Field(64, ge=1, description="most tokens per answer")
 
 
 class RunSection(Strict):
@@ -234,14 +234,14 @@ class TrainSettings(Strict):
 
     @classmethod
     def settle(cls, flat: Flat) -> list[str]:
-        """Put the values of lora.config_file where it was named: on the command line they beat a config file's."""
+        """Insert the values of lora.config_file with the precedence of the source that set it."""
         given = flat.get(("lora", "config_file"))
         if given is None or not isinstance(given.value, str):
             return []
         try:
             read = read_peft_config(Path(given.value))
         except ConfigError:
-            del flat["lora", "config_file"]  # validation would find the same faults again
+            del flat["lora", "config_file"]  # otherwise validation would repeat the faults
             raise
         notes = []
         for key, value in read.items():
@@ -251,13 +251,13 @@ class TrainSettings(Strict):
             if before is not None and before.value != value:
                 theirs, ours = f"{value} of {given.value}", f"{before.value} of {before.where}"
                 kept, lost = (ours, theirs) if flat["lora", key] is before else (theirs, ours)
-                notes.append(f"lora.{key}: {kept} overrules {lost}")
+                notes.append(f"lora.{key}: {kept} overrides {lost}")
         return notes
 
 
 def read_peft_config(path: Path) -> dict[str, Any]:
     """Return the lora settings of a PEFT lora_config.json or adapter_config.json.
 
-    Raises ConfigError with every key that would change training and has no setting here, all of them at once.
+    Raises ConfigError with every key that would change training but has no setting.
     """
     return new_adapter(path, LoraSection)

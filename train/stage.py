@@ -1,4 +1,4 @@
-"""The training run: rows → TRL → adapter/ → exam/ → train.json."""
+"""The training run: train the rows with TRL, write adapter/ and exam/, and finally train.json."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from .world import World
 
 
 def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> TrainRecord | None:
-    """Train from the start, or from the newest whole checkpoint, and write the record last.
+    """Train from the start or the newest complete checkpoint, and write the record last.
 
-    The main process writes, and returns the record; others return None.
+    The main process writes and returns the record; others return None.
     """
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
     set_seed(resolved.train.seed)
@@ -53,7 +53,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> Tra
         skipped = skipped_modules(base)
         model = loader.adapt(base, resolved)
         if getattr(base.config.get_text_config(), "router_aux_loss_coef", None):
-            warn("this base is a mixture of experts: the loss that balances its experts is not added")
+            warn("this base is a mixture of experts: training does not add its load-balancing loss")
         _say_model(model, resolved, prepared, run, step, world)
         resolved = resolved.packing(_packs(resolved, loader, model))
         if world.is_main:
@@ -73,7 +73,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> Tra
 
 @contextmanager
 def _fast_layers(model: Any, resolved: Resolved, loader: Backend, world: World) -> Iterator[FastLayers | None]:
-    """Give the model fused and compiled layers inside, where there is a GPU to gain by them."""
+    """Use fused and compiled layers inside the context, if there is a GPU."""
     if not loader.packs or world.device.type != "cuda":
         yield None
         return
@@ -90,7 +90,7 @@ def _fit(
     checkpoint: Path | None,
     world: World,
 ) -> tuple[PackedTrainer, dict[str, Any]]:
-    """Train the steps that are left after the checkpoint, and evaluate; return the trainer and TRL's metrics."""
+    """Train the remaining steps and evaluate; return the trainer and TRL's metrics."""
     batching = Batching(resolved.micro_batch_tokens, resolved.data.packing, resolved.checkpointing)
     rows, output = (prepared.train, prepared.heldout), run.path / "checkpoints"
     trainer = make_trainer(resolved, batching, fast_layers, model, _tokenizer(prepared), rows, output, world)
@@ -110,7 +110,7 @@ def _fit(
 
 
 def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Exam:
-    """Write the trained model's exam, and print what it shows."""
+    """Write the trained model's exam, and print its losses."""
     asked = questions(prepared.heldout, prepared.codec, resolved.exam)
     exam = replace(examine(model, asked, prepared.codec, resolved.exam), specials_check=_specials_check(prepared))
     with atomic_directory(run.path / "exam", private=True) as directory:
@@ -120,24 +120,24 @@ def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Ex
 
 
 def _specials_check(prepared: Prepared) -> SpecialsCheck | None:
-    """Return the chat by which artefacts show how they read special strings in messages; plain texts have none."""
+    """Return the check of how artefacts read special strings in messages; None for plain texts."""
     if prepared.template is None or prepared.format == "text":
         return None
     try:
         return SpecialsCheck.of(prepared.codec.chat(prepared.template))
     except ChatError as error:
-        warn(f"the exam can't prove how special strings in messages are read: {error}")
+        warn(f"the exam can't check how special strings in messages are read: {error}")
         return None
 
 
 def _packs(resolved: Resolved, loader: Backend, model: Any) -> bool:
-    """Whether rows are packed; where they are to be and can't, say why."""
+    """Return whether rows are packed; print why if they should be but can't."""
     if not resolved.data.packing:
         return False
     if not loader.packs:
-        why = f"{resolved.base.backend} takes masks, not borders of rows"
+        why = f"{resolved.base.backend} does not support packed rows"
     elif not (why := padding_reason(model)) and resolved.base.attn_implementation != "sdpa":
-        why = f"base.attn_implementation {resolved.base.attn_implementation} takes no packed rows"
+        why = f"base.attn_implementation {resolved.base.attn_implementation} does not support packed rows"
     if why:
         say(f"train: micro-batches are padded: {why}")
     return not why
@@ -148,11 +148,11 @@ def _say_model(model: Any, resolved: Resolved, prepared: Prepared, run: Run, ste
     say(f"run: {run.path}")
     say(
         f"model: {prepared.base.name} on {world.device.type}, {resolved.base.dtype},"
-        f" quantization {resolved.base.quantization}; {millions(trained)} of {millions(total)} parameters are trained"
+        f" quantization {resolved.base.quantization}; training {millions(trained)} of {millions(total)} parameters"
     )
-    say(f"data: {len(prepared.train)} rows to train on, {len(prepared.heldout)} held out")
+    say(f"data: {len(prepared.train)} rows for training, {len(prepared.heldout)} held out")
     if step:
-        say(f"train: going on from the checkpoint at step {step}")
+        say(f"train: resuming from the checkpoint at step {step}")
 
 
 def _evaluate(trainer: PackedTrainer) -> dict[str, float]:
@@ -183,16 +183,16 @@ def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
 
 
 def _tokenizer(prepared: Prepared) -> Any:
-    """Return the tokenizer with the run's template, which may not be the base's: checkpoints and adapter carry it."""
+    """Return the tokenizer with the run's template, not the base's, for checkpoints and the adapter."""
     if prepared.template is not None:
         prepared.tokenizer.chat_template = prepared.template.source
     return prepared.tokenizer
 
 
 def _name_base(path: Path, base_id: str) -> None:
-    """Name the base in the adapter's config by its id: the adapter travels, and this machine's paths don't.
+    """Set the base's id in the adapter's config, since local paths are useless elsewhere.
 
-    Only here: with an id in its configuration PEFT would ask the hub about the base at every checkpoint.
+    It is set only at the end: with an id, PEFT would contact the Hub about the base at every checkpoint.
     """
     config = {**read_json(path), "base_model_name_or_path": base_id}
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
@@ -201,7 +201,7 @@ def _name_base(path: Path, base_id: str) -> None:
 def _whole_run(trainer: PackedTrainer, metrics: dict[str, Any]) -> dict[str, float]:
     """Return steps, speed and the mean of the logged losses.
 
-    transformers' own mean divides, after a resume, the last part's losses by all steps.
+    After a resume, transformers' own mean divides the losses of the last part by all steps.
     """
     history = trainer.state.log_history
     logged = [float(entry["loss"]) for entry in history if "loss" in entry] or [float(metrics["train_loss"])]
@@ -210,10 +210,10 @@ def _whole_run(trainer: PackedTrainer, metrics: dict[str, Any]) -> dict[str, flo
 
 
 def _say_losses(exam: Exam) -> None:
-    """Print the exam's held-out losses, and warn where training gained nothing."""
+    """Print the exam's held-out losses, with a warning if training gained nothing."""
     held = exam.heldout()
     if not held.any():
-        warn("the exam has no held-out row: every held-out row is longer than the exam's limits")
+        warn("the exam has no held-out rows: all of them exceed the exam's limits")
         return
     trained, base = -float(exam.trained.true[held].mean()), -float(exam.base_true[held].mean())
     say(

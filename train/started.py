@@ -1,4 +1,4 @@
-"""A run as it was started: started.json (settings as given, inputs by content) and config.yaml (what is used)."""
+"""A run's start: started.json (settings as given, hashes of inputs) and config.yaml (resolved settings)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Settings = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class StartedRun:
-    """A run that was started: the settings as given (`asked`) and as resolved (`used`), and its `inputs`.
+    """A started run: its settings as given (`asked`) and as resolved (`used`), and its `inputs`.
 
-    `whole` is False for one of a version that did not record what was resolved.
+    `whole` is False if an older version started it, which did not record resolved settings.
     """
 
     run: Run
@@ -43,7 +43,7 @@ class StartedRun:
 
     @staticmethod
     def read(run: Run) -> StartedRun:
-        """Read it. Raises RunError or FileError where a file is missing or damaged."""
+        """Read a run's start. Raises RunError or FileError if a file is missing or damaged."""
         used, path = run.settings(), run.inside(STARTED)
         inputs = read_json(path, MOST_BYTES)
         asked: Any = inputs.get("asked", used) if isinstance(inputs, dict) else None
@@ -53,29 +53,29 @@ class StartedRun:
 
     @property
     def created(self) -> datetime:
-        """When it was started; older versions did not write that down: then when its file was written."""
+        """The time of the start; the file's time if an older version did not record it."""
         try:
             return moment(str(self.inputs["created"]))
         except (KeyError, ValueError, OverflowError):
             return datetime.fromtimestamp((self.run.path / STARTED).stat().st_mtime, UTC)
 
     def differences(self, settings: TrainSettings) -> list[str]:
-        """Return each setting that is neither the given nor the resolved value of when the run started."""
+        """Return each setting that equals neither the given nor the resolved value at the run's start."""
         defaults = {path: info.get_default(call_default_factory=True) for path, info in fields(TrainSettings)}
         found = []
         for (section, key), value in _comparable(settings).items():
-            default = defaults[section, key]  # an older version may not have had the setting
+            default = defaults[section, key]  # for settings that an older version did not have
             was, used = (part.get(section, {}).get(key, default) for part in (self.asked, self.used))
             if value not in (was, used) and not ((section, key) == ("chat", "date") and value is None):
-                became = f" (decided: {show(used)})" if used != was else ""
+                became = f" (resolved: {show(used)})" if used != was else ""
                 given = key in getattr(settings, section).model_fields_set
-                told = f"you gave {show(value)}" if given else f"now it is {show(value)}, the default"
+                told = f"you set {show(value)}" if given else f"now it is {show(value)}, the default"
                 found.append(f"{section}.{key}: the run has {show(was)}{became}, {told}")
         return found
 
 
 def write_config(run: Run, resolved: Resolved) -> None:
-    """Write what the run uses; a push section that was edited there by hand stays."""
+    """Write the resolved settings; keep a push section that was edited there by hand."""
     text = resolved.yaml()
     if (run.path / CONFIG).is_file() and resolved.settings.push.repo is None:
         push = StartedRun.read(run).used.get("push", {})
@@ -84,13 +84,13 @@ def write_config(run: Run, resolved: Resolved) -> None:
 
 
 def write_started(run: Run, asked: TrainSettings, found: dict[str, str | None]) -> None:
-    """Write the settings as given, and the inputs by content."""
+    """Write the settings as given, and the hashes of the inputs."""
     content = {**found, "created": now(), "asked": asked.model_dump()}
     write_atomic(run.path / STARTED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def inputs(prepared: Prepared) -> dict[str, str | None]:
-    """Return what a run is made from, by content: the file, the base, the template, and the rows of each side."""
+    """Return the hashes of a run's inputs: data files, base, template, training rows and held-out rows."""
     return {
         "data_sha256": prepared.data_sha256,
         "eval_sha256": prepared.eval_sha256,
@@ -102,7 +102,7 @@ def inputs(prepared: Prepared) -> dict[str, str | None]:
 
 
 def template_inputs(prepared: Prepared) -> dict[str, str | None]:
-    """Return the chat template's hash and the date that it saw."""
+    """Return the chat template's hash and date."""
     return {
         "chat_template_sha256": text_sha256(prepared.template.source) if prepared.template else None,
         "template_date": prepared.template.date if prepared.template else "",
@@ -110,7 +110,7 @@ def template_inputs(prepared: Prepared) -> dict[str, str | None]:
 
 
 def _rows_sha256(rows: Iterable[Row]) -> str:
-    """Return one sha256 over rows as they are trained: their ids and spans."""
+    """Return one sha256 over the ids and spans of rows."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(
@@ -120,7 +120,7 @@ def _rows_sha256(rows: Iterable[Row]) -> str:
 
 
 def _comparable(settings: TrainSettings) -> dict[tuple[str, str], Any]:
-    """Settings without those that only say where things are, or where they go afterwards."""
+    """Return the settings without those that are only locations or apply after training."""
     dump = settings.model_dump()
     flat = {
         (s, key): value for s, section in dump.items() for key, value in section.items() if s not in ("run", "push")

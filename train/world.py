@@ -1,4 +1,4 @@
-"""The processes that train one run: which of them this one is, its device, and whether it writes."""
+"""This process among those that train a run: its rank, its device, and whether it writes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # torch takes seconds, and data is checked without it
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of a run: `rank` of `size`, and `local_rank` among those on this machine.
+    """This process among those of a run: `rank` of `size`, and `local_rank` on this machine.
 
-    Alone by default. The main process, rank 0, is the only one that prints and writes.
+    The default is a single process. Only the main process, rank 0, prints and writes.
     """
 
     rank: int = 0
@@ -27,9 +27,9 @@ class World:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> World:
-        """Return what torchrun's variables say.
+        """Read torchrun's variables.
 
-        Raises ConfigError where one of them is not a number, or where they don't fit together.
+        Raises ConfigError if one of them is not a number, or they are inconsistent.
         """
         names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         values = {name: environment.get(name, default) for name, default in names.items()}
@@ -38,19 +38,19 @@ class World:
         world = cls(*map(int, values.values()))
         if world.rank >= world.size:
             raise ConfigError(
-                f"RANK={world.rank} with WORLD_SIZE={world.size}: a rank is less than the number of processes: unset"
+                f"RANK={world.rank} with WORLD_SIZE={world.size}: the rank must be less than the size: unset"
                 " both for one process, or start them with torchrun, which sets both"
             )
         return world
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that prints and writes."""
+        """Whether this process prints and writes."""
         return self.rank == 0
 
     @property
     def device(self) -> torch.device:
-        """The device that this process trains on: its GPU where torch finds one, else the CPU."""
+        """The device of this process: its GPU if torch finds one, else the CPU."""
         import torch
 
         if not torch.cuda.is_available():
@@ -59,7 +59,7 @@ class World:
 
     @contextmanager
     def only_main_prints(self) -> Iterator[None]:
-        """Discard what processes other than the main one print; errors leave the context and are printed outside."""
+        """Discard the output of all processes but the main one; exceptions pass, and are printed outside."""
         if self.is_main:
             yield
             return

@@ -1,1 +1,1 @@
-"""Data for training: from rows to ids and labels that are proven, linted and shown."""
+"""Data for training: rows to ids and labels, with lint, proof of the loss mask and preview."""

@@ -1,4 +1,4 @@
-"""What rows share: the same content, a conversation that continues another row's, and near duplicates."""
+"""Find shared content of rows: duplicates, conversations that continue another row's, and near duplicates."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from unicodedata import normalize
 
 from burnish.data.formats import Example
 
-# a row that opens so many others is a usual opening ("Hi." "Hello, how can I help?"), not a conversation cut in parts
+# a row that starts this many others is a common opening ("Hi." "Hello, how can I help?"), not a split conversation
 MIN_OPENINGS, OPENINGS_SHARE = 10, 0.01
 SHINGLE_WORDS = 5
 NEAR = 0.5
-# a sequence or prompt in more rows than this belongs to the style of the data, not to a row
+# a sequence or prompt in more rows than this is part of the data's style
 MIN_COMMON, COMMON_SHARE, SAMPLED_ROWS = 10, 0.1, 1000
-# bounds of time and memory: what is compared of the held-out rows, and how often their sequences are counted
+# limits on time and memory: compared held-out rows, their sequences, and counted matches
 MAX_HELDOUT, MAX_SHINGLES, MAX_ROWS_OF_SHINGLE, MAX_COUNTED = 4096, 2_000_000, 50, 50_000_000
 STRIDE_FROM_WORDS = 64
 
-# a word, or one character of the scripts that are written without blanks
+# a word, or one character of a script without blanks
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|\w+")
 _ASCII_BLANKS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 
 
 def prefix_keys(example: Example) -> list[bytes]:
-    """Return a digest of the conversation up to each assistant turn, the last of the whole row; of a text, one.
+    """Return a digest of the conversation up to each assistant turn, the last for the whole row; for a text one.
 
-    Rows with the same digest have the same content: roles and texts, whatever their blanks, line breaks, composed or
-    decomposed accents, and turns that are context only.
+    Rows with the same digest have the same content: the same roles and texts, ignoring blanks, line breaks, composed or
+    decomposed accents, and whether turns are trained.
     """
     digest = blake2b(digest_size=16)
     if example.messages is None:
@@ -51,9 +51,9 @@ def content_key(example: Example) -> bytes:
 
 
 def groups(examples: Sequence[Example]) -> list[bytes]:
-    """Return for each row the key of its group: rows that must stay on one side of a split, in any order of the rows.
+    """Return each row's group key, independent of the rows' order; a group must stay on one side of a split.
 
-    These have the same content, or one is the beginning of the other: a conversation that was cut into several rows.
+    A group's rows have the same content, or one starts with the other: a conversation split into several rows.
     """
     keys = [prefix_keys(example) for example in examples]
     wholes = {row[-1] for row in keys}
@@ -64,18 +64,18 @@ def groups(examples: Sequence[Example]) -> list[bytes]:
         for key in row[:-1]:
             if key in wholes and openings[key] <= most:
                 first.join(row[-1], key)
-    if len({first.of(key) for key in wholes}) == 1:  # then by content alone
+    if len({first.of(key) for key in wholes}) == 1:  # a single group can't be split: group by content only
         return [row[-1] for row in keys]
     return [first.of(row[-1]) for row in keys]
 
 
 def ordered(keys: Iterable[bytes], seed: int) -> list[bytes]:
-    """Return the keys in an order that the seed and they alone settle."""
+    """Return the keys in an order that depends only on them and the seed."""
     return sorted(set(keys), key=lambda key: sha256(str(seed).encode() + b"\0" + key).digest())
 
 
 def repeats(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Return every row whose content an earlier one has, with the first that has it."""
+    """Return every row with the content of an earlier one, with the first such row."""
     first: dict[bytes, Example] = {}
     found = []
     for example in examples:
@@ -86,7 +86,7 @@ def repeats(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
 
 
 def overlap(train: Sequence[Example], heldout: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Return every held-out row whose content is trained, with the first training row that has it."""
+    """Return every held-out row whose content is also trained, with the first such training row."""
     held = {content_key(example) for example in heldout}
     first: dict[bytes, Example] = {}
     for example in train:
@@ -96,16 +96,16 @@ def overlap(train: Sequence[Example], heldout: Sequence[Example]) -> list[tuple[
 
 
 def without(train: Sequence[Example], heldout: Sequence[Example]) -> list[Example]:
-    """Return the training rows whose content no held-out row has."""
+    """Return the training rows whose content is not in any held-out row."""
     held = {content_key(example) for example in heldout}
     return [example for example in train if content_key(example) not in held]
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Held-out rows with a near duplicate among the training rows, each with the first of those.
+    """Held-out rows with a near duplicate among the training rows, each with the first one.
 
-    `compared` is how many held-out rows were looked at; `whole` is False where the training rows were too many.
+    `compared` is the number of held-out rows compared; `whole` is False if only some training rows were compared.
     """
 
     pairs: list[tuple[Example, Example]]
@@ -114,11 +114,11 @@ class NearDuplicates:
 
 
 def near_duplicates(train: Sequence[Example], heldout: Sequence[Example]) -> NearDuplicates:
-    """Find held-out rows of which one training row has much, but not the same content.
+    """Find held-out rows with much, but not all, of their content in one training row.
 
-    That is: at least half of its five-word sequences (without what more than a tenth of all rows have), all its words,
-    or its prompt, with another answer. System turns count for the prompt alone. Time grows with the words of the
-    training rows; memory is bounded.
+    That is: at least half of its five-word sequences (except those in more than a tenth of all rows), all its words, or
+    its prompt with another answer. System turns count only for the prompt. Time grows with the words of the training
+    rows; memory is limited.
     """
     index = _Index(heldout[:MAX_HELDOUT], _common(train, heldout))
     for example in train:
@@ -131,7 +131,7 @@ def near_duplicates(train: Sequence[Example], heldout: Sequence[Example]) -> Nea
 
 
 class _Union:
-    """Disjoint sets of keys; each set is named by its smallest."""
+    """Disjoint sets of keys (union-find); each set is named by its smallest key."""
 
     def __init__(self) -> None:
         self.parent: dict[bytes, bytes] = {}
@@ -150,13 +150,13 @@ class _Union:
 
 
 class _Index:
-    """The five-word sequences and prompts of held-out rows, and which of these rows were found again."""
+    """The five-word sequences and prompts of held-out rows, and the rows found among training rows."""
 
     def __init__(self, heldout: Sequence[Example], common: frozenset[int]) -> None:
         self.rows: list[Example] = []
         self.found: dict[int, Example] = {}
         self.shingles: dict[int, list[int]] = {}
-        self.whole: dict[int | None, list[int]] = {}  # by all their words, or by their prompt
+        self.whole: dict[int | None, list[int]] = {}  # by a hash of all words, or of the prompt
         self.sizes: list[int] = []
         self.counted = 0
         for example in heldout:
@@ -185,7 +185,7 @@ class _Index:
         for key in (_all(words), prompt):
             for number in self.whole.get(key, ()):
                 self.found.setdefault(number, example)
-        # where half of a row's sequences are in this one, one of those that start at every fifth word is
+        # if half of a row's sequences are in this one, so is one of those at every fifth word
         stride = 1 if len(words) < STRIDE_FROM_WORDS else SHINGLE_WORDS
         if not any(shingle in self.shingles for shingle in _shingles(words, stride)):
             return
@@ -197,7 +197,7 @@ class _Index:
 
 
 def _common(train: Sequence[Example], heldout: Sequence[Example]) -> frozenset[int]:
-    """Return the sequences and prompts that more than a tenth of a sample of all rows have."""
+    """Return the sequences and prompts in more than a tenth of a sample of all rows."""
     step = max(1, (len(train) + len(heldout)) // SAMPLED_ROWS)
     sample = [*train[::step], *heldout[::step]]
     rows: Counter[int] = Counter()
@@ -209,7 +209,7 @@ def _common(train: Sequence[Example], heldout: Sequence[Example]) -> frozenset[i
 
 
 def _words(example: Example) -> tuple[list[str], int | None]:
-    """Return the words of a row, lower case, and a hash of its prompt; a text has none."""
+    """Return a row's words in lower case and a hash of its prompt, which is None for a text."""
     if example.messages is None:
         return _split((example.text or "").lower()), None
     turns = [m.content.lower() for m in example.messages if m.role != "system"]
@@ -220,7 +220,7 @@ def _words(example: Example) -> tuple[list[str], int | None]:
 
 
 def _split(text: str) -> list[str]:
-    return text.translate(_ASCII_BLANKS).split() if text.isascii() else _WORD.findall(text)  # the same, and faster
+    return text.translate(_ASCII_BLANKS).split() if text.isascii() else _WORD.findall(text)  # the same result, faster
 
 
 def _all(words: Sequence[str]) -> int | None:

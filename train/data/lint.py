@@ -1,4 +1,4 @@
-"""Warnings over rows that are well-formed and still teach the wrong thing."""
+"""Warnings about rows that are well-formed but probably teach the wrong thing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from . import suspects
 from .dedupe import repeats
 
 MIN_ROWS = 10
-# a share of one same answer above which a model may learn to give it to everything
+# if one answer has a larger share, a model may learn to give it to everything
 MAX_SAME_SHARE = 0.5
 MAX_NAMES_SHOWN, MAX_LINES_SHOWN = 5, 3
 
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*([^\W\d][\w .-]{0,40}?)\s*\}\}(?!\})")
-# control tokens of the common chat templates; a thought's <think> is none of them
+# control tokens of common chat templates, without <think>
 _MARKER = re.compile(
     r"<[|｜][\w▁]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk)>"
     r"|<(?:start|end)_of_turn>|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT)\]"
 )
-# UTF-8 that was once read as Windows-1252: é became Ã©, ’ became â€™
+# UTF-8 read as Windows-1252: é becomes Ã©, ’ becomes â€™
 _MOJIBAKE = re.compile(r"â€.|Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|ï»¿|ðŸ")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _QUOTED = re.compile(r'\s*"[^"]*"\s*')
@@ -33,9 +33,9 @@ _QUOTED = re.compile(r'\s*"[^"]*"\s*')
 
 @dataclass(frozen=True)
 class LintWarning:
-    """One thing to look at. `kind` is a fixed word for programs, `text` is for people, `lines` all rows it is in.
+    """One warning. `kind` is a fixed word for programs, `text` is for people, `lines` are the affected rows.
 
-    Rows are named by their line, or by their number where rows share lines (`Example.number`).
+    Rows are given by their line, or by their number if rows share lines (`Example.number`).
     """
 
     kind: str
@@ -51,11 +51,11 @@ def lint(
     heldout: bool = False,
     ends: Collection[str] = (),
 ) -> list[LintWarning]:
-    """Return the warnings for these rows, the gravest first; `unit` is what their number counts, theirs where it is "".
+    """Return the warnings for these rows, most serious first; `unit` is "line" or "row", "" for the rows' own.
 
-    `parsed`: special strings in the rows become control tokens. `known` are those that another warning names, `ends`
-    the base's end tokens: one that a plain text ends in is the row's end. Of rows that are held out only the texts are
-    looked at: they teach nothing.
+    `parsed`: special strings in the rows become control tokens. `known` are markers that another warning already names,
+    `ends` the base's end tokens, which may end a plain text. For held-out rows only the texts are checked, since they
+    are not trained.
     """
     unit = unit or next((example.unit for example in examples), "line")
     found: list[LintWarning] = []
@@ -70,8 +70,8 @@ Check = Callable[[Sequence[Example], str], list[LintWarning]]
 
 def _placeholders(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     named = _matches(examples, _PLACEHOLDER, lambda match: "{{" + match.group(1) + "}}")
-    advice = "fill them in, or the model learns to say them"
-    return _named("placeholder", "placeholders", named, f"stand in the rows: {advice}", unit)
+    advice = "fill them in, or the model learns to write them"
+    return _named("placeholder", "placeholders", named, f"are in the rows: {advice}", unit)
 
 
 def _markers(
@@ -80,25 +80,25 @@ def _markers(
     unended = [_without_end(example, ends) for example in examples]
     matches = _matches(unended, _MARKER, lambda match: match.group())
     named = {name: lines for name, lines in matches.items() if name not in known}
-    advice = "they would be read as control tokens of a chat template; take them out"
+    advice = "they would become control tokens of a chat template; remove them"
     if not parsed:
-        advice = "they are trained as ordinary text; take them out if they come from a rendered chat"
-    return _named("marker", "chat-template markers", named, f"stand in the rows: {advice}", unit)
+        advice = "they are trained as ordinary text; remove them if they come from a rendered chat"
+    return _named("marker", "chat-template markers", named, f"are in the rows: {advice}", unit)
 
 
 def _without_end(example: Example, ends: Collection[str]) -> Example:
-    """Return a plain text without the end token that it ends in; another row as it is."""
+    """Return a plain-text row without its final end token; return other rows unchanged."""
     text = (example.text or "").rstrip()
     end = next((end for end in ends if end and text.endswith(end)), None)
     return example if end is None else replace(example, text=text.removesuffix(end))
 
 
 def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    """Text that was damaged before it came here."""
+    """Warn about text that was damaged earlier."""
     kinds = {
-        "replacement": (re.compile("\ufffd"), "the replacement character U+FFFD stands where text was lost"),
+        "replacement": (re.compile("\ufffd"), "the replacement character U+FFFD marks lost text"),
         "mojibake": (_MOJIBAKE, "text looks wrongly decoded (as in 'Ã©' for 'é')"),
-        "control": (_CONTROL, "invisible control characters stand in the text"),
+        "control": (_CONTROL, "the text has invisible control characters"),
     }
     found = []
     for kind, (pattern, text) in kinds.items():
@@ -113,42 +113,42 @@ def _empty_cells(examples: Sequence[Example], unit: str) -> list[LintWarning]:
         for role, text in example.texts():
             for name in suspects.empty_cells(text, role == "user"):
                 found[f"'{name}'"][example.number] = None
-    advice = "in the place of a text: a program wrote it for an empty cell? The model learns it; leave the cell empty"
-    return _named("empty-cell", "texts that are only", _ordered(found), f"stand {advice}", unit)
+    advice = "were probably written by a program for empty cells: the model learns them; leave the cells empty"
+    return _named("empty-cell", "texts that are only", _ordered(found), advice, unit)
 
 
 def _escapes(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     named = _found(examples, suspects.escapes)
-    advice = "stand in texts as characters, not as what they mean: the model learns to write the backslash"
+    advice = "are in texts as literal characters: the model learns to write the backslash"
     return _named("escape", "escapes", named, advice, unit)
 
 
 def _line_ends(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     named = _found(examples, suspects.line_ends)
-    advice = "end lines inside texts and are learned so; data.newlines: lf makes them LF"
+    advice = "are in texts and are trained; data.newlines: lf converts them to LF"
     return _named("line-end", "line ends", named, advice, unit)
 
 
 def _invisible(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     named = _found(examples, suspects.invisible)
-    advice = "stand in texts, which look the same without them and are other tokens: take them out"
+    advice = "are in texts: they change the tokens but not how the text looks; remove them"
     return _named("invisible", "invisible characters", named, advice, unit)
 
 
 def _quoted(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    """Responses that stand in quotes as a whole, most of them: left over from a table."""
+    """Warn if most responses are completely in quotes, probably left over from a table."""
     responses = [e for e in examples if e.messages]
     lines = _unique(e.number for e in responses if e.messages and _QUOTED.fullmatch(e.messages[-1].content))
     if len(lines) < 2 or len(lines) <= MAX_SAME_SHARE * len(responses):
         return []
-    text = f"responses stand in quotes as a whole, which the model learns too: {_counted(lines, unit)}"
+    text = f"responses are completely in quotes, which the model learns too: {_counted(lines, unit)}"
     return [LintWarning("quoted", text, lines)]
 
 
 def _few(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     if len(examples) >= MIN_ROWS:
         return []
-    text = f"only {counted(len(examples), 'row')}: a model learns little from fewer than {MIN_ROWS}, and repeats them"
+    text = f"only {counted(len(examples), 'row')}: with fewer than {MIN_ROWS} a model learns little"
     return [LintWarning("few", text, tuple(e.number for e in examples))]
 
 
@@ -163,7 +163,7 @@ def _duplicates(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 
 def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    """Prompts with several answers: meant as variety, or a contradiction."""
+    """Warn about prompts with several answers: intended variety, or a contradiction."""
     answers: defaultdict[tuple[Message, ...], dict[str, int]] = defaultdict(dict)
     for example in examples:
         if example.messages:
@@ -172,7 +172,7 @@ def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     if not several:
         return []
     prompts = f"{len(several)} prompts have" if len(several) > 1 else "1 prompt has"
-    text = f"{prompts} several different answers ({_where(several[0], unit)}); fix them, unless variety is meant"
+    text = f"{prompts} several different answers ({_where(several[0], unit)}); fix them unless this is intended"
     return [LintWarning("conflict", text, tuple(sorted(line for lines in several for line in lines)))]
 
 
@@ -186,7 +186,7 @@ def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     lines = _unique(e.number for e in examples if e.messages and e.messages[-1].content == response)
     shown = response[:40] + ("…" if len(response) > 40 else "")
     rows = counted(responses.total(), "row")
-    text = f"{count} of {rows} have the same response {shown!r}: it may become the answer to all"
+    text = f"{count} of {rows} have the same response {shown!r}: it may become the answer to everything"
     return [LintWarning("same-response", text, lines)]
 
 
@@ -199,7 +199,7 @@ def _whitespace(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     )
     if not lines:
         return []
-    text = f"responses begin or end with blanks or line breaks, which the model learns too: {_counted(lines, unit)}"
+    text = f"responses start or end with blanks or line breaks, which the model learns too: {_counted(lines, unit)}"
     return [LintWarning("whitespace", text, lines)]
 
 
@@ -210,12 +210,12 @@ _OF_ROWS: tuple[Check, ...] = (_few, _duplicates, _same_response, _conflicts)
 def _matches(
     examples: Sequence[Example], pattern: re.Pattern[str], name: Callable[[re.Match[str]], str]
 ) -> dict[str, tuple[int, ...]]:
-    """Return the lines of every name that the pattern finds, the most frequent first."""
+    """Return the lines of every name that the pattern finds, most frequent first."""
     return _found(examples, lambda text: map(name, pattern.finditer(text)))
 
 
 def _found(examples: Sequence[Example], names: Callable[[str], Iterable[str]]) -> dict[str, tuple[int, ...]]:
-    """Return the lines of every name that is found in a text, the most frequent first."""
+    """Return the lines of every name found in a text, most frequent first."""
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example in examples:
         for _, text in example.texts():
@@ -229,7 +229,7 @@ def _ordered(found: Mapping[str, dict[int, None]]) -> dict[str, tuple[int, ...]]
 
 
 def _named(kind: str, what: str, named: dict[str, tuple[int, ...]], tail: str, unit: str) -> list[LintWarning]:
-    """Return one warning that names what was found, in how many rows, and where each is first."""
+    """Return one warning with the names found, the number of rows and the first row of each."""
     if not named:
         return []
     lines = tuple(sorted({line for lines in named.values() for line in lines}))
@@ -237,7 +237,7 @@ def _named(kind: str, what: str, named: dict[str, tuple[int, ...]], tail: str, u
 
 
 def rows_named(named: Mapping[str, tuple[int, ...]], unit: str) -> str:
-    """Return "NAME (3 rows, first line 7) and NAME (1 row, first line 9)", the first few of many."""
+    """Return "NAME (3 rows, first line 7) and NAME (1 row, first line 9)", limited to the first few."""
     shown = [
         f"{name} ({counted(len(lines), 'row')}, first {unit} {lines[0]})"
         for name, lines in list(named.items())[:MAX_NAMES_SHOWN]

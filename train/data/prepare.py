@@ -1,4 +1,4 @@
-"""From a data file to proven training rows: everything that happens before a weight is loaded."""
+"""From data files to proven training rows: everything before weights are loaded."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .vocabulary import check_ids, check_vocabulary, embedded
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Rows ready to train on, and how they came to be.
+    """Rows ready for training, and how they were made.
 
-    `heldout` is never trained on: the eval loss and the exam use it. `truncated` holds the lines of shortened rows.
-    `duplicates` counts the rows of the data that repeat an earlier one; of the held-out rows, `near_duplicates` counts
-    those with a near duplicate that is trained, `eval_overlap` those of the eval file that the data had as well;
-    `eval_overlap_dropped` are the training rows that were left out for it.
+    `heldout` is never trained: the eval loss and the exam use it. `truncated` has the lines of truncated rows.
+    `duplicates` counts the rows that repeat an earlier one. `near_duplicates` counts the held-out rows with a near
+    duplicate among the training rows, `eval_overlap` the eval file's rows that are also in the data, and
+    `eval_overlap_dropped` the training rows dropped because of that.
     """
 
     base: Base
@@ -58,12 +58,12 @@ class Prepared:
 
     @property
     def special_tokens(self) -> Reading:
-        """What data.special_tokens became."""
+        """The resolved data.special_tokens."""
         return self.codec.reading
 
     @property
     def terminators(self) -> list[int]:
-        """The ids that end the trained spans, each once; where a row was cut its last token does not end it."""
+        """The distinct ids that end trained spans; truncated spans don't count."""
         return list(
             dict.fromkeys(row.input_ids[end - 1] for row in (*self.train, *self.heldout) for _, end in row.whole)
         )
@@ -71,9 +71,9 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """What turns the rows into ids: the base's tokenizer, its codec, and the chat template if there is one.
+    """The means to turn rows into ids: the base's tokenizer, its codec, and the chat template, if any.
 
-    `dropped_tokens` were taken out of the tokenizer: the base has no embeddings for them.
+    `dropped_tokens` were removed from the tokenizer: the base has no embeddings for them.
     """
 
     base: Base
@@ -85,9 +85,9 @@ class _Text:
 
 
 def prepare(settings: TrainSettings) -> Prepared:
-    """Read, check, render, tokenize, mask and split the data; raises the named errors with all faults of a step.
+    """Read, check, render, tokenize, mask and split the data. Raises UserError with all faults of a step.
 
-    No weights are loaded. What was recognised is printed on the way.
+    No weights are loaded. Prints what was recognised.
     """
     data = settings.data
     check_files(data)
@@ -132,7 +132,7 @@ def prepare(settings: TrainSettings) -> Prepared:
 
 
 def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
-    """Find the base and load its tokenizer. Raises ConfigError or ChatError where it can't render these rows."""
+    """Find the base and load its tokenizer. Raises ConfigError or ChatError if it can't render these rows."""
     base = resolve(settings.base.id, settings.base.revision)
     _check_architecture(base.id, base.path)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
@@ -153,12 +153,12 @@ def _check_architecture(base_id: str, directory: Path) -> None:
 
 
 def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:
-    """Return the control tokens that end a generation: by the base's configuration, and by the template."""
+    """Return the control tokens that end generation, by the base's configuration or the template."""
     return codec.terminators & (templates.base_end_ids(base.path, tokenizer) | turn_ends(template, codec))
 
 
 def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSettings) -> tuple[list[Row], list[Row]]:
-    """Return the rows to train on and those held out: the eval file's, or some that are split off."""
+    """Return the training rows and the held-out rows, which are the eval file's or split from the data."""
     data, faults, made = settings.data, [], []
     for examples, path in ((sources.train, data.path), (sources.heldout, str(data.eval_path))):
         try:
@@ -167,7 +167,7 @@ def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSe
             made.append(rows)
         except UserError as error:
             faults.append(error)
-    if faults:  # of both files at once
+    if faults:  # report both files together
         raise type(faults[0])([fault for error in faults for fault in error.faults])
     if sources.heldout is None:
         return split(made[0], data.eval_split, settings.train.seed, data.eval_rows)
@@ -175,7 +175,7 @@ def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSe
 
 
 def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple[list[str], int]:
-    """Return the warnings over what the rows say, the gravest first, and how many rows repeat an earlier one."""
+    """Return the warnings about the rows' content, most serious first, and the number of duplicate rows."""
     special = special_strings(sources.read, text.template, text.codec)
     rendered = None if sources.chats else rendering(sources.read, text.template, text.codec)
     parsed = not sources.chats or text.codec.reading == "parse"
@@ -193,7 +193,7 @@ def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple
 
 
 def _tokenizer_warnings(sources: Sources, text: _Text, prepared: Prepared, data: DataSection) -> list[str]:
-    """Return the warnings over the tokenizer and template. Raises ConfigError or DataError where no run can work."""
+    """Return the warnings about tokenizer and template. Raises ConfigError or DataError if no run can work."""
     template = text.template if sources.chats else None
     warnings = check_vocabulary(text.tokenizer, text.base, sources.read, template, text.codec)
     if text.template is None:
@@ -207,10 +207,10 @@ def _tokenizer_warnings(sources: Sources, text: _Text, prepared: Prepared, data:
 
 
 def _end_warnings(prepared: Prepared, data: DataSection) -> list[str]:
-    """Raise DataError where cutting left no conversation to learn an end from; warn where none is left to examine."""
+    """Raise DataError if every training row is truncated; return a warning if every held-out row is."""
     advice = f"raise data.max_length ({data.max_length}), or set data.over_length to drop"
     if not any(row.whole for row in prepared.train):
         raise DataError(f"every row is cut before its end token, so the model would never learn to stop: {advice}")
     if not any(row.whole for row in prepared.heldout):
-        return [f"every held-out row is cut, so the exam can prove nothing of the answers: {advice}"]
+        return [f"every held-out row is truncated, so the exam can't test the answers: {advice}"]
     return []

@@ -1,4 +1,4 @@
-"""What `make check` prints: counts, token lengths, and one rendered row with its trained part marked."""
+"""The output of `make check`: counts, token lengths, and one rendered row with its trained part marked."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MOST_SHOWN, LONGEST_SHOWN = 3, 60
 
 
 def percentiles(lengths: Sequence[int]) -> dict[int, int]:
-    """Return the token lengths at PERCENTILES, by the nearest rank."""
+    """Return the token lengths at PERCENTILES (nearest rank)."""
     ordered = sorted(lengths)
     return {p: ordered[min(len(ordered) - 1, max(0, -(-p * len(ordered) // 100) - 1))] for p in PERCENTILES}
 
 
 def marked(row: Row, prepared: Prepared, everything: bool = False) -> Text:
-    """Return the row's text; what is learned stands between ⟦ and ⟧, in green on a terminal."""
+    """Return the row's text; the trained part is between ⟦ and ⟧, and green on a terminal."""
     text, last = Text(), 0
     for start, end in row.learned(everything):
         text.append(_decoded(row, prepared, last, start), style="dim")
@@ -40,9 +40,9 @@ def _decoded(row: Row, prepared: Prepared, start: int, end: int) -> str:
 
 
 def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
-    """Say what the template adds to the responses and takes from them, and what it makes of conversations.
+    """Return how the template changes responses and splits conversations.
 
-    `most`: how many of the rows are looked at; None: all.
+    `most`: the number of rows to examine; None means all.
     """
     rows = [row for row in (*prepared.train, *prepared.heldout)[:most] if row.example.messages]
     before: Counter[str] = Counter()
@@ -53,25 +53,25 @@ def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
             changed += not same
             responses += 1
     said = [
-        f"writes {_shown(added)} before {count} of {responses} responses: it is learned with them"
+        f"writes {_shown(added)} before {count} of {responses} responses: it is trained with them"
         for added, count in before.most_common(MOST_SHOWN)
         if count
     ]
     if more := sum(count > 0 for count in before.values()) - len(said):
-        said.append(f"writes {more} other texts before responses: they are learned with them")
+        said.append(f"writes {more} other texts before responses: they are trained with them")
     if changed:
         said.append(f"changes blanks or accents of {changed} of {responses} responses")
     if rows and (after := _after(rows[0], prepared)):
-        said.append(f"writes {_shown(after)} after the last turn: it is not trained, as the turn has ended before")
+        said.append(f"writes {_shown(after)} after the last turn: it is not trained, since it follows the end token")
     parted = Counter(id(row.example) for row in rows)
     if more := sum(count > 1 for count in parted.values()):
         made = sum(count for count in parted.values() if count > 1)
-        said.append(f"renders earlier turns otherwise: {more} conversations became {made} rows, one an assistant turn")
+        said.append(f"renders earlier turns differently: {more} conversations became {made} rows, one per turn")
     return said
 
 
 def _responses(row: Row, codec: Codec) -> Iterator[tuple[str, bool]]:
-    """Yield for each whole response what stands before its content, and whether the content is as it was given."""
+    """Yield for each complete response the text before its content, and whether the content is unchanged."""
     for (start, end), turn in zip(row.whole, row.turns, strict=False):
         message = (row.example.messages or ())[turn]
         content, thought = message.content, message.reasoning.strip()
@@ -88,7 +88,7 @@ def _responses(row: Row, codec: Codec) -> Iterator[tuple[str, bool]]:
 
 
 def _after(row: Row, prepared: Prepared) -> str:
-    """Return what the template writes after the end token of a conversation's last turn; nothing for blanks."""
+    """Return the template's text after the end token of a conversation's last turn, without outer blanks."""
     if prepared.template is None or row.cut:
         return ""
     messages = [m.to_dict() for m in (row.example.messages or ())[: row.turns[-1] + 1]]
@@ -110,18 +110,18 @@ def show(prepared: Prepared, data: DataSection) -> None:
     trained = sum(end - start for row in rows for start, end in row.learned(everything))
     total = sum(len(row.input_ids) for row in rows)
     console.print(f"format          {prepared.format}")
-    console.print(f"rows            {len(prepared.train)} to train on, {len(prepared.heldout)} held out")
+    console.print(f"rows            {len(prepared.train)} for training, {len(prepared.heldout)} held out")
     console.print(
         f"duplicates      {prepared.duplicates} repeat an earlier row; {prepared.near_duplicates} held-out rows have a"
-        " near duplicate that is trained"
+        " near duplicate among training rows"
     )
     why = "; data.assistant_only_loss is false: prompts are trained too" if everything else ""
-    console.print(f"tokens          {total}, of them {trained} trained ({trained / max(total, 1):.0%}){why}")
+    console.print(f"tokens          {total}, {trained} of them trained ({trained / max(total, 1):.0%}){why}")
     lengths = percentiles(prepared.lengths)
     console.print(
-        "tokens a row    "
+        "tokens per row  "
         + ", ".join(f"{_name(p)} {n}" for p, n in lengths.items())
-        + (", before rows are cut or dropped" if prepared.dropped or prepared.truncated else "")
+        + (", before truncating or dropping" if prepared.dropped or prepared.truncated else "")
         + f"; max_length {data.max_length}"
     )
     console.print(f"too long        {len(prepared.dropped)} dropped, {len(prepared.truncated)} truncated")
@@ -130,7 +130,7 @@ def show(prepared: Prepared, data: DataSection) -> None:
     for number, change in enumerate(template_changes(prepared)):
         console.print(printable(f"{'' if number else 'template':16}{change}"), markup=False)
     for row in rows[:1]:
-        console.print(printable(f"\nrow of {row.example.where}, trained part in {OPEN} {CLOSE}:\n"), markup=False)
+        console.print(printable(f"\nrow from {row.example.where}, trained part in {OPEN} {CLOSE}:\n"), markup=False)
         console.print(marked(row, prepared, everything))
 
 

@@ -1,4 +1,4 @@
-"""Text rows that are chats rendered already: by which template, and what becomes of its markers on this base."""
+"""Recognise text rows that are already rendered chats: the template, and how this base reads its markers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from burnish.errors import UserError
 
 from .mask import Codec, build
 
-MAX_SHARE = 0.5  # above this share of the rows a data set is one of rendered chats
+MAX_SHARE = 0.5  # above this share of the rows, a dataset consists of rendered chats
 OWN = "the run's own chat template"
 USER, ASSISTANT = "a user's turn", "an assistant's turn"
 
 
 @dataclass(frozen=True)
 class Family:
-    """A chat template's look. A row of it matches every sign; `markers` are the tokens that it writes round turns."""
+    """The appearance of a chat template: its rows match every sign; `markers` are its tokens around turns."""
 
     name: str
     signs: tuple[re.Pattern[str], ...]
@@ -84,23 +84,23 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Rendering:
-    """What was recognised: the warning, and the markers that it covers."""
+    """A recognised template: the warning, and the markers that it covers."""
 
     text: str
     markers: tuple[str, ...]
 
 
 def turn_ends(template: ChatTemplate | None, codec: Codec) -> frozenset[int]:
-    """Return the token with which the template ends an answer; none where it has none that can be learned."""
+    """Return the token with which the template ends an answer; empty if it has no trainable one."""
     try:
         rows = build([_probe()], template, codec) if template else []
-    except UserError:  # text rows need no template that renders
+    except UserError:  # text rows don't need a working template
         return frozenset()
     return frozenset(row.input_ids[end - 1] for row in rows for _, end in row.spans)
 
 
 def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> Rendering | None:
-    """Return what most text rows were rendered by, or None where most are not chats."""
+    """Return the template of most text rows, or None if most are not chats."""
     texts = [example.text for example in examples if example.text is not None]
     families = [*_own(template, codec), *FAMILIES]
     counts = [sum(all(sign.search(text) for sign in family.signs) for text in texts) for family in families]
@@ -113,8 +113,8 @@ def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec:
     markers = dict.fromkeys((*family.markers, codec.decode(codec.bos), codec.decode([codec.eos])))
     there = tuple(marker for marker in markers if marker and any(marker in text for text in texts))
     text = (
-        f"{count} of {len(texts)} text rows look like chats rendered by {name}: they are trained whole, prompts"
-        f" included; {_fit(there, template, codec)}; to train responses only, give the turns as messages (a `messages`"
+        f"{count} of {len(texts)} text rows look like chats rendered with {name}: they are trained completely, prompts"
+        f" included; {_fit(there, template, codec)}; to train only responses, give the turns as messages (a `messages`"
         " list in each row)"
     )
     return Rendering(text, there)
@@ -125,7 +125,7 @@ def _probe() -> Example:
 
 
 def _own(template: ChatTemplate | None, codec: Codec) -> list[Family]:
-    """Return the look of the run's own template, if it has one: what it writes between a user's turn and the answer."""
+    """Return the run's own template as a family, by its text between a user turn and the answer."""
     try:
         text = template.render([message.to_dict() for message in _probe().messages or ()]) if template else ""
     except UserError:
@@ -134,21 +134,21 @@ def _own(template: ChatTemplate | None, codec: Codec) -> list[Family]:
     known = [marker for family in FAMILIES for marker in family.markers]
     known += codec.vocabulary.specials
     if template is None or not any(marker in between for marker in known):
-        return []  # ordinary words, which an ordinary text may have too
+        return []  # ordinary words, which may occur in any text
     markers = tuple(dict.fromkeys(marker for marker in known if marker in template.source))
     return [Family(OWN, (re.compile(re.escape(between)),), markers)]
 
 
 def _fit(there: Sequence[str], template: ChatTemplate | None, codec: Codec) -> str:
-    """Say whether the markers in the rows are single tokens of this base."""
+    """Return whether the markers in the rows are single tokens of this base, as a clause."""
     split = [marker for marker in there if len(codec.encode(marker)) != 1]
     if not there:
-        return "its markers are ordinary text to any base"
+        return "its markers are ordinary text for any base"
     if not split:
         return f"its markers ({', '.join(there)}) are single tokens of this base"
     if template and all(marker in template.source for marker in split):
         return f"its markers {', '.join(split)} are ordinary text here, as in {OWN}"
     return (
-        f"its markers {', '.join(split)} are not single tokens of this base: they are another base's, and ordinary text"
+        f"its markers {', '.join(split)} are not single tokens of this base, but another's, so they are ordinary text"
         " here"
     )

@@ -1,4 +1,4 @@
-"""Examples → rows that are proven, and cut or dropped where they are too long."""
+"""Make proven rows from examples, and truncate or drop rows that are too long."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from burnish.data.formats import Example
 from ..settings import DataSection
 from .mask import Codec, MaskError, Row, build, prove
 
-FIRST_ROWS = 100  # where all of them have one fault, the others are not looked at
-MOST_NAMED = 3  # of the rows that are too long
+FIRST_ROWS = 100  # if all of them have the same fault, the others are not checked
+MOST_NAMED = 3  # most over-long rows named in a message
 
 
 class RowMaker:
-    """Turns examples into proven rows, and records the lengths of all and the lines of those that were too long."""
+    """Makes proven rows, and records the lengths of all rows and the lines of those that are too long."""
 
     def __init__(self, template: ChatTemplate | None, codec: Codec, data: DataSection) -> None:
         self.template, self.codec, self.data = template, codec, data
@@ -28,7 +28,7 @@ class RowMaker:
     def rows(self, examples: Sequence[Example], path: str) -> list[Row]:
         """Return the rows of a file's examples that fit into data.max_length.
 
-        Raises MaskError or DataError with every row that can't be trained, and where none is left.
+        Raises MaskError or DataError with every row that can't be trained, or if no row is left.
         """
         rows = self._proven(examples, path)
         self.lengths += [len(row.input_ids) for row in rows]
@@ -39,20 +39,20 @@ class RowMaker:
             self._say_long(long, len(rows), len(rows) - len(fitting), path)
         if not fitting:
             cut = self.data.over_length == "truncate"
-            found = "the prompt of every row alone fills" if cut else "every row is longer than"
-            raise DataError(f"{path}: {found} data.max_length {self.data.max_length}: none is left; raise it")
+            found = "every row's prompt already fills" if cut else "every row is longer than"
+            raise DataError(f"{path}: {found} data.max_length {self.data.max_length}, so none is left: raise it")
         return fitting
 
     def _proven(self, examples: Sequence[Example], path: str) -> list[Row]:
         first, others = examples[:FIRST_ROWS], len(examples) - FIRST_ROWS
-        if others > FIRST_ROWS:  # a template that fits no row is told by the first ones
+        if others > FIRST_ROWS:  # the first rows show whether a template fits none
             try:
                 self._built(first)
             except MaskError as error:
                 if error.rows == len(first):
                     *before, last = (f"{path}: {fault}" for fault in error.faults)
                     last += f"; none of the first {len(first)} rows can be trained"
-                    raise MaskError([*before, f"{last}, so the other {others:,} were not looked at"]) from None
+                    raise MaskError([*before, f"{last}, so the other {others:,} were not checked"]) from None
         try:
             return self._built(examples)
         except MaskError as error:
@@ -76,14 +76,14 @@ class RowMaker:
         )
 
     def _say_long(self, long: int, rows: int, dropped: int, path: str) -> None:
-        """Say what became of the rows that are too long; that most are dropped is seldom what was meant."""
+        """Report rows that are too long; with a warning if most are dropped, which is rarely intended."""
         (warn if dropped * 2 > rows else say)(
             f"data: {path}: {long} of {rows} rows are longer than data.max_length {self.data.max_length}: {dropped}"
-            f" dropped, {long - dropped} cut (data.over_length {self.data.over_length})"
+            f" dropped, {long - dropped} truncated (data.over_length {self.data.over_length})"
         )
 
     def _fit(self, row: Row) -> Row | None:
-        """Return the row, shortened or None (dropped) where it is too long; one with no response left is dropped."""
+        """Return the row; if too long, truncated or None (dropped). Rows without a response left are dropped."""
         limit = self.data.max_length
         if len(row.input_ids) <= limit:
             return row

@@ -1,4 +1,4 @@
-"""The rows of the data files, read and recognised: what may be trained, and what the eval file holds out."""
+"""Read the data files: the rows for training, and the held-out rows of the eval file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 class Sources:
     """The rows of the data files.
 
-    `read` are all rows of data.path, `train` those of them that may be trained. `heldout` are the eval file's rows,
-    None without such a file, and `shared` counts those of them that data.path has as well.
+    `read` are all rows of data.path, `train` those that may be trained. `heldout` are the eval file's rows, None
+    without such a file; `shared` counts those that are also in data.path.
     """
 
     format: str
@@ -40,16 +40,16 @@ class Sources:
 
     @property
     def unit(self) -> str:
-        """What a row's number counts: "line" or "row"."""
+        """The unit of row numbers: "line" or "row"."""
         return self.read[0].unit
 
 
 def check_files(data: DataSection) -> None:
-    """Raise DataError that names the data files which are not there."""
+    """Raise DataError with the data files that don't exist."""
     for setting, name in (("data.path", data.path), ("data.eval_path", data.eval_path)):
         if name and URL.match(name):
             way = f": curl -LO {shlex.quote(name)}" if name.lower().startswith("http") else ""
-            raise DataError(f"{setting} {name}: is a URL, and data must be files: download it first{way}")
+            raise DataError(f"{setting} {name}: is a URL, expected a file: download it first{way}")
     given = {"data.path": data.path, "data.eval_path": data.eval_path}
     missing = [f"{key} {path}: no such file" for key, path in given.items() if path and not Path(path).exists()]
     if missing:
@@ -57,7 +57,7 @@ def check_files(data: DataSection) -> None:
 
 
 def read_sources(data: DataSection) -> Sources:
-    """Read data.path and data.eval_path. Raises DataError where a file is missing, malformed, or shares rows."""
+    """Read data.path and data.eval_path. Raises DataError if a file is missing or malformed, or both share rows."""
     check_files(data)
     converted = _read(data.path, data)
     train, heldout, shared = list(converted.examples), None, 0
@@ -76,14 +76,14 @@ def read_sources(data: DataSection) -> Sources:
 
 
 def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> Conversion:
-    """Return the held-out rows. Raises DataError where one file has chats and the other plain texts."""
+    """Return the held-out rows. Raises DataError if one file has chats and the other plain texts."""
     if (heldout.format == "text") == (trained.format == "text"):
         return heldout
     kinds = {True: "plain texts", False: "chats"}
     raise DataError(
         f"data.eval_path {data.eval_path}: its rows are {kinds[heldout.format == 'text']} ({heldout.format}), those of"
-        f" data.path {data.path} {kinds[trained.format == 'text']} ({trained.format}): the exam asks what was trained;"
-        " give rows of the same kind"
+        f" data.path {data.path} {kinds[trained.format == 'text']} ({trained.format}): the exam must match the training"
+        " data; use rows of the same kind"
     )
 
 
@@ -103,5 +103,5 @@ def _read(name_of_file: str, data: DataSection) -> Conversion:
         warn(f"{path}: {note}")
     if converted.unused_columns:
         used = ", ".join(f"{column} ({count} rows)" for column, count in converted.unused_columns.items())
-        say(f"data: columns that are not used: {used}")
+        say(f"data: unused columns: {used}")
     return converted

@@ -1,4 +1,4 @@
-"""Special strings of the base that the rows' own text holds: which, in which rows, and how they are read."""
+"""Special strings of the base in the rows' text: which ones, in which rows, and how they are read."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .mask import Codec
 
 
 def reading(setting: str) -> Reading:
-    """Return how messages are read: only `parse` makes control tokens of what a row spells."""
+    """Return how special strings in messages are read: only `parse` makes them control tokens."""
     return "parse" if setting == "parse" else "text"
 
 
 def special_strings(
     examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
 ) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of the rows that hold each special string, the most frequent first; markers are none."""
+    """Return the rows of each special string except assistant markers, most frequent first."""
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example, _, string in _found(examples, template, codec):
         found[string][example.number] = None
@@ -30,11 +30,11 @@ def special_strings(
 
 
 def refuse(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec, path: str) -> None:
-    """Raise DataError with every row and turn whose text holds a special string."""
+    """Raise DataError with every row and turn whose text has a special string."""
     turns: defaultdict[tuple[str, int], dict[str, None]] = defaultdict(dict)
     for example, index, string in _found(examples, template, codec):
         turns[example.where, index][string] = None
-    way = "take them out, or set data.special_tokens to text or parse"
+    way = "remove them, or set data.special_tokens to text or parse"
     faults = [
         f"{path}: {where}: turn {index + 1}: its text has {', '.join(strings)}, special tokens of this base: {way}"
         for (where, index), strings in turns.items()
@@ -44,9 +44,9 @@ def refuse(examples: Sequence[Example], template: ChatTemplate | None, codec: Co
 
 
 def written_warning(found: Mapping[str, tuple[int, ...]], unit: str, reading: Reading) -> str:
-    """Return the warning that names the strings and their rows, and how they are read."""
+    """Return the warning with the strings, their rows, and how they are read."""
     made = {
-        "text": "trained and served as text (data.special_tokens: text accepts that, parse makes control tokens)",
+        "text": "trained and served as text (data.special_tokens: text silences this, parse makes them control tokens)",
         "parse": "read as control tokens (data.special_tokens is parse)",
     }
     return f"special strings of this base, {rows_named(found, unit)}, are in the messages: they are {made[reading]}"

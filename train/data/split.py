@@ -1,4 +1,4 @@
-"""Which rows are held out: split by content, so that what is examined was never trained."""
+"""Choose the held-out rows, by content, so that the exam has only untrained content."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ MAX_SHOWN = 3
 
 
 def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None) -> tuple[list[Row], list[Row]]:
-    """Return the rows to train on and the rows held out, in file order on both sides.
+    """Return the training rows and the held-out rows, both in file order.
 
     A share of the examples is held out, at least one and at most `most`; with a share of 0 a twentieth (at most 64),
-    because the exam needs rows that were never trained. Rows of one example and rows that share content
-    (`dedupe.groups`) stay together; groups are taken in an order that only the seed and their content settle, each that
-    still fits.
+    because the exam needs untrained rows. Rows of one example and rows that share content (`dedupe.groups`) stay
+    together. Groups are taken if they fit, in an order that depends only on the seed and their content.
     """
     examples = list({id(row.example): row.example for row in rows}.values())
     keys = dedupe.groups(examples)
@@ -33,11 +32,11 @@ def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None)
         found = f"{len(examples)} rows, all with the same content" if len(examples) > 1 else f"{len(examples)} row"
         raise DataError(
             f"the data has {found}: at least {MIN_ROWS} {'different ones ' if len(examples) > 1 else ''}are needed,"
-            " one to learn and one to examine"
+            " one to train and one to hold out"
         )
     count = round(len(examples) * share) if share else min(MAX_HELDOUT_UNASKED, len(examples) // 20)
     if most is not None and count > most:
-        say(f"data: {most} of {len(examples)} rows are held out, not {count}: data.eval_rows bounds each evaluation")
+        say(f"data: {most} of {len(examples)} rows are held out, not {count}: data.eval_rows limits each evaluation")
         count = most
     chosen = _choose(sizes, min(max(1, count), len(examples) - 1), seed)
     held = {id(example) for example, key in zip(examples, keys, strict=True) if key in chosen}
@@ -45,10 +44,10 @@ def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None)
 
 
 def bounded(heldout: Sequence[Row], most: int, seed: int, path: str) -> list[Row]:
-    """Return the rows of an eval file that are evaluated, at most `most`: by seed and content, in file order."""
+    """Return at most `most` rows of an eval file, chosen by seed and content, in file order."""
     if len(heldout) <= most:
         return list(heldout)
-    say(f"data: {most} of the {len(heldout)} rows of {path} are evaluated: data.eval_rows bounds each evaluation")
+    say(f"data: {most} of the {len(heldout)} rows of {path} are evaluated: data.eval_rows limits each evaluation")
     keys = dedupe.groups([row.example for row in heldout])
     rank = {key: place for place, key in enumerate(dedupe.ordered(Counter(keys), seed))}
     order = sorted(range(len(heldout)), key=lambda i: rank[keys[i]])
@@ -56,7 +55,7 @@ def bounded(heldout: Sequence[Row], most: int, seed: int, path: str) -> list[Row
 
 
 def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
-    """Return the groups to hold out: at most `wanted` rows; where every group is larger, the smallest."""
+    """Return the groups to hold out: at most `wanted` rows, or the smallest group if all are larger."""
     order, chosen = dedupe.ordered(sizes, seed), set()
     left = wanted
     for key in order:
@@ -69,47 +68,47 @@ def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
 def without_overlap(
     train: Sequence[Example], heldout: Sequence[Example], data: DataSection
 ) -> tuple[list[Example], int]:
-    """Return the training rows as `data.eval_overlap` wants them, and how many held-out rows were found among them.
+    """Apply `data.eval_overlap`; return the training rows and the number of held-out rows found among them.
 
-    Raises DataError, with the first rows on both sides, where rows of the eval file are in the training file and that
-    is an error, or where nothing would be left to train on.
+    Raises DataError, with the first rows on both sides, if the files share rows and that is an error, or if nothing
+    would be left to train on.
     """
     shared = dedupe.overlap(train, heldout)
     if not shared:
         return list(train), 0
-    places = "; ".join(f"{held.where} is its {trained.where}" for held, trained in shared[:MAX_SHOWN])
+    places = "; ".join(f"{held.where} is {trained.where} there" for held, trained in shared[:MAX_SHOWN])
     more = f"; {len(shared) - MAX_SHOWN} more" if len(shared) > MAX_SHOWN else ""
     text = (
-        f"data.eval_path {data.eval_path}: {len(shared)} of its {len(heldout)} rows are in data.path {data.path} as"
-        f" well ({places}{more})"
+        f"data.eval_path {data.eval_path}: {len(shared)} of its {len(heldout)} rows are also in data.path {data.path}"
+        f" ({places}{more})"
     )
     if data.eval_overlap == "error":
         raise DataError(
-            f"{text}: what was trained can't be examined; take them out of one of the files, or set data.eval_overlap"
-            " to drop (not trained) or allow"
+            f"{text}: trained rows can't be used for evaluation; remove them from one file, or set data.eval_overlap"
+            " to drop (don't train them) or allow"
         )
     if data.eval_overlap == "allow":
-        warn(f"{text}, and are trained (data.eval_overlap allow): the eval loss and the exam look better than they are")
+        warn(f"{text} and are trained (data.eval_overlap allow): the eval loss and the exam will look too good")
         return list(train), len(shared)
     remaining = dedupe.without(train, heldout)
     if not remaining:
-        raise DataError(f"{text}: with data.eval_overlap drop no row would be left to train on")
-    say(f"data: {text}: {len(train) - len(remaining)} training rows are left out (data.eval_overlap drop)")
+        raise DataError(f"{text}: with data.eval_overlap drop, no row would be left to train on")
+    say(f"data: {text}: {len(train) - len(remaining)} training rows are dropped (data.eval_overlap drop)")
     return remaining, len(shared)
 
 
 def near(train: Sequence[Row], heldout: Sequence[Row], data: DataSection) -> tuple[int, str]:
-    """Return how many held-out rows have a near duplicate that is trained, and a warning ("" where there is none)."""
+    """Return the number of held-out rows with a near duplicate among the training rows, and a warning or ""."""
     found = dedupe.near_duplicates(_examples(train), _examples(heldout))
     if not found.pairs:
         return 0, ""
     held, trained = found.pairs[0]
     files = (f"{data.eval_path} ", f"{data.path} ") if data.eval_path else ("", "")
-    some = "" if found.whole else " (the training rows that were compared)"
+    some = "" if found.whole else " (not all training rows were compared)"
     return len(found.pairs), (
         f"{len(found.pairs)} of {found.compared} held-out rows are near duplicates of training rows{some}: the same"
         f" prompt, or half of the five-word sequences (first: {files[0]}{held.where} and {files[1]}{trained.where});"
-        " the eval loss and the exam look better than on new rows"
+        " the eval loss and the exam will look better than on new rows"
     )
 
 

@@ -1,4 +1,4 @@
-"""What in a text looks wrong though it is well-formed: empty cells, escapes, line ends, invisible characters."""
+"""Find suspicious content in well-formed texts: empty cells, escapes, line ends, invisible characters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# what programs write for a cell without a value; \N is MySQL's and PostgreSQL's
+# programs' text for empty cells; \N is from MySQL and PostgreSQL
 EMPTY_CELLS = frozenset(
     {"nan", "-nan", "none", "null", "nil", "na", "n/a", "<na>", "nat", "undefined", "(null)", "\\n"}
     | {"#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!"}
 )
-# LaTeX commands whose first letter a literal \n, \r, \t or \u could be taken for
+# LaTeX commands that look like a literal \n, \r, \t or \u
 _LATEX = (
     r"(?:n(?:abla|atural|e|ear|eg|eq|eqq|ewline|ewcommand|ewpage|exists|geq|gtr|i|leq|less|mid|o|oindent|olimits|onumber"
     r"|ormalsize|ormal|ot|otag|otin|parallel|prec|sim|subseteq|succ|supseteq|u|um|warrow|earrow|searrow)"
@@ -19,7 +19,7 @@ _LATEX = (
 )
 _BREAK = re.compile(rf"(?<!\\)\\(?!{_LATEX})(?:r\\n|n)")
 _UNICODE = re.compile(r"(?<!\\)\\u[0-9a-fA-F]{4}")
-# code and paths, in which a backslash stands rightly
+# code and paths, where backslashes are legitimate
 _LITERALS = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\"(?:[^\"\\\n]|\\.)*\"|(?<!\w)'(?:[^'\\\n]|\\.)*'(?!\w)|\b[A-Za-z]:\\\S*|\\\\\w\S*",
     re.DOTALL,
@@ -34,17 +34,16 @@ _BLACK_FLAG = "\U0001f3f4"
 
 
 def empty_cells(text: str, question: bool) -> Iterator[str]:
-    """Yield the text where it is nothing but a written empty cell; of a `question` also its last line (an input)."""
+    """Yield the text, or for a `question` its last line (an input), if it is only an empty cell's text."""
     found = (text.rpartition("\n")[2] if question else text).strip()
     if found.lower() in EMPTY_CELLS:
         yield found
 
 
 def escapes(text: str) -> Iterator[str]:
-    r"""Yield \n or \uXXXX where a text has the characters of the escape in the place of what it stands for.
+    r"""Yield \n or \uXXXX if a text has the escape as literal characters.
 
-    A literal \n counts in a text that has no line break of its own; what stands in code, quotes, paths and LaTeX does
-    not count.
+    A literal \n counts only in a text without line breaks. Code, quotes, paths and LaTeX don't count.
     """
     if "\\" not in text:
         return
@@ -56,7 +55,7 @@ def escapes(text: str) -> Iterator[str]:
 
 
 def line_ends(text: str) -> Iterator[str]:
-    """Yield "CR LF" and "CR" where a text's lines end so."""
+    """Yield the kinds of line ends in a text other than LF: "CR LF" and "CR"."""
     if "\r\n" in text:
         yield "CR LF"
     if text.count("\r") > text.count("\r\n"):
@@ -64,7 +63,7 @@ def line_ends(text: str) -> Iterator[str]:
 
 
 def invisible(text: str) -> Iterator[str]:
-    """Yield the invisible characters of a text by code and name, but for those that its script or an emoji needs."""
+    """Yield the invisible characters of a text by code and name, except those that its script or an emoji needs."""
     if text.isascii():
         return
     rtl: bool | None = None
@@ -82,7 +81,7 @@ def invisible(text: str) -> Iterator[str]:
 
 
 def _joins(text: str, at: int) -> bool:
-    """Whether a joiner stands behind a letter of a script that joins, or behind an emoji."""
+    """Return whether a joiner follows a letter of a joining script, or an emoji."""
     before = text[at - 1] if at else " "
     skin_or_form = before in ("\ufe0f", "\u20e3") or "\U0001f3fb" <= before <= "\U0001f3ff"
     return skin_or_form or unicodedata.category(before) in ("So", "Mn", "Mc") or "\u0600" <= before <= "\u1cff"

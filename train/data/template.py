@@ -1,4 +1,4 @@
-"""Which chat template a run uses, the codec of its tokenizer, and what does not fit between the two."""
+"""Choose a run's chat template, make its tokenizer's codec, and find mismatches between the two."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .mask import Codec, Row
 MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
 
 NO_TEMPLATE = (
-    "the base has no chat template: what is trained will answer /v1/completions and refuse /v1/chat/completions; for"
+    "the base has no chat template: the trained model will serve /v1/completions but not /v1/chat/completions; for"
     " chats, set chat.template"
 )
 
 
 def load_tokenizer(directory: Path, base: BaseSection) -> Any:
-    """Load the base's tokenizer, no weights. Raises ConfigError that names the setting where it needs remote code."""
+    """Load the base's tokenizer without weights. Raises ConfigError if that fails or needs remote code."""
     try:
         return tokenizers.load(directory, base.trust_remote_code)
     except TokenizerError as error:
@@ -42,17 +42,17 @@ def load_tokenizer(directory: Path, base: BaseSection) -> Any:
 
 
 def loading_fault(base: BaseSection, error: Exception) -> str:
-    """Say in one line why transformers can't load a base."""
+    """Return in one line why transformers can't load a base."""
     if "trust_remote_code" in str(error):
         return (
-            f"base.id {base.id}: it brings its own Python code; read that code, then set base.trust_remote_code: true"
+            f"base.id {base.id}: it needs its own Python code; read that code, then set base.trust_remote_code: true"
             " if you trust it"
         )
     return f"base.id {base.id}: transformers can't load it: {first_line(error)}"
 
 
 def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
-    """Return the run's template: the named one, the file's, else the base's own; None where the base has none."""
+    """Return the run's template: the named one, the file's, else the base's own; None if the base has none."""
     date = chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
     source = load_template(chat.template) if chat.template else None
     found = from_tokenizer(tokenizer, date, source, chat.template_kwargs)
@@ -68,22 +68,22 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
     """Return the template, or raise ChatError with the names to choose from."""
     if template is None:
         raise ChatError(
-            f"base.id {base.id}: these are chat rows and the base has no chat template: set chat.template to one of"
+            f"base.id {base.id}: the rows are chats but the base has no chat template: set chat.template to one of"
             f" {', '.join(named_templates())}, or to a .jinja file"
         )
-    template.check()  # once, not for every row
+    template.check()  # once, instead of for every row
     return template
 
 
 def lost_thoughts(rows: Sequence[Row], template: ChatTemplate, codec: Codec) -> list[str]:
-    """Return the warning that names the thoughts (`reasoning`) which are not trained, if there are any."""
+    """Return a warning about reasoning in rows that is not trained, if there is any."""
     lost = [row.example for row in rows if any(not kept for kept in _thoughts_kept(row, codec))]
     if not lost:
         return []
-    why = "reads none" if template.thought_field is None else "leaves them out"
+    why = "does not read reasoning" if template.thought_field is None else "leaves it out"
     return [
-        f"thoughts of {len(lost)} rows (first {lost[0].where}) are not trained: the chat template {why}; write them"
-        " into the content as its model writes thoughts, or set chat.template to one that takes them"
+        f"the reasoning of {len(lost)} rows (first {lost[0].where}) is not trained: the chat template {why}; include it"
+        " in the content as the base writes reasoning, or set chat.template to one that supports it"
     ]
 
 
@@ -96,9 +96,9 @@ def _thoughts_kept(row: Row, codec: Codec) -> Iterator[bool]:
 
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
-    """Return the interface to the tokenizer that masking uses; `reading` says what special strings in messages are."""
+    """Return the tokenizer's interface for masking; `reading` defines how special strings in messages are read."""
     if tokenizer.eos_token_id is None:
-        raise ConfigError("the base's tokenizer has no end-of-text token (eos_token): nothing could end a response")
+        raise ConfigError("the base's tokenizer has no end-of-text token (eos_token), so responses could not end")
     encode = partial(_encode, tokenizer)
     return Codec(
         encode=encode,
@@ -123,26 +123,26 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 def warnings(
     template: ChatTemplate, tokenizer: Any, terminator_ids: Sequence[int], base_end_ids: set[int]
 ) -> list[str]:
-    """Return what does not fit: markers that are no single token here, terminators that the base does not know."""
+    """Return mismatches: markers that are not single tokens, terminators that don't end the base's generation."""
     markers = sorted(set(MARKER.findall(template.written)))
     split = [m for m in markers if len(tokenizer(m, add_special_tokens=False).input_ids) != 1]
     found = []
     if split:
         found.append(
-            f"the chat template's markers {', '.join(split)} are not single tokens of this tokenizer: the model sees"
-            " them as ordinary text and learns them slowly; the base's own template would fit better"
+            f"the chat template's markers {', '.join(split)} are not single tokens of this tokenizer: the model reads"
+            " them as ordinary text and learns them slowly; the base's own template would be better"
         )
     foreign = [tokenizer.convert_ids_to_tokens(i) for i in dict.fromkeys(terminator_ids) if i not in base_end_ids]
     if foreign:
         found.append(
-            f"the chat template ends a turn with {', '.join(foreign)}, which this base does not stop at by itself:"
-            " it is recorded as a stop token, and other servers must be told of it"
+            f"the chat template ends a turn with {', '.join(foreign)}, where this base does not stop by default:"
+            " it is recorded as a stop token, and other servers need it as a setting"
         )
     return found
 
 
 def base_end_ids(directory: Path, tokenizer: Any) -> set[int]:
-    """Return the ids at which the base ends a generation: its generation config's and its tokenizer's."""
+    """Return the ids that end the base's generation, from its generation config and tokenizer."""
     from transformers import GenerationConfig
 
     ids = {tokenizer.eos_token_id}

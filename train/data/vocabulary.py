@@ -1,6 +1,6 @@
-"""Before the first step: what will be saved gives the ids that are trained, in transformers and in llama.cpp.
+"""Check before the first step that the saved tokenizer gives the trained ids in transformers and llama.cpp.
 
-A run whose prompts llama.cpp reads otherwise can never pass the export's prompt parity: better to say so here.
+A run whose prompts llama.cpp tokenizes differently can't pass the export's prompt parity, so it is refused here.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from .mask import Codec, Row
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
 MOST_NAMED = 3
-WORDING = b"3"  # counts changes to what is kept, so that warnings of an older version are made again
+WORDING = b"4"  # increase it when warnings change, so that cached ones are not used
 LIBRARIES = ("transformers", "tokenizers")
 
 
 def check_vocabulary(
     tokenizer: Any, base: Base, examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
 ) -> list[str]:
-    """Save the tokenizer aside, load it as other programs do, and compare the ids on the first rows and probe texts.
+    """Save the tokenizer temporarily, load it as other programs do, and compare ids on first rows and sample texts.
 
-    Raises ConfigError where rows differ, because no export could pass then; returns warnings where only probe texts do,
-    or where llama.cpp's converter does not know the tokenizer. What passed is cached.
+    Raises ConfigError if rows differ, since no export could pass then. Returns warnings if only sample texts differ, or
+    if llama.cpp's converter does not support the tokenizer. The result is cached.
     """
     texts = _texts(examples, template)
     rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
@@ -62,15 +62,15 @@ def check_vocabulary(
         probes = [codec.normalise(text) for text in comparison.sample_texts(tokenizer)]
         if difference := comparison.reload_difference(saved, codec.encode, [*rows, *probes]):
             raise ConfigError(
-                f"base.id {base.id}: its tokenizer, once saved, gives other ids in transformers and vLLM:"
+                f"base.id {base.id}: its tokenizer, once saved, gives different ids in transformers and vLLM:"
                 f" {difference}; the tuned model could not be served as it was trained"
             )
         if not CONVERTER.is_file():
-            say("tokenizer: llama.cpp's converter is not installed here: the export will compare llama.cpp's ids")
+            say("tokenizer: llama.cpp's converter is not installed: the export will compare llama.cpp's ids")
             return changed
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
-    with suppress(OSError):  # a cache that can't be written costs the comparison again
+    with suppress(OSError):  # without a writable cache, the next run compares again
         write_atomic(cached, json.dumps(warnings, ensure_ascii=False) + "\n")
     return [*changed, *warnings]
 
@@ -82,43 +82,43 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
         return [f"llama.cpp's ids could not be compared with training's: {error}"]
     except Unconvertible as error:
         return [
-            f"{error}: no GGUF can be made of what is trained on this base, and `make serve` needs one;"
-            " training and the export's merged/, which transformers and vLLM load, are not affected"
+            f"{error}: no GGUF can be made from a model trained on this base, and `make serve` needs one; training and"
+            " the export's merged/ for transformers and vLLM are not affected"
         ]
     except VocabularyError as error:
-        return [f"llama.cpp can't take this base's tokenizer, so no GGUF of it could be served: {error}"]
+        return [f"llama.cpp does not support this base's tokenizer, so a GGUF of it could not be served: {error}"]
     texts = [*rows, *probes]
     differences = [comparison.ids_difference(t, i, codec.encode(t)) for t, i in zip(texts, found, strict=True)]
     if row := next(filter(None, differences[: len(rows)]), ""):
         raise ConfigError(
-            f"base.id {base.id}: llama.cpp tokenizes rows of this data otherwise than the base's own tokenizer, so no"
+            f"base.id {base.id}: llama.cpp tokenizes rows of this data differently from the base's own tokenizer, so no"
             f" GGUF of this run could pass its exam: {row}"
         )
     if probe := next(filter(None, differences[len(rows) :]), ""):
         return [
-            f"llama.cpp tokenizes some texts otherwise than the base's own tokenizer (none of this data's first rows):"
+            f"llama.cpp tokenizes some texts differently from the base's tokenizer (none of this data's first rows):"
             f" {probe}"
         ]
     return []
 
 
 def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
-    """Warn of a tokenizer that rewrites texts (lower case, NFKC): llama.cpp does not; composed accents are as good."""
+    """Return a warning if the tokenizer rewrites texts (lower case, NFKC), except by NFC: llama.cpp does not."""
     for text in texts:
         found, wanted = normalize("NFC", codec.normalise(text)), normalize("NFC", text)
         if found != wanted:
             at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(found))
             here = slice(max(0, at - 20), at + 20)
             return [
-                f"base.id {base.id}: its tokenizer rewrites these texts ({wanted[here]!r} becomes {found[here]!r}) and"
-                " llama.cpp does not: a GGUF reads prompts otherwise than they were trained, unless clients send them"
+                f"base.id {base.id}: its tokenizer rewrites these texts ({wanted[here]!r} becomes {found[here]!r}), but"
+                " llama.cpp does not: a GGUF reads prompts differently from training, unless clients send them"
                 " rewritten"
             ]
     return []
 
 
 def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
-    """Return the first rows as the model sees them: rendered chats, plain texts; bounded in number and length."""
+    """Return the first rows as the model reads them (rendered chats, plain texts), limited in number and length."""
     texts: list[str] = []
     left = MOST_CHARACTERS
     for example in examples[:MOST_TEXTS]:
@@ -135,13 +135,13 @@ def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[s
 
 
 def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
-    """Whether the rows start with a special token in their text, as rendered chats do."""
+    """Return whether the rows' text starts with a special token, as in rendered chats."""
     special = [token for token in tokenizer.get_added_vocab() if token.strip()]
     return any(row.startswith(tuple(special)) for row in rows[:1])
 
 
 def _digest(saved: Path, rows: Sequence[str]) -> str:
-    parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates have a directory
+    parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates are in a directory
     parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
     parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
     parts += [WORDING]
@@ -150,9 +150,9 @@ def _digest(saved: Path, rows: Sequence[str]) -> str:
 
 
 def embedded(tokenizer: Any, base: Base) -> tuple[Any, list[str], list[str]]:
-    """Return the tokenizer without the added tokens that the base has no embeddings for, those, and a warning of them.
+    """Return the tokenizer without added tokens that have no embedding, these tokens, and a warning about them.
 
-    Nothing is done where neither config.json nor the weights say how many embeddings there are.
+    Nothing is changed if neither config.json nor the weights have the number of embeddings.
     """
     size = embeddings.rows(base.path)
     if size is None or not (lacking := unembedded(tokenizer, size)):
@@ -166,18 +166,18 @@ def embedded(tokenizer: Any, base: Base) -> tuple[Any, list[str], list[str]]:
     shown += " and more" if len(lacking) > MOST_NAMED else ""
     whole = len(dropped) == len(lacking)
     warning = (
-        f"base.id {base.id}: its tokenizer has tokens without an embedding: {len(lacking)} beyond the {size:,} that the"
-        f" base has ({shown}): a row that uses one is refused, and"
-        f" {'they are left out of what is saved' if whole else 'no GGUF can be made of such a base'}"
+        f"base.id {base.id}: its tokenizer has {len(lacking)} tokens without an embedding, beyond the base's {size:,}"
+        f" ({shown}): rows that use one are refused, and"
+        f" {'they are not saved' if whole else 'no GGUF can be made from such a base'}"
     )
     return kept, dropped, [warning]
 
 
 def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, dropped: Sequence[str] = ()) -> None:
-    """Raise ConfigError where rows use tokens that the base has no embeddings for, by id or by text.
+    """Raise ConfigError if rows use tokens, by id or by text, for which the base has no embedding.
 
-    `dropped` are those of `embedded`, which the tokenizer no longer knows. Nothing is checked where neither config.json
-    nor the weights say how many embeddings there are.
+    `dropped` are the tokens that `embedded` removed from the tokenizer. Nothing is checked if neither config.json nor
+    the weights have the number of embeddings.
     """
     size = embeddings.rows(base.path)
     if size is None:
@@ -193,8 +193,8 @@ def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, droppe
             for found in pattern.findall(text) if pattern else ():
                 where.setdefault(f"{found!r} has no embedding", row.example.where)
     faults = [
-        f"{path}: {place}: the token {token}, and base.id {base.id} has embeddings for {size:,} tokens (vocab_size in"
-        " config.json): take it out of the data, or give a base whose embeddings were resized to its tokenizer"
+        f"{path}: {place}: the token {token}, but base.id {base.id} has embeddings for {size:,} tokens (vocab_size in"
+        " config.json): remove it from the data, or use a base whose embeddings were resized to its tokenizer"
         for token, place in where.items()
     ]
     if faults:

@@ -1,1 +1,1 @@
-"""What makes a training step fast: LoRA layers, packed attention, loss, offload, compilation."""
+"""Fast training steps: LoRA layers, packed attention, loss, offload, compilation."""

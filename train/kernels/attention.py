@@ -1,4 +1,4 @@
-"""Attention over packed rows: several rows follow one another in one sequence, and none attends to another."""
+"""Attention over packed rows: several rows in one sequence, without attention across rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..private.transformers import attention_configs, attention_switched
 
 NAME = "burnish_packed"
 MAX_HEAD_WIDTH = 256
-_MAX_LENGTH_STEP = 256  # the longest row's length is rounded up: fewer variants for the compiler
+_MAX_LENGTH_STEP = 256  # the longest row's length is rounded up, for fewer variants in the compiler
 
 
 class NotPackable(Exception):
-    """A model needs something of attention that packed rows don't have."""
+    """A model needs an attention feature that packed rows don't support."""
 
 
 def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
-    """Return what a model's forward takes for rows of these lengths: position_ids [1, T] and the rows' borders [n + 1].
+    """Return forward's arguments for rows of these lengths: position_ids [1, T] and row boundaries [n + 1].
 
-    The names are those that transformers' models hand on to their attention function.
+    The names are those that transformers' models pass to their attention function.
     """
     borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     positions = torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0)
@@ -39,23 +39,23 @@ def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]
 
 
 def packed(configs: list[Any]) -> AbstractContextManager[None]:
-    """Let a model attend within packed rows only, as `packed_arguments` describes them; then as it did before."""
+    """Make a model attend only within packed rows (see `packed_arguments`) inside the context."""
     return attention_switched(configs, NAME, attend)
 
 
 @torch.no_grad()
 def padding_reason(model: Any) -> str:
-    """Return why a model's rows can't be packed; "" where they can.
+    """Return why a model's rows can't be packed; "" if they can.
 
-    Whether rows leak into one another (as in state-space layers) is tested on two short rows, packed and each by
-    itself; what such rows wouldn't show is read from the configuration.
+    Leaks between rows (as in state-space layers) are tested with two short rows, packed and separate. Features that
+    such rows would not reveal are read from the configuration.
     """
     inner, was_training = model.get_base_model(), model.training
     config, body = inner.config.get_text_config(), getattr(inner, inner.base_model_prefix, None)
     if body is None:
-        return "this base has no body apart from its head"
+        return "this base does not separate its body from its head"
     if getattr(config, "attention_dropout", None) or getattr(config, "attention_chunk_size", None):
-        return "this base drops attention weights, or attends in chunks"
+        return "this base uses attention dropout or chunked attention"
     if fault := _kernel_fault(inner):
         return fault
     model.eval()
@@ -71,11 +71,11 @@ def padding_reason(model: Any) -> str:
     finally:
         model.train(was_training)
     leaks = (together - alone).float().norm() > 0.1 * alone.float().norm()
-    return "in this base packed rows attend to one another" if leaks else ""
+    return "in this base, packed rows influence one another" if leaks else ""
 
 
 def _kernel_fault(model: Any) -> str:
-    """Return what the GPU's kernel for rows of many lengths lacks (it needs Ampere, 16 bits, heads up to 256)."""
+    """Return why the GPU's variable-length kernel can't be used (it needs Ampere, 16 bits, heads up to 256)."""
     if model.device.type != "cuda":
         return ""
     if torch.cuda.get_device_capability() < (8, 0):
@@ -83,7 +83,7 @@ def _kernel_fault(model: Any) -> str:
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     fits = width <= MAX_HEAD_WIDTH and model.dtype in (torch.bfloat16, torch.float16)
-    return "" if fits else f"packed attention takes 16-bit numbers and heads of at most {MAX_HEAD_WIDTH} on a GPU"
+    return "" if fits else f"packed attention on a GPU needs 16-bit numbers and heads of at most {MAX_HEAD_WIDTH}"
 
 
 def attend(
@@ -103,9 +103,9 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row: query [1, heads, T, d], key, value [1, kv heads, T, d] → [1, T, heads, d]."""
     if softcap is not None or s_aux is not None:
-        raise NotPackable("this base caps attention scores, or has attention sinks")
+        raise NotPackable("this base uses softcapping of attention scores, or attention sinks")
     if cu_seq_lens_q is None or max_length_q is None:
-        raise NotPackable("this base doesn't hand the rows' borders on to its attention")
+        raise NotPackable("this base doesn't pass row boundaries to its attention")
     if query.is_cuda:
         out = _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:
@@ -140,7 +140,7 @@ def _row_by_row(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """The same where there is no such kernel: each row by itself."""
+    """The same as `_varlen` without that kernel: one row at a time."""
     rows = []
     for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
         q, k, v = (x[:, :, start:end] for x in (query, key, value))
@@ -159,9 +159,9 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
 
 
 def _groups() -> dict[str, bool]:
-    """Return how this torch's kernel is told that several heads share keys and values.
+    """Return this torch's kernel option for heads that share keys and values.
 
-    2.11's takes them without a word (tests/test_train_gpu.py compares its gradients), later ones want one.
+    Version 2.11 needs none (tests/test_train_gpu.py compares its gradients), later versions do.
     """
     from torch.nn.attention.varlen import varlen_attn
 

@@ -1,4 +1,4 @@
-"""What makes a training step fast on a GPU: fused LoRA layers, and decoder layers compiled one by one."""
+"""Fast layers for training on a GPU: fused LoRA layers, and separately compiled decoder layers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .offload import Offload
 
 
 class FastLayers:
-    """A model's decoder layers, compiled; switched on for training steps only.
+    """A model's compiled decoder layers, used only in training steps.
 
-    Evaluation and the exam run the model as its authors wrote it, with shapes that the compiler would never see twice.
+    Evaluation and the exam run the original model: their shapes rarely repeat, so compilation would not pay off.
     """
 
     def __init__(self, model: Any, compiled: bool) -> None:
@@ -27,17 +27,17 @@ class FastLayers:
         self._offload: Offload | None = None
 
     def checkpoint(self) -> None:
-        """Keep of each compiled layer its input only, in the host's memory, and compute the rest again in backward.
+        """Store only each compiled layer's input, in host memory, and recompute the rest in the backward pass.
 
-        The compiler does it: unlike torch.utils.checkpoint it leaves out what no gradient needs, the layer's last
-        product above all, a quarter of its arithmetic.
+        The compiler does this. Unlike torch.utils.checkpoint it skips what no gradient needs, mainly the layer's last
+        product, a quarter of its arithmetic.
         """
-        torch.compiler.reset()  # layers may have been compiled to keep more
+        torch.compiler.reset()  # layers may have been compiled to store more
         self._offload = Offload(len(self.layers))
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Run the compiled layers inside, with the adapter as it is now."""
+        """Use the compiled layers inside the context, with the current adapter."""
         self.fused.refresh()
         calls = [self._offload.wrap(call) if self._offload else call for call in self._compiled]
         try:
@@ -49,5 +49,5 @@ class FastLayers:
                 self._offload.clear()
 
     def close(self) -> None:
-        """Give the model its own layers back."""
+        """Restore the model's own layers."""
         self.fused.close()

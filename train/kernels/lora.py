@@ -1,11 +1,10 @@
-"""LoRA layers as one operation on a GPU: frozen weights, in 4 or 16 bits, and the adapter's thin products.
+"""LoRA layers as one GPU operation: frozen weights in 4 or 16 bits, and the adapter's thin products.
 
-PEFT's layer makes some thirty small operations of it, casts included, and their launches take longer than the
-arithmetic where a micro-batch is small. Layers that are given the same input (q, k, v; gate, up) are one operation:
-the adapters' products read that input once, and its gradient is written once. The operations are opaque to
-torch.compile, which fuses what lies between them; they are defined through torch.library's low level, whose calls cost
-less than a custom_op's. The thin product comes first: the large one then adds to it as it writes, where the other order
-reads and writes it once more.
+PEFT's layer takes about thirty small operations, including casts, whose launches take longer than the arithmetic for a
+small micro-batch. Layers with the same input (q, k, v; gate, up) are one operation: the adapters' products read the
+input once, and its gradient is written once. The operations are opaque to torch.compile, which fuses the code between
+them. They are defined with torch.library's low-level API, whose calls cost less than a custom_op's. The thin product is
+computed first, so that the large one adds to it while writing; the other order would read and write it once more.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from torch import Tensor
 from ..private.bitsandbytes import block_scales, is_nf4, is_quantized
 from ..private.torch import copy_scaled
 
-NF4_BLOCK = 64  # weights of a scale
-NAME = "default"  # PEFT's name of an only adapter
-SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # what transformers' models call these layers
+NF4_BLOCK = 64  # weights per scale
+NAME = "default"  # PEFT's name for a single adapter
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layer names in transformers
 _LIBRARY: Any = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "lora(Tensor x, Tensor low, Tensor[] weights, Tensor[] scales, int[] outs, Tensor[] a, Tensor[] b, Tensor a_low,"
@@ -37,10 +36,10 @@ def _lora(
     x: Tensor, low: Tensor, weights: list[Tensor], scales: list[Tensor], outs: list[int], a: list[Tensor],
     b: list[Tensor], a_low: Tensor, b_low: list[Tensor], factors: list[float],
 ) -> list[Tensor]:  # fmt: skip
-    """x [T, in], low = x·[A₁; A₂; …]ᵀ [T, Σr] → of each layer i: x·Wᵢᵀ + lowᵢ·(factorᵢ·Bᵢ)ᵀ [T, outᵢ].
+    """Compute from x [T, in] and low = x·[A₁; A₂; …]ᵀ [T, Σr] for each layer i: x·Wᵢᵀ + lowᵢ·(factorᵢ·Bᵢ)ᵀ [T, outᵢ].
 
-    `a` [r, in] and `b` [out, r] are the trained float32 tensors, which gradients go to; `a_low` [Σr, in] and `b_low`
-    hold A and factor·B in x's dtype. `low` is an operation of its own, which backward needs again where y is not.
+    `a` [r, in] and `b` [out, r] are the trained float32 tensors, which receive the gradients; `a_low` [Σr, in] and
+    `b_low` have A and factor·B in x's dtype. `low` is computed separately because backward needs it but not y.
     """
     parts = _split(low, b_low)
     return [(part @ b_low[i].t()).addmm_(x, _dense(weights, scales, i, outs[i], x).t()) for i, part in enumerate(parts)]
@@ -50,7 +49,7 @@ def _lora_backward(
     dy: list[Tensor], x: Tensor, low: Tensor, weights: list[Tensor], scales: list[Tensor], b: list[Tensor],
     a_low: Tensor, b_low: list[Tensor], factors: list[float],
 ) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
-    """Return the gradients by x (its dtype), by [A₁; A₂; …] and by each B (float32)."""
+    """Return the gradients with respect to x (in its dtype), [A₁; A₂; …] and each B (float32)."""
     dlow = torch.empty_like(low)
     for each, part, lower in zip(dy, _split(dlow, b_low), b_low, strict=True):
         torch.mm(each, lower, out=part)
@@ -67,7 +66,7 @@ def _split(low: Tensor, b_low: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _product32(left: Tensor, right: Tensor, factor: float) -> Tensor:
-    """Return factor·leftᵀ·right in float32, summed in it too."""
+    """Return factor·leftᵀ·right, summed and returned in float32."""
     if left.dtype == torch.float32:
         return (left.t() @ right).mul_(factor)
     nothing = left.new_empty((), dtype=torch.float32).expand(left.shape[1], right.shape[1])
@@ -118,7 +117,7 @@ torch.library.register_autograd("burnish::lora", _gradients, setup_context=_save
 
 
 class _Group(torch.nn.Module):
-    """Layers that are given the same input, as one operation. The first that is called computes for all of them."""
+    """Layers with the same input, as one operation. The first one called computes for all of them."""
 
     a_low: Tensor
 
@@ -133,14 +132,14 @@ class _Group(torch.nn.Module):
         self.register_buffer("a_low", torch.cat([each.detach().to(dtype) for each in a]), persistent=False)
         self.ranks = [len(each) for each in a]
         for i, (layer, base) in enumerate(zip(layers, bases, strict=True)):
-            # a plain tensor on the same memory: bitsandbytes' own class gets in the compiler's way
+            # a plain tensor on the same memory, because the compiler does not work with bitsandbytes' class
             self.register_buffer(f"weight_{i}", base.weight.detach().as_subclass(Tensor), persistent=False)
             self.register_buffer(f"b_{i}", layer.lora_B[NAME].weight.detach().to(dtype, copy=True), persistent=False)
             if (scales := block_scales(base.weight)) is not None:
                 self.register_buffer(f"scales_{i}", scales, persistent=False)
 
     def forward(self, x: Tensor, place: int, layers: list[Any]) -> Tensor:
-        """x [..., in] → the output [..., out] of the layer at `place` of `layers`, which are the group's."""
+        """Return the output [..., out] of the layer at `place` in the group's `layers` for x [..., in]."""
         if self.outputs is None or self.outputs[0] is not x or self.outputs[1][place] is None:
             self.outputs = (x, self._outputs(x.reshape(-1, x.shape[-1]), layers))
         outputs = self.outputs[1]
@@ -151,7 +150,7 @@ class _Group(torch.nn.Module):
         return y.view(*x.shape[:-1], self.outs[place])
 
     def _outputs(self, x: Tensor, layers: list[Any]) -> tuple[Tensor, ...]:
-        # the operation makes the whole gradient, the part through `low` too
+        # the operation computes the whole gradient, including the part through `low`
         low = x.detach() @ self.a_low.t()
         outputs: list[Tensor] = torch.ops.burnish.lora.default(
             x, low, self._each("weight"), self._each("scales") if hasattr(self, "scales_0") else [], self.outs,
@@ -164,14 +163,14 @@ class _Group(torch.nn.Module):
         return [getattr(self, f"{name}_{i}") for i in range(len(self.outs))]
 
     def adapter(self) -> list[Tensor]:
-        """Return the buffers that hold the adapter, A and then B of each layer, as views."""
+        """Return views of the buffers with the adapter: each layer's A, then each layer's B."""
         return [*torch.split(self.a_low, self.ranks), *self._each("b")]
 
 
 class Fused:
-    """The LoRA layers of a model that use the fused operation while gradients are computed.
+    """The LoRA layers of a model that use the fused operation when gradients are computed.
 
-    One that can't (dropout, several adapters, other quantization) stays PEFT's.
+    Layers that can't (dropout, several adapters, other quantization) keep PEFT's code.
     """
 
     def __init__(self, model: Any) -> None:
@@ -194,26 +193,26 @@ class Fused:
         self.refresh()
 
     def close(self) -> None:
-        """Give the layers PEFT's forward back."""
+        """Restore PEFT's forward."""
         for layer in self.layers:
             del layer.forward, layer._fused, layer._fused_place, layer._fused_layers
         self._groups.clear()
 
     def clear(self) -> None:
-        """Drop outputs that were computed and not used, where a pass broke off or a model leaves a layer out."""
+        """Drop unused outputs, after an aborted pass or if a model skips a layer."""
         for group in self._groups:
             group.outputs = None
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the trained adapter: once a step, for all layers at once."""
+        """Copy the trained adapter into the buffers, once per step for all layers."""
         if not self.layers:
             return
         copy_scaled(self._low, self._trained, self._factors)
 
 
 def _groups(model: Any) -> list[list[Any]]:
-    """Return the layers that can be fused, those that share an input together."""
+    """Return the layers that can be fused, grouped by shared input."""
     single = {id(m): m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "base_layer") and _fusable(m)}
     found = []
     for parent in model.modules():

@@ -1,4 +1,4 @@
-"""The loss over response tokens, without ever holding all logits."""
+"""The loss over response tokens, without storing all logits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 IGNORED = -100
-CHUNK = 1024  # tokens whose logits are held at once: 0.25 GiB in bfloat16 at 128,256 tokens of vocabulary
+CHUNK = 1024  # tokens whose logits are in memory: 0.25 GiB in bfloat16 with a vocabulary of 128,256
 
 
 def response_nll(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torch.Tensor:
-    """Return the summed negative log-likelihood of `targets` [N] after `hidden` [N, width], under a frozen linear head.
+    """Return the summed negative log-likelihood of `targets` [N] for `hidden` [N, width] and a frozen linear head.
 
-    The gradient is computed in the forward pass, so a chunk of logits is computed once and dropped.
+    The gradient is computed in the forward pass, so that each chunk of logits is computed only once.
     """
     apply: Any = _FrozenHeadNll.apply
     loss: torch.Tensor = apply(hidden, head.weight, getattr(head, "bias", None), targets)
@@ -23,14 +23,14 @@ def response_nll(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torc
 
 
 def is_plain(head: Any, config: Any) -> bool:
-    """Whether the head is frozen and linear, and its logits are used as they are (no soft cap, no scale)."""
+    """Return whether the head is frozen and linear, and its logits are neither softcapped nor scaled."""
     shaped = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
     plain = type(head) is torch.nn.Linear and not any(p.requires_grad for p in head.parameters())
     return plain and not any(getattr(config, name, None) not in (None, 1, 1.0) for name in shaped)
 
 
 def logits_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the same sum from logits [N, vocabulary]."""
+    """Return the summed negative log-likelihood from logits [N, vocabulary]."""
     return cross_entropy(logits.float(), targets, reduction="sum")
 
 
@@ -58,7 +58,7 @@ class _FrozenHeadNll(torch.autograd.Function):
 
 
 def _nll_and_gradient(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the summed loss of a chunk, and its gradient by the logits in their dtype: softmax minus the one true."""
+    """Return a chunk's summed loss, and its gradient with respect to the logits: softmax minus one-hot targets."""
     full = logits.float()
     log_sum = full.logsumexp(-1, keepdim=True)
     true = full.gather(-1, targets[:, None])

@@ -1,4 +1,4 @@
-"""Checkpoints of decoder layers in the host's memory: what a layer was given waits there for its backward pass."""
+"""Store activation checkpoints of decoder layers in host memory until their backward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from burnish.console import warn
 
 @dataclass
 class Offloaded:
-    """One layer's input: in pinned host memory, and on the GPU again once backward needs it."""
+    """One layer's input: in pinned host memory, and back on the GPU when backward needs it."""
 
     host: torch.Tensor
     device: torch.device
@@ -23,9 +23,9 @@ class Offloaded:
 
 
 class Offload:
-    """Copies the inputs of `layers` layers to the host in forward, and each back while the next layer is in backward.
+    """Copies layer inputs to the host in forward, and each back during the backward pass of the following layer.
 
-    Copies run beside the arithmetic, on a stream of their own. The last layer's input stays: it is needed at once.
+    Copies use a separate stream, in parallel to computation. The last layer's input stays: it is needed at once.
     """
 
     def __init__(self, layers: int) -> None:
@@ -35,13 +35,13 @@ class Offload:
         self._full = False
 
     def clear(self) -> None:
-        """Drop what a forward pass saved whose backward pass never came, once copies on the way have arrived."""
+        """Drop what a forward pass without a backward pass saved, after pending copies have finished."""
         if self._offloaded:
             torch.cuda.current_stream().wait_stream(self._stream)
         self._offloaded.clear()
 
     def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a layer's call with its first argument [1, T, hidden] moved away, where it is saved for backward."""
+        """Return a layer's call that offloads its first argument [1, T, hidden] when it is saved for backward."""
 
         def offloading(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             address, shape = hidden.data_ptr(), hidden.shape
@@ -61,7 +61,7 @@ class Offload:
             host = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True)
         except RuntimeError:  # CUDA's own error, not torch's of a full device
             self._full = True
-            warn("the host has no pinned memory left for checkpoints: the rest of them stay on the GPU")
+            warn("the host has no pinned memory left for activation checkpoints: the others stay on the GPU")
             return saved
         entry = Offloaded(host, saved.device)
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -74,7 +74,7 @@ class Offload:
     def _load(self, entry: torch.Tensor | Offloaded) -> torch.Tensor:
         if isinstance(entry, torch.Tensor):
             if self._offloaded:
-                self._fetch(self._offloaded[-1])  # the last layer's backward starts: the one before is next
+                self._fetch(self._offloaded[-1])  # the last layer's backward starts; prefetch the one before
             return entry
         while self._offloaded and self._offloaded.pop() is not entry:
             pass
@@ -89,7 +89,7 @@ class Offload:
         if entry.back is not None:
             return
         entry.back = torch.empty(entry.host.shape, dtype=entry.host.dtype, device=entry.device)
-        self._stream.wait_stream(torch.cuda.current_stream())  # its memory may still be in use for something else
+        self._stream.wait_stream(torch.cuda.current_stream())  # the new tensor's memory may still be in use
         with torch.cuda.stream(self._stream):
             entry.back.copy_(entry.host, non_blocking=True)
             entry.ready = self._stream.record_event()

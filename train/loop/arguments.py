@@ -1,4 +1,4 @@
-"""TRL's trainer over ready ids and labels: it is never given messages, and nothing is left for it to cut."""
+"""Configure TRL's trainer for prepared ids and labels: it gets no messages and truncates nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .trainer import Batching, PackedTrainer
 
 
 def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
-    """Return TRL's arguments; its batch is a whole step, which PackedTrainer cuts."""
+    """Return TRL's arguments; its batch is a whole step, which PackedTrainer divides."""
     options = SFTConfig(
         output_dir=str(output),
         **_batches(resolved),
@@ -36,10 +36,10 @@ def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
         **_device(resolved, world.device),
         logging_steps=resolved.train.logging_steps,
         logging_first_step=True,
-        logging_nan_inf_filter=False,  # a loss that isn't finite ends the run; it is not averaged away
+        logging_nan_inf_filter=False,  # a loss that isn't finite ends the run, so it must not be averaged away
         save_steps=resolved.train.save_steps,
         save_total_limit=resolved.train.save_total_limit,
-        report_to=[name for name in resolved.train.report_to if name != "tensorboard"],  # TensorBoard's events are ours
+        report_to=[name for name in resolved.train.report_to if name != "tensorboard"],  # Burnish writes these itself
         disable_tqdm=True,
     )
     use_one_gpu(options)
@@ -47,9 +47,9 @@ def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
 
 
 def _batches(resolved: Resolved) -> dict[str, Any]:
-    """Rows reach TRL's trainer as they are, a whole step's at once.
+    """Return options that pass the rows of a whole step to TRL's trainer unchanged.
 
-    Some values are TRL's own defaults: unsloth gives these arguments others, two batches a step among them.
+    Some values are TRL's defaults: unsloth changes these defaults, for example to two batches per step.
     """
     return {
         "per_device_train_batch_size": rows_per_step(resolved.settings),
@@ -87,7 +87,7 @@ def _evaluation(train: TrainSection) -> dict[str, Any]:
         "eval_strategy": "steps" if train.eval_steps else "no",
         "eval_steps": train.eval_steps,
         "load_best_model_at_end": stopping,
-        "restore_callback_states_from_checkpoint": stopping,  # a resumed run has waited as long as it had before
+        "restore_callback_states_from_checkpoint": stopping,  # a resumed run keeps its patience counter
         "metric_for_best_model": "eval_loss" if stopping else None,
         "greater_is_better": False if stopping else None,
     }
@@ -96,10 +96,10 @@ def _evaluation(train: TrainSection) -> dict[str, Any]:
 def _device(resolved: Resolved, device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
-        "bf16": False,  # the model is loaded in its compute dtype, and the fused layers cast what they must
+        "bf16": False,  # the model is loaded in its compute dtype, and the fused layers cast if necessary
         "fp16": cuda and dtype(resolved.base, device) == torch.float16,
         "use_cpu": not cuda,
-        # ours to switch, also while training; unsloth reads it here
+        # Burnish switches it itself, even during training; unsloth reads it here
         "gradient_checkpointing": resolved.checkpointing and resolved.base.backend == "unsloth",
     }
 
@@ -114,7 +114,7 @@ def make_trainer(
     output: Path,
     world: World,
 ) -> PackedTrainer:
-    """Return the trainer of a model with its adapter over the rows to train on and those held out."""
+    """Return the trainer for a model with its adapter, and (training, held-out) rows."""
     train, heldout = (dataset(part, resolved.data.assistant_only_loss) for part in rows)
     options = arguments(resolved, output, world)
     with _own_dtypes(model):
@@ -132,16 +132,16 @@ def make_trainer(
     if resolved.train.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(resolved.train.early_stopping_patience))
     _check_rows(trainer, len(rows[0]), rows_per_step(resolved.settings))
-    if batching.checkpointing and resolved.base.backend != "unsloth":  # which has its own
+    if batching.checkpointing and resolved.base.backend != "unsloth":  # unsloth has its own
         trainer.checkpoint()
     return trainer
 
 
 @contextmanager
 def _own_dtypes(model: Any) -> Iterator[None]:
-    """Give the adapter its values and dtypes back: LoRA's in float32, modules that are trained whole as loaded.
+    """Restore the adapter's values and dtypes: float32 for LoRA, the loaded dtype for other trained modules.
 
-    TRL casts the adapter of a quantized base to bfloat16, in which small updates, and what one starts from, are lost.
+    TRL casts the adapter of a quantized base to bfloat16, which loses small updates and a resumed adapter's precision.
     """
     adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     yield
@@ -151,16 +151,16 @@ def _own_dtypes(model: Any) -> Iterator[None]:
 
 
 def _check_rows(trainer: PackedTrainer, rows: int, per_step: int) -> None:
-    """Raise ConfigError where TRL dropped rows, or where its step has another number of them."""
+    """Raise ConfigError if TRL dropped rows, or its step has another number of rows."""
     if len(trainer.train_dataset) != rows:
-        raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {rows} rows: this is a fault of ours")
+        raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {rows} rows: this is a bug in Burnish")
     actual = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
     if actual != per_step:
-        raise ConfigError(f"a step was to have {per_step} rows and has {actual}: this is a fault of ours")
+        raise ConfigError(f"a step has {actual} rows instead of {per_step}: this is a bug in Burnish")
 
 
 def dataset(rows: list[Row], assistant_only: bool) -> Dataset:
-    """Return rows as TRL takes them, with the line that each came from."""
+    """Return rows in TRL's form, with the line of each row."""
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],

@@ -1,4 +1,4 @@
-"""A run's checkpoints: the newest whole one, what is left to do after it, and errors that say where a run continues."""
+"""A run's checkpoints: the newest complete one, whether it is the last, and errors with the step to resume from."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from burnish.files import write_atomic
 from ..private.transformers import load_checkpoint
 
 COMPLETE = "complete"
-STATE = "trainer_state.json"  # transformers' name
-FULL_BYTES = 64 * 2**20  # with less left, a write that failed has failed for lack of space
+STATE = "trainer_state.json"  # the name in transformers
+FULL_BYTES = 64 * 2**20  # with less free space, a failed write is explained by a full disk
 
 
 def mark_complete(directory: Path, step: int) -> None:
-    """Mark a checkpoint whole: one that a kill left half-written has no mark and is not resumed from."""
+    """Mark a checkpoint as complete; a partial one after a kill has no mark and is not used to resume."""
     checkpoint = directory / f"checkpoint-{step}"
     (checkpoint / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     write_atomic(checkpoint / COMPLETE, "")
 
 
 def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
-    """Return the newest whole checkpoint and its step, or (None, 0)."""
+    """Return the newest complete checkpoint and its step, or (None, 0)."""
     whole = [p for p in directory.glob("checkpoint-*") if (p / COMPLETE).is_file()]
     newest = max(whole, key=step_of, default=None)
     return newest, step_of(newest) if newest else 0
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step after which a checkpoint was written."""
+    """Return the step of a checkpoint."""
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Whether the checkpoint is of the last step; resumed, transformers' loop would take one more."""
+    """Return whether the checkpoint is from the last step; if resumed, transformers would train one step more."""
     state = TrainerState.load_from_json(str(checkpoint / STATE))
     stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {})
     waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
@@ -51,35 +51,35 @@ def is_last(checkpoint: Path) -> bool:
 
 
 def restore(trainer: Any, checkpoint: Path) -> None:
-    """Load the state of the last checkpoint and its weights, or the best ones where those are loaded at the end."""
+    """Load the last checkpoint's state, and its weights or, if configured, the best checkpoint's."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-    # by its name: the run may have moved
+    # by name, because the run may have moved
     load_checkpoint(trainer, checkpoint.parent / Path(best).name if best else checkpoint)
 
 
 @contextmanager
 def explained(run: Path) -> Iterator[None]:
-    """Raise UserError where a run's disk is full, or where memory runs out outside the training steps.
+    """Raise UserError if a run's disk is full, or memory runs out outside the training steps.
 
-    torch and safetensors have exceptions of their own for a full disk, which say little.
+    torch and safetensors raise other, unclear exceptions for a full disk.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise UserError(
-            "out of memory while loading, evaluating or examining: free the GPU of other programs, or take"
+            "out of memory while loading, evaluating or examining: end other programs on the GPU, or use"
             f" base.quantization: nf4, a lower data.max_length or a smaller base; {_continuation(run)}"
         ) from None
     except (OSError, RuntimeError, SafetensorError):
         if shutil.disk_usage(run).free > FULL_BYTES:
             raise
         raise UserError(
-            f"{run}: the disk is full: make room, then run the same command again; {_continuation(run)}"
+            f"{run}: the disk is full: free space, then run the same command again; {_continuation(run)}"
         ) from None
 
 
 def _continuation(run: Path) -> str:
-    """Return from where the same command would continue."""
+    """Return where the same command would resume."""
     _, step = last_checkpoint(run / "checkpoints")
-    return f"it goes on from the checkpoint at step {step}" if step else "no checkpoint was written yet"
+    return f"it resumes from the checkpoint at step {step}" if step else "no checkpoint was written yet"

@@ -1,4 +1,4 @@
-"""TRL's trainer with batches by tokens: a step's rows in micro-batches that fit, normalised over the whole step."""
+"""TRL's trainer with token-based micro-batches that fit into memory, and a loss normalised over the whole step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..private.trl import count_tokens
 
 @dataclass
 class Batching:
-    """How a step is cut: at most `tokens` a micro-batch, packed or padded, activations saved or computed again.
+    """How a step is divided: at most `tokens` per micro-batch, packed or padded, with or without checkpointing.
 
-    It changes while training where memory runs out; the rows of a step never do.
+    It changes during training if memory runs out; the rows of a step never change.
     """
 
     tokens: int
@@ -39,20 +39,20 @@ class Batching:
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch's rows as they are; opaque, so that nothing walks through the ids."""
+    """A batch's rows, opaque so that no library iterates over the ids."""
 
     rows: list[Row]
 
 
 def rows_of(examples: list[Row]) -> dict[str, Rows]:
-    """Collate nothing: a step is cut when it is trained."""
+    """Return the rows without collating them: a step is divided when it is trained."""
     return {"rows": Rows(examples)}
 
 
-class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is not typed for us
-    """SFTTrainer whose batch is a whole optimizer step: `per_device_train_batch_size` rows, cut by `batching`.
+class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL has no types
+    """SFTTrainer whose batch is a whole optimizer step: `per_device_train_batch_size` rows, divided by `batching`.
 
-    Loss: the objective's sum over the step's rows divided by the number of its terms, whatever the cut.
+    The loss is the objective's sum over the step's rows divided by its number of terms, however the step is divided.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
     ) -> None:
         self.objective, self.batching, self.fast_layers = objective, batching, fast_layers
         super().__init__(**options, data_collator=rows_of)
-        self.model.train()  # a loaded base under its new adapter is not; layers look at it before they checkpoint
+        self.model.train()  # a loaded base is in eval mode, and layers check that before they checkpoint
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._unchecked: tuple[torch.Tensor, torch.Tensor, list[Row]] | None = None
         self.add_callback(_LossCheck(self))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Return the step's mean loss after all its micro-batches went forward and backward."""
+        """Run forward and backward for all micro-batches of a step, and return its mean loss."""
         if not model.training:
             model.train()
         rows = inputs["rows"].rows
 
         def step() -> torch.Tensor:
-            # around backward too, which may compute activations again
+            # includes backward, which may recompute activations
             with self.objective.patched(), self.fast_layers.on() if self.fast_layers else nullcontext():
                 return self._micro_steps(rows)
 
@@ -82,19 +82,19 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         return total
 
     def _until_it_fits(self, model: Any, rows: list[Row], attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return the result of `attempt`, repeated with smaller micro-batches where memory runs out."""
+        """Return the result of `attempt`, repeated with less memory use if memory runs out."""
         while True:
             try:
                 return attempt()
             except torch.OutOfMemoryError:
-                pass  # outside this block nothing holds the failed attempt's tensors any more
+                pass  # leave this block first: the exception keeps the failed attempt's tensors
             model.zero_grad(set_to_none=True)
             self._use_less_memory(max(map(self.objective.length, rows)), training=model.training)
 
     def check_loss(self) -> None:
-        """Raise UserError where the last step's loss or gradient is not finite.
+        """Raise UserError if the last step's loss or gradient is not finite.
 
-        Called once the optimizer's kernels are queued, so that the GPU is busy meanwhile; nothing is saved before.
+        It is called after the optimizer's kernels are queued, so that the GPU stays busy, and before anything is saved.
         """
         if self._unchecked is None:
             return
@@ -102,20 +102,20 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         if not torch.isfinite(total + size):
             step, lines = self.state.global_step, ", ".join(str(row["line"]) for row in rows)
             raise UserError(
-                f"step {step}: the loss is {total.item()}{self._gradient_note(total)}; its rows have the numbers"
-                f" {lines} in the data: look at them, or lower train.learning_rate, in a new run; the last checkpoint"
-                " is kept (--lora.resume_adapter DIRECTORY starts from it)"
+                f"step {step}: the loss is {total.item()}{self._gradient_note(total)}; its rows in the data: {lines};"
+                " check them or lower train.learning_rate in a new run; the last checkpoint is kept"
+                " (--lora.resume_adapter DIRECTORY starts from it)"
             )
 
     def _gradient_size(self) -> torch.Tensor:
-        """Return the gradient's norm; zero under a scaler, which checks for overflows itself and skips such a step."""
+        """Return the gradient's norm; zero with a scaler, which itself checks for overflows and skips such steps."""
         gradients = [p.grad for p in self._trained if p.grad is not None]
         if self.args.fp16 or not gradients:
             return torch.zeros((), device=self.args.device)
         return torch.nn.utils.get_total_norm(gradients)
 
     def clip_gradients(self, model: Any) -> Any:
-        """Clip by the norm that is known already; a scaler's gradients are accelerate's to unscale first."""
+        """Clip with the norm computed before; with a scaler, let accelerate unscale and clip."""
         if self.args.fp16 or self._unchecked is None:
             return super().clip_gradients(model)
         torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, self._unchecked[1])
@@ -138,14 +138,14 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         return [[rows[i] for i in part] for part in self.batching.cut([self.objective.length(row) for row in rows])]
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
-        """Evaluate; the loss is the mean over all response tokens, as the exam's is, not one over batches' means."""
+        """Evaluate; the loss is the mean over all response tokens, as in the exam, not the mean over batches."""
         self._evaluated, self._evaluated_terms = 0.0, 0
         output = super().evaluation_loop(*args, **options)
         output.metrics[f"{options.get('metric_key_prefix', 'eval')}_loss"] = self._evaluated / self._evaluated_terms
         return output
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        """Return the mean loss of a batch of held-out rows, and count it in."""
+        """Return the mean loss of a batch of held-out rows, and add it to the evaluation."""
         rows = inputs["rows"].rows
 
         def evaluate() -> torch.Tensor:
@@ -158,7 +158,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
         return total / terms, None, None
 
     def checkpoint(self) -> None:
-        """Compute activations again in the backward pass instead of keeping them."""
+        """Switch gradient checkpointing on: recompute activations in the backward pass."""
         self.batching.checkpointing = True
         if self.fast_layers and self.fast_layers.layers:
             self.fast_layers.checkpoint()
@@ -166,27 +166,27 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL is
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: TRL's knows neither the base nor the rows, and push writes one from the records."""
+        """Write no card: TRL's lacks the base and the rows, and push writes one from the records."""
 
     def _use_less_memory(self, longest: int, training: bool) -> None:
-        """Halve the micro-batches, or switch checkpointing on in training. Raises UserError where neither is left."""
+        """Halve the micro-batches, or in training switch checkpointing on. Raises UserError if neither is possible."""
         torch.cuda.empty_cache()
         if self.batching.tokens > longest and len(self.batching.halved) < 8:
             self.batching.halved.append(self.batching.tokens)
             self.batching.tokens = max(longest, self.batching.tokens // 2)
-            warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from here on; the step stays the same")
+            warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from now on; the step stays the same")
         elif training and not self.batching.checkpointing:
             self.checkpoint()
-            warn("out of memory: gradient checkpointing from here on (about a quarter slower); the step stays the same")
+            warn("out of memory: gradient checkpointing from now on (about a quarter slower); the step stays the same")
         else:
             raise UserError(
                 f"out of memory with one row of {longest} tokens and gradient checkpointing: lower data.max_length or"
-                " lora.r, or take a smaller base; the last checkpoint is kept"
+                " lora.r, or use a smaller base; the last checkpoint is kept"
             )
 
 
 class _LossCheck(TrainerCallback):  # type: ignore[misc]
-    """Checks each step's loss before it is logged or saved; the last step's is logged whatever logging_steps is."""
+    """Checks each step's loss before it is logged or saved, and always logs the last step."""
 
     def __init__(self, trainer: PackedTrainer) -> None:
         self._trainer = trainer
@@ -194,4 +194,4 @@ class _LossCheck(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.check_loss()
         if state.global_step >= state.max_steps:
-            control.should_log = True  # in every process: logging gathers their losses
+            control.should_log = True  # in every process, because logging gathers their losses

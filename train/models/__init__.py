@@ -1,1 +1,1 @@
-"""The model as training holds it: loaders, adapters and the device."""
+"""Models for training: loaders, adapters and the device."""

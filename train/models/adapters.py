@@ -1,4 +1,4 @@
-"""The LoRA adapter on a base: a new one, or a trained one to continue from."""
+"""Add a LoRA adapter to a base: a new one, or a trained one to continue from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..settings import LoraSection, TrainSettings
 
 
 def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
-    """Put a LoRA adapter on the base. Raises ConfigError that names the layers there are where a target is none."""
+    """Add a new LoRA adapter to the base. Raises ConfigError, with the existing layers, for a wrong target."""
     check_targets(model, lora.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -32,29 +32,29 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
     )
     try:
         return get_peft_model(model, config)
-    except ValueError as error:  # PEFT knows layers that an adapter would break (Mamba's out_proj)
+    except ValueError as error:  # PEFT refuses layers that an adapter would break (Mamba's out_proj)
         raise ConfigError(f"lora.target_modules: {first_line(error)}") from None
 
 
 def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
-    """Put a trained adapter on the base, to continue from. Raises ConfigError where it is missing, or doesn't fit."""
+    """Add a trained adapter to the base, to continue from. Raises ConfigError if it is missing or doesn't fit."""
     path = adapter_path(settings)
     if read_json(path / "adapter_config.json").get("megatron_config"):
         # PEFT would import the module that the file names
-        raise ConfigError(f"lora.resume_adapter {path}: adapter_config.json sets megatron_config: not trained here")
+        raise ConfigError(f"lora.resume_adapter {path}: megatron_config is not supported")
     try:
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConfigError(f"lora.resume_adapter {path}: doesn't go on this base: {reason}") from None
+        raise ConfigError(f"lora.resume_adapter {path}: doesn't fit this base: {reason}") from None
     adapted.peft_config["default"].base_model_name_or_path = model.name_or_path
     return adapted
 
 
 def check_targets(model: Any, targets: list[str] | str) -> None:
-    """Raise ConfigError that names the linear layers there are where a target is no layer of the model.
+    """Raise ConfigError, with the model's linear layers, if a target is not a layer of the model.
 
-    A text is a regular expression over whole names, as PEFT takes it, or all-linear.
+    A string is all-linear or, as in PEFT, a regular expression over full names.
     """
     kinds = (torch.nn.Linear, Conv1D)
     linear = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, kinds)}
@@ -62,7 +62,7 @@ def check_targets(model: Any, targets: list[str] | str) -> None:
     if isinstance(targets, str):
         if targets != "all-linear" and not any(re.fullmatch(targets, name) for name in names):
             raise ConfigError(
-                f"lora.target_modules: the regular expression {targets!r} matches no whole name of a layer of this base"
+                f"lora.target_modules: the regular expression {targets!r} matches no full layer name of this base"
                 f" (such as {next((n for n in names if n.rsplit('.', 1)[-1] in linear), 'none')}; its linear layers:"
                 f" {', '.join(sorted(linear))})"
             )
@@ -76,7 +76,7 @@ def check_targets(model: Any, targets: list[str] | str) -> None:
 
 
 def _meant(target: str, layers: Collection[str]) -> str:
-    """Return the layer that a name most likely stands for, as q for q_proj."""
+    """Return a suggestion of the layer that a name most likely means, such as q_proj for q."""
     short = [layer for layer in layers if layer.startswith(f"{target}_")]
     meant = short[0] if len(short) == 1 else nearest(target, layers)
     return f" (did you mean '{meant}'?)" if meant else ""

@@ -1,4 +1,4 @@
-"""What loads a base and puts an adapter on it: transformers with PEFT, or unsloth."""
+"""The backends that load a base and add an adapter: transformers with PEFT, or unsloth."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .transformers import load_base
 
 
 class Backend(Protocol):
-    """What loads a base and puts an adapter on it; both kinds give a PeftModel, so that all that follows is one code.
+    """Loads a base and adds an adapter; both backends return a PeftModel, so the rest of the code is shared.
 
-    `packs`: whether its attention takes packed rows (train/kernels/attention.py); without, micro-batches are padded.
+    `packs`: whether its attention supports packed rows (train/kernels/attention.py); if not, micro-batches are padded.
     """
 
     packs: bool
@@ -29,7 +29,7 @@ class Backend(Protocol):
 
 
 class TransformersBackend:
-    """transformers, PEFT and bitsandbytes; fused and compiled layers come on top (train/kernels/compile.py)."""
+    """transformers, PEFT and bitsandbytes; fused and compiled layers are added later (train/kernels/compile.py)."""
 
     packs = True
 
@@ -45,7 +45,7 @@ class TransformersBackend:
 
 
 def backend(name: str) -> Backend:
-    """Return the backend of that name; unsloth's is imported only when chosen."""
+    """Return the backend by name; unsloth is imported only if chosen."""
     if name == "unsloth":
         from .unsloth import UnslothBackend
 
@@ -54,5 +54,5 @@ def backend(name: str) -> Backend:
 
 
 def has_unsloth() -> bool:
-    """Whether unsloth is installed; importing it would patch transformers."""
+    """Return whether unsloth is installed, without importing it, which would patch transformers."""
     return importlib.util.find_spec("unsloth") is not None

@@ -1,4 +1,4 @@
-"""The device that trains: its dtype, its memory, and how records describe it."""
+"""The training device: its dtype, its memory, and its description for records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def dtype(base: BaseSection, device: torch.device) -> torch.dtype:
-    """Return the load and compute dtype: on a CPU float32, since bfloat16 is two to three times slower there."""
+    """Return the load and compute dtype; float32 on a CPU, since bfloat16 is two to three times slower there."""
     if base.dtype != "auto":
         return DTYPES[base.dtype]
     if device.type == "cpu":
@@ -25,13 +25,13 @@ def dtype(base: BaseSection, device: torch.device) -> torch.dtype:
 
 
 def dtype_name(base: BaseSection, device: torch.device) -> str:
-    """Return its name as records have it ("bfloat16")."""
+    """Return the dtype's name in records ("bfloat16")."""
     return str(dtype(base, device)).removeprefix("torch.")
 
 
 @contextmanager
 def limited_memory(gib: float | None, device: torch.device) -> Iterator[None]:
-    """Let the process take no more of the GPU's memory than this inside the context."""
+    """Limit the process's GPU memory inside the context."""
     if gib is None or device.type != "cuda":
         yield
         return
@@ -43,14 +43,14 @@ def limited_memory(gib: float | None, device: torch.device) -> Iterator[None]:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory used so far: the GPU's where there is one, else this process's resident set."""
+    """Return the most memory used so far: the GPU's if there is one, else this process's resident set."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Describe what trained: device, names, sizes."""
+    """Return a description of the hardware: device, names, sizes."""
     facts: dict[str, Any] = {"device": device.type, "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)

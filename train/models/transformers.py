@@ -1,4 +1,4 @@
-"""The base as it is held while training: in 16 or 32 bits or NF4, by transformers and bitsandbytes."""
+"""Load the base for training, in 16 or 32 bits or NF4, with transformers and bitsandbytes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .device import dtype
 
 
 def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
-    """Load the base onto a device, frozen, in 16/32 bits or NF4. Raises ConfigError where transformers can't."""
+    """Load the frozen base onto a device, in 16 or 32 bits or NF4. Raises ConfigError if transformers can't."""
     stored_in_nf4 = _stored_in_nf4(found, base)
     if stored_in_nf4 and base.quantization != "nf4":
         raise ConfigError(
-            f"base.id {base.id}: is stored in NF4: set base.quantization: nf4, or give its 16-bit checkpoint"
+            f"base.id {base.id}: is stored in NF4: set base.quantization: nf4, or use its 16-bit checkpoint"
         )
     options: dict[str, Any] = {"dtype": dtype(base, device), "device_map": {"": str(device)}}
     config = AutoConfig.from_pretrained(found.path, trust_remote_code=base.trust_remote_code)
@@ -49,10 +49,10 @@ def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
             )
     except (ValueError, OSError, ImportError) as error:
         raise ConfigError(loading_fault(base, error)) from None
-    if missing := sorted(loaded["missing_keys"]):  # transformers would make them random
+    if missing := sorted(loaded["missing_keys"]):  # transformers would initialise them randomly
         raise ConfigError(
-            f"base.id {base.id}: its weight files lack tensors that the model needs: {listed(missing, 3)};"
-            " download it again, or give the whole checkpoint"
+            f"base.id {base.id}: tensors of the model are missing in its weight files: {listed(missing, 3)};"
+            " download it again, or use the complete checkpoint"
         )
     keep_layout(model)
     return model
@@ -60,7 +60,7 @@ def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
 
 @contextmanager
 def _bar_on_terminals() -> Iterator[None]:
-    """Show transformers' progress bar inside on a terminal only: elsewhere it is many lines."""
+    """Show transformers' progress bar only on a terminal: elsewhere it prints many lines."""
     if not is_progress_bar_enabled() or (sys.stderr.isatty() and not as_json()):
         yield
         return
@@ -72,41 +72,39 @@ def _bar_on_terminals() -> Iterator[None]:
 
 
 def stored_quantization(directory: Path) -> dict[str, Any]:
-    """Return what a checkpoint's config says about how its weights are quantized; empty: they are not."""
+    """Return the quantization in a checkpoint's config; empty if its weights are not quantized."""
     content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return content.get("quantization_config") or {}
 
 
 def attention(base: BaseSection, config: Any) -> str | None:
-    """Return the attention of a base: the setting's, else the one that transformers takes for a model of this config.
+    """Return a base's attention: the setting's, else the one that transformers chooses for this config.
 
-    The config must be that of an instance (train/plan/model_shape.py's is enough) for transformers' choice; else None.
+    The config must be from a model instance (such as train/plan/model_shape.py's), else transformers' choice is None.
     """
     if base.attn_implementation != "auto":
         return base.attn_implementation
     if getattr(config.get_text_config(), "attn_logit_softcapping", None):
-        return "eager"  # transformers' sdpa leaves the cap out silently
+        return "eager"  # transformers' sdpa silently ignores softcapping
     chosen = attention_name(config)
     return chosen if chosen in ("sdpa", "eager", None) else "eager"
 
 
 def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
-    """Whether the checkpoint itself is bitsandbytes NF4. Raises ConfigError where it is quantized in another way."""
+    """Return whether the checkpoint is bitsandbytes NF4. Raises ConfigError for other quantizations."""
     stored = stored_quantization(found.path)
     if not stored:
         return False
     method = stored.get("quant_method")
     if method != "bitsandbytes" or stored.get("bnb_4bit_quant_type") != "nf4":
-        raise ConfigError(
-            f"base.id {base.id}: is stored quantized ({method}): give its 16-bit checkpoint, or an NF4 one"
-        )
+        raise ConfigError(f"base.id {base.id}: is quantized ({method}): use its 16-bit checkpoint, or an NF4 one")
     return True
 
 
 def skipped_modules(model: Any) -> list[str]:
-    """Return the modules whose weight matrix a quantized base holds unquantized (head, embeddings); none otherwise.
+    """Return the modules of a quantized base with unquantized weight matrices (head, embeddings); else none.
 
-    Ask before the adapter is added: it renames modules.
+    Call it before the adapter is added, which renames modules.
     """
     if not getattr(model, "is_loaded_in_4bit", False):
         return []

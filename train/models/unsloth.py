@@ -1,12 +1,12 @@
-"""unsloth, as its guides use it; the only importer of unsloth, which patches transformers, TRL and PEFT on import."""
+"""unsloth, used as in its guides. The only importer of unsloth, which patches transformers, TRL and PEFT on import."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would report its use to a server
-os.environ.setdefault("UNSLOTH_RETURN_LOGITS", "1")  # the exam asks for logits
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # otherwise it reports its use to a server
+os.environ.setdefault("UNSLOTH_RETURN_LOGITS", "1")  # the exam needs logits
 from unsloth import FastLanguageModel  # isort: skip  # before transformers, TRL and PEFT
 
 import torch
@@ -22,14 +22,14 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 class UnslothBackend:
-    """unsloth's loader and adapter. Its attention has masks, not borders of rows: micro-batches are padded."""
+    """unsloth's loader and adapter. Its attention uses masks, not row boundaries, so micro-batches are padded."""
 
     packs = False
 
     def load(self, found: Base, resolved: Resolved, device: torch.device) -> Any:
         """Return the frozen base, with unsloth's kernels."""
         if device.type != "cuda":
-            raise ConfigError("base.backend: unsloth needs an NVIDIA GPU here; transformers trains on a CPU too")
+            raise ConfigError("base.backend: unsloth needs an NVIDIA GPU; set transformers to train on a CPU")
         model, _ = FastLanguageModel.from_pretrained(
             str(found.path),
             max_seq_length=resolved.data.max_length,
@@ -41,10 +41,10 @@ class UnslothBackend:
         return model
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
-        """Return the base with a new adapter; unsloth's checkpointing offloads activations to the host's memory."""
+        """Return the base with a new adapter; unsloth's checkpointing offloads activations to host memory."""
         lora = resolved.lora
         if lora.resume_adapter:
-            raise ConfigError("lora.resume_adapter: only base.backend: transformers goes on from an adapter")
+            raise ConfigError("lora.resume_adapter: needs base.backend: transformers")
         return FastLanguageModel.get_peft_model(
             model,
             r=lora.r,

@@ -1,1 +1,1 @@
-"""What is minimised: each objective turns rows into a loss."""
+"""Training objectives: each computes a loss from rows."""

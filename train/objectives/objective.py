@@ -1,4 +1,4 @@
-"""The seam between the training loop and what it minimises."""
+"""The interface between the training loop and the objective that it minimises."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Protocol
 
 import torch
 
-Row = dict[str, Any]  # {"input_ids", "labels", "line"}, as TRL's dataset has it
+Row = dict[str, Any]  # {"input_ids", "labels", "line"}, as in TRL's dataset
 
 
 class Objective(Protocol):
-    """Rows → loss. A step's loss is the sum of its rows' losses over the sum of their terms, however it is cut."""
+    """Computes losses of rows. A step's loss is the sum over its rows divided by their terms, however it is divided."""
 
     def length(self, row: Row) -> int:
-        """Return the tokens that a row puts into a forward pass."""
+        """Return the number of a row's tokens in a forward pass."""
         ...
 
     def label_tokens(self, row: Row) -> int:
-        """Return how many terms a row's loss sums up: its response tokens."""
+        """Return the number of terms in a row's loss: its response tokens."""
         ...
 
     def loss(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Return the summed loss of rows, a scalar that can go backward, after one forward pass."""
+        """Return the summed loss of rows from one forward pass, a scalar with gradient."""
         ...
 
     def patched(self) -> AbstractContextManager[None]:
-        """Set the model up for `loss`, and for its backward pass, inside the context."""
+        """Prepare the model for `loss` and its backward pass inside the context."""
         ...

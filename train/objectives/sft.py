@@ -13,14 +13,14 @@ from ..private.transformers import attention_configs
 from .objective import Row
 
 IGNORED = loss.IGNORED
-ROUNDING = 128  # tokens; a product's tiles are of that size too, so that little of a tile is wasted
+ROUNDING = 128  # tokens; also the size of a matrix product's tiles, so little of a tile is wasted
 
 
 class SupervisedFineTuning:
-    """The objective of a model with its adapter on `device`; rows of a pass are packed, or padded."""
+    """The objective for a model with its adapter on `device`; rows of a forward pass are packed or padded."""
 
     def __init__(self, model: Any, packed: bool, device: torch.device) -> None:
-        # a walk through thousands of modules takes as long as some layers: once is enough
+        # done once: iterating over thousands of modules takes as long as several layers
         self._inner = model.get_base_model()
         self._configs = attention_configs(self._inner)
         self._packed, self._device = packed, device
@@ -44,21 +44,21 @@ class SupervisedFineTuning:
         return loss.response_nll(hidden.flatten(0, 1)[places], head, targets)
 
     def patched(self) -> AbstractContextManager[None]:
-        """Let the model attend within packed rows only; padded rows need nothing."""
+        """Make the model attend only within packed rows; padded rows need no change."""
         return attention.packed(self._configs) if self._packed else nullcontext()
 
 
 def _pack(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """Return forward's arguments [1, T], the targets [N] and the places [N] in the flat sequence that predict them.
+    """Return forward's arguments [1, T], the targets [N] and the positions [N] in the sequence that predict them.
 
-    On a GPU an empty row, without a target, rounds T up: the libraries' choice of a kernel for a product's sizes
-    costs milliseconds wherever they are new, and is remembered.
+    On a GPU a row without targets rounds T up: for every new size of a matrix product, the libraries spend milliseconds
+    on choosing a kernel, and cache the choice.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     if device.type == "cuda" and (rest := -sum(lengths) % ROUNDING):
         rows, lengths = [*rows, {"input_ids": [0] * rest, "labels": [IGNORED] * rest}], [*lengths, rest]
     ids = torch.tensor([i for row in rows for i in row["input_ids"]])
-    # the first token of a row is no target: it would be one of the row before
+    # a row's first token is not a target: the previous row would predict it
     labels = torch.tensor([label for row in rows for label in [*row["labels"][1:], IGNORED]])
     places = (labels != IGNORED).nonzero().squeeze(1)
     inputs = {"input_ids": ids.unsqueeze(0).to(device, non_blocking=True)}
@@ -67,7 +67,7 @@ def _pack(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], to
 
 
 def _pad(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """The same, padded on the right: [rows, longest]."""
+    """Return the same for rows padded on the right: [rows, longest]."""
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), IGNORED)
@@ -84,7 +84,7 @@ def _pad(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], tor
 
 
 def _logits(model: Any, inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
-    """Return the logits [N, vocabulary] at `places`, from a head that is adapted or does more than a product."""
+    """Return the logits [N, vocabulary] at `places`, for a head that is adapted or not just a matrix product."""
     logits = model(**inputs, use_cache=False).logits
     picked: torch.Tensor = logits.flatten(0, 1)[places]
     return picked

@@ -1,1 +1,1 @@
-"""Before training: memory, disk and time, what the machine can do, and the resolved settings."""
+"""Planning before training: memory, disk and time, the machine's abilities, and the resolved settings."""

@@ -1,4 +1,4 @@
-"""What evaluating the held-out rows takes: once at the end, and every eval_steps."""
+"""The cost of evaluating the held-out rows, once at the end and every eval_steps."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .model_shape import Shape
 
 @dataclass(frozen=True)
 class Evaluations:
-    """How often the held-out rows are evaluated, their tokens in all, and the seconds that it takes (None: unknown)."""
+    """The number of evaluations of the held-out rows, their total tokens and seconds (None: unknown)."""
 
     times: int
     tokens: int
     seconds: float | None
 
     def line(self) -> str:
-        """Return the plan's line of it."""
+        """Return the plan's line about it."""
         often = "once, at the end" if self.times == 1 else f"{self.times} times"
-        time = f", about {duration(self.seconds)} in all" if self.seconds else ""
+        time = f", about {duration(self.seconds)} in total" if self.seconds else ""
         return f"plan: the held-out rows are evaluated {often}: {self.tokens:,} tokens{time}"
 
 
 def evaluations(
     settings: TrainSettings, shape: Shape, heldout: Sequence[int], machine: Machine, planned: Plan
 ) -> Evaluations:
-    """Return what the evaluations of a planned run take; `heldout` are the rows' lengths in tokens."""
+    """Return the cost of a planned run's evaluations; `heldout` are the rows' lengths in tokens."""
     times = 1 + (planned.steps // settings.train.eval_steps if settings.train.eval_steps else 0)
     tokens = times * sum(heldout)
     if machine.matrix_flops is None:

@@ -1,8 +1,7 @@
-"""Memory, disk and time before anything is loaded, and the plan that follows from them.
+"""Estimate memory, disk and time before anything is loaded, and choose the plan.
 
-The memory's terms are those of the fused path (train/kernels/lora.py) in 16 bits on a GPU, checked against the
-peaks in bench/results/training-h100-2026-11-24.md. A CPU run takes what it is told: its memory is the machine's, and is
-estimated more roughly.
+The memory terms are for the fused path (train/kernels/lora.py) in 16 bits on a GPU, checked against the peaks in
+bench/results/training-h100-2026-11-24.md. A CPU run is not limited by its estimate, which is rougher.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from .machine import Machine
 from .model_shape import Shape
 
 GIB = 2**30
-RESERVE_BYTES = GIB  # CUDA's context, fragments, what other programs take meanwhile
+RESERVE_BYTES = GIB  # CUDA's context, fragmentation, other programs
 USABLE = 0.95
 MAX_TOKENS = 16_384  # beyond this a larger micro-batch is not faster
-MIN_TOKENS = 2_048  # below this a GPU idles between launches: rather compute activations again
+MIN_TOKENS = 2_048  # below this a GPU idles between launches: checkpointing is faster
 CPU_TOKENS = 4_096
 MAX_SAMPLED_STEPS = 200
-COMPILE_S = 25  # what compiling the layers took on an H100's host
+COMPILE_S = 25  # the time to compile the layers on an H100's host
 EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # share of the measured matrix rate that training reaches
-EAGER = 2.6  # how much more PEFT's own layers save for backward than fused and compiled ones
-FUSED = 2.1  # the same of layers that are fused and not compiled: counted in what autograd saves, on a CPU
+EAGER = 2.6  # how much more PEFT's layers save for backward than fused and compiled ones
+FUSED = 2.1  # the same for fused layers that are not compiled, counted in autograd's saved tensors on a CPU
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 0, "paged_adamw_32bit": 0, "sgd": 0, "adafactor": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do, and what it is expected to take. Bytes are of the device's memory unless noted."""
+    """What a run will do, and its expected cost. Bytes are device memory unless noted."""
 
     device: str
     backend: str
@@ -62,11 +61,11 @@ class Plan:
         return self.weights_bytes + self.adapter_bytes + self.activation_bytes
 
     def lines(self) -> list[str]:
-        """Return the plan as the three lines that are printed."""
+        """Return the plan's three lines for the log."""
         parts = f"weights {gib(self.weights_bytes)}, adapter and optimizer {gib(self.adapter_bytes)}"
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
-        host = f", {gib(self.host_bytes)} of the host's for checkpoints" if self.host_bytes else ""
+        host = f", {gib(self.host_bytes)} of host memory for checkpoints" if self.host_bytes else ""
         time = f", about {duration(self.seconds)}" if self.seconds else ""
         return [
             f"plan: {self.backend} on {self.device}, quantization {self.quantization}, {self.optim}{compiled}",
@@ -78,9 +77,9 @@ class Plan:
 
 
 def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine) -> Plan:
-    """Return the plan that the settings ask for, "auto" resolved. Raises UserError where the run can't fit.
+    """Return the plan for the settings, with "auto" resolved. Raises UserError if the run can't fit.
 
-    `lengths` are those of the rows to train on, in tokens.
+    `lengths` are those of the training rows, in tokens.
     """
     cuda = machine.device == "cuda"
     candidates = []
@@ -90,19 +89,19 @@ def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine:
             candidates.append(_candidate(settings, shape, lengths, machine, quantization, checkpointing))
             if _fits(settings, candidates[-1], lengths, cuda):
                 return candidates[-1]
-    # none leaves enough memory for large micro-batches: the first that holds the longest row at all, else the leanest
+    # none leaves enough memory for large micro-batches: use the first that fits at all, else the one needing least
     for candidate in candidates:
         if candidate.peak_bytes <= candidate.free_bytes:
             return candidate
     least = min(candidates, key=lambda candidate: candidate.peak_bytes)
     weights_fit = least.weights_bytes + least.adapter_bytes < least.free_bytes and least.checkpointing
     if cuda and weights_fit and machine.unsloth and settings.base.backend != "transformers":
-        return replace(least, backend="unsloth", compiled=False)  # it keeps its checkpoints in the host's memory
+        return replace(least, backend="unsloth", compiled=False)  # it stores its checkpoints in host memory
     if not cuda:
         return least  # the machine may swap; the caller warns
     raise UserError(
-        f"this run needs about {gib(least.peak_bytes)} of GPU memory, {gib(least.free_bytes)} are free (weights"
-        f" {gib(least.weights_bytes)}, longest row {max(lengths)} tokens): take a smaller base,"
+        f"this run needs about {gib(least.peak_bytes)} of GPU memory, but {gib(least.free_bytes)} are free (weights"
+        f" {gib(least.weights_bytes)}, longest row {max(lengths)} tokens): use a smaller base,"
         " base.quantization: nf4, a lower data.max_length or lora.r, or free the GPU"
     )
 
@@ -121,7 +120,7 @@ def _checkpointing(settings: TrainSettings) -> list[bool]:
 def _fits(settings: TrainSettings, candidate: Plan, lengths: Sequence[int], cuda: bool) -> bool:
     if candidate.peak_bytes > candidate.free_bytes:
         return False
-    # a GPU that must take a step in small pieces is better off computing activations again, or in 4 bits
+    # if a GPU would need small micro-batches, checkpointing or 4 bits are faster
     step = sum(lengths) / len(lengths) * rows_per_step(settings)
     enough = min(step, MIN_TOKENS if candidate.quantization == "nf4" else MIN_TOKENS * 2)
     return not cuda or settings.train.micro_batch_tokens != "auto" or candidate.micro_batch_tokens >= enough
@@ -135,7 +134,7 @@ def _candidate(
     quantization: str,
     checkpointing: bool,
 ) -> Plan:
-    """Return what a run takes with this quantization, with or without gradient checkpointing."""
+    """Return the plan with this quantization, with or without gradient checkpointing."""
     cuda = machine.device == "cuda"
     fused, item = cuda and settings.lora.lora_dropout == 0, 2 if cuda else 4
     optim = _optimizer(settings, cuda)
@@ -146,7 +145,7 @@ def _candidate(
     compiled = _compiled(settings, cuda, fused, seconds)
     held = activations(shape, item, checkpointing, fused, compiled)
     tokens = _micro_batch_tokens(settings, max(lengths), held.tokens(free - weights - adapter), cuda)
-    # what one micro-batch will really hold: a step may have fewer tokens than the budget
+    # the real size of a micro-batch: a step may have fewer tokens than the budget
     packed = settings.data.packing and settings.base.backend != "unsloth"
     most = max(max(lengths), _largest_micro_batch(lengths, per_step, steps, tokens, packed))
     return Plan(
@@ -177,7 +176,7 @@ def _optimizer(settings: TrainSettings, cuda: bool) -> str:
 
 
 def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
-    """Return what a run may take of the device's memory: some stays with CUDA's context, some with the user."""
+    """Return the device memory that a run may use, without a reserve for CUDA's context and the user's limit."""
     if machine.device != "cuda":
         return int(machine.free_bytes * USABLE)
     free = int(machine.free_bytes * USABLE) - RESERVE_BYTES
@@ -189,7 +188,7 @@ def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
 def _work(
     settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine, checkpointing: bool
 ) -> tuple[int, int, float | None]:
-    """Return the optimizer's steps, the tokens that they train, and the seconds of it (None: not measured)."""
+    """Return the optimizer steps, their tokens, and the seconds (None: unknown)."""
     per_step, steps = rows_per_step(settings), settings.train.max_steps
     if steps <= 0:
         steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
@@ -201,7 +200,7 @@ def _work(
 
 
 def _compiled(settings: TrainSettings, cuda: bool, fused: bool, seconds: float | None) -> bool:
-    """Whether layers are compiled: where it was asked for, else where a run is long enough to gain by it."""
+    """Return whether layers are compiled: as set, or if a run is long enough to benefit."""
     if settings.train.torch_compile != "auto":
         return cuda and settings.train.torch_compile
     return fused and (seconds is None or seconds > COMPILE_S * 5)
@@ -215,7 +214,7 @@ def _micro_batch_tokens(settings: TrainSettings, longest: int, fitting: int, cud
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that a micro-batch holds beside weights and adapter: `per_token`, at least `least`, and `fixed` anyway."""
+    """Memory of a micro-batch besides weights and adapter: `per_token`, but at least `least`, plus `fixed` bytes."""
 
     per_token: int
     least: int
@@ -225,32 +224,32 @@ class Activations:
         return max(self.per_token * tokens, self.least) + self.fixed
 
     def tokens(self, limit: int) -> int:
-        """Return how many tokens fit into `limit` bytes."""
+        """Return the number of tokens that fit into `limit` bytes."""
         return (limit - self.fixed) // self.per_token
 
 
 def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compiled: bool) -> Activations:
-    """Return what a micro-batch holds (`item`: bytes of a number).
+    """Return the memory of a micro-batch (`item`: bytes per number).
 
-    Checkpoints of compiled layers wait in the host's memory, a few at a time on the device (train/kernels/offload.py).
+    Checkpoints of compiled layers are in host memory, only a few at a time on the device (train/kernels/offload.py).
     """
     layer = item * shape.saved_per_token * ((1 if compiled else FUSED) if fused else EAGER)
     logits, dequantized = CHUNK * shape.vocabulary * 2 * item, 2 * item * shape.largest_matrix
-    if not checkpointing:  # the most is held at the end of forward, when the logits are there too
+    if not checkpointing:  # the peak is at the end of forward, with the logits
         return Activations(round(shape.layers * layer), 0, round(logits + dequantized))
-    # the most is held in one layer's backward pass, beside the gradients of its widest outputs; the logits are gone
+    # the peak is in one layer's backward pass, with gradients of its widest outputs but without logits
     inputs = min(shape.layers, 3) if compiled else shape.layers
     per_token = inputs * item * shape.hidden + layer + 2 * item * shape.widest
     return Activations(round(per_token), round(logits), round(dequantized))
 
 
 def rows_per_step(settings: TrainSettings) -> int:
-    """Return how many rows an optimizer step has: what the user asked for, however it is cut."""
+    """Return the number of rows per optimizer step, as set, however it is divided."""
     return settings.train.per_device_train_batch_size * settings.train.gradient_accumulation_steps
 
 
 def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, tokens: int, packed: bool) -> int:
-    """Return the tokens of the largest micro-batch in sampled steps: that all long rows meet in one is not likely."""
+    """Return the tokens of the largest micro-batch in sampled steps; all long rows in one step are unlikely."""
     generator = random.Random(0)
     size = min(per_step, len(lengths))
     samples = [generator.sample(lengths, size) for _ in range(min(steps, MAX_SAMPLED_STEPS))]
@@ -261,13 +260,13 @@ def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, toke
 
 
 def _micro_batches_per_step(lengths: Sequence[int], per_step: int, tokens: int) -> float:
-    """Return how many micro-batches a step has, over the rows in file order."""
+    """Return the mean number of micro-batches per step, with rows in file order."""
     steps = [lengths[i : i + per_step] for i in range(0, len(lengths), per_step)][:200]
     return sum(len(micro_batches(step, tokens)) for step in steps) / len(steps)
 
 
 def duration(seconds: float) -> str:
-    """Return a time as the plan has it: seconds, minutes or hours."""
+    """Return a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

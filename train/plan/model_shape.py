@@ -1,4 +1,4 @@
-"""A model's sizes, read from its config without loading a weight."""
+"""A model's sizes, from its config without loading weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from burnish.exam.memory import Sizes
 
 from ..private.transformers import Conv1D
 
-NF4_BYTES = 0.5 + 4 / 64  # codes, and a scale of 64 weights in float32 (train/kernels/lora.py)
+NF4_BYTES = 0.5 + 4 / 64  # codes, and a float32 scale per 64 weights (train/kernels/lora.py)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes in numbers, not bytes. `linear` are the matrices of the layers, (out, in); `other` everything else."""
+    """Sizes in numbers, not bytes. `linear` are the layers' matrices, (out, in); `other` counts everything else."""
 
     layers: int
     hidden: int
@@ -37,21 +37,21 @@ class Shape:
         return max((out * inner for out, inner in self.linear), default=0)
 
     def weight_bytes(self, quantization: str, item: int) -> int:
-        """Return the base's bytes; embeddings, head and norms stay in 16 (32) bits."""
+        """Return the base's size in bytes; embeddings, head and norms stay in 16 or 32 bits (`item` bytes)."""
         return round(self.linear_parameters * (NF4_BYTES if quantization == "nf4" else item) + self.other * item)
 
     def adapter_parameters(self, r: int) -> int:
-        """Return LoRA's numbers where every linear layer has an adapter."""
+        """Return the number of LoRA parameters if every linear layer has an adapter."""
         return sum(r * (out + inner) for out, inner in self.linear)
 
     def flops_per_token(self, checkpointing: bool) -> float:
-        """Return the arithmetic of a trained token: forward, and backward by the input only (the base is frozen)."""
+        """Return the operations per trained token: forward, and backward only for the input (the base is frozen)."""
         passes = 3 if checkpointing else 2
         return 2.0 * passes * self.linear_parameters + 4.0 * self.hidden * self.vocabulary
 
 
 def empty_model(path: Path, trust_remote_code: bool) -> Any:
-    """Return the model of the checkpoint in a directory, without a weight."""
+    """Return the model of a checkpoint directory without weights."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -60,11 +60,11 @@ def empty_model(path: Path, trust_remote_code: bool) -> Any:
 
 
 def shape_of(model: Any) -> Shape:
-    """Return the shape of a model, on whatever device."""
+    """Return the shape of a model on any device."""
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    # GPT-2's matrices are Conv1D, with the sides exchanged
+    # GPT-2's matrices are Conv1D, transposed
     sizes = tuple((m.out_features, m.in_features) for m in linear) + tuple(
         (m.nf, m.nx) for m in model.modules() if isinstance(m, Conv1D)
     )
@@ -72,7 +72,7 @@ def shape_of(model: Any) -> Shape:
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
     heads = int(getattr(text, "num_attention_heads", 1))  # a state-space model has none
     query = int(heads * (getattr(text, "head_dim", None) or hidden // heads))
-    # what a layer's outputs besides those that go into the residual stream are: queries, keys, values, gate and up
+    # a layer's outputs besides those to the residual stream: queries, keys, values, gate and up
     outputs = sum(out for out, _ in sizes if out != hidden) / layers
     keys = 2 * int(getattr(text, "num_key_value_heads", None) or heads) * query
     keys //= heads
@@ -87,7 +87,7 @@ def shape_of(model: Any) -> Shape:
 
 
 def exam_sizes(model: Any) -> Sizes:
-    """Return the sizes that decide what export's exam of the merged model takes: it loads one layer at a time."""
+    """Return the sizes that determine the memory of export's exam, which loads one layer at a time."""
     text = model.config.get_text_config()
     layers: dict[str, int] = {}
     around = 0

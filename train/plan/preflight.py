@@ -1,4 +1,4 @@
-"""What this machine can do for a run: faults of the hardware and its libraries first, then the plan."""
+"""Check the hardware and its libraries, then plan the run."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from .memory import Plan, plan
 from .model_shape import Shape, empty_model, exam_sizes, shape_of
 from .resolve import resolve, with_adapter
 
-OLDEST_CAPABILITY = (7, 0)  # Volta: bitsandbytes' 4-bit kernels and Triton need it
+OLDEST_CAPABILITY = (7, 0)  # Volta, required by bitsandbytes' 4-bit kernels and Triton
 
 
 def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resolved:
-    """Return what a run on this machine uses, its plan printed. Raises ConfigError with the machine's faults."""
+    """Plan a run on this machine, print the plan and return the resolved settings. Raises ConfigError."""
     faults = machine_faults(settings, world)
     if faults:
         raise ConfigError(faults)
@@ -63,7 +63,7 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
     say(f"plan: export examines the merge layer by layer: {exam_memory.line()}; disk {disk}")
     if planned.device == "cpu" and planned.peak_bytes > planned.free_bytes:
         need, free = planned.peak_bytes / 2**30, planned.free_bytes / 2**30
-        warn(f"this run may need {need:.1f} GiB of memory and {free:.1f} GiB are free")
+        warn(f"this run may need {need:.1f} GiB of memory, but {free:.1f} GiB are free")
     return resolve(settings, prepared, planned, attention(settings.base, model.config) or "eager", world.device)
 
 
@@ -74,21 +74,21 @@ def _export_disk(shape: Shape, planned: Plan) -> int:
 
 
 def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
-    """Hold a base of Conv1D layers in 16 bits. Raises ConfigError where it is to be held in NF4.
+    """Keep a base with Conv1D layers in 16 bits. Raises ConfigError if NF4 is set.
 
-    bitsandbytes' blocks run along the other side of such a matrix, so that a merge could not make the same weights.
+    bitsandbytes' blocks run along the other dimension of such a matrix, so a merge could not make the same weights.
     """
     if settings.base.quantization == "none" or not any(isinstance(m, Conv1D) for m in model.modules()):
         return settings
     if settings.base.quantization == "nf4":
         raise ConfigError(
-            "base.quantization: this base's layers are Conv1D (GPT-2), which are not held in NF4 here: set none"
+            "base.quantization: this base's layers are Conv1D (GPT-2), which NF4 does not support here: set none"
         )
     return changed(settings, "base", quantization="none")
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
-    """Return the settings with the quantization of a base that is stored in NF4 itself."""
+    """Return the settings with the quantization of a base that is stored in NF4."""
     stored = stored_quantization(prepared.base.path)
     if stored.get("bnb_4bit_quant_type") != "nf4" or settings.base.quantization == "none":
         return settings
@@ -97,45 +97,45 @@ def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
 
 
 def _warn_of_adapters(settings: TrainSettings) -> None:
-    """Warn where a PEFT config is another base's, and which of PEFT's defaults are not ours."""
+    """Warn if a PEFT config is for another base, and about PEFT defaults that differ from Burnish's."""
     lora = settings.lora
     if lora.config_file:
         path = Path(lora.config_file)
         if (base := peft_config.read(path).get("base_model_name_or_path")) not in (None, "", settings.base.id):
-            warn(f"lora.config_file {path}: was written for {base}, here it goes on {settings.base.id}")
+            warn(f"lora.config_file {path}: was written for {base}, here it is used for {settings.base.id}")
         unset = [name for name in ("r", "lora_alpha", "target_modules") if name not in lora.model_fields_set]
         for name in unset:
             ours, theirs = getattr(lora, name), peft_config.defaults()[name]
             theirs = "a choice by architecture" if theirs is None else theirs
-            warn(f"lora.config_file {path}: does not say {name}: here it is {ours} (PEFT's own default: {theirs})")
+            warn(f"lora.config_file {path}: does not set {name}: using {ours} (PEFT's default: {theirs})")
     if lora.resume_adapter:
         directory = peft_config.adapter_path(settings)
         base = peft_config.read(directory / peft_config.CONFIG).get("base_model_name_or_path")
         if base not in (None, "", settings.base.id):
-            warn(f"lora.resume_adapter {directory}: was trained on {base}, here it goes on {settings.base.id}")
+            warn(f"lora.resume_adapter {directory}: was trained on {base}, here it is used for {settings.base.id}")
 
 
 def _warn_of_overridden(asked: LoraSection, continued: LoraSection) -> None:
-    """Warn which settings are the adapter's that training starts from, and not what was asked."""
+    """Warn about settings that are overridden by the adapter that training starts from."""
     if (continued.r, continued.lora_alpha) != (asked.r, asked.lora_alpha):
         warn(
-            f"lora.r and lora_alpha are those of the adapter that training starts from: {continued.r} and"
+            f"lora.r and lora_alpha are taken from the adapter that training starts from: {continued.r} and"
             f" {continued.lora_alpha}"
         )
     for name in ("lora_dropout", "target_modules", "bias", "use_rslora"):
         was, now = getattr(asked, name), getattr(continued, name)
         if name in asked.model_fields_set and was != now:
-            warn(f"lora.{name} is that of the adapter that training starts from: {now}")
+            warn(f"lora.{name} is taken from the adapter that training starts from: {now}")
 
 
 def machine_faults(settings: TrainSettings, world: World) -> list[str]:
-    """Return what is wrong with this machine for these settings, a line each."""
+    """Return this machine's faults for these settings, one line each."""
     faults = [*_gpu_faults(), *_nf4_faults(settings), *environment_faults(settings, world)]
     return faults or _adapter_faults(settings)
 
 
 def _machine(settings: TrainSettings, world: World) -> Machine:
-    """Measure the machine; unsloth can't start from an adapter, nor take an expression as target modules."""
+    """Measure the machine; exclude unsloth if settings need features that it lacks."""
     found = measure(world.device, used := dtype(settings.base, world.device))
     if found.device == "cpu" and used == torch.float16:
         warn("float16 is slow on a CPU: set base.dtype: float32")
@@ -150,13 +150,13 @@ def _adapter_faults(settings: TrainSettings) -> list[str]:
 
 
 def _gpu_faults() -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:  # torch says why only when it is first asked
+    with warnings.catch_warnings(record=True) as caught:  # torch gives the reason only on the first call
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
     if not usable:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
         if hidden or torch.version.cuda is None or not Path("/dev/nvidia0").exists():
-            return []  # no GPU, one that is hidden, or a torch for CPUs: it trains on the CPU
+            return []  # no GPU, a hidden one, or a CPU build of torch: train on the CPU
         why = str(caught[0].message).split("\n")[0] if caught else "torch can't use it"
         return [
             f"there is a GPU, but {why}: update the NVIDIA driver, or hide the GPU (CUDA_VISIBLE_DEVICES=) to train on"
@@ -179,5 +179,5 @@ def _nf4_faults(settings: TrainSettings) -> list[str]:
         return []
     return [
         f"base.quantization: this bitsandbytes has no library for CUDA {torch.version.cuda}: reinstall it"
-        " (python -m bitsandbytes says more), or set base.quantization: none"
+        " (`python -m bitsandbytes` has details), or set base.quantization: none"
     ]

@@ -1,4 +1,4 @@
-"""Resolve every setting that was left to "auto": from the data, the plan and the base."""
+"""Resolve every "auto" setting from the data, the plan and the base."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .memory import Plan
 def resolve(
     settings: TrainSettings, prepared: Prepared, planned: Plan, attention: str, device: torch.device
 ) -> Resolved:
-    """Return the settings with nothing left to "auto": from the data, the plan and the base's `attention`.
+    """Return the settings with every "auto" resolved from the data, the plan and the base's `attention`.
 
-    Where training starts from an adapter, `settings` have its values already (`with_adapter`).
+    If training starts from an adapter, `settings` already have its values (`with_adapter`).
     """
     stopping = settings.train.early_stopping_patience is not None
     settings = changed(
@@ -35,7 +35,7 @@ def resolve(
         backend=planned.backend,
     )
     settings = changed(settings, "data", **_found_in_data(settings, prepared))
-    settings = changed(settings, "lora", config_file=None)  # its values are here
+    settings = changed(settings, "lora", config_file=None)  # its values are already in the settings
     settings = changed(
         settings,
         "train",
@@ -43,21 +43,19 @@ def resolve(
         gradient_checkpointing=planned.checkpointing,
         torch_compile=planned.compiled and planned.backend == "transformers",
         optim=planned.optim,
-        # the best checkpoint must be among those that are kept
+        # the best checkpoint must be among the saved ones
         save_steps=settings.train.eval_steps if stopping else settings.train.save_steps,
     )
     if left := undecided(settings):
-        raise ConfigError(
-            [f"{key}: is still {AUTO} after everything was decided: this is a fault of ours" for key in left]
-        )
+        raise ConfigError([f"{key}: is still {AUTO} after resolution: this is a bug in Burnish" for key in left])
     resumed = settings.lora.resume_adapter
     return Resolved(settings, planned.steps, tree_sha256(adapter_path(settings)) if resumed else None)
 
 
 def with_adapter(settings: TrainSettings, model: Any) -> TrainSettings:
-    """Return the settings with those of the adapter that training starts from: it keeps its rank, scale and targets.
+    """Return the settings with rank, scale and targets of the adapter that training starts from.
 
-    `model` is the base, of which no weight is needed.
+    `model` is the base; its weights are not needed.
     """
     if not settings.lora.resume_adapter:
         return settings
@@ -69,9 +67,9 @@ def with_adapter(settings: TrainSettings, model: Any) -> TrainSettings:
 
 
 def _found_in_data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
-    """Return what each "auto" of the data section became while the rows were prepared.
+    """Return the data section's "auto" settings as resolved while preparing the rows.
 
-    Prepared has an attribute of the setting's name for each.
+    Prepared has an attribute with the setting's name for each.
     """
     open_keys = [key for section, key in auto_keys() if section == "data" and getattr(settings.data, key) == AUTO]
     return {key: getattr(prepared, key, AUTO) for key in open_keys}

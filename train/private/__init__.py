@@ -1,1 +1,1 @@
-"""Private API of the libraries, a module for each: nothing else in train/ touches it."""
+"""Uses of libraries' private API, one module per library; nothing else in train/ uses it."""

@@ -1,4 +1,4 @@
-"""PEFT's private API: which modules of a model an adapter's config means."""
+"""Private API of PEFT: the modules of a model that an adapter's config selects."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ NEEDS = (
     ),
     Need(
         "peft.utils:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
-        "an adapter that left its layers to PEFT can't be continued",
+        "an adapter without target_modules in its config can't be continued",
     ),
 )
 
 
 def default_targets(model_type: str) -> Any:
-    """Return the modules that PEFT chooses for an architecture; None: it has no choice."""
+    """Return PEFT's default modules for an architecture; None if it has none."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     return CHOSEN.get(model_type)
 
 
 def targeted(config: Any, names: list[str]) -> set[str]:
-    """Return those of a model's module names that a LoraConfig puts an adapter on."""
+    """Return the module names to which a LoraConfig adds an adapter."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     return {name for name in names if check_target_module_exists(config, name)}

@@ -1,4 +1,4 @@
-"""torch's private API: what its compiler saves for backward, compiled calls, and operations on many tensors."""
+"""Private API of torch: the compiler's choice of saved tensors, compiled calls, and operations on many tensors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch._functorch.config
 from burnish.private.needs import Need
 
 NEEDS = (
-    Need("torch._functorch.config:patch", "the compiler's settings can't be changed for a training step alone"),
+    Need("torch._functorch.config:patch", "the compiler's settings can't be changed only for training steps"),
     Need("torch._functorch.config:activation_memory_budget", "compiled layers can't checkpoint"),
     Need("torch._functorch.config:ban_recompute_materialized_backward", "compiled layers save more than they need"),
-    Need("torch.nn:Module._compiled_call_impl", "layers can't be compiled for training steps alone"),
+    Need("torch.nn:Module._compiled_call_impl", "layers can't be compiled only for training steps"),
     Need("torch:_foreach_copy_", "the fused layers' copies of the adapter can't be refreshed at once"),
     Need("torch:_foreach_mul", "the fused layers' copies of the adapter can't be refreshed at once"),
 )
 
 
 def compiler_settings(recompute: bool) -> AbstractContextManager[None]:
-    """Compile inside so that layers save their inputs only (`recompute`), or all that their gradients need.
+    """Compile layers, inside the context, to save only their inputs (`recompute`) or everything gradients need.
 
-    Gate and up are saved, not their product: it is computed again where its gradient is, for next to nothing.
+    Gate and up are saved, but not their product, which is cheap to recompute with its gradient.
     """
     config: Any = torch._functorch.config
     patched: AbstractContextManager[None] = config.patch(
@@ -34,7 +34,7 @@ def compiler_settings(recompute: bool) -> AbstractContextManager[None]:
 
 
 def compiled_call(layer: Any) -> Callable[..., Any]:
-    """Return the layer's compiled call, one for any number of tokens, and leave the layer as it was."""
+    """Return the layer's compiled call for any number of tokens, without changing the layer."""
     layer.compile(dynamic=True)
     call, layer._compiled_call_impl = layer._compiled_call_impl, None
     compiled: Callable[..., Any] = call
@@ -43,7 +43,7 @@ def compiled_call(layer: Any) -> Callable[..., Any]:
 
 @contextmanager
 def calling(layers: Sequence[Any], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Have each layer run its call inside the context, in place of its own."""
+    """Replace each layer's call by the given one inside the context."""
     for layer, call in zip(layers, calls, strict=True):
         layer._compiled_call_impl = call
     try:
@@ -54,5 +54,5 @@ def calling(layers: Sequence[Any], calls: Sequence[Callable[..., Any]]) -> Itera
 
 
 def copy_scaled(targets: list[torch.Tensor], sources: list[torch.Tensor], factors: list[float]) -> None:
-    """Write factor·source into each target, in few launches for all."""
+    """Write factor·source into each target, with few kernel launches."""
     torch._foreach_copy_(targets, torch._foreach_mul(sources, factors))

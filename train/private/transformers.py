@@ -1,4 +1,4 @@
-"""transformers' private API: a model's choice of attention, layer classes, and what its trainer does between steps."""
+"""Private API of transformers: a model's attention, layer classes, and the trainer's work between steps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Conv1D", "GradientCheckpointingLayer"]
 
 NEEDS = (
     Need("transformers:PreTrainedConfig._attn_implementation", "a model's attention can't be read or switched"),
-    Need("transformers:AttentionInterface._global_mapping", "the attention of packed rows can't be taken out again"),
-    Need("transformers:AttentionMaskInterface._global_mapping", "the mask of packed rows can't be taken out again"),
+    Need("transformers:AttentionInterface._global_mapping", "the attention of packed rows can't be removed again"),
+    Need("transformers:AttentionMaskInterface._global_mapping", "the mask of packed rows can't be removed again"),
     Need("transformers.modeling_layers:GradientCheckpointingLayer", "decoder layers to compile are not found"),
-    Need("transformers.pytorch_utils:Conv1D", "GPT-2's matrices are left out of the plan"),
+    Need("transformers.pytorch_utils:Conv1D", "GPT-2's matrices are missing in the plan"),
     Need(
         "transformers:TrainingArguments._n_gpu",
         "several GPUs of one process would be split by DataParallel",
@@ -29,27 +29,27 @@ NEEDS = (
     Need("transformers:Trainer._clip_grad_norm", "gradients' norms are computed twice", parameters=("model",)),
     Need(
         "transformers:Trainer._load_from_checkpoint",
-        "a run that had trained its last step can't be finished",
+        "a run interrupted after its last step can't be finished",
         parameters=("resume_from_checkpoint",),
     ),
 )
 
 
 def attention_name(config: Any) -> str | None:
-    """Return the name of the attention that a model of this config uses; None: it is not chosen yet."""
+    """Return the attention of a model with this config; None if not chosen yet."""
     name: str | None = config._attn_implementation
     return name
 
 
 def attention_configs(model: Any) -> list[Any]:
-    """Return the configurations that name a model's attention, each once: its modules share them."""
+    """Return the distinct configurations that set a model's attention; modules share them."""
     found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
     return list(found.values())
 
 
 @contextmanager
 def attention_switched(configs: list[Any], name: str, attend: Callable[..., Any]) -> Iterator[None]:
-    """Have models of these configs attend by `attend`, without a mask, inside the context; then as before."""
+    """Use `attend` without a mask as attention of models with these configs, inside the context."""
     before = [config._attn_implementation for config in configs]
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, _no_mask)
@@ -69,8 +69,8 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def use_one_gpu(arguments: TrainingArguments) -> None:
-    """Keep a trainer from DataParallel, which knows nothing of packed rows, where one process sees several GPUs."""
-    _ = arguments.device  # settles the devices
+    """Prevent a trainer from using DataParallel with several GPUs: it does not support packed rows."""
+    _ = arguments.device  # initialises the devices
     arguments._n_gpu = min(1, arguments.n_gpu)
 
 
@@ -80,7 +80,7 @@ def load_checkpoint(trainer: Any, checkpoint: Path) -> None:
 
 
 class ClipsGradients:
-    """A trainer's first base class: `clip_gradients` is what transformers calls to clip, and returns the norm."""
+    """A trainer's first base class: transformers calls `clip_gradients`, which clips and returns the norm."""
 
     def _clip_grad_norm(self, model: Any) -> Any:
         return self.clip_gradients(model)

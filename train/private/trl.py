@@ -1,4 +1,4 @@
-"""TRL's private API: the counter of trained tokens, which its trainer logs as num_tokens."""
+"""Private API of TRL: the counter of trained tokens, logged as num_tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NEEDS = (
 
 
 def count_tokens(trainer: Any, tokens: int) -> None:
-    """Add a step's tokens to those that the trainer logs and keeps in its checkpoints."""
+    """Add a step's tokens to the trainer's counter, which is logged and saved in checkpoints."""
     trainer._total_train_tokens += tokens
     trainer._metrics["train"]["num_tokens"] = [trainer._total_train_tokens]
 
 
 def counted_tokens(trainer: Any) -> int:
-    """Return the tokens that were trained so far, those before a resume included."""
+    """Return the number of tokens trained so far, including those before a resume."""
     return int(trainer._total_train_tokens)

@@ -1,4 +1,4 @@
-"""Training rows: which ids an example becomes, which of them are learned, and the proof of both."""
+"""Training rows: the ids of an example, the trained spans, and the proof of both."""
 
 from .chat import build
 from .proof import prove, response_text

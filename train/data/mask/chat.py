@@ -1,4 +1,4 @@
-"""Messages → rows: the ids are exactly what the server will see, and only the responses are learned."""
+"""Convert messages to rows: the ids are exactly those that the server will use, and only responses are trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
 from .text import text_ids
 
 OPEN_THOUGHT = "<think>"
-# conversations of more assistant turns are put together from short ones: rendering every beginning is quadratic
+# conversations with more assistant turns are joined from short ones, since rendering every prefix is quadratic
 FEWEST_JOINED = 9
 AFTERWARDS = {"role": "user", "content": "And then?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -27,7 +27,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant turn: the ids of the prompt that the server would send, and of the response with its end token."""
+    """An assistant turn: the ids of the prompt as the server builds it, and of the response with its end token."""
 
     index: int
     prompt_ids: list[int]
@@ -36,19 +36,19 @@ class Turn:
 
 
 def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[Row]:
-    """Return the rows of all examples. Raises MaskError with every kind of fault that keeps rows from being masked.
+    """Return the rows of all examples. Raises MaskError with every kind of fault that prevents masking.
 
-    A conversation is one row where each turn's prompt continues the row before it to the token; where a template
-    rewrites history, or a token crosses a border, it becomes one row an assistant turn.
+    A conversation is one row if each turn's prompt ids continue the row so far. If a template rewrites history, or a
+    token crosses a border, it becomes one row per assistant turn.
     """
     rows: list[Row] = []
     faults, done = Faults(), 0
-    chat = codec.chat(template) if template else None  # one for all: it indexes the special strings
+    chat = codec.chat(template) if template else None  # shared: it indexes the special strings
     with progress("turns rendered", examples) as tick:
         for example in examples:
             try:
                 rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
-            except TemplateLimit as error:  # with every other row it would take as long
+            except TemplateLimit as error:  # every other row would take as long
                 faults.add(example, Unmaskable(str(error)))
                 break
             except ChatError as error:
@@ -62,14 +62,14 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
 
 
 def _text_row(example: Example, codec: Codec) -> Row:
-    """A plain text is learned whole, up to its end token."""
+    """Return the row of a plain text, trained completely up to its end token."""
     ids, span = text_ids(example.text or "", codec)
     return Row(example, ids, (span,))
 
 
 def _chat_rows(example: Example, chat: Chat | None, codec: Codec) -> list[Row]:
     if chat is None:
-        raise Unmaskable("chat rows need a chat template")
+        raise Unmaskable("chat rows need a chat template: set chat.template")
     if joined := _joined(example, chat, codec):
         return [joined]
     turns = each_turn(example, chat, codec)
@@ -79,7 +79,7 @@ def _chat_rows(example: Example, chat: Chat | None, codec: Codec) -> list[Row]:
 
 
 def each_turn(example: Example, chat: Chat, codec: Codec) -> list[Turn]:
-    """Return every assistant turn after all that comes before it. Raises Unmaskable, and ChatError of the template."""
+    """Return every assistant turn with its prompt. Raises Unmaskable, and ChatError from the template."""
     messages = [message.to_dict() for message in example.messages or ()]
     turns = []
     for index in _assistants(example):
@@ -92,7 +92,7 @@ def each_turn(example: Example, chat: Chat, codec: Codec) -> list[Turn]:
 
 
 def one_row(example: Example, turns: list[Turn]) -> Row | None:
-    """Return the conversation as one row, or None where a later prompt does not continue the row so far."""
+    """Return the conversation as one row, or None if a later prompt does not continue the row so far."""
     so_far: list[int] = []
     for turn in turns:
         if turn.prompt_ids[: len(so_far)] != so_far:
@@ -102,7 +102,7 @@ def one_row(example: Example, turns: list[Turn]) -> Row | None:
 
 
 def row_of(example: Example, turns: list[Turn]) -> Row:
-    """Return the row of turns of which each continues the one before it; context are those that are not trained."""
+    """Return the row of turns that continue one another; untrained turns are context."""
     ids = turns[-1].prompt_ids + turns[-1].response_ids
     trained = [turn for turn in turns if turn.trained]
     spans = tuple((len(t.prompt_ids), len(t.prompt_ids) + len(t.response_ids)) for t in trained)
@@ -110,10 +110,10 @@ def row_of(example: Example, turns: list[Turn]) -> Row:
 
 
 def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
-    """Return a long conversation as one row, in time linear in its turns; None where it is short or can't be so.
+    """Return a long conversation as one row, in linear time; None if it is short or this is not possible.
 
-    Every exchange is rendered after a short opening instead of all that comes before it. That is right where the
-    template renders an exchange alike wherever it stands; the proof says whether it does, with the real prompts.
+    Every exchange is rendered after a short opening instead of the whole history. This is correct if the template
+    renders an exchange the same at every position, which the proof checks with the real prompts.
     """
     messages, indices = [message.to_dict() for message in example.messages or ()], _assistants(example)
     if len(indices) < FEWEST_JOINED:
@@ -132,7 +132,7 @@ def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
             spans[index] = (len(ids), len(ids) + len(response))
             ids += response
     except (ChatError, Unmaskable):
-        return None  # the slow way names the fault where it is
+        return None  # the slow path reports the fault with its turn
     trained = [i for i in indices if (example.messages or ())[i].train]
     row = Row(example, ids, tuple(spans[i] for i in trained), tuple(trained))
     return None if row_faults(row, chat, codec) else row
@@ -143,9 +143,9 @@ def _assistants(example: Example) -> list[int]:
 
 
 def turn_ids(messages: Messages, chat: Chat, codec: Codec) -> tuple[list[int], list[int]]:
-    """Return the ids of the prompt of the last message, as the server makes it, and of that message to its end token.
+    """Return the ids of the last message's prompt, as the server builds it, and of the message with its end token.
 
-    Raises Unmaskable where the one does not continue the other, or the response has no end token.
+    Raises Unmaskable if the message does not continue the prompt, or the response has no end token.
     """
     prompt = chat.render(messages[:-1], add_generation_prompt=True)
     full = chat.render(messages)
@@ -154,16 +154,16 @@ def turn_ids(messages: Messages, chat: Chat, codec: Codec) -> tuple[list[int], l
     prompt_ids, full_ids = chat.encode(prompt), chat.encode(full)
     if full_ids[: len(prompt_ids)] == prompt_ids:
         response = full_ids[len(prompt_ids) :]
-    else:  # a token would cross from prompt to response, which can't happen when generating
+    else:  # a token crosses from prompt to response, which can't happen in generation
         response = chat.encode(full.after(len(prompt.text)))
     return prompt_ids, response[: _end(messages, prompt_ids, response, chat, codec)]
 
 
 def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: Chat, codec: Codec) -> int:
-    """Return how many ids the response has with its end token; what a template writes after that is not generated.
+    """Return the length of the response up to its end token; a template's text after that is not generated.
 
-    The content ends before a terminator. Where several follow one another, the base's own end token ends the turn,
-    else the last of those that the turn keeps when another follows it (Phi ends a finished chat twice).
+    The content ends before a terminator. If several follow one another, the base's own end token ends the turn, else
+    the last one that the turn keeps when another turn follows (Phi ends a finished chat twice).
     """
     places = [i for i, token in enumerate(response) if token in codec.terminators]
     content = str(messages[-1]["content"])
@@ -171,10 +171,10 @@ def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: C
     if not ended:
         if not places or codec.decode(response[places[-1] + 1 :]).strip():
             raise Unmaskable(
-                "the template does not close it with an end token of this tokenizer, so the model would never learn to"
+                "the template does not end it with an end token of this tokenizer, so the model would never learn to"
                 " stop; choose another template with chat.template"
             )
-        return places[-1] + 1  # the proof names what became of the content
+        return places[-1] + 1  # the proof reports what happened to the content
     ends = [i for i in places if i >= ended[-1] and not codec.decode(_others(response[ended[-1] : i], codec)).strip()]
     if len(ends) > 1:
         kept = _in_common(prompt_ids + response, chat.ids([*messages, AFTERWARDS])) - len(prompt_ids)
@@ -194,18 +194,18 @@ def _not_a_prefix(prompt: str, full: str, template: ChatTemplate) -> Unmaskable:
     if prompt.rstrip().endswith(OPEN_THOUGHT):
         without = ", set chat.template_kwargs to {enable_thinking: false}" if template.names("enable_thinking") else ""
         return Unmaskable(
-            f"the template's generation prompt opens a thought ({OPEN_THOUGHT}) and the row has none: put thoughts into"
-            f" the data{without}, set chat.template to a plain variant (deepseek-r1), or give a template file"
+            f"the template's generation prompt opens reasoning ({OPEN_THOUGHT}), but the row has none: add reasoning to"
+            f" the data{without}, set chat.template to a plain variant (deepseek-r1), or use a template file"
         )
     same = _in_common(prompt, full)
     return Unmaskable(
-        "the template renders the prompt differently once it is answered",
-        f" (at {prompt[max(0, same - 20) : same + 20]!r}): give a template file with chat.template",
+        "the template renders the prompt differently when an answer follows",
+        f" (at {prompt[max(0, same - 20) : same + 20]!r}): set chat.template to another template",
     )
 
 
 def _system_advice(example: Example, chat: Chat | None) -> str:
-    """Say how a conversation whose system turn a template refuses is taken, if that is what it refuses."""
+    """Return advice if a template refuses a conversation only because of its system turn, else ""."""
     messages = [message.to_dict() for message in example.messages or ()]
     if chat is None or len(messages) < 2 or messages[0]["role"] != "system":
         return ""
@@ -214,4 +214,4 @@ def _system_advice(example: Example, chat: Chat | None) -> str:
         chat.render([moved, *messages[2:]])
     except ChatError:
         return ""
-    return ": without a system turn it takes them; put the system text before the first user turn's"
+    return ": it accepts them without a system turn; move the system text to the start of the first user turn"

@@ -1,4 +1,4 @@
-"""The proof of every row, apart from how it was built: the prompts are the server's, and the responses are learned."""
+"""Check every row independently of how it was built: prompts are the server's, and responses are trained."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from burnish.tokenizers.special_text import Chat
 from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
 from .text import text_faults
 
-# of the turns of a long row, the last, the one at a quarter, a sixteenth ... are proven with the whole prompt
+# in a long row, the last turn and those at a quarter, a sixteenth ... are checked with the whole prompt
 FEWEST_SPARED, STRIDE = 9, 4
-# what stands in for all that comes before the turns between
+# a short replacement for the history before the other turns
 SYSTEM = {"role": "system", "content": "Answer shortly."}
 BEFORE = ({"role": "user", "content": "Is anyone there?"}, {"role": "assistant", "content": "Yes, ask away."})
 
 
 def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> None:
-    """Check every row apart from how it was built: raises MaskError where a mask is wrong.
+    """Check every row independently of how it was built. Raises MaskError if a mask is wrong.
 
-    Each trained span must hold one assistant turn's content, right before the end token that it ends in; the ids
-    before it must be the tokenized prompt, and no two spans may overlap.
+    Each trained span must be one assistant turn's content followed by its end token. The ids before it must be the
+    tokenized prompt, and spans must not overlap.
     """
     faults, done = Faults(), 0
     chat = codec.chat(template) if template else None
@@ -38,7 +38,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
 
 
 def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
-    """Return what is wrong with a row."""
+    """Return the faults of a row."""
     if row.example.text is not None:
         told = text_faults(row.example.text, row.input_ids, row.spans[0][1], codec)
         return [Unmaskable(what, colon + detail) for what, colon, detail in (f.partition(": ") for f in told)]
@@ -54,9 +54,9 @@ def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
 
 
 def response_text(ids: Sequence[int], content: str, codec: Codec) -> str | None:
-    """Return the text of a trained span up to the end of the message's content; None where the content is not in it.
+    """Return the text of a trained span up to the end of the message's content; None if the content is not in it.
 
-    After the content there are end tokens alone.
+    Only end tokens may follow the content.
     """
     for length in range(len(ids) - 1, -1, -1):
         if ids[length] not in codec.terminators and codec.decode(ids[length : length + 1]).strip():
@@ -79,22 +79,22 @@ def _response_faults(row: Row, number: int, chat: Chat, codec: Codec) -> list[Un
     if read := _read_as_tokens(message.content, ids[:-1], chat, codec):
         found.append(Unmaskable(f"{', '.join(read)} in its text became a control token"))
     if number and start < row.spans[number - 1][1]:
-        found.append(Unmaskable("its tokens overlap those of the turn before"))
+        found.append(Unmaskable("its tokens overlap those of the previous turn"))
     return found
 
 
 def _prompt_faults(row: Row, number: int, chat: Chat) -> list[Unmaskable]:
-    """Check the ids before a span; a turn that is not proven with its whole prompt is proven with what is new in it."""
+    """Check the ids before a span: against the whole prompt, or for some turns only the part since the last answer."""
     if not _whole(number, len(row.spans)) and _continues(row, number, chat):
         return []
     before = [message.to_dict() for message in (row.example.messages or ())[: row.turns[number]]]
     if row.input_ids[: row.spans[number][0]] == chat.ids(before, add_generation_prompt=True):
         return []
-    return [Unmaskable("what comes before it is not the prompt that the server would send")]
+    return [Unmaskable("the ids before it are not the prompt that the server would build")]
 
 
 def _whole(number: int, count: int) -> bool:
-    """Whether a turn is proven with its whole prompt; of many turns so few that their prompts add up to O(row)."""
+    """Return whether to check a turn with its whole prompt; for long rows only a few, for O(row) in total."""
     left = count - 1
     while left > number and count >= FEWEST_SPARED:
         left //= STRIDE
@@ -102,7 +102,7 @@ def _whole(number: int, count: int) -> bool:
 
 
 def _continues(row: Row, number: int, chat: Chat) -> bool:
-    """Whether the ids since the span before are what the template writes between two answers, after any other chat."""
+    """Return whether the ids since the previous span are the template's text between two answers in another chat."""
     messages = row.example.messages or ()
     last, turn = row.turns[number - 1], row.turns[number]
     between = row.input_ids[row.spans[number - 1][1] : row.spans[number][0]]
@@ -116,11 +116,11 @@ def _continues(row: Row, number: int, chat: Chat) -> bool:
 
 
 def _read_as_tokens(content: str, ids: Sequence[int], chat: Chat, codec: Codec) -> list[str]:
-    """Return the special strings of a response that are control tokens among its ids, where text is to stay text."""
+    """Return the special strings of a response that became control tokens although text must stay text."""
     spelled = {} if chat.reading == "parse" else dict.fromkeys(chat.strings(content, assistant=True))
     if not spelled:
         return []
-    # the template may write the same tokens before the content: look no further than where the content begins
+    # the template may write the same tokens before the content, so search only from the start of the content
     last = len(ids)
     while last and ids[last - 1] in codec.terminators and codec.ends_with(codec.decode(ids[: last - 1]), content):
         last -= 1

@@ -1,4 +1,4 @@
-"""What a training row is: ids, which of them are learned, and the faults that keep an example from being one."""
+"""Training rows: ids and trained spans, and the faults of examples that can't become rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from burnish.tokenizers.vocabulary import Vocabulary
 
 IGNORED = -100
 MOST_ROWS_NAMED = 3
-FEWEST_TURNS_SHOWN = 2000  # below, the work is done before a bar could be read
+FEWEST_TURNS_SHOWN = 2000  # with fewer, the work is done before anyone could read a bar
 
 
 class MaskError(UserError):
-    """Rows whose responses can't be told from their prompts with this template and tokenizer.
+    """Rows can't be masked with this template and tokenizer.
 
-    `rows` counts those with the most frequent of the faults.
+    `rows` is the number of rows with the most frequent fault.
     """
 
     def __init__(self, faults: str | Sequence[str], rows: int = 0) -> None:
@@ -32,38 +32,38 @@ class MaskError(UserError):
 
 @dataclass(frozen=True)
 class Codec:
-    """What masking needs of a tokenizer.
+    """The interface to a tokenizer for masking.
 
-    `encode` adds no special tokens and parses those in the text; `terminators` are the ids that may end a turn.
-    `vocabulary` and `reading` say what special strings in messages are.
+    `encode` adds no special tokens and parses those in the text. `terminators` are the ids that may end a turn.
+    `vocabulary` and `reading` define how special strings in messages are read.
     """
 
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     terminators: frozenset[int]
-    bos: tuple[int, ...]  # what the tokenizer puts before a plain text
+    bos: tuple[int, ...]  # the tokenizer's prefix of plain texts
     eos: int
     vocabulary: Vocabulary
     reading: Reading = "text"
-    # what the tokenizer does to a text's characters (NFC ...), and whether a decoded text is the given one but for that
+    # the tokenizer's normalization (NFC ...), and a comparison of decoded and original text that ignores it
     normalise: Callable[[str], str] = str
     same: Callable[[str, str], bool] = operator.eq
-    # one form of all texts that differ by that, or by the blanks that templates put beside the marks of a thought
+    # maps texts to one form if they differ only by that, or by the blanks that templates add to reasoning markers
     canonical: Callable[[str], str] = str
-    # which of the terminators end a generation of this base, beside eos: where a text spells one last, it is ended
+    # terminators, besides eos, that end this base's generation: a text that ends with one is complete
     ends: frozenset[int] = frozenset()
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The ids that end a generation of this base."""
+        """The ids that end this base's generation."""
         return self.ends | {self.eos}
 
     def chat(self, template: ChatTemplate) -> Chat:
-        """Return what turns messages into ids, as the server will."""
+        """Return the encoder of messages, as the server uses it."""
         return Chat(template, self.vocabulary, self.reading)
 
     def ends_with(self, text: str, content: str) -> bool:
-        """Whether a decoded text ends with a message's content, but for outer blanks and what the tokenizer changes."""
+        """Return whether a decoded text ends with a message's content, ignoring outer blanks and normalization."""
         if text.rstrip().endswith(content.strip()):
             return True
         return self.canonical(text).rstrip().endswith(self.canonical(content).strip())
@@ -71,10 +71,10 @@ class Codec:
 
 @dataclass(frozen=True)
 class Row:
-    """One training sequence. `spans` are the trained [start, end) ranges, each a response with its terminator.
+    """One training sequence. `spans` are the trained ranges [start, end), each a response with its terminator.
 
-    `turns` says which assistant turn (index into the messages) each span is. `cut`: the row was shortened inside its
-    last span, which therefore has no end token.
+    `turns` has the message index of each span. `cut`: the row was truncated inside its last span, which therefore has
+    no end token.
     """
 
     example: Example
@@ -85,11 +85,11 @@ class Row:
 
     @property
     def whole(self) -> tuple[tuple[int, int], ...]:
-        """The spans that have their end token."""
+        """The spans with an end token."""
         return self.spans[:-1] if self.cut else self.spans
 
     def learned(self, everything: bool = False) -> tuple[tuple[int, int], ...]:
-        """Return the ranges in the loss: the spans, or all ids."""
+        """Return the trained ranges: the spans, or all ids."""
         return ((0, len(self.input_ids)),) if everything else self.spans
 
     def labels(self, everything: bool = False) -> list[int]:
@@ -101,7 +101,7 @@ class Row:
 
 
 class Unmaskable(Exception):
-    """What is wrong with one turn: `what` is the same in every row with this fault, `detail` is this row's own."""
+    """A fault of one turn: `what` is the same for all rows with this fault, `detail` is specific to this row."""
 
     def __init__(self, what: str, detail: str = "", turn: int | None = None) -> None:
         super().__init__(what + detail)
@@ -109,32 +109,32 @@ class Unmaskable(Exception):
 
 
 class Faults:
-    """The faults of many rows: each kind is told once, with the first row, how many have it, and the first others."""
+    """The faults of many rows; each kind is reported once, with its first rows and their number."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, dict[str, None]]] = {}
 
     def add(self, example: Example, fault: Unmaskable) -> None:
-        """Keep the fault of a row."""
+        """Add the fault of a row."""
         turn = f"assistant turn {fault.turn}: " if fault.turn is not None else ""
         _, rows = self._found.setdefault(fault.what, (turn + fault.what + fault.detail, {}))
         rows[example.where] = None
 
     def raise_any(self) -> None:
-        """Raise MaskError with all of them, if there are any."""
+        """Raise MaskError with all faults, if there are any."""
         if self._found:
             told = [_told(list(rows), text) for text, rows in self._found.values()]
             raise MaskError(told, max(len(rows) for _, rows in self._found.values()))
 
 
 def assistant_number(example: Example, index: int) -> int:
-    """Return which assistant turn the message at `index` is, counted from 1."""
+    """Return the number of the assistant turn at `index`, counted from 1."""
     return sum(message.role == "assistant" for message in (example.messages or ())[: index + 1])
 
 
 @contextmanager
 def progress(title: str, examples: Sequence[Example]) -> Iterator[Tick]:
-    """Show progress over examples, in turns, where there are many."""
+    """Show progress in turns, if there are many."""
     turns = sum(len(example.messages or ()) or 1 for example in examples)
     if turns < FEWEST_TURNS_SHOWN:
         yield lambda done, text="": None
@@ -148,4 +148,4 @@ def _told(rows: Sequence[str], text: str) -> str:
     if not others:
         return f"{first}: {text}"
     named = ", ".join(others[:MOST_ROWS_NAMED]) + (", ..." if len(others) > MOST_ROWS_NAMED else "")
-    return f"{first}: {text} (so in {len(rows)} rows: {named} as well)"
+    return f"{first}: {text} (the same in {len(rows)} rows, also {named})"
