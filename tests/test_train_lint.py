@@ -41,7 +41,7 @@ def test_placeholders_are_named_with_rows_and_lines() -> None:
         (12, 15),
     )
     many = only(chat(1, "q", " ".join("{{" + c + "}}" for c in "abcdefg") + "."))
-    assert "and 2 more stand in the rows" in many.text
+    assert "and 2 more are in the rows" in many.text
 
 
 def test_braces_of_code_are_no_placeholders() -> None:
@@ -154,7 +154,7 @@ def test_written_empty_cells(cell: str) -> None:
     found = lint([*clean(), *rows])
     warning = next(w for w in found if w.kind == "empty-cell")
     assert warning.lines == (3, 4, 5)
-    assert warning.text.startswith(f"texts that are only '{cell.strip()}' (3 rows, first line 3) stand in the place of")
+    assert warning.text.startswith(f"texts that are only '{cell.strip()}' (3 rows, first line 3) were probably written")
 
 
 def test_words_of_emptiness_in_sentences_are_none() -> None:
