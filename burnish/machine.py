@@ -50,10 +50,10 @@ def cpu_quota() -> float | None:
 
 
 def processor_use() -> tuple[int, float, float] | None:
-    """Return the logical processors of our affinity, and the seconds that they and this process have computed so far.
+    """Return the number of logical processors in the affinity, and the seconds they and this process have computed.
 
-    What runs at a lower priority than this process (nice) is not counted: it makes room. None where the kernel does not
-    tell; its counters have hundredths of a second.
+    Work at a lower priority than this process (nice) is not counted, since it yields. None if the kernel does not
+    report it; its counters have hundredths of a second.
     """
     try:
         lines = STAT.read_text().split("\n")
@@ -61,14 +61,14 @@ def processor_use() -> tuple[int, float, float] | None:
         return None
     allowed = os.sched_getaffinity(0)
     rows = [fields for line in lines if (fields := line.split()) and _number(fields[0]) in allowed]
-    # user, nice, system, idle, iowait, irq, softirq; what the hypervisor took is nobody's here
+    # user, nice, system, idle, iowait, irq, softirq; the hypervisor's time (steal) is not counted
     counted = (1, 3, 6, 7) if os.getpriority(os.PRIO_PROCESS, 0) <= 0 else (1, 2, 3, 6, 7)
     ticks = sum(int(fields[column]) for fields in rows for column in counted)
     return (len(rows), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()) if rows else None
 
 
 def _number(name: str) -> int:
-    """Return the 3 of "cpu3"; -1 for other names and for the sum of all."""
+    """Return 3 for "cpu3"; -1 for other names and for the total ("cpu")."""
     return int(name[3:]) if name.startswith("cpu") and name[3:].isdigit() else -1
 
 

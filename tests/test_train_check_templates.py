@@ -82,7 +82,7 @@ def test_a_fault_of_all_rows_is_one_line(tiny_base: Path, boats: Path, capsys: p
         check(tiny_base, boats, source + sources.OPENS, capsys)
     (line,) = caught.value.report().splitlines()
     assert line.startswith(f"error: {boats}: line 1: assistant turn 1: the template does not end it with an end token")
-    assert line.endswith("(so in 12 rows: line 2, line 3, line 4, ... as well)")
+    assert line.endswith("(the same in 12 rows, also line 2, line 3, line 4, ...)")
 
 
 def test_rows_that_are_too_long_are_one_line(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_a_fault_of_many_rows_is_told_once_with_the_first_of_them(codec: Codec) 
         build([chat("a", "b", line=line) for line in (3, 9, 12, 20, 31)], broken, codec)
     (fault,) = caught.value.faults
     assert fault.startswith("line 3: assistant turn 1: the template does not end it with an end token")
-    assert fault.endswith("(so in 5 rows: line 9, line 12, line 20, ... as well)")
+    assert fault.endswith("(the same in 5 rows, also line 9, line 12, line 20, ...)")
 
 
 @pytest.mark.parametrize(

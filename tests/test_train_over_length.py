@@ -59,4 +59,4 @@ def test_a_template_that_fits_no_row_is_said_after_the_first_rows(tmp_path: Path
         RowMaker(endless, codec, DataSection(path="x.jsonl")).rows(examples, "x.jsonl")
     (fault,) = caught.value.faults
     looked = "none of the first 100 rows can be trained, so the other 299 were not checked"
-    assert (looked in fault, "so in 398 rows" in fault) == (not good, good)
+    assert (looked in fault, "the same in 398 rows" in fault) == (not good, good)

@@ -1,1 +1,1 @@
-"""Tool calls and thoughts in an assistant's text: found, written, parsed; training and serving share them."""
+"""Find, write and parse tool calls and reasoning in an assistant's text; shared by training and serving."""

@@ -1,4 +1,4 @@
-"""What a message should say against what was read of its text."""
+"""Compare a message with what was parsed from its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN = 80
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return whether two values are the same JSON: 1 and 1.0 are, 1 and true are not, and keys have no order."""
+    """Return whether two values are equal as JSON: 1 equals 1.0 but not true, and the order of keys is ignored."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
@@ -21,12 +21,12 @@ def same_json(one: Any, other: Any) -> bool:
 
 
 def same_call(one: Call, other: Call) -> bool:
-    """Return whether two calls have one name and the same arguments."""
+    """Return whether two calls have the same name and arguments."""
     return one.name == other.name and same_json(one.value(), other.value())
 
 
 def difference(said: Parsed, read: Parsed) -> str:
-    """Return how what was read differs from what was said, "" where it does not; outer blanks of texts do not count."""
+    """Return how the parsed message differs from the original, or ""; outer blanks of texts are ignored."""
     if len(said.calls) != len(read.calls):
         return f"{len(read.calls)} of {len(said.calls)} calls are read back"
     for number, (one, other) in enumerate(zip(said.calls, read.calls, strict=True), start=1):

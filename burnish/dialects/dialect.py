@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from .events import Reading
 from .source import Source
 
-# the names of the tools, where only they make a text a call; None: any name
+# the tools' names, if only they may be called; None: any name
 Names = Set[str] | None
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What calls look like in text.
+    """The form of calls in text.
 
-    `begins` are the markers of a call or a list of calls, anywhere in an answer; `opens` are the characters by which an
-    answer may be a call as a whole, if its name is a tool's. `calls` reads on after the marker, its second argument, or
-    from the opening character, with "". `ends` are end tokens after calls that are not an answer's own. `markers` are
-    tokens of their own in such models, and have to be in the text that is read. `sign` is in every call, where two
-    dialects could read the same text. `whole` reads an answer with its thoughts, where the dialect has its own.
+    `begins` are the markers of a call or a list of calls, anywhere in an answer. `opens` are the characters with which
+    an answer starts that is completely a call, if its name is a tool's. `calls` continues reading after the marker (its
+    second argument) or, with "", from the opening character. `ends` are end tokens that occur only after calls.
+    `markers` are single tokens in such models, and must be in the text that is read. `sign` is in every call; it
+    distinguishes dialects that could read the same text. `whole` reads an answer including reasoning, if the dialect
+    has its own form of it.
     """
 
     name: str

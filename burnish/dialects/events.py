@@ -1,4 +1,4 @@
-"""What an assistant's text says: content, thoughts and calls, as a whole and piece by piece."""
+"""The content, reasoning and calls of an assistant's text, complete or as a stream of events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A whole assistant's text. A call that can't be parsed is content, as it was written."""
+    """A parsed assistant text. A call that can't be parsed is content, unchanged."""
 
     content: str = ""
     reasoning: str = ""
@@ -33,57 +33,57 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """New text of the answer itself."""
+    """New text of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """New text of the thought before the answer."""
+    """New text of the reasoning before the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallBegin:
-    """A call begins: its name is known."""
+    """A call starts; its name is known."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """New text of the begun call's arguments: the pieces together are the text of a JSON object."""
+    """New text of the current call's arguments; all pieces together are a JSON object."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
-    """The begun call is complete."""
+    """The current call is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallBroken:
-    """What begun as a call is none; `raw` is its text as it was written, the marker before it included."""
+    """The current call turned out not to be one; `raw` is its original text, including the marker before it."""
 
     raw: str
 
 
 Event: TypeAlias = Content | Thought | CallBegin | CallArguments | CallEnd | CallBroken
-# readers are generators: they yield what is certain, and None where they need more text than there is
+# readers are generators: they yield what is certain, and None if they need more text
 Reading: TypeAlias = Generator[Event | None, None, Result]
 Writing: TypeAlias = Generator[str | None, None, Result]
 Waiting: TypeAlias = Generator[None, None, Result]
 
 
 class BrokenCall(Exception):
-    """The text is not what the dialect writes here."""
+    """The text is not in the dialect's form."""
 
 
 def collect(events: Iterable[Event]) -> Parsed:
-    """Join events to the message that they describe."""
+    """Join events to a message."""
     contents: list[str] = []
     thoughts: list[str] = []
     calls: list[Call] = []
@@ -106,7 +106,7 @@ def collect(events: Iterable[Event]) -> Parsed:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """Join neighbouring texts of one kind, so that one feed gives one piece of each."""
+    """Join adjacent texts of one kind."""
     found: list[Event] = []
     for event in events:
         last = found[-1] if found else None

@@ -1,4 +1,4 @@
-"""Which dialect and which thoughts a chat template has, found by rendering probes and parsing what it makes of them."""
+"""Find a chat template's dialect and form of reasoning, by rendering probes and parsing the result."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SHOWN = 160
 
 @dataclass(frozen=True)
 class Found:
-    """What a template does with tools and thoughts.
+    """A template's handling of tools and reasoning.
 
-    `dialect` None: `why` says for what reason its calls can't be read. `defines`: it shows the tools to the model;
-    `parallel`: it takes several calls in a turn; `results`: it takes their results. `end`: what it writes after a
-    turn's calls. `thoughts` None: it has none.
+    If `dialect` is None, `why` is the reason why its calls can't be read. `defines`: it shows the tools to the model;
+    `parallel`: it supports several calls per turn; `results`: it supports results of calls. `end`: its text after a
+    turn's calls. `thoughts` is None if it has no reasoning.
     """
 
     dialect: Dialect | None = None
@@ -38,13 +38,13 @@ class Found:
 
     @property
     def usable(self) -> bool:
-        """Whether tools can be offered: their definitions, calls and results are in the text."""
+        """Whether tools can be used: the text has their definitions, calls and results."""
         return self.dialect is not None and self.defines and self.results
 
 
 @dataclass(frozen=True)
 class _Match:
-    """The dialect of a turn of calls, what ends that turn, and what may."""
+    """The dialect of a turn with calls, the turn's end, and the possible ends."""
 
     dialect: Dialect
     end: str
@@ -52,9 +52,9 @@ class _Match:
 
 
 def find(template: ChatTemplate, dialect: str | None = None) -> Found:
-    """Return what a template does; with `dialect` only the dialect of that name is tried.
+    """Return a template's handling of tools; with `dialect`, try only the dialect of that name.
 
-    Never raises for what the template does: a rendering that exceeds its limits is a reason too.
+    It does not raise for the template's faults: exceeding the limits is also a reason.
     """
     candidates = [DIALECTS[dialect]] if dialect else list(DIALECTS.values())
     try:
@@ -86,7 +86,7 @@ def _calls(template: ChatTemplate, candidates: list[Dialect]) -> Found:
 
 
 def _ends(probe: Probe) -> frozenset[str]:
-    """Return what may follow a turn's calls, without blanks: what the template writes after an answer, or nothing."""
+    """Return the possible texts after a turn's calls, without blanks: as after an answer, or none."""
     turn = _rendered(lambda: probe.turn({"content": ANSWER}))
     return frozenset({"", turn.text.rpartition(ANSWER)[2].strip()} if turn else {""})
 
@@ -107,7 +107,7 @@ def _defines(template: ChatTemplate) -> tuple[bool, str]:
 
 
 def _match(turn: Turn, candidates: list[Dialect], ends: frozenset[str], count: int = 1) -> _Match | None:
-    """Return the first dialect that reads the turn's calls and nothing else but an end."""
+    """Return the first dialect that reads the turn's calls with nothing left but an end."""
     for dialect in candidates:
         if dialect.sign in turn.text:
             parsed = read(turn, dialect)
@@ -117,7 +117,7 @@ def _match(turn: Turn, candidates: list[Dialect], ends: frozenset[str], count: i
 
 
 def read(turn: Turn, dialect: Dialect | None, thoughts: Thoughts | None = None) -> Parsed:
-    """Parse a turn, whatever thought it begins with."""
+    """Parse a turn, which may start with reasoning of any form."""
     text = turn.text[:LONGEST_TURN]
     if thoughts is None and dialect and not dialect.whole:
         thoughts = next((t for t in FORMATS.values() if t.begin in text or t.open_in(turn.prompt)), None)
@@ -126,13 +126,13 @@ def read(turn: Turn, dialect: Dialect | None, thoughts: Thoughts | None = None) 
 
 
 def same_calls(parsed: Parsed, count: int) -> bool:
-    """Return whether exactly the first calls of the probes were read."""
+    """Return whether exactly the first `count` calls of the probes were read."""
     given = [(call.name, call.value()) for call in CALLS[:count]]
     return [(call.name, call.value()) for call in parsed.calls] == given
 
 
 def _examined(probe: Probe, match: _Match, defines: bool) -> Found:
-    """Return what else the template does, now that it is known how it takes one call."""
+    """Return the template's other features, given its form of a single call."""
     shape = replace(probe.shape, short_ids=not _renders(lambda: probe.calls(1, LONG_ID).text))
     two = _rendered(lambda: probe.calls(2))
     parallel = two is not None and _match(two, [match.dialect], match.ends, 2) is not None
@@ -152,7 +152,7 @@ def _rendered(render: Callable[[], Turn]) -> Turn | None:
 
 
 def _renders(render: Callable[[], str], part: str = "") -> bool:
-    """Return whether the template takes what it is given, and writes `part`."""
+    """Return whether the template accepts its input and writes `part`."""
     try:
         return part in render()
     except TemplateLimit:
@@ -162,7 +162,7 @@ def _renders(render: Callable[[], str], part: str = "") -> bool:
 
 
 def _thoughts(template: ChatTemplate, found: Found) -> Thoughts | None:
-    """Return how the template writes a thought; or, where it writes none of history, which markers it looks for."""
+    """Return how the template writes reasoning or, if it omits it in history, which markers it searches for."""
     if found.dialect and found.dialect.whole:
         return CHANNELS
     probe = Probe(template, found.shape)

@@ -1,4 +1,4 @@
-"""Small conversations with tools, rendered, and the assistant's turn in what the template makes of them."""
+"""Render small conversations with tools, and extract the assistant's turn."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ TOOLS = tuple(
     )
 )
 NAMES = frozenset(call.name for call in CALLS)
-# characters of a turn that are parsed: the probes are far shorter in any template
+# most characters of a turn to parse: the probes are far shorter in any template
 LONGEST_TURN = 1 << 14
 _BRACKETS = (("<", ">"), ("[", "]"))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant's turn as the template writes it, after the prompt that it answers."""
+    """An assistant's turn as rendered by the template, and the prompt before it."""
 
     text: str
     prompt: str
@@ -50,17 +50,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Probe:
-    """A template, and how it takes calls."""
+    """A template, and the shape of calls that it expects."""
 
     template: ChatTemplate
     shape: Shape
 
     def prompt(self) -> str:
-        """Return the prompt of a question, with tools. Raises ChatError where the template refuses."""
+        """Return the prompt of a question with tools. Raises ChatError if the template refuses."""
         return self._render([{"role": "user", "content": QUESTION}], True)
 
     def turn(self, answer: Mapping[str, Any]) -> Turn:
-        """Return an assistant's turn. Raises ChatError where the template refuses it, or writes another prompt."""
+        """Return an assistant's turn. Raises ChatError if the template refuses it or changes the prompt."""
         question = {"role": "user", "content": QUESTION}
         prompt, whole = self.prompt(), self._render([question, {"role": "assistant", **answer}], False)
         if whole.startswith(prompt):
@@ -75,7 +75,7 @@ class Probe:
         return self.turn({"content": "", **answer, "tool_calls": self._calls(count, identity)})
 
     def with_result(self) -> str:
-        """Return the prompt after a call and its result. Raises ChatError where the template refuses it."""
+        """Return the prompt after a call and its result. Raises ChatError if the template refuses it."""
         turns: list[dict[str, Any]] = [
             {"role": "user", "content": QUESTION},
             {"role": "assistant", "content": "", "tool_calls": self._calls(1)},
@@ -93,7 +93,7 @@ class Probe:
 
 
 def _common(prompt: str, whole: str) -> int:
-    """Return where two texts part, but not within a marker in brackets."""
+    """Return where two texts diverge, but not inside a marker in brackets."""
     end = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
     for opening, closing in _BRACKETS:
         start = whole.rfind(opening, 0, end)

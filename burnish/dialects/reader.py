@@ -1,4 +1,4 @@
-"""From an assistant's text to what it says: the same whether it comes whole or in pieces."""
+"""Parse an assistant's text, with the same result whether it comes complete or in pieces."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from .thoughts import Blanks, Thoughts, texts, thought
 
 
 class Parser:
-    """The state of one answer: takes its text in pieces and returns what is certain, nothing twice.
+    """Parses one answer incrementally: takes text in pieces and returns each event as soon as it is certain.
 
-    `dialect` None reads no calls, `thoughts` None no thoughts; `opened`: the prompt has opened the thought. `names` are
-    the tools'; a dialect without markers takes only these for calls. A call that breaks after it began is CallBroken.
+    With `dialect` None it reads no calls, with `thoughts` None no reasoning. `opened`: the prompt has opened the
+    reasoning. `names` are the tools' names: a dialect without markers recognises only calls of these. A call that
+    breaks after its start is CallBroken.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Parser:
         self._reading = answer(self._source, dialect, thoughts, opened, names)
 
     def feed(self, text: str, final: bool = False) -> list[Event]:
-        """Take new text; return what it makes certain. `final`: no text follows."""
+        """Add new text; return the events that became certain. `final`: no text follows."""
         self._source.add(text, final)
         return merged(self._certain())
 
@@ -57,14 +58,14 @@ def parse(
     opened: bool = False,
     names: Names = None,
 ) -> Parsed:
-    """Return what a whole text says; see Parser."""
+    """Parse a complete text; see Parser."""
     return collect(Parser(dialect, thoughts, opened, names).feed(text, final=True))
 
 
 def answer(
     source: Source, dialect: Dialect | None, thoughts: Thoughts | None, opened: bool, names: Names
 ) -> Reading[None]:
-    """Read a whole answer: its thought, then content and calls."""
+    """Read a whole answer: reasoning, then content and calls."""
     if dialect and dialect.whole:
         yield from dialect.whole(source, names)
         return
@@ -80,7 +81,7 @@ def answer(
 
 
 def _contents(source: Source, dialect: Dialect | None, names: Names, kept: Blanks) -> Reading[None]:
-    """Read content and calls. `kept` are the blanks before."""
+    """Read content and calls. `kept` are the blanks before them."""
     begins = dialect.begins if dialect else ()
     called = False
     if dialect and dialect.calls and (yield from source.peek()) in dialect.opens:
@@ -98,7 +99,7 @@ def _contents(source: Source, dialect: Dialect | None, names: Names, kept: Blank
 
 
 def attempt(source: Source, calls: Reading[None], before: str) -> Reading[bool]:
-    """Read calls; return whether there was one. What is none is content, with `before`, what stands before it."""
+    """Read calls; return whether there was one. A failed call becomes content, together with `before`."""
     begun = called = False
     source.record()
     try:

@@ -1,4 +1,4 @@
-"""Messages with tool calls as a chat template takes them: templates differ in what they expect of the same call."""
+"""Convert messages with tool calls to the shape that a chat template expects."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SHORT_ID = 9  # Mistral's templates refuse ids of another length
+SHORT_ID = 9  # Mistral's templates refuse ids of other lengths
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a template takes calls. `arguments`: as an object, or as JSON text; `empty`: a turn of calls without text has
-    the content "", null or none at all; `short_ids`: ids have nine letters or digits."""
+    """The shape of calls that a template expects. `arguments`: an object or JSON text; `empty`: the content of a turn
+    with calls but no text is "", null or absent; `short_ids`: ids have nine letters or digits."""
 
     arguments: Literal["object", "text"] = "object"
     empty: Literal["text", "null", "absent"] = "text"
     short_ids: bool = False
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return messages as the template takes them; `arguments` of their calls are JSON text."""
+        """Return messages in the template's shape; the given calls have `arguments` as JSON text."""
         return [self._message(message) for message in messages]
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,5 +52,5 @@ class Shape:
 
 
 def tool_call(identity: str, name: str, arguments: str) -> dict[str, Any]:
-    """Return a call as OpenAI's wire has it; `arguments` are JSON text."""
+    """Return a call as in OpenAI's API; `arguments` are JSON text."""
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -1,7 +1,7 @@
-"""Text that comes piece by piece, and what readers ask of it.
+"""Text that arrives in pieces, with the operations of readers.
 
-What a reader asks is answered only when no further text could change the answer, so that the pieces in which a text
-comes make no difference. Every character is looked at a bounded number of times.
+An operation returns only when no further text could change its result, so the division into pieces makes no
+difference. Every character is examined a bounded number of times.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from functools import lru_cache
 from .events import BrokenCall, Waiting, Writing
 
 BLANKS = re.compile(r"[ \t\r\n]*")
-# characters of what is read as a whole: a name, a number
+# most characters of a word (a name or a number)
 LONGEST_WORD = 256
 
 
 class Source:
-    """A position in the text that has come so far."""
+    """A position in the text received so far."""
 
     def __init__(self) -> None:
         self._text, self._at = "", 0
@@ -27,7 +27,7 @@ class Source:
         self._raw_from = 0
 
     def add(self, text: str, final: bool = False) -> None:
-        """Take new text. `final`: none follows."""
+        """Add new text. `final`: none follows."""
         self._raw.append(self._text[self._raw_from : self._at])
         self._text = self._text[self._at :] + text
         self._at = self._raw_from = 0
@@ -35,7 +35,7 @@ class Source:
         self._final = final
 
     def record(self) -> None:
-        """Begin to keep what is read from here on."""
+        """Start recording the text that is read."""
         self._raw, self._raw_from = [], self._at
 
     def raw(self) -> str:
@@ -50,7 +50,7 @@ class Source:
         return False
 
     def starts(self, *markers: str) -> Waiting[str]:
-        """Read the longest of the markers that stands here and return it; "" where none does."""
+        """Read and return the longest of the markers at this position; "" if there is none."""
         while any(self._may_start(marker) for marker in markers):
             if not (yield from self._more()):
                 break
@@ -59,7 +59,7 @@ class Source:
         return found
 
     def expect(self, *markers: str) -> Waiting[str]:
-        """Read one of the markers. Raises BrokenCall where none stands here."""
+        """Read one of the markers. Raises BrokenCall if there is none at this position."""
         found = yield from self.starts(*markers)
         if not found:
             raise BrokenCall
@@ -97,7 +97,7 @@ class Source:
         return "".join(found)
 
     def word(self, characters: re.Pattern[str]) -> Waiting[str]:
-        """Read all characters that the pattern, a class with *, takes. Raises BrokenCall beyond a length."""
+        """Read all characters that match the pattern (a class with *). Raises BrokenCall if there are too many."""
         while True:
             match = characters.match(self._text, self._at)
             end = match.end() if match else self._at
@@ -110,7 +110,7 @@ class Source:
         return found
 
     def run(self, characters: re.Pattern[str]) -> Writing[None]:
-        """Read and yield all characters that the pattern takes, as they come."""
+        """Read and yield all characters that match the pattern, as they arrive."""
         while True:
             match = characters.match(self._text, self._at)
             if match and match.end() > self._at:
@@ -122,7 +122,7 @@ class Source:
     def until(self, markers: Sequence[str]) -> Writing[str]:
         """Yield the text before the first of the markers, read the marker and return it; "" at the end.
 
-        Only what could be the beginning of a marker is kept back.
+        Only the possible start of a marker is held back.
         """
         pattern = _any_of(tuple(markers))
         while True:
@@ -144,18 +144,18 @@ class Source:
         return left < len(marker) and marker.startswith(self._text[self._at :])
 
     def _longer(self, marker: str, start: int, markers: Sequence[str]) -> bool:
-        """Return whether a longer marker could still stand at `start`."""
+        """Return whether a longer marker is still possible at `start`."""
         rest = self._text[start : start + max(map(len, markers))]
         return any(len(m) > len(marker) and len(rest) < len(m) and m.startswith(rest) for m in markers)
 
     def _kept(self, markers: Sequence[str]) -> int:
-        """Return how many characters at the end could be the beginning of a marker."""
+        """Return how many characters at the end could be the start of a marker."""
         most = min(max(map(len, markers), default=1) - 1, len(self._text) - self._at)
         tails = (self._text[len(self._text) - count :] for count in range(most, 0, -1))
         return next((len(tail) for tail in tails if any(m.startswith(tail) for m in markers)), 0)
 
     def _more(self) -> Waiting[bool]:
-        """Wait for text; False: none comes."""
+        """Wait for text; return False if there is no more."""
         received = self._received
         while self._received == received:
             if self._final:

@@ -1,4 +1,4 @@
-"""How models write the thought before an answer, and reading it."""
+"""The forms of reasoning before an answer, and reading it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .source import Source
 
 @dataclass(frozen=True)
 class Thoughts:
-    """The markers around a thought."""
+    """The markers around reasoning."""
 
     name: str
     begin: str
     end: str
 
     def open_in(self, prompt: str) -> bool:
-        """Return whether a prompt ends within a thought, so that the answer begins in it."""
+        """Return whether a prompt ends with opened reasoning, so that the answer starts inside it."""
         return prompt.rstrip().endswith(self.begin.rstrip())
 
 
@@ -33,18 +33,18 @@ FORMATS: Mapping[str, Thoughts] = {
         Thoughts("gemma-channel", "<|channel>thought\n", "<channel|>"),
     )
 }
-# the dialect of the same name reads these, and what is between them
+# read by the dialect of the same name
 CHANNELS = Thoughts("channels", "<|channel|>analysis<|message|>", "<|end|>")
 
 
 class Blanks:
-    """Keeps back the blanks at the end of a text, until it is known whether they stand before a marker."""
+    """Holds back the blanks at the end of a text until it is known whether a marker follows."""
 
     def __init__(self) -> None:
         self._kept: list[str] = []
 
     def add(self, text: str) -> str:
-        """Return what is certain with new text."""
+        """Add text; return the part that is certain."""
         body = text.rstrip()
         if not body:
             self._kept.append(text)
@@ -54,13 +54,13 @@ class Blanks:
         return found
 
     def take(self) -> str:
-        """Return the blanks that are kept, and keep none."""
+        """Return and clear the blanks held back."""
         found, self._kept = "".join(self._kept), []
         return found
 
 
 def texts(source: Source, markers: tuple[str, ...], kind: type[Content] | type[Thought], kept: Blanks) -> Reading[str]:
-    """Yield the text before the first marker but the blanks at its end; read and return the marker, "" at the end."""
+    """Yield the text before the first marker without trailing blanks; read and return the marker, "" at the end."""
     pieces = source.until(markers)
     while True:
         try:
@@ -76,7 +76,7 @@ def texts(source: Source, markers: tuple[str, ...], kind: type[Content] | type[T
 
 
 def thought(source: Source, thoughts: Thoughts) -> Reading[None]:
-    """Read a thought whose first marker has been read, and the blanks around and after it."""
+    """Read reasoning after its opening marker, and the blanks around it."""
     yield from source.blanks()
     yield from texts(source, (thoughts.end,), Thought, Blanks())
     yield from source.blanks()

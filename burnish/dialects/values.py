@@ -1,4 +1,4 @@
-"""Values in the notations that models write, from text to JSON text, as it comes: one pass, bounded depth."""
+"""Convert values in models' notations to JSON text incrementally, in one pass and with bounded depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .events import BrokenCall, Waiting, Writing
 from .source import Source
 
-# objects and lists in one another
+# most levels of nested objects and lists
 MOST_DEPTH = 64
 JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
@@ -26,9 +26,9 @@ _CODES = {"x": 2, "u": 4, "U": 8}
 
 @dataclass(frozen=True)
 class Notation:
-    """How values are written. `quotes` begin and end a string, `literals` are words with their JSON.
+    """A notation of values. `quotes` start and end a string, `literals` map words to JSON.
 
-    `escapes` are those of a string: "json", "python", or none: it is its characters up to the next quote.
+    `escapes` in strings are "json", "python", or none: then a string is its characters up to the next quote.
     """
 
     quotes: tuple[str, ...] = ('"',)
@@ -42,7 +42,7 @@ JSON = Notation()
 
 
 def json_text(source: Source, notation: Notation = JSON) -> Writing[None]:
-    """Read one value and yield it as JSON text, spaced as json.dumps does. Raises BrokenCall where there is none."""
+    """Read one value and yield it as JSON text, spaced like json.dumps. Raises BrokenCall if there is none."""
     closings: list[str] = []
     while True:
         yield from source.blanks()
@@ -65,7 +65,7 @@ def json_text(source: Source, notation: Notation = JSON) -> Writing[None]:
 
 
 def _closed(source: Source, notation: Notation, closings: list[str]) -> Writing[bool]:
-    """Read what follows a value: the ends of what it is in, up to a comma. Returns whether another value follows."""
+    """Read the closing brackets after a value, up to a comma. Returns whether another value follows."""
     while closings:
         yield from source.blanks()
         found = yield from source.expect(",", closings[-1])
@@ -108,7 +108,7 @@ def _scalar(source: Source, notation: Notation) -> Writing[None]:
 
 
 def _string(source: Source, notation: Notation, quote: str) -> Writing[None]:
-    """Yield a string whose first quote has been read."""
+    """Yield a string after its opening quote."""
     yield '"'
     if notation.escapes == "json":
         yield from _json_string(source)
@@ -175,7 +175,7 @@ def _code(source: Source, digits: int) -> Waiting[str]:
 
 
 def _character(code: str) -> str:
-    """Return a character by its code in hexadecimal as JSON text; half of a surrogate pair as its escape."""
+    """Return the character of a hexadecimal code as JSON text; an unpaired surrogate as an escape."""
     number = int(code, 16)
     if number > 0x10FFFF:
         raise BrokenCall
@@ -183,12 +183,12 @@ def _character(code: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text as it stands in a JSON string."""
+    """Return text as the inside of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def json_string(source: Source) -> Waiting[str]:
-    """Read one JSON string and return its text. Raises BrokenCall, also for half of a surrogate pair."""
+    """Read one JSON string and return its text. Raises BrokenCall, also for an unpaired surrogate."""
     yield from source.expect('"')
     pieces: list[str] = []
     for piece in _json_string(source):

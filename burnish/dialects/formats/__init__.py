@@ -1,4 +1,4 @@
-"""The dialects, a file each."""
+"""The dialects, one file each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .phi import PHI
 from .plain_json import PLAIN_JSON
 from .pythonic import PYTHONIC
 
-# those with markers come first: the others read what is left
+# dialects with markers first: the others read the rest
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
     for dialect in (CHANNELS, DEEPSEEK, MISTRAL, PHI, GEMMA, HERMES, PYTHONIC, LLAMA_JSON, PLAIN_JSON)

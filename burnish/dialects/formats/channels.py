@@ -1,4 +1,4 @@
-"""gpt-oss: every part of an answer is a message in a channel: analysis, commentary with calls, final."""
+"""gpt-oss: each part of an answer is a message in a channel: analysis, commentary with calls, or final."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_HEADER = 512
 
 
 def _answer(source: Source, names: Names) -> Reading[None]:
-    """Read a whole answer. What begins with no header is content to its end."""
+    """Read a whole answer. Text without a header is content up to its end."""
     before = yield from source.leading()
     while not (yield from source.ended()):
         first = yield from source.starts(CHANNEL, START, "assistant", "to=")
@@ -43,7 +43,7 @@ def _none() -> Waiting[tuple[str, bool]]:
 
 
 def _header(source: Source, first: str) -> Waiting[tuple[str, bool]]:
-    """Read a message's header up to its end marker; return it, and whether one ended it within the bound."""
+    """Read a message's header up to its end marker; return it, and whether it ended within the limit."""
     parts, pieces = [first], source.until((MESSAGE,))
     while sum(map(len, parts)) <= LONGEST_HEADER:
         try:

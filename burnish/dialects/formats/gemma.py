@@ -1,4 +1,4 @@
-"""FunctionGemma and Gemma 4: call:name{key:value}, between markers, strings between quotes of their own."""
+"""FunctionGemma and Gemma 4: call:name{key:value} between markers, with special quotes around strings."""
 
 from __future__ import annotations
 

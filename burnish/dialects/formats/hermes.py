@@ -1,4 +1,4 @@
-"""Hermes and Qwen: <tool_call>, a JSON object, </tool_call>, once a call."""
+"""Hermes and Qwen: <tool_call>, a JSON object and </tool_call> for each call."""
 
 from __future__ import annotations
 

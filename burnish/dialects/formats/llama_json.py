@@ -1,4 +1,4 @@
-"""Llama 3.x: the answer is JSON with name and parameters, or it follows <|python_tag|>; a semicolon parts several."""
+"""Llama 3.x: an answer of JSON with name and parameters, possibly after <|python_tag|>, separated by semicolons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain JSON: the answer is one object with name and arguments, several, or a list of them."""
+"""Plain JSON: the answer is an object with name and arguments, several of them, or a list."""
 
 from __future__ import annotations
 

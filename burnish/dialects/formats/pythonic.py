@@ -1,4 +1,4 @@
-"""Llama 3.2, Llama 4, ToolACE and LFM2: calls as Python writes them, in a list: [f(a=1, b='x'), g()]."""
+"""Llama 3.2, Llama 4, ToolACE and LFM2: a list of calls in Python syntax: [f(a=1, b='x'), g()]."""
 
 from __future__ import annotations
 
