@@ -103,7 +103,7 @@ def test_a_load_test_is_run_once_for_a_file(
     assert amx.tested(files["Q4_K_M"]) == "" and len(runs) == 2
 
 
-def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
+def test_a_crashed_load_test_disables_amx_and_nothing_else(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
@@ -131,7 +131,7 @@ def test_a_load_test_that_dies_is_a_reason_and_not_the_end(
         (-64, "a signal"),
     ],
 )
-def test_how_a_process_ended_is_one_line_with_the_way_out(code: int, text: str) -> None:
+def test_exit_reason_is_one_line_with_the_remedy(code: int, text: str) -> None:
     assert text in process.exit_reason(code) and "\n" not in process.exit_reason(code)
 
 
@@ -165,7 +165,7 @@ def test_a_supervised_crash_is_one_line_and_exit_code_2(name: str) -> None:
 
 
 @pytest.mark.parametrize(("body", "code"), [("sys.exit(0)", 0), ("sys.exit(7)", 7), ("raise SystemExit('no')", 1)])
-def test_other_ends_are_passed_on(body: str, code: int) -> None:
+def test_other_exit_codes_are_passed_on(body: str, code: int) -> None:
     process = supervised(body)
     process.communicate(timeout=60)
     assert process.returncode == code
@@ -182,7 +182,7 @@ def test_a_signal_to_the_parent_reaches_the_child() -> None:
     process.communicate()
 
 
-def test_an_unhandled_signal_ends_both_alike() -> None:
+def test_an_unhandled_signal_ends_parent_and_child() -> None:
     process = supervised("time.sleep(60)")
     assert process.stdout is not None
     process.stdout.readline()
@@ -204,7 +204,7 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
     assert not Path(f"/proc/{child}").exists()
 
 
-def test_a_stage_of_the_quickstart_that_crashes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quickstart_names_a_crashed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from burnish.run import RunError
     from tools import quickstart
 

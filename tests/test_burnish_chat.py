@@ -40,7 +40,7 @@ def test_every_named_template_renders_as_transformers_does(name: str, base_direc
 
 @pytest.mark.parametrize("name", named_templates())
 @given(turns=st.integers(1, 4), data=st.data())
-def test_an_answered_prompt_begins_with_the_prompt(name: str, turns: int, data: st.DataObject) -> None:
+def test_a_prompt_is_a_prefix_of_the_answered_conversation(name: str, turns: int, data: st.DataObject) -> None:
     """What training relies on: the generation prompt is a prefix of the same conversation with the answer."""
     words = st.text("abc xyz\n", min_size=1).filter(str.strip)
     messages = []
@@ -69,14 +69,14 @@ def test_a_hostile_template_reaches_nothing(source: str) -> None:
         pass
 
 
-def test_what_a_template_refuses_is_said_in_its_words() -> None:
+def test_a_templates_refusal_has_its_own_message() -> None:
     with pytest.raises(ChatError, match="roles must alternate"):
         template("{{ raise_exception('roles must alternate') }}").render([])
     with pytest.raises(ChatError, match="line 1"):
         template("{% if %}").render([])
 
 
-def test_an_unknown_name_names_the_nearest() -> None:
+def test_an_unknown_template_name_suggests_the_nearest() -> None:
     with pytest.raises(ChatError, match="did you mean 'llama-3.1'"):
         load_template("llama3.1")
 
@@ -125,7 +125,7 @@ class Broken(Gguf):
         return {"tokenizer.ggml.cls_token_id": "<s>", "tokenizer.ggml.bos_token_id": "1"}
 
 
-def test_a_strangers_broken_template_and_ids_are_one_line() -> None:
+def test_broken_templates_and_ids_are_one_line_errors() -> None:
     made = from_gguf(Broken(), "2026-01-02")
     assert made is not None and made.special_tokens == {"bos_token": "<1>"}
     for read in (lambda t: t.missing_tokens, lambda t: t.literals, lambda t: t.render([])):
@@ -133,14 +133,14 @@ def test_a_strangers_broken_template_and_ids_are_one_line() -> None:
             read(made)
 
 
-def test_a_token_that_a_gguf_does_not_hold_is_missing_not_made_up() -> None:
+def test_a_token_missing_in_a_gguf_is_not_invented() -> None:
     made = from_gguf(Gguf(), "2026-01-02")
     assert made is not None and made.special_tokens == {"eos_token": "<2>"}
     assert made.missing_tokens == ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
     assert made.render([]) == "|<2>|||||2026"
 
 
-def test_only_what_a_template_takes_from_outside_is_a_variable_of_it() -> None:
+def test_only_free_variables_of_a_template_count() -> None:
     source = "{% for message in messages %}{{ message.role }}{% endfor %}{% if think %}for{% endif %}"
     template = ChatTemplate(source, "2026-01-01")
     assert template.names("think") and not any(map(template.names, ("message", "role", "for", "if")))

@@ -44,7 +44,7 @@ def test_command_line_beats_environment_beats_file(config: Path) -> None:
     assert (settings.lora.r, settings.name, settings.lora.lora_dropout) == (3, "environment", 0.1)
 
 
-def test_every_fault_of_every_source_is_told_at_once_with_the_nearest_key(config: Path) -> None:
+def test_all_faults_of_all_sources_are_reported_with_suggestions(config: Path) -> None:
     found = faults(config, "lora:\n  rank: 8\n  lora_droput: 0.1\n  r: abc\npackin: true\n", {"BURNISH_TRAIN_NAM": "x"})
     assert found == [
         "c.yaml:2: unknown key 'lora.rank'; did you mean 'lora.r'?",
@@ -64,11 +64,11 @@ def test_a_key_given_twice_is_a_fault_and_not_dropped(config: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["packing: 1", 'lora: {r: "8"}', "lora: {r: true}", "name: 3"])
-def test_values_of_the_wrong_type_are_not_bent_into_the_right_one(config: Path, text: str) -> None:
+def test_values_of_the_wrong_type_are_not_converted(config: Path, text: str) -> None:
     assert len(faults(config, text)) == 1
 
 
-def test_other_stages_variables_are_theirs_and_unknown_ones_under_our_prefix_are_refused(config: Path) -> None:
+def test_other_stages_variables_are_ignored_and_unknown_ones_refused(config: Path) -> None:
     config.write_text("")
     load(Settings, "train", config, {}, {"BURNISH_SERVE_PORT": "1", "BURNISH_CACHE": "/x", "OTHER": "y"})
     assert faults(config, "", {"BURNISH_TRIAN_NAME": "x"})[0].startswith("environment: unknown variable 'BURNISH_TRIAN")
@@ -89,7 +89,7 @@ def test_floats_are_read_as_people_write_them(config: Path, text: str, value: fl
     assert load(Settings, "train", config, {}, {}).lora.lora_dropout == value
 
 
-def test_a_file_that_is_not_there_or_no_yaml_is_one_clear_line(config: Path) -> None:
+def test_a_missing_or_invalid_yaml_file_is_one_line(config: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load(Settings, "train", config, {}, {})
     assert faults(config, "a: [1\nb: 2")[0].startswith("c.yaml:2: not valid YAML")
@@ -102,7 +102,7 @@ def test_dashes_mean_underscores_and_a_flag_alone_means_true() -> None:
     assert (settings.lora.lora_dropout, settings.packing, settings.lora.r) == (0.5, True, 3)
 
 
-def test_unknown_options_name_the_nearest_one_all_at_once() -> None:
+def test_all_unknown_options_are_reported_with_suggestions() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_arguments(parser, Settings, "train")
     with pytest.raises(ConfigError) as caught:
@@ -112,7 +112,7 @@ def test_unknown_options_name_the_nearest_one_all_at_once() -> None:
 
 
 @pytest.mark.parametrize("word", ["on", "off", "auto"])
-def test_a_word_that_yaml_would_read_as_true_or_false_is_the_word(config: Path, word: str) -> None:
+def test_words_that_yaml_reads_as_booleans_stay_words(config: Path, word: str) -> None:
     config.write_text(f"amx: {word}\n")
     assert load(Settings, "train", config, {}, {}).amx == word
     assert load(Settings, "train", None, {"amx": word}, {}).amx == word

@@ -20,7 +20,7 @@ NASTY = "\x1b]0;title\x07\x1b[31m red \x9b2J \r\u202e gpj.exe \u200b \x00 \x7f"
 
 
 @given(st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L", "N", "P", "S", "Zs"])))
-def test_no_control_or_hidden_character_is_left_and_all_else_is_as_it_was(text: str) -> None:
+def test_control_and_hidden_characters_are_escaped_and_nothing_else(text: str) -> None:
     shown = printable(text)
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in "\t\n"]
     shown.encode()
@@ -56,7 +56,9 @@ def test_a_command_that_is_refused_shows_escapes_as_text(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
-def test_ctrl_c_promises_to_go_on_only_where_a_command_does(goes_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_mentions_resuming_only_for_resumable_commands(
+    goes_on: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stopped() -> int:
         with resumable() if goes_on else nullcontext():
             raise KeyboardInterrupt
@@ -73,7 +75,7 @@ def test_small_numbers_are_not_rounded_to_nothing() -> None:
     assert [millions(number) for number in (24_576, 6_300_000, 8_030_261_248)] == ["24,576", "6.3M", "8,030.3M"]
 
 
-def test_a_table_takes_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_escape_markup_and_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})
     artefact = Artefact(
         path="gguf/[bold]x[", kind="gguf", quantization="Q8_0", bytes=1, sha256="0" * 64, fidelity=nothing,
@@ -84,7 +86,7 @@ def test_a_table_takes_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[st
     assert "[/blue]" in said and "[bold]x[" in said and "[/red]" in said and "\x1b" not in said
 
 
-def test_what_was_not_judged_of_an_artefact_that_passes_stands_under_the_table(
+def test_unjudged_figures_of_passing_artefacts_are_below_the_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})

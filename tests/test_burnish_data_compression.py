@@ -50,7 +50,7 @@ def fault(path: Path, content: bytes) -> str:
 
 @pytest.mark.parametrize("packing", PACKERS)
 @pytest.mark.parametrize("name", ["rows.jsonl.packed", "rows.csv.gz", "rows", "rows.json"])
-def test_packed_files_are_read_by_content(tmp_path: Path, packing: str, name: str) -> None:
+def test_compressed_files_are_recognised_by_content(tmp_path: Path, packing: str, name: str) -> None:
     path = tmp_path / name
     text = b"text,id\n" + b"".join(f"{row['text']},\n".encode() for row in ROWS) if ".csv" in name else JSONL
     path.write_bytes(PACKERS[packing](text))
@@ -59,13 +59,13 @@ def test_packed_files_are_read_by_content(tmp_path: Path, packing: str, name: st
 
 
 @pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz"])
-def test_streams_behind_one_another_are_one_file(tmp_path: Path, packing: str) -> None:
+def test_concatenated_streams_are_one_file(tmp_path: Path, packing: str) -> None:
     path, half = tmp_path / "x", JSONL.index(b"\n", len(JSONL) // 2) + 1
     path.write_bytes(PACKERS[packing](JSONL[:half]) + PACKERS[packing](JSONL[half:]))
     assert [row.value for row in read_rows(path)] == ROWS
 
 
-def test_packed_parquet_is_read(tmp_path: Path) -> None:
+def test_compressed_parquet_is_read(tmp_path: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(ROWS), sink)
     (tmp_path / "x.parquet.gz").write_bytes(gzip.compress(sink.getvalue()))
@@ -73,7 +73,7 @@ def test_packed_parquet_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", PACKERS)
-def test_a_packed_file_that_is_cut_off_or_damaged_is_one_line(tmp_path: Path, packing: str) -> None:
+def test_a_truncated_or_damaged_compressed_file_is_one_line(tmp_path: Path, packing: str) -> None:
     packed = PACKERS[packing](JSONL)
     for broken in (packed[:-5], packed[: len(packed) // 2], packed[:20] + b"\x55" * 20 + packed[40:]):
         found = fault(tmp_path / "x", broken)
@@ -121,7 +121,7 @@ def test_a_bomb_fits_into_little_memory(tmp_path: Path) -> None:
     assert "is gzip-compressed and unpacks to more than " in done.stdout, done.stderr[-500:]
 
 
-def test_what_is_packed_is_named_too(tmp_path: Path) -> None:
+def test_the_content_of_a_compressed_file_is_named(tmp_path: Path) -> None:
     assert fault(tmp_path / "x", gzip.compress(bz2.compress(JSONL))).endswith("is bzip2-compressed: unpack it first")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as file:
@@ -167,7 +167,7 @@ def tarred(format: int) -> bytes:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x"])
-def test_other_files_are_named_for_what_they_are(tmp_path: Path, content: bytes, expected: str, name: str) -> None:
+def test_unsupported_files_are_named_by_kind(tmp_path: Path, content: bytes, expected: str, name: str) -> None:
     assert fault(tmp_path / name, content).startswith(expected)
 
 

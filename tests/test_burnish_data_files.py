@@ -61,9 +61,7 @@ def test_every_way_of_writing_json_gives_the_same_rows(
 
 @FAST
 @given(rows=ROWS, gaps=st.lists(st.integers(0, 3), min_size=6, max_size=6), array=st.booleans())
-def test_lines_are_those_on_which_the_objects_open(
-    tmp_path: Path, rows: list[Any], gaps: list[int], array: bool
-) -> None:
+def test_a_rows_line_is_where_its_object_opens(tmp_path: Path, rows: list[Any], gaps: list[int], array: bool) -> None:
     text, lines = "[" if array else "", []
     for number, (row, gap) in enumerate(zip(rows, gaps, strict=False)):
         text += ("," if array and number else "") + "\n" * gap
@@ -132,7 +130,7 @@ def test_malformed_json_names_line_column_and_all_faults(tmp_path: Path) -> None
     assert found[2:] == [twice, "line 6: NaN is not valid JSON; write a number or null"]
 
 
-def test_an_unclosed_row_costs_no_other_row(tmp_path: Path) -> None:
+def test_an_unclosed_row_does_not_affect_other_rows(tmp_path: Path) -> None:
     found = faults(tmp_path / "x.json", '[\n  {\n    "a": {"b": 1}\n  ,\n  {\n    "a": oops\n  }\n]')
     assert len(found) == 2
     assert found[0].startswith("line 5, column 3: malformed JSON, in the row that starts on line 2: ")
@@ -170,7 +168,7 @@ def test_rows_that_share_a_line_are_named_by_their_number_too(tmp_path: Path, te
     assert [row.where for row in read(tmp_path / "x.json", text.replace("{", "\n{"))][1].count("row") == 0
 
 
-def test_faults_behind_other_rows_of_a_line_have_a_column(tmp_path: Path) -> None:
+def test_faults_after_other_rows_on_a_line_have_a_column(tmp_path: Path) -> None:
     assert faults(tmp_path / "x.json", '[{"a":1,"a":2},{"a":NaN}]') == [
         "line 1: 'a' occurs twice in one object",
         "line 1, column 16: NaN is not valid JSON; write a number or null",
@@ -232,7 +230,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, content: bytes, expected
     assert faults(tmp_path / "x.data", content)[0].startswith(expected)
 
 
-def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_rows(tmp_path / "none.json")
     with pytest.raises(DataError, match=r"is a directory without data files \(it is empty\)"):

@@ -65,7 +65,7 @@ def test_alpaca_joins_instruction_and_input() -> None:
     assert said({"instruction": "", "input": "i", "output": "a"}) == [("user", "i"), ("assistant", "a")]
 
 
-def test_speakers_and_keys_that_data_sets_use() -> None:
+def test_speaker_names_and_keys_of_common_datasets() -> None:
     expected = [("system", "s"), ("user", "q"), ("assistant", "a")]
     for name in ("gpt", "chatgpt", "model", "bing", "assistant"):
         assert said({"conversation": [{"from": "human", "value": "q"}, {"from": name, "value": "a"}]}) == expected[1:]
@@ -237,7 +237,7 @@ def test_faults_of_turns(turn: Any, expected: str) -> None:
     assert faults("messages", {"messages": [USER, ASSISTANT, turn]}) == [f"1: turn 3: {expected}"]
 
 
-def test_a_row_in_which_nothing_is_learned_is_a_fault() -> None:
+def test_a_row_with_nothing_to_train_is_a_fault() -> None:
     row = {"messages": [USER, {**ASSISTANT, "weight": 0}]}
     assert faults("messages", row) == [
         "1: every assistant turn is excluded (weight 0, train false ...), so there is nothing to train on"
@@ -270,7 +270,7 @@ def test_unrecognised_rows(rows: tuple[Any, ...], expected: str) -> None:
     assert len(caught.value.faults) == 1
 
 
-def test_an_unknown_format_names_the_near_one() -> None:
+def test_an_unknown_format_suggests_the_nearest() -> None:
     with pytest.raises(DataError, match="data.format: unknown format 'share-gpt'; did you mean 'sharegpt'"):
         convert([], "share-gpt", PATH)
 
@@ -289,7 +289,7 @@ OWN = {"context": "c", "question": "q", "answer_a": "x", "answer_b": "y", "corre
 
 
 @pytest.mark.parametrize("rows", [(OWN,), (OWN, {**OWN, "para": "p", "answer_key": "A"})])
-def test_columns_of_ones_own_get_the_page_that_converts_them_and_no_name_that_is_far(rows: tuple[Any, ...]) -> None:
+def test_custom_columns_get_the_conversion_page_and_no_far_fetched_suggestion(rows: tuple[Any, ...]) -> None:
     with pytest.raises(DataError) as caught:
         recognise(raw(rows), PATH)
     assert "did you mean" not in str(caught.value)
@@ -310,7 +310,7 @@ EXERCISE = "Question: Which?\nA. oak\nB. ash\nC. elm, or none\nD. fir\nAnswer: A
     ("kind", "expected"),
     [("messages", EXERCISE), ("text", f"### Context\nBarrels.\n\n### Response\n{EXERCISE}")],
 )
-def test_the_page_converts_columns_of_ones_own(
+def test_the_pages_code_converts_custom_columns(
     kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both forms, as the code of docs/prepare-data.md writes them."""
@@ -327,7 +327,7 @@ def test_the_page_converts_columns_of_ones_own(
     assert example.messages is None or example.messages[0].content == "Barrels."
 
 
-def test_the_page_makes_messages_of_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_code_converts_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"text": "<human>: Who <are> you?\n<bot>: Bernie.\n\nHello: x\n<human>: Why?\n<bot>: So. "}
     (tmp_path / "dialogues.jsonl").write_text(json.dumps(told) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)

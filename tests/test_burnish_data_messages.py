@@ -43,7 +43,7 @@ def first(conversion: Conversion) -> tuple[Message, ...]:
 
 @FAST
 @given(name=st.sampled_from(sorted(LEARNED)), wanted=st.lists(st.booleans(), min_size=1, max_size=4), data=st.data())
-def test_every_flag_says_which_turns_are_learned(tmp_path: Path, name: str, wanted: list[bool], data: Any) -> None:
+def test_every_flag_selects_the_trained_turns(tmp_path: Path, name: str, wanted: list[bool], data: Any) -> None:
     wanted = [*wanted, True]
     yes, no = LEARNED[name]
     turns: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def test_every_flag_says_which_turns_are_learned(tmp_path: Path, name: str, want
     assert (conversion.unused_columns, conversion.notes, conversion.remarks) == ({}, (), ())
 
 
-def test_flags_on_other_turns_are_ignored_and_said_once(path: Path) -> None:
+def test_flags_on_other_turns_are_ignored_with_one_note(path: Path) -> None:
     row = {"messages": [{**USER, "weight": 1, "loss": True}, {**ASSISTANT, "weight": 1}]}
     conversion = read(path, *[row] * 3, {"messages": [{**USER, "weight": 0, "masked": True}, ASSISTANT]})
     assert all(m.train for e in conversion.examples for m in e.messages or ())
@@ -73,7 +73,7 @@ def test_flags_on_other_turns_are_ignored_and_said_once(path: Path) -> None:
     assert conversion.notes == ()
 
 
-def test_flags_that_can_not_be_honoured_are_warned_of(path: Path) -> None:
+def test_flags_that_cannot_be_honoured_cause_a_warning(path: Path) -> None:
     detail = [{"begin_offset": 0, "end_offset": 1, "train": False}]
     conversion = read(
         path,
@@ -92,7 +92,7 @@ def test_flags_that_can_not_be_honoured_are_warned_of(path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "thought"])
 @pytest.mark.parametrize("format", ["turn", "messages", "alpaca", "prompt-completion", "sharegpt"])
-def test_thoughts_are_kept_with_the_response_and_said(path: Path, key: str, format: str) -> None:
+def test_reasoning_is_kept_with_the_response_with_a_note(path: Path, key: str, format: str) -> None:
     rows: dict[str, Any] = {
         "turn": {"messages": [USER, {**ASSISTANT, key: "because"}]},
         "messages": {"messages": [USER, ASSISTANT], key: "because"},
@@ -110,19 +110,19 @@ def test_thoughts_are_kept_with_the_response_and_said(path: Path, key: str, form
     assert read(path, without).remarks == ()
 
 
-def test_thoughts_among_the_parts_of_a_text_are_no_part_of_it(path: Path) -> None:
+def test_reasoning_parts_are_not_part_of_the_text(path: Path) -> None:
     parts = [{"type": "thinking", "thinking": "because"}, {"type": "text", "text": "a"}]
     conversion = read(path, {"messages": [USER, {"role": "assistant", "content": parts}]})
     assert (first(conversion)[-1].content, first(conversion)[-1].reasoning) == ("a", "because")
     assert conversion.remarks[0].startswith("messages[].content[].thinking (1 row): reasoning is passed to the chat")
 
 
-def test_thoughts_beside_a_text_are_lost_and_said(path: Path) -> None:
+def test_reasoning_next_to_a_plain_text_causes_a_warning(path: Path) -> None:
     (note,) = read(path, {"text": "a", "reasoning": "because"}, {"text": "b"}).notes
     assert note == "reasoning (1 row): reasoning is not trained in this format, include it in 'text'"
 
 
-def test_switches_of_that_name_are_no_thoughts(path: Path) -> None:
+def test_boolean_columns_are_not_reasoning(path: Path) -> None:
     conversion = read(path, {**ALPACA, "thinking": False, "reasoning": ""})
     assert (first(conversion)[-1].reasoning, conversion.remarks) == ("", ())
 
@@ -130,7 +130,7 @@ def test_switches_of_that_name_are_no_thoughts(path: Path) -> None:
 # ---- contexts --------------------------------------------------------------------------------------------------------
 
 
-def test_a_context_is_the_input_of_an_instruction_that_has_none(path: Path) -> None:
+def test_a_context_is_used_as_a_missing_input(path: Path) -> None:
     conversion = read(
         path, {**ALPACA, "context": "c"}, {**ALPACA, "context": "c", "input": ""}, {**ALPACA, "context": ""}
     )
@@ -139,7 +139,7 @@ def test_a_context_is_the_input_of_an_instruction_that_has_none(path: Path) -> N
 
 
 @pytest.mark.parametrize("column", ["context", "input", "documents", "passage", "background"])
-def test_contexts_without_a_place_are_warned_of(path: Path, column: str) -> None:
+def test_unused_contexts_cause_a_warning(path: Path, column: str) -> None:
     rows = [{"prompt": "q", "completion": "a", column: text} for text in ("some", "text", "", None, ["a"])]
     conversion = read(path, *rows)
     assert conversion.notes == (
@@ -156,7 +156,7 @@ def test_contexts_without_a_place_are_warned_of(path: Path, column: str) -> None
 
 
 @pytest.mark.parametrize("empty", ["", None, " \n", []])
-def test_empty_system_turns_are_none_and_said_once(path: Path, empty: Any) -> None:
+def test_empty_system_turns_are_dropped_with_one_note(path: Path, empty: Any) -> None:
     column = {"system": empty if isinstance(empty, str) else None}
     turns = [{"role": "system", "content": empty}, USER, ASSISTANT]
     conversion = read(path, *[{"messages": turns, **column}] * 3, {"messages": [USER, ASSISTANT]})
@@ -166,7 +166,7 @@ def test_empty_system_turns_are_none_and_said_once(path: Path, empty: Any) -> No
     assert first(read(path, {"messages": turns, "system": "s"}))[0] == Message("system", "s")
 
 
-def test_faults_behind_an_empty_system_turn_keep_their_numbers(path: Path) -> None:
+def test_faults_after_an_empty_system_turn_keep_turn_numbers(path: Path) -> None:
     with pytest.raises(DataError, match="turns 2 and 3 are both user turns"):
         read(path, {"messages": [{"role": "system", "content": ""}, USER, USER, ASSISTANT]})
 
@@ -178,7 +178,7 @@ def test_a_system_column_that_repeats_the_system_turn_is_the_same(path: Path) ->
 
 @FAST
 @given(text=st.text("a\r\n", min_size=1, max_size=9).map(lambda text: f"x{text}y"))
-def test_line_breaks_become_lf_only_where_asked(tmp_path: Path, text: str) -> None:
+def test_line_breaks_become_lf_only_if_set(tmp_path: Path, text: str) -> None:
     row = {"messages": [{**USER, "content": text}, {**ASSISTANT, "content": text}]}
     assert [m.content for m in first(read(tmp_path / "x.jsonl", row))] == [text, text]
     conversion = read(tmp_path / "x.jsonl", row, {"messages": [USER, ASSISTANT]}, newlines="lf")
@@ -197,7 +197,7 @@ def test_the_same_fault_is_reported_once_with_its_rows(path: Path) -> None:
     )
 
 
-def test_a_thought_counts_once_and_in_the_assistants_turn_alone(path: Path) -> None:
+def test_reasoning_counts_once_and_only_in_assistant_turns(path: Path) -> None:
     thought = {"type": "thinking", "thinking": "hm"}
     user = {"role": "user", "content": [thought, {"type": "text", "text": "q"}]}
     answer = {"role": "assistant", "content": [thought, {"type": "text", "text": "a"}], "reasoning": "hm"}

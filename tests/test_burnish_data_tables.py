@@ -54,7 +54,7 @@ def refused(path: Path) -> str:
 
 @FAST
 @given(row=ROW, data=st.data(), labels=LABELS, indent=st.sampled_from([None, 2]))
-def test_every_orient_of_a_frame_gives_its_rows(
+def test_every_orient_of_a_data_frame_gives_its_rows(
     tmp_path: Path, row: dict[str, Any], data: st.DataObject, labels: list[str], indent: int | None
 ) -> None:
     labels = [f"row {label}" for label in labels]
@@ -78,7 +78,7 @@ def test_every_orient_of_a_frame_gives_its_rows(
                 assert found == rows, orient
 
 
-def test_a_frame_is_said_and_its_rows_have_numbers(tmp_path: Path) -> None:
+def test_a_data_frame_is_noted_and_its_rows_are_numbered(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"instruction": {"0": "q", "1": "r"}, "output": {"0": "a", "1": 5}}))
     notes: list[str] = []
@@ -103,7 +103,7 @@ def test_one_row_stays_one_row(tmp_path: Path, row: Any) -> None:
         ({"data": ALPACA}, "the rows seem to be under 'data': save only that list"),
     ],
 )
-def test_a_table_without_known_names_is_refused_with_the_way_out(tmp_path: Path, value: Any, expected: str) -> None:
+def test_a_table_without_known_columns_is_refused_with_a_remedy(tmp_path: Path, value: Any, expected: str) -> None:
     read(tmp_path / "x.json", value)
     assert expected in refused(tmp_path / "x.json")
 
@@ -132,7 +132,7 @@ def test_turns_that_are_each_json_in_a_text_are_one_row(tmp_path: Path) -> None:
     assert [m.to_dict() for m in example.messages or ()] == CHAT
 
 
-def test_empty_cells_of_a_frame_are_rows_still(tmp_path: Path) -> None:
+def test_empty_cells_of_a_data_frame_still_give_rows(tmp_path: Path) -> None:
     read(tmp_path / "x.json", {"text": {"0": "a", "1": None, "2": None}})
     assert "most rows fit no format (text fits 1 of 3 rows)" in refused(tmp_path / "x.json")
 
@@ -209,7 +209,7 @@ UNDECODABLE = {
 
 
 @pytest.mark.parametrize("name", UNDECODABLE)
-def test_columns_that_python_can_not_hold_cost_no_row(tmp_path: Path, name: str) -> None:
+def test_columns_that_python_cannot_represent_do_not_lose_rows(tmp_path: Path, name: str) -> None:
     column = UNDECODABLE[name]
     rows = parquet(tmp_path / "x.parquet", prompt=["q", "r"], extra=column, completion=["a", "b"])
     assert [(row["prompt"], row["completion"]) for row in rows] == [("q", "a"), ("r", "b")]
@@ -218,7 +218,7 @@ def test_columns_that_python_can_not_hold_cost_no_row(tmp_path: Path, name: str)
     assert set(conversion.unused_columns) == {"extra"}
 
 
-def test_a_used_column_that_python_can_not_hold_is_a_fault_with_its_type(tmp_path: Path) -> None:
+def test_a_used_column_that_python_cannot_represent_is_a_fault(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", prompt=["q", "r"], completion=FAR)
     assert "row 1: 'completion' is of type date32[day], expected text" in refused(tmp_path / "x.parquet")
 

@@ -65,7 +65,7 @@ def test_position_p_predicts_token_p_plus_1() -> None:
     assert question([(0, 3)], chat=False).targets == [1, 2]  # nothing predicts the first token
 
 
-def test_an_exam_survives_the_disk(tmp_path: Path) -> None:
+def test_an_exam_is_unchanged_after_save_and_load(tmp_path: Path) -> None:
     asked = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
     answers = TopLogprobs.of(logits(4, rows=7), [0] * 7)
     exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99, (SampleAnswer("hi", "yes", "no", "yes"),))
@@ -110,7 +110,7 @@ def test_a_damaged_exam_is_one_line(name: str, content: bytes | None, tmp_path: 
 
 
 @pytest.mark.parametrize("spans", [[(1, 6)], [(0, 30)], [(5, 2)]])
-def test_an_exam_whose_answers_are_of_another_is_refused(spans: list[tuple[int, int]], tmp_path: Path) -> None:
+def test_an_exam_with_another_exams_answers_is_refused(spans: list[tuple[int, int]], tmp_path: Path) -> None:
     rows = logits(4)
     exam = Exam([question(spans)], TopLogprobs.of(rows, [0] * 4), np.zeros(4, np.float32), 0.0, 1.0)
     exam.save(tmp_path)

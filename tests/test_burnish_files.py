@@ -29,12 +29,12 @@ def test_lines_come_back_whole(lines: list[str]) -> None:
     assert not lines or not lines[-1] or split_lines(text[:-1]) == lines
 
 
-def test_a_carriage_return_stays_where_it_stands(tmp_path: Path) -> None:
+def test_carriage_returns_are_kept(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"a\rb\r\nc")
     assert read_lines(tmp_path / "x") == ["a\rb\r", "c"]
 
 
-def test_a_half_written_line_is_skipped_only_where_that_is_asked(tmp_path: Path) -> None:
+def test_a_partial_line_is_skipped_only_with_partial(tmp_path: Path) -> None:
     values = [{"text": f"a{c}b"} for c in SEPARATORS]
     lines = [json.dumps(value, ensure_ascii=False) for value in values]
     (tmp_path / "x.jsonl").write_text("\n\n".join([*lines, '{"step": ']), encoding="utf-8")
@@ -43,13 +43,13 @@ def test_a_half_written_line_is_skipped_only_where_that_is_asked(tmp_path: Path)
         read_jsonl(tmp_path / "x.jsonl")
 
 
-def test_the_line_that_tells_what_went_wrong() -> None:
+def test_the_line_with_the_error_is_found() -> None:
     assert last_line("loading\nstep 1\rstep 2\rbad file 'a\u2028b'\n\n") == "bad file 'a\u2028b'"
     assert first_line(ValueError("bad file 'a\u2028b'\nmore")) == "bad file 'a\u2028b'"
     assert (last_line(" \n", "nothing"), first_line("", "nothing")) == ("nothing", "nothing")
 
 
-def test_an_exam_over_texts_with_line_separators_survives_the_disk(tmp_path: Path) -> None:
+def test_an_exam_with_line_separators_is_unchanged_after_load(tmp_path: Path) -> None:
     """A run whose exam could not be read back could never be exported."""
     messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
     asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]

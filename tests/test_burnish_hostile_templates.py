@@ -39,7 +39,7 @@ def test_every_hostile_template_ends_in_one_line_within_its_limits() -> None:
     assert most_kib < MOST_KIB
 
 
-def test_a_usual_template_takes_none_of_the_limits() -> None:
+def test_an_ordinary_template_stays_within_the_limits() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     assert ChatTemplate("{{ messages[0].content * 3 }}", "2026-01-02").render(MESSAGES) == "HelloHelloHello"
     assert resource.getrlimit(resource.RLIMIT_AS) == before

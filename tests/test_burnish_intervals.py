@@ -66,35 +66,35 @@ def test_the_order_and_the_names_of_rows_do_not_matter(seed: int) -> None:
 
 
 @given(st.integers(2, 20), st.floats(-5, 5))
-def test_where_rows_do_not_differ_there_is_nothing_to_be_unsure_of(rows: int, value: float) -> None:
+def test_equal_rows_have_an_interval_of_zero_width(rows: int, value: float) -> None:
     made = estimate(np.full(rows * 3, value), np.repeat(np.arange(rows), 3))
     assert made is not None and made.interval is not None
     assert made.interval == pytest.approx((value, value), abs=1e-9)
 
 
-def test_one_row_has_a_figure_and_no_interval_and_no_row_has_nothing() -> None:
+def test_one_row_has_no_interval_and_no_rows_have_no_figure() -> None:
     one = estimate(np.array([1.0, 2.0]), np.array([4, 4]))
     assert one is not None and (one.value, one.interval, one.rows) == (1.5, None, 1)
     assert estimate(np.array([]), np.array([])) is None
 
 
-def test_a_ratio_without_a_bottom_has_no_interval_but_ends() -> None:
+def test_a_ratio_with_zero_denominator_has_no_interval() -> None:
     made = estimate(np.array([1.0, 1.0]), np.array([0, 1]), bottom=np.array([2.0, 0.0]))
     assert made is not None and made.interval is None
 
 
-def test_an_interval_stays_within_what_the_figure_can_be() -> None:
+def test_an_interval_is_clipped_to_the_figures_range() -> None:
     made = estimate(np.array([1, 1, 1, 0]), np.arange(4), least=0.0, most=1.0)
     assert made is not None and made.interval is not None and made.interval[1] == 1.0
 
 
 @pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216),
                                             (30, 2.04227), (1000, 1.96234)])  # fmt: skip
-def test_students_t_is_the_tables(freedom: int, t: float) -> None:
+def test_students_t_matches_published_tables(freedom: int, t: float) -> None:
     assert quantile(freedom) == pytest.approx(t, rel=2e-3)
 
 
-def test_the_rows_needed_would_settle_it() -> None:
+def test_the_estimated_number_of_rows_decides_the_verdict() -> None:
     """As many rows as it says, of the same kind, bring the interval just clear of the limit."""
     rng = np.random.default_rng(2)
     few = rng.normal(0.8, 0.6, 12)

@@ -38,7 +38,7 @@ def test_special_tokens_are_one_id_and_text_survives_the_round_trip(model: Model
     assert model.eos_id in model.eog_ids() and model.is_eog(model.eos_id)
 
 
-def test_text_that_no_tokenizer_likes_is_taken(model: Model) -> None:
+def test_unusual_text_is_tokenized(model: Model) -> None:
     for text in ("", "\0", "a\0b", "\ud800", "\U0010ffff", "e\u0301" * 500):
         assert isinstance(model.tokenize(text), list)
 
@@ -97,7 +97,7 @@ def test_ids_and_positions_outside_are_refused_before_llama_cpp_sees_them(model:
         list(llama.score(model, [([1, 2], [2])]))
 
 
-def test_files_that_are_no_models_are_one_clear_line(gguf: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_one_line_errors(gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_bytes(b"hello")
     (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:50_000_000])
     (tmp_path / "head.gguf").write_bytes(gguf.read_bytes()[:50_000])
@@ -116,7 +116,7 @@ def test_files_that_are_no_models_are_one_clear_line(gguf: Path, tmp_path: Path)
         assert len(caught.value.faults) == 1 and "\n" not in caught.value.faults[0]
 
 
-def test_quantizing_names_what_fell_back(gguf: Path, tmp_path: Path) -> None:
+def test_quantizing_reports_fallbacks(gguf: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     done = llama.quantize(
         gguf,

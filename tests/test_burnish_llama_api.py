@@ -112,7 +112,7 @@ def test_the_private_loader_of_backends_is_there() -> None:
     assert dropped(_ggml.libggml, {"ggml_backend_load_all_from_path": "runtime.py"}) == []
 
 
-def test_what_is_gone_is_said_in_words_and_one_module_alone_imports_llama_cpp() -> None:
+def test_missing_names_are_reported_and_one_module_imports_llama_cpp() -> None:
     (said,) = dropped(SimpleNamespace(llama_decode=1), {"llama_decode": "context.py", "llama_gone": "model.py"})
     assert said.startswith("llama_cpp ") and said.endswith(
         "has no 'llama_gone' any more; burnish/llama/model.py needs it"

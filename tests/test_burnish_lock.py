@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "persona"
 
 
-def test_the_second_process_is_told_who_works_on_the_run_and_since_when(run: Path) -> None:
+def test_the_second_process_learns_the_holder_and_its_start(run: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(run)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -59,12 +59,12 @@ def test_a_child_does_not_keep_the_lock_of_its_parent(run: Path) -> None:
     child.communicate(b"\n")
 
 
-def test_nothing_is_locked_before_anybody_has_worked_on_it(run: Path) -> None:
+def test_a_new_run_is_not_locked(run: Path) -> None:
     lock.check(run)
     assert not run.exists()
 
 
-def test_a_file_system_without_locks_is_warned_of(
+def test_a_file_system_without_locks_causes_a_warning(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -76,7 +76,7 @@ def test_a_file_system_without_locks_is_warned_of(
     assert "can't be locked (No locks available)" in capsys.readouterr().err
 
 
-def test_a_training_of_a_run_that_is_worked_on_ends_before_the_data_is_read(run: Path) -> None:
+def test_training_a_locked_run_ends_before_the_data_is_read(run: Path) -> None:
     words = ["run", "--base.id", "x", "--data.path", "nowhere", "--run.root", str(run.parent), "--run.name", run.name]
     with lock.hold(run, "an export"), pytest.raises(RunError, match="an export has been working on it since"):
         main(words)
@@ -92,7 +92,7 @@ def test_a_run_gets_its_name_before_it_is_locked() -> None:
     assert name.startswith("The-Base-my-rows-2")
 
 
-def test_looking_at_a_run_needs_no_right_to_write_its_lock(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checking_a_lock_needs_no_write_permission(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NFS gives an exclusive lock only to a file that is open for writing."""
     kinds: list[int] = []
     with lock.hold(run, "training"):
@@ -102,7 +102,7 @@ def test_looking_at_a_run_needs_no_right_to_write_its_lock(run: Path, monkeypatc
     assert kinds == [fcntl.LOCK_SH | fcntl.LOCK_NB]
 
 
-def test_a_run_that_is_being_looked_at_can_be_started(run: Path) -> None:
+def test_a_run_can_start_while_its_lock_is_checked(run: Path) -> None:
     with lock.hold(run, "training"):
         pass
     look = (

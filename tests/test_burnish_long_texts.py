@@ -111,7 +111,7 @@ def test_the_finder_finds_from_any_place() -> None:
 
 
 @pytest.mark.parametrize("kind", ["deepseek-llm", "deepseek-coder"])
-def test_a_run_of_40_kilobytes_does_not_crash(kind: str) -> None:
+def test_40_kilobytes_of_one_character_do_not_crash(kind: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(vocabulary(kind)), "40000", *RUNS],
         cwd=ROOT, capture_output=True, text=True, timeout=300, env={"PYTHONPATH": str(ROOT)},
@@ -126,7 +126,7 @@ def test_a_run_of_40_kilobytes_does_not_crash(kind: str) -> None:
     some([(path.stem.removeprefix("ggml-vocab-"), size) for size in (40_000, 1 << 20) for path in VOCABULARIES], SHORT)
     + ([] if THOROUGH else [("gpt-2", 1 << 20)]),
 )
-def test_no_vocabulary_crashes_at_a_run(kind: str, size: int) -> None:
+def test_no_vocabulary_crashes_on_a_long_run_of_characters(kind: str, size: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(vocabulary(kind)), str(size), *RUNS],
         cwd=ROOT, capture_output=True, text=True, timeout=1200, env={"PYTHONPATH": str(ROOT)},
@@ -141,7 +141,7 @@ def test_no_vocabulary_crashes_at_a_run(kind: str, size: int) -> None:
         for name in named(RECURSING, "tekken", "gpt-4o", "llama4", "deepseek-v3", "hunyuan-dense", "bloom", "viking")
     ],
 )
-def test_no_pre_tokenizer_crashes_at_a_run(pre: str, tmp_path: Path) -> None:
+def test_no_pre_tokenizer_crashes_on_a_long_run_of_characters(pre: str, tmp_path: Path) -> None:
     tiny_gguf.write(tmp_path / "tiny.gguf", pre=pre)
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(tmp_path / "tiny.gguf"), "100000", *RUNS],

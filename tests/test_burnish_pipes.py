@@ -47,7 +47,7 @@ def pipe(path: Path) -> Path:
 
 @pytest.mark.parametrize("what", OPENERS)
 @pytest.mark.parametrize("kind", ["pipe", "a link to a pipe", "device"])
-def test_what_is_not_a_file_is_refused_by_name(what: str, kind: str, tmp_path: Path) -> None:
+def test_pipes_sockets_and_devices_are_refused_by_name(what: str, kind: str, tmp_path: Path) -> None:
     path = Path("/dev/zero") if kind == "device" else pipe(tmp_path / "x.gguf")
     if kind == "a link to a pipe":
         (tmp_path / "link.gguf").symlink_to(path)
@@ -78,7 +78,7 @@ def test_an_adapter_with_a_pipe_is_refused(tmp_path: Path) -> None:
         adapter_path(settings)
 
 
-def test_a_directory_of_data_leaves_pipes_out_and_says_so(tmp_path: Path) -> None:
+def test_pipes_in_a_data_directory_are_skipped_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
     pipe(tmp_path / "b.jsonl")
     notes: list[str] = []
@@ -93,7 +93,7 @@ def test_examine_refuses_a_pipe_before_it_reads(tmp_path: Path) -> None:
         examine_file(settings, pipe(tmp_path / "m.gguf"))
 
 
-def test_weights_and_pointers_are_looked_at_without_waiting(tmp_path: Path) -> None:
+def test_weights_and_pointers_are_checked_without_blocking(tmp_path: Path) -> None:
     pipe(tmp_path / "model.safetensors")
     pipe(tmp_path / "model.safetensors.index.json")
     assert examine(tmp_path).faults

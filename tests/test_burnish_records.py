@@ -43,7 +43,7 @@ def with_figures(run: Run, number: int = 1, verdict: str = "pass", **figures: An
     return content
 
 
-def test_every_fault_of_a_record_is_a_line_of_its_own(good: Run) -> None:
+def test_every_fault_of_a_record_is_one_line(good: Run) -> None:
     content = export_of(good) | {"context_length": -5, "stop": [""]}
     content["artefacts"][1]["path"] = "../../etc/passwd"
     content["artefacts"][2]["bytes"] = 1.5
@@ -84,7 +84,7 @@ def test_records_of_the_first_version_are_read(good: Run) -> None:
         (" " * (MOST_BYTES + 1), "expected at most"),
     ],
 )  # fmt: skip
-def test_json_that_could_be_read_in_two_ways_or_without_end_is_refused(text: str, says: str) -> None:
+def test_ambiguous_or_unbounded_json_is_refused(text: str, says: str) -> None:
     with pytest.raises(RecordError, match=says):
         parse(TrainRecord, text.encode())
 
@@ -111,7 +111,7 @@ def test_json_that_could_be_read_in_two_ways_or_without_end_is_refused(text: str
         ({"kl_ci": [2.0, 1.0]}, "expected the interval's lower end first"),
     ],
 )
-def test_a_pass_that_the_figures_do_not_bear_out_is_refused(figures: dict[str, Any], says: str, good: Run) -> None:
+def test_a_pass_that_contradicts_the_figures_is_refused(figures: dict[str, Any], says: str, good: Run) -> None:
     assert says in " ".join(faults(with_figures(good, **figures)))
 
 
@@ -131,7 +131,7 @@ def test_looser_thresholds_let_more_pass_and_are_shown_by_serve(
     assert chosen.record["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
 
 
-def test_a_gguf_does_not_pass_beside_a_merge_that_fails(good: Run) -> None:
+def test_a_gguf_does_not_pass_if_its_merge_fails(good: Run) -> None:
     assert "that of the merge it was made from is fail" in " ".join(faults(with_figures(good, 0, verdict="fail")))
 
 

@@ -195,7 +195,7 @@ def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) ->
     assert "&lt;/s&gt;" in html
 
 
-def test_what_is_missing_torn_or_not_finite_does_not_keep_the_page_away(tmp_path: Path) -> None:
+def test_missing_partial_or_infinite_data_does_not_prevent_the_page(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     run.path.mkdir()
     train_record(run)
@@ -214,7 +214,7 @@ def test_recorded_lengths_of_the_training_rows_are_preferred(run: Run) -> None:
     assert 'aria-label="Length of the training rows"' in page(run)
 
 
-def test_a_training_that_gained_nothing_is_said(run: Run) -> None:
+def test_a_training_without_gain_is_reported(run: Run) -> None:
     for path in (run.path / "exam").iterdir():
         path.unlink()
     (run.path / "exam").rmdir()

@@ -66,7 +66,7 @@ def test_a_fault_while_filling_a_directory_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".merged.99.partial").mkdir()
     (tmp_path / ".a.gguf.99.partial").write_text("x")
     (tmp_path / "kept").write_text("x")
@@ -89,7 +89,7 @@ def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path:
         find_run(tmp_path, "unfinished", PushRecord)
 
 
-def test_of_two_made_in_one_second_the_one_written_last_is_newest(tmp_path: Path) -> None:
+def test_of_two_runs_in_one_second_the_last_written_is_newest(tmp_path: Path) -> None:
     for name, stamp in (("second", 9), ("first", 1)):
         (tmp_path / name).mkdir()
         Run(tmp_path / name).write(push_record(name).model_copy(update={"created": "2026-01-01T00:00:00Z"}))
@@ -115,7 +115,7 @@ def test_a_damaged_run_and_one_from_the_future_are_skipped_with_a_warning(
     assert len(caught.value.faults) == 2
 
 
-def test_rows_are_private_where_they_are_written_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_files_with_rows_are_private(tmp_path: Path) -> None:
     os.umask(before := os.umask(0o022))
     try:
         with atomic_directory(tmp_path / "exam", private=True) as directory:
@@ -140,7 +140,7 @@ def test_one_changed_byte_anywhere_changes_a_tree_hash(tmp_path: Path) -> None:
     assert tree_sha256(tmp_path) != before
 
 
-def test_an_unwritable_place_and_a_full_disk_are_told_before_work(tmp_path: Path) -> None:
+def test_an_unwritable_directory_and_a_full_disk_are_reported_before_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="can't be written"):
         check_writable(tmp_path / "file" / "runs", 0, "training")

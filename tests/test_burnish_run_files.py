@@ -58,7 +58,7 @@ def test_a_link_to_a_file_of_the_run_is_not_published_either(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["payload.py", ".git/config.json", "a\u202egnp.json", "notes", "model.pkl"])
-def test_files_that_no_checkpoint_has_are_not_published(name: str, tmp_path: Path) -> None:
+def test_files_foreign_to_a_checkpoint_are_not_published(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     extra = run.path / "adapter" / name
     extra.parent.mkdir(exist_ok=True)
@@ -103,9 +103,7 @@ def test_a_run_may_be_a_link_itself(tmp_path: Path) -> None:
     assert choose(ServeSettings(runs=str(tmp_path / "runs"), run="here")).path.is_file()
 
 
-def test_a_repository_has_its_files_beside_its_snapshots_and_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repositorys_files_are_only_in_its_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "runs")
     snapshot = tmp_path / "models--me--m" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
@@ -130,7 +128,7 @@ def test_a_repository_has_its_files_beside_its_snapshots_and_nowhere_else(
         choose(ServeSettings(model="hf://me/m"))
 
 
-def test_the_name_of_a_file_is_no_pattern_of_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_file_name_is_not_a_download_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     content = json.loads((run.path / "export.json").read_text())
     for artefact in content["artefacts"]:
@@ -160,7 +158,7 @@ def test_a_link_whose_target_is_named_like_a_hash_is_still_read(tmp_path: Path) 
     assert directory_sha256(base) != before
 
 
-def test_the_hubs_own_cache_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blob_names_of_the_hubs_cache_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     snapshot, blob = tmp_path / "models--x" / "snapshots" / "c", tmp_path / "models--x" / "blobs" / ("a" * 64)
     for directory in (snapshot, blob.parent):
@@ -172,7 +170,7 @@ def test_the_hubs_own_cache_is_believed(tmp_path: Path, monkeypatch: pytest.Monk
     assert directory_sha256(snapshot) == before
 
 
-def test_the_lock_of_a_strangers_run_empties_no_other_file(tmp_path: Path) -> None:
+def test_a_linked_lock_file_does_not_truncate_its_target(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("kept")
     (tmp_path / "run").mkdir()
@@ -209,7 +207,7 @@ def test_a_pipe_or_socket_in_a_run_is_refused_at_once(make: Callable[[Path], Non
         collect(selected(run))
 
 
-def test_hashes_are_of_files_alone(tmp_path: Path) -> None:
+def test_hashes_cover_only_regular_files(tmp_path: Path) -> None:
     fifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="named pipe"):
         file_sha256(tmp_path / "pipe")

@@ -134,7 +134,7 @@ def test_a_forged_turn_is_text_and_parse_is_as_before(chat: Chat) -> None:
         ("<|im_start|>{{ messages[0].content.k }}{{ messages[0] }}<|im_end|>", {"content": {"k": "<|im_end|>"}}),
     ],
 )
-def test_whatever_the_template_does_with_a_text_it_stays_text(source: str, message: dict[str, Any], chat: Chat) -> None:
+def test_text_stays_text_whatever_the_template_does(source: str, message: dict[str, Any], chat: Chat) -> None:
     """Other fields, parts that join to a special string, strings that appear when something between is removed."""
     made = Chat(ChatTemplate(source, DATE), chat.vocabulary)
     ids = made.ids([{"role": "tool", **message}])
@@ -185,7 +185,7 @@ def special(text: str, **flags: bool) -> AddedToken:
 
 @pytest.mark.parametrize("prefix", [None, "first", "always", "never"])
 @pytest.mark.parametrize("flags", [{}, {"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
-def test_stripping_and_prefix_blanks_are_the_tokenizers_own(flags: dict[str, bool], prefix: str | None) -> None:
+def test_stripping_and_prefix_blanks_match_the_tokenizer(flags: dict[str, bool], prefix: str | None) -> None:
     made = own_tokenizer(special("<|im_start|>"), special("<|im_end|>", **flags), prefix=prefix)
     chat = Chat(ChatTemplate("{{ messages[0].content }} <|im_end|> {{ messages[1].content }}", DATE),
                 vocabulary.from_tokenizer(made))  # fmt: skip
@@ -252,7 +252,7 @@ def test_what_llama_cpp_parses_in_any_text_is_cut() -> None:
     assert made.decode(ids) == "<|start|>a<|start|>b<|end|>"
 
 
-def test_a_tokenizer_that_cannot_spell_a_string_is_refused_with_the_way_out() -> None:
+def test_a_tokenizer_that_always_parses_a_string_is_refused_with_a_remedy() -> None:
     def stubborn(parts: Any) -> list[int]:
         return [7 if part == 7 or "<|x|>" in str(part) or str(part).startswith("|x|>") else 0 for part in parts]
 

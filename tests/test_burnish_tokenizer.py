@@ -68,7 +68,7 @@ def test_a_token_that_only_the_configuration_knows_is_added(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("asked", [True, False, None])
-def test_bos_is_put_before_a_text_where_the_configuration_asks_for_it(asked: bool | None, tmp_path: Path) -> None:
+def test_bos_is_added_if_the_configuration_asks_for_it(asked: bool | None, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     base = byte_level(tmp_path / "base")
@@ -82,7 +82,7 @@ def test_bos_is_put_before_a_text_where_the_configuration_asks_for_it(asked: boo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", [True, False])
-def test_a_sentencepiece_model_is_converted_once_and_gives_its_own_ids_everywhere(prefix: bool, tmp_path: Path) -> None:
+def test_a_sentencepiece_model_is_converted_and_keeps_its_ids_everywhere(prefix: bool, tmp_path: Path) -> None:
     from sentencepiece import SentencePieceProcessor
     from transformers import AutoTokenizer
 
@@ -123,7 +123,7 @@ def test_a_converted_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None
         tokenizers.load(base)
 
 
-def test_a_text_is_compared_over_what_the_tokenizer_makes_of_its_characters(tmp_path: Path) -> None:
+def test_texts_are_compared_after_normalization(tmp_path: Path) -> None:
     composing = tokenizers.load(byte_level(tmp_path / "nfc", normalizer=normalizers.NFC()))
     plain = tokenizers.load(byte_level(tmp_path / "plain"))
     decomposed, composed = "Fa\u0308hre", "F\u00e4hre"

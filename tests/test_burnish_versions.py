@@ -53,7 +53,7 @@ def test_an_image_names_the_commit_that_it_was_built_from(sources: Path) -> None
     assert "burnish_commit" not in versions(sources, BURNISH_COMMIT="not a commit")
 
 
-def test_a_clone_names_its_commit_and_says_where_it_was_changed(sources: Path) -> None:
+def test_a_clone_names_its_commit_and_marks_changes(sources: Path) -> None:
     git(sources, "init", "-q")
     git(sources, "add", ".")
     git(sources, "commit", "-qm", "x")
@@ -89,6 +89,6 @@ def test_the_pinned_llama_cpp_has_its_commit() -> None:
 
 
 @pytest.mark.parametrize("stage", ["train", "export", "serve"])
-def test_each_stage_says_its_version(stage: str, cli: Cli) -> None:
+def test_each_stage_prints_its_version(stage: str, cli: Cli) -> None:
     done = cli(stage, "--version")
     assert done.returncode == 0 and done.stdout.startswith(f"burnish {version()}")

@@ -73,7 +73,7 @@ def test_figures_that_were_not_measured_here_are_measured_again(
     assert ": everything is made and measured again" in capsys.readouterr().err
 
 
-def test_a_run_of_another_machine_is_measured_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_from_another_machine_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     produce(job(tmp_path / "run"), Fake())
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "elsewhere"))
@@ -82,7 +82,7 @@ def test_a_run_of_another_machine_is_measured_here(tmp_path: Path, monkeypatch: 
     assert again.calls == ["make", "examine"]
 
 
-def test_a_cache_that_cannot_keep_a_key_costs_a_new_measurement_and_says_so(
+def test_without_a_seal_key_everything_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -149,7 +149,7 @@ def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
         ({"kl": 0.09, "kl_ci": (0.05, 0.2)}, "inconclusive", "the merge it was made from is inconclusive: KL"),
     ],
 )
-def test_a_gguf_is_no_better_than_the_merge_that_it_was_made_from(
+def test_a_ggufs_verdict_is_no_better_than_its_merges(
     tmp_path: Path, change: dict[str, Any], verdict: str, says: str
 ) -> None:
     gguf = produce(job(tmp_path), Fake())

@@ -141,7 +141,7 @@ def test_a_directory_of_another_tool_is_judged_or_refused_in_one_line(
     assert f"error: {other}: transformers can't load its tokenizer: " in done.stderr
 
 
-def test_what_was_learned_survives_as_it_is(run: Run, verdict: Callable[[Path], str]) -> None:
+def test_an_unbroken_export_passes(run: Run, verdict: Callable[[Path], str]) -> None:
     artefacts = {a.quantization: a for a in run.read(ExportRecord).artefacts if a.kind == "gguf"}
     fidelity = artefacts["F16"].fidelity
     assert fidelity.loss_base is not None
@@ -161,7 +161,7 @@ def test_a_template_edited_where_no_exam_row_reaches(run: Run, tmp_path: Path, v
     assert "prompt parity: its chat template is not the one that was trained" in verdict(gguf)
 
 
-def test_a_doubled_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+def test_a_double_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     gguf = broken(run, tmp_path, edit_template("{% for", "{{ bos_token }}{% for"))
     assert "prompt parity: its prompts start with a double BOS (token 1 twice)" in verdict(gguf)
 

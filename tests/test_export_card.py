@@ -44,7 +44,7 @@ def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
     assert "rows.jsonl" not in page
 
 
-def test_the_templates_variables_are_said_for_servers_that_do_not_know_them(tmp_path: Path, cli: Cli) -> None:
+def test_the_card_explains_the_templates_variables(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path)
     assert "chat-template-kwargs" not in card(cli, run)[1]
     record = json.loads((run.path / "export.json").read_text())
@@ -84,7 +84,7 @@ def test_a_licence_that_was_not_recorded_is_read_where_the_base_is_still_here(tm
     assert metadata["license"] == "mit" and "Licence of the base: mit, by its own metadata" in page
 
 
-def test_a_path_of_this_machine_is_not_on_the_page(tmp_path: Path, cli: Cli) -> None:
+def test_local_paths_are_not_on_the_page(tmp_path: Path, cli: Cli) -> None:
     base = {"id": "/home/somebody/bases/barrel", "revision": None, "sha256": "0" * 64}
     metadata, page = card(cli, make_run(tmp_path, base=base))
     assert "base_model" not in metadata and "`barrel`" in page and "/home/somebody" not in page
@@ -104,7 +104,7 @@ def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) ->
     assert "llama-server" not in adapter and "PeftModel" in adapter
 
 
-def test_a_failed_artefact_is_said_first(tmp_path: Path, cli: Cli) -> None:
+def test_a_failed_artefact_is_mentioned_first(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, failed=("F16", "Q8_0", "Q4_K_M"))
     _, page = card(cli, run, "--push.allow_failed", "true")
     assert page.index("**Warning: not everything here passed its exam.**") < page.index("A LoRA fine-tune of")
@@ -118,7 +118,7 @@ def test_a_plain_text_run_has_no_chat_commands(tmp_path: Path, cli: Cli) -> None
 
 
 @pytest.mark.parametrize("part", ["transformers", "PEFT"])
-def test_its_python_is_python(part: str, tmp_path: Path, cli: Cli) -> None:
+def test_its_python_examples_compile(part: str, tmp_path: Path, cli: Cli) -> None:
     _, page = card(cli, make_run(tmp_path))
     block = page.split("transformers:\n" if part == "transformers" else "on the base model:\n")[1]
     code = "\n".join(re.findall(r"^    (.*)$", block.strip("\n").split("\n\n")[0], re.MULTILINE))
@@ -134,7 +134,7 @@ def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path, cli: Cli) -
     assert done.returncode == 2 and "export.json is from an earlier training: run `make export` again" in done.stderr
 
 
-def test_it_says_what_of_the_held_out_rows_was_trained(tmp_path: Path, cli: Cli) -> None:
+def test_it_reports_held_out_rows_that_were_trained(tmp_path: Path, cli: Cli) -> None:
     data = {"path": "rows.jsonl", "sha256": "d" * 64, "format": "messages", "rows": 90, "eval_rows": 10,
             "over_length": 0, "near_duplicates": 3, "eval_overlap": 4, "eval_overlap_dropped": 0}  # fmt: skip
     _, page = card(cli, make_run(tmp_path, data=data))
@@ -144,7 +144,7 @@ def test_it_says_what_of_the_held_out_rows_was_trained(tmp_path: Path, cli: Cli)
     assert "near duplicates" not in page and "also trained" not in page
 
 
-def test_looser_thresholds_stand_above_everything(tmp_path: Path, cli: Cli) -> None:
+def test_looser_thresholds_are_mentioned_first(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path)
     record = json.loads((run.path / "export.json").read_text())
     fidelity = {"kl_ci": [0.005, 0.02], "loss_general_base": 3.1, "loss_general_trained": 3.25}

@@ -34,7 +34,7 @@ def bins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def test_every_tensor_comes_over_and_the_copy_is_kept(bins: Path) -> None:
+def test_every_tensor_is_converted_and_the_copy_is_kept(bins: Path) -> None:
     base = resolve(str(bins))
     made = with_safetensors(base)
     assert made.sha256 == base.sha256 and made.path != base.path

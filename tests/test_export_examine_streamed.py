@@ -111,7 +111,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_streamed_model_says_what_the_whole_one_says(family: str, tmp_path: Path, small_groups: None) -> None:
+def test_a_streamed_model_gives_the_logits_of_the_whole_one(family: str, tmp_path: Path, small_groups: None) -> None:
     directory = checkpoint(tmp_path / family, family)
     options = {"attn_implementation": "eager"} if family == "gemma2" else {}
     chunks = list(streamed_logits(directory, asked()))
@@ -126,7 +126,7 @@ def test_a_tied_head_is_the_embedding(family: str, tmp_path: Path) -> None:
     assert np.abs(np.concatenate(list(streamed_logits(directory, asked()))) - whole(directory)).max() < 1e-5
 
 
-def test_each_layer_is_loaded_once_a_group_and_no_other_has_weights_then(
+def test_each_layer_is_loaded_once_per_group_and_alone(
     tmp_path: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -146,7 +146,7 @@ def test_each_layer_is_loaded_once_a_group_and_no_other_has_weights_then(
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_what_can_not_be_streamed_is_loaded_whole_where_it_fits(
+def test_models_that_cannot_be_streamed_are_loaded_whole_if_they_fit(
     fits: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"ffn_dim": 48, "word_embed_proj_dim": 32}
@@ -161,7 +161,7 @@ def test_what_can_not_be_streamed_is_loaded_whole_where_it_fits(
     assert "loading it whole" in capsys.readouterr().err
 
 
-def test_the_answers_do_not_depend_on_how_logits_are_cut() -> None:
+def test_the_answers_do_not_depend_on_the_chunks_of_logits() -> None:
     questions = asked()
     targets = [t for q in questions for t in q.targets]
     logits = np.random.default_rng(0).standard_normal((len(targets), VOCABULARY)).astype(np.float32)
@@ -195,7 +195,7 @@ def test_a_missing_tensor_is_named_and_never_random(lost: str, tmp_path: Path) -
         list(checkpoint_logits(directory, asked()))
 
 
-def test_what_is_no_model_of_transformers_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "m", "llama")
     (directory / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ShardError, match="transformers can't load it") as caught:
@@ -268,7 +268,7 @@ def test_an_8b_stays_below_3_gib_however_many_rows_are_asked(lengths: list[int])
 
 
 @pytest.mark.slow
-def test_the_memory_is_what_the_plan_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_matches_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(1024, 3072, 12, 8, 4, 32_000, False)
     monkeypatch.setitem(SHAPES, "small", shape)
     result = bench("small", tmp_path, ["streamed", "whole"], 1, 4, 64)

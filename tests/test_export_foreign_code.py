@@ -80,7 +80,7 @@ def test_what_is_copied_of_an_adapter_holds_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_base_that_brings_code_and_needs_none_trains_and_exports_without_it(
+def test_a_base_with_unneeded_code_trains_and_exports_without_it(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     marker, base = tmp_path / "ran", tmp_path / "base"

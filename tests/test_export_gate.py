@@ -96,7 +96,7 @@ def test_where_the_limit_lies_inside_the_interval_it_is_inconclusive(change: dic
     assert "more rows would not decide it" in why or "data.eval_split" in why
 
 
-def test_it_says_how_many_rows_would_tell() -> None:
+def test_it_says_how_many_rows_would_decide() -> None:
     _, why = verdict(kl=0.08, kl_ci=(0.04, 0.12))
     wide = re.search(r"about (\d+) held-out rows would decide it", why)
     assert wide is not None and 20 <= int(wide[1]) <= 40  # half of 0.04 at t = 2.26; 0.02 is wanted at z = 1.96
@@ -123,7 +123,7 @@ def test_every_rule_is_named_at_once_and_the_broken_ones_first() -> None:
     assert why.index("terminator") < why.index("KL on general text") < why.index("may be above")
 
 
-def test_where_training_gained_nothing_there_is_no_gain_to_lose() -> None:
+def test_without_a_gain_no_lost_gain_is_judged() -> None:
     lost = {"gain_lost": None, "gain_lost_ci": None}
     found, why = verdict(loss=2.5, loss_trained=2.1, gain=-0.1, gain_ci=(-0.2, 0.0), **lost)
     assert found == "pass" and "gain not judged: training gained 0 nats" in why
@@ -137,7 +137,7 @@ def test_a_smoke_runs_exact_merge_passes_and_says_what_was_not_judged() -> None:
     assert judge(Fidelity.model_validate({**GOOD, **SMOKE}), strict)[0] == "fail"
 
 
-def test_a_gain_that_may_be_none_is_not_judged() -> None:
+def test_a_gain_that_may_be_zero_is_not_judged() -> None:
     found, why = verdict(loss_base=0.6, gain=0.1, gain_ci=(-0.05, 0.25), gain_lost=0.5, gain_lost_ci=(0.3, 0.7))
     assert found == "pass" and "may be zero" in why
 
@@ -146,7 +146,7 @@ def test_plain_text_runs_have_no_parity_and_no_terminator() -> None:
     assert verdict(prompt_parity=None, terminator=None)[0] == "pass"
 
 
-def test_asking_for_every_token_fails_the_first_that_differs() -> None:
+def test_a_limit_of_zero_fails_the_first_difference() -> None:
     assert judge(Fidelity.model_validate(GOOD), GateSection(min_top1=1.0))[0] == "fail"
 
 

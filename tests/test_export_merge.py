@@ -139,7 +139,7 @@ def test_lora_on_one_side_of_a_tie_unties_the_head(make: Making, tmp_path: Path,
     assert_merged_is_trained(base, adapter, tmp_path / "merged")
 
 
-def test_what_is_done_to_both_sides_of_a_tie_keeps_it(make: Making, tmp_path: Path) -> None:
+def test_the_same_change_to_both_sides_keeps_them_tied(make: Making, tmp_path: Path) -> None:
     base, adapter = make(tie=True, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     run(base, adapter, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is True
@@ -178,7 +178,7 @@ def test_a_token_without_a_row_is_refused(make: Making, tmp_path: Path) -> None:
         run(base, adapter, tmp_path / "merged")
 
 
-def test_the_base_is_changed_at_all(make: Making, tmp_path: Path) -> None:
+def test_the_merge_changes_the_base(make: Making, tmp_path: Path) -> None:
     base, adapter = make()
     run(base, adapter, tmp_path / "merged")
     name = "model.layers.1.mlp.down_proj.weight"
@@ -258,7 +258,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(
         run(base, adapter, tmp_path / "merged")
 
 
-def test_an_adapter_of_other_widths_names_what_does_not_fit(make: Making, tmp_path: Path) -> None:
+def test_an_adapter_of_other_widths_names_the_mismatch(make: Making, tmp_path: Path) -> None:
     _, adapter = make()
     config = LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=256,
@@ -309,7 +309,7 @@ def test_a_base_that_is_stored_in_nf4_is_merged_dequantized(make: Making, tmp_pa
     assert (merged - want).abs().max() < 0.01 * (original - want).abs().max()
 
 
-def test_a_value_that_is_no_number_and_a_truncated_shard_are_named(make: Making, tmp_path: Path) -> None:
+def test_nan_and_a_truncated_shard_are_named(make: Making, tmp_path: Path) -> None:
     base, adapter = make(dtype=torch.bfloat16)
     shard = sorted(base.glob("*.safetensors"))[-1]
     content = bytearray(shard.read_bytes())

@@ -179,7 +179,7 @@ def test_without_a_network_it_says_which_address_was_tried(push: Push) -> None:
     assert "push.repo me/model: HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
 
 
-def test_another_ones_namespace_is_refused(push: Push, hub: Hub) -> None:
+def test_someone_elses_namespace_is_refused(push: Push, hub: Hub) -> None:
     assert "not allowed to write to them/model" in line(push("--push.repo", "them/model"))
 
 
@@ -215,7 +215,7 @@ def test_the_token_is_in_no_output_and_no_file(push: Push, hub: Hub, run: Run) -
     assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload addresses are signed: no token goes there
 
 
-def test_a_failed_artefact_stays_here(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_a_failed_artefact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("Q4_K_M",))
     to = ("--push.repo", "me/model")
     done = cli("export", "push", *where(run), *to, **hub.environment(tmp_path / "hf"))
@@ -225,7 +225,7 @@ def test_a_failed_artefact_stays_here(hub: Hub, tmp_path: Path, cli: Cli) -> Non
     assert "failed its exam" in line(asked)
 
 
-def test_a_run_of_which_nothing_passed_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_a_run_without_passing_artefacts_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("F16", "Q8_0", "Q4_K_M"))
     command = ("export", "push", *where(run), "--push.repo", "me/model")
     assert "no artefact passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
@@ -236,13 +236,13 @@ def test_a_run_of_which_nothing_passed_is_published_only_with_a_warning(hub: Hub
     assert "**Warning: not everything here passed its exam.**" in card and WHY in card
 
 
-def test_a_full_quota_is_said_as_such(push: Push, hub: Hub, run: Run) -> None:
+def test_a_full_quota_is_reported(push: Push, hub: Hub, run: Run) -> None:
     hub.quota_bytes = 1000
     assert "has too little storage for it: Private repository storage limit reached" in line(push())
     assert len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
 
 
-def test_a_path_of_this_machine_in_the_records_is_pointed_out(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_a_local_path_in_the_records_causes_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     data = {
         "path": "/home/me/rows.jsonl",
         "sha256": "d" * 64,
@@ -273,7 +273,7 @@ def test_a_file_that_changed_since_its_record_is_refused(name: str, push: Push, 
     assert "me/model" not in hub.repos
 
 
-def test_a_dry_run_lists_files_and_sizes_and_asks_nobody(push: Push, hub: Hub, run: Run) -> None:
+def test_a_dry_run_lists_files_and_sizes_without_network(push: Push, hub: Hub, run: Run) -> None:
     done = push("--dry-run", "--push.what", "Q8_0,adapter")
     assert done.returncode == 0, done.stderr
     assert "tuned-Q8_0.gguf" in done.stdout and "1.6 MB" in done.stdout and "private" in done.stdout
@@ -291,7 +291,7 @@ def test_a_retrained_run_takes_the_place_of_the_old_one(push: Push, hub: Hub, tm
     assert {"better-Q8_0.gguf", "picture.png"} <= files and "tuned-Q8_0.gguf" not in files
 
 
-def test_trainings_config_says_where_a_run_goes(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> None:
+def test_the_training_config_sets_the_repository(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> None:
     config = json.loads((run.path / "config.yaml").read_text())
     config["push"] = {"repo": "me/from-config", "what": ["Q8_0"], "public": True, "allow_failed": False}
     (run.path / "config.yaml").write_text(json.dumps(config))
@@ -304,7 +304,7 @@ def test_trainings_config_says_where_a_run_goes(hub: Hub, run: Run, tmp_path: Pa
     assert "config.yaml: push.repository: Extra inputs are not permitted" in line(cli("export", "push", *where(run)))
 
 
-def test_without_a_repository_and_with_an_unknown_part_it_says_what_to_give(run: Run, cli: Cli) -> None:
+def test_a_missing_repository_and_an_unknown_part_are_reported(run: Run, cli: Cli) -> None:
     assert "push.repo is required: set REPO=owner/name" in line(cli("export", "push", *where(run)))
     done = cli("export", "push", *where(run), "--push.repo", "me/model", "--push.what", "ggufs")
     assert "did you mean 'gguf'?" in line(done)
@@ -344,7 +344,7 @@ def test_an_export_of_an_earlier_training_does_not_go_with_the_adapter(push: Pus
     assert "is from an earlier training: run `make export` again" in line(push())
 
 
-def test_anything_else_asks_for_an_export_and_names_the_way_without(push: Push, run: Run) -> None:
+def test_everything_but_the_adapter_needs_an_export(push: Push, run: Run) -> None:
     (run.path / "export.json").unlink()
     said = line(push("--push.what", "adapter,merged"))
     assert "run `make export` for it first (WHAT=adapter publishes the adapter without an export)" in said

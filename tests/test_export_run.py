@@ -142,7 +142,7 @@ def test_a_smoke_runs_exact_merge_passes_and_every_record_says_what_made_it(expo
         assert {"burnish", "llama_cpp", "torch", "transformers", "peft"} <= set(versions)
 
 
-def test_looser_thresholds_are_told_and_defaults_judge_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_looser_thresholds_are_reported_and_defaults_judge_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(exported, tmp_path)
     done = cli(*exporting(run, "--gguf.quants", "Q8_0", "--gate.max_kl", "1000"))
     assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_merging_into_four_bits_is_refused_with_the_reason(source: Run, cli: Cli
     assert "merging into 4 bits is not supported: rounding can erase" in done.stderr
 
 
-def test_a_changed_artefact_is_made_anew(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_a_changed_artefact_is_made_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(exported, tmp_path)
     gguf = run.path / "gguf" / "source-Q8_0.gguf"
     gguf.write_bytes(gguf.read_bytes()[:-1] + b"x")
@@ -199,7 +199,7 @@ def test_plain_text_rows_train_and_export(tiny_base: Path, tmp_path: Path, cli: 
     assert {a.fidelity.prompt_parity for a in record.artefacts} == {True}
 
 
-def test_a_moved_base_is_given_again_and_another_one_is_refused(
+def test_a_moved_base_can_be_set_and_another_one_is_refused(
     source: Run, tiny_base: Path, tmp_path: Path, cli: Cli
 ) -> None:
     run = copy(source, tmp_path)
@@ -230,7 +230,7 @@ def test_a_changed_adapter_and_an_unknown_type_are_refused_before_work(source: R
     assert not (run.path / "merged").exists()
 
 
-def test_exporting_nothing_says_what_to_run(tmp_path: Path, cli: Cli) -> None:
+def test_exporting_without_a_run_names_the_command(tmp_path: Path, cli: Cli) -> None:
     done = cli("export", "run", "--run.root", str(tmp_path))
     assert done.returncode == 2
     assert "make train DATA=..." in done.stderr

@@ -68,7 +68,7 @@ def test_an_artefact_that_parses_what_was_text_fails(trained: Chat, model: Model
     assert check.holds is False and "differ from the trained ones" in check.why
 
 
-def test_a_special_string_that_the_artefact_takes_for_ordinary_fails_by_name(trained: Chat, model: Model) -> None:
+def test_a_special_string_that_is_ordinary_in_the_artefact_fails_by_name(trained: Chat, model: Model) -> None:
     """No row holds it, the set does: a user could write it and get a token."""
     told = record(trained)
     chat = gguf_chat(model, told)

@@ -40,7 +40,7 @@ def test_stopping_where_turns_end_and_nowhere_else_holds() -> None:
     assert terminator(exam([100, 101, END], [101, COMMA, END]), ends({END, OTHER_END})).holds is True
 
 
-def test_an_end_at_which_it_does_not_stop_fails() -> None:
+def test_an_end_token_that_does_not_stop_it_fails() -> None:
     check = terminator(exam([100, END]), ends({OTHER_END}))
     assert check.holds is False and "trained turns end in token 2, where it does not stop" in check.why
 
@@ -60,7 +60,7 @@ def test_a_template_that_ends_a_turn_twice_is_not_a_stop_inside() -> None:
     assert terminator(exam([100, END, SPACE, OTHER_END]), ends({END, OTHER_END}, {OTHER_END})).holds is True
 
 
-def test_plain_text_has_no_turns_to_end_but_a_wrong_recorded_end_is_seen() -> None:
+def test_plain_text_has_no_turns_but_a_wrong_recorded_end_fails() -> None:
     assert terminator(exam([100, END, 101], chat=False), ends({END})).holds is None
     assert terminator(exam([100, 101], chat=False), ends({END}, {COMMA})).holds is False
 

@@ -105,7 +105,7 @@ def test_an_adapter_of_another_base_is_one_line(
     assert "Traceback" not in done.stderr
 
 
-def test_an_adapter_that_is_not_there_is_one_line_before_weights_are_loaded(
+def test_a_missing_adapter_is_one_line_before_weights_are_loaded(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.resume_adapter", "nothing", verb="plan"))

@@ -36,9 +36,7 @@ def resolved(**train: Any) -> Resolved:
     return Resolved(TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}, "train": train}))
 
 
-def test_nothing_is_left_to_the_defaults_that_unsloth_puts_in_place_of_trls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_argument_depends_on_defaults_that_unsloth_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: dict[str, Any] = {}
     real = arguments.SFTConfig
     monkeypatch.setattr(arguments, "SFTConfig", lambda **options: said.update(options) or real(**options))
@@ -68,7 +66,7 @@ def test_early_stopping_counts_on_after_a_resume(base_tokenizer: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
+def test_gradient_checkpointing_works_on_a_freshly_loaded_base(
     base_tokenizer: Any, tmp_path: Path, packed: bool
 ) -> None:
     """transformers loads a base in evaluation mode, in which its layers don't checkpoint and its dropouts are off."""
@@ -86,7 +84,7 @@ def test_activations_are_computed_again_in_a_base_as_it_is_loaded(
     assert len(passes) == 2 * parts
 
 
-def test_gradients_are_clipped_to_the_norm_that_was_asked_for(base_tokenizer: Any, tmp_path: Path) -> None:
+def test_gradients_are_clipped_to_max_grad_norm(base_tokenizer: Any, tmp_path: Path) -> None:
     settings = resolved(max_steps=1, per_device_train_batch_size=6, max_grad_norm=0.01)
     model = adapted(llama)
     trainer = arguments.make_trainer(

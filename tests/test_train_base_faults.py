@@ -47,7 +47,7 @@ def settings(data: str, base: str = "nowhere/base", **more: Any) -> TrainSetting
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ['{"a": ', "", "[]", "[" * 100_000])
-def test_a_small_file_of_the_base_that_is_no_object_is_named(tmp_path: Path, name: str, content: str) -> None:
+def test_a_small_file_that_is_not_a_json_object_is_named(tmp_path: Path, name: str, content: str) -> None:
     save_file({"a": np.ones(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_text(content)
@@ -79,7 +79,7 @@ def test_a_damaged_tokenizer_json_is_one_line(tmp_path: Path, content: bytes) ->
         {"model_max_length": "x"},
     ],
 )
-def test_a_tokenizer_config_that_transformers_stumbles_over_is_one_line(tmp_path: Path, change: Any) -> None:
+def test_a_tokenizer_config_that_breaks_transformers_is_one_line(tmp_path: Path, change: Any) -> None:
     directory = byte_level(tmp_path / "base")
     path = directory / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -95,7 +95,7 @@ def test_a_base_without_tokenizer_files_is_told_what_to_add(tmp_path: Path) -> N
         load(tmp_path)
 
 
-def test_several_templates_in_a_base_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_templates_in_a_base_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("train.data.vocabulary.CONVERTER", tmp_path / "none")
     directory = byte_level(tmp_path / "base")
@@ -111,7 +111,7 @@ def test_several_templates_in_a_base_are_no_fault(tmp_path: Path, monkeypatch: p
     assert template.source == CHATML
 
 
-def test_a_tokenizer_that_rewrites_texts_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_rewrites_texts_causes_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenizers import normalizers
 
     monkeypatch.setattr("train.data.vocabulary.CONVERTER", tmp_path / "none")
@@ -125,7 +125,7 @@ def test_a_tokenizer_that_rewrites_texts_is_warned_of(tmp_path: Path, monkeypatc
     assert check_vocabulary(tokenizer, base, [Example(1, None, "cafe\u0301")], None, codec) == []
 
 
-def test_a_template_that_is_no_text_or_malformed_is_one_line(tmp_path: Path) -> None:
+def test_a_malformed_template_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ChatError, match="chat_template is a int, expected text"):
         from_tokenizer(SimpleNamespace(chat_template=7), "2026-01-01")
     base = settings(written(tmp_path / "x.jsonl", CHATS)).base
@@ -176,7 +176,7 @@ def test_an_empty_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str
 
 
 @pytest.mark.parametrize("base", ["./nothing", "lacks-weights", "other-architecture"])
-def test_a_base_that_can_not_be_trained_is_said_before_the_rows_are_read(
+def test_an_untrainable_base_is_refused_before_the_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
     monkeypatch.setattr("train.data.prepare.read_sources", lambda _: pytest.fail("the rows were read"))
@@ -189,7 +189,7 @@ def test_a_base_that_can_not_be_trained_is_said_before_the_rows_are_read(
         prepare(settings(written(tmp_path / "x.jsonl", CHATS), base if base[0] == "." else str(tmp_path / base)))
 
 
-def test_a_base_of_the_hub_is_looked_at_before_the_rows_are_read_and_its_weights_are_fetched_after(
+def test_a_hub_base_is_checked_before_rows_are_read_and_weights_come_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -217,7 +217,7 @@ def test_the_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.M
     assert len(made) == 1
 
 
-def test_an_added_token_without_an_embedding_is_said_and_left_out_of_what_is_saved(tmp_path: Path) -> None:
+def test_an_added_token_without_an_embedding_is_not_saved(tmp_path: Path) -> None:
     directory = byte_level(tmp_path / "base")
     size = len(load(directory))
     written_tokenizer = json.loads((directory / "tokenizer.json").read_text())

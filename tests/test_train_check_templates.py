@@ -37,7 +37,7 @@ def check(base: Path, data: Path, source: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_what_a_template_puts_before_responses_is_shown_and_its_variables_take_it_away(
+def test_text_before_responses_is_shown_and_variables_can_remove_it(
     tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = check(tiny_base, boats, sources.HYBRID, capsys)[0]
@@ -49,7 +49,7 @@ def test_what_a_template_puts_before_responses_is_shown_and_its_variables_take_i
 
 
 @pytest.mark.slow
-def test_what_a_template_writes_after_the_last_turn_and_of_history_is_shown(
+def test_text_after_the_last_turn_and_changed_history_are_shown(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(
@@ -68,9 +68,7 @@ def test_what_a_template_writes_after_the_last_turn_and_of_history_is_shown(
     assert "terminators     <|endoftext|>\n" in shown
 
 
-def test_the_preview_marks_all_that_is_trained(
-    tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_preview_marks_everything_trained(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = check(tiny_base, boats, sources.STRICT, capsys, "--data.assistant_only_loss", "false")[0]
     assert "⟦<|im_start|>user\nWhen does boat 0 leave?<|im_end|>\n<|im_start|>assistant\nBoat 0" in shown
     assert "trained (100%); data.assistant_only_loss is false" in shown
@@ -93,7 +91,7 @@ def test_rows_that_are_too_long_are_one_line(tiny_base: Path, boats: Path, capsy
     assert "line 3: " in line and "line 4: " not in line and "... the longest has " in line
 
 
-def test_texts_on_a_base_without_a_chat_template_are_said_to_make_no_chat(
+def test_text_rows_without_a_chat_template_cause_a_warning(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = shutil.copytree(tiny_base, tmp_path / "base")

@@ -36,7 +36,7 @@ def jsonl(rows: list[Any]) -> str:
 
 
 @pytest.mark.slow
-def test_a_sheet_of_excel_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+def test_an_excel_csv_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
     """Separator line, byte order mark, CR LF, empty columns and rows; a quote and a blank in the path."""
     data = tmp_path / "anna's rows.csv"
     cells = [f'question {n};"answer {n}:\r\nsecond line";nan;' for n in range(12)]

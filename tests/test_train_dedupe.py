@@ -94,7 +94,7 @@ def test_a_conversation_cut_into_growing_rows_stays_on_one_side() -> None:
     assert not prefixes & {key for row in held for key in prefix_keys(row.example)}
 
 
-def test_a_usual_opening_does_not_tie_all_conversations_together() -> None:
+def test_a_common_opening_does_not_join_all_conversations() -> None:
     examples = [chat("Hi.", "Hello!"), *(chat("Hi.", "Hello!", f"q{n}", f"a{n}") for n in range(40))]
     assert len(set(groups(examples))) == 41
 
@@ -111,7 +111,7 @@ def test_a_usual_opening_does_not_tie_all_conversations_together() -> None:
         (Example(1, text="a b c d"), False),
     ],
 )
-def test_what_the_same_content_is(other: Example, same: bool) -> None:
+def test_definition_of_the_same_content(other: Example, same: bool) -> None:
     assert (content_key(chat("a b", "c d")) == content_key(other)) is same
 
 
@@ -142,7 +142,7 @@ def test_a_prompt_with_another_answer_and_a_row_in_other_case_are_near_duplicate
     assert [t.line for _, t in near_duplicates(trained, held).pairs] == [1, 2]
 
 
-def test_what_all_rows_have_makes_no_near_duplicates() -> None:
+def test_content_of_all_rows_does_not_make_near_duplicates() -> None:
     task = " ".join(words(0, 200))
     rows = [chat(f"{task} {' '.join(words(n, 8))}", f"answer {n}", system=task) for n in range(1, 60)]
     assert near_duplicates(rows[:50], rows[50:]).pairs == []
@@ -172,7 +172,7 @@ def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_minified_json_is_as_many_rows_as_it_holds(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+def test_minified_json_has_all_its_rows(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
     assert code == 0, said
     assert "18 for training, 2 held out" in said
@@ -232,9 +232,7 @@ def test_overlapping_rows_are_dropped_from_training_whatever_their_format(
 
 
 @pytest.mark.slow
-def test_what_was_found_is_recorded_and_another_eval_file_is_another_run(
-    tiny_base: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_findings_are_recorded_and_another_eval_file_is_another_run(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(2))], minified=True)
     near = [{"prompt": "When does boat 7 leave?", "completion": "Never."}]
     other = dumped(tmp_path / "eval.jsonl", [*asked(range(1)), *near])
@@ -253,7 +251,7 @@ def test_what_was_found_is_recorded_and_another_eval_file_is_another_run(
     assert "eval: its content has changed since the run started" in done.stderr
 
 
-def test_eval_rows_bounds_what_is_held_out_and_what_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_rows_limits_held_out_and_evaluated_rows(capsys: pytest.CaptureFixture[str]) -> None:
     rows = as_rows([chat(f"question {n}", f"answer {n}", line=n + 1) for n in range(100)])
     train, held = split(rows, 0.5, 0, 10)
     assert (len(train), len(held)) == (90, 10)

@@ -44,7 +44,7 @@ TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_t
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("verb", ["check", "plan"])
-def test_how_training_was_started_is_said_by_every_process_before_data_is_read(
+def test_a_wrong_launch_is_reported_by_every_process_before_data_is_read(
     tmp_path: Path, cli: Cli, rank: str, verb: str
 ) -> None:
     asked = command(tmp_path / "none", tmp_path / "none.jsonl", tmp_path, verb=verb)
@@ -56,9 +56,7 @@ def test_how_training_was_started_is_said_by_every_process_before_data_is_read(
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) for name in ("unsloth", "wandb", "flash_attn")), reason="they are installed here"
 )
-def test_what_this_machine_lacks_is_a_line_each_and_all_at_once(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_all_missing_packages_are_reported_together(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     asked = ("--base.backend", "unsloth", "--train.report_to", "wandb,tensorboard")
     asked += ("--base.attn_implementation", "flash_attention_2")
     done = cli(*command(tiny_base, rows, tmp_path, *asked, "--run.name", "mine"), WORLD_SIZE="2")
@@ -75,7 +73,7 @@ def of_machine(**base: str) -> list[str]:
     return machine_faults(TrainSettings.model_validate({"base": {"id": "x", **base}, "data": {"path": "x"}}), World())
 
 
-def test_a_driver_that_is_too_old_is_a_line_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable() -> bool:
         warnings.warn("The NVIDIA driver on your system is too old (found version 11040).\nPlease", stacklevel=1)
         return False
@@ -147,7 +145,7 @@ def test_a_setting_out_of_bounds_is_one_line_that_says_what_it_should_be(
     assert fault.startswith(f"{config}:")
 
 
-def test_early_stopping_needs_to_know_how_often_to_look() -> None:
+def test_early_stopping_needs_eval_steps() -> None:
     with pytest.raises(ValueError, match="early_stopping_patience needs eval_steps"):
         TrainSettings.model_validate(
             {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"early_stopping_patience": 2}}
@@ -262,7 +260,7 @@ def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
     assert (stepped(2) - unbroken).norm() < 1e-4 * unbroken.norm()
 
 
-def test_where_the_longest_row_alone_is_too_much_activations_are_computed_again(
+def test_if_the_longest_row_is_too_much_checkpointing_is_switched_on(
     trained: Callable[..., PackedTrainer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     roomy, tight = trained(10**9), trained(30, unless_checkpointing=True)
@@ -272,7 +270,7 @@ def test_where_the_longest_row_alone_is_too_much_activations_are_computed_again(
     assert "gradient checkpointing from now on" in capsys.readouterr().err
 
 
-def test_where_nothing_helps_it_is_one_line_that_names_what_to_do(trained: Callable[..., PackedTrainer]) -> None:
+def test_if_nothing_helps_it_is_one_line_with_a_remedy(trained: Callable[..., PackedTrainer]) -> None:
     with pytest.raises(UserError) as caught:
         trained(30)
     (fault,) = caught.value.faults
@@ -289,7 +287,7 @@ def test_where_nothing_helps_it_is_one_line_that_names_what_to_do(trained: Calla
     ],
     ids=["memory", "torch", "safetensors"],
 )
-def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_where_it_goes_on(
+def test_a_full_disk_or_memory_is_one_line_with_the_step_to_resume(
     raised: Exception, free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
@@ -303,7 +301,7 @@ def test_what_the_libraries_call_a_full_disk_or_memory_is_one_line_that_says_whe
     assert "the checkpoint at step 4" in fault
 
 
-def test_a_fault_of_ours_is_not_called_a_full_disk(tmp_path: Path) -> None:
+def test_a_bug_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes"), checkpoints.explained(tmp_path):
         raise RuntimeError("shapes don't fit")
 
@@ -329,7 +327,7 @@ def poisoned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_its_rows(
     poisoned: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     data = tmp_path / "rows.jsonl"
@@ -355,7 +353,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_its_rows(
     assert f"error: step {step}: the loss is nan" in again.stderr
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_is_saved(base_tokenizer: Any, tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_stops_before_saving(base_tokenizer: Any, tmp_path: Path) -> None:
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {**TWO_STEPS, "save_steps": 1}}
     model = adapted(llama)
     weight = next(p for p in model.parameters() if p.requires_grad)

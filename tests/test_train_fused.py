@@ -121,7 +121,7 @@ def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
         assert torch.allclose(compiled[parameter], gradient, rtol=1e-3, atol=1e-6), parameter
 
 
-def test_a_pass_that_breaks_off_leaves_nothing_behind() -> None:
+def test_an_aborted_pass_leaves_no_outputs() -> None:
     """Where memory runs out inside a layer, what was computed for its neighbours must not keep the whole pass alive."""
 
     def scarce(*_: Any) -> None:

@@ -39,7 +39,7 @@ def check(base: Path, data: Path, source: str) -> str:
         ("globals", "unsafe"),
     ],
 )
-def test_check_tells_a_hostile_template_in_one_line(tiny_base: Path, rows: Path, name: str, says: str) -> None:
+def test_check_reports_a_hostile_template_in_one_line(tiny_base: Path, rows: Path, name: str, says: str) -> None:
     began = time.monotonic()
     report = check(tiny_base, rows, HOSTILE[name])
     assert says in report and report.isprintable() and report.startswith("error: ")

@@ -89,7 +89,7 @@ def test_an_unfinished_run_is_found_among_junk(root: Path) -> None:
     assert _newest_unfinished(root / "runs", asked) == "mine"
 
 
-def test_the_newest_unfinished_run_is_the_one_begun_last_whatever_its_files_times(tmp_path: Path) -> None:
+def test_the_newest_unfinished_run_is_the_one_started_last(tmp_path: Path) -> None:
     asked = settings(tmp_path)
     started(tmp_path, "first", asked, "2026-01-01T00:00:00Z")
     started(tmp_path, "last", asked, "2026-01-02T00:00:00Z")
@@ -109,7 +109,7 @@ def test_a_run_of_an_older_version_is_dated_by_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in JUNK if name not in ("empty", "a directory", "records that are pipes")]
 )
-def test_a_junk_run_that_is_named_is_refused_in_a_line(name: str, root: Path) -> None:
+def test_naming_a_junk_run_is_a_one_line_error(name: str, root: Path) -> None:
     asked = settings(root)
     (path,) = (p for p in (root / "runs").iterdir() if p.name.endswith(f" {name}"))
     path.rename(root / "runs" / "named")

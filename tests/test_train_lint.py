@@ -44,7 +44,7 @@ def test_placeholders_are_named_with_rows_and_lines() -> None:
     assert "and 2 more are in the rows" in many.text
 
 
-def test_braces_of_code_are_no_placeholders() -> None:
+def test_braces_in_code_are_not_placeholders() -> None:
     assert lint([*clean(), chat(1, "q", "f'{{{x}}}' {x} {{}} {{1}}")]) == []
 
 
@@ -68,7 +68,7 @@ def test_an_end_token_at_the_end_of_a_plain_text_is_the_rows_end_and_nothing_els
     assert lint(plain, ends={"</s>"})[0].kind == "marker"  # another base's
 
 
-def test_thoughts_and_comparisons_are_no_markers() -> None:
+def test_reasoning_tags_and_comparisons_are_not_markers() -> None:
     assert lint([*clean(), chat(7, "a < b | c > d", "<think>no</think> <b>x</b> a <| f |> b")]) == []
 
 
@@ -149,7 +149,7 @@ def test_every_answer_of_a_quickstart_query_is_in_its_question() -> None:
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", " None\n", "null", "<NA>", "N/A", "#N/A", r"\N", "NaT", "undefined"])
-def test_written_empty_cells(cell: str) -> None:
+def test_texts_of_empty_cells(cell: str) -> None:
     rows = [chat(3, f"question\n{cell.strip()}", "c"), chat(4, "q", cell.strip()), Example(5, text=cell)]
     found = lint([*clean(), *rows])
     warning = next(w for w in found if w.kind == "empty-cell")
@@ -157,7 +157,7 @@ def test_written_empty_cells(cell: str) -> None:
     assert warning.text.startswith(f"texts that are only '{cell.strip()}' (3 rows, first line 3) were probably written")
 
 
-def test_words_of_emptiness_in_sentences_are_none() -> None:
+def test_null_words_in_sentences_are_not_empty_cells() -> None:
     assert (
         lint([*clean(), chat(3, "What is NaN?", "None of them."), chat(4, "Is null\nfine?", "NaN is not a number")])
         == []
@@ -184,7 +184,7 @@ def test_line_breaks_that_were_escaped_twice(text: str) -> None:
         r"\u{1f600} and \usepackage",
     ],
 )  # fmt: skip
-def test_backslashes_of_code_paths_and_latex_are_no_escapes(text: str) -> None:
+def test_backslashes_in_code_paths_and_latex_are_not_escapes(text: str) -> None:
     assert [w for w in lint([*clean(), chat(7, "q", text)]) if w.kind == "escape"] == []
 
 
@@ -215,19 +215,19 @@ def test_characters_that_scripts_and_emoji_need_are_not_invisible(text: str) -> 
     assert lint([*clean(), chat(3, text, "c")]) == []
 
 
-def test_responses_that_stand_in_quotes() -> None:
+def test_responses_in_quotes() -> None:
     rows = [chat(n, f"q{n}", f'"a {n}"') for n in range(1, 30)]
     warning = only(*rows)
     assert (warning.kind, len(warning.lines)) == ("quoted", 29)
     assert lint([*clean(), chat(1, "q", '"a"'), chat(2, "r", 'He said "a" and "b"')]) == []
 
 
-def test_held_out_rows_are_looked_at_text_by_text() -> None:
+def test_only_the_texts_of_held_out_rows_are_checked() -> None:
     rows = [chat(1, "q", "a\r\nb"), chat(2, "q", "{{name}}"), chat(3, "q", "nan"), chat(4, "q", "\u200bx")]
     assert {w.kind for w in lint(rows, heldout=True)} == {"placeholder", "empty-cell", "line-end", "invisible"}
     assert lint([], heldout=True) == []
 
 
-def test_a_thought_is_checked_as_every_text_that_is_learned() -> None:
+def test_reasoning_is_checked_like_all_trained_text() -> None:
     thought = Example(3, (Message("user", "q"), Message("assistant", "a", True, "{{name}} lost \ufffd")))
     assert [warning.kind for warning in lint([*clean(), thought])] == ["placeholder", "replacement"]

@@ -44,7 +44,7 @@ def learned(row: Row, codec: Codec) -> list[str]:
     return [codec.decode(row.input_ids[start:end]) for start, end in row.spans]
 
 
-def test_responses_and_their_terminators_are_learned_and_nothing_else(codec: Codec, own: ChatTemplate) -> None:
+def test_only_responses_and_their_terminators_are_trained(codec: Codec, own: ChatTemplate) -> None:
     rows = build([chat("hi", "Hello!", "and?", "That is all.")], own, codec)
     assert [learned(row, codec) for row in rows] == [[f"Hello!{END}", f"That is all.{END}"]]
     labels = rows[0].labels()
@@ -97,7 +97,7 @@ def test_a_template_that_rewrites_history_gives_one_row_an_assistant_turn(codec:
     prove(rows, template, codec)
 
 
-def test_a_generation_prompt_that_opens_a_thought_names_the_choices(codec: Codec) -> None:
+def test_a_generation_prompt_that_opens_reasoning_gets_advice(codec: Codec) -> None:
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
@@ -106,7 +106,7 @@ def test_a_generation_prompt_that_opens_a_thought_names_the_choices(codec: Codec
         build([chat("a", "b", line=7)], ChatTemplate(source, "2026-01-01"), codec)
 
 
-def test_a_fault_of_many_rows_is_told_once_with_the_first_of_them(codec: Codec) -> None:
+def test_a_fault_of_many_rows_is_reported_once(codec: Codec) -> None:
     broken = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
     with pytest.raises(MaskError) as caught:
         build([chat("a", "b", line=line) for line in (3, 9, 12, 20, 31)], broken, codec)
@@ -133,12 +133,12 @@ def test_the_proof_catches_a_wrong_mask(codec: Codec, own: ChatTemplate, change:
         prove([change(row)], own, codec)
 
 
-def test_plain_text_is_learned_whole_up_to_the_end_token(codec: Codec) -> None:
+def test_plain_text_is_trained_up_to_the_end_token(codec: Codec) -> None:
     (row,) = build([Example(1, None, "Once upon a time.")], None, codec)
     assert learned(row, codec) == [f"Once upon a time.{END}"]
 
 
-def test_foreign_markers_and_terminators_are_warned_of(tokenizer: Any, own: ChatTemplate) -> None:
+def test_foreign_markers_and_terminators_cause_warnings(tokenizer: Any, own: ChatTemplate) -> None:
     llama = ChatTemplate(load_template("llama-3.1"), "2026-01-01", own.special_tokens)
     found = templates.warnings(llama, tokenizer, [0], {tokenizer.eos_token_id})
     assert "<|eot_id|>" in found[0]

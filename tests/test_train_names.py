@@ -121,16 +121,14 @@ def typed(*words: str) -> TrainSettings:
 
 
 @pytest.mark.parametrize(("name", "given", "key", "meant"), UNDERSTOOD)
-def test_a_name_that_means_a_setting_of_ours_is_understood(
-    name: str, given: str, key: str, meant: Any, tmp_path: Path
-) -> None:
+def test_synonyms_of_settings_are_understood(name: str, given: str, key: str, meant: Any, tmp_path: Path) -> None:
     assert value(loaded(tmp_path / "c.yaml", f"{ALWAYS}train: {{{name}: {given}}}\n"), key) == meant
     assert value(loaded(tmp_path / "c.yaml", f"{ALWAYS}{name}: {given}\n"), key) == meant
     assert value(typed("--base.id", "x", f"--{name}", given.strip('"')), key) == meant
 
 
 @pytest.mark.parametrize(("name", "given", "hint"), HINTED)
-def test_a_name_that_has_no_setting_here_gets_the_right_hint(name: str, given: str, hint: str, tmp_path: Path) -> None:
+def test_a_name_without_a_setting_gets_the_right_hint(name: str, given: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path / "c.yaml", f"{ALWAYS}train: {{{name}: {given}}}\n")
     (fault,) = caught.value.faults
@@ -172,7 +170,7 @@ def test_the_markers_of_train_on_responses_only_are_not_needed(tmp_path: Path) -
     assert loaded(tmp_path / "c.yaml", f"{ALWAYS}train_on_responses_only: {markers}\n").data.assistant_only_loss
 
 
-def test_an_unknown_key_is_told_no_name_that_is_far_from_it_and_not_seventy(tmp_path: Path) -> None:
+def test_an_unknown_key_gets_no_far_fetched_or_long_suggestion(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path / "c.yaml", f"{ALWAYS}ddp_timeout: 1\ntrain: {{deepsleep: 1, epochs: 3}}\n")
     top, far, near = caught.value.faults
@@ -216,7 +214,7 @@ def test_target_modules_are_names_or_a_regular_expression(given: str, meant: Any
     assert typed("--base.id", "x", "--lora.target_modules", given).lora.target_modules == meant
 
 
-def test_a_regular_expression_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_regular_expression_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora\.target_modules is '\(q_proj': .*not a regular expression"):
         loaded(tmp_path / "c.yaml", f"{ALWAYS}lora: {{target_modules: (q_proj}}\n")
 
@@ -227,12 +225,12 @@ def test_two_names_for_one_setting_must_say_the_same(tmp_path: Path) -> None:
     assert loaded(tmp_path / "c.yaml", f"{ALWAYS}fp16: false\nbf16: true\n").base.dtype == "bfloat16"
 
 
-def test_what_a_name_means_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_meaning_of_a_synonym_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded(tmp_path / "c.yaml", f"{ALWAYS}load_in_4bit: true\n")
     assert f"config: {tmp_path / 'c.yaml'}:3: load_in_4bit true is base.quantization: nf4" in capsys.readouterr().err
 
 
-def test_a_config_file_that_the_command_line_names_is_as_strong_as_it(
+def test_a_config_file_given_on_the_command_line_has_its_precedence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter, config = tmp_path / "lora_config.json", tmp_path / "c.yaml"
@@ -279,7 +277,7 @@ def test_a_merge_in_4_bits_is_never_published() -> None:
         load(ExportSettings, "export", None, {"push.what": "merged_4bit"}, {})
 
 
-def test_what_is_pushed_has_unsloths_names_too() -> None:
+def test_push_what_accepts_unsloths_names() -> None:
     assert PushSection(what=["lora", "merged_16bit", "Q8_0"]).what == ["adapter", "merged", "Q8_0"]
 
 

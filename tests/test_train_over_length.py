@@ -24,7 +24,7 @@ def made(tmp_path: Path, texts: list[str], **data: Any) -> list[Row]:
     return RowMaker(None, codec, DataSection(path="x.jsonl", max_length=16, **data)).rows(examples, "x.jsonl")
 
 
-def test_dropped_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dropped_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(made(tmp_path, ["a"] * 9 + ["b" * 99], over_length="drop")) == 9
     said = capsys.readouterr().err
     assert said == (
@@ -33,12 +33,12 @@ def test_dropped_rows_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     )
 
 
-def test_that_most_are_dropped_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dropping_most_rows_causes_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(made(tmp_path, ["a", "b" * 99, "c" * 99], over_length="drop")) == 1
     assert capsys.readouterr().err.startswith("warning: data: x.jsonl: 2 of 3 rows are longer")
 
 
-def test_cut_rows_are_said_and_nothing_where_all_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(made(tmp_path, ["a", "b" * 99], over_length="truncate")) == 2
     assert ": 0 dropped, 1 truncated (data.over_length truncate)" in capsys.readouterr().err
     made(tmp_path, ["a"], over_length="drop")
@@ -48,7 +48,7 @@ def test_cut_rows_are_said_and_nothing_where_all_fit(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("good", [False, True])
-def test_a_template_that_fits_no_row_is_said_after_the_first_rows(tmp_path: Path, good: bool) -> None:
+def test_a_template_that_fits_no_row_is_reported_after_the_first_rows(tmp_path: Path, good: bool) -> None:
     codec = templates.codec(load(byte_level(tmp_path / "base")))
     endless = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
     chat = (Message("user", "q"), Message("assistant", "a"))

@@ -100,7 +100,7 @@ def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_activations_that_are_computed_again_give_the_same_gradients(packed: bool, trainer_of: Any) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(packed: bool, trainer_of: Any) -> None:
     model = adapted(llama)
     loss_alone, gradients_alone = one_row_at_a_time(model)
     trainer = trainer_of(model, Batching(64, packed, checkpointing=True))
@@ -114,7 +114,7 @@ def test_activations_that_are_computed_again_give_the_same_gradients(packed: boo
 @pytest.mark.parametrize(
     ("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "influence one another")]
 )
-def test_a_model_packs_where_packed_rows_do_not_see_one_another(name: str, why: str) -> None:
+def test_a_model_packs_if_packed_rows_do_not_influence_one_another(name: str, why: str) -> None:
     said = attention.padding_reason(adapted(*MODELS[name]))
     assert why in said and bool(said) == bool(why)
 
@@ -142,7 +142,7 @@ def test_a_model_attends_as_before_once_packing_ends() -> None:
     assert model.config._attn_implementation == before
 
 
-def test_the_head_is_fused_only_where_it_is_frozen_and_its_logits_are_used_as_they_are() -> None:
+def test_the_head_is_fused_only_if_frozen_and_plain() -> None:
     def plain(model: Any) -> bool:
         inner = model.get_base_model()
         return loss.is_plain(inner.get_output_embeddings(), inner.config.get_text_config())

@@ -55,14 +55,14 @@ def faults_of(directory: Path, **content: Any) -> tuple[str, ...]:
         ("qalora_group_size", 32, "only 16"),
     ],
 )
-def test_what_has_no_setting_is_a_fault_that_says_what_is_supported(
+def test_a_key_without_a_setting_is_a_fault_with_the_supported_value(
     key: str, value: Any, supported: str, tmp_path: Path
 ) -> None:
     (fault,) = faults_of(tmp_path, **{key: value})
     assert f"lora_config.json: {key} is {json.dumps(value)}: there is no setting for it; {supported}" in fault
 
 
-def test_whole_modules_are_a_fault_that_says_what_is_trained_instead(tmp_path: Path) -> None:
+def test_modules_to_save_is_a_fault_with_the_alternative(tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path, modules_to_save=["embed_tokens"])
     assert 'modules_to_save is ["embed_tokens"]: training whole modules is not supported. LoRA on embed_tokens' in fault
 
@@ -76,7 +76,7 @@ def test_whole_modules_are_a_fault_that_says_what_is_trained_instead(tmp_path: P
         max_leaves=3,
     ),
 )
-def test_no_value_but_pefts_default_passes(key: str, value: Any, tmp_path: Path) -> None:
+def test_only_pefts_default_values_are_accepted(key: str, value: Any, tmp_path: Path) -> None:
     default = defaults()[key]
     if type(value) is type(default) and value == default:
         assert read_peft_config(written(tmp_path, **GUIDES, **{key: value})) == GUIDES
@@ -85,7 +85,7 @@ def test_no_value_but_pefts_default_passes(key: str, value: Any, tmp_path: Path)
         assert f": {key} is " in fault
 
 
-def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     found = faults_of(tmp_path, use_dora=True, lora_bias=True, lora_alfa=8, task_type="SEQ_CLS", peft_type="IA3")
     for words in ("use_dora", "lora_bias", "'lora_alfa' is 8: peft.LoraConfig has no such key; did you mean"):
         assert any(words in fault for fault in found)
@@ -151,7 +151,7 @@ def saved(directory: Path, **config: Any) -> Path:
     return directory / "adapter_config.json"
 
 
-def test_an_adapter_that_peft_and_a_merge_know_goes_on(tmp_path: Path) -> None:
+def test_an_adapter_that_peft_and_the_merge_support_is_continued(tmp_path: Path) -> None:
     path = saved(
         tmp_path, r=4, target_modules=["v_proj", "q_proj"], use_dora=True, layers_to_transform=[1],
         rank_pattern={"q_proj": 8}, modules_to_save=["embed_tokens"], lora_alpha=16,
@@ -174,9 +174,7 @@ def test_an_adapter_that_peft_and_a_merge_know_goes_on(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_an_adapter_that_would_not_stay_what_it_is_is_refused(
-    change: dict[str, Any], says: str, tmp_path: Path
-) -> None:
+def test_an_adapter_that_would_change_is_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
     path = saved(tmp_path, r=4, target_modules=["q_proj"])
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     (fault,) = continued_faults(path, LoraSection)
@@ -215,9 +213,7 @@ def plan(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> tuple[int,
 
 
 @pytest.mark.slow
-def test_another_base_and_what_a_config_leaves_out_are_warned_of(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_another_base_and_missing_keys_cause_warnings(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     path = written(tmp_path, base_model_name_or_path="them/base", r=4, lora_alpha=8, target_modules=None)
     code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.config_file", str(path))
     assert code == 0, said
@@ -226,7 +222,7 @@ def test_another_base_and_what_a_config_leaves_out_are_warned_of(
     assert "does not say r:" not in said
 
 
-def test_an_adapter_that_rewrote_its_base_is_refused_before_weights_are_loaded(
+def test_an_adapter_that_changed_its_base_is_refused_before_loading(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", layer_replication=[[0, 1]])

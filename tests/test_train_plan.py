@@ -60,14 +60,14 @@ def test_the_adapter_is_as_large_as_peft_makes_it(r: int) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_card_of_80_gb_computes_no_activation_twice(name: str) -> None:
+def test_80_gb_need_no_checkpointing(name: str) -> None:
     made = planned(79, name)
     assert not made.checkpointing
     assert made.peak_bytes <= made.free_bytes
     assert made.micro_batch_tokens >= 4096
 
 
-def test_told_of_12_gib_an_8b_fits_with_checkpointing() -> None:
+def test_an_8b_model_fits_into_12_gib_with_checkpointing() -> None:
     made = planned(79, train={"memory_gib": 12.0})
     assert made.checkpointing
     assert made.peak_bytes <= 12 * GIB
@@ -111,13 +111,13 @@ def test_padded_micro_batches_are_counted_with_their_padding() -> None:
     assert padded.activation_bytes > packed.activation_bytes
 
 
-def test_checkpoints_in_the_hosts_memory_are_said() -> None:
+def test_host_memory_for_checkpoints_is_in_the_plan() -> None:
     made = planned(79, train={"memory_gib": 12.0, "torch_compile": True})
     assert "GiB of host memory for checkpoints" in made.lines()[1]
     assert "host's" not in planned(79).lines()[1]
 
 
-def test_what_never_fits_is_one_fault_that_names_what_to_do() -> None:
+def test_what_cannot_fit_is_one_fault_with_remedies() -> None:
     with pytest.raises(UserError) as caught:
         planned(4)
     (fault,) = caught.value.faults
@@ -125,7 +125,7 @@ def test_what_never_fits_is_one_fault_that_names_what_to_do() -> None:
         assert word in fault
 
 
-def test_where_unsloth_is_installed_it_takes_what_is_too_tight_for_us_unless_told_otherwise() -> None:
+def test_unsloth_is_used_if_installed_and_only_it_fits() -> None:
     assert plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(8, unsloth=True)).backend == "unsloth"
     with pytest.raises(UserError):
         plan(settings(base={"backend": "transformers"}), shape("Llama-3.1-8B"), LENGTHS, card(8, unsloth=True))
@@ -139,12 +139,12 @@ def test_quantization_auto_takes_16_bits_where_they_fit(gib: float, expected: st
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_a_quantization_that_was_asked_for_is_kept(quantization: str) -> None:
+def test_a_given_quantization_is_kept(quantization: str) -> None:
     assert planned(79, base={"quantization": quantization}).quantization == quantization
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_checkpointing_that_was_asked_for_is_kept(asked: bool) -> None:
+def test_a_given_checkpointing_is_kept(asked: bool) -> None:
     assert planned(79, train={"gradient_checkpointing": asked}).checkpointing is asked
 
 
@@ -166,7 +166,7 @@ def test_less_memory_never_means_larger_micro_batches() -> None:
     assert found[0] < found[-1]
 
 
-def test_a_micro_batch_of_asked_size_is_kept_and_never_shorter_than_the_longest_row() -> None:
+def test_a_given_micro_batch_size_is_kept_but_fits_the_longest_row() -> None:
     assert planned(79, train={"micro_batch_tokens": 3000}).micro_batch_tokens == 3000
     assert planned(79, train={"micro_batch_tokens": 100}).micro_batch_tokens == max(LENGTHS)
 
@@ -249,9 +249,7 @@ def test_a_regular_expression_must_match_whole_names() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="float16 is fast on a GPU")
-def test_float16_on_a_cpu_is_warned_of_and_a_low_scale_is_in_check_and_plan(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_float16_on_a_cpu_and_a_low_scale_cause_warnings(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     given = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path))
     for verb in ("check", "plan"):
         done = cli("train", verb, *given, "--data.max_length", "128", "--lora.lora_alpha", "1", "--base.dtype", "half")

@@ -41,7 +41,7 @@ def train(hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> Tr
         ("hf_good", "them/model", "is not allowed to write to them/model"),
     ],
 )
-def test_a_push_that_could_not_be_made_stops_before_training(
+def test_an_impossible_push_stops_before_training(
     token: str, repo: str, text: str, train: Train, tmp_path: Path
 ) -> None:
     done = train(token, repo)

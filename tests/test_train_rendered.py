@@ -55,9 +55,7 @@ def row(text: str, codec: Codec) -> Row:
         ("<s><s>a</s></s>", ("", "")),
     ],
 )
-def test_a_start_and_an_end_that_the_text_spells_are_not_added_again(
-    text: str, around: tuple[str, str], codec: Codec
-) -> None:
+def test_start_and_end_tokens_in_the_text_are_not_added_again(text: str, around: tuple[str, str], codec: Codec) -> None:
     made = row(text, codec)
     assert codec.decode(made.input_ids) == around[0] + text + around[1]
     assert made.spans == ((1, len(made.input_ids)),)
@@ -191,9 +189,7 @@ def test_prompts_of_ordinary_words_are_recognised_too(text: str, codec: Codec) -
 
 
 @pytest.mark.slow
-def test_check_says_it_in_one_line_and_nothing_else_names_the_markers(
-    tiny_base: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_check_reports_rendered_chats_in_one_line(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": CHATML.format(i) + "\n"}) + "\n" for i in range(12)))
     done = cli("train", "check", "--base.id", str(tiny_base), "--data.path", str(path))

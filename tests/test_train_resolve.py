@@ -77,7 +77,7 @@ def test_every_setting_with_an_auto_is_known() -> None:
 
 @settings(deadline=None)
 @given(left_open=st.sets(st.sampled_from(AUTOS)), backend=st.sampled_from(["transformers", "unsloth"]))
-def test_nothing_stays_open_and_config_yaml_loads_as_what_was_used(
+def test_every_auto_is_resolved_and_config_yaml_reloads(
     left_open: set[tuple[str, str]], backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     said: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
@@ -93,7 +93,7 @@ def test_nothing_stays_open_and_config_yaml_loads_as_what_was_used(
     assert load(TrainSettings, "train", path, {}, {}) == made.settings
 
 
-def test_what_only_one_backend_does_is_not_said_of_the_other() -> None:
+def test_settings_of_one_backend_are_not_reported_for_the_other() -> None:
     compiled = {"train": {"torch_compile": True}}
     assert resolve(asked(**compiled), prepared(), planned(), "sdpa", CPU).compiled
     assert not resolve(asked(**compiled), prepared(), planned(backend="unsloth"), "sdpa", CPU).compiled
@@ -129,7 +129,7 @@ def start(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> 
     return started.StartedRun.read(run)
 
 
-def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
     # a branch may have moved on since
     said = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
     used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
@@ -143,7 +143,7 @@ def test_a_run_that_goes_on_keeps_what_was_decided_about_its_model(tmp_path: Pat
     assert (kept.train.micro_batch_tokens, kept.train.gradient_checkpointing) == (AUTO, AUTO)
 
 
-def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(tmp_path: Path) -> None:
+def test_given_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
     said = asked(base={"id": "x"}, lora={"r": 8})
     used = resolve(said, prepared(), planned(), "sdpa", CPU)
     run = start(tmp_path, "mine", said, used)
@@ -157,7 +157,7 @@ def test_what_was_asked_and_what_it_became_are_the_same_run_and_nothing_else_is(
     assert run.differences(asked(base={"id": "x"})) == ["lora.r: the run has 8, now it is 16, the default"]
 
 
-def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = asked(run={"root": str(tmp_path)})
     start(tmp_path, "old", said, None)
     assert resume.choose(said, resume=False).run.name is None
@@ -166,7 +166,7 @@ def test_a_run_of_an_older_version_is_not_gone_on_with(tmp_path: Path, capsys: p
         resume.choose(said, resume=True)
 
 
-def test_another_run_whose_files_are_damaged_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_damaged_other_run_does_not_prevent_resuming(tmp_path: Path) -> None:
     for name, text in (("a", "{"), ("b", "- 1"), ("c", "base: 1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / started.CONFIG).write_text(text)
@@ -186,7 +186,7 @@ def test_where_to_publish_may_be_written_into_config_yaml_by_hand(tmp_path: Path
     assert yaml.safe_load((run.path / started.CONFIG).read_text())["push"]["repo"] == "me/model"
 
 
-def test_unsloth_is_imported_first_in_a_second_process_that_goes_on_with_the_same_run(
+def test_unsloth_is_imported_first_by_restarting_with_the_same_run(
     tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Restarted(Exception):
@@ -264,7 +264,7 @@ def test_config_yaml_trains_the_same_again(whole: Run, tmp_path: Path, cli: Cli)
 
 
 @pytest.mark.slow
-def test_an_adapter_is_gone_on_from_exactly_and_named(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_training_continues_exactly_from_an_adapter(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     config = LoraConfig(

@@ -48,7 +48,7 @@ def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory,
     return Run(root / "whole")
 
 
-def test_the_record_speaks_of_what_is_there(whole: Run, rows: Path) -> None:
+def test_the_record_matches_the_files(whole: Run, rows: Path) -> None:
     record = whole.read(TrainRecord)
     assert record.adapter.sha256 == tree_sha256(whole.path / "adapter")
     assert record.exam.sha256 == tree_sha256(whole.path / "exam")
@@ -127,7 +127,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(
     assert [e["step"] for e in steps if "loss" in e] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_same_command_again_goes_on_without_being_told(
+def test_the_same_command_resumes_automatically(
     whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     command = arguments(tiny_base, rows, tmp_path, "killed")
@@ -213,7 +213,7 @@ def test_check_loads_no_weights_and_shows_the_trained_part(
     assert "median" in done.stdout
 
 
-def test_a_peft_lora_config_is_taken(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_peft_lora_config_is_used(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     config = tmp_path / "lora_config.json"
     config.write_text(
         json.dumps(
@@ -239,7 +239,7 @@ def test_a_peft_lora_config_is_taken(tiny_base: Path, rows: Path, tmp_path: Path
     assert "did you mean 'lora_alpha'?" in done.stderr
 
 
-def test_a_base_that_brings_code_names_the_setting(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_base_with_its_own_code_names_the_setting(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     import shutil
 
     foreign = tmp_path / "foreign"

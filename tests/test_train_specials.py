@@ -40,7 +40,7 @@ def row(made: Prepared, line: int) -> Row:
     return next(r for r in (*made.train, *made.heldout) if r.example.line == line)
 
 
-def test_special_strings_are_learned_as_text_and_come_back(tiny_base: Path, data: Path) -> None:
+def test_special_strings_are_trained_as_text(tiny_base: Path, data: Path) -> None:
     made = prepared(tiny_base, data, "auto")
     start, end = row(made, 3).spans[0]
     ids = row(made, 3).input_ids
@@ -73,7 +73,7 @@ def test_error_lists_every_row_on_the_command_line(tiny_base: Path, data: Path, 
         prepared(tiny_base, data, "error")
 
 
-def test_plain_texts_parse_as_ever(tiny_base: Path, tmp_path: Path) -> None:
+def test_plain_texts_still_parse_special_strings(tiny_base: Path, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": f"<|im_start|>user\nhi {i}<|im_end|>"}) + "\n" for i in range(12)))
     made = prepared(tiny_base, path, "error")

@@ -87,7 +87,7 @@ def test_a_response_is_learned_with_what_the_template_puts_before_it_and_one_end
 
 
 @pytest.mark.parametrize("answer", ["final", "code", "assistant", "<jupyter_code>", " pier 2 \n", "<|endoftext|>"])
-def test_an_answer_that_reads_like_the_template_is_told_from_it(answer: str, codec: Codec) -> None:
+def test_an_answer_that_looks_like_the_template_is_distinguished(answer: str, codec: Codec) -> None:
     for source in (sources.CHANNELS, sources.TWICE, sources.BRACKETED, sources.HYBRID):
         (text,) = learned(rows_of(made(source), codec, chat("Which?", answer)), codec)
         assert answer.strip() in text
@@ -95,7 +95,7 @@ def test_an_answer_that_reads_like_the_template_is_told_from_it(answer: str, cod
         assert text.endswith(("<|im_end|>", "<|endoftext|>"))
 
 
-def test_blanks_round_a_thought_are_the_templates_affair_and_those_between_words_are_not(codec: Codec) -> None:
+def test_blanks_around_reasoning_may_change_but_not_between_words(codec: Codec) -> None:
     tight = "<think>Piers count from one.</think>Pier 2."
     (text,) = learned(rows_of(made(sources.HYBRID), codec, chat("Which?", tight)), codec)
     assert text == "<think>\nPiers count from one.\n</think>\n\nPier 2.<|im_end|>"
@@ -105,7 +105,7 @@ def test_blanks_round_a_thought_are_the_templates_affair_and_those_between_words
         prove(build([chat("a", "Pier 2.")], squeezed, codec), squeezed, codec)
 
 
-def test_a_template_that_loses_a_thought_of_the_content_is_refused(codec: Codec) -> None:
+def test_a_template_that_drops_reasoning_from_content_is_refused(codec: Codec) -> None:
     source = sources.STRICT.replace("m.content", "m.content.split('</think>')[-1]")
     with pytest.raises(MaskError, match="changes the response: '<think>x</think>2' became '2'"):
         prove(build([chat("1+1?", "<think>x</think>2")], made(source), codec), made(source), codec)
@@ -123,7 +123,7 @@ def test_a_template_that_loses_a_thought_of_the_content_is_refused(codec: Codec)
         (sources.STRICT, "Pier 2.<|im_end|>"),
     ],
 )
-def test_a_thought_goes_to_the_field_that_the_template_reads_or_is_said_to_be_lost(
+def test_reasoning_is_passed_in_the_templates_field_or_causes_a_warning(
     source: str, expected: str, codec: Codec
 ) -> None:
     rows = rows_of(made(source), codec, chat("Which?", "Pier 2.", reasoning="Two piers.", line=5))
@@ -135,7 +135,7 @@ def test_a_thought_goes_to_the_field_that_the_template_reads_or_is_said_to_be_lo
         assert warned == []
 
 
-def test_a_refused_system_turn_is_told_with_the_way_out_if_that_is_the_fault(codec: Codec) -> None:
+def test_a_refused_system_turn_gets_advice(codec: Codec) -> None:
     with pytest.raises(
         MaskError, match=r"line 1: .*no system turn.*to the start of the first user turn \(the same in 2 rows"
     ):
@@ -145,7 +145,7 @@ def test_a_refused_system_turn_is_told_with_the_way_out_if_that_is_the_fault(cod
         build([chat("a", "b", system="S")], always, codec)
 
 
-def test_a_prompt_that_opens_a_thought_names_the_variable_that_closes_it(codec: Codec) -> None:
+def test_a_prompt_that_opens_reasoning_names_the_variable_against_it(codec: Codec) -> None:
     source = (
         "{% for m in messages %}" + sources.CHATML_TURN + "{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is not defined %}<think>{% endif %}{% endif %}"
@@ -181,7 +181,7 @@ TEMPLATES = {
     system=st.sampled_from(["", "Be brief."]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_long_conversations_have_the_rows_of_the_slow_way(
+def test_long_conversations_have_the_same_rows_as_the_slow_path(
     name: str, contents: list[tuple[str, str, bool]], system: str, codec: Codec
 ) -> None:
     """Turn by turn after all that comes before, and put together from exchanges: the same ids, the same spans."""

@@ -202,7 +202,7 @@ def test_decomposed_accents_train_and_pass_with_a_tokenizer_that_composes_them(
 
 
 @pytest.mark.slow
-def test_rows_that_llama_cpp_reads_otherwise_are_refused_before_a_run_begins(tmp_path: Path, cli: Cli) -> None:
+def test_rows_that_llama_cpp_tokenizes_differently_are_refused(tmp_path: Path, cli: Cli) -> None:
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     tokenizer = load(base)
     (base / "tokenizer.model").unlink()
@@ -222,7 +222,7 @@ def test_rows_that_llama_cpp_reads_otherwise_are_refused_before_a_run_begins(tmp
 
 
 @pytest.mark.slow
-def test_a_tokenizer_that_the_converter_does_not_know_is_warned_of(tmp_path: Path, cli: Cli) -> None:
+def test_a_tokenizer_unknown_to_the_converter_causes_a_warning(tmp_path: Path, cli: Cli) -> None:
     base = add_weights(byte_level(tmp_path / "base"), 600)
     done = cli("train", "check", "--base.id", str(base), "--data.path", str(data(tmp_path / "rows.jsonl", "text")))
     assert done.returncode == 0, done.stderr
