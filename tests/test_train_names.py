@@ -73,13 +73,13 @@ UNDERSTOOD: list[tuple[str, Any, str, Any]] = [
 HINTED = [
     ("load_in_8bit", "true", "base.quantization"),
     ("bnb_4bit_quant_type", "fp4", "base.quantization"),
-    ("full_finetuning", "true", "only adapters"),
+    ("full_finetuning", "true", "only LoRA adapters"),
     ("loftq_config", "{loftq_bits: 4}", "LoftQ"),
     ("task_type", "SEQ_CLS", "CAUSAL_LM"),
     ("output_dir", "outputs", "run.root/run.name"),
     ("logging_dir", "logs", "logs/"),
-    ("dataset_num_proc", "2", "leave it out"),
-    ("dataloader_num_workers", "2", "leave it out"),
+    ("dataset_num_proc", "2", "remove it"),
+    ("dataloader_num_workers", "2", "remove it"),
     ("dataset_text_field", "text", "data.format"),
     ("group_by_length", "true", "data.packing"),
     ("data_seed", "1", "train.seed"),
@@ -93,13 +93,13 @@ HINTED = [
     ("token", "hf_x", "HF_TOKEN"),
     ("device_map", "auto", "CUDA_VISIBLE_DEVICES"),
     ("data_files", "[a.jsonl, b.jsonl]", "a directory of files"),
-    ("inference_mode", "true", "leave it out"),
+    ("inference_mode", "true", "remove it"),
     ("deepspeed", "ds_config.json", "one process"),
     ("local_rank", "1", "one process"),
     ("ddp_backend", "nccl", "one process"),
     ("ddp_find_unused_parameters", "true", "one process"),
     ("save_on_each_node", "true", "one process"),
-    ("dataset_kwargs", "{skip_prepare_dataset: true}", "leave it out"),
+    ("dataset_kwargs", "{skip_prepare_dataset: true}", "remove it"),
     ("neftune_noise_alpha", "5", "NEFTune"),
     ("embedding_learning_rate", "2e-5", "lora.target_modules"),
     ("modules_to_save", "[embed_tokens, lm_head]", "lora.target_modules"),
@@ -227,7 +227,7 @@ def test_two_names_for_one_setting_must_say_the_same(tmp_path: Path) -> None:
 
 def test_the_meaning_of_a_synonym_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded(tmp_path / "c.yaml", f"{ALWAYS}load_in_4bit: true\n")
-    assert f"config: {tmp_path / 'c.yaml'}:3: load_in_4bit true is base.quantization: nf4" in capsys.readouterr().err
+    assert f"config: {tmp_path / 'c.yaml'}:3: load_in_4bit true means base.quantization: nf4" in capsys.readouterr().err
 
 
 def test_a_config_file_given_on_the_command_line_has_its_precedence(
@@ -240,12 +240,12 @@ def test_a_config_file_given_on_the_command_line_has_its_precedence(
     lora = settings.lora
     assert (lora.r, lora.lora_alpha, lora.target_modules, lora.lora_dropout) == (64, 16, ["q_proj"], 0.1)
     said = capsys.readouterr().err
-    assert f"lora.r: 64 of {adapter} overrules 8 of {config}:3" in said
-    assert f"lora.lora_alpha: 16 of --lora.lora_alpha overrules 128 of {adapter}" in said
+    assert f"lora.r: 64 of {adapter} overrides 8 of {config}:3" in said
+    assert f"lora.lora_alpha: 16 of --lora.lora_alpha overrides 128 of {adapter}" in said
     config.write_text(f"{ALWAYS}lora: {{r: 8, config_file: {adapter}}}\n")
     settings = load(TrainSettings, "train", config, {}, {})
     assert (settings.lora.r, settings.lora.lora_alpha) == (8, 128)
-    assert f"lora.r: 8 of {config}:3 overrules 64 of {adapter}" in capsys.readouterr().err
+    assert f"lora.r: 8 of {config}:3 overrides 64 of {adapter}" in capsys.readouterr().err
     assert load(TrainSettings, "train", config, {}, {"BURNISH_TRAIN_LORA__CONFIG_FILE": str(adapter)}).lora.r == 64
 
 

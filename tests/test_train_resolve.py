@@ -1,4 +1,4 @@
-"""What a run uses is decided once: written to config.yaml, kept when it goes on, and enough to train the same again."""
+"""Settings are resolved once: written to config.yaml, kept when resuming, and enough to repeat the training."""
 
 from __future__ import annotations
 
@@ -150,10 +150,10 @@ def test_given_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
     assert run.differences(said) == run.differences(used.settings) == []
     other = asked(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
     attention, rank = run.differences(other)
-    assert attention == "base.attn_implementation: the run has auto (decided: sdpa), you gave eager"
-    assert rank == "lora.r: the run has 8, you gave 4"
+    assert attention == "base.attn_implementation: the run has auto (resolved: sdpa), you set eager"
+    assert rank == "lora.r: the run has 8, you set 4"
     (packing,) = run.differences(asked(base={"id": "x"}, lora={"r": 8}, data={"path": "x", "packing": False}))
-    assert packing == "data.packing: the run has true, you gave false"
+    assert packing == "data.packing: the run has true, you set false"
     assert run.differences(asked(base={"id": "x"})) == ["lora.r: the run has 8, now it is 16, the default"]
 
 

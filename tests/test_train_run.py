@@ -103,7 +103,7 @@ def test_other_settings_under_the_same_name_are_refused_with_what_differs(
         *arguments(tiny_base, rows, whole.path.parent, "whole", "--lora.r", "4", "--train.learning_rate", "1e-3")
     )
     assert done.returncode == 2
-    assert "lora.r: the run has 16, you gave 4" in done.stderr
+    assert "lora.r: the run has 16, you set 4" in done.stderr
     assert "train.learning_rate" in done.stderr
     assert "Traceback" not in done.stderr
 
