@@ -1,4 +1,4 @@
-"""AMX is decided for each file, and what ends a process is said in one line."""
+"""AMX is decided for each file, and a crash of a process is reported in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one renderer: as transformers renders, sandboxed, with a frozen clock."""
+"""The renderer: same output as transformers, sandboxed, with a frozen clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_named_template_renders_as_transformers_does(name: str, base_direc
 @pytest.mark.parametrize("name", named_templates())
 @given(turns=st.integers(1, 4), data=st.data())
 def test_a_prompt_is_a_prefix_of_the_answered_conversation(name: str, turns: int, data: st.DataObject) -> None:
-    """What training relies on: the generation prompt is a prefix of the same conversation with the answer."""
+    """Training relies on this: the generation prompt is a prefix of the same conversation with the answer."""
     words = st.text("abc xyz\n", min_size=1).filter(str.strip)
     messages = []
     for _ in range(turns):

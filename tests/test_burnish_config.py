@@ -1,4 +1,4 @@
-"""Settings: three sources in order of strength, every fault named with where it stands."""
+"""Settings: three sources in order of precedence; every fault names its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text, never what a terminal would obey or hide."""
+"""Terminal output: characters that a terminal would obey or hide are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that hold data in something else: compressed ones are unpacked within bounds, others are named."""
+"""Compressed files are unpacked within limits; unsupported files are named by kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV as programs write it: every dialect gives the cells back; what they add beside the rows is skipped, and said."""
+"""CSV as written by programs: every dialect gives the same cells; extra columns and rows are skipped with a note."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader: every way of writing the same rows gives the same rows, and every fault is named with its line."""
+"""The reader: the same rows in any file format give the same result, and every fault is named with its line."""
 
 from __future__ import annotations
 

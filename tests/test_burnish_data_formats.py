@@ -1,4 +1,4 @@
-"""The formats: each way of writing a row gives its messages, and every faulty row is named with what was meant."""
+"""The row formats: each is converted to messages, and every faulty row is named with a suggestion."""
 
 from __future__ import annotations
 

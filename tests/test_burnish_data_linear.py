@@ -1,4 +1,4 @@
-"""What ten times as much data costs: about ten times as much, whatever is wrong with it."""
+"""Ten times as much data takes about ten times as long, whatever is wrong with it."""
 
 from __future__ import annotations
 

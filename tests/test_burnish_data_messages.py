@@ -1,4 +1,4 @@
-"""What stands beside the texts of turns: flags, thoughts, contexts, empty system turns. Used as meant, or said."""
+"""Data besides the texts of turns (flags, reasoning, contexts, empty system turns) is used or reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exam's figures: KL is a lower bound that vanishes on equality, and everything survives the disk."""
+"""The exam's figures: KL is a lower bound that is zero on equality, and saving and loading changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Line-based files: only \\n ends a line, whatever characters people's texts hold, and no product code forgets it."""
+"""Line-based files: only \\n ends a line, whatever characters texts contain, in all product code."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_template_with_windows_line_breaks_is_the_one_that_transformers_reads_
 
 @pytest.mark.parametrize("folder", PRODUCT)
 def test_nothing_is_read_by_splitlines(folder: str) -> None:
-    """It cuts at characters that stand in ordinary texts: burnish.files reads lines."""
+    """It splits at characters that occur in ordinary texts: burnish.files reads lines."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sorted((ROOT / folder).rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Templates from strangers: each ends at a limit, in one printable line, and takes little memory."""
+"""Hostile templates: each ends at a limit, with one printable line, and takes little memory."""
 
 from __future__ import annotations
 

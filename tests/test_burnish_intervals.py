@@ -1,4 +1,4 @@
-"""Intervals: they cover what they claim to, widen with few rows, and vanish where rows do not differ."""
+"""Confidence intervals have the claimed coverage, widen with few rows, and vanish if rows do not differ."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows: int, skew
 
 
 def test_tokens_are_not_counted_as_if_they_were_rows() -> None:
-    """The same row many times over says no more than once: an interval by token would shrink with its length."""
+    """Repeating a row adds no information; an interval by token would shrink with the row's length."""
     rng = np.random.default_rng(1)
     values, row = rng.normal(0, 1, 8), np.arange(8)
     short, long = estimate(values, row), estimate(np.repeat(values, 100), np.repeat(row, 100))
@@ -95,7 +95,7 @@ def test_students_t_matches_published_tables(freedom: int, t: float) -> None:
 
 
 def test_the_estimated_number_of_rows_decides_the_verdict() -> None:
-    """As many rows as it says, of the same kind, bring the interval just clear of the limit."""
+    """The estimated number of similar rows moves the interval just off the limit."""
     rng = np.random.default_rng(2)
     few = rng.normal(0.8, 0.6, 12)
     made = estimate(few, np.arange(12))

@@ -1,4 +1,4 @@
-"""burnish.llama against the real SmolLM2: ids, logits, quantizing, clear errors for files that are no models."""
+"""burnish.llama against the real SmolLM2: ids, logits, quantizing, clear errors for files that are not models."""
 
 from __future__ import annotations
 

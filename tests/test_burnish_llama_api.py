@@ -1,4 +1,4 @@
-"""What burnish.llama needs of llama_cpp, private parts included, is in the installed version."""
+"""The installed llama_cpp has everything that burnish.llama uses, including private names."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def defaults_made(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
 
 
 def dropped(there: Any, names: Needs) -> list[str]:
-    """Say in words which of the names the given llama_cpp no longer has."""
+    """Return sentences about the names that the given llama_cpp no longer has."""
     version = getattr(llama_cpp, "__version__", "of unknown version")
     return [
         f"llama_cpp {version} has no '{name}' any more; burnish/llama/{file} needs it"

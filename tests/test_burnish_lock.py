@@ -1,4 +1,4 @@
-"""Two processes never work on one run: the second says who holds it, and a process that dies lets go."""
+"""Two processes never work on one run: the second reports the holder, and a dead process releases the lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user may name as a file is refused at once where it is a pipe, a socket or a device: nothing hangs."""
+"""Pipes, sockets and devices given as files are refused at once, so nothing hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage that a signal ends says so in one line, and a terminal's Ctrl-C reaches it once."""
+"""A stage ended by a signal is reported in one line, and a terminal's Ctrl-C reaches it once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_ctrl_c_while_a_stage_imports_is_one_line(stage: str, delay: float, tmp_
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_child_once() -> None:
-    """The terminal signals parent and child: the parent must not hand it on as well."""
+    """The terminal signals parent and child, so the parent must not forward it."""
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(ROOT)

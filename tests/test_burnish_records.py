@@ -1,4 +1,4 @@
-"""Records are read strictly: bounded fields, paths inside the run, and verdicts that their own figures bear out."""
+"""Records are read strictly: bounded fields, paths inside the run, and verdicts that match their figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""report.html is made from whatever a run has, needs nothing but itself, and shows data as text."""
+"""report.html is made from whatever a run has, is self-contained, and shows data as text."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def export_record(run: Run, default: str | None = "gguf/r-Q8_0.gguf", **changes:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run that was trained and sat its exam, with two curves logged."""
+    """A trained and examined run, with two logged curves."""
     run = Run(tmp_path / "the-run")
     run.path.mkdir()
     train_record(run)

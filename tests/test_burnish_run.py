@@ -1,4 +1,4 @@
-"""Records and files appear whole or not at all, and a damaged record is named."""
+"""Records and files are written atomically, and a damaged record is named."""
 
 from __future__ import annotations
 

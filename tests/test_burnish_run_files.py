@@ -1,4 +1,4 @@
-"""Files of a run: those that lie in it and are files; nothing of another place is served, published or written."""
+"""Only regular files inside a run are served, published or written."""
 
 from __future__ import annotations
 

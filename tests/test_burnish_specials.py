@@ -75,7 +75,7 @@ def test_a_chat_without_special_strings_keeps_its_ids(text: str, chat: Chat) -> 
 @given(text=plain)
 @hypothesis
 def test_pieces_have_the_ids_of_the_whole(text: str, chat: Chat) -> None:
-    """The slow way, taken where it is not needed, changes nothing."""
+    """The slow path gives the same result where it is not needed."""
     whole = chat.template.render(user(text), add_generation_prompt=True)
     spans = tuple((start, end) for start, end, _ in chat._finder.find(whole))
     assert chat.encode(Prompt(whole, spans)) == chat.vocabulary.parse(whole)
@@ -96,7 +96,7 @@ def test_no_text_becomes_a_control_token_and_all_of_it_comes_back(
 
 @pytest.fixture(scope="module")
 def sides(tokenizer: Any, model: Model) -> tuple[Chat, ...]:
-    """The same base's chat, of transformers' files and of the GGUF."""
+    """The same base's chat, from transformers' files and from the GGUF."""
     made = (
         (templates.from_tokenizer(tokenizer, DATE), vocabulary.from_tokenizer(tokenizer)),
         (templates.from_gguf(model, DATE), vocabulary.from_gguf(model)),
@@ -143,7 +143,7 @@ def test_text_stays_text_whatever_the_template_does(source: str, message: dict[s
 
 
 def test_templates_still_find_what_they_look_for(chat: Chat) -> None:
-    """Thoughts are cut from history, blanks are stripped, lengths counted, beside special strings in the text."""
+    """Reasoning is dropped from history, blanks are stripped and lengths counted, with special strings in the text."""
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] | trim }}"
         "{{ m.content | length }}<|im_end|>{% endfor %}"
@@ -162,7 +162,7 @@ def test_tools_and_other_variables_are_text_too(chat: Chat) -> None:
 
 
 def own_tokenizer(*tokens: AddedToken, prefix: str | None = None) -> Any:
-    """A tokenizer of our own: byte-level, or with SentencePiece's blanks where `prefix` names their scheme."""
+    """A small tokenizer: byte-level, or with SentencePiece's blanks if `prefix` names their scheme."""
     letters = (
         sorted(pre_tokenizers.ByteLevel.alphabet()) if prefix is None else ["<unk>", "▁", *map(chr, range(33, 127))]
     )

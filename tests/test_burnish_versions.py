@@ -1,4 +1,4 @@
-"""Versions: what records name is what runs, in a clone and in an image, and needs nothing to be imported."""
+"""Recorded versions are those that run, in a clone and in an image, without imports."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_what_changed_is_made_again(tmp_path: Path, change: str) -> None:
     [("nothing", True), ("content", False), ("removed", False), ("key", False), ("other run", False)],
 )
 def test_a_gguf_of_an_earlier_export_stays_while_it_is_unchanged(tmp_path: Path, change: str, kept: bool) -> None:
-    """Another type was asked for now: the file lies there still, and serve may take it."""
+    """Another type is requested now, but the file still exists and serve may load it."""
     run_id = "other" if change == "other run" else tmp_path.name
     earlier = produce(job(tmp_path), Fake(f"gguf/{run_id}-Q8_0.gguf"))
     if change == "content":

@@ -1,4 +1,4 @@
-"""python -m export card: what the page says is what the records say, without a network and without the data."""
+"""python -m export card: the page matches the records, without a network and without the data."""
 
 from __future__ import annotations
 

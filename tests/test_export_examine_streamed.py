@@ -1,4 +1,4 @@
-"""The exam of a merge goes layer by layer: the whole model's logits, in the memory that the plan says."""
+"""The exam of a merge runs layer by layer: the same logits as the whole model, in the planned memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's own Python code: llama.cpp's converter asks for it, and it is never run."""
+"""A model's own Python code: llama.cpp's converter requests it, but it is never run."""
 
 from __future__ import annotations
 

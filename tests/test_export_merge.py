@@ -67,7 +67,7 @@ def weights(directory: Path, dtype: torch.dtype = torch.float16) -> dict[str, to
 
 
 def trained_model(base: Path, adapter: Path, grow: int = 0) -> Any:
-    """The base with the adapter on it, unmerged: what was trained."""
+    """The base with the adapter, unmerged: the trained model."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if grow:
         model.resize_token_embeddings(256 + grow)
@@ -132,7 +132,7 @@ def test_lora_on_an_untied_embedding_or_head_equals_pefts(make: Making, tmp_path
 
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
 def test_lora_on_one_side_of_a_tie_unties_the_head(make: Making, tmp_path: Path, targets: list[str]) -> None:
-    """PEFT would add the one side's B·A to both, since they are one tensor: not what was trained."""
+    """PEFT would add one side's B·A to both, since they are one tensor: that is not the trained model."""
     base, adapter = make(tie=True, target_modules=["q_proj", *targets])
     run(base, adapter, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False

@@ -1,4 +1,4 @@
-"""python -m export push over real HTTP against the Hub's double: what goes, what is refused, what a fault leaves."""
+"""python -m export push over real HTTP against a double of the Hub: uploads, refusals, and recovery from faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m export run on a tiny real run: what is made, what is kept, what is refused, what a kill leaves."""
+"""python -m export run on a tiny real run: artefacts, reuse, refusals, and recovery from a kill."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_export_killed_at_ten_random_moments_ends_in_the_same_hashes(
 
 
 def test_a_smoke_runs_exact_merge_passes_and_every_record_says_what_made_it(exported: Run) -> None:
-    """Four steps gain less than rounding to 16 bits moves: no share of such a gain is judged."""
+    """Four steps gain less than rounding to 16 bits changes, so a lost share of it is not judged."""
     record = exported.read(ExportRecord)
     merged, f16 = record.artefacts[:2]
     assert (merged.verdict, f16.verdict) == ("pass", "pass") and "gain not judged" in merged.why

@@ -1,4 +1,4 @@
-"""Prompt parity over special strings in messages: what training took for text, an artefact must not parse."""
+"""Prompt parity for special strings in messages: an artefact must not parse what is text in training."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_artefact_that_parses_what_was_text_fails(trained: Chat, model: Model
 
 
 def test_a_special_string_that_is_ordinary_in_the_artefact_fails_by_name(trained: Chat, model: Model) -> None:
-    """No row holds it, the set does: a user could write it and get a token."""
+    """It is in no row but in the vocabulary: a user could write it and get a token."""
     told = record(trained)
     chat = gguf_chat(model, told)
     assert chat is not None

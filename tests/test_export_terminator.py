@@ -1,4 +1,4 @@
-"""Where an artefact stops: at every end that was trained, and nowhere else; also where conversations were cut."""
+"""An artefact stops at every trained end and nowhere else, also with truncated conversations."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def one_line(path: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Settings of a training on rows that are cut."""
+    """Settings of a training with truncated rows."""
     root = tmp_path_factory.mktemp("data")
     train, held = one_line(root / "train.json", 1), one_line(root / "held.json", 2)
     return "--data.path", str(train), "--data.eval_path", str(held), "--data.over_length", "truncate"

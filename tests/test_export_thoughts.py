@@ -1,4 +1,4 @@
-"""A thinking template and its variables, from training to a served answer: one prompt everywhere."""
+"""A reasoning template and its variables, from training to a served answer: the same prompt everywhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_both_records_have_the_variables_and_artefacts_the_prompts(exported: Run
 
 
 def test_other_variables_than_the_trained_ones_fail_prompt_parity(exported: Run, tmp_path: Path, cli: Cli) -> None:
-    """The parity can fail: a record that says otherwise is caught by the exam."""
+    """Parity can fail: the exam detects a record with other variables."""
     import shutil
 
     run = Run(shutil.copytree(exported.path, tmp_path / exported.id))

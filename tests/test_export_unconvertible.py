@@ -1,4 +1,4 @@
-"""Bases that can be trained and not converted are exported as merged/; GPT-2's Conv1D goes all the way."""
+"""Bases that can be trained but not converted are exported as merged/; GPT-2's Conv1D is converted."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_gpt2_is_trained_merged_and_converted(tiny_base: Path, rows: Path, tmp_p
     ],
 )
 def test_a_local_failure_is_not_reported_as_an_unconvertible_model(line: str) -> None:
-    """The export must then fail and keep what was there, not record a run without GGUF files."""
+    """The export must then fail and keep existing files, not record a run without GGUF files."""
     assert not refuses(line)
 
 

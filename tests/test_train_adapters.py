@@ -1,4 +1,4 @@
-"""A run that starts from a trained adapter, one that stops early, and what is wrong with either."""
+"""Runs that start from a trained adapter or stop early, and their faults."""
 
 from __future__ import annotations
 

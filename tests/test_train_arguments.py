@@ -1,4 +1,4 @@
-"""What the trainer is told, and what it remembers over a resume."""
+"""The trainer's arguments, and its state after a resume."""
 
 from __future__ import annotations
 

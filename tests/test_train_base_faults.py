@@ -1,4 +1,4 @@
-"""Files of a base or of the data that are damaged, or don't belong together: one line that names them, no traceback."""
+"""Damaged or mismatched files of a base or of the data are reported in one line, without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `check` shows of a chat template, from files to the terminal."""
+"""What `check` shows about a chat template, from files to the terminal."""
 
 from __future__ import annotations
 

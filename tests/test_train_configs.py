@@ -1,4 +1,4 @@
-"""Every file in configs/ is for a real use: it loads, fits the card that it names, and its chat format is right."""
+"""Every file in configs/ loads, fits the GPU that it names, and has the right chat format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check` as a user runs it, on files as programs write them: read as meant, what looks wrong named with its rows."""
+"""`check` as a user runs it, on files as programs write them; suspicious content is reported with its rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = ("--data.max_length", "256")
 
 
 def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str, str]:
-    """Return the exit code, what was printed, and what was said."""
+    """Return the exit code, standard output and standard error."""
     done = cli("train", "check", "--base.id", str(base), "--data.path", str(data), *OPTIONS, *more)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""The split by content, the overlap of two files, and near duplicates: what is examined was never trained."""
+"""The split by content, the overlap of two files, and near duplicates: held-out content is never trained."""
 
 from __future__ import annotations
 

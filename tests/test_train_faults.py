@@ -1,4 +1,4 @@
-"""What goes wrong while training is one clear line, and nothing that was trained is lost."""
+"""Failures in training are one clear line, and no trained steps are lost."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def exhausted(trainer: PackedTrainer) -> Exhausted:
 
 @pytest.fixture
 def trained(base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackedTrainer]:
-    """Train a tiny Llama two steps of six rows, on a device that holds so many tokens."""
+    """Train a tiny Llama for two steps of six rows, on a device with memory for `limit` tokens."""
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
     monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 

@@ -1,4 +1,4 @@
-"""Fused LoRA layers compute what PEFT's do: outputs, and gradients by everything that is trained."""
+"""Fused LoRA layers give the same outputs and gradients as PEFT's."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
 
 
 def test_an_aborted_pass_leaves_no_outputs() -> None:
-    """Where memory runs out inside a layer, what was computed for its neighbours must not keep the whole pass alive."""
+    """If memory runs out inside a layer, outputs for its neighbours must not keep the whole pass in memory."""
 
     def scarce(*_: Any) -> None:
         raise torch.OutOfMemoryError

@@ -1,4 +1,4 @@
-"""What only a GPU shows: fused, compiled, packed and checkpointed layers in NF4 train as PEFT's own do."""
+"""On a GPU: fused, compiled, packed and checkpointed layers in NF4 train like PEFT's."""
 
 from __future__ import annotations
 

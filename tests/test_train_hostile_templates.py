@@ -1,4 +1,4 @@
-"""`check` and `train` with templates from strangers: one line, soon, and nothing else."""
+"""`check` and `train` with hostile templates: one line, soon, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What else lies in runs/: no folder there, whatever is in it, keeps a training from finding its unfinished run."""
+"""Other content of runs/ never prevents a training from finding its unfinished run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lint: each warning is given where its cause stands, with the lines, and not where it does not."""
+"""The lint: each warning is given for its cause, with the lines, and not otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ids are what the server will see, and exactly the responses with their terminators are learned."""
+"""The ids are those that the server will use, and exactly the responses with their terminators are trained."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ lines = st.lists(words, min_size=1, max_size=3).map("\n".join)
 def test_any_conversation_is_masked_and_proven_with_any_template(
     name: str | None, contents: list[tuple[str, str]], codec: Codec, own: ChatTemplate
 ) -> None:
-    """Whatever is said, the prompt's ids are the server's, and all responses are learned once."""
+    """For any text, the prompt's ids are the server's, and all responses are trained once."""
     special = dict(own.special_tokens)
     template = own if name is None else ChatTemplate(load_template(name), own.date, special)
     if name == "gemma":  # its markers are plain text to this tokenizer, so that nothing ends a turn

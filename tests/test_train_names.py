@@ -1,4 +1,4 @@
-"""The names of other tools' settings: what they mean here, or a hint that is right."""
+"""Other tools' names for settings: their meaning here, or the right hint."""
 
 from __future__ import annotations
 

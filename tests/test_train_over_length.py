@@ -1,4 +1,4 @@
-"""Rows that are longer than data.max_length: what was dropped or cut is said in every command."""
+"""Rows longer than data.max_length: every command reports those dropped or truncated."""
 
 from __future__ import annotations
 

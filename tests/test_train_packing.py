@@ -1,4 +1,4 @@
-"""Packed rows: each exactly once, none sees another, and loss and gradients are those of one row at a time."""
+"""Packed rows: each exactly once, without influence on others, with the loss and gradients of single rows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def trainer_of(base_tokenizer: Any, tmp_path: Path) -> Any:
 
 
 def one_row_at_a_time(model: Any) -> tuple[float, torch.Tensor]:
-    """The step as a textbook has it: transformers' own forward, a row by itself, mean over all response tokens."""
+    """A textbook step: transformers' own forward, one row at a time, mean over all response tokens."""
     model.train()
     model.zero_grad(set_to_none=True)
     count, total = sum(end - start for row in rows() for start, end in row.spans), 0.0

@@ -1,4 +1,4 @@
-"""A PEFT config is held against peft.LoraConfig's own defaults: what it asks for is done, or refused by name."""
+"""A PEFT config is compared with peft.LoraConfig's defaults: every key is used or refused by name."""
 
 from __future__ import annotations
 

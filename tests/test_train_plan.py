@@ -1,4 +1,4 @@
-"""What a run will do is decided from sizes alone: published shapes on the meta device, cards as numbers."""
+"""The plan depends only on sizes: published shapes on the meta device, and GPUs as numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process of a run: only the main one prints and writes, and what a run changes for all is given back."""
+"""Processes of a run: only the main one prints and writes, and global state is restored after a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_torchruns_variables_say_which_process_this_is() -> None:
 
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "0"}])
 def test_a_rank_beyond_the_processes_there_are_is_refused(variables: dict[str, str]) -> None:
-    """Else a stray RANK would train to the end and write nothing."""
+    """Otherwise a stray RANK would train to the end and write nothing."""
     with pytest.raises(ConfigError, match="the rank must be less than the size"):
         World.read(variables)
 

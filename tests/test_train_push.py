@@ -1,4 +1,4 @@
-"""A push that training's settings ask for is checked before the training: a bad token costs seconds, not the run."""
+"""A push in the training settings is checked before training, so that a bad token costs seconds, not the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text rows that are rendered chats: one start, one end, and a line that says what they are."""
+"""Text rows that are rendered chats: one start, one end, and a warning."""
 
 from __future__ import annotations
 

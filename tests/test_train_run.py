@@ -1,4 +1,4 @@
-"""python -m train run: what stands in the run, and what interruptions and bad input do. A tiny real model."""
+"""python -m train run with a tiny real model: the run's files, interruptions and bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates as they are: what they add and take, which end they learn, and long conversations in linear time."""
+"""Real chat templates: what they add and remove, their trained end tokens, and long conversations in linear time."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ TEMPLATES = {
 def test_long_conversations_have_the_same_rows_as_the_slow_path(
     name: str, contents: list[tuple[str, str, bool]], system: str, codec: Codec
 ) -> None:
-    """Turn by turn after all that comes before, and put together from exchanges: the same ids, the same spans."""
+    """Rendering each turn with its whole history and joining short exchanges give the same ids and spans."""
     pairs = [(Message("user", user), Message("assistant", answer, train)) for user, answer, train in contents]
     said = [message for pair in pairs for message in pair]
     said[-1] = replace(said[-1], train=True)

@@ -1,4 +1,4 @@
-"""Bases whose label would lose their spaces, from rows to a served answer; and what is said before the first step."""
+"""Bases whose tokenizer class would lose spaces, from rows to a served answer; and checks before the first step."""
 
 from __future__ import annotations
 
