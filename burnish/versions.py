@@ -25,7 +25,7 @@ COMMIT = re.compile(r"[0-9a-f]{7,64}(-dirty)?")
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return versions by name: burnish, burnish_commit, python and the packages, as far as they are installed.
+    """Return the versions of burnish, burnish_commit, python and the installed packages, by name.
 
     `llama_cpp` is llama.cpp's commit, `llama_cpp_python` the version of its source archive.
     """

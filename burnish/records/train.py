@@ -36,7 +36,7 @@ Place = Annotated[str, Field(min_length=1, max_length=4 * LONGEST_PATH, pattern=
 class BaseModelRef(Record):
     """The base model: Hub id, directory or file; its Hub revision; sha256 over its files (`tree_sha256`).
 
-    `license` has license, license_name and license_link from its model card or metadata, as far as they are given.
+    `license` has license, license_name and license_link as far as its model card or metadata has them.
     """
 
     id: Place

@@ -71,7 +71,7 @@ def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
 
 
 def normalizer(tokenizer: Any) -> Callable[[str], str]:
-    """Return the tokenizer's changes to characters before it splits a text (NFC, lower case ...), as a function.
+    """Return the tokenizer's normalization of texts (NFC, lower case ...) as a function.
 
     Replacement of blanks by another character is left out: it does not change the text, and llama.cpp does it too.
     llama.cpp does not compose accents.

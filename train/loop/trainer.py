@@ -82,7 +82,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
         return total
 
     def _until_it_fits(self, model: Any, rows: list[Row], attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return the result of `attempt`, repeated with less memory use if memory runs out."""
+        """Return the result of `attempt`; if memory runs out, retry it with a lower memory use."""
         while True:
             try:
                 return attempt()

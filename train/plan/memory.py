@@ -176,7 +176,7 @@ def _optimizer(settings: TrainSettings, cuda: bool) -> str:
 
 
 def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
-    """Return the device memory that a run may use, without a reserve for CUDA's context and the user's limit."""
+    """Return the memory that a run may use: free memory without CUDA's context, at most the user's limit."""
     if machine.device != "cuda":
         return int(machine.free_bytes * USABLE)
     free = int(machine.free_bytes * USABLE) - RESERVE_BYTES
