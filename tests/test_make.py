@@ -106,7 +106,7 @@ def test_make_ship_resumes_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, 
     assert not (tmp_path / "rows" / "train.json").exists()
     with terminal([*command, "YES=1"], ROOT, os.environ) as again:
         again.wait_for("ready: http", LIMIT_S)
-        assert "going on from the checkpoint at step" in again.output
+        assert "resuming from the checkpoint at step" in again.output
         assert httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=5).json()["data"][0]["id"] == "rows"
         again.press(CTRL_C)
         again.wait(LIMIT_S)
