@@ -153,7 +153,7 @@ def test_models_that_cannot_be_streamed_are_loaded_whole_if_they_fit(
     directory = checkpoint(tmp_path / "opt", "opt", **more)  # its head calls the decoder inside the base model
     if not fits:
         monkeypatch.setattr(machine, "memory_available_bytes", lambda: 1000)
-        with pytest.raises(UserError, match="layer by layer.*needs .* GiB of memory, 0.0 GiB are free") as caught:
+        with pytest.raises(UserError, match="layer by layer.*needs .* GiB of memory, but 0.0 GiB are free") as caught:
             list(checkpoint_logits(directory, asked()))
         assert len(caught.value.faults) == 1
         return
