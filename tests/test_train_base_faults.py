@@ -126,7 +126,7 @@ def test_a_tokenizer_that_rewrites_texts_causes_a_warning(tmp_path: Path, monkey
 
 
 def test_a_malformed_template_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ChatError, match="chat_template is a int, expected text"):
+    with pytest.raises(ChatError, match="chat_template is a int, expected a string"):
         from_tokenizer(SimpleNamespace(chat_template=7), "2026-01-01")
     base = settings(written(tmp_path / "x.jsonl", CHATS)).base
     with pytest.raises(ChatError, match="line 1: Expected an expression"):
@@ -161,7 +161,7 @@ def test_a_token_beyond_the_embeddings_is_refused_with_its_row(tmp_path: Path) -
 @pytest.mark.parametrize(("data", "heldout"), [(CHATS, TEXTS), (TEXTS, CHATS)])
 def test_an_eval_file_of_the_other_kind_is_refused(tmp_path: Path, data: list[Any], heldout: list[Any]) -> None:
     one, other = written(tmp_path / "x.jsonl", data), written(tmp_path / "eval.jsonl", heldout)
-    with pytest.raises(DataError, match=r"eval\.jsonl: its rows are .*give rows of the same kind"):
+    with pytest.raises(DataError, match=r"eval\.jsonl: its rows are .*use rows of the same kind"):
         read_sources(settings(one, eval_path=other).data)
 
 
