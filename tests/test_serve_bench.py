@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from bench import serve, serve_loads, serve_peers, serve_raw
-from bench.serve_loads import Answer, Sample
+from bench.serve import __main__ as serve
+from bench.serve import loads, peers, raw
+from bench.serve.loads import Answer, Sample
 from burnish.llama import Context, Model
 from serve.llama.backend import LlamaBackend
 from serve.llama.warmup import warm_up
@@ -33,9 +34,9 @@ def test_a_peer_that_fails_is_named_in_one_line_and_the_others_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = [sys.executable, "-c", "raise ValueError('no such thing')"]
-    monkeypatch.setitem(serve_peers.PEERS, "bad", lambda load, port: bad)
-    monkeypatch.setitem(serve_peers.PEERS, "good", lambda load, port: [sys.executable, "-c", ANSWERS, str(port)])
-    servers = serve.start_all(["bad", "good"], serve_peers.Load(Path("none.gguf"), 1, 1, 256))
+    monkeypatch.setitem(peers.PEERS, "bad", lambda load, port: bad)
+    monkeypatch.setitem(peers.PEERS, "good", lambda load, port: [sys.executable, "-c", ANSWERS, str(port)])
+    servers = serve.start_all(["bad", "good"], peers.Load(Path("none.gguf"), 1, 1, 256))
     try:
         assert [server.name for server in servers] == ["good"]
     finally:
@@ -60,8 +61,8 @@ def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
 
 def test_each_server_spins_as_it_would_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # as the import of burnish.llama does
-    spins = {name: serve_peers.environment(name).get("GOMP_SPINCOUNT") for name in serve_peers.PEERS if "/" not in name}
-    assert spins.pop("llama-server-spin") == "1000" and spins.pop("burnish-openmp") == serve_peers.OPENMP_SPINS
+    spins = {name: peers.environment(name).get("GOMP_SPINCOUNT") for name in peers.PEERS if "/" not in name}
+    assert spins.pop("llama-server-spin") == "1000" and spins.pop("burnish-openmp") == peers.OPENMP_SPINS
     assert set(spins.values()) == {None}
 
 
@@ -74,26 +75,26 @@ def test_a_steady_load_counts_only_while_all_streams_run(monkeypatch: pytest.Mon
         return Answer(0.0, pieces, len(pieces))
 
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(serve_loads, "ask", ask)
+    monkeypatch.setattr(loads, "ask", ask)
     model: Any = None
-    extra = serve_loads.extras("burnish", model, "same")
+    extra = loads.extras("burnish", model, "same")
     server: Any = SimpleNamespace(port=0)
-    sample = asyncio.run(serve_loads.steady(server, 2, serve_loads.Prompts(""), extra))
+    sample = asyncio.run(loads.steady(server, 2, loads.Prompts(""), extra))
     # from 2.5 to 4.0: two tokens of the first stream, one of the second
     assert sample.row(1.0, 0.0)["tokens_per_s"] == pytest.approx(2.0) and sample.gaps == [1.0, 1.0]
     assert asked[0] == {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
 
 
 def test_llama_decode_alone_is_measured_in_its_own_process() -> None:
-    with serve_raw.RawDecode(serve_peers.Load(small_model(), 1, 2, 256)) as raw:
-        assert raw.tokens_per_s() > 0
+    with raw.RawDecode(peers.Load(small_model(), 1, 2, 256)) as decode:
+        assert decode.tokens_per_s() > 0
 
 
 def test_a_meter_tells_the_server_from_the_others() -> None:
     code = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     try:
-        servers = [serve_peers.Running("busy", process, 0, io.BytesIO()) for process in processes]
+        servers = [peers.Running("busy", process, 0, io.BytesIO()) for process in processes]
         meter = serve.Meter(servers[0])
         time.sleep(0.6)
         server_s, others = meter.read()
@@ -105,9 +106,9 @@ def test_a_meter_tells_the_server_from_the_others() -> None:
 
 
 def test_missing_packages_are_named_with_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(serve_peers.PEER_PACKAGES, "not_a_module", "not-a-package")
-    with pytest.raises(serve_peers.PeerMissing, match=r"lacks .*not-a-package.*--peer-python"):
-        serve_peers.check_packages("llama_cpp.server", sys.executable)
+    monkeypatch.setitem(peers.PEER_PACKAGES, "not_a_module", "not-a-package")
+    with pytest.raises(peers.PeerMissing, match=r"lacks .*not-a-package.*--peer-python"):
+        peers.check_packages("llama_cpp.server", sys.executable)
 
 
 def test_warming_up_leaves_no_helper_threads_behind() -> None:

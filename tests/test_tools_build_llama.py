@@ -96,7 +96,7 @@ def test_cmake_forces_the_header_into_ggml_from_a_path_with_a_blank(tmp_path: Pa
 
 
 def test_every_build_has_the_header() -> None:
-    from bench.serve_peers import CMAKE_FLAGS
+    from bench.serve.peers import CMAKE_FLAGS
 
     for cpu in build_llama.CPU_FLAGS:
         for cuda in (None, "90"):

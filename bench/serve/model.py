@@ -1,6 +1,6 @@
-"""Write a random Llama of a real model's shape for bench/serve.py: speed depends on shapes and types, not on weights.
+"""Write a random Llama of a real model's shape for bench/serve: speed depends on shapes and types, not on weights.
 
-    python -m bench.serve_model OUT.gguf [--type Q4_K_M]
+    python -m bench.serve.model OUT.gguf [--type Q4_K_M]
 
 The shape is that of Llama 3.2 1B with a separate output layer. The logits have a standard deviation of 4, so that a few
 hundred tokens are likely, as in a trained model; every token has a text, so that each appears in a stream.
@@ -28,7 +28,7 @@ SHAPE = Size(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.serve.model", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, help="the GGUF to write")
     parser.add_argument("--type", default="Q4_K_M", choices=sorted(quantization_types()), help="its quantization")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """The cost of sharing KV cells: one pool for all sequences against separate cells, where prefixes are copied.
 
-    python -m bench.serve_layout --model MODEL.gguf
+    python -m bench.serve.layout --model MODEL.gguf
 
 Measures CPU time instead of wall time, so that other work on the machine does not affect the result.
 """
@@ -73,7 +73,7 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.serve.layout", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", required=True, help="a GGUF file")
     options = parser.parse_args()
     with Model.open(options.model) as model:

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Self
 
-from bench.serve_peers import Load
+from bench.serve.peers import Load
 from burnish.llama import Context, Model
 
 PROMPT = 60  # tokens before the first step, about as many as in the questions of the steady load
@@ -23,7 +23,7 @@ class RawDecode:
     """The process, which holds the model and computes only on request."""
 
     def __init__(self, load: Load) -> None:
-        code = "import sys; from bench.serve_raw import answer; answer(*sys.argv[1:])"
+        code = "import sys; from bench.serve.raw import answer; answer(*sys.argv[1:])"
         command = [sys.executable, "-c", code, *map(str, (load.model, load.threads, load.clients, load.gpu_layers))]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.tokens_per_s()  # loads the model and touches its pages

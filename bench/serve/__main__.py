@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.serve_loads import LOADS, SAMPLINGS, Prompts, extras, new_prompts
-from bench.serve_peers import PEERS, Load, PeerMissing, Running, start
-from bench.serve_raw import RawDecode
+from bench.serve.loads import LOADS, SAMPLINGS, Prompts, extras, new_prompts
+from bench.serve.peers import PEERS, Load, PeerMissing, Running, start
+from bench.serve.raw import RawDecode
 from burnish.llama import Model
 
 # a round in which other processes used more of the CPUs than this counts as disturbed
@@ -178,7 +178,7 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.serve", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", required=True, help="GGUF file that every server loads")
     parser.add_argument("--servers", default="burnish,llama-server", help=f"servers, of {', '.join(PEERS)}")
     parser.add_argument("--clients", default="1,2,4,8,16,32", help="numbers of clients")

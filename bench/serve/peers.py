@@ -1,4 +1,4 @@
-"""The servers that bench/serve.py compares, each started with the same model, threads, sequences and cells.
+"""The servers that bench/serve compares, each started with the same model, threads, sequences and cells.
 
 llama-server is built from the same source archive as the runtime, so both are the same commit.
 """

@@ -1,4 +1,4 @@
-"""The loads of bench/serve.py: which requests are sent when, and what is measured. The client is a plain socket."""
+"""The loads of bench/serve: which requests are sent when, and what is measured. The client is a plain socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from bench.serve_peers import Running
+from bench.serve.peers import Running
 from burnish.llama import Model
 
 ANSWER_TOKENS = (24, 72)  # answers end at different times, as in real use
