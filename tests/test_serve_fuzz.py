@@ -1,4 +1,4 @@
-"""Thousands of bad requests: each gets a 4xx in OpenAI's shape or works; the server stays alive and does not grow."""
+"""Thousands of bad requests: each gets a 4xx in OpenAI's format or works; the server stays up and does not grow."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ JSON = st.recursive(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A good request with a few fields made strange."""
+    """A valid request with a few odd fields."""
     path = draw(st.sampled_from(sorted(SCHEMAS)))
     names = st.sampled_from(sorted(SCHEMAS[path].model_fields)) | st.text(max_size=8)
     return path, {**GOOD[path], **draw(st.dictionaries(names, JSON, max_size=3))}
@@ -59,7 +59,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @pytest.mark.slow
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies())
-def test_the_schema_refuses_in_openais_words(case: tuple[str, dict[str, Any]]) -> None:
+def test_the_schema_refuses_with_openais_codes(case: tuple[str, dict[str, Any]]) -> None:
     path, body = case
     try:
         parse(SCHEMAS[path], json.dumps(body).encode())  # type: ignore[type-var]
@@ -78,7 +78,7 @@ def server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def fast_server(tiny_gguf: Path) -> Iterator[ServerProcess]:
-    """One whose model takes no time: what is measured is the server's own memory."""
+    """A server with a tiny model, to measure the server's own memory."""
     with serving(model=tiny_gguf) as running:
         yield running
 
@@ -87,7 +87,7 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
     body = {**body, "max_tokens": 1} if "max_tokens" in body and body.get("max_tokens") is None else body
     for name in ("max_tokens", "max_completion_tokens"):
         if isinstance(body.get(name), int) and (body[name] > 2 or body[name] == -1):
-            body = {**body, name: 2}  # what is asked is what is tested, not how long the answer is
+            body = {**body, name: 2}  # short answers: the test is about the request
     if path.startswith("/v1"):
         body.setdefault("max_tokens", 1)
     status, headers, reply = server.call("POST", path, json.dumps(body).encode())
@@ -99,13 +99,13 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bodies())
-def test_no_request_is_answered_with_a_fault_of_ours(server: ServerProcess, case: tuple[str, dict[str, Any]]) -> None:
+def test_no_request_causes_a_5xx(server: ServerProcess, case: tuple[str, dict[str, Any]]) -> None:
     post(server, *case)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(SCHEMAS)), st.binary(max_size=200))
-def test_no_bytes_are_answered_with_a_fault_of_ours(server: ServerProcess, path: str, body: bytes) -> None:
+def test_no_bytes_cause_a_5xx(server: ServerProcess, path: str, body: bytes) -> None:
     assert 400 <= server.call("POST", path, body)[0] < 500
 
 
@@ -165,7 +165,7 @@ def test_batched_answers_equal_the_single_ones() -> None:
 
 
 @pytest.mark.slow
-def test_alone_and_without_reuse_a_seed_repeats_exactly() -> None:
+def test_a_seed_repeats_exactly_without_parallel_requests_or_reuse() -> None:
     with serving(prefix_cache="false") as server:
         texts = {
             server.chat("Write about the sea.", temperature=1.3, seed=11, max_tokens=40)[2]["choices"][0]["message"][

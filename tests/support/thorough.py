@@ -1,4 +1,4 @@
-"""Which cases of a long list every run tries, and which only a thorough one (BURNISH_THOROUGH=1 make test)."""
+"""Selects test cases: some for every run, all for a thorough one (BURNISH_THOROUGH=1 make test)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ THOROUGH = os.environ.get("BURNISH_THOROUGH", "0") != "0"
 
 
 def some(cases: Iterable[Case], usual: Sequence[int]) -> list[Case]:
-    """Return all cases in a thorough run, else those at the indices `usual`, which differ in kind."""
+    """Return all cases in a thorough run, otherwise those at the indices `usual`."""
     every = list(cases)
     return every if THOROUGH else [every[index] for index in usual]
 
 
 def named(cases: Iterable[str], *usual: str) -> list[str]:
-    """Return all cases in a thorough run, else those in `usual`. Raises ValueError if one of these is not a case."""
+    """Return all cases in a thorough run, otherwise those in `usual`. Raises ValueError for an unknown case."""
     every = list(cases)
     return some(every, [every.index(name) for name in usual])
