@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bench.serve import __main__ as serve
-from bench.serve import loads, peers, raw
+from bench.serve import loads, peers, raw, table
 from bench.serve.loads import Answer, Sample
 from burnish.llama import Context, Model
 from serve.llama.backend import LlamaBackend
@@ -57,6 +57,12 @@ def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
     assert serve.ratios(ours, peer)["tokens_per_s"] == pytest.approx(1.1)
     assert "ratio 1.10" in serve.line(ours, [ours, peer]) and "DISTURBED" not in serve.line(ours, [ours, peer])
     assert "3 of 3 rounds DISTURBED" in serve.line(peer, [ours, peer])
+    rows = [{**r, "sampling": s, "of_raw": 0.5} for s in ("greedy", "same") for r in (ours, peer)]
+    sampled, greedy = table.table(rows, "burnish", "llama-server").split("\n")[2:]
+    assert sampled.startswith(
+        "| new * | 0.8, the same top_k, top_p, min_p | 1 | 11.0 [10.0–33.0] | 10.0 [10.0–30.0] | 1.10 |"
+    )
+    assert "temperature 0 |" in greedy and greedy.endswith("| 0.50; 0.50 |")
 
 
 def test_each_server_spins_as_it_would_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
