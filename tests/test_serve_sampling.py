@@ -216,6 +216,37 @@ def test_counts_are_those_of_the_last_tokens(tokens: list[int], window: int | No
     assert dict(zip(ids.tolist(), times.tolist(), strict=True)) == Counter(tokens[-window if window else 0 :])
 
 
+EXTREMES = {
+    "temperature": st.sampled_from([0.0, 5e-324, 1e-7, 0.5, 1.0, 2.0]),
+    "top_k": st.sampled_from([0, 1, 2, 100, WIDE, 1 << 30]),
+    "top_p": st.sampled_from([0.0, 5e-324, 0.5, 1 - 1e-16, 1.0]),
+    "min_p": st.sampled_from([0.0, 5e-324, 0.5, 1.0]),
+    "presence_penalty": st.sampled_from([-2.0, 0.0, 2.0]),
+    "repeat_penalty": st.sampled_from([5e-324, 1e-3, 1.0, 10.0]),
+    "logit_bias": st.sampled_from([{}, {0: 100.0}, {0: -math.inf, 299: -100.0}]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@given(st.fixed_dictionaries({}, optional=EXTREMES), st.sampled_from([300, WIDE]), st.data())
+def test_extreme_values_give_a_possible_token_or_an_error_of_the_sequence(
+    how: dict[str, Any], size: int, data: st.DataObject
+) -> None:
+    values = data.draw(st.lists(st.sampled_from([-math.inf, -3e38, -1.0, 0.0, 1e-45, 88.0, 3e38]), min_size=1))
+    numbers = np.random.default_rng(data.draw(st.integers(0, 9)))
+    logits = numbers.choice(values, size).astype(np.float32)
+    allowed = data.draw(st.sampled_from([None, np.ones(size, np.bool_), numbers.random(size) < 0.01]))
+    before, sampler = logits.copy(), Sampler(**how, seed=1, prompt=(0, 1, 2))
+    for _ in range(3):
+        try:
+            token = sampler.sample(logits, allowed)
+        except SamplingError:
+            continue
+        assert logits[token] > -math.inf and (allowed is None or allowed[token])
+        assert how.get("logit_bias", {}).get(token) != -math.inf
+    assert np.array_equal(logits, before)
+
+
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {}, {"top_k": 5}, {"logit_bias": {1: -1.0}}])
 @pytest.mark.parametrize("size", [300, WIDE])
 def test_logits_that_are_not_finite_are_refused(how: dict[str, Any], size: int) -> None:

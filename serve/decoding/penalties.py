@@ -80,7 +80,8 @@ class Penalties:
             ids, _ = self.repeated.present()
             undone.append((ids, before := logits[ids]))
             factor = np.float32(self.repeat)
-            logits[ids] = np.where(before <= 0, before * factor, before / factor)
+            with np.errstate(all="ignore"):  # an extreme factor overflows; the sampler then reports the logits
+                logits[ids] = np.where(before <= 0, before * factor, before / factor)
         if self.answered is not None:
             ids, counts = self.answered.present()
             undone.append((ids, before := logits[ids]))

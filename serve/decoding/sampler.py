@@ -15,6 +15,9 @@ from .draw import Shape, draw
 from .penalties import Counts, Penalties, undo
 from .row import Floats, Row
 
+# below it only equal logits can still compete, and a division by it could overflow
+MIN_TEMPERATURE = 1e-6
+
 
 class SamplingError(UserError):
     """No token can be sampled; ends one sequence."""
@@ -44,7 +47,7 @@ class Sampler:
         prompt: Sequence[int] = (),
     ) -> None:
         """`repeat_last_n`: -1 covers all tokens, 0 none."""
-        self._shape = Shape(temperature, top_k, top_p, min_p)
+        self._shape = Shape(max(temperature, MIN_TEMPERATURE), top_k, top_p, min_p)
         self._greedy = temperature <= 0.0
         self._uniform = random.Random(seed & 0xFFFFFFFFFFFFFFFF).random
         repeated = answered = None
