@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.train_turns import Contender
+from bench.training.turns import Contender
 
 LINEAR, HEAD = 6_979_321_856, 525_336_576  # parameters of Llama-3.1-8B's layers and of its head
 CHECKPOINTING, NO_CHECKPOINTING = ["--checkpointing", "true"], ["--checkpointing", "false"]
@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         base = options.base or Path(folder)
         if not (base / "config.json").is_file():
-            subprocess.run([sys.executable, "-m", "bench.train_shape", str(base)], check=True, capture_output=True)
+            subprocess.run([sys.executable, "-m", "bench.training.shape", str(base)], check=True, capture_output=True)
         rate = matrix_rate()
         print(f"matrix product, 8192³ in bfloat16: {rate / 1e12:.0f} TFLOP/s", flush=True)
         rows: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def chosen(
 
 
 def command(whose: str, data: str, base: Path, flags: list[str]) -> list[str]:
-    return [sys.executable, "-m", "bench.train_contenders", whose, data, "--base", str(base), *flags]
+    return [sys.executable, "-m", "bench.training.contenders", whose, data, "--base", str(base), *flags]
 
 
 def matrix_rate() -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.train_shape import write_tokenizer
+from bench.training.shape import write_tokenizer
 from burnish.bases.base import Base
 from tests.support.small_models import gradients, rows
 from train.kernels.compile import FastLayers

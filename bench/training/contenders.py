@@ -1,6 +1,6 @@
-"""One contender on one load, in its own process: trains some steps and prints their timing (see train_turns.py).
+"""One contender on one load, in its own process: trains some steps and prints their timing (see turns.py).
 
-python -m bench.train_contenders CONTENDER LOAD --base DIR --steps N --checkpointing auto|true|false [--memory_gib G]
+python -m bench.training.contenders CONTENDER LOAD --base DIR --steps N --checkpointing auto|true|false [--memory_gib G]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from bench.train_turns import RESULT, Timer
+from bench.training.turns import RESULT, Timer
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 STARTED = time.time()  # after interpreter start, before slow imports

@@ -1,6 +1,6 @@
 """Loss curves of our training and plain TRL with the same rows, order, initial adapter and seed, on this machine.
 
-    python -m bench.train_curves --base DIR --data FILE [--steps 60] [--quantization nf4] [--svg F] [--json F]
+    python -m bench.training.curves --base DIR --data FILE [--steps 60] [--quantization nf4] [--svg F] [--json F]
 
 TRL's trainer pads, and uses neither fused LoRA layers nor compilation. TRL casts the adapter of a quantized base to
 bfloat16; "TRL, float32 adapter" reverts that, as our training does. The difference of two runs of ours is measured too.

@@ -1,6 +1,6 @@
 """Write a checkpoint with a real model's shape and random weights, which needs no download; speed depends on the shape.
 
-python -m bench.train_shape DIR [--layers 32]
+python -m bench.training.shape DIR [--layers 32]
 """
 
 from __future__ import annotations
