@@ -49,12 +49,12 @@ def crashes() -> str:
     [
         ({Q8_0: 8, F32: 1}, passes, True, "load test passed"),
         ({Q8_0: 8}, crashes, False, "ended by SIGSEGV"),
-        ({Q8_0: 8}, None, True, "switched off"),
+        ({Q8_0: 8}, None, True, "test is disabled"),
         ({F16: 9}, passes, False, "9 of 9 weights are F16"),
         ({Q8_0: 8, F16: 1}, passes, False, "1 of 9 weights are F16"),
-        ({BF16: 9}, passes, False, "no weight is of a type"),
-        ({F32: 9}, passes, False, "no weight is of a type"),
-        ({Q5_0: 9}, passes, False, "no weight is of a type"),
+        ({BF16: 9}, passes, False, "no weight has a type"),
+        ({F32: 9}, passes, False, "no weight has a type"),
+        ({Q5_0: 9}, passes, False, "no weight has a type"),
     ],
 )
 def test_quantized_files_take_amx_if_they_pass_and_floats_never_do(
