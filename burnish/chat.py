@@ -3,6 +3,7 @@ the clock frozen to a recorded date."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,7 @@ from .errors import UserError, did_you_mean
 from .files import read_regular
 from .rendering.bounds import BoundExceeded, bounded
 from .rendering.sandbox import OutputTooLong, Sandbox, make
+from .rendering.shape import Shape
 
 Result = TypeVar("Result")
 
@@ -68,8 +70,9 @@ class ChatTemplate:
     """A Jinja chat template with its special tokens, its date and its default variables.
 
     `date` (YYYY-MM-DD) is the date for strftime_now, so that the ids do not change from day to day. `variables`
-    (enable_thinking ...) apply to every rendering that does not set them itself. Line breaks in `source` become \n, as
-    Jinja renders them: transformers reads \r\n from a file as \n, and the sha256 would differ.
+    (enable_thinking ...) apply to every rendering that does not set them itself. `shape` is the form in which it
+    expects tool calls (see burnish.dialects.find). Line breaks in `source` become \n, as Jinja renders them:
+    transformers reads \r\n from a file as \n, and the sha256 would differ.
 
     A template comes from a stranger: any failure is a ChatError, raised at most `timeout_s` after its start.
     """
@@ -79,6 +82,7 @@ class ChatTemplate:
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: float = TIMEOUT_S
+    shape: Shape = field(default_factory=Shape)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", self.source.replace("\r\n", "\n").replace("\r", "\n"))
@@ -155,6 +159,12 @@ class ChatTemplate:
         """Return whether the template uses a variable of this name."""
         return variable in self._read.variables
 
+    def taking(self, shape: Shape) -> ChatTemplate:
+        """Return the template with another shape; what was compiled is kept."""
+        found = copy.copy(self)
+        object.__setattr__(found, "shape", shape)
+        return found
+
     def check(self) -> None:
         """Raise ChatError if the template can't be compiled."""
         _ = self._compiled
@@ -168,7 +178,7 @@ class ChatTemplate:
         under the name that the template reads. Raises ChatError if the template refuses the messages.
         """
         known = {**self.special_tokens, **self.variables, **variables}
-        named, compiled = self._thoughts_named(messages), self._compiled
+        named, compiled = self._thoughts_named(self.shape.messages(messages)), self._compiled
         return self._limited(
             lambda: compiled.render(messages=named, add_generation_prompt=add_generation_prompt, **known),
             lambda error: f"the chat template refuses these messages: {one_line(error)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,8 +18,8 @@ from burnish.dialects.events import Call, CallBegin, CallBroken, CallEnd, Parsed
 from burnish.dialects.find import Found, find
 from burnish.dialects.formats import DIALECTS
 from burnish.dialects.reader import Parser, parse
-from burnish.dialects.shape import tool_call
 from burnish.dialects.thoughts import FORMATS, Thoughts
+from burnish.rendering.shape import tool_call
 from tests.support.tool_calls import CALLS, MARKERS, holds
 from tests.support.tool_templates import QUOTES, TEMPLATES, tool_template
 
@@ -30,12 +31,13 @@ def found(name: str) -> Found:
 
 def written(name: str, calls: list[Call], **answer: Any) -> tuple[str, bool]:
     """Return a turn of calls as the server gets it, without its end, and whether the prompt opened its thought."""
-    facts, template = found(name), tool_template(name)
+    facts = found(name)
+    template = replace(tool_template(name), shape=facts.shape)
     question = {"role": "user", "content": "go"}
     entries = [tool_call(f"abcdefg{i:02}", call.name, call.arguments) for i, call in enumerate(calls)]
     turn = {"role": "assistant", "content": "", **answer, "tool_calls": entries}
-    prompt = template.render(facts.shape.messages([question]), True)
-    whole = template.render(facts.shape.messages([question, turn]))
+    prompt = template.render([question], True)
+    whole = template.render([question, turn])
     assert whole.startswith(prompt)
     text = whole[len(prompt) :]
     return text[: text.rindex(facts.end)] if facts.end else text, bool(

@@ -1,15 +1,13 @@
 """The chat templates of known models: which dialect each has, and that its calls are read back.
 
-They are in llama.cpp's source archive, under models/templates; this project has no copy. The test reads them from the
-directory that BURNISH_CHAT_TEMPLATES names.
+They are in llama.cpp's source archive, which is fetched once; this project has no copy.
 """
 
 from __future__ import annotations
 
 import json
-import os
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +18,10 @@ from burnish.dialects.comparison import same_call
 from burnish.dialects.events import Call
 from burnish.dialects.find import Found, find
 from burnish.dialects.reader import parse
-from burnish.dialects.shape import tool_call
+from burnish.rendering.shape import tool_call
+from tests.support.tokenizers import llama_cpp_template
 from tests.support.tool_calls import CALLS, holds
 
-DIRECTORY = os.environ.get("BURNISH_CHAT_TEMPLATES", "")
 # file → dialect, thoughts, several calls in a turn
 KNOWN = {
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": ("hermes", None, True),
@@ -55,13 +53,10 @@ UNKNOWN = {
 # the template that writes strings and keys without escapes
 UNESCAPED, QUOTE = "google-gemma-4-31B-it", '<|"|>'
 
-pytestmark = pytest.mark.skipif(not DIRECTORY, reason="BURNISH_CHAT_TEMPLATES names no directory of templates")
-
 
 @cache
 def template(name: str) -> ChatTemplate:
-    source = (Path(DIRECTORY) / f"{name}.jinja").read_text(encoding="utf-8")
-    return ChatTemplate(source, "2026-01-02", {"bos_token": "<s>", "eos_token": "</s>"})
+    return ChatTemplate(llama_cpp_template(name), "2026-01-02", {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 @cache
@@ -88,6 +83,7 @@ def test_another_template_is_refused_with_the_reason(name: str) -> None:
     assert UNKNOWN[name] in found(name).why
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(calls=CALLS)
@@ -97,11 +93,12 @@ def test_what_a_known_template_writes_is_read_back(name: str, calls: list[Call])
     if name == UNESCAPED and any(holds(c.value(), QUOTE) or not bare_keys(c.value()) for c in calls):
         return
     tools = [{"type": "function", "function": {"name": c.name, "description": "", "parameters": {}}} for c in calls]
+    shaped = replace(template(name), shape=facts.shape)
     question = {"role": "user", "content": "go"}
     entries = [tool_call(f"abcdefg{i:02}", call.name, call.arguments) for i, call in enumerate(calls)]
     turn = {"role": "assistant", "content": "", "tool_calls": entries}
-    prompt = template(name).render(facts.shape.messages([question]), True, tools=tools)
-    whole = template(name).render(facts.shape.messages([question, turn]), tools=tools)
+    prompt = shaped.render([question], True, tools=tools)
+    whole = shaped.render([question, turn], tools=tools)
     text = whole[len(prompt) :] if whole.startswith(prompt) else whole[whole.index("go") + len("go") :]
     opened = facts.thoughts is not None and facts.thoughts.open_in(prompt) and whole.startswith(prompt)
     text = text[: text.rindex(facts.end.strip())] if facts.end.strip() else text

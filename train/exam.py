@@ -31,7 +31,13 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
     """
     asked = [
         Question(
-            "heldout", row.input_ids, list(spans), _messages(row, codec), row.turns[: len(spans)], _text(row, codec)
+            "heldout",
+            row.input_ids,
+            list(spans),
+            _messages(row, codec),
+            row.turns[: len(spans)],
+            _text(row, codec),
+            list(row.example.tools) or None,
         )
         for row in heldout
         if (spans := row.whole if row.example.messages else row.spans)
@@ -124,8 +130,12 @@ def _score(
 def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
     """Return the messages with normalized characters, as trained: llama.cpp does not compose accents."""
     messages = [m.to_dict() for m in row.example.messages or ()]
-    return [{k: codec.normalise(v) if k in ("content", THOUGHT) and isinstance(v, str) else v for k, v in m.items()}
-            for m in messages] or None  # fmt: skip
+    for message in messages:
+        for key in {"content", THOUGHT} & message.keys():
+            message[key] = codec.normalise(message[key])
+        for call in message.get("tool_calls", ()):
+            call["function"]["arguments"] = codec.normalise(call["function"]["arguments"])
+    return messages or None
 
 
 def _text(row: Row, codec: Codec) -> str | None:

@@ -68,12 +68,14 @@ def _base(resolved: Resolved, prepared: Prepared, skipped: list[str]) -> dict[st
 
 
 def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
-    found = template_inputs(prepared)
+    found, tools = template_inputs(prepared), prepared.codec.dialects
     return {
         "chat_template_sha256": found["chat_template_sha256"] if prepared.format != "text" else None,
         "template_date": found["template_date"],
         "terminators": [prepared.tokenizer.convert_ids_to_tokens(i) for i in prepared.terminators],
         "template_kwargs": resolved.chat.template_kwargs,
+        "tool_dialect": tools.dialect.name if tools.dialect and tools.defines else None,
+        "reasoning_format": tools.thoughts.name if tools.thoughts else None,
         "special_tokens": prepared.codec.reading,
         "max_length": resolved.data.max_length,
     }

@@ -11,6 +11,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from burnish.chat import RESERVED_VARIABLES, TIMEOUT_S
 from burnish.config import ConfigError, Flat, Given, Strict
 from burnish.config.foreign import Names
+from burnish.dialects.formats import DIALECTS
+from burnish.errors import did_you_mean
 from burnish.publish import PushSection
 
 from . import names
@@ -50,6 +52,9 @@ class DataSection(Strict):
     newlines: Literal["keep", "lf"] = Field(
         "keep", description="CR LF and CR inside texts: keep, with a warning, or convert to LF"
     )
+    tool_faults: Literal["error", "drop"] = Field(
+        "error", description="rows whose calls do not fit their tools: an error, or left out"
+    )
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
         description="special strings of the base inside messages: text, parse (control tokens), or an error;"
@@ -78,12 +83,22 @@ class ChatSection(Strict):
         default_factory=dict,
         description="variables of the template, such as {enable_thinking: false}; exam and serving use them too",
     )
+    tool_dialect: str | None = Field(
+        None, description="how the template writes tool calls (hermes, mistral ...); none: found from the template"
+    )
     template_timeout_s: float = Field(
         TIMEOUT_S,
         gt=0,
         le=3600,
         description="most processor time to compile the template or to render one conversation, seconds",
     )
+
+    @field_validator("tool_dialect")
+    @classmethod
+    def _known_dialect(cls, value: str | None) -> str | None:
+        if value is not None and value not in DIALECTS:
+            raise ValueError(f"unknown dialect '{value}'{did_you_mean(value, DIALECTS)}")
+        return value
 
     @field_validator("template_kwargs")
     @classmethod

@@ -11,24 +11,30 @@ from typing import Any, Literal
 from ..errors import did_you_mean, nearest
 from .faults import DataError, kind, missing
 from .files import RawRow, Unit, place
-from .messages import NO_TOOLS, Found, Message, as_context, check_order, is_turns, read_turns
+from .messages import Found, Message, as_context, check_order, is_turns, read_turns
 from .notes import Losses
 from .recognition import recognise
 from .schema import FORMATS, THOUGHTS
 from .tables import parsed_list
+from .tools.conversation import connected
+from .tools.definitions import Definition, read_tools
+from .tools.hermes import is_hermes, structured
 
-__all__ = ["FORMATS", "Conversion", "Example", "Message", "Newlines", "convert", "recognise"]
+__all__ = ["FORMATS", "Conversion", "Example", "Message", "Misfits", "Newlines", "convert", "recognise"]
 
 Newlines = Literal["keep", "lf"]
+Misfits = Literal["error", "drop"]
+DROP = "; data.tool_faults: drop leaves out the rows whose calls do not fit their tools"
 # columns that can't be trained and must not be ignored silently
-REFUSED = {"tools": NO_TOOLS, "functions": NO_TOOLS} | dict.fromkeys(
-    ("images", "videos", "audios"), "only text is trained"
-)
+REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text is trained")
+REFUSED["functions"] = "definitions of tools are read from the column 'tools'"
+# of the formats without turns
+NO_TURNS = "only conversations (messages, ShareGPT) have calls of tools"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as training uses it: a conversation or a plain text.
+    """One row as training uses it: a conversation or a plain text. `tools` are the definitions that its prompts show.
 
     `line`, `row`, `unit` and `file` locate the row in its file, as in RawRow.
     """
@@ -39,6 +45,7 @@ class Example:
     row: int = 0
     unit: Unit = "line"
     file: str = ""
+    tools: tuple[Definition, ...] = field(default=(), compare=False)
 
     @property
     def number(self) -> int:
@@ -58,6 +65,8 @@ class Example:
             if message.reasoning:
                 yield "thought", message.reasoning
             yield message.role, message.content
+            for call in message.calls:
+                yield "call", f"{call.name}({call.arguments})"
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,13 @@ class Conversion:
     remarks: tuple[str, ...] = ()
 
 
-def convert(rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines = "keep") -> Conversion:
+def convert(
+    rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines = "keep", misfits: Misfits = "error"
+) -> Conversion:
     """Return the rows as examples, in order. Raises DataError with every fault of every row.
 
-    With `newlines` "lf" every CR LF and lone CR in a text becomes LF.
+    With `newlines` "lf" every CR LF and lone CR in a text becomes LF. With `misfits` "drop" rows whose calls do not fit
+    their tools are left out.
     """
     if format not in FORMATS:
         raise DataError(f"data.format: unknown format '{format}'{did_you_mean(format, FORMATS)}")
@@ -88,16 +100,21 @@ def convert(rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines 
     losses = Losses(format)
     for raw in rows:
         example, row = _convert_row(raw, format)
-        faults += [f"{path}: {raw.where}: {fault}" for fault in row.faults]
+        told = [*row.faults, *(row.misfits if misfits == "error" else ())]
+        faults += [f"{path}: {raw.where}: {fault}" for fault in told]
+        losses.misfits += bool(row.misfits)
+        if row.misfits:
+            continue
         unused.update(row.unused_keys())
         seen.update(row.value)
         losses.add(row.value, row, row.known)
         if example:
             plain = _with_lf(example) if newlines == "lf" else example
             losses.newlines += plain is not example
+            losses.hermes += row.hermes
             examples.append(plain)
     if faults:
-        raise DataError(faults)
+        raise DataError([*faults[:-1], faults[-1] + DROP] if losses.misfits and misfits == "error" else faults)
     absent = FORMATS[format].all - seen
     near = {column: name for column in unused if (name := nearest(column, absent))}
     notes = [f"the column '{column}' is not used; did you mean '{name}'?" for column, name in near.items()]
@@ -111,6 +128,9 @@ class _Row(Found):
 
     value: dict[str, Any] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
+    tools: tuple[Definition, ...] = ()
+    misfits: list[str] = field(default_factory=list)  # calls and results that do not fit the tools
+    hermes: bool = False  # calls and results were text between tags
 
     def text(self, key: str, needed: bool = True) -> str | None:
         """Return a cell's text; "" if it is absent and not needed; None, and a fault, if it is invalid."""
@@ -160,6 +180,10 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
     for column, why in REFUSED.items():
         if row.value.get(column) not in (None, "", "[]", [], {}):
             row.faults.append(f"'{column}': {why}; remove the column, or these rows")
+    if "tools" in known:
+        row.tools = read_tools(row.value["tools"], row.faults) if row.value.get("tools") is not None else ()
+    elif row.value.get("tools") not in (None, "", "[]", []):
+        row.faults.append(f"'tools': {NO_TURNS}; remove the column, or these rows")
     messages: tuple[Message, ...] | None = None
     text = None
     if format == "text":
@@ -167,7 +191,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
         row.thought()
     else:
         messages = tuple(_with_thought(row, _with_system(row, _READERS[format](row))))
-    return (None if row.faults else Example(raw.line, messages, text, raw.row, raw.unit, raw.file)), row
+    return (None if row.faults else Example(raw.line, messages, text, raw.row, raw.unit, raw.file, row.tools)), row
 
 
 def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
@@ -219,9 +243,12 @@ def _messages(row: _Row) -> list[Message]:
 
 
 def _ordered(row: _Row, messages: list[Message]) -> list[Message]:
-    if not row.faults:  # with an unreadable turn missing, faults about the order would be wrong
-        check_order(messages, row.faults)
-    return messages
+    if row.faults:  # with an unreadable turn missing, faults about the order would be wrong
+        return messages
+    if row.tools and is_hermes(messages):
+        row.hermes, messages = True, list(structured(messages, row.faults))
+    check_order(messages, row.faults)
+    return messages if row.faults else connected(messages, row.tools, row.misfits)
 
 
 def _alpaca(row: _Row) -> list[Message]:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from ..dialects.events import Call
 from ..errors import did_you_mean
+from ..rendering.shape import tool_call
 from .faults import kind, missing
 from .flags import FLAGS, is_trained
 from .schema import THOUGHTS
 from .tables import parsed, parsed_list
+from .tools.calls import CALL_KEYS, CALLING, RESULTS, calls_in_text, has_calls, read_calls
 
 # speaker names in datasets → roles of chat templates
 ROLES = {
@@ -26,32 +29,48 @@ ROLES = {
     "bing": "assistant",
     "bard": "assistant",
 }
-TOOL_ROLES = frozenset(
-    {"tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response", "ipython"}
-)
+ROLES |= dict.fromkeys(CALLING, "assistant") | dict.fromkeys(RESULTS, "tool")
 SPEAKER_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
-TURN_KEYS = FLAGS.union(SPEAKER_KEYS, TEXT_KEYS, ("tool_calls", "function_call"))
+TURN_KEYS = FLAGS.union(SPEAKER_KEYS, TEXT_KEYS, CALL_KEYS)
+# of a turn with a tool's result
+RESULT_KEYS = ("tool_call_id", "name")
 # types of content parts that hold reasoning, in Anthropic's and other APIs
 THOUGHT_PARTS = frozenset({"thinking", "reasoning", "thought"})
-NO_TOOLS = "tool calls are not trained yet"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `role` is system, user or assistant; `train` is False for a response that is only context.
+    """One turn. `role` is system, user, assistant or tool; `train` is False for a response that is only context.
 
-    `reasoning` is the reasoning before a response, if the row has it separate from the text.
+    `reasoning` is the reasoning before a response, if the row has it separate from the text. `calls` are those of a
+    response, each with an id in `ids`; of a tool's result, `ids` has that of the call that it answers, and `name` is
+    the tool's.
     """
 
     role: str
     content: str
     train: bool = True
     reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+    ids: tuple[str, ...] = ()
+    name: str = ""
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the turn in the form that chat templates expect."""
-        thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
-        return {"role": self.role, "content": self.content, **thought}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the turn as OpenAI's wire has it; the renderer gives it to a template in the form that this takes."""
+        found: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning:
+            found["reasoning_content"] = self.reasoning
+        if self.calls:
+            pairs = zip(self.ids, self.calls, strict=True)
+            found["tool_calls"] = [tool_call(i, call.name, call.arguments) for i, call in pairs]
+        if self.role == "tool":
+            found |= {"tool_call_id": self.ids[0] if self.ids else ""} | ({"name": self.name} if self.name else {})
+        return found
+
+    @property
+    def whole(self) -> str:
+        """The content with the calls, as one text, for what compares or counts turns."""
+        return "\n".join((*filter(None, [self.content]), *(f"{call.name}({call.arguments})" for call in self.calls)))
 
 
 @dataclass
@@ -87,7 +106,8 @@ def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Me
             messages.append(message)
         found.faults += [f"turn {number}: {fault}" for fault in of_turn.faults]
         if isinstance(turn, dict):
-            unused = {key for key in turn if key not in TURN_KEYS and turn[key] is not None} - of_turn.thoughts
+            known = TURN_KEYS.union(RESULT_KEYS) if message and message.role == "tool" else TURN_KEYS
+            unused = {key for key in turn if key not in known and turn[key] is not None} - of_turn.thoughts
             found.unused.update(f"{column}[].{key}" for key in unused)
         found.thoughts.update(f"{column}[].{key}" for key in of_turn.thoughts)
         found.ignored.update(f"{column}[].{key}" for key in of_turn.ignored)
@@ -108,7 +128,8 @@ def is_turns(value: str) -> bool:
 def check_order(messages: Sequence[Message], faults: list[str]) -> None:
     """Add faults of order: chat templates expect system first, then user and assistant in turn, the assistant last.
 
-    Empty system turns are ignored; turn numbers are those of the row.
+    Results of tools stand between the assistant's calls and its next turn. Empty system turns are ignored; turn numbers
+    are those of the row.
     """
     spoken = [(n, m) for n, m in enumerate(messages, start=1) if m.role != "system"]
     faults += [
@@ -116,16 +137,19 @@ def check_order(messages: Sequence[Message], faults: list[str]) -> None:
         for n, m in enumerate(messages, start=1)
         if m.role == "system" and n > 1 and m.content.strip()
     ]
-    if spoken and spoken[0][1].role == "assistant":
-        faults.append(f"turn {spoken[0][0]}: an assistant turn; a conversation starts with a user turn")
+    if spoken and spoken[0][1].role != "user":
+        article = "an assistant" if spoken[0][1].role == "assistant" else "a tool"
+        faults.append(f"turn {spoken[0][0]}: {article} turn; a conversation starts with a user turn")
     for (before, one), (after, other) in pairwise(spoken):
-        if one.role == other.role:
+        if one.role == other.role != "tool":
             faults.append(f"turns {before} and {after} are both {one.role} turns; join them or remove one")
     responses = [m for _, m in spoken if m.role == "assistant"]
     if not responses:
         faults.append("there is no assistant turn, so there is nothing to train on")
     elif spoken[-1][1].role != "assistant":
-        faults.append(f"turn {spoken[-1][0]}: the last turn is a user turn; a row ends with an assistant turn")
+        faults.append(
+            f"turn {spoken[-1][0]}: the last turn is a {spoken[-1][1].role} turn; a row ends with an assistant turn"
+        )
     elif not any(m.train for m in responses):
         faults.append("every assistant turn is excluded (weight 0, train false ...), so there is nothing to train on")
 
@@ -162,15 +186,19 @@ def _turn(value: Any, found: Found) -> Message | None:
         found.faults.append(f"it is {kind(value)}, expected an object with 'role' and 'content', or 'from' and 'value'")
         return None
     role = _role(value, found.faults)
-    if value.get("tool_calls") or value.get("function_call"):
-        found.faults.append(NO_TOOLS)
-        return None
+    if role == "assistant" and has_calls(value):
+        return _calling(value, *read_calls(value, found.faults), found)
     if role == "system" and any(key in value for key in TEXT_KEYS) and not any(value.get(key) for key in TEXT_KEYS):
         return Message("system", "")
     content = _content(value, found)
     if role is None or content is None:
         return None
     text, thoughts = content
+    if role == "assistant" and _speaker(value) in CALLING:
+        return _calling({**value, TEXT_KEYS[0]: None, TEXT_KEYS[1]: None}, *calls_in_text(text, found.faults), found)
+    if role == "tool":
+        identity, name = (str(value.get(key) or "") for key in RESULT_KEYS)
+        return Message(role, text, ids=(identity,) if identity else (), name=name)
     if role != "system" and not text.strip():
         found.faults.append("the response is empty" if role == "assistant" else "the user's text is empty")
     trained = is_trained(value, role, found.faults, found.ignored)
@@ -178,6 +206,22 @@ def _turn(value: Any, found: Found) -> Message | None:
         found.ignored.update(["thoughts"] * bool(thoughts))
         return Message(role, text, trained)
     return Message(role, text, trained, "\n".join(dict.fromkeys([*thoughts, *_thoughts(value, found)])))
+
+
+def _calling(value: dict[str, Any], calls: tuple[Call, ...], ids: tuple[str, ...], found: Found) -> Message | None:
+    """Return an assistant's turn of calls, which may have a text besides."""
+    given = any(value.get(key) is not None for key in TEXT_KEYS)
+    content = _content(value, found) if given else ("", [])
+    trained = is_trained(value, "assistant", found.faults, found.ignored)
+    if content is None or not calls:
+        return None
+    text, thoughts = content
+    reasoning = "\n".join(dict.fromkeys([*thoughts, *_thoughts(value, found)]))
+    return Message("assistant", text, trained, reasoning, calls, ids)
+
+
+def _speaker(value: dict[str, Any]) -> Any:
+    return next((value[key] for key in SPEAKER_KEYS if value.get(key) is not None), None)
 
 
 def _thoughts(value: dict[str, Any], found: Found) -> list[str]:
@@ -210,8 +254,6 @@ def _role(value: dict[str, Any], faults: list[str]) -> str | None:
     name = value[key]
     if not isinstance(name, str):
         faults.append(f"'{key}' is {kind(name)}, expected text")
-    elif name in TOOL_ROLES:
-        faults.append(f"'{key}' is '{name}': {NO_TOOLS}")
     elif name not in ROLES:
         faults.append(f"'{key}' is '{name}'{did_you_mean(name, ROLES)}")
     else:

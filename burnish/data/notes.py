@@ -28,6 +28,8 @@ class Losses:
     row_flags: Counter[str] = field(default_factory=Counter)
     blank_systems: int = 0
     as_input: int = 0
+    hermes: int = 0
+    misfits: int = 0
     newlines: int = 0
 
     def add(self, row: Mapping[str, Any], found: Found, known: frozenset[str]) -> None:
@@ -49,6 +51,8 @@ class Losses:
         """Yield the warnings."""
         if self.thoughts and self.format == "text":
             yield f"{_counted(self.thoughts)}: reasoning is not trained in this format, include it in 'text'"
+        if self.misfits:
+            yield f"{counted(self.misfits, 'row')} left out: calls that do not fit the tools (data.tool_faults drop)"
         if self.contexts:
             place = PLACES.get(self.format, "the user's turn")
             yield (
@@ -73,6 +77,11 @@ class Losses:
             yield f"empty system turns were dropped ({counted(self.blank_systems, 'row')})"
         if self.as_input:
             yield f"the column 'context' was read as 'input' ({counted(self.as_input, 'row')})"
+        if self.hermes:
+            yield (
+                f"calls and results in tags were read as such ({counted(self.hermes, 'row')}); system turns that list"
+                " the tools are left out, the chat template writes the definitions"
+            )
         if self.newlines:
             yield f"CR LF and CR became LF ({counted(self.newlines, 'row')}; data.newlines lf)"
 

@@ -20,10 +20,10 @@ class Columns:
 
 
 FORMATS: Mapping[str, Columns] = {
-    "sharegpt": Columns(("conversations",), ("system",)),
-    "messages": Columns(("messages",), ("system",)),
+    "sharegpt": Columns(("conversations",), ("system", "tools")),
+    "messages": Columns(("messages",), ("system", "tools")),
     "alpaca": Columns(("instruction", "output"), ("input", "system", "history")),
-    "prompt-completion": Columns(("prompt", "completion"), ("system",)),
+    "prompt-completion": Columns(("prompt", "completion"), ("system", "tools")),
     "text": Columns(("text",)),
 }
 # names of the reasoning before a response, as a column or as a key of an assistant turn

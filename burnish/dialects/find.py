@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from ..chat import ChatError, ChatTemplate, TemplateLimit
+from ..rendering.shape import Shape
 from .dialect import Dialect
 from .events import Parsed
 from .formats import DIALECTS
 from .probes import ANSWER, CALLS, LONG_ID, LONGEST_TURN, NAMES, RESULT, THOUGHT, Probe, Turn
 from .reader import parse
-from .shape import Shape
 from .thoughts import CHANNELS, FORMATS, Thoughts
 
 SHOWN = 160
@@ -64,11 +64,17 @@ def find(template: ChatTemplate, dialect: str | None = None) -> Found:
         return Found(why=str(limit))
 
 
+def fitted(template: ChatTemplate, dialect: str | None = None) -> tuple[ChatTemplate, Found]:
+    """Return the template with the shape in which it takes calls, and what else was found; see find."""
+    found = find(template, dialect)
+    return template.taking(found.shape), found
+
+
 def _calls(template: ChatTemplate, candidates: list[Dialect]) -> Found:
     defines, refusal = _defines(template)
     unknown = ignored = ""
     for shape in _shapes():
-        probe = Probe(template, shape)
+        probe = Probe(template.taking(shape))
         try:
             turn = probe.calls(1)
         except TemplateLimit:
@@ -98,7 +104,7 @@ def _shapes() -> Iterator[Shape]:
 
 def _defines(template: ChatTemplate) -> tuple[bool, str]:
     try:
-        prompt = Probe(template, Shape()).prompt()
+        prompt = Probe(template).prompt()
     except TemplateLimit:
         raise
     except ChatError as error:
@@ -133,7 +139,7 @@ def same_calls(parsed: Parsed, count: int) -> bool:
 
 def _examined(probe: Probe, match: _Match, defines: bool) -> Found:
     """Return the template's other features, given its form of a single call."""
-    shape = replace(probe.shape, short_ids=not _renders(lambda: probe.calls(1, LONG_ID).text))
+    shape = replace(probe.template.shape, short_ids=not _renders(lambda: probe.calls(1, LONG_ID).text))
     two = _rendered(lambda: probe.calls(2))
     parallel = two is not None and _match(two, [match.dialect], match.ends, 2) is not None
     results = _renders(probe.with_result, RESULT)
@@ -165,7 +171,7 @@ def _thoughts(template: ChatTemplate, found: Found) -> Thoughts | None:
     """Return how the template writes reasoning or, if it omits it in history, which markers it searches for."""
     if found.dialect and found.dialect.whole:
         return CHANNELS
-    probe = Probe(template, found.shape)
+    probe = Probe(template.taking(found.shape))
     answers = (
         _rendered(lambda: probe.turn({"content": ANSWER, "reasoning_content": THOUGHT})),
         _rendered(lambda: probe.calls(1, reasoning_content=THOUGHT)) if found.dialect else None,

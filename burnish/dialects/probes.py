@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..chat import ChatError, ChatTemplate
+from ..rendering.shape import tool_call
 from .events import Call
-from .shape import Shape, tool_call
 
 QUESTION, ANSWER, THOUGHT, RESULT = "What is it like?", "It is quince-like.", "Ponder the quince.", "quince-result"
 CALLS = (
@@ -50,10 +50,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Probe:
-    """A template, and the shape of calls that it expects."""
+    """A template in the shape of calls that it expects."""
 
     template: ChatTemplate
-    shape: Shape
 
     def prompt(self) -> str:
         """Return the prompt of a question with tools. Raises ChatError if the template refuses."""
@@ -89,7 +88,7 @@ class Probe:
         return [tool_call(identity or short, call.name, call.arguments) for short, call in pairs]
 
     def _render(self, messages: Sequence[Mapping[str, Any]], opened: bool) -> str:
-        return self.template.render(self.shape.messages(messages), add_generation_prompt=opened, tools=list(TOOLS))
+        return self.template.render(messages, add_generation_prompt=opened, tools=list(TOOLS))
 
 
 def _common(prompt: str, whole: str) -> int:

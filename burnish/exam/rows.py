@@ -35,7 +35,7 @@ class Question:
     """One exam row: the ids, the trained spans to score, and for a chat the messages to render prompts from.
 
     `kind` is "heldout" or "general". `turns` are the assistant turns (message indices) of the spans. `text` is the
-    source text of a plain-text row.
+    source text of a plain-text row. `tools` are the definitions in a chat's prompts.
     """
 
     kind: Literal["heldout", "general"]
@@ -44,6 +44,7 @@ class Question:
     messages: list[dict[str, Any]] | None = None
     turns: tuple[int, ...] = ()
     text: str | None = None
+    tools: list[dict[str, Any]] | None = None
 
     @property
     def positions(self) -> list[int]:
@@ -179,7 +180,8 @@ def _cut(question: Question, tokens: int) -> Question | None:
 
 def _question_json(q: Question) -> dict[str, Any]:
     content = {"kind": q.kind, "input_ids": q.input_ids, "spans": q.spans, "messages": q.messages, "turns": q.turns}
-    return content | ({"text": q.text} if q.text is not None else {})
+    tools = {"tools": q.tools} if q.tools else {}
+    return content | tools | ({"text": q.text} if q.text is not None else {})
 
 
 def _question(content: dict[str, Any]) -> Question:
@@ -190,4 +192,5 @@ def _question(content: dict[str, Any]) -> Question:
         content["messages"],
         tuple(content["turns"]),
         content.get("text"),
+        content.get("tools"),
     )

@@ -86,6 +86,8 @@ class ExportRecord(StageRecord):
     context_length: Tokens
     versions: Versions = {}
     template_kwargs: Variables = {}
+    tool_dialect: Word | None = None
+    reasoning_format: Word | None = None
     special_tokens: Literal["text", "parse"] = "parse"
 
     @field_validator("template_kwargs")

@@ -144,6 +144,8 @@ class TrainRecord(StageRecord):
     template_date: Date
     terminators: Lines
     template_kwargs: Variables = {}  # the chat template's variables, set in every rendering
+    tool_dialect: Word | None = None  # the template's format of tool calls; None: none, or an unknown one
+    reasoning_format: Word | None = None  # the template's format of reasoning
     special_tokens: Literal["text", "parse"] = "parse"  # special strings in messages; older runs parsed them
     max_length: Annotated[int, Field(ge=1, le=MOST_COUNT)]  # as set, not limited by the base's context
     metrics: TrainMetrics

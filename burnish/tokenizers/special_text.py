@@ -7,6 +7,7 @@ characters, and the pieces are encoded as text. Chats without such strings are r
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,11 +61,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Chat:
-    """A template and a vocabulary, to encode messages. `reading`: whether special strings in messages are text."""
+    """A template and a vocabulary, to encode messages. `reading`: whether special strings in messages are text.
+
+    `variables` apply to every rendering, in addition to the template's own.
+    """
 
     template: ChatTemplate
     vocabulary: Vocabulary
     reading: Reading = "text"
+    variables: Mapping[str, Any] = field(default_factory=dict)
     _finder: Finder = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +80,14 @@ class Chat:
         self._finder.prepare()
         _ = self._ids, self.template.literals
 
+    def offering(self, tools: Sequence[Mapping[str, Any]]) -> Chat:
+        """Return the chat with these tools shown to the model; the same where there are none."""
+        if not tools:
+            return self
+        chat = copy.copy(self)  # which keeps what was computed
+        object.__setattr__(chat, "variables", {**self.variables, "tools": list(tools)})
+        return chat
+
     def ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **kw: Any) -> list[int]:
         """Return the ids of a chat. Raises ChatError if the template refuses, or a string can't be encoded as text."""
         return self.encode(self.render(messages, add_generation_prompt, **kw))
@@ -83,7 +96,8 @@ class Chat:
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> Prompt:
         """Render a chat, distinguishing the template's control tokens from the messages' text."""
-        variables = {**self.template.variables, **variables}
+        variables = {**self.template.variables, **self.variables, **variables}
+        messages = self.template.shape.messages(messages)
         kept = (messages, variables)
         if self.reading == "parse" or not any(self._finder.edge.search(text) for text in texts(kept)):
             return Prompt(self.template.render(messages, add_generation_prompt, **variables))

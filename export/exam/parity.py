@@ -9,6 +9,7 @@ from typing import Any
 from burnish import chat as templates
 from burnish.chat import TIMEOUT_S, ChatError
 from burnish.console import listed
+from burnish.dialects.find import fitted
 from burnish.exam.rows import Exam
 from burnish.files import text_sha256
 from burnish.llama import Model
@@ -49,9 +50,12 @@ def prompt_parity(
         return text_parity(exam, encode, ends)
     if chat is None:
         return Check(False, "it has no chat template")
+    if any(question.tools for question in exam.questions):
+        chat = replace(chat, template=fitted(chat.template)[0])
     try:
         for question, start, turn in turns:
-            found = chat.ids((question.messages or [])[:turn], add_generation_prompt=True)
+            asked = chat.offering(question.tools or ())
+            found = asked.ids((question.messages or [])[:turn], add_generation_prompt=True)
             if difference := _difference(found, question.input_ids[:start]):
                 return Check(False, difference)
         if fault := _special_strings(exam, chat):

@@ -136,6 +136,11 @@ def llama_cpp_vocabularies() -> list[Path]:
     return sorted(_sources().glob("ggml-vocab-*.gguf"))
 
 
+def llama_cpp_template(name: str) -> str:
+    """Return the chat template of a known model that llama.cpp's sources carry."""
+    return (_sources() / f"{name}.jinja").read_text(encoding="utf-8")
+
+
 def _deepseek(source: Path) -> list[str]:
     """Return the expressions except the last one, for digits, which the tokenizer splits one by one."""
     found = DEEPSEEK.search(source.read_text(encoding="utf-8"))
@@ -144,11 +149,12 @@ def _deepseek(source: Path) -> list[str]:
 
 
 def _sources() -> Path:
-    """Return the directory of llama.cpp's vocabularies, downloaded once into the cache."""
+    """Return the directory of llama.cpp's vocabularies and templates, downloaded once into the cache."""
     target = cache_root() / "test-tokenizers" / "llama.cpp"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):  # two workers may need it at once
-        return target if (target / "llama-vocab.cpp").is_file() else _fetched(target)
+        whole = (target / "llama-vocab.cpp").is_file() and next(target.glob("*.jinja"), None)
+        return target if whole else _fetched(target)
 
 
 def _fetched(target: Path) -> Path:
@@ -162,7 +168,8 @@ def _fetched(target: Path) -> Path:
     with tarfile.open(next(work.glob("*.tar.gz"))) as tar:
         for member in tar:
             name = member.name.partition("/vendor/llama.cpp/")[2]
-            if name.startswith("models/ggml-vocab-") or name == "src/llama-vocab.cpp":
+            template = name.startswith("models/templates/") and name.endswith(".jinja")
+            if template or name.startswith("models/ggml-vocab-") or name == "src/llama-vocab.cpp":
                 source = tar.extractfile(member)
                 assert source is not None
                 (work / Path(member.name).name).write_bytes(source.read())

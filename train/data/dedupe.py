@@ -39,7 +39,7 @@ def prefix_keys(example: Example) -> list[bytes]:
     keys = []
     for message in example.messages:
         if message.role != "system" or message.content.strip():
-            _feed(digest, message.role, message.content)
+            _feed(digest, message.role, message.whole)
         if message.role == "assistant":
             keys.append(digest.digest())
     return keys or [digest.digest()]
@@ -212,7 +212,7 @@ def _words(example: Example) -> tuple[list[str], int | None]:
     """Return a row's words in lower case and a hash of its prompt, which is None for a text."""
     if example.messages is None:
         return _split((example.text or "").lower()), None
-    turns = [m.content.lower() for m in example.messages if m.role != "system"]
+    turns = [m.whole.lower() for m in example.messages if m.role != "system"]
     system = "".join(m.content for m in example.messages if m.role == "system")
     before = "\n".join(turns[:-1])
     words = _split(before)

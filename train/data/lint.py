@@ -167,7 +167,7 @@ def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     answers: defaultdict[tuple[Message, ...], dict[str, int]] = defaultdict(dict)
     for example in examples:
         if example.messages:
-            answers[example.messages[:-1]].setdefault(example.messages[-1].content, example.number)
+            answers[example.messages[:-1]].setdefault(example.messages[-1].whole, example.number)
     several = [tuple(lines.values()) for lines in answers.values() if len(lines) > 1]
     if not several:
         return []
@@ -177,13 +177,13 @@ def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 
 def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    responses = Counter(e.messages[-1].content for e in examples if e.messages)
+    responses = Counter(e.messages[-1].whole for e in examples if e.messages)
     if responses.total() < MIN_ROWS:
         return []
     response, count = responses.most_common(1)[0]
     if count <= responses.total() * MAX_SAME_SHARE:
         return []
-    lines = _unique(e.number for e in examples if e.messages and e.messages[-1].content == response)
+    lines = _unique(e.number for e in examples if e.messages and e.messages[-1].whole == response)
     shown = response[:40] + ("…" if len(response) > 40 else "")
     rows = counted(responses.total(), "row")
     text = f"{count} of {rows} have the same response {shown!r}: it may become the answer to everything"

@@ -13,6 +13,7 @@ from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import warn
 from burnish.data.files import DataError
+from burnish.dialects.find import Found
 from burnish.errors import UserError
 from burnish.tokenizers.special_text import Reading
 
@@ -25,6 +26,7 @@ from .rows import RowMaker
 from .sources import Sources, check_files, read_sources
 from .special_text import reading, refuse, special_strings, written_warning
 from .split import bounded, near, split
+from .tools import fit
 from .vocabulary import check_ids, check_vocabulary, embedded
 
 
@@ -142,6 +144,8 @@ def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
     codec = replace(codec, ends=_end_ids(template, base, tokenizer, codec))
     if sources.chats:
         template = templates.require(template, settings.base)
+        template, found = fit(template, settings.chat.tool_dialect, [*sources.read, *(sources.heldout or ())])
+        codec = replace(codec, dialects=found, ends=codec.ends | _call_ends(found, codec))
     return _Text(
         base=base, tokenizer=tokenizer, codec=codec, template=template, dropped_tokens=dropped, warnings=lacking
     )
@@ -155,6 +159,13 @@ def _check_architecture(base_id: str, directory: Path) -> None:
 def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:
     """Return the control tokens that end generation, by the base's configuration or the template."""
     return codec.terminators & (templates.base_end_ids(base.path, tokenizer) | turn_ends(template, codec))
+
+
+def _call_ends(found: Found, codec: Codec) -> frozenset[int]:
+    """Return the control tokens with which the template ends a turn of calls."""
+    marks = (found.end.strip(), *(found.dialect.ends if found.dialect else ()))
+    ids = (codec.encode(mark) for mark in marks if mark)
+    return codec.terminators & {one[0] for one in ids if len(one) == 1}
 
 
 def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSettings) -> tuple[list[Row], list[Row]]:

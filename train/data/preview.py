@@ -75,7 +75,7 @@ def _responses(row: Row, codec: Codec) -> Iterator[tuple[str, bool]]:
     for (start, end), turn in zip(row.whole, row.turns, strict=False):
         message = (row.example.messages or ())[turn]
         content, thought = message.content, message.reasoning.strip()
-        text = response_text(row.input_ids[start:end], content, codec)
+        text = None if message.calls else response_text(row.input_ids[start:end], content, codec)
         if text is None:
             continue
         if same := text.endswith(content):
@@ -92,7 +92,7 @@ def _after(row: Row, prepared: Prepared) -> str:
     if prepared.template is None or row.cut:
         return ""
     messages = [m.to_dict() for m in (row.example.messages or ())[: row.turns[-1] + 1]]
-    ids = prepared.codec.chat(prepared.template).ids(messages)
+    ids = prepared.codec.chat(prepared.template).offering(row.example.tools).ids(messages)
     if ids[: len(row.input_ids)] != row.input_ids:
         return ""
     return prepared.codec.decode(ids[len(row.input_ids) :]).strip()

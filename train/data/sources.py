@@ -92,7 +92,7 @@ def _read(name_of_file: str, data: DataSection) -> Conversion:
     how: list[str] = []
     raw = read_rows(path, how)
     name = recognise(raw, path) if data.format == "auto" else data.format
-    converted = convert(raw, name, path, data.newlines)
+    converted = convert(raw, name, path, data.newlines, data.tool_faults)
     say(
         f"data: {path}: {len(converted.examples)} rows, format {name}"
         + (" (recognised)" if data.format == "auto" else "")

@@ -123,7 +123,8 @@ def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[s
     left = MOST_CHARACTERS
     for example in examples[:MOST_TEXTS]:
         if example.messages and template is not None:
-            text = template.render([m.to_dict() for m in example.messages])
+            tools: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
+            text = template.render([m.to_dict() for m in example.messages], **tools)
         else:
             text = example.text or ""
         text = text[:left]

@@ -19,6 +19,7 @@ from burnish.chat import ChatError, ChatTemplate, TemplateLimit
 from burnish.children.path import only_packages
 from burnish.errors import run_edge
 from burnish.llama import Model
+from burnish.rendering.shape import Shape
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
@@ -38,7 +39,7 @@ def main() -> int:
     with open(int(sys.argv[2]), "rb") as file:
         settings: dict[str, Any] = json.load(file)
     with Model.open(settings["model"], vocab_only=True) as model:
-        template = settings["template"] and ChatTemplate(**settings["template"])
+        template = _template(settings["template"])
         chat = Chat(template, vocabulary.from_gguf(model), settings["reading"]) if template else None
         texts = TextCodec(model, chat, _max_token_bytes(model))
         with suppress(BrokenPipeError, ConnectionResetError):  # the server has exited, perhaps during loading
@@ -48,6 +49,11 @@ def main() -> int:
             gc.freeze()  # pages the collector does not touch stay shared
             _fork_on_request(control, texts, settings["timeout_s"])
     return 0
+
+
+def _template(said: dict[str, Any] | None) -> ChatTemplate | None:
+    """Return the template that the server sent."""
+    return ChatTemplate(**{**said, "shape": Shape(**said["shape"])}) if said else None
 
 
 def _fork_on_request(control: socket.socket, texts: TextCodec, timeout_s: float) -> None:

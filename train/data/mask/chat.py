@@ -9,6 +9,8 @@ from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate, TemplateLimit
 from burnish.data.formats import Example
+from burnish.dialects.events import Call
+from burnish.dialects.reader import parse
 from burnish.tokenizers.special_text import Chat
 
 from .proof import row_faults
@@ -70,6 +72,7 @@ def _text_row(example: Example, codec: Codec) -> Row:
 def _chat_rows(example: Example, chat: Chat | None, codec: Codec) -> list[Row]:
     if chat is None:
         raise Unmaskable("chat rows need a chat template: set chat.template")
+    chat = chat.offering(example.tools)
     if joined := _joined(example, chat, codec):
         return [joined]
     turns = each_turn(example, chat, codec)
@@ -116,7 +119,7 @@ def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
     renders an exchange the same at every position, which the proof checks with the real prompts.
     """
     messages, indices = [message.to_dict() for message in example.messages or ()], _assistants(example)
-    if len(indices) < FEWEST_JOINED:
+    if len(indices) < FEWEST_JOINED or any(message.calls for message in example.messages or ()):
         return None
     opening = [*([SYSTEM] if messages[0]["role"] == "system" else []), *OPENING]
     ids: list[int] = []
@@ -165,6 +168,8 @@ def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: C
     The content ends before a terminator. If several follow one another, the base's own end token ends the turn, else
     the last one that the turn keeps when another turn follows (Phi ends a finished chat twice).
     """
+    if calls := messages[-1].get("tool_calls"):
+        return _calls_end(response, len(calls), codec)
     places = [i for i, token in enumerate(response) if token in codec.terminators]
     content = str(messages[-1]["content"])
     ended = [i for i in places if codec.ends_with(codec.decode(response[:i]), content)]
@@ -180,6 +185,23 @@ def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: C
         kept = _in_common(prompt_ids + response, chat.ids([*messages, AFTERWARDS])) - len(prompt_ids)
         ends = [i for i in ends if i < kept] or ends
     return next((i for i in ends if response[i] in codec.end_ids), ends[-1]) + 1
+
+
+def _calls_end(response: list[int], count: int, codec: Codec) -> int:
+    """Return how many ids a turn of calls has with its end token, the first of this base's after all of the calls."""
+    for place, token in enumerate(response):
+        if token in codec.end_ids and len(_calls(codec.decode(response[:place]), codec)) >= count:
+            return place + 1
+    raise Unmaskable(
+        "the template does not close its calls with an end token of this base, or writes not all of them, so the model"
+        " would never learn to stop; choose another template with chat.template"
+    )
+
+
+def _calls(text: str, codec: Codec) -> tuple[Call, ...]:
+    thoughts = codec.dialects.thoughts
+    opened = thoughts is not None and thoughts.begin not in text and thoughts.end in text
+    return parse(text, codec.dialects.dialect, thoughts, opened).calls
 
 
 def _others(ids: Sequence[int], codec: Codec) -> list[int]:

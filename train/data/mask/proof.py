@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from burnish.chat import ChatError, ChatTemplate
 from burnish.tokenizers.special_text import Chat
 
+from ..tools import reading_fault
 from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
 from .text import text_faults
 
 # in a long row, the last turn and those at a quarter, a sixteenth ... are checked with the whole prompt
 FEWEST_SPARED, STRIDE = 9, 4
+# how many ids at the end of a prompt show whether it opens a thought
+IDS_BEFORE = 16
 # a short replacement for the history before the other turns
 SYSTEM = {"role": "system", "content": "Answer shortly."}
 BEFORE = ({"role": "user", "content": "Is anyone there?"}, {"role": "assistant", "content": "Yes, ask away."})
@@ -44,6 +47,7 @@ def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
         return [Unmaskable(what, colon + detail) for what, colon, detail in (f.partition(": ") for f in told)]
     if not row.example.messages or chat is None:
         return []
+    chat = chat.offering(row.example.tools)
     found: list[Unmaskable] = []
     for number, turn in enumerate(row.turns):
         faults = [*_response_faults(row, number, chat, codec), *_prompt_faults(row, number, chat)]
@@ -72,7 +76,9 @@ def _response_faults(row: Row, number: int, chat: Chat, codec: Codec) -> list[Un
     found: list[Unmaskable] = []
     if ids[-1] not in codec.terminators:
         found.append(Unmaskable("its last trained token is not an end token"))
-    elif response_text(ids, message.content, codec) is None:
+    elif row.example.tools and (fault := _reading_fault(row, number, codec)):
+        found.append(Unmaskable("the server would not read what the row says", f": {fault}"))
+    elif not message.calls and response_text(ids, message.content, codec) is None:
         text = codec.decode(ids[:-1]).strip()
         detail = f": {message.content.strip()[:40]!r} became {text[:40]!r}"
         found.append(Unmaskable("the template or tokenizer changes the response", detail))
@@ -81,6 +87,12 @@ def _response_faults(row: Row, number: int, chat: Chat, codec: Codec) -> list[Un
     if number and start < row.spans[number - 1][1]:
         found.append(Unmaskable("its tokens overlap those of the previous turn"))
     return found
+
+
+def _reading_fault(row: Row, number: int, codec: Codec) -> str:
+    (start, end), message = row.spans[number], (row.example.messages or ())[row.turns[number]]
+    before = codec.decode(row.input_ids[max(0, start - IDS_BEFORE) : start])
+    return reading_fault(message, row.example, codec.decode(row.input_ids[start : end - 1]), before, codec.dialects)
 
 
 def _prompt_faults(row: Row, number: int, chat: Chat) -> list[Unmaskable]:

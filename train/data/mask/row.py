@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from burnish.chat import ChatTemplate
 from burnish.console import Tick, bar
 from burnish.data.formats import Example
+from burnish.dialects.find import Found
 from burnish.errors import UserError
 from burnish.tokenizers.special_text import Chat, Reading
 from burnish.tokenizers.vocabulary import Vocabulary
@@ -52,6 +53,8 @@ class Codec:
     canonical: Callable[[str], str] = str
     # terminators, besides eos, that end this base's generation: a text that ends with one is complete
     ends: frozenset[int] = frozenset()
+    # how the chat template writes tool calls and thoughts
+    dialects: Found = field(default_factory=Found)
 
     @property
     def end_ids(self) -> frozenset[int]:

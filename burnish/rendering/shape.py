@@ -20,8 +20,10 @@ class Shape:
     empty: Literal["text", "null", "absent"] = "text"
     short_ids: bool = False
 
-    def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return messages in the template's shape; the given calls have `arguments` as JSON text."""
+    def messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Return messages in the template's shape; the given calls have `arguments` as JSON text or as an object."""
+        if not any("tool_calls" in message or "tool_call_id" in message for message in messages):
+            return messages
         return [self._message(message) for message in messages]
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +42,11 @@ class Shape:
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         function = call["function"]
-        arguments = function["arguments"]
-        value = json.loads(arguments) if self.arguments == "object" else arguments
+        value = function["arguments"]
+        if self.arguments == "object" and isinstance(value, str):
+            value = _value(value)
+        elif self.arguments == "text" and not isinstance(value, str):
+            value = json.dumps(value, ensure_ascii=False)
         named = {"name": function["name"], "arguments": value}
         return {"id": self._id(call["id"]), "type": "function", "function": named}
 
@@ -49,6 +54,14 @@ class Shape:
         if not self.short_ids or (len(identity) == SHORT_ID and identity.isascii() and identity.isalnum()):
             return identity
         return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:SHORT_ID]
+
+
+def _value(arguments: str) -> Any:
+    """Return the value of arguments; as they are where they are not JSON, which those who read them refuse."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def tool_call(identity: str, name: str, arguments: str) -> dict[str, Any]:

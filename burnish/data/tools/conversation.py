@@ -1,0 +1,68 @@
+"""Calls and results in one conversation: which result answers which call, and whether the tools know the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...errors import did_you_mean
+from .definitions import Definition
+from .schema import argument_faults
+
+if TYPE_CHECKING:
+    from ..messages import Message
+
+NO_TOOLS = "it calls tools and the row defines none: add a column 'tools' with their definitions"
+
+
+def connected(messages: Sequence[Message], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
+    """Return the turns with an id for every call and result; adds faults of calls and results, with their turns."""
+    found: list[Message] = []
+    open_ids: list[str] = []
+    count = 0
+    for number, message in enumerate(messages, start=1):
+        wrong: list[str] = []
+        if message.calls:
+            # nine letters and digits: what every template takes
+            ids = tuple(given or f"call{count + n:05}" for n, given in enumerate(message.ids))
+            count += len(ids)
+            message, open_ids = replace(message, ids=ids), list(ids)
+            wrong += call_faults(message, tools)
+        elif message.role == "tool":
+            message = _answering(message, found, open_ids, wrong)
+        else:
+            open_ids = []
+        found.append(message)
+        faults += [f"turn {number}: {fault}" for fault in wrong]
+    return found
+
+
+def _answering(message: Message, before: Sequence[Message], open_ids: list[str], faults: list[str]) -> Message:
+    """Return a result with the id of the call that it answers: the one it names, or the first without a result."""
+    given = message.ids[0] if message.ids else ""
+    if given and given not in open_ids:
+        faults.append(f"'tool_call_id' is '{given}', and no call before it without a result has that id")
+        return message
+    if not open_ids:
+        faults.append("it is a tool's result, and no call before it is without one")
+        return message
+    identity = given or open_ids[0]
+    open_ids.remove(identity)
+    names = {i: call.name for m in before for i, call in zip(m.ids, m.calls, strict=False)}
+    return replace(message, ids=(identity,), name=message.name or names.get(identity, ""))
+
+
+def call_faults(message: Message, tools: Sequence[Definition]) -> list[str]:
+    """Return what the row's tools have against the calls of a turn."""
+    if not tools:
+        return [NO_TOOLS]
+    known = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    found = []
+    for number, call in enumerate(message.calls, start=1):
+        if call.name not in known:
+            found.append(f"call {number}: no tool is named '{call.name}'{did_you_mean(call.name, known)}")
+        else:
+            wrong = argument_faults(call.value(), known[call.name])
+            found += [f"call {number} ({call.name}): {fault}" for fault in wrong]
+    return found

@@ -1,0 +1,58 @@
+"""The tools of a row: a list of definitions, or its JSON text, with the function alone or in OpenAI's form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...dialects.definitions import definition
+from ..faults import kind
+from ..tables import parsed
+
+Definition = dict[str, Any]
+
+
+def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
+    """Return the definitions of a row's tools; adds what is wrong with them to `faults`."""
+    if isinstance(value, str):
+        if not value.strip():
+            return ()
+        wrong: list[str] = []
+        value = parsed(value, wrong)
+        if wrong:
+            faults.append(f"'tools' is text, expected a list of definitions as JSON: {'; '.join(wrong)}")
+            return ()
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        faults.append(f"'tools' is {kind(value)}, expected a list of definitions")
+        return ()
+    found = [tool for n, item in enumerate(value, start=1) if (tool := _tool(item, n, faults)) is not None]
+    names = [tool["function"]["name"] for tool in found]
+    faults += [f"'tools' defines '{name}' twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    return tuple(found)
+
+
+def _tool(item: Any, number: int, faults: list[str]) -> Definition | None:
+    where = f"tool {number}"
+    if isinstance(item, str):
+        item = parsed(item) or item
+    if not isinstance(item, dict):
+        faults.append(f"{where} is {kind(item)}, expected an object with name, description and parameters")
+        return None
+    function = item.get("function", item)
+    if item.get("type", "function") != "function" and "function" not in item and "name" not in item:
+        faults.append(f"{where} is of type {item['type']!r}, expected 'function'")
+        return None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
+        faults.append(f"{where} has no name")
+        return None
+    if (parameters := function.get("parameters")) is not None and not isinstance(parameters, dict):
+        faults.append(f"{where} ('{function['name']}'): its parameters are {kind(parameters)}, expected a JSON schema")
+        return None
+    return definition(item)
+
+
+def shown(tools: tuple[Definition, ...]) -> str:
+    """Return the definitions as one text, for what compares rows."""
+    return json.dumps(tools, ensure_ascii=False, sort_keys=True) if tools else ""

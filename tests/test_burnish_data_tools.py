@@ -1,0 +1,168 @@
+"""Rows with tools: every form that data has becomes the same turns, and calls that do not fit are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.data.faults import DataError
+from burnish.data.files import RawRow
+from burnish.data.formats import Conversion, Example, convert
+
+WEATHER = {
+    "name": "weather",
+    "description": "Tells the weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}},
+        "required": ["city"],
+    },
+}
+OPENAI = [{"type": "function", "function": WEATHER}]
+ARGUMENTS = {"city": "Zürich", "days": 2}
+CALL = {"name": "weather", "arguments": ARGUMENTS}
+RESULT = '{"sky": "grey"}'
+TURNS = ["user", "assistant", "tool", "assistant"]
+
+
+def messages(call: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": "Rain?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": RESULT, **more},
+            {"role": "assistant", "content": "No."},
+        ],
+        "tools": OPENAI,
+    }
+
+
+def sharegpt(call: str, tools: Any, speaker: str = "function_call") -> dict[str, Any]:
+    pairs = [("human", "Rain?"), (speaker, call), ("observation", RESULT), ("gpt", "No.")]
+    return {"conversations": [{"from": f, "value": v} for f, v in pairs], "tools": tools}
+
+
+HERMES = {
+    "conversations": [
+        {"from": "system", "value": f"You may call functions: <tools>{json.dumps(OPENAI)}</tools>"},
+        {"from": "human", "value": "Rain?"},
+        {"from": "gpt", "value": f"<tool_call>\n{json.dumps(CALL, ensure_ascii=False)}\n</tool_call>"},
+        {"from": "tool", "value": f"<tool_response>\n{RESULT}\n</tool_response>\n"},
+        {"from": "gpt", "value": "No."},
+    ],
+    "tools": json.dumps(OPENAI),
+}
+ROWS = {
+    "arguments as an object": messages({"id": "call_1", "type": "function", "function": CALL}, tool_call_id="call_1"),
+    "arguments as text": messages({"id": "call_1", "function": {**CALL, "arguments": json.dumps(ARGUMENTS)}}),
+    "tools as text": {**messages({"function": CALL}), "tools": json.dumps([WEATHER])},
+    "LLaMA-Factory": sharegpt(json.dumps(CALL), json.dumps([WEATHER])),
+    "a list of calls": sharegpt(json.dumps([CALL]), OPENAI),
+    "Hermes": HERMES,
+}
+
+
+def read(*rows: dict[str, Any], **options: Any) -> Conversion:
+    format = "messages" if "messages" in rows[0] else "sharegpt"
+    return convert([RawRow(n, row, n) for n, row in enumerate(rows, start=1)], format, Path("rows.jsonl"), **options)
+
+
+def faults(*rows: dict[str, Any]) -> list[str]:
+    with pytest.raises(DataError) as error:
+        read(*rows)
+    return [fault.removeprefix("rows.jsonl: line ").partition("; data.tool_faults")[0] for fault in error.value.faults]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_form_becomes_the_same_turns(name: str) -> None:
+    (example,) = read(ROWS[name]).examples
+    assert isinstance(example, Example) and example.messages
+    assert [m.role for m in example.messages] == TURNS
+    call, result = example.messages[1], example.messages[2]
+    assert [(c.name, c.value()) for c in call.calls] == [("weather", ARGUMENTS)]
+    assert (call.content, result.content, result.name) == ("", RESULT, "weather")
+    assert call.ids == result.ids and call.ids[0]
+    assert list(example.tools) == OPENAI
+    assert call.to_dict()["tool_calls"][0]["function"]["arguments"] == json.dumps(ARGUMENTS, ensure_ascii=False)
+
+
+def test_ids_without_one_are_nine_letters_and_digits() -> None:
+    (example,) = read(ROWS["LLaMA-Factory"]).examples
+    assert example.messages and len(example.messages[1].ids[0]) == 9 and example.messages[1].ids[0].isalnum()
+
+
+def test_a_call_may_have_text_before_it() -> None:
+    row = messages({"function": CALL})
+    row["messages"][1]["content"] = "Let me look."
+    (example,) = read(row).examples
+    assert example.messages and example.messages[1].content == "Let me look."
+
+
+@pytest.mark.parametrize(
+    "call, expected",
+    [
+        ({"name": "wether", "arguments": {}}, "no tool is named 'wether'; did you mean 'weather'?"),
+        ({"name": "weather", "arguments": {}}, "(weather): the argument 'city' is missing"),
+        (
+            {"name": "weather", "arguments": {"city": 3}},
+            "(weather): the argument 'city' is a number, expected string",
+        ),
+        (
+            {"name": "weather", "arguments": {"city": "x", "unit": "K"}},
+            "(weather): the argument 'unit' is 'K', expected one of 'C', 'F'",
+        ),
+        (
+            {"name": "weather", "arguments": {"city": "x", "day": 2}},
+            "(weather): the argument 'day' is unknown; did you mean 'days'?",
+        ),
+    ],
+)
+def test_a_call_that_does_not_fit_is_named_with_line_and_turn(call: dict[str, Any], expected: str) -> None:
+    separator = " " if expected.startswith("(") else ": "
+    assert faults(messages({"function": call})) == [f"1: turn 2: call 1{separator}{expected}"]
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        (messages({"function": {"name": "weather", "arguments": "{city"}}), "turn 2: call 1: 'arguments' is text,"),
+        (messages({"function": CALL}, tool_call_id="x"), "turn 3: 'tool_call_id' is 'x', and no call before it"),
+        ({**messages({"function": CALL}), "tools": None}, "turn 2: it calls tools and the row defines none"),
+        ({**messages({"function": CALL}), "tools": "weather"}, "'tools' is text, expected a list of definitions"),
+        ({**messages({"function": CALL}), "tools": [{}]}, "tool 1 has no name"),
+        (sharegpt("weather()", OPENAI), "turn 2: its text is no call as JSON"),
+        (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool's result, and no call before it is without one"),
+    ],
+)
+def test_what_is_no_call_or_no_result_is_named(row: dict[str, Any], expected: str) -> None:
+    (fault, *_) = faults(row)
+    assert fault.startswith(f"1: {expected}"), fault
+
+
+def test_rows_that_do_not_fit_can_be_left_out() -> None:
+    bad = messages({"function": {"name": "weather", "arguments": {}}})
+    converted = read(ROWS["arguments as text"], bad, misfits="drop")
+    assert [example.line for example in converted.examples] == [1]
+    assert converted.notes == ("1 row left out: calls that do not fit the tools (data.tool_faults drop)",)
+
+
+def test_parallel_calls_are_answered_in_their_order() -> None:
+    row = {
+        "messages": [
+            {"role": "user", "content": "Rain?"},
+            {
+                "role": "assistant",
+                "tool_calls": [{"function": CALL}, {"function": {**CALL, "arguments": {"city": "x"}}}],
+            },
+            {"role": "tool", "content": "a"},
+            {"role": "tool", "content": "b"},
+            {"role": "assistant", "content": "No."},
+        ],
+        "tools": OPENAI,
+    }
+    (example,) = read(row).examples
+    assert example.messages
+    assert example.messages[1].ids == (*example.messages[2].ids, *example.messages[3].ids)

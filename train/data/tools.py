@@ -1,0 +1,51 @@
+"""Rows with tools against the chat template: it must show the tools, and the server must read back every call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burnish.chat import ChatTemplate
+from burnish.config import ConfigError
+from burnish.data.formats import Example, Message
+from burnish.dialects.comparison import difference
+from burnish.dialects.events import Parsed
+from burnish.dialects.find import Found, fitted
+from burnish.dialects.reader import parse
+
+ADVICE = "set chat.template to chatml-tools, or to a .jinja file that takes tools"
+
+
+def fit(template: ChatTemplate, dialect: str | None, examples: Sequence[Example]) -> tuple[ChatTemplate, Found]:
+    """Return the template in the shape in which it takes calls, and how it writes them and thoughts.
+
+    Raises ConfigError where the rows have tools and the template can't show them, or its calls can't be read.
+    """
+    template, found = fitted(template, dialect)
+    tools = sum(bool(example.tools) for example in examples)
+    if dialect and found.dialect is None:
+        raise ConfigError(f"chat.tool_dialect {dialect}: it does not read the template's calls: {found.why}")
+    if tools and (found.dialect is None or not found.defines):
+        raise ConfigError(f"{tools} rows have tools, and {found.why}: {ADVICE}")
+    return template, found
+
+
+def reading_fault(message: Message, example: Example, text: str, before: str, found: Found) -> str:
+    """Return what the server would read otherwise of a trained turn, "" where it reads what the row says.
+
+    `text` is the turn as it is trained, without its end token; `before` is the end of its prompt.
+    """
+    thoughts = found.thoughts
+    opened = thoughts is not None and thoughts.open_in(before)
+    names = frozenset(tool["function"]["name"] for tool in example.tools)
+    read = parse(text, found.dialect, thoughts, opened, names)
+    return difference(_said(message, text, found), read)
+
+
+def _said(message: Message, text: str, found: Found) -> Parsed:
+    """Return what a turn says. A thought in its content is one; a thought that the template leaves out is not said."""
+    reasoning = message.reasoning if message.reasoning.strip() in text else ""
+    content = message.content
+    if found.thoughts and found.thoughts.end in content:
+        inner = parse(content, None, found.thoughts, found.thoughts.begin not in content)
+        content, reasoning = inner.content, reasoning or inner.reasoning
+    return Parsed(content, reasoning, message.calls)
