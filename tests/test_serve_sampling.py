@@ -345,3 +345,23 @@ def test_log_probabilities_are_the_models_own_and_an_error_affects_one_row() -> 
         likeliest = np.argsort(-x)[:5]
         assert [token for token, _ in sampled.logprob.top] == likeliest.tolist()
         assert [value for _, value in sampled.logprob.top] == pytest.approx(expected[likeliest].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["peaked", "flat"])
+@pytest.mark.parametrize("size", [300, MIN_FOLDED, WIDE])
+def test_a_row_that_is_folded_first_gives_the_same_tokens(kind: str, size: int) -> None:
+    logits = logits_of(size, kind)
+    logits[-3] = logits.max() - 0.5  # in no column
+    for how in ({}, {"temperature": 0.5}, {"top_k": 9}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0.0}):
+        one, other = Sampler(**how, seed=1), Sampler(**how, seed=1)
+        assert [one.sample(logits) for _ in range(50)] == [
+            other.sample(logits, None, other.row(logits, sums=True)) for _ in range(50)
+        ]
+
+
+@pytest.mark.parametrize("place", [0, WIDE - 1])
+def test_a_folded_row_shows_what_is_not_finite(place: int) -> None:
+    logits = logits_of(WIDE, "peaked")
+    logits[place] = np.nan
+    assert not Row(logits, fold=True).usable
+    assert Row(np.full(WIDE, -np.inf, np.float32), fold=True).highest == -math.inf

@@ -17,6 +17,8 @@ LANES = 32
 MIN_FOLDED = 4096
 # if more columns than this share reach a bound, about one value in 16 does: 1 - (1 - 7/8) ** (1 / 32)
 CROWDED = 7 / 8
+# if more columns than one in so many reach a bound, a pass over the whole row is faster than reading these columns
+SPARSE = 4
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -27,10 +29,20 @@ class Row:
     49,152 values 5 to 15. So there are few calls, and only passes that numpy vectorizes.
     """
 
-    def __init__(self, values: Floats) -> None:
+    def __init__(self, values: Floats, fold: bool = False) -> None:
+        """`fold`: compute `peaks` now, in one pass over the row; what follows then reads only columns that matter."""
         self.values = values
-        self.likeliest = int(values.argmax())  # the first NaN, if there is one
-        self.highest = values.item(self.likeliest)
+        self.folded = fold and len(values) >= MIN_FOLDED
+        if self.folded:
+            rest = values[LANES * len(self.peaks) :]
+            self.highest = float(np.maximum(self.peaks.max(), rest.max(initial=-np.inf)))  # NaN if there is one
+        else:
+            self.highest = values.item(self.likeliest)
+
+    @cached_property
+    def likeliest(self) -> int:
+        """The id of the highest value; of the first NaN, if there is one."""
+        return int(self.values.argmax())
 
     @property
     def usable(self) -> bool:
@@ -47,8 +59,20 @@ class Row:
 
     def reaching(self, least: float) -> Ids:
         """Return the ids, ascending, of the values of at least `least`, without -inf."""
-        ids: Ids = (self.values >= np.float32(max(least, LOWEST))).nonzero()[0]
+        bound = np.float32(max(least, LOWEST))
+        if self.folded:
+            columns = (self.peaks >= bound).nonzero()[0]
+            if len(columns) <= len(self.peaks) // SPARSE:
+                return self._within(columns, bound)
+        ids: Ids = (self.values >= bound).nonzero()[0]
         return ids
+
+    def _within(self, columns: Ids, bound: np.float32) -> Ids:
+        """Return the ids, ascending, of the values of at least `bound` in these columns and in none."""
+        width = len(self.peaks)
+        lanes, places = (self.values[: LANES * width].reshape(LANES, width)[:, columns] >= bound).nonzero()
+        rest = (self.values[LANES * width :] >= bound).nonzero()[0]
+        return np.concatenate((lanes * width + columns[places], LANES * width + rest))
 
     def crowded(self, least: float) -> bool:
         """Whether so many values are at least `least` that using all values is faster than gathering these."""

@@ -78,6 +78,18 @@ class Sampler:
         self._penalties.add(token)
         return token
 
+    def row(self, logits: Floats, sums: bool = False) -> Row | None:
+        """Return a Row of these logits with all that reads the whole of it already computed, for `sample`.
+
+        None if penalties or biases change them first. `sums`: log-probabilities are wanted, too.
+        """
+        if self._penalties.active:
+            return None
+        row = Row(logits, fold=not self._greedy)
+        if row.usable and (sums or (not self._greedy and self._shape.top_p < 1.0 and not self._shape.top_k)):
+            _ = row.total
+        return row
+
     def _allowed(self, logits: Floats, allowed: Mask | None, row: Row | None) -> int:
         if allowed is None:
             return self._choose(logits, row)

@@ -39,13 +39,17 @@ class StepSampler:
         draws = [(o, self._sampler(o.sequence), self._context.logits(o.index)) for o in outputs]
         if len(draws) * self._model.n_vocab < MIN_THREADED_LOGITS or self._threads < 2:
             return [self._draw(*draw) for draw in draws]
-        return self._in_threads(draws)
+        return [
+            self._draw(*draw, part) if isinstance(part, Row) else part
+            for draw, part in zip(draws, self._in_threads(draws), strict=True)
+        ]
 
-    def _in_threads(self, draws: list[Draw]) -> list[Sampled | UserError]:
+    def _in_threads(self, draws: list[Draw]) -> list[Row | Sampled | UserError]:
+        """Do what reads whole rows in several threads. The short calls after it would only wait for the GIL there."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads - 1, "sampler")
         left = deque(enumerate(draws))
-        done: dict[int, Sampled | UserError] = {}
+        done: dict[int, Row | Sampled | UserError] = {}
 
         def work() -> None:
             while left:
@@ -53,7 +57,7 @@ class StepSampler:
                     number, draw = left.popleft()
                 except IndexError:  # another thread took the last one
                     return
-                done[number] = self._draw(*draw)
+                done[number] = self._read(*draw)
 
         helpers = [self._pool.submit(work) for _ in range(min(self._threads, len(draws)) - 1)]
         work()
@@ -61,12 +65,17 @@ class StepSampler:
             helper.result()
         return [done[number] for number in range(len(draws))]
 
-    def _draw(self, output: Output, sampler: Sampler, logits: Floats) -> Sampled | UserError:
+    def _read(self, output: Output, sampler: Sampler, logits: Floats) -> Row | Sampled | UserError:
+        """Return a Row to sample from, or what was sampled if the logits are changed or masked before."""
+        row = sampler.row(logits, sums=output.sequence.params.logprobs is not None)
+        return self._draw(output, sampler, logits) if row is None or output.allowed is not None else row
+
+    def _draw(self, output: Output, sampler: Sampler, logits: Floats, row: Row | None = None) -> Sampled | UserError:
         top = output.sequence.params.logprobs
-        row = None if top is None else Row(logits)
+        row = Row(logits) if row is None and top is not None else row
         try:
             token = sampler.sample(logits, output.allowed, row)
-            return Sampled(token, None if row is None else self.logprob(token, row, top or 0))
+            return Sampled(token, None if row is None or top is None else self.logprob(token, row, top))
         except UserError as error:
             return error
 
