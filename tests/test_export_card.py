@@ -138,8 +138,8 @@ def test_it_reports_held_out_rows_that_were_trained(tmp_path: Path, cli: Cli) ->
     data = {"path": "rows.jsonl", "sha256": "d" * 64, "format": "messages", "rows": 90, "eval_rows": 10,
             "over_length": 0, "near_duplicates": 3, "eval_overlap": 4, "eval_overlap_dropped": 0}  # fmt: skip
     _, page = card(cli, make_run(tmp_path, data=data))
-    assert "3 held-out rows are near duplicates of trained rows" in page
-    assert "4 held-out rows were also trained (data.eval_overlap allow)" in page
+    assert "held-out rows that are near duplicates of trained rows: 3" in page
+    assert "held-out rows that were also trained: 4 (data.eval_overlap allow)" in page
     _, page = card(cli, make_run(tmp_path, "dropped", data=data | {"near_duplicates": 0, "eval_overlap_dropped": 4}))
     assert "near duplicates" not in page and "also trained" not in page
 

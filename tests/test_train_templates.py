@@ -130,7 +130,7 @@ def test_reasoning_is_passed_in_the_templates_field_or_causes_a_warning(
     assert learned(rows, codec) == [expected]
     warned = templates.lost_thoughts(rows, made(source), codec)
     if source == sources.STRICT:
-        assert "the reasoning of 1 rows (first line 5) is not trained: the chat template" in warned[0]
+        assert "the reasoning of 1 row (first line 5) is not trained: the chat template" in warned[0]
     else:
         assert warned == []
 

@@ -104,9 +104,9 @@ class DataRef(Record):
         """Return warnings about held-out rows that were also trained."""
         found = []
         if self.eval_overlap and not self.eval_overlap_dropped:
-            found.append(f"{self.eval_overlap} held-out rows were also trained (data.eval_overlap allow)")
+            found.append(f"held-out rows that were also trained: {self.eval_overlap} (data.eval_overlap allow)")
         if self.near_duplicates:
-            found.append(f"{self.near_duplicates} held-out rows are near duplicates of trained rows")
+            found.append(f"held-out rows that are near duplicates of trained rows: {self.near_duplicates}")
         return found
 
 

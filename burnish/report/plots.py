@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from ..console import counted
 from ..records import Artefact
 from .axis import Axis, number
 from .chart import Labelled, Series, bars, curves, histogram, scatter
@@ -57,8 +58,9 @@ def _loss(view: View) -> Plot | None:
     x = Axis.over("optimizer step", [p[0] for p in values], zero=True)
     y = Axis.over("loss, nats per token", [p[1] for p in values])
     title = "Loss while training"
-    note = f"the loss is not finite at {lost} logged steps: the run diverged" if (lost := view.diverged()) else ""
-    note = note or (MEANS_NOTE if series[0].smoothed else "")
+    note = MEANS_NOTE if series[0].smoothed else ""
+    if lost := view.diverged():
+        note = f"the loss is not finite at {counted(lost, 'logged step')}: the run diverged"
     return Plot(title, note, [(s.name, s.colour) for s in series], curves(title, x, y, series))
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from burnish.console import counted
+
 from ..merge.shards import TYPES, ShardError, Source, sources
 from ..private.torch import Place, empty_places, replace_parameters
 from ..private.transformers import load_tensors, model_names
@@ -120,7 +122,7 @@ def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: 
     )
     if missing := sorted(info["missing_keys"]):
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise ShardError(f"{directory}: {len(missing)} of the model's tensors are missing: {named}")
+        raise ShardError(f"{directory}: it lacks {counted(len(missing), 'tensor')} of the model: {named}")
     return model.eval()
 
 

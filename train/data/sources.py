@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish.console import say, warn
+from burnish.console import counted, say, warn
 from burnish.data.files import DataError, data_sha256, read_rows
 from burnish.data.formats import Conversion, Example, convert, recognise
 
@@ -94,7 +94,7 @@ def _read(name_of_file: str, data: DataSection) -> Conversion:
     name = recognise(raw, path) if data.format == "auto" else data.format
     converted = convert(raw, name, path, data.newlines, data.tool_faults)
     say(
-        f"data: {path}: {len(converted.examples)} rows, format {name}"
+        f"data: {path}: {counted(len(converted.examples), 'row')}, format {name}"
         + (" (recognised)" if data.format == "auto" else "")
     )
     for remark in (*how, *converted.remarks):
@@ -102,6 +102,6 @@ def _read(name_of_file: str, data: DataSection) -> Conversion:
     for note in converted.notes:
         warn(f"{path}: {note}")
     if converted.unused_columns:
-        used = ", ".join(f"{column} ({count} rows)" for column, count in converted.unused_columns.items())
+        used = ", ".join(f"{column} ({counted(count, 'row')})" for column, count in converted.unused_columns.items())
         say(f"data: unused columns: {used}")
     return converted

@@ -12,6 +12,7 @@ from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template, named_templates
 from burnish.config import ConfigError
+from burnish.console import counted
 from burnish.files import first_line
 from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
@@ -82,8 +83,8 @@ def lost_thoughts(rows: Sequence[Row], template: ChatTemplate, codec: Codec) -> 
         return []
     why = "does not read reasoning" if template.thought_field is None else "leaves it out"
     return [
-        f"the reasoning of {len(lost)} rows (first {lost[0].where}) is not trained: the chat template {why}; include it"
-        " in the content as the base writes reasoning, or set chat.template to one that supports it"
+        f"the reasoning of {counted(len(lost), 'row')} (first {lost[0].where}) is not trained: the chat template {why};"
+        " include it in the content as the base writes reasoning, or set chat.template to one that supports it"
     ]
 
 
