@@ -77,7 +77,7 @@ def test_an_unconvertible_base_causes_a_warning_and_exports_merged(
     assert record.no_gguf is not None and reason in record.no_gguf
     served = cli("serve", "--runs", str(tmp_path), "--run", "x")
     assert served.returncode == 2
-    assert "it has no GGUF" in served.stderr and reason in served.stderr
+    assert "has no GGUF file" in served.stderr and reason in served.stderr
     pushed = cli("export", "push", "--run.root", str(tmp_path), "--run.name", "x", "--push.repo", "me/x", "--dry-run",
                  "--push.allow_failed", "true")  # fmt: skip
     assert pushed.returncode == 0, pushed.stderr
