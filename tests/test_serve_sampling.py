@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from burnish.errors import UserError
 from burnish.llama.runtime import api
+from serve.decoding import draw, row
 from serve.decoding.penalties import Counts
 from serve.decoding.row import MIN_FOLDED, Row
 from serve.decoding.sampler import Sampler, SamplingError
@@ -138,8 +139,14 @@ ROWS = [(how, WIDE, "peaked") for how in (*ALONE, *TOGETHER)]
 ROWS += [(how, size, kind) for how in (*ALONE[:12], *TOGETHER[:3]) for size, kind in ((300, "peaked"), (WIDE, "flat"))]
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(("how", "size", "kind"), ROWS, ids=str)
-def test_draws_have_the_exact_distribution(how: dict[str, Any], size: int, kind: str) -> None:
+def test_draws_have_the_exact_distribution(
+    how: dict[str, Any], size: int, kind: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:  # rows are read as those of a large vocabulary
+        monkeypatch.setattr(row, "LARGE", MIN_FOLDED)
+        monkeypatch.setattr(draw, "FEW_COLUMNS", 8)
     logits = logits_of(size, kind)
     before, expected = logits.copy(), exact(logits, how)
     counts = drawn(logits, how)
@@ -326,8 +333,8 @@ def test_a_seed_gives_the_same_tokens_alone_and_among_others(
 
     together, backwards = tokens([*range(12)]), tokens([*reversed(range(12))])
     assert together == backwards
-    for row in (0, 7):
-        assert tokens([row])[row] == together[row]
+    for one in (0, 7):
+        assert tokens([one])[one] == together[one]
 
 
 def test_log_probabilities_are_the_models_own_and_an_error_affects_one_row() -> None:
@@ -348,8 +355,11 @@ def test_log_probabilities_are_the_models_own_and_an_error_affects_one_row() -> 
 
 
 @pytest.mark.parametrize("kind", ["peaked", "flat"])
-@pytest.mark.parametrize("size", [300, MIN_FOLDED, WIDE])
-def test_a_row_that_is_folded_first_gives_the_same_tokens(kind: str, size: int) -> None:
+@pytest.mark.parametrize("size", [300, WIDE])
+def test_a_row_that_was_read_before_gives_the_same_tokens(
+    kind: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row, "LARGE", MIN_FOLDED)
     logits = logits_of(size, kind)
     logits[-3] = logits.max() - 0.5  # in no column
     for how in ({}, {"temperature": 0.5}, {"top_k": 9}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0.0}):
@@ -360,8 +370,9 @@ def test_a_row_that_is_folded_first_gives_the_same_tokens(kind: str, size: int) 
 
 
 @pytest.mark.parametrize("place", [0, WIDE - 1])
-def test_a_folded_row_shows_what_is_not_finite(place: int) -> None:
+def test_a_large_row_shows_what_is_not_finite(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row, "LARGE", MIN_FOLDED)
     logits = logits_of(WIDE, "peaked")
     logits[place] = np.nan
-    assert not Row(logits, fold=True).usable
-    assert Row(np.full(WIDE, -np.inf, np.float32), fold=True).highest == -math.inf
+    assert not Row(logits).usable
+    assert Row(np.full(WIDE, -np.inf, np.float32)).highest == -math.inf

@@ -24,8 +24,10 @@ Uniform = Callable[[], float]  # returns a new number in [0, 1) on every call
 # up to this many candidates are computed without numpy
 FEW = 200
 BLOCK = 256
-# a higher sum of the floors needs more proposals and fewer candidates: 8 halves these at 128,256 tokens
-FLOORS = 8.0
+# the higher the sum of the floors, the more proposals and the fewer candidates; of a large row, whose columns are
+# known, the first sum is taken that leaves few of them
+FLOORS = (8.0, 64.0)
+FEW_COLUMNS = 128
 # for top-p, tokens are binned by weight, with this many bins per factor of e; only the bin of the cut is sorted
 BINS = 64
 
@@ -126,12 +128,12 @@ def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
     """Sample from the whole vocabulary by rejection sampling, which is exact.
 
     In the proposal distribution every token weighs `floor`; tokens near the likeliest, which weigh more, also have the
-    rest of their weight. A token proposed by its floor is accepted with probability weight / floor, at most 1. The
-    floors sum to FLOORS times the likeliest token's weight, so that at most FLOORS + 1 proposals are needed on average;
-    they take a microsecond each.
+    rest of their weight. A token proposed by its floor is accepted with probability weight / floor, at most 1. If the
+    floors sum to F times the likeliest token's weight, at most F + 1 proposals are needed on average, one microsecond
+    each.
     """
     count, highest = len(row.values), row.highest
-    distance = max(0.0, math.log(count / FLOORS))
+    distance = _distance(row, temperature)
     least = highest - distance * temperature
     near = row.reaching(least)
     if len(near) > FEW and row.crowded(least):
@@ -149,6 +151,14 @@ def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
         token = min(int((at - sums[-1]) / floor), count - 1)
         if uniform() * floor < math.exp((row.values.item(token) - highest) / temperature):
             return token
+
+
+def _distance(row: Row, temperature: float) -> float:
+    """Return how far below the highest value, in units of the temperature, a token is near the likeliest."""
+    far, near = (max(0.0, math.log(len(row.values) / floors)) for floors in FLOORS)
+    if row.folded and row.columns_reaching(row.highest - far * temperature) > FEW_COLUMNS:
+        return near
+    return far
 
 
 def _of_dense(row: Row, temperature: float, uniform: Uniform) -> int:

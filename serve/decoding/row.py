@@ -17,6 +17,8 @@ LANES = 32
 MIN_FOLDED = 4096
 # if more columns than this share reach a bound, about one value in 16 does: 1 - (1 - 7/8) ** (1 / 32)
 CROWDED = 7 / 8
+# from this many values on, reading single columns is worth the pass that finds them
+LARGE = 65_536
 # if more columns than one in so many reach a bound, a pass over the whole row is faster than reading these columns
 SPARSE = 4
 LOWEST = float(np.finfo(np.float32).min)
@@ -29,10 +31,14 @@ class Row:
     49,152 values 5 to 15. So there are few calls, and only passes that numpy vectorizes.
     """
 
-    def __init__(self, values: Floats, fold: bool = False) -> None:
-        """`fold`: compute `peaks` now, in one pass over the row; what follows then reads only columns that matter."""
+    def __init__(self, values: Floats, greedy: bool = False) -> None:
+        """Finds the highest value, in one pass over the row.
+
+        In a large one that pass computes `peaks`, and what follows reads only columns that matter; `greedy`: nothing
+        follows.
+        """
         self.values = values
-        self.folded = fold and len(values) >= MIN_FOLDED
+        self.folded = len(values) >= LARGE and not greedy
         if self.folded:
             rest = values[LANES * len(self.peaks) :]
             self.highest = float(np.maximum(self.peaks.max(), rest.max(initial=-np.inf)))  # NaN if there is one
@@ -70,13 +76,19 @@ class Row:
     def _within(self, columns: Ids, bound: np.float32) -> Ids:
         """Return the ids, ascending, of the values of at least `bound` in these columns and in none."""
         width = len(self.peaks)
-        lanes, places = (self.values[: LANES * width].reshape(LANES, width)[:, columns] >= bound).nonzero()
+        among = self.values[: LANES * width].reshape(LANES, width)[:, columns]
+        (found,) = (among.ravel() >= bound).nonzero()
+        lanes, places = np.divmod(found, max(1, len(columns)))
         rest = (self.values[LANES * width :] >= bound).nonzero()[0]
         return np.concatenate((lanes * width + columns[places], LANES * width + rest))
 
+    def columns_reaching(self, least: float) -> int:
+        """Return how many columns have a value of at least `least`."""
+        return int(np.count_nonzero(self.peaks >= np.float32(least)))
+
     def crowded(self, least: float) -> bool:
         """Whether so many values are at least `least` that using all values is faster than gathering these."""
-        return int(np.count_nonzero(self.peaks >= np.float32(least))) > CROWDED * len(self.peaks)
+        return self.columns_reaching(least) > CROWDED * len(self.peaks)
 
     def top(self, count: int) -> Ids:
         """Return the ids of the `count` highest values, highest first, lower ids first among equals.

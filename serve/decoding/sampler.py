@@ -85,7 +85,7 @@ class Sampler:
         """
         if self._penalties.active:
             return None
-        row = Row(logits, fold=not self._greedy)
+        row = Row(logits, self._greedy)
         if row.usable and (sums or (not self._greedy and self._shape.top_p < 1.0 and not self._shape.top_k)):
             _ = row.total
         return row
@@ -99,7 +99,7 @@ class Sampler:
         return int(ids[self._choose(logits[ids], None)])
 
     def _choose(self, logits: Floats, row: Row | None) -> int:
-        row = row or Row(logits)
+        row = row or Row(logits, self._greedy)
         if row.highest == -math.inf:
             raise SamplingError("no token is possible: the constraint, logit_bias or the model excludes all of them")
         if not row.usable:
