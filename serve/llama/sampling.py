@@ -20,7 +20,8 @@ from ..engine.sequence import Sequence
 
 # below this many logits per step, one thread is faster: handing rows to others costs about 50 us
 MIN_THREADED_LOGITS = 1 << 21
-MAX_THREADS = 8
+# more only wait for one another (16 cores, 32 rows of 128,256)
+MAX_THREADS = 4
 
 Draw = tuple[Output, Sampler, Floats]
 
