@@ -76,7 +76,7 @@ def test_training_starts_from_an_adapter_with_its_rank(
     done = cli(*command(base, rows, first.path.parent, *more))
     assert done.returncode == 0, done.stderr
     assert (f"was trained on {tiny_base}, here it is used for {base}" in done.stderr) is (given == "directory")
-    assert "are those of the adapter that training starts from: 4 and 32" in done.stderr
+    assert "are taken from the adapter that training starts from: 4 and 32" in done.stderr
     second = first.path.parent / f"second-{given}"
     # the same rows in the same order: what the first run learned is there at the first step
     assert points(second, "loss")[0] < points(first.path, "loss")[0] - 0.5
