@@ -35,7 +35,7 @@ TOKEN_KEYS: Mapping[str, str] = {
     "mask_token": "tokenizer.ggml.mask_token_id",
 }
 # variables that the renderer sets itself, so that nobody else can
-RESERVED_VARIABLES = frozenset({"self", "messages", "add_generation_prompt", *TOKEN_KEYS})
+RESERVED_VARIABLES = frozenset({"self", "messages", "tools", "add_generation_prompt", *TOKEN_KEYS})
 # messages have reasoning as `reasoning_content`; templates read one of these names
 THOUGHT = "reasoning_content"
 THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")

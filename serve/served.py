@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from burnish.dialects.find import Found
 
 from .engine.tokenizer import Tokenizer
 
@@ -13,7 +15,7 @@ class Served:
     """Name, tokenizer, and the ids and strings that end a completion; `record` is what /version reports.
 
     created: Unix time in seconds; fingerprint: the system_fingerprint of replies; refuse_specials: reject messages that
-    contain special strings.
+    contain special strings; dialects: how the chat template writes tool calls and reasoning.
     """
 
     name: str
@@ -25,3 +27,4 @@ class Served:
     fingerprint: str
     record: dict[str, Any]
     refuse_specials: bool = False
+    dialects: Found = field(default_factory=Found)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from .engine.engine import Engine
 from .http.app import create_app
 from .http.auth import read_keys
 from .http.exposure import check_exposure, is_exposed
+from .http.output_parsers import dialect_parsers
 from .http.service import Service
 from .http_server import HttpServer, limit_log_lines, listen
 from .llama import sizing
@@ -48,13 +50,16 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
         backend = LlamaBackend(model, context, size.shared)
         backend.threads = Threads(context, size.threads) if settings.threads is None else None
         _in_own_thread(warm_up, backend)
+        if fault := tokenizer.wait():
+            warn(f"{fault}: /v1/completions works, /v1/chat/completions returns an error")
+        served = replace(served, dialects=tokenizer.dialects)
+        backend.show(tokenizer.dialects)
         bridge, metrics = EventBridge(), Metrics()
         engine = Engine(backend, sizing.limits(model, size, settings), bridge.deliver, metrics)
         metrics.watch(engine.snapshot)
         log = _logger(settings)
-        app = create_app(Service(engine, served, size.context, settings, metrics), keys, log)
-        if fault := tokenizer.wait():
-            warn(f"{fault}: /v1/completions works, /v1/chat/completions returns an error")
+        parsers = dialect_parsers(served.dialects, tokenizer.piece)
+        app = create_app(Service(engine, served, size.context, settings, metrics, parsers), keys, log)
         say(f"model {served.name}: {size}")
         if backend.serial_rows:
             numbers = " or ".join(map(str, sorted(backend.serial_rows)))

@@ -139,6 +139,8 @@ def test_http_asks_the_tokenizer_for_templates_ids_and_special_strings() -> None
 class WithoutTags:
     """Removes <...>, and holds back what may be the start of one."""
 
+    called = False
+
     def __init__(self) -> None:
         self.open = ""
 
@@ -158,7 +160,7 @@ class WithoutTags:
 def test_an_output_parser_applies_to_both_kinds_of_reply(stream: bool) -> None:
     made: list[Any] = []
 
-    def factory(request: Any) -> WithoutTags:
+    def factory(request: Any, prompt: Any) -> WithoutTags:
         made.append(request.model)
         return WithoutTags()
 

@@ -120,7 +120,7 @@ def test_chunks_and_their_usage_follow_the_schema_exactly(server: ServerProcess)
         ({"max_tokns": 5}, 400, "max_tokns", "unknown_parameter"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias", "invalid_value"),
         ({"logit_bias": {"99999999": 1}}, 400, "logit_bias.99999999", "invalid_value"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools", "unsupported_parameter"),
         ({"messages": [{"role": "user", "content": "word " * 600}]}, 400, "messages", "context_length_exceeded"),
     ],
 )

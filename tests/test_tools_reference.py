@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 from serve.http import schema
 from serve.http.body.treatment import NoEffect, Only, Unsupported
 from serve.http.body.validation import validate
+from serve.http.body.wire import Wire
 from serve.http.errors import ApiError
-from serve.http.message import ContentPart, Message, Wire
+from serve.http.message import ContentPart, Message
 from serve.http.schema import ChatRequest, CompletionRequest, StreamOptions, TemplateRequest
 from tools.reference import __main__ as reference
 from tools.reference.api import marks
@@ -35,6 +36,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "moderation": ({"policy": {"hate": {"mode": "block"}}}, {"model": "omni-moderation-latest"}),
     "best_of": (2, 1),
     "role": ("function", "user"),
+    "tool_choice": ("required", "auto"),
     "type": ("image_url", "text"),
 }
 

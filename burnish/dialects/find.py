@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from ..chat import ChatError, ChatTemplate, TemplateLimit
 from ..rendering.shape import Shape
@@ -40,6 +41,18 @@ class Found:
     def usable(self) -> bool:
         """Whether tools can be used: the text has their definitions, calls and results."""
         return self.dialect is not None and self.defines and self.results
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as JSON values, for another process."""
+        names = {"dialect": self.dialect and self.dialect.name, "thoughts": self.thoughts and self.thoughts.name}
+        return {**asdict(replace(self, dialect=None, thoughts=None)), **names}
+
+    @staticmethod
+    def from_json(said: Mapping[str, Any]) -> Found:
+        """Return what to_json gave."""
+        dialect = DIALECTS[said["dialect"]] if said["dialect"] else None
+        thoughts = {**FORMATS, CHANNELS.name: CHANNELS}[said["thoughts"]] if said["thoughts"] else None
+        return Found(**{**said, "dialect": dialect, "thoughts": thoughts, "shape": Shape(**said["shape"])})
 
 
 @dataclass(frozen=True)

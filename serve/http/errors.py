@@ -95,6 +95,7 @@ def failed(message: str) -> ApiError:
 
 CODES = {
     "unsupported_parameter": "unsupported_parameter",
+    "unsupported_value": "unsupported_value",
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
     "literal_error": "invalid_value",

@@ -5,41 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from burnish.rendering.shape import tool_call
+
+from .body.tools import ToolCall
 from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
+from .body.wire import Wire
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-
-
-class Wire(BaseModel):
-    """Base of all request models: unknown fields and wrong types are errors; null means absent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        """Drop null fields: SDKs send every field they know as null, even ones this server does not know."""
-        if not isinstance(value, dict):
-            return value
-        nullable = cls._nullable()
-        kept = {name for name, field in cls.model_fields.items() if field.is_required()} | nullable
-        present = {name: entry for name, entry in value.items() if entry is not None or name in kept}
-        return {name: entry if name in nullable else _without_nulls(entry) for name, entry in present.items()}
-
-    @classmethod
-    def _nullable(cls) -> frozenset[str]:
-        """Return the fields in which null has a meaning."""
-        return frozenset()
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return an object without its null entries; other values unchanged."""
-    if not isinstance(value, dict) or None not in value.values():
-        return value
-    return {name: entry for name, entry in value.items() if entry is not None}
 
 
 def known_kinds(*kinds: str) -> Callable[[str], str]:
@@ -98,15 +73,15 @@ class Message(Wire):
     ]
     content: Annotated[str | list[ContentPart] | None, Field(description="may be null in an assistant message")] = None
     name: Annotated[str | None, Field(description="passed to the template")] = None
-    tool_call_id: Annotated[str | None, NoEffect("tool calls are not supported yet")] = None
+    tool_call_id: Annotated[str | None, Field(description="of a tool's result: the call that it answers")] = None
 
     # further fields of messages in replies, including those of earlier API versions
     refusal: Annotated[str | None, Field(description="the text of an assistant message without content")] = None
     annotations: Annotated[list[Any] | None, NoEffect("there is no web search")] = None
     reasoning_content: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
     reasoning: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
-    tool_calls: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
-    function_call: Annotated[Any, Unsupported("tool calls are")] = None
+    tool_calls: Annotated[list[ToolCall] | None, Field(description="calls of an earlier assistant message")] = None
+    function_call: Annotated[Any, Unsupported("calls without an id (`function_call`) are")] = None
     audio: Annotated[Any, Unsupported("audio is")] = None
 
     @classmethod
@@ -117,6 +92,10 @@ class Message(Wire):
     def _require_content(self) -> Message:
         if "content" not in self.model_fields_set and self.role != "assistant":
             raise ValueError(f"a message of role '{self.role}' needs content")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"'tool_calls' is not allowed in a message of role '{self.role}'")
+        for call in self.tool_calls or ():
+            call.function.checked()
         return self
 
     def text(self) -> str:
@@ -125,9 +104,14 @@ class Message(Wire):
             return "".join(part.plain_text for part in self.content)
         return self.content or self.refusal or ""
 
-    def for_template(self) -> dict[str, str]:
-        """Return the message as templates expect it."""
-        plain = {"role": "system" if self.role == "developer" else self.role, "content": self.text()}
+    def for_template(self) -> dict[str, Any]:
+        """Return the message as the renderer takes it, which gives calls to a template in the form it expects."""
+        plain: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.text()}
+        if self.tool_calls:
+            calls = ((call.id, call.function.name, call.function.checked()) for call in self.tool_calls)
+            plain["tool_calls"] = [tool_call(*call) for call in calls]
+        if self.role == "tool":
+            plain["tool_call_id"] = self.tool_call_id or ""
         thought = self.reasoning_content or self.reasoning
         extra = {"name": self.name, "reasoning_content": thought if self.role == "assistant" else None}
         return plain | {name: value for name, value in extra.items() if value}

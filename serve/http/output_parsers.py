@@ -1,12 +1,31 @@
-"""Parsers from generated text to the fields of a reply, incrementally."""
+"""Parsers from generated text to the fields of a reply, incrementally: content, reasoning and tool calls."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from burnish.dialects.events import CallArguments, CallBegin, CallBroken, CallEnd, Content, Event, Thought
+from burnish.dialects.find import Found
+from burnish.dialects.reader import Parser
+
 from .schema import ChatRequest, CompletionRequest
+
+# tokens at the end of a prompt that show whether it opens the reasoning
+TAIL_TOKENS = 16
+
+
+@dataclass(slots=True)
+class CallDelta:
+    """A call, or new text of its arguments: then `id` and `name` are empty."""
+
+    index: int
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -14,10 +33,16 @@ class ParsedDelta:
     """What new text adds to the reply. `content`: text of the answer, "" while it is undecided."""
 
     content: str = ""
+    reasoning: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
 
 
 class OutputParser(Protocol):
     """The parser state of one choice. Feeding the whole text at once gives the same as feeding it in pieces."""
+
+    @property
+    def called(self) -> bool:
+        """Whether the choice has calls so far."""
 
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
         """Take new text; return what is now decided. With `final`, no text follows and everything is returned."""
@@ -26,13 +51,81 @@ class OutputParser(Protocol):
 class PlainText:
     """Returns the text unchanged."""
 
+    called = False
+
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
         return ParsedDelta(text)
 
 
-ParserFactory = Callable[[ChatRequest | CompletionRequest], OutputParser]
+class DialectText:
+    """Reads calls and reasoning with the parser that training checks its rows with.
+
+    `streamed`: text is sent as soon as it is decided; a call that then turns out to be malformed stays cut off. Without
+    it, the whole text comes at once and such a call is content. Not `parallel`: calls after the first are left out.
+    """
+
+    def __init__(self, parser: Parser, streamed: bool, parallel: bool) -> None:
+        self.called = False
+        self._parser, self._streamed, self._parallel = parser, streamed, parallel
+        self._index = -1  # of the current call
+
+    def feed(self, text: str, final: bool = False) -> ParsedDelta:
+        found = ParsedDelta()
+        for event in self._parser.feed(text, final):
+            self._add(event, found)
+        return found
+
+    def _add(self, event: Event, found: ParsedDelta) -> None:
+        match event:
+            case Content(text):
+                found.content += text
+            case Thought(text):
+                found.reasoning += text
+            case CallBroken(raw) if not self._streamed:
+                found.calls = [call for call in found.calls if call.index != self._index]
+                found.content += raw
+                self._index -= 1
+                self.called = self._index >= 0
+            case CallBegin(name):
+                self._index += 1
+                self.called = True
+                if self._wanted:
+                    found.calls.append(CallDelta(self._index, id=f"call_{uuid.uuid4().hex[:24]}", name=name))
+            case CallArguments(text) if self._wanted:
+                if found.calls and found.calls[-1].index == self._index:
+                    found.calls[-1].arguments += text
+                else:
+                    found.calls.append(CallDelta(self._index, text))
+            case CallArguments() | CallEnd() | CallBroken():
+                pass
+
+    @property
+    def _wanted(self) -> bool:
+        return self._parallel or self._index == 0
 
 
-def plain_text(request: ChatRequest | CompletionRequest) -> OutputParser:
+# makes the parser of one choice of a request, given its prompt
+ParserFactory = Callable[[ChatRequest | CompletionRequest, Many[int]], OutputParser]
+
+
+def plain_text(request: ChatRequest | CompletionRequest, prompt: Many[int]) -> OutputParser:
     """Create the parser of one choice of a request."""
     return PlainText()
+
+
+def dialect_parsers(found: Found, piece: Callable[[int], bytes]) -> ParserFactory:
+    """Return what creates parsers for a model whose chat template has these forms of calls and reasoning."""
+
+    def create(request: ChatRequest | CompletionRequest, prompt: Many[int]) -> OutputParser:
+        if not isinstance(request, ChatRequest):
+            return PlainText()
+        tools, thoughts = request.offered, found.thoughts
+        dialect = found.dialect if tools or (found.dialect and found.dialect.whole) else None
+        if dialect is None and thoughts is None:
+            return PlainText()
+        tail = b"".join(piece(token) for token in prompt[-TAIL_TOKENS:]).decode("utf-8", "replace")
+        names = frozenset(tool.function.name for tool in tools)
+        parser = Parser(dialect, thoughts, thoughts is not None and thoughts.open_in(tail), names)
+        return DialectText(parser, bool(request.stream), request.parallel_tool_calls is not False)
+
+    return create

@@ -15,8 +15,8 @@ from ..served import Served
 from ..settings import ServeSettings
 from .body.json_body import parse_json
 from .body.validation import validate
+from .body.wire import Wire
 from .errors import ApiError, too_long, unknown_model
-from .message import Wire
 from .schema import NO_PENALTY, ChatRequest, CompletionRequest, Sampling
 
 DEFAULT_NAME = "default"

@@ -8,9 +8,11 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from burnish.rendering.shape import tool_call
+
 from ..engine.events import Finished, FinishReason, TokenLogprob
 from ..served import Served
-from .output_parsers import ParsedDelta
+from .output_parsers import CallDelta, ParsedDelta
 from .replies import logprobs
 from .replies.writing import Joined
 
@@ -74,10 +76,20 @@ class Reply:
     def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
         return {
             "index": index,
-            "message": {"role": "assistant", "content": parsed.content, "refusal": None, "annotations": []},
+            "message": self._message(parsed),
             "logprobs": self.chat_logprobs(end.logprobs),
-            "finish_reason": reason(end.reason),
+            "finish_reason": reason(end.reason, bool(parsed.calls)),
         }
+
+    @staticmethod
+    def _message(parsed: ParsedDelta) -> Json:
+        content = None if parsed.calls and not parsed.content else parsed.content
+        message: Json = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+        if parsed.reasoning:
+            message["reasoning_content"] = parsed.reasoning
+        if parsed.calls:
+            message["tool_calls"] = [tool_call(call.id, call.name, call.arguments) for call in parsed.calls]
+        return message
 
     def _text_choice(self, index: int, end: Finished, parsed: ParsedDelta, text: str, before: Json | None) -> Json:
         """`text` and `before` are the echoed prompt and its log-probabilities."""
@@ -153,6 +165,14 @@ def counts(prompt_tokens: int, completion_tokens: int) -> Json:
     }
 
 
-def reason(finish: FinishReason) -> str:
-    """Return OpenAI's finish_reason."""
-    return "length" if finish == "length" else "stop"
+def call_delta(call: CallDelta) -> Json:
+    """Return a call in a chunk: its id and name the first time, then only new text of its arguments."""
+    function = {"arguments": call.arguments}
+    if not call.id:
+        return {"index": call.index, "function": function}
+    return {"index": call.index, "id": call.id, "type": "function", "function": {"name": call.name, **function}}
+
+
+def reason(finish: FinishReason, called: bool = False) -> str:
+    """Return OpenAI's finish_reason; `called`: the choice has tool calls."""
+    return "length" if finish == "length" else "tool_calls" if called else "stop"

@@ -7,8 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from burnish.dialects.definitions import definition
+
+from .body.tools import Tool, ToolChoice
 from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
-from .message import CACHED, Message, Wire
+from .body.wire import Wire
+from .message import CACHED, Message
 
 MAX_TOP_LOGPROBS = 20
 MAX_COMPLETION_LOGPROBS = 5
@@ -198,11 +202,13 @@ class ChatRequest(Sampling, Rendering):
     response_format: Annotated[ResponseFormat | None, Only('only `{"type": "text"}`')] = None
     modalities: Annotated[list[Literal["text", "audio"]] | None, Unsupported("audio is", ["text"])] = None
 
+    tools: Annotated[list[Tool] | None, Field(description="if the chat template takes tools")] = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = Field(None, description="false: calls after the first are left out")
+
     # not supported; only the listed values, which request nothing, are accepted
-    tools: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
-    tool_choice: Annotated[Any, Unsupported("tool calls are", "none", "auto")] = None
-    functions: Annotated[list[Any] | None, Unsupported("tool calls are")] = None
-    function_call: Annotated[Any, Unsupported("tool calls are", "none", "auto")] = None
+    functions: Annotated[list[Any] | None, Unsupported("functions (use `tools`) are")] = None
+    function_call: Annotated[Any, Unsupported("functions (use `tools`) are", "none", "auto")] = None
     audio: Annotated[Any, Unsupported("audio is")] = None
     prediction: Annotated[Any, Unsupported("predicted outputs are")] = None
     web_search_options: Annotated[Any, Unsupported("web search is")] = None
@@ -211,7 +217,6 @@ class ChatRequest(Sampling, Rendering):
     moderation: Annotated[
         Moderation | None, NoEffect("no scores are given"), Only("only policies that do not block")
     ] = None
-    parallel_tool_calls: Annotated[bool | None, NoEffect("there are no tool calls")] = None
     metadata: Annotated[dict[str, str] | None, NoEffect("nothing is stored")] = None
     store: Annotated[bool | None, NoEffect("nothing is stored")] = None
     service_tier: Annotated[
@@ -227,6 +232,16 @@ class ChatRequest(Sampling, Rendering):
         if self.top_logprobs and not self.logprobs:
             raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
         return self
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        tools = {"tools": [definition(tool.definition()) for tool in self.offered]} if self.offered else {}
+        return {**super().variables, **tools}
 
     @property
     def unlimited(self) -> bool:

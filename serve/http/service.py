@@ -104,7 +104,8 @@ class Service:
         sinks = [partial(queue.put, i) for i in range(answers)]
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks)
         reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
-        parsers = [self.parser(request) for _ in range(answers)]
+        each = request.n or 1
+        parsers = [self.parser(request, prompts[index // each]) for index in range(answers)]
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
         if request.stream:
@@ -176,4 +177,5 @@ async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answe
                 if event.error is not None:
                     raise failed(event.error)
                 ends[index] = event
-    return [Answer(ends[i], parser.feed(ends[i].text, final=True), scores.get(i)) for i, parser in enumerate(parsers)]
+    parsed = [parser.feed(ends[i].text, final=True) for i, parser in enumerate(parsers)]
+    return [Answer(ends[i], parsed[i], scores.get(i)) for i in range(len(parsers))]

@@ -17,10 +17,10 @@ from starlette.types import Receive, Scope, Send
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.events import Delta, Event, Finished, PromptLogprobs, TokenLogprob
 from .errors import ApiError, failed
-from .output_parsers import OutputParser
+from .output_parsers import OutputParser, ParsedDelta
 from .replies.logprobs import count
 from .replies.writing import SliceEncoder, Writer, encode
-from .response_objects import Reply, counts, reason
+from .response_objects import Reply, call_delta, counts, reason
 from .schema import ChatRequest, CompletionRequest, StreamOptions
 
 DONE = b"data: [DONE]\n\n"
@@ -126,16 +126,36 @@ class Frames:
             self._held[index].append(event)
             return b""
         self._tokens[index] = event.completion_tokens
-        text = self._parsers[index].feed(event.text, final=isinstance(event, Finished)).content
+        parsed = self._parsers[index].feed(event.text, final=isinstance(event, Finished))
+        text = parsed.content
+        if parsed.reasoning or parsed.calls:
+            return self._structured(index, event, parsed)
         offset, logprobs = self._lengths[index], event.logprobs
         self._lengths[index] += len(text)
         if isinstance(event, Delta) and not logprobs and not self.options.continuous_usage_stats:
             return self._plain(index, text) if text else b""
-        finish = reason(event.reason) if isinstance(event, Finished) and event.error is None else None
+        finish = self._finish(index, event)
         if not self.reply.chat:
             return self._chunk(index, text, logprobs, offset, finish) if text or logprobs or finish else b""
         last = self._frame(self.reply.chunk(index, {}, None, finish)) if finish else b""
         return (self._chunk(index, text, logprobs, offset, None) if text or logprobs else b"") + last
+
+    def _finish(self, index: int, event: Event) -> str | None:
+        if not isinstance(event, Finished) or event.error is not None:
+            return None
+        return reason(event.reason, self._parsers[index].called)
+
+    def _structured(self, index: int, event: Delta | Finished, parsed: ParsedDelta) -> bytes:
+        """Return the frames of reasoning, content and calls, one each; the first has the log-probabilities."""
+        deltas: list[dict[str, Any]] = [{"tool_calls": [call_delta(call)]} for call in parsed.calls]
+        deltas = [{"content": parsed.content}, *deltas] if parsed.content else deltas
+        deltas = [{"reasoning_content": parsed.reasoning}, *deltas] if parsed.reasoning else deltas
+        self._lengths[index] += len(parsed.content)
+        scores = [self.reply.chat_logprobs(event.logprobs), *[None] * len(deltas)]
+        frames = [self._frame(self.reply.chunk(index, d, s, None)) for d, s in zip(deltas, scores, strict=False)]
+        if finish := self._finish(index, event):
+            frames.append(self._frame(self.reply.chunk(index, {}, None, finish)))
+        return b"".join(frames)
 
     def echo(self, prompt: int, scores: list[TokenLogprob] | None) -> bytes:
         """Return the frames of an echoed prompt, one per choice, and the frames held back for them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 
+from burnish.dialects.find import Found
 from burnish.errors import UserError
 from burnish.llama import Context, Model
 
@@ -24,6 +25,7 @@ class LlamaBackend:
         self.model, self.context, self.shared = model, context, shared
         self._sampler = StepSampler(model, context)
         self.threads: Threads | None = None  # without one, the context's number stays
+        self._shown = frozenset[int]()  # control tokens that are text of an answer
         self.serial_rows: frozenset[int] = frozenset()  # batch sizes that decode faster one sequence at a time
 
     def apply(self, ops: Many[Op]) -> None:
@@ -68,8 +70,15 @@ class LlamaBackend:
         rows = (Row(self.context.logits(index + i)) for i in range(len(tokens)))
         return [self._sampler.logprob(token, row, top) for token, row in zip(tokens, rows, strict=True)]
 
+    def show(self, dialects: Found) -> None:
+        """Return the control tokens around calls and reasoning as text from now on, for the parsers of answers."""
+        marks = dialects.dialect.markers if dialects.dialect else ()
+        marks += (dialects.thoughts.begin, dialects.thoughts.end) if dialects.thoughts else ()
+        ids = (self.model.tokenize(mark.strip()) for mark in marks)
+        self._shown = frozenset(found[0] for found in ids if len(found) == 1) - self.model.eog_ids()
+
     def piece(self, token: int) -> bytes:
-        return self.model.piece(token)
+        return self.model.piece(token, special=token in self._shown)
 
     def release(self, sequence: Sequence) -> None:
         self._sampler.release(sequence)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate
+from burnish.dialects.find import Found
 from burnish.llama import Model
 from burnish.tokenizers.special_text import Reading
 
@@ -33,10 +34,12 @@ class LlamaTokenizer:
         }
         self._workers = TextWorkers(settings)
         self._fault: str | None = None
+        self.dialects = Found()  # known after `wait`
 
     def wait(self) -> str | None:
         """Wait until the workers are ready. Return why chats can't be rendered, or None. Raises ChatError."""
-        self._fault = self._workers.wait_ready()["fault"]
+        report = self._workers.wait_ready()
+        self._fault, self.dialects = report["fault"], Found.from_json(report["dialects"])
         return self._fault
 
     def close(self) -> None:

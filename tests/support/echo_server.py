@@ -15,12 +15,14 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from burnish.dialects.find import Found
 from serve.engine.delivery import EventBridge
 from serve.engine.engine import Engine
 from serve.engine.step import FillerToken, ScheduledTokens, SchedulerLimits
 from serve.engine.tokenizer import Ending
 from serve.http.app import create_app
 from serve.http.auth import Keys
+from serve.http.output_parsers import dialect_parsers
 from serve.http.service import Service
 from serve.metrics import Metrics
 from serve.served import Served
@@ -111,12 +113,14 @@ async def _page(send: Send, status: int, body: bytes) -> None:
 class EchoServer:
     """`backend.pause_s` and `proxy.fault` may be set at any time; `start` after `stop` uses the same port again."""
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
+    def __init__(self, keys: Sequence[str] = (), dialects: Found | None = None) -> None:
+        dialects, tokenizer = dialects or Found(), LastMessage()
         self.backend, self.metrics, self.bridge = SlowEcho(), Metrics(), EventBridge()
         self.engine = Engine(self.backend, LIMITS, self.bridge.deliver, self.metrics)
         self.metrics.watch(self.engine.snapshot)
-        served = Served("echo", LastMessage(), frozenset({END}), (), CONTEXT, 0, "fp_0", {}, False)
-        service = Service(self.engine, served, CONTEXT, ServeSettings(keep_alive_s=1), self.metrics)
+        served = Served("echo", tokenizer, frozenset({END}), (), CONTEXT, 0, "fp_0", {}, False, dialects)
+        parsers = dialect_parsers(dialects, tokenizer.piece)
+        service = Service(self.engine, served, CONTEXT, ServeSettings(keep_alive_s=1), self.metrics, parsers)
         log = structlog.wrap_logger(structlog.ReturnLogger())
         self.proxy = Proxy(create_app(service, Keys(keys), log))
         self.port = 0
@@ -150,9 +154,9 @@ class EchoServer:
 
 
 @contextmanager
-def echoing(keys: Sequence[str] = ()) -> Iterator[EchoServer]:
-    """Run an echo server during the block."""
-    server = EchoServer(keys)
+def echoing(keys: Sequence[str] = (), dialects: Found | None = None) -> Iterator[EchoServer]:
+    """Run an echo server during the block; `dialects`: how it writes tool calls and reasoning."""
+    server = EchoServer(keys, dialects)
     server.start()
     try:
         yield server

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from serve.http import schema
 from serve.http.app import ROUTES
 from serve.http.body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
-from serve.http.message import ContentPart, Message, Wire
+from serve.http.body.wire import Wire
+from serve.http.message import ContentPart, Message
 from serve.http.service import Service
 
 from .errors import error_table

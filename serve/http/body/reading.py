@@ -12,8 +12,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from ...settings import ServeSettings
-from ..message import Wire
 from .uploads import SMALL_BYTES, Uploads
+from .wire import Wire
 
 Model = TypeVar("Model", bound=Wire)
 Result = TypeVar("Result")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -47,7 +48,7 @@ async def chat_text(request: Rendering, service: Service) -> bytes:
     return await service.served.tokenizer.render_json(messages, request.variables, request.ending)
 
 
-async def _checked(request: Rendering, service: Service) -> list[dict[str, str]]:
+async def _checked(request: Rendering, service: Service) -> list[dict[str, Any]]:
     """Return the messages for the template. Raises ApiError 400."""
     served, settings = service.served, service.settings
     if not served.tokenizer.has_template:
@@ -60,13 +61,17 @@ async def _checked(request: Rendering, service: Service) -> list[dict[str, str]]
     if reserved := RESERVED_VARIABLES & set(request.chat_template_kwargs or {}):
         text = f"Invalid 'chat_template_kwargs': '{min(reserved)}' is reserved and can't be set."
         raise ApiError(400, text, param=f"chat_template_kwargs.{min(reserved)}", code="invalid_value")
+    if isinstance(request, ChatRequest) and request.offered and not served.dialects.usable:
+        why = served.dialects.why or "its chat template does not take tools"
+        text = f"Unsupported parameter: 'tools': this model can't call tools: {why}."
+        raise ApiError(400, text, param="tools", code="unsupported_parameter")
     messages = [message.for_template() for message in request.messages]
     if served.refuse_specials:
         await _refuse_specials(served.tokenizer, messages)
     return messages
 
 
-async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, str]]) -> None:
+async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, Any]]) -> None:
     """Raise ApiError 400 for the first special string in the messages."""
     if found := await tokenizer.special_string(messages):
         index, field, string = found

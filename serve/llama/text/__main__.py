@@ -17,6 +17,7 @@ from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate, TemplateLimit
 from burnish.children.path import only_packages
+from burnish.dialects.find import Found, fitted
 from burnish.errors import run_edge
 from burnish.llama import Model
 from burnish.rendering.shape import Shape
@@ -39,11 +40,11 @@ def main() -> int:
     with open(int(sys.argv[2]), "rb") as file:
         settings: dict[str, Any] = json.load(file)
     with Model.open(settings["model"], vocab_only=True) as model:
-        template = _template(settings["template"])
+        template, fault, found = _examined(settings["template"])
         chat = Chat(template, vocabulary.from_gguf(model), settings["reading"]) if template else None
         texts = TextCodec(model, chat, _max_token_bytes(model))
         with suppress(BrokenPipeError, ConnectionResetError):  # the server has exited, perhaps during loading
-            control.send(json.dumps({"fault": _fault(template)}).encode())
+            control.send(json.dumps({"fault": fault, "dialects": found.to_json()}).encode())
             _prepare(texts)
             gc.collect()
             gc.freeze()  # pages the collector does not touch stay shared
@@ -51,9 +52,13 @@ def main() -> int:
     return 0
 
 
-def _template(said: dict[str, Any] | None) -> ChatTemplate | None:
-    """Return the template that the server sent."""
-    return ChatTemplate(**{**said, "shape": Shape(**said["shape"])}) if said else None
+def _examined(said: dict[str, Any] | None) -> tuple[ChatTemplate | None, str | None, Found]:
+    """Return the template that the server sent, why no chat can be rendered, and how it writes calls and reasoning."""
+    template = ChatTemplate(**{**said, "shape": Shape(**said["shape"])}) if said else None
+    fault = _fault(template)
+    if template is None or fault is not None:
+        return template, fault, Found()
+    return (fit := fitted(template))[0], None, fit[1]
 
 
 def _fork_on_request(control: socket.socket, texts: TextCodec, timeout_s: float) -> None:

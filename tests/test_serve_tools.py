@@ -1,0 +1,186 @@
+"""Tools on the wire: definitions in, calls out, whole and streamed, and results back in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from burnish.dialects.find import Found
+from burnish.dialects.formats import DIALECTS
+from burnish.dialects.thoughts import FORMATS
+from tests.support.echo_server import EchoServer, echoing
+from tests.support.server import serving
+from tests.support.tool_templates import TEMPLATES
+from tools import tiny_gguf
+
+HERMES = Found(DIALECTS["hermes"], FORMATS["think"], defines=True, parallel=True, results=True)
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+ARGUMENTS = {"city": "Zürich", "days": [1, 2], "note": "</tool_call>"}
+CALL = f'<tool_call>\n{{"name": "weather", "arguments": {json.dumps(ARGUMENTS)}}}\n</tool_call>'
+BROKEN = '<tool_call>\n{"name": "weather", "arguments": {"city": ?}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EchoServer]:
+    with echoing(dialects=HERMES) as running:
+        yield running
+
+
+def client_of(server: EchoServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def client(server: EchoServer) -> openai.OpenAI:
+    return client_of(server)
+
+
+def ask(client: openai.OpenAI, answer: str, **fields: Any) -> Any:
+    """Ask the server, which repeats the last message."""
+    messages = [{"role": "user", "content": answer}]
+    return client.chat.completions.create(**{"model": "default", "messages": messages, "tools": [TOOL], **fields})
+
+
+def joined(chunks: Any) -> tuple[dict[str, str], dict[int, dict[str, str]], str | None]:
+    """Return the texts of a stream, its calls by index, and how it ends."""
+    texts, calls, finish = {"content": "", "reasoning_content": ""}, dict[int, dict[str, str]](), None
+    for chunk in chunks:
+        choice = chunk.choices[0]
+        finish = choice.finish_reason or finish
+        for key in texts:
+            texts[key] += getattr(choice.delta, key, None) or ""
+        for call in choice.delta.tool_calls or ():
+            if call.id:
+                assert call.index not in calls and call.type == "function"
+                calls[call.index] = {"id": call.id, "name": call.function.name, "arguments": ""}
+            calls[call.index]["arguments"] += call.function.arguments
+    return texts, calls, finish
+
+
+def test_calls_are_calls_in_a_whole_reply(client: openai.OpenAI) -> None:
+    choice = ask(client, f"<think>\nHm.\n</think>\n\n{CALL}\n{CALL}").choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None and choice.message.reasoning_content == "Hm."
+    calls = choice.message.tool_calls
+    assert [(c.type, c.function.name, json.loads(c.function.arguments)) for c in calls] == [
+        ("function", "weather", ARGUMENTS)
+    ] * 2
+    assert len({c.id for c in calls}) == 2 and all(c.id.startswith("call_") for c in calls)
+
+
+def test_calls_are_streamed_with_id_and_name_first_and_nothing_twice(client: openai.OpenAI) -> None:
+    chunks = list(ask(client, f"<think>Hm.</think>Look:\n{CALL}\n{CALL}", stream=True))
+    texts, calls, finish = joined(chunks)
+    assert texts == {"content": "Look:", "reasoning_content": "Hm."} and finish == "tool_calls"
+    assert [(c["name"], json.loads(c["arguments"])) for c in calls.values()] == [("weather", ARGUMENTS)] * 2
+    assert sum(bool(chunk.choices[0].delta.tool_calls) for chunk in chunks) > 10
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_without_calls_is_content(client: openai.OpenAI, stream: bool) -> None:
+    text = " I can <tool it.\n"
+    reply = ask(client, text, stream=stream)
+    if stream:
+        assert joined(reply) == ({"content": text, "reasoning_content": ""}, {}, "stop")
+    else:
+        assert (reply.choices[0].message.content, reply.choices[0].message.tool_calls) == (text, None)
+        assert reply.choices[0].finish_reason == "stop"
+
+
+def test_a_call_that_can_t_be_parsed_is_content(client: openai.OpenAI) -> None:
+    choice = ask(client, f"{CALL}\n{BROKEN}").choices[0]
+    assert choice.message.content.strip() == BROKEN and len(choice.message.tool_calls) == 1
+    alone = ask(client, BROKEN).choices[0]
+    assert (alone.message.content, alone.message.tool_calls, alone.finish_reason) == (BROKEN, None, "stop")
+
+
+@pytest.mark.parametrize("fields", [{"tool_choice": "none"}, {"tools": openai.omit}])
+def test_without_tools_to_call_there_are_no_calls(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    choice = ask(client, f"<think>Hm.</think>{CALL}", **fields).choices[0]
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (CALL, None, "stop")
+    assert choice.message.reasoning_content == "Hm."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_parallel_calls_the_first_is_returned(client: openai.OpenAI, stream: bool) -> None:
+    reply = ask(client, f"{CALL}\n{CALL}", stream=stream, parallel_tool_calls=False)
+    calls = joined(reply)[1] if stream else reply.choices[0].message.tool_calls
+    assert len(calls) == 1
+
+
+def test_a_cut_call_ends_with_length(client: openai.OpenAI) -> None:
+    choice = ask(client, CALL, max_tokens=40).choices[0]
+    assert (choice.finish_reason, choice.message.tool_calls) == ("length", None)
+    assert joined(ask(client, CALL, max_tokens=60, stream=True))[2] == "length"
+
+
+def test_choices_have_their_own_calls(client: openai.OpenAI) -> None:
+    choices = ask(client, CALL, n=2).choices
+    assert len({choice.message.tool_calls[0].id for choice in choices}) == 2
+
+
+def test_a_reply_s_message_and_results_go_back_in(client: openai.OpenAI, server: EchoServer) -> None:
+    message = ask(client, CALL).choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "grey"}
+    history = [{"role": "user", "content": "Rain?"}, message, result]
+    assert ask(client, "", messages=history).choices[0].message.content == "grey"
+
+
+@pytest.mark.parametrize(
+    "message, param",
+    [
+        ({"role": "user", "content": "x", "tool_calls": []}, None),
+        (
+            {"role": "user", "content": "x", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]},
+            "tool_calls",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{"}}]},
+            "arguments",
+        ),
+    ],
+)
+def test_calls_in_the_history_are_checked(client: openai.OpenAI, message: dict[str, Any], param: str | None) -> None:
+    history = [message, {"role": "user", "content": "y"}]
+    if param is None:
+        assert ask(client, "", messages=history).choices[0].message.content == "y"
+        return
+    with pytest.raises(openai.BadRequestError, match=param):
+        ask(client, "", messages=history)
+
+
+def test_a_model_whose_template_has_no_tools_refuses_them() -> None:
+    with echoing(dialects=Found(why="the chat template leaves tool calls out")) as server:
+        with pytest.raises(openai.BadRequestError, match="leaves tool calls out") as error:
+            ask(client_of(server), "x")
+        assert (error.value.param, error.value.code) == ("tools", "unsupported_parameter")
+        assert ask(client_of(server), CALL, tools=openai.omit).choices[0].message.content == CALL
+
+
+def test_a_server_gives_tools_and_calls_to_the_template_in_its_form(tmp_path: Path) -> None:
+    """DeepSeek's form takes arguments as text: the server finds that, and its text workers write it."""
+    source = TEMPLATES["deepseek-r1"][2].replace("bos_token", "'<|endoftext|>'")
+    tiny_gguf.write(path := tmp_path / "tiny.gguf", replace(tiny_gguf.TINY, context=1024), template=source)
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Zürich"}'}}
+    history = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "grey"},
+    ]
+    with serving(model=path, context_length=None) as running:
+        asked = {"model": "default", "messages": history, "tools": [TOOL]}
+        _, _, shown = running.call("POST", "/apply-template", asked)
+        status, _, reply = running.call("POST", "/v1/chat/completions", {**asked, "max_tokens": 2})
+    assert '<｜tool▁sep｜>weather\n```json\n{"city":"Zürich"}\n```' in shown["prompt"] and "grey" in shown["prompt"]
+    assert '[TOOL {"type": "function", "function": {"name": "weather"' in shown["prompt"]
+    assert status == 200, reply
+
+
+def test_the_facts_of_a_template_pass_between_processes() -> None:
+    assert Found.from_json(json.loads(json.dumps(HERMES.to_json()))) == HERMES
