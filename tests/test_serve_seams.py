@@ -140,6 +140,7 @@ class WithoutTags:
     """Removes <...>, and holds back what may be the start of one."""
 
     called = False
+    reasoned = None
 
     def __init__(self) -> None:
         self.open = ""

@@ -83,6 +83,16 @@ def test_calls_are_streamed_with_id_and_name_first_and_nothing_twice(client: ope
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_reasoning_are_counted(client: openai.OpenAI, stream: bool) -> None:
+    """A token is a byte here; the end of the reasoning is its last character."""
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    reply = ask(client, "<think>Hm, so.</think>Yes.", **options)
+    usage = list(reply)[-1].usage if stream else reply.usage
+    assert usage.completion_tokens_details.reasoning_tokens == len("<think>Hm, so.")
+    assert usage.completion_tokens == len("<think>Hm, so.</think>Yes.") + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_text_without_calls_is_content(client: openai.OpenAI, stream: bool) -> None:
     text = " I can <tool it.\n"
     reply = ask(client, text, stream=stream)

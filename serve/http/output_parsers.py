@@ -44,6 +44,10 @@ class OutputParser(Protocol):
     def called(self) -> bool:
         """Whether the choice has calls so far."""
 
+    @property
+    def reasoned(self) -> int | None:
+        """Characters of reasoning so far; None: the model's answers have none."""
+
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
         """Take new text; return what is now decided. With `final`, no text follows and everything is returned."""
 
@@ -52,6 +56,7 @@ class PlainText:
     """Returns the text unchanged."""
 
     called = False
+    reasoned = None
 
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
         return ParsedDelta(text)
@@ -61,19 +66,22 @@ class DialectText:
     """Reads calls and reasoning with the parser that training checks its rows with.
 
     `streamed`: text is sent as soon as it is decided; a call that then turns out to be malformed stays cut off. Without
-    it, the whole text comes at once and such a call is content. Not `parallel`: calls after the first are left out.
+    it, everything is returned at the end and such a call is content. Not `parallel`: calls after the first are left
+    out. `reasons`: answers may have reasoning.
     """
 
-    def __init__(self, parser: Parser, streamed: bool, parallel: bool) -> None:
+    def __init__(self, parser: Parser, streamed: bool, parallel: bool, reasons: bool) -> None:
         self.called = False
+        self.reasoned = 0 if reasons else None
+        self._whole = ParsedDelta()
         self._parser, self._streamed, self._parallel = parser, streamed, parallel
         self._index = -1  # of the current call
 
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
-        found = ParsedDelta()
+        found = ParsedDelta() if self._streamed else self._whole
         for event in self._parser.feed(text, final):
             self._add(event, found)
-        return found
+        return found if self._streamed or final else ParsedDelta()
 
     def _add(self, event: Event, found: ParsedDelta) -> None:
         match event:
@@ -81,6 +89,7 @@ class DialectText:
                 found.content += text
             case Thought(text):
                 found.reasoning += text
+                self.reasoned = (self.reasoned or 0) + len(text)
             case CallBroken(raw) if not self._streamed:
                 found.calls = [call for call in found.calls if call.index != self._index]
                 found.content += raw
@@ -126,6 +135,7 @@ def dialect_parsers(found: Found, piece: Callable[[int], bytes]) -> ParserFactor
         tail = b"".join(piece(token) for token in prompt[-TAIL_TOKENS:]).decode("utf-8", "replace")
         names = frozenset(tool.function.name for tool in tools)
         parser = Parser(dialect, thoughts, thoughts is not None and thoughts.open_in(tail), names)
-        return DialectText(parser, bool(request.stream), request.parallel_tool_calls is not False)
+        parallel = request.parallel_tool_calls is not False
+        return DialectText(parser, bool(request.stream), parallel, reasons=thoughts is not None)
 
     return create

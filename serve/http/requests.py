@@ -44,8 +44,12 @@ def make_sequences(
     served: Served,
     context: int,
     sinks: Many[Sink],
+    stream: bool = False,
 ) -> list[Sequence]:
-    """Return `n` sequences for each prompt. Raises ApiError 400 for a prompt that does not fit."""
+    """Return `n` sequences for each prompt. Raises ApiError 400 for a prompt that does not fit.
+
+    With `stream` they report each new text as it comes.
+    """
     n = request.n or 1
     most = max_answer_tokens(request, context)
     for prompt in prompts:
@@ -61,7 +65,7 @@ def make_sequences(
             params=sampling(request, served, number),
             stop=stop,
             sink=sink,
-            stream=bool(request.stream),
+            stream=stream,
             task=Task.GENERATE if most else Task.PREFILL,
         )
         for number, sink in enumerate(sinks)

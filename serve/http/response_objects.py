@@ -25,6 +25,7 @@ class Answer(NamedTuple):
     end: Finished
     parsed: ParsedDelta
     scores: list[TokenLogprob] | None = None
+    reasoning_tokens: int = 0
 
 
 class Echo(NamedTuple):
@@ -62,7 +63,7 @@ class Reply:
         """Return the reply to a request without streaming."""
         echoes = [self.echo(i, answers[i * self.each].scores) for i in range(len(self.echoes))]
         choices = []
-        for index, (end, parsed, _) in enumerate(answers):
+        for index, (end, parsed, *_) in enumerate(answers):
             before = echoes[index // self.each] if echoes else ("", None)
             choices.append(
                 self._chat_choice(index, end, parsed) if self.chat else self._text_choice(index, end, parsed, *before)
@@ -70,7 +71,7 @@ class Reply:
         return {
             **self.head("chat.completion" if self.chat else "text_completion"),
             "choices": choices,
-            "usage": usage([answer.end for answer in answers], prompts),
+            "usage": usage([answer.end for answer in answers], prompts, sum(a.reasoning_tokens for a in answers)),
         }
 
     def _chat_choice(self, index: int, end: Finished, parsed: ParsedDelta) -> Json:
@@ -125,10 +126,10 @@ class Reply:
         choice = {"index": index, "text": text, "logprobs": scores, "finish_reason": finish}
         return {**self.head("text_completion"), "choices": [choice]}
 
-    def closing(self, ends: Many[Finished], prompts: int) -> Json:
-        """Return the last chunk, which has the usage and no choices."""
+    def closing(self, ends: Many[Finished], prompts: int, reasoning: int = 0) -> Json:
+        """Return the last chunk, which has the usage and no choices; `reasoning` counts its tokens."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self.head(kind), "choices": [], "usage": usage(ends, prompts)}
+        return {**self.head(kind), "choices": [], "usage": usage(ends, prompts, reasoning)}
 
     def chat_logprobs(self, entries: Many[TokenLogprob]) -> Json | None:
         """Return the log-probabilities of a chat choice, or None."""
@@ -139,8 +140,8 @@ class Reply:
         return logprobs.of_text(entries, self.served.tokenizer.piece, offset)
 
 
-def usage(ends: Many[Finished], prompts: int) -> Json:
-    """Return the usage of a request: each prompt once, and the tokens of every choice."""
+def usage(ends: Many[Finished], prompts: int, reasoning: int = 0) -> Json:
+    """Return the usage of a request: each prompt once, the tokens of every choice, and those of reasoning."""
     each = max(1, len(ends) // max(prompts, 1))
     prompt_tokens = sum(end.prompt_tokens for end in ends[::each])
     completion_tokens = sum(end.completion_tokens for end in ends)
@@ -148,7 +149,7 @@ def usage(ends: Many[Finished], prompts: int) -> Json:
         **counts(prompt_tokens, completion_tokens),
         "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in ends[::each]), "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": reasoning,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from collections.abc import Sequence as Many
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from burnish.chat import ChatError
 
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.engine import Draining, Engine
-from ..engine.events import Finished, PromptLogprobs, TokenLogprob
+from ..engine.events import Delta, Finished, PromptLogprobs, TokenLogprob
 from ..engine.scheduler import QueueFull
 from ..engine.sequence import Sequence
 from ..engine.tokenizer import PromptTooLong, TextBusy, TextUnavailable
@@ -102,10 +103,12 @@ class Service:
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
         sinks = [partial(queue.put, i) for i in range(answers)]
-        sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks)
-        reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
         each = request.n or 1
         parsers = [self.parser(request, prompts[index // each]) for index in range(answers)]
+        # the tokens of reasoning are counted as they come
+        stream = bool(request.stream) or any(parser.reasoned is not None for parser in parsers)
+        sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks, stream)
+        reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
         if request.stream:
@@ -169,13 +172,29 @@ async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answe
     """Wait for the end of every choice and parse it. Raises Timeout, and ApiError 500 if one failed."""
     ends: dict[int, Finished] = {}
     scores: dict[int, list[TokenLogprob]] = {}
+    deltas: list[list[Delta]] = [[] for _ in parsers]
     while len(ends) < len(parsers):
         for index, event in await queue.take():
             if isinstance(event, PromptLogprobs):
                 scores[index] = event.logprobs
-            elif isinstance(event, Finished):
+            elif isinstance(event, Delta):
+                deltas[index].append(event)
+            else:
                 if event.error is not None:
                     raise failed(event.error)
                 ends[index] = event
-    parsed = [parser.feed(ends[i].text, final=True) for i, parser in enumerate(parsers)]
-    return [Answer(ends[i], parsed[i], scores.get(i)) for i in range(len(parsers))]
+    return [_parsed(parser, deltas[i], ends[i], scores.get(i)) for i, parser in enumerate(parsers)]
+
+
+def _parsed(parser: OutputParser, deltas: list[Delta], end: Finished, scores: list[TokenLogprob] | None) -> Answer:
+    """Return a choice, with the tokens up to the end of its reasoning."""
+    events: list[Delta | Finished] = [*deltas, end]
+    reasoning = 0
+    for event in events:
+        before = parser.reasoned
+        parsed = parser.feed(event.text, final=event is end)
+        if parser.reasoned != before:
+            reasoning = event.completion_tokens
+    if deltas:
+        end = replace(end, logprobs=[score for event in events for score in event.logprobs])
+    return Answer(end, parsed, scores, reasoning)

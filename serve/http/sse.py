@@ -72,7 +72,7 @@ async def chunks(
                 break
         else:
             if options.include_usage:
-                yield frame(reply.closing([ends[i] for i in range(answers)], len(prompts)))
+                yield frame(reply.closing([ends[i] for i in range(answers)], len(prompts), frames.reasoning_tokens))
     except Timeout:
         yield frame(timed_out().body())
     yield DONE
@@ -102,9 +102,15 @@ class Frames:
         self.reply, self.options, self.prompt_tokens, self._parsers = reply, options, prompt_tokens, parsers
         # characters (the offset of the next text) and tokens so far
         self._lengths, self._tokens = [0] * len(parsers), [0] * len(parsers)
+        self._reasoning = [0] * len(parsers)  # tokens up to the end of the reasoning
         # by choice: events held back until the log-probabilities of its prompt arrive
         self._held: dict[int, list[Event]] = {index: [] for index in range(len(parsers))} if scored else {}
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by choice: the frame before and after the text
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """The tokens of reasoning in all choices, so far."""
+        return sum(self._reasoning)
 
     def opening(self, index: int) -> bytes:
         """Return the first frame of a chat choice."""
@@ -151,6 +157,8 @@ class Frames:
         deltas = [{"content": parsed.content}, *deltas] if parsed.content else deltas
         deltas = [{"reasoning_content": parsed.reasoning}, *deltas] if parsed.reasoning else deltas
         self._lengths[index] += len(parsed.content)
+        if parsed.reasoning:
+            self._reasoning[index] = event.completion_tokens
         scores = [self.reply.chat_logprobs(event.logprobs), *[None] * len(deltas)]
         frames = [self._frame(self.reply.chunk(index, d, s, None)) for d, s in zip(deltas, scores, strict=False)]
         if finish := self._finish(index, event):
