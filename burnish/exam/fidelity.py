@@ -31,6 +31,8 @@ class Fidelity(Record):
     terminator: bool | None
     prompt_parity_why: Text = ""
     terminator_why: Text = ""
+    tool_parity: bool | None = None
+    tool_parity_why: Text = ""
     kl_general: NotNegative | None = None
     loss_general: NotNegative | None = None
     loss_general_trained: NotNegative | None = None

@@ -73,6 +73,7 @@ def _fixed(f: Fidelity, gate: Gate) -> Iterator[Finding]:
     for name, holds, why in (
         ("prompt parity", f.prompt_parity, f.prompt_parity_why),
         ("terminator", f.terminator, f.terminator_why),
+        ("tool parity", f.tool_parity, f.tool_parity_why),
     ):
         if holds is False:
             yield Finding("fail", f"{name}: {why or 'it does not hold'}")

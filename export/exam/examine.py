@@ -24,6 +24,7 @@ from ..merge.shards import ShardError
 from .parity import Check, checkpoint_chat, gguf_chat, prompt_parity
 from .streamed import checkpoint_logits
 from .terminator import checkpoint_ends, gguf_ends, terminator
+from .tool_parity import decoded, tool_parity
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
     yield from score_chunks(model, [(q.input_ids, q.positions) for q in exam.questions])
 
 
-def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check) -> Fidelity:
+def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check, calls: Check) -> Fidelity:
     """Return an artefact's fidelity: figures over held-out response tokens and over general text."""
     figures = _figures(exam, scored)
     held, general = figures["loss"], figures["loss_general"]
@@ -72,6 +73,8 @@ def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check) -> Fidelity:
             "prompt_parity_why": parity.why,
             "terminator": end.holds,
             "terminator_why": end.why,
+            "tool_parity": calls.holds,
+            "tool_parity_why": calls.why,
             "noise_kl": exam.noise_kl,
         }
     )
@@ -118,8 +121,10 @@ def examine_gguf(
     with Model.open(path) as model:
         scored = score(exam, gguf_logits(model, exam), reference, title)
         ends = gguf_ends(model, record)
-        parity = prompt_parity(exam, gguf_chat(model, record, timeout_s), record, model.tokenize_raw, ends.all)
-        return fidelity(exam, scored, parity, terminator(exam, ends))
+        chat = gguf_chat(model, record, timeout_s)
+        parity = prompt_parity(exam, chat, record, model.tokenize_raw, ends.all)
+        calls = tool_parity(exam, chat, lambda ids: model.detokenize(ids, special=True).decode("utf-8", "replace"))
+        return fidelity(exam, scored, parity, terminator(exam, ends), calls)
 
 
 def examine_checkpoint(
@@ -138,5 +143,7 @@ def examine_checkpoint(
         raise ShardError(f"{directory}: transformers can't load its tokenizer: {first_line(error)}") from None
     raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
     ends = checkpoint_ends(directory, tokenizer, record)
-    parity = prompt_parity(exam, checkpoint_chat(tokenizer, record, timeout_s), record, raw, ends.all)
-    return fidelity(exam, scored, parity, terminator(exam, ends)), scored.answers
+    chat = checkpoint_chat(tokenizer, record, timeout_s)
+    parity = prompt_parity(exam, chat, record, raw, ends.all)
+    calls = tool_parity(exam, chat, lambda ids: decoded(tokenizer, ids))
+    return fidelity(exam, scored, parity, terminator(exam, ends), calls), scored.answers

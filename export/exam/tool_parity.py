@@ -1,0 +1,70 @@
+"""Tool parity: from what was trained, the artefact's tokenizer and the server's parser give exactly the rows' calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from burnish.chat import ChatError
+from burnish.dialects.comparison import same_call
+from burnish.dialects.events import Call
+from burnish.dialects.find import Found, find
+from burnish.dialects.reader import parse
+from burnish.exam.rows import Exam, Question
+from burnish.tokenizers.special_text import Chat
+
+from .parity import Check
+
+Decode = Callable[[Sequence[int]], str]
+# how many ids at the end of a prompt show whether it opens the reasoning
+IDS_BEFORE = 16
+
+
+def tool_parity(exam: Exam, chat: Chat | None, decode: Decode) -> Check:
+    """Check every turn of calls in the exam. `decode` returns the text of ids, special tokens included."""
+    turns = list(_turns(exam))
+    if not turns:
+        return Check(None)
+    if chat is None:
+        return Check(False, "it has no chat template")
+    try:
+        found = find(chat.template)
+    except ChatError as error:
+        return Check(False, str(error))
+    if found.dialect is None:
+        return Check(False, f"its tool calls can't be read: {found.why}")
+    for question, start, end, calls in turns:
+        if fault := _fault(question, start, end, calls, found, decode):
+            return Check(False, fault)
+    return Check(True)
+
+
+def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of ids as a transformers tokenizer has it."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _turns(exam: Exam) -> Iterator[tuple[Question, int, int, list[Call]]]:
+    for question in exam.questions:
+        for (start, end), turn in zip(question.spans, question.turns, strict=False):
+            entries = (question.messages or [])[turn].get("tool_calls") or ()
+            calls = [Call(entry["function"]["name"], entry["function"]["arguments"]) for entry in entries]
+            if calls:
+                yield question, start, end, calls
+
+
+def _fault(question: Question, start: int, end: int, calls: list[Call], found: Found, decode: Decode) -> str:
+    ids = question.input_ids
+    before, text = decode(ids[max(0, start - IDS_BEFORE) : start]), decode(ids[start : end - 1])
+    names = frozenset(_name(tool) for tool in question.tools or ())
+    opened = found.thoughts is not None and found.thoughts.open_in(before)
+    read = parse(text, found.dialect, found.thoughts, opened, names).calls
+    if len(read) == len(calls) and all(map(same_call, calls, read)):
+        return ""
+    return (
+        f"of {calls[0].name} and {len(calls) - 1} more calls in a turn, {len(read)} are read, or with other arguments"
+    )
+
+
+def _name(tool: dict[str, Any]) -> str:
+    return str(tool["function"]["name"])

@@ -1,0 +1,76 @@
+"""The exam of rows with tools: an artefact gets training's prompts, and the server's parser the rows' calls."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from burnish.chat import ChatTemplate, load_template
+from burnish.data.formats import Example, Message
+from burnish.dialects.events import Call
+from burnish.exam.rows import Exam, Question
+from burnish.files import text_sha256
+from burnish.records import TrainRecord
+from burnish.tokenizers.special_text import Chat
+from export.exam.parity import prompt_parity
+from export.exam.tool_parity import decoded, tool_parity
+from train.data import template as templates
+from train.data.mask import build
+from train.data.tools import fit
+from train.exam import questions
+from train.settings import ChatSection, ExamSection
+
+CALLS = (Call("weather", '{"city": "Zürich"}'), Call("weather", '{"city": "</tool_call>"}'))
+TOOL = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": {}}}
+
+
+def example() -> Example:
+    ids = ("call00000", "call00001")
+    results = [Message("tool", "grey", ids=(i,), name="weather") for i in ids]
+    turns = [Message("user", "Rain?"), Message("assistant", "", calls=CALLS, ids=ids), *results]
+    return Example(1, (*turns, Message("assistant", "No.")), tools=(TOOL,))
+
+
+@pytest.fixture(scope="module")
+def chat_and_exam(base_tokenizer: Any) -> tuple[Chat, Exam]:
+    """A chat as an artefact has it, and the exam as training writes it."""
+    codec, own = templates.codec(base_tokenizer), templates.choose(ChatSection(), base_tokenizer)
+    assert own
+    template = ChatTemplate(load_template("chatml-tools"), own.date, own.special_tokens)
+    fitted, found = fit(template, None, [example()])
+    codec = replace(codec, dialects=found)
+    asked = questions(build([example()], fitted, codec), codec, ExamSection(general_rows=1))
+    nothing = cast(Any, None)
+    exam = Exam(asked, nothing, np.zeros(0, dtype=np.float32), 0.0, 0.0)
+    return Chat(template, codec.vocabulary), exam
+
+
+def test_prompts_with_tools_and_calls_are_those_of_training(chat_and_exam: tuple[Chat, Exam]) -> None:
+    chat, exam = chat_and_exam
+    record = cast(TrainRecord, SimpleNamespace(chat_template_sha256=text_sha256(chat.template.source)))
+    assert prompt_parity(exam, chat, record, lambda text: []).why == ""
+    without = replace(exam, questions=[replace(q, tools=None) for q in exam.questions])
+    assert prompt_parity(without, chat, record, lambda text: []).holds is False
+
+
+def test_the_rows_calls_are_read_back(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
+    chat, exam = chat_and_exam
+    assert tool_parity(exam, chat, lambda ids: decoded(base_tokenizer, ids)).holds is True
+    changed = tool_parity(exam, chat, lambda ids: decoded(base_tokenizer, ids).replace("Zürich", "Zurich"))
+    assert changed.holds is False and "2 are read, or with other arguments" in changed.why
+
+
+def test_a_template_whose_calls_can_t_be_read_fails(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
+    chat, exam = chat_and_exam
+    plain = replace(chat, template=replace(chat.template, source=load_template("chatml")))
+    check = tool_parity(exam, plain, lambda ids: decoded(base_tokenizer, ids))
+    assert check.holds is False and "its tool calls can't be read" in check.why
+
+
+def test_without_calls_it_does_not_apply(chat_and_exam: tuple[Chat, Exam]) -> None:
+    none = replace(chat_and_exam[1], questions=[Question("general", [1, 2], [(1, 2)])])
+    assert tool_parity(none, None, lambda ids: "").holds is None
