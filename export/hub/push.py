@@ -11,7 +11,7 @@ from rich.table import Table
 
 from burnish import hub
 from burnish import run as runs
-from burnish.console import cell, say, warn
+from burnish.console import cell, counted, say, warn
 from burnish.files import file_sha256, read_lines
 from burnish.private.huggingface_hub import git_id, set_sha256
 from burnish.publish import WRITE, PushSection, check_target
@@ -74,7 +74,7 @@ def show(s: Publication, push: PushSection, items: list[Item]) -> None:
     made.add_column("sha256")
     for item in items:
         made.add_row(cell(item.name), _bytes(item.size), item.sha256[:12])
-    made.add_row(f"{len(items)} files", _bytes(sum(item.size for item in items)), "")
+    made.add_row(counted(len(items), "file"), _bytes(sum(item.size for item in items)), "")
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(made)
     _warn(s)
 
@@ -92,7 +92,7 @@ def _upload(api: HfApi, s: Publication, items: list[Item]) -> str:
     add = [CommitOperationAdd(item.name, item.source) for item in changed]
     for operation, item in zip(add, changed, strict=True):
         set_sha256(operation, item.sha256)
-    say(f"push: uploading {len(changed)} files, {_bytes(sum(item.size for item in changed))}")
+    say(f"push: uploading {counted(len(changed), 'file')}, {_bytes(sum(item.size for item in changed))}")
     for name in stale:
         say(f"push: {name} is from an earlier push: removed in the same commit")
     api.preupload_lfs_files(s.repo, add)  # in parallel, with a bar for each
