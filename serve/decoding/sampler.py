@@ -78,6 +78,11 @@ class Sampler:
         self._penalties.add(token)
         return token
 
+    @property
+    def needs_sum(self) -> bool:
+        """Whether sampling needs the exponentials of all logits: for top_p without top_k."""
+        return not self._greedy and self._shape.top_p < 1.0 and not self._shape.top_k
+
     def row(self, logits: Floats, sums: bool = False) -> Row | None:
         """Return a Row of these logits with all that reads the whole of it already computed, for `sample`.
 
@@ -86,7 +91,7 @@ class Sampler:
         if self._penalties.active:
             return None
         row = Row(logits, self._greedy)
-        if row.usable and (sums or (not self._greedy and self._shape.top_p < 1.0 and not self._shape.top_k)):
+        if row.usable and (sums or self.needs_sum):
             _ = row.total
         return row
 
