@@ -28,7 +28,7 @@ Draw = tuple[Output, Sampler, Floats]
 
 
 class StepSampler:
-    """The samplers of the running sequences. numpy releases the GIL in every pass over a row: long ones run in threads."""
+    """The samplers of the running sequences. numpy releases the GIL in every pass over a row: threads share long ones."""
 
     def __init__(self, model: Model, context: Context, threads: int | None = None) -> None:
         self._model, self._context = model, context
