@@ -28,7 +28,7 @@ Draw = tuple[Output, Sampler, Floats]
 
 
 class StepSampler:
-    """The samplers of the running sequences. numpy releases the GIL in a pass over a row, so threads share long ones."""
+    """The samplers of the running sequences. numpy releases the GIL in a pass over a row: threads share long ones."""
 
     def __init__(self, model: Model, context: Context, threads: int | None = None) -> None:
         self._model, self._context = model, context
