@@ -20,6 +20,7 @@ from burnish.dialects.formats import DIALECTS
 from burnish.dialects.reader import Parser, parse
 from burnish.dialects.thoughts import FORMATS, Thoughts
 from burnish.rendering.shape import tool_call
+from tests.support.thorough import THOROUGH
 from tests.support.tool_calls import CALLS, MARKERS, holds
 from tests.support.tool_templates import QUOTES, TEMPLATES, tool_template
 
@@ -64,7 +65,7 @@ def test_a_template_s_dialect_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=40)
+@settings(max_examples=40 if THOROUGH else 12)
 @given(calls=CALLS, sizes=st.lists(st.integers(0, 9), max_size=30))
 def test_what_a_template_writes_is_read_back(name: str, calls: list[Call], sizes: list[int]) -> None:
     facts = found(name)
@@ -133,7 +134,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda d: d.name)
-@settings(max_examples=120)
+@settings(max_examples=120 if THOROUGH else 30)
 @given(parts=st.lists(FRAGMENTS, max_size=14), sizes=st.lists(st.integers(0, 7), max_size=60), think=st.booleans())
 def test_pieces_make_no_difference_to_any_text(
     dialect: Dialect, parts: list[str], sizes: list[int], think: bool
@@ -144,6 +145,12 @@ def test_pieces_make_no_difference_to_any_text(
     assert all(isinstance(call.value(), dict) for call in read.calls)
     if not read.calls and not think and not dialect.whole:
         assert read.content == text
+
+
+def test_a_name_that_the_end_of_the_text_cuts_off_is_content() -> None:
+    parser = Parser(DIALECTS["mistral"])
+    events = [*parser.feed("[TOOL_CALLS]"), *parser.feed("look"), *parser.feed("", final=True)]
+    assert collect(events) == Parsed("[TOOL_CALLS]look", "", ())
 
 
 @pytest.mark.parametrize("thoughts", FORMATS.values(), ids=lambda t: t.name)

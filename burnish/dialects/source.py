@@ -28,11 +28,13 @@ class Source:
 
     def add(self, text: str, final: bool = False) -> None:
         """Add new text. `final`: none follows."""
+        self._final = final
+        if not text:  # an operation that waits still holds positions, and finds no reason to look again
+            return
         self._raw.append(self._text[self._raw_from : self._at])
         self._text = self._text[self._at :] + text
         self._at = self._raw_from = 0
         self._received += len(text)
-        self._final = final
 
     def record(self) -> None:
         """Start recording the text that is read."""
