@@ -138,7 +138,7 @@ class Source:
             if kept > self._at:
                 text, self._at = self._text[self._at : kept], kept
                 yield text
-            if not (yield from self._more()) and self._at == len(self._text):
+            if not (yield from self._more()) and self._at >= len(self._text):
                 return ""
 
     def _may_start(self, marker: str) -> bool:
