@@ -58,7 +58,7 @@ def test_sighup_drains_like_sigterm(tiny: Path) -> None:
         server.process.send_signal(signal.SIGHUP)
         assert server.process.wait(30) == 0
         server.stop()
-    assert "SIGHUP: no new requests" in server.output
+    assert "SIGHUP: draining" in server.output
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 2.0, 3.0])
