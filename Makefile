@@ -86,7 +86,7 @@ quickstart: setup ## set up, train, export, serve and ask, on this CPU
 	@$(SAFE_PY) -m tools.quickstart
 
 ship: $(READY) ## check, plan, train, export and serve, with one question after the plan; run it again after Ctrl-C to continue | DATA=f [RUN= CONFIG= BASE= QUANTS= PORT= SET= YES=1]
-	@$(SHIP_PY) -m tools.ship --where $(or $(filter docker,$(WHERE)),local) --config $(CONFIG_WORD) --port $(PORT) $(call opt,DATA,--data) $(call opt,BASE,--base) $(call opt,RUN,--run) $(call opt,QUANTS,--quants) $(if $(YES),--yes) -- $(SET)
+	@$(SHIP_PY) -m tools.ship --where $(or $(filter docker,$(WHERE)),local) --config $(CONFIG_WORD) --port $(PORT) $(call opt,DATA,--data) $(call opt,BASE,--base) $(call opt,RUN,--run) $(call opt,QUANTS,--quants) $(if $(filter 1 y yes true,$(YES)),--yes) -- $(SET)
 
 check: $(READY) ## read, lint and preview the data | DATA=f [CONFIG= BASE= SET=]
 	@$(STAGE) train check --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
@@ -110,7 +110,7 @@ chat: $(READY) ## chat with the server in the terminal | [PORT=]
 	@$(STAGE) serve chat --url http://127.0.0.1:$(PORT)/v1
 
 push: $(READY) ## publish the files that passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
-	@$(STAGE) export push $(PUBLISHED) $(if $(PUBLIC),--push.public true) $(if $(DRY_RUN),--dry-run) $(SET)
+	@$(STAGE) export push $(PUBLISHED) $(if $(filter 1 y yes true,$(PUBLIC)),--push.public true) $(if $(filter-out 0 n no false,$(DRY_RUN)),--dry-run) $(SET)
 
 card: $(READY) ## print the model card that push would publish | [REPO= RUN= WHAT=]
 	@$(STAGE) export card $(PUBLISHED) $(SET)

@@ -225,6 +225,18 @@ def test_a_port_in_use_is_reported_before_the_first_step(place: Path) -> None:
     assert done.returncode == 2 and f"error: port {port} is in use" in done.stderr and not steps(place)
 
 
+@pytest.mark.parametrize("port", ["0", "99999", "http"])
+def test_a_port_that_is_none_is_refused_before_the_first_step(place: Path, port: str) -> None:
+    done = ship(place, "--yes", "--port", port)
+    assert done.returncode == 2 and done.stderr == f"error: PORT={port}: expected a port, 1 to 65535\n"
+    assert names(place) == []
+
+
+def test_a_root_may_have_an_equals_sign(place: Path) -> None:
+    assert ship(place, "--yes", "--", "--run.root", "a=b").returncode == 0
+    assert steps(place)[2][-1] == "a=b"
+
+
 def test_every_section_of_the_stages_is_known() -> None:
     sections = {name for name in TrainSettings.model_fields if name != "template_timeout_s"}
     assert sections == TRAIN_SECTIONS

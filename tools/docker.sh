@@ -124,6 +124,8 @@ mount_words() {
       # may be a directory named like a command, such as train: only its option tells
       --data.path | --data.eval_path) case $word in /* | "~/"*) ;; *) word=./$word ;; esac ;;
     esac
+    # a new root is made here: in the container it would be lost with it
+    case $before in --run.root) [ -e "$word" ] || mkdir -p -- "$word" ;; esac
     case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "$word" ro ;; esac
     case $before in --config) mount_values "$word" ;; esac
     before=$word
@@ -138,9 +140,12 @@ mount_values() {  # $1 a YAML file: mount the paths in it
 }
 
 mount_base() {  # export and push need the run's base, which may be a path on this machine
-  local run=latest word before='' record
-  for word in "$@"; do [ "$before" = --run.name ] && run=$word; before=$word; done
-  record=runs/$run/train.json
+  local run=latest root=runs word before='' record
+  for word in "$@"; do
+    case $before in --run.name) run=$word ;; --run.root) root=$word ;; esac
+    before=$word
+  done
+  record=$root/$run/train.json
   [ ! -f "$record" ] || mount_path "$(sed -n '/"base"/,/}/s/.*"id": *"\([^"]*\)".*/\1/p' "$record" | head -n1)" ro
 }
 

@@ -31,6 +31,7 @@ EXPORT_SECTIONS = frozenset({"run", "merge", "gguf", "gate"})
 SERVE_SECTION = "serve"
 RUN_SECTION = re.compile(r"^run\s*:", re.MULTILINE)
 MAX_NAME = 60  # characters of a run name made from a file name
+MAX_PORT = 65535
 INTERRUPTED = 130
 
 
@@ -118,12 +119,16 @@ def make_parser() -> argparse.ArgumentParser:
 def read(asked: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
     """Return the steps' arguments from make's variables and SET. Raises ShipError."""
     config = Path(asked.config)
-    if config.is_file() and RUN_SECTION.search(config.read_text(encoding="utf-8", errors="replace")):
+    try:
+        text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    except OSError as error:
+        raise ShipError(f"{config}: can't be read: {error.strerror}") from None
+    if RUN_SECTION.search(text):
         raise ShipError(
             f"{config}: has a section 'run', which only train would use: remove it, and set RUN=name or"
             ' SET="--run.root DIR", which apply to every step'
         )
-    given = {name: option[-1].rpartition("=")[2] for name, option in options(more)}
+    given = {name: option[0].partition("=")[2] if "=" in option[0] else option[-1] for name, option in options(more)}
     root = given.get("run.root") or environ.get("BURNISH_TRAIN_RUN__ROOT") or "runs"
     name = asked.run or given.get("run.name") or environ.get("BURNISH_TRAIN_RUN__NAME")
     name = name or run_name(asked.data, asked.config)
@@ -169,10 +174,12 @@ def say(text: str) -> None:
 def check_later_steps(ship: Ship) -> int:
     """Check the port and, if the steps run on this machine, the settings of export and serve; return an exit code.
 
-    Raises ShipError if the port is in use.
+    Raises ShipError if the port is not one or is in use.
     """
+    if not ship.port.isdecimal() or not 0 < int(ship.port) <= MAX_PORT:
+        raise ShipError(f"PORT={ship.port}: expected a port, 1 to {MAX_PORT}")
     with socket.socket() as probe:
-        if ship.port.isdecimal() and probe.connect_ex(("127.0.0.1", int(ship.port))) == 0:
+        if probe.connect_ex(("127.0.0.1", int(ship.port))) == 0:
             raise ShipError(f"port {ship.port} is in use on this machine: choose another with PORT=")
     if ship.where == "docker":
         return 0
