@@ -95,6 +95,17 @@ def test_content_before_calls_stays_content(name: str) -> None:
     assert parse(text, found(name).dialect, found(name).thoughts, opened) == Parsed("Let me look.", "", (call, call))
 
 
+def test_a_backslash_of_a_python_string_stays_where_it_escapes_nothing() -> None:
+    (call,) = parse(r"""[f(p="\d+\n")]""", DIALECTS["pythonic"], None, False, frozenset({"f"})).calls
+    assert call.value() == {"p": "\\d+\n"}
+
+
+def test_no_channel_is_a_call_where_no_tools_are_offered() -> None:
+    text = '<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>'
+    assert parse(text, DIALECTS["channels"], None, False, frozenset()).calls == ()
+    assert len(parse(text, DIALECTS["channels"], None, False, frozenset({"f"})).calls) == 1
+
+
 @pytest.mark.parametrize("name", ["hermes-think", "channels"])
 def test_a_thought_before_calls_is_a_thought(name: str) -> None:
     call = Call("look", '{"at": "x"}')

@@ -124,6 +124,13 @@ def test_without_parallel_calls_the_first_is_returned(client: openai.OpenAI, str
     assert len(calls) == 1
 
 
+def test_without_parallel_calls_a_broken_call_hides_no_other(client: openai.OpenAI) -> None:
+    _, calls, finish = joined(ask(client, f"{BROKEN}\n{CALL}", stream=True, parallel_tool_calls=False))
+    assert json.loads(calls[1]["arguments"]) == ARGUMENTS and finish == "tool_calls"
+    texts, calls, _ = joined(ask(client, f"{CALL}\n{BROKEN}", stream=True, parallel_tool_calls=False))
+    assert texts["content"].strip() == BROKEN and len(calls) == 1
+
+
 def test_a_cut_call_ends_with_length(client: openai.OpenAI) -> None:
     choice = ask(client, CALL, max_tokens=40).choices[0]
     assert (choice.finish_reason, choice.message.tool_calls) == ("length", None)

@@ -163,6 +163,8 @@ def _python_string(source: Source, quote: str) -> Writing[None]:
             yield _character((yield from _code(source, _CODES[escape])))
         elif escape in _PYTHON_ESCAPES:
             yield escaped(_PYTHON_ESCAPES[escape])
+        elif escape:  # as in Python, which keeps the backslash of "\d+"
+            yield escaped("\\" + escape)
         else:
             raise BrokenCall
 

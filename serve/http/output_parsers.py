@@ -76,6 +76,7 @@ class DialectText:
         self._whole = ParsedDelta()
         self._parser, self._streamed, self._parallel = parser, streamed, parallel
         self._index = -1  # of the current call
+        self._complete = 0  # calls
 
     def feed(self, text: str, final: bool = False) -> ParsedDelta:
         found = ParsedDelta() if self._streamed else self._whole
@@ -105,12 +106,16 @@ class DialectText:
                     found.calls[-1].arguments += text
                 else:
                     found.calls.append(CallDelta(self._index, text))
-            case CallArguments() | CallEnd() | CallBroken():
+            case CallBroken(raw) if not self._wanted:  # nothing of it was sent
+                found.content += raw
+            case CallEnd():
+                self._complete += 1
+            case CallArguments() | CallBroken():
                 pass
 
     @property
     def _wanted(self) -> bool:
-        return self._parallel or self._index == 0
+        return self._parallel or not self._complete
 
 
 # makes the parser of one choice of a request, given its prompt

@@ -32,7 +32,8 @@ class StreamOptions(Wire):
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Repetition = Annotated[float, Field(gt=0, le=10)]
+# logits are divided by it: a smaller one overflows them
+Repetition = Annotated[float, Field(ge=0.01, le=10)]
 TopK = Annotated[int, Field(ge=-1, le=1 << 30)]
 LastTokens = Annotated[int, Field(ge=-1, le=1 << 20)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -30,7 +30,10 @@ def _answer(source: Source, names: Names) -> Reading[None]:
             yield from _text(source, Content, ())
             return
         receiver = _TO.search(header)
-        if receiver:
+        if receiver and names is not None and not names:  # no tools were offered
+            yield Content(header + MESSAGE)
+            receiver = None
+        elif receiver:
             yield from attempt(source, _call(source, receiver.group(1)), header + MESSAGE)
         thinks = _ANALYSIS.search(header) and not receiver
         yield from _text(source, Thought if thinks else Content, ENDS)
