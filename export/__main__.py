@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports exits without a traceback
 
 import argparse
 import sys
@@ -45,7 +45,7 @@ COMMANDS = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the command-line parser."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     with prepared_process():
         settings, options = parse_arguments(make_parser(), ExportSettings, "export", argv)
@@ -157,7 +157,7 @@ def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: M
 
 
 def _remarks(artefacts: Sequence[Artefact]) -> dict[str, list[str]]:
-    """Return what was not judged for passing artefacts, with their paths."""
+    """Return remarks on what was not judged for passing artefacts, with the artefact paths."""
     found: dict[str, list[str]] = {}
     for artefact in artefacts:
         head, _, remark = artefact.why.partition("; ")

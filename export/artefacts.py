@@ -1,4 +1,4 @@
-"""Artefacts: the interface of output formats (make, examine), and artefacts finished by an earlier export."""
+"""Artefacts: the interface for output formats (make, examine), and artefacts finished by an earlier export."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from burnish.run import Run
 from .seal import SealError, is_sealed, seal
 from .settings import ExportSettings
 
-WORK = ".export"  # for reuse by a later export: hashes, fidelity, the merge's answers
-EXAMINED = 3  # increase it when the examination changes, so that older figures are not reused
+WORK = ".export"  # reused by later exports: hashes, fidelity, the merged model's answers
+EXAMINED = 3  # increment when the examination changes, so that older figures are not reused
 
 AnyExamined = TypeVar("AnyExamined", bound=Examined)
 
 
 @dataclass
 class Finished:
-    """Examined artefacts of this run, by path; valid only for one `key` (training and settings)."""
+    """This run's examined artefacts by path; valid only for one `key` (training and settings)."""
 
     path: Path
     key: dict[str, Any]
@@ -36,12 +36,12 @@ class Finished:
 
     @staticmethod
     def load(run: Run, key: dict[str, Any]) -> Finished:
-        """Read the finished artefacts of an earlier export with the same key, if they were written here."""
+        """Read an earlier export's finished artefacts if the key matches and their seal is valid."""
         path = run.inside(f"{WORK}/kept.json")
         try:
             content: Any = read_json(path) if path.is_file() else {}
         except FileError:
-            content = None  # damaged: make everything again
+            content = None  # damaged: rebuild everything
         if content and (why := _not_believed(content)):
             say(f"export: {path} {why}: everything is made and measured again")
             content = None
@@ -50,7 +50,7 @@ class Finished:
         return Finished(path, key, known if isinstance(known, dict) else {})
 
     def find(self, run: Run, name: str, kind: type[AnyExamined]) -> AnyExamined | None:
-        """Return a finished artefact, if its files are unchanged."""
+        """Return a finished artefact if its files are unchanged, else None."""
         try:
             known = kind.model_validate(self.artefacts[name])
         except (KeyError, ValidationError):
@@ -59,7 +59,7 @@ class Finished:
         return known if path.exists() and tree_sha256(path) == known.sha256 else None
 
     def others(self, run: Run, made: Collection[str]) -> list[Examined]:
-        """Return unchanged GGUF files of earlier exports that are not in `made`."""
+        """Return unchanged GGUF files from earlier exports, except those in `made`."""
         names = sorted(self.artefacts.keys() - set(made))
         found = (self.find(run, name, Examined) for name in names if name.startswith(f"gguf/{run.id}-"))
         return [one for one in found if one is not None and one.kind == "gguf"]
@@ -68,14 +68,14 @@ class Finished:
         """Record a finished artefact."""
         self.artefacts[examined.path] = examined.model_dump()
         content = {"key": self.key, "artefacts": self.artefacts}
-        content = json.loads(json.dumps(content))  # as it will be read back: lists instead of tuples
+        content = json.loads(json.dumps(content))  # as it will be read back, with lists instead of tuples
         with suppress(SealError):  # the next export reports why it measures again
             content["seal"] = seal(content)
         write_atomic(self.path, json.dumps(content, indent=2) + "\n")
 
 
 def _not_believed(content: Any) -> str:
-    """Return why the records of an earlier export are not trusted, else ""."""
+    """Return why an earlier export's records are not trusted, or "" if they are."""
     if not isinstance(content, dict) or not content.get("seal"):
         return "has no seal"
     try:
@@ -99,14 +99,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """A newly made artefact: its type, and its tensors that fell back to another type, by "wanted -> taken"."""
+    """A new artefact: its type, and how many tensors fell back to another type, keyed by "wanted -> taken"."""
 
     quantization: str
     fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 class Format(Protocol):
-    """One output format: makes an artefact at `path` (relative to the run) and examines it."""
+    """An output format: writes an artefact to `path` (relative to the run) and examines it."""
 
     @property
     def path(self) -> str: ...
@@ -114,7 +114,7 @@ class Format(Protocol):
     def kind(self) -> Kind: ...
 
     def make(self, target: Path) -> Made:
-        """Write the artefact atomically. Raises UserError if it can't be made."""
+        """Write the artefact atomically. Raises UserError if that fails."""
         ...
 
     def examine(self, path: Path) -> Fidelity:
@@ -123,7 +123,7 @@ class Format(Protocol):
 
 
 def produce(job: Job, output: Format) -> Examined:
-    """Make and examine one artefact, unless it exists unchanged."""
+    """Write and examine one artefact unless it already exists unchanged."""
     if found := job.finished.find(job.run, output.path, Examined):
         say(f"export: {output.path} exists and is unchanged")
         return found
@@ -135,7 +135,7 @@ def produce(job: Job, output: Format) -> Examined:
 
 
 def describe(target: Path, name: str, kind: Kind, fidelity: Fidelity, made: Made) -> Examined:
-    """Return the record's entry for one examined file or directory, under `name`."""
+    """Return the record entry for an examined file or directory, with `name` as its path."""
     files = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
     return Examined(
         path=name,

@@ -1,7 +1,7 @@
-"""The 16-bit merge as safetensors. If there is a choice of base, both merges are examined and the better is kept.
+"""The 16-bit merge as safetensors. If both bases are possible, both merges are examined and the better one is kept.
 
-No simple rule predicts the better base. The lower held-out response loss wins, within 1% the lower general-text loss;
-but a merge that fails the gate never wins over one that passes.
+No simple rule predicts the better base. The lower held-out response loss wins; within 1%, the lower general-text loss.
+A merge that fails the gate never beats one that passes.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .merge.dequantize import DTYPES
 from .merge.shards import NAMES, sources
 from .settings import GateSection
 
-SAME_LOSS = 0.01  # losses that differ by less than this share count as equal
+SAME_LOSS = 0.01  # losses that differ by less than this fraction count as equal
 ANSWERS = "merged.safetensors"
 
 
 class Merged(Examined):
-    """The examined merge, with its base."""
+    """The examined merge and its base."""
 
     merge: Merge
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Format: a 16-bit checkpoint merged onto one of the two bases. It stays in .export/ until it is chosen."""
+    """Format: a 16-bit checkpoint merged onto one of the two bases, kept in .export/ until chosen."""
 
     job: Job
     base: Base
@@ -62,7 +62,7 @@ class Checkpoint:
         return Made(NAMES[DTYPES[dtype]])
 
     def examine(self, path: Path) -> Fidelity:
-        """Score the checkpoint with transformers, and save its answers next to it as the reference for GGUFs."""
+        """Score the checkpoint with transformers, and save its answers beside it as the reference for GGUF files."""
         title = f"the merge ({self.onto})"
         fidelity, answers = examine_checkpoint(
             path, self.job.exam, self.job.record, title, self.job.settings.template_timeout_s
@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def make_merged(job: Job, base: Base) -> Merged:
-    """Make and examine merged/, unless it exists unchanged."""
+    """Write and examine merged/ unless it already exists unchanged."""
     if found := job.finished.find(job.run, MERGED, Merged):
         say(f"export: {MERGED} exists and is unchanged")
         return found
@@ -93,9 +93,9 @@ def make_merged(job: Job, base: Base) -> Merged:
 
 
 def choose(fidelity: Mapping[MergeBase, Fidelity], gate: GateSection) -> tuple[MergeBase, str]:
-    """Return the base of the better of two examined merges, and why: the verdict counts more than the loss.
+    """Return the better merge's base, and why; the verdict takes precedence over the loss.
 
-    A merge onto other weights than the adapter saw may have the lower loss but not match the trained model.
+    A merge onto weights that the adapter was not trained on may have the lower loss but not match the trained model.
     """
     (first, a), (second, b) = fidelity.items()
     best, reason = _lower_loss(first, a, second, b)
@@ -111,19 +111,19 @@ def _lower_loss(first: MergeBase, a: Fidelity, second: MergeBase, b: Fidelity) -
     what, losses = "held-out response loss", (a.loss, b.loss)
     if losses[0] is None or losses[1] is None or abs(losses[0] - losses[1]) <= SAME_LOSS * min(losses[0], losses[1]):
         what, losses = "held-out response losses within 1%; general-text loss", (a.loss_general, b.loss_general)
-    assert losses[0] is not None and losses[1] is not None  # an exam without held-out rows has general text
+    assert losses[0] is not None and losses[1] is not None  # an exam without held-out rows still contains general text
     best = first if losses[0] <= losses[1] else second
     return best, f"{what} {losses[0]:.4f} ({first}) against {losses[1]:.4f} ({second})"
 
 
 def merged_answers(run: Run) -> TopLogprobs:
-    """Return the merge's answers to the exam, the reference for every GGUF."""
+    """Return the merged model's exam answers, the reference for every GGUF file."""
     tensors = load_file(run.path / WORK / ANSWERS)
     return TopLogprobs(tensors["ids"], tensors["logp"], tensors["true"])
 
 
 def _take(run: Run, best: MergeBase, others: list[MergeBase]) -> None:
-    """Move the chosen merge to merged/, and remove the others."""
+    """Move the chosen merge to merged/ and remove the others."""
     work = run.path / WORK
     shutil.rmtree(run.path / MERGED, ignore_errors=True)
     os.replace(work / best, run.path / MERGED)

@@ -1,6 +1,6 @@
-"""A seal on an export's cached results: they are reused only if this user measured them on this machine.
+"""A seal on an export's cached results, which are reused only if this user measured them on this machine.
 
-It is an HMAC-SHA256 with a key that stays in the cache, so a run made by someone else has no valid seal.
+The seal is an HMAC-SHA256 with a key kept in the user's cache, so another user's run has no valid seal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def is_sealed(content: Any, given: object) -> bool:
 
 
 def _key(path: Path) -> bytes:
-    """Return the key; it is made at first use and readable only by its owner."""
+    """Return the key, which is created on first use and readable only by its owner."""
     try:
         if not path.exists():
             _make_key(path)
@@ -47,7 +47,7 @@ def _key(path: Path) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key atomically; this replaces a key that another process just made and invalidates its seals."""
+    """Write a new key atomically, replacing one that another process just created and invalidating its seals."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -1,4 +1,4 @@
-"""ExportSettings."""
+"""The export stage's settings."""
 
 from __future__ import annotations
 

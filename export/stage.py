@@ -44,13 +44,13 @@ NO_FIGURES = Fidelity(
     kl=None, kl_trained=None, top1_agreement=None, loss=None, loss_trained=None, loss_base=None, prompt_parity=None,
     terminator=None,
 )  # fmt: skip
-# paths that an export reads or writes besides those in the records
+# paths that an export reads or writes in addition to those in the records
 TOUCHED = ("train.json", "export.json", "config.yaml", "report.html", "logs", MERGED, "gguf", WORK)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "gguf", "bitsandbytes")
 
 
 def export(settings: ExportSettings) -> tuple[Run, ExportRecord]:
-    """Export the run; return it and its record. Checks everything that can be checked before the work starts."""
+    """Export the run and return it with its record. All possible checks run before the work starts."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
     with lock.hold(run.path, "an export"):
         return run, _export(settings, run)
@@ -67,7 +67,7 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     _check_room(run, base, len(merge_bases(settings.merge.base, record)[0]), len(types))
     for directory in (run.path, run.path / "gguf"):
         remove_partial(directory)
-    private_directory(run.path / WORK)  # it has the merge's answers to held-out rows
+    private_directory(run.path / WORK)  # it contains the merged model's answers to held-out rows
     train_sha256 = file_sha256(run.path / "train.json")
     key = {"train_sha256": train_sha256, "merge": settings.merge.model_dump(), "examined": EXAMINED}
     job = Job(settings, run, record, Exam.load(run.tree(record.exam.path)), Finished.load(run, key))
@@ -82,9 +82,9 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
 
 
 def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
-    """Return the examined GGUF files, and why there are none if the converter does not support the merge.
+    """Return the examined GGUF files, and why there are none if the converter does not support the merged model.
 
-    This includes unchanged GGUF files of earlier exports, whatever types are requested now.
+    Unchanged GGUF files from earlier exports are included, whatever types are requested now.
     """
     try:
         made = [produce(job, output) for output in gguf_formats(job, types)]
@@ -136,7 +136,7 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
 
 
 def _check_name(run: Run) -> None:
-    """Raise RunError if the directory's name can't be part of artefact names."""
+    """Raise RunError if the directory name can't be part of artefact names."""
     try:
         inside(f"gguf/{run.id}.gguf")
     except ValueError as error:
@@ -186,6 +186,6 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
 
 
 def _context_length(config: Mapping[str, Any]) -> int | None:
-    """Return the context length in the model's config; None if it has none."""
+    """Return the context length from the model's config, or None if it is missing."""
     found = (config.get(name) for name in ("max_position_embeddings", "n_positions"))
     return next((n for n in found if type(n) is int and 0 < n <= MOST_TOKENS), None)

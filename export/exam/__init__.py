@@ -1,1 +1,1 @@
-"""Examining artefacts: their logits, prompt parity and end tokens."""
+"""Artefact examination: logits, prompt parity and end tokens."""

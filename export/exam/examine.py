@@ -1,4 +1,4 @@
-"""Examine an artefact: score it on the trained model's exam, and compute its fidelity."""
+"""Examine an artefact: score it on the trained model's exam and compute its fidelity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .tool_parity import decoded, tool_parity
 
 @dataclass(frozen=True)
 class Scored:
-    """One artefact's answers at all n positions, compared with the trained model and, if given, the 16-bit merge."""
+    """An artefact's answers at all n positions, compared with the trained model and, if given, the 16-bit merge."""
 
     answers: TopLogprobs
     trained: Compared
@@ -37,7 +37,7 @@ class Scored:
 
 
 def score(exam: Exam, logits: Iterable[Floats], merged: TopLogprobs | None, title: str) -> Scored:
-    """Reduce logits, read in the exam's order as [some positions, vocabulary], to what the record needs."""
+    """Reduce logits, in [positions, vocabulary] chunks in exam order, to the scores needed for the record."""
     targets = [target for question in exam.questions for target in question.targets]
     answers, trained, against = [], [], []
     start = 0
@@ -55,12 +55,12 @@ def score(exam: Exam, logits: Iterable[Floats], merged: TopLogprobs | None, titl
 
 
 def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
-    """Yield a GGUF's logits, computed by llama.cpp, some positions at a time."""
+    """Yield a GGUF file's logits from llama.cpp in chunks of positions."""
     yield from score_chunks(model, [(q.input_ids, q.positions) for q in exam.questions])
 
 
 def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check, calls: Check) -> Fidelity:
-    """Return an artefact's fidelity: figures over held-out response tokens and over general text."""
+    """Return an artefact's fidelity: metrics over held-out response tokens and over general text."""
     figures = _figures(exam, scored)
     held, general = figures["loss"], figures["loss_general"]
     return Fidelity.model_validate(
@@ -81,7 +81,7 @@ def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check, calls: Check
 
 
 def _figures(exam: Exam, scored: Scored) -> dict[str, Estimate | None]:
-    """Return each figure with its interval, clustered by row; None if it has no positions."""
+    """Return each metric with its row-clustered interval, or None if it has no positions."""
     held, rows = exam.heldout(), exam.rows()
     reference = scored.merged or scored.trained
     base, trained, here = (-t.astype(np.float64) for t in (exam.base_true, exam.trained.true, scored.answers.true))
@@ -116,7 +116,7 @@ def examine_gguf(
 ) -> Fidelity:
     """Return the fidelity of a GGUF file, scored by llama.cpp and prompted with the template in its metadata.
 
-    `timeout_s` limits the time of one rendering.
+    `timeout_s` limits each template rendering.
     """
     with Model.open(path) as model:
         scored = score(exam, gguf_logits(model, exam), reference, title)
@@ -130,9 +130,9 @@ def examine_gguf(
 def examine_checkpoint(
     directory: Path, exam: Exam, record: TrainRecord, title: str, timeout_s: float = TIMEOUT_S
 ) -> tuple[Fidelity, TopLogprobs]:
-    """Return the fidelity of a merged checkpoint, scored by transformers, and its answers.
+    """Return a merged checkpoint's fidelity, scored with transformers, and its answers.
 
-    Its tokenizer is loaded as in vLLM and others, by the class that its files name, so that their result is examined.
+    The tokenizer is loaded through the class named in its files, as in vLLM, so that the exam matches such programs.
     """
     from transformers import AutoTokenizer
 

@@ -1,8 +1,8 @@
 """Run several forward passes of a model together, so that each layer is loaded once for all of them.
 
-Each pass is the model's own forward in a separate thread that stops before every layer. One thread runs at a time: the
-caller's, which computes the layers, or a pass between two layers. So the architecture itself makes masks, position
-embeddings, caches and everything else that layers share.
+Each pass runs the model's own forward in a separate thread that blocks before every layer. One thread runs at a time:
+the caller's, which computes the layers, or a pass between two layers. The model's own code therefore computes masks,
+position embeddings, caches and all other state that layers share.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class _Cancelled(BaseException):
-    """Ends a cancelled pass."""
+    """Raised in a pass's thread to cancel the pass."""
 
 
 class _Pass(Generic[T]):
-    """One function in its own thread; `waits_for` is the number of the layer that it waits for, None when done."""
+    """A function running in its own thread; `waits_for` is the layer number it is blocked on, None when done."""
 
     def __init__(self, function: Callable[[], T]):
         self.waits_for: int | None = None
@@ -35,10 +35,10 @@ class _Pass(Generic[T]):
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def resume(self, output: Any = None) -> None:
-        """Run it up to its next layer or its end. Raises its exception."""
+        """Run the function up to its next layer or its end. Raises the function's exception."""
         self._output, self.waits_for, self.call = output, None, lambda: None
         threads = torch.get_num_threads()
-        # little is computed between layers; otherwise each pass would start its own team of OpenMP threads
+        # little is computed between layers, and otherwise each pass would start its own OpenMP threads
         torch.set_num_threads(1)
         try:
             self._thread.start() if self._thread.ident is None else self._turn.release()
@@ -49,7 +49,7 @@ class _Pass(Generic[T]):
             raise self._error
 
     def wait_for(self, number: int, call: Callable[[], Any]) -> Any:
-        """Called in the thread: wait for the layer and return its output."""
+        """Block the pass's thread until the layer has run, and return the layer's output."""
         self.waits_for, self.call = number, call
         self._back.release()
         self._turn.acquire()
@@ -59,7 +59,7 @@ class _Pass(Generic[T]):
         return output
 
     def close(self) -> None:
-        """End the thread while it waits."""
+        """Stop the waiting thread."""
         if self._thread.is_alive():
             self._closed = True
             self._turn.release()
@@ -82,10 +82,10 @@ def run(
     layers: Sequence[torch.nn.Module],
     loaded: Callable[[int], AbstractContextManager[None]],
 ) -> list[T]:
-    """Run the passes, which are forwards of a model with these layers, and return their results in order.
+    """Run the passes, each a forward pass of the model with these layers, and return their results in order.
 
-    `loaded(n)` keeps layer n's weights loaded while it is open; the next layer is the one that most passes wait for.
-    Raises the exceptions of passes and layers; all threads are ended then.
+    `loaded(n)` keeps layer n's weights loaded inside the context; the layer that most passes wait for runs next.
+    Re-raises exceptions from passes and layers after stopping all threads.
     """
     current: list[_Pass[T]] = []
 

@@ -1,4 +1,4 @@
-"""A matrix that stays in its file: embeddings read single rows, matrix products read a slice at a time."""
+"""A matrix that stays on disk: embeddings read single rows, and matrix products read a slice at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READ_AS_THEY_ARE = frozenset({"detach", "size", "dim", "numel", "stride", "is_fl
 
 
 def read_float32(source: Source) -> torch.Tensor:
-    """Read a whole tensor as float32, a slice at a time; tensors of other types than floats are not converted."""
+    """Read a whole tensor as float32, a slice at a time; non-float tensors are not converted."""
     if not TYPES[source.dtype].is_floating_point:
         return source.read()
     values = torch.empty(source.shape or (1,), dtype=torch.float32)
@@ -26,16 +26,16 @@ def read_float32(source: Source) -> torch.Tensor:
 
 
 class OnDisk(torch.Tensor):
-    """A stored matrix [rows, columns] as a parameter without values that looks like float32 on the CPU.
+    """A stored matrix [rows, columns] as an empty parameter that looks like a float32 tensor on the CPU.
 
-    `functional.embedding` and `functional.linear` read what they need. Any other function gets the whole matrix.
+    `functional.embedding` and `functional.linear` read only the rows they need. Other functions read the whole matrix.
     """
 
     source: Source
 
     @staticmethod
     def of(source: Source) -> OnDisk:
-        """Return the parameter of a stored matrix."""
+        """Return a parameter for a stored matrix."""
         empty = torch.empty(source.shape, dtype=torch.float32, device="meta")
         made = empty.as_subclass(OnDisk)
         made.source = source
@@ -60,7 +60,7 @@ class OnDisk(torch.Tensor):
 
 
 def _gather(ids: torch.Tensor, source: Source) -> torch.Tensor:
-    """Return rows of the matrix in float32, [*ids.shape, columns]; each distinct row is read once."""
+    """Return matrix rows in float32, [*ids.shape, columns]; each distinct row is read once."""
     different, places = torch.unique(ids, return_inverse=True)
     if len(different) and not 0 <= int(different[0]) <= int(different[-1]) < source.rows:
         raise ShardError(f"{source.file}: '{source.name}' has {source.rows} rows; token {int(different[-1])} has none")
@@ -75,7 +75,7 @@ def _gather(ids: torch.Tensor, source: Source) -> torch.Tensor:
 
 
 def _product(values: torch.Tensor, source: Source, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return values · matrixᵀ + bias in float32, a slice of the matrix's rows at a time."""
+    """Return values · matrixᵀ + bias in float32, reading a slice of matrix rows at a time."""
     made = torch.empty((*values.shape[:-1], source.rows), dtype=torch.float32)
     for start, stop in row_ranges(source, HEAD_SLICE_VALUES):
         made[..., start:stop] = functional.linear(values, source.slice(start, stop).float())

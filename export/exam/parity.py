@@ -17,14 +17,14 @@ from burnish.records import TrainRecord
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
-NAMED = 5  # most strings named in a message
+NAMED = 5  # maximum number of strings listed in a message
 
 Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of a rule: whether it holds (None: it does not apply), and if not, why."""
+    """The result of a check: whether it holds (None: not applicable), and if not, why."""
 
     holds: bool | None
     why: str = ""
@@ -33,12 +33,12 @@ class Check:
 def prompt_parity(
     exam: Exam, chat: Chat | None, record: TrainRecord, encode: Encode, ends: frozenset[int] = frozenset()
 ) -> Check:
-    """Check that the artefact's template and tokenizer produce the trained prompt ids of every turn.
+    """Check that the artefact's template and tokenizer produce the trained prompt ids for every turn.
 
-    The template must also equal the trained one, since the exam's rows may not exercise an edited part. If special
-    strings in messages are text, the artefact must read those of the exam's `specials_check` as text. For plain-text
-    rows all ids are compared; `encode` reads one, with the artefact's start and end tokens, and `ends` are the ids that
-    end a generation.
+    The template must also equal the trained one, since the exam rows may not exercise an edited part. If special
+    strings in messages are text, the artefact must also tokenize the strings in the exam's `specials_check` as text.
+    For plain-text rows all ids are compared: `encode` tokenizes a row with the artefact's start and end tokens, and
+    `ends` are the end-of-generation ids.
     """
     turns = [
         (question, start, turn)
@@ -69,10 +69,10 @@ def prompt_parity(
 
 
 def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
-    """Check that the artefact's tokenizer gives the trained ids of every plain-text row, including the start token.
+    """Check that the artefact's tokenizer produces the trained ids for every plain-text row, including the start token.
 
-    A truncated row is compared up to its end. The end token that training appends, one of `ends`, may be missing: the
-    end-token check covers it.
+    A truncated row is compared up to the truncation. The end token appended in training (one of `ends`) may be
+    missing; the end-token check covers it.
     """
     asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
     for text, trained in asked:
@@ -84,7 +84,7 @@ def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
 
 
 def gguf_chat(model: Model, record: TrainRecord, timeout_s: float = TIMEOUT_S) -> Chat | None:
-    """Return a GGUF's template, at the run's frozen date, and tokenizer, as a server uses them."""
+    """Return a GGUF file's template (with the run's frozen date) and tokenizer, as a server uses them."""
     date, variables = record.template_date, record.template_kwargs
     template = templates.from_gguf(model, date, variables) if date else None
     template = template and replace(template, timeout_s=timeout_s)
@@ -100,7 +100,7 @@ def checkpoint_chat(tokenizer: Any, record: TrainRecord, timeout_s: float = TIME
 
 
 def _special_strings(exam: Exam, chat: Chat) -> str:
-    """Return how special strings in messages are read differently from training, else ""."""
+    """Return how special strings in messages are tokenized differently from training, or "" if they aren't."""
     check = exam.specials_check
     if check is None or chat.reading == "parse":
         return ""
@@ -112,7 +112,7 @@ def _special_strings(exam: Exam, chat: Chat) -> str:
 
 
 def _difference(found: list[int], trained: list[int]) -> str:
-    """Return how two prompts' ids differ, else ""."""
+    """Return how two prompts' ids differ, or "" if they don't."""
     if found == trained:
         return ""
     if len(found) == len(trained) + 1 and found[1:] == trained and found[0] == trained[0]:

@@ -1,4 +1,4 @@
-"""A checkpoint's model without weights; each layer's weights are loaded while they are needed."""
+"""A checkpoint's model without weights; each layer's weights are loaded only while needed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .ondisk import OnDisk, read_float32
 
 
 class NotStreamable(Exception):
-    """The layers of an architecture can't be loaded one at a time; the message says why."""
+    """An architecture's layers can't be loaded one at a time; the message says why."""
 
 
 class _LazyTensor:
-    """A stored tensor for transformers' loader: indexing reads it. `fault` has an error that the loader hides."""
+    """A stored tensor for transformers' loader, read when indexed. `fault` keeps a read error the loader hides."""
 
     def __init__(self, read: Callable[[], torch.Tensor]):
         self.fault: ShardError | None = None
@@ -39,7 +39,7 @@ class _LazyTensor:
 
 
 class _EmptyTensor(torch.Tensor):
-    """A tensor without values that stays so when it is moved."""
+    """A tensor without values that stays empty when moved to another device."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,9 +54,9 @@ def _empty_tensor(source: Source) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A float32 model whose `layers` have no weights; `stored` are each layer's tensors by checkpoint name.
+    """A float32 model whose `layers` have no weights; `stored` maps checkpoint names to tensors for each layer.
 
-    Matrices outside the layers (embeddings, the head) stay in their files; all other tensors are in memory.
+    Matrices outside the layers (embeddings, the head) stay on disk; all other tensors are in memory.
     """
 
     model: Any
@@ -66,13 +66,13 @@ class Skeleton:
 
     @contextmanager
     def loaded(self, number: int) -> Iterator[None]:
-        """Keep one layer's weights loaded in float32. Raises NotStreamable if one of them is not stored."""
+        """Keep one layer's weights loaded in float32. Raises NotStreamable if a weight is not stored."""
         places = list(empty_places(self.layers[number]))
         stored = self.stored[number]
         dtypes = {TYPES[source.dtype] for source in stored.values() if TYPES[source.dtype].is_floating_point}
         try:
             if len(stored) > len(places) and len(dtypes) == 1:
-                # matrices stacked from several: load in 16 bits, since float32 would need the memory of two layers
+                # stacked matrices: load in the stored 16 bits, since stacking in float32 needs twice a layer's memory
                 _load_as(self.model, places, stored, *dtypes)
             else:
                 _load(self.model, {name: _LazyTensor(partial(read_float32, source)) for name, source in stored.items()})
@@ -85,9 +85,9 @@ class Skeleton:
 
 
 def read_skeleton(directory: Path) -> Skeleton:
-    """Build the model of a checkpoint.
+    """Build a checkpoint's model without layer weights.
 
-    Raises NotStreamable if its layers are not found, ShardError if tensors are missing.
+    Raises NotStreamable if no layers are found, and ShardError if tensors are missing.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -116,7 +116,7 @@ def read_skeleton(directory: Path) -> Skeleton:
 
 
 def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: Any) -> Any:
-    """Load a model in float32. Raises ShardError if the checkpoint lacks tensors, which would be random."""
+    """Load a model in float32. Raises ShardError for missing tensors, which would be random."""
     model, info = kind.from_pretrained(
         source, dtype=torch.float32, output_loading_info=True, trust_remote_code=False, **options
     )
@@ -127,13 +127,13 @@ def from_pretrained(kind: Any, source: Path | None, directory: Path, **options: 
 
 
 def attention(config: Any) -> dict[str, Any]:
-    """Return the attention option for from_pretrained: sdpa ignores logit softcapping, so use eager as in training."""
+    """Return from_pretrained's attention option: eager for logit softcapping, as in training, since sdpa ignores it."""
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return {"attn_implementation": "eager"} if capped else {}
 
 
 def find_layers(model: Any) -> list[str]:
-    """Return the names of the modules with weights in the outermost module lists."""
+    """Return the names of modules with weights in the outermost module lists."""
     found: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and _owner(name, found) is None:
@@ -144,7 +144,7 @@ def find_layers(model: Any) -> list[str]:
 
 
 def _owner(name: str, layers: list[str]) -> str | None:
-    """Return the layer that a name belongs to, or None."""
+    """Return the layer that a tensor name belongs to, or None."""
     parts = name.split(".")
     every = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
     return next((layer for layer in layers if layer in every), None)
@@ -154,13 +154,13 @@ def _is_matrix(model: Any, name: str) -> bool:
     module, _, key = name.rpartition(".")
     try:
         found = model.get_submodule(module)
-    except AttributeError:  # a tensor that the model does not have
+    except AttributeError:  # the model does not have this tensor
         return False
     return key == "weight" and isinstance(found, torch.nn.Embedding | torch.nn.Linear)
 
 
 def _load_as(model: Any, places: Sequence[Place], stored: Mapping[str, Source], dtype: torch.dtype) -> None:
-    """Load a layer in its stored dtype, then convert one tensor at a time to float32."""
+    """Load a layer in its stored dtype, then convert it to float32 one tensor at a time."""
     for place in places:
         if place.empty.is_floating_point():
             place.put(torch.nn.Parameter(place.empty.to(dtype), requires_grad=False))
@@ -171,7 +171,7 @@ def _load_as(model: Any, places: Sequence[Place], stored: Mapping[str, Source], 
 
 
 def _load(model: Any, given: Mapping[str, _LazyTensor]) -> None:
-    """Load some of a checkpoint's tensors into a model, as from_pretrained does."""
+    """Load some checkpoint tensors into a model, as from_pretrained does."""
     faults = load_tensors(model, given)
     for later in given.values():
         if later.fault is not None:

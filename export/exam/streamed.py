@@ -1,4 +1,4 @@
-"""Compute a checkpoint's logits with one layer in memory: groups of questions pass the model layer by layer."""
+"""Compute a checkpoint's logits with one layer in memory: question groups pass through the model layer by layer."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ GIB = 2**30
 
 
 class _BaseOutput(BaseException):
-    """Ends a forward pass at the base model's output."""
+    """Raised to stop a forward pass at the base model's output."""
 
     def __init__(self, output: Any):
         self.output = output
 
 
 def checkpoint_logits(directory: Path, questions: Sequence[Question]) -> Iterator[Floats]:
-    """Yield a checkpoint's logits in float32, [some positions, vocabulary] at a time, over all questions in order.
+    """Yield a checkpoint's float32 logits in [positions, vocabulary] chunks, over all questions in order.
 
-    An architecture that can't be streamed is loaded whole, with a warning. Raises UserError if there is too little
-    memory for that, ShardError if the checkpoint is damaged.
+    A model that can't be streamed is loaded completely, with a warning. Raises UserError if there is too little
+    memory for that, and ShardError if the checkpoint is damaged.
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # the exam has its own bar
+    logging.disable_progress_bar()  # the exam shows its own progress bar
     chunks = streamed_logits(directory, questions)
     reason = ""
     try:
         first = next(chunks, None)
     except UserError:
         raise
-    except Exception as error:  # a model may fail in any way when it is run layer by layer
+    except Exception as error:  # running a model layer by layer may raise anything
         reason = f"{type(error).__name__} {first_line(error)}".strip()
     if reason:
         yield from whole_logits(directory, questions, reason)
@@ -57,7 +57,7 @@ def checkpoint_logits(directory: Path, questions: Sequence[Question]) -> Iterato
 
 
 def streamed_logits(directory: Path, questions: Sequence[Question]) -> Iterator[Floats]:
-    """Yield logits as `checkpoint_logits` does, a layer at a time. Raises whatever an unusual model raises."""
+    """Yield logits as `checkpoint_logits` does, one layer at a time. An unusual model may raise any exception."""
     skeleton = read_skeleton(directory)
     hidden = int(skeleton.model.config.get_text_config().hidden_size)
     vocabulary = int(skeleton.model.config.get_text_config().vocab_size)
@@ -70,7 +70,7 @@ def streamed_logits(directory: Path, questions: Sequence[Question]) -> Iterator[
 
 
 def groups(questions: Sequence[Question], tokens: int) -> Iterator[list[Question]]:
-    """Split the questions into consecutive groups of at most `tokens`; a longer question is its own group."""
+    """Split the questions into consecutive groups of at most `tokens`; a longer question forms its own group."""
     group: list[Question] = []
     used = 0
     for question in questions:
@@ -84,7 +84,7 @@ def groups(questions: Sequence[Question], tokens: int) -> Iterator[list[Question
 
 
 def _base_outputs(skeleton: Skeleton, group: Sequence[Question]) -> list[tuple[type, torch.Tensor]]:
-    """Return per question the type of the base model's output and its states [scored positions, hidden]."""
+    """Return the base model's output type and hidden states [scored positions, hidden] for each question."""
     model, base = skeleton.model, skeleton.model.base_model
     forward = base.forward
 
@@ -125,7 +125,7 @@ def _progress(loaded: Any, count: int) -> Any:
 
 @torch.inference_mode()
 def _head(model: Any, kind: type, states: torch.Tensor) -> Floats:
-    """Return the logits [positions, vocabulary] of the base model's states [positions, hidden]."""
+    """Return the logits [positions, vocabulary] for the base model's hidden states [positions, hidden]."""
     base = model.base_model
     output = (states[None],) if kind is tuple else kind(last_hidden_state=states[None])
     base.forward = lambda *_, **__: output
@@ -138,9 +138,9 @@ def _head(model: Any, kind: type, states: torch.Tensor) -> Floats:
 
 
 def whole_logits(directory: Path, questions: Sequence[Question], reason: str) -> Iterator[Floats]:
-    """Yield logits of the whole model in float32, a question at a time.
+    """Load the whole model in float32 and yield logits one question at a time.
 
-    Raises UserError if it does not fit into memory, ShardError if transformers can't load it.
+    Raises UserError if it does not fit into memory, and ShardError if transformers can't load it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -14,12 +14,12 @@ from burnish.records import TrainRecord
 
 from .parity import Check
 
-MOST_NAMED = 8  # most wrong stops named in a message
+MOST_NAMED = 8  # maximum number of wrong stops listed in a message
 
 
 @dataclass(frozen=True)
 class Ends:
-    """The ids at which a server ends an artefact's answers: its `own`, and those `recorded` in train.json.
+    """The ids at which a server stops generating: the artefact's `own`, and those `recorded` in train.json.
 
     `text` returns a token's text, empty for a control token.
     """
@@ -30,14 +30,14 @@ class Ends:
 
     @property
     def all(self) -> frozenset[int]:
-        """Every id at which an answer ends."""
+        """All ids that end an answer."""
         return self.own | self.recorded
 
 
 def terminator(exam: Exam, ends: Ends) -> Check:
-    """Check that every examined turn ends in a token that ends generation, and that no other token does.
+    """Check that every examined turn ends with an end-of-generation token and contains no earlier one.
 
-    A recorded end that is ordinary text, and any stop inside a trained turn, would cut answers short.
+    A recorded end token that is ordinary text, or a stop token inside a trained turn, would truncate answers.
     """
     turns = [q.input_ids[max(start, 1) : end] for q in exam.questions if q.messages for start, end in q.spans]
     last = {ids[-1] for ids in turns}
@@ -55,7 +55,7 @@ def terminator(exam: Exam, ends: Ends) -> Check:
 
 
 def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
-    """Yield the stop tokens of one turn that are followed by more ordinary text."""
+    """Yield one turn's stop tokens that are followed by more ordinary text."""
     stops = ends.all
     following = False
     for token in reversed(ids):
@@ -65,13 +65,13 @@ def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
 
 
 def _named(tokens: list[int], ends: Ends) -> str:
-    """Return the first few tokens by id and text, for messages."""
+    """Format the first few tokens with id and text, for messages."""
     shown = ", ".join(f"{i} {text!r}" if (text := ends.text(i)) else str(i) for i in tokens[:MOST_NAMED])
     return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > MOST_NAMED else ''})"
 
 
 def checkpoint_ends(directory: Path, tokenizer: Any, record: TrainRecord) -> Ends:
-    """Return a checkpoint's end tokens in transformers, and the recorded ones in its vocabulary."""
+    """Return a checkpoint's end tokens in transformers, and the recorded ones found in its vocabulary."""
     recorded = tokenizer.convert_tokens_to_ids(record.terminators)
     return Ends(
         _eos(directory),
@@ -81,7 +81,7 @@ def checkpoint_ends(directory: Path, tokenizer: Any, record: TrainRecord) -> End
 
 
 def _eos(directory: Path) -> frozenset[int]:
-    """Return the end tokens of transformers: generation_config.json's, else config.json's."""
+    """Return the end tokens used by transformers: from generation_config.json, else from config.json."""
     files = (directory / "generation_config.json", directory / "config.json")
     content: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})
     eos = content.get("eos_token_id")
@@ -89,7 +89,7 @@ def _eos(directory: Path) -> frozenset[int]:
 
 
 def gguf_ends(model: Model, record: TrainRecord) -> Ends:
-    """Return a server's end tokens: llama.cpp's own set, and each recorded end that is one token here."""
+    """Return a server's end tokens: llama.cpp's own set, and each recorded end that is a single token here."""
     recorded = [model.tokenize(text) for text in record.terminators]
     return Ends(
         model.eog_ids(),

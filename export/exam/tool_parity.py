@@ -1,4 +1,4 @@
-"""Tool parity: from what was trained, the artefact's tokenizer and the server's parser give exactly the rows' calls."""
+"""Tool parity: trained ids, decoded with the artefact's tokenizer and parsed as in the server, yield a row's calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from burnish.tokenizers.special_text import Chat
 from .parity import Check
 
 Decode = Callable[[Sequence[int]], str]
-# how many ids at the end of a prompt show whether it opens the reasoning
+# number of trailing prompt ids that show whether the prompt opens the reasoning
 IDS_BEFORE = 16
 
 
 def tool_parity(exam: Exam, chat: Chat | None, decode: Decode) -> Check:
-    """Check every turn of calls in the exam. `decode` returns the text of ids, special tokens included."""
+    """Check every tool-call turn in the exam. `decode` converts ids to text, including special tokens."""
     turns = list(_turns(exam))
     if not turns:
         return Check(None)
@@ -40,7 +40,7 @@ def tool_parity(exam: Exam, chat: Chat | None, decode: Decode) -> Check:
 
 
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of ids as a transformers tokenizer has it."""
+    """Decode ids with a transformers tokenizer, including special tokens."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 

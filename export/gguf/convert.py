@@ -21,7 +21,7 @@ SIXTEEN_BIT = {"float16": "F16", "bfloat16": "BF16"}
 
 
 class GgufError(UserError):
-    """A conversion or quantization failed; the message has its last lines."""
+    """A conversion or quantization failed; the message contains the last output lines."""
 
 
 class UnconvertibleError(GgufError):
@@ -29,7 +29,7 @@ class UnconvertibleError(GgufError):
 
 
 class _EndedError(GgufError):
-    """A child process failed, with its exit code and last line."""
+    """A child process failed; `code` is its exit code, `last` its last output line."""
 
     def __init__(self, what: str, code: int, lines: Sequence[str]) -> None:
         super().__init__(f"{what}: failed ({exit_reason(code)}): {' / '.join(lines[-3:]) or 'no output'}")
@@ -37,7 +37,7 @@ class _EndedError(GgufError):
 
 
 def check_types(names: Sequence[str]) -> list[str]:
-    """Return the quantization types in the runtime's spelling. Raises GgufError with every unknown one."""
+    """Return quantization types in the runtime's spelling. Raises GgufError listing every unknown type."""
     known = {name.upper(): name for name in quantization_types()}
     faults = [f"gguf.quants: no type '{n}'{did_you_mean(n.upper(), known)}" for n in names if n.upper() not in known]
     if faults:
@@ -46,16 +46,16 @@ def check_types(names: Sequence[str]) -> list[str]:
 
 
 def check_converter() -> None:
-    """Raise GgufError if the converter of this runtime's commit is not installed."""
+    """Raise GgufError if the converter for this runtime's commit is not installed."""
     if not CONVERTER.is_file():
         raise GgufError(f"{CONVERTER}: llama.cpp's converter is missing: run `make setup`")
 
 
 def convert(merged: Path, target: Path, dtype: str) -> dict[str, int]:
-    """Convert a merged checkpoint to a 16-bit GGUF, written atomically.
+    """Convert a merged checkpoint to a 16-bit GGUF file, written atomically.
 
-    Returns an empty count of fallbacks: every tensor has the requested type. Raises UnconvertibleError if the converter
-    does not support the model.
+    Returns no fallbacks, since every tensor has the requested type. Raises UnconvertibleError if the converter does
+    not support the model.
     """
     with atomic_file(target) as temporary, bar(f"convert {SIXTEEN_BIT[dtype]}", 100) as tick:
         size = sum(file.stat().st_size for file in merged.iterdir())
@@ -73,9 +73,9 @@ def convert(merged: Path, target: Path, dtype: str) -> dict[str, int]:
 
 
 def quantize(source: Path, target: Path, type_name: str) -> dict[str, int]:
-    """Quantize a 16-bit GGUF to a type by name; the file is written atomically.
+    """Quantize a 16-bit GGUF file to the named type; the result is written atomically.
 
-    Returns the number of tensors whose shape forced another type, by "wanted -> taken".
+    Returns the number of tensors whose shape forced another type, keyed by "wanted -> taken".
     """
     with atomic_file(target) as temporary, bar(f"quantize {type_name}", 100) as tick:
         limits = children.Limits.of(source.stat().st_size, 2 * source.stat().st_size)
@@ -88,14 +88,14 @@ def quantize(source: Path, target: Path, type_name: str) -> dict[str, int]:
 
 
 def _verify(path: Path) -> None:
-    """Raise GgufError if a file does not load. A child process loads it, so that a crash does not end the export."""
+    """Raise GgufError if a file does not load. Loading runs in a child process, so a crash does not end the export."""
     limits = children.Limits.of(path.stat().st_size, 0)
     command = children.confined(limits, "burnish.llama", "load-test", str(path.resolve()))
     _child(command, lambda done, total: None, f"load test of {path.name}")
 
 
 def _child(command: list[str], progress: Callable[[int, int], None], what: str) -> list[str]:
-    """Run a child process, report its n/m steps, return its lines. Raises GgufError with the last ones if it fails."""
+    """Run a child process, report n/m progress, return its lines. Raises GgufError with the last ones on failure."""
     lines: list[str] = []
     # the converter redraws its bar with carriage returns, which universal newlines split into lines
     with subprocess.Popen(

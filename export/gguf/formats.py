@@ -1,4 +1,4 @@
-"""The GGUF files of an export: one in 16 bits, converted from the merge, and the requested quantizations of it."""
+"""An export's GGUF files: one in 16 bits, converted from the merged model, and the requested quantizations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from . import convert
 
 @dataclass(frozen=True)
 class Gguf:
-    """Format: a GGUF file of one type. `write` makes the file and returns the tensors' fallbacks to other types."""
+    """Format: a GGUF file of one type. `write` creates the file and returns the counts of tensor fallbacks."""
 
     job: Job
     reference: TopLogprobs
@@ -33,17 +33,17 @@ class Gguf:
         return f"gguf/{self.job.run.id}-{self.type_name}.gguf"
 
     def make(self, target: Path) -> Made:
-        """Convert or quantize, in a child process."""
+        """Convert or quantize in a child process."""
         return Made(self.type_name, self.write(target))
 
     def examine(self, path: Path) -> Fidelity:
-        """Score the file with llama.cpp, against the trained model and the merge."""
+        """Score the file with llama.cpp against the trained model and the merged model."""
         timeout_s = self.job.settings.template_timeout_s
         return examine_gguf(path, self.job.exam, self.job.record, self.reference, self.type_name, timeout_s)
 
 
 def gguf_formats(job: Job, types: Sequence[str]) -> Iterator[Gguf]:
-    """Yield the 16-bit GGUF, then those quantized from it. Requires merged/."""
+    """Yield the 16-bit format, then the formats quantized from it. Requires merged/."""
     merged, reference = job.run.path / MERGED, merged_answers(job.run)
     dtype = str(read_json(merged / "config.json")["dtype"])
     sixteen = Gguf(job, reference, convert.SIXTEEN_BIT[dtype], partial(convert.convert, merged, dtype=dtype))

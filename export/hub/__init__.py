@@ -1,1 +1,1 @@
-"""Publishing on the Hugging Face Hub: selection of files, model card, upload."""
+"""Publishing to the Hugging Face Hub: file selection, model card, upload."""

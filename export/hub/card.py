@@ -1,4 +1,4 @@
-"""The model card, written only from a run's records, without network access."""
+"""The model card, generated only from a run's records, without network access."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .publication import PLACEHOLDER, Publication
 from .usage import usage
 
 LONGEST_VALUE = 400
-BAR = "\\|"  # in a table's cell
+BAR = "\\|"  # in a table cell
 UNKNOWN = "unknown: check the base's page before you publish or use this model"
-# settings that describe the training, without local paths and names
+# training settings listed in the card, without local paths and names
 SHOWN_SETTINGS = (
     ("base", ("quantization", "dtype")),
     ("data", ("max_length", "over_length", "assistant_only_loss", "packing", "eval_split")),
@@ -35,7 +35,7 @@ SHOWN_SETTINGS = (
 
 
 def card(s: Publication) -> str:
-    """Return README.md: the Hub's metadata, then the page."""
+    """Return README.md: Hub metadata followed by the page."""
     sections = (_head, _measured, _base, _data, _training, usage, _limits)
     return "\n".join((_metadata(s), *(section(s) for section in sections)))
 
@@ -127,7 +127,7 @@ def _not_examined(s: Publication) -> str:
 
 
 def _general(s: Publication) -> list[str]:
-    """Return the losses on general text and the gate's thresholds."""
+    """Return the general-text losses and the gate's thresholds."""
     f = next((a.fidelity for a in s.examined), None)
     lines = []
     if f and f.loss_general_base is not None and f.loss_general_trained is not None:
@@ -186,7 +186,7 @@ def _data(s: Publication) -> str:
 
 def _training(s: Publication) -> str:
     config = s.run.settings()
-    # from the records and the adapter: an older version's config has the settings given, not those used
+    # from the records and the adapter: an older version's config contains settings as given, not as resolved
     became = {"base": {"quantization": s.train.quantization, "dtype": s.train.load_dtype}, "lora": adapter_facts(s.run)}
     rows = [
         (f"`{section}.{key}`", f"`{_value(became.get(section, {}).get(key, config.get(section, {}).get(key)))}`")
@@ -229,7 +229,7 @@ def _limits(s: Publication) -> str:
 
 
 def _variables(s: Publication) -> list[str]:
-    """Return how to set the chat template's variables in other servers, if there are any."""
+    """Return instructions for setting the chat template's variables, if any, in other servers."""
     if not s.template_kwargs:
         return []
     said = _line(json.dumps(s.template_kwargs, ensure_ascii=False))
@@ -257,7 +257,7 @@ def _value(value: Any) -> str:
 
 
 def _line(text: object) -> str:
-    """Return a record's text as part of one line, so that it can't start a section."""
+    """Return record text reduced to a single line, so that it can't start a section."""
     return printable(str(text), one_line=True)
 
 

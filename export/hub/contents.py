@@ -1,4 +1,4 @@
-"""The files to publish: regular files of the run, each with the sha256 in its record."""
+"""The files to publish: the run's regular files, each verified against its recorded sha256."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .publication import Publication
 
 SUMS = "SHA256SUMS"
 SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
-# files of checkpoints and adapters: weights, configs, the tokenizer, templates
+# checkpoint and adapter files: weights, configs, the tokenizer, templates
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
 MOST_RECORD_BYTES, MOST_CONFIG_BYTES = 8 << 20, 1 << 20
 
@@ -42,14 +42,14 @@ class Item:
 
     @staticmethod
     def of(name: str, content: bytes) -> Item:
-        """Return an item for bytes."""
+        """Return an item for in-memory content."""
         return Item(name, content, len(content), hashlib.sha256(content).hexdigest())
 
 
 def collect(s: Publication) -> list[Item]:
-    """Return every file to publish, after comparing each with the sha256 in its record.
+    """Return every file to publish, after verifying each against its recorded sha256.
 
-    Raises PushError with everything that may not be published: links, pipes, files foreign to a checkpoint.
+    Raises PushError listing everything that may not be published: links, pipes, files foreign to a checkpoint.
     """
     _check_files(s)
     merged = s.run.path / s.merged.path if s.merged else None
@@ -81,7 +81,7 @@ def collect(s: Publication) -> list[Item]:
 
 
 def _check_files(s: Publication) -> None:
-    """Raise PushError with every file that may not be published."""
+    """Raise PushError listing every file that may not be published."""
     trees = [path for path in (s.merged and s.merged.path, s.adapter and s.train.adapter.path) if path]
     faults = [fault for name in trees for fault in _tree_faults(s.run, name)]
     faults += [fault for name in (*s.records, *(a.path for a in s.ggufs)) if (fault := _link_fault(s.run, name))]
@@ -90,7 +90,7 @@ def _check_files(s: Publication) -> None:
 
 
 def _tree_faults(run: Run, name: str) -> Iterator[str]:
-    """Yield the faults in a directory that is published completely."""
+    """Yield the faults in a directory published with all its files."""
     if fault := _link_fault(run, name):
         yield fault
         return
@@ -105,7 +105,7 @@ def _tree_faults(run: Run, name: str) -> Iterator[str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Return whether a file's name is allowed in push.json and is printable."""
+    """Return whether a file name is printable and allowed in push.json."""
     try:
         return inside(name) == printable(name, one_line=True)
     except ValueError:
@@ -118,7 +118,7 @@ def _is_foreign(inner: Path) -> bool:
 
 
 def _link_fault(run: Run, name: str) -> str:
-    """Return the fault if a path of the run is a link, passes through one, or is not a file or directory."""
+    """Return the fault if a path in the run is a link, passes through one, or is not a file or directory."""
     path = run.inside(name)
     if path.resolve() != run.path.resolve() / name:
         return f"{path}: is a link, or inside a linked directory: only files in the run itself are published"
@@ -157,7 +157,7 @@ def _dtypes(path: Path) -> set[str]:
 
 
 def _tree(directory: Path, prefix: str, recorded: str, progress: Callable[[int], None]) -> Iterator[Item]:
-    """Yield a directory's files, after comparing them with the recorded sha256."""
+    """Yield a directory's files after verifying them against the recorded sha256."""
     hashes = tree_hashes(directory, progress=progress)
     _check(directory, tree_digest(hashes) == recorded)
     for name, digest in hashes.items():

@@ -61,16 +61,16 @@ class Publication:
 
     @property
     def loosened(self) -> str | None:
-        """How the gate's thresholds were looser than the defaults; None if there was no export."""
+        """A note on gate thresholds looser than the defaults; None if there was no export."""
         return qualified(self.export.gate) if self.export else None
 
     @property
     def base_on_hub(self) -> str | None:
-        """The base's Hub id; None if it is local."""
+        """The base's Hub id, or None for a local base."""
         return self.train.base.id if self.train.base.revision else None
 
     @property
     def base_name(self) -> str:
-        """The base's name for others: only the last part of a local path."""
+        """The base's public name: only the last component of a local path."""
         base = self.train.base.id
         return base if self.base_on_hub or base.startswith(PACKAGE_PREFIX) else Path(base).name

@@ -1,4 +1,4 @@
-"""Publish a run on the Hub in one commit: passing artefacts, records and a model card."""
+"""Publish a run to the Hub in one commit: passing artefacts, records and a model card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LARGEST_REGULAR_BYTES = 20_000_000  # the Hub stores larger files as LFS (from 1
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository's newest commit: by path the sha256 of LFS files, git's id of others."""
+    """A repository's newest commit; `files` maps paths to the sha256 of LFS files or the git id of others."""
 
     commit: str
     files: dict[str, str]
@@ -39,7 +39,7 @@ class Remote:
 def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
     """Upload the missing files in one commit, and write push.json.
 
-    After an interruption it uploads only what the Hub has not received; without changes it uploads nothing.
+    After an interruption, only files that the Hub has not received are uploaded; without changes, nothing is.
     """
     api = hub.client()
     say(f"push: '{check_target(api, push)}' publishes run '{s.run.id}' to {s.repo}")
@@ -64,7 +64,7 @@ def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
 
 
 def show(s: Publication, push: PushSection, items: list[Item]) -> None:
-    """Print the files that would be published, with sizes."""
+    """Print the files that would be published, with their sizes."""
     made = Table(
         title=cell(f"{s.repo} ({'public' if push.public else 'private'}): what would be published"),
         title_justify="left",
@@ -80,7 +80,7 @@ def show(s: Publication, push: PushSection, items: list[Item]) -> None:
 
 
 def _upload(api: HfApi, s: Publication, items: list[Item]) -> str:
-    """Upload the missing files and return the commit. When called again after a fault, it skips uploaded files."""
+    """Upload the missing files and return the commit. A retry skips files that are already uploaded."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     remote = _remote(api, s.repo)
@@ -95,7 +95,7 @@ def _upload(api: HfApi, s: Publication, items: list[Item]) -> str:
     say(f"push: uploading {counted(len(changed), 'file')}, {_bytes(sum(item.size for item in changed))}")
     for name in stale:
         say(f"push: {name} is from an earlier push: removed in the same commit")
-    api.preupload_lfs_files(s.repo, add)  # in parallel, with a bar for each
+    api.preupload_lfs_files(s.repo, add)  # in parallel, with a progress bar per file
     done = api.create_commit(
         s.repo,
         [*add, *(CommitOperationDelete(name) for name in stale)],
@@ -116,7 +116,7 @@ def _remote(api: HfApi, repo: str) -> Remote:
 
 
 def _files_of_earlier_push(repo: str, remote: Remote) -> set[str]:
-    """Return the repository's files from an earlier push, not those that people added by hand."""
+    """Return the repository's files from an earlier push, excluding files added by hand."""
     if SUMS not in remote.files:
         return set()
     lines = read_lines(hub.download(repo, remote.commit, [SUMS]) / SUMS)
@@ -124,7 +124,7 @@ def _files_of_earlier_push(repo: str, remote: Remote) -> set[str]:
 
 
 def _git_id(item: Item) -> str:
-    """Return git's id of a small file; large ones are stored as LFS and compared by their sha256."""
+    """Return a small file's git id; large files are stored as LFS and compared by sha256."""
     if isinstance(item.source, bytes):
         return git_id(item.source)
     return git_id(item.source.read_bytes()) if item.size <= LARGEST_REGULAR_BYTES else ""
@@ -135,7 +135,7 @@ def _bytes(size: int) -> str:
 
 
 def _warn(s: Publication) -> None:
-    """Warn about looser thresholds and about local paths in the records."""
+    """Warn about loosened thresholds and local paths in the records."""
     if s.loosened:
         warn(f"the published artefacts were {s.loosened}; the card says so")
     _warn_of_paths(s)

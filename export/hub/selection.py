@@ -1,4 +1,4 @@
-"""Select the run to publish, and its artefacts: those that passed the gate."""
+"""Select the run to publish and its artefacts that passed the gate."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
 
 
 def _merged_settings(run: Run, given: PushSection) -> PushSection:
-    """Return the push settings of training, overridden by the given ones."""
+    """Return the push settings from training, overridden by the given ones."""
     try:
         asked = PushSection.model_validate(run.settings().get("push", {}))
     except ValidationError as error:

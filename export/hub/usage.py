@@ -1,4 +1,4 @@
-"""How to run the published files: commands of other programs, checked against their documentation."""
+"""How to run the published files: commands for other programs, checked against their documentation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _merged(s: Publication) -> list[str]:
 
 
 def _adapter(s: Publication) -> list[str]:
-    """Return the commands for the adapter, if others can load its base by name."""
+    """Return the commands for the adapter if others can load its base by name."""
     if not s.adapter or s.base_on_hub is None:
         return []
     return [

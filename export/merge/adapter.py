@@ -1,4 +1,4 @@
-"""Read a LoRA adapter: its change to each tensor of its base, or why it can't be merged."""
+"""Read a LoRA adapter: its change to each base tensor, or why it can't be merged."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Change:
 
     `replacement` replaces W. `left` [m, r] and `right` [r, n]: W += scale * left @ right (stored transposed if the
     module is an embedding or a Conv1D). `magnitude` [m], DoRA: each row is scaled to that norm
-    (https://arxiv.org/abs/2402.09353, equation 5). `tokens` replace the rows `indices`. `bias_delta` [m] is added to a
-    bias, times scale.
+    (https://arxiv.org/abs/2402.09353, equation 5). `tokens` replace the rows `indices`. scale * `bias_delta` [m] is
+    added to a bias.
     """
 
     replacement: Source | None = None
@@ -46,7 +46,7 @@ class Change:
     bias_delta: Source | None = None
 
     def open(self) -> LoadedChange:
-        """Read the parts in float32, except `replacement`, which is read in slices like a base's tensor."""
+        """Read the parts in float32, except `replacement`, which is read in slices like a base tensor."""
 
         def values(source: Source | None) -> torch.Tensor | None:
             return None if source is None else source.read().float()
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class LoadedChange:
-    """A change with its parts in memory, in float32."""
+    """A change with its parts loaded in float32."""
 
     change: Change
     left: torch.Tensor | None
@@ -69,7 +69,7 @@ class LoadedChange:
     bias_delta: torch.Tensor | None
 
     def apply_to(self, rows: torch.Tensor, start: int) -> torch.Tensor:
-        """Apply the change in place to rows [start, start + len(rows)) of the base's tensor, and return them."""
+        """Apply the change in place to rows [start, start + len(rows)) of the base tensor, and return them."""
         stop = start + rows.shape[0]
         if self.left is not None and self.right is not None:
             rows.add_(torch.mm(self.left[start:stop], self.right).mul_(self.change.scale))
@@ -84,7 +84,7 @@ class LoadedChange:
         return rows
 
     def equals(self, other: LoadedChange) -> bool:
-        """Return whether both have the same effect on the same tensor."""
+        """Return whether both changes have the same effect on a tensor."""
         mine, theirs = self.change, other.change
         if (mine.scale, mine.indices) != (theirs.scale, theirs.indices) or not _same(
             mine.replacement, theirs.replacement
@@ -103,7 +103,7 @@ class LoadedChange:
 
 @dataclass
 class _Parts:
-    """The tensors of one module in the adapter's file."""
+    """One module's tensors in the adapter file."""
 
     a: Source | None = None
     b: Source | None = None
@@ -116,7 +116,7 @@ class _Parts:
 
 
 def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
-    """Return the adapter's changes by the base tensor's name. Raises MergeError if it can't be merged."""
+    """Return the adapter's changes by base tensor name. Raises MergeError if the adapter can't be merged."""
     config = adapter_config.read(directory)
     conv1d = conv1d_modules(base, config)
     modules: dict[str, _Parts] = defaultdict(_Parts)
@@ -131,7 +131,7 @@ def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
         elif ".lora_" in name:
             raise MergeError(f"{directory / WEIGHTS}: tensor '{source.name}' can't be merged")
         elif ".original_module." not in name and ".modules_to_save." not in name:
-            # PEFT saves these two next to the trained module with the plain name, if the vocabulary was resized
+            # with a resized vocabulary, PEFT saves these copies in addition to the trained module's plain name
             wholes[name.replace(".token_adapter.", ".").replace(".base_layer.", ".")] = source
     _check_saved(directory, config, wholes)
     changes = {name: Change(replacement=source) for name, source in wholes.items()}
@@ -143,7 +143,7 @@ def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
 
 
 def _check_saved(directory: Path, config: dict[str, Any], wholes: dict[str, Source]) -> None:
-    """Raise MergeError if a module in modules_to_save is missing in the file."""
+    """Raise MergeError if a module in modules_to_save is missing from the file."""
     modules = [name.rsplit(".", 1)[0] for name in wholes]
     faults = [
         f"{directory / WEIGHTS}: modules_to_save names '{saved}', whose trained weights are missing"
@@ -157,7 +157,7 @@ def _check_saved(directory: Path, config: dict[str, Any], wholes: dict[str, Sour
 def _module_changes(
     directory: Path, config: dict[str, Any], module: str, parts: _Parts, conv1d: bool
 ) -> dict[str, Change]:
-    """Return the changes of one module's weight and bias."""
+    """Return the changes to one module's weight and bias."""
     a, b, embedding = parts.a, parts.b, False
     if parts.embedding_a is not None:
         a, b, embedding = parts.embedding_a, parts.embedding_b, True
@@ -166,7 +166,7 @@ def _module_changes(
         raise MergeError(f"{where}: one of LoRA's two matrices is missing")
     if config.get("use_dora") and a is not None and not embedding and parts.magnitude is None:
         raise MergeError(f"{where}: DoRA's magnitudes are missing")
-    if embedding and config.get("use_dora"):  # it scales columns over the whole vocabulary
+    if embedding and config.get("use_dora"):  # DoRA scales an embedding's columns over the whole vocabulary
         raise MergeError(f"{where}: merging DoRA of an embedding is not supported")
     if conv1d and parts.magnitude is not None:
         raise MergeError(f"{where}: merging DoRA of a Conv1D is not supported")
@@ -199,7 +199,7 @@ def _module_changes(
 def _check_shapes(
     where: str, config: dict[str, Any], module: str, parts: _Parts, a: Source | None, b: Source | None
 ) -> None:
-    """Raise MergeError if the shapes of the module's tensors are wrong."""
+    """Raise MergeError if a module's tensors have wrong shapes."""
     if a is not None and b is not None:
         ranks = a.shape[:1], b.shape[-1:]
         rank = _pattern(config.get("rank_pattern") or {}, module, config["r"])
@@ -218,7 +218,7 @@ def _check_shapes(
 
 
 def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first pattern that matches the end of the module's name, as PEFT does."""
+    """Return the value of the first pattern that matches the end of the module name, as PEFT does."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
@@ -231,7 +231,7 @@ def _token_indices(config: dict[str, Any], module: str) -> tuple[int, ...]:
 
 
 def _same(a: Source | None, b: Source | None) -> bool:
-    """Return whether two stored tensors are equal, comparing slices."""
+    """Return whether two stored tensors are equal, comparing slice by slice."""
     if a is None or b is None:
         return a is b
     if (a.dtype, a.shape) != (b.dtype, b.shape):

@@ -1,4 +1,4 @@
-"""Read and check adapter_config.json: a stranger may have written it, so types and ranges are validated."""
+"""Read adapter_config.json and validate its types and ranges, since the file is untrusted."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ Switch = Annotated[bool, Field(strict=True)]
 
 
 class MergeError(UserError):
-    """An adapter can't be merged onto this base; the message has the reason."""
+    """An adapter can't be merged onto this base; the message gives the reason."""
 
 
 class _Checked(BaseModel):
-    """The keys that a merge reads, in the form that PEFT writes."""
+    """The keys used by a merge, in the form written by PEFT."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,7 +63,7 @@ class _Checked(BaseModel):
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Return the file's content. Raises MergeError with every fault."""
+    """Return the file's content. Raises MergeError listing every fault."""
     path = directory / NAME
     config = _object(path)
     try:
@@ -76,7 +76,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises MergeError for anything else, and for files too large for a configuration."""
+    """Read a JSON object. Raises MergeError for anything else and for files too large to be a configuration."""
     if not path.is_file():
         raise MergeError(f"{path}: the adapter's configuration is {'not a file' if path.exists() else 'missing'}")
     try:
@@ -110,7 +110,7 @@ def _refused(config: dict[str, Any]) -> list[str]:
 
 
 def _expressions(config: dict[str, Any]) -> list[str]:
-    """Yield the patterns (regular expressions over module names) that are invalid or could take forever."""
+    """Yield the patterns (regular expressions over module names) that are invalid or may take exponential time."""
     faults = []
     for key in ("rank_pattern", "alpha_pattern"):
         for expression in config.get(key) or {}:

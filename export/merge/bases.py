@@ -22,7 +22,7 @@ from .dequantize import dequantizer
 from .weights import CODE, merge
 
 MERGED = "merged"
-# exact names: no other files of an adapter are copied, and no Python code
+# exact names, so that no other adapter files and no Python code are copied
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
@@ -56,7 +56,7 @@ def merge_onto(
 
 
 def without_code(path: Path) -> None:
-    """Remove the reference to the model's Python code from a configuration file; the code is not copied."""
+    """Remove a configuration file's reference to the model's Python code, which is not copied."""
     content = read_json(path) if path.is_file() else {}
     if content.pop(CODE, None) is not None:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -71,9 +71,9 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _copy_tokenizer(adapter: Path, target: Path, record: TrainRecord) -> None:
-    """Copy the trained tokenizer and template, and make the trained terminators end generation.
+    """Copy the trained tokenizer and template, and configure the trained terminators as end tokens.
 
-    An older version may have saved the tokenizer with a class that loses spaces: it is saved again.
+    An older version may have saved the tokenizer with a class that drops spaces, so it is saved again.
     """
     for name in TOKENIZER_FILES:
         if (adapter / name).is_file():

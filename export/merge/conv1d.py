@@ -1,4 +1,4 @@
-"""GPT-2's layers: Conv1D stores its matrix as [in, out], while other linear layers have [out, in]."""
+"""GPT-2's layers: Conv1D stores its matrix as [in, out], while other linear layers use [out, in]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FLAG = "fan_in_fan_out"  # in adapter_config.json; PEFT sets it itself, overridi
 
 
 def conv1d_modules(base: Path, adapter: dict[str, Any]) -> frozenset[str]:
-    """Return the names of the base's Conv1D modules; no model is built if neither base nor adapter indicates any.
+    """Return the names of the base's Conv1D modules, without building a model if neither base nor adapter suggests any.
 
     `adapter` is adapter_config.json's content.
     """

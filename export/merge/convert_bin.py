@@ -1,4 +1,4 @@
-"""Convert a base with only .bin weights to safetensors, once, in the cache."""
+"""Convert a base with only .bin weights to safetensors, and cache the result."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .shards import INDEX, NAMES, SINGLE, Stored, write
 BIN_INDEX, BIN_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 KEPT = ("*.json", "*.model", "*.jinja", "*.txt")
 MAX_SHARD_BYTES = 4_000_000_000
-HEAD = "lm_head.weight"  # a .bin file of a tied model may have it in addition to the embedding
+HEAD = "lm_head.weight"  # a tied model's .bin file may contain it in addition to the embedding
 
 
 class ConvertError(UserError):
-    """A checkpoint of .bin files lacks a file, is damaged, or contains more than tensors."""
+    """A .bin checkpoint lacks a file, is damaged, or contains more than tensors."""
 
 
 def with_safetensors(base: Base) -> Base:
-    """Return the base with a path to safetensors weights: its own, or a copy made from its .bin files.
+    """Return the base with a path to safetensors weights: its own, or a copy converted from its .bin files.
 
-    The copy needs as much disk space again. Raises ConvertError if a file is missing or can't be read.
+    The copy takes as much disk space as the original. Raises ConvertError if a file is missing or can't be read.
     """
     if (base.path / SINGLE).is_file() or (base.path / INDEX).is_file():
         return base
@@ -57,7 +57,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _convert(base: Path, files: list[Path], target: Path) -> None:
-    """Write the checkpoint into `target`, one tensor in memory at a time."""
+    """Write the checkpoint into `target` with one tensor in memory at a time."""
     for pattern in KEPT:
         for path in base.glob(pattern):
             if path.name != BIN_INDEX:
@@ -80,7 +80,7 @@ def _convert(base: Path, files: list[Path], target: Path) -> None:
 def _load(file: Path) -> dict[str, torch.Tensor]:
     """Load only the tensors of one .bin file: other pickled objects could run code."""
     try:
-        # files of torch before 1.6 are not zip archives and can't be mapped, so they are read completely
+        # files from torch before 1.6 are not zip archives and can't be memory-mapped, so they are read completely
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = first_line(error, type(error).__name__)

@@ -26,7 +26,7 @@ Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows
 class Nf4:
     """One weight in NF4: two values per byte [n / 2], and a float32 scale for every 64 values [n / 64].
 
-    Slices are dequantized separately, so that the whole weight is never in 16 or 32 bits.
+    Slices are dequantized separately, so that the whole weight is never held in 16 or 32 bits.
     """
 
     packed: torch.Tensor
@@ -51,7 +51,7 @@ class Nf4:
 
 @dataclass(frozen=True)
 class AsTrained:
-    """The base's form in training. All linear layers quantized in training are quantized, not only the targets."""
+    """The base as loaded for training. Every linear layer quantized in training is quantized, not only the targets."""
 
     load_dtype: torch.dtype
     nf4: bool
@@ -59,13 +59,13 @@ class AsTrained:
     skipped: frozenset[str]
 
     def rows(self, tensor: Source) -> Rows:
-        """Return the function for a tensor's rows as in training: cast to the load dtype, or also quantized."""
+        """Return a function that reads rows as in training: cast to the load dtype and, if quantized, through NF4."""
         if self.nf4 and len(tensor.shape) == 2 and tensor.name.removesuffix(".weight") not in self.skipped:
             return self.quantized(tensor).rows
         return lambda start, stop: tensor.slice(start, stop).to(self.load_dtype).float()
 
     def quantized(self, tensor: Source) -> Nf4:
-        """Quantize a tensor as in training. Slices give the same result as the whole: blocks have 64 values."""
+        """Quantize a tensor as in training. Slicing does not change the result, since blocks have 64 values."""
         import bitsandbytes.functional as bnb
 
         packed, scales = [], []
@@ -83,14 +83,14 @@ class AsTrained:
 
 
 def dequantizer(record: TrainRecord) -> AsTrained:
-    """Return the base's form in the run's training."""
+    """Return the base as loaded for the run's training."""
     nf4 = record.quantization == "nf4"
     return AsTrained(DTYPES[record.load_dtype], nf4, record.double_quant, frozenset(record.skipped_modules))
 
 
 @dataclass(frozen=True)
 class Packed(Stored):
-    """A tensor stored in NF4 by the checkpoint, with its scales; shape and dtype are the weight's."""
+    """A tensor stored in NF4 in a checkpoint, with its scales; shape and dtype describe the dequantized weight."""
 
     packed: Source
     parts: dict[str, Source]
@@ -105,7 +105,7 @@ class Packed(Stored):
 
 
 def unpack(tensors: Sequence[Source]) -> list[Source | Packed]:
-    """Return a checkpoint's tensors, NF4 weights joined with their scales. Raises MergeError if scales are missing."""
+    """Return a checkpoint's tensors, NF4 weights joined to their scales. Raises MergeError if scales are missing."""
     by_name = {tensor.name: tensor for tensor in tensors}
     weights = {name.removesuffix(STATE) for name in by_name if name.endswith(STATE)}
     parts = {f"{weight}{part}" for weight in weights for part in (STATE, *(f".{p}" for p in STATE_PARTS))}

@@ -1,7 +1,7 @@
-"""Read and write safetensors in slices of rows, so that a model is never completely in memory.
+"""Read and write safetensors in slices of rows, so that a whole model is never in memory.
 
 Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, a JSON header, then the data).
-Tensors are read, not mapped: touched pages of a mapping count as resident memory.
+Tensors are read, not memory-mapped, because touched pages of a mapping count as resident memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SINGLE = "model.safetensors"
 HEADER_ALIGNMENT_BYTES = 8
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-SLICE_VALUES = 1 << 20  # 4 MB in float32, to fit into a processor's cache
-SLICE_ROWS = 64  # slices have a multiple of this many rows, and so whole blocks of 64 values
+SLICE_VALUES = 1 << 20  # 4 MB in float32, to fit into the CPU cache
+SLICE_ROWS = 64  # slice lengths are multiples of this, so that slices contain whole blocks of 64 values
 AHEAD_BYTES = 16 << 20  # read-ahead requested from the kernel while the previous slice is processed
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -42,7 +42,7 @@ class ShardError(UserError):
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor as stored in a checkpoint: its name, dtype in safetensors' terms, and shape."""
+    """A tensor as stored in a checkpoint: its name, dtype (as named in safetensors) and shape."""
 
     name: str
     dtype: str
@@ -66,7 +66,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Source(Stored):
-    """One tensor of a file; its values start `offset` bytes into the file."""
+    """A tensor in a file; its values start at byte `offset`."""
 
     file: Path
     offset: int
@@ -80,7 +80,7 @@ class Source(Stored):
         return self.slice(0, self.rows).reshape(self.shape)
 
     def slice(self, start: int, stop: int) -> torch.Tensor:
-        """Read rows [start, stop) in their stored dtype. Raises ShardError if the file ends before them."""
+        """Read rows [start, stop) in their stored dtype. Raises ShardError if the file is too short."""
         tensor = torch.empty((stop - start, *self.shape[1:]), dtype=TYPES[self.dtype])
         wanted = tensor.reshape(-1).view(torch.uint8).numpy().data
         begin = self.offset + start * self.row_values * tensor.itemsize
@@ -102,7 +102,7 @@ def row_ranges(tensor: Stored, values: int = SLICE_VALUES) -> list[tuple[int, in
 
 
 def sources(directory: Path) -> list[Source]:
-    """Return the tensors of a checkpoint in stored order. Raises ShardError if files are missing or damaged."""
+    """Return a checkpoint's tensors in stored order. Raises ShardError if files are missing or damaged."""
     index = directory / INDEX
     try:
         names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [SINGLE]
@@ -115,7 +115,7 @@ def sources(directory: Path) -> list[Source]:
 
 
 def file_sources(file: Path) -> list[Source]:
-    """Return the tensors of one safetensors file in stored order. Raises ShardError if it is damaged."""
+    """Return a safetensors file's tensors in stored order. Raises ShardError if the file is damaged."""
     if not file.is_file():
         raise ShardError(f"{file}: is {'not a file' if file.exists() else 'missing'}: expected a safetensors file")
     size = file.stat().st_size
@@ -142,7 +142,7 @@ def _check_dtypes(file: Path, entries: dict[str, Any]) -> None:
 
 
 def _source(name: str, entry: dict[str, Any], file: Path, start: int, size: int) -> Source:
-    """Return a tensor of the header. Raises ValueError if its shape, offsets and the file's size disagree."""
+    """Return a tensor from its header entry. Raises ValueError if shape, offsets and file size disagree."""
     shape, (begin, end) = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
         raise ValueError(f"the shape or the offsets of '{name[:80]}' are not non-negative integers")
@@ -162,7 +162,7 @@ def write(
 ) -> None:
     """Write a checkpoint: shards of at most `max_shard_bytes` and, if there are several, their index.
 
-    `slices` is called for each tensor in turn and yields consecutive slices of its rows in the stored dtype.
+    `slices` is called for each tensor in order and yields consecutive row slices in the stored dtype.
     """
     plan = _plan(tensors, max_shard_bytes)
     names = (

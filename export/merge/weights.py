@@ -1,4 +1,4 @@
-"""The merge: W + scale · B·A in float32, a slice of rows at a time, stored in 16 bits. Never into 4-bit weights."""
+"""The merge: W + scale · B·A, computed in float32 in slices of rows and stored in 16 bits, never in 4 bits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .dequantize import DTYPES, AsTrained, Packed, Rows, unpack
 from .shards import FLOATS, NAMES, Source, Stored, row_ranges, sources, write
 
 FLOAT16_MAX = 65504.0
-CODE = "auto_map"  # in a configuration: classes of the model's own Python code
+CODE = "auto_map"  # configuration key for classes in the model's own Python code
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
 class _Overflow(Exception):
-    """A merged value that float16 can't hold."""
+    """A merged value is out of float16's range."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Merged:
     change: Change | None
 
     def stored(self, dtype: str) -> Stored:
-        """Return its stored form if floats are stored as `dtype`."""
+        """Return the stored tensor's description if floats are stored as `dtype`."""
         origin = self.origin
         return Stored(self.name, dtype if origin.dtype in FLOATS else origin.dtype, origin.shape)
 
     @property
     def origin(self) -> Source | Packed:
-        """The tensor with its initial values: the adapter's replacement, if any, else the base's."""
+        """The tensor that supplies the initial values: the adapter's replacement, if any, else the base's."""
         return self.change.replacement if self.change and self.change.replacement else self.source
 
 
@@ -59,8 +59,8 @@ def merge(
 ) -> str:
     """Write the merged checkpoint's weights and config into `target`; return the stored dtype.
 
-    `as_trained`: the base's form in training (None: the original weights). float16 falls back to bfloat16 if a merged
-    value overflows, and logs which. Raises MergeError if the adapter does not fit the base or can't be merged.
+    `as_trained` is the base as loaded for training (None: the original weights). If a merged value overflows float16,
+    it is logged and bfloat16 is used. Raises MergeError if the adapter does not fit the base or can't be merged.
     """
     tensors, tied = _plan(base, open_adapter(adapter_directory, base))
     config = _config(base, tensors, tied)
@@ -107,13 +107,13 @@ def _plan(base: Path, changes: dict[str, Change]) -> tuple[list[Merged], bool]:
 
 
 def _as_stored(name: str, there: Container[str]) -> str:
-    """Return a tensor's name in the base: one saved without its head (gpt2) lacks the model's prefix."""
+    """Return a tensor's name in the base; a base saved without its head (gpt2) lacks the model prefix."""
     bare = name.split(".", 1)[-1]
     return bare if name not in there and bare in there else name
 
 
 def _same_change(embedding: Change | None, head: Change | None) -> bool:
-    """Return whether both changes of a tied tensor are the same; PEFT saves trained token rows once for both."""
+    """Return whether a tied tensor's two changes are the same; PEFT saves trained token rows once for both."""
     if embedding is None or head is None:
         only = embedding or head
         return only is None or (head is None and only == Change(tokens=only.tokens, indices=only.indices))
@@ -121,7 +121,7 @@ def _same_change(embedding: Change | None, head: Change | None) -> bool:
 
 
 def _fault(tensor: Merged) -> str:
-    """Return how a tensor and its change do not match, else ""."""
+    """Return why a tensor and its change don't match, or "" if they do."""
     change, shape = tensor.change, tensor.origin.shape
     if change is None:
         return ""
@@ -143,7 +143,7 @@ def _fault(tensor: Merged) -> str:
 
 
 def _check_tokens(adapter: Path, tensors: list[Merged]) -> None:
-    """Raise MergeError if head and embedding differ in rows, or a token of the adapter's tokenizer has no row."""
+    """Raise MergeError if head and embedding differ in row count, or an adapter tokenizer's token has no row."""
     rows = {t.name: t.origin.shape[0] for t in tensors if t.name == HEAD or t.name.endswith(EMBEDDING)}
     if len(set(rows.values())) > 1:
         sizes = ", ".join(f"{name} {count}" for name, count in rows.items())
@@ -181,7 +181,7 @@ def _write(
 
 
 def _slices(tensor: Merged, dtype: str, as_trained: AsTrained | None) -> Iterator[torch.Tensor]:
-    """Yield the merged tensor's rows in slices, in the stored dtype."""
+    """Yield the merged tensor in slices of rows, in the stored dtype."""
     origin = tensor.origin
     rows = _origin_rows(tensor, as_trained)
     change = tensor.change.open() if tensor.change else None
@@ -197,7 +197,7 @@ def _changed(change: LoadedChange | None, values: torch.Tensor, start: int) -> t
 
 
 def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
-    """Return the function for the tensor's rows before the change: the base's as in training, or the adapter's."""
+    """Return a function that reads the rows before the change: the base's as in training, or the adapter's."""
     origin = tensor.origin
     if isinstance(origin, Packed):
         return origin.open().rows
@@ -207,11 +207,11 @@ def _origin_rows(tensor: Merged, as_trained: AsTrained | None) -> Rows:
 
 
 def _stored(name: str, values: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return values in the stored dtype. Raises _Overflow if one exceeds float16, MergeError for NaN or infinity."""
+    """Convert values to the stored dtype. Raises _Overflow if one exceeds float16, MergeError for NaN or infinity."""
     target = DTYPES["float16"] if dtype == "F16" else DTYPES["bfloat16"]
     low, high = torch.aminmax(values)
     largest = max(-float(low), float(high))
-    if not largest <= torch.finfo(torch.bfloat16).max:  # a NaN compares false
+    if not largest <= torch.finfo(torch.bfloat16).max:  # comparisons with NaN are false
         raise MergeError(f"'{name}' has a NaN or an infinity: the weights of the base or of the adapter are damaged")
     if values.dtype == target:
         return values

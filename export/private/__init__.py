@@ -1,1 +1,1 @@
-"""Uses of libraries' private API, one module per library; nothing else in export/ uses it."""
+"""Private library APIs, one module per library; no other module in export/ uses them."""

@@ -1,6 +1,6 @@
-"""Private API of torch for the exam: a module's dicts of parameters and buffers.
+"""Private torch API for the exam: a module's parameter and buffer dicts.
 
-The public setters accept only a Parameter; a matrix that stays on disk is not one.
+The public setters accept only a Parameter, which a matrix on disk is not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEEDS = (
 
 @dataclass(frozen=True)
 class Place:
-    """A parameter's or buffer's place in its module; `empty` is its placeholder while it is not loaded."""
+    """A parameter's or buffer's place in its module; `empty` is the placeholder used while it is not loaded."""
 
     tensors: dict[str, torch.Tensor | None]
     key: str
@@ -39,7 +39,7 @@ class Place:
 
 
 def empty_places(layer: torch.nn.Module) -> Iterator[Place]:
-    """Yield the places of a layer's parameters and buffers that are on the meta device."""
+    """Yield the places of a layer's parameters and buffers on the meta device."""
     for module in layer.modules():
         for tensors in (module._parameters, module._buffers):
             for key, tensor in tensors.items():
@@ -48,7 +48,7 @@ def empty_places(layer: torch.nn.Module) -> Iterator[Place]:
 
 
 def replace_parameters(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replace parameters by tensors, by name; a parameter shared by several modules is replaced in each."""
+    """Replace parameters with tensors by name; a parameter shared by several modules is replaced in each."""
     replaced = {id(model.get_parameter(name)): tensor for name, tensor in tensors.items()}
     for module in model.modules():
         places = cast(dict[str, torch.Tensor | None], module._parameters)

@@ -1,4 +1,4 @@
-"""Private API of transformers for the exam: the mapping of a checkpoint's tensors to a model's.
+"""Private transformers API for the exam: the mapping from checkpoint tensors to model tensors.
 
 Architectures rename, stack and split tensors while loading.
 """
@@ -38,7 +38,7 @@ NEEDS = (
 
 
 def model_names(model: Any, names: Collection[str]) -> dict[str, str]:
-    """Return the (first) name in the model of each of a checkpoint's tensors."""
+    """Return the (first) model tensor name for each checkpoint tensor."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -56,9 +56,9 @@ def model_names(model: Any, names: Collection[str]) -> dict[str, str]:
 
 
 def load_tensors(model: Any, tensors: Mapping[str, Any]) -> list[str]:
-    """Load some of a checkpoint's tensors into a model, in the dtypes of its parameters; return the mismatches.
+    """Load some checkpoint tensors into a model, in its parameters' dtypes, and return the mismatches.
 
-    A tensor may be any object that returns it when indexed. transformers hides errors in reading one.
+    A tensor may be any object that returns the tensor when indexed. transformers hides errors raised while reading it.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
