@@ -109,8 +109,19 @@ def test_a_template_that_drops_calls_is_refused(codec: Codec, own: ChatTemplate)
 
 
 def test_a_template_without_tools_is_refused_before_the_rows(codec: Codec, own: ChatTemplate) -> None:
-    with pytest.raises(ConfigError, match="1 rows have tools, and the chat template .* chatml-tools"):
+    with pytest.raises(ConfigError, match="1 row has tools, and the chat template .* chatml-tools"):
         prepared(replace(own, source=load_template("chatml")), codec, conversation(CALL))
+
+
+def test_a_template_without_results_is_refused_for_rows_with_them(codec: Codec, own: ChatTemplate) -> None:
+    source = load_template("chatml-tools").replace(
+        "message['content'] + '\\n</tool_response>'", "'\\n</tool_response>'"
+    )
+    template = replace(own, source=source)
+    with pytest.raises(ConfigError, match="1 row has results of tools, and the chat template takes no results"):
+        prepared(template, codec, conversation(CALL))
+    alone = conversation(CALL)
+    assert prepared(template, codec, replace(alone, messages=(alone.messages or ())[:2]))
 
 
 def test_a_dialect_that_does_not_read_the_template_is_refused(own: ChatTemplate) -> None:

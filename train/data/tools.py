@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
+from burnish.console import counted
 from burnish.data.formats import Example, Message
 from burnish.dialects.comparison import difference
 from burnish.dialects.events import Parsed
@@ -18,15 +19,24 @@ ADVICE = "set chat.template to chatml-tools, or to a .jinja file that takes tool
 def fit(template: ChatTemplate, dialect: str | None, examples: Sequence[Example]) -> tuple[ChatTemplate, Found]:
     """Return the template in the shape in which it takes calls, and how it writes them and thoughts.
 
-    Raises ConfigError where the rows have tools and the template can't show them, or its calls can't be read.
+    Raises ConfigError where the rows have tools and the template can't show them or their results, or its calls can't
+    be read.
     """
     template, found = fitted(template, dialect)
     tools = sum(bool(example.tools) for example in examples)
     if dialect and found.dialect is None:
         raise ConfigError(f"chat.tool_dialect {dialect}: it does not read the template's calls: {found.why}")
     if tools and (found.dialect is None or not found.defines):
-        raise ConfigError(f"{tools} rows have tools, and {found.why}: {ADVICE}")
+        raise ConfigError(f"{_rows(tools, 'tools')}, and {found.why}: {ADVICE}")
+    # without its result, a call would be followed by an answer from nothing
+    results = sum(any(m.role == "tool" for m in example.messages or ()) for example in examples)
+    if results and not found.results:
+        raise ConfigError(f"{_rows(results, 'results of tools')}, and {found.why}: {ADVICE}")
     return template, found
+
+
+def _rows(count: int, what: str) -> str:
+    return f"{counted(count, 'row')} {'has' if count == 1 else 'have'} {what}"
 
 
 def reading_fault(message: Message, example: Example, text: str, before: str, found: Found) -> str:
