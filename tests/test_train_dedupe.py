@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,9 @@ def test_eval_rows_limits_held_out_and_evaluated_rows(capsys: pytest.CaptureFixt
     assert [row.example.number for row in chosen] == sorted(row.example.number for row in chosen)
     assert contents(bounded(rows[::-1], 10, 0, "eval.jsonl")) == contents(chosen)
     assert bounded(rows, 100, 0, "eval.jsonl") == rows
+
+
+def test_tools_are_content() -> None:
+    plain, one, other = (replace(chat("Rain?", "No."), tools=tools) for tools in ((), *(({"name": n},) for n in "ab")))
+    assert len({content_key(example) for example in (plain, one, other)}) == 3
+    assert content_key(one) == content_key(replace(one, line=2))

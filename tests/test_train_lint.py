@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,16 @@ def test_only_the_texts_of_held_out_rows_are_checked() -> None:
 def test_reasoning_is_checked_like_all_trained_text() -> None:
     thought = Example(3, (Message("user", "q"), Message("assistant", "a", True, "{{name}} lost \ufffd")))
     assert [warning.kind for warning in lint([*clean(), thought])] == ["placeholder", "replacement"]
+
+
+def test_the_same_question_with_other_tools_is_another_prompt() -> None:
+    rows = [replace(chat(n, "Rain?", f"a{n}"), tools=({"name": str(n)},)) for n in (1, 2)]
+    assert lint([*clean(), *rows]) == []
+    assert only(rows[0], replace(rows[1], tools=rows[0].tools)).kind == "conflict"
+
+
+@pytest.mark.parametrize("result", ["null", "a\r\nb", "a\\nb"])
+def test_results_of_tools_are_not_learned(result: str) -> None:
+    example = chat(1, "q", "a")
+    messages = example.messages or ()
+    assert lint([*clean(), replace(example, messages=(messages[0], Message("tool", result), *messages[1:]))]) == []

@@ -10,6 +10,7 @@ from hashlib import blake2b, sha256
 from unicodedata import normalize
 
 from burnish.data.formats import Example
+from burnish.data.tools.definitions import shown
 
 # a row that starts this many others is a common opening ("Hi." "Hello, how can I help?"), not a split conversation
 MIN_OPENINGS, OPENINGS_SHARE = 10, 0.01
@@ -29,14 +30,16 @@ _ASCII_BLANKS = {code: " " for code in range(128) if not (chr(code).isalnum() or
 def prefix_keys(example: Example) -> list[bytes]:
     """Return a digest of the conversation up to each assistant turn, the last for the whole row; for a text one.
 
-    Rows with the same digest have the same content: the same roles and texts, ignoring blanks, line breaks, composed or
-    decomposed accents, and whether turns are trained.
+    Rows with the same digest have the same content: the same tools, roles and texts, ignoring blanks, line breaks,
+    composed or decomposed accents, and whether turns are trained.
     """
     digest = blake2b(digest_size=16)
     if example.messages is None:
         _feed(digest, "text", example.text or "")
         return [digest.digest()]
     keys = []
+    if example.tools:
+        _feed(digest, "tools", shown(example.tools))
     for message in example.messages:
         if message.role != "system" or message.content.strip():
             _feed(digest, message.role, message.whole)
@@ -213,7 +216,7 @@ def _words(example: Example) -> tuple[list[str], int | None]:
     if example.messages is None:
         return _split((example.text or "").lower()), None
     turns = [m.whole.lower() for m in example.messages if m.role != "system"]
-    system = "".join(m.content for m in example.messages if m.role == "system")
+    system = "".join(m.content for m in example.messages if m.role == "system") + shown(example.tools)
     before = "\n".join(turns[:-1])
     words = _split(before)
     return words + _split(turns[-1] if turns else ""), hash((system, tuple(words) or before))

@@ -10,6 +10,7 @@ from functools import partial
 
 from burnish.console import counted
 from burnish.data.formats import Example, Message
+from burnish.data.tools.definitions import shown
 
 from . import suspects
 from .dedupe import repeats
@@ -110,7 +111,7 @@ def _garbled(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 def _empty_cells(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example in examples:
-        for role, text in example.texts():
+        for role, text in _without_results(example):
             for name in suspects.empty_cells(text, role == "user"):
                 found[f"'{name}'"][example.number] = None
     advice = "were probably written by a program for empty cells: the model learns them; leave the cells empty"
@@ -118,13 +119,13 @@ def _empty_cells(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 
 def _escapes(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    named = _found(examples, suspects.escapes)
+    named = _found(examples, suspects.escapes, _without_results)
     advice = "are in texts as literal characters: the model learns to write the backslash"
     return _named("escape", "escapes", named, advice, unit)
 
 
 def _line_ends(examples: Sequence[Example], unit: str) -> list[LintWarning]:
-    named = _found(examples, suspects.line_ends)
+    named = _found(examples, suspects.line_ends, _without_results)
     advice = "are in texts and are trained; data.newlines: lf converts them to LF"
     return _named("line-end", "line ends", named, advice, unit)
 
@@ -164,10 +165,11 @@ def _duplicates(examples: Sequence[Example], unit: str) -> list[LintWarning]:
 
 def _conflicts(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     """Warn about prompts with several answers: intended variety, or a contradiction."""
-    answers: defaultdict[tuple[Message, ...], dict[str, int]] = defaultdict(dict)
+    answers: defaultdict[tuple[str, tuple[Message, ...]], dict[str, int]] = defaultdict(dict)
     for example in examples:
         if example.messages:
-            answers[example.messages[:-1]].setdefault(example.messages[-1].whole, example.number)
+            prompt = shown(example.tools), example.messages[:-1]
+            answers[prompt].setdefault(example.messages[-1].whole, example.number)
     several = [tuple(lines.values()) for lines in answers.values() if len(lines) > 1]
     if not several:
         return []
@@ -214,11 +216,20 @@ def _matches(
     return _found(examples, lambda text: map(name, pattern.finditer(text)))
 
 
-def _found(examples: Sequence[Example], names: Callable[[str], Iterable[str]]) -> dict[str, tuple[int, ...]]:
+def _without_results(example: Example) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a row but the results of tools, which are never trained and are as the tools wrote them."""
+    return ((role, text) for role, text in example.texts() if role != "tool")
+
+
+def _found(
+    examples: Sequence[Example],
+    names: Callable[[str], Iterable[str]],
+    texts: Callable[[Example], Iterable[tuple[str, str]]] = Example.texts,
+) -> dict[str, tuple[int, ...]]:
     """Return the lines of every name found in a text, most frequent first."""
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example in examples:
-        for _, text in example.texts():
+        for _, text in texts(example):
             for name in names(text):
                 found[name][example.number] = None
     return _ordered(found)
