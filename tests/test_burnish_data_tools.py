@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from burnish.data.faults import DataError
+from burnish.data.faults import DataError, Undecoded
 from burnish.data.files import RawRow
 from burnish.data.formats import Conversion, Example, convert
+from burnish.data.tools.conversation import NO_TOOLS
 
 WEATHER = {
     "name": "weather",
@@ -134,6 +135,13 @@ def test_a_call_that_does_not_fit_is_named_with_line_and_turn(call: dict[str, An
         ({**messages({"function": CALL}), "tools": "weather"}, "'tools' is text, expected a list of definitions"),
         ({**messages({"function": CALL}), "tools": [{}]}, "tool 1 has no name"),
         (sharegpt("weather()", OPENAI), "turn 2: its text is no call as JSON"),
+        (sharegpt("[]", OPENAI), "turn 2: it has no call"),
+        (
+            {**messages({"function": CALL}), "tools": "null"},
+            "'tools' is text, expected a list of definitions as JSON: it",
+        ),
+        ({**messages({"function": CALL}), "tools": {}}, "'tools' is an empty object, expected a list of definitions;"),
+        ({**messages({"function": CALL}), "functions": [WEATHER]}, "'functions': definitions of tools are read from"),
         (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool's result, and no call before it is without one"),
     ],
 )
@@ -147,6 +155,40 @@ def test_rows_that_do_not_fit_can_be_left_out() -> None:
     converted = read(ROWS["arguments as text"], bad, misfits="drop")
     assert [example.line for example in converted.examples] == [1]
     assert converted.notes == ("1 row left out: calls that do not fit the tools (data.tool_faults drop)",)
+
+
+def test_that_no_row_is_left_is_a_fault_of_the_calls() -> None:
+    bad = messages({"function": {"name": "weather", "arguments": {}}})
+    with pytest.raises(DataError, match="calls of all 2 rows do not fit .* leaves none; first: line 1: turn 2: call 1"):
+        read(bad, bad, misfits="drop")
+
+
+def test_a_wrong_call_may_be_context() -> None:
+    row = messages({"function": {"name": "wether", "arguments": {}}})
+    row["messages"][1]["weight"] = 0
+    (example,) = read(row).examples
+    assert example.messages and not example.messages[1].train
+    assert faults({**row, "tools": None}) == [f"1: turn 2: {NO_TOOLS}"]
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (None, ""),
+        ({"sky": "grau, kühl"}, '{"sky": "grau, kühl"}'),
+        ([{"type": "rain", "mm": 3}], '[{"type": "rain", "mm": 3}]'),
+        ([], "[]"),
+        ([{"type": "text", "text": "gr"}, {"type": "text", "text": "ey"}], "grey"),
+    ],
+)
+def test_results_may_be_values(content: Any, expected: str) -> None:
+    (example,) = read(messages({"function": CALL}, content=content)).examples
+    assert example.messages and example.messages[2].content == expected
+
+
+def test_results_that_json_cannot_hold_are_named() -> None:
+    wrong = "1: turn 3: 'content' has a value that JSON can't represent: of type date32"
+    assert faults(messages({"function": CALL}, content={"day": Undecoded("date32")})) == [wrong]
 
 
 def test_parallel_calls_are_answered_in_their_order() -> None:

@@ -26,8 +26,8 @@ Newlines = Literal["keep", "lf"]
 Misfits = Literal["error", "drop"]
 DROP = "; data.tool_faults: drop leaves out the rows whose calls do not fit their tools"
 # columns that can't be trained and must not be ignored silently
-REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text is trained")
-REFUSED["functions"] = "definitions of tools are read from the column 'tools'"
+REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text is trained; remove the column, or these rows")
+REFUSED["functions"] = "definitions of tools are read from the column 'tools': rename it to 'tools'"
 # of the formats without turns
 NO_TURNS = "only conversations (messages, ShareGPT) have calls of tools"
 
@@ -89,7 +89,7 @@ def convert(
     """Return the rows as examples, in order. Raises DataError with every fault of every row.
 
     With `newlines` "lf" every CR LF and lone CR in a text becomes LF. With `misfits` "drop" rows whose calls do not fit
-    their tools are left out.
+    their tools are left out; that none is left is a fault.
     """
     if format not in FORMATS:
         raise DataError(f"data.format: unknown format '{format}'{did_you_mean(format, FORMATS)}")
@@ -97,6 +97,7 @@ def convert(
     faults: list[str] = []
     unused: Counter[str] = Counter()
     seen: set[str] = set()
+    first = ""  # what does not fit
     losses = Losses(format)
     for raw in rows:
         example, row = _convert_row(raw, format)
@@ -104,6 +105,7 @@ def convert(
         faults += [f"{path}: {raw.where}: {fault}" for fault in told]
         losses.misfits += bool(row.misfits)
         if row.misfits:
+            first = first or f"{raw.where}: {row.misfits[0]}"
             continue
         unused.update(row.unused_keys())
         seen.update(row.value)
@@ -115,6 +117,9 @@ def convert(
             examples.append(plain)
     if faults:
         raise DataError([*faults[:-1], faults[-1] + DROP] if losses.misfits and misfits == "error" else faults)
+    if losses.misfits and not examples:
+        every = "the only row's calls do" if losses.misfits == 1 else f"the calls of all {losses.misfits:,} rows do"
+        raise DataError(f"{path}: {every} not fit the tools, so data.tool_faults drop leaves none; first: {first}")
     absent = FORMATS[format].all - seen
     near = {column: name for column in unused if (name := nearest(column, absent))}
     notes = [f"the column '{column}' is not used; did you mean '{name}'?" for column, name in near.items()]
@@ -179,7 +184,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
         row = _Row(value=raw.value, known=known | {"conversation"} if format == "sharegpt" else known)
     for column, why in REFUSED.items():
         if row.value.get(column) not in (None, "", "[]", [], {}):
-            row.faults.append(f"'{column}': {why}; remove the column, or these rows")
+            row.faults.append(f"'{column}': {why}")
     if "tools" in known:
         row.tools = read_tools(row.value["tools"], row.faults) if row.value.get("tools") is not None else ()
     elif row.value.get("tools") not in (None, "", "[]", []):

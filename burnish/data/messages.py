@@ -13,7 +13,7 @@ from ..rendering.shape import tool_call
 from .faults import kind, missing
 from .flags import FLAGS, is_trained
 from .schema import THOUGHTS
-from .tables import parsed, parsed_list
+from .tables import dumped, parsed, parsed_list
 from .tools.calls import CALL_KEYS, CALLING, RESULTS, calls_in_text, has_calls, read_calls
 
 # speaker names in datasets → roles of chat templates
@@ -36,6 +36,8 @@ TURN_KEYS = FLAGS.union(SPEAKER_KEYS, TEXT_KEYS, CALL_KEYS)
 RESULT_KEYS = ("tool_call_id", "name")
 # types of content parts that hold reasoning, in Anthropic's and other APIs
 THOUGHT_PARTS = frozenset({"thinking", "reasoning", "thought"})
+# and all types; a list of other objects, as a tool's result, is data
+PARTS = THOUGHT_PARTS | {"text", "image", "image_url", "input_image", "audio", "input_audio", "video", "file"}
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _turn(value: Any, found: Found) -> Message | None:
         return _calling(value, *read_calls(value, found.faults), found)
     if role == "system" and any(key in value for key in TEXT_KEYS) and not any(value.get(key) for key in TEXT_KEYS):
         return Message("system", "")
-    content = _content(value, found)
+    content = _result(value, found) if role == "tool" else _content(value, found)
     if role is None or content is None:
         return None
     text, thoughts = content
@@ -259,6 +261,27 @@ def _role(value: dict[str, Any], faults: list[str]) -> str | None:
     else:
         return ROLES[name]
     return None
+
+
+def _result(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None:
+    """Return the text of a tool's result: an object, or a list that has no content parts, as JSON; "" for null."""
+    there = [key for key in TEXT_KEYS if key in value]
+    given = [key for key in there if value[key] is not None]
+    if there and not given:
+        return "", []
+    content = value[given[0]] if len(given) == 1 else None
+    if not isinstance(content, dict) and not (isinstance(content, list) and not _is_parts(content)):
+        return _content(value, found)
+    text = dumped(content, f"'{given[0]}'", found.faults)
+    return None if text is None else (text, [])
+
+
+def _is_parts(content: list[Any]) -> bool:
+    """Return whether a result's list is one of content parts."""
+    return bool(content) and all(
+        isinstance(part, dict) and (part.get("type") in PARTS if "type" in part else part.keys() == {"text"})
+        for part in content
+    )
 
 
 def _content(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None:

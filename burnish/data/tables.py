@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from .faults import kind
 from .json_scanner import scan_json
 from .schema import KNOWN, fitting
 
@@ -117,6 +118,19 @@ def parsed(text: str, faults: list[str] | None = None) -> Any:
     if found:
         return None
     return values if text.lstrip().startswith("[") else values[0] if len(values) == 1 else None
+
+
+def dumped(value: Any, what: str, faults: list[str]) -> str | None:
+    """Return a value as JSON text; None, and a fault, if JSON can't represent it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_refused)
+    except (ValueError, TypeError) as error:
+        faults.append(f"{what} has a value that JSON can't represent: {error}")
+        return None
+
+
+def _refused(value: Any) -> Any:
+    raise TypeError(kind(value))
 
 
 def parsed_list(text: str, faults: list[str]) -> list[Any] | None:

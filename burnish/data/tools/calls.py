@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ...dialects.events import Call
 from ..faults import kind
-from ..tables import parsed
+from ..tables import dumped, parsed
 
 # speakers of ShareGPT whose text is calls
 CALLING = frozenset({"function_call", "tool_call"})
@@ -46,6 +45,8 @@ def _list(value: Any, what: str, faults: list[str]) -> tuple[tuple[Call, ...], t
     if not isinstance(value, list):
         faults.append(f"{what} is {kind(value)}, expected a list of calls")
         return (), ()
+    if not value:
+        faults.append("it has no call")
     calls, ids = [], []
     for number, item in enumerate(value, start=1):
         wrong: list[str] = []
@@ -86,4 +87,4 @@ def _arguments(value: Any, key: str, faults: list[str]) -> str | None:
     if not isinstance(value, dict):
         faults.append(f"'{key}' is {kind(value)}, expected an object")
         return None
-    return json.dumps(value, ensure_ascii=False)
+    return dumped(value, f"'{key}'", faults)

@@ -17,7 +17,10 @@ NO_TOOLS = "it calls tools and the row defines none: add a column 'tools' with t
 
 
 def connected(messages: Sequence[Message], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
-    """Return the turns with an id for every call and result; adds faults of calls and results, with their turns."""
+    """Return the turns with an id for every call and result; adds faults of calls and results, with their turns.
+
+    The arguments of turns that are only context are not checked: a wrong call may be there on purpose.
+    """
     found: list[Message] = []
     open_ids: list[str] = []
     count = 0
@@ -28,7 +31,7 @@ def connected(messages: Sequence[Message], tools: Sequence[Definition], faults: 
             ids = tuple(given or f"call{count + n:05}" for n, given in enumerate(message.ids))
             count += len(ids)
             message, open_ids = replace(message, ids=ids), list(ids)
-            wrong += call_faults(message, tools)
+            wrong += call_faults(message, tools) if message.train or not tools else ()
         elif message.role == "tool":
             message = _answering(message, found, open_ids, wrong)
         else:

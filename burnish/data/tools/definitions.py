@@ -10,6 +10,7 @@ from ..faults import kind
 from ..tables import parsed
 
 Definition = dict[str, Any]
+NONE = "expected a list of definitions; leave the cell empty, or [], in rows without tools"
 
 
 def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
@@ -18,10 +19,13 @@ def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
         if not value.strip():
             return ()
         wrong: list[str] = []
-        value = parsed(value, wrong)
-        if wrong:
-            faults.append(f"'tools' is text, expected a list of definitions as JSON: {'; '.join(wrong)}")
+        value = parsed(text := value, wrong)
+        if value is None:
+            faults.append(f"'tools' is text, expected a list of definitions as JSON: {_why(text, wrong)}")
             return ()
+    if value == {}:
+        faults.append(f"'tools' is an empty object, {NONE}")
+        return ()
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -31,6 +35,13 @@ def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
     names = [tool["function"]["name"] for tool in found]
     faults += [f"'tools' defines '{name}' twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     return tuple(found)
+
+
+def _why(text: str, wrong: list[str]) -> str:
+    """Return why a text is not read: what is `wrong` with its JSON, null, or several values."""
+    if wrong:
+        return "; ".join(wrong)
+    return f"it is null, {NONE}" if text.strip() == "null" else "it has several values; put them in one list"
 
 
 def _tool(item: Any, number: int, faults: list[str]) -> Definition | None:
