@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports exits without a traceback
 
 import os
 import sys
@@ -17,10 +17,10 @@ from burnish.process import supervise
 if __name__ == "__main__":
     only_packages()
     explain_lack_of_memory()
-if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # if set, a parent is already waiting
+if __name__ == "__main__" and not os.environ.get("UNSLOTH_FIRST"):  # if set, a parent process is already waiting
     supervise("training", llama=False)  # before imports that start threads
 if os.environ.get("UNSLOTH_FIRST"):
-    import train.models.unsloth  # noqa: F401  # it patches the modules imported below
+    import train.models.unsloth  # noqa: F401  # patches the modules imported below
 
 import argparse
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ from .resolved import Resolved
 from .settings import TrainSettings
 from .world import World
 
-MOST_ROWS = 1000  # rows examined for the template's changes; `check` examines all
+MOST_ROWS = 1000  # rows examined for template changes; `check` examines all rows
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
     "plan": "show what a run would do, and the memory, disk and time it would take; loads no weights",
@@ -54,7 +54,7 @@ COMMANDS = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the command-line parser."""
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     with prepared_process():
         settings, options = parse_arguments(make_parser(), TrainSettings, "train", argv)
@@ -114,7 +114,7 @@ def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
     from .plan.preflight import plan_run  # torch and TRL take seconds: import them after the data checks
 
     resolved = plan_run(settings, prepared, world)
-    # after the machine's checks, so that a fault leaves no run behind
+    # after the machine checks, so that a fault leaves no run behind
     settings = resume.settle_name(settings, prepared)
     place = Path(settings.run.root).resolve() / str(settings.run.name)
     with lock.hold(place, "training") if world.is_main else nullcontext():

@@ -20,14 +20,13 @@ from .settings import ExamSection
 
 GENERAL_TEXT = Path(burnish.__file__).with_name("general.txt")
 NOISE_BATCH = 8
-NOISE_TEXTS = 5  # general texts for the noise floor, besides held-out rows; more would only take time
+NOISE_TEXTS = 5  # general texts for the noise floor, besides held-out rows; more would only take longer
 
 
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
     """Return the exam's questions: held-out rows up to the limits, then general texts of one paragraph each.
 
-    Of a conversation that was truncated at data.max_length, only the turns with an end token are used; a plain text
-    needs none.
+    In a conversation truncated at data.max_length, only turns with an end token are used; plain texts don't need one.
     """
     asked = [
         Question(
@@ -49,7 +48,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
 
 @torch.inference_mode()
 def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
-    """Score the questions with and without the adapter, and in batches for the noise floor; then generate answers."""
+    """Score the questions with and without the adapter, and in batches for the noise floor, then generate answers."""
     model.eval()
     # held-out rows come first
     twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
@@ -67,11 +66,11 @@ def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSec
 
 
 def _answers(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[SampleAnswer]:
-    """Answer each question's first turn at temperature 0, without the adapter and with it."""
+    """Answer each question's first turn at temperature 0, with and without the adapter."""
     with bar("answers", len(asked)) as tick:
         for number, question in enumerate(asked):
             start, end = question.spans[0]
-            # a plain text is continued after its first quarter
+            # plain texts are continued after the first quarter
             start = start if question.messages else max(start, (start + end) // 4, 1)
             prompt = question.input_ids[:start]
             with model.disable_adapter():
@@ -112,7 +111,7 @@ def _compare(
 def _score(
     model: Any, asked: Sequence[Question], batch: int, tick: Tick, done: int
 ) -> Iterator[tuple[Question, Floats]]:
-    """Yield each question with its logits [positions, vocabulary], in order; `batch` questions per forward pass."""
+    """Yield each question with its logits [positions, vocabulary], in order; `batch` questions share a forward pass."""
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
         longest = max(len(q.input_ids) for q in part)
@@ -128,7 +127,7 @@ def _score(
 
 
 def _messages(row: Row, codec: Codec) -> list[dict[str, Any]] | None:
-    """Return the messages with normalized characters, as trained: llama.cpp does not compose accents."""
+    """Return the messages with normalized characters, as in training, since llama.cpp does not compose accents."""
     messages = [m.to_dict() for m in row.example.messages or ()]
     for message in messages:
         for key in {"content", THOUGHT} & message.keys():

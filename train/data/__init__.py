@@ -1,1 +1,1 @@
-"""Data for training: rows to ids and labels, with lint, proof of the loss mask and preview."""
+"""Training data: rows to ids and labels, with lint, loss-mask proof and preview."""

@@ -1,4 +1,4 @@
-"""From data files to proven training rows: everything before weights are loaded."""
+"""From data files to proven training rows: every step before weights are loaded."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from .vocabulary import check_ids, check_vocabulary, embedded
 class Prepared:
     """Rows ready for training, and how they were made.
 
-    `heldout` is never trained: the eval loss and the exam use it. `truncated` has the lines of truncated rows.
-    `duplicates` counts the rows that repeat an earlier one. `near_duplicates` counts the held-out rows with a near
+    `heldout` is never trained: the eval loss and the exam use it. `truncated` lists the lines of truncated rows.
+    `duplicates` counts the rows that repeat an earlier row. `near_duplicates` counts the held-out rows with a near
     duplicate among the training rows, `eval_overlap` the eval file's rows that are also in the data, and
-    `eval_overlap_dropped` the training rows dropped because of that.
+    `eval_overlap_dropped` the training rows dropped because of this overlap.
     """
 
     base: Base
@@ -65,7 +65,7 @@ class Prepared:
 
     @property
     def terminators(self) -> list[int]:
-        """The distinct ids that end trained spans; truncated spans don't count."""
+        """The distinct ids that end trained spans, ignoring truncated spans."""
         return list(
             dict.fromkeys(row.input_ids[end - 1] for row in (*self.train, *self.heldout) for _, end in row.whole)
         )
@@ -73,9 +73,9 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """The means to turn rows into ids: the base's tokenizer, its codec, and the chat template, if any.
+    """What is needed to convert rows to ids: the base's tokenizer, its codec, and the chat template, if any.
 
-    `dropped_tokens` were removed from the tokenizer: the base has no embeddings for them.
+    `dropped_tokens` were removed from the tokenizer because the base has no embeddings for them.
     """
 
     base: Base
@@ -87,9 +87,9 @@ class _Text:
 
 
 def prepare(settings: TrainSettings) -> Prepared:
-    """Read, check, render, tokenize, mask and split the data. Raises UserError with all faults of a step.
+    """Read, check, render, tokenize, mask and split the data. Raises UserError listing all faults in a step.
 
-    No weights are loaded. Prints what was recognised.
+    No weights are loaded. Prints what was detected, and the warnings.
     """
     data = settings.data
     check_files(data)
@@ -134,7 +134,7 @@ def prepare(settings: TrainSettings) -> Prepared:
 
 
 def _load_text(settings: TrainSettings, sources: Sources) -> _Text:
-    """Find the base and load its tokenizer. Raises ConfigError or ChatError if it can't render these rows."""
+    """Find the base and load its tokenizer. Raises ConfigError or ChatError if the rows can't be rendered."""
     base = resolve(settings.base.id, settings.base.revision)
     _check_architecture(base.id, base.path)
     tokenizer = templates.load_tokenizer(base.path, settings.base)
@@ -157,19 +157,19 @@ def _check_architecture(base_id: str, directory: Path) -> None:
 
 
 def _end_ids(template: ChatTemplate | None, base: Base, tokenizer: Any, codec: Codec) -> frozenset[int]:
-    """Return the control tokens that end generation, by the base's configuration or the template."""
+    """Return the control tokens that end generation according to the base's configuration or the template."""
     return codec.terminators & (templates.base_end_ids(base.path, tokenizer) | turn_ends(template, codec))
 
 
 def _call_ends(found: Found, codec: Codec) -> frozenset[int]:
-    """Return the control tokens with which the template ends a turn of calls."""
+    """Return the control tokens with which the template ends a tool-call turn."""
     marks = (found.end.strip(), *(found.dialect.ends if found.dialect else ()))
     ids = (codec.encode(mark) for mark in marks if mark)
     return codec.terminators & {one[0] for one in ids if len(one) == 1}
 
 
 def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSettings) -> tuple[list[Row], list[Row]]:
-    """Return the training rows and the held-out rows, which are the eval file's or split from the data."""
+    """Return the training rows and the held-out rows, which come from the eval file or are split from the data."""
     data, faults, made = settings.data, [], []
     for examples, path in ((sources.train, data.path), (sources.heldout, str(data.eval_path))):
         try:
@@ -186,7 +186,7 @@ def _make_rows(maker: RowMaker, sources: Sources, text: _Text, settings: TrainSe
 
 
 def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple[list[str], int]:
-    """Return the warnings about the rows' content, most serious first, and the number of duplicate rows."""
+    """Return warnings about the rows' content, most serious first, and the number of duplicate rows."""
     special = special_strings(sources.read, text.template, text.codec)
     rendered = None if sources.chats else rendering(sources.read, text.template, text.codec)
     parsed = not sources.chats or text.codec.reading == "parse"
@@ -204,7 +204,7 @@ def _content_warnings(sources: Sources, text: _Text, data: DataSection) -> tuple
 
 
 def _tokenizer_warnings(sources: Sources, text: _Text, prepared: Prepared, data: DataSection) -> list[str]:
-    """Return the warnings about tokenizer and template. Raises ConfigError or DataError if no run can work."""
+    """Return warnings about tokenizer and template. Raises ConfigError or DataError if no run can succeed."""
     template = text.template if sources.chats else None
     warnings = check_vocabulary(text.tokenizer, text.base, sources.read, template, text.codec)
     if text.template is None:

@@ -26,7 +26,7 @@ def percentiles(lengths: Sequence[int]) -> dict[int, int]:
 
 
 def marked(row: Row, prepared: Prepared, everything: bool = False) -> Text:
-    """Return the row's text; the trained part is between ⟦ and ⟧, and green on a terminal."""
+    """Return the row's text with the trained part between ⟦ and ⟧, and green on a terminal."""
     text, last = Text(), 0
     for start, end in row.learned(everything):
         text.append(_decoded(row, prepared, last, start), style="dim")
@@ -42,7 +42,7 @@ def _decoded(row: Row, prepared: Prepared, start: int, end: int) -> str:
 def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
     """Return how the template changes responses and splits conversations.
 
-    `most`: the number of rows to examine; None means all.
+    `most` limits the number of rows examined; None means all.
     """
     rows = [row for row in (*prepared.train, *prepared.heldout)[:most] if row.example.messages]
     before: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
 
 
 def _responses(row: Row, codec: Codec) -> Iterator[tuple[str, bool]]:
-    """Yield for each complete response the text before its content, and whether the content is unchanged."""
+    """For each complete response, yield the text before its content and whether the content is unchanged."""
     for (start, end), turn in zip(row.whole, row.turns, strict=False):
         message = (row.example.messages or ())[turn]
         content, thought = message.content, message.reasoning.strip()
@@ -88,7 +88,7 @@ def _responses(row: Row, codec: Codec) -> Iterator[tuple[str, bool]]:
 
 
 def _after(row: Row, prepared: Prepared) -> str:
-    """Return the template's text after the end token of a conversation's last turn, without outer blanks."""
+    """Return the template's text after the end token of a conversation's last turn, stripped of whitespace."""
     if prepared.template is None or row.cut:
         return ""
     messages = [m.to_dict() for m in (row.example.messages or ())[: row.turns[-1] + 1]]

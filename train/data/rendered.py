@@ -1,4 +1,4 @@
-"""Recognise text rows that are already rendered chats: the template, and how this base reads its markers."""
+"""Recognise text rows that are already rendered chats: the template, and how the base tokenizes its markers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from burnish.errors import UserError
 
 from .mask import Codec, build
 
-MAX_SHARE = 0.5  # above this share of the rows, a dataset consists of rendered chats
+MAX_SHARE = 0.5  # above this fraction of rows, a dataset counts as rendered chats
 OWN = "the run's own chat template"
 USER, ASSISTANT = "a user's turn", "an assistant's turn"
 
 
 @dataclass(frozen=True)
 class Family:
-    """The appearance of a chat template: its rows match every sign; `markers` are its tokens around turns."""
+    """A chat template's signature: its rows match all `signs`; `markers` are its tokens around turns."""
 
     name: str
     signs: tuple[re.Pattern[str], ...]
@@ -84,14 +84,14 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Rendering:
-    """A recognised template: the warning, and the markers that it covers."""
+    """A recognised template: the warning text, and the markers covered by the warning."""
 
     text: str
     markers: tuple[str, ...]
 
 
 def turn_ends(template: ChatTemplate | None, codec: Codec) -> frozenset[int]:
-    """Return the token with which the template ends an answer; empty if it has no trainable one."""
+    """Return the token with which the template ends an answer, or an empty set if there is no trainable one."""
     try:
         rows = build([_probe()], template, codec) if template else []
     except UserError:  # text rows don't need a working template
@@ -100,7 +100,7 @@ def turn_ends(template: ChatTemplate | None, codec: Codec) -> frozenset[int]:
 
 
 def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> Rendering | None:
-    """Return the template of most text rows, or None if most are not chats."""
+    """Return the template used in most text rows, or None if most rows are not chats."""
     texts = [example.text for example in examples if example.text is not None]
     families = [*_own(template, codec), *FAMILIES]
     counts = [sum(all(sign.search(text) for sign in family.signs) for text in texts) for family in families]
@@ -125,7 +125,7 @@ def _probe() -> Example:
 
 
 def _own(template: ChatTemplate | None, codec: Codec) -> list[Family]:
-    """Return the run's own template as a family, by its text between a user turn and the answer."""
+    """Return the run's own template as a family, identified by its text between a user turn and the answer."""
     try:
         text = template.render([message.to_dict() for message in _probe().messages or ()]) if template else ""
     except UserError:
@@ -140,7 +140,7 @@ def _own(template: ChatTemplate | None, codec: Codec) -> list[Family]:
 
 
 def _fit(there: Sequence[str], template: ChatTemplate | None, codec: Codec) -> str:
-    """Return whether the markers in the rows are single tokens of this base, as a clause."""
+    """Return a clause that says whether the markers in the rows are single tokens of this base."""
     split = [marker for marker in there if len(codec.encode(marker)) != 1]
     if not there:
         return "its markers are ordinary text for any base"

@@ -1,4 +1,4 @@
-"""Read the data files: the rows for training, and the held-out rows of the eval file."""
+"""Read the data files: the training rows, and the held-out rows from the eval file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 class Sources:
     """The rows of the data files.
 
-    `read` are all rows of data.path, `train` those that may be trained. `heldout` are the eval file's rows, None
-    without such a file; `shared` counts those that are also in data.path.
+    `read` contains all rows in data.path, `train` the rows that may be trained. `heldout` contains the eval file's
+    rows (None without an eval file); `shared` counts the held-out rows that are also in data.path.
     """
 
     format: str
@@ -35,7 +35,7 @@ class Sources:
 
     @property
     def chats(self) -> bool:
-        """Whether rows are conversations, not plain texts."""
+        """Whether rows are conversations rather than plain texts."""
         return self.format != "text"
 
     @property
@@ -45,7 +45,7 @@ class Sources:
 
 
 def check_files(data: DataSection) -> None:
-    """Raise DataError with the data files that don't exist."""
+    """Raise DataError listing the data files that don't exist."""
     for setting, name in (("data.path", data.path), ("data.eval_path", data.eval_path)):
         if name and URL.match(name):
             way = f": curl -LO {shlex.quote(name)}" if name.lower().startswith("http") else ""
@@ -57,7 +57,7 @@ def check_files(data: DataSection) -> None:
 
 
 def read_sources(data: DataSection) -> Sources:
-    """Read data.path and data.eval_path. Raises DataError if a file is missing or malformed, or both share rows."""
+    """Read data.path and data.eval_path. Raises DataError if a file is missing or malformed, or they share rows."""
     check_files(data)
     converted = _read(data.path, data)
     train, heldout, shared = list(converted.examples), None, 0
@@ -76,7 +76,7 @@ def read_sources(data: DataSection) -> Sources:
 
 
 def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> Conversion:
-    """Return the held-out rows. Raises DataError if one file has chats and the other plain texts."""
+    """Return the held-out rows. Raises DataError if one file contains chats and the other plain texts."""
     if (heldout.format == "text") == (trained.format == "text"):
         return heldout
     kinds = {True: "plain texts", False: "chats"}

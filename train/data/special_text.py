@@ -1,4 +1,4 @@
-"""Special strings of the base in the rows' text: which ones, in which rows, and how they are read."""
+"""The base's special strings in the rows' text: which strings, in which rows, and how they are tokenized."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .mask import Codec
 
 
 def reading(setting: str) -> Reading:
-    """Return how special strings in messages are read: only `parse` makes them control tokens."""
+    """Return how special strings in messages are tokenized: only `parse` turns them into control tokens."""
     return "parse" if setting == "parse" else "text"
 
 
 def special_strings(
     examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
 ) -> dict[str, tuple[int, ...]]:
-    """Return the rows of each special string except assistant markers, most frequent first."""
+    """Return the rows containing each special string except assistant markers, most frequent first."""
     found: defaultdict[str, dict[int, None]] = defaultdict(dict)
     for example, _, string in _found(examples, template, codec):
         found[string][example.number] = None
@@ -30,7 +30,7 @@ def special_strings(
 
 
 def refuse(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec, path: str) -> None:
-    """Raise DataError with every row and turn whose text has a special string."""
+    """Raise DataError listing every row and turn whose text contains a special string."""
     turns: defaultdict[tuple[str, int], dict[str, None]] = defaultdict(dict)
     for example, index, string in _found(examples, template, codec):
         turns[example.where, index][string] = None
@@ -44,7 +44,7 @@ def refuse(examples: Sequence[Example], template: ChatTemplate | None, codec: Co
 
 
 def written_warning(found: Mapping[str, tuple[int, ...]], unit: str, reading: Reading) -> str:
-    """Return the warning with the strings, their rows, and how they are read."""
+    """Return a warning with the strings, their rows, and how they are tokenized."""
     made = {
         "text": "trained and served as text (data.special_tokens: text silences this, parse makes them control tokens)",
         "parse": "read as control tokens (data.special_tokens is parse)",

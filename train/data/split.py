@@ -1,4 +1,4 @@
-"""Choose the held-out rows, by content, so that the exam has only untrained content."""
+"""Choose the held-out rows by content, so that the exam contains only untrained content."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MAX_SHOWN = 3
 def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None) -> tuple[list[Row], list[Row]]:
     """Return the training rows and the held-out rows, both in file order.
 
-    A share of the examples is held out, at least one and at most `most`; with a share of 0 a twentieth (at most 64),
-    because the exam needs untrained rows. Rows of one example and rows that share content (`dedupe.groups`) stay
-    together. Groups are taken if they fit, in an order that depends only on the seed and their content.
+    `share` of the examples is held out, at least one and at most `most`. A share of 0 holds out 5 % (at most 64),
+    because the exam needs untrained rows. Rows from one example and rows that share content (`dedupe.groups`) stay
+    together. Groups are chosen, if they fit, in an order that depends only on the seed and their content.
     """
     examples = list({id(row.example): row.example for row in rows}.values())
     keys = dedupe.groups(examples)
@@ -44,7 +44,7 @@ def split(rows: Sequence[Row], share: float, seed: int, most: int | None = None)
 
 
 def bounded(heldout: Sequence[Row], most: int, seed: int, path: str) -> list[Row]:
-    """Return at most `most` rows of an eval file, chosen by seed and content, in file order."""
+    """Return at most `most` eval-file rows, chosen by seed and content, in file order."""
     if len(heldout) <= most:
         return list(heldout)
     say(f"data: {most} of the {len(heldout)} rows of {path} are evaluated: data.eval_rows limits each evaluation")
@@ -55,7 +55,7 @@ def bounded(heldout: Sequence[Row], most: int, seed: int, path: str) -> list[Row
 
 
 def _choose(sizes: Counter[bytes], wanted: int, seed: int) -> set[bytes]:
-    """Return the groups to hold out: at most `wanted` rows, or the smallest group if all are larger."""
+    """Return the groups to hold out: at most `wanted` rows in total, or the smallest group if all are larger."""
     order, chosen = dedupe.ordered(sizes, seed), set()
     left = wanted
     for key in order:
@@ -70,8 +70,8 @@ def without_overlap(
 ) -> tuple[list[Example], int]:
     """Apply `data.eval_overlap`; return the training rows and the number of held-out rows found among them.
 
-    Raises DataError, with the first rows on both sides, if the files share rows and that is an error, or if nothing
-    would be left to train on.
+    Raises DataError, with the first shared rows on both sides, if overlap is an error, or if nothing would be left to
+    train on.
     """
     shared = dedupe.overlap(train, heldout)
     if not shared:

@@ -1,4 +1,4 @@
-"""Find suspicious content in well-formed texts: empty cells, escapes, line ends, invisible characters."""
+"""Find suspicious content in well-formed texts: empty cells, escapes, line endings, invisible characters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# programs' text for empty cells; \N is from MySQL and PostgreSQL
+# how programs export empty cells; \N is from MySQL and PostgreSQL
 EMPTY_CELLS = frozenset(
     {"nan", "-nan", "none", "null", "nil", "na", "n/a", "<na>", "nat", "undefined", "(null)", "\\n"}
     | {"#n/a", "#na", "#value!", "#ref!", "#name?", "#div/0!", "#null!"}
@@ -34,16 +34,16 @@ _BLACK_FLAG = "\U0001f3f4"
 
 
 def empty_cells(text: str, question: bool) -> Iterator[str]:
-    """Yield the text, or for a `question` its last line (an input), if it is only an empty cell's text."""
+    """Yield the text, or for a `question` its last line (an input), if it is only an empty-cell marker."""
     found = (text.rpartition("\n")[2] if question else text).strip()
     if found.lower() in EMPTY_CELLS:
         yield found
 
 
 def escapes(text: str) -> Iterator[str]:
-    r"""Yield \n or \uXXXX if a text has the escape as literal characters.
+    r"""Yield \n or \uXXXX if a text contains the escape as literal characters.
 
-    A literal \n counts only in a text without line breaks. Code, quotes, paths and LaTeX don't count.
+    A literal \n counts only in a text without line breaks. Code, quotes, paths and LaTeX are ignored.
     """
     if "\\" not in text:
         return
@@ -55,7 +55,7 @@ def escapes(text: str) -> Iterator[str]:
 
 
 def line_ends(text: str) -> Iterator[str]:
-    """Yield the kinds of line ends in a text other than LF: "CR LF" and "CR"."""
+    """Yield the kinds of line endings other than LF in a text: "CR LF" and "CR"."""
     if "\r\n" in text:
         yield "CR LF"
     if text.count("\r") > text.count("\r\n"):
@@ -63,7 +63,7 @@ def line_ends(text: str) -> Iterator[str]:
 
 
 def invisible(text: str) -> Iterator[str]:
-    """Yield the invisible characters of a text by code and name, except those that its script or an emoji needs."""
+    """Yield a text's invisible characters by code and name, except the ones needed by its script or an emoji."""
     if text.isascii():
         return
     rtl: bool | None = None
@@ -81,7 +81,7 @@ def invisible(text: str) -> Iterator[str]:
 
 
 def _joins(text: str, at: int) -> bool:
-    """Return whether a joiner follows a letter of a joining script, or an emoji."""
+    """Return whether a joiner follows an emoji or a letter from a joining script."""
     before = text[at - 1] if at else " "
     skin_or_form = before in ("\ufe0f", "\u20e3") or "\U0001f3fb" <= before <= "\U0001f3ff"
     return skin_or_form or unicodedata.category(before) in ("So", "Mn", "Mc") or "\u0600" <= before <= "\u1cff"

@@ -1,4 +1,4 @@
-"""Choose a run's chat template, make its tokenizer's codec, and find mismatches between the two."""
+"""Choose a run's chat template, build the tokenizer's codec, and find mismatches between the two."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_tokenizer(directory: Path, base: BaseSection) -> Any:
 
 
 def loading_fault(base: BaseSection, error: Exception) -> str:
-    """Return in one line why transformers can't load a base."""
+    """Return the reason why transformers can't load a base, in one line."""
     if "trust_remote_code" in str(error):
         return (
             f"base.id {base.id}: it needs its own Python code; read that code, then set base.trust_remote_code: true"
@@ -53,7 +53,7 @@ def loading_fault(base: BaseSection, error: Exception) -> str:
 
 
 def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
-    """Return the run's template: the named one, the file's, else the base's own; None if the base has none."""
+    """Return the run's template: by name, from a file, else the base's own; None if the base has none."""
     date = chat.date or datetime.now(UTC).strftime("%Y-%m-%d")
     source = load_template(chat.template) if chat.template else None
     found = from_tokenizer(tokenizer, date, source, chat.template_kwargs)
@@ -66,18 +66,18 @@ def choose(chat: ChatSection, tokenizer: Any) -> ChatTemplate | None:
 
 
 def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
-    """Return the template, or raise ChatError with the names to choose from."""
+    """Return the template, or raise ChatError listing the available names."""
     if template is None:
         raise ChatError(
             f"base.id {base.id}: the rows are chats but the base has no chat template: set chat.template to one of"
             f" {', '.join(named_templates())}, or to a .jinja file"
         )
-    template.check()  # once, instead of for every row
+    template.check()  # once, rather than for every row
     return template
 
 
 def lost_thoughts(rows: Sequence[Row], template: ChatTemplate, codec: Codec) -> list[str]:
-    """Return a warning about reasoning in rows that is not trained, if there is any."""
+    """Return a warning if rows contain reasoning that is not trained."""
     lost = [row.example for row in rows if any(not kept for kept in _thoughts_kept(row, codec))]
     if not lost:
         return []
@@ -97,7 +97,7 @@ def _thoughts_kept(row: Row, codec: Codec) -> Iterator[bool]:
 
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
-    """Return the tokenizer's interface for masking; `reading` defines how special strings in messages are read."""
+    """Return the tokenizer interface for masking; `reading` defines how special strings in messages are tokenized."""
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token), so responses could not end")
     encode = partial(_encode, tokenizer)
@@ -124,7 +124,7 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 def warnings(
     template: ChatTemplate, tokenizer: Any, terminator_ids: Sequence[int], base_end_ids: set[int]
 ) -> list[str]:
-    """Return mismatches: markers that are not single tokens, terminators that don't end the base's generation."""
+    """Return warnings about markers that are not single tokens and terminators that don't end the base's generation."""
     markers = sorted(set(MARKER.findall(template.written)))
     split = [m for m in markers if len(tokenizer(m, add_special_tokens=False).input_ids) != 1]
     found = []
@@ -143,7 +143,7 @@ def warnings(
 
 
 def base_end_ids(directory: Path, tokenizer: Any) -> set[int]:
-    """Return the ids that end the base's generation, from its generation config and tokenizer."""
+    """Return the base's end-of-generation ids, from its generation config and tokenizer."""
     from transformers import GenerationConfig
 
     ids = {tokenizer.eos_token_id}

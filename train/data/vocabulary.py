@@ -1,4 +1,4 @@
-"""Check before the first step that the saved tokenizer gives the trained ids in transformers and llama.cpp.
+"""Check before the first step that the saved tokenizer produces the trained ids in transformers and llama.cpp.
 
 A run whose prompts llama.cpp tokenizes differently can't pass the export's prompt parity, so it is refused here.
 """
@@ -33,17 +33,17 @@ from .mask import Codec, Row
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
 MOST_NAMED = 3
-WORDING = b"4"  # increase it when warnings change, so that cached ones are not used
+WORDING = b"4"  # increment when warnings change, to invalidate cached ones
 LIBRARIES = ("transformers", "tokenizers")
 
 
 def check_vocabulary(
     tokenizer: Any, base: Base, examples: Sequence[Example], template: ChatTemplate | None, codec: Codec
 ) -> list[str]:
-    """Save the tokenizer temporarily, load it as other programs do, and compare ids on first rows and sample texts.
+    """Save the tokenizer temporarily, load it as other programs do, and compare ids for first rows and sample texts.
 
-    Raises ConfigError if rows differ, since no export could pass then. Returns warnings if only sample texts differ, or
-    if llama.cpp's converter does not support the tokenizer. The result is cached.
+    Raises ConfigError if rows differ, since no export could then pass. Returns warnings if only sample texts differ or
+    llama.cpp's converter does not support the tokenizer. The result is cached.
     """
     texts = _texts(examples, template)
     rows, changed = [codec.normalise(text) for text in texts], _changed(texts, base, codec)
@@ -70,7 +70,7 @@ def check_vocabulary(
             return changed
         say("tokenizer: comparing llama.cpp's ids with training's (once for this base)")
         warnings = _llama_cpp(saved, base, rows, probes, codec)
-    with suppress(OSError):  # without a writable cache, the next run compares again
+    with suppress(OSError):  # without a writable cache, the next run repeats the comparison
         write_atomic(cached, json.dumps(warnings, ensure_ascii=False) + "\n")
     return [*changed, *warnings]
 
@@ -103,7 +103,7 @@ def _llama_cpp(saved: Path, base: Base, rows: list[str], probes: list[str], code
 
 
 def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
-    """Return a warning if the tokenizer rewrites texts (lower case, NFKC), except by NFC: llama.cpp does not."""
+    """Return a warning if the tokenizer rewrites texts (lower case, NFKC) other than by NFC; llama.cpp does not."""
     for text in texts:
         found, wanted = normalize("NFC", codec.normalise(text)), normalize("NFC", text)
         if found != wanted:
@@ -118,7 +118,7 @@ def _changed(texts: Sequence[str], base: Base, codec: Codec) -> list[str]:
 
 
 def _texts(examples: Sequence[Example], template: ChatTemplate | None) -> list[str]:
-    """Return the first rows as the model reads them (rendered chats, plain texts), limited in number and length."""
+    """Return the first rows as seen by the model (rendered chats, plain texts), limited in number and length."""
     texts: list[str] = []
     left = MOST_CHARACTERS
     for example in examples[:MOST_TEXTS]:
@@ -142,7 +142,7 @@ def _opens_special(rows: Sequence[str], tokenizer: Any) -> bool:
 
 
 def _digest(saved: Path, rows: Sequence[str]) -> str:
-    parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates are in a directory
+    parts = [p.read_bytes() for p in sorted(saved.rglob("*")) if p.is_file()]  # several templates form a directory
     parts += [f"{name} {metadata.version(name)}".encode() for name in LIBRARIES]
     parts += [version.read_bytes() for version in (CONVERTER.parent / "VERSION",) if version.is_file()]
     parts += [WORDING]
@@ -151,9 +151,9 @@ def _digest(saved: Path, rows: Sequence[str]) -> str:
 
 
 def embedded(tokenizer: Any, base: Base) -> tuple[Any, list[str], list[str]]:
-    """Return the tokenizer without added tokens that have no embedding, these tokens, and a warning about them.
+    """Return the tokenizer without added tokens that lack an embedding, the removed tokens, and a warning about them.
 
-    Nothing is changed if neither config.json nor the weights have the number of embeddings.
+    Nothing is changed if neither config.json nor the weights give the number of embeddings.
     """
     size = embeddings.rows(base.path)
     if size is None or not (lacking := unembedded(tokenizer, size)):
@@ -177,8 +177,8 @@ def embedded(tokenizer: Any, base: Base) -> tuple[Any, list[str], list[str]]:
 def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, dropped: Sequence[str] = ()) -> None:
     """Raise ConfigError if rows use tokens, by id or by text, for which the base has no embedding.
 
-    `dropped` are the tokens that `embedded` removed from the tokenizer. Nothing is checked if neither config.json nor
-    the weights have the number of embeddings.
+    `dropped` contains the tokens that `embedded` removed from the tokenizer. Nothing is checked if neither config.json
+    nor the weights give the number of embeddings.
     """
     size = embeddings.rows(base.path)
     if size is None:

@@ -1,4 +1,4 @@
-"""Training rows: the ids of an example, the trained spans, and the proof of both."""
+"""Training rows: an example's ids, the trained spans, and the proof of both."""
 
 from .chat import build
 from .proof import prove, response_text

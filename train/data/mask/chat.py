@@ -1,4 +1,4 @@
-"""Convert messages to rows: the ids are exactly those that the server will use, and only responses are trained."""
+"""Convert messages to rows with exactly the ids that the server will use, training only the responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
 from .text import text_ids
 
 OPEN_THOUGHT = "<think>"
-# conversations with more assistant turns are joined from short ones, since rendering every prefix is quadratic
+# conversations with more assistant turns are joined from short renderings: rendering every prefix is quadratic
 FEWEST_JOINED = 9
 AFTERWARDS = {"role": "user", "content": "And then?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -29,7 +29,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant turn: the ids of the prompt as the server builds it, and of the response with its end token."""
+    """An assistant turn: the prompt ids as built by the server, and the response ids including the end token."""
 
     index: int
     prompt_ids: list[int]
@@ -38,19 +38,19 @@ class Turn:
 
 
 def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[Row]:
-    """Return the rows of all examples. Raises MaskError with every kind of fault that prevents masking.
+    """Return the rows for all examples. Raises MaskError listing every kind of fault that prevents masking.
 
-    A conversation is one row if each turn's prompt ids continue the row so far. If a template rewrites history, or a
-    token crosses a border, it becomes one row per assistant turn.
+    A conversation becomes a single row if each turn's prompt ids extend the previous ids. If the template rewrites
+    history, or a token crosses a boundary, it becomes one row per assistant turn.
     """
     rows: list[Row] = []
     faults, done = Faults(), 0
-    chat = codec.chat(template) if template else None  # shared: it indexes the special strings
+    chat = codec.chat(template) if template else None  # shared, because creating it indexes the special strings
     with progress("turns rendered", examples) as tick:
         for example in examples:
             try:
                 rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
-            except TemplateLimit as error:  # every other row would take as long
+            except TemplateLimit as error:  # every other row would take just as long
                 faults.add(example, Unmaskable(str(error)))
                 break
             except ChatError as error:
@@ -64,7 +64,7 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
 
 
 def _text_row(example: Example, codec: Codec) -> Row:
-    """Return the row of a plain text, trained completely up to its end token."""
+    """Return a plain-text row, trained on everything up to the end token."""
     ids, span = text_ids(example.text or "", codec)
     return Row(example, ids, (span,))
 
@@ -95,7 +95,7 @@ def each_turn(example: Example, chat: Chat, codec: Codec) -> list[Turn]:
 
 
 def one_row(example: Example, turns: list[Turn]) -> Row | None:
-    """Return the conversation as one row, or None if a later prompt does not continue the row so far."""
+    """Return the conversation as one row, or None if a later prompt does not extend the previous ids."""
     so_far: list[int] = []
     for turn in turns:
         if turn.prompt_ids[: len(so_far)] != so_far:
@@ -105,7 +105,7 @@ def one_row(example: Example, turns: list[Turn]) -> Row | None:
 
 
 def row_of(example: Example, turns: list[Turn]) -> Row:
-    """Return the row of turns that continue one another; untrained turns are context."""
+    """Return one row for turns whose ids extend one another; untrained turns are context."""
     ids = turns[-1].prompt_ids + turns[-1].response_ids
     trained = [turn for turn in turns if turn.trained]
     spans = tuple((len(t.prompt_ids), len(t.prompt_ids) + len(t.response_ids)) for t in trained)
@@ -113,10 +113,10 @@ def row_of(example: Example, turns: list[Turn]) -> Row:
 
 
 def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
-    """Return a long conversation as one row, in linear time; None if it is short or this is not possible.
+    """Return a long conversation as one row in linear time; None if the conversation is short or can't be joined.
 
-    Every exchange is rendered after a short opening instead of the whole history. This is correct if the template
-    renders an exchange the same at every position, which the proof checks with the real prompts.
+    Every exchange is rendered after a short opening instead of the full history. This is correct if the template
+    renders an exchange identically at every position, which the proof checks against the real prompts.
     """
     messages, indices = [message.to_dict() for message in example.messages or ()], _assistants(example)
     if len(indices) < FEWEST_JOINED or any(message.calls for message in example.messages or ()):
@@ -135,7 +135,7 @@ def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
             spans[index] = (len(ids), len(ids) + len(response))
             ids += response
     except (ChatError, Unmaskable):
-        return None  # the slow path reports the fault with its turn
+        return None  # the slow path reports the fault with its turn number
     trained = [i for i in indices if (example.messages or ())[i].train]
     row = Row(example, ids, tuple(spans[i] for i in trained), tuple(trained))
     return None if row_faults(row, chat, codec) else row
@@ -146,7 +146,7 @@ def _assistants(example: Example) -> list[int]:
 
 
 def turn_ids(messages: Messages, chat: Chat, codec: Codec) -> tuple[list[int], list[int]]:
-    """Return the ids of the last message's prompt, as the server builds it, and of the message with its end token.
+    """Return the last message's prompt ids, as the server builds them, and its response ids including the end token.
 
     Raises Unmaskable if the message does not continue the prompt, or the response has no end token.
     """
@@ -163,10 +163,10 @@ def turn_ids(messages: Messages, chat: Chat, codec: Codec) -> tuple[list[int], l
 
 
 def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: Chat, codec: Codec) -> int:
-    """Return the length of the response up to its end token; a template's text after that is not generated.
+    """Return the response length including the end token; template text after that is not generated.
 
-    The content ends before a terminator. If several follow one another, the base's own end token ends the turn, else
-    the last one that the turn keeps when another turn follows (Phi ends a finished chat twice).
+    A terminator follows the content. If there are several in a row, the base's own end token ends the turn, else the
+    last one that remains when another turn follows (Phi ends a finished chat twice).
     """
     if calls := messages[-1].get("tool_calls"):
         return _calls_end(response, len(calls), codec)
@@ -179,7 +179,7 @@ def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: C
                 "the template does not end it with an end token of this tokenizer, so the model would never learn to"
                 " stop; choose another template with chat.template"
             )
-        return places[-1] + 1  # the proof reports what happened to the content
+        return places[-1] + 1  # the proof reports how the content was changed
     ends = [i for i in places if i >= ended[-1] and not codec.decode(_others(response[ended[-1] : i], codec)).strip()]
     if len(ends) > 1:
         kept = _in_common(prompt_ids + response, chat.ids([*messages, AFTERWARDS])) - len(prompt_ids)
@@ -188,7 +188,7 @@ def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: C
 
 
 def _calls_end(response: list[int], count: int, codec: Codec) -> int:
-    """Return how many ids a turn of calls has with its end token, the first of this base's after all of the calls."""
+    """Return the length of a tool-call turn including its end token, the base's first end token after all the calls."""
     for place, token in enumerate(response):
         if token in codec.end_ids and len(_calls(codec.decode(response[:place]), codec)) >= count:
             return place + 1
@@ -227,7 +227,7 @@ def _not_a_prefix(prompt: str, full: str, template: ChatTemplate) -> Unmaskable:
 
 
 def _system_advice(example: Example, chat: Chat | None) -> str:
-    """Return advice if a template refuses a conversation only because of its system turn, else ""."""
+    """Return advice if the template rejects a conversation only because of its system turn, else ""."""
     messages = [message.to_dict() for message in example.messages or ()]
     if chat is None or len(messages) < 2 or messages[0]["role"] != "system":
         return ""

@@ -1,4 +1,4 @@
-"""Check every row independently of how it was built: prompts are the server's, and responses are trained."""
+"""Check every row independently of how it was built: prompts match the server's, and responses are trained."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..tools import reading_fault
 from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
 from .text import text_faults
 
-# in a long row, the last turn and those at a quarter, a sixteenth ... are checked with the whole prompt
+# in a long row, only the last turn and the turns at 1/4, 1/16 ... are checked against the full prompt
 FEWEST_SPARED, STRIDE = 9, 4
-# how many ids at the end of a prompt show whether it opens a thought
+# number of trailing prompt ids that show whether the prompt opens a thought
 IDS_BEFORE = 16
-# a short replacement for the history before the other turns
+# a short replacement for the history when checking the other turns
 SYSTEM = {"role": "system", "content": "Answer shortly."}
 BEFORE = ({"role": "user", "content": "Is anyone there?"}, {"role": "assistant", "content": "Yes, ask away."})
 
@@ -24,8 +24,8 @@ BEFORE = ({"role": "user", "content": "Is anyone there?"}, {"role": "assistant",
 def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> None:
     """Check every row independently of how it was built. Raises MaskError if a mask is wrong.
 
-    Each trained span must be one assistant turn's content followed by its end token. The ids before it must be the
-    tokenized prompt, and spans must not overlap.
+    Each trained span must be an assistant turn's content followed by its end token. The ids before the span must be
+    the tokenized prompt, and spans must not overlap.
     """
     faults, done = Faults(), 0
     chat = codec.chat(template) if template else None
@@ -41,7 +41,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
 
 
 def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
-    """Return the faults of a row."""
+    """Return a row's faults."""
     if row.example.text is not None:
         told = text_faults(row.example.text, row.input_ids, row.spans[0][1], codec)
         return [Unmaskable(what, colon + detail) for what, colon, detail in (f.partition(": ") for f in told)]
@@ -58,7 +58,7 @@ def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
 
 
 def response_text(ids: Sequence[int], content: str, codec: Codec) -> str | None:
-    """Return the text of a trained span up to the end of the message's content; None if the content is not in it.
+    """Return a trained span's text up to the end of the message content; None if the span does not contain the content.
 
     Only end tokens may follow the content.
     """
@@ -96,7 +96,7 @@ def _reading_fault(row: Row, number: int, codec: Codec) -> str:
 
 
 def _prompt_faults(row: Row, number: int, chat: Chat) -> list[Unmaskable]:
-    """Check the ids before a span: against the whole prompt, or for some turns only the part since the last answer."""
+    """Check the ids before a span: against the full prompt or, for some turns, only the part since the last answer."""
     if not _whole(number, len(row.spans)) and _continues(row, number, chat):
         return []
     before = [message.to_dict() for message in (row.example.messages or ())[: row.turns[number]]]
@@ -106,7 +106,7 @@ def _prompt_faults(row: Row, number: int, chat: Chat) -> list[Unmaskable]:
 
 
 def _whole(number: int, count: int) -> bool:
-    """Return whether to check a turn with its whole prompt; for long rows only a few, for O(row) in total."""
+    """Return whether to check a turn against its full prompt: in long rows only a few, to keep the total O(row)."""
     left = count - 1
     while left > number and count >= FEWEST_SPARED:
         left //= STRIDE
@@ -114,7 +114,7 @@ def _whole(number: int, count: int) -> bool:
 
 
 def _continues(row: Row, number: int, chat: Chat) -> bool:
-    """Return whether the ids since the previous span are the template's text between two answers in another chat."""
+    """Return whether the ids since the previous span match the template's text between the answers in a short chat."""
     messages = row.example.messages or ()
     last, turn = row.turns[number - 1], row.turns[number]
     between = row.input_ids[row.spans[number - 1][1] : row.spans[number][0]]
@@ -128,7 +128,7 @@ def _continues(row: Row, number: int, chat: Chat) -> bool:
 
 
 def _read_as_tokens(content: str, ids: Sequence[int], chat: Chat, codec: Codec) -> list[str]:
-    """Return the special strings of a response that became control tokens although text must stay text."""
+    """Return the special strings in a response that became control tokens although text must stay text."""
     spelled = {} if chat.reading == "parse" else dict.fromkeys(chat.strings(content, assistant=True))
     if not spelled:
         return []

@@ -1,20 +1,20 @@
-"""Plain-text rows: the text with start and end tokens, which are not repeated if the text has its own."""
+"""Plain-text rows: the text with start and end tokens, which are not duplicated if the text already contains them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the package imports this module
+if TYPE_CHECKING:  # avoids an import cycle: the package imports this module
     from .row import Codec
 
 
 def text_ids(text: str, codec: Codec) -> tuple[list[int], tuple[int, int]]:
-    """Return the ids of a text row and its trained span [start, end): from after the start tokens to the end token.
+    """Return a text row's ids and trained span [start, end), excluding the start tokens, including the end token.
 
-    The tokenizer's start tokens are added unless the text starts with them. The tokenizer's end token is added unless
-    the text ends with a token that ends this base's generation. Blanks after such a token, as templates write after a
-    turn, stay in the row but are not trained: nothing is generated there.
+    The tokenizer's start tokens are added unless the text starts with them, and its end token unless the text ends
+    with one of the base's end-of-generation tokens. Whitespace after such a token, as templates add after a turn,
+    stays in the row but is not trained, since nothing is generated there.
     """
     ids = codec.encode(text)
     if tuple(ids[: len(codec.bos)]) != codec.bos:
@@ -26,7 +26,7 @@ def text_ids(text: str, codec: Codec) -> tuple[list[int], tuple[int, int]]:
 
 
 def text_faults(text: str, ids: Sequence[int], end: int, codec: Codec) -> list[str]:
-    """Check that ids are the text with one start and one end; `end` is the end of the trained span."""
+    """Check that ids are the text with one start and one end; `end` is where the trained span ends."""
     faults = []
     if tuple(ids[: len(codec.bos)]) != codec.bos or _end(ids, codec) != end:
         faults.append("it is not between the tokenizer's start tokens and an end token")
@@ -41,14 +41,14 @@ def text_faults(text: str, ids: Sequence[int], end: int, codec: Codec) -> list[s
 
 
 def _end(ids: Sequence[int], codec: Codec) -> int | None:
-    """Return the position after the last end token, if only blanks follow; None if the text has no end."""
+    """Return the position after the last end token if only whitespace follows; None if the text has no end."""
     ends = codec.end_ids
     last = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in ends), None)
     return last + 1 if last is not None and not codec.decode(ids[last + 1 :]).strip() else None
 
 
 def _bodies(ids: Sequence[int], codec: Codec) -> Iterator[slice]:
-    """Yield the possible ranges of the text's own ids: without start and end tokens, with one, or with both."""
+    """Yield the possible ranges of the text's own ids: excluding the start and end tokens, one of them, or neither."""
     starts = dict.fromkeys((len(codec.bos), 0)) if tuple(ids[: len(codec.bos)]) == codec.bos else (0,)
     for stop in (len(ids) - 1, len(ids)) if ids[-1] == codec.eos else (len(ids),):
         yield from (slice(start, stop) for start in starts)
