@@ -1,4 +1,4 @@
-"""Chooses the file to serve: a recorded artefact of a run or a bare GGUF, with what its record says."""
+"""Chooses the file to serve: a recorded artefact of a run or a bare GGUF file, along with its record."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ServeError(UserError):
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model file and what its record says."""
+    """A model file and the data from its record."""
 
     path: Path
     name: str
@@ -82,7 +82,7 @@ def _explain_directory(path: Path) -> str:
 
 
 def _from_hub(settings: ServeSettings, reference: str) -> Chosen:
-    """Choose a file of a published run; it is downloaded only if the records allow serving it."""
+    """Choose a file from a published run; download it only if the records allow serving it."""
     published = fetch_records(reference)
     artefact = _artefact(reference, "its page on the Hub", published.export, settings)
     path = fetch_artefact(published, artefact)
@@ -120,7 +120,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
 
 
 def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSettings) -> Artefact:
-    """Choose a GGUF of the record. `where` names the run in errors, `report` says where its measurements are."""
+    """Choose a recorded GGUF file. `where` names the run in errors; `report` points to its measurements."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
     there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files)
     if not files:
@@ -156,7 +156,7 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSe
 
 
 def verify(chosen: Chosen) -> None:
-    """Raise ServeError unless the file has the recorded sha256."""
+    """Raise ServeError unless the file's sha256 matches the record."""
     expected = chosen.record["artefact"]["sha256"]
     if not chosen.path.is_file():
         raise ServeError(f"{chosen.path}: the recorded model file does not exist; {chosen.remedy}")

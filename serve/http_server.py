@@ -29,7 +29,7 @@ from .private.uvicorn import Protocol, Shared
 from .settings import ServeSettings
 
 BACKLOG = 512
-# connections that asyncio accepts in one go before it serves those it has
+# connections that asyncio accepts at a time before it serves those already accepted
 ACCEPT_BATCH = 32
 # how long uvicorn waits for connections to close after the last reply
 CLOSE_TIMEOUT_S = 5
@@ -39,7 +39,7 @@ RESERVED_FILES = 128
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn that finishes running requests on a signal, and stops at once on a second one."""
+    """A uvicorn server that finishes running requests on a signal, and stops at once on a second one."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ def listen(settings: ServeSettings) -> socket.socket:
 
 
 def _limits(settings: ServeSettings) -> Limits:
-    """Return the limits of the settings, with at most as many connections as open files, after raising that limit."""
+    """Return the configured limits, with connections capped by the open-file limit, which is raised first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -142,7 +142,7 @@ def _limits(settings: ServeSettings) -> Limits:
 
 
 def limit_log_lines() -> None:
-    """Rate-limit warnings of libraries: most of them are caused by what untrusted clients send."""
+    """Rate-limit library warnings: most of them are triggered by input from untrusted clients."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(LogLimit())
@@ -154,7 +154,7 @@ def _refused(metrics: Metrics, refusal: Refusal) -> None:
 
 
 def _loop_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log an error outside of any request in one line: its type, the text only of an OSError, never client data."""
+    """Log an error outside any request on one line: its type, the text only for an OSError, never client data."""
     error = context.get("exception")
     text = str(error) if isinstance(error, OSError) else type(error).__name__ if error else ""
     logging.getLogger("connection").error("%s: %s", context.get("message", "error in the event loop"), text)

@@ -57,10 +57,10 @@ def fetch_records(text: str) -> Published:
 
 
 def fetch_artefact(published: Published, artefact: Artefact) -> Path:
-    """Download a GGUF at the records' commit and return its path in the cache. Its sha256 is checked on loading."""
+    """Download a GGUF file at the records' commit; return its path in the cache. Its sha256 is checked on loading."""
     name = published_name(artefact.path)
     say(f"hub: {published.reference.repo}, commit {published.commit[:12]}: {name}, {artefact.bytes / 1e6:,.0f} MB")
-    # the download takes patterns
+    # the download interprets names as patterns
     directory = _download(published.reference, published.commit, [escape(name)])
     path = Run(directory, within=directory.parent.parent).inside(name)
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""The metrics of /metrics, in Prometheus' text format. The engine's thread updates them; a scrape reads them.
+"""The metrics of /metrics, in Prometheus' text format. The engine thread updates them; a scrape reads them.
 
-Per-token counts are plain numbers: prometheus_client's counters each take a lock and cost 20 us a token between two
-decodes, while the model's threads wait.
+Per-token counts are plain numbers: prometheus_client's counters each acquire a lock and cost 20 us per token between
+two decodes, while the model's threads wait.
 """
 
 from __future__ import annotations

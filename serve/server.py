@@ -1,4 +1,4 @@
-"""Assembles model, engine and application, and runs them from start to drain."""
+"""Assembles model, engine and application, and runs them from startup to drain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .settings import ServeSettings
 
 
 def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
-    """Serve until a signal; return the exit code. Raises UserError for what can't be served.
+    """Serve until a signal arrives; return the exit code. Raises UserError if the model can't be served.
 
     `mapped` is called with the path of the model file if it is memory-mapped.
     """
@@ -77,7 +77,7 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
         if backend.threads is not None:
             backend.threads.follow()
         gc.collect()
-        gc.freeze()  # keep the collector from walking start-up objects between two tokens
+        gc.freeze()  # keep the garbage collector from scanning startup objects between two tokens
         HttpServer(app, engine, bridge, metrics, settings, listening).run(sockets=[listening])
         engine.close()
     finally:
@@ -90,10 +90,10 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
 
 
 def _in_own_thread(call: Callable[[LlamaBackend], None], backend: LlamaBackend) -> None:
-    """Run it in a short-lived thread, so that the helper threads OpenMP keeps for the calling thread end with it.
+    """Run `call` in a short-lived thread, so that the helper threads OpenMP keeps for the calling thread end too.
 
     Otherwise they would add to the engine's own: OpenMP would see more threads than CPUs and sleep at every barrier
-    instead of spinning, and a step of 8 tokens would take 42 ms instead of 25 (two threads on two cores).
+    instead of spinning, and an 8-token step would take 42 ms instead of 25 (two threads on two cores).
     """
     with ThreadPoolExecutor(1) as thread:
         thread.submit(call, backend).result()

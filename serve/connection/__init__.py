@@ -1,1 +1,1 @@
-"""Limits and deadlines of connections that uvicorn and h11 don't have."""
+"""Connection limits and deadlines that uvicorn and h11 lack."""

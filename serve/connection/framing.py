@@ -1,4 +1,4 @@
-"""h11's parser with the limits it lacks: headers, URL, chunks and contradicting lengths."""
+"""h11's parser with additional limits: header size, URL length, chunk count and conflicting body lengths."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Reader(h11.Connection):
         self._chunks = self._body = 0
 
     def next_event(self) -> Any:
-        """Return the next event as h11 does. Also raises RemoteProtocolError for a request over a limit."""
+        """Return h11's next event. Also raises RemoteProtocolError for a request over a limit."""
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
             hint = error.error_status_hint
-            status = 400 if hint >= 500 else hint  # 501 suggests a server error; it is the client's
+            status = 400 if hint >= 500 else hint  # 501 suggests a server error, but the client is at fault
             self.refusal = Refusal(status, CODES.get(hint, "invalid_request"), f"Invalid HTTP request: {error}.")
             raise
         if isinstance(event, h11.Request):

@@ -1,4 +1,4 @@
-"""Limits of a connection, and the replies to requests that never reach a route."""
+"""Connection limits, and the replies to requests that never reach a route."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-# characters of a request's URL; above it: 414
+# maximum URL length in characters; longer ones get a 414
 MAX_TARGET = 8192
-# a chunked body may have this many chunks plus one per CHUNK_BYTES bytes: reading a chunk of one byte costs as much as
-# reading one of a thousand
+# a chunked body may have this many chunks plus one per CHUNK_BYTES bytes: reading a one-byte chunk costs as much as
+# reading a thousand-byte one
 FREE_CHUNKS, CHUNK_BYTES = 1024, 64
 
 
@@ -38,7 +38,7 @@ class Refusal:
     headers: dict[str, str] = field(default_factory=dict)
 
     def reply(self) -> bytes:
-        """Return the whole HTTP response, with OpenAI's error object; the connection is closed after it."""
+        """Return the complete HTTP response, with OpenAI's error object; the connection is then closed."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         fault = {"message": self.message, "type": kind, "param": None, "code": self.code}
         body = json.dumps({"error": fault}).encode()

@@ -1,4 +1,4 @@
-"""Rate limit for log lines that untrusted clients can cause: a few of each kind per minute, the rest counted."""
+"""Rate limit for log lines that untrusted clients can trigger: a few of each kind per minute, the rest counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The open connections. At the limit, the one idle longest is closed for a new one."""
+"""Tracks open connections. At the limit, the longest-idle one is closed to admit a new one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Connection(Protocol):
     """A connection that can be closed to make room."""
 
     def drop(self) -> None:
-        """Close it at once, or reply 503."""
+        """Close the connection at once, or reply 503."""
 
 
 class Connections:
-    """Tracks open connections, and which of them wait for their client: for a request or for the rest of one.
+    """Tracks open connections, and which of them are waiting for their client to send a request or the rest of one.
 
-    A request that has arrived completely is never cut off. Lingering connections are counted separately: they are being
-    closed, so dropping one frees no place.
+    A request that has arrived completely is never interrupted. Lingering connections are counted separately: they are
+    already closing, so dropping one frees no slot.
     """
 
     def __init__(self, limit: int) -> None:
@@ -32,7 +32,7 @@ class Connections:
         return len(self._open) + len(self._lingering)
 
     def opened(self, connection: Connection) -> bool:
-        """Add a new connection. False if the limit is reached and no other connection can be closed."""
+        """Add a new connection. Return False if the limit is reached and no other connection can be closed."""
         if len(self._open) >= self.limit:
             longest = next(iter(self._waiting), None)
             if longest is None:
@@ -49,7 +49,7 @@ class Connections:
         self._lingering.pop(connection, None)
 
     def waits(self, connection: Connection) -> None:
-        """Mark the connection as waiting for its client; it keeps its place if it already was."""
+        """Mark the connection as waiting for its client; if it already was, it keeps its position."""
         if connection in self._open:
             self._waiting.setdefault(connection)
 
@@ -58,7 +58,7 @@ class Connections:
         self._waiting.pop(connection, None)
 
     def lingers(self, connection: Connection) -> None:
-        """Mark the connection as lingering: closing, but its client may still read. Above a limit, drops the oldest."""
+        """Mark the connection as lingering: closing while its client may still read. Above a limit, drop the oldest."""
         self.closed(connection)
         self._lingering[connection] = None
         if len(self._lingering) > MAX_LINGERING:

@@ -1,4 +1,4 @@
-"""Slows down key guessing: after too many wrong keys in a minute an address must wait. Valid keys never do."""
+"""Slows down key guessing: after too many wrong keys in a minute, an address must wait. Valid keys never wait."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WrongKeys:
 
 
 def _network(address: str) -> tuple[int, int]:
-    """Return the IPv4 address, or the /64 of an IPv6 one, which one host owns. Anything else shares one entry."""
+    """Return the IPv4 address, or an IPv6 address's /64, which one host owns. All other addresses share one entry."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Constraints and stop conditions of generation, independent of the engine and the model."""
+"""Sampling, constraints and stop conditions, independent of the engine and the model."""

@@ -18,7 +18,7 @@ class ConstraintError(UserError):
 
 
 class Constraint(Protocol):
-    """The constraint state of one sequence, not shared with others. Only the engine's thread uses it."""
+    """The constraint state of a single sequence, never shared. Used only by the engine thread."""
 
     def allowed(self) -> Mask | None:
         """Return the mask for the next token, or None if every token is allowed. Raises ConstraintError."""
@@ -32,7 +32,7 @@ class Constraint(Protocol):
 
 
 class Unconstrained:
-    """Allows every token. It has no state, so one object is enough."""
+    """Allows every token. Stateless, so one instance is enough."""
 
     finished = False
 
@@ -47,5 +47,5 @@ UNCONSTRAINED: Constraint = Unconstrained()
 
 
 def ban(tokens: Iterable[int], bias: Mapping[int, float]) -> dict[int, float]:
-    """Return a logit bias that bans `tokens`; a bias given for one of them takes precedence."""
+    """Return a logit bias that bans `tokens`; an explicit bias for one of them takes precedence."""
     return {**dict.fromkeys(tokens, float("-inf")), **bias}

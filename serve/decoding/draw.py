@@ -1,8 +1,8 @@
-"""Sampling one token from a row of logits, with the same distribution as llama.cpp's chain of samplers.
+"""Samples one token from a row of logits, with the same distribution as llama.cpp's sampler chain.
 
-The chain is top-k, top-p, min-p, temperature, draw. Only candidates are computed: what top-k, top-p or min-p leaves, or
-without these the tokens near the likeliest, with a bound on all others. Few candidates are computed in plain Python,
-which is still in the CPU's caches after a decode, unlike numpy's code.
+The chain is top-k, top-p, min-p, temperature, draw. Only candidates are computed: the tokens that pass top-k, top-p or
+min-p, or otherwise those close to the likeliest, with a bound on all others. Small candidate sets are computed in plain
+Python: unlike numpy's code, the interpreter's is still in the CPU's caches after a decode.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Uniform = Callable[[], float]  # returns a new number in [0, 1) on every call
 # up to this many candidates are computed without numpy
 FEW = 200
 BLOCK = 256
-# the higher the sum of the floors, the more proposals and the fewer candidates; of a large row, whose columns are
-# known, the first sum is taken that leaves few of them
+# a larger sum of the floors means more proposals and fewer candidates; for a large row, whose column maxima are known,
+# the first sum that leaves few columns is used
 FLOORS = (8.0, 64.0)
 FEW_COLUMNS = 128
-# for top-p, tokens are binned by weight, with this many bins per factor of e; only the bin of the cut is sorted
+# for top-p, tokens are binned by weight, with this many bins per factor of e; only the bin with the cut is sorted
 BINS = 64
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The distribution to sample from: temperature above 0; top_k 0, top_p 1 and min_p 0 are disabled."""
+    """The distribution to sample from: temperature is above 0; top_k 0, top_p 1 and min_p 0 mean disabled."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -43,7 +43,7 @@ class Shape:
 
 
 def draw(row: Row, shape: Shape, uniform: Uniform) -> int:
-    """Return a token of a usable row. The same row and the same random numbers give the same token."""
+    """Sample a token from a usable row. The same row and random numbers always yield the same token."""
     ids = candidates(row, shape)
     if ids is None:
         return _of_all(row, shape.temperature, uniform)
@@ -54,7 +54,7 @@ def draw(row: Row, shape: Shape, uniform: Uniform) -> int:
 
 
 def candidates(row: Row, shape: Shape) -> Ids | None:
-    """Return the ids that may be sampled, None for all. The cut is made at temperature 1, as in llama.cpp."""
+    """Return the ids that may be sampled, or None for all. As in llama.cpp, filters use temperature 1."""
     ids: Ids | None = None
     if 0 < shape.top_k < len(row.values):
         ids = row.top(shape.top_k)
@@ -67,7 +67,7 @@ def candidates(row: Row, shape: Shape) -> Ids | None:
 
 
 def _nucleus_of(row: Row, ids: Ids, share: float) -> Ids:
-    """Return the first of `ids`, sorted by weight, whose weights reach `share` of their sum."""
+    """Return the shortest prefix of `ids`, sorted by weight, that reaches `share` of their total weight."""
     if len(ids) > FEW:
         sums = _weights(row, ids, 1.0).cumsum()
         return ids[: int(sums.searchsorted(share * sums[-1])) + 1]
@@ -76,8 +76,8 @@ def _nucleus_of(row: Row, ids: Ids, share: float) -> Ids:
 
 
 def _nucleus(row: Row, share: float) -> Ids:
-    """Return the fewest likeliest tokens whose weights reach `share` of the total, unordered."""
-    # all tokens below this together weigh less than the rest (float32 rounds the bound up by less than 1e-4)
+    """Return the smallest set of likeliest tokens that reaches `share` of the total weight, unordered."""
+    # all tokens below this together weigh less than 1 - share of the total (float32 rounds the bound up by < 1e-4)
     least = row.highest + math.log((1.0 - share) * row.total / len(row.values)) - 1e-4
     ids = row.reaching(least)
     weights = _weights(row, ids, 1.0)
@@ -105,7 +105,7 @@ def _weights(row: Row, ids: Ids, temperature: float) -> Weights:
 
 
 def _pick(weights: Weights | Floats, share: float) -> int:
-    """Return the index at which the running sum passes `share`, in [0, 1), of the total; never one of weight 0."""
+    """Return the index where the running sum passes `share`, in [0, 1), of the total; never one with weight 0."""
     if len(weights) <= 2 * BLOCK:
         return _place(weights.cumsum(dtype=np.float64), share)[0]
     # first choose a block, because running sums are slow: 500 us for 128,256 values
@@ -116,9 +116,9 @@ def _pick(weights: Weights | Floats, share: float) -> int:
 
 
 def _place(sums: Weights, share: float) -> tuple[int, float]:
-    """Return the index at which running sums pass `share` of the last one, and the position within it, 0 to 1."""
+    """Return the index where running sums pass `share` of the last one, and the position in that entry, 0 to 1."""
     at = share * float(sums[-1])
-    # if rounding makes it the last sum, stay at the last entry that has a weight
+    # if rounding yields the last sum itself, use the last entry with a nonzero weight
     place = int(min(sums.searchsorted(at, side="right"), sums.searchsorted(sums[-1])))
     before = float(sums[place - 1]) if place else 0.0
     return place, (at - before) / (float(sums[place]) - before)
@@ -127,10 +127,10 @@ def _place(sums: Weights, share: float) -> tuple[int, float]:
 def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
     """Sample from the whole vocabulary by rejection sampling, which is exact.
 
-    In the proposal distribution every token weighs `floor`; tokens near the likeliest, which weigh more, also have the
-    rest of their weight. A token proposed by its floor is accepted with probability weight / floor, at most 1. If the
-    floors sum to F times the likeliest token's weight, at most F + 1 proposals are needed on average, one microsecond
-    each.
+    The proposal distribution gives every token the weight `floor`; tokens close to the likeliest, which weigh more,
+    also get the rest of their weight. A token proposed through its floor is accepted with probability weight / floor,
+    at most 1. If the floors sum to F times the likeliest token's weight, at most F + 1 proposals are needed on average,
+    at one microsecond each.
     """
     count, highest = len(row.values), row.highest
     distance = _distance(row, temperature)
@@ -154,7 +154,7 @@ def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
 
 
 def _distance(row: Row, temperature: float) -> float:
-    """Return how far below the highest value, in units of the temperature, a token is near the likeliest."""
+    """Return how far below the highest value, in units of temperature, tokens count as close to the likeliest."""
     far, near = (max(0.0, math.log(len(row.values) / floors)) for floors in FLOORS)
     if row.folded and row.columns_reaching(row.highest - far * temperature) > FEW_COLUMNS:
         return near

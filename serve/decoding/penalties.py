@@ -1,4 +1,4 @@
-"""Penalties and biases of one sequence, applied to a few logits in llama.cpp's order and in float32."""
+"""One sequence's penalties and biases, applied only to the affected logits, in llama.cpp's order and in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .row import Floats, Ids
 
 
 class Counts:
-    """Counts of each token, among all tokens or the last `window` (at least 1)."""
+    """Token counts over all tokens or the last `window` (at least 1)."""
 
     def __init__(self, window: int | None = None) -> None:
         self._recent: deque[int] | None = None if window is None else deque()
@@ -65,13 +65,13 @@ class Penalties:
         self.active = bool(self.bias) or self.repeated is not None or self.answered is not None
 
     def add(self, token: int) -> None:
-        """Count a token of the output."""
+        """Count an output token."""
         for counts in (self.repeated, self.answered):
             if counts is not None:
                 counts.add(token)
 
     def apply(self, logits: Floats) -> list[tuple[Ids, Floats]]:
-        """Change the logits in place; return what `undo` needs."""
+        """Modify the logits in place; return what `undo` needs."""
         undone: list[tuple[Ids, Floats]] = []
         if len(self._biased):
             undone.append((self._biased, before := logits[self._biased]))
@@ -90,6 +90,6 @@ class Penalties:
 
 
 def undo(logits: Floats, undone: Iterable[tuple[Ids, Floats]]) -> None:
-    """Restore the logits that `Penalties.apply` has changed."""
+    """Restore the logits that `Penalties.apply` modified."""
     for ids, before in reversed(list(undone)):
         logits[ids] = before

@@ -13,29 +13,29 @@ Ids = npt.NDArray[np.intp]
 
 # a row is folded into columns of this many values, each represented by its maximum
 LANES = 32
-# shorter rows are not folded: it would save nothing
+# shorter rows are not folded: that would save nothing
 MIN_FOLDED = 4096
-# if more columns than this share reach a bound, about one value in 16 does: 1 - (1 - 7/8) ** (1 / 32)
+# if more than this share of the columns reach a bound, about one value in 16 does: 1 - (1 - 7/8) ** (1 / 32)
 CROWDED = 7 / 8
-# from this many values on, reading single columns is worth the pass that finds them
+# minimum number of values for which reading individual columns is worth the pass that finds them
 LARGE = 65_536
-# if more columns than one in so many reach a bound, a pass over the whole row is faster than reading these columns
+# if more than one column in this many reaches a bound, a pass over the whole row is faster than reading the columns
 SPARSE = 4
 LOWEST = float(np.finfo(np.float32).min)
 
 
 class Row:
-    """Logits, float32 [n], which must not change while this is used.
+    """Logits, float32 [n], which must not change while the Row is in use.
 
     After a decode, the CPU's caches hold neither the logits nor numpy's code: every call costs about 10 us, a pass over
-    49,152 values 5 to 15. So there are few calls, and only passes that numpy vectorizes.
+    49,152 values 5 to 15 us. So calls are few, and numpy vectorizes every pass.
     """
 
     def __init__(self, values: Floats, greedy: bool = False) -> None:
-        """Finds the highest value, in one pass over the row.
+        """Find the highest value in one pass over the row.
 
-        In a large one that pass computes `peaks`, and what follows reads only columns that matter; `greedy`: nothing
-        follows.
+        For a large row, that pass computes `peaks`, so that later steps read only relevant columns; `greedy`: there are
+        no later steps.
         """
         self.values = values
         self.folded = len(values) >= LARGE and not greedy
@@ -47,7 +47,7 @@ class Row:
 
     @cached_property
     def likeliest(self) -> int:
-        """The id of the highest value; of the first NaN, if there is one."""
+        """The id of the highest value, or of the first NaN, if any."""
         return int(self.values.argmax())
 
     @property
@@ -57,14 +57,14 @@ class Row:
 
     @cached_property
     def peaks(self) -> Floats:
-        """The maximum of every column [i], [i + n / LANES], ...; up to LANES - 1 values at the end are in no column."""
+        """The maximum of each column [i], [i + n / LANES], ...; up to LANES - 1 values at the end are in no column."""
         lanes = LANES if len(self.values) >= MIN_FOLDED else 1
         columns = len(self.values) // lanes
         greatest: Floats = np.maximum.reduce(self.values[: lanes * columns].reshape(lanes, columns), axis=0)
         return greatest
 
     def reaching(self, least: float) -> Ids:
-        """Return the ids, ascending, of the values of at least `least`, without -inf."""
+        """Return the ids of values of at least `least`, except -inf, in ascending order."""
         bound = np.float32(max(least, LOWEST))
         if self.folded:
             columns = (self.peaks >= bound).nonzero()[0]
@@ -74,7 +74,7 @@ class Row:
         return ids
 
     def _within(self, columns: Ids, bound: np.float32) -> Ids:
-        """Return the ids, ascending, of the values of at least `bound` in these columns and in none."""
+        """Return the ids of values of at least `bound` in these columns or outside all columns, in ascending order."""
         width = len(self.peaks)
         among = self.values[: LANES * width].reshape(LANES, width)[:, columns]
         (found,) = (among.ravel() >= bound).nonzero()
@@ -83,17 +83,17 @@ class Row:
         return np.concatenate((lanes * width + columns[places], LANES * width + rest))
 
     def columns_reaching(self, least: float) -> int:
-        """Return how many columns have a value of at least `least`."""
+        """Return how many columns contain a value of at least `least`."""
         return int(np.count_nonzero(self.peaks >= np.float32(least)))
 
     def crowded(self, least: float) -> bool:
-        """Whether so many values are at least `least` that using all values is faster than gathering these."""
+        """Whether so many values reach `least` that using the whole row is faster than gathering them."""
         return self.columns_reaching(least) > CROWDED * len(self.peaks)
 
     def top(self, count: int) -> Ids:
-        """Return the ids of the `count` highest values, highest first, lower ids first among equals.
+        """Return the ids of the `count` highest values, highest first; ties are ordered by id.
 
-        There are fewer if the others are -inf.
+        Returns fewer if the others are -inf.
         """
         if count < 1:
             return np.empty(0, np.intp)
@@ -102,7 +102,7 @@ class Row:
         return ids[order[:count]]
 
     def _bound(self, count: int) -> float:
-        """Return a bound that at least `count` values reach, and few more: `count` columns have one that does."""
+        """Return a bound reached by at least `count` values and few more: `count` columns contain such a value."""
         if count == 1:
             return float(self.highest)
         among = self.peaks if count <= len(self.peaks) // 2 else self.values
@@ -122,7 +122,7 @@ class Row:
 
     @cached_property
     def total(self) -> float:
-        """The sum of `exponentials` in float64, within 1e-6 of a computation in float64 throughout."""
+        """The float64 sum of `exponentials`, within 1e-6 of an all-float64 computation."""
         return float(self.exponentials.sum(dtype=np.float64))
 
     def logprobs(self, ids: Ids) -> list[float]:

@@ -1,4 +1,4 @@
-"""The sampler of one sequence: from the model's logits to the next token."""
+"""A sequence's sampler: turns the model's logits into the next token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .draw import Shape, draw
 from .penalties import Counts, Penalties, undo
 from .row import Floats, Row
 
-# below it only equal logits can still compete, and a division by it could overflow
+# at lower temperatures, only equal logits could still compete, and dividing by the temperature could overflow
 MIN_TEMPERATURE = 1e-6
 
 
@@ -24,11 +24,11 @@ class SamplingError(UserError):
 
 
 class Sampler:
-    """Samples the next token of one sequence, and keeps the state of its penalties.
+    """Samples one sequence's tokens and keeps its penalty state.
 
     Applies, in llama.cpp's order: logit bias, repeat penalty (over prompt and output), presence and frequency penalty
-    (over the output), top-k, top-p, min-p and temperature. Temperature 0 selects the likeliest token. The same seed
-    samples the same tokens from the same logits, independent of other sequences.
+    (over the output), top-k, top-p, min-p and temperature. Temperature 0 selects the likeliest token. The same seed and
+    logits yield the same tokens, regardless of other sequences.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Sampler:
         seed: int = 0,
         prompt: Sequence[int] = (),
     ) -> None:
-        """`repeat_last_n`: -1 covers all tokens, 0 none."""
+        """`repeat_last_n`: -1 means all tokens, 0 none."""
         self._shape = Shape(max(temperature, MIN_TEMPERATURE), top_k, top_p, min_p)
         self._greedy = temperature <= 0.0
         self._uniform = random.Random(seed & 0xFFFFFFFFFFFFFFFF).random
@@ -62,7 +62,7 @@ class Sampler:
         )
 
     def sample(self, logits: Floats, allowed: Mask | None = None, row: Row | None = None) -> int:
-        """Return the next token, which is True in `allowed`, bool [n_vocab].
+        """Return the next token, one that is True in `allowed`, bool [n_vocab].
 
         `logits` is float32 [n_vocab], modified and restored; `row` is an existing Row of them. Raises SamplingError if
         no token is allowed or the logits are not finite.
@@ -84,9 +84,9 @@ class Sampler:
         return not self._greedy and self._shape.top_p < 1.0 and not self._shape.top_k
 
     def row(self, logits: Floats, sums: bool = False) -> Row | None:
-        """Return a Row of these logits with all that reads the whole of it already computed, for `sample`.
+        """Return a Row of these logits for `sample`, with all full-row passes already computed.
 
-        None if penalties or biases change them first. `sums`: log-probabilities are wanted, too.
+        Returns None if penalties or biases modify the logits first. `sums`: log-probabilities are also requested.
         """
         if self._penalties.active:
             return None

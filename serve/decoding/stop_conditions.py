@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StopConditions:
-    """What ends one sequence.
+    """The conditions that end a sequence.
 
-    max_tokens: most tokens to generate; context: most tokens of prompt and output together; strings: stop strings,
-    which are not part of the output; end_tokens: token ids that end it.
+    max_tokens: maximum generated tokens; context: maximum tokens of prompt and output together; strings: stop strings,
+    which are not part of the output; end_tokens: token ids that end the sequence.
     """
 
     max_tokens: int
@@ -32,19 +32,19 @@ class StopStrings:
         self.found = False
 
     def feed(self, text: str) -> str:
-        """Take new text; return the text that can be released, "" after a stop string was found."""
+        """Add new text; return the text that can be released, or "" once a stop string has been found."""
         if self.found:
             return ""
         self.pending += text
         return self._release(len(self.pending) if self._cut() else len(self.pending) - self._longest_start())
 
     def finish(self) -> str:
-        """Return the text held back, after the last text."""
+        """Return the held-back text once there is no more input."""
         self._cut()
         return self._release(len(self.pending))
 
     def _cut(self) -> bool:
-        """Remove the first stop string, if any, and what follows it; return whether one was found."""
+        """Remove the first stop string, if any, and everything after it; return whether one was found."""
         if not self.found:
             places = [at for string in self.strings if (at := self.pending.find(string)) >= 0]
             if places:

@@ -1,1 +1,1 @@
-"""The engine: scheduler, slots, KV cells and prefix tree. Pure Python; it reaches the model through a protocol."""
+"""The engine: scheduler, slots, KV cells and prefix tree. Pure Python; accesses the model through a protocol."""

@@ -1,4 +1,4 @@
-"""What the engine needs from a model: cache operations, decoding, sampling. serve.llama implements it on llama.cpp."""
+"""The engine's interface to a model: cache operations, decoding, sampling. serve.llama implements it with llama.cpp."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_CELLS = 1
 
 @dataclass(slots=True)
 class Output:
-    """A sequence whose next token is sampled from the logits of token number `index` of the batch.
+    """A sequence whose next token is sampled from the logits at position `index` of the batch.
 
     Only tokens that are True in `allowed` may be sampled; None allows all.
     """
@@ -39,10 +39,10 @@ class Sampled:
 
 
 class Backend(Protocol):
-    """Only the engine's thread calls these."""
+    """A model and its cache. Only the engine thread calls these methods."""
 
     def apply(self, ops: Many[Op]) -> None:
-        """Change the cache. Raises RuntimeError for a cut that this model's cache can't do."""
+        """Apply cache operations. Raises RuntimeError for a cut that this model's cache doesn't support."""
 
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         """Decode one batch, ordered by slot. Return DONE, NO_CELLS (nothing changed), or a negative error code."""
@@ -54,9 +54,9 @@ class Backend(Protocol):
         """Sample the next token of each output, or return its error, which ends that sequence only."""
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
-        """Return the log-probability of each of `tokens`, and its `top` likeliest alternatives.
+        """Return the log-probability of each of `tokens`, and the `top` likeliest alternatives.
 
-        `tokens[i]` is scored with the logits of token `index + i` of the batch. A UserError ends this sequence only.
+        `tokens[i]` is scored with the logits at position `index + i` of the batch. A UserError ends this sequence only.
         """
 
     def piece(self, token: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Delivery of events from the engine's thread to the event loop, where each waits for its request."""
+"""Delivers events from the engine thread to the event loop, where each request reads its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import deque
 
 from .events import Event, Sink
 
-# like os.eventfd_write, but without releasing the GIL: otherwise the engine would have to take it back from the loop it
-# has just woken, and wait until the loop has served every client (0.25 ms a step) instead of decoding
+# like os.eventfd_write, but without releasing the GIL: otherwise the engine would have to reacquire it from the loop it
+# has just woken, and wait until the loop has served every client (0.25 ms per step) instead of decoding
 _wake_loop = ctypes.PyDLL(None).eventfd_write
 _wake_loop.argtypes = [ctypes.c_int, ctypes.c_uint64]
 
@@ -20,7 +20,7 @@ class Timeout(Exception):
 
 
 class EventBridge:
-    """Takes the events of a step from any thread and calls their sinks in the event loop."""
+    """Accepts a step's events from any thread and calls their sinks in the event loop."""
 
     def __init__(self) -> None:
         self._batches: deque[list[tuple[Sink, Event]]] = deque()
@@ -43,9 +43,9 @@ class EventBridge:
 
 
 class EventQueue:
-    """The events of one request, for its single reader. Used in the event loop only.
+    """The events of one request, for a single reader. Used in the event loop only.
 
-    One timer serves the whole request: a timeout around every wait cost as much as everything else a token needs.
+    One timer serves the whole request: a timeout around every wait cost as much as all other work per token.
     """
 
     def __init__(self, deadline: float, pause_s: float | None) -> None:
@@ -83,7 +83,7 @@ class EventQueue:
         return self._deadline if self._pause_s is None else min(self._deadline, self._last + self._pause_s)
 
     def _tick(self) -> None:
-        """Wake the reader if the pause or the deadline is over; otherwise events arrived since the timer was set."""
+        """Wake the reader if the pause or deadline has passed; otherwise events arrived after the timer was set."""
         now = self._loop.time()
         if now >= self._due():
             self._last = now

@@ -1,4 +1,4 @@
-"""Token bytes to text: whole UTF-8 characters, stop strings cut off, with the log-probability of each token."""
+"""Converts token bytes to text: complete UTF-8 characters, without stop strings, with token log-probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .events import TokenLogprob
 
 
 class Detokenizer:
-    """The growing text of one sequence. A stop string ends it; the string and what follows are not returned."""
+    """One sequence's growing text. A stop string ends the text; the string and what follows are not returned."""
 
     def __init__(self, stop_strings: tuple[str, ...] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -23,16 +23,16 @@ class Detokenizer:
         return self._stop.found
 
     def feed(self, data: bytes, logprob: TokenLogprob | None = None) -> tuple[str, list[TokenLogprob]]:
-        """Take one token's bytes; return the text that can now be sent, and the log-probabilities of its tokens."""
+        """Add one token's bytes; return the text that can now be sent, and the log-probabilities of its tokens."""
         decoded = self._decoder.decode(data)
-        if logprob is None and not self._stop.strings:  # nothing to hold back: the fast path of most tokens
+        if logprob is None and not self._stop.strings:  # nothing to hold back: the fast path for most tokens
             return decoded, []
         if logprob is not None:
             self._logprobs.append((self._released + len(self._stop.pending), logprob))
         return self._release(self._stop.feed(decoded))
 
     def finish(self) -> tuple[str, list[TokenLogprob]]:
-        """Return the text and log-probabilities held back, after the last token."""
+        """Return the held-back text and log-probabilities after the last token."""
         if self.stopped:
             return "", []
         self._stop.pending += self._decoder.decode(b"", final=True)

@@ -1,4 +1,4 @@
-"""The thread that owns the model: it takes sequences, runs the scheduler's steps and delivers text."""
+"""The thread that owns the model: it accepts sequences, runs the scheduler's steps and delivers text."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Draining(Exception):
 
 @dataclass
 class _Collected:
-    """The output so far of a sequence that is not streamed."""
+    """The accumulated output of a non-streamed sequence."""
 
     text: str
     logprobs: list[TokenLogprob]
 
 
 class Engine:
-    """Runs until `close`. `deliver` is called in its thread with all events of a step; it must not block."""
+    """Runs until `close`. `deliver` is called on the engine thread with all events of a step, and must not block."""
 
     def __init__(
         self, backend: Backend, limits: SchedulerLimits, deliver: Deliver, observer: Observer | None = None
@@ -86,7 +86,7 @@ class Engine:
         return Snapshot(running, waiting, self.limits.cells, slots.used_cells, slots.running_cells)
 
     def drain(self, timeout_s: float) -> bool:
-        """Stop accepting sequences and wait until all are finished; False if that took longer than `timeout_s`."""
+        """Stop accepting sequences and wait for all to finish; return False if that exceeds `timeout_s`."""
         self.draining = True
         end = time.monotonic() + timeout_s
         while sum(self.load) and time.monotonic() < end and self._thread.is_alive():
@@ -131,7 +131,7 @@ class Engine:
     def _flush(self) -> None:
         """Deliver the collected events, just before a decode: clients are served while the model computes.
 
-        Earlier, the event loop would take the GIL while this thread needs it.
+        Any earlier, the event loop would hold the GIL while this thread needs it.
         """
         events, self._events = self._events, []
         if events:
@@ -180,7 +180,7 @@ class Engine:
                     self._end(sequence, "length")
 
     def _isolate(self, plan: StepPlan) -> None:
-        """After a failed decode, decode each of its sequences alone, and end those that fail."""
+        """After a failed decode, decode each of its sequences separately, and end the ones that fail."""
         # part of the batch may have been decoded before the failure
         self.backend.apply([Op("cut" if part.start else "free", part.slot, part.start) for part in plan.batch])
         if len(plan.work) == 1:
@@ -222,9 +222,9 @@ class Engine:
             self._take(output.sequence, sampled)
 
     def _score(self, part: ScheduledTokens, first: int) -> bool:
-        """Store the log-probabilities of the prompt tokens that follow this part's tokens; False if that failed.
+        """Store the log-probabilities of the prompt tokens that follow this part's tokens; return False on failure.
 
-        After a preemption, the first tokens of a part already have theirs.
+        After a preemption, the first tokens of a part already have their log-probabilities.
         """
         sequence = part.sequence
         known = len(sequence.scores) + 1
@@ -238,7 +238,7 @@ class Engine:
         return True
 
     def _output(self, sequence: Sequence, index: int) -> list[Output]:
-        """Return what to sample under the sequence's constraint, nothing after an error, which ends this sequence."""
+        """Return what to sample under the sequence's constraint, or nothing if an error ended the sequence."""
         try:
             return [Output(sequence, index, sequence.params.constraint.allowed())]
         except UserError as error:
@@ -246,7 +246,7 @@ class Engine:
             return []
 
     def _take(self, sequence: Sequence, sampled: Sampled | UserError) -> None:
-        """Process a sampled token; an error of the sampling or the constraint ends this sequence only."""
+        """Process a sampled token; a sampling or constraint error ends this sequence only."""
         try:
             if isinstance(sampled, UserError):
                 raise sampled

@@ -1,4 +1,4 @@
-"""The events of a sequence: log-probabilities of the prompt if requested, new text, and the end."""
+"""A sequence's events: prompt log-probabilities if requested, new text, and the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounting of KV cells: which slot holds which, shared or not, and the operations the backend must apply."""
+"""KV cell accounting: which slots hold which cells, shared or not, and the operations the backend must apply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Op(NamedTuple):
 
 @dataclass(eq=False)
 class _Span:
-    """A run of cells that one or more slots hold."""
+    """A run of cells held by one or more slots."""
 
     length: int
     holders: int = 1
@@ -25,7 +25,7 @@ class _Span:
 
 @dataclass
 class KVCells:
-    """Counts `total` cells over `slots` slots, at most `per_slot` each.
+    """Tracks `total` cells across `slots` slots, with at most `per_slot` each.
 
     With `shared`, forking shares the cells (llama.cpp's unified layout). Otherwise each slot has its own cells and
     forking copies them. `ops` collects the operations for the backend, in order.
@@ -49,7 +49,7 @@ class KVCells:
         return self.lengths[slot]
 
     def room(self, slot: int) -> int:
-        """How many more cells the slot can take now."""
+        """How many more cells can be added to the slot now."""
         own = self.per_slot - self.lengths[slot]
         return min(own, self.total - self.used) if self.shared else own
 
@@ -58,7 +58,7 @@ class KVCells:
         return self.total - self.used
 
     def grow(self, slot: int, count: int) -> None:
-        """Give the slot `count` new cells; the caller has checked `room`."""
+        """Add `count` new cells to the slot; the caller must have checked `room`."""
         assert 0 < count <= self.room(slot)
         spans = self.spans[slot]
         if spans and spans[-1].holders == 1:
@@ -69,7 +69,7 @@ class KVCells:
         self.used += count
 
     def shrink(self, slot: int, count: int) -> None:
-        """Take back cells that a failed decode never filled, which needs no operation."""
+        """Remove cells that a failed decode never filled; this needs no operation."""
         self._trim(slot, self.lengths[slot] - count)
 
     def fork(self, source: int, slot: int, length: int) -> None:

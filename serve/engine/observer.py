@@ -1,4 +1,4 @@
-"""What the engine reports for metrics: a call per event, and a snapshot of its state."""
+"""The engine's metrics interface: one call per event, and a snapshot of the engine's state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Snapshot:
 
 
 class Observer:
-    """Does nothing; subclasses measure. Every method is called in the engine's thread and must be fast."""
+    """A no-op base for classes that measure. Every method is called on the engine thread and must be fast."""
 
     def preempted(self, count: int) -> None:
         """`count` sequences were preempted to free cells."""
@@ -32,7 +32,7 @@ class Observer:
         """A token was generated, `seconds` after the previous one (`first`: after the sequence arrived)."""
 
     def prefilled(self, sequence: Sequence) -> None:
-        """The prompt of a sequence that generates nothing was computed."""
+        """The prompt of a sequence that generates no tokens was computed."""
 
     def finished(self, sequence: Sequence, reason: FinishReason) -> None:
         """A sequence ended."""

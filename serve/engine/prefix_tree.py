@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class _Node:
-    """The edge of tokens from its parent, and every slot whose tokens pass through it."""
+    """A node: the tokens on the edge from its parent, and every slot whose tokens pass through it."""
 
     edge: tuple[int, ...]
     parent: _Node | None
@@ -56,7 +56,7 @@ class PrefixTree:
         return end is not None
 
     def matches(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield (slot, length of the prefix it shares with `tokens`), each slot once, longest first."""
+        """Yield (slot, length of the prefix shared with `tokens`), each slot once, longest first."""
         path: list[tuple[_Node, int]] = []
         node, rest, length = self._root, tuple(tokens), 0
         while rest and (child := node.children.get(rest[0])) is not None:
@@ -82,7 +82,7 @@ class PrefixTree:
         return upper
 
     def _join(self, node: _Node, only: _Node) -> None:
-        """Merge a node with its only child after a split is no longer needed."""
+        """Merge a node with its only child once a split is no longer needed."""
         node.edge += only.edge
         node.children = only.children
         for child in node.children.values():

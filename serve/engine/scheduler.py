@@ -1,6 +1,6 @@
-"""Which tokens of which sequences the next step decodes. Pure Python: it works on counts and token ids, not a model.
+"""Decides which tokens of which sequences the next step decodes. Pure Python: works on counts and token ids only.
 
-Each step takes the next token of every generating sequence, then chunks of prompts, under one token budget. A prompt
+Each step includes the next token of every generating sequence, then prompt chunks, within one token budget. A prompt
 starts from the longest prefix that a slot already holds. When cells run out, cached prefixes are evicted, least
 recently used first; then the newest sequence is preempted and recomputed later.
 """
@@ -27,7 +27,7 @@ class QueueFull(Exception):
 
 
 class Scheduler:
-    """Queues waiting sequences and plans the next step of the running ones; `slots` says where they are."""
+    """Queues waiting sequences and plans the next step of the running ones; `slots` tracks their placement."""
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.limits, self.slots = limits, Slots(limits)
@@ -102,7 +102,7 @@ class Scheduler:
         return StepPlan(work=[work])
 
     def reclaim(self) -> bool:
-        """Free cells after a decode found none: all cached prefixes, or else the newest sequence. False if neither."""
+        """Free cells after a decode ran out: all cached prefixes, or else the newest sequence. False if neither."""
         if self.slots.cached:
             self.slots.evict_all()
             return True
@@ -113,7 +113,7 @@ class Scheduler:
         return True
 
     def preempt(self, sequence: Sequence) -> None:
-        """Free a running sequence's cells and queue it again, ahead of all that arrived after it."""
+        """Free a running sequence's cells and queue it again, ahead of all later arrivals."""
         self.slots.vacate(sequence)
         sequence.held = 0
         sequence.preemptions += 1
@@ -122,7 +122,7 @@ class Scheduler:
         self.waiting.insert(later, sequence)
 
     def _make_room(self) -> None:
-        """With shared cells, evict cached prefixes for what this step could use, and preempt for what it must have."""
+        """With shared cells, evict cached prefixes for cells this step could use, and preempt for cells it needs."""
         if not self.limits.shared:
             return
         wanted = sum(min(sequence.pending, self.limits.step_tokens) for sequence in self.running.values())
@@ -132,7 +132,7 @@ class Scheduler:
             self.preempt(max(self.running.values(), key=lambda s: s.number))
 
     def _close_gap(self) -> None:
-        """With separate cells, move the last running sequence into a gap between slots that has lasted."""
+        """With separate cells, move the last running sequence into a persistent gap between slots."""
         if self.limits.shared or self.waiting or len(self.running) < 2 or self.slots.groups < 2:
             self._gap_steps = 0
             return
@@ -156,7 +156,7 @@ class Scheduler:
         """Add up to `budget` pending tokens of a running sequence to the plan; return how many."""
         assert sequence.slot is not None
         room = self.slots.room(sequence.slot)
-        if self.limits.shared and sequence.prefilling:  # leave a cell for the next token of each other sequence
+        if self.limits.shared and sequence.prefilling:  # leave a cell for the next token of every other sequence
             room -= len(self.running) - 1
         scored = sequence.unscored > 0
         if scored:
@@ -170,7 +170,7 @@ class Scheduler:
         return count
 
     def _scores_left(self, plan: StepPlan) -> int:
-        """How many more prompt tokens of this step may have logits for log-probabilities."""
+        """How many more prompt tokens in this step may have logits for log-probabilities."""
         return self.limits.scored_tokens - sum(work.count for work in plan.work if work.scored)
 
     def _prefill(self, plan: StepPlan, budget: int) -> None:
@@ -185,11 +185,11 @@ class Scheduler:
         while position < len(self.waiting) and len(self.running) < self._most_running and budget > 0:
             sequence = self.waiting[position]
             if sequence.unscored and not self._scores_left(plan):
-                position += 1  # it would take a slot without making progress
+                position += 1  # it would occupy a slot without making progress
                 continue
             prefix = self.slots.best_prefix(sequence.reusable)
             if prefix.promised - prefix.length >= MIN_AWAITED_TOKENS and prefix.promised >= self.limits.min_shared:
-                position += 1  # another sequence is prefilling this prefix: wait for its cells, let later ones pass
+                position += 1  # another sequence is prefilling this prefix: wait for its cells, let later ones go first
                 continue
             if not self._start(sequence, prefix):
                 return  # later sequences must not start first, or this one would starve
@@ -197,7 +197,7 @@ class Scheduler:
             budget -= self._take(plan, sequence, budget)
 
     def _start(self, sequence: Sequence, prefix: Prefix) -> bool:
-        """Give a waiting sequence a slot that starts with `prefix`; False if there is no room."""
+        """Assign a waiting sequence a slot that starts with `prefix`; return False if there is no room."""
         need = 0
         if self.limits.shared:
             wanted = len(sequence.tokens) + min(sequence.tokens_left, self.limits.reserve)

@@ -47,10 +47,10 @@ class SamplingParams:
 
 @dataclass(eq=False)
 class Sequence:
-    """A prompt and its output. Once submitted, only the engine's thread changes it.
+    """A prompt and its output. Once submitted, only the engine thread modifies it.
 
     `tokens` is the prompt and the output; the first `held` of them have cells in `slot`. `scores` are the
-    log-probabilities computed so far of the prompt's tokens after the first, if requested.
+    log-probabilities computed so far for the prompt's tokens after the first, if requested.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        """How many tokens were generated."""
+        """How many tokens have been generated."""
         return len(self.tokens) - len(self.prompt)
 
     @property
@@ -98,10 +98,10 @@ class Sequence:
 
     @property
     def reusable(self) -> Many[int]:
-        """The tokens whose cells may come from another sequence: a score needs the previous token's logits."""
+        """The tokens whose cells may be reused from another sequence: a score needs the previous token's logits."""
         return self.tokens[: len(self.scores) + 1] if self.unscored else self.tokens
 
     @property
     def tokens_left(self) -> int:
-        """How many tokens it may still generate."""
+        """How many tokens the sequence may still generate."""
         return self.stop.tokens_left(len(self.prompt), len(self.tokens))

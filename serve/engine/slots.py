@@ -17,7 +17,7 @@ SMALL_TAIL_TOKENS = 32
 
 
 class Prefix(NamedTuple):
-    """The slot with the longest usable prefix, its length, and the longest one that is being prefilled."""
+    """The slot with the longest usable prefix, that prefix's length, and the longest length being prefilled."""
 
     source: int | None
     length: int
@@ -25,7 +25,7 @@ class Prefix(NamedTuple):
 
 
 class Slots:
-    """The owner of the slot table. `running` and `cached` (slot -> tokens, least recently used first) are views.
+    """Owns the slot table. `running` and `cached` (slot -> tokens, least recently used first) are views.
 
     Cache operations for the backend are collected, in order, until `take_ops`.
     """
@@ -51,7 +51,7 @@ class Slots:
 
     @property
     def running_cells(self) -> int:
-        """How many cells the running sequences hold; shared ones count for each. Any thread may call it."""
+        """How many cells the running sequences hold; shared cells count once per sequence. Any thread may call it."""
         return sum(self._cells.held(slot) for slot in list(self._running))
 
     @property
@@ -64,7 +64,7 @@ class Slots:
         return self._cells.held(slot)
 
     def room(self, slot: int) -> int:
-        """How many more cells the slot can take now."""
+        """How many more cells can be added to the slot now."""
         return self._cells.room(slot)
 
     def take_ops(self) -> list[Op]:
@@ -77,7 +77,7 @@ class Slots:
         self._cells.grow(slot, count)
 
     def shrink(self, slot: int, count: int) -> None:
-        """Take back cells that a failed decode never filled."""
+        """Remove cells that a failed decode never filled."""
         self._cells.shrink(slot, count)
 
     def drop_fillers(self, fillers: Iterable[FillerToken]) -> None:
@@ -85,7 +85,7 @@ class Slots:
         self._cells.ops += [Op("cut" if filler.start else "free", filler.slot, filler.start) for filler in fillers]
 
     def best_prefix(self, tokens: Many[int]) -> Prefix:
-        """Find the best prefix for `tokens`. The last token is left out: it must be decoded for its logits."""
+        """Find the best prefix for `tokens`. The last token is excluded: it must be decoded for its logits."""
         if self._limits.reuse == "none":
             return Prefix(None, 0, 0)
         best, length, promised = None, 0, 0
@@ -93,7 +93,7 @@ class Slots:
             reader = self._running.get(slot)
             ready = min(common, self._cells.held(slot) if reader is None else reader.held)
             if self._limits.reuse == "whole":
-                if ready < self._cells.held(slot):  # a recurrent state can only be taken over whole
+                if ready < self._cells.held(slot):  # a recurrent state can only be reused as a whole
                     continue
             elif reader is not None and reader.prefilling and not reader.unscored:
                 # a prompt with log-probabilities is prefilled in small parts: not worth waiting for
@@ -103,9 +103,9 @@ class Slots:
         return Prefix(best, length, promised) if length >= self._limits.min_shared else Prefix(None, 0, promised)
 
     def place(self, sequence: Sequence, prefix: Prefix, need: int) -> bool:
-        """Give a sequence a slot that starts with the prefix's cells; False if there is no room.
+        """Assign a sequence a slot that starts with the prefix's cells; return False if there is no room.
 
-        With shared cells, `need` is how many cells must be available to the sequence, including those of the prefix.
+        With shared cells, `need` is how many cells must be available to the sequence, including the prefix.
         """
         if self._limits.shared:
             found = self._find_shared(prefix.source, prefix.length, need)
@@ -121,7 +121,7 @@ class Slots:
         return True
 
     def retire(self, sequence: Sequence) -> None:
-        """Remove a sequence from its slot, but cache its cells as a prefix for others until they are needed."""
+        """Remove a sequence from its slot, but keep its cells cached as a prefix for others until they are needed."""
         slot = self._take_out(sequence)
         tokens = sequence.tokens[: sequence.held]
         if self._limits.reuse == "none" or len(tokens) < self._limits.min_shared or self._known(tokens, slot):
@@ -209,7 +209,7 @@ class Slots:
             self._move_away(slot, source)
         if source is not None:
             self._cells.fork(source, slot, length)
-            if source in self._cached and small:  # the new sequence holds nearly all of it
+            if source in self._cached and small:  # the new sequence contains nearly all of its tokens
                 self._empty_slot(source)
         return slot, length
 

@@ -1,4 +1,4 @@
-"""The scheduler's limits, and its plan of one step: cache operations and tokens."""
+"""The scheduler's limits, and the plan for one step: cache operations and tokens."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class SchedulerLimits:
     """Limits of the cache and of one step.
 
     slots: running and cached sequences together; running: running sequences; cells: KV cells in total; per_slot: cells
-    of one sequence; shared: slots share cells (unified layout); step_tokens: tokens of a step; busy_prompt_tokens:
-    prompt tokens of a step while others generate; reserve: cells kept free for a new sequence's output; cached_cells:
+    per sequence; shared: slots share cells (unified layout); step_tokens: tokens per step; busy_prompt_tokens: prompt
+    tokens per step while others generate; reserve: cells kept free for a new sequence's output; cached_cells:
     cells that cached sequences may hold; queue: waiting sequences; reuse: which prefixes may be reused; min_shared:
-    shortest prefix worth copying; cuttable: whether a slot can be truncated; scored_tokens: prompt tokens of a step
+    shortest prefix worth copying; cuttable: whether a slot can be truncated; scored_tokens: prompt tokens per step
     with logits for log-probabilities.
     """
 
@@ -41,8 +41,8 @@ class SchedulerLimits:
 class ScheduledTokens:
     """One sequence's part of a step: decode `count` tokens from `start`.
 
-    `output` requests the logits of the last token, `scored` those of all of them. Not frozen: one is created for every
-    token, and a frozen one takes three times as long to create.
+    `output` requests logits for the last token, `scored` for all tokens. Not frozen: an instance is created for every
+    token, and creating a frozen one takes three times as long.
     """
 
     sequence: Sequence

@@ -1,11 +1,11 @@
-"""What the HTTP layer needs from a tokenizer and chat template. serve.llama implements it for GGUF files."""
+"""The HTTP layer's interface to tokenizer and chat template. serve.llama implements it for GGUF files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-# how a prompt ends: with the start of an assistant turn, after the last message, or inside it (to continue it)
+# how a prompt ends: with the start of an assistant turn, after the last message, or inside that one (to continue it)
 Ending = Literal["opening", "message", "continued"]
 
 
@@ -18,15 +18,15 @@ class PromptTooLong(Exception):
 
 
 class TextBusy(Exception):
-    """All workers stayed busy for the time limit of one request."""
+    """All workers stayed busy for one request's time limit."""
 
 
 class TextUnavailable(Exception):
-    """No worker can be started: memory, processes or descriptors have run out."""
+    """No worker can be started: out of memory, processes or file descriptors."""
 
 
 class Tokenizer(Protocol):
-    """Text and chats to token ids, and back.
+    """Converts text and chats to token ids, and back.
 
     Slow operations are async and run outside the event loop. Results that may be large and only go into a reply are
     returned as JSON, so that the event loop need not decode and encode them again. Every async method may raise
@@ -44,37 +44,37 @@ class Tokenizer(Protocol):
     async def encode_json(
         self, text: str, *, add_special: bool = False, parse_special: bool = True, max_pieces: int | None = None
     ) -> bytes:
-        """Return the ids of a text as a JSON array; with `max_pieces`, objects {"id", "piece"}.
+        """Return a text's token ids as a JSON array; with `max_pieces`, objects {"id", "piece"}.
 
-        `add_special` adds the start and end tokens that the model is configured for, but not a second start token if
-        the parsed text begins with one. `parse_special` tokenizes special strings as control tokens. Raises
+        `add_special` adds the start and end tokens configured in the model, but no second start token if the parsed
+        text begins with one. `parse_special` tokenizes special strings as control tokens. Raises
         PromptTooLong for more than `max_pieces` tokens.
         """
 
     async def encode_prompt(self, text: str, limit: int) -> list[int]:
-        """Return the ids of a raw prompt, at least one, as `encode_json` with both flags does.
+        """Return a raw prompt's token ids, at least one, as `encode_json` with both flags does.
 
-        Raises PromptTooLong for a text that must have more than `limit` tokens; a result may still exceed `limit`.
+        Raises PromptTooLong for a text certain to exceed `limit` tokens; a result may still exceed `limit`.
         """
 
     async def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
     ) -> list[int]:
-        """Return the ids of a chat. Raises PromptTooLong as `encode_prompt` does."""
+        """Return a chat's token ids. Raises PromptTooLong as `encode_prompt` does."""
 
     async def render_json(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending
     ) -> bytes:
-        """Return the rendered text of a chat as a JSON string."""
+        """Return a chat's rendered text as a JSON string."""
 
     async def special_string(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, str, str] | None:
-        """Return message index, field and text of the first special string in the messages, or None."""
+        """Return the message index, field and text of the first special string in the messages, or None."""
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of one token, special tokens included; possibly part of a character."""
 
     async def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special ones included."""
+        """Return the text of token ids, special tokens included."""
 
     async def decode_json(self, ids: Sequence[int]) -> bytes:
-        """Return the text of ids as a JSON string."""
+        """Return the text of token ids as a JSON string."""

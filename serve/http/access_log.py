@@ -1,4 +1,4 @@
-"""One log line per request: its id, status, time and token counts, never its text."""
+"""One log line per request: id, status, duration and token counts, never the text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Log(Protocol):
-    """The methods of a structlog logger used here."""
+    """The structlog logger methods used here."""
 
     def debug(self, event: str, **fields: Any) -> Any: ...
     def info(self, event: str, **fields: Any) -> Any: ...

@@ -64,7 +64,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def disconnected(request: Request, error: ClientDisconnect) -> Response:
-        """Return a status for log and metrics; no client reads it. `refused`: the connection's reply to a bad body."""
+        """Return the status for log and metrics; no client sees it. `refused`: the connection's reply to a bad body."""
         status, request.state.code = getattr(request.state, "refused", (499, CLIENT_DISCONNECTED))
         return Response(status_code=status)
 

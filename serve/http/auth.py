@@ -1,4 +1,4 @@
-"""API keys: which are valid, and how many requests each may have open."""
+"""API keys: which ones are valid, and how many open requests each may have."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Keys:
         return bool(self._hashes)
 
     def find(self, key: str) -> str | None:
-        """Return a short name of the key, or None if it is unknown. Takes constant time for any key."""
+        """Return the key's short name, or None if it is unknown. Runs in constant time for any key."""
         given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = [known for known in self._hashes if hmac.compare_digest(known, given)]
         return found[0].hex()[:8] if found else None
 
 
 def read_keys(settings: ServeSettings) -> Keys:
-    """Collect the keys of the settings and the file. Raises ServeError for an unreadable or empty file."""
+    """Collect the keys from the settings and the key file. Raises ServeError for an unreadable or empty file."""
     keys = [key.strip() for key in settings.api_keys if key.strip()]
     if settings.api_keys_file:  # compose passes an empty string if no file is set
         path = Path(settings.api_keys_file)
@@ -57,7 +57,7 @@ def read_keys(settings: ServeSettings) -> Keys:
 
 @dataclass
 class Auth:
-    """Checks the key of a request. `max_requests`: how many requests one key may have open; None: no limit."""
+    """Checks the key of a request. `max_requests`: maximum open requests per key; None: no limit."""
 
     keys: Keys
     max_requests: int | None = None

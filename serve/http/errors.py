@@ -43,7 +43,7 @@ def unknown_model(name: str, known: Sequence[str]) -> ApiError:
 
 
 def too_long(prompt_tokens: int, context: int, param: str, least: bool = False) -> ApiError:
-    """The prompt leaves no room for a completion; `least`: it has at least that many tokens."""
+    """The prompt leaves no room for a completion; `least`: the token count is a lower bound."""
     number = f"at least {prompt_tokens}" if least else str(prompt_tokens)
     return ApiError(
         400,
@@ -60,7 +60,7 @@ def busy(retry_after_s: int) -> ApiError:
 
 
 def too_many(text: str, retry_after_s: int) -> ApiError:
-    """A request limit is reached: 429 with Retry-After."""
+    """A request limit has been reached: 429 with Retry-After."""
     headers = {"Retry-After": str(retry_after_s)}
     return ApiError(429, text, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)
 
@@ -89,7 +89,7 @@ def out_of_resources() -> ApiError:
 
 
 def failed(message: str) -> ApiError:
-    """An error on the server's side."""
+    """An internal server error."""
     return ApiError(500, message, kind="server_error", code="internal_error")
 
 
@@ -114,7 +114,7 @@ BOUNDS = {"greater_than_equal": "below_min", "greater_than": "below_min", "less_
 def from_validation(error: ValidationError, known: Sequence[str]) -> ApiError:
     """Turn pydantic's errors into one that names the invalid parameter."""
     found = error.errors(include_url=False, include_context=True)
-    # a value that matches no branch of a union is reported once per branch: take the deepest
+    # a value that matches no branch of a union is reported once per branch: use the deepest error
     worst = max(found, key=lambda item: (item["type"] == "extra_forbidden", len(_path(item)), item["type"] in CODES))
     first = found[0] if found[0]["type"] in ("missing", "extra_forbidden") else worst
     first = next((item for item in found if item["type"] == "unsupported_parameter"), first)

@@ -40,7 +40,7 @@ def check_exposure(settings: ServeSettings, keys: Keys) -> None:
 
 
 def host_names(settings: ServeSettings) -> list[str]:
-    """Return the allowed host names in the form that requests are compared with: lower case, without a port."""
+    """Return the allowed host names in the form used for comparison: lower case, without a port."""
     return [PORT.sub("", name.strip().lower()) for name in settings.allowed_hosts]
 
 
@@ -72,7 +72,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Exposure:
-    """The accepted host names and web origins. `keyed`: requests need a key, so any host name is safe."""
+    """The accepted host names and web origins. `keyed`: requests require a key, so any host name is safe."""
 
     allowed_hosts: list[str]
     cors_origins: list[str]

@@ -1,4 +1,4 @@
-"""A message of a chat request, with every field of OpenAI's API, including those of its replies."""
+"""Chat request messages, with every field in OpenAI's API, including the fields of replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def known_kinds(*kinds: str) -> Callable[[str], str]:
-    """Return a validator of a part's type: one of `kinds`; other types of OpenAI's API are unsupported, or invalid."""
+    """Return a part type validator: accepts `kinds`; OpenAI's other types are unsupported, the rest invalid."""
 
     def check(value: str) -> str:
         if value in kinds:
@@ -75,7 +75,7 @@ class Message(Wire):
     name: Annotated[str | None, Field(description="passed to the template")] = None
     tool_call_id: Annotated[str | None, Field(description="of a tool's result: the call that it answers")] = None
 
-    # further fields of messages in replies, including those of earlier API versions
+    # additional fields of reply messages, including earlier API versions
     refusal: Annotated[str | None, Field(description="the text of an assistant message without content")] = None
     annotations: Annotated[list[Any] | None, NoEffect("there is no web search")] = None
     reasoning_content: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
@@ -99,13 +99,13 @@ class Message(Wire):
         return self
 
     def text(self) -> str:
-        """Return the content as one text, or the refusal of an assistant turn without content."""
+        """Return the content as a single string, or the refusal of an assistant turn without content."""
         if isinstance(self.content, list):
             return "".join(part.plain_text for part in self.content)
         return self.content or self.refusal or ""
 
     def for_template(self) -> dict[str, Any]:
-        """Return the message as the renderer takes it, which gives calls to a template in the form it expects."""
+        """Return the message in the form that the renderer accepts; the renderer adapts calls to the template."""
         plain: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.text()}
         if self.tool_calls:
             calls = ((call.id, call.function.name, call.function.checked()) for call in self.tool_calls)

@@ -1,4 +1,4 @@
-"""Middleware of all routes: request id, host and origin checks, API key, CORS headers, error metrics, access log."""
+"""Middleware for all routes: request id, host and origin checks, API key, CORS headers, error metrics, access log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .exposure import Exposure
 from .routes.paths import normalize
 
 OPEN_PATHS = ("/health", "/health/live", "/health/ready")
-# the chat page needs no key: the user enters the key in the page, which contains no data of the model
+# the chat page needs no key: the user enters the key in the page, which contains no model data
 PAGE_PATHS = ("/", "/favicon.ico")
 PAGE_FILES = "/web/"
 

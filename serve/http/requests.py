@@ -20,7 +20,7 @@ from .errors import ApiError, too_long, unknown_model
 from .schema import NO_PENALTY, ChatRequest, CompletionRequest, Sampling
 
 DEFAULT_NAME = "default"
-# echoed tokens with log-probabilities per reply: about 30 MB of JSON
+# maximum echoed tokens with log-probabilities per reply: about 30 MB of JSON
 MAX_ECHOED_TOKENS = 1 << 17
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
 RANDOM_SEED = -1  # as in llama.cpp
@@ -48,7 +48,7 @@ def make_sequences(
 ) -> list[Sequence]:
     """Return `n` sequences for each prompt. Raises ApiError 400 for a prompt that does not fit.
 
-    With `stream` they report each new text as it comes.
+    With `stream`, they report new text as it is generated.
     """
     n = request.n or 1
     most = max_answer_tokens(request, context)
@@ -106,7 +106,7 @@ def count(request: ChatRequest | CompletionRequest, prompts: int, settings: Serv
 
 
 def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:
-    """Return how choice `number` is sampled; each choice adds its number to the request's seed."""
+    """Return the sampling parameters of choice `number`, which is added to the request's seed."""
     bias = {int(key): value for key, value in (request.logit_bias or {}).items()}
     wrong = next((token for token in bias if token >= served.tokenizer.vocab_size), None)
     if wrong is not None:

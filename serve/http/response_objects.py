@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """A complete choice: its last event, its parsed text, and for a prompt's first choice the prompt's logprobs."""
+    """A complete choice: its last event, its parsed text, and, for a prompt's first choice, the prompt's logprobs."""
 
     end: Finished
     parsed: ParsedDelta
@@ -37,7 +37,7 @@ class Echo(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What all parts of a reply have in common: its id, time and model name; `chat` or text completion.
+    """Data shared by all parts of a reply: id, time and model name; `chat` or text completion.
 
     `echoes`: the prompts to echo, empty if not requested; each has `each` choices.
     """
@@ -60,7 +60,7 @@ class Reply:
         }
 
     def whole(self, answers: Many[Answer], prompts: int) -> Json:
-        """Return the reply to a request without streaming."""
+        """Return the reply to a non-streamed request."""
         echoes = [self.echo(i, answers[i * self.each].scores) for i in range(len(self.echoes))]
         choices = []
         for index, (end, parsed, *_) in enumerate(answers):
@@ -113,7 +113,7 @@ class Reply:
         return text, logprobs.of_prompt(piece(tokens[0]), scores, piece, len(text))
 
     def opening(self, index: int) -> Json:
-        """Return the first chunk of a chat choice, which has the role."""
+        """Return the first chunk of a chat choice, which contains the role."""
         return self.chunk(index, {"role": "assistant", "content": "", "refusal": None}, None, None)
 
     def chunk(self, index: int, delta: Json, scores: Json | None, finish: str | None) -> Json:
@@ -127,7 +127,7 @@ class Reply:
         return {**self.head("text_completion"), "choices": [choice]}
 
     def closing(self, ends: Many[Finished], prompts: int, reasoning: int = 0) -> Json:
-        """Return the last chunk, which has the usage and no choices; `reasoning` counts its tokens."""
+        """Return the last chunk, which contains the usage and no choices; `reasoning`: reasoning tokens."""
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         return {**self.head(kind), "choices": [], "usage": usage(ends, prompts, reasoning)}
 
@@ -141,7 +141,7 @@ class Reply:
 
 
 def usage(ends: Many[Finished], prompts: int, reasoning: int = 0) -> Json:
-    """Return the usage of a request: each prompt once, the tokens of every choice, and those of reasoning."""
+    """Return a request's usage: each prompt counted once, the tokens of all choices, and the reasoning tokens."""
     each = max(1, len(ends) // max(prompts, 1))
     prompt_tokens = sum(end.prompt_tokens for end in ends[::each])
     completion_tokens = sum(end.completion_tokens for end in ends)
@@ -158,7 +158,7 @@ def usage(ends: Many[Finished], prompts: int, reasoning: int = 0) -> Json:
 
 
 def counts(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Return the token counts of every `usage` object."""
+    """Return the token counts contained in every `usage` object."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -167,7 +167,7 @@ def counts(prompt_tokens: int, completion_tokens: int) -> Json:
 
 
 def call_delta(call: CallDelta) -> Json:
-    """Return a call in a chunk: its id and name the first time, then only new text of its arguments."""
+    """Return a chunk's part of a call: the id and name the first time, then only new argument text."""
     function = {"arguments": call.arguments}
     if not call.id:
         return {"index": call.index, "function": function}
@@ -175,5 +175,5 @@ def call_delta(call: CallDelta) -> Json:
 
 
 def reason(finish: FinishReason, called: bool = False) -> str:
-    """Return OpenAI's finish_reason; `called`: the choice has tool calls."""
+    """Return OpenAI's finish_reason; `called`: the choice contains tool calls."""
     return "length" if finish == "length" else "tool_calls" if called else "stop"

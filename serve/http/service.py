@@ -1,4 +1,4 @@
-"""What the routes share: engine, model and settings, and the path from a validated request to its reply."""
+"""Shared by the routes: engine, model and settings, and the path from a validated request to its reply."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Service:
         sinks = [partial(queue.put, i) for i in range(answers)]
         each = request.n or 1
         parsers = [self.parser(request, prompts[index // each]) for index in range(answers)]
-        # the tokens of reasoning are counted as they come
+        # reasoning tokens are counted as they arrive
         stream = bool(request.stream) or any(parser.reasoned is not None for parser in parsers)
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks, stream)
         reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
@@ -164,12 +164,12 @@ class Service:
 
 
 def json_reply(key: str, content: bytes) -> Response:
-    """Return {key: content} for content that is JSON already, without decoding it in the event loop."""
+    """Return {key: content} for content that is already JSON, without decoding it in the event loop."""
     return Response(b'{"%b":%b}' % (key.encode(), content), media_type="application/json")
 
 
 async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:
-    """Wait for the end of every choice and parse it. Raises Timeout, and ApiError 500 if one failed."""
+    """Wait for the end of every choice and parse it. Raises Timeout, or ApiError 500 if one failed."""
     ends: dict[int, Finished] = {}
     scores: dict[int, list[TokenLogprob]] = {}
     deltas: list[list[Delta]] = [[] for _ in parsers]
@@ -187,7 +187,7 @@ async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answe
 
 
 def _parsed(parser: OutputParser, deltas: list[Delta], end: Finished, scores: list[TokenLogprob] | None) -> Answer:
-    """Return a choice, with the tokens up to the end of its reasoning."""
+    """Parse a choice, and count its tokens up to the end of the reasoning."""
     events: list[Delta | Finished] = [*deltas, end]
     reasoning = 0
     for event in events:

@@ -47,9 +47,9 @@ async def chunks(
     prompts: Many[int],
     writer: Writer,
 ) -> AsyncIterator[bytes]:
-    """Yield the framed chunks of a streamed request up to [DONE]; chunks available at once are joined.
+    """Yield the framed chunks of a streamed request up to [DONE]; chunks available at the same time are joined.
 
-    `prompts` are the token counts of the prompts.
+    `prompts` are the prompts' token counts.
     """
     options, answers = request.stream_options or StreamOptions(), len(parsers)
     frames = Frames(reply, options, parsers, sum(prompts), scored=bool(reply.echoes) and request.logprobs is not None)
@@ -84,11 +84,11 @@ def timed_out() -> ApiError:
 
 
 class Frames:
-    """Frames the chunks of one request; each choice has its parser. `prompt_tokens` counts all prompts.
+    """Frames the chunks of one request; each choice has its own parser. `prompt_tokens` is the total of all prompts.
 
-    If usage is requested, every chunk has the field: null until the last one, or the usage so far. Most chunks contain
-    only text, so their frame is built once per choice and the text inserted. With `scored`, the log-probabilities of
-    the prompts come first, with the first choice of each prompt.
+    If usage is requested, every chunk contains the field: null until the last chunk, or the usage so far. Most chunks
+    contain only text, so their frame is built once per choice and the text inserted. With `scored`, each prompt's
+    log-probabilities come first, with the prompt's first choice.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Frames:
 
     @property
     def reasoning_tokens(self) -> int:
-        """The tokens of reasoning in all choices, so far."""
+        """The reasoning tokens of all choices so far."""
         return sum(self._reasoning)
 
     def opening(self, index: int) -> bytes:
@@ -121,7 +121,7 @@ class Frames:
         return count(event.logprobs) * (self.reply.each if isinstance(event, PromptLogprobs) else 1)
 
     def of_all(self, items: Many[tuple[int, Event]]) -> bytes:
-        """Return the frames of events, each given with the index of its choice."""
+        """Return the frames of events, each paired with its choice's index."""
         return b"".join([self.of(index, event) for index, event in items])
 
     def of(self, index: int, event: Event) -> bytes:
@@ -223,6 +223,6 @@ class EventStream(Response):
 
 
 async def until_disconnect(receive: Receive) -> None:
-    """Return when the client has disconnected. The request body must have been read."""
+    """Wait until the client has disconnected. The request body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -24,8 +24,8 @@ class LlamaBackend:
     def __init__(self, model: Model, context: Context, shared: bool) -> None:
         self.model, self.context, self.shared = model, context, shared
         self._sampler = StepSampler(model, context)
-        self.threads: Threads | None = None  # without one, the context's number stays
-        self._shown = frozenset[int]()  # control tokens that are text of an answer
+        self.threads: Threads | None = None  # if None, the context keeps its thread count
+        self._shown = frozenset[int]()  # control tokens returned as text of an answer
         self.serial_rows: frozenset[int] = frozenset()  # batch sizes that decode faster one sequence at a time
 
     def apply(self, ops: Many[Op]) -> None:
@@ -71,7 +71,7 @@ class LlamaBackend:
         return [self._sampler.logprob(token, row, top) for token, row in zip(tokens, rows, strict=True)]
 
     def show(self, dialects: Found) -> None:
-        """Return the control tokens around calls and reasoning as text from now on, for the parsers of answers."""
+        """From now on, return the control tokens around calls and reasoning as text, for the output parsers."""
         marks = dialects.dialect.markers if dialects.dialect else ()
         marks += (dialects.thoughts.begin, dialects.thoughts.end) if dialects.thoughts else ()
         ids = (self.model.tokenize(mark.strip()) for mark in marks)

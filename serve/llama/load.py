@@ -1,4 +1,4 @@
-"""Load the chosen model file and what the HTTP layer needs from it: tokenizer, chat template, end tokens."""
+"""Loads the chosen model file and the parts that the HTTP layer needs: tokenizer, chat template, end tokens."""
 
 from __future__ import annotations
 

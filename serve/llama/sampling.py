@@ -1,4 +1,4 @@
-"""Samples the next tokens of a step together, in several threads if there are many logits."""
+"""Samples all next tokens of a step together, in several threads if there are many logits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..engine.backend import Output, Sampled
 from ..engine.events import TokenLogprob
 from ..engine.sequence import Sequence
 
-# rows that need the exponentials of all their logits are read in threads if a step has at least this many of such
-# logits. Others are not: on 16 cores 32 rows of 128,256 took 4.6 ms in one thread and 5.5 in four.
+# rows that need exponentials of all their logits are read in threads if a step has at least this many such logits.
+# Other rows are not: on 16 cores, 32 rows of 128,256 took 4.6 ms in one thread and 5.5 ms in four.
 MIN_THREADED_LOGITS = 1 << 20
-# more only wait for one another (16 cores, 32 rows of 128,256)
+# more threads would only wait for each other (16 cores, 32 rows of 128,256)
 MAX_THREADS = 4
 
 Draw = tuple[Output, Sampler, Floats]
 
 
 class StepSampler:
-    """The samplers of the running sequences. numpy releases the GIL in a pass over a row: threads share long ones."""
+    """The samplers of the running sequences. numpy releases the GIL during a pass over a row: long ones use threads."""
 
     def __init__(self, model: Model, context: Context, threads: int | None = None) -> None:
         self._model, self._context = model, context
@@ -48,7 +48,7 @@ class StepSampler:
         ]
 
     def _in_threads(self, draws: list[Draw]) -> list[Row | Sampled | UserError]:
-        """Do what reads whole rows in several threads. The short calls after it would only wait for the GIL there."""
+        """Run full-row passes in several threads. The short calls after them would only wait for the GIL there."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads - 1, "sampler")
         left = deque(enumerate(draws))
@@ -69,7 +69,7 @@ class StepSampler:
         return [done[number] for number in range(len(draws))]
 
     def _read(self, output: Output, sampler: Sampler, logits: Floats) -> Row | Sampled | UserError:
-        """Return a Row to sample from, or what was sampled if the logits are changed or masked before."""
+        """Return a Row to sample from, or the sampled token if the logits are modified or masked first."""
         row = sampler.row(logits, sums=output.sequence.params.logprobs is not None)
         return self._draw(output, sampler, logits) if row is None or output.allowed is not None else row
 

@@ -1,4 +1,4 @@
-"""How many sequences and KV cells to use: from the model, the memory and the CPUs, unless set."""
+"""Chooses how many sequences and KV cells to use from the model, memory and CPUs, unless configured."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ MIN_SEQUENCES = 4
 DEFAULT_MAX_SEQUENCES = 32
 # separate cells are chosen only if this many sequences fit: with fewer, batches are too small
 MIN_SEPARATE = 8
-# the cache takes at most this share of the free memory, and by default at most this many bytes: llama.cpp clears it at
-# start, which took 5 s for 2.3 GB (memory the kernel had to reclaim first) and 0.5 s for 1.1 GB (already free)
+# the cache uses at most this share of the free memory, and by default at most this many bytes: llama.cpp clears it at
+# startup, which took 5 s for 2.3 GB (memory the kernel had to reclaim first) and 0.5 s for 1.1 GB (already free)
 MEMORY_SHARE = 0.25
 MAX_CACHE_BYTES = 1 << 30
-# in one pool the attention of every token walks all used cells, so only a few cached ones are kept
+# in one pool, every token's attention scans all used cells, so only a few cached ones are kept
 POOL_CACHED_DIVISOR = 4
 MAX_POOL_CACHED = 4096
 MIN_SHARED = 16
-# prompt tokens per step whose logits are kept for log-probabilities: each needs a row of the vocabulary (20 MB in all
-# for 152k tokens) and about a millisecond on top of the model
+# prompt tokens per step whose logits are kept for log-probabilities: each needs a vocabulary-sized row (20 MB in
+# total for 152k tokens) and about a millisecond on top of the model
 SCORED_TOKENS = 32
 COPIED_CELLS_PER_TOKEN = 256
 
 
 @dataclass(frozen=True)
 class Size:
-    """The cache: `cells` in total for `slots` sequences, in one pool (`shared`) or in equal parts, and its bytes."""
+    """The cache: `cells` in total for `slots` sequences, in one pool (`shared`) or in equal parts; size in bytes."""
 
     slots: int
     running: int
@@ -55,7 +55,7 @@ class Size:
 def cell_bytes(model: Model) -> int:
     """Return the bytes of one token's keys and values over all layers, from the GGUF's metadata.
 
-    2 (key, value) x layers x key/value heads x head size x 2 bytes. Missing metadata is taken at its largest.
+    2 (key, value) x layers x key/value heads x head size x 2 bytes. Missing metadata is assumed to be at its maximum.
     """
     data = model.metadata()
     architecture = data.get("general.architecture", "")
@@ -74,7 +74,7 @@ def cell_bytes(model: Model) -> int:
 def measure(model: Model, context: int, settings: ServeSettings) -> Size:
     """Choose sequences, cells and layout. Raises ServeError if the settings contradict each other.
 
-    Separate cells per sequence cost no speed and are used if enough of them fit; otherwise one pool.
+    Separate cells per sequence cost no speed and are used if enough of them fit; otherwise one pool is used.
     """
     each = cell_bytes(model)
     budget = int(min(memory_available_bytes() * MEMORY_SHARE, MAX_CACHE_BYTES))
@@ -93,7 +93,7 @@ def measure(model: Model, context: int, settings: ServeSettings) -> Size:
 
 
 def _min_separate(wanted: int, settings: ServeSettings) -> int:
-    """Return how many sequences of full length must fit for separate cells to be chosen."""
+    """Return how many full-length sequences must fit for separate cells to be chosen."""
     return wanted if settings.max_sequences else min(wanted, MIN_SEPARATE)
 
 
@@ -105,14 +105,14 @@ def _separate(running: int, affordable: int, context: int, each: int, settings: 
             f"cells, but only {affordable} are available: lower max_sequences or context_length, raise cells, or use "
             "--layout unified"
         )
-    # one slot more than can run, so that a cached prefix survives a full load and gaps can be closed
+    # one more slot than sequences can run, so that a cached prefix survives a full load and gaps can be closed
     slots = min(running + 1, MOST_SEQUENCES)
     cells = per_slot * slots
     return Size(slots, running, cells, per_slot, False, cells * each, _threads(settings), min(context, per_slot))
 
 
 def _padded(cells: int) -> int:
-    """Round up to a multiple of 256, as llama.cpp does for the cells of a stream."""
+    """Round up to a multiple of 256, as llama.cpp does for a stream's cells."""
     return max(256, -(-cells // 256) * 256)
 
 
@@ -143,7 +143,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits
 
 
 def context(model: Model, size: Size, settings: ServeSettings) -> Context:
-    """Create the llama.cpp context of this size."""
+    """Create a llama.cpp context of this size."""
     step = max(settings.step_tokens, size.running)
     return Context(
         model,

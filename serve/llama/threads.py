@@ -1,7 +1,7 @@
-"""Adapts the number of computing threads to the CPUs that other processes leave free.
+"""Adapts the number of compute threads to the CPUs that other processes leave free.
 
-llama.cpp's threads synchronize at about 900 barriers a token, so a thread that waits for a CPU delays all others. With
-ten busy processes on two cores, two threads took 430 ms a token; one thread took 140 ms and a third of the CPU time
+llama.cpp's threads synchronize at about 900 barriers per token, so a thread waiting for a CPU delays all others. With
+ten busy processes on two cores, two threads took 430 ms per token; one thread took 140 ms and a third of the CPU time
 (SmolLM2-135M Q4_1, EPYC).
 """
 
@@ -15,19 +15,19 @@ from burnish.console import say
 from burnish.llama import Context
 from burnish.machine import processor_use
 
-# the kernel counts in hundredths of a second: a shorter interval would be noise, a longer one would react late
+# the kernel counts in hundredths of a second: a shorter interval would measure noise, a longer one would react late
 INTERVAL_S = 0.5
 # readings over a longer interval, which contains pauses, are discarded
 MAX_INTERVAL_S = 5.0
 # other work below this share of a CPU costs less than giving up a thread
 TOLERATED_CPUS = 0.5
-# readings in a row before threads are added; they are removed at once
+# consecutive readings required to add threads; removal is immediate
 PATIENCE = 2
 REPORT_S = 60.0
 
 
 class Threads:
-    """Sets the context's threads by the free CPUs. Only the engine's thread uses it."""
+    """Sets the context's thread count from the number of free CPUs. Used only by the engine thread."""
 
     def __init__(
         self,
@@ -37,15 +37,15 @@ class Threads:
         clock: Callable[[], float] = time.monotonic,
         use: Callable[[], tuple[int, float, float] | None] = processor_use,
     ) -> None:
-        """`most` threads are used on an idle machine, and set in the context now. `use`: see burnish.machine."""
+        """`most` threads are used on an idle machine, and set in the context at once. `use`: see burnish.machine."""
         self.count = self.most = most
         self._context, self._clock, self._use = context, clock, use
-        self._more = 0  # readings in a row that allow more
+        self._more = 0  # consecutive readings that allow more threads
         self._since, self._before = clock(), use()
         self._reported = -math.inf
 
     def follow(self) -> None:
-        """Adjust the threads; called before every decode, reads the CPU use twice a second."""
+        """Adjust the thread count. Called before every decode; reads CPU usage twice a second."""
         now = self._clock()
         seconds = now - self._since
         if seconds < INTERVAL_S or self.most < 2:

@@ -1,4 +1,4 @@
-"""The Tokenizer of a GGUF file: its vocabulary and chat template, run in separate processes."""
+"""The Tokenizer for a GGUF file: runs the file's vocabulary and chat template in separate processes."""
 
 from __future__ import annotations
 

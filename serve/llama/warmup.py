@@ -1,4 +1,4 @@
-"""Warm-up before the first request: check that the model computes, and time steps by their number of sequences."""
+"""Warm-up before the first request: check that the model computes, and time steps with different sequence counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .backend import LlamaBackend
 MAX_SERIAL_ROWS = 4
 ROUNDS = 5
 MAX_SECONDS = 0.4
-# one at a time must be faster by this share: other work at start disturbs the measurement
+# one at a time must be faster by this share: other work at startup disturbs the measurement
 MIN_GAIN = 0.05
 
 
@@ -39,7 +39,7 @@ def _step(context: Context, token: int) -> Callable[[int], int]:
 
 
 def measure(step: Callable[[int], int], limit: int, clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
-    """Return the fastest time in seconds of a step of 1 to `limit` sequences, as far as MAX_SECONDS allow.
+    """Return the fastest step time in seconds for 1 to `limit` sequences, as far as MAX_SECONDS allows.
 
     Skipping the rest loses nothing: a slow model is bound by reading its weights, which a batch reads once.
     """
@@ -55,7 +55,7 @@ def measure(step: Callable[[int], int], limit: int, clock: Callable[[], float] =
 
 
 def serial_rows(costs: Mapping[int, float]) -> frozenset[int]:
-    """Return the batch sizes that decode faster one sequence at a time, from the seconds of a step of each size.
+    """Return the batch sizes that decode faster one sequence at a time, given the step time of each size in seconds.
 
     One row is a dot product; several are a matrix product, which is slow in llama.cpp for few rows.
     """

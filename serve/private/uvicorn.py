@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with timeouts for headers, idle connections, clients that don't read, and closing.
 
-uvicorn has a timeout only between requests. That it accepts a class as `http` is documented; the interface of that
-class is not, so this one extends uvicorn's own.
+uvicorn has a timeout only between requests. Passing a class as `http` is documented, but that class's interface is
+not, so this one extends uvicorn's own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MIN_SENT = 4096
 
 @dataclass(frozen=True)
 class Shared:
-    """What all connections share. `refused` is called for every error reply not sent by a route."""
+    """State shared by all connections. `refused` is called for every error reply not sent by a route."""
 
     limits: Limits
     connections: Connections
@@ -183,9 +183,9 @@ class Protocol(H11Protocol):
             self._end_upload(FULL)
 
     def _end(self) -> None:
-        """Close the connection after the last write. If the client is still sending, first discard that for a while.
+        """Close the connection after the last write. If the client is still sending, first discard input for a while.
 
-        Otherwise the client would get a connection reset, and might never see the reply.
+        Otherwise, the client would get a connection reset and might never see the reply.
         """
         self.shared.connections.busy(self)
         lingers = self._refused or self.conn.their_state is h11.SEND_BODY
@@ -247,7 +247,7 @@ class Protocol(H11Protocol):
             self.transport.abort()
 
     def _end_upload(self, refusal: Refusal) -> None:
-        """Reply before the body is complete. The route sees a disconnect; the log gets the real status."""
+        """Reply before the body is complete. The route sees a disconnect; the log records the real status."""
         cycle = self.cycle
         cycle.scope.setdefault("state", {})["refused"] = (refusal.status, refusal.code)
         cycle.disconnected = True

@@ -1,7 +1,7 @@
-"""JSON bodies, with limits on their structure, which decides how expensive a megabyte is to parse.
+"""Parses JSON bodies, with limits on their structure, which determines how expensive a megabyte is to parse.
 
-jiter (pydantic's parser) reads them: it rejects duplicate keys, lone surrogates, NaN, deep nesting and numbers of
-thousands of digits, and reports the position.
+The parser is jiter (pydantic's own): it rejects duplicate keys, lone surrogates, NaN, deep nesting and numbers with
+thousands of digits, and reports the position of the error.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import jiter
 
 from ..errors import ApiError
 
-# limits of the whole body: lists and objects, field names, strings, and values (many only in lists of token ids)
+# limits for the whole body: lists and objects, field names, strings, and values (many only in lists of token ids)
 MAX_CONTAINERS, MAX_NAMES, MAX_STRINGS, MAX_VALUES = 10_000, 30_000, 100_000, 300_000
-# fields of one object, and characters of a field name
+# fields per object, and characters per field name
 MAX_KEYS, MAX_KEY_CHARS = 4096, 1024
 # a string, even an unterminated one: its content is not structure
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
@@ -41,7 +41,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def _check_structure(body: bytes) -> None:
-    """Raise ApiError for too many lists, objects, fields, strings or values; content of strings does not count."""
+    """Raise ApiError for too many lists, objects, fields, strings or values; string contents do not count."""
     what = ""
     if body.count(b'"') - body.count(b'\\"') > 2 * MAX_STRINGS:
         what = f"{MAX_STRINGS:,} strings"
@@ -52,7 +52,7 @@ def _check_structure(body: bytes) -> None:
 
 
 def _over(text: bytes) -> str:
-    """Return the exceeded limit in words, "" if none is."""
+    """Return the exceeded limit in words, or "" if there is none."""
     if text.count(b"[") + text.count(b"{") > MAX_CONTAINERS:
         return f"{MAX_CONTAINERS:,} lists and objects"
     if text.count(b":") > MAX_NAMES:

@@ -45,7 +45,7 @@ class Bodies:
     async def run(
         self, http: Request, work: Callable[Arguments, Result], *args: Arguments.args, **named: Arguments.kwargs
     ) -> Result:
-        """Run a request's work in the thread when it is free. Raises ClientDisconnect if the client leaves before."""
+        """Run a request's work in the thread once it is free. Raises ClientDisconnect if the client leaves first."""
         async with self._turn:
             if await http.is_disconnected():
                 raise ClientDisconnect

@@ -16,7 +16,7 @@ UNSUPPORTED_VALUE = "unsupported_value"
 
 
 class FunctionDefinition(Wire):
-    """What a tool is called, does and takes."""
+    """A tool's name, description and parameters."""
 
     name: Annotated[str, Field(pattern=rf"^[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}$")]
     description: str | None = None
@@ -37,12 +37,12 @@ class Tool(Wire):
     function: FunctionDefinition
 
     def definition(self) -> dict[str, Any]:
-        """Return the definition as it was sent, without null fields."""
+        """Return the definition as sent, without null fields."""
         return {"type": "function", "function": self.function.model_dump(exclude_none=True)}
 
 
 def _choice(value: Any) -> Any:
-    """Accept "none" and "auto"; OpenAI's other choices need constrained decoding."""
+    """Accept "none" and "auto"; OpenAI's other choices require constrained decoding."""
     if value in ("none", "auto"):
         return value
     named = isinstance(value, dict) and value.get("type") in ("function", "allowed_tools", "custom")
@@ -61,7 +61,7 @@ class CalledFunction(Wire):
     arguments: Annotated[str, Field(description="JSON text of an object")]
 
     def checked(self) -> str:
-        """Return the arguments; "{}" for an empty text. Raises ValueError unless they are a JSON object."""
+        """Return the arguments, or "{}" if they are empty. Raises ValueError unless they are a JSON object."""
         text = self.arguments.strip() or "{}"
         try:
             value = json.loads(text)

@@ -1,7 +1,7 @@
 """How a request field is handled, declared with the field in the schema.
 
 A field without a mark is supported. `Unsupported` rejects it in validation; `Only`, `NoEffect` and `Extension` describe
-what schema and handlers do. docs/openai-api.md is generated from these marks.
+what the schema and handlers do. docs/openai-api.md is generated from these marks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Unsupported:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def check(self, value: Any) -> Any:
-        """Return a harmless value. Raises PydanticCustomError for any other."""
+        """Return a harmless value unchanged. Raises PydanticCustomError for any other."""
         if value in NOTHING or value in self.harmless:
             return value
         raise PydanticCustomError(UNSUPPORTED, "{what} not supported", {"what": self.what})
@@ -54,6 +54,6 @@ class NoEffect:
 
 @dataclass(frozen=True)
 class Extension:
-    """The field is not in OpenAI's API; `source` names the servers that have it."""
+    """The field is not in OpenAI's API; `source` names the servers that support it."""
 
     source: str

@@ -11,12 +11,12 @@ from starlette.requests import Request
 
 from ..errors import ApiError, busy
 
-# memory limit of all bodies, in bodies of the largest size
+# memory limit for all bodies together, in multiples of the maximum body size
 MAX_FULL_BODIES = 64
 # smaller bodies don't count: the connection limit bounds them
 SMALL_BYTES = 16_384
 # a client may pause this long; afterwards it must keep the minimum rate
-GRACE_S, MIN_RATE = 5.0, 4096  # bytes a second
+GRACE_S, MIN_RATE = 5.0, 4096  # bytes per second
 
 
 @dataclass(eq=False)
@@ -36,14 +36,14 @@ class Upload:
         self.timeout.reschedule(min(self._end, self._paid_until))
 
     def add(self, part: bytes) -> None:
-        """Add a part and extend the deadline by its duration at the minimum rate."""
+        """Add a chunk and extend the deadline by the time it takes at the minimum rate."""
         self.body += part
         latest = asyncio.get_running_loop().time() + GRACE_S
         self._paid_until = min(self._paid_until + len(part) / MIN_RATE, latest)
         self.timeout.reschedule(min(self._end, self._paid_until))
 
     def evict(self) -> None:
-        """Cancel the upload at the next step of the event loop."""
+        """Cancel the upload in the event loop's next iteration."""
         self.evicted = True
         self.body.clear()
         self.timeout.reschedule(0)
@@ -62,7 +62,7 @@ class Uploads:
     def __init__(self, max_bytes: int, timeout_s: float) -> None:
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
         self._held = 0  # bytes of bodies above SMALL_BYTES
-        self._incomplete: dict[Upload, None] = {}  # those still being received, oldest first
+        self._incomplete: dict[Upload, None] = {}  # still being received, oldest first
 
     @asynccontextmanager
     async def read(self, http: Request) -> AsyncIterator[bytes]:

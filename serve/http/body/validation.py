@@ -31,9 +31,9 @@ def validate(model: type[Model], value: dict[str, Any]) -> Model:
 
 @cache
 def _validator(model: type[BaseModel]) -> SchemaValidator:
-    """Return the model's validator, with lists that stop at their first error.
+    """Return the model's validator, modified so that each list stops at its first error.
 
-    pydantic collects every error of every element: half a million for a megabyte, in each branch of a union.
+    pydantic itself collects every error of every element: half a million per megabyte, in each branch of a union.
     """
     return SchemaValidator(_fail_fast(model.__pydantic_core_schema__))
 

@@ -25,12 +25,12 @@ class Wire(BaseModel):
 
     @classmethod
     def _nullable(cls) -> frozenset[str]:
-        """Return the fields in which null has a meaning."""
+        """Return the fields for which null is meaningful."""
         return frozenset()
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return an object without its null entries; other values unchanged."""
+    """Return an object without its null entries; return other values unchanged."""
     if not isinstance(value, dict) or None not in value.values():
         return value
     return {name: entry for name, entry in value.items() if entry is not None}

@@ -1,1 +1,1 @@
-"""The parts of replies that grow with prompts and completions, and how they are encoded."""
+"""The reply parts that grow with prompts and completions, and their encoding."""

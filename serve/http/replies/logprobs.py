@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's formats: of chats, of text completions, and of echoed prompts."""
+"""Log-probabilities in OpenAI's formats, for chats, text completions and echoed prompts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Piece = Callable[[int], bytes]
 
 
 def count(logprobs: Many[TokenLogprob]) -> int:
-    """Return how many log-probabilities there are, including those of alternatives."""
+    """Return how many log-probabilities there are, including alternatives."""
     return len(logprobs) * (1 + len(logprobs[0].top)) if logprobs else 0
 
 
 def of_chat(logprobs: Many[TokenLogprob], piece: Piece) -> Json | None:
-    """Return the logprobs of a chat choice, or None; `piece` returns the bytes of a token."""
+    """Return the logprobs of a chat choice, or None; `piece` returns a token's bytes."""
     if not logprobs:
         return None
     content = []
@@ -71,7 +71,7 @@ def _token(data: bytes, logprob: float) -> Json:
 
 
 def _top(entry: TokenLogprob, piece: Piece) -> dict[str, float]:
-    """Return the likeliest tokens and the token itself by name; of two with the same name, the likelier."""
+    """Return the likeliest tokens and the token itself by name; if two share a name, the likelier one."""
     result: dict[str, float] = {}
     for token, value in entry.top:
         result.setdefault(name(piece(token)), _finite(value))

@@ -1,4 +1,4 @@
-"""JSON encoding of replies that does not block the event loop: large ones in a thread, one at a time."""
+"""Encodes replies as JSON without blocking the event loop: large ones in a thread, one at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# up to this many log-probabilities are encoded in the event loop, in one or two milliseconds
+# up to this many log-probabilities are encoded in the event loop, which takes one or two milliseconds
 MAX_INLINE_LOGPROBS = 1024
 # list entries encoded per call, during which no other thread can run
 SLICE_ENTRIES = 256
@@ -18,7 +18,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def encode(value: Any) -> bytes:
-    """Return compact JSON in UTF-8, without characters that some clients treat as line ends.
+    """Return compact UTF-8 JSON, without characters that some clients treat as line breaks.
 
     Lines of server-sent events end at \\n and \\r, which JSON escapes. Clients that use str.splitlines (httpx's
     iter_lines) also split at the characters escaped here.
@@ -34,7 +34,7 @@ class Joined(tuple[list[Any], ...]):
 
 
 class SliceEncoder:
-    """Encodes replies as `encode` does, but long lists in slices, so that other threads can run in between.
+    """Encodes replies like `encode`, but splits long lists into slices, so that other threads can run in between.
 
     A long list that occurs several times is encoded once.
     """
@@ -76,7 +76,7 @@ class Writer:
     """Encodes replies: small ones at once, large ones in a thread. Shared by all requests."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()  # two threads would take the GIL from the loop twice as often
+        self._turn = asyncio.Lock()  # two threads would compete with the loop for the GIL twice as often
 
     async def make(self, making: Callable[[], bytes], logprobs: int) -> bytes:
         """Return the result of `making`, which encodes `logprobs` log-probabilities."""

@@ -30,7 +30,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/apply-template")
     async def apply_template(http: Request) -> Response:
-        """The text that the template makes of the messages: `{"prompt"}`."""
+        """The messages as rendered by the template: `{"prompt"}`."""
         request = await service.bodies.request(TemplateRequest, http)
         requests.check_model(request.model, service.served)
         return json_reply("prompt", await service.prepared(http, chat_text(request, service), "messages"))

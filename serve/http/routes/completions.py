@@ -18,7 +18,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions")
     async def completions(http: Request) -> Response:
-        """Texts or token ids, without a template; a BOS is added where the model has one."""
+        """Texts or token ids, without a template; a BOS token is added if the model is configured for one."""
         request = await service.bodies.request(CompletionRequest, http)
         requests.check_model(request.model, service.served)
         prompts = await service.prepared(http, completion_prompts(request, service), "prompt")

@@ -25,6 +25,6 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> Response:
-        """One of them; 404 for another name."""
+        """One model; 404 for any other name."""
         requests.check_model(name, service.served)
         return JSONResponse(model(name))

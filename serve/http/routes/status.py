@@ -17,7 +17,7 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/live")
     async def live() -> Response:
-        """200 while the process answers."""
+        """200 while the process responds."""
         return JSONResponse({"status": "live"})
 
     def state() -> str:
@@ -25,23 +25,23 @@ def add(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/ready")
     async def ready() -> Response:
-        """200 while requests are taken; 503 while the server drains or after a fault of the engine."""
+        """200 while requests are accepted; 503 while the server drains or after an engine failure."""
         return JSONResponse({"status": state()}, 200 if state() == "ready" else 503)
 
     @app.get("/health")
     async def health() -> Response:
-        """As `/health/ready`, with the status `ok` that llama.cpp's server gives."""
+        """Like `/health/ready`, with the status `ok` that llama.cpp's server returns."""
         return JSONResponse({"status": "ok" if state() == "ready" else state()}, 200 if state() == "ready" else 503)
 
     here = {"version": version(), "commit": commit(), "python": sys.version.split()[0]}
 
     @app.get("/version")
     async def versions() -> Response:
-        """Versions, the model, and the record of what is loaded: figures, verdict, thresholds."""
+        """Versions, the loaded model, and its record: measurements, verdict, thresholds."""
         model = {"model": service.served.name, "context_length": service.context}
         return JSONResponse({**here, **model, **service.served.record})
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Metrics in the format of Prometheus."""
+        """Metrics in Prometheus' format."""
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -10,7 +10,7 @@ from ..errors import ApiError
 from ..schema import DetokenizeRequest, TokenizeRequest
 from ..service import Service, json_reply
 
-# most tokens with pieces, each of which is an object of the reply; ids alone have no limit
+# maximum tokens with pieces, each of which becomes an object in the reply; ids alone have no limit
 MAX_PIECES = 50_000
 
 

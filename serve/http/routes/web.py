@@ -14,7 +14,7 @@ from ..service import Service
 
 WEB = Path(__file__).parents[2] / "web"
 FILES = "/web"
-# content types by suffix: the system's table may have a type for scripts that browsers refuse to run
+# content types by suffix: the system's table may contain a script type that browsers refuse to run
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

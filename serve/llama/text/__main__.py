@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _examined(said: dict[str, Any] | None) -> tuple[ChatTemplate | None, str | None, Found]:
-    """Return the template that the server sent, why no chat can be rendered, and how it writes calls and reasoning."""
+    """Return the server's template, why no chat can be rendered, and how the template writes calls and reasoning."""
     template = ChatTemplate(**{**said, "shape": Shape(**said["shape"])}) if said else None
     fault = _fault(template)
     if template is None or fault is not None:
@@ -130,7 +130,7 @@ def _prepare(texts: TextCodec) -> None:
 
 
 def _max_token_bytes(model: Model) -> int:
-    """Return an upper bound of the bytes of text that one token covers, 0 if there is none."""
+    """Return an upper bound on the text bytes covered by one token, or 0 if there is none."""
     if model.metadata().get("tokenizer.ggml.model") not in BOUNDED_TOKENS:
         return 0
     return max((len(model.token_text(i).encode("utf-8", "replace")) for i in range(model.n_vocab)), default=0)

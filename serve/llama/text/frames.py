@@ -24,7 +24,7 @@ class Kind(IntEnum):
     IDS = 0  # token ids, 32 bits each
     VALUE = 1  # JSON
     REFUSED = 2  # the message of a ChatError
-    TOO_LONG = 3  # a lower bound of the text's tokens
+    TOO_LONG = 3  # a lower bound on the text's token count
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def request(content: dict[str, Any]) -> bytes:
 
 
 def read_request(connection: socket.socket) -> dict[str, Any] | None:
-    """Wait for the next request; None once the server has closed the connection."""
+    """Wait for the next request; return None once the server has closed the connection."""
     head = _read(connection, REQUEST.size)
     body = _read(connection, REQUEST.unpack(head)[0]) if head else None
     content: dict[str, Any] | None = json.loads(body) if body else None

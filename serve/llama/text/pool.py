@@ -26,8 +26,8 @@ START_TIMEOUT_S = 120.0
 GRACE_S = 1.0
 # variables the children inherit: no API key, no token
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH")
-# threads of numerical libraries do not survive a fork; the GPU belongs to the server; a malloc arena for the thread of
-# a long text would use up 64 MiB of a worker's address space
+# numerical libraries' threads do not survive a fork; the GPU belongs to the server; a malloc arena for a long text's
+# thread would use up 64 MiB of a worker's address space
 CHILD_VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -99,7 +99,7 @@ class TextWorkers:
         data = request(content)
         with suppress(_WorkerLost):
             return await self._ask_once(data)
-        try:  # the worker was killed from outside or crashed on this text: a second one shows which
+        try:  # the worker was killed from outside or crashed on this text: a second attempt shows which
             return await self._ask_once(data)
         except _WorkerLost:
             raise TextFailed("rendering or tokenizing this text crashed or exceeded the memory limit") from None
@@ -139,7 +139,7 @@ class TextWorkers:
             while self._missing:
                 self._idle.put_nowait(self._fork_worker())
                 self._missing -= 1
-        except (OSError, MemoryError):  # no process, memory or descriptor left
+        except (OSError, MemoryError):  # out of processes, memory or file descriptors
             if self._missing == self._count:
                 raise TextUnavailable from None
 
@@ -168,7 +168,7 @@ class TextWorkers:
         self._missing += 1
 
     def _fork_worker(self) -> _Worker:
-        """Have the parent fork a worker, which can be sent a request at once. Raises OSError or MemoryError."""
+        """Have the parent fork a worker, which can be sent a request immediately. Raises OSError or MemoryError."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._numbers += 1

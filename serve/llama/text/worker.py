@@ -31,7 +31,7 @@ TIMER_MARGIN_S = 1.0
 class TextCodec:
     """A vocabulary and a chat encoder, `chat`, which is None if the model has no template.
 
-    `max_token_bytes` bounds the bytes of text that one token covers, 0 if there is no bound.
+    `max_token_bytes` is an upper bound on the text bytes covered by one token, or 0 if there is none.
     """
 
     model: Model
@@ -92,7 +92,7 @@ class TextCodec:
         return value([{"id": i, "piece": pieces[i]} for i in found])
 
     def _too_long(self, text: str, limit: int) -> Reply | None:
-        """Reject a text, before tokenizing it, that has too many bytes for the context whatever its tokens are."""
+        """Reject a text without tokenizing it if it has too many bytes for the context, however they are tokenized."""
         if not self.max_token_bytes or len(text) <= limit:
             return None
         least = -(-len(text.encode("utf-8", "replace")) // self.max_token_bytes)
