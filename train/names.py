@@ -1,4 +1,4 @@
-"""Settings of unsloth, TRL, transformers and bitsandbytes that have other names here."""
+"""unsloth, TRL, transformers and bitsandbytes settings that have different names here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DTYPES = {
     "torch.bfloat16": "bfloat16", "fp32": "float32", "float": "float32", "torch.float32": "float32", None: "auto",
     "None": "auto", "none": "auto", "null": "auto",
 }  # fmt: skip
-HELD_OUT = ("test", "validation", "eval")  # common names of splits in datasets
+HELD_OUT = ("test", "validation", "eval")  # common names for held-out splits
 REGEX = frozenset("\\.*+?()[]{}|^$")
 
 
 def dtype(value: Any) -> Any:
-    """Return our name of a dtype; return an unknown one unchanged, for validation to refuse."""
+    """Return our name for a dtype; an unknown dtype is returned unchanged, for validation to reject."""
     return DTYPES.get(value, value) if value is None or isinstance(value, str) else value
 
 
@@ -29,7 +29,7 @@ def reports(value: Any) -> Any:
 
 
 def targets(value: Any) -> Any:
-    """Return target_modules as a list of names, or as a regular expression as in PEFT; a string may be either."""
+    """Return target_modules as a list of names or, as in PEFT, a regular expression; a string may be either."""
     if isinstance(value, list) and len(value) == 1 and _is_pattern(value[0]):
         return value[0]
     if isinstance(value, str) and value.startswith("[") and value.endswith("]") and not _is_pattern(value[1:-1]):
@@ -40,7 +40,7 @@ def targets(value: Any) -> Any:
 
 
 def _is_pattern(value: Any) -> bool:
-    """Return whether a string is a regular expression; dots alone, as in "0.q_proj", belong to a name."""
+    """Return whether a string is a regular expression; dots alone, as in "0.q_proj", are part of a name."""
     return isinstance(value, str) and bool(REGEX - {"."} & set(value))
 
 
@@ -63,7 +63,7 @@ def _warmup(value: Any) -> Meaning:
 
 
 def _files(value: Any) -> Meaning:
-    """Return the paths in data_files (datasets): one file, or a training file and a held-out file."""
+    """Return the paths from data_files (datasets): one file, or a training file and a held-out file."""
     splits = value if isinstance(value, dict) else {"train": value}
     paths: dict[str, Any] = {}
     for split, files in splits.items():
@@ -76,7 +76,7 @@ def _files(value: Any) -> Meaning:
 
 
 def _responses_only(value: Any) -> Meaning:
-    """Return the meaning of train_on_responses_only; unsloth's turn markers are not needed."""
+    """Translate train_on_responses_only; unsloth's turn markers are not needed."""
     if value is None or isinstance(value, dict):
         value = True
     return {"data.assistant_only_loss": value}

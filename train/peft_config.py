@@ -1,4 +1,4 @@
-"""Read lora_config.json or adapter_config.json of PEFT, checked against peft.LoraConfig: no key is ignored silently."""
+"""Read PEFT's lora_config.json or adapter_config.json, checked against peft.LoraConfig: no key is silently ignored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # settings import this module
 
 CONFIG = "adapter_config.json"
 MAX_BYTES = 1 << 20
-# keys about a config's origin, or how PEFT stores an adapter in memory, that don't change training; PEFT sets
+# keys about a config's origin, or how PEFT keeps an adapter in memory, that don't affect training; PEFT sets
 # fan_in_fan_out itself, depending on the layer
 INFORMATIONAL = frozenset(
     {
@@ -32,8 +32,8 @@ INFORMATIONAL = frozenset(
         "fan_in_fan_out",
     }
 )  # fmt: skip
-# keys with which training continues exactly, whatever the value: PEFT builds the layers from the adapter's config, and
-# a merge applies them. The configs of initialisations (such as eva_config) took effect before the adapter was saved
+# keys that training resumes exactly, whatever their value: PEFT builds the layers from the adapter's config, and a
+# merge applies them. Initialisation configs (such as eva_config) took effect before the adapter was saved
 CONTINUED = frozenset(
     {
         "use_dora", "lora_bias", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save",
@@ -41,14 +41,14 @@ CONTINUED = frozenset(
         "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size",
     }
 )  # fmt: skip
-# other initialisations change the base's weights: such an adapter can't be merged onto the base
+# other initialisations change the base's weights, so the adapter can't be merged onto the base
 PLAIN_STARTS = (True, False, "gaussian", "eva")
 TASK, TYPE, START = "task_type", "peft_type", "init_lora_weights"
 Config = dict[str, Any]
 
 
 def read(path: Path) -> Config:
-    """Return the JSON object in a PEFT config file. Raises ConfigError if it can't be read or isn't one."""
+    """Return the JSON object in a PEFT config file. Raises ConfigError if the file can't be read or isn't an object."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
@@ -77,7 +77,7 @@ def adapter_path(settings: TrainSettings) -> Path:
 
 
 def start_notes(settings: TrainSettings) -> tuple[str, str]:
-    """Return a note on the adapter that training starts from, and a warning about a new adapter's scale.
+    """Return a note about the adapter that training starts from, and a warning about a new adapter's scale.
 
     Either may be empty.
     """
@@ -97,10 +97,10 @@ def start_notes(settings: TrainSettings) -> tuple[str, str]:
 
 
 def new_adapter(path: Path, section: type[BaseModel]) -> Config:
-    """Return the settings (fields of `section`) of a PEFT config for a new adapter.
+    """Return the settings (fields in `section`) from a PEFT config for a new adapter.
 
-    A key without a setting is accepted with PEFT's default of the same type (1 is not true), or with an empty value
-    (null, [], {}). Raises ConfigError with every other key, its value and what is supported.
+    A key without a setting is accepted if its value is PEFT's default with the same type (1 is not true) or empty
+    (null, [], {}). Raises ConfigError listing every other key, its value and what is supported.
     """
     content = read(path)
     known = set(section.model_fields) - {"config_file", "resume_adapter"}
@@ -117,7 +117,7 @@ def new_adapter(path: Path, section: type[BaseModel]) -> Config:
 
 
 def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
-    """Return why training can't continue exactly from the adapter with this adapter_config.json."""
+    """Return why training can't resume exactly from the adapter with this adapter_config.json."""
     try:
         content = read(path)
     except ConfigError as error:
@@ -132,9 +132,9 @@ def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
 
 
 def continued(path: Path, section: type[BaseModel]) -> Config:
-    """Return the settings (fields of `section`) of a trained adapter; missing ones are PEFT's defaults.
+    """Return a trained adapter's settings (fields in `section`); missing values are PEFT's defaults.
 
-    target_modules is included only if it is a list: patterns and PEFT's own choice depend on the base (`targets`).
+    target_modules is included only if it is a list: patterns and PEFT's own choice depend on the base (see `targets`).
     """
     content = read(path)
     names = [name for name in section.model_fields if name in defaults()]
@@ -147,9 +147,9 @@ def continued(path: Path, section: type[BaseModel]) -> Config:
 
 
 def targets(directory: Path, model: Any) -> list[str] | None:
-    """Return the modules of `model` that the adapter in `directory` changes, as PEFT finds them; None if none.
+    """Return the modules in `model` changed by the adapter in `directory`, as found by PEFT; None if there are none.
 
-    Returns short names if they cover exactly these modules, otherwise full names.
+    Returns short names if they match exactly these modules, otherwise full names.
     """
     from peft import LoraConfig
 
@@ -169,7 +169,7 @@ def targets(directory: Path, model: Any) -> list[str] | None:
 @cache
 def defaults() -> Config:
     """Return peft.LoraConfig's fields and their defaults, as JSON values."""
-    from peft import LoraConfig  # takes seconds: only if a config is read
+    from peft import LoraConfig  # takes seconds, so import it only when a config is read
 
     config = LoraConfig()
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
-    """Return a JSON object from its pairs. Raises ValueError for a duplicate key, since a value would be lost."""
+    """Return a JSON object from its pairs. Raises ValueError for a duplicate key, which would lose a value."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -191,7 +191,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
 
 
 def _kind_faults(path: Path, content: Config) -> list[str]:
-    """Return faults for another task or another kind of adapter; "CAUSAL LM" counts as CAUSAL_LM."""
+    """Return faults for an unsupported task or adapter type; "CAUSAL LM" counts as CAUSAL_LM."""
     task, kind = content.get(TASK), content.get(TYPE)
     faults = []
     if task is not None and str(task).upper().replace(" ", "_").replace("-", "_") != "CAUSAL_LM":
@@ -202,7 +202,7 @@ def _kind_faults(path: Path, content: Config) -> list[str]:
 
 
 def _fault(path: Path, key: str, value: Any, why: str) -> list[str]:
-    """Return the fault of a key without a setting; empty if its value has no effect."""
+    """Return the fault for a key without a setting; empty if the value has no effect."""
     if value is None:
         return []
     if key not in defaults():
@@ -227,7 +227,7 @@ def _type_faults(path: Path, values: Config, section: type[BaseModel]) -> list[s
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Return whether two JSON values are equal including types: 1 is not true, and 0 is not false."""
+    """Return whether two JSON values are equal, including types: 1 is not true, and 0 is not false."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):

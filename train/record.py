@@ -1,4 +1,4 @@
-"""Make train.json: the base, data, adapter, settings and metrics of a training run."""
+"""Build train.json: a training run's base, data, adapter, settings and metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def record_of(
     metrics: dict[str, Any],
     world: World,
 ) -> TrainRecord:
-    """Return the record of a run whose adapter and exam are written; `metrics` are for the whole run."""
+    """Return the record for a run whose adapter and exam are already written; `metrics` cover the whole run."""
     packages = (*PACKAGES, "unsloth") if resolved.base.backend == "unsloth" else PACKAGES
     return TrainRecord.model_validate(
         {

@@ -1,4 +1,4 @@
-"""The settings of a run with every "auto" resolved, as one frozen value."""
+"""A run's settings with every "auto" resolved, as one frozen value."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Resolved:
-    """The resolved settings of a run; `steps` are the planned optimizer steps.
+    """A run's resolved settings; `steps` is the planned number of optimizer steps.
 
-    `parent_sha256` is that of the adapter that training started from (`tree_sha256`), None if there is none.
+    `parent_sha256` is the `tree_sha256` of the adapter that training started from, or None.
     """
 
     settings: TrainSettings
@@ -82,11 +82,11 @@ class Resolved:
         return self._with("run", name=name)
 
     def packing(self, packed: bool) -> Resolved:
-        """Return a copy with data.packing, which is known only after loading the base."""
+        """Return a copy with data.packing set, which is known only after loading the base."""
         return self._with("data", packing=packed)
 
     def yaml(self) -> str:
-        """Return config.yaml, which --config accepts."""
+        """Return the content of config.yaml, which --config accepts."""
         return yaml.safe_dump(self.settings.model_dump(), sort_keys=False, allow_unicode=True)
 
     def _with(self, section: str, **values: Any) -> Resolved:
@@ -94,18 +94,18 @@ class Resolved:
 
 
 def undecided(settings: TrainSettings) -> list[str]:
-    """Return the keys of the settings that are still "auto"."""
+    """Return the keys of settings that are still "auto"."""
     dump = settings.model_dump()
     return [f"{section}.{key}" for section, key in auto_keys() if dump[section][key] == AUTO]
 
 
 def auto_keys() -> Iterator[tuple[str, str]]:
-    """Yield section and key of each setting that may be "auto"."""
+    """Yield the section and key of each setting that may be "auto"."""
     for path, info in fields(TrainSettings):
         if AUTO in words(info.annotation):
             yield path[0], path[1]
 
 
 def changed(settings: TrainSettings, section: str, **values: Any) -> TrainSettings:
-    """Return the settings with changed values in a section."""
+    """Return the settings with updated values in one section."""
     return settings.model_copy(update={section: getattr(settings, section).model_copy(update=values)})

@@ -1,4 +1,4 @@
-"""Resume a run, found by name or by settings and data, only if its settings and inputs are unchanged."""
+"""Resume a run, found by name or by settings and data, if its settings and inputs are unchanged."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .settings import TrainSettings
 from .started import STARTED, StartedRun, inputs, write_config, write_started
 from .world import World
 
-DISK_BYTES = 500_000_000  # checkpoints and the adapter of a small model; the plan has the real number
-# settings kept from the start when resuming: memory and machine may change, but not the model
+DISK_BYTES = 500_000_000  # checkpoints and adapter for a small model; the plan computes the actual number
+# settings kept from the original start when resuming: memory and machine may change, but not the model
 FIXED = (
     ("base", "revision"),
     ("base", "quantization"),
@@ -30,7 +30,7 @@ FIXED = (
     ("train", "optim"),
 )
 OPEN = ("auto", None)
-# paths in a run that training reads or writes
+# run paths that training reads or writes
 TOUCHED = (
     CONFIG, STARTED, "train.json", "report.html", "adapter", "checkpoints", "exam", "logs", "logs/metrics.jsonl",
     "logs/trainer-stats.json",
@@ -41,8 +41,8 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
     """Check that the run is writable, and resolve the settings needed before the data is read.
 
     Without a name, the newest unfinished run with the same settings, data and base is resumed, so that repeating a
-    command after an interruption continues it; with `resume` there must be one. A resumed run keeps its template date
-    and its resolved model settings.
+    command after an interruption resumes the run; with `resume`, such a run must exist. A resumed run keeps its
+    template date and resolved model settings.
     """
     root, name = Path(settings.run.root), settings.run.name
     check_writable(root, DISK_BYTES, "training")
@@ -60,7 +60,7 @@ def choose(settings: TrainSettings, resume: bool) -> TrainSettings:
 
 
 def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
-    """Return the settings with values resolved at the run's start, for those that are still set as then."""
+    """Return the settings with the values resolved at the run's start, where the setting itself is unchanged."""
     for section, key in (*FIXED, ("chat", "date")):
         now, used = getattr(settings, section), started.used.get(section, {}).get(key)
         same = getattr(now, key) == started.asked.get(section, {}).get(key) or (key == "date" and now.date is None)
@@ -70,7 +70,7 @@ def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
 
 
 def settle_name(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
-    """Return the settings with the run's name, as set or newly made."""
+    """Return the settings with the run's name, as set or newly generated."""
     name = settings.run.name or runs.new_id(prepared.base.name, settings.data.path)
     return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
 
@@ -88,7 +88,7 @@ def finished_run(settings: TrainSettings, prepared: Prepared) -> Run:
 
 
 def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> tuple[Run, Resolved]:
-    """Return the run to train and its settings; write config.yaml. `asked` are the settings before resolution.
+    """Return the run to train and its settings; write config.yaml. `asked` contains the settings before resolution.
 
     An existing run is resumed if its settings, data and base are the same.
     """
@@ -114,7 +114,7 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
 
 
 def _check_same(started: StartedRun, settings: TrainSettings, found: dict[str, str | None]) -> None:
-    """Raise RunError with every difference between a run's start and the current settings and inputs."""
+    """Raise RunError listing every difference between a run's start and the current settings and inputs."""
     faults = started.differences(settings)
     faults += [
         f"{key.removesuffix('_sha256')}: its content has changed since the run started"
@@ -129,7 +129,7 @@ def _check_same(started: StartedRun, settings: TrainSettings, found: dict[str, s
 
 
 def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
-    """Return the newest unfinished run that was started with these settings and data."""
+    """Return the newest unfinished run started with these settings and data."""
     given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
     hashes = {k: data_sha256(Path(path)) if path and Path(path).exists() else None for k, path in given.items()}
     runs_there = [Run(p) for p in runs.directories(root) if os.path.isfile(p / CONFIG)]
@@ -139,7 +139,7 @@ def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
 
 
 def _started_with(run: Run, settings: TrainSettings, hashes: dict[str, str | None]) -> StartedRun | None:
-    """Return the run's start if it had these settings and data and can be resumed, else None."""
+    """Return the run's start if its settings and data match and it can be resumed, else None."""
     try:
         started = StartedRun.read(run)
     except (FileError, RunError):

@@ -1,4 +1,4 @@
-"""TrainSettings: names are those of PEFT and TRL, so that their guides apply."""
+"""TrainSettings: names match PEFT and TRL, so that their guides apply."""
 
 from __future__ import annotations
 
@@ -249,14 +249,14 @@ class TrainSettings(Strict):
 
     @classmethod
     def settle(cls, flat: Flat) -> list[str]:
-        """Insert the values of lora.config_file with the precedence of the source that set it."""
+        """Insert the values from lora.config_file, with the precedence of the source that set it."""
         given = flat.get(("lora", "config_file"))
         if given is None or not isinstance(given.value, str):
             return []
         try:
             read = read_peft_config(Path(given.value))
         except ConfigError:
-            del flat["lora", "config_file"]  # otherwise validation would repeat the faults
+            del flat["lora", "config_file"]  # otherwise validation would report the faults twice
             raise
         notes = []
         for key, value in read.items():
@@ -271,8 +271,8 @@ class TrainSettings(Strict):
 
 
 def read_peft_config(path: Path) -> dict[str, Any]:
-    """Return the lora settings of a PEFT lora_config.json or adapter_config.json.
+    """Return the lora settings from a PEFT lora_config.json or adapter_config.json.
 
-    Raises ConfigError with every key that would change training but has no setting.
+    Raises ConfigError listing every key that would affect training but has no setting.
     """
     return new_adapter(path, LoraSection)

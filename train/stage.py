@@ -41,9 +41,9 @@ from .world import World
 
 
 def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> TrainRecord | None:
-    """Train from the start or the newest complete checkpoint, and write the record last.
+    """Train from the beginning or the newest complete checkpoint, and write the record last.
 
-    The main process writes and returns the record; others return None.
+    The main process writes and returns the record; other processes return None.
     """
     checkpoint, step = last_checkpoint(run.path / "checkpoints")
     set_seed(resolved.train.seed)
@@ -73,7 +73,7 @@ def train(resolved: Resolved, prepared: Prepared, run: Run, world: World) -> Tra
 
 @contextmanager
 def _fast_layers(model: Any, resolved: Resolved, loader: Backend, world: World) -> Iterator[FastLayers | None]:
-    """Use fused and compiled layers inside the context, if there is a GPU."""
+    """Inside the context, use fused and compiled layers if there is a GPU."""
     if not loader.packs or world.device.type != "cuda":
         yield None
         return
@@ -120,7 +120,7 @@ def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Ex
 
 
 def _specials_check(prepared: Prepared) -> SpecialsCheck | None:
-    """Return the check of how artefacts read special strings in messages; None for plain texts."""
+    """Return the check for how artefacts tokenize special strings in messages; None for plain texts."""
     if prepared.template is None or prepared.format == "text":
         return None
     try:
@@ -183,7 +183,7 @@ def _save_adapter(run: Run, model: Any, prepared: Prepared) -> None:
 
 
 def _tokenizer(prepared: Prepared) -> Any:
-    """Return the tokenizer with the run's template, not the base's, for checkpoints and the adapter."""
+    """Return the tokenizer for checkpoints and the adapter, with the run's template instead of the base's."""
     if prepared.template is not None:
         prepared.tokenizer.chat_template = prepared.template.source
     return prepared.tokenizer
@@ -192,16 +192,16 @@ def _tokenizer(prepared: Prepared) -> Any:
 def _name_base(path: Path, base_id: str) -> None:
     """Set the base's id in the adapter's config, since local paths are useless elsewhere.
 
-    It is set only at the end: with an id, PEFT would contact the Hub about the base at every checkpoint.
+    The id is set only at the end: with an id, PEFT would query the Hub about the base at every checkpoint.
     """
     config = {**read_json(path), "base_model_name_or_path": base_id}
     path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _whole_run(trainer: PackedTrainer, metrics: dict[str, Any]) -> dict[str, float]:
-    """Return steps, speed and the mean of the logged losses.
+    """Return the steps, speed and mean logged loss.
 
-    After a resume, transformers' own mean divides the losses of the last part by all steps.
+    After a resume, transformers' own mean would divide the losses since the resume by all steps.
     """
     history = trainer.state.log_history
     logged = [float(entry["loss"]) for entry in history if "loss" in entry] or [float(metrics["train_loss"])]

@@ -1,4 +1,4 @@
-"""A run's start: started.json (settings as given, hashes of inputs) and config.yaml (resolved settings)."""
+"""A run's start: started.json (settings as given, input hashes) and config.yaml (resolved settings)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Settings = dict[str, dict[str, Any]]
 class StartedRun:
     """A started run: its settings as given (`asked`) and as resolved (`used`), and its `inputs`.
 
-    `whole` is False if an older version started it, which did not record resolved settings.
+    `whole` is False if the run was started by an older version that did not record resolved settings.
     """
 
     run: Run
@@ -53,18 +53,18 @@ class StartedRun:
 
     @property
     def created(self) -> datetime:
-        """The time of the start; the file's time if an older version did not record it."""
+        """The start time; the file's modification time if an older version did not record it."""
         try:
             return moment(str(self.inputs["created"]))
         except (KeyError, ValueError, OverflowError):
             return datetime.fromtimestamp((self.run.path / STARTED).stat().st_mtime, UTC)
 
     def differences(self, settings: TrainSettings) -> list[str]:
-        """Return each setting that equals neither the given nor the resolved value at the run's start."""
+        """Return each setting that matches neither the given nor the resolved value from the run's start."""
         defaults = {path: info.get_default(call_default_factory=True) for path, info in fields(TrainSettings)}
         found = []
         for (section, key), value in _comparable(settings).items():
-            default = defaults[section, key]  # for settings that an older version did not have
+            default = defaults[section, key]  # for settings that an older version lacked
             was, used = (part.get(section, {}).get(key, default) for part in (self.asked, self.used))
             if value not in (was, used) and not ((section, key) == ("chat", "date") and value is None):
                 became = f" (resolved: {show(used)})" if used != was else ""
@@ -75,7 +75,7 @@ class StartedRun:
 
 
 def write_config(run: Run, resolved: Resolved) -> None:
-    """Write the resolved settings; keep a push section that was edited there by hand."""
+    """Write the resolved settings, keeping a push section that was edited by hand."""
     text = resolved.yaml()
     if (run.path / CONFIG).is_file() and resolved.settings.push.repo is None:
         push = StartedRun.read(run).used.get("push", {})
@@ -84,13 +84,13 @@ def write_config(run: Run, resolved: Resolved) -> None:
 
 
 def write_started(run: Run, asked: TrainSettings, found: dict[str, str | None]) -> None:
-    """Write the settings as given, and the hashes of the inputs."""
+    """Write the settings as given and the input hashes."""
     content = {**found, "created": now(), "asked": asked.model_dump()}
     write_atomic(run.path / STARTED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def inputs(prepared: Prepared) -> dict[str, str | None]:
-    """Return the hashes of a run's inputs: data files, base, template, training rows and held-out rows."""
+    """Return a run's input hashes: data files, base, template, training rows and held-out rows."""
     return {
         "data_sha256": prepared.data_sha256,
         "eval_sha256": prepared.eval_sha256,
@@ -110,7 +110,7 @@ def template_inputs(prepared: Prepared) -> dict[str, str | None]:
 
 
 def _rows_sha256(rows: Iterable[Row]) -> str:
-    """Return one sha256 over the ids and spans of rows."""
+    """Return one sha256 over all rows' ids and spans."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(
@@ -120,7 +120,7 @@ def _rows_sha256(rows: Iterable[Row]) -> str:
 
 
 def _comparable(settings: TrainSettings) -> dict[tuple[str, str], Any]:
-    """Return the settings without those that are only locations or apply after training."""
+    """Return the settings except the ones that are only locations or apply after training."""
     dump = settings.model_dump()
     flat = {
         (s, key): value for s, section in dump.items() for key, value in section.items() if s not in ("run", "push")

@@ -1,4 +1,4 @@
-"""This process among those that train a run: its rank, its device, and whether it writes."""
+"""This process among the processes training a run: its rank, its device, and whether it writes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from burnish.config import ConfigError
 
-if TYPE_CHECKING:  # torch takes seconds, and data is checked without it
+if TYPE_CHECKING:  # importing torch takes seconds, and data is checked without it
     import torch
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of a run: `rank` of `size`, and `local_rank` on this machine.
+    """This process among a run's processes: `rank` of `size`, and `local_rank` on this machine.
 
     The default is a single process. Only the main process, rank 0, prints and writes.
     """
@@ -29,7 +29,7 @@ class World:
     def read(cls, environment: Mapping[str, str]) -> World:
         """Read torchrun's variables.
 
-        Raises ConfigError if one of them is not a number, or they are inconsistent.
+        Raises ConfigError if a variable is not a number, or the variables are inconsistent.
         """
         names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         values = {name: environment.get(name, default) for name, default in names.items()}
@@ -50,7 +50,7 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """The device of this process: its GPU if torch finds one, else the CPU."""
+        """This process's device: its GPU if torch finds one, else the CPU."""
         import torch
 
         if not torch.cuda.is_available():
@@ -59,7 +59,7 @@ class World:
 
     @contextmanager
     def only_main_prints(self) -> Iterator[None]:
-        """Discard the output of all processes but the main one; exceptions pass, and are printed outside."""
+        """Discard output in all processes except the main one; exceptions propagate and are printed outside."""
         if self.is_main:
             yield
             return

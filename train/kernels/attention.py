@@ -13,7 +13,7 @@ from ..private.transformers import attention_configs, attention_switched
 
 NAME = "burnish_packed"
 MAX_HEAD_WIDTH = 256
-_MAX_LENGTH_STEP = 256  # the longest row's length is rounded up, for fewer variants in the compiler
+_MAX_LENGTH_STEP = 256  # the longest row's length is rounded up, so that the compiler builds fewer variants
 
 
 class NotPackable(Exception):
@@ -21,9 +21,9 @@ class NotPackable(Exception):
 
 
 def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]:
-    """Return forward's arguments for rows of these lengths: position_ids [1, T] and row boundaries [n + 1].
+    """Return the forward arguments for rows of these lengths: position_ids [1, T] and row boundaries [n + 1].
 
-    The names are those that transformers' models pass to their attention function.
+    The names match what transformers models pass to their attention function.
     """
     borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
     positions = torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0)
@@ -39,16 +39,16 @@ def packed_arguments(lengths: list[int], device: torch.device) -> dict[str, Any]
 
 
 def packed(configs: list[Any]) -> AbstractContextManager[None]:
-    """Make a model attend only within packed rows (see `packed_arguments`) inside the context."""
+    """Restrict a model's attention to within packed rows (see `packed_arguments`) inside the context."""
     return attention_switched(configs, NAME, attend)
 
 
 @torch.no_grad()
 def padding_reason(model: Any) -> str:
-    """Return why a model's rows can't be packed; "" if they can.
+    """Return why a model's rows can't be packed, or "" if they can.
 
-    Leaks between rows (as in state-space layers) are tested with two short rows, packed and separate. Features that
-    such rows would not reveal are read from the configuration.
+    Leakage between rows (as in state-space layers) is tested with two short rows, packed and separate. Features that
+    short rows would not reveal are read from the configuration.
     """
     inner, was_training = model.get_base_model(), model.training
     config, body = inner.config.get_text_config(), getattr(inner, inner.base_model_prefix, None)
@@ -75,7 +75,7 @@ def padding_reason(model: Any) -> str:
 
 
 def _kernel_fault(model: Any) -> str:
-    """Return why the GPU's variable-length kernel can't be used (it needs Ampere, 16 bits, heads up to 256)."""
+    """Return why the GPU's variable-length kernel can't be used (requires Ampere, 16 bits, heads up to 256)."""
     if model.device.type != "cuda":
         return ""
     if torch.cuda.get_device_capability() < (8, 0):
@@ -140,7 +140,7 @@ def _row_by_row(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """The same as `_varlen` without that kernel: one row at a time."""
+    """Compute the same as `_varlen` without the kernel, one row at a time."""
     rows = []
     for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
         q, k, v = (x[:, :, start:end] for x in (query, key, value))
@@ -159,9 +159,9 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
 
 
 def _groups() -> dict[str, bool]:
-    """Return this torch's kernel option for heads that share keys and values.
+    """Return the installed torch's kernel option for heads that share keys and values.
 
-    Version 2.11 needs none (tests/test_train_gpu.py compares its gradients), later versions do.
+    Version 2.11 needs none (tests/test_train_gpu.py compares its gradients); later versions need one.
     """
     from torch.nn.attention.varlen import varlen_attn
 

@@ -17,7 +17,7 @@ from .offload import Offload
 class FastLayers:
     """A model's compiled decoder layers, used only in training steps.
 
-    Evaluation and the exam run the original model: their shapes rarely repeat, so compilation would not pay off.
+    Evaluation and the exam run the original model, since their shapes rarely repeat and compilation would not pay off.
     """
 
     def __init__(self, model: Any, compiled: bool) -> None:
@@ -29,10 +29,10 @@ class FastLayers:
     def checkpoint(self) -> None:
         """Store only each compiled layer's input, in host memory, and recompute the rest in the backward pass.
 
-        The compiler does this. Unlike torch.utils.checkpoint it skips what no gradient needs, mainly the layer's last
-        product, a quarter of its arithmetic.
+        The compiler does the recomputation. Unlike torch.utils.checkpoint, it skips operations that no gradient needs,
+        mainly the layer's last product, a quarter of its arithmetic.
         """
-        torch.compiler.reset()  # layers may have been compiled to store more
+        torch.compiler.reset()  # layers may have been compiled to save more tensors
         self._offload = Offload(len(self.layers))
 
     @contextmanager

@@ -1,10 +1,10 @@
 """LoRA layers as one GPU operation: frozen weights in 4 or 16 bits, and the adapter's thin products.
 
-PEFT's layer takes about thirty small operations, including casts, whose launches take longer than the arithmetic for a
-small micro-batch. Layers with the same input (q, k, v; gate, up) are one operation: the adapters' products read the
-input once, and its gradient is written once. The operations are opaque to torch.compile, which fuses the code between
-them. They are defined with torch.library's low-level API, whose calls cost less than a custom_op's. The thin product is
-computed first, so that the large one adds to it while writing; the other order would read and write it once more.
+PEFT's layer launches about thirty small operations, including casts, and for a small micro-batch the launches take
+longer than the arithmetic. Layers with the same input (q, k, v; gate, up) form one operation: the adapter products
+read the input once, and its gradient is written once. The operations are opaque to torch.compile, which fuses the code
+between them. torch.library's low-level API has a lower call overhead than custom_op. The thin product is computed
+first, so that the large one accumulates into it; the reverse order would read and write the output once more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _lora(
     """Compute from x [T, in] and low = x·[A₁; A₂; …]ᵀ [T, Σr] for each layer i: x·Wᵢᵀ + lowᵢ·(factorᵢ·Bᵢ)ᵀ [T, outᵢ].
 
     `a` [r, in] and `b` [out, r] are the trained float32 tensors, which receive the gradients; `a_low` [Σr, in] and
-    `b_low` have A and factor·B in x's dtype. `low` is computed separately because backward needs it but not y.
+    `b_low` have A and factor·B in x's dtype. `low` is computed separately because backward needs `low` but not y.
     """
     parts = _split(low, b_low)
     return [(part @ b_low[i].t()).addmm_(x, _dense(weights, scales, i, outs[i], x).t()) for i, part in enumerate(parts)]
@@ -117,7 +117,7 @@ torch.library.register_autograd("burnish::lora", _gradients, setup_context=_save
 
 
 class _Group(torch.nn.Module):
-    """Layers with the same input, as one operation. The first one called computes for all of them."""
+    """Layers with the same input, as one operation. The first layer called computes the outputs of all."""
 
     a_low: Tensor
 
@@ -132,7 +132,7 @@ class _Group(torch.nn.Module):
         self.register_buffer("a_low", torch.cat([each.detach().to(dtype) for each in a]), persistent=False)
         self.ranks = [len(each) for each in a]
         for i, (layer, base) in enumerate(zip(layers, bases, strict=True)):
-            # a plain tensor on the same memory, because the compiler does not work with bitsandbytes' class
+            # a plain tensor sharing the memory, because the compiler does not support bitsandbytes' class
             self.register_buffer(f"weight_{i}", base.weight.detach().as_subclass(Tensor), persistent=False)
             self.register_buffer(f"b_{i}", layer.lora_B[NAME].weight.detach().to(dtype, copy=True), persistent=False)
             if (scales := block_scales(base.weight)) is not None:
@@ -150,7 +150,7 @@ class _Group(torch.nn.Module):
         return y.view(*x.shape[:-1], self.outs[place])
 
     def _outputs(self, x: Tensor, layers: list[Any]) -> tuple[Tensor, ...]:
-        # the operation computes the whole gradient, including the part through `low`
+        # detached: the operation computes the full gradient, including the part through `low`
         low = x.detach() @ self.a_low.t()
         outputs: list[Tensor] = torch.ops.burnish.lora.default(
             x, low, self._each("weight"), self._each("scales") if hasattr(self, "scales_0") else [], self.outs,
@@ -163,14 +163,14 @@ class _Group(torch.nn.Module):
         return [getattr(self, f"{name}_{i}") for i in range(len(self.outs))]
 
     def adapter(self) -> list[Tensor]:
-        """Return views of the buffers with the adapter: each layer's A, then each layer's B."""
+        """Return views of the adapter buffers: each layer's A, then each layer's B."""
         return [*torch.split(self.a_low, self.ranks), *self._each("b")]
 
 
 class Fused:
-    """The LoRA layers of a model that use the fused operation when gradients are computed.
+    """A model's LoRA layers that use the fused operation when gradients are computed.
 
-    Layers that can't (dropout, several adapters, other quantization) keep PEFT's code.
+    Layers that can't be fused (dropout, several adapters, other quantization) keep PEFT's code.
     """
 
     def __init__(self, model: Any) -> None:
@@ -199,13 +199,13 @@ class Fused:
         self._groups.clear()
 
     def clear(self) -> None:
-        """Drop unused outputs, after an aborted pass or if a model skips a layer."""
+        """Drop unused outputs after an aborted pass or a skipped layer."""
         for group in self._groups:
             group.outputs = None
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the trained adapter into the buffers, once per step for all layers."""
+        """Copy all layers' trained adapter weights into the buffers, once per step."""
         if not self.layers:
             return
         copy_scaled(self._low, self._trained, self._factors)

@@ -15,7 +15,7 @@ CHUNK = 1024  # tokens whose logits are in memory: 0.25 GiB in bfloat16 with a v
 def response_nll(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torch.Tensor:
     """Return the summed negative log-likelihood of `targets` [N] for `hidden` [N, width] and a frozen linear head.
 
-    The gradient is computed in the forward pass, so that each chunk of logits is computed only once.
+    The forward pass also computes the gradient, so that each chunk of logits is computed only once.
     """
     apply: Any = _FrozenHeadNll.apply
     loss: torch.Tensor = apply(hidden, head.weight, getattr(head, "bias", None), targets)

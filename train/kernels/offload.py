@@ -1,4 +1,4 @@
-"""Store activation checkpoints of decoder layers in host memory until their backward pass."""
+"""Store decoder layers' activation checkpoints in host memory until the backward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from burnish.console import warn
 
 @dataclass
 class Offloaded:
-    """One layer's input: in pinned host memory, and back on the GPU when backward needs it."""
+    """A layer's input in pinned host memory, copied back to the GPU when backward needs it."""
 
     host: torch.Tensor
     device: torch.device
@@ -23,9 +23,9 @@ class Offloaded:
 
 
 class Offload:
-    """Copies layer inputs to the host in forward, and each back during the backward pass of the following layer.
+    """Copies layer inputs to the host in forward, and prefetches each during the next layer's backward pass.
 
-    Copies use a separate stream, in parallel to computation. The last layer's input stays: it is needed at once.
+    Copies run on a separate stream, in parallel with computation. The last layer's input, needed first, stays.
     """
 
     def __init__(self, layers: int) -> None:
@@ -35,13 +35,13 @@ class Offload:
         self._full = False
 
     def clear(self) -> None:
-        """Drop what a forward pass without a backward pass saved, after pending copies have finished."""
+        """Drop the inputs saved by a forward pass without a backward pass, once pending copies have finished."""
         if self._offloaded:
             torch.cuda.current_stream().wait_stream(self._stream)
         self._offloaded.clear()
 
     def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a layer's call that offloads its first argument [1, T, hidden] when it is saved for backward."""
+        """Wrap a layer's call so that its first argument [1, T, hidden] is offloaded when saved for backward."""
 
         def offloading(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             address, shape = hidden.data_ptr(), hidden.shape
@@ -59,7 +59,7 @@ class Offload:
     def _store(self, saved: torch.Tensor) -> Offloaded | torch.Tensor:
         try:
             host = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True)
-        except RuntimeError:  # CUDA's own error, not torch's of a full device
+        except RuntimeError:  # CUDA's own error, not torch.OutOfMemoryError
             self._full = True
             warn("the host has no pinned memory left for activation checkpoints: the others stay on the GPU")
             return saved
@@ -74,7 +74,7 @@ class Offload:
     def _load(self, entry: torch.Tensor | Offloaded) -> torch.Tensor:
         if isinstance(entry, torch.Tensor):
             if self._offloaded:
-                self._fetch(self._offloaded[-1])  # the last layer's backward starts; prefetch the one before
+                self._fetch(self._offloaded[-1])  # last layer's backward: prefetch the layer before
             return entry
         while self._offloaded and self._offloaded.pop() is not entry:
             pass

@@ -1,4 +1,4 @@
-"""Pack rows of uneven length into micro-batches within a token budget."""
+"""Pack variable-length rows into micro-batches within a token budget."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Divide the rows of a step into few micro-batches of at most `budget` tokens.
+    """Divide a step's rows into as few micro-batches as practical, each of at most `budget` tokens.
 
     First-fit decreasing (Johnson 1973: at most 11/9 of the optimum, plus one). Rows are never split: a row longer than
-    the budget is alone. Returns row numbers, in order within a micro-batch, each exactly once.
+    the budget gets its own micro-batch. Returns each row number exactly once, in order within a micro-batch.
     """
     bins: list[list[int]] = []
     free: list[int] = []
@@ -25,9 +25,9 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Do the same for a model that needs padding: rows times the longest row stays within the budget.
+    """Do the same for a model that needs padding: row count times longest row stays within the budget.
 
-    Rows of similar length are together, so that there is little padding.
+    Rows of similar length are grouped to reduce padding.
     """
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

@@ -1,4 +1,4 @@
-"""Configure TRL's trainer for prepared ids and labels: it gets no messages and truncates nothing."""
+"""Configure TRL's trainer for prepared ids and labels: it receives no messages and truncates nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .trainer import Batching, PackedTrainer
 
 
 def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
-    """Return TRL's arguments; its batch is a whole step, which PackedTrainer divides."""
+    """Return TRL's arguments. A TRL batch is a full optimizer step, which PackedTrainer divides."""
     options = SFTConfig(
         output_dir=str(output),
         **_batches(resolved),
@@ -36,10 +36,10 @@ def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
         **_device(resolved, world.device),
         logging_steps=resolved.train.logging_steps,
         logging_first_step=True,
-        logging_nan_inf_filter=False,  # a loss that isn't finite ends the run, so it must not be averaged away
+        logging_nan_inf_filter=False,  # a non-finite loss ends the run, so it must not be filtered out
         save_steps=resolved.train.save_steps,
         save_total_limit=resolved.train.save_total_limit,
-        report_to=[name for name in resolved.train.report_to if name != "tensorboard"],  # Burnish writes these itself
+        report_to=[name for name in resolved.train.report_to if name != "tensorboard"],  # Burnish writes its own
         disable_tqdm=True,
     )
     use_one_gpu(options)
@@ -47,9 +47,9 @@ def arguments(resolved: Resolved, output: Path, world: World) -> SFTConfig:
 
 
 def _batches(resolved: Resolved) -> dict[str, Any]:
-    """Return options that pass the rows of a whole step to TRL's trainer unchanged.
+    """Return options that pass a full step's rows to TRL's trainer unchanged.
 
-    Some values are TRL's defaults: unsloth changes these defaults, for example to two batches per step.
+    Some values equal TRL's defaults but are set because unsloth changes those defaults, e.g. to two batches per step.
     """
     return {
         "per_device_train_batch_size": rows_per_step(resolved.settings),
@@ -96,10 +96,10 @@ def _evaluation(train: TrainSection) -> dict[str, Any]:
 def _device(resolved: Resolved, device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
     return {
-        "bf16": False,  # the model is loaded in its compute dtype, and the fused layers cast if necessary
+        "bf16": False,  # the model is loaded in its compute dtype, and the fused layers cast where necessary
         "fp16": cuda and dtype(resolved.base, device) == torch.float16,
         "use_cpu": not cuda,
-        # Burnish switches it itself, even during training; unsloth reads it here
+        # Burnish enables checkpointing itself, even during training; unsloth reads the setting here
         "gradient_checkpointing": resolved.checkpointing and resolved.base.backend == "unsloth",
     }
 
@@ -114,7 +114,7 @@ def make_trainer(
     output: Path,
     world: World,
 ) -> PackedTrainer:
-    """Return the trainer for a model with its adapter, and (training, held-out) rows."""
+    """Return the trainer for a model with an adapter and (training, held-out) rows."""
     train, heldout = (dataset(part, resolved.data.assistant_only_loss) for part in rows)
     options = arguments(resolved, output, world)
     with _own_dtypes(model):
@@ -132,7 +132,7 @@ def make_trainer(
     if resolved.train.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(resolved.train.early_stopping_patience))
     _check_rows(trainer, len(rows[0]), rows_per_step(resolved.settings))
-    if batching.checkpointing and resolved.base.backend != "unsloth":  # unsloth has its own
+    if batching.checkpointing and resolved.base.backend != "unsloth":  # unsloth has its own checkpointing
         trainer.checkpoint()
     return trainer
 
@@ -151,7 +151,7 @@ def _own_dtypes(model: Any) -> Iterator[None]:
 
 
 def _check_rows(trainer: PackedTrainer, rows: int, per_step: int) -> None:
-    """Raise ConfigError if TRL dropped rows, or its step has another number of rows."""
+    """Raise ConfigError if TRL dropped rows, or a TRL step has a different number of rows."""
     if len(trainer.train_dataset) != rows:
         raise ConfigError(f"TRL kept {len(trainer.train_dataset)} of {rows} rows: this is a bug in Burnish")
     actual = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
@@ -160,7 +160,7 @@ def _check_rows(trainer: PackedTrainer, rows: int, per_step: int) -> None:
 
 
 def dataset(rows: list[Row], assistant_only: bool) -> Dataset:
-    """Return rows in TRL's form, with the line of each row."""
+    """Return rows in TRL's format, with each row's line number."""
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],

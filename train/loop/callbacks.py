@@ -1,4 +1,4 @@
-"""Callbacks of the training loop: progress bar, metrics.jsonl, TensorBoard events, and checkpoint marks."""
+"""Training-loop callbacks: progress bar, metrics.jsonl, TensorBoard events, and checkpoint markers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ METRICS = "metrics.jsonl"
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Updates the progress bar and writes every logged point; when resuming, drops points after the checkpoint.
 
-    `tensorboard` enables TensorBoard events; it is imported only then. `tokens` returns the tokens trained so far: the
-    speed counts only this process's tokens and the time in its steps.
+    `tensorboard` enables TensorBoard events; the package is imported only then. `tokens` returns the number of tokens
+    trained so far. The speed counts only the tokens and step time since this process started.
     """
 
     def __init__(self, logs: Path, tick: Tick, resumed_step: int, tensorboard: bool, tokens: Callable[[], int]) -> None:
@@ -48,7 +48,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.seconds += time.monotonic() - self.step_started
         if control.should_log:
-            return  # on_log follows, with this step's loss
+            return  # on_log follows with this step's loss
         last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
         self.tick(state.global_step, _progress_text(last))
 
@@ -81,7 +81,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
 
 
 class EvalProgress(TrainerCallback):  # type: ignore[misc]
-    """Advances a bar by one for each evaluated batch."""
+    """Advances a progress bar by one for each evaluated batch."""
 
     def __init__(self, tick: Tick) -> None:
         self.tick, self.done = tick, 0
@@ -94,7 +94,7 @@ class EvalProgress(TrainerCallback):  # type: ignore[misc]
 
 
 def logged_seconds(logs: Path) -> float:
-    """Return the seconds between the first and the last point in metrics.jsonl."""
+    """Return the seconds between the first and last points in metrics.jsonl."""
     times = [point["time"] for point in read_jsonl(logs / METRICS, partial=True)]
     return float(times[-1] - times[0]) if times else 0.0
 

@@ -1,4 +1,4 @@
-"""A run's checkpoints: the newest complete one, whether it is the last, and errors with the step to resume from."""
+"""A run's checkpoints: finding the newest complete one, restoring it, and errors that name the step to resume from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..private.transformers import load_checkpoint
 
 COMPLETE = "complete"
 STATE = "trainer_state.json"  # the name in transformers
-FULL_BYTES = 64 * 2**20  # with less free space, a failed write is explained by a full disk
+FULL_BYTES = 64 * 2**20  # with less free space, a failed write is attributed to a full disk
 
 
 def mark_complete(directory: Path, step: int) -> None:
-    """Mark a checkpoint as complete; a partial one after a kill has no mark and is not used to resume."""
+    """Mark a checkpoint as complete. A partial checkpoint left by a kill has no mark and is not used to resume."""
     checkpoint = directory / f"checkpoint-{step}"
     (checkpoint / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     write_atomic(checkpoint / COMPLETE, "")
@@ -37,12 +37,12 @@ def last_checkpoint(directory: Path) -> tuple[Path | None, int]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step of a checkpoint."""
+    """Return a checkpoint's step."""
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def is_last(checkpoint: Path) -> bool:
-    """Return whether the checkpoint is from the last step; if resumed, transformers would train one step more."""
+    """Return whether the checkpoint is from the last step; resuming it in transformers would train one extra step."""
     state = TrainerState.load_from_json(str(checkpoint / STATE))
     stopping = state.stateful_callbacks.get("EarlyStoppingCallback", {})
     waited = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
@@ -54,7 +54,7 @@ def restore(trainer: Any, checkpoint: Path) -> None:
     """Load the last checkpoint's state, and its weights or, if configured, the best checkpoint's."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-    # by name, because the run may have moved
+    # by directory name, because the run may have moved
     load_checkpoint(trainer, checkpoint.parent / Path(best).name if best else checkpoint)
 
 
@@ -62,7 +62,7 @@ def restore(trainer: Any, checkpoint: Path) -> None:
 def explained(run: Path) -> Iterator[None]:
     """Raise UserError if a run's disk is full, or memory runs out outside the training steps.
 
-    torch and safetensors raise other, unclear exceptions for a full disk.
+    For a full disk, torch and safetensors raise various unclear exceptions.
     """
     try:
         yield
@@ -80,6 +80,6 @@ def explained(run: Path) -> Iterator[None]:
 
 
 def _continuation(run: Path) -> str:
-    """Return where the same command would resume."""
+    """Return the step from which the same command would resume, as a message."""
     _, step = last_checkpoint(run / "checkpoints")
     return f"it resumes from the checkpoint at step {step}" if step else "no checkpoint was written yet"

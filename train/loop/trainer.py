@@ -1,4 +1,4 @@
-"""TRL's trainer with token-based micro-batches that fit into memory, and a loss normalised over the whole step."""
+"""TRL's trainer with token-based micro-batches that fit into memory, and a loss normalised over the full step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..private.trl import count_tokens
 class Batching:
     """How a step is divided: at most `tokens` per micro-batch, packed or padded, with or without checkpointing.
 
-    It changes during training if memory runs out; the rows of a step never change.
+    The division changes during training if memory runs out; a step's rows never change.
     """
 
     tokens: int
@@ -45,14 +45,14 @@ class Rows:
 
 
 def rows_of(examples: list[Row]) -> dict[str, Rows]:
-    """Return the rows without collating them: a step is divided when it is trained."""
+    """Return the rows uncollated: a step is divided only when it is trained."""
     return {"rows": Rows(examples)}
 
 
 class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL has no types
-    """SFTTrainer whose batch is a whole optimizer step: `per_device_train_batch_size` rows, divided by `batching`.
+    """An SFTTrainer whose batch is a full optimizer step: `per_device_train_batch_size` rows, divided by `batching`.
 
-    The loss is the objective's sum over the step's rows divided by its number of terms, however the step is divided.
+    The loss is the objective's sum over the step's rows divided by the number of terms, however the step is divided.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
     ) -> None:
         self.objective, self.batching, self.fast_layers = objective, batching, fast_layers
         super().__init__(**options, data_collator=rows_of)
-        self.model.train()  # a loaded base is in eval mode, and layers check that before they checkpoint
+        self.model.train()  # a loaded base is in eval mode, in which layers would not checkpoint
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._unchecked: tuple[torch.Tensor, torch.Tensor, list[Row]] | None = None
         self.add_callback(_LossCheck(self))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Run forward and backward for all micro-batches of a step, and return its mean loss."""
+        """Run forward and backward for all micro-batches in a step, and return the step's mean loss."""
         if not model.training:
             model.train()
         rows = inputs["rows"].rows
@@ -82,19 +82,19 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
         return total
 
     def _until_it_fits(self, model: Any, rows: list[Row], attempt: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return the result of `attempt`; if memory runs out, retry it with a lower memory use."""
+        """Return the result of `attempt`, retrying with less memory if memory runs out."""
         while True:
             try:
                 return attempt()
             except torch.OutOfMemoryError:
-                pass  # leave this block first: the exception keeps the failed attempt's tensors
+                pass  # leave this block first: the exception keeps the failed attempt's tensors alive
             model.zero_grad(set_to_none=True)
             self._use_less_memory(max(map(self.objective.length, rows)), training=model.training)
 
     def check_loss(self) -> None:
         """Raise UserError if the last step's loss or gradient is not finite.
 
-        It is called after the optimizer's kernels are queued, so that the GPU stays busy, and before anything is saved.
+        Called after the optimizer's kernels are queued, so that the GPU stays busy, and before anything is saved.
         """
         if self._unchecked is None:
             return
@@ -108,14 +108,14 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
             )
 
     def _gradient_size(self) -> torch.Tensor:
-        """Return the gradient's norm; zero with a scaler, which itself checks for overflows and skips such steps."""
+        """Return the gradient norm; zero with a scaler, which checks for overflows itself and skips such steps."""
         gradients = [p.grad for p in self._trained if p.grad is not None]
         if self.args.fp16 or not gradients:
             return torch.zeros((), device=self.args.device)
         return torch.nn.utils.get_total_norm(gradients)
 
     def clip_gradients(self, model: Any) -> Any:
-        """Clip with the norm computed before; with a scaler, let accelerate unscale and clip."""
+        """Clip with the norm already computed; with a scaler, let accelerate unscale and clip."""
         if self.args.fp16 or self._unchecked is None:
             return super().clip_gradients(model)
         torch.nn.utils.clip_grads_with_norm_(self._trained, self.args.max_grad_norm, self._unchecked[1])
@@ -158,7 +158,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
         return total / terms, None, None
 
     def checkpoint(self) -> None:
-        """Switch gradient checkpointing on: recompute activations in the backward pass."""
+        """Enable gradient checkpointing: recompute activations in the backward pass."""
         self.batching.checkpointing = True
         if self.fast_layers and self.fast_layers.layers:
             self.fast_layers.checkpoint()
@@ -166,10 +166,10 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write no card: TRL's lacks the base and the rows, and push writes one from the records."""
+        """Write no card: TRL's lacks the base and the rows, and `push` writes one from the records."""
 
     def _use_less_memory(self, longest: int, training: bool) -> None:
-        """Halve the micro-batches, or in training switch checkpointing on. Raises UserError if neither is possible."""
+        """Halve the micro-batches or, in training, enable checkpointing. Raises UserError if neither is possible."""
         torch.cuda.empty_cache()
         if self.batching.tokens > longest and len(self.batching.halved) < 8:
             self.batching.halved.append(self.batching.tokens)
@@ -194,4 +194,4 @@ class _LossCheck(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.check_loss()
         if state.global_step >= state.max_steps:
-            control.should_log = True  # in every process, because logging gathers their losses
+            control.should_log = True  # in every process, because logging gathers losses from all of them

@@ -1,4 +1,4 @@
-"""Add a LoRA adapter to a base: a new one, or a trained one to continue from."""
+"""Add a LoRA adapter to a base: a new one, or a trained one to resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..settings import LoraSection, TrainSettings
 
 
 def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
-    """Add a new LoRA adapter to the base. Raises ConfigError, with the existing layers, for a wrong target."""
+    """Add a new LoRA adapter to the base. Raises ConfigError, listing the base's layers, for a wrong target."""
     check_targets(model, lora.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -32,15 +32,15 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
     )
     try:
         return get_peft_model(model, config)
-    except ValueError as error:  # PEFT refuses layers that an adapter would break (Mamba's out_proj)
+    except ValueError as error:  # PEFT rejects layers that an adapter would break (Mamba's out_proj)
         raise ConfigError(f"lora.target_modules: {first_line(error)}") from None
 
 
 def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
-    """Add a trained adapter to the base, to continue from. Raises ConfigError if it is missing or doesn't fit."""
+    """Add a trained adapter to the base and resume from it. Raises ConfigError if it is missing or doesn't fit."""
     path = adapter_path(settings)
     if read_json(path / "adapter_config.json").get("megatron_config"):
-        # PEFT would import the module that the file names
+        # PEFT would import the module named in the file
         raise ConfigError(f"lora.resume_adapter {path}: megatron_config is not supported")
     try:
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
@@ -52,7 +52,7 @@ def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
 
 
 def check_targets(model: Any, targets: list[str] | str) -> None:
-    """Raise ConfigError, with the model's linear layers, if a target is not a layer of the model.
+    """Raise ConfigError, listing the model's linear layers, if a target is not a layer in the model.
 
     A string is all-linear or, as in PEFT, a regular expression over full names.
     """
@@ -76,7 +76,7 @@ def check_targets(model: Any, targets: list[str] | str) -> None:
 
 
 def _meant(target: str, layers: Collection[str]) -> str:
-    """Return a suggestion of the layer that a name most likely means, such as q_proj for q."""
+    """Return a suggestion for the layer that a name most likely refers to, such as q_proj for q."""
     short = [layer for layer in layers if layer.startswith(f"{target}_")]
     meant = short[0] if len(short) == 1 else nearest(target, layers)
     return f" (did you mean '{meant}'?)" if meant else ""

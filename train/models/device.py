@@ -1,4 +1,4 @@
-"""The training device: its dtype, its memory, and its description for records."""
+"""The training device: dtype, memory, and description for records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dtype(base: BaseSection, device: torch.device) -> torch.dtype:
 
 
 def dtype_name(base: BaseSection, device: torch.device) -> str:
-    """Return the dtype's name in records ("bfloat16")."""
+    """Return the dtype name used in records ("bfloat16")."""
     return str(dtype(base, device)).removeprefix("torch.")
 
 
@@ -43,7 +43,7 @@ def limited_memory(gib: float | None, device: torch.device) -> Iterator[None]:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory used so far: the GPU's if there is one, else this process's resident set."""
+    """Return the peak memory so far: GPU memory if there is a GPU, else this process's resident set."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

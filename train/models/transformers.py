@@ -1,4 +1,4 @@
-"""Load the base for training, in 16 or 32 bits or NF4, with transformers and bitsandbytes."""
+"""Load the base for training with transformers and bitsandbytes, in 16 or 32 bits or NF4."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def load_base(found: Base, base: BaseSection, device: torch.device) -> Any:
 
 @contextmanager
 def _bar_on_terminals() -> Iterator[None]:
-    """Show transformers' progress bar only on a terminal: elsewhere it prints many lines."""
+    """Show transformers' progress bar only on a terminal; elsewhere it prints many lines."""
     if not is_progress_bar_enabled() or (sys.stderr.isatty() and not as_json()):
         yield
         return
@@ -78,9 +78,9 @@ def stored_quantization(directory: Path) -> dict[str, Any]:
 
 
 def attention(base: BaseSection, config: Any) -> str | None:
-    """Return a base's attention: the setting's, else the one that transformers chooses for this config.
+    """Return a base's attention implementation: as set, else as chosen by transformers for this config.
 
-    The config must be from a model instance (such as train/plan/model_shape.py's), else transformers' choice is None.
+    The config must be from a model instance (as in train/plan/model_shape.py), else transformers' choice is None.
     """
     if base.attn_implementation != "auto":
         return base.attn_implementation
@@ -91,7 +91,7 @@ def attention(base: BaseSection, config: Any) -> str | None:
 
 
 def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
-    """Return whether the checkpoint is bitsandbytes NF4. Raises ConfigError for other quantizations."""
+    """Return whether the checkpoint is in bitsandbytes NF4. Raises ConfigError for other quantizations."""
     stored = stored_quantization(found.path)
     if not stored:
         return False
@@ -102,9 +102,9 @@ def _stored_in_nf4(found: Base, base: BaseSection) -> bool:
 
 
 def skipped_modules(model: Any) -> list[str]:
-    """Return the modules of a quantized base with unquantized weight matrices (head, embeddings); else none.
+    """Return a quantized base's modules with unquantized weight matrices (head, embeddings); none for other bases.
 
-    Call it before the adapter is added, which renames modules.
+    Must be called before the adapter is added, which renames modules.
     """
     if not getattr(model, "is_loaded_in_4bit", False):
         return []

@@ -1,11 +1,11 @@
-"""unsloth, used as in its guides. The only importer of unsloth, which patches transformers, TRL and PEFT on import."""
+"""unsloth, used as in its guides. Only this module imports it, since the import patches transformers, TRL and PEFT."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # otherwise it reports its use to a server
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # otherwise unsloth sends usage statistics to a server
 os.environ.setdefault("UNSLOTH_RETURN_LOGITS", "1")  # the exam needs logits
 from unsloth import FastLanguageModel  # isort: skip  # before transformers, TRL and PEFT
 
@@ -22,7 +22,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 class UnslothBackend:
-    """unsloth's loader and adapter. Its attention uses masks, not row boundaries, so micro-batches are padded."""
+    """unsloth's loader and adapter. Its attention uses masks instead of row boundaries, so micro-batches are padded."""
 
     packs = False
 

@@ -1,4 +1,4 @@
-"""The interface between the training loop and the objective that it minimises."""
+"""The interface between the training loop and the objective being minimised."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Row = dict[str, Any]  # {"input_ids", "labels", "line"}, as in TRL's dataset
 
 
 class Objective(Protocol):
-    """Computes losses of rows. A step's loss is the sum over its rows divided by their terms, however it is divided."""
+    """Computes row losses. A step's loss is its rows' summed loss divided by their terms, however the step is split."""
 
     def length(self, row: Row) -> int:
-        """Return the number of a row's tokens in a forward pass."""
+        """Return a row's token count in a forward pass."""
         ...
 
     def label_tokens(self, row: Row) -> int:
@@ -23,7 +23,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Return the summed loss of rows from one forward pass, a scalar with gradient."""
+        """Return the rows' summed loss from one forward pass, a scalar with gradient."""
         ...
 
     def patched(self) -> AbstractContextManager[None]:

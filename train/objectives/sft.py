@@ -13,28 +13,28 @@ from ..private.transformers import attention_configs
 from .objective import Row
 
 IGNORED = loss.IGNORED
-ROUNDING = 128  # tokens; also the size of a matrix product's tiles, so little of a tile is wasted
+ROUNDING = 128  # tokens; also the tile size in matrix products, so little of a tile is wasted
 
 
 class SupervisedFineTuning:
-    """The objective for a model with its adapter on `device`; rows of a forward pass are packed or padded."""
+    """The objective for a model with its adapter on `device`; rows in a forward pass are packed or padded."""
 
     def __init__(self, model: Any, packed: bool, device: torch.device) -> None:
-        # done once: iterating over thousands of modules takes as long as several layers
+        # done once, since iterating over thousands of modules takes as long as running several layers
         self._inner = model.get_base_model()
         self._configs = attention_configs(self._inner)
         self._packed, self._device = packed, device
 
     def length(self, row: Row) -> int:
-        """Return the tokens of a row."""
+        """Return a row's token count."""
         return len(row["input_ids"])
 
     def label_tokens(self, row: Row) -> int:
-        """Return a row's response tokens; the first token of a row is not predicted."""
+        """Return a row's response-token count; the first token in a row is not predicted."""
         return sum(label != IGNORED for label in row["labels"][1:])
 
     def loss(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Return the summed loss of rows' response tokens, in one forward pass."""
+        """Return the summed loss over the rows' response tokens, from one forward pass."""
         inner = self._inner
         inputs, targets, places = (_pack if self._packed else _pad)(rows, self._device)
         head, config = inner.get_output_embeddings(), inner.config.get_text_config()
@@ -44,15 +44,15 @@ class SupervisedFineTuning:
         return loss.response_nll(hidden.flatten(0, 1)[places], head, targets)
 
     def patched(self) -> AbstractContextManager[None]:
-        """Make the model attend only within packed rows; padded rows need no change."""
+        """Restrict attention to within packed rows; padded rows need no change."""
         return attention.packed(self._configs) if self._packed else nullcontext()
 
 
 def _pack(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """Return forward's arguments [1, T], the targets [N] and the positions [N] in the sequence that predict them.
+    """Return the forward arguments [1, T], the targets [N] and the sequence positions [N] that predict them.
 
-    On a GPU a row without targets rounds T up: for every new size of a matrix product, the libraries spend milliseconds
-    on choosing a kernel, and cache the choice.
+    On a GPU, a row without targets rounds T up: for every new matrix product size, the libraries spend milliseconds
+    choosing a kernel, then cache the choice.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     if device.type == "cuda" and (rest := -sum(lengths) % ROUNDING):
@@ -84,7 +84,7 @@ def _pad(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], tor
 
 
 def _logits(model: Any, inputs: dict[str, Any], places: torch.Tensor) -> torch.Tensor:
-    """Return the logits [N, vocabulary] at `places`, for a head that is adapted or not just a matrix product."""
+    """Return the logits [N, vocabulary] at `places`, for a head that has an adapter or is not just a matrix product."""
     logits = model(**inputs, use_cache=False).logits
     picked: torch.Tensor = logits.flatten(0, 1)[places]
     return picked

@@ -1,1 +1,1 @@
-"""Planning before training: memory, disk and time, the machine's abilities, and the resolved settings."""
+"""Planning before training: memory, disk and time, machine capabilities, and the resolved settings."""

@@ -1,4 +1,4 @@
-"""Checks that don't depend on data and base: missing packages, and how training was started."""
+"""Checks that don't depend on data or base: missing packages, and how training was started."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from .model_shape import Shape
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The number of evaluations of the held-out rows, their total tokens and seconds (None: unknown)."""
+    """The number of held-out evaluations, and their total tokens and seconds (None: unknown)."""
 
     times: int
     tokens: int
     seconds: float | None
 
     def line(self) -> str:
-        """Return the plan's line about it."""
+        """Return the plan's line about evaluations."""
         often = "once, at the end" if self.times == 1 else f"{self.times} times"
         time = f", about {duration(self.seconds)} in total" if self.seconds else ""
         return f"plan: the held-out rows are evaluated {often}: {self.tokens:,} tokens{time}"
@@ -29,7 +29,7 @@ class Evaluations:
 def evaluations(
     settings: TrainSettings, shape: Shape, heldout: Sequence[int], machine: Machine, planned: Plan
 ) -> Evaluations:
-    """Return the cost of a planned run's evaluations; `heldout` are the rows' lengths in tokens."""
+    """Return the cost of a planned run's evaluations; `heldout` contains the row lengths in tokens."""
     times = 1 + (planned.steps // settings.train.eval_steps if settings.train.eval_steps else 0)
     tokens = times * sum(heldout)
     if machine.matrix_flops is None:

@@ -1,4 +1,4 @@
-"""Measure this machine: free memory, and the speed of a matrix product."""
+"""Measure this machine: free memory and matrix product speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..models.backends import has_unsloth
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine: `free_bytes` of device memory, and `matrix_flops` per second as measured, or None."""
+    """A machine: `free_bytes` of device memory, and measured `matrix_flops` per second, or None."""
 
     device: str
     free_bytes: int
@@ -23,7 +23,7 @@ class Machine:
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Measure a device's free memory, and its speed of a matrix product in a dtype."""
+    """Measure a device's free memory and its matrix product speed in a dtype."""
     if device.type != "cuda":
         size = 1024 if dtype == torch.float32 else 512  # in 16 bits a larger product can take seconds
         return Machine("cpu", memory_available_bytes(), matrix_flops(device, dtype, size))
@@ -32,7 +32,7 @@ def measure(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def matrix_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Return the best speed of four products of two square matrices, in operations per second."""
+    """Return the best of four measured square matrix products, in operations per second."""
     a = torch.randn(size, size, device=device).to(dtype)
     seconds = []
     for _ in range(4):

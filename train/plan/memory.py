@@ -1,7 +1,7 @@
 """Estimate memory, disk and time before anything is loaded, and choose the plan.
 
-The memory terms are for the fused path (train/kernels/lora.py) in 16 bits on a GPU, checked against the peaks in
-bench/results/training-h100-2026-11-24.md. A CPU run is not limited by its estimate, which is rougher.
+The memory terms apply to the fused path (train/kernels/lora.py) in 16 bits on a GPU, and were checked against the
+peaks in bench/results/training-h100-2026-11-24.md. A CPU run is not limited by its rougher estimate.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .model_shape import Shape
 GIB = 2**30
 RESERVE_BYTES = GIB  # CUDA's context, fragmentation, other programs
 USABLE = 0.95
-MAX_TOKENS = 16_384  # beyond this a larger micro-batch is not faster
-MIN_TOKENS = 2_048  # below this a GPU idles between launches: checkpointing is faster
+MAX_TOKENS = 16_384  # beyond this, larger micro-batches are not faster
+MIN_TOKENS = 2_048  # below this, a GPU idles between launches, and checkpointing is faster
 CPU_TOKENS = 4_096
 MAX_SAMPLED_STEPS = 200
-COMPILE_S = 25  # the time to compile the layers on an H100's host
-EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # share of the measured matrix rate that training reaches
-EAGER = 2.6  # how much more PEFT's layers save for backward than fused and compiled ones
-FUSED = 2.1  # the same for fused layers that are not compiled, counted in autograd's saved tensors on a CPU
+COMPILE_S = 25  # layer compile time on an H100 host
+EFFICIENCY = {"cuda": 0.6, "cpu": 0.35}  # fraction of the measured matrix rate reached in training
+EAGER = 2.6  # PEFT layers' memory saved for backward, relative to fused and compiled layers
+FUSED = 2.1  # the same for fused but uncompiled layers, from autograd's saved tensors on a CPU
 OPTIMIZER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 0, "paged_adamw_32bit": 0, "sgd": 0, "adafactor": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will do, and its expected cost. Bytes are device memory unless noted."""
+    """A run's planned configuration and expected cost. Bytes are device memory unless noted."""
 
     device: str
     backend: str
@@ -61,7 +61,7 @@ class Plan:
         return self.weights_bytes + self.adapter_bytes + self.activation_bytes
 
     def lines(self) -> list[str]:
-        """Return the plan's three lines for the log."""
+        """Return the plan's three log lines."""
         parts = f"weights {gib(self.weights_bytes)}, adapter and optimizer {gib(self.adapter_bytes)}"
         checkpointing = "with" if self.checkpointing else "without"
         compiled = ", layers compiled" if self.compiled else ""
@@ -79,24 +79,24 @@ class Plan:
 def plan(settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine) -> Plan:
     """Return the plan for the settings, with "auto" resolved. Raises UserError if the run can't fit.
 
-    `lengths` are those of the training rows, in tokens.
+    `lengths` contains the training rows' lengths in tokens.
     """
     cuda = machine.device == "cuda"
     candidates = []
-    # 4 bits without checkpointing are faster than 16 bits with it
+    # 4 bits without checkpointing is faster than 16 bits with checkpointing
     for checkpointing in _checkpointing(settings):
         for quantization in _quantizations(settings, cuda):
             candidates.append(_candidate(settings, shape, lengths, machine, quantization, checkpointing))
             if _fits(settings, candidates[-1], lengths, cuda):
                 return candidates[-1]
-    # none leaves enough memory for large micro-batches: use the first that fits at all, else the one needing least
+    # none leaves memory for large micro-batches: use the first that fits at all, else the one that needs the least
     for candidate in candidates:
         if candidate.peak_bytes <= candidate.free_bytes:
             return candidate
     least = min(candidates, key=lambda candidate: candidate.peak_bytes)
     weights_fit = least.weights_bytes + least.adapter_bytes < least.free_bytes and least.checkpointing
     if cuda and weights_fit and machine.unsloth and settings.base.backend != "transformers":
-        return replace(least, backend="unsloth", compiled=False)  # it stores its checkpoints in host memory
+        return replace(least, backend="unsloth", compiled=False)  # unsloth stores checkpoints in host memory
     if not cuda:
         return least  # the machine may swap; the caller warns
     raise UserError(
@@ -120,7 +120,7 @@ def _checkpointing(settings: TrainSettings) -> list[bool]:
 def _fits(settings: TrainSettings, candidate: Plan, lengths: Sequence[int], cuda: bool) -> bool:
     if candidate.peak_bytes > candidate.free_bytes:
         return False
-    # if a GPU would need small micro-batches, checkpointing or 4 bits are faster
+    # if a GPU would need small micro-batches, checkpointing or 4 bits is faster
     step = sum(lengths) / len(lengths) * rows_per_step(settings)
     enough = min(step, MIN_TOKENS if candidate.quantization == "nf4" else MIN_TOKENS * 2)
     return not cuda or settings.train.micro_batch_tokens != "auto" or candidate.micro_batch_tokens >= enough
@@ -145,7 +145,7 @@ def _candidate(
     compiled = _compiled(settings, cuda, fused, seconds)
     held = activations(shape, item, checkpointing, fused, compiled)
     tokens = _micro_batch_tokens(settings, max(lengths), held.tokens(free - weights - adapter), cuda)
-    # the real size of a micro-batch: a step may have fewer tokens than the budget
+    # the actual micro-batch size: a step may have fewer tokens than the budget
     packed = settings.data.packing and settings.base.backend != "unsloth"
     most = max(max(lengths), _largest_micro_batch(lengths, per_step, steps, tokens, packed))
     return Plan(
@@ -176,7 +176,7 @@ def _optimizer(settings: TrainSettings, cuda: bool) -> str:
 
 
 def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
-    """Return the memory that a run may use: free memory without CUDA's context, at most the user's limit."""
+    """Return the memory that a run may use: free memory minus the CUDA context, at most the user's limit."""
     if machine.device != "cuda":
         return int(machine.free_bytes * USABLE)
     free = int(machine.free_bytes * USABLE) - RESERVE_BYTES
@@ -188,7 +188,7 @@ def _free_bytes(settings: TrainSettings, machine: Machine) -> int:
 def _work(
     settings: TrainSettings, shape: Shape, lengths: Sequence[int], machine: Machine, checkpointing: bool
 ) -> tuple[int, int, float | None]:
-    """Return the optimizer steps, their tokens, and the seconds (None: unknown)."""
+    """Return the number of optimizer steps, tokens, and seconds (None: unknown)."""
     per_step, steps = rows_per_step(settings), settings.train.max_steps
     if steps <= 0:
         steps = max(1, round(math.ceil(len(lengths) / per_step) * settings.train.num_train_epochs))
@@ -200,7 +200,7 @@ def _work(
 
 
 def _compiled(settings: TrainSettings, cuda: bool, fused: bool, seconds: float | None) -> bool:
-    """Return whether layers are compiled: as set, or if a run is long enough to benefit."""
+    """Return whether layers are compiled: as set, else if the run is long enough to benefit."""
     if settings.train.torch_compile != "auto":
         return cuda and settings.train.torch_compile
     return fused and (seconds is None or seconds > COMPILE_S * 5)
@@ -214,7 +214,7 @@ def _micro_batch_tokens(settings: TrainSettings, longest: int, fitting: int, cud
 
 @dataclass(frozen=True)
 class Activations:
-    """Memory of a micro-batch besides weights and adapter: `per_token`, but at least `least`, plus `fixed` bytes."""
+    """A micro-batch's memory besides weights and adapter: `per_token`, but at least `least`, plus `fixed` bytes."""
 
     per_token: int
     least: int
@@ -229,27 +229,27 @@ class Activations:
 
 
 def activations(shape: Shape, item: int, checkpointing: bool, fused: bool, compiled: bool) -> Activations:
-    """Return the memory of a micro-batch (`item`: bytes per number).
+    """Return a micro-batch's memory (`item`: bytes per number).
 
-    Checkpoints of compiled layers are in host memory, only a few at a time on the device (train/kernels/offload.py).
+    Compiled layers' checkpoints are in host memory, with only a few on the device at a time (train/kernels/offload.py).
     """
     layer = item * shape.saved_per_token * ((1 if compiled else FUSED) if fused else EAGER)
     logits, dequantized = CHUNK * shape.vocabulary * 2 * item, 2 * item * shape.largest_matrix
     if not checkpointing:  # the peak is at the end of forward, with the logits
         return Activations(round(shape.layers * layer), 0, round(logits + dequantized))
-    # the peak is in one layer's backward pass, with gradients of its widest outputs but without logits
+    # the peak is in a layer's backward pass, with the gradients of its widest outputs but without logits
     inputs = min(shape.layers, 3) if compiled else shape.layers
     per_token = inputs * item * shape.hidden + layer + 2 * item * shape.widest
     return Activations(round(per_token), round(logits), round(dequantized))
 
 
 def rows_per_step(settings: TrainSettings) -> int:
-    """Return the number of rows per optimizer step, as set, however it is divided."""
+    """Return the number of rows per optimizer step, as set, however the step is divided."""
     return settings.train.per_device_train_batch_size * settings.train.gradient_accumulation_steps
 
 
 def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, tokens: int, packed: bool) -> int:
-    """Return the tokens of the largest micro-batch in sampled steps; all long rows in one step are unlikely."""
+    """Return the largest micro-batch's tokens in sampled steps, as one step is unlikely to contain all long rows."""
     generator = random.Random(0)
     size = min(per_step, len(lengths))
     samples = [generator.sample(lengths, size) for _ in range(min(steps, MAX_SAMPLED_STEPS))]
@@ -266,7 +266,7 @@ def _micro_batches_per_step(lengths: Sequence[int], per_step: int, tokens: int) 
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours."""
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

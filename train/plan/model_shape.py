@@ -1,4 +1,4 @@
-"""A model's sizes, from its config without loading weights."""
+"""A model's sizes, computed from its config without loading weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NF4_BYTES = 0.5 + 4 / 64  # codes, and a float32 scale per 64 weights (train/ker
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes in numbers, not bytes. `linear` are the layers' matrices, (out, in); `other` counts everything else."""
+    """Sizes in numbers, not bytes. `linear` lists the layers' matrices, (out, in); `other` counts everything else."""
 
     layers: int
     hidden: int
@@ -45,13 +45,13 @@ class Shape:
         return sum(r * (out + inner) for out, inner in self.linear)
 
     def flops_per_token(self, checkpointing: bool) -> float:
-        """Return the operations per trained token: forward, and backward only for the input (the base is frozen)."""
+        """Return the operations per trained token: forward, and backward for the input only (the base is frozen)."""
         passes = 3 if checkpointing else 2
         return 2.0 * passes * self.linear_parameters + 4.0 * self.hidden * self.vocabulary
 
 
 def empty_model(path: Path, trust_remote_code: bool) -> Any:
-    """Return the model of a checkpoint directory without weights."""
+    """Return a checkpoint's model without weights."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -60,11 +60,11 @@ def empty_model(path: Path, trust_remote_code: bool) -> Any:
 
 
 def shape_of(model: Any) -> Shape:
-    """Return the shape of a model on any device."""
+    """Return the shape of a model, which may be on any device."""
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    # GPT-2's matrices are Conv1D, transposed
+    # GPT-2's matrices are transposed (Conv1D)
     sizes = tuple((m.out_features, m.in_features) for m in linear) + tuple(
         (m.nf, m.nx) for m in model.modules() if isinstance(m, Conv1D)
     )
@@ -87,7 +87,7 @@ def shape_of(model: Any) -> Shape:
 
 
 def exam_sizes(model: Any) -> Sizes:
-    """Return the sizes that determine the memory of export's exam, which loads one layer at a time."""
+    """Return the sizes that determine the memory needed by export's exam, which loads one layer at a time."""
     text = model.config.get_text_config()
     layers: dict[str, int] = {}
     around = 0
@@ -98,7 +98,7 @@ def exam_sizes(model: Any) -> Sizes:
             layers |= {
                 f"{name}.{k}": sum(p.numel() for p in child.parameters()) for k, child in module.named_children()
             }
-        elif not isinstance(module, torch.nn.Embedding | torch.nn.Linear):  # those stay in their files
+        elif not isinstance(module, torch.nn.Embedding | torch.nn.Linear):  # the exam leaves these on disk
             around += sum(p.numel() for p in module.parameters(recurse=False))
     capped = getattr(text, "attn_logit_softcapping", None)
     return Sizes(

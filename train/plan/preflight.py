@@ -68,7 +68,7 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
 
 
 def _export_disk(shape: Shape, planned: Plan) -> int:
-    """Return the bytes that an export of this run writes with its default types; a 4-bit base is merged in two ways."""
+    """Return the bytes written by an export of this run with default types; a 4-bit base is merged in two ways."""
     merges = 2 if planned.quantization == "nf4" else 1
     return export_disk(shape.linear_parameters + shape.other, merges, types=2)
 
@@ -76,7 +76,7 @@ def _export_disk(shape: Shape, planned: Plan) -> int:
 def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
     """Keep a base with Conv1D layers in 16 bits. Raises ConfigError if NF4 is set.
 
-    bitsandbytes' blocks run along the other dimension of such a matrix, so a merge could not make the same weights.
+    bitsandbytes' blocks run along such a matrix's other dimension, so a merge could not reproduce the same weights.
     """
     if settings.base.quantization == "none" or not any(isinstance(m, Conv1D) for m in model.modules()):
         return settings
@@ -88,7 +88,7 @@ def _unquantized(settings: TrainSettings, model: Any) -> TrainSettings:
 
 
 def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
-    """Return the settings with the quantization of a base that is stored in NF4."""
+    """Return the settings with the base's own quantization if it is stored in NF4."""
     stored = stored_quantization(prepared.base.path)
     if stored.get("bnb_4bit_quant_type") != "nf4" or settings.base.quantization == "none":
         return settings
@@ -97,7 +97,7 @@ def _as_stored(settings: TrainSettings, prepared: Prepared) -> TrainSettings:
 
 
 def _warn_of_adapters(settings: TrainSettings) -> None:
-    """Warn if a PEFT config is for another base, and about PEFT defaults that differ from Burnish's."""
+    """Warn if a PEFT config is for a different base, and about PEFT defaults that differ from Burnish's."""
     lora = settings.lora
     if lora.config_file:
         path = Path(lora.config_file)
@@ -116,7 +116,7 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
 
 
 def _warn_of_overridden(asked: LoraSection, continued: LoraSection) -> None:
-    """Warn about settings that are overridden by the adapter that training starts from."""
+    """Warn about settings overridden by the adapter that training starts from."""
     if (continued.r, continued.lora_alpha) != (asked.r, asked.lora_alpha):
         warn(
             f"lora.r and lora_alpha are taken from the adapter that training starts from: {continued.r} and"
@@ -135,7 +135,7 @@ def machine_faults(settings: TrainSettings, world: World) -> list[str]:
 
 
 def _machine(settings: TrainSettings, world: World) -> Machine:
-    """Measure the machine; exclude unsloth if settings need features that it lacks."""
+    """Measure the machine; exclude unsloth if the settings need features that unsloth lacks."""
     found = measure(world.device, used := dtype(settings.base, world.device))
     if found.device == "cpu" and used == torch.float16:
         warn("float16 is slow on a CPU: set base.dtype: float32")

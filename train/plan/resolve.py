@@ -22,7 +22,7 @@ def resolve(
 ) -> Resolved:
     """Return the settings with every "auto" resolved from the data, the plan and the base's `attention`.
 
-    If training starts from an adapter, `settings` already have its values (`with_adapter`).
+    If training starts from an adapter, `settings` already contains the adapter's values (see `with_adapter`).
     """
     stopping = settings.train.early_stopping_patience is not None
     settings = changed(
@@ -35,7 +35,7 @@ def resolve(
         backend=planned.backend,
     )
     settings = changed(settings, "data", **_found_in_data(settings, prepared))
-    settings = changed(settings, "lora", config_file=None)  # its values are already in the settings
+    settings = changed(settings, "lora", config_file=None)  # the file's values are already in the settings
     settings = changed(
         settings,
         "train",
@@ -43,7 +43,7 @@ def resolve(
         gradient_checkpointing=planned.checkpointing,
         torch_compile=planned.compiled and planned.backend == "transformers",
         optim=planned.optim,
-        # the best checkpoint must be among the saved ones
+        # the best checkpoint must be one of the saved ones
         save_steps=settings.train.eval_steps if stopping else settings.train.save_steps,
     )
     if left := undecided(settings):
@@ -53,9 +53,9 @@ def resolve(
 
 
 def with_adapter(settings: TrainSettings, model: Any) -> TrainSettings:
-    """Return the settings with rank, scale and targets of the adapter that training starts from.
+    """Return the settings with the rank, scale and targets of the adapter that training starts from.
 
-    `model` is the base; its weights are not needed.
+    `model` is the base, whose weights are not needed.
     """
     if not settings.lora.resume_adapter:
         return settings
@@ -69,7 +69,7 @@ def with_adapter(settings: TrainSettings, model: Any) -> TrainSettings:
 def _found_in_data(settings: TrainSettings, prepared: Prepared) -> dict[str, Any]:
     """Return the data section's "auto" settings as resolved while preparing the rows.
 
-    Prepared has an attribute with the setting's name for each.
+    For each, Prepared has an attribute with the setting's name.
     """
     open_keys = [key for section, key in auto_keys() if section == "data" and getattr(settings.data, key) == AUTO]
     return {key: getattr(prepared, key, AUTO) for key in open_keys}

@@ -1,1 +1,1 @@
-"""Uses of libraries' private API, one module per library; nothing else in train/ uses it."""
+"""Private library APIs, one module per library; no other module in train/ uses them."""

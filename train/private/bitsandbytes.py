@@ -1,4 +1,4 @@
-"""Private API of bitsandbytes: its CUDA support, its CPU layers' repacking, and NF4's quantized scales."""
+"""Private bitsandbytes API: CUDA support, weight repacking in CPU layers, and NF4's quantized scales."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def has_cuda() -> bool:
 
 
 def keep_layout(model: Any) -> None:
-    """Prevent 4-bit layers from repacking for bfloat16 at the first evaluation, as they do on some CPUs.
+    """Prevent 4-bit layers from repacking weights for bfloat16 at the first evaluation, as they do on some CPUs.
 
-    Otherwise the exam would score other weights than the trained ones.
+    Otherwise the exam would score different weights from the trained ones.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -36,21 +36,21 @@ def keep_layout(model: Any) -> None:
 
 
 def is_quantized(weight: Any) -> bool:
-    """Return whether a weight is in 4 bits."""
+    """Return whether a weight is stored in 4 bits."""
     return getattr(weight, "quant_state", None) is not None
 
 
 def is_nf4(weight: Any, block: int) -> bool:
-    """Return whether a weight is in NF4 with a scale per `block` numbers."""
+    """Return whether a weight is stored in NF4 with one scale per `block` numbers."""
     state = getattr(weight, "quant_state", None)
     return state is not None and state.quant_type == "nf4" and state.blocksize == block
 
 
 def block_scales(weight: Any) -> Any:
-    """Return the float32 scales of a 4-bit weight's blocks; None if it is not quantized.
+    """Return a 4-bit weight's float32 block scales; None if the weight is not quantized.
 
-    Quantized scales are dequantized once, in the layer too: the numbers are the same, and the 8-bit ones would only
-    take memory.
+    Quantized scales are dequantized once and replaced in the layer too: the values are the same, and the 8-bit ones
+    would only use memory.
     """
     state = getattr(weight, "quant_state", None)
     if state is None:

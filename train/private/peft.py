@@ -1,4 +1,4 @@
-"""Private API of PEFT: the modules of a model that an adapter's config selects."""
+"""Private PEFT API: the modules that an adapter config selects in a model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NEEDS = (
 
 
 def default_targets(model_type: str) -> Any:
-    """Return PEFT's default modules for an architecture; None if it has none."""
+    """Return PEFT's default target modules for an architecture, or None if there are none."""
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
 
     return CHOSEN.get(model_type)
 
 
 def targeted(config: Any, names: list[str]) -> set[str]:
-    """Return the module names to which a LoraConfig adds an adapter."""
+    """Return the names of the modules that a LoraConfig adapts."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     return {name for name in names if check_target_module_exists(config, name)}

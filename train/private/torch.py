@@ -1,4 +1,4 @@
-"""Private API of torch: the compiler's choice of saved tensors, compiled calls, and operations on many tensors."""
+"""Private torch API: the compiler's choice of saved tensors, compiled calls, and multi-tensor operations."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NEEDS = (
 
 
 def compiler_settings(recompute: bool) -> AbstractContextManager[None]:
-    """Compile layers, inside the context, to save only their inputs (`recompute`) or everything gradients need.
+    """Inside the context, compile layers to save only their inputs (`recompute`) or everything that gradients need.
 
-    Gate and up are saved, but not their product, which is cheap to recompute with its gradient.
+    Gate and up are saved, but not their product, which is cheap to recompute along with its gradient.
     """
     config: Any = torch._functorch.config
     patched: AbstractContextManager[None] = config.patch(
@@ -34,7 +34,7 @@ def compiler_settings(recompute: bool) -> AbstractContextManager[None]:
 
 
 def compiled_call(layer: Any) -> Callable[..., Any]:
-    """Return the layer's compiled call for any number of tokens, without changing the layer."""
+    """Return a layer's compiled call for any number of tokens, without changing the layer."""
     layer.compile(dynamic=True)
     call, layer._compiled_call_impl = layer._compiled_call_impl, None
     compiled: Callable[..., Any] = call
@@ -43,7 +43,7 @@ def compiled_call(layer: Any) -> Callable[..., Any]:
 
 @contextmanager
 def calling(layers: Sequence[Any], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Replace each layer's call by the given one inside the context."""
+    """Replace each layer's call with the given one inside the context."""
     for layer, call in zip(layers, calls, strict=True):
         layer._compiled_call_impl = call
     try:

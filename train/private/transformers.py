@@ -1,4 +1,4 @@
-"""Private API of transformers: a model's attention, layer classes, and the trainer's work between steps."""
+"""Private transformers API: a model's attention, layer classes, and the trainer's work between steps."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ NEEDS = (
 
 
 def attention_name(config: Any) -> str | None:
-    """Return the attention of a model with this config; None if not chosen yet."""
+    """Return the attention implementation in a model config, or None if not chosen yet."""
     name: str | None = config._attn_implementation
     return name
 
 
 def attention_configs(model: Any) -> list[Any]:
-    """Return the distinct configurations that set a model's attention; modules share them."""
+    """Return the distinct configurations that set a model's attention; modules share configurations."""
     found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "_attn_implementation")}
     return list(found.values())
 
 
 @contextmanager
 def attention_switched(configs: list[Any], name: str, attend: Callable[..., Any]) -> Iterator[None]:
-    """Use `attend` without a mask as attention of models with these configs, inside the context."""
+    """Inside the context, use `attend`, without a mask, as the attention in models with these configs."""
     before = [config._attn_implementation for config in configs]
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, _no_mask)
@@ -69,7 +69,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def use_one_gpu(arguments: TrainingArguments) -> None:
-    """Prevent a trainer from using DataParallel with several GPUs: it does not support packed rows."""
+    """Prevent a trainer from using DataParallel on multiple GPUs, since DataParallel does not support packed rows."""
     _ = arguments.device  # initialises the devices
     arguments._n_gpu = min(1, arguments.n_gpu)
 
@@ -80,11 +80,11 @@ def load_checkpoint(trainer: Any, checkpoint: Path) -> None:
 
 
 class ClipsGradients:
-    """A trainer's first base class: transformers calls `clip_gradients`, which clips and returns the norm."""
+    """First base class for a trainer: transformers calls `clip_gradients`, which clips and returns the norm."""
 
     def _clip_grad_norm(self, model: Any) -> Any:
         return self.clip_gradients(model)
 
     def clip_gradients(self, model: Any) -> Any:
-        """Clip as transformers does; for a subclass to override."""
+        """Clip as transformers does. Subclasses override this."""
         return super()._clip_grad_norm(model)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Private API of TRL: the counter of trained tokens, logged as num_tokens."""
+"""Private TRL API: the trained-token counter, logged as num_tokens."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def count_tokens(trainer: Any, tokens: int) -> None:
 
 
 def counted_tokens(trainer: Any) -> int:
-    """Return the number of tokens trained so far, including those before a resume."""
+    """Return the number of tokens trained so far, including tokens before a resume."""
     return int(trainer._total_train_tokens)
