@@ -2,8 +2,8 @@
 
     python -m bench.amx [FILE.gguf ...] [--random smollm2-135m,llama-1b] [--types Q8_0,Q4_K_M,F16] [--rounds 7]
 
---random writes models with the shape of real ones and random weights, whose values do not affect speed. Needs only
-numpy and llama_cpp.
+--random writes models with real shapes and random weights, whose values do not affect speed. Requires only numpy and
+llama_cpp.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def cpu_name() -> str:
 
 
 def prefill(context: Context) -> float:
-    """Return tokens/s of one prompt of 512 tokens, in one batch."""
+    """Return the tokens/s of a 512-token prompt in one batch."""
     context.clear()
     began = time.perf_counter()
     check(context.decode([5] * PREFILL, range(PREFILL), [0] * PREFILL, [False] * (PREFILL - 1) + [True]))
@@ -47,7 +47,7 @@ def prefill(context: Context) -> float:
 
 
 def decode(context: Context, sequences: int) -> float:
-    """Return tokens/s over all sequences, with one token of each per step."""
+    """Return the tokens/s over all sequences, with one token of each per step."""
     context.clear()
     began = time.perf_counter()
     for step in range(STEPS):

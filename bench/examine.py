@@ -3,9 +3,9 @@
     python -m bench.examine [--shapes 1b] [--kinds streamed,whole] [--repeats 3] [--rows 4] [--tokens 128]
                             [--directory DIR] [--json FILE]
 
-A random Llama of the shape (float16, several shards) is created under DIR and removed afterwards. The questions are
-random: `--rows` of `--tokens` tokens with the second half scored, and five general texts half as long. Each exam runs
-in its own child process with a cold page cache; the kinds alternate. Imports are not timed.
+A random Llama with the given shape (float16, several shards) is created under DIR and removed afterwards. The questions
+are random: `--rows` of `--tokens` tokens with the second half scored, and five general texts half as long. Each exam
+runs in its own child process with a cold page cache; the kinds alternate. Imports are not timed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_BYTES, MAX_WALL_RATIO, MAX_DIFFERENCE = 3 * 2**30, 1.5, 1e-3  # the project'
 
 
 def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
-    """Return an exam's questions of random ids."""
+    """Return exam questions made of random ids."""
     numbers = np.random.default_rng(0)
     made = []
     for _ in range(rows):
@@ -93,7 +93,7 @@ def measure(kind: str, base: Path, rows: int, tokens: int, target: Path) -> dict
 
 
 def bench(name: str, folder: Path, kinds: list[str], repeats: int, rows: int, tokens: int) -> dict[str, Any]:
-    """Create the model of one shape and examine it by each kind in turn."""
+    """Create a model of one shape and examine it with each kind in turn."""
     base = folder / "base"
     torch.manual_seed(0)
     make_base(base, SHAPES[name])

@@ -2,9 +2,9 @@
 
     python -m bench.merge [--shapes 1b,3b] [--repeats 3] [--directory DIR] [--json FILE]
 
-Random Llamas of the given shapes (16-bit, several shards) and a random LoRA of rank 16 on all linear layers are created
-under DIR and removed afterwards. Each merge runs in its own child process; the kinds alternate. Before each merge dirty
-pages are written out and its inputs dropped from the page cache. Imports are not timed.
+Random Llamas with the given shapes (16-bit, several shards) and a random rank-16 LoRA on all linear layers are created
+under DIR and removed afterwards. Each merge runs in its own child process; the kinds alternate. Before each merge,
+dirty pages are flushed and the inputs dropped from the page cache. Imports are not timed.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def measure(kind: str, base: Path, adapter: Path, target: Path) -> dict[str, flo
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     command = [sys.executable, "-m", "bench.merge", "--child", kind, str(base), str(adapter), str(target)]
-    # as export sets it: waiting threads don't spin, which is slow on a busy machine
+    # as export sets it: waiting threads don't spin, since spinning is slow on a busy machine
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -180,7 +180,7 @@ def _steps(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def bench(name: str, shape: Shape, folder: Path, kinds: list[str], repeats: int) -> dict[str, Any]:
-    """Create model and adapter of one shape, merge them by each kind in turn, and compare the results."""
+    """Create a model and adapter of one shape, merge them with each kind in turn, and compare the results."""
     base, adapter = folder / "base", folder / "adapter"
     torch.manual_seed(0)
     make_base(base, shape)

@@ -1,4 +1,4 @@
-"""The server of the soak test: starts, queries and measures it, and reads its log."""
+"""The soak test's server: starts, queries and measures it, and reads its log."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def logged_faults(self) -> list[str]:
-        """Return the log lines of server errors."""
+        """Return the log lines that report server errors."""
         lines = (
             line for line in self.output().split("\n") if "Traceback" in line or '"event": "internal error"' in line
         )
@@ -109,7 +109,7 @@ class Server:
         time.sleep(6.0)  # for idle and lingering connections to close
 
     def sample(self) -> Sample:
-        """Measure the serving process, a child of the started one; all zero if it has exited."""
+        """Measure the serving process, a child of the started one; return zeros if it has exited."""
         try:
             pid = self.process.pid
             child = Path("/proc", Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

@@ -1,4 +1,4 @@
-"""Soak test: serve for a long time under clients of every kind, and report errors and growth.
+"""Soak test: serve all kinds of clients for a long time, and report errors and growth.
 
     python -m bench.soak_serve [--model FILE.gguf] [--minutes 60] [--clients 16] [--seed 1]
 
@@ -32,14 +32,14 @@ from tools.hostile import attack, exchange
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
 SUBJECTS = ("rain", "iron", "salt", "tea", "wool", "glass", "clay", "moss", "ships", "bread", "snow", "gold")
-# batch sizes change the last digits: an answer is known only up to the first token less than this (nats) above the next
+# batch sizes change the last digits: an answer is known only up to the first token that leads by less than this (nats)
 SURE = 0.3
 KNOWN_TOKENS = 12
 # with logits this far apart, most answers are the same on every CPU
 SURE_MODEL = tiny_gguf.Size(vocabulary=1024, spread=10.0, words=True)
-# time limit of a known answer, under load on a machine that may run other work
+# time limit for a known answer, under load on a machine that may run other work
 MAX_ANSWER_S = 180.0
-# growth from the second to the last quarter of the time; fragmentation of the allocator is allowed
+# growth from the second to the last quarter of the run; allocator fragmentation is allowed
 MAX_GROWTH_MIB = 24.0
 MAX_GROWTH_FILES, MAX_GROWTH_THREADS = 4, 4
 
@@ -81,7 +81,7 @@ def known_answers(server: Server) -> dict[str, str]:
             gaps = [max(top.values()) - min(top.values()) for top in choice["logprobs"]["top_logprobs"] if len(top) > 1]
             sure = next((i for i, gap in enumerate(gaps) if gap < SURE), len(gaps))
             tokens = choice["logprobs"]["tokens"]
-            # part of a character, which the text shows together with the rest of it
+            # part of a character, which appears in the text only once complete
             sure = next((i for i, token in enumerate(tokens[:sure]) if token.startswith("bytes:")), sure)
             if sure >= 3:
                 known[prompt] = "".join(tokens[:sure])
@@ -160,7 +160,7 @@ def health(server: Server, tally: Tally) -> None:
 
 
 def forever(tally: Tally, name: str, act: Callable[[], None]) -> None:
-    """Repeat an action until the time is over. A lost connection is a fault, except for clients that provoke it."""
+    """Repeat an action until the time is up. A lost connection is a fault, except for clients that provoke it."""
     while not tally.stop.is_set():
         try:
             act()
@@ -171,7 +171,7 @@ def forever(tally: Tally, name: str, act: Callable[[], None]) -> None:
 
 
 def clients(server: Server, tally: Tally, count: int, seed: int, known: dict[str, str]) -> list[threading.Thread]:
-    """Return the clients' threads: one well-behaved, a tenth hostile, half leavers, the rest readers; health checks."""
+    """Return the client threads: one well-behaved, a tenth hostile, half leavers, the rest readers; health checks."""
     acts: dict[str, Callable[[random.Random], None]] = {
         "well-behaved": lambda rng: well_behaved(server, tally, rng, known),
         "hostile": lambda rng: hostile(server, tally, rng),
@@ -190,7 +190,7 @@ def clients(server: Server, tally: Tally, count: int, seed: int, known: dict[str
 
 
 def growth(samples: list[Sample], end: Sample) -> list[str]:
-    """Return what grew: memory from the second to the last quarter of the time, files and threads up to the end."""
+    """Return what grew: memory from the second to the last quarter of the run, files and threads up to the end."""
     quarter = max(1, len(samples) // 4)
     early, late = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
     more = statistics.median(s.rss_mib for s in late) - statistics.median(s.rss_mib for s in early)

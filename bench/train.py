@@ -3,9 +3,9 @@
     python -m bench.train [--loads dense,chat,long,tight,start] [--only burnish,unsloth] [--rounds 3] [--json F]
 
 Weights are random, since speed depends only on the shape. Every contender trains QLoRA r=16 on all linear layers, in
-NF4 with double quantization. The contenders of a load are loaded together and then take turns of some steps, so that
-they run at the same clocks and temperatures. MFU is the arithmetic of a frozen base (forward, and backward for the
-inputs) relative to the measured rate of a matrix product.
+NF4 with double quantization. The contenders in a load start together and then alternate every few steps, so that they
+run at the same clocks and temperatures. MFU is the arithmetic of a frozen base (forward, and backward for the inputs)
+relative to the measured rate of a matrix product.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.training.turns import Contender
 
 LINEAR, HEAD = 6_979_321_856, 525_336_576  # parameters of Llama-3.1-8B's layers and of its head
 CHECKPOINTING, NO_CHECKPOINTING = ["--checkpointing", "true"], ["--checkpointing", "false"]
-LIKE_PEERS = ["--micro_batch_tokens", "4096"]  # as the peers' two rows of 2,048
+LIKE_PEERS = ["--micro_batch_tokens", "4096"]  # like the peers' two rows of 2,048
 
 
 class Load(NamedTuple):
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def turns(name: str, base: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Load the contenders of a load together and let them train in turns; return their results or errors."""
+    """Start all contenders of a load together and interleave their training; return their results or errors."""
     load = LOADS[name]
     steps = load.warm + options.rounds * load.turn
     running = []
@@ -134,7 +134,7 @@ def command(whose: str, data: str, base: Path, flags: list[str]) -> list[str]:
 
 
 def matrix_rate() -> float:
-    """Return the measured rate of a large matrix product in FLOP/s, from a process that frees its memory."""
+    """Return the measured rate of a large matrix product in FLOP/s, from a child process that frees its memory."""
     code = (
         "from train.plan.machine import matrix_flops; import torch;"
         " print(matrix_flops(torch.device('cuda'), torch.bfloat16, 8192))"

@@ -2,11 +2,12 @@
 
     python -m bench.serve --model runs/latest/gguf/NAME-Q8_0.gguf [--clients 1,8] [--loads new,long] [--json F]
 
-All servers of a comparison run at the same time and are loaded in turn, so that other work on the machine affects them
-equally; an idle server costs nothing. Every request streams and generates the same number of tokens. Each load runs at
-temperature 0, at 0.8 with each server's defaults, and at 0.8 with the same top_k, top_p and min_p (`--samplings`).
-Ratios are medians over the rounds; `others` is the share of CPU time used by neither the server nor this client. In the
-load "steady", each round also measures llama_decode alone; `of raw` is the server's share of its rate.
+All servers in a comparison run at the same time and take the load in turn, so that other work on the machine affects
+them equally; an idle server costs nothing. Every request streams and generates the same number of tokens. Each load
+runs at temperature 0, at 0.8 with each server's defaults, and at 0.8 with the same top_k, top_p and min_p
+(`--samplings`). Ratios are medians over the rounds; `others` is the share of CPU time used by neither the server nor
+this client. In the "steady" load, each round also measures llama_decode alone; `of raw` is the server's rate as a share
+of llama_decode's.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from bench.serve.peers import PEERS, Load, PeerMissing, Running, start
 from bench.serve.raw import RawDecode
 from burnish.llama import Model
 
-# a round in which other processes used more of the CPUs than this counts as disturbed
+# a round counts as disturbed if other processes used more than this share of the CPUs
 MAX_OTHERS = 0.1
 COMPARED = ("tokens_per_s", "ttft_p50", "between_p95", "cpu_ms")
 
 
 @dataclass
 class Meter:
-    """Measures CPU use from its creation on: by the server, and by processes other than the server and this client."""
+    """Measures CPU use since its creation: by the server, and by processes other than the server and this client."""
 
     server: Running
     server_s: float = 0.0
@@ -73,7 +74,7 @@ def start_all(names: list[str], load: Load) -> list[Running]:
 
 
 async def compare(options: argparse.Namespace, clients: int, model: Model) -> list[dict[str, Any]]:
-    """Run the loads with one number of clients on each server in turn; return a row per load, sampling and server."""
+    """Run the loads on each server in turn with `clients` clients; return a row per load, sampling and server."""
     model_file = Path(options.model).resolve()
     load = Load(
         model_file, options.threads, clients, options.cells, python=options.peer_python, gpu_layers=options.gpu_layers
@@ -96,7 +97,7 @@ async def compare(options: argparse.Namespace, clients: int, model: Model) -> li
 
 @dataclass(frozen=True)
 class Rounds:
-    """What runs on every server: `count` rounds of a load with one sampling and one number of clients."""
+    """The rounds to run on every server: `count` rounds of one load, sampling and client count."""
 
     load: str
     sampling: str
@@ -154,7 +155,7 @@ def summary(load: str, clients: int, server: Running, samples: list[dict[str, fl
 
 
 def ratios(row: dict[str, Any], peer: dict[str, Any]) -> dict[str, float]:
-    """Return the medians of the ratios per round: within a round, conditions are nearly the same for both."""
+    """Return the medians of the per-round ratios: within a round, conditions are nearly the same for both servers."""
     pairs = list(zip(row["rounds"], peer["rounds"], strict=False))
     return {key: statistics.median(a[key] / b[key] for a, b in pairs) for key in COMPARED}
 

@@ -21,7 +21,7 @@ PREFIX = 400
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
-    """Return the CPU time of a call over all threads, in milliseconds."""
+    """Return a call's CPU time over all threads, in milliseconds."""
     before = time.process_time()
     work()
     return (time.process_time() - before) * 1000

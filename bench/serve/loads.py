@@ -20,8 +20,8 @@ SYSTEM_TOKENS = 400
 LONG_PROMPT_TOKENS = 1_500
 STREAM_TOKENS = 160
 STEADY_TOKENS = 96
-# what a request asks for: temperature 0; 0.8 and each server's other defaults (llama-server: top_k 40, top_p 0.95,
-# min_p 0.05; ours: none of them); and the same of all
+# the requested sampling: temperature 0; 0.8 with each server's other defaults (llama-server: top_k 40, top_p 0.95,
+# min_p 0.05; ours: none of them); or 0.8 with the same filters for all
 SAMPLINGS: dict[str, dict[str, float]] = {
     "greedy": {"temperature": 0},
     "defaults": {"temperature": 0.8},
@@ -58,7 +58,7 @@ class Sample:
     counted: int | None = None  # tokens within `seconds`, if not all
 
     def row(self, cpu_s: float, others: float) -> dict[str, float]:
-        """Return the results: tokens/s, time to first token p50 and p95, time between tokens p95 (seconds).
+        """Return the results: tokens/s, p50 and p95 time to first token, p95 time between tokens (seconds).
 
         `others` is other processes' share of the CPUs. `cpu_ms` is the CPU time per token, which is more reliable than
         wall time on a busy machine (it includes a load's unmeasured first pass, for every server).
@@ -105,7 +105,7 @@ async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dic
 
 
 def extras(server: str, model: Model, sampling: str = "greedy") -> dict[str, Any]:
-    """Return the parameters for this sampling, and those that make this server generate up to the token limit."""
+    """Return the parameters for this sampling, and the ones that make this server generate up to the token limit."""
     if server.startswith(("burnish", "llama-server")):
         return {**SAMPLINGS[sampling], "ignore_eos": True}
     return {**SAMPLINGS[sampling], "logit_bias": {str(token): -100 for token in model.eog_ids()}}
@@ -183,7 +183,7 @@ async def shared_steady(server: Running, clients: int, prompts: Prompts, extra: 
 
 
 async def steady(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """Streams of equal length, measured from the last stream's first token to the first stream's end: only decoding."""
+    """Equal-length streams, measured from the last stream's first token to the first stream's end: only decoding."""
     asked = [ask(server.port, [prompts.question(12)], STEADY_TOKENS, extra) for _ in range(clients)]
     answers = await asyncio.gather(*asked)
     came = [answer.pieces or [time.monotonic()] for answer in answers]
@@ -194,7 +194,7 @@ async def steady(server: Running, clients: int, prompts: Prompts, extra: dict[st
 
 
 async def long_prompt(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
-    """Running streams, then a long prompt; the gaps are those of the streams during its prefill."""
+    """Running streams, then a long prompt; the gaps are measured on the streams during its prefill."""
     streams = [
         asyncio.create_task(ask(server.port, [prompts.question(12)], STREAM_TOKENS, extra))
         for _ in range(max(1, clients - 1))

@@ -2,8 +2,8 @@
 
     python -m bench.serve.model OUT.gguf [--type Q4_K_M]
 
-The shape is that of Llama 3.2 1B with a separate output layer. The logits have a standard deviation of 4, so that a few
-hundred tokens are likely, as in a trained model; every token has a text, so that each appears in a stream.
+The shape is Llama 3.2 1B's, with a separate output layer. The logits have a standard deviation of 4, so that a few
+hundred tokens are likely, as in a trained model; every token has text, so that it appears in a stream.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The servers that bench/serve compares, each started with the same model, threads, sequences and cells.
 
-llama-server is built from the same source archive as the runtime, so both are the same commit.
+llama-server is built from the same source archive as the runtime, so both use the same commit.
 """
 
 from __future__ import annotations
@@ -85,18 +85,18 @@ class Running:
             raise PeerMissing(f"{self.name}: {exit_reason(code)}: {last_line(self.log)}")
 
     def memory_mib(self) -> float:
-        """Return its private memory in MiB."""
+        """Return the server's private memory in MiB."""
         lines = [line for pid in self.pids() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")]
         kib = sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
         return kib / 1024
 
     def cpu_s(self) -> float:
-        """Return its CPU time in seconds."""
+        """Return the server's CPU time in seconds."""
         stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids()]
         return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
     def pids(self) -> list[int]:
-        """Return the ids of its process and children: our server runs in a child."""
+        """Return the process ids of the server and its children: our server runs in a child."""
         pid = self.process.pid
         return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
@@ -117,7 +117,7 @@ def source_archive(work: Path) -> Path:
 
 
 def build_peers() -> Path:
-    """Build llama-server once; return the directory with it and llama-cpp-python's example server."""
+    """Build llama-server once; return the directory that contains it and llama-cpp-python's example server."""
     target = cache_root() / "bench" / f"{pinned_version()}-{build_key(pinned_version(), CMAKE_FLAGS, native=True)}"
     if (target / "llama-server").is_file():
         return target
@@ -162,7 +162,7 @@ def free_port() -> int:
 
 
 def burnish(load: Load, port: int) -> list[str]:
-    """Our server, with defaults otherwise."""
+    """Our server, otherwise with its defaults."""
     options = {
         "model": load.model,
         "port": port,
@@ -183,7 +183,7 @@ def burnish_other_layout(load: Load, port: int) -> list[str]:
 
 
 def llama_server(load: Load, port: int) -> list[str]:
-    """llama.cpp's server, with one slot per client and the same total cells, with defaults otherwise."""
+    """llama.cpp's server, with one slot per client, the same total cells, and defaults otherwise."""
     options = {"-m": load.model, "--port": port, "-t": load.threads, "-np": load.clients}
     options |= {"-c": load.clients * load.cells_each, "-ngl": load.gpu_layers if load.gpu_layers >= 0 else 999}
     command = [str(build_peers() / "llama-server"), "--host", "127.0.0.1", "--no-webui"]
@@ -191,7 +191,7 @@ def llama_server(load: Load, port: int) -> list[str]:
 
 
 def llama_cpp_server(load: Load, port: int) -> list[str]:
-    """llama-cpp-python's server, which runs one request at a time, so it gets the cells of one."""
+    """llama-cpp-python's server, which runs one request at a time, so it gets one request's cells."""
     options = {"model": load.model, "port": port, "n_threads": load.threads, "n_threads_batch": load.threads}
     # otherwise the next request would cut off a running stream
     options |= {"n_ctx": load.cells_each, "host": "127.0.0.1", "interrupt_requests": "false"}

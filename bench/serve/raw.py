@@ -1,6 +1,6 @@
-"""The rate of llama_decode alone: steps with one token of each sequence, in a separate process.
+"""Measures llama_decode alone: steps with one token per sequence, in a separate process.
 
-It is the upper bound of any server, so a load's tokens/s are also reported as a share of it.
+Its rate is the upper bound for any server, so a load's tokens/s are also reported as a share of that rate.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Self
 from bench.serve.peers import Load
 from burnish.llama import Context, Model
 
-PROMPT = 60  # tokens before the first step, about as many as in the questions of the steady load
+PROMPT = 60  # tokens before the first step, about as many as in the steady load's questions
 STEPS = 48
 
 
 class RawDecode:
-    """The process, which holds the model and computes only on request."""
+    """A child process that holds the model and computes only on request."""
 
     def __init__(self, load: Load) -> None:
         code = "import sys; from bench.serve.raw import answer; answer(*sys.argv[1:])"

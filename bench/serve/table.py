@@ -24,7 +24,7 @@ HEAD = (
 
 
 def table(rows: list[dict[str, Any]], server: str, peer: str) -> str:
-    """Return the table of the rows that both servers have, sampled ones first; * marks rows with disturbed rounds."""
+    """Return a table of the rows that exist for both servers, sampled ones first; * marks disturbed rounds."""
     found = {(r["load"], r["sampling"], r["clients"], r["server"]): r for r in rows}
     order = sorted(
         {key[:3] for key in found}, key=lambda key: (key[1] == "greedy", key[0], list(SAMPLINGS).index(key[1]))

@@ -1,4 +1,4 @@
-"""One contender on one load, in its own process: trains some steps and prints their timing (see turns.py).
+"""One contender on one load, in its own process: trains a few steps and prints their timing (see turns.py).
 
 python -m bench.training.contenders CONTENDER LOAD --base DIR --steps N --checkpointing auto|true|false [--memory_gib G]
 """
@@ -31,7 +31,7 @@ def rows_of(load: str, steps: int, packing: bool = False) -> list[list[int]]:
 
 
 def burnish(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours; the plan decides what the options leave open, as in a run."""
+    """Our training; as in a run, the plan chooses what the options leave open."""
     from pathlib import Path
 
     from transformers import AutoTokenizer
@@ -73,7 +73,7 @@ def burnish(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(options: argparse.Namespace) -> Any:
-    """Return the settings that a user would choose for this load."""
+    """Return the settings a user would choose for this load."""
     from train.settings import TrainSettings
 
     limit, rows, accumulation = LOADS[options.load]

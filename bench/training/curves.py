@@ -3,7 +3,7 @@
     python -m bench.training.curves --base DIR --data FILE [--steps 60] [--quantization nf4] [--svg F] [--json F]
 
 TRL's trainer pads, and uses neither fused LoRA layers nor compilation. TRL casts the adapter of a quantized base to
-bfloat16; "TRL, float32 adapter" reverts that, as our training does. The difference of two runs of ours is measured too.
+bfloat16; "TRL, float32 adapter" reverts that, as ours does. The difference between two of our runs is also measured.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def losses(trainer: Any) -> list[float]:
 
 
 def apart(a: list[float], b: list[float]) -> dict[str, float]:
-    """Return the median, largest and final difference of two curves, relative to the first."""
+    """Return the median, largest and final difference between two curves, relative to the first."""
     parts = [abs(x - y) / x for x, y in zip(a, b, strict=True)]
     return {"median": statistics.median(parts), "largest": max(parts), "last_tenth": statistics.mean(parts[-6:])}
 

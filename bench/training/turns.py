@@ -1,4 +1,4 @@
-"""Training steps in turns: all contenders load, then each trains a few steps while the others wait.
+"""Interleaved training: all contenders load, then each in turn trains a few steps while the others wait.
 
 A contender's process prints READY when it is loaded, and TURN after each turn; a line on its standard input starts the
 next turn. Its last line is RESULT and a JSON object. Waiting uses neither GPU nor CPU time.
@@ -22,7 +22,7 @@ READY, TURN, RESULT = "@ready", "@turn", "@result"
 class Timer:
     """Times steps with CUDA synchronization. The first `warm` steps, which compile and fill caches, are not counted.
 
-    `turn`: steps per turn, after which it waits for the next one; 0: never waits.
+    `turn`: steps per turn, after which the process waits for its next turn; 0: never waits.
     """
 
     def __init__(self, started: float, warm: int, turn: int) -> None:
@@ -60,7 +60,7 @@ class Timer:
         self.begun = time.time()
 
     def watch(self, trainer: Any, accumulation: int) -> None:
-        """Time the trainer's steps, and count the tokens given to its collator; a step has `accumulation` batches."""
+        """Time the trainer's steps, and count the tokens passed to its collator; `accumulation` batches make a step."""
         from transformers import TrainerCallback
 
         collate, timer = trainer.data_collator, self
@@ -118,14 +118,14 @@ class Contender:
         self._lines.put(None)
 
     def go(self) -> None:
-        """Start its turn."""
+        """Start the contender's turn."""
         assert self._process.stdin is not None
         if self.result is None:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
 
     def wait(self, limit_s: float) -> None:
-        """Wait until it is ready, its turn is over, or it has exited; then `result` holds its results or its error."""
+        """Wait until the contender is ready, ends its turn, or exits; `result` then holds its results or its error."""
         end = time.monotonic() + limit_s
         while self.result is None:
             try:
