@@ -2,8 +2,8 @@
 
     python tools/build_llama.py [--cpu native|v3|all] [--cuda ARCHS] [--wheel-only DIR]
 
-The wheel is cached under a key of everything that affects it (tools/llama_key.py): a machine builds it once, and
-machines that share a home directory never mix their builds. A native build is tested on this CPU before it is cached
+The wheel is cached under a key derived from everything that affects it (tools/llama_key.py): a machine builds it once,
+and machines that share a home directory never mix their builds. A native build is tested on this CPU before it is cached
 (tools/selftest_llama.py); if it fails, the next slower one is built, and that choice is remembered. This uses only the
 standard library, because it runs before anything is installed.
 """
@@ -36,7 +36,7 @@ from tools.llama_key import AMX_FLAGS, build_key, cpu_features  # noqa: E402
 REQUIREMENT = ROOT / "requirements" / "llama.txt"
 SELFTEST = ROOT / "tools" / "selftest_llama.py"
 SELFTEST_LIMIT_S = 300
-# signals that a build unsuitable for this CPU causes; others were sent on purpose
+# signals caused by a build unsuitable for this CPU; others were sent on purpose
 CRASHES = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP")
 CONVERTER_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/gguf/")
 BASE_FLAGS = (
@@ -55,7 +55,7 @@ CPU_FLAGS = {
 
 
 def pinned_version() -> str:
-    """Return the version that requirements/llama.txt pins."""
+    """Return the version pinned in requirements/llama.txt."""
     found = re.search(r"^llama-cpp-python==(\S+)", REQUIREMENT.read_text(), re.MULTILINE)
     if not found:
         raise SystemExit(f"{REQUIREMENT}: expected a line 'llama-cpp-python==VERSION --hash=sha256:...'")
@@ -64,7 +64,7 @@ def pinned_version() -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A way to build: its CMake flags, its name in messages, and whether it is native, so tested on this CPU."""
+    """A build variant: CMake flags, name in messages, and whether it is native and so tested on this CPU."""
 
     name: str
     flags: tuple[str, ...]
@@ -120,7 +120,7 @@ def cmake_args(cmake_flags: Sequence[str]) -> str:
 
 
 def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> None:
-    """Build the wheel with a progress line; the end of the compiler's output is shown only if it fails."""
+    """Build the wheel with a progress line; show the end of the compiler's output only on failure."""
     environment = {**os.environ, "CMAKE_ARGS": cmake_args(cmake_flags)}
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--wheel-dir", str(target), str(archive)]
     started, log, shown = time.monotonic(), [], 0.0
@@ -147,7 +147,7 @@ def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> No
 
 
 def fault(directory: Path, cuda: bool) -> str | None:
-    """Test the wheel in a child process; return one line on what is wrong, or None.
+    """Test the wheel in a child process; return a one-line fault, or None.
 
     Raises SystemExit if the test itself can't run.
     """
@@ -189,7 +189,7 @@ def _has_driver() -> bool:
 def build(directory: Path, choice: Choice) -> str | None:
     """Create `directory` with the wheel and converter, atomically.
 
-    Return what is wrong with a build that fails its test, which is not kept.
+    Return the fault if the build fails its test; such a build is not kept.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".build-") as name:
@@ -202,7 +202,7 @@ def build(directory: Path, choice: Choice) -> str | None:
             return wrong
         try:
             os.replace(whole, directory)
-        except OSError:  # another process has built the same in the meantime
+        except OSError:  # another process has completed the same build in the meantime
             if not directory.is_dir():
                 raise
     return None

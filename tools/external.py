@@ -32,7 +32,7 @@ def sets() -> dict[str, Path]:
 
 
 def home(name: str) -> Path:
-    """Return where a set is installed."""
+    """Return a set's installation directory."""
     return Path(sys.prefix) / "external" / name
 
 
@@ -62,7 +62,7 @@ def _npm(directory: Path, path: Path) -> str:
 def _pip(directory: Path, path: Path) -> str:
     if why := _ran([sys.executable, "-m", "venv", str(directory)], ROOT):
         return why
-    # the set is complete; pip would not accept the pin of a package for the same one with an extra
+    # the set is complete; pip would not accept a package's pin for the same package with an extra
     pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
     return _ran([*pip, "-r", str(path)], ROOT)
 

@@ -21,7 +21,7 @@ Graph = dict[str, set[str]]
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
-    """Return the dotted name of a file; for __init__.py, that of its folder."""
+    """Return a file's dotted name; for __init__.py, its folder's."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -52,7 +52,7 @@ def imported(path: Path, root: Path = ROOT, typing: bool = False) -> Iterator[st
 
 
 def module_graph(root: Path = ROOT, typing: bool = False) -> Graph:
-    """Return the modules of the packages that each of their modules imports; for `typing` see `imported`."""
+    """Map each module in the packages to the modules it imports from them; for `typing` see `imported`."""
     files = {module_name(path, root): path for name in PACKAGES for path in (root / name).rglob("*.py")}
     graph: Graph = {}
     for name, path in files.items():
@@ -62,7 +62,7 @@ def module_graph(root: Path = ROOT, typing: bool = False) -> Graph:
 
 
 def _known(dotted: str, files: dict[str, Path]) -> str | None:
-    """Return the module of a dotted name: the name itself, or the module that defines its last part."""
+    """Return a dotted name's module: the name itself, or the module that defines its last part."""
     return next((name for name in (dotted, dotted.rpartition(".")[0]) if name in files), None)
 
 
@@ -72,7 +72,7 @@ def folder(module: str) -> str:
 
 
 def folder_graph(graph: Graph, package: str) -> Graph:
-    """Return the folders of a package that each of its folders imports."""
+    """Map each folder of a package to the folders it imports from that package."""
     edges: Graph = {}
     for module, targets in graph.items():
         if module.startswith(package + "."):

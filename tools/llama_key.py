@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 AMX = ROOT / "deploy" / "amx.cmake"
 AMX_FLAGS = (f"-DCMAKE_PROJECT_ggml_INCLUDE={AMX}",)
 INCLUDED = (AMX, AMX.with_name("amx_tile_config.h"))
-# what CMake and compilers read from the environment
+# environment variables read by CMake and the compilers
 VARIABLES = (
     "CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX", "CMAKE_ARGS",
     "CMAKE_GENERATOR", "SKBUILD_CMAKE_ARGS", "SKBUILD_CMAKE_DEFINE",
@@ -70,5 +70,5 @@ def _version(command: str) -> str:
         done = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return "none"
-    # nvcc prints its release in the last lines, others in the first
+    # nvcc prints its release in the last lines, other compilers in the first
     return done.stdout.strip()[:2000]

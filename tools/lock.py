@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
-# sets whose .in file names all packages, so that nothing is resolved
+# sets whose .in file lists all packages, so that nothing is resolved
 WHOLE = ("cuda-build", "quickstart", "serve-cuda", "train-cuda")
 OF_TORCH = re.compile(r"(torch|triton|nvidia-\S+|cuda-\S+)==")
 # the only supported platform; uv writes this marker for packages that only some systems need

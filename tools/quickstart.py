@@ -40,7 +40,7 @@ START_LIMIT_S = 120
 
 
 def stage(*arguments: str) -> None:
-    """Run one stage as a user would; exit if it fails."""
+    """Run one stage as a user would; exit on failure."""
     code = subprocess.run([sys.executable, "-m", *arguments]).returncode
     if crashed(code):
         raise RunError(f"python -m {' '.join(arguments)}: {exit_reason(code)}")

@@ -2,9 +2,9 @@
 
     python tools/selftest_llama.py SITE [--work DIR] [--types Q8_0,Q4_K_M] [--force-extra]
 
-SITE is the directory that holds the package llama_cpp. Prints one line per type, then "passed"; the exit code is 1 if a
-type's results are wrong. tools/build_llama.py runs this in a child process before it installs a build, because a build
-that crashes here would also crash the exam and the server. Uses the standard library only.
+SITE is the directory that contains the llama_cpp package. Prints one line per type, then "passed"; the exit code is 1
+if a type's results are wrong. tools/build_llama.py runs this in a child process before it installs a build, because a
+build that crashes here would also crash the exam and the server. Uses the standard library only.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def load_api(site: Path) -> Any:
 
 
 def has_amx(api: Any) -> bool:
-    """Whether AMX must be used: the CPU has it, the kernel permits it to this process, and this build supports it.
+    """Whether AMX must be used: the CPU has it, the kernel permits it for this process, and this build supports it.
 
     The permission is per process; threads started later inherit it (Linux, Documentation/arch/x86/xstate.rst).
     """
@@ -99,7 +99,7 @@ class Log:
 
 
 def logits(api: Any, path: Path, extra: bool) -> list[float]:
-    """Load a model and return the logits after the last token of each batch, one list after another."""
+    """Load a model and return the logits after each batch's last token, concatenated."""
     params = api.llama_model_default_params()
     params.n_gpu_layers, params.use_extra_bufts = 0, extra
     model = api.llama_model_load_from_file(str(path).encode(), params)
@@ -126,7 +126,7 @@ def logits(api: Any, path: Path, extra: bool) -> list[float]:
 
 
 def check(api: Any, log: Log, path: Path, name: str, amx: bool, force: bool) -> str:
-    """Compare a file's logits as loaded in use with those of the plain kernels; return a summary. Raises Wrong."""
+    """Compare a file's logits, loaded as in normal use, with the plain kernels'; return a summary. Raises Wrong."""
     extra = force or name not in FLOATS
     log.buffers()
     found = logits(api, path, extra)

@@ -1,7 +1,7 @@
 """make ship: check, plan, train, export and serve one data file, with one question before training starts.
 
-Each step runs its own command, on this machine or in its container. The run has a fixed name (RUN=, otherwise from the
-data file), so that the same command continues after what is finished. Uses only the standard library: if the steps run
+Each step runs its own command, on this machine or in its container. The run has a fixed name (RUN=, or derived from the
+data file), so that the same command resumes after the finished steps. Uses only the standard library: if the steps run
 in containers, this machine may have no packages.
 """
 
@@ -25,12 +25,12 @@ STEPS = {
     "export": "merge, convert, quantize, and examine each file",
     "serve": "load the smallest file that passed",
 }
-# the stage of a setting in SET, by its section; a name without a section comes from TRL or unsloth
+# a setting in SET belongs to a stage by its section; a name without a section comes from TRL or unsloth
 TRAIN_SECTIONS = frozenset({"base", "data", "chat", "lora", "train", "exam", "run", "push"})
 EXPORT_SECTIONS = frozenset({"run", "merge", "gguf", "gate"})
 SERVE_SECTION = "serve"
 RUN_SECTION = re.compile(r"^run\s*:", re.MULTILINE)
-MAX_NAME = 60  # characters of a run name made from a file name
+MAX_NAME = 60  # maximum characters in a run name derived from a file name
 MAX_PORT = 65535
 INTERRUPTED = 130
 
@@ -67,7 +67,7 @@ class Ship:
 
 
 def options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each setting of SET: its name without dashes, and its arguments (--lora.r 32, --lora.r=32)."""
+    """Yield each setting in SET: its name without dashes, and its arguments (--lora.r 32, --lora.r=32)."""
     found: list[list[str]] = []
     for word in words:
         if word.startswith("--") or not found:
@@ -95,7 +95,7 @@ def by_stage(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def run_name(data: str, config: str) -> str:
-    """Return a run name made from the name of the data file or the config. Raises ShipError if that is impossible."""
+    """Return a run name derived from the data file's or config's name. Raises ShipError if that is impossible."""
     file = (data or config).rstrip("/").rpartition("/")[2]
     stem = re.split(r"\.(?=[A-Za-z])", file)[0]  # rows.jsonl.gz is rows, v1.2.csv is v1.2
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME]
@@ -105,7 +105,7 @@ def run_name(data: str, config: str) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of make's variables; the arguments in SET follow after --."""
+    """Return the parser for make's variables; the arguments in SET follow after --."""
     parser = argparse.ArgumentParser(prog="make ship", allow_abbrev=False)
     for variable in ("data", "base", "run", "quants"):
         parser.add_argument(f"--{variable}", default="")
@@ -174,7 +174,7 @@ def say(text: str) -> None:
 def check_later_steps(ship: Ship) -> int:
     """Check the port and, if the steps run on this machine, the settings of export and serve; return an exit code.
 
-    Raises ShipError if the port is not one or is in use.
+    Raises ShipError if the port is invalid or in use.
     """
     if not ship.port.isdecimal() or not 0 < int(ship.port) <= MAX_PORT:
         raise ShipError(f"PORT={ship.port}: expected a port, 1 to {MAX_PORT}")

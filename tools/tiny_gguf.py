@@ -18,7 +18,7 @@ class Size:
     """The shape of a Llama model.
 
     tied: the output layer shares the embedding's weights.
-    words: tokens after the control tokens have texts, so that output shows them; otherwise they are unused.
+    words: tokens after the control tokens have text, so that they appear in the output; otherwise they are unused.
     spread: the standard deviation of the logits; a large one makes the top token far likelier than the next.
     """
 
@@ -104,7 +104,7 @@ def metadata(size: Size, pre: str = "gpt-2", template: str | None = None) -> lis
 
 
 def write(path: Path, size: Size = TINY, seed: int = 0, pre: str = "gpt-2", template: str | None = None) -> None:
-    """Write the model. The same seed gives the same file."""
+    """Write the model. The same seed yields the same file."""
     drawn, tensors, pairs = random.Random(seed), shapes(size), metadata(size, pre, template)
     header, offset = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))), 0
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""docs/openai-api.md: routes, request fields and errors, collected from the code of serve/http."""
+"""docs/openai-api.md: routes, request fields and errors, collected from serve/http's code."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _request(route: APIRoute) -> type[Wire] | None:
 
 
 def _same(model: type[Wire]) -> str:
-    """Return a sentence instead of tables for a request with the fields of another one; "" for others."""
+    """Return a sentence instead of tables if a request has the same fields as another, otherwise ""."""
     parent = model.__mro__[1]
     if not issubclass(parent, Wire) or model.model_fields.keys() != parent.model_fields.keys():
         return ""

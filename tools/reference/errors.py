@@ -16,14 +16,14 @@ from serve.http.schema import ChatRequest
 from .markdown import table
 
 SERVE = Path(__file__).resolve().parents[2] / "serve"
-# what makes an error of a status, with where the code (None: the keyword) and the message are among its arguments
+# callables that create an error with a status: positions of the code (None: a keyword) and the message argument
 MAKERS: dict[str, tuple[int | None, int]] = {"ApiError": (None, 1), "Refusal": (1, 2), "_refuse": (1, 2)}
 # functions that create an error with a fixed status and code; the first argument is the message
 WRAPPERS = {"too_many": too_many("", 1), "failed": failed("")}
 NOT_READ = {499}  # the client has disconnected
 ELLIPSIS = "…"
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
-# bodies that the schema refuses; their messages are listed in the table
+# bodies that the schema rejects; their messages are listed in the table
 REFUSED: tuple[dict[str, Any], ...] = (
     {"model": "default"},
     {**CHAT, "tempratur": 1},
@@ -53,7 +53,7 @@ def error_table() -> str:
 
 
 def _from_schema() -> Iterator[Found]:
-    """Yield the errors of bodies that the schema refuses, and the codes of malformed HTTP."""
+    """Yield the errors for bodies that the schema rejects, and the codes for malformed HTTP."""
     for body in REFUSED:
         try:
             validate(ChatRequest, body)

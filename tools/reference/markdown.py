@@ -43,7 +43,7 @@ def type_text(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def bounds(metadata: Sequence[Any]) -> str:
-    """Return the bounds of a number in words, "" if there are none."""
+    """Return the bounds of a number in words, or "" if there are none."""
     found: dict[str, Any] = {}
     for item in _flat(metadata):
         for kind in ("ge", "gt", "le", "lt"):
