@@ -1,1 +1,1 @@
-"""What several test modules use: commands, servers, doubles, tokenizers and small models."""
+"""Helpers shared by several test modules: commands, servers, doubles, tokenizers and small models."""

@@ -69,7 +69,7 @@ class ChatPage:
         return self.browser.execute_script(code, *arguments)
 
     def imported(self, module: str, expression: str, *arguments: Any) -> Any:
-        """Return the value of an expression of a module, `m`, and the arguments, `a`."""
+        """Evaluate an expression with the module as `m` and the arguments as `a`."""
         code = f"const [...a] = arguments, end = a.pop(); import('./web/{module}').then(m => end({expression}))"
         return self.browser.execute_async_script(code, *arguments)
 
@@ -125,7 +125,7 @@ class ChatPage:
         self.keys("\ue007")
 
     def ask(self, text: str) -> str:
-        """Send a message, wait for the end of its answer, and return the answer's text."""
+        """Send a message, wait for the complete answer, and return the answer's text."""
         self.send(text)
         return self.answered()
 

@@ -1,4 +1,4 @@
-"""Runs commands as a user does, each in its own process, and kills processes on the way."""
+"""Runs commands as a user does, each in its own process, and kills some of them midway."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Fork:
         return self.process.pid
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for it to exit and return the exit code. Raises subprocess.TimeoutExpired."""
+        """Wait for the command to exit and return the exit code. Raises subprocess.TimeoutExpired."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired(list(self.words), timeout or 0)
@@ -84,7 +84,7 @@ def _command(words: Sequence[str], environment: Mapping[str, str], out: str, err
 
 
 def own_environment(more: Mapping[str, str] = {}) -> dict[str, str]:
-    """Return this process's variables; of the BURNISH_ ones only the cache, FEW_TEXTS and the given ones."""
+    """Return this process's environment; of the BURNISH_ variables, only the cache, FEW_TEXTS and the given ones."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("BURNISH_") or k == "BURNISH_CACHE"}
     return {**clean, **FEW_TEXTS, **more}
 
@@ -97,10 +97,10 @@ def fork(words: Sequence[str], out: str = os.devnull, err: str = os.devnull) -> 
 
 
 class Cli:
-    """Run `python -m ARGUMENTS` from the project's root, with no BURNISH_ variables but FEW_TEXTS and the given ones.
+    """Run `python -m ARGUMENTS` from the project's root, with only FEW_TEXTS and the given BURNISH_ variables.
 
-    Commands of train and export run in forks of a process that has imported them. Those that are given variables, which
-    libraries read while they are imported, run in a new interpreter, like those of `fresh`.
+    The train and export commands run in forks of a process that has imported them. Commands given variables, which
+    libraries read on import, run in a new interpreter, as with `fresh`.
     """
 
     def __call__(self, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -119,7 +119,7 @@ class Cli:
         return subprocess.CompletedProcess(list(arguments), code, *said)
 
     def fresh(self, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run it in a new interpreter, as a user does, with its own imports, seeds and hashes."""
+        """Run the command in a new interpreter, as a user does, with its own imports, seeds and hashes."""
         return subprocess.run(
             [sys.executable, "-m", *arguments], cwd=ROOT, env=own_environment(environment),
             capture_output=True, text=True, timeout=timeout,
@@ -168,7 +168,7 @@ def free_port() -> int:
 
 
 def child_of(process: subprocess.Popen[str]) -> int:
-    """Wait for a process's child and return its id."""
+    """Wait for a process to start a child, and return the child's id."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if found := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():

@@ -33,11 +33,11 @@ CONTEXT = 20_000
 LIMITS = SchedulerLimits(slots=5, running=4, cells=5 * CONTEXT, per_slot=CONTEXT, shared=False)
 BAD_GATEWAY = b"<html><head><title>502 Bad Gateway</title></head><body><h1>nginx</h1></body></html>"
 LOGIN = b"<!doctype html><title>Sign in</title>"
-CUT_AFTER = 12  # pieces of a stream that arrive
+CUT_AFTER = 12  # stream pieces that arrive
 
 
 class LastMessage(ByteTokenizer):
-    """The prompt is only the last message, so that the echo answers with it."""
+    """Uses only the last message as the prompt, so that the echo repeats it."""
 
     async def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int
@@ -46,7 +46,7 @@ class LastMessage(ByteTokenizer):
 
 
 class SlowEcho(EchoBackend):
-    """An echo that takes `pause_s` for every step."""
+    """An echo that takes `pause_s` seconds per step."""
 
     pause_s = 0.0
 
@@ -56,9 +56,9 @@ class SlowEcho(EchoBackend):
 
 
 class Proxy:
-    """Sits between browser and application: records requests, and breaks replies as `fault` says.
+    """A proxy between browser and application: records requests, and breaks replies according to `fault`.
 
-    html: a proxy's page with 502; login: one with 200; cut: the stream ends early but cleanly; lost: the connection
+    html: an error page with 502; login: a page with 200; cut: the stream ends early but cleanly; lost: the connection
     breaks; error: an error object in the stream; silent: no reply; crlf: different line ends, and comments.
     """
 

@@ -80,12 +80,12 @@ def whole(drawn: random.Random) -> Parts:
         offset += -(-width * shape[0] * (shape[1] if len(shape) > 1 else 1) // 32) * 32
     data = bytearray(drawn.randbytes(offset))
     for at in range(1, offset, 2):
-        data[at] = data[at] & 0x83 | 0x20  # halves between 2**-8 and 2**-7, either sign
+        data[at] = data[at] & 0x83 | 0x20  # float16 values between 2**-8 and 2**-7, either sign
     return Parts(list(tiny_gguf.metadata(SMALL)), tensors, data)
 
 
 def mutant(seed: int) -> bytes:
-    """Return the file for a seed: one to three changes of the model's parts, or of its bytes."""
+    """Return the file for a seed: the model with one to three changes to its parts or bytes."""
     drawn = random.Random(seed)
     parts = whole(drawn)
     raw = drawn.random() < 0.15

@@ -1,7 +1,7 @@
 """Load many mutants in llama.cpp: python -m tests.support.gguf_outcomes FIRST COUNT prints the outcomes as JSON.
 
-Each is opened in a fork, to save the imports: first by the load test that serve runs in a child process, then, if that
-passed, as serve opens it.
+Each file is opened in a fork, to avoid repeated imports: first by the load test that serve runs in a child process,
+then, if that passed, as serve opens it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def serve(path: Path) -> int:
 
 
 def outcome(call: Callable[[Path], int], path: Path, said: Path) -> int:
-    """Call in a fork; return its exit code, or the negative signal number."""
+    """Call a function in a fork; return the exit code or the negative signal number."""
     child = os.fork()
     if child == 0:
         signal.alarm(LIMIT_S)

@@ -1,4 +1,4 @@
-"""Hostile chat templates: endless, too large, with errors of every kind, or reaching for private attributes."""
+"""Hostile chat templates: endless, too large, with errors of every kind, or accessing private attributes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 NESTED = "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"
 # templates that must be stopped by a limit or end in one error
 HOSTILE: dict[str, str] = {
-    # without an end
+    # endless
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
     "{% endfor %}{% endfor %}",
     "loops that write": "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxx{% endfor %}{% endfor %}",
@@ -126,7 +126,7 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
 def most_kib() -> int:
-    """Return this process's peak memory. (getrusage starts with the peak of the parent process.)"""
+    """Return this process's peak memory in KiB. (getrusage starts from the parent process's peak.)"""
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 

@@ -1,7 +1,7 @@
 """A small fake of the Hugging Face Hub over real HTTP, with the API that huggingface_hub uses.
 
-It has users, repositories with commits, LFS blobs (single and multipart), gated and private repositories, and injected
-faults. It supports LFS but not Xet, so `environment` sets HF_HUB_DISABLE_XET=1.
+It implements users, repositories with commits, LFS blobs (single and multipart), gated and private repositories, and
+injected faults. It supports LFS but not Xet, so `environment` sets HF_HUB_DISABLE_XET=1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = r"(?P<repo>[^/]+/[^/]+)"
 
 @dataclass(frozen=True)
 class File:
-    """One file of a commit: its bytes, and whether it is stored as LFS."""
+    """One file in a commit: its bytes, and whether it is stored as LFS."""
 
     content: bytes
     lfs: bool
@@ -99,7 +99,7 @@ class Hub:
         self.requests: list[Request] = []
         self.quota_bytes: int | None = None
         self.seconds_a_part = 0.0
-        self.lost_answers = 0  # commits that succeed but get the reply 502
+        self.lost_answers = 0  # commits that succeed but get a 502 reply
         self._busy, self._changed = 0, threading.Condition()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -375,7 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.hub.blobs[file.sha256] = file.content
         linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
-        # large files are on another host, which must not get the token
+        # large files are on another host, which must not receive the token
         away = f"http://localhost:{self.server.server_port}/cdn/{file.sha256}"  # type: ignore[attr-defined]
         self._send(302, b"", {**headers, **linked, "Location": away})
 

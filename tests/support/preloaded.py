@@ -1,4 +1,4 @@
-"""Imports of the process that commands are forked from: both stages completely, with quiet libraries."""
+"""Imports for the process that commands are forked from: both stages completely, with libraries silenced."""
 
 from importlib import import_module
 

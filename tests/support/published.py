@@ -1,4 +1,4 @@
-"""An exported run made of small files with correct hashes, which can be published without loading a model."""
+"""An exported run consisting of small files with correct hashes, publishable without loading a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHY = "KL 0.3 is above 0.1"
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link or copy a large file; a symbolic link would lead out of the run."""
+    """Hard-link or copy a large file; a symbolic link would point outside the run."""
     try:
         os.link(source.resolve(), target)
     except OSError:
@@ -31,7 +31,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def noise(size: int, seed: str) -> bytes:
-    """Return bytes that are different for each seed."""
+    """Return bytes that differ for each seed."""
     return hashlib.shake_256(seed.encode()).digest(size)
 
 

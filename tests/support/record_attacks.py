@@ -13,7 +13,7 @@ DELETED = object()
 
 
 def deep(levels: int) -> Any:
-    """Return a list inside lists."""
+    """Return a deeply nested list."""
     value: Any = []
     for _ in range(levels):
         value = [value]

@@ -1,4 +1,4 @@
-"""A real server in its own process, with the small real model, for the tests of serve."""
+"""A real server in its own process, with the small real model, for testing serve."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ServerProcess:
         )
 
     def wait_running(self, least: int = 1, waiting: bool = False, timeout: float = 60) -> None:
-        """Wait until at least `least` sequences run; with `waiting`, run or wait."""
+        """Wait until at least `least` sequences are running; with `waiting`, running or waiting."""
         self._wait(lambda running, queued: running + queued * waiting >= least, timeout)
 
     def wait_idle(self, timeout: float = 30) -> None:
@@ -105,7 +105,7 @@ class ServerProcess:
         self._wait(lambda running, queued: running + queued == 0, timeout)
 
     def _wait(self, holds: Callable[[float, float], bool], timeout: float) -> None:
-        # the server sends no notification of this, so poll
+        # the server sends no notification, so poll
         end = time.monotonic() + timeout
         while not holds(self.metric("burnish_sequences_running"), self.metric("burnish_queue_depth")):
             assert time.monotonic() < end, "sequences never began or ended"
@@ -124,7 +124,7 @@ class ServerProcess:
         return int(found[1])
 
     def stop(self, timeout: float = 60) -> int:
-        """Stop it with SIGTERM; return the exit code."""
+        """Stop the server with SIGTERM; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -138,7 +138,7 @@ class ServerProcess:
 
 @contextmanager
 def made(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
-    """Run `make serve` in its own process group during the block, which starts when it is ready."""
+    """Run `make serve` in its own process group during the block, which starts once the server is ready."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -166,7 +166,7 @@ def made(command: list[str], environment: dict[str, str] | None = None) -> Itera
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[ServerProcess]:
-    """Run a server during the block, which starts when it is ready."""
+    """Run a server during the block, which starts once the server is ready."""
     server = ServerProcess(**settings)
     try:
         yield server.wait_ready()

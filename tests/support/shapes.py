@@ -1,4 +1,4 @@
-"""Published sizes of models, and GPUs as machine descriptions."""
+"""Published model sizes, and GPUs as machine descriptions."""
 
 from __future__ import annotations
 

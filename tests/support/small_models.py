@@ -1,4 +1,4 @@
-"""Models of a few thousand weights in several architectures, with non-zero adapters, and rows for them."""
+"""Models with a few thousand weights in several architectures, with non-zero adapters, and rows for them."""
 
 from __future__ import annotations
 

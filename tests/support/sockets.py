@@ -1,4 +1,4 @@
-"""Raw requests and replies over sockets, for the tests of connections."""
+"""Raw requests and replies over sockets, for the connection tests."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ BRACKETED = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<jupyter_text>' }}{% endif %}"
 )
 
-# like Gemma's first one: rejects system turns
+# like the first Gemma's: rejects system turns
 STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + (
     "{% for m in messages %}" + CHATML_TURN + "{% endfor %}" + OPENS
 )

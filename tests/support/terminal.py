@@ -15,14 +15,14 @@ CTRL_C = "\x03"
 
 
 class Terminal:
-    """A process with a new terminal as standard input and outputs; `output` is its output so far."""
+    """A process with a new terminal as stdin, stdout and stderr; `output` is its output so far."""
 
     def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
         self.output = ""
         self.code: int | None = None
         self.pid, self._file = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in a shell's background
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored if the tests run in a shell's background
             os.chdir(cwd)
             os.execvpe(command[0], list(command), dict(environment))
 
@@ -60,7 +60,7 @@ class Terminal:
             return True
         try:
             piece = os.read(self._file, 65_536)
-        except OSError:  # Linux's end of a terminal
+        except OSError:  # how Linux reports the end of a terminal
             return False
         self.output += piece.decode(errors="replace")
         return bool(piece)

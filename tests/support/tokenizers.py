@@ -93,7 +93,7 @@ def add_weights(directory: Path, vocabulary: int) -> Path:
     return directory
 
 
-# llama.cpp's expressions for DeepSeek's tokenizer, in its source
+# llama.cpp's regular expressions for DeepSeek's tokenizer, in its source code
 DEEPSEEK = re.compile(r"case LLAMA_VOCAB_PRE_TYPE_DEEPSEEK_LLM:\s+regex_exprs = {(.*?)\n\s+};", re.DOTALL)
 
 
@@ -102,7 +102,7 @@ def from_llama_cpp(
 ) -> tuple[Path, list[tuple[str, list[int]]]]:
     """Write a real byte-level vocabulary from llama.cpp's sources, labelled as a SentencePiece one.
 
-    Return the directory, and the texts of llama.cpp's test with their ids.
+    Return the directory, and the texts from llama.cpp's tests with their ids.
     """
     from gguf import GGUFReader
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -137,12 +137,12 @@ def llama_cpp_vocabularies() -> list[Path]:
 
 
 def llama_cpp_template(name: str) -> str:
-    """Return the chat template of a known model that llama.cpp's sources carry."""
+    """Return a known model's chat template from llama.cpp's sources."""
     return (_sources() / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def _deepseek(source: Path) -> list[str]:
-    """Return the expressions except the last one, for digits, which the tokenizer splits one by one."""
+    """Return the regular expressions except the last one, for digits, which the tokenizer splits individually."""
     found = DEEPSEEK.search(source.read_text(encoding="utf-8"))
     assert found is not None
     return [json.loads(text) for text in re.findall(r'"(?:[^"\\]|\\.)*"', found[1])][:-1]

@@ -1,4 +1,4 @@
-"""Random tool calls whose strings hold what could mislead a parser."""
+"""Random tool calls whose strings contain text that could mislead a parser."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ CALLS = st.lists(
 
 
 def holds(value: Any, text: str) -> bool:
-    """Return whether a text is in some string of a value."""
+    """Return whether any string in a value contains a text."""
     return text in json.dumps(value, ensure_ascii=False).replace('\\"', '"')

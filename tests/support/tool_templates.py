@@ -1,4 +1,4 @@
-"""Small chat templates of our own that write tool calls as the families do, one a form."""
+"""Small chat templates, written for these tests, that write tool calls as the model families do, one per form."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _BARE = (
 
 
 def _value(words: tuple[str, str, str], string: str, key: str) -> str:
-    """Return a macro that writes a value: `words` are those of true, false and null."""
+    """Return a macro that writes a value: `words` stand for true, false and null."""
     true, false, none = words
     comma = "{% if not loop.last %}, {% endif %}"
     return (
@@ -135,7 +135,7 @@ TEMPLATES: dict[str, tuple[str, str | None, str]] = {
     "channels": ("channels", "channels", _CHANNELS),
     "json": ("json", None, _template(*_PLAIN, f"[{_EACH % (_CALL % 'arguments' + _COMMA)}]<|end|>")),
 }
-# what a string can't hold, because nothing escapes it
+# what a string can't contain, because nothing escapes it
 QUOTES = {"gemma-4": '<|"|>', "function-gemma": "<escape>"}
 
 

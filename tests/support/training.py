@@ -1,4 +1,4 @@
-"""Short trainings of a tiny base, and their results."""
+"""Short training runs on a tiny base, and their results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHORT = ("--data.max_length", "128", "--exam.answers", "0", "--train.save_steps"
 
 
 def command(base: Path, rows: Path, root: Path, *more: str, verb: str = "run") -> list[str]:
-    """Return the command of a short training."""
+    """Return the command for a short training run."""
     where = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root))
     return ["train", verb, *where, *SHORT, *more]
 

@@ -1,4 +1,4 @@
-"""Compare lm-eval over the server and over transformers: python with_lm_eval.py URL MODEL_DIRECTORY PACKAGES.
+"""Compare lm-eval with the server and with transformers: python with_lm_eval.py URL MODEL_DIRECTORY PACKAGES.
 
 Prints "ok". Runs in its own environment; torch and transformers come from PACKAGES.
 """
