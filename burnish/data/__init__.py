@@ -1,1 +1,1 @@
-"""Read rows from files: readers, formats and messages."""
+"""Read rows from data files: readers, formats and messages."""

@@ -1,7 +1,7 @@
 """Read rows from Parquet and Arrow files. pyarrow is imported only here, and only when such a file is read.
 
-Dates, durations and raw bytes in columns that no format knows are not decoded: Python cannot represent many of them
-(a date in the year 20000, an unknown time zone).
+Dates, durations and raw bytes in columns unknown to every format are not decoded: Python cannot represent many of
+them (a date in the year 20000, an unknown time zone).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .schema import KNOWN
 PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 BATCH_ROWS = 1024
 SLACK_BYTES = 256 << 20  # allocators reserve more than is requested
-# prefixes of type names whose values Python can represent only in part
+# name prefixes of types whose values Python can represent only partly
 TIMES = ("date", "time", "duration")
 
 
@@ -30,7 +30,7 @@ class ArrowError(Exception):
 
 
 def is_arrow(data: bytes) -> bool:
-    """Return whether bytes are a Parquet or Arrow file."""
+    """Return whether the bytes are a Parquet or Arrow file."""
     return data.startswith((PARQUET_MAGIC, ARROW_FILE, ARROW_STREAM))
 
 
@@ -60,7 +60,7 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _batches(pa: Any, data: bytes, most: int) -> Iterator[tuple[Any, dict[str, Undecoded]]]:
-    """Yield record batches, each with a placeholder cell for every column that was not read.
+    """Yield record batches, with a placeholder cell for every column that was not read.
 
     Raises MemoryError before a batch takes more than `most` bytes.
     """
@@ -81,9 +81,9 @@ def _batches(pa: Any, data: bytes, most: int) -> Iterator[tuple[Any, dict[str, U
 
 
 def _within(most: int, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield batches; while each is made, the process may allocate at most `most` more bytes.
+    """Yield batches; the process may allocate at most `most` additional bytes while decoding each one.
 
-    A batch's size is unknown until it is unpacked: 16 KB of compressed data can expand to any size.
+    A batch's size is unknown until it is decompressed: 16 KB of compressed data can expand to any size.
     """
     made = iter(batches)
     while True:
@@ -107,12 +107,12 @@ def _column(pa: Any, field: Any, array: Any) -> list[Any]:
 
 
 def _wanted(pa: Any, field: Any) -> bool:
-    """Return whether a column is read: a format knows it, or its values are plain."""
+    """Return whether a column should be read: a format knows it, or its values are plain."""
     return field.name in KNOWN or _is_plain(pa, field.type)
 
 
 def _is_plain(pa: Any, type: Any) -> bool:
-    """Return whether a type consists of strings, numbers and booleans only."""
+    """Return whether a type consists only of strings, numbers and booleans."""
     is_ = pa.types
     if is_.is_dictionary(type):
         return _is_plain(pa, type.value_type)
@@ -142,18 +142,18 @@ def _cells(pa: Any, array: Any) -> list[Any]:
         values = _cells(pa, array.values)
         return [values[slice(*ends)] if ok else None for ends, ok in zip(_ends(array), valid, strict=True)]
     if _is_plain(pa, type):
-        with suppress(ValueError):  # a string is not UTF-8: decode cell by cell below
+        with suppress(ValueError):  # a string is not UTF-8: decode the cells one by one below
             return list(array.to_pylist())
     return [_cell(array[n], Undecoded(str(type))) if ok else None for n, ok in enumerate(valid)]
 
 
 def _ends(array: Any) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each list among the array's values."""
+    """Yield each list's start and end offset in the array's values."""
     return pairwise(array.offsets.to_pylist())
 
 
 def _cell(scalar: Any, unread: Undecoded) -> Any:
-    """Return a value that JSON can represent, bytes as UTF-8 text; otherwise return `unread`."""
+    """Return a value that JSON can represent, with bytes as UTF-8 text, or else `unread`."""
     if unread.type.startswith(TIMES):
         return unread
     try:

@@ -1,6 +1,6 @@
-"""Read a file's bytes: unpack compressed files, and refuse known kinds of files that are not data.
+"""Read a file's bytes: decompress compressed files, and reject known file types that are not data.
 
-The kind of a file is recognised by its first bytes, not by its name.
+File types are recognised by their first bytes, not by name.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .faults import DataError
 
 SUPPORTED = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain or compressed with gzip, bzip2, xz or zstd"
 CHUNK_BYTES = 1 << 20
-# Text compresses 3 to 50 times, rows of one pattern 200 times. Anything above that is a bomb or needs a look.
+# Text compresses 3 to 50 times, repetitive rows 200 times. A higher ratio is a bomb or needs inspection.
 MAX_UNPACKED_BYTES, MAX_RATIO = 256 << 20, 200
-# the most memory that unpacking an .xz file may take: xz -9 needs 65 MiB
+# memory limit for decompressing an .xz file: xz -9 needs 65 MiB
 MAX_XZ_BYTES = 512 << 20
 
-# files that people pass by mistake, by their first bytes
+# file types passed by mistake, by their first bytes
 FOREIGN: Mapping[bytes, str] = {
     b"\x04\x22\x4d\x18": "is lz4-compressed: unpack it first",
     b"\x1f\x9d": "is compressed by `compress` (.Z): unpack it first",
@@ -66,9 +66,9 @@ ARROW_MAGICS = (b"ARROW1", b"\xff\xff\xff\xff")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a data file's bytes, unpacked. Raises DataError if it can't be read or is not a data file.
+    """Return a data file's decompressed bytes. Raises DataError if it can't be read or is not a data file.
 
-    The unpacked size is limited by its ratio to the file and by a quarter of the available memory.
+    The decompressed size is limited by the compression ratio and to a quarter of the available memory.
     """
     try:
         data = read_regular(path)
@@ -115,7 +115,7 @@ def _zip(data: bytes) -> str:
 
 
 def _is_tar(data: bytes) -> bool:
-    """Return whether the file begins with a tar header, by its checksum: old archives have no magic bytes."""
+    """Return whether the file begins with a valid tar header checksum: old archives have no magic bytes."""
     try:
         tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -124,7 +124,7 @@ def _is_tar(data: bytes) -> bool:
 
 
 def _unpack(data: bytes, packing: str, path: Path) -> bytes:
-    """Return a compressed file's content, unpacked in pieces so that a bomb is noticed before it fills the memory."""
+    """Decompress a file in chunks, so that a bomb is detected before it fills the memory."""
     limit, why = unpacked_limit(len(data))
     unpacked = io.BytesIO()
     try:
@@ -145,7 +145,7 @@ def _unpack(data: bytes, packing: str, path: Path) -> bytes:
 
 
 def unpacked_limit(packed: int) -> tuple[int, str]:
-    """Return the most bytes that a file of `packed` bytes may unpack to, and the reason for that limit."""
+    """Return the maximum decompressed size of a file of `packed` bytes, and the reason for that limit."""
     memory, by_ratio = memory_available_bytes() // 4, max(MAX_UNPACKED_BYTES, MAX_RATIO * packed)
     if memory < by_ratio:
         return memory, "a quarter of the available memory"
@@ -165,7 +165,7 @@ class _Decompressor(Protocol):
 
 
 def _streams(data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Unpack concatenated streams in pieces of at most CHUNK_BYTES; zeros may follow as padding."""
+    """Decompress concatenated streams in chunks of at most CHUNK_BYTES; zero padding may follow."""
     position = 0
     while data[position : position + CHUNK_BYTES].strip(b"\0"):
         stream = make()
@@ -195,7 +195,7 @@ def _xz(data: bytes) -> Iterator[bytes]:
 
 
 def _zstd(data: bytes) -> Iterator[bytes]:
-    import pyarrow as pa  # the standard library has zstd only from Python 3.14
+    import pyarrow as pa  # the standard library includes zstd only from Python 3.14
 
     with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as file:
         while piece := file.read(CHUNK_BYTES):

@@ -1,6 +1,6 @@
-"""Read CSV text into rows with line numbers, keyed by the header. Quotes follow RFC 4180.
+"""Parse CSV text into rows with line numbers, keyed by the header. Quoting follows RFC 4180.
 
-Blanks around a quoted cell, and columns that a spreadsheet or pandas adds, are skipped with a note.
+Spaces around a quoted cell, and columns added by a spreadsheet or pandas, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Record = tuple[int, list[str]]
 
 
 def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, row) of a CSV with a header. Adds faults to `faults`, and to `notes` what was skipped."""
+    """Yield (line, row) from a CSV with a header. Adds faults to `faults`, and skipped parts to `notes`."""
     scanner = _Scanner(text)
     records: list[Record] = []
     empty: list[int] = []
@@ -44,7 +44,7 @@ def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[i
 
 
 class _Scanner:
-    """A position in a CSV text. `skipped_blanks` are the lines of records with blanks around a quoted cell."""
+    """A position in CSV text. `skipped_blanks` are the lines of records with spaces around a quoted cell."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -59,7 +59,7 @@ class _Scanner:
         self._plain = re.compile(f"[^{re.escape(self.separator)}\\r\\n]*+")
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line, cells) of every record that is not an empty line; stop at the first malformed one (`fault`)."""
+        """Yield (line, cells) for every record except empty lines; stop at the first malformed one (`fault`)."""
         while self.position < len(self.text):
             line, start = self.line, self.position
             cells = self._record()
@@ -103,7 +103,7 @@ class _Scanner:
         return f"text follows the closing quote of cell {number}; write a quote within a cell twice: {hint}"
 
     def _declared(self) -> str:
-        """Read Excel's `sep=;` line and return its separator, or "" if there is none."""
+        """Read Excel's `sep=;` line and return the separator, or "" if there is none."""
         match = _SEP_LINE.match(self.text)
         if match is None:
             return ""
@@ -113,7 +113,7 @@ class _Scanner:
 
 
 def _guess_separator(text: str) -> str:
-    """Return the most frequent separator of the first line with a word in it, outside quoted cells."""
+    """Return the most frequent separator outside quoted cells in the first line that contains a word."""
     word = _OF_A_WORD.search(text)
     if word is None:
         return SEPARATORS[0]
@@ -124,7 +124,7 @@ def _guess_separator(text: str) -> str:
 
 
 def _breaks(text: str, start: int, end: int) -> int:
-    r"""Return the number of line ends (\n, \r\n or \r) in a part of the text."""
+    r"""Count the line ends (\n, \r\n or \r) in a section of the text."""
     return text.count("\n", start, end) + text.count("\r", start, end) - text.count("\r\n", start, end)
 
 
@@ -155,22 +155,22 @@ class _Table:
                 self.faults.append(f"line {line}: it has {len(cells)} cells, the header has {len(self.names)}")
 
     def _fits(self, cells: Sequence[str]) -> bool:
-        """Return whether a record has every named cell and no text after the header's columns."""
+        """Return whether a record has all named cells and no text beyond the header's columns."""
         return len(cells) >= self.needed and not any(map(str.strip, cells[len(self.names) :]))
 
     def _index_without_name(self) -> bool:
-        """Return whether every record starts with an extra cell: a row's number or name, as R writes."""
+        """Return whether every record starts with an extra cell: a row number or name, as written by R."""
         wider = len(self.names) + 1
         if not self.records or "" in self.names or any(len(cells) != wider for _, cells in self.records):
             return False
         first = [cells[0].strip() for _, cells in self.records]
-        # an unquoted comma in the first text also adds a cell, but leaves words, and a blank after the comma
+        # an unquoted comma in the first text also adds a cell, but one with words, and a space after the comma
         if any(cells[1][:1].isspace() for _, cells in self.records) or not all(map(_DIGIT.search, first)):
             return False
         return any(cells[-1].strip() for _, cells in self.records) and _is_index(first)
 
     def _unnamed(self) -> None:
-        """Note which unnamed columns are skipped: a row index at the left, and columns without text."""
+        """Note which unnamed columns are skipped: a row index on the left, and columns without text."""
         empty: list[int] = []
         first_named = next((n for n, name in enumerate(self.names) if name), len(self.names))
         for column in (n for n, name in enumerate(self.names) if not name):

@@ -1,4 +1,4 @@
-"""Error messages for files, rows and values that can't be used."""
+"""Error messages for unusable files, rows and values."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Undecoded:
-    """A present cell that was not decoded to a Python value, such as a date or an image in a Parquet file."""
+    """A cell that was not decoded to a Python value, such as a date or an image in a Parquet file."""
 
     type: str
 
 
 def kind(value: Any) -> str:
-    """Return the kind of a value in JSON's terms: "a number", "null", "an object"."""
+    """Return a value's type in JSON terms: "a number", "null", "an object"."""
     if isinstance(value, Undecoded):
         return f"of type {value.type}"
     return _NAMES.get(type(value), f"a {type(value).__name__}")
 
 
 def missing(key: str, row: dict[str, Any], known: frozenset[str]) -> str:
-    """Return the message for a missing key, with the nearest unknown key of the row or else all its keys."""
+    """Return the message for a missing key, with the row's nearest unknown key, or else all its keys."""
     present = [name for name, value in row.items() if value is not None]
     near = nearest(key, [name for name in present if name not in known])
     if near:

@@ -1,4 +1,4 @@
-"""Read rows with line numbers from JSONL, JSON, CSV, Parquet and Arrow, recognised by content, then extension."""
+"""Read rows with line numbers from JSONL, JSON, CSV, Parquet and Arrow, detected by content, then extension."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson"})
 CSV_SUFFIXES = frozenset({".csv", ".tsv"})
 PACKED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".lzma", ".zst", ".zstd"})
 DATA_SUFFIXES = JSON_SUFFIXES | CSV_SUFFIXES | {".parquet", ".arrow", ".feather"}
-# metadata that `datasets` and others write next to the parts
+# metadata files that `datasets` and other tools write next to the parts
 DESCRIPTIONS = frozenset(
     {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json"}
 )
@@ -37,11 +37,11 @@ Unit = Literal["line", "row"]
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row of a data file: `line` is where it starts, `row` its number, both from 1.
+    """One row of a data file: `line` is its first line, `row` its number, both starting at 1.
 
-    `unit` is how messages name the rows of this file: "line", or "row" in Parquet, whose rows have line 0, and where
-    rows share a line, as in minified JSON. `file` is the row's part where the data are a directory of parts; `row` is
-    then counted over all parts.
+    `unit` is the unit that messages use for locations: "line", or "row" where rows share a line (minified JSON) and
+    in Parquet, whose rows have line 0. In a directory of parts, `file` is the row's part, and `row` is counted over
+    all parts.
     """
 
     line: int
@@ -59,14 +59,14 @@ class RawRow:
 def read_rows(path: Path, notes: list[str] | None = None) -> list[RawRow]:
     """Return the rows of a data file or of a directory of parts. Raises DataError with every fault.
 
-    Adds to `notes` what was skipped, and what was read differently from a plain file of rows.
+    Anything skipped or specially interpreted is added to `notes`.
     """
     notes = [] if notes is None else notes
     return _directory(path, notes) if path.is_dir() else _file(path, notes)
 
 
 def data_sha256(path: Path) -> str:
-    """Return the sha256 of a data file, or one over the parts of a directory that are read. Raises DataError."""
+    """Return the sha256 of a data file, or one over the parts read from a directory. Raises DataError."""
     try:
         if not path.is_dir():
             return file_sha256(path)
@@ -102,10 +102,10 @@ def _directory(path: Path, notes: list[str]) -> list[RawRow]:
 
 
 def _find_parts(directory: Path, notes: list[str]) -> list[Path]:
-    """Return the data files of a directory, sorted by name; add other files to `notes`, except hidden ones.
+    """Return a directory's data files, sorted by name; add other non-hidden files to `notes`.
 
     Raises DataError if there are none, or if they are not parts of one dataset: a training file next to an evaluation
-    file, or one table in two file types.
+    file, or the same table in two file types.
     """
     try:
         there = sorted(path for path in directory.iterdir() if not path.name.startswith((".", "_")))
@@ -143,13 +143,13 @@ def _check_twice(directory: Path, parts: list[Path]) -> None:
 
 
 def _packed_beside(names: list[str]) -> bool:
-    """Return whether a file is present both plain and compressed."""
+    """Return whether a file is present both uncompressed and compressed."""
     plain = {name for name in names if Path(name).suffix.lower() not in PACKED_SUFFIXES}
     return any(name[:end] in plain for name in names for end, mark in enumerate(name) if mark == ".")
 
 
 def _kind(path: Path) -> str:
-    """Return the extension without that of a compression; "" for a bare number (part-00000)."""
+    """Return the extension, ignoring compression extensions; "" for a bare number (part-00000)."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and (suffixes[-1] in PACKED_SUFFIXES or suffixes[-1][1:].isdecimal()):
         suffixes.pop()
@@ -171,7 +171,7 @@ def _file(path: Path, notes: list[str]) -> list[RawRow]:
             raise DataError(f"{path}: {error}") from None
     else:
         text = _decode(data, path)
-        del data  # so that a big file is in memory once, not twice
+        del data  # keep only one copy of a large file in memory
         rows = _text_rows(text, path, notes)
     if not rows:
         raise DataError(f"{path}: the file has no rows")
@@ -194,7 +194,7 @@ def _text_rows(text: str, path: Path, notes: list[str]) -> list[RawRow]:
 
 
 def _decode(data: bytes, path: Path) -> str:
-    """Return UTF-8 bytes as text without the byte order mark. Raises DataError with every line that is not UTF-8."""
+    """Decode UTF-8 bytes without the byte order mark. Raises DataError with every line that is not UTF-8."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -212,13 +212,13 @@ Parser = Callable[[str, list[str], list[str]], Iterator[tuple[int, Any]]]
 
 
 def _parser(text: str, path: Path) -> Parser:
-    """Return the parser for a text, by its first character, then its extension, then its first line."""
+    """Choose the parser by the text's first character, then the file extension, then the first line."""
     suffix, start = _suffix(path), text[:1000].lstrip()
     if not start and not text.strip():
         raise DataError(f"{path}: the file is empty")
     if suffix in JSON_SUFFIXES or start.startswith(("{", "[")):
         return _json
-    # a quote opens a bare JSON string as well as a quoted CSV header
+    # a quote can start either a bare JSON string or a quoted CSV header
     if suffix in CSV_SUFFIXES or re.match(r'("?)\w+\1[ ]?[,;\t|]|"?sep=|,"?\w', start):
         return scan_csv
     if start.startswith('"'):
@@ -227,7 +227,7 @@ def _parser(text: str, path: Path) -> Parser:
 
 
 def _suffix(path: Path) -> str:
-    """Return the extension of the text format in lower case, ignoring those of compressions."""
+    """Return the text format's extension in lower case, ignoring compression extensions."""
     names: Sequence[str] = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED_SUFFIXES]
     return names[-1] if names else ""
 

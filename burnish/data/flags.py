@@ -1,23 +1,23 @@
-"""Which turns are trained: OpenAI's `weight`, and the flags that other tools set on a turn."""
+"""Which turns are trained: OpenAI's `weight`, and turn flags from other tools."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# a turn is trained if one of these is true
+# flags that are true for a trained turn
 LEARNED = ("weight", "train", "training", "trainable", "learn", "loss")
-# and if one of these is false
+# flags that are false for a trained turn
 MASKED = ("masked", "mask")
 FLAGS = frozenset({*LEARNED, *MASKED})
-# flags for parts of a turn; a turn is trained whole or not at all
+# flags for parts of a turn; only whole turns can be trained
 PARTIAL = frozenset({"train_detail", "training_detail", "loss_mask", "assistant_masks", "assistant_mask"})
 _WORDS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def is_trained(turn: dict[str, Any], role: str, faults: list[str], ignored: set[str]) -> bool:
-    """Return whether a turn is trained; True unless a flag says otherwise.
+    """Return whether a turn is trained; True unless a flag excludes it.
 
-    Flags on turns of other roles than the assistant have no effect and are added to `ignored`.
+    Flags on turns of any role but the assistant have no effect and are added to `ignored`.
     """
     said: dict[str, bool] = {}
     for name in (*LEARNED, *MASKED):
@@ -37,7 +37,7 @@ def is_trained(turn: dict[str, Any], role: str, faults: list[str], ignored: set[
 
 
 def _read(name: str, value: Any) -> bool | str:
-    """Return whether a flag asks for its turn to be trained, or the message if it is invalid."""
+    """Return whether a flag requests training of its turn, or an error message if the flag is invalid."""
     flag = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
     if name == "mask" and not isinstance(value, bool):
         return f"'mask' is {value!r}: tools disagree on its meaning; use 'train': true or false"

@@ -1,4 +1,4 @@
-"""Read JSON values with line numbers, from an array or a sequence of values, in one linear pass."""
+"""Parse JSON values with line numbers from an array or a sequence of values in one linear pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-# Each fault costs a pass over the text before it (json counts its lines), so reading stops after this many.
+# Each fault costs a pass over the preceding text (json counts lines), so scanning stops after this many.
 MOST_FAULTS = 100
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -22,21 +22,21 @@ _HINTS = {
 
 
 def scan_json(text: str, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) for every element of a JSON array, or for every value of a sequence of values.
+    """Yield (line, value) for every element of a JSON array, or for every value in a sequence of values.
 
-    The values of a sequence may be separated by nothing, blanks or line breaks. Malformed values are added to `faults`;
-    the scan continues with the next object at the same indentation.
+    Values in a sequence may be separated by spaces, line breaks or nothing. Malformed values are added to `faults`;
+    scanning resumes at the next object with the same indentation.
     """
     yield from _Scanner(text, faults).rows()
 
 
 class _Scanner:
-    """A position in the text and its line number, counted as the position advances."""
+    """A position in the text and its line number, updated as the position advances."""
 
     def __init__(self, text: str, faults: list[str]) -> None:
         self.text, self.faults = text, faults
         self.position, self.line = 0, 1
-        self.of_row: list[str] = []  # faults found by the decoder's hooks in the current value
+        self.of_row: list[str] = []  # faults that the decoder's hooks found in the current value
         self.decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
         self.has_surrogates = _SURROGATE_ESCAPE.search(text) is not None
 
@@ -60,7 +60,7 @@ class _Scanner:
                 return
 
     def _at_value(self, array: bool) -> bool:
-        """Return whether another value starts here; a wrong end of the rows is a fault."""
+        """Return whether another value starts here; an invalid end is a fault."""
         here = self.text[self.position : self.position + 1]
         if array and not here:
             self._fault("the array that the file starts with is not closed by ]")
@@ -73,7 +73,7 @@ class _Scanner:
         return False
 
     def _separator(self) -> bool:
-        """Read the comma after an element. Returns False if there is nothing more to read."""
+        """Read the comma after an element. Returns False at the end."""
         here = self.text[self.position : self.position + 1]
         if here not in (",", "]", ""):
             self._fault("expected ',' or ']' after a row of the array")
@@ -93,7 +93,7 @@ class _Scanner:
             self._fault("more text after the ] that closes the array")
 
     def _value(self) -> tuple[bool, Any]:
-        """Decode one value and move past it; if it is malformed, return False and move to the next row."""
+        """Decode one value and move past it; if it is malformed, move to the next row and return False."""
         start = self.position
         self.of_row.clear()
         try:
@@ -120,16 +120,16 @@ class _Scanner:
         return f"line {error.lineno}, column {error.colno}: malformed JSON{begins}: {text}"
 
     def _recover(self, start: int, broken: int) -> None:
-        """Move to the next line where an object opens at the broken value's indentation, or to the end."""
+        """Skip to the next line where an object opens at the broken value's indentation, or to the end."""
         indent = self.text[self.text.rfind("\n", 0, start) + 1 : start]
-        # an object with a deeper indentation is part of the broken row
+        # a more deeply indented object is part of the broken row
         opening = "\n" + ("" if indent.strip(" \t") else indent) + "{"
-        # an unclosed row fails where the next one opens
+        # an unclosed row fails at the start of the next one
         found = self.text.find(opening, max(start, broken + 1 - len(opening)))
         self._move(found + len(opening) - 1 if found >= 0 else len(self.text))
 
     def _place(self, start: int) -> str:
-        """Return the line of a value, and its column if it is not the first value on the line."""
+        """Return a value's line, and its column unless it is the first value on the line."""
         before = self.text[self.text.rfind("\n", 0, start) + 1 : start]
         return f"line {self.line}" + (f", column {len(before) + 1}" if before.strip(" \t\r[") else "")
 
@@ -157,7 +157,7 @@ class _Scanner:
 
 
 def _encodes(value: Any) -> bool:
-    """Return whether a value's text can be encoded: unpaired surrogates can't, and no tokenizer accepts them."""
+    """Return whether a value can be encoded as UTF-8. Unpaired surrogates can't, and no tokenizer accepts them."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

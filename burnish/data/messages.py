@@ -1,4 +1,4 @@
-"""The turns of a conversation: role, text, whether it is trained, and the order of the turns."""
+"""The turns of a conversation: their roles, texts, training flags and order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .schema import THOUGHTS
 from .tables import dumped, parsed, parsed_list
 from .tools.calls import CALL_KEYS, CALLING, RESULTS, calls_in_text, has_calls, read_calls
 
-# speaker names in datasets → roles of chat templates
+# speaker names in datasets → chat-template roles
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -32,9 +32,9 @@ ROLES = {
 ROLES |= dict.fromkeys(CALLING, "assistant") | dict.fromkeys(RESULTS, "tool")
 SPEAKER_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
 TURN_KEYS = FLAGS.union(SPEAKER_KEYS, TEXT_KEYS, CALL_KEYS)
-# of a turn with a tool's result
+# of a turn with a tool result
 RESULT_KEYS = ("tool_call_id", "name")
-# types of content parts that hold reasoning, in Anthropic's and other APIs
+# types of content parts that contain reasoning, in Anthropic's and other APIs
 THOUGHT_PARTS = frozenset({"thinking", "reasoning", "thought"})
 # and all types; a list of other objects, as a tool's result, is data
 PARTS = THOUGHT_PARTS | {"text", "image", "image_url", "input_image", "audio", "input_audio", "video", "file"}
@@ -42,11 +42,11 @@ PARTS = THOUGHT_PARTS | {"text", "image", "image_url", "input_image", "audio", "
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `role` is system, user, assistant or tool; `train` is False for a response that is only context.
+    """One turn. `role` is system, user, assistant or tool; `train` is False for a response used only as context.
 
-    `reasoning` is the reasoning before a response, if the row has it separate from the text. `calls` are those of a
-    response, each with an id in `ids`; of a tool's result, `ids` has that of the call that it answers, and `name` is
-    the tool's.
+    `reasoning` is the reasoning before a response, if the row stores it separately. `calls` are a response's tool
+    calls, with one id each in `ids`. For a tool result, `ids` contains the id of the answered call, and `name` is
+    the tool's name.
     """
 
     role: str
@@ -58,7 +58,7 @@ class Message:
     name: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the turn as OpenAI's wire has it; the renderer gives it to a template in the form that this takes."""
+        """Return the turn in OpenAI's format; the renderer converts it to the form that the template expects."""
         found: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.reasoning:
             found["reasoning_content"] = self.reasoning
@@ -71,15 +71,15 @@ class Message:
 
     @property
     def whole(self) -> str:
-        """The content with the calls, as one text, for what compares or counts turns."""
+        """The content and calls as one text, for comparing or counting turns."""
         return "\n".join((*filter(None, [self.content]), *(f"{call.name}({call.arguments})" for call in self.calls)))
 
 
 @dataclass
 class Found:
-    """What was found in a row besides its messages: faults, and keys that have no effect or can't be used.
+    """Findings in a row besides its messages: faults, and keys that have no effect or can't be used.
 
-    `ignored` are flags on turns that are never trained.
+    `ignored` contains flags on turns that are never trained.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -91,10 +91,10 @@ class Found:
 
 
 def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Message]:
-    """Return the messages of a list of turns, each an object with role and content, or with from and value.
+    """Return the messages for a list of turns, each an object with role and content, or with from and value.
 
-    The list may also be a JSON string, or an object of lists, as `datasets` writes sequences. Faults number the turns
-    from `first`.
+    The list may also be a JSON string, or an object of lists, as written by `datasets` for sequences. In faults, turn
+    numbers start at `first`.
     """
     turns = _as_list(value, column, found.faults)
     if turns is None:
@@ -117,7 +117,7 @@ def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Me
 
 
 def is_turns(value: str) -> bool:
-    """Return whether a text is a JSON list of turns, each with a speaker and a text."""
+    """Return whether a string is a JSON list of turns, each with a speaker and a text."""
     if not value.lstrip().startswith("["):
         return False
     turns = parsed_list(value, [])
@@ -128,10 +128,11 @@ def is_turns(value: str) -> bool:
 
 
 def check_order(messages: Sequence[Message], faults: list[str]) -> None:
-    """Add faults of order: chat templates expect system first, then user and assistant in turn, the assistant last.
+    """Add order faults: chat templates expect a system turn first, then alternating user and assistant turns, ending
+    with the assistant.
 
-    Results of tools stand between the assistant's calls and its next turn. Empty system turns are ignored; turn numbers
-    are those of the row.
+    Tool results belong between the assistant's calls and its next turn. Empty system turns are ignored; turn numbers
+    refer to the row.
     """
     spoken = [(n, m) for n, m in enumerate(messages, start=1) if m.role != "system"]
     faults += [
@@ -157,7 +158,7 @@ def check_order(messages: Sequence[Message], faults: list[str]) -> None:
 
 
 def as_context(messages: Sequence[Message]) -> list[Message]:
-    """Return the turns with no response trained."""
+    """Return the turns with every response marked as untrained."""
     return [replace(m, train=False) if m.role == "assistant" else m for m in messages]
 
 
@@ -211,7 +212,7 @@ def _turn(value: Any, found: Found) -> Message | None:
 
 
 def _calling(value: dict[str, Any], calls: tuple[Call, ...], ids: tuple[str, ...], found: Found) -> Message | None:
-    """Return an assistant's turn of calls, which may have a text besides."""
+    """Return an assistant turn with calls and optional text."""
     given = any(value.get(key) is not None for key in TEXT_KEYS)
     content = _content(value, found) if given else ("", [])
     trained = is_trained(value, "assistant", found.faults, found.ignored)
@@ -234,7 +235,7 @@ def _thoughts(value: dict[str, Any], found: Found) -> list[str]:
 
 
 def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> str | None:
-    """Return which of two equivalent keys the turn has; None, and a fault, if it has neither or both."""
+    """Return which of two equivalent keys the turn has; if it has neither or both, add a fault and return None."""
     there = [name for name in names if name in value]
     given = [name for name in there if value[name] is not None]
     if len(given) == 1:
@@ -244,7 +245,7 @@ def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> st
     elif there:
         faults.append(f"'{there[0]}' is null, expected text")
     else:
-        # name the key of the pair that the turn's other keys belong to
+        # name the key that matches the turn's other keys
         faults.append(missing(names["from" in value or "value" in value], value, TURN_KEYS))
     return None
 
@@ -285,7 +286,7 @@ def _is_parts(content: list[Any]) -> bool:
 
 
 def _content(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None:
-    """Return a turn's text and its reasoning texts; the content is a string or a list of parts to join."""
+    """Return a turn's text and reasoning texts; the content is a string or a list of parts to join."""
     key = _key(value, TEXT_KEYS, found.faults)
     if key is None:
         return None

@@ -1,4 +1,4 @@
-"""Counts of what training can't use in a file's rows, reported once: reasoning, contexts, flags, empty turns."""
+"""Count the parts of a file's rows that training can't use, reported once: reasoning, contexts, flags, empty turns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .flags import FLAGS, PARTIAL
 from .messages import Found
 from .schema import CONTEXTS
 
-# the column into which a context must go to be trained
+# the column where a context must be to be trained
 PLACES = {"alpaca": "'input'", "prompt-completion": "'prompt'", "text": "'text'"}
 
 
 @dataclass
 class Losses:
-    """Counts over the rows of one file. `named` are the columns that the notes mention."""
+    """Counts over the rows of one file. `named` contains the columns that the notes mention."""
 
     format: str
     thoughts: Counter[str] = field(default_factory=Counter)
@@ -33,7 +33,7 @@ class Losses:
     newlines: int = 0
 
     def add(self, row: Mapping[str, Any], found: Found, known: frozenset[str]) -> None:
-        """Count one row: its columns and the findings in its turns."""
+        """Count one row's columns and the findings in its turns."""
         self.thoughts.update(found.thoughts)
         self.ignored.update(found.ignored)
         self.partial.update(key for key in found.unused if key.rpartition(".")[2] in PARTIAL)
@@ -68,7 +68,7 @@ class Losses:
             )
 
     def remarks(self) -> Iterator[str]:
-        """Yield what was done."""
+        """Yield remarks on what was done."""
         if self.thoughts and self.format != "text":
             yield f"{_counted(self.thoughts)}: reasoning is passed to the chat template"
         if self.ignored:

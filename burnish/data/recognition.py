@@ -1,4 +1,4 @@
-"""Recognise the format of a file's rows by their keys."""
+"""Recognise the format of a file's rows from their keys."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> st
 
 
 def _guess(rows: Sequence[RawRow], keys: Counter[str]) -> str:
-    """Return a hint on what rows that fit no format probably are."""
+    """Return a hint about the likely content of rows that fit no format."""
     if {"chosen", "rejected"} <= keys.keys():
         return "; pairs of chosen and rejected answers are not supported: use the chosen one as the completion"
     only = rows[0].value if len(rows) == 1 and isinstance(rows[0].value, dict) else {}

@@ -26,9 +26,9 @@ FORMATS: Mapping[str, Columns] = {
     "prompt-completion": Columns(("prompt", "completion"), ("system", "tools")),
     "text": Columns(("text",)),
 }
-# names of the reasoning before a response, as a column or as a key of an assistant turn
+# names for the reasoning before a response, as a column or as a key of an assistant turn
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "chain_of_thought", "rationale")
-# names of the text that a question refers to: without it a model learns to make answers up
+# names for the text that a question refers to; without it a model learns to invent answers
 CONTEXTS = frozenset(
     (
         "context",
@@ -43,12 +43,12 @@ CONTEXTS = frozenset(
         "documents",
     )
 )
-# columns that are read whatever their type in the file
+# columns that are read regardless of their type in the file
 KNOWN = frozenset().union(*(columns.all for columns in FORMATS.values()), THOUGHTS, CONTEXTS, ("conversation",))
 
 
 def fitting(value: Any) -> list[str]:
-    """Return the formats whose required keys a row has; "text" only if no other fits: often it is an extra column."""
+    """Return the formats whose required keys a row has; "text", often just an extra column, only if no other fits."""
     if isinstance(value, str):
         return ["text"]
     if not isinstance(value, dict):

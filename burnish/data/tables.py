@@ -1,4 +1,4 @@
-"""Convert a table in one JSON object to rows: DataFrames written by pandas, and objects of rows by id."""
+"""Convert a table in a single JSON object to rows: DataFrames written by pandas, and rows keyed by id."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SPEAKERS, TURNS = ("role", "from"), ("messages", "conversations", "conversation"
 
 
 def unfold(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
-    """Return the rows inside a file's values, or None if the values are the rows.
+    """Return the rows nested in a file's values, or None if the values already are the rows.
 
-    This unfolds an object that holds a DataFrame (`DataFrame.to_json` with orient columns, index, split or table, or
-    lists by column), an object of rows by id, and rows that are JSON strings. Adds what was done to `notes`.
+    Handles a DataFrame object (`DataFrame.to_json` with orient columns, index, split or table, or lists by column),
+    an object with rows keyed by id, and rows that are JSON strings. Adds what was done to `notes`.
     """
     if len(values) == 1 and isinstance(values[0], dict):
         for read, what in READERS:
@@ -31,7 +31,7 @@ def unfold(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
 
 
 def named(names: Sequence[Any], cells: Any) -> Any:
-    """Return a row from names and cells; return `cells` unchanged if it is not a list of the same length."""
+    """Build a row from names and cells; return `cells` unchanged unless it is a list of the same length."""
     return dict(zip(names, cells, strict=True)) if isinstance(cells, list) and len(cells) == len(names) else cells
 
 
@@ -52,7 +52,7 @@ def _schema(table: Table) -> list[Any] | None:
 
 
 def _columns(table: Table) -> list[Any] | None:
-    """Read one object per column, of cells by row label; a missing label is an empty cell."""
+    """Read one object per column with cells keyed by row label; a missing label is an empty cell."""
     if not table or not all(isinstance(cells, dict) and cells for cells in table.values()):
         return None
     labels = dict.fromkeys(label for cells in table.values() for label in cells)
@@ -69,7 +69,7 @@ def _index(table: Table) -> list[Any] | None:
 
 
 def _lists(table: Table) -> list[Any] | None:
-    """Read one list of cells per column. A single row with lists of turns looks alike, but its items have speakers."""
+    """Read one list of cells per column. A single row of turn lists looks similar, but its items have speakers."""
     cells = list(table.values())
     if not cells or not all(isinstance(column, list) and len(column) == len(cells[0]) > 0 for column in cells):
         return None
@@ -80,7 +80,7 @@ def _lists(table: Table) -> list[Any] | None:
 
 
 def _is_turn(name: str, cell: Any) -> bool:
-    """Return whether an element is a turn, not a row's cell: an object with a speaker, possibly as a JSON string."""
+    """Return whether an element is a turn, not a cell: an object with a speaker, possibly as a JSON string."""
     if isinstance(cell, str):
         return name in TURNS and cell.lstrip().startswith("{")
     return isinstance(cell, dict) and any(key in cell for key in SPEAKERS)
@@ -107,9 +107,9 @@ def _from_texts(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
 
 
 def parsed(text: str, faults: list[str] | None = None) -> Any:
-    """Return the single value of a JSON text, a list for an array, or None if it is malformed.
+    """Parse a JSON text with a single value; an array becomes a list. Malformed text returns None.
 
-    Adds what is wrong to `faults`.
+    Adds any fault to `faults`.
     """
     found: list[str] = []
     values = [value for _, value in scan_json(text, found)]
@@ -134,7 +134,7 @@ def _refused(value: Any) -> Any:
 
 
 def parsed_list(text: str, faults: list[str]) -> list[Any] | None:
-    """Return the list in a text: JSON, or a Python literal as pandas writes to CSV. Adds a fault if there is none."""
+    """Parse a list from JSON, or from a Python literal as pandas writes to CSV. Adds a fault if there is none."""
     found: list[str] = []
     value = parsed(text, found)
     if found and "malformed JSON" in found[0]:
