@@ -1,1 +1,1 @@
-"""Find, write and parse tool calls and reasoning in an assistant's text; shared by training and serving."""
+"""Detect, write and parse tool calls and reasoning in assistant text; shared by training and serving."""

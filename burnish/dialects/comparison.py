@@ -1,4 +1,4 @@
-"""Compare a message with what was parsed from its text."""
+"""Compare a message with the result of parsing its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN = 80
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return whether two values are equal as JSON: 1 equals 1.0 but not true, and the order of keys is ignored."""
+    """Return whether two values are equal as JSON: 1 equals 1.0 but not true, and key order is ignored."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
@@ -26,7 +26,7 @@ def same_call(one: Call, other: Call) -> bool:
 
 
 def difference(said: Parsed, read: Parsed) -> str:
-    """Return how the parsed message differs from the original, or ""; outer blanks of texts are ignored."""
+    """Return how the parsed message differs from the original, or ""; leading and trailing whitespace is ignored."""
     if len(said.calls) != len(read.calls):
         return f"{len(read.calls)} of {len(said.calls)} calls are read back"
     for number, (one, other) in enumerate(zip(said.calls, read.calls, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""Definitions of tools as templates get them: the same for a training row and for a request."""
+"""Tool definitions as passed to templates: identical for a training row and for a request."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 FIRST = ("name", "description", "parameters")
-# what a function has in some forms and the model has no use for; `strict` asks for constrained decoding
+# keys that some formats add to a function and the model does not need; `strict` requests constrained decoding
 NOT_SHOWN = ("type", "strict")
 
 
 def definition(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a definition in OpenAI's form with its keys in one order; `tool` may be the function alone.
+    """Return a definition in OpenAI's format with a fixed key order; `tool` may be the bare function.
 
-    Templates write definitions as they get them, and a prompt must not depend on a client's order of keys.
+    Templates print definitions as received, and a prompt must not depend on the client's key order.
     """
     function = tool.get("function", tool)
     kept = {key: value for key, value in function.items() if key not in NOT_SHOWN and value is not None}

@@ -1,4 +1,4 @@
-"""How one family of models writes tool calls."""
+"""How a model family writes tool calls."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from .events import Reading
 from .source import Source
 
-# the tools' names, if only they may be called; None: any name
+# the names of the tools, if no others may be called; None: any name
 Names = Set[str] | None
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """The form of calls in text.
+    """The text format of calls.
 
-    `begins` are the markers of a call or a list of calls, anywhere in an answer. `opens` are the characters with which
-    an answer starts that is completely a call, if its name is a tool's. `calls` continues reading after the marker (its
-    second argument) or, with "", from the opening character. `ends` are end tokens that occur only after calls.
-    `markers` are single tokens in such models, and must be in the text that is read. `sign` is in every call; it
-    distinguishes dialects that could read the same text. `whole` reads an answer including reasoning, if the dialect
-    has its own form of it.
+    `begins` are the markers that start a call or a list of calls anywhere in an answer. `opens` are the characters that
+    start an answer consisting only of calls to known tools. `calls` continues reading after the marker (its second
+    argument) or, with "", from the opening character. `ends` are end tokens that occur only after calls. `markers` are
+    single tokens in such models, and must be present in the parsed text. `sign` occurs in every call and distinguishes
+    dialects that could read the same text. `whole` reads an answer including reasoning, if the dialect has its own
+    reasoning format.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The content, reasoning and calls of an assistant's text, complete or as a stream of events."""
+"""Content, reasoning and calls in assistant text, complete or as a stream of events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A parsed assistant text. A call that can't be parsed is content, unchanged."""
+    """Parsed assistant text. A call that can't be parsed becomes content, unchanged."""
 
     content: str = ""
     reasoning: str = ""
@@ -33,14 +33,14 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """New text of the answer."""
+    """New text in the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """New text of the reasoning before the answer."""
+    """New text in the reasoning before the answer."""
 
     text: str
 
@@ -54,7 +54,7 @@ class CallBegin:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """New text of the current call's arguments; all pieces together are a JSON object."""
+    """New text in the current call's arguments; the concatenated pieces are a JSON object."""
 
     text: str
 
@@ -66,24 +66,24 @@ class CallEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallBroken:
-    """The current call turned out not to be one; `raw` is its original text, including the marker before it."""
+    """The current call turned out to be invalid; `raw` is the original text, including the preceding marker."""
 
     raw: str
 
 
 Event: TypeAlias = Content | Thought | CallBegin | CallArguments | CallEnd | CallBroken
-# readers are generators: they yield what is certain, and None if they need more text
+# readers are generators: they yield events as soon as they are certain, and None to request more text
 Reading: TypeAlias = Generator[Event | None, None, Result]
 Writing: TypeAlias = Generator[str | None, None, Result]
 Waiting: TypeAlias = Generator[None, None, Result]
 
 
 class BrokenCall(Exception):
-    """The text is not in the dialect's form."""
+    """The text does not match the dialect's format."""
 
 
 def collect(events: Iterable[Event]) -> Parsed:
-    """Join events to a message."""
+    """Combine events into a message."""
     contents: list[str] = []
     thoughts: list[str] = []
     calls: list[Call] = []
@@ -106,7 +106,7 @@ def collect(events: Iterable[Event]) -> Parsed:
 
 
 def merged(events: Iterable[Event]) -> list[Event]:
-    """Join adjacent texts of one kind."""
+    """Join adjacent texts of the same kind."""
     found: list[Event] = []
     for event in events:
         last = found[-1] if found else None

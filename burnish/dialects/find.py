@@ -1,4 +1,4 @@
-"""Find a chat template's dialect and form of reasoning, by rendering probes and parsing the result."""
+"""Detect a chat template's dialect and reasoning format by rendering probes and parsing the result."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SHOWN = 160
 class Found:
     """A template's handling of tools and reasoning.
 
-    If `dialect` is None, `why` is the reason why its calls can't be read. `defines`: it shows the tools to the model;
-    `parallel`: it supports several calls per turn; `results`: it supports results of calls. `end`: its text after a
-    turn's calls. `thoughts` is None if it has no reasoning.
+    If `dialect` is None, `why` states why calls can't be read. `defines`: the template shows the tools to the model;
+    `parallel`: it supports several calls per turn; `results`: it supports call results. `end` is the template's text
+    after a turn's calls. `thoughts` is None if the template has no reasoning.
     """
 
     dialect: Dialect | None = None
@@ -39,17 +39,17 @@ class Found:
 
     @property
     def usable(self) -> bool:
-        """Whether tools can be used: the text has their definitions, calls and results."""
+        """Whether tools can be used: the template renders definitions, calls and results."""
         return self.dialect is not None and self.defines and self.results
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as JSON values, for another process."""
+        """Return the fields as JSON values, for another process."""
         names = {"dialect": self.dialect and self.dialect.name, "thoughts": self.thoughts and self.thoughts.name}
         return {**asdict(replace(self, dialect=None, thoughts=None)), **names}
 
     @staticmethod
     def from_json(said: Mapping[str, Any]) -> Found:
-        """Return what to_json gave."""
+        """Restore the output of to_json."""
         dialect = DIALECTS[said["dialect"]] if said["dialect"] else None
         thoughts = {**FORMATS, CHANNELS.name: CHANNELS}[said["thoughts"]] if said["thoughts"] else None
         return Found(**{**said, "dialect": dialect, "thoughts": thoughts, "shape": Shape(**said["shape"])})
@@ -57,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Match:
-    """The dialect of a turn with calls, the turn's end, and the possible ends."""
+    """The dialect of a turn with calls, the turn's ending, and the possible endings."""
 
     dialect: Dialect
     end: str
@@ -65,9 +65,9 @@ class _Match:
 
 
 def find(template: ChatTemplate, dialect: str | None = None) -> Found:
-    """Return a template's handling of tools; with `dialect`, try only the dialect of that name.
+    """Return a template's handling of tools; with `dialect`, try only the dialect with that name.
 
-    It does not raise for the template's faults: exceeding the limits is also a reason.
+    Template faults do not raise: even an exceeded limit is reported as the reason.
     """
     candidates = [DIALECTS[dialect]] if dialect else list(DIALECTS.values())
     try:
@@ -78,7 +78,7 @@ def find(template: ChatTemplate, dialect: str | None = None) -> Found:
 
 
 def fitted(template: ChatTemplate, dialect: str | None = None) -> tuple[ChatTemplate, Found]:
-    """Return the template with the shape in which it takes calls, and what else was found; see find."""
+    """Return the template with the call shape it expects, and the other findings; see find."""
     found = find(template, dialect)
     return template.taking(found.shape), found
 
@@ -105,7 +105,7 @@ def _calls(template: ChatTemplate, candidates: list[Dialect]) -> Found:
 
 
 def _ends(probe: Probe) -> frozenset[str]:
-    """Return the possible texts after a turn's calls, without blanks: as after an answer, or none."""
+    """Return the possible texts after a turn's calls, stripped: the text that follows an answer, or nothing."""
     turn = _rendered(lambda: probe.turn({"content": ANSWER}))
     return frozenset({"", turn.text.rpartition(ANSWER)[2].strip()} if turn else {""})
 
@@ -126,7 +126,7 @@ def _defines(template: ChatTemplate) -> tuple[bool, str]:
 
 
 def _match(turn: Turn, candidates: list[Dialect], ends: frozenset[str], count: int = 1) -> _Match | None:
-    """Return the first dialect that reads the turn's calls with nothing left but an end."""
+    """Return the first dialect that reads the turn's calls and leaves only an ending."""
     for dialect in candidates:
         if dialect.sign in turn.text:
             parsed = read(turn, dialect)
@@ -136,7 +136,7 @@ def _match(turn: Turn, candidates: list[Dialect], ends: frozenset[str], count: i
 
 
 def read(turn: Turn, dialect: Dialect | None, thoughts: Thoughts | None = None) -> Parsed:
-    """Parse a turn, which may start with reasoning of any form."""
+    """Parse a turn, which may start with reasoning in any format."""
     text = turn.text[:LONGEST_TURN]
     if thoughts is None and dialect and not dialect.whole:
         thoughts = next((t for t in FORMATS.values() if t.begin in text or t.open_in(turn.prompt)), None)
@@ -145,13 +145,13 @@ def read(turn: Turn, dialect: Dialect | None, thoughts: Thoughts | None = None) 
 
 
 def same_calls(parsed: Parsed, count: int) -> bool:
-    """Return whether exactly the first `count` calls of the probes were read."""
+    """Return whether exactly the first `count` probe calls were read."""
     given = [(call.name, call.value()) for call in CALLS[:count]]
     return [(call.name, call.value()) for call in parsed.calls] == given
 
 
 def _examined(probe: Probe, match: _Match, defines: bool) -> Found:
-    """Return the template's other features, given its form of a single call."""
+    """Return the template's other features, given its format for a single call."""
     shape = replace(probe.template.shape, short_ids=not _renders(lambda: probe.calls(1, LONG_ID).text))
     two = _rendered(lambda: probe.calls(2))
     parallel = two is not None and _match(two, [match.dialect], match.ends, 2) is not None
@@ -171,7 +171,7 @@ def _rendered(render: Callable[[], Turn]) -> Turn | None:
 
 
 def _renders(render: Callable[[], str], part: str = "") -> bool:
-    """Return whether the template accepts its input and writes `part`."""
+    """Return whether the template accepts the input and writes `part`."""
     try:
         return part in render()
     except TemplateLimit:
@@ -181,7 +181,7 @@ def _renders(render: Callable[[], str], part: str = "") -> bool:
 
 
 def _thoughts(template: ChatTemplate, found: Found) -> Thoughts | None:
-    """Return how the template writes reasoning or, if it omits it in history, which markers it searches for."""
+    """Return how the template writes reasoning or, if it omits past reasoning, which markers it searches for."""
     if found.dialect and found.dialect.whole:
         return CHANNELS
     probe = Probe(template.taking(found.shape))

@@ -1,4 +1,4 @@
-"""Calls as JSON objects, {"name": ..., "arguments": {...}}, as in most model families."""
+"""Calls as JSON objects, {"name": ..., "arguments": {...}}, used by most model families."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .values import json_string, json_text
 
 NAMES = ("name", "function")
 ARGUMENTS = ("arguments", "parameters")
-# other keys that a call may have, as in OpenAI's API: read but not used
+# other keys that a call may contain, as in OpenAI's API: read but not used
 OTHERS = frozenset({"id", "type", "index"})
 NO_ARGUMENTS = "{}"
 
 
 def call(source: Source, names: Names = None) -> Reading[None]:
-    """Read a call. `names`: the tools' names; other names are not calls. Raises BrokenCall.
+    """Read a call. `names`: the tool names; any other name is not a call. Raises BrokenCall.
 
-    Arguments may be an object, an object as a string, or missing if the call has a marker (`names` is None).
+    Arguments may be an object, a string containing an object, or missing if the call has a marker (`names` is None).
     """
     yield from source.expect("{")
     name, waiting, given = "", list[Event](), False
@@ -55,7 +55,7 @@ def call(source: Source, names: Names = None) -> Reading[None]:
 
 
 def calls(source: Source, names: Names = None) -> Reading[None]:
-    """Read a list of at least one call, after its opening bracket."""
+    """Read a non-empty list of calls after its opening bracket."""
     while True:
         yield from source.blanks()
         yield from call(source, names)
@@ -73,7 +73,7 @@ def arguments(source: Source) -> Reading[None]:
 
 
 def tool_name(source: Source, names: Names) -> Waiting[str]:
-    """Read a name in quotes. Raises BrokenCall if it is not a tool's."""
+    """Read a quoted name. Raises BrokenCall if no tool has that name."""
     name = yield from json_string(source)
     if not name or (names is not None and name not in names):
         raise BrokenCall
@@ -92,7 +92,7 @@ def _arguments(source: Source) -> Reading[None]:
 
 
 def from_text(text: str) -> str:
-    """Return arguments given as a string, spaced like json.dumps. Raises BrokenCall if they are not an object."""
+    """Return arguments given as a string, spaced like json.dumps output. Raises BrokenCall if they aren't an object."""
     inner = Source()
     inner.add(text.strip() or NO_ARGUMENTS, final=True)
     pieces: list[str] = []

@@ -1,4 +1,4 @@
-"""Render small conversations with tools, and extract the assistant's turn."""
+"""Render short conversations with tools, and extract the assistant turn."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ TOOLS = tuple(
     )
 )
 NAMES = frozenset(call.name for call in CALLS)
-# most characters of a turn to parse: the probes are far shorter in any template
+# maximum characters of a turn to parse: rendered probes are far shorter in any template
 LONGEST_TURN = 1 << 14
 _BRACKETS = (("<", ">"), ("[", "]"))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant's turn as rendered by the template, and the prompt before it."""
+    """An assistant turn rendered by the template, and the preceding prompt."""
 
     text: str
     prompt: str
@@ -50,16 +50,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Probe:
-    """A template in the shape of calls that it expects."""
+    """A template with the call shape that it expects."""
 
     template: ChatTemplate
 
     def prompt(self) -> str:
-        """Return the prompt of a question with tools. Raises ChatError if the template refuses."""
+        """Return the prompt for a question with tools. Raises ChatError if the template rejects it."""
         return self._render([{"role": "user", "content": QUESTION}], True)
 
     def turn(self, answer: Mapping[str, Any]) -> Turn:
-        """Return an assistant's turn. Raises ChatError if the template refuses it or changes the prompt."""
+        """Return an assistant turn. Raises ChatError if the template rejects it or changes the prompt."""
         question = {"role": "user", "content": QUESTION}
         prompt, whole = self.prompt(), self._render([question, {"role": "assistant", **answer}], False)
         if whole.startswith(prompt):
@@ -70,11 +70,11 @@ class Probe:
         return Turn(whole[start:], whole[:start])
 
     def calls(self, count: int, identity: str = "", **answer: Any) -> Turn:
-        """Return a turn of the first `count` calls, all with the id `identity` if there is one. Raises ChatError."""
+        """Return a turn with the first `count` calls, all with the id `identity` if given. Raises ChatError."""
         return self.turn({"content": "", **answer, "tool_calls": self._calls(count, identity)})
 
     def with_result(self) -> str:
-        """Return the prompt after a call and its result. Raises ChatError if the template refuses it."""
+        """Return the prompt after a call and its result. Raises ChatError if the template rejects it."""
         turns: list[dict[str, Any]] = [
             {"role": "user", "content": QUESTION},
             {"role": "assistant", "content": "", "tool_calls": self._calls(1)},
@@ -92,7 +92,7 @@ class Probe:
 
 
 def _common(prompt: str, whole: str) -> int:
-    """Return where two texts diverge, but not inside a marker in brackets."""
+    """Return where two texts diverge, moved out of any bracketed marker."""
     end = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
     for opening, closing in _BRACKETS:
         start = whole.rfind(opening, 0, end)

@@ -1,4 +1,4 @@
-"""Parse an assistant's text, with the same result whether it comes complete or in pieces."""
+"""Parse assistant text, with the same result whether it arrives complete or in pieces."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .thoughts import Blanks, Thoughts, texts, thought
 
 
 class Parser:
-    """Parses one answer incrementally: takes text in pieces and returns each event as soon as it is certain.
+    """Parses one answer incrementally: accepts text in pieces and returns each event as soon as it is certain.
 
-    With `dialect` None it reads no calls, with `thoughts` None no reasoning. `opened`: the prompt has opened the
-    reasoning. `names` are the tools' names: a dialect without markers recognises only calls of these. A call that
-    breaks after its start is CallBroken.
+    Without `dialect` no calls are parsed, without `thoughts` no reasoning. `opened`: the prompt has opened the
+    reasoning. `names` are the tool names: in a dialect without markers only calls to these are recognised. A call that
+    turns out invalid after its start becomes CallBroken.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Parser:
         self._reading = answer(self._source, dialect, thoughts, opened, names)
 
     def feed(self, text: str, final: bool = False) -> list[Event]:
-        """Add new text; return the events that became certain. `final`: no text follows."""
+        """Add text; return the events that are now certain. `final`: no more text follows."""
         self._source.add(text, final)
         return merged(self._certain())
 
@@ -65,7 +65,7 @@ def parse(
 def answer(
     source: Source, dialect: Dialect | None, thoughts: Thoughts | None, opened: bool, names: Names
 ) -> Reading[None]:
-    """Read a whole answer: reasoning, then content and calls."""
+    """Read a complete answer: reasoning, then content and calls."""
     if dialect and dialect.whole:
         yield from dialect.whole(source, names)
         return
@@ -81,7 +81,7 @@ def answer(
 
 
 def _contents(source: Source, dialect: Dialect | None, names: Names, kept: Blanks) -> Reading[None]:
-    """Read content and calls. `kept` are the blanks before them."""
+    """Read content and calls. `kept` is the preceding whitespace."""
     begins = dialect.begins if dialect else ()
     called = False
     if dialect and dialect.calls and (yield from source.peek()) in dialect.opens:
@@ -90,7 +90,7 @@ def _contents(source: Source, dialect: Dialect | None, names: Names, kept: Blank
         marker = yield from texts(source, begins, Content, kept)
         if not marker:
             break
-        assert dialect and dialect.calls  # it has the marker
+        assert dialect and dialect.calls  # the marker came from this dialect
         before = kept.take()
         called = (yield from attempt(source, dialect.calls(source, marker, names), before + marker)) or called
     rest = kept.take()
@@ -99,7 +99,7 @@ def _contents(source: Source, dialect: Dialect | None, names: Names, kept: Blank
 
 
 def attempt(source: Source, calls: Reading[None], before: str) -> Reading[bool]:
-    """Read calls; return whether there was one. A failed call becomes content, together with `before`."""
+    """Read calls; return whether there were any. An invalid call becomes content, together with `before`."""
     begun = called = False
     source.record()
     try:

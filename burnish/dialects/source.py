@@ -1,7 +1,7 @@
-"""Text that arrives in pieces, with the operations of readers.
+"""Text that arrives in pieces, with the operations that readers need.
 
-An operation returns only when no further text could change its result, so the division into pieces makes no
-difference. Every character is examined a bounded number of times.
+An operation returns only when no further text could change its result, so the chunking does not matter. Every
+character is examined a bounded number of times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from .events import BrokenCall, Waiting, Writing
 
 BLANKS = re.compile(r"[ \t\r\n]*")
-# most characters of a word (a name or a number)
+# maximum characters in a word (a name or a number)
 LONGEST_WORD = 256
 
 
@@ -27,9 +27,9 @@ class Source:
         self._raw_from = 0
 
     def add(self, text: str, final: bool = False) -> None:
-        """Add new text. `final`: none follows."""
+        """Add text. `final`: no more text follows."""
         self._final = final
-        if not text:  # an operation that waits still holds positions, and finds no reason to look again
+        if not text:  # waiting operations still hold positions, and have nothing new to examine
             return
         self._raw.append(self._text[self._raw_from : self._at])
         self._text = self._text[self._at :] + text
@@ -37,22 +37,22 @@ class Source:
         self._received += len(text)
 
     def record(self) -> None:
-        """Start recording the text that is read."""
+        """Start recording the text being read."""
         self._raw, self._raw_from = [], self._at
 
     def raw(self) -> str:
-        """Return what was read since `record`."""
+        """Return the text read since `record`."""
         return "".join(self._raw) + self._text[self._raw_from : self._at]
 
     def ended(self) -> Waiting[bool]:
-        """Return whether no text is left."""
+        """Return whether all text has been read."""
         while self._at == len(self._text):
             if not (yield from self._more()):
                 return True
         return False
 
     def starts(self, *markers: str) -> Waiting[str]:
-        """Read and return the longest of the markers at this position; "" if there is none."""
+        """Read and return the longest matching marker at this position; "" if there is none."""
         while any(self._may_start(marker) for marker in markers):
             if not (yield from self._more()):
                 break
@@ -61,7 +61,7 @@ class Source:
         return found
 
     def expect(self, *markers: str) -> Waiting[str]:
-        """Read one of the markers. Raises BrokenCall if there is none at this position."""
+        """Read one of the markers. Raises BrokenCall if none matches at this position."""
         found = yield from self.starts(*markers)
         if not found:
             raise BrokenCall
@@ -72,7 +72,7 @@ class Source:
         return "" if (yield from self.ended()) else self._text[self._at]
 
     def take(self, count: int) -> Waiting[str]:
-        """Read `count` characters; fewer at the end."""
+        """Read `count` characters, or fewer at the end."""
         while len(self._text) - self._at < count:
             if not (yield from self._more()):
                 break
@@ -81,7 +81,7 @@ class Source:
         return found
 
     def blanks(self) -> Waiting[None]:
-        """Read blanks and line breaks."""
+        """Skip spaces and line breaks."""
         while True:
             match = BLANKS.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -89,7 +89,7 @@ class Source:
                 return
 
     def leading(self) -> Waiting[str]:
-        """Read and return blanks and line breaks."""
+        """Read and return spaces and line breaks."""
         found: list[str] = []
         for piece in self.run(BLANKS):
             if piece is None:
@@ -122,9 +122,9 @@ class Source:
                 return
 
     def until(self, markers: Sequence[str]) -> Writing[str]:
-        """Yield the text before the first of the markers, read the marker and return it; "" at the end.
+        """Yield the text before the first marker, then read and return the marker; "" at the end.
 
-        Only the possible start of a marker is held back.
+        Only text that could be the start of a marker is held back.
         """
         pattern = _any_of(tuple(markers))
         while True:
@@ -151,13 +151,13 @@ class Source:
         return any(len(m) > len(marker) and len(rest) < len(m) and m.startswith(rest) for m in markers)
 
     def _kept(self, markers: Sequence[str]) -> int:
-        """Return how many characters at the end could be the start of a marker."""
+        """Return the number of trailing characters that could be the start of a marker."""
         most = min(max(map(len, markers), default=1) - 1, len(self._text) - self._at)
         tails = (self._text[len(self._text) - count :] for count in range(most, 0, -1))
         return next((len(tail) for tail in tails if any(m.startswith(tail) for m in markers)), 0)
 
     def _more(self) -> Waiting[bool]:
-        """Wait for text; return False if there is no more."""
+        """Wait for more text; return False at the end."""
         received = self._received
         while self._received == received:
             if self._final:

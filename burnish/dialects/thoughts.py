@@ -1,4 +1,4 @@
-"""The forms of reasoning before an answer, and reading it."""
+"""The formats of reasoning before an answer, and their readers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Thoughts:
     end: str
 
     def open_in(self, prompt: str) -> bool:
-        """Return whether a prompt ends with opened reasoning, so that the answer starts inside it."""
+        """Return whether a prompt ends inside opened reasoning, which the answer then continues."""
         return prompt.rstrip().endswith(self.begin.rstrip())
 
 
@@ -33,18 +33,18 @@ FORMATS: Mapping[str, Thoughts] = {
         Thoughts("gemma-channel", "<|channel>thought\n", "<channel|>"),
     )
 }
-# read by the dialect of the same name
+# parsed by the dialect with the same name
 CHANNELS = Thoughts("channels", "<|channel|>analysis<|message|>", "<|end|>")
 
 
 class Blanks:
-    """Holds back the blanks at the end of a text until it is known whether a marker follows."""
+    """Holds back trailing whitespace until it is known whether a marker follows."""
 
     def __init__(self) -> None:
         self._kept: list[str] = []
 
     def add(self, text: str) -> str:
-        """Add text; return the part that is certain."""
+        """Add text; return the part that can be emitted."""
         body = text.rstrip()
         if not body:
             self._kept.append(text)
@@ -54,13 +54,13 @@ class Blanks:
         return found
 
     def take(self) -> str:
-        """Return and clear the blanks held back."""
+        """Return and clear the whitespace held back."""
         found, self._kept = "".join(self._kept), []
         return found
 
 
 def texts(source: Source, markers: tuple[str, ...], kind: type[Content] | type[Thought], kept: Blanks) -> Reading[str]:
-    """Yield the text before the first marker without trailing blanks; read and return the marker, "" at the end."""
+    """Yield the text before the first marker, right-stripped; read and return the marker, or "" at the end."""
     pieces = source.until(markers)
     while True:
         try:
@@ -76,7 +76,7 @@ def texts(source: Source, markers: tuple[str, ...], kind: type[Content] | type[T
 
 
 def thought(source: Source, thoughts: Thoughts) -> Reading[None]:
-    """Read reasoning after its opening marker, and the blanks around it."""
+    """Read reasoning after its opening marker, and the surrounding whitespace."""
     yield from source.blanks()
     yield from texts(source, (thoughts.end,), Thought, Blanks())
     yield from source.blanks()

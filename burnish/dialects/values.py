@@ -1,4 +1,4 @@
-"""Convert values in models' notations to JSON text incrementally, in one pass and with bounded depth."""
+"""Convert values in model-specific notations to JSON text incrementally, in one pass and with bounded depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .events import BrokenCall, Waiting, Writing
 from .source import Source
 
-# most levels of nested objects and lists
+# maximum nesting depth of objects and lists
 MOST_DEPTH = 64
 JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
@@ -26,9 +26,9 @@ _CODES = {"x": 2, "u": 4, "U": 8}
 
 @dataclass(frozen=True)
 class Notation:
-    """A notation of values. `quotes` start and end a string, `literals` map words to JSON.
+    """A notation for values. `quotes` start and end a string, `literals` maps words to JSON.
 
-    `escapes` in strings are "json", "python", or none: then a string is its characters up to the next quote.
+    `escapes` in strings are "json", "python", or none: then a string extends unescaped to the next quote.
     """
 
     quotes: tuple[str, ...] = ('"',)
@@ -42,7 +42,7 @@ JSON = Notation()
 
 
 def json_text(source: Source, notation: Notation = JSON) -> Writing[None]:
-    """Read one value and yield it as JSON text, spaced like json.dumps. Raises BrokenCall if there is none."""
+    """Read one value and yield it as JSON text, spaced like json.dumps output. Raises BrokenCall if there is none."""
     closings: list[str] = []
     while True:
         yield from source.blanks()
@@ -65,7 +65,7 @@ def json_text(source: Source, notation: Notation = JSON) -> Writing[None]:
 
 
 def _closed(source: Source, notation: Notation, closings: list[str]) -> Writing[bool]:
-    """Read the closing brackets after a value, up to a comma. Returns whether another value follows."""
+    """Read the closing brackets after a value, up to a comma. Return whether another value follows."""
     while closings:
         yield from source.blanks()
         found = yield from source.expect(",", closings[-1])
@@ -177,7 +177,7 @@ def _code(source: Source, digits: int) -> Waiting[str]:
 
 
 def _character(code: str) -> str:
-    """Return the character of a hexadecimal code as JSON text; an unpaired surrogate as an escape."""
+    """Return the character with a hexadecimal code as JSON text; an unpaired surrogate stays escaped."""
     number = int(code, 16)
     if number > 0x10FFFF:
         raise BrokenCall
@@ -185,12 +185,12 @@ def _character(code: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text as the inside of a JSON string."""
+    """Escape text for use inside a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def json_string(source: Source) -> Waiting[str]:
-    """Read one JSON string and return its text. Raises BrokenCall, also for an unpaired surrogate."""
+    """Read one JSON string and return its text. Raises BrokenCall, including for an unpaired surrogate."""
     yield from source.expect('"')
     pieces: list[str] = []
     for piece in _json_string(source):

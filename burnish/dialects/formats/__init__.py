@@ -15,7 +15,7 @@ from .phi import PHI
 from .plain_json import PLAIN_JSON
 from .pythonic import PYTHONIC
 
-# dialects with markers first: the others read the rest
+# dialects with markers come first: the others accept any remaining text
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
     for dialect in (CHANNELS, DEEPSEEK, MISTRAL, PHI, GEMMA, HERMES, PYTHONIC, LLAMA_JSON, PLAIN_JSON)

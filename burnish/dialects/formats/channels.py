@@ -1,4 +1,4 @@
-"""gpt-oss: each part of an answer is a message in a channel: analysis, commentary with calls, or final."""
+"""gpt-oss: each part of an answer is a message in the analysis, commentary (calls) or final channel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
 ENDS = (END, CALL, RETURN)
 _TO = re.compile(r"\bto=functions\.([^\s<]+)")
 _ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b")
-# a header has a role, a receiver and a channel
+# a header contains a role, a recipient and a channel
 LONGEST_HEADER = 512
 
 
 def _answer(source: Source, names: Names) -> Reading[None]:
-    """Read a whole answer. Text without a header is content up to its end."""
+    """Read a complete answer. Text without a header is content through to the end."""
     before = yield from source.leading()
     while not (yield from source.ended()):
         first = yield from source.starts(CHANNEL, START, "assistant", "to=")
@@ -46,7 +46,7 @@ def _none() -> Waiting[tuple[str, bool]]:
 
 
 def _header(source: Source, first: str) -> Waiting[tuple[str, bool]]:
-    """Read a message's header up to its end marker; return it, and whether it ended within the limit."""
+    """Read a message header up to its end marker; return the header, and whether it ended within the limit."""
     parts, pieces = [first], source.until((MESSAGE,))
     while sum(map(len, parts)) <= LONGEST_HEADER:
         try:

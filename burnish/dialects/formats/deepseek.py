@@ -1,4 +1,4 @@
-"""DeepSeek R1, V3 and V3.1: a section of calls, each between markers, with fenced or bare arguments."""
+"""DeepSeek R1, V3 and V3.1: a section with each call between markers, and fenced or bare arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _calls(source: Source, marker: str, names: Names) -> Reading[None]:
 
 
 def _call(source: Source) -> Reading[None]:
-    """Read a call. If only arguments follow the separator, as in V3.1, the word before it is the name."""
+    """Read a call. If only arguments follow the separator, as in V3.1, the name is the word before the separator."""
     first = yield from source.word(_NAME)
     yield from source.expect(SEPARATOR)
     second = (yield from source.word(_NAME)) if first == KIND else ""

@@ -1,4 +1,4 @@
-"""FunctionGemma and Gemma 4: call:name{key:value} between markers, with special quotes around strings."""
+"""FunctionGemma and Gemma 4: call:name{key:value} between markers, with special quotation marks around strings."""
 
 from __future__ import annotations
 

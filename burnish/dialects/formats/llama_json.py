@@ -1,4 +1,4 @@
-"""Llama 3.x: an answer of JSON with name and parameters, possibly after <|python_tag|>, separated by semicolons."""
+"""Llama 3.x: JSON objects with name and parameters, separated by semicolons, optionally after <|python_tag|>."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mistral: [TOOL_CALLS] before a JSON list of calls, or before each name with its [ARGS]."""
+"""Mistral: [TOOL_CALLS] before a JSON list of calls, or before each name, which [ARGS] follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain JSON: the answer is an object with name and arguments, several of them, or a list."""
+"""Plain JSON: the answer is one or more objects with name and arguments, or a list of them."""
 
 from __future__ import annotations
 
