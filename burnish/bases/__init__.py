@@ -1,1 +1,1 @@
-"""Base models: finding and checking them, and making a trainable checkpoint from a GGUF file."""
+"""Base models: find and check them, and convert a GGUF file to a trainable checkpoint."""

@@ -1,4 +1,4 @@
-"""Check by config.json alone that a checkpoint is a causal language model that transformers supports."""
+"""Check from config.json alone that transformers supports a checkpoint as a causal language model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..private.transformers import knows_architecture
 
-# names in config.json's architectures of models that do not continue text
+# architecture names in config.json whose models do not generate text
 OTHER_TASKS = re.compile(
     r"For(MaskedLM|PreTraining|SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice"
     r"|NextSentencePrediction|ImageClassification|SpeechSeq2Seq|CTC)$|EncoderModel$"
@@ -16,7 +16,7 @@ OTHER_TASKS = re.compile(
 
 
 def fault(config: dict[str, Any]) -> str:
-    """Return why a checkpoint can't be trained as a causal language model; "" if nothing speaks against it."""
+    """Return why a checkpoint can't be trained as a causal language model; "" if no reason is known."""
     named = config.get("architectures")
     name = str(named[0]) if isinstance(named, list) and named else str(config.get("model_type") or "it")
     if config.get("is_encoder_decoder") is True:

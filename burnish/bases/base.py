@@ -25,7 +25,7 @@ from .weights import FETCH, examine, gguf_fault, is_pointer
 PACKAGE_PREFIX = "package:"
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.py")
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
-CHECKPOINT_VERSION = 2  # increase it when dequantize.py's output changes, so that older checkpoints are not used
+CHECKPOINT_VERSION = 2  # increment when dequantize.py's output changes, to invalidate cached checkpoints
 MOST_CARD_BYTES = 4 << 20
 MOST_LICENCES = 20
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
@@ -35,12 +35,12 @@ OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "sp
 
 
 class BaseError(UserError):
-    """A base model is missing, can't be downloaded, or is not the one that was trained on."""
+    """A base model is missing, can't be downloaded, or is not the one used for training."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model on this machine. `path` is a directory that transformers loads; `sha256` is over its files.
+    """A local base model. `path` is a directory that transformers can load; `sha256` covers its files.
 
     For a GGUF file, `gguf` is the file, `sha256` its hash, and `path` its dequantized checkpoint in the cache.
     """
@@ -53,7 +53,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The last part of the id without extension and GGUF quantization, for names of runs and files."""
+        """The last part of the id without its extension and GGUF quantization, for run and file names."""
         stem = re.sub(r"\.gguf$", "", self.id.rstrip("/").rsplit("/", 1)[-1], flags=re.IGNORECASE)
         return re.sub(r"[.-](I?Q\d\w*|[bB]?[fF](16|32))$", "", stem)
 
@@ -61,7 +61,7 @@ class Base:
 def look(base_id: str, revision: str | None = None) -> Path | None:
     """Check a base without downloading or reading its weights. Raises BaseError if it is missing or not a model.
 
-    Returns the directory of its config.json, None for a GGUF file. `resolve` takes longer and checks the rest.
+    Returns the directory that contains config.json, or None for a GGUF file. `resolve` is slower and checks the rest.
     """
     local = _local_path(base_id)
     if local is not None and local.is_file():
@@ -78,7 +78,7 @@ def look(base_id: str, revision: str | None = None) -> Path | None:
 
 
 def resolve(base_id: str, revision: str | None = None) -> Base:
-    """Return the base model, downloaded or dequantized if necessary. Raises BaseError with what to do."""
+    """Return the base model, downloaded or dequantized if necessary. Raises BaseError with the remedy."""
     local = _local_path(base_id)
     if local is not None and local.is_file():
         _check_gguf(base_id, local)
@@ -86,7 +86,7 @@ def resolve(base_id: str, revision: str | None = None) -> Base:
         return Base(base_id, None, _dequantized(local, digest), digest, local)
     directory = local if local is not None else _from_hub(base_id, revision)
     _checked(base_id, directory, FETCH if local is not None else COMPLETE)
-    # the Hub's cache names a snapshot's directory after its commit
+    # the Hub cache names snapshot directories after their commits
     return Base(base_id, directory.name if local is None else None, directory, directory_sha256(directory))
 
 
@@ -96,7 +96,7 @@ def _check_gguf(base_id: str, path: Path) -> None:
 
 
 def _checked(base_id: str, directory: Path, remedy: str) -> Path:
-    """Return the directory. Raises BaseError if files are missing, or small files or weights' headers are damaged."""
+    """Return the directory. Raises BaseError if files are missing, or small files or weight headers are damaged."""
     if not (directory / "config.json").is_file() or not any(p.suffix in WEIGHT_SUFFIXES for p in directory.iterdir()):
         raise BaseError(
             f"base.id {base_id}: {directory} is not a model: expected config.json and *.safetensors (or .bin)"
@@ -113,9 +113,9 @@ def _checked(base_id: str, directory: Path, remedy: str) -> Path:
 
 
 def _links_out(directory: Path) -> list[str]:
-    """Return faults for small files that link out of the directory: an export would copy what they point to.
+    """Return faults for small files that link out of the directory: an export would copy their targets.
 
-    Links of the Hub's cache to its blobs are fine. Weights may be on another disk, and are checked as weights.
+    Links from the Hub cache to its blobs are fine. Weights may be on another disk and are checked separately.
     """
     faults = []
     for path in sorted(directory.iterdir()):
@@ -129,16 +129,16 @@ def _links_out(directory: Path) -> list[str]:
 
 
 def directory_sha256(directory: Path) -> str:
-    """Return one sha256 over a checkpoint's files, as the hash of the sorted lines "sha256  name"."""
+    """Return one sha256 for a checkpoint's files: the hash of the sorted lines "sha256  name"."""
     names = {p for pattern in (*MODEL_FILES, "*.bin") for p in directory.glob(pattern) if p.is_file()}
     lines = [f"{_blob_sha256(p)}  {p.name}\n" for p in sorted(names)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _blob_sha256(path: Path) -> str:
-    """Return a file's sha256, without reading a large file of the Hub's cache: its blob is named after its sha256.
+    """Return a file's sha256. A large file in the Hub cache is not read: its blob is named after its sha256.
 
-    Links elsewhere are read.
+    Files that link elsewhere are read.
     """
     target = path.resolve()
     ours = path.is_symlink() and target.parent.name == "blobs" and target.is_relative_to(hub.cache_directory())
@@ -146,7 +146,7 @@ def _blob_sha256(path: Path) -> str:
 
 
 def _local_path(base_id: str) -> Path | None:
-    """Return the file or directory on this machine that an id names; None for a Hub id."""
+    """Return the local file or directory that an id refers to; None for a Hub id."""
     if base_id.startswith(PACKAGE_PREFIX):
         try:
             return packages.find(base_id.removeprefix(PACKAGE_PREFIX))
@@ -165,12 +165,12 @@ def _local_path(base_id: str) -> Path | None:
 
 
 def _from_hub(base_id: str, revision: str | None) -> Path:
-    """Download a snapshot into the Hub's cache; HF_HOME and HF_TOKEN apply. Raises BaseError with one line."""
+    """Download a snapshot into the Hub cache; HF_HOME and HF_TOKEN apply. Raises BaseError with a one-line message."""
     path = _fetched(base_id, revision, MODEL_FILES)
-    if not any(path.glob("*.safetensors")):  # an older model, with .bin weights only
+    if not any(path.glob("*.safetensors")):  # an older model with only .bin weights
         path = _fetched(base_id, revision, [*MODEL_FILES, "*.bin"])
     if not (path / "README.md").is_file():
-        with suppress(Exception):  # its card names the licence; it is not required
+        with suppress(Exception):  # the model card names the licence, but is optional
             hub.download(base_id, path.name, ["README.md"], tries=1)
     return path
 
@@ -183,7 +183,7 @@ def _fetched(base_id: str, revision: str | None, patterns: Sequence[str]) -> Pat
 
 
 def _object_faults(directory: Path) -> list[str]:
-    """Return faults for small files that aren't JSON objects: libraries fail on them without naming the file."""
+    """Return faults for small files that aren't JSON objects: libraries reject them without naming the file."""
     faults = []
     for path in (path for name in OBJECTS if not is_pointer(path := directory / name)):
         try:
@@ -197,9 +197,9 @@ def _object_faults(directory: Path) -> list[str]:
 
 
 def resolved_here(base_id: str, revision: str | None = None) -> Base | None:
-    """Return a base that is already on this machine; None if it would have to be downloaded or is gone.
+    """Return a base that is already on this machine; None if it needs a download or no longer exists.
 
-    Its sha256 is empty: this is for reading the files next to the weights.
+    Its sha256 is empty: only the files next to the weights are needed.
     """
     try:
         local = _local_path(base_id)
@@ -213,9 +213,9 @@ def resolved_here(base_id: str, revision: str | None = None) -> Base | None:
 
 
 def licence(base: Base) -> dict[str, str]:
-    """Return license, license_name and license_link from the base's model card.
+    """Return license, license_name and license_link from the base's model card or a GGUF file's metadata.
 
-    For a GGUF file they are from its metadata. Empty if not given; nothing is guessed.
+    Empty if not given; nothing is guessed.
     """
     if base.gguf is not None:
         return _gguf_licence(base.gguf)
@@ -240,7 +240,7 @@ def _gguf_licence(path: Path) -> dict[str, str]:
 
 
 def _plain(said: dict[str, Any]) -> dict[str, str]:
-    """Return the strings, and lists of strings joined, all cut: YAML aliases can expand to huge strings."""
+    """Return only strings and joined lists of strings, truncated: YAML aliases can expand to huge strings."""
     lists = {key: value for key, value in said.items() if isinstance(value, list) and len(value) <= MOST_LICENCES}
     joined = {key: ", ".join(value) for key, value in lists.items() if all(isinstance(item, str) for item in value)}
     texts = {key: value for key, value in said.items() if value and isinstance(value, str)}
@@ -248,15 +248,15 @@ def _plain(said: dict[str, Any]) -> dict[str, str]:
 
 
 def _dequantized(gguf_file: Path, digest: str) -> Path:
-    """Return the trainable checkpoint of a GGUF file; it is made once and cached.
+    """Return a GGUF file's trainable checkpoint, which is created once and cached.
 
-    A child process makes it, so that this process does not import torch and the memory is freed.
+    A child process creates it, so that this process does not import torch and the memory is freed.
     """
     target = cache_root() / "bases" / f"{gguf_file.stem}-{digest[:16]}-v{CHECKPOINT_VERSION}"
     if not target.is_dir():
         say(f"base: dequantizing {gguf_file.name} once into {target}")
         size, names = gguf_file.stat().st_size, (str(gguf_file.resolve()), str(target.resolve()))
-        # 4 bits per weight become 16, and 32 in memory meanwhile
+        # 4 bits per weight become 16, and temporarily 32 in memory
         command = children.confined(children.Limits.of(8 * size, 8 * size), "burnish.bases.dequantize", *names)
         code, errors = watched(command, children.environment(TRANSFORMERS_VERBOSITY="error"), "base: dequantizing")
         if code:

@@ -1,4 +1,4 @@
-"""Make a trainable 16-bit checkpoint of a GGUF file: python -m burnish.bases.dequantize FILE.gguf DIRECTORY
+"""Convert a GGUF file to a trainable 16-bit checkpoint: python -m burnish.bases.dequantize FILE.gguf DIRECTORY
 
 transformers reads and dequantizes the tensors; the tokenizer is rebuilt by burnish/bases/gguf_tokenizer.py.
 """
@@ -25,7 +25,7 @@ def main(source: Path, target: Path) -> None:
         source.parent, gguf_file=source.name, dtype=torch.float32, trust_remote_code=False
     )
     config = loaded.config
-    del config.quantization_config  # save_pretrained refuses a model that says it is quantized
+    del config.quantization_config  # save_pretrained refuses a model marked as quantized
     config.eos_token_id, config.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.load_state_dict(loaded.state_dict())
@@ -37,13 +37,13 @@ def main(source: Path, target: Path) -> None:
         model.to(torch.float16).save_pretrained(directory)
         tokenizers.save(tokenizer, directory)
         _say("comparing the tokenizers")
-        gguf_tokenizer.compare(source, tokenizers.load(directory))  # loaded as it will be in use
+        gguf_tokenizer.compare(source, tokenizers.load(directory))  # loaded the same way as in later use
         for path in directory.iterdir():
-            path.chmod(0o644)  # safetensors makes files that only the owner can read
+            path.chmod(0o644)  # safetensors creates files that only the owner can read
 
 
 def _say(step: str) -> None:
-    """Report a step to the parent (burnish/children/watch.py shows it)."""
+    """Report a step to the parent, where burnish/children/watch.py displays it."""
     print(f"step: {step}", file=sys.stderr, flush=True)
 
 

@@ -1,8 +1,8 @@
-"""Rebuild a GGUF file's tokenizer from its metadata, and compare it with llama.cpp's on sample texts.
+"""Rebuild a GGUF file's tokenizer from its metadata, and compare it with llama.cpp's tokenizer on sample texts.
 
-transformers converts it too, but loses the pre-tokenizer (which splits digits or words before the merges), marks the
-model as byte-fallback, and may take another end-of-turn token than the file names; llama.cpp then aborts on the file
-that its converter makes from such a checkpoint. Formats: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+transformers also converts it, but loses the pre-tokenizer (which splits digits or words before merging), marks the
+model as byte-fallback, and may choose a different end-of-turn token from the one in the file. llama.cpp then aborts
+on the file converted from such a checkpoint. Formats: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..tokenizers.comparison import SAMPLE_TEXTS, encoder, ids_difference
 from ..tokenizers.loader import set_space_prefix
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # gguf.TokenType
-BLANK = "\u2581"  # SentencePiece's blank
+BLANK = "\u2581"  # SentencePiece's space marker
 SPECIAL = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-# how text is split before the merges, by tokenizer.ggml.pre; the expressions are from the models' tokenizers
+# how text is split before merging, by tokenizer.ggml.pre; the expressions come from the models' tokenizers
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 EXPRESSIONS = {"llama-bpe": WORDS % r"\p{N}{1,3}", "llama3": WORDS % r"\p{N}{1,3}", "qwen2": WORDS % r"\p{N}"}
 DIGITS_ALONE = frozenset({"smollm", "starcoder", "refact", "command-r"})
@@ -34,7 +34,7 @@ GPT2 = frozenset({"gpt-2", "default"})
 
 
 def fields_of(path: Path) -> dict[str, Any]:
-    """Return the tokenizer's metadata, by name without prefix, and the chat template."""
+    """Return the tokenizer metadata, by name without prefix, and the chat template."""
     prefix = "tokenizer.ggml."
     fields = gguf.GGUFReader(path).fields
     found = {name.removeprefix(prefix): f.contents() for name, f in fields.items() if name.startswith(prefix)}
@@ -43,7 +43,7 @@ def fields_of(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> Any:
-    """Return the tokenizer. Exits with one line if its kind is unknown, or llama.cpp's ids differ."""
+    """Return the tokenizer. Exits with a one-line message if its type is unknown or llama.cpp's ids differ."""
     fields = fields_of(path)
     tokens: list[str] = fields["tokens"]
     named = {ours: tokens[fields[theirs]] for ours, theirs in SPECIAL.items() if theirs in fields}
@@ -69,7 +69,7 @@ def load(path: Path) -> Any:
 
 
 def _byte_level(fields: dict[str, Any]) -> Tokenizer:
-    """Return the file's byte-level BPE tokenizer (as GPT-2's)."""
+    """Return the file's byte-level BPE tokenizer (as in GPT-2)."""
     kind = fields.get("pre", "default")
     vocabulary = {token: i for i, token in enumerate(fields["tokens"])}
     merges = [tuple(merge.split(" ")) for merge in fields["merges"]]
@@ -90,10 +90,10 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece(fields: dict[str, Any], prefix: bool) -> Tokenizer:
-    """Return the file's BPE tokenizer with byte fallback (as SentencePiece's); `prefix` prepends a blank.
+    """Return the file's BPE tokenizer with byte fallback (as in SentencePiece); `prefix` prepends a space.
 
-    SentencePiece and llama.cpp join the pair whose piece has the best score. So every split of a piece into two is a
-    merge, ranked by the piece's score.
+    SentencePiece and llama.cpp merge the pair that forms the highest-scoring piece. So every split of a piece into
+    two is a merge, ranked by the piece's score.
     """
     tokens, scores, kinds = fields["tokens"], fields["scores"], fields["token_type"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -114,7 +114,7 @@ def _sentencepiece(fields: dict[str, Any], prefix: bool) -> Tokenizer:
 
 
 def compare(path: Path, tokenizer: Any) -> None:
-    """Exit with one line if the tokenizer and llama.cpp give different ids for a sample text."""
+    """Exit with a one-line message if the tokenizer and llama.cpp produce different ids for a sample text."""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     with Model.open(path, vocab_only=True) as model:
         for text in (*SAMPLE_TEXTS, "a".join(special)):

@@ -1,6 +1,6 @@
-"""Base models inside installed Python packages: known packages only, found without importing them.
+"""Base models inside installed Python packages: only known packages, located without importing them.
 
-A run names its base and may come from a stranger, and an import would run a package's code.
+A run names its base and may be untrusted, and an import would run the package's code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find(reference: str) -> Path:
     found = next(iter(Distribution.discover(name=KNOWN[package], path=places)), None)
     if found is None:
         raise PackageError(f"the Python package '{package}' is not installed here: pip install {KNOWN[package]}")
-    # look the name up in the package's list of files, so that it can't lead out of the package
+    # look the name up in the package's file list, so that it can't point outside the package
     files = {str(path): path for path in found.files or [] if path.parts[0] == package}
     path = Path(str(files[f"{package}/{name}"].locate())) if f"{package}/{name}" in files else None
     if path is None or not path.is_file():

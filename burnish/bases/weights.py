@@ -1,6 +1,6 @@
-"""Examine a checkpoint's weight files by their headers: LFS pointers, truncated files, a broken index.
+"""Check the headers of a checkpoint's weight files for LFS pointers, truncated files and a broken index.
 
-No weights are read: a safetensors header has the end of every tensor
+No weights are read: a safetensors header contains every tensor's end offset
 (https://github.com/huggingface/safetensors), and a .bin file is a zip archive with its directory at the end.
 """
 
@@ -32,9 +32,9 @@ SHOWN = 3
 
 @dataclass
 class Weights:
-    """The headers' content: each tensor's shape by name (none for .bin files), and one line per fault.
+    """Header contents: each tensor's shape by name (none for .bin files), and one line per fault.
 
-    `way` is the remedy that each fault ends with; `pointers` are the files that are Git LFS pointers.
+    `way` is the remedy appended to each fault; `pointers` lists the Git LFS pointer files.
     """
 
     way: str = FETCH
@@ -44,7 +44,7 @@ class Weights:
 
 
 def examine(directory: Path, way: str = FETCH) -> Weights:
-    """Examine the headers of the weight files that transformers would load."""
+    """Read the headers of the weight files that transformers would load."""
     found = Weights(way)
     small = sorted(path for path in directory.iterdir() if path.suffix in SMALL)
     found.pointers += [path.name for path in small if is_pointer(path)]
@@ -80,7 +80,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def gguf_fault(path: Path) -> str:
-    """Return what is wrong with the first bytes of a .gguf file, else ""."""
+    """Return what is wrong with a .gguf file's first bytes, or ""."""
     if is_pointer(path):
         return f"{path}: is a Git LFS pointer, not the file itself: run `git lfs pull`, or download it again"
     with open_regular(path) as file:
@@ -89,7 +89,7 @@ def gguf_fault(path: Path) -> str:
 
 
 def _indexed(index: Path, found: Weights) -> None:
-    """Examine the files that an index names, and compare its tensors with theirs."""
+    """Read the files listed in an index, and compare their tensors with the index."""
     if index.name in found.pointers:
         return
     try:
@@ -123,7 +123,7 @@ def _indexed(index: Path, found: Weights) -> None:
 
 
 def _safetensors(path: Path, found: Weights) -> set[str] | None:
-    """Read one file's header into `found`; returns its tensors, None if the file is damaged."""
+    """Read one file's header into `found`; return its tensors, or None if the file is damaged."""
     if is_pointer(path):
         found.pointers.append(path.name)
         return None
@@ -142,7 +142,7 @@ def _safetensors(path: Path, found: Weights) -> set[str] | None:
 
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Return the tensors' shapes and the file's expected size in bytes. Raises ValueError with what is wrong."""
+    """Return the tensor shapes and the expected file size in bytes. Raises ValueError with the fault."""
     with open_regular(path) as file:
         begin = file.read(LENGTH_BYTES)
         if len(begin) < LENGTH_BYTES:
@@ -171,14 +171,14 @@ def _tensors(header: Any) -> Iterator[tuple[str, tuple[tuple[int, ...], int]]]:
 
 
 def _bin(path: Path, found: Weights) -> None:
-    """Check that a .bin file is a complete zip archive; pickles of torch before 1.6 don't tell their length."""
+    """Check that a .bin file is a complete zip archive; pickles from torch before 1.6 don't store their length."""
     if is_pointer(path):
         found.pointers.append(path.name)
         return
     with open_regular(path) as file:
         begin = file.read(4)
     if begin == ZIP:
-        if not zipfile.is_zipfile(path):  # looks for the archive's directory at the end
+        if not zipfile.is_zipfile(path):  # looks for the archive directory at the end
             found.faults.append(f"{path}: is truncated: the directory at its end is missing; {found.way}")
     elif not begin.startswith(PICKLE):
         what = f"starts with {begin!r}" if begin else "is empty"
