@@ -1,4 +1,4 @@
-"""Child processes of the stages: their imports, environment and resource limits."""
+"""The stages' child processes: imports, environment and resource limits."""
 
 from .command import ROOT, Limits, confined, environment, module, reaches_network, search_path
 

@@ -1,7 +1,8 @@
-"""Command lines and environment variables of child processes.
+"""Command lines and environment variables for child processes.
 
-Code that reads a stranger's files (the dequantizer, llama.cpp's converter and quantizer, load tests) runs `confined`:
-with limits, without tokens, and without network access if the system allows that. confined.py is the child's side.
+Code that reads untrusted files (the dequantizer, llama.cpp's converter and quantizer, load tests) runs `confined`:
+with resource limits, without tokens, and without network access where the system allows that. The child's side is
+in confined.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..machine import memory_limit_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFINED = "burnish.children.confined"
-# the variables that a confined child inherits: no others, so that it gets no key or token
+# the only variables that a confined child inherits, so that it receives no key or token
 PASSED = frozenset({
     "PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "COLUMNS", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "LD_PRELOAD", "XDG_CACHE_HOME", "BURNISH_CACHE", "HF_HOME", "HF_HUB_CACHE", "TRANSFORMERS_VERBOSITY",
@@ -28,16 +29,16 @@ PASSED = frozenset({
 PASSED_PREFIXES = (
     "LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_", "LLAMA_", "CUDA_", "NVIDIA_", "PYTORCH_",
 )  # fmt: skip
-GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl")))  # also under WSL, and on Jetson
+GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-ctrl")))  # includes WSL and Jetson
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Resource limits of a confined child; 0 means no limit.
+    """Resource limits for a confined child; 0 means no limit.
 
-    `cpu_s` is the processor time of all threads, `file_bytes` the largest file it may write, `memory_bytes` its
-    address space.
+    `cpu_s` is CPU time over all threads, `file_bytes` the maximum size of a written file, `memory_bytes` the size of
+    the address space.
     """
 
     cpu_s: int = 0
@@ -46,37 +47,37 @@ class Limits:
 
     @classmethod
     def of(cls, input_bytes: int, output_bytes: int) -> Limits:
-        """Return limits for reading and writing that much on a slow machine, which only a fault would exceed.
+        """Return limits generous enough to read and write this much on a slow machine; only a fault exceeds them.
 
-        Memory is limited to the machine's own, the mapped file and room for libraries, so that an invented size in a
-        file fails at once. A CUDA build reserves far more addresses than it uses, so there memory is not limited.
+        Memory is limited to the machine's memory plus the mapped file and room for libraries, so that a bogus size in a
+        file fails immediately. With CUDA it is unlimited, since CUDA reserves far more address space than it uses.
         """
         memory = 0 if any(map(Path.exists, GPUS)) else memory_limit_bytes() + 2 * input_bytes + 16 * GIB
         return cls(3600 + (input_bytes + output_bytes) // 100_000, GIB + output_bytes, memory)
 
 
 def module(name: str, *words: str) -> list[str]:
-    """Return the command that runs a module of the project; its environment must include `search_path`."""
+    """Return the command that runs a project module; its environment must include `search_path`."""
     return [sys.executable, "-P", "-m", name, *words]
 
 
 def confined(limits: Limits, name: str, *words: str) -> list[str]:
-    """Return the command that runs a module of the project with limits, for use with `environment`."""
+    """Return the command that runs a project module with limits, for use with `environment`."""
     numbers = map(str, (limits.cpu_s, limits.file_bytes, limits.memory_bytes))
     return module(CONFINED, *numbers, name, *words)
 
 
 def search_path(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that make the project importable, but not the working directory."""
+    """Return the variables that make the project importable without the working directory."""
     # empty and relative entries of PYTHONPATH refer to the working directory
     given = [entry for entry in variables.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *(e for e in given if e != str(ROOT))])}
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return a confined child's environment: few of this process's variables, no token, the Hub's client offline.
+    """Return a confined child's environment: few of this process's variables, no token, and the Hub client offline.
 
-    HF_MODULES_CACHE is where transformers copies a model's Python code before importing it; it is set to fail.
+    transformers copies a model's Python code to HF_MODULES_CACHE before importing it; an unusable path prevents that.
     """
     passed = {k: v for k, v in os.environ.items() if k in PASSED or k.startswith(PASSED_PREFIXES)}
     offline = {
@@ -89,7 +90,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @cache
 def reaches_network() -> bool:
-    """Return whether confined children can reach a network: there is one, and the system does not let them leave it."""
+    """Return whether confined children can reach a network: one exists, and the system does not let them leave it."""
     with suppress(OSError):
         lines = Path("/proc/net/dev").read_text().strip().split("\n")[2:]
         if {line.partition(":")[0].strip() for line in lines} <= {"lo"}:

@@ -1,6 +1,6 @@
-"""Run a module of the project with limits: python -P -m burnish.children.confined CPU FILE MEMORY MODULE WORDS...
+"""Run a project module with limits: python -P -m burnish.children.confined CPU FILE MEMORY MODULE WORDS...
 
-The limits are those of burnish.children.Limits. With only `check` it exits with 0 if the network could be left.
+burnish.children.Limits describes the limits. With `check` alone, the exit code is 0 if leaving the network works.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ MOST_OPEN_FILES = 4096
 
 
 def limit(kind: int, value: int) -> None:
-    """Lower a resource limit. 0 leaves it unchanged, as does a lower existing limit."""
+    """Lower a resource limit. A value of 0, or a lower existing limit, leaves it unchanged."""
     soft, hard = resource.getrlimit(kind)
     if value and (soft == resource.RLIM_INFINITY or value < soft):
-        # the soft limit of processor time ends with SIGXCPU, which names the cause; the hard one with SIGKILL
+        # exceeding the soft CPU limit raises SIGXCPU, which identifies the cause; the hard limit raises SIGKILL
         resource.setrlimit(kind, (value, hard if kind == resource.RLIMIT_CPU else value))
 
 
 def leave_network() -> bool:
     """Move this process into a new network namespace without interfaces; return whether that was allowed.
 
-    An ordinary user needs a user namespace for it, which many containers forbid. Root needs none, and in one would lose
-    access to other users' files. The process must have only one thread.
+    Ordinary users also need a user namespace, which many containers forbid. Root doesn't, and would lose access to
+    other users' files in one. The process must be single-threaded.
     """
     user, group = os.getuid(), os.getgid()
     unshare = ctypes.CDLL(None).unshare
@@ -38,7 +38,7 @@ def leave_network() -> bool:
         return True
     if unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
         return False
-    # map the ids to themselves, so that files keep their owners
+    # map the ids to themselves, so that file ownership is preserved
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
             file.write(text)
@@ -50,7 +50,7 @@ def main(words: list[str]) -> None:
     if words == ["check"]:
         sys.exit(0 if leave_network() else 1)
     cpu, file, memory, name, *rest = words
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump with a model in it would fill the disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump containing a model would fill the disk
     limit(resource.RLIMIT_NOFILE, MOST_OPEN_FILES)
     limit(resource.RLIMIT_CPU, int(cpu))
     limit(resource.RLIMIT_FSIZE, int(file))

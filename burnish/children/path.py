@@ -1,7 +1,7 @@
 """Restrict imports to the standard library, installed packages and the project's packages.
 
-`python -m train` puts the project's root on the path, and with it everything next to the packages: a run that someone
-else made, data, a stray json.py.
+`python -m train` puts the project root on the path, and so everything next to the packages: another person's run,
+data, a stray json.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ProjectFinder:
-    """Finds the project's packages in its root, but nothing else there."""
+    """Finds the project's packages in the project root, but nothing else there."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -28,7 +28,7 @@ class ProjectFinder:
 
 
 def only_packages() -> None:
-    """Remove the working directory and the project's root from the path; the project's packages are still found."""
+    """Remove the working directory and the project root from the path; the project's packages remain importable."""
     if ProjectFinder not in sys.meta_path:
         sys.meta_path.insert(0, ProjectFinder)
     closed = {ROOT}

@@ -1,4 +1,4 @@
-"""Wait for a child process that takes minutes, with a progress line every few seconds."""
+"""Wait for a long-running child process, printing a progress line every few seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..console import say
 from .command import ROOT
 
 INTERVAL_S = 10.0
-STEP = re.compile(rb"step: (.+)|(\d{1,3})%\|")  # the child's own line, or a tqdm bar over a model's tensors
+STEP = re.compile(rb"step: (.+)|(\d{1,3})%\|")  # the child's own line, or a tqdm bar over model tensors
 
 
 def watched(command: Sequence[str], environment: Mapping[str, str], title: str) -> tuple[int, str]:
-    """Run a child to its end and return its exit code and stderr; `title` starts each progress line.
+    """Run a child to completion and return its exit code and stderr; `title` prefixes each progress line.
 
-    The child reports steps by lines "step: ...". An exception here, including Ctrl-C, kills it.
+    The child reports steps as "step: ..." lines. An exception here, including Ctrl-C, kills the child.
     """
     started = time.monotonic()
     with subprocess.Popen(

@@ -1,11 +1,11 @@
-"""Other tools' names for settings: translated if there is an equivalent setting, otherwise answered with a hint."""
+"""Other tools' setting names: translated if there is an equivalent setting, otherwise rejected with a hint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# for a given value: our settings by dotted key (empty: nothing to do), or a hint
+# maps a value to our settings by dotted key (empty: nothing to do), or to a hint
 Meaning = dict[str, Any] | str
 Names = Mapping[str, Callable[[Any], Meaning]]
 
@@ -21,9 +21,9 @@ def hint(text: str) -> Callable[[Any], Meaning]:
 
 
 def unless(nothing: tuple[Any, ...], text: str) -> Callable[[Any], Meaning]:
-    """Return the meaning of a name that changes nothing with these values, and gives a hint with others.
+    """Return the meaning of a name that has no effect with these values and produces a hint with any other.
 
-    The words None and null mean None: people copy settings from Python, and YAML reads None as text.
+    The words None and null both mean None: people copy settings from Python, and YAML parses None as text.
     """
 
     def means(value: Any) -> Meaning:
@@ -34,6 +34,6 @@ def unless(nothing: tuple[Any, ...], text: str) -> Callable[[Any], Meaning]:
 
 
 def meaning(names: Names, key: str, value: Any) -> Meaning | None:
-    """Return the meaning of another tool's setting, whatever its section; None if the name is unknown."""
+    """Return the meaning of another tool's setting in any section; None if the name is unknown."""
     found = names.get(key.rpartition(".")[2])
     return None if found is None else found(value)

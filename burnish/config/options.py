@@ -1,4 +1,4 @@
-"""Command lines: an option for every setting, made from its type and description."""
+"""Command lines: one option per setting, generated from the setting's type and description."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_command(
     text: str,
     model: type[BaseModel],
 ) -> argparse.ArgumentParser:
-    """Add one command of a stage (python -m train run), with every setting as an option; returns its parser."""
+    """Add a stage's command (python -m train run) with every setting as an option; return its parser."""
     command = commands.add_parser(
         name,
         help=text,
@@ -38,7 +38,7 @@ def add_command(
 
 
 def add_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], stage: str) -> None:
-    """Add --config and one --section.key per setting to `parser`, with its description and default."""
+    """Add --config and one --section.key per setting to `parser`, with description and default."""
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below")
     groups: dict[str, Any] = {}
     for path, info in fields(model):
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, model: type[BaseModel], stage
 def parse_arguments(
     parser: argparse.ArgumentParser, model: type[Settings], stage: str, argv: Sequence[str]
 ) -> tuple[Settings, argparse.Namespace]:
-    """Parse the options of `add_arguments` and load the settings. Raises ConfigError for unknown options."""
+    """Parse the options added by `add_arguments` and load the settings. Raises ConfigError for unknown options."""
     known = {".".join(path) for path, _ in fields(model)}
     options, rest = parser.parse_known_args([_underscored(word, known) for word in argv])
     theirs, rest = _foreign_options(rest, model.foreign)
@@ -96,7 +96,7 @@ def _foreign_options(rest: Sequence[str], foreign: Names) -> tuple[dict[str, str
 
 
 def _name(option: str) -> str:
-    """Return the key that an option names: --lora.lora-alpha=3 is lora.lora_alpha."""
+    """Return an option's key: --lora.lora-alpha=3 is lora.lora_alpha."""
     return option.partition("=")[0].lstrip("-").replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""Settings classes, their leaves and types, and values with their source."""
+"""Settings classes, their leaves and types, and values with their sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE, ENVIRONMENT, COMMAND_LINE = range(3)  # precedence of the sources
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, of the wrong type or out of bounds."""
+    """A setting is unknown, has the wrong type or is out of bounds."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ Flat = dict[tuple[str, ...], Given]
 
 
 class Strict(BaseModel):
-    """Base of every settings class: unknown keys and wrong types are errors, values are immutable.
+    """Base class for settings: unknown keys and wrong types are errors, and values are immutable.
 
-    `foreign` are other tools' names that are understood.
+    `foreign` contains the names from other tools that are also accepted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
@@ -63,7 +63,7 @@ def fields(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def type_name(annotation: Any) -> str:
-    """Return a short name of a setting's type for help and errors, such as INT or all-linear|LIST."""
+    """Return a short name for a setting's type in help and errors, such as INT or all-linear|LIST."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return "|".join(type_name(part) for part in arguments if part is not type(None))
@@ -75,17 +75,17 @@ def type_name(annotation: Any) -> str:
 
 
 def section(annotation: Any) -> type[BaseModel] | None:
-    """Return the class of a setting that is a section, else None."""
+    """Return the settings class if the setting is a section, else None."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def show(value: Any) -> str:
-    """Return a value as YAML writes it."""
+    """Return a value in YAML notation."""
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def accepts(annotation: Any, kind: type) -> bool:
-    """Return whether the annotation, or a part of its union, accepts values of `kind`."""
+    """Return whether the annotation, or a member of its union, accepts values of `kind`."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType, typing.Annotated):
         return any(accepts(part, kind) for part in typing.get_args(annotation))
@@ -93,7 +93,7 @@ def accepts(annotation: Any, kind: type) -> bool:
 
 
 def words(annotation: Any) -> frozenset[str]:
-    """Return the literal words that a setting accepts, not counting those that are valid only in a list."""
+    """Return the literal words that a setting accepts, except those valid only in a list."""
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return frozenset(word for word in typing.get_args(annotation) if isinstance(word, str))

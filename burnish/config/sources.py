@@ -1,4 +1,4 @@
-"""Read settings from a YAML file, the environment and the command line, including other tools' names."""
+"""Read settings from a YAML file, the environment and the command line, accepting other tools' names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .yaml_file import YamlError, check_size
 
 ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE")
-# variables under our prefix that are not a setting of a stage, with what they do
+# variables with our prefix that are not stage settings, and what they do
 OTHER_VARIABLES = {
     "BURNISH_CACHE": "directory of llama.cpp builds, dequantized bases and load tests; ~/.cache/burnish by default",
     "BURNISH_LOG_FORMAT": "`json`: log lines are JSON on a terminal too",
@@ -26,7 +26,7 @@ OTHER_VARIABLES = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with floats as people write them (5e-4 is a number, as in YAML 1.2)."""
+    """YAML with floats in common notation (5e-4 is a number, as in YAML 1.2)."""
 
 
 _Loader.add_implicit_resolver(
@@ -52,7 +52,7 @@ def parse(text: Any, annotation: Any) -> Any:
 
 
 class Reader:
-    """Reads the sources and collects their faults and notes."""
+    """Reads the sources and collects faults and notes."""
 
     def __init__(self, known: Mapping[str, Any], foreign: Names) -> None:
         self.known, self.foreign = known, foreign
@@ -77,12 +77,12 @@ class Reader:
         if node is not None:
             try:
                 self._walk(node, (), path, flat)
-            except (yaml.YAMLError, ValueError) as error:  # a value that its tag does not allow
+            except (yaml.YAMLError, ValueError) as error:  # a value not allowed by its tag
                 raise _not_yaml(path, error) from None
         return flat
 
     def _walk(self, node: yaml.Node, prefix: tuple[str, ...], path: Path, flat: Flat) -> None:
-        """Collect the leaves of a YAML mapping with their lines; unknown and duplicate keys become faults."""
+        """Collect the leaves of a YAML mapping with their line numbers; unknown and duplicate keys become faults."""
         dotted = ".".join(prefix)
         if not isinstance(node, yaml.MappingNode):
             self.faults.append(
@@ -105,7 +105,7 @@ class Reader:
                 self.faults.append(f"{where}: unknown key '{full}'{key_hint(full, self.known)}")
 
     def environment(self, stage: str, environ: Mapping[str, str]) -> Flat:
-        """Read the variables with the stage's prefix."""
+        """Read the environment variables with the stage's prefix."""
         prefix = f"{ENV_PREFIX}{stage.upper()}_"
         variables = {f"{prefix}{key.replace('.', '__').upper()}": key for key in self.known}
         others = tuple(f"{ENV_PREFIX}{name}_" for name in STAGES if name != stage.upper())
@@ -121,7 +121,7 @@ class Reader:
         return flat
 
     def command_line(self, overrides: Mapping[str, Any]) -> Flat:
-        """Read the command line's settings, by dotted key, including other tools' names."""
+        """Read the command-line settings, by dotted key, including other tools' names."""
         flat: Flat = {}
         for key, value in overrides.items():
             where = f"--{key}"
@@ -146,7 +146,7 @@ class Reader:
         return True
 
     def _put(self, flat: Flat, key: str, given: Given, where: str) -> None:
-        """Add a value; a fault if another name for the same setting gave a different value."""
+        """Add a value; a conflict with another name for the same setting is a fault."""
         path = tuple(key.split("."))
         before = flat.get(path)
         if before is not None and before.value != given.value and before.where != where:
@@ -167,7 +167,7 @@ def _value(node: yaml.Node, annotation: Any) -> Any:
 
 
 def _variable_hint(name: str, prefix: str, variables: Collection[str]) -> str:
-    """Return "; did you mean 'X'?" for the nearest variable; a correct prefix does not count as similarity."""
+    """Return "; did you mean 'X'?" for the nearest variable, ignoring the shared prefix."""
     start = prefix if name.startswith(prefix) else ""
     known = {variable.removeprefix(start): variable for variable in (*variables, *OTHER_VARIABLES)}
     near = nearest(name.removeprefix(start), known)
@@ -175,9 +175,9 @@ def _variable_hint(name: str, prefix: str, variables: Collection[str]) -> str:
 
 
 def key_hint(full: str, known: Collection[str], prefix: str = "") -> str:
-    """Return "; did you mean 'x'?" for the nearest key, preferably of the same section, else the known keys.
+    """Return "; did you mean 'x'?" for the nearest key, preferably in the same section, else the known keys.
 
-    Keys are compared without their sections. The known keys are those of the section, or the sections.
+    Keys are compared without their sections. The known keys are the section's keys, or the section names.
     """
     section, _, name = full.rpartition(".")
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]

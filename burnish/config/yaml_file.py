@@ -1,4 +1,4 @@
-"""Read YAML files in bounded time and memory: they may come from strangers."""
+"""Read untrusted YAML files in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import yaml
 from ..files import read_regular
 
 MOST_BYTES = 1 << 20
-MOST_NODES = 100_000  # counting aliases as often as they are used
+MOST_NODES = 100_000  # each use of an alias counts
 
 
 class YamlError(Exception):
-    """A file that is not valid YAML, or exceeds the limits."""
+    """A file is not valid YAML, or exceeds the limits."""
 
 
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Return the value of a YAML file. Raises FileNotFoundError, or YamlError with what is wrong."""
+    """Parse a YAML file. Raises FileNotFoundError, or YamlError with the fault."""
     try:
         text = read_regular(path, MOST_BYTES).decode("utf-8")
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
 
 def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Return the value of a YAML text, None if it is empty. Raises YamlError with what is wrong."""
+    """Parse YAML text; return None if it is empty. Raises YamlError with the fault."""
     try:
         node = yaml.compose(text, loader)
         if node is None:
@@ -39,12 +39,12 @@ def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
         return loader("").construct_document(node)
     except RecursionError:
         raise YamlError("can't be read: it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-99-99 is a ValueError
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-99-99 raises ValueError
         raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def check_size(node: yaml.Node) -> None:
-    """Raise YamlError if a document is too large with its aliases expanded, or contains itself."""
+    """Raise YamlError if a document is recursive, or too large with its aliases expanded."""
     sizes: dict[int, int] = {}
 
     def size(part: yaml.Node) -> int:
