@@ -1,1 +1,1 @@
-"""The exam: its questions, its figures with intervals, and the gate with its thresholds."""
+"""The exam: questions, figures with confidence intervals, and the gate with its thresholds."""

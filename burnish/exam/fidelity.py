@@ -1,4 +1,4 @@
-"""An artefact's exam figures, which the gate judges, and checks of their consistency."""
+"""An artefact's exam figures, as judged by the gate, and consistency checks."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from ..fields import ROUNDING, Count, Interval, NotNegative, Record, Share, Text
 
 LARGEST = 1e9  # nats per token; a real loss is at most a few dozen
-LARGEST_SHARE = 1e100  # a share of a tiny gain can be huge
-LEAST_ROWS = 2  # an interval needs two rows
-LEAST_GAIN = 1e-6  # nats; below this the lost share is only rounding
+LARGEST_SHARE = 1e100  # relative to a tiny gain, the lost share can be huge
+LEAST_ROWS = 2  # the minimum for an interval
+LEAST_GAIN = 1e-6  # nats; below this the lost share is just rounding error
 
 
 class Fidelity(Record):
     """An artefact's exam figures, in nats; None if a figure does not apply (such as parity for plain text).
 
-    The figures are over held-out response tokens, those with `general` over general text. `kl` and `top1_agreement` are
-    against the trained model for a merge, against the 16-bit merge for a GGUF. `gain` is loss_base - loss_trained,
-    `gain_lost` the share of it that the artefact lost. `<figure>_ci` is a figure's 95% interval over `rows` held-out
-    rows (`general_rows` texts); None if there is no interval, as with a single row.
+    Figures are computed over held-out response tokens, `general` ones over general text. The reference for `kl` and
+    `top1_agreement` is the trained model for a merge, and the 16-bit merge for a GGUF. `gain` is loss_base -
+    loss_trained, and `gain_lost` the share of it that the artefact lost. `<figure>_ci` is a figure's 95% interval over
+    `rows` held-out rows (`general_rows` texts); None without an interval, as for a single row.
     """
 
     kl: NotNegative | None
@@ -56,7 +56,7 @@ class Fidelity(Record):
     gain_lost_ci: Interval | None = None
 
     def contradictions(self) -> Iterator[str]:
-        """Yield inconsistencies: such figures were not computed from one exam."""
+        """Yield inconsistencies, which show that the figures were not computed from one exam."""
         for name in FIGURES:
             value, ends = getattr(self, name), getattr(self, f"{name}_ci", None)
             largest = LARGEST_SHARE if name == "gain_lost" else LARGEST
@@ -73,17 +73,17 @@ class Fidelity(Record):
             yield f"gain_lost {self.gain_lost:.4g} is not (loss - loss_trained) / gain, {lost:.4g}"
 
     def lacking(self) -> list[str]:
-        """Return the missing figures that every exam with held-out rows has."""
+        """Return which of the figures computed in every exam with held-out rows are missing."""
         return [name for name in JUDGED if getattr(self, name) is None]
 
     @property
     def computed_gain(self) -> float | None:
-        """The gain of training on held-out responses: loss_base - loss_trained."""
+        """The gain from training on held-out responses: loss_base - loss_trained."""
         return None if self.loss_base is None or self.loss_trained is None else self.loss_base - self.loss_trained
 
     @property
     def computed_gain_lost(self) -> float | None:
-        """The share of the gain that the artefact lost, from the losses; None if there was no gain."""
+        """The share of the gain that the artefact lost, computed from the losses; None if there was no gain."""
         gain = self.computed_gain
         if gain is None or gain <= LEAST_GAIN or self.loss is None or self.loss_trained is None:
             return None
@@ -96,6 +96,6 @@ SAMPLED = tuple(name for name in FIGURES if "general" not in name)
 
 
 def _outside(value: float, low: float, high: float) -> bool:
-    """Return whether a figure is outside [low, high] by more than rounding; NaN is not."""
+    """Return whether a figure is outside [low, high] by more than rounding error; False for NaN."""
     slack = ROUNDING * (1 + abs(value))
     return value < low - slack or value > high + slack

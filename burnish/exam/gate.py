@@ -1,8 +1,8 @@
-"""The gate: the exam figures that an artefact needs before it is served.
+"""The gate: the exam figures that an artefact must reach to be served.
 
-A figure over few rows is known only within its interval. A rule holds if the whole interval is within the limit, fails
-if none of it is, and is open if the limit is inside the interval: then the verdict is "inconclusive". Parity, end
-tokens and the general texts, which are the same for every run, are not samples: they pass or fail without an interval.
+With few rows, a figure is known only to within its interval. A rule holds if the whole interval is within the limit,
+fails if none of it is, and is open if the limit is inside the interval: then the verdict is "inconclusive". Parity,
+end tokens and the general texts (the same for every run) are not samples: they pass or fail without an interval.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .fidelity import Fidelity
 from .intervals import Interval, rows_needed
 from .thresholds import Gate
 
-# A figure at most this share of what is allowed passes whatever its interval: in the exam of
-# bench/results/quantization-2026-11-28.md the lowest row's KL was 0.13 of all rows'.
-# It matters for exams of one or two rows only.
+# A figure that is at most this fraction of its limit passes regardless of its interval: in the exam in
+# bench/results/quantization-2026-11-28.md the lowest row's KL was 0.13 of the KL over all rows.
+# This matters only for exams with one or two rows.
 CLEAR_PASS_SHARE = 0.1
-LEAST_ROWS = 10  # rows that a message asks for if there is no interval
-MOST_ROWS = 10_000  # if more would be needed, the figure is at its limit, and rows would not decide it
+LEAST_ROWS = 10  # rows that a message requests if there is no interval
+MOST_ROWS = 10_000  # if more are needed, the figure is so close to its limit that rows would not decide it
 MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -30,20 +30,20 @@ RANK: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule that does not hold: failed, or open because of too few rows; and why."""
+    """The outcome of a rule that does not hold: failed, or open because of too few rows, and the reason."""
 
     verdict: Literal["fail", "inconclusive"]
     why: str
 
 
-HOLDS = "all checks hold"  # the start of the reason for a pass; what was not judged follows
+HOLDS = "all checks hold"  # starts the reason for a pass; anything not judged follows
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure over `rows` held-out rows with its 95% interval; it must be at most `limit`.
+    """A figure over `rows` held-out rows with its 95% interval; must be at most `limit`.
 
-    `style` is its format; a share that should be high is stored as 1 - share (`of_share`) and shown as the share.
+    `style` is its format; higher-is-better metrics are stored as 1 - value (`of_share`) and displayed as the value.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Measure:
     of_share: bool = False
 
     def shown(self, value: float) -> str:
-        """Return a value of this figure for messages."""
+        """Format a value of this figure for messages."""
         return format(1 - value if self.of_share else value, self.style)
 
 
 def judge(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
-    """Return the verdict on an artefact, and why: every rule that fails or stays open, by name."""
+    """Return the verdict on an artefact and its reason: every rule that fails or stays open, by name."""
     found = [f for f in (*_fixed(fidelity, gate), *_sampled(fidelity, gate)) if f]
     order = sorted(found, key=lambda f: -RANK[f.verdict])
     if not order:
@@ -82,7 +82,7 @@ def _fixed(f: Fidelity, gate: Gate) -> Iterator[Finding]:
 
 
 def _sampled(f: Fidelity, gate: Gate) -> Iterator[Finding | None]:
-    """Yield the findings of the rules over held-out rows."""
+    """Yield findings from the rules over held-out rows."""
     if f.kl is None:
         yield Finding("inconclusive", f"no held-out row was examined, so its answers are unknown: {MORE_ROWS}")
         return
@@ -99,7 +99,7 @@ def _sampled(f: Fidelity, gate: Gate) -> Iterator[Finding | None]:
 
 
 def judge_recorded(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
-    """Judge a record's figures as they were judged then: without a number of rows they are points, not intervals."""
+    """Judge a record's figures by the original rules: without a row count they are points, not intervals."""
     if fidelity.rows is not None or fidelity.kl is None:
         return judge(fidelity, gate)
     points = ("kl", "top1_agreement", "gain_lost")
@@ -134,18 +134,18 @@ def _at_most(m: Measure) -> Finding | None:
 
 
 def _gain_lost(f: Fidelity) -> float | None:
-    """Return the share of training's gain (loss_base - loss_trained) that the artefact lost."""
+    """Return the share of the training gain (loss_base - loss_trained) that the artefact lost."""
     return f.gain_lost if f.gain_lost is not None else f.computed_gain_lost
 
 
 def _gain_is_judged(f: Fidelity, gate: Gate) -> bool:
-    """Return whether there is a gain to lose: at least `min_gain`, with an interval above 0."""
+    """Return whether the gain is large enough to judge: at least `min_gain`, with an interval above 0."""
     gain = f.computed_gain
     return gain is not None and gain > 0 and gain >= gate.min_gain and (f.gain_ci is None or f.gain_ci[0] > 0)
 
 
 def _unjudged(f: Fidelity, gate: Gate) -> Iterator[str]:
-    """Yield why a lost gain was not judged, if a gain was measured."""
+    """If a gain was measured, yield why its loss was not judged."""
     gain = f.computed_gain
     if gain is None or _gain_is_judged(f, gate):
         return

@@ -1,8 +1,8 @@
-"""Confidence intervals of exam figures, which are over few rows.
+"""Confidence intervals for exam figures computed over few rows.
 
-Every figure of the exam is a ratio of sums over positions: a mean (sum of values / number of positions), or the share
-of the gain that is lost (sum of losses / sum of gains). The tokens of one row are not independent, so the row is the
-unit: its variance is the delete-one-row jackknife's, (G - 1)/G · Σ (θ(-g) - θ)² over G rows (Miller, "The jackknife: a
+Every exam figure is a ratio of sums over positions: a mean (sum of values / number of positions), or the lost share
+of the gain (sum of losses / sum of gains). Tokens in a row are not independent, so rows are the sampling unit. The
+variance is the delete-one-row jackknife, (G - 1)/G · Σ (θ(-g) - θ)² over G rows (Miller, "The jackknife: a
 review", Biometrika 61, 1974; with clusters also called CR3: Cameron and Miller, "A practitioner's guide to
 cluster-robust inference", J. Human Resources 50, 2015, section VI.B). It is deterministic, valid for rows of unequal
 length, and conservative for few rows. The interval is θ ± t · √variance, with Student's t at G - 1
@@ -27,7 +27,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over `rows` rows and its 95% interval; None for one row, or a zero denominator."""
+    """A figure over `rows` rows with its 95% interval; None for a single row or a zero denominator."""
 
     value: float
     interval: Interval | None
@@ -41,10 +41,10 @@ def estimate(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> Estimate | None:
-    """Return sum(top) / sum(bottom) with its interval, clustered by row; None if there are no positions.
+    """Return sum(top) / sum(bottom) with its interval, clustered by row; None without positions.
 
-    All arrays are [n], one entry per position; `rows` has the row of each. Without `bottom` the figure is the mean of
-    `top`. The interval is clipped to [least, most], the figure's possible range.
+    All arrays are [n], one entry per position; `rows` contains each position's row. Without `bottom` the figure is the
+    mean of `top`. The interval is clipped to [least, most], the figure's possible range.
     """
     if not len(top):
         return None
@@ -53,7 +53,7 @@ def estimate(
     tops, bottoms = np.bincount(row, np.asarray(top, dtype=np.float64)), np.bincount(row, ones)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(tops.sum() / bottoms.sum())
-        without = (tops.sum() - tops) / (bottoms.sum() - bottoms)  # the figure with each row left out
+        without = (tops.sum() - tops) / (bottoms.sum() - bottoms)  # the figure with one row left out at a time
         error = math.sqrt((len(tops) - 1) / len(tops) * float(((without - value) ** 2).sum())) if len(tops) > 1 else 0.0
     half = quantile(len(tops) - 1) * error if len(tops) > 1 else math.nan
     if not math.isfinite(half):
@@ -62,9 +62,9 @@ def estimate(
 
 
 def quantile(freedom: int) -> float:
-    """Return Student's t for CONFIDENCE, two-sided, at `freedom` >= 1 degrees.
+    """Return the two-sided Student's t quantile for CONFIDENCE at `freedom` >= 1 degrees of freedom.
 
-    Closed forms for 1 and 2, else the expansion in 1/freedom of Abramowitz and Stegun, 26.7.5 (0.1% low at 3 degrees).
+    Closed forms for 1 and 2, else the 1/freedom expansion in Abramowitz and Stegun, 26.7.5 (0.1% low at 3 degrees).
     """
     p = (1 + CONFIDENCE) / 2
     if freedom == 1:
@@ -82,9 +82,9 @@ def quantile(freedom: int) -> float:
 
 
 def rows_needed(value: float, interval: Interval, rows: int, limit: float) -> float:
-    """Estimate how many rows would move the interval off `limit`, if the figure stays the same.
+    """Estimate how many rows would make the interval exclude `limit` if the figure stays the same.
 
-    The interval's half width falls as 1/√rows. Infinite if the figure equals the limit.
+    The interval's half-width falls as 1/√rows. Infinite if the figure equals the limit.
     """
     half = max(interval[1] - value, value - interval[0])
     error = half / quantile(rows - 1)

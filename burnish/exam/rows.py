@@ -1,6 +1,6 @@
-"""The exam: its questions, the trained model's answers, and their files.
+"""The exam: questions, the trained model's answers, and their files.
 
-At the end of training the trained model is scored on held-out rows and some general text. Export scores every
+At the end of training, the trained model is scored on held-out rows and some general text. Export scores every
 artefact on the same questions.
 """
 
@@ -23,7 +23,7 @@ from .scores import Floats, Ints, TopLogprobs
 
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
 
-MOST_ID = 2**31  # llama.cpp's ids are 32 bits
+MOST_ID = 2**31  # llama.cpp ids are 32-bit
 
 
 class ExamError(FileError):
@@ -32,10 +32,10 @@ class ExamError(FileError):
 
 @dataclass(frozen=True)
 class Question:
-    """One exam row: the ids, the trained spans to score, and for a chat the messages to render prompts from.
+    """One exam row: the ids, the trained spans to score, and for a chat the messages for rendering prompts.
 
-    `kind` is "heldout" or "general". `turns` are the assistant turns (message indices) of the spans. `text` is the
-    source text of a plain-text row. `tools` are the definitions in a chat's prompts.
+    `kind` is "heldout" or "general". `turns` are the spans' assistant turns (message indices). `text` is the source
+    text of a plain-text row. `tools` are the tool definitions in a chat's prompts.
     """
 
     kind: Literal["heldout", "general"]
@@ -59,7 +59,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SampleAnswer:
-    """One held-out prompt with free answers at temperature 0, for people to read."""
+    """One held-out prompt with free-running answers at temperature 0, for human readers."""
 
     prompt: str
     expected: str
@@ -69,10 +69,10 @@ class SampleAnswer:
 
 @dataclass(frozen=True)
 class Exam:
-    """A finished exam: questions, the trained model's answers, the base's log-probabilities of the true tokens.
+    """A finished exam: questions, the trained model's answers, and the base's log-probabilities of the true tokens.
 
-    `base_true` is [n], one value per scored position. `noise_kl` is the mean KL between two scorings of the trained
-    model in different batchings: smaller differences are noise.
+    `base_true` is [n], one value per scored position. `noise_kl` is the mean KL between scoring the trained model
+    twice with different batching: smaller differences are noise.
     """
 
     questions: list[Question]
@@ -84,11 +84,11 @@ class Exam:
     specials_check: SpecialsCheck | None = None
 
     def heldout(self) -> npt.NDArray[np.bool_]:
-        """Return a mask of the n positions that belong to held-out rows; the others are general text."""
+        """Return a mask over the n positions: True in held-out rows, False in general text."""
         return np.concatenate([np.full(len(q.positions), q.kind == "heldout") for q in self.questions])
 
     def rows(self) -> Ints:
-        """Return the data row of each of the n positions; questions from one conversation share a row."""
+        """Return the data row for each of the n positions; questions from one conversation share a row."""
         numbers: dict[str, int] = {}
         keys = [json.dumps([q.kind, q.messages or q.input_ids]) for q in self.questions]
         counted = [
@@ -116,7 +116,7 @@ class Exam:
 
     @staticmethod
     def load(directory: Path) -> Exam:
-        """Read an exam that `save` wrote. Raises ExamError if it is missing or damaged."""
+        """Read an exam written by `save`. Raises ExamError if it is missing or damaged."""
         try:
             exam = _read(directory)
             _check(exam)
@@ -149,7 +149,7 @@ def _check(exam: Exam) -> None:
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:
-    """Return the first questions that fit: at most `rows`, at most `tokens` scored positions in all."""
+    """Return the first questions that fit: at most `rows`, and at most `tokens` scored positions in total."""
     chosen: list[Question] = []
     left = tokens
     for question in questions:
@@ -162,7 +162,7 @@ def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Questi
 
 
 def _cut(question: Question, tokens: int) -> Question | None:
-    """Shorten a question to whole spans of at most `tokens` scored positions; only a plain text's span is cut."""
+    """Shorten a question to whole spans with at most `tokens` scored positions; only plain-text spans are truncated."""
     spans, used = [], 0
     for start, end in question.spans:
         size = end - max(start, 1)

@@ -1,4 +1,4 @@
-"""Scores: log-probabilities, KL and top-1 agreement of one model's logits, alone or against a reference.
+"""Scores from one model's logits, alone or against a reference: log-probabilities, KL and top-1 agreement.
 
 Training, export and the benchmarks share this implementation. All figures are in nats, computed in float32 from
 log-softmax rows.
@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class TopLogprobs:
-    """One model's answers at every scored position of an exam, n in all.
+    """One model's answers at all n scored positions of an exam.
 
     `ids` and `logp` are [n, TOP]: the most likely tokens and their log-probabilities; `true` is [n]: the true token's.
     """
@@ -31,7 +31,7 @@ class TopLogprobs:
 
     @staticmethod
     def of(logits: Floats, targets: Sequence[int]) -> TopLogprobs:
-        """Return the answers for raw logits [n, vocabulary] and the n true tokens."""
+        """Compute the answers from raw logits [n, vocabulary] and the n true tokens."""
         logp = log_softmax(logits)
         top = min(TOP, logp.shape[1])
         part = np.argpartition(logp, -top, axis=1)[:, -top:]
@@ -55,9 +55,9 @@ class TopLogprobs:
 
 @dataclass(frozen=True)
 class Compared:
-    """One model compared with a reference; all that is kept of its full rows of logits.
+    """One model compared with a reference; the full logit rows are not kept.
 
-    `kl` and `agree` are [n]: KL(reference || model) per position, and whether the most likely token is the same.
+    `kl` and `agree` are [n]: KL(reference || model) per position, and whether the most likely tokens are the same.
     """
 
     kl: Floats
@@ -65,7 +65,7 @@ class Compared:
 
     @staticmethod
     def of(logits: Floats, reference: TopLogprobs) -> Compared:
-        """Compare logits [n, vocabulary] with the reference's n rows."""
+        """Compare logits [n, vocabulary] with the reference's n rows of logits."""
         logp = log_softmax(logits)
         return Compared(
             kl_with_tail(reference.logp, np.take_along_axis(logp, reference.ids.astype(np.int64), axis=1)),
@@ -74,7 +74,7 @@ class Compared:
 
     @staticmethod
     def join(parts: Sequence[Compared]) -> Compared:
-        """Concatenate the comparisons of several questions."""
+        """Concatenate the comparisons for several questions."""
         return Compared(np.concatenate([p.kl for p in parts]), np.concatenate([p.agree for p in parts]))
 
 
@@ -87,8 +87,8 @@ def log_softmax(logits: Floats) -> Floats:
 def kl_with_tail(p: Floats, q: Floats) -> Floats:
     """Return KL(P || Q) per row, from the log-probabilities [n, k] of the same k tokens under both.
 
-    All other tokens count as one bucket, so this is a lower bound of the full KL (by the log-sum inequality). The
-    tail's mass is 1 - sum, but at least 1e-12.
+    All other tokens count as one bucket, so this is a lower bound on the full KL (by the log-sum inequality). The
+    tail mass is 1 - sum, but at least 1e-12.
     """
     p64, q64 = np.exp(p.astype(np.float64)), np.exp(q.astype(np.float64))
     p_tail, q_tail = np.maximum(1 - p64.sum(1), 1e-12), np.maximum(1 - q64.sum(1), 1e-12)

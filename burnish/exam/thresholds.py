@@ -1,4 +1,4 @@
-"""The gate's thresholds: their defaults, and which of a record's are looser; stages show these with verdicts."""
+"""The gate's thresholds: defaults, and which of a record's are looser, as displayed with verdicts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-# the defaults, by their names in records and settings
+# defaults by their names in records and settings
 DEFAULTS: dict[str, float] = {"max_kl": 0.1, "min_top1": 0.88, "max_gain_lost": 0.2, "min_gain": 0.05}
 
 
 class Gate(Protocol):
-    """The thresholds of the gate, from settings or a record."""
+    """The gate's thresholds, from settings or a record."""
 
     @property
     def max_kl(self) -> float: ...
@@ -25,7 +25,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The thresholds of a record."""
+    """A record's thresholds."""
 
     max_kl: float
     min_top1: float
@@ -34,7 +34,7 @@ class Thresholds:
 
     @staticmethod
     def of(gate: Mapping[str, float]) -> Thresholds:
-        """Return a record's thresholds; those that an older record lacks are the defaults."""
+        """Return a record's thresholds, with defaults for any that an older record lacks."""
         return Thresholds(**{name: gate.get(name, default) for name, default in DEFAULTS.items()})
 
 
@@ -51,6 +51,6 @@ def looser(gate: Mapping[str, float]) -> list[str]:
 
 
 def qualified(gate: Mapping[str, float]) -> str:
-    """Return the note to show with verdicts under looser thresholds; empty if none is looser."""
+    """Return the note for verdicts under looser thresholds; empty if none is looser."""
     found = looser(gate)
     return f"judged with looser thresholds than the defaults: {', '.join(found)}" if found else ""
