@@ -1,1 +1,1 @@
-"""Uses of libraries' private API, one module per library; nothing else in burnish/ uses it."""
+"""All uses of private library APIs in burnish/, with one module per library."""

@@ -1,4 +1,4 @@
-"""Private API of huggingface_hub for publishing: upload addresses, and hashes of files."""
+"""Private huggingface_hub API for publishing: upload addresses and file hashes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEEDS = (
 
 
 def refused_upload(api: HfApi, repo: str, sizes: Sequence[int]) -> str | None:
-    """Request upload addresses for files of these sizes, without using them; return the reason if refused."""
+    """Request upload addresses for files with these sizes, without using them; return the reason if refused."""
     from huggingface_hub.lfs import UploadInfo, post_lfs_batch_info
 
     infos = [UploadInfo(size=size, sample=b"", sha256=os.urandom(32)) for size in sizes]
@@ -35,12 +35,12 @@ def refused_upload(api: HfApi, repo: str, sizes: Sequence[int]) -> str | None:
 
 
 def git_id(content: bytes) -> str:
-    """Return git's id of a file; the Hub has it for files that it does not store as LFS."""
+    """Return a file's git id, which the Hub stores for non-LFS files."""
     from huggingface_hub.utils.sha import git_hash
 
     return git_hash(content)
 
 
 def set_sha256(operation: CommitOperationAdd, digest: str) -> None:
-    """Set the file's sha256 (hex) for an upload, from a record that was checked before."""
+    """Set the file's sha256 (hex) for an upload, from a previously verified record."""
     operation.upload_info.sha256 = bytes.fromhex(digest)

@@ -1,4 +1,4 @@
-"""Declare the private API that is used, so that a library version without it can be reported."""
+"""Declare the private APIs in use, so that library versions without them can be reported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from importlib import metadata
 
 @dataclass(frozen=True)
 class Need:
-    """A private object by its path ("module:Class.attribute"), and the consequence of its absence (`use`).
+    """A private object by path ("module:Class.attribute"), and the consequence if it is missing (`use`).
 
-    `assigned_in`: the function that sets it, for instance attributes. `parameters`: those that a function must have.
+    `assigned_in`: for instance attributes, the function that assigns it. `parameters`: required function parameters.
     """
 
     path: str
@@ -23,7 +23,7 @@ class Need:
 
 
 def missing(needs: tuple[Need, ...]) -> list[str]:
-    """Return a sentence for each need that the installed library does not meet."""
+    """Return a sentence for each need that the installed libraries do not meet."""
     return [_sentence(need) for need in needs if not _met(need)]
 
 

@@ -1,4 +1,4 @@
-"""Private API of transformers for the tokenizer loader."""
+"""Private transformers API for the tokenizer loader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEEDS = (
 
 
 def knows_architecture(model_type: str) -> bool:
-    """Return whether transformers has a model of this model_type (config.json)."""
+    """Return whether transformers has a model for this model_type (config.json)."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES
@@ -39,11 +39,11 @@ def convert_slow(tokenizer: Any) -> Tokenizer:
 
 
 def set_saved_option(tokenizer: Any, name: str, value: Any) -> None:
-    """Set a tokenizer's option so that save_pretrained writes it to tokenizer_config.json."""
+    """Set a tokenizer option so that save_pretrained writes it to tokenizer_config.json."""
     setattr(tokenizer, name, value)
     tokenizer.init_kwargs[name] = value
 
 
 def add_token(tokenizer: Any, name: str) -> None:
-    """Add the token `name` ("bos" or "eos") to every text; transformers changes the post-processor."""
+    """Add the token `name` ("bos" or "eos") to every text, by letting transformers update the post-processor."""
     setattr(tokenizer, f"add_{name}_token", True)

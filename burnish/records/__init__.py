@@ -1,4 +1,4 @@
-"""The records that stages leave for one another: train.json, export.json, push.json. Fields are a contract."""
+"""Records that pass results between stages: train.json, export.json, push.json. The fields are a contract."""
 
 from ..exam.fidelity import Fidelity
 from ..exam.gate import Verdict

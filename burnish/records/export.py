@@ -31,7 +31,7 @@ Threshold = Annotated[Finite, Field(ge=0, le=1e9)]
 
 
 class Merge(Record):
-    """Which base the adapter was merged onto, and why."""
+    """Which base the adapter was merged into, and why."""
 
     base: Literal["dequantized", "original"]
     reason: Text
@@ -39,9 +39,9 @@ class Merge(Record):
 
 
 class Examined(Record):
-    """One exported model and its figures. `path` is relative to the run; `sha256` is of the file or directory.
+    """One exported model and its figures. `path` is relative to the run; `sha256` covers the file or directory.
 
-    `fallbacks` counts the tensors whose shape forced another type, by "wanted -> taken".
+    `fallbacks` counts the tensors whose shape forced a different type, by "wanted -> taken".
     """
 
     path: InsidePath
@@ -54,14 +54,14 @@ class Examined(Record):
 
 
 class Artefact(Examined):
-    """An examined model with the gate's verdict on it."""
+    """An examined model with the gate's verdict."""
 
     verdict: Verdict
     why: Text
 
     @property
     def outcome(self) -> str:
-        """The exam's outcome as a predicate: "failed its exam"."""
+        """The exam outcome as a predicate: "failed its exam"."""
         return {
             "pass": "passed its exam",
             "fail": "failed its exam",
@@ -70,9 +70,9 @@ class Artefact(Examined):
 
 
 class ExportRecord(StageRecord):
-    """export.json; its presence means that the export stage finished. `gate` has every threshold that was applied.
+    """export.json; its presence means that the export stage finished. `gate` contains every applied threshold.
 
-    `no_gguf` says why there is no GGUF, if llama.cpp's converter does not support the merge.
+    `no_gguf` states why there is no GGUF, if llama.cpp's converter does not support the merged model.
     """
 
     train_sha256: Sha256

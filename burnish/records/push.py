@@ -12,9 +12,9 @@ REPO = r"^[\w-][\w.-]*/[\w-][\w.-]*$"
 
 
 class PushRecord(StageRecord):
-    """push.json: where a run was published, and the files that the push left there, by path in the repository."""
+    """push.json: where a run was published, and the published files, by path in the repository."""
 
-    export_sha256: Sha256 | None  # None: the adapter alone was published, without an export
+    export_sha256: Sha256 | None  # None: only the adapter was published, without an export
     train_sha256: Sha256 | None = None
     repo: Annotated[str, Field(max_length=200, pattern=REPO)]
     commit: Word

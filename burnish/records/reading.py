@@ -1,4 +1,4 @@
-"""Parse and validate records, with every fault. All records are read here."""
+"""Parse and validate records, reporting every fault. All records are read here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_SHOWN, MOST_FAULTS = 60, 20
 
 
 class RecordError(Exception):
-    """A record is invalid; `faults` are lines "field: what is wrong; found what"."""
+    """A record is invalid; `faults` are lines of the form "field: what is wrong; found what"."""
 
     def __init__(self, faults: list[str]) -> None:
         self.faults = faults
@@ -29,7 +29,7 @@ class RecordError(Exception):
 
 
 def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
-    """Return the record in a file's bytes. Raises RecordError with every fault."""
+    """Parse a record from a file's bytes. Raises RecordError with every fault."""
     content = _json(data)
     version = content.get("schema_version", READ_VERSION)
     if isinstance(version, int) and not isinstance(version, bool) and version > READ_VERSION:
@@ -49,7 +49,7 @@ def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
 
 
 def _json(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in the bytes. Rejects duplicate keys and numbers that are not finite."""
+    """Parse the bytes as a JSON object. Rejects duplicate keys and non-finite numbers."""
     if len(data) > MOST_BYTES:
         raise RecordError([f"the file: it has {len(data):,} bytes, expected at most {MOST_BYTES:,}"])
     try:
@@ -95,7 +95,7 @@ def _int(text: str) -> int:
 
 
 def _fault(detail: ErrorDetails) -> str:
-    """Return one fault as "field: what was expected, found what"."""
+    """Format one fault as "field: what was expected, found what"."""
     where = ".".join(map(str, detail["loc"])) or "the file"
     what = detail["msg"].removeprefix("Value error, ")
     if detail.get("ctx", {}).get("pattern") == SHA256:
@@ -106,7 +106,7 @@ def _fault(detail: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message; lists and objects are only named, long strings cut."""
+    """Format a value for a message; lists and objects are only named, long strings truncated."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     text = json.dumps(value[:MOST_SHOWN] if isinstance(value, str) else value, default=str)

@@ -29,14 +29,14 @@ from ..fields import (
 )
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-# paths on the machine that trained: for display, and for finding the base
+# paths on the training machine: for display, and for finding the base
 Place = Annotated[str, Field(min_length=1, max_length=4 * LONGEST_PATH, pattern=r"^[^\x00]+$")]
 
 
 class BaseModelRef(Record):
-    """The base model: Hub id, directory or file; its Hub revision; sha256 over its files (`tree_sha256`).
+    """The base model: Hub id, directory or file; its Hub revision; the sha256 of its files (`tree_sha256`).
 
-    `license` has license, license_name and license_link as far as its model card or metadata has them.
+    `license` contains license, license_name and license_link if the model card or metadata specifies them.
     """
 
     id: Place
@@ -66,25 +66,25 @@ class FileRef(Record):
 
 
 class AdapterRef(FileRef):
-    """The adapter, and the sha256 (`tree_sha256`) of the adapter that training started from, if any."""
+    """The adapter, and the sha256 (`tree_sha256`) of the initial adapter, if training started from one."""
 
     parent_sha256: Sha256 | None = None
 
 
 class Lengths(Record):
-    """Histogram of row lengths: `counts` of bins `bin_tokens` wide, starting at 0."""
+    """Row length histogram: `counts` for bins `bin_tokens` wide, starting at 0."""
 
     bin_tokens: Tokens
     counts: Annotated[list[Count], Field(max_length=1000)]
 
 
 class DataRef(Record):
-    """The data. `over_length` counts the rows that were dropped or truncated.
+    """The data. `over_length` counts dropped or truncated rows.
 
-    `duplicates` counts the rows that repeat an earlier one, `near_duplicates` the held-out rows with a near duplicate
-    among the training rows, `eval_overlap` the eval file's rows that are also in the data, and `eval_overlap_dropped`
-    the training rows dropped because of that; None if not counted. `eval_sha256` is the eval file's, None if held-out
-    rows were split from the data. `lengths` are those of the training rows.
+    `duplicates` counts rows that repeat an earlier one, `near_duplicates` held-out rows with a near duplicate among the
+    training rows, `eval_overlap` eval-file rows that are also in the data, and `eval_overlap_dropped` the training rows
+    dropped because of that; None if not counted. `eval_sha256` is the eval file's hash, None if held-out rows were
+    split from the data. `lengths` describes the training rows.
     """
 
     path: Place
@@ -101,7 +101,7 @@ class DataRef(Record):
     lengths: Lengths | None = None
 
     def leaks(self) -> list[str]:
-        """Return warnings about held-out rows that were also trained."""
+        """Return warnings about held-out rows that also occur in the training rows."""
         found = []
         if self.eval_overlap and not self.eval_overlap_dropped:
             found.append(f"held-out rows that were also trained: {self.eval_overlap} (data.eval_overlap allow)")
@@ -111,7 +111,7 @@ class DataRef(Record):
 
 
 class ExamRef(FileRef):
-    """The exam: `rows` questions, of which `general_rows` are general texts, with `tokens` scored tokens."""
+    """The exam: `rows` questions, including `general_rows` general texts, with `tokens` scored tokens."""
 
     rows: Count
     tokens: Count
@@ -143,11 +143,11 @@ class TrainRecord(StageRecord):
     chat_template_sha256: Sha256 | None
     template_date: Date
     terminators: Lines
-    template_kwargs: Variables = {}  # the chat template's variables, set in every rendering
-    tool_dialect: Word | None = None  # the template's format of tool calls; None: none, or an unknown one
-    reasoning_format: Word | None = None  # the template's format of reasoning
+    template_kwargs: Variables = {}  # chat template variables, set in every rendering
+    tool_dialect: Word | None = None  # the template's tool-call format; None: none, or unknown
+    reasoning_format: Word | None = None  # the template's reasoning format
     special_tokens: Literal["text", "parse"] = "parse"  # special strings in messages; older runs parsed them
-    max_length: Annotated[int, Field(ge=1, le=MOST_COUNT)]  # as set, not limited by the base's context
+    max_length: Annotated[int, Field(ge=1, le=MOST_COUNT)]  # as configured, not limited to the base's context
     metrics: TrainMetrics
     exam: ExamRef
     versions: Versions
@@ -160,7 +160,7 @@ class TrainRecord(StageRecord):
 
 
 def free_variables(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a template's variables. Raises ValueError for names that rows or the tokenizer provide."""
+    """Validate a template's variables. Raises ValueError for names that rows or the tokenizer provide."""
     if taken := sorted(RESERVED_VARIABLES & values.keys()):
         raise ValueError(f"{', '.join(taken)} can't be set: the rows or the tokenizer provide it")
     return values

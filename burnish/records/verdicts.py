@@ -1,4 +1,4 @@
-"""The gate's verdicts on artefacts: given at export, and checked again for every record that is read."""
+"""The gate's verdicts on artefacts: computed at export, and rechecked for every record read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .export import Artefact, Examined, ExportRecord
 
 
 def judged(examined: Examined, gate: Gate, merged: Artefact | None = None) -> Artefact:
-    """Return the artefact with its verdict, for a GGUF no better than that of `merged`, its source."""
+    """Return the artefact with its verdict; a GGUF's is never better than that of its source, `merged`."""
     verdict, why = judge(examined.fidelity, gate)
     if merged is not None and merged.verdict != "pass":
         state = "fails" if merged.verdict == "fail" else "is inconclusive"
@@ -23,19 +23,19 @@ def judged(examined: Examined, gate: Gate, merged: Artefact | None = None) -> Ar
 
 
 def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artefact:
-    """Return an examined artefact with this verdict, as records store it."""
+    """Return an examined artefact with this verdict, as stored in records."""
     known = {name: getattr(examined, name) for name in Examined.model_fields}
     return Artefact(**known, verdict=verdict, why=why)
 
 
 def default_artefact(artefacts: Sequence[Artefact]) -> str | None:
-    """Return the smallest GGUF that passes, None if none does."""
+    """Return the smallest GGUF that passes, or None if none does."""
     passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
     return min(passing, key=lambda a: a.bytes).path if passing else None
 
 
 def contradictions(record: ExportRecord) -> Iterator[str]:
-    """Yield the contradictions within an export record: figures, verdicts, the default, names.
+    """Yield contradictions within an export record: figures, verdicts, the default, names.
 
     A verdict may be worse than its figures and thresholds imply, never better.
     """
