@@ -1,1 +1,1 @@
-"""What the three stages share: settings, records, chat templates, llama.cpp, the exam. Never torch, never FastAPI."""
+"""Code shared by the three stages: settings, records, chat templates, llama.cpp, the exam. No torch, no FastAPI."""

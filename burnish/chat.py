@@ -1,5 +1,5 @@
-"""The chat-template renderer of train, export and serve: sandboxed, with limits on time, memory and output, and with
-the clock frozen to a recorded date."""
+"""The chat-template renderer for train, export and serve: sandboxed, with time, memory and output limits and with
+the clock frozen at a recorded date."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ Result = TypeVar("Result")
 
 MOST_TEMPLATE_BYTES = 4 << 20
 TEMPLATES = Path(__file__).parent / "templates"
-# special tokens that apply_chat_template of transformers passes to templates -> the GGUF keys of their ids
+# special tokens that transformers' apply_chat_template passes to templates -> the GGUF keys of their ids
 TOKEN_KEYS: Mapping[str, str] = {
     "bos_token": "tokenizer.ggml.bos_token_id",
     "eos_token": "tokenizer.ggml.eos_token_id",
     "unk_token": "tokenizer.ggml.unknown_token_id",
-    "sep_token": "tokenizer.ggml.seperator_token_id",  # spelled so in the format
+    "sep_token": "tokenizer.ggml.seperator_token_id",  # misspelled in the format itself
     "pad_token": "tokenizer.ggml.padding_token_id",
     "cls_token": "tokenizer.ggml.cls_token_id",
     "mask_token": "tokenizer.ggml.mask_token_id",
 }
-# variables that the renderer sets itself, so that nobody else can
+# variables that only the renderer may set
 RESERVED_VARIABLES = frozenset({"self", "messages", "tools", "add_generation_prompt", *TOKEN_KEYS})
-# messages have reasoning as `reasoning_content`; templates read one of these names
+# messages store reasoning in `reasoning_content`; templates read one of these names
 THOUGHT = "reasoning_content"
 THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")
 
 
-# most characters of a template, and of the message that it raises
+# maximum characters in a template, and in the message it raises
 MOST_SOURCE, MOST_MESSAGE = 1 << 20, 400
 TIMEOUT_S = 5.0
 
 
 class ChatError(UserError):
-    """A template can't be compiled, or refuses the messages."""
+    """A template can't be compiled, or rejects the messages."""
 
 
 class TemplateLimit(ChatError):
-    """A template exceeds the limits on time, memory or output."""
+    """A template exceeds its time, memory or output limit."""
 
 
 class GgufModel(Protocol):
@@ -67,14 +67,14 @@ class GgufModel(Protocol):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A Jinja chat template with its special tokens, its date and its default variables.
+    """A Jinja chat template with its special tokens, date and default variables.
 
     `date` (YYYY-MM-DD) is the date for strftime_now, so that the ids do not change from day to day. `variables`
-    (enable_thinking ...) apply to every rendering that does not set them itself. `shape` is the form in which it
-    expects tool calls (see burnish.dialects.find). Line breaks in `source` become \n, as Jinja renders them:
-    transformers reads \r\n from a file as \n, and the sha256 would differ.
+    (enable_thinking ...) are the defaults for every rendering. `shape` is the form in which the template expects
+    tool calls (see burnish.dialects.find). Line breaks in `source` become line feeds, as in Jinja's output:
+    transformers reads CRLF from a file as LF, and the sha256 would differ.
 
-    A template comes from a stranger: any failure is a ChatError, raised at most `timeout_s` after its start.
+    Templates are untrusted: any failure is a ChatError, raised at most `timeout_s` after the start.
     """
 
     source: str
@@ -92,14 +92,14 @@ class ChatTemplate:
         return make(datetime.fromisoformat(self.date))
 
     def _limited(self, call: Callable[[], Result], fault: Callable[[Exception], str]) -> Result:
-        """Call Jinja. Raises ChatError for any exception, with the message that `fault` makes of it."""
+        """Call Jinja. Raises ChatError for any exception, with the message formatted by `fault`."""
 
         def guarded() -> Result:
             try:
                 return call()
             except (OutputTooLong, MemoryError):
                 raise
-            except Exception as error:  # raised by the template; its text is computed under the limits too
+            except Exception as error:  # raised by the template; the limits also apply while its message is computed
                 raise ChatError(fault(error)) from None
 
         try:
@@ -124,7 +124,7 @@ class ChatTemplate:
 
     @property
     def literals(self) -> frozenset[str]:
-        """The strings in the template's expressions: everything it can search messages for ("</think>").
+        """The string literals in the template's expressions: everything it can search messages for ("</think>").
 
         Raises ChatError if the source is not a template.
         """
@@ -132,7 +132,7 @@ class ChatTemplate:
 
     @cached_property
     def missing_tokens(self) -> tuple[str, ...]:
-        """The special tokens that the template uses but does not have: they render as "".
+        """The special tokens that the template uses but that are not defined: they render as "".
 
         Raises ChatError if the source is not a template.
         """
@@ -148,7 +148,7 @@ class ChatTemplate:
 
     @cached_property
     def thought_field(self) -> str | None:
-        """The message field from which the template reads reasoning; None if it reads none.
+        """The message field from which the template reads reasoning; None if it does not read any.
 
         Raises ChatError if the source is not a template.
         """
@@ -156,11 +156,11 @@ class ChatTemplate:
         return next((name for name in THOUGHT_FIELDS if name in read), None)
 
     def names(self, variable: str) -> bool:
-        """Return whether the template uses a variable of this name."""
+        """Return whether the template uses a variable with this name."""
         return variable in self._read.variables
 
     def taking(self, shape: Shape) -> ChatTemplate:
-        """Return the template with another shape; what was compiled is kept."""
+        """Return the template with another shape, reusing the compiled code."""
         found = copy.copy(self)
         object.__setattr__(found, "shape", shape)
         return found
@@ -172,10 +172,10 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
     ) -> str:
-        """Return the text of `messages` (role, content, ...), optionally with the start of the next assistant turn.
+        """Render `messages` (role, content, ...) to text, optionally with the start of the next assistant turn.
 
-        `variables` (tools, enable_thinking, ...) override the template's own. A message's `reasoning_content` is passed
-        under the name that the template reads. Raises ChatError if the template refuses the messages.
+        `variables` (tools, enable_thinking, ...) override the defaults. A message's `reasoning_content` is passed under
+        the name that the template reads. Raises ChatError if the template rejects the messages.
         """
         known = {**self.special_tokens, **self.variables, **variables}
         named, compiled = self._thoughts_named(self.shape.messages(messages)), self._compiled
@@ -196,10 +196,10 @@ class ChatTemplate:
 def from_tokenizer(
     tokenizer: Any, date: str, source: str | None = None, variables: Mapping[str, Any] | None = None
 ) -> ChatTemplate | None:
-    """Return the template of a transformers tokenizer, or `source` with the tokenizer's special tokens.
+    """Return a transformers tokenizer's template, or `source` with the tokenizer's special tokens.
 
-    Returns None if there is neither. Of several templates the one named "default" is used. `variables` are set in every
-    rendering.
+    Returns None if neither exists. If there are several templates, the one named "default" is used. `variables` are
+    set in every rendering.
     """
     found = source or tokenizer.chat_template
     if isinstance(found, Mapping):
@@ -211,10 +211,10 @@ def from_tokenizer(
 
 
 def from_gguf(model: GgufModel, date: str, variables: Mapping[str, Any] | None = None) -> ChatTemplate | None:
-    """Return the template in a GGUF's metadata, with the special tokens given there; None if there is none.
+    """Return the template from a GGUF file's metadata, with the special tokens defined there; None if it has none.
 
-    A token without a key stays undefined, as with a tokenizer that lacks it: llama.cpp's default ids (11 for a
-    byte-level vocabulary) are meaningless. `missing_tokens` has what the template lacks.
+    A token without a key stays undefined, as in a tokenizer without that token: llama.cpp's default ids (11 for a
+    byte-level vocabulary) are meaningless. `missing_tokens` lists the undefined tokens that the template uses.
     """
     if not model.chat_template:
         return None
@@ -226,12 +226,12 @@ def from_gguf(model: GgufModel, date: str, variables: Mapping[str, Any] | None =
 
 
 def named_templates() -> list[str]:
-    """Return the names of the templates that come with Burnish."""
+    """Return the names of Burnish's built-in templates."""
     return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 
 
 def load_template(name_or_file: str) -> str:
-    """Return the source of a template by name (chatml, llama-3.1, ...) or from a .jinja file."""
+    """Return the source of a named template (chatml, llama-3.1, ...) or of a .jinja file."""
     path = TEMPLATES / f"{name_or_file}.jinja"
     if "/" in name_or_file or name_or_file.endswith((".jinja", ".j2")):
         path = Path(name_or_file)
@@ -247,7 +247,7 @@ def load_template(name_or_file: str) -> str:
 
 @dataclass(frozen=True)
 class _Read:
-    """A template's source, parsed: strings, text between tags, attributes, free variables."""
+    """A parsed template: strings, text between tags, attributes, free variables."""
 
     literals: frozenset[str]
     between: tuple[str, ...]
@@ -266,12 +266,12 @@ class _Read:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's message as one printable line of limited length, or its type if the message is empty."""
+    """Return an error message as one printable line of limited length, or the error's type if it is empty."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or recurses without end"
     try:
         said = str(error)[: 4 * MOST_MESSAGE]
-    except Exception:  # the template's own code makes the text
+    except Exception:  # the message is computed by the template's code
         said = ""
     words = " ".join(said.split()) or type(error).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)

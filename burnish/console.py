@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
-# Characters that a terminal would obey or hide: C0 and C1 controls except tab and line feed, direction marks,
+# Characters that a terminal would act on or hide: C0 and C1 controls except tab and line feed, direction marks,
 # zero-width characters, line separators, unpaired surrogates, tags.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -32,26 +32,26 @@ class Tick(Protocol):
 
 
 def as_json() -> bool:
-    """Return whether log lines are JSON: BURNISH_LOG_FORMAT=json."""
+    """Return whether log lines are in JSON: BURNISH_LOG_FORMAT=json."""
     return os.environ.get("BURNISH_LOG_FORMAT") == "json"
 
 
 def printable(text: str, one_line: bool = False) -> str:
-    """Return a text that is safe on a terminal: control and hidden characters become escapes (\\x1b, \\u202e).
+    """Make text safe to print on a terminal: control and hidden characters become escapes (\\x1b, \\u202e).
 
-    All text from records, files or the Hub passes through here. `one_line` escapes line feeds too.
+    All text from records, files or the Hub passes through here. `one_line` also escapes line feeds.
     """
     shown = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
     return shown.replace("\n", "\\n") if one_line else shown
 
 
 def cell(text: object) -> Text:
-    """Return a text for a table or a panel: printable, and not parsed as markup."""
+    """Return text for a table or panel: printable, and not parsed as markup."""
     return Text(printable(str(text), one_line=True))
 
 
 def say(text: str, **fields: object) -> None:
-    """Print one line on what was decided or done; `fields` are added if lines are JSON."""
+    """Print a one-line status message; `fields` are added to JSON lines."""
     if as_json():
         print(json.dumps({"time": time.time(), "message": text, **fields}, default=str), file=sys.stderr, flush=True)
     else:
@@ -59,30 +59,30 @@ def say(text: str, **fields: object) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 row", "3 rows"."""
+    """Return a number with its noun in singular or plural: "1 row", "3 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Return the first `most` names and the number of others; "none" if there are none."""
+    """Return the first `most` names and the number of remaining ones; "none" if there are none."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def gib(size: float) -> str:
-    """Return a size in GiB, small ones in MiB or KiB."""
+    """Format a size in GiB, or in MiB or KiB if it is small."""
     if 0 < size < 2**20:
         return f"{size / 2**10:.0f} KiB"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{max(0.0, size) / 2**20:.0f} MiB"
 
 
 def millions(number: int) -> str:
-    """Return a large number in millions, a small one in full: "8,030.3M", "24,576"."""
+    """Format a large number in millions, a small one in full: "8,030.3M", "24,576"."""
     return f"{number / 1e6:,.1f}M" if number >= 1e6 else f"{number:,}"
 
 
 def warn(text: str) -> None:
-    """Print a warning: something works, but perhaps not as intended."""
+    """Print a warning about something that works, but perhaps not as intended."""
     say(f"warning: {text}" if not as_json() else text, level="warning")
 
 

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: raised where the fault is known, printed once at the edge, with exit code 2."""
+"""Errors that a user can fix: raised where the fault is detected, printed once at the top level, with exit code 2."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
 # the location of a fault in a data file
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
 _NUMBER = re.compile(r"\d+")
-# messages of Python, the loader, C++ and torch when an allocation fails
+# allocation failure messages from Python, the dynamic loader, C++ and torch
 NO_MEMORY = re.compile(
     r"failed to map segment|[Cc]annot allocate memory|bad_alloc|can't start new thread|can't allocate memory"
 )
-# messages of the loader with other causes: a missing library, the order of loading
+# dynamic loader messages with other causes: a missing library, the loading order
 OTHER_LACK = re.compile(r"cannot open shared object file|static TLS block")
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -35,7 +35,7 @@ DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 class UserError(Exception):
     """One or more faults in the user's input, reported together.
 
-    Each fault is one line: where it is, what was found, what was expected and, if it helps, what to do.
+    Each fault is one line: its location, what was found, what was expected and, where useful, the remedy.
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class UserError(Exception):
         super().__init__("\n".join(self.faults))
 
     def report(self, most: int = MOST_FAULTS_SHOWN) -> str:
-        """Return the text for the terminal: at most `most` distinct faults, and the number of others."""
+        """Return the terminal message: at most `most` distinct faults, and the number of remaining ones."""
         faults = grouped(self.faults)
         more = len(faults) - most
         lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
@@ -51,14 +51,14 @@ class UserError(Exception):
 
 
 def _listed_once(faults: Sequence[str]) -> list[str]:
-    """Keep a list of known names that several faults end with only in the last of them."""
+    """If several faults end with the same list of known names, keep it only in the last one."""
     lists = [fault.rpartition(KNOWN)[2] if KNOWN in fault else None for fault in faults]
     again = {i for i, names in enumerate(lists) if names is not None and names in lists[i + 1 :]}
     return [fault.rpartition(KNOWN)[0] if i in again else fault for i, fault in enumerate(faults)]
 
 
 def grouped(faults: Iterable[str]) -> list[str]:
-    """Return the faults; those that differ only in line or row are merged, with their count and first locations."""
+    """Merge faults that differ only in line or row, with their count and first locations."""
     groups: dict[tuple[str, str], list[str]] = {}
     for fault in faults:
         before, place, after = _PLACE.split(fault, maxsplit=1) if _PLACE.search(fault) else (fault, "", "")
@@ -79,7 +79,7 @@ def _places(places: Sequence[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` most likely means, or None if none is similar."""
+    """Return the known name most similar to `name`, or None if none is similar enough."""
     likeness = {candidate: _likeness(_plain(name), _plain(candidate)) for candidate in known}
     best = max(likeness, key=likeness.__getitem__, default=None)
     return best if best is not None and likeness[best] >= LEAST_LIKENESS else None
@@ -90,11 +90,11 @@ def _plain(name: str) -> str:
 
 
 def _likeness(a: str, b: str) -> float:
-    """Return the similarity of two names, 0 to 1: typos, abbreviations, or a subset of the other's words."""
+    """Return the similarity of two names, 0 to 1, allowing for typos, abbreviations and omitted words."""
     short, long = sorted((a, b), key=len)
     begins = bool(short) and long.startswith(short) and (len(short) > 1 or len(long) <= MOST_AFTER_A_LETTER)
     some_words = len(short) > MOST_AFTER_A_LETTER and set(short.split("_")) <= set(long.split("_"))
-    if 2 * len(short) < LEAST_LIKENESS * (len(short) + len(long)):  # an upper bound of the ratio
+    if 2 * len(short) < LEAST_LIKENESS * (len(short) + len(long)):  # an upper bound on the ratio
         return LEAST_LIKENESS if begins or some_words else 0.0
     ratio = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
     return max(ratio, LEAST_LIKENESS if begins or some_words else 0.0)
@@ -108,10 +108,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def lack_of_memory(error: BaseException) -> str | None:
-    """Return one line that says that memory ran out, if an error means that; None for any other."""
+    """Return a one-line message if an error means that memory ran out; None for any other error."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limited = soft != resource.RLIM_INFINITY
-    # with an address-space limit a library fails to load, and its importer then fails in its own way
+    # under an address-space limit a library fails to load, and its importer then raises its own error
     in_import = limited and isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
     if OTHER_LACK.search(str(error)):
         return None
@@ -125,7 +125,7 @@ def lack_of_memory(error: BaseException) -> str | None:
 
 
 def explain_lack_of_memory() -> None:
-    """Print one line and exit with 2 if memory runs out before `run_edge`, during imports. Call it in main."""
+    """Print one line and exit with 2 if memory runs out during imports, before `run_edge`. Call this in main."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if (fault := lack_of_memory(error)) is None:
@@ -139,7 +139,7 @@ def explain_lack_of_memory() -> None:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Add to Ctrl-C the message that the same command continues: the code inside keeps finished work."""
+    """Tell the user on Ctrl-C that rerunning the command resumes: the enclosed code keeps finished work."""
     try:
         yield
     except KeyboardInterrupt:
@@ -147,7 +147,7 @@ def resumable() -> Iterator[None]:
 
 
 def run_edge(main: Callable[[], int]) -> None:
-    """Run a command line's `main` and exit: faults become a report and exit code 2, Ctrl-C becomes 130."""
+    """Run a command's `main` and exit: faults are reported with exit code 2, Ctrl-C exits with 130."""
     ctrl_c_raises()
     try:
         code = main()

@@ -1,6 +1,6 @@
-"""Types of record fields: bounded strings and numbers, hashes, timestamps, and paths inside a run.
+"""Record field types: bounded strings and numbers, hashes, timestamps, and paths inside a run.
 
-A record may come from a stranger, in a copied run or a Hub repository, so every field has a bounded type.
+A record from a copied run or a Hub repository is untrusted, so every field has a bounded type.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ MOST_COUNT = 2**53  # the largest integer that every JSON parser reads exactly
 MOST_TOKENS = 2**31 - 1  # llama.cpp counts tokens in 32 bits
 LONGEST_LINE, LONGEST_TEXT, LONGEST_PATH = 1024, 1 << 18, 1024
 MOST_ITEMS = 100_000
-LICENCE_KEYS = ("license", "license_name", "license_link")  # keys of a model card's metadata on the Hub
-ROUNDING = 1e-3  # how far rounding may move a computed figure out of its range
+LICENCE_KEYS = ("license", "license_name", "license_link")  # metadata keys in a Hub model card
+ROUNDING = 1e-3  # how far rounding may push a computed figure outside its range
 SHA256 = r"^[0-9a-f]{64}$"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Record(BaseModel):
-    """Base of all records. Unknown keys are kept: a newer version may have written them."""
+    """Base class for all records. Unknown keys are kept: a newer version may have written them."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
 
 def inside(text: str) -> str:
-    """Return the path if it stays inside the directory it is relative to. Raises ValueError if not."""
+    """Return a relative path if it stays inside its base directory. Raises ValueError if not."""
     if found := _CONTROL.search(text):
         raise ValueError(f"{found.group()!r} is not allowed in a path")
     if text.startswith(("/", "~")) or "\\" in text or re.match(r"[A-Za-z]:", text):
@@ -42,7 +42,7 @@ def inside(text: str) -> str:
 
 
 def moment(text: str) -> datetime:
-    """Return a record's timestamp in UTC. Raises ValueError if it is not ISO 8601."""
+    """Parse a record's timestamp as UTC. Raises ValueError if it is not ISO 8601."""
     found = datetime.fromisoformat(text)
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
@@ -65,7 +65,7 @@ def _date(text: str) -> str:
 
 
 def within(least: float, most: float = math.inf) -> Callable[[float], float]:
-    """Return a range check for a figure. NaN passes here: the gate fails it by name."""
+    """Return a range check for a figure. NaN passes here: the gate rejects it by name."""
 
     def check(value: float) -> float:
         if value < least - ROUNDING or value > most + ROUNDING:
@@ -97,7 +97,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Measured = Annotated[float, Field(ge=0, le=MOST_COUNT, allow_inf_nan=False)]
-Loss = Annotated[float | None, BeforeValidator(_finite)]  # None: it was not finite, as after a divergence
+Loss = Annotated[float | None, BeforeValidator(_finite)]  # None: not finite, as after divergence
 NotNegative = Annotated[float, AfterValidator(within(0.0))]
 Share = Annotated[float, AfterValidator(within(0.0, 1.0))]
 Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
@@ -107,7 +107,7 @@ Variables = Annotated[dict[Text, Any], Field(max_length=1000)]
 
 
 class StageRecord(Record):
-    """The fields that every stage's record has."""
+    """The fields common to every stage's record."""
 
     schema_version: Literal[1] = 1
     run_id: Name

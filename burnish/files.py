@@ -1,8 +1,8 @@
 """Files: atomic writes, hashes, and exact reads.
 
 Text is UTF-8 without newline translation, and only \\n ends a line. `str.splitlines` also splits at U+2028, U+2029,
-U+0085, \\v, \\f and \\x1c to \\x1e, which are ordinary characters in JSON and texts, and `Path.read_text` turns every
-\\r into \\n. So the project reads files with the functions here.
+U+0085, \\v, \\f and \\x1c to \\x1e, which are ordinary characters in JSON and text, and `Path.read_text` turns every
+\\r into \\n. So the project reads files only through these functions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 HASH_CHUNK_BYTES = 1 << 22
-# modes of files with data rows: held-out questions, the report's answers
+# modes for files that contain data rows: held-out questions, the report's answers
 PRIVATE_DIRECTORY, PRIVATE_FILE = 0o700, 0o600
 KINDS = {
     stat.S_IFIFO: "it is a named pipe (FIFO), not a file: save its data to a file first",
@@ -33,11 +33,11 @@ KINDS = {
 
 
 class FileError(UserError):
-    """A file or directory is missing, damaged or not writable, or the disk has too little space."""
+    """A file or directory is missing, damaged or not writable, or there is too little disk space."""
 
 
 def irregular(path: Path) -> str:
-    """Return what is wrong if a path, with links followed, is neither a file nor a directory; else ""."""
+    """Return what is wrong if a path, after following links, is neither a file nor a directory; else ""."""
     try:
         return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
     except OSError:
@@ -45,19 +45,19 @@ def irregular(path: Path) -> str:
 
 
 def irregular_in(directory: Path) -> list[str]:
-    """Return a line for each entry that is neither a file nor a directory: a library would block on a pipe."""
+    """Return one line per entry that is neither a file nor a directory: a library would block on a pipe."""
     return [f"{path}: {why}" for path in sorted(directory.iterdir()) if (why := irregular(path))]
 
 
 def regular(path: Path) -> Path:
-    """Return the path, for a library that opens it. Raises OSError as `open_regular` does."""
+    """Return the path, for a library to open. Raises OSError like `open_regular`."""
     open_regular(path).close()
     return path
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError for anything else: opening a pipe would block."""
-    if why := irregular(path):  # before opening: that can already have an effect on a device
+    """Open a regular file for reading. Raises OSError for anything else: opening a pipe would block."""
+    if why := irregular(path):  # check first: merely opening a device can have side effects
         raise OSError(errno.EINVAL, why, str(path))
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", closefd=True)
     kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
@@ -68,7 +68,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
-    """Return a file's bytes. Raises OSError as `open_regular` does, and for more than `most` bytes."""
+    """Return a file's bytes. Raises OSError like `open_regular`, and for more than `most` bytes."""
     with open_regular(path) as file:
         if most is not None and (size := os.fstat(file.fileno()).st_size) > most:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes, expected at most {most:,}", str(path))
@@ -76,7 +76,7 @@ def read_regular(path: Path, most: int | None = None) -> bytes:
 
 
 def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
-    """Create `directory`. Raises FileError if it is not writable or has too little space, before work starts."""
+    """Create `directory` before work starts. Raises FileError if it is not writable or has too little space."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -93,9 +93,9 @@ def check_writable(directory: Path, needed_bytes: int, purpose: str) -> None:
 
 
 def write_atomic(path: Path, text: str, private: bool = False) -> None:
-    """Write a text file atomically: a temporary file in the same directory, synced, then renamed.
+    """Write a text file atomically: write a temporary file in the same directory, sync it, then rename it.
 
-    `private`: only its owner can read it.
+    `private`: only the owner can read the file.
     """
     with atomic_file(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -122,7 +122,7 @@ def atomic_file(path: Path, private: bool = False) -> Iterator[Path]:
 def atomic_directory(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary directory that replaces `path` at the end; an exception leaves nothing behind.
 
-    `private`: only its owner can read it and its files.
+    `private`: only the owner can read the directory and its files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -139,9 +139,9 @@ def atomic_directory(path: Path, private: bool = False) -> Iterator[Path]:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner can read; an existing one is changed if possible."""
+    """Create a directory that only its owner can read; restrict an existing one if possible."""
     path.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-    with suppress(OSError):  # another user's directory, or a file system without modes
+    with suppress(OSError):  # another user's directory, or a file system without permissions
         path.chmod(PRIVATE_DIRECTORY)
     return path
 
@@ -153,7 +153,7 @@ def remove_partial(directory: Path) -> None:
 
 
 def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Return the sha256 of a file as hex digits; `progress` is called with the size of every chunk."""
+    """Return a file's sha256 as hex digits; `progress` is called with the size of every chunk."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while chunk := file.read(HASH_CHUNK_BYTES):
@@ -164,7 +164,7 @@ def file_sha256(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 
 def tree_sha256(path: Path, ignore: tuple[str, ...] = ()) -> str:
-    """Return the sha256 of a file, or of a directory's sorted lines "sha256  relative/path"."""
+    """Return the sha256 of a file, or for a directory of the sorted lines "sha256  relative/path"."""
     return file_sha256(path) if path.is_file() else tree_digest(tree_hashes(path, ignore))
 
 
@@ -177,17 +177,17 @@ def tree_hashes(
 
 
 def tree_digest(hashes: Mapping[str, str]) -> str:
-    """Return a directory's sha256 from those of its files (`tree_hashes`)."""
+    """Return a directory's sha256, computed from its files' hashes (`tree_hashes`)."""
     return text_sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()))
 
 
 def text_sha256(text: str) -> str:
-    """Return the sha256 of a text's UTF-8 bytes."""
+    """Return the sha256 of text encoded as UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cache_root() -> Path:
-    """Return the cache directory, shared by runs: $BURNISH_CACHE, else the user's cache directory."""
+    """Return the cache directory shared by all runs: $BURNISH_CACHE, else the user's cache directory."""
     if given := os.environ.get("BURNISH_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
@@ -210,7 +210,7 @@ def read_text(path: Path, most: int | None = None) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the lines of a text without their \\n; text after the last \\n is a line unless it is empty."""
+    """Split text into lines without their \\n; text after the last \\n is a line unless it is empty."""
     lines = text.split("\n")
     return lines[:-1] if not lines[-1] else lines
 
@@ -223,8 +223,8 @@ def read_lines(path: Path, most: int | None = None) -> list[str]:
 def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
     """Return the values of a JSON Lines file, empty lines skipped.
 
-    Raises OSError, and ValueError for a malformed line; with `partial` such lines are skipped, as a killed process may
-    leave one.
+    Raises OSError, and ValueError for a malformed line; with `partial` such lines, which a killed process may leave,
+    are skipped.
     """
     values = []
     for line in read_lines(path):

@@ -1,6 +1,6 @@
-"""The Hugging Face Hub: downloads, retries, and one clear line for each fault.
+"""The Hugging Face Hub: downloads, retries, and a clear one-line message for each fault.
 
-Access goes through huggingface_hub, whose variables apply: HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME and so on.
+All access is through huggingface_hub, so its variables apply: HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME etc.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEME = "hf://"
 RECORDS = ("export.json", "train.json")
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 TRIES = 5
-# built-in exceptions that huggingface_hub and hf_xet raise besides their own
+# built-in exceptions that huggingface_hub and hf_xet raise in addition to their own
 TRANSFER_FAULTS = (RuntimeError, ValueError, ConnectionError, TimeoutError)
 LONGEST_WAIT_S = 300.0
 PAGE = "https://huggingface.co"
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class HubError(UserError):
-    """The Hub, the token or the network refuses something; the message says what to do."""
+    """The Hub, the token or the network caused a failure; the message states the remedy."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Reference:
 
 
 def published_name(path: str) -> str:
-    """Return a GGUF's path in its repository: at the top level, where llama.cpp and Ollama look."""
+    """Return a GGUF's path in its repository: at the top level, where llama.cpp and Ollama look for it."""
     return path.rsplit("/", 1)[-1]
 
 
 def client() -> HfApi:
-    """Return the Hub's client: bars only on a terminal, warnings as log lines, URLs without signatures."""
+    """Return the Hub client: progress bars only on a terminal, warnings as log lines, URLs without signatures."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -74,7 +74,7 @@ class _Lines(logging.Handler):
 
 
 def retrying(call: Callable[[], Result], tries: int = TRIES) -> Result:
-    """Call, with retries after rate limits (waiting as the Hub asks), server errors and broken connections."""
+    """Call a function, retrying after rate limits (with the Hub's wait time), server errors and lost connections."""
     for number in range(1, tries):
         try:
             return call()
@@ -88,9 +88,9 @@ def retrying(call: Callable[[], Result], tries: int = TRIES) -> Result:
 
 
 def download(repo: str, revision: str | None, patterns: Sequence[str], tries: int = TRIES) -> Path:
-    """Download files of a repository into the Hub's cache; return the snapshot's directory, named after its commit.
+    """Download files from a repository into the Hub cache; return the snapshot directory, named after its commit.
 
-    Without a network it uses cached files. Raises huggingface_hub's errors; `reason` explains them.
+    Without a network, cached files are used. Raises huggingface_hub's errors, which `reason` explains.
     """
     from huggingface_hub import snapshot_download
 
@@ -99,14 +99,14 @@ def download(repo: str, revision: str | None, patterns: Sequence[str], tries: in
 
 
 def cache_directory() -> Path:
-    """Return the cache directory of huggingface_hub."""
+    """Return huggingface_hub's cache directory."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).resolve()
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
-    """Return the directory of a snapshot whose card is in the local cache, without network access."""
+    """Return the directory of a snapshot whose model card is cached locally, without network access."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -118,9 +118,9 @@ def cached(repo: str, revision: str | None) -> Path | None:
 
 
 def reason(error: Exception, repo: str, revision: str | None = None, right: str = "read") -> str:
-    """Return one line that explains an error of the Hub's client and what to do; `right` is the access needed.
+    """Return one line that explains a Hub client error and the remedy; `right` is the required access.
 
-    Errors from elsewhere are raised again.
+    Errors from other sources are re-raised.
     """
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
@@ -156,7 +156,7 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
 
 
 def _refusal(error: Exception, repo: str, right: str) -> str:
-    """Return the meaning of an HTTP status, with the server's message."""
+    """Return the meaning of an HTTP status code, with the server's message."""
     from huggingface_hub import errors as hub
 
     status, said = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
@@ -195,7 +195,7 @@ def _is_transport(error: BaseException) -> bool:
 
 
 def _wait_s(error: Exception, number: int) -> float | None:
-    """Return how long to wait before the next try, None if a retry is pointless."""
+    """Return the seconds to wait before the next attempt, or None if a retry is pointless."""
     import httpx
 
     chain = list(_chain(error))
@@ -223,7 +223,7 @@ def _unreachable(chain: Sequence[BaseException]) -> str:
 
 
 def _token_source() -> str:
-    """Return where the token comes from, never the token; "" if there is none."""
+    """Return the token's source, never the token itself; "" if there is no token."""
     from huggingface_hub import constants, get_token
 
     if not get_token():

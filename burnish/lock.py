@@ -1,4 +1,4 @@
-"""Lock a run directory so that only one process works on it; the lock ends with the process."""
+"""Lock a run directory so that only one process works on it; the lock is released when the process ends."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .files import FileError, check_writable, irregular
 from .run import RunError, now
 
 LOCK = ".lock"
-# errors of file systems without flock; a run continues without a lock
+# errors from file systems without flock; the run then continues without a lock
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 TRIES, TRY_S = 10, 0.05  # `check` holds the lock for an instant
 
 
 @contextmanager
 def hold(directory: Path, what: str) -> Iterator[None]:
-    """Hold the lock of the run in `directory`, creating it if necessary, while `what` ("training") works on it.
+    """Hold the lock on the run in `directory`, created if necessary, while `what` ("training") works on it.
 
-    Raises RunError with the holder, its start and its task if another process holds it, and FileError if the run is not
-    writable. Child processes do not inherit the lock.
+    If another process holds the lock, raises RunError with that process, its start time and its task. Raises FileError
+    if the run is not writable. Child processes do not inherit the lock.
     """
     check_writable(directory, 0, what)
     try:
-        # don't follow a link: the file gets truncated
+        # don't follow a link: the file is truncated
         file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         why = "it is a link" if error.errno == errno.ELOOP else error.strerror
@@ -49,13 +49,13 @@ def hold(directory: Path, what: str) -> Iterator[None]:
 
 
 def check(directory: Path) -> None:
-    """Raise RunError if another process works on the run: an early check, before the data is read."""
+    """Raise RunError if another process is working on the run: an early check, before the data is read."""
     try:
         file = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return  # no process has worked on it yet
     try:
-        _lock(file, directory, fcntl.LOCK_SH)  # on NFS a file open for reading allows only this kind
+        _lock(file, directory, fcntl.LOCK_SH)  # on NFS a file opened for reading allows only a shared lock
     finally:
         os.close(file)
 
@@ -75,7 +75,7 @@ def _lock(file: int, directory: Path, kind: int, tries: int = 1) -> None:
 
 
 def _holder(file: int) -> str:
-    """Return who holds the lock, as the holder wrote; it may not have written yet."""
+    """Return the holder's description of itself, which it may not have written yet."""
     try:
         holder = json.loads(os.pread(file, 4096, 0))
         where = "" if holder["host"] == socket.gethostname() else f" on {holder['host']}"

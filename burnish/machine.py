@@ -1,4 +1,4 @@
-"""The processors and memory available to this process, by its cgroup and affinity."""
+"""The processors and memory available to this process under its cgroup and CPU affinity."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NO_LIMIT_BYTES = 1 << 60
 
 
 def cpu_count() -> int:
-    """Return how many threads can compute at once: the physical cores of the affinity, at most the cgroup's quota.
+    """Return how many threads can compute at once: the physical cores in the affinity mask, at most the cgroup quota.
 
-    Hardware threads of one core share its arithmetic units, so they count once. At least 1.
+    Hardware threads on the same core share its arithmetic units, so a core counts once. At least 1.
     """
     allowed = os.sched_getaffinity(0)
     cores = {_core(cpu) for cpu in allowed}
@@ -38,7 +38,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_quota() -> float | None:
-    """Return the cgroup's limit in processors (1.5 is one and a half), or None if there is none."""
+    """Return the cgroup's CPU limit in processors (may be fractional, such as 1.5), or None if there is none."""
     quotas = []
     for directory in _cgroup_directories("cpu"):
         if limits := _read(directory / "cpu.max"):
@@ -50,10 +50,10 @@ def cpu_quota() -> float | None:
 
 
 def processor_use() -> tuple[int, float, float] | None:
-    """Return the number of logical processors in the affinity, and the seconds they and this process have computed.
+    """Return the number of logical processors in the affinity mask, their busy seconds, and this process's CPU seconds.
 
     Work at a lower priority than this process (nice) is not counted, since it yields. None if the kernel does not
-    report it; its counters have hundredths of a second.
+    report these; its counters have a resolution of 0.01 s.
     """
     try:
         lines = STAT.read_text().split("\n")
@@ -61,19 +61,19 @@ def processor_use() -> tuple[int, float, float] | None:
         return None
     allowed = os.sched_getaffinity(0)
     rows = [fields for line in lines if (fields := line.split()) and _number(fields[0]) in allowed]
-    # user, nice, system, idle, iowait, irq, softirq; the hypervisor's time (steal) is not counted
+    # user, nice, system, idle, iowait, irq, softirq; hypervisor time (steal) is not counted
     counted = (1, 3, 6, 7) if os.getpriority(os.PRIO_PROCESS, 0) <= 0 else (1, 2, 3, 6, 7)
     ticks = sum(int(fields[column]) for fields in rows for column in counted)
     return (len(rows), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()) if rows else None
 
 
 def _number(name: str) -> int:
-    """Return 3 for "cpu3"; -1 for other names and for the total ("cpu")."""
+    """Return 3 for "cpu3"; -1 for other names and for the total line ("cpu")."""
     return int(name[3:]) if name.startswith("cpu") and name[3:].isdigit() else -1
 
 
 def memory_limit_bytes() -> int:
-    """Return the most memory this process may use: the smaller of the machine's and the cgroup's limit."""
+    """Return the maximum memory for this process: the smaller of the machine's memory and the cgroup's limit."""
     limits = [_meminfo("MemTotal")]
     for directory in _cgroup_directories("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -84,9 +84,9 @@ def memory_limit_bytes() -> int:
 
 
 def memory_available_bytes() -> int:
-    """Return the memory that can be allocated without swapping: MemAvailable, at most the rest of the cgroup's limit.
+    """Return the memory that can be allocated without swapping: MemAvailable, at most what the cgroup's limit leaves.
 
-    A cgroup's usage includes file cache; inactive files are freed when memory is needed.
+    A cgroup's usage includes file cache; inactive file pages are freed when memory is needed.
     """
     free = [_meminfo("MemAvailable")]
     for directory in _cgroup_directories("memory"):
@@ -101,18 +101,18 @@ def memory_available_bytes() -> int:
 
 
 def _statistic(directory: Path, key: str) -> int:
-    """Return a value of a cgroup's memory.stat in bytes; 0 if it is missing."""
+    """Return a value from a cgroup's memory.stat in bytes; 0 if it is missing."""
     lines = (_read(directory / "memory.stat") or "").split("\n")
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)
 
 
 def _core(cpu: int) -> str:
-    """Return an id of a logical processor's physical core; its own number if the topology is unknown."""
+    """Return an id for a logical processor's physical core, or the processor's number if the topology is unknown."""
     return _read(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu)
 
 
 def _cgroup_directories(controller: str) -> list[Path]:
-    """Return the directories of this process's cgroup and its parents, nearest first, for cgroup v2 and v1."""
+    """Return the directories of this process's cgroup and of its parents, nearest first, for cgroup v2 and v1."""
     found: list[Path] = []
     for line in (_read(CGROUP_OF_SELF) or "").split("\n"):
         number, controllers, path = line.split(":", 2)
@@ -122,7 +122,7 @@ def _cgroup_directories(controller: str) -> list[Path]:
             root = CGROUP / controller
         else:
             continue
-        # inside a container the path is the host's, but its files are mounted at the root
+        # in a container the path is the host's, but the files are mounted at the root
         here = root / path.lstrip("/")
         found += [p for p in (here, *here.parents) if p == root or root in p.parents]
     return found
@@ -136,7 +136,7 @@ def _read(path: Path) -> str | None:
 
 
 def _meminfo(key: str) -> int:
-    """Return a value of /proc/meminfo in bytes."""
+    """Return a value from /proc/meminfo in bytes."""
     for line in (_read(MEMINFO) or "").split("\n"):
         name, _, rest = line.partition(":")
         if name == key:

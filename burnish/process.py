@@ -1,4 +1,4 @@
-"""Explain in one line how a process ended, and supervise a stage from a parent process that reports a crash."""
+"""Explain in one line how a process ended, and supervise a stage from a parent process that reports crashes."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ MAPPED = (
     "{} was truncated or overwritten while in use, or its disk failed: restore it and start again. Replace a"
     " model by renaming a new file over it, or have serve read it into memory (--mmap false)"
 )
-LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # a new build of llama.cpp is the remedy
-# reported as 128 + the signal by shells and container engines. SIGTERM's 143 may be a program's own code
+LLAMA = frozenset({"SIGILL", "SIGSEGV"})  # rebuilding llama.cpp is the remedy
+# shells and container engines report 128 + the signal. 143 (SIGTERM) may be a program's own exit code
 REPORTED = frozenset({"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGSEGV", "SIGSYS"})
-# sent on purpose, not a crash: this process ends with the same signal
+# sent deliberately, not a crash: this process ends with the same signal
 REQUESTED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE})
 PR_SET_PDEATHSIG = 1  # prctl(2)
 Note = Callable[[str], None]
 
 
 def signal_name(code: int) -> str | None:
-    """Return the signal of an exit code: -n from Python, 128 + n from a shell; None for an ordinary code."""
+    """Return the signal that an exit code stands for: -n in Python, 128 + n in a shell; None for ordinary codes."""
     try:
         if code < 0:
             return signal.Signals(-code).name
@@ -66,7 +66,7 @@ def signal_name(code: int) -> str | None:
 def exit_reason(code: int, llama: bool = True) -> str:
     """Return how a child process ended: "exit code 3", or the signal, its meaning and the remedy.
 
-    `llama`: llama.cpp ran in it, so its build is the likely cause of an illegal instruction or invalid read.
+    `llama`: the child ran llama.cpp, whose build is the likely cause of an illegal instruction or invalid read.
     """
     name = signal_name(code)
     if name is None:
@@ -76,23 +76,24 @@ def exit_reason(code: int, llama: bool = True) -> str:
 
 
 def crashed(code: int) -> bool:
-    """Return whether a child process was ended by a crash signal."""
+    """Return whether a crash signal ended a child process."""
     return signal_name(code) is not None
 
 
 def ignore_path(path: str) -> None:
-    """Do nothing: there is no parent to tell."""
+    """Do nothing: there is no parent to notify."""
 
 
 def supervise(what: str, llama: bool = True) -> Note:
     """Fork and continue in the child. The parent waits for it and never returns from here.
 
-    A process ended by a signal can't report it. The parent prints one line with the signal and the remedy, and exits
-    with 2; for any other exit it uses the child's code. Signals sent only to the parent are forwarded; those of a
-    terminal reach both. Call it first, before threads and large imports. Linux only; elsewhere it does nothing.
+    A process killed by a signal can't report it. The parent prints one line with the signal and the remedy, and exits
+    with 2; otherwise it exits with the child's code. Signals sent only to the parent are forwarded; terminal signals
+    reach both. Call this first, before threads and large imports. Linux only; elsewhere it does nothing.
 
-    Ctrl-C ends the child at once until it changes that (`run_edge` does): imports and native code don't handle
-    KeyboardInterrupt. With the returned function the child tells the parent which file it maps, to explain SIGBUS.
+    Ctrl-C ends the child immediately until the child changes that (as `run_edge` does): imports and native code don't
+    handle KeyboardInterrupt. The child calls the returned function to tell the parent which file it maps, which
+    explains a SIGBUS.
     """
     if not sys.platform.startswith("linux"):
         return ignore_path
@@ -119,10 +120,10 @@ def supervise(what: str, llama: bool = True) -> Note:
 
 
 def run_to_end(command: Sequence[str]) -> int:
-    """Run a command and return its exit code; -n where signal n ended it.
+    """Run a command and return its exit code; -n if signal n ended it.
 
-    Ctrl-C on a terminal reaches the command too: this process waits until it has ended, however long it cleans up, and
-    raises KeyboardInterrupt then. A signal that is sent to this process alone is forwarded.
+    Ctrl-C on a terminal also reaches the command: this process waits for it to clean up and exit, however long that
+    takes, and then raises KeyboardInterrupt. A signal sent only to this process is forwarded.
     """
     asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -144,13 +145,13 @@ def run_to_end(command: Sequence[str]) -> int:
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends. Linux only."""
+    """Make the kernel kill this process when its parent ends. Linux only."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ctrl_c_ends_at_once() -> None:
-    """Let SIGINT end the process at once, as SIGTERM does. If it was started with SIGINT ignored, it stays ignored."""
+    """Let SIGINT end the process immediately, like SIGTERM. If SIGINT was ignored at startup, it stays ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -162,7 +163,7 @@ def ctrl_c_raises() -> None:
 
 
 def _end(what: str, code: int, llama: bool, told: int) -> str:
-    """Return how the child ended. `told`: the pipe to which it wrote the file that it maps."""
+    """Return how the child ended. `told`: the pipe to which the child wrote the path of its mapped file."""
     if -code == signal.SIGINT:
         return f"interrupted: {what} had not started"
     if -code == signal.SIGBUS and (mapped := _last_line(told)):
@@ -184,7 +185,7 @@ def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], 
             if not _reached_all(info):
                 os.kill(child, info.si_signo)
             continue
-        while True:  # as pid 1 of a container without an init, also reap orphans
+        while True:  # as pid 1 in a container without an init, also reap orphans
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == child:
                 _exit_like(os.waitstatus_to_exitcode(status), describe)
@@ -193,9 +194,9 @@ def _wait(child: int, forwarded: set[signal.Signals], describe: Callable[[int], 
 
 
 def _reached_all(info: signal.struct_siginfo) -> bool:
-    """Whether a signal came from a key of the terminal, which sends it to the children too.
+    """Whether a signal came from a terminal key, which also signals the children.
 
-    si_code is above 0 for the kernel's own signals. SIGHUP is one, but only the session's leader gets it.
+    si_code is above 0 for signals from the kernel. SIGHUP is one, but only the session leader receives it.
     """
     return info.si_code > 0 and info.si_signo != signal.SIGHUP
 
@@ -209,6 +210,6 @@ def _exit_like(code: int, describe: Callable[[int], str]) -> NoReturn:
         signal.signal(-code, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
         os.kill(os.getpid(), -code)
-        sys.exit(128 - code)  # pid 1 of a container can't end itself by a signal
+        sys.exit(128 - code)  # pid 1 in a container can't end itself with a signal
     print(describe(code), file=sys.stderr, flush=True)
     sys.exit(2)

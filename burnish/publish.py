@@ -1,4 +1,4 @@
-"""Where a run is published, and checks that it can be: before a long training and before every push."""
+"""Publish settings, and checks that the target is usable: before a long training and before every push."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 WRITE = "write to"
 OTHER_NAMES = {"lora": "adapter", "merged_16bit": "merged"}  # unsloth's names
 FOUR_BIT = frozenset({"merged_4bit", "merged_4bit_forced"})  # also unsloth's
-UPLOAD_BYTES = 4_000_000_000  # below the size from which the Hub uses a multipart upload
-# files that a manually created repository without a model may have
+UPLOAD_BYTES = 4_000_000_000  # below the Hub's threshold for multipart uploads
+# files that a manually created repository without a model may contain
 PLAIN_FILES = frozenset({".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"})
 
 
 class PushSection(Strict):
-    """Where a run is published; if set for training, it is checked before training starts."""
+    """The publish target; if set for training, it is checked before training starts."""
 
     repo: str | None = Field(
         None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="owner/name on the Hub; none: don't publish"
@@ -48,9 +48,9 @@ class PushSection(Strict):
 
 
 def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
-    """Check token, name, write access, visibility and space of the target; return the user's name.
+    """Check the token and the target's name, write access, visibility and space; return the user's name.
 
-    A missing repository is created, empty. Raises HubError with one line.
+    A missing repository is created empty. Raises HubError with a one-line message.
     """
     repo = str(push.repo)
     try:
@@ -68,9 +68,9 @@ def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:
 
 
 def preflight(push: PushSection, weights: Path) -> None:
-    """Check before a long training that its push will succeed; `weights` is the base's directory, for the size.
+    """Check before a long training that its push will succeed; `weights` is the base's directory, used for the size.
 
-    The two 16-bit forms and the quantizations take about three times the base's size.
+    The two 16-bit formats and the quantizations need about three times the base's size.
     """
     if push.repo is None:
         return
@@ -80,7 +80,7 @@ def preflight(push: PushSection, weights: Path) -> None:
 
 
 def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
-    """Raise HubError if the repository is someone else's, has other content, or is public against the settings."""
+    """Raise HubError if the repository is not ours, has other content, or is public contrary to the settings."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -99,12 +99,12 @@ def _check_repository(api: HfApi, push: PushSection, repo: str) -> None:
 
 
 def _is_ours(names: set[str]) -> bool:
-    """Return whether an earlier push made the repository: it left train.json, and SHA256SUMS or export.json."""
+    """Return whether an earlier push filled the repository: it contains train.json, and SHA256SUMS or export.json."""
     return "train.json" in names and not names.isdisjoint({"SHA256SUMS", "export.json"})
 
 
 def _check_space(api: HfApi, repo: str, needed_bytes: int) -> None:
-    """Raise HubError if the account's quota is too small for files of this size."""
+    """Raise HubError if the account's quota is too small for files with this size."""
     sizes = [UPLOAD_BYTES] * (needed_bytes // UPLOAD_BYTES) + [needed_bytes % UPLOAD_BYTES or 1]
     if refusal := refused_upload(api, repo, sizes):
         raise HubError(f"push.repo {repo}: the Hub does not accept about {needed_bytes / 1e9:.1f} GB: {refusal}")
