@@ -3,7 +3,7 @@
     python tools/build_llama.py [--cpu native|v3|all] [--cuda ARCHS] [--wheel-only DIR]
 
 The wheel is cached under a key derived from everything that affects it (tools/llama_key.py): a machine builds it once,
-and machines that share a home directory never mix their builds. A native build is tested on this CPU before it is cached
+and machines that share a home directory never mix builds. A native build is tested on this CPU before it is cached
 (tools/selftest_llama.py); if it fails, the next slower one is built, and that choice is remembered. This uses only the
 standard library, because it runs before anything is installed.
 """
