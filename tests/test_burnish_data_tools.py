@@ -12,13 +12,15 @@ from burnish.data.faults import DataError, Undecoded
 from burnish.data.files import RawRow
 from burnish.data.formats import Conversion, Example, convert
 from burnish.data.tools.conversation import NO_TOOLS
+from burnish.data.tools.hermes import without_list
 
-WEATHER = {
+PROPERTIES = {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}}
+WEATHER: dict[str, Any] = {
     "name": "weather",
     "description": "Tells the weather.",
     "parameters": {
         "type": "object",
-        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}},
+        "properties": PROPERTIES,
         "required": ["city"],
     },
 }
@@ -46,7 +48,7 @@ def sharegpt(call: str, tools: Any, speaker: str = "function_call") -> dict[str,
     return {"conversations": [{"from": f, "value": v} for f, v in pairs], "tools": tools}
 
 
-HERMES = {
+HERMES: dict[str, Any] = {
     "conversations": [
         {"from": "system", "value": f"You may call functions: <tools>{json.dumps(OPENAI)}</tools>"},
         {"from": "human", "value": "Rain?"},
@@ -155,6 +157,82 @@ def test_rows_that_do_not_fit_can_be_left_out() -> None:
     converted = read(ROWS["arguments as text"], bad, misfits="drop")
     assert [example.line for example in converted.examples] == [1]
     assert converted.notes == ("1 row left out: calls that do not fit the tools (data.tool_faults drop)",)
+
+
+RULES = "You are Bob. You are a function calling AI model. Tools: <tools>[{}]</tools> Always answer in French."
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_only_the_list_of_tools_is_cut_out_of_a_system_text(column: bool) -> None:
+    turns = HERMES["conversations"][1:]
+    own = {} if column else {"from": "system", "value": RULES}
+    row = {**HERMES, "conversations": [own, *turns] if own else turns} | ({"system": RULES} if column else {})
+    for again in (row, {**row, "conversations": [*([own] if own else []), turns[0], turns[3]]}):  # without a call
+        converted = read(again)
+        assert (converted.examples[0].messages or ())[0].content == "You are Bob. Always answer in French."
+        assert any("lists of tools were cut out of system texts (1 row)" in text for text in converted.remarks)
+
+
+def test_the_usual_text_about_the_tools_is_cut_with_the_list() -> None:
+    text = (
+        "Be brief: see https://a.b/c.\n\n# Tools\n\nYou are given function signatures within <tools></tools> XML"
+        ' tags:\n<tools>\n{"name": "a"}\n</tools>\n\nFor each function call, return a json object within'
+        ' <tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <name>}\n</tool_call>'
+    )
+    assert without_list(text) == "Be brief: see https://a.b/c."
+    assert without_list("Use these:\n<tools>[]</tools>\n{'title': 'FunctionCall', 'a': {}}") == ""
+
+
+def test_faults_of_hermes_rows_name_the_turns_of_the_row() -> None:
+    call, result = HERMES["conversations"][2]["value"], HERMES["conversations"][3]["value"]
+    pairs = [("system", RULES), ("human", "a"), ("gpt", call * 2), ("tool", result * 2), ("gpt", "b"), ("human", "c")]
+    turns = [{"from": f, "value": v} for f, v in [*pairs, ("gpt", call.replace("city", "town"))]]
+    found = faults({**HERMES, "conversations": turns})
+    assert found and all(fault.startswith("1: turn 7: call 1 (weather): ") for fault in found)
+
+
+def test_nulls_that_a_table_adds_are_left_out() -> None:
+    padded = {**WEATHER["parameters"], "properties": {**PROPERTIES, "expression": None}, "items": None}
+    tools = [{"type": "function", "function": {**WEATHER, "parameters": padded}}]
+    given = {"city": "Bern", "expression": None, "days": None}
+    converted = read({**messages({"function": {**CALL, "arguments": given}}), "tools": tools})
+    (example,) = converted.examples
+    assert list(example.tools) == OPENAI
+    assert example.messages and example.messages[1].calls[0].value() == {"city": "Bern"}
+    assert any("files of tables fill absent keys with null" in text and "(1 row)" in text for text in converted.remarks)
+
+
+@pytest.mark.parametrize(
+    "schema, given, kept",
+    [
+        ({"a": {"type": ["string", "null"]}}, {"a": None}, {"a": None}),
+        ({"a": {"type": "string", "nullable": True}}, {"a": None}, {"a": None}),
+        ({"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, {"a": None}, {"a": None}),
+        (
+            {"a": {"type": "object", "properties": {"b": {"type": "string"}}}},
+            {"a": {"b": "x", "c": None}},
+            {"a": {"b": "x"}},
+        ),
+        (
+            {"a": {"type": "array", "items": {"properties": {"b": {}}}}},
+            {"a": [{"c": None}, {"b": None}]},
+            {"a": [{}, {"b": None}]},
+        ),
+        ({"a": {"type": "object"}}, {"a": {"b": None}}, {"a": {"b": None}}),
+        ({"default": {"type": "string", "default": None}}, {"default": "x"}, {"default": "x"}),
+    ],
+)
+def test_nulls_that_have_a_meaning_stay(schema: dict[str, Any], given: dict[str, Any], kept: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"properties": schema}}}]
+    row = {**messages({"function": {"name": "weather", "arguments": given}}), "tools": tools}
+    (example,) = read(row).examples
+    assert example.messages and example.messages[1].calls[0].value() == kept
+    assert list(example.tools) == tools
+
+
+def test_a_null_for_a_required_argument_stays_a_fault() -> None:
+    (fault,) = faults(messages({"function": {**CALL, "arguments": {"city": None}}}))
+    assert fault == "1: turn 2: call 1 (weather): the argument 'city' is null, expected string"
 
 
 def test_that_no_row_is_left_is_a_fault_of_the_calls() -> None:

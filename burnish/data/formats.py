@@ -18,7 +18,8 @@ from .schema import FORMATS, THOUGHTS
 from .tables import parsed_list
 from .tools.conversation import connected
 from .tools.definitions import Definition, read_tools
-from .tools.hermes import is_hermes, structured
+from .tools.hermes import is_hermes, lists_tools, structured, without_list
+from .tools.nulls import without_null_arguments, without_null_schemas
 
 __all__ = ["FORMATS", "Conversion", "Example", "Message", "Misfits", "Newlines", "convert", "recognise"]
 
@@ -114,6 +115,8 @@ def convert(
             plain = _with_lf(example) if newlines == "lf" else example
             losses.newlines += plain is not example
             losses.hermes += row.hermes
+            losses.listed += row.listed
+            losses.nulls += row.nulls
             examples.append(plain)
     if faults:
         raise DataError([*faults[:-1], faults[-1] + DROP] if losses.misfits and misfits == "error" else faults)
@@ -136,6 +139,8 @@ class _Row(Found):
     tools: tuple[Definition, ...] = ()
     misfits: list[str] = field(default_factory=list)  # calls and results that do not fit the tools
     hermes: bool = False  # calls and results were text between tags
+    listed: bool = False  # a system turn listed the tools
+    nulls: bool = False  # definitions or arguments had nulls that are left out
 
     def text(self, key: str, needed: bool = True) -> str | None:
         """Return a cell's text; "" if it is absent and not needed; None, and a fault, if it is invalid."""
@@ -186,7 +191,9 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
         if row.value.get(column) not in (None, "", "[]", [], {}):
             row.faults.append(f"'{column}': {why}")
     if "tools" in known:
-        row.tools = read_tools(row.value["tools"], row.faults) if row.value.get("tools") is not None else ()
+        tools = read_tools(row.value["tools"], row.faults) if row.value.get("tools") is not None else ()
+        row.tools = tuple(map(without_null_schemas, tools))
+        row.nulls = row.tools != tools
     elif row.value.get("tools") not in (None, "", "[]", []):
         row.faults.append(f"'tools': {NO_TURNS}; remove the column, or these rows")
     messages: tuple[Message, ...] | None = None
@@ -195,7 +202,7 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
         text = row.response("text")
         row.thought()
     else:
-        messages = tuple(_with_thought(row, _with_system(row, _READERS[format](row))))
+        messages = tuple(_with_thought(row, _without_list(row, _with_system(row, _READERS[format](row)))))
     return (None if row.faults else Example(raw.line, messages, text, raw.row, raw.unit, raw.file, row.tools)), row
 
 
@@ -212,6 +219,15 @@ def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
             return there
         row.faults.append("the row has both a 'system' column and a system turn: keep one of them")
     return [Message("system", system), *there]
+
+
+def _without_list(row: _Row, messages: list[Message]) -> list[Message]:
+    """Cut the list of tools out of the system turn: the chat template writes the definitions."""
+    if not row.tools or not messages or messages[0].role != "system" or not lists_tools(messages[0].content):
+        return messages
+    row.listed = True
+    rest = without_list(messages[0].content)
+    return [replace(messages[0], content=rest), *messages[1:]] if rest else messages[1:]
 
 
 def _with_thought(row: _Row, messages: list[Message]) -> list[Message]:
@@ -250,10 +266,13 @@ def _messages(row: _Row) -> list[Message]:
 def _ordered(row: _Row, messages: list[Message]) -> list[Message]:
     if row.faults:  # with an unreadable turn missing, faults about the order would be wrong
         return messages
-    if row.tools and is_hermes(messages):
-        row.hermes, messages = True, list(structured(messages, row.faults))
     check_order(messages, row.faults)
-    return messages if row.faults else connected(messages, row.tools, row.misfits)
+    turns = list(enumerate(messages, start=1))
+    if row.tools and is_hermes(messages):
+        row.hermes, turns = True, list(structured(messages, row.faults))
+    full = [(number, without_null_arguments(message, row.tools)) for number, message in turns]
+    row.nulls |= full != turns
+    return messages if row.faults else connected(full, row.tools, row.misfits)
 
 
 def _alpaca(row: _Row) -> list[Message]:

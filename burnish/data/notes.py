@@ -29,6 +29,8 @@ class Losses:
     blank_systems: int = 0
     as_input: int = 0
     hermes: int = 0
+    listed: int = 0
+    nulls: int = 0
     misfits: int = 0
     newlines: int = 0
 
@@ -78,9 +80,16 @@ class Losses:
         if self.as_input:
             yield f"the column 'context' was read as 'input' ({counted(self.as_input, 'row')})"
         if self.hermes:
+            yield f"calls and results in tags were read as such ({counted(self.hermes, 'row')})"
+        if self.listed:
             yield (
-                f"calls and results in tags were read as such ({counted(self.hermes, 'row')}); system turns that list"
-                " the tools are left out, the chat template writes the definitions"
+                f"lists of tools were cut out of system texts ({counted(self.listed, 'row')}): the chat template writes"
+                " the definitions"
+            )
+        if self.nulls:
+            yield (
+                f"nulls that the tools' schemas do not have were left out of definitions and arguments"
+                f" ({counted(self.nulls, 'row')}): files of tables fill absent keys with null"
             )
         if self.newlines:
             yield f"CR LF and CR became LF ({counted(self.newlines, 'row')}; data.newlines lf)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 NO_TOOLS = "it calls tools and the row defines none: add a column 'tools' with their definitions"
 
 
-def connected(messages: Sequence[Message], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
-    """Return the turns with an id for every call and result; adds faults of calls and results, with their turns.
+def connected(turns: Iterable[tuple[int, Message]], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
+    """Return the numbered turns with an id for every call and result; adds faults of calls and results, by turn.
 
     The arguments of turns that are only context are not checked: a wrong call may be there on purpose.
     """
     found: list[Message] = []
     open_ids: list[str] = []
     count = 0
-    for number, message in enumerate(messages, start=1):
+    for number, message in turns:
         wrong: list[str] = []
         if message.calls:
             # nine letters and digits: what every template takes
