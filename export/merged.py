@@ -1,4 +1,4 @@
-"""The 16-bit merge as safetensors. If both bases are possible, both merges are examined and the better one is kept.
+"""The 16-bit merged model as safetensors. If there are two possible bases, both merges are examined, the better kept.
 
 No simple rule predicts the better base. The lower held-out response loss wins; within 1%, the lower general-text loss.
 A merge that fails the gate never beats one that passes.
@@ -34,7 +34,7 @@ ANSWERS = "merged.safetensors"
 
 
 class Merged(Examined):
-    """The examined merge and its base."""
+    """The examined merged model and its base."""
 
     merge: Merge
 
@@ -93,7 +93,7 @@ def make_merged(job: Job, base: Base) -> Merged:
 
 
 def choose(fidelity: Mapping[MergeBase, Fidelity], gate: GateSection) -> tuple[MergeBase, str]:
-    """Return the better merge's base, and why; the verdict takes precedence over the loss.
+    """Return the base of the better merged model, and why; the verdict takes precedence over the loss.
 
     A merge onto weights that the adapter was not trained on may have the lower loss but not match the trained model.
     """
@@ -123,7 +123,7 @@ def merged_answers(run: Run) -> TopLogprobs:
 
 
 def _take(run: Run, best: MergeBase, others: list[MergeBase]) -> None:
-    """Move the chosen merge to merged/ and remove the others."""
+    """Move the chosen merged model to merged/ and remove the others."""
     work = run.path / WORK
     shutil.rmtree(run.path / MERGED, ignore_errors=True)
     os.replace(work / best, run.path / MERGED)

@@ -1,4 +1,4 @@
-"""The exam of the trained model: held-out rows and general text, scored with and without the adapter."""
+"""The trained model's exam: held-out rows and general text, scored with and without the adapter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOISE_TEXTS = 5  # general texts for the noise floor, besides held-out rows; mor
 
 
 def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list[Question]:
-    """Return the exam's questions: held-out rows up to the limits, then general texts of one paragraph each.
+    """Return the exam questions: held-out rows up to the limits, then one-paragraph general texts.
 
     In a conversation truncated at data.max_length, only turns with an end token are used; plain texts don't need one.
     """

@@ -32,7 +32,7 @@ INFORMATIONAL = frozenset(
         "fan_in_fan_out",
     }
 )  # fmt: skip
-# keys that training resumes exactly, whatever their value: PEFT builds the layers from the adapter's config, and a
+# keys reproduced exactly when continuing, whatever their value: PEFT builds the layers from the adapter's config, and a
 # merge applies them. Initialisation configs (such as eva_config) took effect before the adapter was saved
 CONTINUED = frozenset(
     {
@@ -62,7 +62,7 @@ def read(path: Path) -> Config:
 
 
 def adapter_path(settings: TrainSettings) -> Path:
-    """Return the directory of the adapter to start from, given as a path or a run's id."""
+    """Return the directory of the adapter to start from, given as a path or run id."""
     name = str(settings.lora.resume_adapter)
     places = [Path(name), Path(name) / "adapter", Path(settings.run.root) / name / "adapter"]
     found = next((place for place in places if (place / "adapter_config.json").is_file()), None)
@@ -117,7 +117,7 @@ def new_adapter(path: Path, section: type[BaseModel]) -> Config:
 
 
 def continued_faults(path: Path, section: type[BaseModel]) -> list[str]:
-    """Return why training can't resume exactly from the adapter with this adapter_config.json."""
+    """Return why training can't continue exactly from the adapter with this adapter_config.json."""
     try:
         content = read(path)
     except ConfigError as error:

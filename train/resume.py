@@ -1,4 +1,4 @@
-"""Resume a run, found by name or by settings and data, if its settings and inputs are unchanged."""
+"""Resume a run, found by name or by settings and data, only if its settings and inputs are unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This process among the processes training a run: its rank, its device, and whether it writes."""
+"""This process's role in a run: its rank, its device, and whether it writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and data is checked without 
 
 @dataclass(frozen=True)
 class World:
-    """This process among a run's processes: `rank` of `size`, and `local_rank` on this machine.
+    """This process's position in a run: `rank` of `size`, and `local_rank` on this machine.
 
     The default is a single process. Only the main process, rank 0, prints and writes.
     """

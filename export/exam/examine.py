@@ -29,7 +29,7 @@ from .tool_parity import decoded, tool_parity
 
 @dataclass(frozen=True)
 class Scored:
-    """An artefact's answers at all n positions, compared with the trained model and, if given, the 16-bit merge."""
+    """An artefact's answers at all n positions, compared with the trained model and, if given, the merged model."""
 
     answers: TopLogprobs
     trained: Compared
@@ -114,7 +114,7 @@ def examine_gguf(
     title: str,
     timeout_s: float = TIMEOUT_S,
 ) -> Fidelity:
-    """Return the fidelity of a GGUF file, scored by llama.cpp and prompted with the template in its metadata.
+    """Return a GGUF file's fidelity, scored with llama.cpp and prompted with the template in the file's metadata.
 
     `timeout_s` limits each template rendering.
     """

@@ -28,7 +28,7 @@ def read_float32(source: Source) -> torch.Tensor:
 class OnDisk(torch.Tensor):
     """A stored matrix [rows, columns] as an empty parameter that looks like a float32 tensor on the CPU.
 
-    `functional.embedding` and `functional.linear` read only the rows they need. Other functions read the whole matrix.
+    `functional.embedding` and `functional.linear` read the parts they need. Other functions receive the whole matrix.
     """
 
     source: Source

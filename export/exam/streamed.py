@@ -1,4 +1,4 @@
-"""Compute a checkpoint's logits with one layer in memory: question groups pass through the model layer by layer."""
+"""Compute a checkpoint's logits with one layer in memory at a time, passing question groups through layer by layer."""
 
 from __future__ import annotations
 

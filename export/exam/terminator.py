@@ -35,7 +35,7 @@ class Ends:
 
 
 def terminator(exam: Exam, ends: Ends) -> Check:
-    """Check that every examined turn ends with an end-of-generation token and contains no earlier one.
+    """Check that every examined turn ends with an end-of-generation token, and that generation stops nowhere else.
 
     A recorded end token that is ordinary text, or a stop token inside a trained turn, would truncate answers.
     """

@@ -20,7 +20,7 @@ from . import convert
 
 @dataclass(frozen=True)
 class Gguf:
-    """Format: a GGUF file of one type. `write` creates the file and returns the counts of tensor fallbacks."""
+    """Format: a GGUF file of one type. `write` creates the file and returns the fallback counts by type."""
 
     job: Job
     reference: TopLogprobs

@@ -131,7 +131,7 @@ def open_adapter(directory: Path, base: Path) -> dict[str, Change]:
         elif ".lora_" in name:
             raise MergeError(f"{directory / WEIGHTS}: tensor '{source.name}' can't be merged")
         elif ".original_module." not in name and ".modules_to_save." not in name:
-            # with a resized vocabulary, PEFT saves these copies in addition to the trained module's plain name
+            # with a resized vocabulary, PEFT saves these copies besides the trained module under its plain name
             wholes[name.replace(".token_adapter.", ".").replace(".base_layer.", ".")] = source
     _check_saved(directory, config, wholes)
     changes = {name: Change(replacement=source) for name, source in wholes.items()}

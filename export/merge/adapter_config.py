@@ -13,7 +13,7 @@ from burnish.errors import UserError
 
 NAME = "adapter_config.json"
 MOST_BYTES, MOST_FAULTS, MOST_RANK = 1 << 24, 5, 1 << 16
-# keys that the merge handles or that don't affect its arithmetic; any other key that is set is refused by name
+# keys that the merge handles or that don't affect its arithmetic; any other key with a value is rejected by name
 HARMLESS = frozenset({
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "r", "lora_alpha", "lora_dropout",

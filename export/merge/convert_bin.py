@@ -30,7 +30,7 @@ class ConvertError(UserError):
 
 
 def with_safetensors(base: Base) -> Base:
-    """Return the base with a path to safetensors weights: its own, or a copy converted from its .bin files.
+    """Return the base with a path to safetensors weights: the base's own, or a copy converted from its .bin files.
 
     The copy takes as much disk space as the original. Raises ConvertError if a file is missing or can't be read.
     """

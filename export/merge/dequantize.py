@@ -19,7 +19,7 @@ NF4_BLOCK, SCALES_BLOCK = 64, 256  # values; as in bitsandbytes and QLoRA (https
 STATE = ".quant_state.bitsandbytes__nf4"
 STATE_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 
-Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows
+Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> rows
 
 
 @dataclass(frozen=True)

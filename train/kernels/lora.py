@@ -4,7 +4,7 @@ PEFT's layer launches about thirty small operations, including casts, and for a 
 longer than the arithmetic. Layers with the same input (q, k, v; gate, up) form one operation: the adapter products
 read the input once, and its gradient is written once. The operations are opaque to torch.compile, which fuses the code
 between them. torch.library's low-level API has a lower call overhead than custom_op. The thin product is computed
-first, so that the large one accumulates into it; the reverse order would read and write the output once more.
+first and the large one accumulates into its output; the reverse order would read and write the output once more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _lora(
     """Compute from x [T, in] and low = x·[A₁; A₂; …]ᵀ [T, Σr] for each layer i: x·Wᵢᵀ + lowᵢ·(factorᵢ·Bᵢ)ᵀ [T, outᵢ].
 
     `a` [r, in] and `b` [out, r] are the trained float32 tensors, which receive the gradients; `a_low` [Σr, in] and
-    `b_low` have A and factor·B in x's dtype. `low` is computed separately because backward needs `low` but not y.
+    `b_low` contain A and factor·B in x's dtype. `low` is a separate input because backward needs `low` but not y.
     """
     parts = _split(low, b_low)
     return [(part @ b_low[i].t()).addmm_(x, _dense(weights, scales, i, outs[i], x).t()) for i, part in enumerate(parts)]
@@ -74,7 +74,7 @@ def _product32(left: Tensor, right: Tensor, factor: float) -> Tensor:
 
 
 def _dense(weights: list[Tensor], scales: list[Tensor], i: int, out: int, x: Tensor) -> Tensor:
-    """Return the weight [out, in] of layer i in x's dtype."""
+    """Return layer i's weight [out, in] in x's dtype."""
     if not scales:
         return weights[i]
     weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(

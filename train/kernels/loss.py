@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 IGNORED = -100
-CHUNK = 1024  # tokens whose logits are in memory: 0.25 GiB in bfloat16 with a vocabulary of 128,256
+CHUNK = 1024  # tokens per chunk of logits: 0.25 GiB in bfloat16 with a vocabulary of 128,256
 
 
 def response_nll(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # the first row of a batch is its longest
+        # a batch's first row is its longest
         if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
             batches[-1].append(row)
         else:

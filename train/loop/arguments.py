@@ -141,7 +141,7 @@ def make_trainer(
 def _own_dtypes(model: Any) -> Iterator[None]:
     """Restore the adapter's values and dtypes: float32 for LoRA, the loaded dtype for other trained modules.
 
-    TRL casts the adapter of a quantized base to bfloat16, which loses small updates and a resumed adapter's precision.
+    TRL casts a quantized base's adapter to bfloat16, which loses small updates and a resumed adapter's precision.
     """
     adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     yield

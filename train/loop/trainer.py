@@ -145,7 +145,7 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
         return output
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        """Return the mean loss of a batch of held-out rows, and add it to the evaluation."""
+        """Return a held-out batch's mean loss, and add it to the evaluation."""
         rows = inputs["rows"].rows
 
         def evaluate() -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Add a LoRA adapter to a base: a new one, or a trained one to resume."""
+"""Add a LoRA adapter to a base: a new one, or a trained one to continue training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_adapter(model: Any, lora: LoraSection) -> PeftModel:
 
 
 def resume_adapter(model: Any, settings: TrainSettings) -> PeftModel:
-    """Add a trained adapter to the base and resume from it. Raises ConfigError if it is missing or doesn't fit."""
+    """Add a trained adapter to the base for further training. Raises ConfigError if it is missing or doesn't fit."""
     path = adapter_path(settings)
     if read_json(path / "adapter_config.json").get("megatron_config"):
         # PEFT would import the module named in the file

@@ -18,7 +18,7 @@ from .transformers import load_base
 class Backend(Protocol):
     """Loads a base and adds an adapter; both backends return a PeftModel, so the rest of the code is shared.
 
-    `packs`: whether its attention supports packed rows (train/kernels/attention.py); if not, micro-batches are padded.
+    `packs`: whether the attention supports packed rows (train/kernels/attention.py); if not, micro-batches are padded.
     """
 
     packs: bool
@@ -38,7 +38,7 @@ class TransformersBackend:
         return load_base(found, resolved.base, device)
 
     def adapt(self, model: Any, resolved: Resolved) -> PeftModel:
-        """Return the base with a new adapter, or with the one to continue from."""
+        """Return the base with a new adapter or the adapter to continue from."""
         if resolved.lora.resume_adapter:
             return resume_adapter(model, resolved.settings)
         return add_adapter(model, resolved.lora)

@@ -58,7 +58,7 @@ def _pack(rows: Sequence[Row], device: torch.device) -> tuple[dict[str, Any], to
     if device.type == "cuda" and (rest := -sum(lengths) % ROUNDING):
         rows, lengths = [*rows, {"input_ids": [0] * rest, "labels": [IGNORED] * rest}], [*lengths, rest]
     ids = torch.tensor([i for row in rows for i in row["input_ids"]])
-    # a row's first token is not a target: the previous row would predict it
+    # a row's first token is not a target, since the previous row would predict it
     labels = torch.tensor([label for row in rows for label in [*row["labels"][1:], IGNORED]])
     places = (labels != IGNORED).nonzero().squeeze(1)
     inputs = {"input_ids": ids.unsqueeze(0).to(device, non_blocking=True)}

@@ -255,7 +255,7 @@ def _largest_micro_batch(lengths: Sequence[int], per_step: int, steps: int, toke
     samples = [generator.sample(lengths, size) for _ in range(min(steps, MAX_SAMPLED_STEPS))]
     if packed:
         return max(sum(step[i] for i in part) for step in samples for part in micro_batches(step, tokens))
-    # the first row of a padded batch is its longest
+    # a padded batch's first row is its longest
     return max(step[part[0]] * len(part) for step in samples for part in padded_batches(step, tokens))
 
 

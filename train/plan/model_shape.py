@@ -60,7 +60,7 @@ def empty_model(path: Path, trust_remote_code: bool) -> Any:
 
 
 def shape_of(model: Any) -> Shape:
-    """Return the shape of a model, which may be on any device."""
+    """Return a model's shape; the model may be on any device."""
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
@@ -72,7 +72,7 @@ def shape_of(model: Any) -> Shape:
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
     heads = int(getattr(text, "num_attention_heads", 1))  # a state-space model has none
     query = int(heads * (getattr(text, "head_dim", None) or hidden // heads))
-    # a layer's outputs besides those to the residual stream: queries, keys, values, gate and up
+    # a layer's outputs, except to the residual stream: queries, keys, values, gate and up
     outputs = sum(out for out, _ in sizes if out != hidden) / layers
     keys = 2 * int(getattr(text, "num_key_value_heads", None) or heads) * query
     keys //= heads

@@ -165,8 +165,8 @@ def turn_ids(messages: Messages, chat: Chat, codec: Codec) -> tuple[list[int], l
 def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: Chat, codec: Codec) -> int:
     """Return the response length including the end token; template text after that is not generated.
 
-    A terminator follows the content. If there are several in a row, the base's own end token ends the turn, else the
-    last one that remains when another turn follows (Phi ends a finished chat twice).
+    A terminator follows the content. In a series of terminators, the base's own end token ends the turn, else the last
+    one that remains when another turn follows (Phi ends a finished chat twice).
     """
     if calls := messages[-1].get("tool_calls"):
         return _calls_end(response, len(calls), codec)

@@ -128,7 +128,7 @@ def _continues(row: Row, number: int, chat: Chat) -> bool:
 
 
 def _read_as_tokens(content: str, ids: Sequence[int], chat: Chat, codec: Codec) -> list[str]:
-    """Return the special strings in a response that became control tokens although text must stay text."""
+    """Return the special strings in a response that became control tokens instead of staying text."""
     spelled = {} if chat.reading == "parse" else dict.fromkeys(chat.strings(content, assistant=True))
     if not spelled:
         return []

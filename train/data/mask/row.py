@@ -49,7 +49,7 @@ class Codec:
     # the tokenizer's normalization (NFC ...), and a comparison of decoded and original text that ignores normalization
     normalise: Callable[[str], str] = str
     same: Callable[[str, str], bool] = operator.eq
-    # a canonical form that removes differences in normalization and in whitespace that templates add around reasoning
+    # maps a text to a form without normalization differences or the whitespace that templates add around reasoning
     canonical: Callable[[str], str] = str
     # terminators besides eos that end this base's generation: a text that ends with one is complete
     ends: frozenset[int] = frozenset()
