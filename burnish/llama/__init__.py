@@ -1,7 +1,7 @@
-"""The only package that calls llama.cpp: models, contexts, the exam's logits and quantization.
+"""The only package that calls llama.cpp: models, contexts, exam logits and quantization.
 
-Everything goes through llama.cpp's C functions (ctypes). A C++ exception in one of them ends the process, so token ids,
-positions and sizes are checked here, before each call.
+All calls use llama.cpp's C functions (ctypes), where a C++ exception ends the process. So token ids, positions and
+sizes are checked here before each call.
 """
 
 from .context import MOST_SEQUENCES, Context

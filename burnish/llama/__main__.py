@@ -1,8 +1,8 @@
 """Commands that run llama.cpp in a separate process.
 
 python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: quantize; Ctrl-C ends it.
-python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and compute with it; a crash stays there.
-python -m burnish.llama tokenize FILE: a JSON list of texts on standard input -> a JSON list of their ids.
+python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and run it; a crash ends only this process.
+python -m burnish.llama tokenize FILE: convert a JSON list of texts on standard input to a JSON list of their ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .quantize import quantization_types, quantize
 
 
 def main() -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m burnish.llama", description="run llama.cpp in a separate process")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("quantize", help="quantize a GGUF file")
@@ -40,7 +40,7 @@ def main() -> int:
     command.set_defaults(run=_tokenize)
     command.add_argument("file", help="a GGUF file; a vocabulary alone is enough")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process inside llama.cpp too
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C also ends the process inside llama.cpp
     code: int = options.run(options)
     return code
 
@@ -58,7 +58,7 @@ def _tokenize(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    """Print one line per tensor ("tensor 3/272 NAME TYPE"), the fallbacks, then one "done" line."""
+    """Print one line per tensor ("tensor 3/272 NAME TYPE"), the fallbacks, and a final "done" line."""
 
     def report(number: int, count: int, name: str, kind: str) -> None:
         print(f"tensor {number}/{count} {name} {kind}", flush=True)

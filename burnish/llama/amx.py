@@ -1,9 +1,9 @@
 """Decide for each file, before llama.cpp loads it, whether its weights may use AMX buffers.
 
-On CPUs with AMX, llama.cpp packs quantized weights into buffers of another layout and computes on them with tiles. That
-is much faster than its other kernels. For F16 weights it is slower, and for some shapes it reads outside the tensor
-(Mamba, LFM2: SIGSEGV in ggml_backend_amx_mul_mat), so a file with F16 weights is loaded without extra buffers. Every
-other file is first tested once in a child process, so that a crash does not end this one.
+On CPUs with AMX, llama.cpp repacks quantized weights into buffers with a different layout and computes with tiles,
+which is much faster than its other kernels. With F16 weights AMX is slower, and for some shapes it reads outside the
+tensor (Mamba, LFM2: SIGSEGV in ggml_backend_amx_mul_mat), so a file with F16 weights is loaded without extra buffers.
+Every other file is first tested once in a child process, so that a crash does not end this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import probe
 from .runtime import api, base_function, runtime
 
 Amx = Literal["auto", "on", "off"]
-# enum ggml_type of types with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and of F16
+# enum ggml_type values with AMX kernels (ggml-cpu/amx/common.h, qtype_has_amx_kernels), and F16
 AMX_TYPES = {2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 23: "IQ4_XS"}
 F16 = 1
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18  # x86-64 Linux
@@ -31,7 +31,7 @@ ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18  # x86-64 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a file is loaded with extra buffers, whether AMX may then be used, and why."""
+    """Whether a file is loaded with extra buffers, whether it may then use AMX, and why."""
 
     extra: bool
     amx: bool
@@ -50,9 +50,9 @@ def decide(path: Path, amx: Amx, n_gpu_layers: int = 0) -> Decision:
 
 
 def choose(types: Counter[int], test: Callable[[], str] | None) -> Decision:
-    """Decide by the types of a file's matrices, then by `test`, which returns why the file can't use AMX, or "".
+    """Decide from the types of a file's matrices, then from `test`, which returns why the file can't use AMX, or "".
 
-    Without a test, a file that could use AMX does.
+    Without a test, every eligible file uses AMX.
     """
     if types[F16]:
         return Decision(False, False, f"{types[F16]} of {types.total()} weights are F16")
@@ -69,8 +69,8 @@ def choose(types: Counter[int], test: Callable[[], str] | None) -> Decision:
 def why_no_amx() -> str:
     """Return why AMX can't be used in this process; "" if it can.
 
-    Linux grants AMX to the whole process, including threads that start later. llama.cpp requests it itself
-    (ggml_amx_init) and uses no AMX buffers if it is refused.
+    Linux grants AMX to the whole process, including threads started later. llama.cpp requests it itself
+    (ggml_amx_init) and uses no AMX buffers if the request is denied.
     """
     if platform.machine() != "x86_64" or not {"amx_tile", "amx_int8"} <= cpu_flags():
         return "this CPU has no AMX"
@@ -87,13 +87,13 @@ class _InitParams(ctypes.Structure):
 
 
 def weight_types(path: Path) -> Counter[int]:
-    """Count a GGUF's matrices (two or more dimensions) by type (enum ggml_type); empty if it can't be read."""
+    """Count a GGUF's matrices (two or more dimensions) by type (enum ggml_type); empty if the file can't be read."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     handle = base_function("gguf_init_from_file", pointer, ctypes.c_char_p, _InitParams)(
         os.fsencode(path), _InitParams(no_alloc=True, ctx=None)
     )
     if not handle:
-        return Counter()  # loading it will report what is wrong
+        return Counter()  # loading the file will report the fault
     kind = base_function("gguf_get_tensor_type", ctypes.c_int, pointer, number)
     shape = base_function("gguf_get_tensor_ne", ctypes.POINTER(number), pointer, number)
     count = base_function("gguf_get_n_tensors", number, pointer)(handle)
@@ -103,9 +103,9 @@ def weight_types(path: Path) -> Counter[int]:
 
 
 def tested(path: Path) -> str:
-    """Load the file with extra buffers in a child process and compute with it; return what failed, or "".
+    """Load and run the file with extra buffers in a child process; return what failed, or "".
 
-    The outcome is cached for this file, build and CPU, if the cache is writable.
+    If the cache is writable, the outcome is cached for this file, build and CPU.
     """
     note = probe.note_of(path, "on")
     if (known := probe.recorded(note)) is not None:

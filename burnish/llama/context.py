@@ -1,4 +1,4 @@
-"""A llama.cpp context: KV cache cells, sequences, one batch at a time, and its logits."""
+"""A llama.cpp context: KV cache cells, sequences, and one batch at a time with its logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .runtime import LlamaError, api, runtime
 Floats = npt.NDArray[np.float32]
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
 
-# as in llama_cpp, but returning a plain number: llama_cpp makes a new pointer object for every call
+# as in llama_cpp, but returning a plain number: llama_cpp creates a new pointer object on every call
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ctypes.cast(api.llama_get_logits_ith, ctypes.c_void_p).value or 0
 )
@@ -41,11 +41,11 @@ class Context:
         embeddings: bool = False,
     ) -> None:
         """Raises LlamaError if there is too little memory. `unified`: all sequences use one buffer and can share cells;
-        else n_ctx is split evenly among them. Sliding-window layers keep every cell (swa_full)."""
+        otherwise n_ctx is split evenly among sequences. Sliding-window layers keep every cell (swa_full)."""
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_ubatch, n_batch)
         params.n_seq_max, params.kv_unified = min(n_seq_max, MOST_SEQUENCES), unified
-        # llama.cpp asserts an output for every sequence; 0 means one for every token of a batch
+        # llama.cpp asserts one output per sequence; 0 means one per batch token
         params.n_outputs_max = max(n_outputs_max, params.n_seq_max) if n_outputs_max else 0
         params.n_threads = params.n_threads_batch = threads or cpu_count()
         params.flash_attn_type = {None: -1, False: 0, True: 1}[flash_attention]
@@ -71,7 +71,7 @@ class Context:
         )
 
     def close(self) -> None:
-        """Free the context. Calling it again does nothing."""
+        """Free the context. Further calls do nothing."""
         handle, self.handle = self.handle, None
         if handle:
             api.llama_free(handle)
@@ -87,9 +87,9 @@ class Context:
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
     ) -> int:
-        """Decode one batch: per token its position, its sequence, and whether to compute its logits.
+        """Decode one batch, with each token's position and sequence, and whether to compute its logits.
 
-        Returns llama.cpp's code: 0 success, 1 no free cells (nothing changed), 2 aborted, below 0 an error.
+        Returns llama.cpp's status: 0 success, 1 no free cells (nothing changed), 2 aborted, negative on error.
         """
         count = len(tokens)
         if not 0 < count <= self.n_batch:
@@ -101,16 +101,16 @@ class Context:
         return int(api.llama_decode(self.handle, self._batch))
 
     def set_threads(self, count: int) -> None:
-        """Compute with so many threads from the next decode on."""
+        """Set the number of compute threads, starting with the next decode."""
         api.llama_set_n_threads(self.handle, count, count)
 
     def logits(self, index: int) -> Floats:
-        """Return the logits after batch token `index`: float32 [n_vocab], valid until the next decode."""
+        """Return the logits for batch token `index`: float32 [n_vocab], valid until the next decode."""
         address = _logits_address(self.handle, index)
         if not address:
             raise LlamaError(f"batch token {index} has no logits: they were not requested")
         row = self._rows.get(address)
-        if row is None:  # cached, because making a view takes 40 us and llama.cpp's rows don't move
+        if row is None:  # cached, because creating a view takes 40 us and llama.cpp's rows don't move
             if len(self._rows) > MOST_SEQUENCES:
                 self._rows.clear()
             row = self._rows[address] = np.ctypeslib.as_array(
@@ -119,11 +119,11 @@ class Context:
         return row
 
     def remove(self, sequence: int, start: int = -1, end: int = -1) -> bool:
-        """Remove a sequence's cells in [start, end), -1 meaning open. Return False if this memory can't do that."""
+        """Remove a sequence's cells in [start, end); -1 is unbounded. Return False if this memory can't do that."""
         return bool(api.llama_memory_seq_rm(self.memory, sequence, start, end))
 
     def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
-        """Share the cells of `source` in [start, end) with `target`; a unified context copies no data."""
+        """Share the `source` cells in [start, end) with `target`; a unified context copies no data."""
         api.llama_memory_seq_cp(self.memory, source, target, start, end)
 
     def clear(self) -> None:
@@ -131,5 +131,5 @@ class Context:
         api.llama_memory_clear(self.memory, False)
 
     def last_position(self, sequence: int) -> int:
-        """Return a sequence's last position, -1 if it has no cells."""
+        """Return a sequence's last position, or -1 if it has no cells."""
         return int(api.llama_memory_seq_pos_max(self.memory, sequence))

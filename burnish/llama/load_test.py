@@ -1,4 +1,4 @@
-"""Load a file as serve and the exam do, and compute with it; run in a child process, since it may crash."""
+"""Load and run a file as serve and the exam do, in a child process, since it may crash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .context import Context
 from .model import Model
 from .runtime import LlamaError
 
-# tokens per batch: two tiles of 16 rows and a remainder, a few rows, and one, which uses another llama.cpp kernel
+# tokens per batch: two tiles of 16 rows plus a remainder, a few rows, and one row, which uses a different kernel
 BATCHES = (40, 3, 1)
 CELLS = 64
 TEXT = "Naïve café 你好 🙂\n\tx = 1_234.5  <s></s><|im_end|>\x00 THEY'RE"
@@ -21,15 +21,15 @@ MOST_PIECES = 50_000
 
 @dataclass(frozen=True)
 class Loaded:
-    """The weights' buffers in MiB, by name, and whether all logits were finite."""
+    """Weight buffer sizes in MiB by name, and whether all logits were finite."""
 
     buffers: dict[str, float]
     finite: bool
 
 
 def load_test(path: Path, amx: Amx) -> Loaded:
-    """Load a file and decode a few batches. Raises LlamaError if that fails, or if AMX should be used and no weight is
-    in its buffer."""
+    """Load a file and decode a few batches. Raises LlamaError if that fails, or if AMX should be used but no weight is
+    in an AMX buffer."""
     with Model.open(path, amx=amx) as model, Context(model, n_ctx=CELLS, n_batch=max(BATCHES), n_seq_max=2) as context:
         if amx == "on" and decide(path, amx).amx and not model.amx:
             raise LlamaError(f"{path}: no weight is in an AMX buffer ({', '.join(model.buffers)})")
@@ -43,14 +43,14 @@ def load_test(path: Path, amx: Amx) -> Loaded:
                 raise LlamaError(f"{path}: a batch of {count} tokens can't be decoded")
             finite = finite and bool(np.isfinite(context.logits(count - 1)).all())
             start += count
-        if not context.decode([0], [0], [1], [True]):  # a second sequence, then removing the first, as serve does
+        if not context.decode([0], [0], [1], [True]):  # like serve: decode a second sequence, then remove the first
             finite = finite and bool(np.isfinite(context.logits(0)).all())
         context.remove(0)
         return Loaded(model.buffers, finite)
 
 
 def _use_vocabulary(model: Model) -> None:
-    """Read the metadata, tokenize a text and convert tokens to bytes: llama.cpp could fail there later."""
+    """Read the metadata, tokenize a text and convert tokens to bytes: otherwise llama.cpp could fail there later."""
     model.metadata()
     model.eog_ids()
     for parse in (True, False):

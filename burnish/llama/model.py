@@ -16,9 +16,9 @@ from .division import Divider
 from .runtime import LlamaError, api, runtime
 from .stack import LONG_BYTES, on_large_stack
 
-# kinds of tokens that llama.cpp searches texts for, and the flag to strip following blanks
+# token types that llama.cpp searches texts for, and the flag for stripping following whitespace
 USER_DEFINED = api.LLAMA_TOKEN_ATTR_USER_DEFINED
-# text without parse_special, also where a token is user-defined too (tokenizer_st_partition in llama-vocab.cpp)
+# plain text without parse_special, even if also user-defined (tokenizer_st_partition in llama-vocab.cpp)
 PARSED_ONLY = api.LLAMA_TOKEN_ATTR_UNKNOWN | api.LLAMA_TOKEN_ATTR_CONTROL
 FOUND_IN_TEXT = PARSED_ONLY | USER_DEFINED
 RSTRIP = api.LLAMA_TOKEN_ATTR_RSTRIP
@@ -27,11 +27,11 @@ DIVIDED = frozenset({"llama", "gpt2", "gemma4", "bert", "t5", "rwkv"})
 
 
 class Model:
-    """A GGUF file, or only its vocabulary. Close its contexts first, then it, or use `with`."""
+    """A GGUF file, or only its vocabulary. Close the contexts before the model, or use `with`."""
 
     def __init__(self, handle: Any, path: Path, vocab_only: bool) -> None:
         self.handle, self.path, self.vocab_only = handle, path, vocab_only
-        self.buffers: dict[str, float] = {}  # MiB of weights by llama.cpp's buffer name
+        self.buffers: dict[str, float] = {}  # weights in MiB by llama.cpp buffer name
         self._pieces: dict[tuple[int, bool], bytes] = {}  # a cache
         self.amx_why = "the weights are not loaded"
         self.vocab = api.llama_model_get_vocab(handle)
@@ -55,9 +55,9 @@ class Model:
         use_mmap: bool = True,
         amx: Amx | Decision = "auto",
     ) -> Self:
-        """Load a GGUF file; n_gpu_layers -1 means all. Raises LlamaError with one line that says what is wrong.
+        """Load a GGUF file; n_gpu_layers -1 means all. Raises LlamaError with a one-line reason.
 
-        `amx`: see burnish.llama.amx; "auto" may first load the file in a child process, a Decision is used as it is.
+        `amx`: see burnish.llama.amx; "auto" may first load the file in a child process; a Decision is used unchanged.
         """
         path, log = Path(path), runtime()
         try:
@@ -104,11 +104,11 @@ class Model:
 
     @property
     def amx(self) -> bool:
-        """Whether weights are in AMX buffers, by llama.cpp's log; `amx_why` says why or why not."""
+        """Whether weights are in AMX buffers, according to llama.cpp's log; `amx_why` gives the reason."""
         return "AMX" in self.buffers
 
     def close(self) -> None:
-        """Free the model. Calling it again does nothing."""
+        """Free the model. Further calls do nothing."""
         handle, self.handle = self.handle, None
         if handle:
             api.llama_model_free(handle)
@@ -122,14 +122,14 @@ class Model:
         self.close()
 
     def metadata(self) -> dict[str, str]:
-        """Return the GGUF's scalar metadata by key, every value as text (llama.cpp omits arrays)."""
+        """Return the GGUF's scalar metadata by key, with every value as text (llama.cpp omits arrays)."""
         return {
             self._text(api.llama_model_meta_key_by_index, i): self._text(api.llama_model_meta_val_str_by_index, i)
             for i in range(api.llama_model_meta_count(self.handle))
         }
 
     def _text(self, function: Any, index: int) -> str:
-        size = function(self.handle, index, None, 0) + 1  # as with snprintf, the length needed
+        size = function(self.handle, index, None, 0) + 1  # returns the required length, like snprintf
         buffer = ctypes.create_string_buffer(max(size, 1))
         function(self.handle, index, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
@@ -141,18 +141,18 @@ class Model:
 
     @cached_property
     def whole_prefix_only(self) -> bool:
-        """Whether the memory can't be cut in the middle: recurrent or hybrid layers have one state per sequence."""
+        """Whether only whole prefixes can be reused: recurrent or hybrid layers store a single state per sequence."""
         return bool(api.llama_model_is_recurrent(self.handle) or api.llama_model_is_hybrid(self.handle))
 
     @property
     def sliding_window(self) -> int:
-        """The sliding attention window in tokens, 0 if every layer sees all."""
+        """The sliding attention window in tokens, or 0 if every layer has full attention."""
         return int(api.llama_model_n_swa(self.handle))
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        """Return the ids of `text`. `add_special` adds BOS/EOS as the model is configured; `parse_special` reads
-        "<|im_start|>" as a token, not as characters. Unpaired surrogates become "?". The time is linear in the number
-        of special tokens, and runs of characters can have any length."""
+        """Return the ids for `text`. `add_special` adds BOS/EOS as configured in the model; `parse_special` parses
+        "<|im_start|>" as a token, not as characters. Unpaired surrogates become "?". Time is linear in the number of
+        special tokens, and character runs may have any length."""
         if len(text) <= LONG_BYTES:
             return self._tokenize(text.encode("utf-8", "replace"), add_special, parse_special)
         divider = self._divider(parse_special)
@@ -163,7 +163,7 @@ class Model:
         return self._bounded_by(ids) if add_special else ids
 
     def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        """Tokenize, for a long text on a sufficiently large stack."""
+        """Tokenize; long texts use a sufficiently large stack."""
         if len(data) > LONG_BYTES:
             return on_large_stack(lambda: self._call(data, add_special, parse_special), len(data))
         return self._call(data, add_special, parse_special)
@@ -172,30 +172,30 @@ class Model:
         room = len(data) + 4
         ids = (api.llama_token * room)()
         count = api.llama_tokenize(self.vocab, data, len(data), ids, room, add_special, parse_special)
-        if count < 0:  # the negative of the room needed
+        if count < 0:  # the negative of the required size
             ids = (api.llama_token * -count)()
             count = api.llama_tokenize(self.vocab, data, len(data), ids, -count, add_special, parse_special)
         return list(ids[:count])
 
     def _bounded_by(self, ids: list[int]) -> list[int]:
-        """Add the tokens with which the model is configured to start and end texts."""
+        """Add the start and end tokens configured in the model."""
         around = self._call(b"", True, True)
         before = 1 if self.adds_bos or len(around) > 1 else 0
         return [*around[:before], *ids, *around[before:]]
 
     def _divider(self, parse_special: bool) -> Divider | None:
-        """Return the divider for long texts; None if there are no special strings to divide at."""
+        """Return the divider for long texts; None if there are no special strings to split at."""
         divider = self._dividers[parse_special]
         return divider if divider.usable else None
 
     def prepare(self) -> None:
-        """Compute everything that the first long text would otherwise have to: 0.1 s for 150,000 tokens."""
+        """Precompute everything needed for long texts, which takes 0.1 s for a vocabulary of 150,000 tokens."""
         for divider in self._dividers:
             divider.prepare()
 
     @cached_property
     def _dividers(self) -> tuple[Divider, Divider]:
-        """Dividers for texts with control tokens as characters, and for texts with control tokens parsed."""
+        """Dividers for texts with control tokens as plain characters and as parsed tokens."""
         if self.metadata().get("tokenizer.ggml.model") not in DIVIDED:
             return Divider({}), Divider({})
         kinds = {self.token_text(i): a for i, a in enumerate(self.attributes()) if a & FOUND_IN_TEXT}
@@ -205,15 +205,15 @@ class Model:
         )
 
     def tokenize_raw(self, text: str) -> list[int]:
-        """Return the ids of a raw prompt: BOS/EOS as the model is configured, special strings as tokens.
+        """Return the ids for a raw prompt: BOS/EOS as configured in the model, special strings as tokens.
 
-        A BOS at the start of the text is not added again, as llama.cpp would do (with a log message).
+        A BOS at the start of the text is not duplicated; llama.cpp would add another (with a log message).
         """
         ids = self.tokenize(text, add_special=True)
         return ids[1:] if self.adds_bos and ids[:2] == [self.bos_id] * 2 else ids
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Return the bytes of one token, possibly a partial character; special tokens are b"" unless `special`."""
+        """Return a token's bytes, possibly a partial character; special tokens are b"" unless `special`."""
         found = self._pieces.get((token, special))
         if found is None:
             found = self._pieces[token, special] = self._read_piece(token, special)
@@ -229,7 +229,7 @@ class Model:
         return buffer.raw[:size]
 
     def detokenize(self, ids: Sequence[int], special: bool = False) -> bytes:
-        """Return the concatenated bytes of tokens."""
+        """Return the tokens' concatenated bytes."""
         return b"".join(self.piece(token, special) for token in ids)
 
     def token_text(self, token: int) -> str:
@@ -238,7 +238,7 @@ class Model:
         return str((api.llama_vocab_get_text(self.vocab, token) or b"").decode("utf-8", "replace"))
 
     def attributes(self) -> list[int]:
-        """Return each token's kind and blank stripping, as the bits of llama_token_attr."""
+        """Return each token's type and whitespace stripping as llama_token_attr bits."""
         return [api.llama_vocab_get_attr(self.vocab, i) for i in range(self.n_vocab)]
 
     def is_eog(self, token: int) -> bool:
@@ -246,7 +246,7 @@ class Model:
         return token in self.eog_ids()
 
     def eog_ids(self) -> frozenset[int]:
-        """Return every token that ends generation (EOS, EOT, and others that llama.cpp recognises)."""
+        """Return every token that ends generation (EOS, EOT, and others recognised by llama.cpp)."""
         return self._eog
 
     @cached_property
@@ -254,9 +254,9 @@ class Model:
         return frozenset(i for i in range(self.n_vocab) if api.llama_vocab_is_eog(self.vocab, i))
 
     def _missing_bytes(self) -> int:
-        """Count the bytes that a SentencePiece vocabulary has no token for (see llama_vocab::byte_to_token).
+        """Count the bytes without a token in a SentencePiece vocabulary (see llama_vocab::byte_to_token).
 
-        Their lookup throws, and no C++ exception may reach ctypes. Other kinds of vocabulary skip such a byte.
+        Looking them up throws, and no C++ exception may reach ctypes. Other vocabulary types skip such bytes.
         """
         if api.llama_vocab_type(self.vocab) != api.LLAMA_VOCAB_TYPE_SPM:
             return 0
@@ -271,7 +271,7 @@ class Model:
 
 
 def _buffer_reader(buffers: dict[str, float]) -> Callable[[str], None]:
-    """Return a log listener that sums up the sizes of the weights' buffers."""
+    """Return a log listener that sums the weight buffer sizes."""
 
     def take(line: str) -> None:
         if found := re.search(r"(\S+)\s+model buffer size\s*=\s*([\d.]+) MiB", line):

@@ -1,7 +1,7 @@
-"""Load a model file and compute with it in a child process, before this process does.
+"""Load and run a model file in a child process before this process does.
 
-llama.cpp checks much of a file with assertions, which end the process, and its C++ exceptions can't be caught here. The
-child's exit shows what a file does; that a file passed is cached.
+llama.cpp validates files largely with assertions, which end the process, and its C++ exceptions can't be caught here.
+The child's exit code shows whether a file works; a pass is cached.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..process import crashed, signal_name
 from .runtime import LlamaError, library_files
 
 TEST_VERSION = 2
-# the test reads the whole file: the time for a small file, and the speed of a slow disk
+# the test reads the whole file: the time limit for a small file, and the speed of a slow disk
 LEAST_TEST_S, TEST_BYTES_PER_S = 60, 50_000_000
 ASSERTION = re.compile(r"GGML_ASSERT\(.*\)|(?<=what\(\):)\s+.*")
 
 
 def check(path: Path) -> None:
-    """Test a file that has no recorded pass. Raises LlamaError if it does not load or compute."""
+    """Test a file that has no recorded pass. Raises LlamaError if loading or running it fails."""
     if not path.is_file():
         raise LlamaError(f"{path}: the model can't be read: {'it is not a file' if path.exists() else 'no such file'}")
     note = note_of(path, "off")
@@ -38,7 +38,7 @@ def check(path: Path) -> None:
 
 
 def note_of(path: Path, amx: str) -> Path:
-    """Return the cache path of the outcome for this file, llama.cpp build and CPU, without reading the file."""
+    """Return the cache path for the outcome with this file, llama.cpp build and CPU, without reading the file."""
     files = [path.resolve(), *library_files()]
     parts = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     parts += [str(TEST_VERSION), amx, " ".join(sorted(cpu_flags()))]
@@ -47,7 +47,7 @@ def note_of(path: Path, amx: str) -> Path:
 
 
 def recorded(note: Path) -> str | None:
-    """Return the recorded fault, "" if the file passed, None if it was not tested."""
+    """Return the recorded fault, "" if the file passed, or None if it was not tested."""
     try:
         return str(json.loads(note.read_text())["fault"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -60,12 +60,12 @@ def record(note: Path, path: Path, fault: str) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(note) as temporary:
             temporary.write_text(json.dumps({"file": path.name, "fault": fault}))
-    except OSError:  # a read-only container: the next start tests again
+    except OSError:  # in a read-only container every start repeats the test
         pass
 
 
 def run(path: Path, amx: str) -> tuple[str, bool]:
-    """Return what failed, or "", and whether that is permanent: a lack of memory or time is not."""
+    """Return what failed, or "", and whether the failure is permanent: running out of memory or time is not."""
     limits = children.Limits.of(path.stat().st_size, 0)
     limit_s = LEAST_TEST_S + path.stat().st_size / TEST_BYTES_PER_S
     try:

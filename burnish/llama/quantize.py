@@ -1,4 +1,4 @@
-"""Quantize a GGUF with llama.cpp's quantizer, and record what it did to each tensor."""
+"""Quantize a GGUF with llama.cpp's quantizer, and record each tensor's type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .runtime import LlamaError, api, runtime
 
 @dataclass
 class Quantized:
-    """The result: every tensor's type, the fallbacks to another type, sizes in MiB, bits per weight."""
+    """The result: tensor types, fallbacks to other types, sizes in MiB, bits per weight."""
 
     tensors: dict[str, str] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Quantized:
 
 
 def quantization_types() -> dict[str, int]:
-    """Return the runtime's file types by name (F16, Q8_0, Q4_K_M, ...) with their numbers."""
+    """Return the runtime's file type numbers by name (F16, Q8_0, Q4_K_M, ...)."""
     pattern = re.compile(r"LLAMA_FTYPE_(?:MOSTLY|ALL)_(\w+)")
     return {found[1]: int(getattr(api, name)) for name in dir(api) if (found := pattern.fullmatch(name))}
 
@@ -42,13 +42,13 @@ def quantize(
 ) -> Quantized:
     """Quantize a GGUF to `type_name`; `progress` is called with (tensor number, tensors, name, new type).
 
-    It runs in this process, where Ctrl-C does not stop it: use `python -m burnish.llama quantize` if that matters.
-    `requantize` allows a source that is already quantized. Raises LlamaError, and then leaves no target.
+    Runs in the current process, where Ctrl-C can't stop it: use `python -m burnish.llama quantize` if that matters.
+    `requantize` allows an already quantized source. If it raises LlamaError, no target file is left behind.
     """
     types = quantization_types()
     if type_name not in types:
         raise LlamaError(f"'{type_name}' is not a quantization type of llama.cpp{did_you_mean(type_name, types)}")
-    Model.open(source, vocab_only=True).close()  # a clear error for a file that is not a model
+    Model.open(source, vocab_only=True).close()  # raises a clear error if the file is not a model
     log, result = runtime(), Quantized()
     params = api.llama_model_quantize_default_params()
     params.nthread, params.ftype, params.allow_requantize = threads or cpu_count(), types[type_name], requantize
@@ -65,7 +65,7 @@ def quantize(
 
 
 def _reader(result: Quantized, progress: Callable[[int, int, str, str], None] | None) -> Callable[[str], None]:
-    """Return a log listener that reads llama.cpp's lines, one per tensor, into `result`."""
+    """Return a log listener that parses llama.cpp's line for each tensor into `result`."""
 
     def take(line: str) -> None:
         if found := re.match(r"\[\s*(\d+)/\s*(\d+)\]\s+(\S+)\s.*?type =\s+(\w+),(?:.*converting to (\w+))?", line):

@@ -1,4 +1,4 @@
-"""The llama.cpp runtime: the project's only import of llama_cpp, its start-up, log and errors."""
+"""The llama.cpp runtime: start-up, log and errors. Contains the project's only import of llama_cpp."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 from ..errors import UserError
 
 # llama.cpp's threads meet at a barrier about 900 times per token. By default OpenMP spins there for milliseconds, so
-# one other busy process on the same cores made a step of 26 ms take 1,500 ms (measured). This limits the spinning to
-# tens of microseconds: enough on idle cores, and it yields busy ones. It is read when the library is loaded.
+# one other busy process on the same cores slowed a 26 ms step to 1,500 ms (measured). This limits spinning to tens of
+# microseconds, which is enough on idle cores and yields busy ones. Read when the library is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# otherwise a failed assertion in llama.cpp would start a debugger on this process
+# otherwise a failed assertion in llama.cpp would attach a debugger to this process
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 import llama_cpp.llama_cpp as api
@@ -29,11 +29,11 @@ __all__ = ["LlamaError", "Log", "api", "base_function", "cpu_variant", "library_
 
 
 class LlamaError(UserError):
-    """llama.cpp can't use a model file or a request: not a GGUF, truncated, an unknown architecture."""
+    """llama.cpp can't use a model file or a request: not a GGUF file, truncated, unknown architecture, etc."""
 
 
 class Log:
-    """llama.cpp's log: not printed, but the last errors are kept for messages, and a listener can read lines."""
+    """llama.cpp's log: not printed, but recent errors are kept for messages, and a listener can receive lines."""
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=8)
@@ -42,7 +42,7 @@ class Log:
         self.callback = api.llama_log_callback(self._take)
 
     def _take(self, level: int, text: bytes, _: Any) -> None:
-        # a line may come in pieces; an error that interrupts an unfinished line starts a new one
+        # a line may arrive in pieces; an error that interrupts an unfinished line starts a new one
         if level == LOG_LEVEL_ERROR and self._level != level and self._line:
             self._emit(self._line)
             self._line = ""
@@ -61,7 +61,7 @@ class Log:
 
 @cache
 def runtime() -> Log:
-    """Start llama.cpp once: silence its log, load the CPU variants of a portable build, return the log."""
+    """Start llama.cpp once: silence its log, load a portable build's CPU variants, and return the log."""
     log = Log()
     api.llama_log_set(log.callback, None)
     folder = Path(api.__file__).parent / "lib"
@@ -74,17 +74,17 @@ def runtime() -> Log:
 
 
 def cpu_variant() -> str | None:
-    """Return the CPU library that a portable build selected, such as "haswell"; None for other builds."""
+    """Return the CPU variant selected by a portable build, such as "haswell"; None for other builds."""
     found = re.search(r"/libggml-cpu-(\w+)\.so", Path("/proc/self/maps").read_text())
     return found[1] if found else None
 
 
 def base_function(name: str, result: Any, *arguments: Any) -> Any:
-    """Return a function of ggml or gguf that llama_cpp has no wrapper for; libllama is linked to both."""
+    """Return a ggml or gguf function that llama_cpp does not wrap; libllama is linked against both."""
     return ctypes.CFUNCTYPE(result, *arguments)((name, api._lib))
 
 
 def library_files() -> list[Path]:
-    """Return the libraries of this build, resolved, in name order."""
+    """Return the resolved paths of this build's libraries, sorted by name."""
     folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(api.__file__).parent / "lib")
     return sorted({path.resolve() for path in folder.glob("lib*.so*")})

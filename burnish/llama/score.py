@@ -12,7 +12,7 @@ from .model import Model
 from .runtime import LlamaError
 
 SCORE_CHUNK_TOKENS = 512
-# most rows of logits from one decode: 64 rows of a 152k vocabulary are 39 MB
+# maximum logit rows per decode: 64 rows with a 152k vocabulary are 39 MB
 SCORE_CHUNK_ROWS = 64
 
 
@@ -21,8 +21,8 @@ def score(
 ) -> Iterator[Floats]:
     """Yield raw logits for each (token ids, positions), float32 [len(positions), n_vocab]; row p predicts token p+1.
 
-    The context is sized to the longest row; only the given positions are computed. Raises LlamaError for a position
-    outside its row, and if llama.cpp fails.
+    The context is sized for the longest row; logits are computed only at the given positions. Raises LlamaError for a
+    position outside its row, or if llama.cpp fails.
     """
     for (_, positions), chunks in _scored(model, sequences, threads):
         rows = np.concatenate([np.empty((0, model.n_vocab), np.float32), *chunks])
@@ -33,9 +33,9 @@ def score(
 def score_chunks(
     model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None = None
 ) -> Iterator[Floats]:
-    """Yield the logits of all positions as `score` does, float32 [at most 64, n_vocab] at a time.
+    """Yield the same logits as `score`, in chunks of float32 [at most 64, n_vocab].
 
-    Each sequence's positions must be increasing: rows come in the order in which the model reads them.
+    Each sequence's positions must be increasing: rows are yielded in the order in which the model reads them.
     """
     for (_, positions), chunks in _scored(model, sequences, threads):
         if any(second <= first for first, second in pairwise(positions)):
@@ -46,7 +46,7 @@ def score_chunks(
 def _scored(
     model: Model, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], threads: int | None
 ) -> Iterator[tuple[tuple[Sequence[int], Sequence[int]], Iterator[Floats]]]:
-    """Yield each sequence with its chunks of logits, which must be read before the next sequence."""
+    """Yield each sequence with its logit chunks, which must be consumed before the next sequence."""
     longest = max((len(ids) for ids, _ in sequences), default=0)
     chunk = min(SCORE_CHUNK_TOKENS, max(longest, 1))
     with Context(model, n_ctx=longest + 8, n_batch=chunk, n_ubatch=chunk, threads=threads) as context:

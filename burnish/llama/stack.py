@@ -1,7 +1,8 @@
-"""Make a call on a sufficiently large stack.
+"""Run a call on a sufficiently large stack.
 
 llama.cpp splits texts for many tokenizers (tekken, gpt-4o, llama4, deepseek ...) with std::regex, which recurses for
-every character of a run: 40 KB of one letter need 13 MB of stack. Threads have 8 MB, and the process ends by SIGSEGV.
+every character in a run: 40 KB of one letter need 13 MB of stack. Threads have 8 MB, so the process would crash with
+SIGSEGV.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from .runtime import LlamaError
 
 Result = TypeVar("Result")
 
-# measured: 270 to 350 bytes of stack per byte of text, for every expression in llama-vocab.cpp (GCC 12, -O2)
+# measured: 270 to 350 stack bytes per text byte for every expression in llama-vocab.cpp (GCC 12, -O2)
 STACK_PER_BYTE = 768
 LEAST_STACK = 1 << 20
-# below this length any thread's stack is enough, and starting another thread would take longer than the call
+# below this length any thread's stack is sufficient, and starting a thread would take longer than the call
 LONG_BYTES = 4096
 # threading.stack_size is process-wide: only one thread may set it at a time
 _SETTING = threading.Lock()
 
 
 def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
-    """Run `call` on a stack for a text of `text_bytes`; return its result and raise its exceptions.
+    """Run `call` on a stack large enough for `text_bytes` of text; return its result or raise its exception.
 
-    Raises LlamaError if there is no room for the stack. Untouched pages take no memory.
+    Raises LlamaError if the stack can't be allocated. Untouched pages use no memory.
     """
     size = (LEAST_STACK + text_bytes * STACK_PER_BYTE + 4095) // 4096 * 4096
     results: list[Result] = []
