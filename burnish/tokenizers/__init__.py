@@ -1,1 +1,1 @@
-"""Tokenizers: loading, special strings as text, and comparison with llama.cpp."""
+"""Tokenizers: loading them, keeping special strings as text, and comparison with llama.cpp."""

@@ -1,4 +1,4 @@
-"""Compare tokenizers: their ids for the same texts, and whether decoding returns a text."""
+"""Compare tokenizers: the ids for the same texts, and whether decoding restores a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 
-# a tokenizer's substitute for a blank, which does not change the text; llama.cpp uses it too
+# a tokenizer's substitute for a space, which does not change the text; llama.cpp uses it too
 BLANK = "▁"
 BLANKS = frozenset({"Prepend", "Replace"})
 SAMPLE_TEXTS = (
@@ -27,7 +27,7 @@ SAMPLE_TEXTS = (
 
 
 def reload_difference(directory: Path, expected: Callable[[str], list[int]], texts: Sequence[str]) -> str:
-    """Return how ids of transformers' AutoTokenizer for `directory` differ from `expected`, else ""."""
+    """Return how the ids from transformers' AutoTokenizer for `directory` differ from `expected`, or ""."""
     from transformers import AutoTokenizer
 
     read = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -35,17 +35,17 @@ def reload_difference(directory: Path, expected: Callable[[str], list[int]], tex
 
 
 def encoder(tokenizer: Any, special: bool = False) -> Callable[[str], list[int]]:
-    """Return the function text -> ids of a transformers tokenizer; `special` adds BOS and EOS as configured."""
+    """Return a transformers tokenizer's text -> ids function; `special` adds BOS and EOS as configured."""
     return lambda text: list(tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
 
 def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """Return the function text -> ids of a tokenizer of the tokenizers library, without BOS and EOS."""
+    """Return the text -> ids function for a tokenizers-library tokenizer, without BOS and EOS."""
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def sample_texts(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[str, ...]:
-    """Return the sample texts, plus one with those of the tokenizer's special tokens that are `known`."""
+    """Return the sample texts, plus one with the tokenizer's `known` special tokens."""
     named = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token and known(token)][:32]
     return (*SAMPLE_TEXTS, "".join(f"{token}word {token} " for token in named)) if named else SAMPLE_TEXTS
 
@@ -53,7 +53,7 @@ def sample_texts(tokenizer: Any, known: Callable[[str], bool] = bool) -> tuple[s
 def first_difference(
     found: Callable[[str], list[int]], expected: Callable[[str], list[int]], texts: Sequence[str]
 ) -> str:
-    """Return the first text and token at which two encoders differ, else ""."""
+    """Return the first text and token where two encoders differ, or ""."""
     for text in texts:
         if difference := ids_difference(text, found(text), expected(text)):
             return difference
@@ -61,7 +61,7 @@ def first_difference(
 
 
 def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
-    """Return where two lists of ids of a text differ, else ""."""
+    """Return where two lists of ids for the same text differ, or ""."""
     if found == expected:
         return ""
     pairs = enumerate(zip(found, expected, strict=False))
@@ -71,9 +71,9 @@ def ids_difference(text: str, found: list[int], expected: list[int]) -> str:
 
 
 def normalizer(tokenizer: Any) -> Callable[[str], str]:
-    """Return the tokenizer's normalization of texts (NFC, lower case ...) as a function.
+    """Return the tokenizer's text normalization (NFC, lower case ...) as a function.
 
-    Replacement of blanks by another character is left out: it does not change the text, and llama.cpp does it too.
+    Replacing spaces with another character is left out: it does not change the text, and llama.cpp does it too.
     llama.cpp does not compose accents.
     """
     steps = steps_of(json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"], "normalizers")
@@ -93,9 +93,9 @@ _EMPTY: dict[str, Any] = {
 
 
 def canonical_text(tokenizer: Any, beside: Iterable[str] = ()) -> Callable[[str], str]:
-    """Return a function that maps texts which the tokenizer cannot distinguish to one text.
+    """Return a function that maps texts which the tokenizer cannot distinguish to the same text.
 
-    It applies the normalizer, and strips blanks next to special tokens that strip them and next to the given strings.
+    It applies the normalizer and strips whitespace around special tokens that strip it and around the given strings.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     normal = normalizer(tokenizer)
@@ -114,7 +114,7 @@ def canonical_text(tokenizer: Any, beside: Iterable[str] = ()) -> Callable[[str]
 def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
     """Return a function that compares a decoded text with the original, ignoring the tokenizer's intended changes.
 
-    These are the changes that `canonical_text` removes, and a blank prepended to the text.
+    These are the differences that `canonical_text` removes, and a prepended space.
     """
     canonical = canonical_text(tokenizer)
 
@@ -128,7 +128,7 @@ def same_text(tokenizer: Any) -> Callable[[str, str], bool]:
 
 
 def steps_of(content: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """Return the steps of a normalizer or pre-tokenizer, which may be a single step or a sequence."""
+    """Return the steps in a normalizer or pre-tokenizer, which may be a single step or a sequence."""
     if not content:
         return []
     return list(content[key]) if content["type"] == "Sequence" else [content]

@@ -1,4 +1,4 @@
-"""Run llama.cpp's converter without running a model's own code: python -m burnish.tokenizers.convert WORDS...
+"""Run llama.cpp's converter without executing a model's own code: python -m burnish.tokenizers.convert WORDS...
 
 For some architectures the converter loads a tokenizer with trust_remote_code=True (chatglm, deepseek, dream, glm,
 hunyuan, kimi, llada, minimax, nemotron, qwen). Here it is always False.
@@ -14,7 +14,7 @@ from .llama_cpp import CONVERTER
 
 
 def distrust(kind: Any) -> None:
-    """Patch a class's from_pretrained so that it never runs a model's own code."""
+    """Patch a class's from_pretrained so that it never executes a model's own code."""
     original = kind.from_pretrained
 
     def from_pretrained(*given: Any, **options: Any) -> Any:
@@ -30,7 +30,7 @@ def main() -> None:
     distrust(AutoConfig)
     distrust(AutoTokenizer)
     sys.argv[0] = str(CONVERTER)
-    sys.path.insert(0, str(CONVERTER.parent))  # for the packages in the script's directory
+    sys.path.insert(0, str(CONVERTER.parent))  # to find packages in the script's directory
     runpy.run_path(str(CONVERTER), run_name="__main__")
 
 

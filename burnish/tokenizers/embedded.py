@@ -1,6 +1,6 @@
-"""Tokens without an embedding: added to a base's tokenizer without resizing its embeddings.
+"""Tokens without an embedding, which were added to a base's tokenizer without resizing its embeddings.
 
-If they were saved, the merged model could not be converted, and a server would not start.
+If saved, they would make the merged model unconvertible and prevent a server from starting.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ FILES = (loader.CONFIG, "special_tokens_map.json")
 
 
 def unembedded(tokenizer: Any, rows: int) -> dict[str, int]:
-    """Return the tokens whose id is beyond the embeddings, by text."""
+    """Return the tokens whose ids are beyond the embeddings, by text."""
     return {text: i for text, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]) if i >= rows}
 
 
 def without_unembedded(tokenizer: Any, rows: int) -> Any:
-    """Return the tokenizer without added tokens that have no embedding; tokens of its model stay.
+    """Return the tokenizer without added tokens that lack an embedding; tokens in the tokenizer's model stay.
 
-    Raises TokenizerError if one of them is the BOS or EOS token.
+    Raises TokenizerError if the BOS or EOS token lacks an embedding.
     """
     dropped = {token.content for i, token in tokenizer.added_tokens_decoder.items() if i >= rows}
     if not dropped:
@@ -48,7 +48,7 @@ def without_unembedded(tokenizer: Any, rows: int) -> Any:
 
 
 def _without(content: dict[str, Any], dropped: set[str]) -> dict[str, Any]:
-    """Return the configuration without the dropped tokens as special tokens."""
+    """Return the configuration with the dropped tokens removed from the special tokens."""
     kept: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, list):

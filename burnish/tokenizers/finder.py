@@ -1,4 +1,4 @@
-"""Find the special strings of a vocabulary in a text."""
+"""Find a vocabulary's special strings in a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Finder:
-    """Finds the special strings of a vocabulary in a text, in time linear in its length."""
+    """Finds a vocabulary's special strings in a text, in linear time."""
 
     strings: frozenset[str]
 
@@ -20,7 +20,7 @@ class Finder:
 
     @cached_property
     def _lengths(self) -> Mapping[str, tuple[int, ...]]:
-        """The lengths of the strings with the same head, longest first."""
+        """The lengths of the strings by their head, longest first."""
         found: dict[str, set[int]] = {}
         for string in self.strings:
             found.setdefault(string[: self._head], set()).add(len(string))
@@ -28,28 +28,28 @@ class Finder:
 
     @cached_property
     def _candidate(self) -> re.Pattern[str]:
-        """A pattern for the first character of a string, by the possible characters at each place of its head."""
+        """A pattern for a string's first character, based on the possible characters at each position of the head."""
         first, *others = ({string[i] for string in self.strings} for i in range(self._head)) if self._head else [set()]
         return re.compile(_any_of(first).pattern + (f"(?={''.join(_any_of(o).pattern for o in others)})"))
 
     @cached_property
     def edges(self) -> frozenset[str]:
-        """The first and last characters of special strings, except blanks."""
+        """The first and last non-blank characters of the special strings."""
         return frozenset(c for string in self.strings for c in (string.strip()[0], string.strip()[-1]))
 
     @cached_property
     def edge(self) -> re.Pattern[str]:
-        """A pattern for one of the edges."""
+        """A pattern that matches any of the edges."""
         return _any_of(self.edges)
 
     def prepare(self) -> None:
-        """Compile everything that the first use would otherwise have to."""
+        """Precompile everything, so that the first use is not slower."""
         _ = self._lengths, self._candidate, self.edge
 
     def find(self, text: str, begin: int = 0) -> Iterator[tuple[int, int, str]]:
-        """Yield start, end and string of the special strings from left to right, of several at one place the longest.
+        """Yield (start, end, string) for special strings without overlaps, preferring the longest at each position.
 
-        The search starts at `begin`.
+        Searches from left to right, starting at `begin`.
         """
         last = begin
         for start, end, string in self.every(text, begin):
@@ -58,7 +58,7 @@ class Finder:
                 yield start, end, string
 
     def every(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, int, str]]:
-        """Yield all special strings that start in [begin, end), also overlapping ones; at each place longest first."""
+        """Yield all special strings starting in [begin, end), even if they overlap; longest first at each position."""
         for match in self._candidate.finditer(text, begin):
             start = match.start()
             if end is not None and start >= end:

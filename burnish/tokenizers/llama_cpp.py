@@ -1,6 +1,6 @@
-"""Get llama.cpp's ids for texts from a tokenizer's files: its converter makes a GGUF with only the vocabulary.
+"""Get llama.cpp's ids for texts from tokenizer files, which the converter turns into a vocabulary-only GGUF.
 
-Both run as child processes: the converter needs torch, and llama.cpp ends its process on invalid input.
+llama.cpp and its converter run as child processes: the converter needs torch, and llama.cpp aborts on invalid input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONVERT = "burnish.tokenizers.convert"  # runs it
 TIMEOUT_S = 600
 
 
-# messages of the converter, and their meaning
+# converter messages and their meanings
 REFUSALS = (
     (re.compile(r"Model (\S+) is not supported"), r"llama.cpp's converter does not know the architecture \1"),
     (re.compile(r".*BPE pre-tokenizer was not recognized.*"), "llama.cpp's converter does not know its pre-tokenizer"),
@@ -42,37 +42,37 @@ class VocabularyError(UserError):
 
 
 class Unconvertible(VocabularyError):
-    """The converter does not support a base: neither it nor a model trained on it can become a GGUF."""
+    """The converter does not support a base: neither the base nor a model trained on it can be converted to GGUF."""
 
 
 def for_converter(config: dict[str, Any]) -> dict[str, Any]:
-    """Return config.json's content as the converter needs it: with GPT-2's n_ctx, which transformers drops."""
+    """Return the contents of config.json as required by the converter: with GPT-2's n_ctx, which transformers drops."""
     if config.get("model_type") == "gpt2" and "n_positions" in config:
         return {"n_ctx": config["n_positions"], **config}
     return config
 
 
 def refuses(line: str) -> bool:
-    """Return whether the converter's last line means that it does not support the model, not a local failure."""
+    """Return whether the converter's last line means that the model is unsupported, as opposed to a local failure."""
     return any(pattern.search(line) for pattern, _ in REFUSALS)
 
 
 def refusal(line: str) -> str:
-    """Return the meaning of a line for which `refuses` is true."""
+    """Return the meaning of a line that `refuses` recognises."""
     found, meaning = next((found, meaning) for pattern, meaning in REFUSALS if (found := pattern.search(line)))
     return found.expand(meaning)
 
 
 def ids_by_llama_cpp(directory: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Return llama.cpp's ids of each text, with special tokens parsed and none added.
+    """Return llama.cpp's ids for each text, with special tokens parsed and none added.
 
-    `directory` has config.json and a tokenizer's files. Raises VocabularyError with the tool's reason.
+    `directory` contains config.json and tokenizer files. Raises VocabularyError with the tool's reason.
     """
     return tokenize(vocabulary(directory), texts)
 
 
 def vocabulary(directory: Path) -> Path:
-    """Return a GGUF with the directory's vocabulary and no tensors; it is made once and cached."""
+    """Return a GGUF with the directory's vocabulary and no tensors, created once and cached."""
     files = sorted(p for p in directory.iterdir() if p.is_file())
     lines = [f"{file_sha256(p)}  {p.name}\n" for p in files] + [file_sha256(CONVERTER.parent / "VERSION")]
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -87,7 +87,7 @@ def vocabulary(directory: Path) -> Path:
 
 
 def tokenize(path: Path, texts: Sequence[str]) -> list[list[int]]:
-    """Return llama.cpp's ids of each text with a GGUF's vocabulary."""
+    """Return llama.cpp's ids for each text, using a GGUF's vocabulary."""
     limits = children.Limits.of(path.stat().st_size, 0)
     said = _child("burnish.llama", limits, ("tokenize", str(path.resolve())), json.dumps(list(texts)))
     ids: list[list[int]] = json.loads(said)
@@ -112,7 +112,7 @@ def _child(module: str, limits: children.Limits, words: Sequence[str], given: st
     if done.returncode:
         lines = [line.strip() for line in done.stderr.split("\n") if line.strip(" *^~")]
         if lines[-1:] == ["AssertionError"]:
-            lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # add the line of code that failed
+            lines = [f"{lines[-1]}: {line}" for line in lines[-2:-1]] or lines  # include the code line that failed
         if not lines or crashed(done.returncode):
             raise VocabularyError(f"{name}: {exit_reason(done.returncode)}")
         if module == CONVERT and refuses(lines[-1]):

@@ -1,8 +1,8 @@
-"""The tokenizer loader of train, export and the tools: it uses tokenizer.json exactly, whatever class is named.
+"""The tokenizer loader for train, export and the tools: uses tokenizer.json exactly, whatever class is configured.
 
-transformers rebuilds a tokenizer from the class that tokenizer_config.json names, and a byte-level vocabulary with the
-class LlamaTokenizer(Fast) loses its spaces that way. Here only tokenizer.json counts, and a saved tokenizer gives the
-same ids through transformers' AutoTokenizer (as in vLLM) and through llama.cpp's converter.
+transformers rebuilds a tokenizer from the class named in tokenizer_config.json, and a byte-level vocabulary with the
+class LlamaTokenizer(Fast) then loses its spaces. Here only tokenizer.json counts, and a saved tokenizer produces the
+same ids in transformers' AutoTokenizer (as in vLLM) and in llama.cpp's converter.
 
 transformers and sentencepiece are imported inside functions: serve imports this package without them.
 """
@@ -24,12 +24,12 @@ from .comparison import BLANK, SAMPLE_TEXTS, encoder, first_difference, plain_en
 from .sentencepiece import is_spm, write_spm
 
 TOKENIZER, CONFIG, SPM = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
-# the class that makes every version of transformers use tokenizer.json exactly
+# the class for which every version of transformers uses tokenizer.json exactly
 LABEL = "PreTrainedTokenizerFast"
 
 
 class TokenizerError(UserError):
-    """A tokenizer's files can't be used, or it gives different ids after saving and loading."""
+    """A tokenizer's files are unusable, or its ids change after saving and loading."""
 
 
 def load(directory: Path, trust_remote_code: bool = False) -> Any:
@@ -37,7 +37,7 @@ def load(directory: Path, trust_remote_code: bool = False) -> Any:
 
     Special tokens, chat template and add_bos_token come from the other files. A tokenizer that exists only as Python
     code, SentencePiece model or vocab.json is converted and compared with the original. Raises TokenizerError if the
-    ids differ, or if tokenizers or transformers fails on the files; ValueError and OSError as transformers does.
+    ids differ, or if tokenizers or transformers fails on the files, and ValueError and OSError as in transformers.
     """
     try:
         whole = (directory / TOKENIZER).is_file()
@@ -56,12 +56,12 @@ def _as_written(directory: Path) -> Any:
 
     try:
         written = Tokenizer.from_file(str(directory / TOKENIZER))
-    except Exception as error:  # the only class that the library raises
+    except Exception as error:  # the library raises no more specific class
         raise TokenizerError(
             f"{directory / TOKENIZER}: the tokenizer can't be read: {first_line(error)}; download the file again"
         ) from None
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, trust_remote_code=False)
-    # transformers adds tokens that only the configuration has, after those of tokenizer.json
+    # transformers appends tokens that are only in the configuration after the ones in tokenizer.json
     texts = sample_texts(tokenizer, lambda token: written.token_to_id(token) is not None)
     if difference := first_difference(encoder(tokenizer), plain_encoder(written), texts):
         raise TokenizerError(f"{directory / TOKENIZER}: transformers does not use it exactly: {difference}")
@@ -70,21 +70,21 @@ def _as_written(directory: Path) -> Any:
 
 
 def save(tokenizer: Any, directory: Path) -> None:
-    """Write the tokenizer's files so that other programs get the same ids from them.
+    """Write the tokenizer's files so that other programs produce the same ids.
 
     The class name makes transformers use tokenizer.json exactly. If llama.cpp's converter needs a SentencePiece model,
-    one with tokenizer.json's pieces and merge order is written too.
+    one with the pieces and merge order from tokenizer.json is also written.
     """
     tokenizer.save_pretrained(directory)
     path = directory / CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = LABEL
     config.pop("auto_map", None)  # code that would rebuild the tokenizer
-    # llama.cpp's defaults for these depend on the kind of vocabulary; transformers 5 reads the post-processor
+    # llama.cpp's defaults for these depend on the vocabulary type; transformers 5 reads the post-processor
     plain, whole = encoder(tokenizer)("x"), encoder(tokenizer, special=True)("x")
     config["add_bos_token"] = whole != plain and whole[:1] == [tokenizer.bos_token_id]
     config["add_eos_token"] = whole != plain and whole[-1:] == [tokenizer.eos_token_id]
-    # llama.cpp's converter reads from here which tokens of a SentencePiece vocabulary are special
+    # llama.cpp's converter reads the special tokens of a SentencePiece vocabulary from here
     added = {str(i): token.__getstate__() for i, token in sorted(tokenizer.added_tokens_decoder.items())}
     config["added_tokens_decoder"] = added
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
@@ -92,10 +92,10 @@ def save(tokenizer: Any, directory: Path) -> None:
 
 
 def space_prefix(tokenizer: Any, opens_special: bool) -> bool | None:
-    """Return whether llama.cpp must prepend a blank to texts, as this tokenizer does; None if that does not apply.
+    """Return whether llama.cpp must prepend a space to texts, as this tokenizer does; None if not applicable.
 
-    llama.cpp prepends it to every text after a special token, or never. A tokenizer that prepends it only at the very
-    start matches the former for texts without special tokens, the latter for texts that start with one.
+    llama.cpp prepends a space to every text after a special token, or never. A tokenizer that prepends one only at the
+    very start matches the former for texts without special tokens, the latter for texts that start with one.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if not is_spm(backend):
@@ -113,10 +113,10 @@ def set_space_prefix(tokenizer: Any, value: bool) -> None:
 
 
 def _add_what_is_configured(tokenizer: Any, written: Tokenizer, path: Path) -> None:
-    """Add BOS and EOS to plain texts if the configuration asks for it and tokenizer.json does not decide it.
+    """Add BOS and EOS to plain texts if the configuration requests them and tokenizer.json does not specify this.
 
-    This is the case in DeepSeek's files; llama.cpp's converter and transformers 4 do the same. A post-processor with a
-    template decides it itself.
+    This is the case in DeepSeek's files; llama.cpp's converter and transformers 4 do the same. A template
+    post-processor already specifies the tokens.
     """
     if not path.is_file() or "TemplateProcessing" in str(written.post_processor):
         return
@@ -164,9 +164,9 @@ def _saved_and_loaded(tokenizer: Any) -> Any:
 
 
 def _prepend_always(tokenizer: Any) -> None:
-    """Prepend a blank to texts as SentencePiece and llama.cpp do, even to texts that start with a blank.
+    """Prepend a space to texts like SentencePiece and llama.cpp, even to texts that start with a space.
 
-    The Metaspace that transformers 5 makes does not change such texts.
+    The Metaspace pre-tokenizer created by transformers 5 leaves such texts unchanged.
     """
     backend = tokenizer.backend_tokenizer
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
@@ -178,7 +178,7 @@ def _wrapped(slow: Any, directory: Path) -> Any:
 
     try:
         made = convert_slow(slow)
-    except Exception as error:  # the conversion of an unknown class can raise anything
+    except Exception as error:  # converting an unknown class can raise anything
         reason = first_line(error, type(error).__name__)
         raise TokenizerError(
             f"{directory}: its tokenizer exists only as Python code ({type(slow).__name__}), which other programs can't"
@@ -189,7 +189,7 @@ def _wrapped(slow: Any, directory: Path) -> Any:
 
 
 def _sentencepiece(directory: Path) -> Callable[[str], list[int]] | None:
-    """Return the function text -> ids of the directory's SentencePiece model; None if there is none."""
+    """Return the text -> ids function for the directory's SentencePiece model, or None if there is no such model."""
     path = directory / SPM
     if not path.is_file():
         return None

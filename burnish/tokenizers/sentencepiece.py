@@ -1,7 +1,7 @@
 """Write tokenizer.model for a SentencePiece-style tokenizer.json; llama.cpp's converter reads scores from it.
 
-Without it the converter gives every piece the same score, and llama.cpp then merges in another order than the tokenizer
-that was trained. Format: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
+Without that file the converter assigns every piece the same score, and llama.cpp merges in a different order from the
+trained tokenizer. Format: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE_PIECE = 1, 2, 3, 4, 6  # SentencePi
 
 
 def is_spm(content: dict[str, Any]) -> bool:
-    """Return whether a tokenizer.json is BPE over characters with byte fallback, as in SentencePiece.
+    """Return whether a tokenizer.json is character-level BPE with byte fallback, as in SentencePiece.
 
     llama.cpp ends the process on a byte without a token, so all 256 are required.
     """
@@ -28,7 +28,7 @@ def is_spm(content: dict[str, Any]) -> bool:
 
 
 def scores(content: dict[str, Any]) -> dict[str, float]:
-    """Return each piece's score: higher ones are merged earlier. Pieces that no merge makes come last."""
+    """Return each piece's score: higher scores merge earlier. Pieces that no merge produces get the lowest scores."""
     made: dict[str, float] = {}
     for rank, merge in enumerate(content["model"]["merges"]):
         made.setdefault("".join(merge if isinstance(merge, list) else merge.split(" ", 1)), -float(rank))
@@ -37,7 +37,7 @@ def scores(content: dict[str, Any]) -> dict[str, float]:
 
 
 def write_spm(content: dict[str, Any], path: Path) -> bool:
-    """Write the SentencePiece model of a tokenizer.json's content; return False, without writing, for other kinds."""
+    """Write a SentencePiece model from tokenizer.json's contents; for other types return False without writing."""
     if not is_spm(content):
         return False
     from sentencepiece import sentencepiece_model_pb2 as proto

@@ -1,8 +1,8 @@
-"""Keep text in messages as text: special strings that a person or a tool wrote don't become control tokens.
+"""Keep message text as text: special strings written by a person or a tool don't become control tokens.
 
-A chat is rendered with sentinels instead of the first and last characters of special strings, so that all special
-strings in the rendering come from the template. The text is split there, the sentinels are replaced by their
-characters, and the pieces are encoded as text. Chats without such strings are rendered and encoded as a whole.
+A chat is rendered with sentinels in place of the first and last characters of special strings, so that all special
+strings in the rendering come from the template. The text is split at these, the sentinels are replaced by the
+original characters, and the pieces are encoded as text. Chats without such strings are rendered and encoded whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .vocabulary import Part, Vocabulary
 
 Reading = Literal["text", "parse"]
 
-# strings with which a model opens and closes reasoning or a tool call: in assistant turns these are always tokens
+# strings that open and close reasoning or tool calls: in assistant turns these are always tokens
 MARKERS = frozenset(
     {
         *("<think>", "</think>", "<seed:think>", "</seed:think>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷"),
@@ -48,7 +48,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered chat. `controls` are the spans [start, end) of its control tokens; None: every special string."""
+    """A rendered chat. `controls` are its control tokens' spans [start, end); None: every special string is one."""
 
     text: str
     controls: tuple[Span, ...] | None = None
@@ -61,9 +61,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Chat:
-    """A template and a vocabulary, to encode messages. `reading`: whether special strings in messages are text.
+    """A template and a vocabulary for encoding messages. `reading`: whether special strings in messages are text.
 
-    `variables` apply to every rendering, in addition to the template's own.
+    `variables` apply to every rendering, in addition to the template's own variables.
     """
 
     template: ChatTemplate
@@ -76,20 +76,20 @@ class Chat:
         object.__setattr__(self, "_finder", Finder(frozenset(self.vocabulary.specials)))
 
     def prepare(self) -> None:
-        """Compute what the first special string would otherwise have to. Raises ChatError as `literals` does."""
+        """Precompute everything needed for special strings. Raises ChatError like `literals`."""
         self._finder.prepare()
         _ = self._ids, self.template.literals
 
     def offering(self, tools: Sequence[Mapping[str, Any]]) -> Chat:
-        """Return the chat with these tools shown to the model; the same where there are none."""
+        """Return the chat with these tools shown to the model; unchanged if there are none."""
         if not tools:
             return self
-        chat = copy.copy(self)  # which keeps what was computed
+        chat = copy.copy(self)  # keeps precomputed values
         object.__setattr__(chat, "variables", {**self.variables, "tools": list(tools)})
         return chat
 
     def ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **kw: Any) -> list[int]:
-        """Return the ids of a chat. Raises ChatError if the template refuses, or a string can't be encoded as text."""
+        """Return a chat's ids. Raises ChatError if the template rejects it or a string can't be encoded as text."""
         return self.encode(self.render(messages, add_generation_prompt, **kw))
 
     def render(
@@ -108,15 +108,15 @@ class Chat:
         same = prompt.controls == self._spans(prompt.text)
         if hide.strings:
             return Prompt(prompt.text) if same else prompt
-        # no message has a special string: use the plain rendering, unless the template would assemble one from parts
+        # no message contains a special string: use the plain rendering, unless the template assembles one from parts
         text = self.template.render(messages, add_generation_prompt, **variables)
         return Prompt(text) if same or text != prompt.text else prompt
 
     def continued(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
         """Render a chat that ends with the last message's text, for the model to continue. Raises ChatError.
 
-        The template's text after the message (an end token, a line break) is left out, and so are trailing blanks if
-        the template strips them.
+        The template's text after the message (an end token, a line break) is omitted, as is trailing whitespace if the
+        template strips it.
         """
         last = messages[-1]
         mark = _unused((*texts(messages), *texts(variables), self.template.source))
@@ -130,7 +130,7 @@ class Chat:
         return Prompt(text, spans)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a rendered chat. Raises ChatError if a string in its text can't be encoded as text."""
+        """Return a rendered chat's ids. Raises ChatError if a string in it can't be encoded as text."""
         if prompt.controls is None:
             ids, spans = self.vocabulary.parse(prompt.text), self._spans(prompt.text)
             if self.reading == "parse" or len(self._control(ids, [prompt.text])) <= len(spans):
@@ -147,7 +147,7 @@ class Chat:
         )
 
     def strings(self, text: str, assistant: bool = False) -> list[str]:
-        """Return the distinct special strings in a text; in an assistant turn without its markers."""
+        """Return the distinct special strings in a text; for an assistant turn, without the markers."""
         found = (string for _, _, string in self._finder.find(text))
         return [s for s in dict.fromkeys(found) if not (assistant and s in MARKERS)]
 
@@ -155,7 +155,7 @@ class Chat:
         return tuple((start, end) for start, end, _ in self._finder.find(text))
 
     def _control(self, ids: Sequence[int], parts: Sequence[Part]) -> list[int]:
-        """Return the control tokens among ids; the unknown token counts only if `parts` contain it."""
+        """Return the control tokens among the ids; the unknown token counts only if `parts` contain it."""
         unknown = self.vocabulary.unknown
         string = next((s for s, i in self.vocabulary.specials.items() if i == unknown), None)
         meant = any(part == unknown or (isinstance(part, str) and string and string in part) for part in parts)
@@ -166,7 +166,7 @@ class Chat:
         return frozenset(self.vocabulary.specials.values())
 
     def _restored(self, marked: str, hide: _Sentinels) -> Prompt:
-        """Replace the sentinels by their characters; the special strings before that are the template's."""
+        """Replace the sentinels with the original characters; special strings found before that are the template's."""
         parts: list[str] = []
         controls: list[Span] = []
         length = last = 0
@@ -178,7 +178,7 @@ class Chat:
         return Prompt("".join(parts) + hide.back(marked[last:]), tuple(controls))
 
     def _parts(self, prompt: Prompt, cut: frozenset[str]) -> Iterator[Part]:
-        """Yield the texts and the control ids of a prompt; strings in `cut` are split after their first character."""
+        """Yield a prompt's texts and control ids; strings in `cut` are split after the first character."""
         last = 0
         assert prompt.controls is not None
         for start, end in (*prompt.controls, (len(prompt.text), len(prompt.text))):
@@ -196,15 +196,15 @@ class Chat:
 
 
 class _Sentinels:
-    """Replaces characters in the texts of one chat by sentinels: private-use characters that occur nowhere in it.
+    """Replaces characters in a chat's texts with sentinels: private-use characters that occur nowhere in the chat.
 
-    Lengths, blanks and letters don't change, so templates strip, split and compare as before. A string that the
-    template searches for ("</think>") stays visible, unless it is special and not an assistant's marker.
+    Lengths, whitespace and letters don't change, so templates strip, split and compare as before. A string that the
+    template searches for ("</think>") stays visible, unless it is special and not an assistant marker.
     """
 
     def __init__(self, finder: Finder, template: ChatTemplate, there: Iterator[str]) -> None:
         self.finder = finder
-        self.strings: set[str] = set()  # the special strings that were hidden
+        self.strings: set[str] = set()  # the hidden special strings
         whole = "\n".join((*there, template.source, *finder.strings))
         used, lower = set(_PRIVATE.findall(whole)), whole.lower()
         free = (c for c in map(chr, range(0xE000, 0xF900)) if c not in used and f"\\u{ord(c):04x}" not in lower)
@@ -213,7 +213,7 @@ class _Sentinels:
             raise ChatError("the messages use nearly all private-use characters: special strings can't be masked")
         looked_for = sorted((s for s in template.literals if finder.edge.search(s)), key=len, reverse=True)
         self.looked_for = re.compile("|".join(map(re.escape, looked_for)) or r"(?!)")
-        # ASCII JSON has sentinels as escapes
+        # in ASCII JSON, sentinels are escaped
         self.originals = {s: c for c, s in self.sentinels.items()}
         self.originals |= {f"\\u{ord(s):04x}": c for c, s in self.sentinels.items()}
         self.sentinel = re.compile("|".join(map(re.escape, self.originals)))
@@ -226,7 +226,7 @@ class _Sentinels:
         }
 
     def value(self, value: Any, markers: bool = False) -> Any:
-        """Return a value with special strings hidden in its texts; `markers` keeps reasoning and tool-call markers."""
+        """Return a value with its texts' special strings hidden; `markers` keeps reasoning and tool-call markers."""
         if isinstance(value, str):
             return self._text(value, markers)
         if isinstance(value, Mapping):
@@ -259,7 +259,7 @@ def _unused(there: Iterable[str]) -> str:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield every text in messages and the keys of objects, except roles."""
+    """Yield every text in the messages, including object keys, except roles."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -273,7 +273,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def find_strings(chat: Chat, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
-    """Yield message index, field and string of every special string that must stay text."""
+    """Yield the message index, field and string for every special string that must stay text."""
     for index, message in enumerate(messages):
         for key, value in message.items():
             assistant = message.get("role") == "assistant" and key not in STRUCTURED

@@ -1,4 +1,4 @@
-"""A chat with all special strings of the base as text; with it export checks that an artefact reads them as text."""
+"""A chat with all of the base's special strings as text; export checks that artefacts also treat them as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_STRINGS = 256
 
 @dataclass(frozen=True)
 class SpecialsCheck:
-    """The messages, their prompt's ids by training's tokenizer, and every special string with its id."""
+    """The messages, the prompt's ids from the training tokenizer, and every special string with its id."""
 
     messages: list[dict[str, Any]]
     input_ids: list[int]
@@ -25,7 +25,7 @@ class SpecialsCheck:
 
     @staticmethod
     def of(chat: Chat) -> SpecialsCheck | None:
-        """Make a run's check; None if special strings are parsed. Raises ChatError if they can't be encoded as text."""
+        """Create a run's check; None if special strings are parsed. Raises ChatError if they can't become text."""
         strings = sorted(chat.vocabulary.specials, key=chat.vocabulary.specials.__getitem__)[:MOST_STRINGS]
         if chat.reading == "parse" or not strings:
             return None
@@ -39,11 +39,11 @@ class SpecialsCheck:
 
     @staticmethod
     def load(directory: Path) -> SpecialsCheck | None:
-        """Read a check that `save` wrote; None if there is no file."""
+        """Read a check written by `save`; None if the file does not exist."""
         path = directory / FILE
         return SpecialsCheck(**json.loads(read_text(path))) if path.is_file() else None
 
     def not_special_in(self, chat: Chat) -> list[str]:
-        """Return the strings that are special in training but an ordinary single token in `chat`'s vocabulary."""
+        """Return strings that are special in training but ordinary single tokens in `chat`'s vocabulary."""
         there = chat.vocabulary.specials
         return [s for s in self.specials if s not in there and len(chat.vocabulary.parse(s)) == 1]

@@ -1,4 +1,4 @@
-"""Encode special strings as tokens or as characters, with tokenizers of transformers and of llama.cpp."""
+"""Encode special strings as tokens or as characters, with transformers and llama.cpp tokenizers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 # llama_token_attr in llama.h
 UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
-ASCII_SPACE = " \t\n\v\f\r"  # C's isspace, with which llama.cpp strips
-# llama.cpp makes these control tokens user-defined (llama-vocab.cpp), so it parses them in any text
+ASCII_SPACE = " \t\n\v\f\r"  # C's isspace set, which llama.cpp strips
+# llama.cpp changes these control tokens to user-defined (llama-vocab.cpp), so it parses them in any text
 HARMONY = frozenset({"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
 HARMONY_END = "<|end|>"
 
@@ -21,18 +21,18 @@ Part = str | int
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The special strings of a tokenizer and two ways to encode; neither adds a BOS or EOS.
+    """A tokenizer's special strings and two ways to encode; neither adds a BOS or EOS.
 
     `specials` maps them to ids: special tokens in transformers, CONTROL tokens in a GGUF. `parse` encodes a text with
-    its special strings as tokens. `spell` encodes parts: ids are control tokens, texts are always characters, and no
+    special strings as tokens. `spell` encodes parts: ids are control tokens, texts are always plain characters, and no
     token spans two parts.
     """
 
     specials: Mapping[str, int]
     parse: Callable[[str], list[int]]
     spell: Callable[[Sequence[Part]], list[int]]
-    unknown: int | None = None  # the id of text that the vocabulary lacks
-    always_parsed: frozenset[str] = frozenset()  # parsed by llama.cpp even with parse_special off: split to stay text
+    unknown: int | None = None  # the id for text missing from the vocabulary
+    always_parsed: frozenset[str] = frozenset()  # llama.cpp parses them even without parse_special: split
 
 
 class GgufVocabulary(Protocol):
@@ -44,12 +44,12 @@ class GgufVocabulary(Protocol):
 
 
 def from_gguf(model: GgufVocabulary) -> Vocabulary:
-    """Return the vocabulary of a GGUF. Special are its CONTROL tokens, the unknown token, and tokens that an older
-    converter made user-defined, recognised by their text."""
+    """Return a GGUF's vocabulary. Special tokens are CONTROL tokens, the unknown token, and tokens that an older
+    converter marked as user-defined, recognised by their text."""
     attributes = {i: a for i, a in enumerate(model.attributes()) if a & (UNKNOWN | CONTROL | USER_DEFINED)}
     texts = {i: model.token_text(i) for i in attributes}
     special = {texts[i]: i for i, a in attributes.items() if a & (UNKNOWN | CONTROL) or looks_special(texts[i])}
-    # a token that is CONTROL too (Gemma 4's <|tool_response>) is found only where special tokens are parsed
+    # tokens that are also CONTROL (Gemma 4's <|tool_response>) are found only if special tokens are parsed
     found = frozenset(text for text, i in special.items() if not attributes[i] & (UNKNOWN | CONTROL))
 
     def spell(parts: Sequence[Part]) -> list[int]:
@@ -71,10 +71,10 @@ def from_gguf(model: GgufVocabulary) -> Vocabulary:
 
 
 def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = None) -> Vocabulary:
-    """Return the vocabulary of a transformers tokenizer that is based on the tokenizers library.
+    """Return the vocabulary of a transformers tokenizer based on the tokenizers library.
 
-    Special are its added tokens that are marked special, and those that llama.cpp's converter makes CONTROL tokens by
-    their text. `encode` parses a text; the default is the tokenizer itself.
+    Its special tokens are the added tokens marked as special, and tokens that llama.cpp's converter marks as CONTROL
+    because of their text. `encode` parses a text; the default is the tokenizer itself.
     """
     backend = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
@@ -82,7 +82,7 @@ def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = N
 
     @cache
     def speller() -> Callable[[Sequence[Part]], list[int]]:
-        return _speller(backend, special)  # a second copy of the tokenizer, made only if a text needs it
+        return _speller(backend, special)  # a second copy of the tokenizer, created only on demand
 
     def parse(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
@@ -92,16 +92,16 @@ def from_tokenizer(tokenizer: Any, encode: Callable[[str], list[int]] | None = N
 
 
 def start_ids(encode: Callable[[str], list[int]], plain: Callable[[str], list[int]]) -> tuple[int, ...]:
-    """Return the ids that a tokenizer adds before a text; `encode` adds its BOS and EOS, `plain` does not."""
+    """Return the ids that a tokenizer adds before a text; `encode` adds BOS and EOS, `plain` does not."""
     whole, bare = encode("x"), plain("x")
     at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
     return tuple(whole[:at])
 
 
 def single_start(encode: Callable[[str], list[int]], plain: Callable[[str], list[int]]) -> Callable[[str], list[int]]:
-    """Return `encode` for raw texts that may contain the tokenizer's start tokens, which are then not repeated.
+    """Wrap `encode` for raw texts that may already contain the tokenizer's start tokens, which are then not repeated.
 
-    Tokenizers add theirs to any text (llama.cpp only logs that there are two).
+    Tokenizers add start tokens to any text (llama.cpp only logs that there are two).
     """
     start = list(start_ids(encode, plain))
 
@@ -113,9 +113,9 @@ def single_start(encode: Callable[[str], list[int]], plain: Callable[[str], list
 
 
 def looks_special(text: str) -> bool:
-    """Return whether llama.cpp's converter makes an added token a CONTROL token even if it is not marked special.
+    """Return whether llama.cpp's converter marks an added token as CONTROL even if it is not marked as special.
 
-    The rule is does_token_look_special in its conversion/base.py.
+    The rule is does_token_look_special in the converter's conversion/base.py.
     """
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
@@ -126,22 +126,22 @@ def looks_special(text: str) -> bool:
 
 
 def _harmony(names: Collection[str]) -> frozenset[str]:
-    """Return the control tokens that llama.cpp makes user-defined."""
+    """Return the control tokens that llama.cpp changes to user-defined."""
     there = set(names)
     ends = {"<|return|>", "<|call|>"} <= there or ("<|flush|>" in there and there & {"<|call|>", "<|calls|>"})
     return frozenset(there & (HARMONY | {HARMONY_END} if ends else HARMONY))
 
 
 def _usable(special: Mapping[str, int]) -> dict[str, int]:
-    """Return the special strings without those that consist of blanks."""
+    """Return the special strings except blank ones."""
     return {text: i for text, i in special.items() if text.strip()}
 
 
 def _speller(backend: Any, special: Mapping[str, int]) -> Callable[[Sequence[Part]], list[int]]:
-    """Return the encoder of parts: a copy of the tokenizer whose special tokens have names that no text contains.
+    """Return the encoder for parts: a copy of the tokenizer with special token names that no text contains.
 
-    So the library splits the text, strips next to tokens and adds prefix blanks as usual, but does not recognise
-    special strings in text. One extra token separates two texts and is removed from the ids.
+    The library thus splits text, strips around tokens and adds prefix spaces as usual, but does not recognise special
+    strings in text. An extra token separates adjacent texts and is removed from the ids.
     """
     nonce = secrets.token_hex(8)
     names = {i: f"\ue000{nonce}x{i}\ue001" for i in special.values()}
