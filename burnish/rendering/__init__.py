@@ -1,1 +1,1 @@
-"""Runs templates in a sandbox, with limits on time and memory."""
+"""Render templates in a sandbox with time and memory limits."""

@@ -1,8 +1,8 @@
-"""Limit a call's processor time and additional memory.
+"""Limit a call's CPU time and additional memory.
 
-A chat template is a program from a stranger. A timer interrupts its Python code. If native code does not react, a
-second timer ends the process (SIGVTALRM, which the parent of a command line reports). Memory is limited by lowering the
-limit on the address space during the call. All of this takes about 10 us per call.
+A chat template is an untrusted program. A timer interrupts its Python code. If native code does not respond, a
+second timer ends the process (SIGVTALRM, which a command's parent process reports). Memory is limited by lowering
+the address-space limit during the call. The overhead is about 10 us per call.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 MOST_BYTES = 512 << 20
-# the interrupt is repeated: Python ignores it in some places, such as finalizers
+# the interrupt repeats, because Python ignores it in some places, such as finalizers
 AGAIN_S = 0.05
-# processor seconds that native code may run beyond the limit
+# CPU seconds that native code may run beyond the limit
 GRACE_S = 10.0
-# how long a reading of the address space stays valid: between two calls the process allocates little
+# how long an address-space measurement stays valid: the process allocates little between calls
 FRESH_S = 0.2
 LINUX = sys.platform.startswith("linux")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class BoundExceeded(Exception):
-    """A call exceeded its limit on time or memory."""
+    """A call exceeded its time or memory limit."""
 
 
 class _TimeOver(BaseException):
-    """Interrupts the call; not an Exception, so that the call does not catch it."""
+    """Interrupts the call; not an Exception subclass, so that the call does not catch it."""
 
 
 class _Process:
-    """The timer's handler and the used address space, both process-wide."""
+    """The timer handler and the address space in use, both process-wide."""
 
     def __init__(self) -> None:
         self.running = self.installed = False
         self.used, self.read_at = 0, float("-inf")
 
     def start(self, seconds: float) -> bool:
-        """Start both timers; do nothing outside the main thread, since only that can be interrupted."""
+        """Start both timers; do nothing outside the main thread, since only the main thread can be interrupted."""
         if self.running or threading.current_thread() is not threading.main_thread():
             return False
         if not self.installed:
@@ -68,7 +68,7 @@ class _Process:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
     def lower_memory(self, most_bytes: int) -> tuple[int, int] | None:
-        """Lower the address-space limit to current use plus `most_bytes`; return the previous limit."""
+        """Lower the address-space limit to the current usage plus `most_bytes`; return the previous limit."""
         if not LINUX:
             return None
         now = time.monotonic()
@@ -84,12 +84,12 @@ _PROCESS = _Process()
 
 
 def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_BYTES) -> Result:
-    """Run `call`; return its result and raise its exceptions, or BoundExceeded if it exceeds a limit.
+    """Run `call`; return its result or raise its exception, or BoundExceeded if it exceeds a limit.
 
-    `seconds` are processor time. Time is limited only in the main thread, memory only on Linux.
+    `seconds` is CPU time. Time is limited only in the main thread, memory only on Linux.
     """
     limits, timed = _PROCESS.lower_memory(most_bytes), False
-    done = False  # if the call fails, its memory may be freed soon, so usage is read again
+    done = False  # a failed call's memory may be freed soon, so usage must be measured again
     try:
         try:
             timed = _PROCESS.start(seconds)
@@ -110,23 +110,23 @@ def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_B
             _PROCESS.stop()
         if limits is not None:
             resource.setrlimit(resource.RLIMIT_AS, limits)
-    # raised here, since above the exception's frames would keep all their memory
+    # raised here, since in the handlers the original exception's frames would keep all their memory
     raise BoundExceeded(over)
 
 
 def address_space() -> int:
-    """Return the address space of this process in bytes."""
+    """Return the size of this process's address space in bytes."""
     return _statm()[0]
 
 
 def private_memory() -> int:
-    """Return the resident bytes that belong to no file, including those shared with the parent after a fork."""
+    """Return the resident bytes not backed by a file, including pages shared with the parent after a fork."""
     _, there, of_files = _statm()
     return there - of_files
 
 
 def _statm() -> tuple[int, int, int]:
-    """Return the bytes of address space, the resident bytes, and the resident bytes that belong to files."""
+    """Return the address-space size, the resident bytes, and the file-backed resident bytes."""
     file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     try:
         size, there, of_files, *_ = os.read(file, 128).split()

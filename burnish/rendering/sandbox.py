@@ -1,4 +1,4 @@
-"""The environment of templates: Jinja's sandbox, without operations that run for hours in native code."""
+"""The template environment: Jinja's sandbox, without operations that run for hours in native code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# most characters of a rendering, far above any chat
+# maximum characters in a rendering, far above any chat
 MOST_OUTPUT = 64_000_000
 # Python's integers are unbounded: 10**10**10 would never finish and can't be interrupted
 MOST_BITS = 4096
-# a float does not have more decimal places
+# floats do not have more decimal places
 MOST_PLACES = 400
 
 
@@ -28,7 +28,7 @@ class OutputTooLong(Exception):
 
 
 class _Generation(Extension):
-    """Accept transformers' {% generation %} blocks, which only mark the assistant's text."""
+    """Support for transformers' {% generation %} blocks, which only mark assistant text."""
 
     tags = {"generation"}
 
@@ -38,7 +38,7 @@ class _Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Limits the numbers and the output of templates; bounds.py limits time and memory."""
+    """Limits numbers and output in templates; bounds.py limits time and memory."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -62,7 +62,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def make(moment: datetime) -> Sandbox:
-    """Return an environment like that of transformers' apply_chat_template, with the clock at `moment`."""
+    """Return an environment like the one in transformers' apply_chat_template, with the clock set to `moment`."""
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.filters["round"] = _round
@@ -77,7 +77,7 @@ def _raise(message: str) -> NoReturn:
 
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """Return JSON as transformers does: without HTML escapes, with non-ASCII characters."""
+    """Return JSON in transformers' style: no HTML escapes, non-ASCII characters unescaped."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
@@ -89,7 +89,7 @@ def _round(value: float, precision: int = 0, method: Any = "common") -> float:
 
 @jinja2.pass_environment
 def _sum(environment: jinja2.Environment, iterable: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
-    """Sum in Python, so that a sum of lists, which takes quadratic time, can be interrupted."""
+    """Sum in Python, so that summing lists, which takes quadratic time, can be interrupted."""
     values = map(filters.make_attrgetter(environment, attribute), iterable) if attribute is not None else iterable
     for value in values:
         start = operator.add(start, value)

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SHORT_ID = 9  # Mistral's templates refuse ids of other lengths
+SHORT_ID = 9  # Mistral's templates reject ids of any other length
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of calls that a template expects. `arguments`: an object or JSON text; `empty`: the content of a turn
-    with calls but no text is "", null or absent; `short_ids`: ids have nine letters or digits."""
+    """The call shape that a template expects. `arguments`: an object or JSON text; `empty`: the content of a turn with
+    calls but no text is "", null or absent; `short_ids`: ids have nine letters or digits."""
 
     arguments: Literal["object", "text"] = "object"
     empty: Literal["text", "null", "absent"] = "text"
     short_ids: bool = False
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """Return messages in the template's shape; the given calls have `arguments` as JSON text or as an object."""
+        """Convert messages to the template's shape; `arguments` in the input may be JSON text or an object."""
         if not any("tool_calls" in message or "tool_call_id" in message for message in messages):
             return messages
         return [self._message(message) for message in messages]
@@ -57,7 +57,7 @@ class Shape:
 
 
 def _value(arguments: str) -> Any:
-    """Return the value of arguments; as they are where they are not JSON, which those who read them refuse."""
+    """Parse JSON arguments; invalid JSON is returned unchanged, for the consumer to reject."""
     try:
         return json.loads(arguments)
     except (ValueError, RecursionError):
@@ -65,5 +65,5 @@ def _value(arguments: str) -> Any:
 
 
 def tool_call(identity: str, name: str, arguments: str) -> dict[str, Any]:
-    """Return a call as in OpenAI's API; `arguments` are JSON text."""
+    """Return a call in OpenAI's format; `arguments` is JSON text."""
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}

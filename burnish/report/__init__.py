@@ -1,4 +1,4 @@
-"""report.html: one self-contained page about a run, rewritten from its records after each stage."""
+"""report.html: a self-contained page about a run, regenerated from its records after each stage."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def write(run: Run) -> Path:
     The page needs neither network nor scripts. Raises RunError if train.json is missing or a record is damaged.
     """
     path = run.path / REPORT
-    write_atomic(path, render(collect(run)), private=True)  # it shows held-out rows
+    write_atomic(path, render(collect(run)), private=True)  # the page shows held-out rows
     return path

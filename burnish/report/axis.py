@@ -1,4 +1,4 @@
-"""A chart axis: its range, the position of values, round ticks, and number formatting."""
+"""A chart axis: range, value positions, round ticks, and number formatting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TICKS_WANTED = 5
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label with the unit, its range, and whether it is logarithmic (base 10)."""
+    """An axis: its label with the unit, its range, and whether it is logarithmic (base 10)."""
 
     label: str
     low: float
@@ -20,7 +20,7 @@ class Axis:
 
     @staticmethod
     def over(label: str, values: Sequence[float], zero: bool = False, log: bool = False) -> Axis:
-        """Return an axis over finite values; `zero` makes it start at 0. On a log axis they must be above 0."""
+        """Return an axis over finite values, starting at 0 with `zero`. On a log axis the values must be above 0."""
         low, high = min(values, default=0.0), max(values, default=1.0)
         if log:
             return Axis(label, 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high) + 1e-9), True)
@@ -31,13 +31,13 @@ class Axis:
         return Axis(label, low, high + 0.04 * (high - low))
 
     def share(self, value: float) -> float:
-        """Return the position of a value: 0 at the low end, 1 at the high end."""
+        """Return a value's position: 0 at the low end, 1 at the high end."""
         if self.log:
             return math.log10(value / self.low) / math.log10(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Return round values in the range: steps of 1, 2 or 5 times a power of ten, or powers of ten."""
+        """Return round values within the range: steps of 1, 2 or 5 times a power of ten, or powers of ten."""
         if self.log:
             first, last = round(math.log10(self.low)), round(math.log10(self.high))
             return [10.0**e for e in range(first, last + 1, max(1, (last - first) // TICKS_WANTED))]
@@ -49,7 +49,7 @@ class Axis:
 
 
 def number(value: float) -> str:
-    """Return a value as an axis shows it: 0.25, 1,500, 3e-4."""
+    """Format a value for an axis: 0.25, 1,500, 3e-4."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         mantissa, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

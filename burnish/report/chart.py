@@ -1,7 +1,7 @@
 """Charts as inline SVG with axes, grid and units, coloured by the page's CSS.
 
-No plotting library: the serve image stays small, one drawing follows light and dark mode through CSS classes, and
-ElementTree escapes all text.
+No plotting library is needed: the serve image stays small, CSS classes adapt the same drawing to light and dark mode,
+and ElementTree escapes all text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .axis import Axis, number
 
 WIDTH, HEIGHT = 440, 270  # units of the view box, about CSS pixels on a wide page
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 26, 42
-MOST_POINTS = 800  # per curve; a longer one keeps each part's lowest and highest point
-MEANS = 60  # a noisy curve with more than four times as many points is drawn faint under this many means
+MOST_POINTS = 800  # per curve; longer curves keep only each section's lowest and highest point
+MEANS = 60  # a noisy curve with over four times as many points is drawn faint, with this many means on top
 DOTTED_BELOW = 40  # curves with fewer points get dots
 BAR_HEIGHT, BAR_GAP, NAME_WIDTH, VALUE_WIDTH = 20, 8, 106, 58
 LABEL_HEIGHT, GLYPH_WIDTH, DOT = 14, 8, 5
@@ -38,13 +38,13 @@ class Series:
 
     @property
     def smoothed(self) -> bool:
-        """Whether the curve is drawn faint with its means on top."""
+        """Whether the curve is drawn faint with means on top."""
         return self.noisy and len(self.points) > 4 * MEANS
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One named value of a bar chart, or one named point of a scatter plot (y is unused in bars)."""
+    """A named value in a bar chart, or a named point in a scatter plot (y is unused in bars)."""
 
     name: str
     x: float
@@ -53,7 +53,7 @@ class Labelled:
 
 
 def curves(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Draw curves on common axes; a long noisy one faint with its means on top."""
+    """Draw curves on shared axes; long noisy curves are faint with means on top."""
     svg = _frame(title, x, y)
     for one in series:
         points = thin(one.points, MOST_POINTS)
@@ -67,7 +67,7 @@ def curves(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
 
 
 def histogram(title: str, x_label: str, y_label: str, width: float, counts: Sequence[int]) -> Markup:
-    """Draw `counts` of bins of `width`, starting at 0."""
+    """Draw `counts` for bins of `width`, starting at 0."""
     x = Axis(x_label, 0, width * max(len(counts), 1))
     y = Axis.over(y_label, [*counts, 1], zero=True)
     svg = _frame(title, x, y)
@@ -79,7 +79,7 @@ def histogram(title: str, x_label: str, y_label: str, width: float, counts: Sequ
 
 
 def bars(title: str, label: str, rows: Sequence[Labelled]) -> Markup:
-    """Draw named values as horizontal bars from 0, labelled with their values."""
+    """Draw named values as horizontal bars starting at 0, labelled with the values."""
     x = Axis.over(label, [row.x for row in rows], zero=True)
     bottom = TOP + len(rows) * (BAR_HEIGHT + BAR_GAP)
     svg = _root(title, bottom + BOTTOM)
@@ -99,7 +99,7 @@ def bars(title: str, label: str, rows: Sequence[Labelled]) -> Markup:
 
 
 def scatter(title: str, x: Axis, y: Axis, points: Sequence[Labelled], rule: tuple[float, str] | None = None) -> Markup:
-    """Draw named points; `rule` is a y value and the name of a dashed line there."""
+    """Draw named points; `rule` is the y value and name of a dashed line."""
     svg = _frame(title, x, y)
     if rule:
         at = _place(x, y, (x.low, rule[0]))[1]
@@ -115,14 +115,14 @@ def scatter(title: str, x: Axis, y: Axis, points: Sequence[Labelled], rule: tupl
 
 
 def means(points: Sequence[Point]) -> list[Point]:
-    """Return the mean point of each of MEANS equal parts of a curve."""
+    """Return the mean point for each of MEANS equal sections of a curve."""
     edges = [round(i * len(points) / MEANS) for i in range(MEANS + 1)]
     parts = [points[start:end] for start, end in pairwise(edges)]
     return [(sum(p[0] for p in part) / len(part), sum(p[1] for p in part) / len(part)) for part in parts]
 
 
 def thin(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most `most` points in order: all, or each part's lowest and highest, so that spikes stay."""
+    """Return at most `most` points in order: all, or each section's lowest and highest, which preserves spikes."""
     if len(points) <= most:
         return list(points)
     edges = [round(i * len(points) / (most // 2)) for i in range(most // 2 + 1)]
@@ -136,7 +136,7 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
 def _label_place(px: float, py: float, width: float, taken: list[Box]) -> Point:
     """Return the position (left, bottom) of a label next to a point, free of dots and other labels; add it to `taken`.
 
-    Tries right, left, then increasingly above and below; if nothing is free, right.
+    Tries right, left, then positions further and further above and below; if none is free, uses right.
     """
     level = py + LABEL_HEIGHT / 2
     sides = (px + DOT + 4, px - DOT - 4 - width)
@@ -162,7 +162,7 @@ def _root(title: str, height: float = HEIGHT) -> Tree.Element:
 
 
 def _frame(title: str, x: Axis, y: Axis) -> Tree.Element:
-    """Draw grid, axes, ticks and labels; the y label is horizontal above its axis, for legibility."""
+    """Draw grid, axes, ticks and labels; for legibility the y label is horizontal, above its axis."""
     svg = _root(title)
     for tick in y.ticks():
         _, at = _place(x, y, (x.low, tick))
@@ -209,4 +209,4 @@ def _text(svg: Tree.Element, x: float, y: float, text: str, anchor: str, style: 
 
 
 def _markup(svg: Tree.Element) -> Markup:
-    return Markup(Tree.tostring(svg, encoding="unicode"))  # ElementTree has escaped it
+    return Markup(Tree.tostring(svg, encoding="unicode"))  # escaped by ElementTree

@@ -1,4 +1,4 @@
-"""Collect a run's data for the report: its records and the other files that exist."""
+"""Collect a run's report data: its records and any other files that exist."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ MOST_CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Lengths:
-    """A histogram of row lengths: counts of bins `bin_tokens` wide, starting at 0."""
+    """Row length histogram: counts for bins `bin_tokens` wide, starting at 0."""
 
     bin_tokens: int
     counts: list[int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form for train.json (data.lengths)."""
+        """Return the representation in train.json (data.lengths)."""
         return {"bin_tokens": self.bin_tokens, "counts": self.counts}
 
 
 def lengths(tokens: Sequence[int]) -> Lengths:
-    """Count rows by length in about two dozen bins whose width is a power of two."""
+    """Count rows by length in about two dozen bins with a power-of-two width."""
     width = 1
     while width * BINS_WANTED <= max(tokens, default=0):
         width *= 2
@@ -44,9 +44,9 @@ def lengths(tokens: Sequence[int]) -> Lengths:
 
 @dataclass(frozen=True)
 class View:
-    """The data for the page; None or empty if the run does not have it.
+    """The page's data; fields that a run lacks are None or empty.
 
-    `stale`: the export is from an earlier training than train.json. `lengths` are those of the `lengths_of` rows.
+    `stale`: the export belongs to an earlier training than train.json. `lengths` describes the `lengths_of` rows.
     """
 
     run: Run
@@ -61,19 +61,19 @@ class View:
     lengths_of: str
 
     def held_losses(self) -> tuple[float, float] | None:
-        """Return the held-out response loss without and with the adapter, in nats per token."""
+        """Return the held-out response losses without and with the adapter, in nats per token."""
         held = self.exam.heldout() if self.exam else None
         if self.exam is None or held is None or not held.any():
             return None
         return -float(self.exam.base_true[held].mean()), -float(self.exam.trained.true[held].mean())
 
     def curve(self, key: str) -> list[tuple[float, float]]:
-        """Return a logged figure by step, without values that are not finite (a diverged run)."""
+        """Return a logged figure by step, omitting non-finite values (from a diverged run)."""
         points = [(float(p["step"]), float(p[key])) for p in self.points if _is_number(p.get(key))]
         return [(x, y) for x, y in points if math.isfinite(y)]
 
     def diverged(self) -> int:
-        """Return the number of logged steps whose loss is not finite."""
+        """Return the number of logged steps with a non-finite loss."""
         return sum(isinstance(p.get("loss"), float) and not math.isfinite(p["loss"]) for p in self.points)
 
 
@@ -101,7 +101,7 @@ def collect(run: Run) -> View:
 
 
 def _exam(run: Run, name: str) -> Exam | None:
-    """Read the exam; None if it was removed or is damaged, since a report can do without it."""
+    """Read the exam; None if it was removed or is damaged, since the report does not require it."""
     try:
         return Exam.load(run.tree(name))
     except (ExamError, RunError):
@@ -109,7 +109,7 @@ def _exam(run: Run, name: str) -> Exam | None:
 
 
 def _points(path: Path) -> list[dict[str, Any]]:
-    """Read the logged points, skipping a partial line after a kill."""
+    """Read the logged points, skipping a partial line left by a killed process."""
     points = read_jsonl(path, partial=True) if path.is_file() else []
     return [p for p in points if isinstance(p, dict) and _is_number(p.get("step")) and math.isfinite(p["step"])]
 

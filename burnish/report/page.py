@@ -1,4 +1,4 @@
-"""Render the page: the headline verdict, the tables' rows, and the template."""
+"""Render the page: the headline verdict, the table rows, and the template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CANDIDATE_FIGURES = (
 
 @dataclass(frozen=True)
 class Headline:
-    """The verdict in one line, the reason, and its CSS class: pass, fail or open."""
+    """The one-line verdict, its reason, and its CSS class: pass, fail or open."""
 
     verdict: str
     why: str
@@ -35,7 +35,7 @@ class Headline:
 
 
 def render(view: View) -> str:
-    """Return the page. The template's autoescape escapes all text from data and records."""
+    """Render the page. The template's autoescaping escapes all text from data and records."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -57,12 +57,12 @@ def render(view: View) -> str:
         facts=_facts(view),
         hashes=_hashes(view),
     )
-    # an unpaired surrogate in a row could not be written
+    # an unpaired surrogate in a row could not be encoded
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def headline(view: View) -> Headline:
-    """Return which artefact is served and why, or why none is."""
+    """Return which artefact will be served and why, or why none will."""
     export = view.export
     if export is None:
         return Headline("Trained, not exported yet", f"{_gain(view)} Next: make export RUN={view.run.id}", "open")
@@ -90,7 +90,7 @@ def headline(view: View) -> Headline:
 
 
 def size(count: int) -> str:
-    """Return a readable size in powers of ten, as in the export's table."""
+    """Format a size in powers of ten, as in the export table."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count:,} bytes"
 
 
@@ -155,7 +155,7 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
 
 
 def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
-    """Return the examined merges, each with its figures by name."""
+    """Return the examined merges with their figures by name."""
     made = view.export.merge.candidates if view.export else {}
     return {
         name: [
@@ -167,7 +167,7 @@ def _candidates(view: View) -> dict[str, list[tuple[str, str]]]:
 
 
 def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the groups of names and values at the end of the page."""
+    """Return the groups of name-value pairs at the end of the page."""
     train, export = view.train, view.export
     data = train.data
     groups: list[tuple[str, dict[str, Any]]] = [

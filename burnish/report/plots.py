@@ -1,4 +1,4 @@
-"""A run's plots: training curves, row lengths, losses of all artefacts, drift against size."""
+"""A run's plots: training curves, row lengths, artefact losses, drift against size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .axis import Axis, number
 from .chart import Labelled, Series, bars, curves, histogram, scatter
 from .collect import View
 
-LEAST_KL = 1e-9  # nats; float32 can't tell less from 0, and a log axis needs values above 0
+LEAST_KL = 1e-9  # nats; float32 can't distinguish smaller values from 0, and a log axis needs values above 0
 MEANS_NOTE = "faint: every logged step; strong: the mean"
 LEGEND = {"pass": "artefact, passes", "fail": "artefact, fails", "inconclusive": "artefact, inconclusive"}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: title, a note on what it shows, the legend as (name, colour class), and the drawing."""
+    """A plot: title, a note on its content, the legend as (name, colour class), and the drawing."""
 
     title: str
     note: str
@@ -28,7 +28,7 @@ class Plot:
 
 
 def training(view: View) -> list[Plot]:
-    """Return the training curves and the row lengths."""
+    """Return the plots of training curves and row lengths."""
     figures = (
         _loss(view),
         _curve(view, "learning_rate", "Learning rate", "learning rate", noisy=False),
@@ -39,12 +39,12 @@ def training(view: View) -> list[Plot]:
 
 
 def fidelity(view: View) -> list[Plot]:
-    """Return the artefacts' losses, and their drift against size."""
+    """Return the plots of artefact losses and of drift against size."""
     return [plot for plot in (_losses(view), _drift(view)) if plot]
 
 
 def short_name(artefact: Artefact) -> str:
-    """Return an artefact's name in plots: its quantization, with its kind unless it is a GGUF."""
+    """Return an artefact's plot label: its quantization, with its kind unless it is a GGUF."""
     kind = {"gguf": "", "safetensors": "merged ", "gguf-lora": "lora "}[artefact.kind]
     return kind + artefact.quantization
 
@@ -99,7 +99,7 @@ def _losses(view: View) -> Plot | None:
 
 
 def _drift(view: View) -> Plot | None:
-    """Plot KL to the trained model, not to the merge: with one reference for all, the points compare."""
+    """Plot KL to the trained model, not to the merge: with a common reference, the points are comparable."""
     points = [
         Labelled(short_name(a), a.bytes / 1e6, a.verdict, max(a.fidelity.kl_trained, LEAST_KL))
         for a in (view.export.artefacts if view.export else [])
@@ -107,7 +107,7 @@ def _drift(view: View) -> Plot | None:
     ]
     if not points:
         return None
-    # a floor far below every point would squash the plot: then only the note has it
+    # a floor far below every point would squash the plot; it is then only in the note
     noise = view.exam.noise_kl if view.exam else 0.0
     drawn = noise >= min(p.y for p in points) / 100
     title = "Drift against size"
