@@ -30,24 +30,24 @@ COMMANDS: dict[type[StageRecord], str] = {
 CONFIG = "config.yaml"
 ADAPTER_CONFIG = "adapter/adapter_config.json"
 ADAPTER_FACTS = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "use_rslora")
-# shown only if set, as in an adapter that training started from
+# shown only if set, for example by the initial adapter
 RARE_ADAPTER_FACTS = (
     "use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern",
     "exclude_modules", "modules_to_save", "trainable_token_indices",
 )  # fmt: skip
 
-CLOCK_SLACK = timedelta(days=1)  # how far another machine's clock may be ahead
+CLOCK_SLACK = timedelta(days=1)  # how far ahead another machine's clock may be
 
 
 class RunError(UserError):
-    """A run directory or record is missing, unfinished, damaged or has another schema version."""
+    """A run directory or record is missing, unfinished, damaged or has a different schema version."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. Creating this object creates nothing on disk.
+    """A run directory. Creating this object creates nothing on disk.
 
-    `within`: the directory that its files must be in; None for the run itself. The Hub's cache links out of a snapshot.
+    `within`: the directory that must contain the run's files, if not the run itself: Hub snapshots link elsewhere.
     """
 
     path: Path
@@ -59,10 +59,10 @@ class Run:
 
     def has(self, kind: type[StageRecord]) -> bool:
         """Return whether the stage that writes this record has finished."""
-        return os.path.isfile(self.path / RECORD_FILES[kind])  # False if the run is not readable
+        return os.path.isfile(self.path / RECORD_FILES[kind])  # False if the run is unreadable
 
     def read(self, kind: type[AnyRecord]) -> AnyRecord:
-        """Read a record. Raises RunError with every fault: missing, damaged, contradictory, or too new."""
+        """Read a record. Raises RunError with every fault if it is missing, damaged, contradictory or too new."""
         path = self.inside(RECORD_FILES[kind])
         remedy = f"run `{COMMANDS[kind]}` again, or if you got the run from someone, get it again"
         try:
@@ -75,9 +75,9 @@ class Run:
             raise RunError(f"{path}: can't be read: {error.strerror}") from None
 
     def inside(self, name: str) -> Path:
-        """Return the path of a file or directory of the run, which need not exist.
+        """Return the path of a file or directory in the run, which need not exist.
 
-        Raises RunError if it is something else (a pipe, a device), or a link out of the run.
+        Raises RunError if it is something else (a pipe, a device), or a link that leaves the run.
         """
         path, root = self.path / name, (self.within or self.path)
         try:
@@ -94,9 +94,9 @@ class Run:
         return path
 
     def tree(self, name: str) -> Path:
-        """Return the path of a directory of the run that contains only files and directories, no links out of the run.
+        """Return the path of a directory in the run that contains only files, directories and links within the run.
 
-        Raises RunError for anything else in it.
+        Raises RunError if it contains anything else.
         """
         directory = self.inside(name)
         if directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK):
@@ -107,7 +107,7 @@ class Run:
         return directory
 
     def check_inside(self, *names: str) -> None:
-        """Raise RunError if one of these leads out of the run, or is neither a file nor a directory."""
+        """Raise RunError if any of these paths leaves the run, or is neither a file nor a directory."""
         faults: list[str] = []
         for name in names:
             try:
@@ -118,7 +118,7 @@ class Run:
             raise RunError(faults)
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Return the sections of config.yaml; empty if it does not exist. Raises RunError if it is damaged."""
+        """Return the sections in config.yaml; empty if the file does not exist. Raises RunError if it is damaged."""
         path = self.inside(CONFIG)
         try:
             content = read_yaml(path)
@@ -139,7 +139,7 @@ class Run:
 
 
 def read_both(run: Run) -> tuple[TrainRecord, ExportRecord]:
-    """Read the records of a run's training and export. Raises RunError with the faults of both."""
+    """Read a run's training and export records. Raises RunError with the faults of both."""
     faults: list[str] = []
 
     def read(kind: type[AnyRecord]) -> AnyRecord | None:
@@ -156,12 +156,12 @@ def read_both(run: Run) -> tuple[TrainRecord, ExportRecord]:
 
 
 def now() -> str:
-    """Return the current time as in records: UTC, ISO 8601, whole seconds."""
+    """Return the current time in record format: UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def new_id(base: str, data: str) -> str:
-    """Return `<base>-<data>-<UTC time>`, with both names shortened and safe in a path."""
+    """Return `<base>-<data>-<UTC time>`, with both names shortened and path-safe."""
 
     def clean(text: str) -> str:
         stem = re.sub(r"\.(gguf|jsonl?|csv|parquet)$", "", text.rstrip("/").rsplit("/", 1)[-1], flags=re.IGNORECASE)
@@ -171,9 +171,9 @@ def new_id(base: str, data: str) -> str:
 
 
 def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecord) -> Run:
-    """Return the run `name` (an id or a path), or the newest run that has the record `needs`.
+    """Return the run `name` (an id or a path), or the newest run with the record `needs`.
 
-    Raises RunError with the existing runs, or the command that makes the missing record.
+    Raises RunError with the existing runs, or with the command that creates the missing record.
     """
     file = RECORD_FILES[needs]
     if name:
@@ -193,9 +193,9 @@ def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecor
 
 
 def _dated(runs: list[Run], kind: type[StageRecord]) -> tuple[dict[Run, tuple[datetime, int]], list[str]]:
-    """Return each run's time of creation, by its record and then by its file's time; and the faults.
+    """Return each run's creation time, from its record or else its file's timestamp, and the faults.
 
-    A time in the future is a fault: such a run would stay the newest.
+    A time in the future is a fault: the run would always be the newest.
     """
     dated, faults = {}, []
     for run in runs:
@@ -221,7 +221,7 @@ def _named_run(root: Path, name: str) -> Run:
 
 
 def directories(root: Path) -> list[Path]:
-    """Return the run directories in `root`, without links such as `latest` and hidden entries."""
+    """Return the run directories in `root`, excluding hidden entries and links such as `latest`."""
     try:
         there = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
     except FileNotFoundError:
@@ -232,7 +232,7 @@ def directories(root: Path) -> list[Path]:
 
 
 def point_latest(run: Run) -> None:
-    """Point runs/latest at this run, atomically."""
+    """Atomically point runs/latest at this run."""
     link = run.path.parent / f".latest-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(run.path.name)
@@ -240,7 +240,7 @@ def point_latest(run: Run) -> None:
 
 
 def adapter_facts(run: Run) -> dict[str, Any]:
-    """Return rank, scale, targets and so on by PEFT's names; empty if the run no longer has an adapter."""
+    """Return rank, scale, targets etc. by PEFT's names; empty if the run no longer contains an adapter."""
     try:
         config = read_json(run.inside(ADAPTER_CONFIG), MOST_BYTES)
     except (FileError, RunError):
@@ -250,7 +250,7 @@ def adapter_facts(run: Run) -> dict[str, Any]:
     facts = {key: config[key] for key in ADAPTER_FACTS if key in config}
     facts |= {key: config[key] for key in RARE_ADAPTER_FACTS if _is_set(config.get(key))}
     if isinstance(targets := facts.get("target_modules"), list):
-        facts["target_modules"] = sorted(map(str, targets))  # PEFT writes a set in arbitrary order
+        facts["target_modules"] = sorted(map(str, targets))  # PEFT writes a set, in arbitrary order
     return facts
 
 

@@ -1,4 +1,4 @@
-"""The versions for records: Burnish and its commit, llama.cpp, and the packages that a stage names.
+"""Versions for records: Burnish and its commit, llama.cpp, and the packages named by a stage.
 
 Package versions come from metadata, without importing the packages.
 """
@@ -16,18 +16,18 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMIT_VARIABLE = "BURNISH_COMMIT"  # set in images, which have no git
+COMMIT_VARIABLE = "BURNISH_COMMIT"  # set in images, which lack git
 GIT_TIMEOUT_S = 10
-# llama.cpp's commit in each source archive that requirements/llama.txt has pinned, from the archive's git entry for
-# vendor/llama.cpp. The library itself knows it only if git was available during its build.
+# llama.cpp's commit in each source archive ever pinned in requirements/llama.txt, from the archive's git entry for
+# vendor/llama.cpp. The library itself knows its commit only if git was available during the build.
 LLAMA_COMMITS = {"0.3.36": "0c1e57098bba43ac29e6e3b677cdceebdd22334f"}
 COMMIT = re.compile(r"[0-9a-f]{7,64}(-dirty)?")
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of burnish, burnish_commit, python and the installed packages, by name.
+    """Return versions by name: burnish, burnish_commit, python and the installed packages.
 
-    `llama_cpp` is llama.cpp's commit, `llama_cpp_python` the version of its source archive.
+    `llama_cpp` is llama.cpp's commit, `llama_cpp_python` the source archive's version.
     """
     found = {"burnish": version(), "burnish_commit": commit(), "python": platform.python_version()}
     found |= {name: _installed(name) for name in packages}
@@ -43,15 +43,15 @@ def version() -> str:
 
 
 def line() -> str:
-    """Return the output of `--version`: Burnish's version and the commit, if known."""
+    """Return the output for `--version`: Burnish's version and the commit, if known."""
     return f"burnish {version()}{f' ({commit()})' if commit() else ''}"
 
 
 @cache
 def commit() -> str | None:
-    """Return the running commit, with "-dirty" if tracked files differ from it; None if unknown.
+    """Return the running commit, with "-dirty" if tracked files were modified; None if unknown.
 
-    It comes from git if the sources are a clone, else from the variable that images set.
+    Read from git in a clone, else from the variable set in images.
     """
     if (ROOT / ".git").exists() and (head := _git("rev-parse", "HEAD")):
         return head + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
