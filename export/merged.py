@@ -1,4 +1,4 @@
-"""The 16-bit merged model as safetensors. If there are two possible bases, both merges are examined, the better kept.
+"""The 16-bit merged model as safetensors. With two possible bases, both merges are examined and the better is kept.
 
 No simple rule predicts the better base. The lower held-out response loss wins; within 1%, the lower general-text loss.
 A merge that fails the gate never beats one that passes.

@@ -132,7 +132,7 @@ def examine_checkpoint(
 ) -> tuple[Fidelity, TopLogprobs]:
     """Return a merged checkpoint's fidelity, scored with transformers, and its answers.
 
-    The tokenizer is loaded through the class named in its files, as in vLLM, so that the exam matches such programs.
+    The tokenizer is loaded through the class named in its files, so that the exam covers what vLLM and others load.
     """
     from transformers import AutoTokenizer
 

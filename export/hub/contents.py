@@ -90,7 +90,7 @@ def _check_files(s: Publication) -> None:
 
 
 def _tree_faults(run: Run, name: str) -> Iterator[str]:
-    """Yield the faults in a directory published with all its files."""
+    """Yield the faults in a directory that is published in full."""
     if fault := _link_fault(run, name):
         yield fault
         return

@@ -1,6 +1,6 @@
 """Choose the merge bases, and write a complete merged checkpoint: weights, config, tokenizer, end tokens.
 
-`dequantized` is the base as the adapter saw it in training; `original` is the 16-bit base.
+`dequantized` is the base as loaded for training; `original` is the 16-bit base.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The base as the adapter saw it in training: cast to the load dtype, quantized to NF4 and dequantized."""
+"""The base as loaded for training: cast to the load dtype, quantized to NF4 and dequantized."""
 
 from __future__ import annotations
 

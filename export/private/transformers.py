@@ -56,7 +56,7 @@ def model_names(model: Any, names: Collection[str]) -> dict[str, str]:
 
 
 def load_tensors(model: Any, tensors: Mapping[str, Any]) -> list[str]:
-    """Load some checkpoint tensors into a model, in its parameters' dtypes, and return the mismatches.
+    """Load some checkpoint tensors into a model in its parameters' dtypes, and return the mismatches.
 
     A tensor may be any object that returns the tensor when indexed. transformers hides errors raised while reading it.
     """
