@@ -22,7 +22,7 @@ BETWEEN_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Times:
-    """A histogram of durations in seconds. `bounds` are the upper bounds of all buckets but the last."""
+    """A histogram of durations in seconds. `bounds` are the upper bounds of all buckets except the last."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0

@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many sequences are running and how many are waiting."""
+        """The number of running and of waiting sequences."""
         return len(self.scheduler.running), len(self.scheduler.waiting) + len(self._arrived)
 
     def snapshot(self) -> Snapshot:

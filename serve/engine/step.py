@@ -11,7 +11,7 @@ from .sequence import Sequence
 
 @dataclass(frozen=True)
 class SchedulerLimits:
-    """Limits of the cache and of one step.
+    """Cache and step limits.
 
     slots: running and cached sequences together; running: running sequences; cells: KV cells in total; per_slot: cells
     per sequence; shared: slots share cells (unified layout); step_tokens: tokens per step; busy_prompt_tokens: prompt

@@ -73,7 +73,7 @@ def make_sequences(
 
 
 def max_answer_tokens(request: ChatRequest | CompletionRequest, context: int) -> int:
-    """Return the token limit of one choice."""
+    """Return one choice's token limit."""
     if request.unlimited:
         return context
     if isinstance(request, ChatRequest):

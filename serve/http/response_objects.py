@@ -132,11 +132,11 @@ class Reply:
         return {**self.head(kind), "choices": [], "usage": usage(ends, prompts, reasoning)}
 
     def chat_logprobs(self, entries: Many[TokenLogprob]) -> Json | None:
-        """Return the log-probabilities of a chat choice, or None."""
+        """Return a chat choice's log-probabilities, or None."""
         return logprobs.of_chat(entries, self.served.tokenizer.piece)
 
     def text_logprobs(self, entries: Many[TokenLogprob], offset: int) -> Json | None:
-        """Return the log-probabilities of a text completion, or None; `offset` is where its text begins."""
+        """Return a text completion's log-probabilities, or None; `offset` is where its text begins."""
         return logprobs.of_text(entries, self.served.tokenizer.piece, offset)
 
 

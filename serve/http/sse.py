@@ -152,7 +152,7 @@ class Frames:
         return reason(event.reason, self._parsers[index].called)
 
     def _structured(self, index: int, event: Delta | Finished, parsed: ParsedDelta) -> bytes:
-        """Return the frames of reasoning, content and calls, one each; the first has the log-probabilities."""
+        """Return the frames of reasoning, content and calls, one each; the first contains the log-probabilities."""
         deltas: list[dict[str, Any]] = [{"tool_calls": [call_delta(call)]} for call in parsed.calls]
         deltas = [{"content": parsed.content}, *deltas] if parsed.content else deltas
         deltas = [{"reasoning_content": parsed.reasoning}, *deltas] if parsed.reasoning else deltas

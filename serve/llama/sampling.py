@@ -37,7 +37,7 @@ class StepSampler:
         self._pool: ThreadPoolExecutor | None = None
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
-        """Return the sampled token of each output, or its error. Each is independent of the others."""
+        """Return each output's sampled token or error, independently of the others."""
         draws = [(o, self._sampler(o.sequence), self._context.logits(o.index)) for o in outputs]
         heavy = sum(s.needs_sum or o.sequence.params.logprobs is not None for o, s, _ in draws)
         if heavy * self._model.n_vocab < MIN_THREADED_LOGITS or self._threads < 2:
@@ -83,7 +83,7 @@ class StepSampler:
             return error
 
     def logprob(self, token: int, row: Row, top: int) -> TokenLogprob:
-        """Return the token's log-probability, before penalties, and those of the `top` likeliest.
+        """Return the log-probabilities, before penalties, of the token and of the `top` likeliest tokens.
 
         Raises LlamaError if the logits are not finite.
         """

@@ -53,7 +53,7 @@ class Size:
 
 
 def cell_bytes(model: Model) -> int:
-    """Return the bytes of one token's keys and values over all layers, from the GGUF's metadata.
+    """Return the size in bytes of one token's keys and values over all layers, from GGUF metadata.
 
     2 (key, value) x layers x key/value heads x head size x 2 bytes. Missing metadata is assumed to be at its maximum.
     """

@@ -20,7 +20,7 @@ from .text.pool import TextWorkers
 class LlamaTokenizer:
     """Renders and tokenizes in worker processes; the caller closes it.
 
-    `template` is None if the model has none. `reading` says how special strings in messages are tokenized. `timeout_s`
+    `template` is None if the model has none. `reading` is how special strings in messages are tokenized. `timeout_s`
     limits rendering and tokenizing one request.
     """
 

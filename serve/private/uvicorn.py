@@ -40,7 +40,7 @@ NEEDS = (
         for name in ("disconnected", "message_event", "response_started", "response_complete", "scope")
     ),
 )
-# first and longest interval for probing whether a client that has closed its writing side still reads
+# initial and maximum interval for probing whether a client that has closed its writing side still reads
 PROBE_S, MAX_PROBE_S = 0.02, 1.0
 # bytes that a client must read within send_timeout_s, unless fewer are left
 MIN_SENT = 4096
@@ -266,7 +266,7 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def _check_sending(self, before: float = math.inf) -> None:
-        """Abort if the client has read almost nothing for send_timeout_s."""
+        """Abort if the client has read almost nothing within send_timeout_s."""
         if self._sending is not None:
             self._sending.cancel()
         left = self._raw.get_write_buffer_size()

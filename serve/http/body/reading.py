@@ -27,7 +27,7 @@ class Parse(Protocol):
 
 
 class Bodies:
-    """Reads and validates request bodies in a single thread: several would compete with the event loop for the GIL."""
+    """Reads and validates request bodies in a single thread: more would compete with the event loop for the GIL."""
 
     def __init__(self, settings: ServeSettings, parse: Parse) -> None:
         self._parse = parse

@@ -16,14 +16,14 @@ from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
 from .frames import Kind, Reply, ids, read_request, value
 
-# address space for the stack that a long text needs, on top of rendering: 1 MiB of one letter takes 350 MiB
+# address space for a long text's stack, in addition to rendering: 1 MiB of one repeated letter needs 350 MiB
 STACK_BYTES = 1 << 30
-# a worker that has grown by this much private memory is replaced to free it; address space does not count, because the
-# thread of a long text only reserves it for its stack
+# a worker that has grown by this much private memory is replaced to free it; address space does not count, because a
+# long text's thread only reserves it for its stack
 GROWN_BYTES = 64 << 20
 # longest rendered chat that is returned as text
 MAX_RENDERED_CHARS = 4 << 20
-# lets the timer of the rendering itself, which gives a better message, fire first
+# lets rendering's own timer, which produces a better message, fire first
 TIMER_MARGIN_S = 1.0
 
 
