@@ -26,7 +26,7 @@ NO_TESTS = 5  # pytest's exit code
 
 
 def sets() -> dict[str, Path]:
-    """Return the file of each set by name."""
+    """Return each set's file by name."""
     found = sorted((ROOT / "requirements").glob(f"{PREFIX}*"))
     return {path.stem.removeprefix(PREFIX): path for path in found if path.suffix in (".txt", ".json")}
 

@@ -78,7 +78,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def by_stage(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Return the arguments in SET for train, export and serve; an unknown name goes to train, which reports it."""
+    """Return the arguments in SET for train, export and serve; unknown names go to train, which reports them."""
     train: list[str] = []
     export: list[str] = []
     serve: list[str] = []

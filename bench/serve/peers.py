@@ -233,16 +233,16 @@ PEERS: dict[str, Callable[[Load, int], list[str]]] = {
 
 
 def environment(name: str) -> dict[str, str]:
-    """Return a server's environment. OpenMP spins as the server configures it, or as the name's suffix says.
+    """Return a server's environment. OpenMP spins as the server configures it, or according to the name's suffix.
 
-    The variable is removed, because importing burnish.llama has set it in this process.
+    The variable is removed, because importing burnish.llama sets it in this process.
     """
     plain = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     if name.endswith("-openmp"):
         return {**plain, "GOMP_SPINCOUNT": OPENMP_SPINS}
     if name.endswith("-spin"):
         return {**plain, "GOMP_SPINCOUNT": "1000"}
-    if name == "examples/server":  # needs the multimodal library, which only the peers' build has
+    if name == "examples/server":  # needs the multimodal library, which only the peers' build includes
         built = str(build_peers())
         return {**plain, "LLAMA_CPP_LIB_PATH": built, "MTMD_CPP_LIB": built}
     return plain

@@ -46,7 +46,7 @@ class RawDecode:
 
 
 def answer(path: str, threads: str, sequences: str, gpu_layers: str) -> None:
-    """Print the tokens/s of one run for every line on stdin."""
+    """For every line on stdin, print the tokens/s of one run."""
     count = int(sequences)
     cells = count * (PROMPT + STEPS + 1)
     with (
@@ -58,7 +58,7 @@ def answer(path: str, threads: str, sequences: str, gpu_layers: str) -> None:
 
 
 def steps(context: Context, count: int) -> list[float]:
-    """Return the seconds of each step of `count` sequences after their prompts, including the wait for the logits."""
+    """Return each step's seconds for `count` sequences after their prompts, including the wait for the logits."""
     context.clear()
     everyone = range(count)
     for sequence in everyone:

@@ -81,7 +81,7 @@ def trl(settings: TrainSettings, prepared: Prepared, out: Path, wide: bool) -> A
 
 
 def losses(trainer: Any) -> list[float]:
-    """Train and return the loss of each step."""
+    """Train and return each step's loss."""
     trainer.train()
     return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 

@@ -78,7 +78,7 @@ class Timer:
         self.accumulation = accumulation
 
     def step_tokens(self) -> list[int]:
-        """Return the tokens of each step; the trainer collates batches ahead of time."""
+        """Return each step's token count; the trainer collates batches ahead of time."""
         a = self.accumulation
         return [sum(self.collated[i * a : (i + 1) * a]) for i in range(len(self.seconds))]
 

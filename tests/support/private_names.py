@@ -15,7 +15,7 @@ INTERNAL = (
     "huggingface_hub.utils.sha",
 )
 OURS = {"_fused", "_fused_place", "_fused_layers"}  # attributes that our kernels add to PEFT's layers
-DOCUMENTED = {"_exit", "_SubParsersAction"}  # os._exit; argparse has no other name for its type
+DOCUMENTED = {"_exit", "_SubParsersAction"}  # os._exit; argparse offers no other name for its type
 
 
 def private_names(code: str) -> set[str]:

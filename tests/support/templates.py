@@ -5,7 +5,7 @@ from __future__ import annotations
 CHATML_TURN = "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
 OPENS = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 
-# like Qwen3's: the last answer has a thought, possibly empty; thoughts are removed from earlier answers
+# like Qwen3's: the last answer contains a thought, possibly empty; thoughts are removed from earlier answers
 HYBRID = (
     """\
 {%- set last = namespace(user=-1) -%}
