@@ -105,7 +105,7 @@ mount_path() {  # $1 an argument that may be a path, $2 ro or rw: mount it at th
   local folder
   for folder in $SEEN; do
     case $target in "/app/$folder" | "/app/$folder/"*)
-      # the target of a link that leaves the project
+      # the target of a link that points outside the project
       [ "$source" = "$(realpath -ms "$path")" ] || add "$source" "$source" "$mode"
       return 0 ;;
     esac
@@ -121,10 +121,10 @@ mount_words() {
   done
   for word in "${words[@]+"${words[@]}"}"; do
     case $before in
-      # may be a directory named like a command, such as train: only its option tells
+      # may be a directory named like a command, such as train: only its option shows which
       --data.path | --data.eval_path) case $word in /* | "~/"*) ;; *) word=./$word ;; esac ;;
     esac
-    # a new root is made here: in the container it would be lost with it
+    # a new root is created here: inside the container, it would be lost
     case $before in --run.root) [ -e "$word" ] || mkdir -p -- "$word" ;; esac
     case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "$word" ro ;; esac
     case $before in --config) mount_values "$word" ;; esac
@@ -182,7 +182,7 @@ export_service() {  # the compose service of an export, without a network if it 
 
 build() {
   there "$1" && return
-  # a registry's name: the image of a release is fetched
+  # a registry name: the release image is pulled
   case $IMAGES in */*) echo "images: fetching $(image "$1")" >&2; docker pull --quiet "$(image "$1")" >&2 && return ;; esac
   echo "images: building $IMAGES-$1 (llama.cpp: LLAMA_CPU=${LLAMA_CPU:-all}), which takes some minutes once" >&2
   tools/images.sh build "$1" >&2 || fail "building the image $IMAGES-$1 failed; Docker's output is above"

@@ -16,7 +16,7 @@ export class Settings {
     [this.#form, this.#button] = [form, button];
   }
 
-  /** The settings saved in the browser: all but the API key. */
+  /** The settings saved in the browser: all except the API key. */
   get values() {
     const { system, temperature, "max-tokens": limit, markdown } = this.#form.elements;
     return { system: system.value, temperature: temperature.value, maxTokens: limit.value, markdown: markdown.checked };
@@ -46,7 +46,7 @@ export class Settings {
   }
 }
 
-/** Lists the saved chats. `actions` has open(id) and forget(id), called by their buttons. */
+/** Lists the saved chats. `actions` provides open(id) and forget(id), called by their buttons. */
 export function listChats(panel, chats, current, actions) {
   const list = panel.querySelector("ul"), none = chats.length === 0;
   list.replaceChildren(...chats.map(chat => entry(chat, chat.id === current, actions)));

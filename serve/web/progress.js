@@ -26,7 +26,7 @@ export function elapsed({ turn, began, heard }, now) {
   return `${what}, ${Math.floor((now - began) / 1000)} s.`;
 }
 
-/** Returns the statistics of a finished answer as one line, "" if the server sent no usage. */
+/** Returns a finished answer's statistics on one line, or "" if the server sent no usage. */
 export function figures({ usage, began, first, last }) {
   if (!usage) return "";
   const tokens = usage.completion_tokens, seconds = (last - first) / 1000;

@@ -3,7 +3,7 @@ export class EventParser {
   #rest = ""; // the unfinished line
   #data = []; // the data lines of the unfinished event
 
-  /** Takes the next piece of text; returns the data of each event that it completes. */
+  /** Adds the next piece of text; returns the data of each event that it completes. */
   feed(text) {
     // a carriage return at the end of a piece may be the first half of a line break: wait for the next piece
     const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
@@ -11,7 +11,7 @@ export class EventParser {
     return lines.map(line => this.#line(line)).filter(data => data !== null);
   }
 
-  /** Ends the text; returns the data of a last event without an empty line after it. */
+  /** Ends the text; returns the data of a final event that no empty line follows. */
   end() {
     return this.feed("\n\n");
   }

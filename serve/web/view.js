@@ -2,10 +2,10 @@
 import { made } from "./elements.js";
 import { renderMarkdown } from "./markdown.js";
 
-const END_PX = 48; // closer to the end counts as at the end
+const END_PX = 48; // distances below this count as the end
 const COPIED_MS = 1500;
 
-/** `actions` has edit(turn, text) and again(), called by the buttons of messages. */
+/** `actions` provides edit(turn, text) and again(), called by message buttons. */
 export class Conversation {
   markdown = true;
   #log;
@@ -55,7 +55,7 @@ export class Conversation {
     this.#log.setAttribute("aria-busy", String(state));
   }
 
-  /** Replaces a user message by a text field; `text` is its initial content. */
+  /** Replaces a user message with a text field; `text` is its initial content. */
   edit(turn, text = turn.content) {
     const article = this.#of(turn), body = article.querySelector(".body");
     const field = made("textarea"), save = button("Send", "save"), cancel = button("Cancel", "cancel");
@@ -88,7 +88,7 @@ export class Conversation {
 
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.#log, left = scrollHeight - scrollTop - clientHeight;
-    // moving up is the user's doing, or the browser's at the end of a text that became shorter
+    // upward scrolling is caused by the user, or by the browser when the text has become shorter
     if (scrollTop < this.#top) this.#following = left < 1;
     else if (left < END_PX) this.#following = true;
     this.#top = scrollTop;
