@@ -140,7 +140,7 @@ class ChatTemplate:
 
     @property
     def written(self) -> str:
-        """The text in the template: its literals and the text between its tags, without comments.
+        """The template's text: its literals and the text between its tags, without comments.
 
         Raises ChatError if the source is not a template.
         """

@@ -147,7 +147,7 @@ def private_directory(path: Path) -> Path:
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove partial files that a killed process left in `directory`."""
+    """Remove partial files left in `directory` by a killed process."""
     for path in directory.glob(".*.partial"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -205,7 +205,7 @@ def read_json(path: Path, most: int | None = None) -> Any:
 
 
 def read_text(path: Path, most: int | None = None) -> str:
-    """Return the text of a UTF-8 file with its line breaks unchanged. Raises OSError and UnicodeDecodeError."""
+    """Return a UTF-8 file's text with line breaks unchanged. Raises OSError and UnicodeDecodeError."""
     return read_regular(path, most).decode("utf-8")
 
 
@@ -216,12 +216,12 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_lines(path: Path, most: int | None = None) -> list[str]:
-    """Return the lines of a UTF-8 file without their \\n. Raises OSError and UnicodeDecodeError."""
+    """Return a UTF-8 file's lines without the trailing \\n. Raises OSError and UnicodeDecodeError."""
     return split_lines(read_text(path, most))
 
 
 def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
-    """Return the values of a JSON Lines file, empty lines skipped.
+    """Return the values in a JSON Lines file, skipping empty lines.
 
     Raises OSError, and ValueError for a malformed line; with `partial` such lines, which a killed process may leave,
     are skipped.
@@ -237,7 +237,7 @@ def read_jsonl(path: Path, partial: bool = False) -> list[Any]:
 
 
 def last_line(output: str, default: str = "") -> str:
-    """Return the last line that a program printed; a carriage return starts a new line."""
+    """Return the last line printed by a program; a carriage return starts a new line."""
     return output.replace("\r", "\n").strip().rsplit("\n", 1)[-1].strip() or default
 
 

@@ -58,7 +58,7 @@ class Run:
         return self.path.name
 
     def has(self, kind: type[StageRecord]) -> bool:
-        """Return whether the stage that writes this record has finished."""
+        """Return whether the stage that writes this record is complete."""
         return os.path.isfile(self.path / RECORD_FILES[kind])  # False if the run is unreadable
 
     def read(self, kind: type[AnyRecord]) -> AnyRecord:

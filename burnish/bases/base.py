@@ -30,7 +30,7 @@ MOST_CARD_BYTES = 4 << 20
 MOST_LICENCES = 20
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
-CUT = "cannot reshape array of size"  # numpy's error for a GGUF file that ends before its last tensor
+CUT = "cannot reshape array of size"  # numpy's error for a truncated GGUF file
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -235,7 +235,7 @@ def _gguf_licence(path: Path) -> dict[str, str]:
         reader = GGUFReader(path)
         fields = {key: reader.get_field(f"general.{key.replace('_', '.')}") for key in LICENCE_KEYS}
         return _plain({key: field.contents() for key, field in fields.items() if field is not None})
-    except Exception:  # the reader can raise anything for a damaged file
+    except Exception:  # a damaged file can make the reader raise anything
         return {}
 
 

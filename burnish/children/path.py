@@ -23,7 +23,7 @@ class ProjectFinder:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return the spec of one of the project's packages (importlib.abc.MetaPathFinder)."""
+        """Return the spec for a project package (importlib.abc.MetaPathFinder)."""
         return PathFinder.find_spec(name, [str(ROOT)], target) if path is None and name in PACKAGES else None
 
 
@@ -32,7 +32,7 @@ def only_packages() -> None:
     if ProjectFinder not in sys.meta_path:
         sys.meta_path.insert(0, ProjectFinder)
     closed = {ROOT}
-    if not sys.flags.safe_path:  # `python -m` has put the working directory first
+    if not sys.flags.safe_path:  # `python -m` put the working directory first
         with suppress(OSError):
             closed.add(Path.cwd())
     sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry) and Path(entry).resolve() not in closed]

@@ -40,7 +40,7 @@ def watched(command: Sequence[str], environment: Mapping[str, str], title: str) 
 
 
 def _step(written: bytes) -> str:
-    """Return a child's last reported step; "" if it has not reported any."""
+    """Return a child's last reported step, or "" if there is none."""
     last = next(iter(reversed(STEP.findall(written))), None)
     if last is None:
         return ""

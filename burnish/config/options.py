@@ -80,7 +80,7 @@ def parse_arguments(
 
 
 def _foreign_options(rest: Sequence[str], foreign: Names) -> tuple[dict[str, str], list[str]]:
-    """Split unknown words into other tools' settings (--name value, --name=value, or --name for true) and others."""
+    """Split unknown words into other tools' settings (--name value, --name=value, or --name for true) and the rest."""
     found: dict[str, str] = {}
     left: list[str] = []
     words = list(rest)
@@ -101,7 +101,7 @@ def _name(option: str) -> str:
 
 
 def _underscored(word: str, known: set[str]) -> str:
-    """Accept --allow-unproven for --allow_unproven: option names are field names, but people type dashes."""
+    """Accept --allow-unproven for --allow_unproven: option names are field names, but users type hyphens."""
     name, equals, value = word.partition("=")
     plain = name.removeprefix("--").replace("-", "_")
     return f"--{plain}{equals}{value}" if word.startswith("--") and plain in known else word

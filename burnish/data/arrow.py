@@ -26,7 +26,7 @@ TIMES = ("date", "time", "duration")
 
 
 class ArrowError(Exception):
-    """A Parquet or Arrow file can't be read; the message says why."""
+    """A Parquet or Arrow file can't be read; the message states the reason."""
 
 
 def is_arrow(data: bytes) -> bool:
@@ -62,7 +62,7 @@ def read_arrow(data: bytes) -> Iterator[dict[str, Any]]:
 def _batches(pa: Any, data: bytes, most: int) -> Iterator[tuple[Any, dict[str, Undecoded]]]:
     """Yield record batches, with a placeholder cell for every column that was not read.
 
-    Raises MemoryError before a batch takes more than `most` bytes.
+    Raises MemoryError before a batch can use more than `most` bytes.
     """
     if data.startswith(PARQUET_MAGIC):
         import pyarrow.parquet as pq

@@ -95,7 +95,7 @@ class _Scanner:
         return match.group()
 
     def _why(self, number: int) -> str:
-        """Return what is wrong with a cell that starts with a quote."""
+        """Return the fault in a cell that starts with a quote."""
         closed = _QUOTED.search(self.text, self.position)
         if closed is None:
             return f"the closing quote of cell {number} is missing"

@@ -52,7 +52,7 @@ class RawRow:
 
     @property
     def where(self) -> str:
-        """The row's location in its file, for messages."""
+        """The row's location in the file, for messages."""
         return place(self.line, self.row, self.unit, self.file)
 
 

@@ -228,7 +228,7 @@ def _speaker(value: dict[str, Any]) -> Any:
 
 
 def _thoughts(value: dict[str, Any], found: Found) -> list[str]:
-    """Return the reasoning texts of an assistant turn."""
+    """Return an assistant turn's reasoning texts."""
     keys = [key for key in THOUGHTS if isinstance(value.get(key), str) and value[key].strip()]
     found.thoughts.update(keys)
     return [value[key] for key in keys]
@@ -265,7 +265,7 @@ def _role(value: dict[str, Any], faults: list[str]) -> str | None:
 
 
 def _result(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None:
-    """Return the text of a tool's result: an object, or a list that has no content parts, as JSON; "" for null."""
+    """Return a tool result's text: an object, or a list without content parts, becomes JSON, and null becomes ""."""
     there = [key for key in TEXT_KEYS if key in value]
     given = [key for key in there if value[key] is not None]
     if there and not given:
@@ -278,7 +278,7 @@ def _result(value: dict[str, Any], found: Found) -> tuple[str, list[str]] | None
 
 
 def _is_parts(content: list[Any]) -> bool:
-    """Return whether a result's list is one of content parts."""
+    """Return whether a result's list consists of content parts."""
     return bool(content) and all(
         isinstance(part, dict) and (part.get("type") in PARTS if "type" in part else part.keys() == {"text"})
         for part in content

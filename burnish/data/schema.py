@@ -1,4 +1,4 @@
-"""The columns of the formats, and other columns with a known meaning."""
+"""The formats' columns, and other columns with a known meaning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Columns:
-    """The required and optional columns of a format."""
+    """A format's required and optional columns."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call: the tool's name, and its arguments as the text of a JSON object."""
+    """A tool call: the tool's name, and the arguments as JSON object text."""
 
     name: str
     arguments: str

@@ -146,7 +146,7 @@ class Source:
         return left < len(marker) and marker.startswith(self._text[self._at :])
 
     def _longer(self, marker: str, start: int, markers: Sequence[str]) -> bool:
-        """Return whether a longer marker is still possible at `start`."""
+        """Return whether a longer marker could still match at `start`."""
         rest = self._text[start : start + max(map(len, markers))]
         return any(len(m) > len(marker) and len(rest) < len(m) and m.startswith(rest) for m in markers)
 

@@ -45,11 +45,11 @@ class TopLogprobs:
 
     @staticmethod
     def join(parts: Sequence[TopLogprobs]) -> TopLogprobs:
-        """Concatenate the answers to several questions."""
+        """Concatenate the answers for several questions."""
         return TopLogprobs(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "logp", "true")))
 
     def take(self, mask: npt.NDArray[np.bool_] | slice) -> TopLogprobs:
-        """Return the answers at the positions of a mask or slice."""
+        """Return the answers at the positions selected by a mask or slice."""
         return TopLogprobs(self.ids[mask], self.logp[mask], self.true[mask])
 
 
@@ -85,7 +85,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def kl_with_tail(p: Floats, q: Floats) -> Floats:
-    """Return KL(P || Q) per row, from the log-probabilities [n, k] of the same k tokens under both.
+    """Return KL(P || Q) per row, from both distributions' log-probabilities [n, k] for the same k tokens.
 
     All other tokens count as one bucket, so this is a lower bound on the full KL (by the log-sum inequality). The
     tail mass is 1 - sum, but at least 1e-12.

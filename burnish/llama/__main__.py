@@ -1,7 +1,7 @@
 """Commands that run llama.cpp in a separate process.
 
 python -m burnish.llama quantize SOURCE TARGET TYPE [--threads N] [--requantize]: quantize; Ctrl-C ends it.
-python -m burnish.llama load-test FILE [--amx auto|on|off]: load a file and run it; a crash ends only this process.
+python -m burnish.llama load-test FILE [--amx auto|on|off]: load and run a file; a crash ends only this process.
 python -m burnish.llama tokenize FILE: convert a JSON list of texts on standard input to a JSON list of their ids.
 """
 

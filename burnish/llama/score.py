@@ -1,4 +1,4 @@
-"""Score exam rows with a GGUF: raw logits at given positions."""
+"""Score exam rows with a GGUF: compute raw logits at given positions."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from .axis import Axis, number
 
-WIDTH, HEIGHT = 440, 270  # units of the view box, about CSS pixels on a wide page
+WIDTH, HEIGHT = 440, 270  # view box units, roughly CSS pixels on a wide page
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 26, 42
 MOST_POINTS = 800  # per curve; longer curves keep only each section's lowest and highest point
 MEANS = 60  # a noisy curve with over four times as many points is drawn faint, with this many means on top
-DOTTED_BELOW = 40  # curves with fewer points get dots
+DOTTED_BELOW = 40  # curves with fewer points are drawn with dots
 BAR_HEIGHT, BAR_GAP, NAME_WIDTH, VALUE_WIDTH = 20, 8, 106, 58
 LABEL_HEIGHT, GLYPH_WIDTH, DOT = 14, 8, 5
 

@@ -1,7 +1,7 @@
 """Run llama.cpp's converter without executing a model's own code: python -m burnish.tokenizers.convert WORDS...
 
 For some architectures the converter loads a tokenizer with trust_remote_code=True (chatglm, deepseek, dream, glm,
-hunyuan, kimi, llada, minimax, nemotron, qwen). Here it is always False.
+hunyuan, kimi, llada, minimax, nemotron, qwen). Here trust_remote_code is always False.
 """
 
 from __future__ import annotations

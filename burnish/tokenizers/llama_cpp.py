@@ -20,7 +20,7 @@ from ..files import atomic_file, cache_root, file_sha256
 from ..process import crashed, exit_reason
 
 CONVERTER = Path(sys.prefix) / "share" / "burnish" / "llama.cpp" / "convert_hf_to_gguf.py"
-CONVERT = "burnish.tokenizers.convert"  # runs it
+CONVERT = "burnish.tokenizers.convert"  # runs the converter
 TIMEOUT_S = 600
 
 

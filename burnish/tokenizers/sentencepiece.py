@@ -19,7 +19,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE_PIECE = 1, 2, 3, 4, 6  # SentencePi
 def is_spm(content: dict[str, Any]) -> bool:
     """Return whether a tokenizer.json is character-level BPE with byte fallback, as in SentencePiece.
 
-    llama.cpp ends the process on a byte without a token, so all 256 are required.
+    llama.cpp aborts on a byte without a token, so all 256 byte tokens are required.
     """
     model = content["model"]
     if model.get("type") != "BPE" or not model.get("byte_fallback"):

@@ -54,7 +54,7 @@ class Prompt:
     controls: tuple[Span, ...] | None = None
 
     def after(self, start: int) -> Prompt:
-        """Return the part after the first `start` characters."""
+        """Return the prompt without its first `start` characters."""
         spans = self.controls and tuple((a - start, b - start) for a, b in self.controls if a >= start)
         return Prompt(self.text[start:], spans)
 
@@ -135,7 +135,7 @@ class Chat:
             ids, spans = self.vocabulary.parse(prompt.text), self._spans(prompt.text)
             if self.reading == "parse" or len(self._control(ids, [prompt.text])) <= len(spans):
                 return ids
-            prompt = Prompt(prompt.text, spans)  # a normalizer turned other text into a special string
+            prompt = Prompt(prompt.text, spans)  # the normalizer turned other text into a special string
         for cut in (self.vocabulary.always_parsed, frozenset(self.vocabulary.specials)):
             parts = list(self._parts(prompt, cut))
             ids = self.vocabulary.spell(parts)
