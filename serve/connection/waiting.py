@@ -26,7 +26,7 @@ class Connections:
         self.limit = limit
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # longest wait first
-        self._lingering: dict[Connection, None] = {}  # longest first
+        self._lingering: dict[Connection, None] = {}  # oldest first
 
     def __len__(self) -> int:
         return len(self._open) + len(self._lingering)

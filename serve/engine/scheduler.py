@@ -201,7 +201,7 @@ class Scheduler:
         need = 0
         if self.limits.shared:
             wanted = len(sequence.tokens) + min(sequence.tokens_left, self.limits.reserve)
-            # what the others still need: the rest of their prompts, or a cell for their next token
+            # cells the others still need: the rest of their prompts, or one for their next token
             others = sum(other.pending if other.prefilling else 1 for other in self.running.values())
             need = min(wanted, self.limits.cells - others) + others
         if not self.slots.place(sequence, prefix, need):

@@ -175,7 +175,7 @@ class Slots:
             tail = max(0, self._cells.only_held_by({source}) - length)
             if (tight or tail <= SMALL_TAIL_TOKENS) and self.free_cells + tail >= need - length:
                 return self._take_over(source, length)
-            if tight:  # not even that fits beside the others: drop the prefix and prefill the whole prompt
+            if tight:  # even that does not fit next to the others: drop the prefix and prefill the whole prompt
                 self._empty_slot(source)
                 source, length = None, 0
         if self.free_cells < need - length or not self._free_slots():

@@ -49,7 +49,7 @@ class Upload:
         self.timeout.reschedule(0)
 
     def timeout_error(self) -> ApiError:
-        """Return the error for the deadline that has passed."""
+        """Return the error for the expired deadline."""
         text = f"The request body did not arrive within {self.timeout_s:g} s."
         if self._paid_until < self._end:
             text = f"The request body arrived too slowly: at least {MIN_RATE} bytes per second are required."

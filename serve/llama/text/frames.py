@@ -63,7 +63,7 @@ def value(content: Any, kind: Kind = Kind.VALUE) -> Reply:
 def _json(content: Any) -> bytes:
     try:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # a lone surrogate: UTF-8 can't encode it, a JSON escape can
+    except UnicodeEncodeError:  # UTF-8 can't encode a lone surrogate, but a JSON escape can
         return json.dumps(content, separators=(",", ":")).encode()
 
 
