@@ -24,7 +24,7 @@ _HINTS = {
 def scan_json(text: str, faults: list[str]) -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for every element of a JSON array, or for every value in a sequence of values.
 
-    Values in a sequence may be separated by spaces, line breaks or nothing. Malformed values are added to `faults`;
+    Values in a sequence may be separated by whitespace or nothing. Malformed values are added to `faults`;
     scanning resumes at the next object with the same indentation.
     """
     yield from _Scanner(text, faults).rows()

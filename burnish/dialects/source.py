@@ -81,7 +81,7 @@ class Source:
         return found
 
     def blanks(self) -> Waiting[None]:
-        """Skip spaces and line breaks."""
+        """Skip whitespace."""
         while True:
             match = BLANKS.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -89,7 +89,7 @@ class Source:
                 return
 
     def leading(self) -> Waiting[str]:
-        """Read and return spaces and line breaks."""
+        """Read and return whitespace."""
         found: list[str] = []
         for piece in self.run(BLANKS):
             if piece is None:
