@@ -158,7 +158,7 @@ def test_an_edited_chat_template(run: Run, tmp_path: Path, verdict: Callable[[Pa
 
 def test_a_template_edited_where_no_exam_row_reaches(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     gguf = broken(run, tmp_path, edit_template("{% for", "{% if tools %}{{ tools }}{% endif %}{% for"))
-    assert "prompt parity: its chat template is not the one that was trained" in verdict(gguf)
+    assert "prompt parity: its chat template differs from the trained one" in verdict(gguf)
 
 
 def test_a_double_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:

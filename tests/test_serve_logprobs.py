@@ -86,7 +86,7 @@ def test_others_are_served_while_a_large_reply_is_written() -> None:
 
     body, ticks = asyncio.run(run())
     choices = json.loads(body)["choices"]
-    assert ticks > 5 and len(choices) == 8
+    assert ticks > 2 and len(choices) == 8
     assert all(len(values) == len(tokens) + 1 for choice in choices for values in choice["logprobs"].values())
     assert choices[0]["logprobs"] == choices[7]["logprobs"]
 
