@@ -54,8 +54,10 @@ def test_ctrl_c_while_a_stage_imports_is_one_line(stage: str, delay: float, tmp_
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert "Traceback" not in errors and errors.count("\n") <= 2, errors
-    assert "interrupted" in errors or "error: " in errors  # it may have found by then that there is no run
+    # it may have found by then that there is no run, or that two settings are missing
+    others = [line for line in errors.splitlines() if not line.startswith("error: ")]
+    assert "Traceback" not in errors and len(others) <= 1, errors
+    assert "interrupted" in errors or "error: " in errors
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_child_once() -> None:
