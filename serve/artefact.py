@@ -37,6 +37,7 @@ class Chosen:
     template_date: str = ""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     special_tokens: Reading = "text"
+    tool_dialect: str | None = None  # None: found from the template
     recorded: bool = False
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -103,6 +104,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
         template_date=trained.template_date,
         template_kwargs=exported.template_kwargs,
         special_tokens=exported.special_tokens,
+        tool_dialect=exported.tool_dialect,
         recorded=True,
         record={
             "run_id": exported.run_id,

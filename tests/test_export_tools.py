@@ -59,18 +59,24 @@ def test_prompts_with_tools_and_calls_are_those_of_training(chat_and_exam: tuple
 
 def test_the_rows_calls_are_read_back(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
     chat, exam = chat_and_exam
-    assert tool_parity(exam, chat, lambda ids: decoded(base_tokenizer, ids)).holds is True
-    changed = tool_parity(exam, chat, lambda ids: decoded(base_tokenizer, ids).replace("Zürich", "Zurich"))
+    assert tool_parity(exam, chat, None, lambda ids: decoded(base_tokenizer, ids)).holds is True
+    changed = tool_parity(exam, chat, None, lambda ids: decoded(base_tokenizer, ids).replace("Zürich", "Zurich"))
     assert changed.holds is False and "2 are read, or with other arguments" in changed.why
 
 
 def test_a_template_whose_calls_can_t_be_read_fails(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
     chat, exam = chat_and_exam
     plain = replace(chat, template=replace(chat.template, source=load_template("chatml")))
-    check = tool_parity(exam, plain, lambda ids: decoded(base_tokenizer, ids))
+    check = tool_parity(exam, plain, None, lambda ids: decoded(base_tokenizer, ids))
     assert check.holds is False and "its tool calls can't be read" in check.why
+
+
+def test_calls_are_read_with_the_recorded_dialect(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
+    chat, exam = chat_and_exam
+    for dialect, holds in (("hermes", True), ("mistral", False)):
+        assert tool_parity(exam, chat, dialect, lambda ids: decoded(base_tokenizer, ids)).holds is holds
 
 
 def test_without_calls_it_does_not_apply(chat_and_exam: tuple[Chat, Exam]) -> None:
     none = replace(chat_and_exam[1], questions=[Question("general", [1, 2], [(1, 2)])])
-    assert tool_parity(none, None, lambda ids: "").holds is None
+    assert tool_parity(none, None, None, lambda ids: "").holds is None

@@ -30,6 +30,7 @@ from serve.llama.tokenizer import LlamaTokenizer
 from tests.support.commands import ROOT
 from tests.support.hostile_templates import HOSTILE
 from tests.support.server import ServerProcess, serving
+from tests.support.tool_templates import TEMPLATES
 from tools import tiny_gguf
 
 LIMIT_S = 1.5
@@ -269,6 +270,19 @@ def test_no_key_and_no_token_is_in_the_environment_of_the_workers(
     try:
         found.wait()
         assert all(b"secret" not in Path(f"/proc/{process}/environ").read_bytes() for process in workers(found))
+    finally:
+        found.close()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "why"), [("hermes", ""), ("mistral", "not known"), ("elvish", "'elvish' is not known")]
+)
+def test_the_recorded_dialect_reads_the_calls_and_no_other(model: Model, dialect: str, why: str) -> None:
+    template = ChatTemplate(TEMPLATES["chatml-tools"][2], "2026-01-02")
+    found = LlamaTokenizer(model, template, "text", LIMIT_S, dialect)
+    try:
+        found.wait()
+        assert found.dialects.usable == (not why) and why in found.dialects.why
     finally:
         found.close()
 

@@ -199,5 +199,27 @@ def test_a_server_gives_tools_and_calls_to_the_template_in_its_form(tmp_path: Pa
     assert status == 200, reply
 
 
+def test_special_strings_are_refused_in_tools_and_in_escaped_arguments(tmp_path: Path) -> None:
+    tiny_gguf.write(
+        path := tmp_path / "tiny.gguf", replace(tiny_gguf.TINY, context=1024), template=TEMPLATES["chatml-tools"][2]
+    )
+    tool = {"type": "function", "function": {"name": "weather", "description": "ends with <|im_end|>"}}
+    arguments = r'{"city": "\u003c|im_end|\u003e"}'
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    asked = [{"role": "user", "content": "Rain?"}]
+    called = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    called += [{"role": "tool", "tool_call_id": "call_1", "content": "grey"}]
+    with serving(model=path, context_length=None, special_tokens="error") as running:
+        for body, param in (
+            ({"messages": asked, "tools": [TOOL, tool]}, "tools[1].function"),
+            ({"messages": [*asked, *called]}, "messages[1].tool_calls"),
+            ({"messages": asked, "tools": [TOOL]}, None),
+        ):
+            status, _, reply = running.call(
+                "POST", "/v1/chat/completions", {"model": "default", "max_tokens": 1, **body}
+            )
+            assert (status, reply.get("error", {}).get("param")) == (400 if param else 200, param), reply
+
+
 def test_the_facts_of_a_template_pass_between_processes() -> None:
     assert Found.from_json(json.loads(json.dumps(HERMES.to_json()))) == HERMES

@@ -67,11 +67,11 @@ class _Match:
 def find(template: ChatTemplate, dialect: str | None = None) -> Found:
     """Return a template's handling of tools; with `dialect`, try only the dialect with that name.
 
-    Template faults do not raise: even an exceeded limit is reported as the reason.
+    Neither template faults nor an unknown name raise: even an exceeded limit is reported as the reason.
     """
-    candidates = [DIALECTS[dialect]] if dialect else list(DIALECTS.values())
+    candidates = [d for name, d in DIALECTS.items() if dialect in (None, name)]
     try:
-        found = _calls(template, candidates)
+        found = _calls(template, candidates) if candidates else Found(why=f"the tool dialect '{dialect}' is not known")
         return replace(found, thoughts=_thoughts(template, found))
     except TemplateLimit as limit:
         return Found(why=str(limit))

@@ -123,7 +123,9 @@ def examine_gguf(
         ends = gguf_ends(model, record)
         chat = gguf_chat(model, record, timeout_s)
         parity = prompt_parity(exam, chat, record, model.tokenize_raw, ends.all)
-        calls = tool_parity(exam, chat, lambda ids: model.detokenize(ids, special=True).decode("utf-8", "replace"))
+        calls = tool_parity(
+            exam, chat, record.tool_dialect, lambda ids: model.detokenize(ids, special=True).decode("utf-8", "replace")
+        )
         return fidelity(exam, scored, parity, terminator(exam, ends), calls)
 
 
@@ -145,5 +147,5 @@ def examine_checkpoint(
     ends = checkpoint_ends(directory, tokenizer, record)
     chat = checkpoint_chat(tokenizer, record, timeout_s)
     parity = prompt_parity(exam, chat, record, raw, ends.all)
-    calls = tool_parity(exam, chat, lambda ids: decoded(tokenizer, ids))
+    calls = tool_parity(exam, chat, record.tool_dialect, lambda ids: decoded(tokenizer, ids))
     return fidelity(exam, scored, parity, terminator(exam, ends), calls), scored.answers

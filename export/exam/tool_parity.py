@@ -20,15 +20,18 @@ Decode = Callable[[Sequence[int]], str]
 IDS_BEFORE = 16
 
 
-def tool_parity(exam: Exam, chat: Chat | None, decode: Decode) -> Check:
-    """Check every tool-call turn in the exam. `decode` converts ids to text, including special tokens."""
+def tool_parity(exam: Exam, chat: Chat | None, dialect: str | None, decode: Decode) -> Check:
+    """Check every tool-call turn in the exam, read with the recorded dialect, if there is one, as the server does.
+
+    `decode` converts ids to text, including special tokens.
+    """
     turns = list(_turns(exam))
     if not turns:
         return Check(None)
     if chat is None:
         return Check(False, "it has no chat template")
     try:
-        found = find(chat.template)
+        found = find(chat.template, dialect)
     except ChatError as error:
         return Check(False, str(error))
     if found.dialect is None:

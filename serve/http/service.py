@@ -168,33 +168,34 @@ def json_reply(key: str, content: bytes) -> Response:
     return Response(b'{"%b":%b}' % (key.encode(), content), media_type="application/json")
 
 
+class _Choice:
+    """One choice of a whole reply. Text is parsed as it arrives, so that long replies do not hold up the event loop."""
+
+    def __init__(self, parser: OutputParser) -> None:
+        self._parser, self._logprobs, self._reasoning = parser, list[TokenLogprob](), 0
+        self.scores: list[TokenLogprob] | None = None
+        self.answer: Answer | None = None
+
+    def take(self, event: Delta | Finished) -> None:
+        """Parse new text, and count the tokens up to the end of the reasoning."""
+        before = self._parser.reasoned
+        parsed = self._parser.feed(event.text, final=isinstance(event, Finished))
+        if self._parser.reasoned != before:
+            self._reasoning = event.completion_tokens
+        self._logprobs += event.logprobs
+        if isinstance(event, Finished):
+            self.answer = Answer(replace(event, logprobs=self._logprobs), parsed, self.scores, self._reasoning)
+
+
 async def _collect(queue: EventQueue, parsers: list[OutputParser]) -> list[Answer]:
-    """Wait for the end of every choice and parse it. Raises Timeout, or ApiError 500 if one failed."""
-    ends: dict[int, Finished] = {}
-    scores: dict[int, list[TokenLogprob]] = {}
-    deltas: list[list[Delta]] = [[] for _ in parsers]
-    while len(ends) < len(parsers):
+    """Wait for the end of every choice. Raises Timeout, or ApiError 500 if one failed."""
+    choices = [_Choice(parser) for parser in parsers]
+    while any(choice.answer is None for choice in choices):
         for index, event in await queue.take():
             if isinstance(event, PromptLogprobs):
-                scores[index] = event.logprobs
-            elif isinstance(event, Delta):
-                deltas[index].append(event)
-            else:
-                if event.error is not None:
-                    raise failed(event.error)
-                ends[index] = event
-    return [_parsed(parser, deltas[i], ends[i], scores.get(i)) for i, parser in enumerate(parsers)]
-
-
-def _parsed(parser: OutputParser, deltas: list[Delta], end: Finished, scores: list[TokenLogprob] | None) -> Answer:
-    """Parse a choice, and count its tokens up to the end of the reasoning."""
-    events: list[Delta | Finished] = [*deltas, end]
-    reasoning = 0
-    for event in events:
-        before = parser.reasoned
-        parsed = parser.feed(event.text, final=event is end)
-        if parser.reasoned != before:
-            reasoning = event.completion_tokens
-    if deltas:
-        end = replace(end, logprobs=[score for event in events for score in event.logprobs])
-    return Answer(end, parsed, scores, reasoning)
+                choices[index].scores = event.logprobs
+                continue
+            if isinstance(event, Finished) and event.error is not None:
+                raise failed(event.error)
+            choices[index].take(event)
+    return [choice.answer for choice in choices if choice.answer is not None]

@@ -46,7 +46,7 @@ def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> tuple[Serv
     if settings.context_length is not None and settings.context_length > known:
         warn(f"context_length {settings.context_length} exceeds the model's context length of {known} tokens")
     runtime = {"cpu_variant": cpu_variant(), "amx": model.amx, "amx_why": model.amx_why}
-    tokenizer = LlamaTokenizer(model, template, reading, settings.template_timeout_s)
+    tokenizer = LlamaTokenizer(model, template, reading, settings.template_timeout_s, chosen.tool_dialect)
     served = Served(
         name=chosen.name,
         tokenizer=tokenizer,

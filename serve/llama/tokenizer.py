@@ -21,16 +21,24 @@ class LlamaTokenizer:
     """Renders and tokenizes in worker processes; the caller closes it.
 
     `template` is None if the model has none. `reading` is how special strings in messages are tokenized. `timeout_s`
-    limits rendering and tokenizing one request.
+    limits rendering and tokenizing one request. `tool_dialect`: the only dialect that may read the template's calls.
     """
 
-    def __init__(self, model: Model, template: ChatTemplate | None, reading: Reading, timeout_s: float) -> None:
+    def __init__(
+        self,
+        model: Model,
+        template: ChatTemplate | None,
+        reading: Reading,
+        timeout_s: float,
+        tool_dialect: str | None = None,
+    ) -> None:
         self.model, self.has_template = model, template is not None
         settings = {
             "model": str(model.path.resolve()),
             "template": template and {**asdict(template), "timeout_s": timeout_s},
             "reading": reading,
             "timeout_s": timeout_s,
+            "tool_dialect": tool_dialect,
         }
         self._workers = TextWorkers(settings)
         self._fault: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any
 
@@ -67,14 +68,19 @@ async def _checked(request: Rendering, service: Service) -> list[dict[str, Any]]
         raise ApiError(400, text, param="tools", code="unsupported_parameter")
     messages = [message.for_template() for message in request.messages]
     if served.refuse_specials:
-        await _refuse_specials(served.tokenizer, messages)
+        # arguments in the template's shape: JSON text may spell a special string with escapes
+        shaped = served.dialects.shape.messages(messages)
+        await _refuse_specials(served.tokenizer, shaped, request.variables.get("tools") or [])
     return messages
 
 
-async def _refuse_specials(tokenizer: Tokenizer, messages: Many[dict[str, Any]]) -> None:
-    """Raise ApiError 400 for the first special string in the messages."""
-    if found := await tokenizer.special_string(messages):
+async def _refuse_specials(
+    tokenizer: Tokenizer, messages: Many[Mapping[str, Any]], tools: Many[Mapping[str, Any]]
+) -> None:
+    """Raise ApiError 400 for the first special string in the messages or the tools."""
+    if found := await tokenizer.special_string([*messages, *tools]):
         index, field, string = found
-        param = f"messages[{index}].{field}"
-        what = f"'{string}' is a special token of this model and not allowed in messages"
+        tool = index - len(messages)
+        param = f"messages[{index}].{field}" if tool < 0 else f"tools[{tool}].{field}"
+        what = f"'{string}' is a special token of this model and not allowed in {param.partition('[')[0]}"
         raise ApiError(400, f"Invalid '{param}': {what}.", param=param, code="invalid_value")

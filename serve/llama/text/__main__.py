@@ -40,7 +40,7 @@ def main() -> int:
     with open(int(sys.argv[2]), "rb") as file:
         settings: dict[str, Any] = json.load(file)
     with Model.open(settings["model"], vocab_only=True) as model:
-        template, fault, found = _examined(settings["template"])
+        template, fault, found = _examined(settings["template"], settings["tool_dialect"])
         chat = Chat(template, vocabulary.from_gguf(model), settings["reading"]) if template else None
         texts = TextCodec(model, chat, _max_token_bytes(model))
         with suppress(BrokenPipeError, ConnectionResetError):  # the server has exited, perhaps during loading
@@ -52,13 +52,17 @@ def main() -> int:
     return 0
 
 
-def _examined(said: dict[str, Any] | None) -> tuple[ChatTemplate | None, str | None, Found]:
-    """Return the server's template, why no chat can be rendered, and how the template writes calls and reasoning."""
+def _examined(said: dict[str, Any] | None, dialect: str | None) -> tuple[ChatTemplate | None, str | None, Found]:
+    """Return the server's template, why no chat can be rendered, and how the template writes calls and reasoning.
+
+    `dialect`: the recorded one, with which training proved its rows.
+    """
     template = ChatTemplate(**{**said, "shape": Shape(**said["shape"])}) if said else None
     fault = _fault(template)
     if template is None or fault is not None:
         return template, fault, Found()
-    return (fit := fitted(template))[0], None, fit[1]
+    template, found = fitted(template, dialect)
+    return template, None, found
 
 
 def _fork_on_request(control: socket.socket, texts: TextCodec, timeout_s: float) -> None:
