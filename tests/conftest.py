@@ -59,6 +59,25 @@ def base_tokenizer(base_directory: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def codec(base_tokenizer: Any) -> Any:
+    """What renders and tokenizes training rows with the base's tokenizer."""
+    from train.data import template
+
+    return template.codec(base_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def own(base_tokenizer: Any) -> Any:
+    """The base's own chat template."""
+    from train.data import template
+    from train.settings import ChatSection
+
+    found = template.choose(ChatSection(), base_tokenizer)
+    assert found
+    return found
+
+
+@pytest.fixture(scope="session")
 def tiny_base(base_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 4M parameters with SmolLM2's tokenizer and template, complete and trained in seconds."""
     import torch

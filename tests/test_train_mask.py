@@ -12,7 +12,6 @@ from burnish.chat import ChatTemplate, load_template
 from burnish.data.formats import Example, Message
 from train.data import template as templates
 from train.data.mask import IGNORED, Codec, MaskError, Row, build, prove
-from train.settings import ChatSection
 
 END = "<|im_end|>"
 
@@ -20,18 +19,6 @@ END = "<|im_end|>"
 @pytest.fixture(scope="module")
 def tokenizer(base_tokenizer: Any) -> Any:
     return base_tokenizer
-
-
-@pytest.fixture(scope="module")
-def codec(tokenizer: Any) -> Codec:
-    return templates.codec(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def own(tokenizer: Any) -> ChatTemplate:
-    found = templates.choose(ChatSection(), tokenizer)
-    assert found
-    return found
 
 
 def chat(*contents: str, line: int = 1, untrained: int | None = None) -> Example:

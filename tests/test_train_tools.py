@@ -14,7 +14,6 @@ from burnish.config import ConfigError
 from burnish.data.formats import Example, Message
 from burnish.dialects.events import Call
 from tests.support.tool_calls import CALLS
-from train.data import template as templates
 from train.data.mask import Codec, MaskError, Row, build, prove
 from train.data.tools import fit
 from train.settings import ChatSection
@@ -34,18 +33,6 @@ def conversation(*calls: Call, text: str = "", answer: str = "Grey.") -> Example
     turns = [Message("user", "Rain?"), Message("assistant", text, calls=calls, ids=ids), *results]
     names = dict.fromkeys(call.name for call in calls)
     return Example(1, (*turns, Message("assistant", answer)), tools=tuple(tool(name) for name in names))
-
-
-@pytest.fixture(scope="module")
-def codec(base_tokenizer: Any) -> Codec:
-    return templates.codec(base_tokenizer)
-
-
-@pytest.fixture(scope="module")
-def own(base_tokenizer: Any) -> ChatTemplate:
-    found = templates.choose(ChatSection(), base_tokenizer)
-    assert found
-    return found
 
 
 @pytest.fixture(scope="module")

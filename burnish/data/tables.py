@@ -120,6 +120,12 @@ def parsed(text: str, faults: list[str] | None = None) -> Any:
     return values if text.lstrip().startswith("[") else values[0] if len(values) == 1 else None
 
 
+def as_object(value: Any) -> dict[str, Any] | None:
+    """Return an object, also from its JSON text; None if it is neither."""
+    found = parsed(value) if isinstance(value, str) else value
+    return found if isinstance(found, dict) else None
+
+
 def dumped(value: Any, what: str, faults: list[str]) -> str | None:
     """Return a value as JSON text; None, and a fault, if JSON can't represent it."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...dialects.events import Call
 from ..faults import kind
-from ..tables import dumped, parsed
+from ..tables import as_object, dumped, parsed
 
 # speakers of ShareGPT whose text is calls
 CALLING = frozenset({"function_call", "tool_call"})
@@ -57,11 +57,9 @@ def _list(value: Any, what: str, faults: list[str]) -> tuple[tuple[Call, ...], t
     return tuple(calls), tuple(ids)
 
 
-def _call(item: Any, faults: list[str]) -> Call | None:
-    if isinstance(item, str):
-        item = parsed(item) or item
-    if not isinstance(item, dict):
-        faults.append(f"it is {kind(item)}, expected an object with name and arguments")
+def _call(given: Any, faults: list[str]) -> Call | None:
+    if (item := as_object(given)) is None:
+        faults.append(f"it is {kind(given)}, expected an object with name and arguments")
         return None
     function = item.get("function", item)
     name = function.get("name") if isinstance(function, dict) else function

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...dialects.definitions import definition
 from ..faults import kind
-from ..tables import parsed
+from ..tables import as_object, parsed
 
 Definition = dict[str, Any]
 NONE = "expected a list of definitions; leave the cell empty, or [], in rows without tools"
@@ -44,12 +44,10 @@ def _why(text: str, wrong: list[str]) -> str:
     return f"it is null, {NONE}" if text.strip() == "null" else "it has several values; put them in one list"
 
 
-def _tool(item: Any, number: int, faults: list[str]) -> Definition | None:
+def _tool(given: Any, number: int, faults: list[str]) -> Definition | None:
     where = f"tool {number}"
-    if isinstance(item, str):
-        item = parsed(item) or item
-    if not isinstance(item, dict):
-        faults.append(f"{where} is {kind(item)}, expected an object with name, description and parameters")
+    if (item := as_object(given)) is None:
+        faults.append(f"{where} is {kind(given)}, expected an object with name, description and parameters")
         return None
     function = item.get("function", item)
     if item.get("type", "function") != "function" and "function" not in item and "name" not in item:
