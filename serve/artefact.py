@@ -17,7 +17,7 @@ from burnish.run import find_run, read_both
 from burnish.tokenizers.special_text import Reading
 
 from .hub import fetch_artefact, fetch_records
-from .settings import ServeSettings
+from .settings import ModelSettings
 
 
 class ServeError(UserError):
@@ -42,7 +42,7 @@ class Chosen:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def choose(settings: ServeSettings) -> Chosen:
+def choose(settings: ModelSettings) -> Chosen:
     """Find the file to serve. Raises ServeError or RunError if there is none or it must not be served."""
     if settings.model is not None:
         if settings.run is not None:
@@ -55,7 +55,7 @@ def choose(settings: ServeSettings) -> Chosen:
         if why := irregular(path):
             raise ServeError(f"model {path}: {why}")
         today = datetime.now(UTC).strftime("%Y-%m-%d")
-        return Chosen(path, settings.served_model_name or path.stem, template_date=today, record={"model": path.name})
+        return Chosen(path, path.stem, template_date=today, record={"model": path.name})
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     trained, exported = read_both(run)
     if exported.train_sha256 != file_sha256(run.path / "train.json"):
@@ -63,7 +63,7 @@ def choose(settings: ServeSettings) -> Chosen:
             f"run '{run.id}': export.json belongs to an earlier training: run `make export RUN={run.id}` again"
         )
     artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
-    return _recorded(run.inside(artefact.path), settings.served_model_name or run.id, trained, exported, artefact)
+    return _recorded(run.inside(artefact.path), run.id, trained, exported, artefact)
 
 
 def _explain_directory(path: Path) -> str:
@@ -82,12 +82,12 @@ def _explain_directory(path: Path) -> str:
     return "is a directory: expected a .gguf file, hf://owner/name, or a run (make serve RUN=id)"
 
 
-def _from_hub(settings: ServeSettings, reference: str) -> Chosen:
+def _from_hub(settings: ModelSettings, reference: str) -> Chosen:
     """Choose a file from a published run; download it only if the records allow serving it."""
     published = fetch_records(reference)
     artefact = _artefact(reference, "its page on the Hub", published.export, settings)
     path = fetch_artefact(published, artefact)
-    name = settings.served_model_name or published.export.run_id
+    name = published.export.run_id
     chosen = _recorded(path, name, published.train, published.export, artefact)
     remedy = f"remove {path.resolve()} to download it again; if that fails too, the file was altered on the Hub"
     hub = f"{published.reference.repo}@{published.commit}"
@@ -121,7 +121,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
     )
 
 
-def _artefact(where: str, report: str, exported: ExportRecord, settings: ServeSettings) -> Artefact:
+def _artefact(where: str, report: str, exported: ExportRecord, settings: ModelSettings) -> Artefact:
     """Choose a recorded GGUF file. `where` names the run in errors; `report` points to its measurements."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
     there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files)

@@ -1,4 +1,7 @@
-"""The settings of serve, from the environment (BURNISH_SERVE_...), YAML or command line, with safe defaults."""
+"""The settings of serve, from the environment (BURNISH_SERVE_...), YAML or command line, with safe defaults.
+
+`ModelSettings` are those of every command that loads a model.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,16 @@ def _network(text: str) -> str:
 Proxy = Annotated[str, AfterValidator(_network)]
 
 
-class ServeSettings(Strict):
-    """Settings of `python -m serve`."""
+class ModelSettings(Strict):
+    """Which model is loaded and how, for every command that answers with one."""
 
     runs: str = Field("runs", description="directory that holds the runs")
-    run: str | None = Field(None, description="run to serve, an id or a path; none: the newest exported run")
+    run: str | None = Field(None, description="the run, an id or a path; none: the newest exported run")
     artefact: str | None = Field(
         None, description="GGUF of the run, by quantization (Q8_0); none: the record's default"
     )
     model: str | None = Field(None, description="instead of a run: a .gguf file or hf://owner/name[@revision]")
-    served_model_name: str | None = Field(
-        None, description="model name for clients; the name 'default' always works too"
-    )
-    allow_unproven: bool = Field(False, description="serve an artefact that did not pass its exam")
+    allow_unproven: bool = Field(False, description="load an artefact that did not pass its exam")
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
         description="how to treat the model's special strings in messages: text, parse (as control tokens) or error"
@@ -44,6 +44,42 @@ class ServeSettings(Strict):
     )
     verify: bool = Field(True, description="check the model file against the record's sha256 before loading")
 
+    context_length: Positive | None = Field(
+        None, description="most tokens of prompt and completion together; none: the model's context length"
+    )
+    max_sequences: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        None, description="sequences that run at once; none: chosen from memory and CPUs"
+    )
+    cells: Positive | None = Field(None, description="tokens in the KV cache in total; none: chosen from memory")
+    layout: Literal["auto", "separate", "unified"] = Field(
+        "auto", description="KV cache: separate cells per sequence, or one unified pool"
+    )
+    prefix_cache: bool = Field(True, description="reuse cached prefixes of prompts")
+    step_tokens: Annotated[int, Field(ge=16)] = Field(512, description="most tokens decoded in one step")
+    prompt_chunk: Positive = Field(256, description="most prompt tokens per step while other sequences generate")
+    threads: Positive | None = Field(
+        None, description="threads for decoding; none: the available physical cores, fewer while other work uses them"
+    )
+    mmap: bool = Field(
+        True, description="memory-map the model file; false reads it into memory, so that later changes can't affect it"
+    )
+    n_gpu_layers: int = Field(-1, description="layers to offload to the GPU, -1 for all")
+    amx: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="AMX on CPUs that have it: auto tests a quantized file in a child process first, on skips the test,"
+        " off disables AMX",
+    )
+    template_timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        5.0, description="seconds to render and tokenize a request"
+    )
+
+
+class ServeSettings(ModelSettings):
+    """Settings of `python -m serve`."""
+
+    served_model_name: str | None = Field(
+        None, description="model name for clients; the name 'default' always works too"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8000, description="port to listen on; 0 picks a free one")
     allow_remote: bool = Field(False, description="allow listening beyond loopback without an API key")
@@ -90,35 +126,6 @@ class ServeSettings(Strict):
     max_requests_per_key: Positive | None = Field(None, description="most open requests per API key; none: no limit")
     max_waiting: Annotated[int, Field(ge=0)] = Field(128, description="most waiting sequences; above it: 429")
     request_timeout_s: Seconds = Field(600.0, description="seconds for a request, including its time in the queue")
-    template_timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        5.0, description="seconds to render and tokenize a request"
-    )
     drain_timeout_s: Seconds = Field(30.0, description="seconds for running requests to finish after SIGTERM")
     keep_alive_s: Seconds = Field(15.0, description="seconds without output before a stream gets an SSE comment")
-
-    context_length: Positive | None = Field(
-        None, description="most tokens of prompt and completion together; none: the model's context length"
-    )
-    max_sequences: Annotated[int, Field(ge=1, le=128)] | None = Field(
-        None, description="sequences that run at once; none: chosen from memory and CPUs"
-    )
-    cells: Positive | None = Field(None, description="tokens in the KV cache in total; none: chosen from memory")
-    layout: Literal["auto", "separate", "unified"] = Field(
-        "auto", description="KV cache: separate cells per sequence, or one unified pool"
-    )
-    prefix_cache: bool = Field(True, description="reuse cached prefixes of prompts")
-    step_tokens: Annotated[int, Field(ge=16)] = Field(512, description="most tokens decoded in one step")
-    prompt_chunk: Positive = Field(256, description="most prompt tokens per step while other sequences generate")
-    threads: Positive | None = Field(
-        None, description="threads for decoding; none: the available physical cores, fewer while other work uses them"
-    )
-    mmap: bool = Field(
-        True, description="memory-map the model file; false reads it into memory, so that later changes can't affect it"
-    )
-    n_gpu_layers: int = Field(-1, description="layers to offload to the GPU, -1 for all")
-    amx: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="AMX on CPUs that have it: auto tests a quantized file in a child process first, on skips the test,"
-        " off disables AMX",
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level of log lines")

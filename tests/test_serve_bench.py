@@ -18,9 +18,9 @@ from bench.serve import __main__ as serve
 from bench.serve import loads, peers, raw, table
 from bench.serve.loads import Answer, Sample
 from burnish.llama import Context, Model
+from serve.assembly import _in_own_thread
 from serve.llama.backend import LlamaBackend
 from serve.llama.warmup import warm_up
-from serve.server import _in_own_thread
 from tests.support.server import small_model
 
 ANSWERS = """

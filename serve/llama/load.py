@@ -11,11 +11,11 @@ from burnish.tokenizers.special_text import Reading
 
 from ..artefact import Chosen, ServeError, choose, verify
 from ..served import Served
-from ..settings import ServeSettings
+from ..settings import ModelSettings
 from .tokenizer import LlamaTokenizer
 
 
-def load(settings: ServeSettings, mapped: Note = ignore_path) -> tuple[Model, Served, LlamaTokenizer]:
+def load(settings: ModelSettings, mapped: Note = ignore_path) -> tuple[Model, Served, LlamaTokenizer]:
     """Choose, verify and load the model, and check that its chat template is the one it was trained with.
 
     `mapped` is called with the file's path if the file is memory-mapped. The tokenizer starts in the background. The
@@ -38,7 +38,7 @@ def load(settings: ServeSettings, mapped: Note = ignore_path) -> tuple[Model, Se
         raise
 
 
-def _served(model: Model, chosen: Chosen, settings: ServeSettings) -> tuple[Served, LlamaTokenizer]:
+def _served(model: Model, chosen: Chosen, settings: ModelSettings) -> tuple[Served, LlamaTokenizer]:
     template = _template(model, chosen)
     reading = _reading(chosen, settings) if template else "text"
     stop_ids, stop_strings = _stops(model, chosen.stops)
@@ -67,7 +67,7 @@ def _fingerprint(model: Model, chosen: Chosen) -> str:
     return f"fp_{str(known)[:12]}"
 
 
-def _reading(chosen: Chosen, settings: ServeSettings) -> Reading:
+def _reading(chosen: Chosen, settings: ModelSettings) -> Reading:
     """Return how special strings in messages are tokenized; `auto` follows training."""
     reading = chosen.special_tokens
     if settings.special_tokens != "auto":

@@ -9,7 +9,7 @@ from burnish.machine import cpu_count, memory_available_bytes
 
 from ..artefact import ServeError
 from ..engine.step import SchedulerLimits
-from ..settings import ServeSettings
+from ..settings import ModelSettings
 
 BYTES_PER_NUMBER = 2  # keys and values are stored in float16
 SEQUENCES_PER_CORE = 8
@@ -71,7 +71,7 @@ def cell_bytes(model: Model) -> int:
     return max(1, layers * kv_heads * (size + value_size) * BYTES_PER_NUMBER)
 
 
-def measure(model: Model, context: int, settings: ServeSettings) -> Size:
+def measure(model: Model, context: int, settings: ModelSettings) -> Size:
     """Choose sequences, cells and layout. Raises ServeError if the settings contradict each other.
 
     Separate cells per sequence cost no speed and are used if enough of them fit; otherwise one pool is used.
@@ -92,12 +92,12 @@ def measure(model: Model, context: int, settings: ServeSettings) -> Size:
     return _separate(running, affordable, context, each, settings)
 
 
-def _min_separate(wanted: int, settings: ServeSettings) -> int:
+def _min_separate(wanted: int, settings: ModelSettings) -> int:
     """Return how many full-length sequences must fit for separate cells to be chosen."""
     return wanted if settings.max_sequences else min(wanted, MIN_SEPARATE)
 
 
-def _separate(running: int, affordable: int, context: int, each: int, settings: ServeSettings) -> Size:
+def _separate(running: int, affordable: int, context: int, each: int, settings: ModelSettings) -> Size:
     per_slot = _padded(min(context, affordable // running))
     if settings.context_length is not None and per_slot < settings.context_length:
         raise ServeError(
@@ -116,12 +116,12 @@ def _padded(cells: int) -> int:
     return max(256, -(-cells // 256) * 256)
 
 
-def _threads(settings: ServeSettings) -> int:
+def _threads(settings: ModelSettings) -> int:
     return settings.threads or cpu_count()
 
 
-def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits:
-    """Return the scheduler's limits for this size."""
+def limits(model: Model, size: Size, settings: ModelSettings, queue: int) -> SchedulerLimits:
+    """Return the scheduler's limits for this size; at most `queue` sequences wait."""
     reuse = "none" if not settings.prefix_cache else "whole" if model.whole_prefix_only else "any"
     step = max(settings.step_tokens, size.running)
     return SchedulerLimits(
@@ -133,7 +133,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits
         step_tokens=step,
         busy_prompt_tokens=min(settings.prompt_chunk, step),
         cached_cells=min(size.cells // POOL_CACHED_DIVISOR, MAX_POOL_CACHED) if size.shared else size.cells,
-        queue=settings.max_waiting,
+        queue=queue,
         # separate cells are copied a whole slot at a time: 256 cells cost about as much as prefilling one token
         min_shared=MIN_SHARED if size.shared else max(MIN_SHARED, size.per_slot // COPIED_CELLS_PER_TOKEN),
         cuttable=not model.whole_prefix_only,
@@ -142,7 +142,7 @@ def limits(model: Model, size: Size, settings: ServeSettings) -> SchedulerLimits
     )
 
 
-def context(model: Model, size: Size, settings: ServeSettings) -> Context:
+def context(model: Model, size: Size, settings: ModelSettings) -> Context:
     """Create a llama.cpp context of this size."""
     step = max(settings.step_tokens, size.running)
     return Context(
