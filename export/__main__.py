@@ -31,7 +31,7 @@ from burnish.environment import prepared_process
 from burnish.exam.gate import HOLDS
 from burnish.exam.thresholds import qualified
 from burnish.hub import PAGE
-from burnish.records import Artefact, ExportRecord
+from burnish.records import Artifact, ExportRecord
 from burnish.versions import line as version_line
 
 from .settings import ExportSettings
@@ -39,7 +39,7 @@ from .settings import ExportSettings
 COMMANDS = {
     "run": "merge the adapter, make GGUF files, examine them and write export.json",
     "examine": "examine a GGUF file or merged directory against a run's exam; exit code 1 unless it passes",
-    "push": "publish passing artefacts on the Hub, with records and a model card; private unless push.public",
+    "push": "publish passing artifacts on the Hub, with records and a model card; private unless push.public",
     "card": "print the model card that push would publish, without network access",
 }
 
@@ -52,8 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         command = add_command(commands, "export", name, text, ExportSettings)
         if name == "examine":
-            command.add_argument("artefact", type=Path, help="a .gguf file, or a directory of merged weights")
-            command.usage = "python -m export examine ARTEFACT [--config FILE] [--section.key VALUE ...]"
+            command.add_argument("artifact", type=Path, help="a .gguf file, or a directory of merged weights")
+            command.usage = "python -m export examine ARTIFACT [--config FILE] [--section.key VALUE ...]"
         if name == "push":
             command.add_argument(
                 "--dry-run", "--dry_run", action="store_true", help="list the files and sizes, without network access"
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(options: argparse.Namespace, settings: ExportSettings) -> int:
     if options.command == "examine":
-        return _examine(settings, options.artefact)
+        return _examine(settings, options.artifact)
     if options.command in ("push", "card"):
         return _push(settings, options.command == "card", getattr(options, "dry_run", False))
     with resumable():
@@ -81,9 +81,9 @@ def _command(options: argparse.Namespace, settings: ExportSettings) -> int:
 def _examine(settings: ExportSettings, path: Path) -> int:
     from .stage import examine_file
 
-    artefact = examine_file(settings, path)
-    show("held-out responses, nats per token", [artefact], None, settings.gate.model_dump())
-    return 0 if artefact.verdict == "pass" else 1
+    artifact = examine_file(settings, path)
+    show("held-out responses, nats per token", [artifact], None, settings.gate.model_dump())
+    return 0 if artifact.verdict == "pass" else 1
 
 
 def _run(settings: ExportSettings) -> int:
@@ -94,7 +94,7 @@ def _run(settings: ExportSettings) -> int:
     if record.no_gguf is not None:
         warn(f"no GGUF was made, but `make serve` needs one: {record.no_gguf}")
     elif record.default is None:
-        warn("no artefact passes, so serve will refuse this run: see the table for the reasons")
+        warn("no artifact passes, so serve will refuse this run: see the table for the reasons")
     else:
         say(f"export: finished: {run.path}; serve loads {record.default}")
     say(f"report: {report.write(run)}")
@@ -106,10 +106,10 @@ def _next(run: str, record: ExportRecord) -> str:
     """Return a suggested next command."""
     if record.default is not None:
         return f"make serve RUN={run}"
-    if any(artefact.verdict == "pass" for artefact in record.artefacts):
+    if any(artifact.verdict == "pass" for artifact in record.artefacts):
         merge = "merged/ passed: transformers and vLLM can load it"
         return f"{merge}; make push RUN={run} WHAT=merged,adapter REPO=owner/name publishes it"
-    if any(artefact.verdict == "inconclusive" for artefact in record.artefacts):
+    if any(artifact.verdict == "inconclusive" for artifact in record.artefacts):
         return "train with more held-out rows, then export again: the table has the number needed"
     again = "see the table and the report for what failed, then train again"
     return again if record.no_gguf else f"{again}; or make export RUN={run} QUANTS=Q8_0,Q6_K"
@@ -138,46 +138,46 @@ def _push(settings: ExportSettings, card_only: bool, dry_run: bool) -> int:
     return 0
 
 
-def show(title: str, artefacts: Sequence[Artefact], default: str | None, gate: Mapping[str, float]) -> None:
-    """Print the artefacts with size, fidelity and verdict, and any thresholds looser than the defaults."""
+def show(title: str, artifacts: Sequence[Artifact], default: str | None, gate: Mapping[str, float]) -> None:
+    """Print the artifacts with size, fidelity and verdict, and any thresholds looser than the defaults."""
     made = Table(title=cell(title), title_justify="left")
-    for name in ("artefact", "size", "KL", "top-1", "loss", "base loss", "trained loss", "verdict"):
-        made.add_column(name, justify="left" if name in ("artefact", "verdict") else "right", overflow="fold")
-    for artefact in artefacts:
-        made.add_row(*map(cell, _row(artefact, artefact.path == default)))
+    for name in ("artifact", "size", "KL", "top-1", "loss", "base loss", "trained loss", "verdict"):
+        made.add_column(name, justify="left" if name in ("artifact", "verdict") else "right", overflow="fold")
+    for artifact in artifacts:
+        made.add_row(*map(cell, _row(artifact, artifact.path == default)))
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(made)
-    for artefact in artefacts:
-        if artefact.verdict != "pass":
-            console.print(cell(f"{artefact.verdict}: {artefact.path}: {artefact.why}"), soft_wrap=True)
-    for remark, paths in _remarks(artefacts).items():
+    for artifact in artifacts:
+        if artifact.verdict != "pass":
+            console.print(cell(f"{artifact.verdict}: {artifact.path}: {artifact.why}"), soft_wrap=True)
+    for remark, paths in _remarks(artifacts).items():
         console.print(cell(f"note: {', '.join(paths)}: {remark}"), soft_wrap=True)
     if told := qualified(gate):
         console.print(f"gate: {told}", markup=False, soft_wrap=True)
 
 
-def _remarks(artefacts: Sequence[Artefact]) -> dict[str, list[str]]:
-    """Return remarks on what was not judged for passing artefacts, with the artefact paths."""
+def _remarks(artifacts: Sequence[Artifact]) -> dict[str, list[str]]:
+    """Return remarks on what was not judged for passing artifacts, with the artifact paths."""
     found: dict[str, list[str]] = {}
-    for artefact in artefacts:
-        head, _, remark = artefact.why.partition("; ")
-        if artefact.verdict == "pass" and head == HOLDS and remark:
-            found.setdefault(remark, []).append(artefact.path)
+    for artifact in artifacts:
+        head, _, remark = artifact.why.partition("; ")
+        if artifact.verdict == "pass" and head == HOLDS and remark:
+            found.setdefault(remark, []).append(artifact.path)
     return found
 
 
-def _row(artefact: Artefact, default: bool) -> list[str]:
-    f = artefact.fidelity
-    name = artefact.path + ("  (default)" if default else "")
+def _row(artifact: Artifact, default: bool) -> list[str]:
+    f = artifact.fidelity
+    name = artifact.path + ("  (default)" if default else "")
     return [
         name,
-        f"{artefact.bytes / 1e6:,.0f} MB",
+        f"{artifact.bytes / 1e6:,.0f} MB",
         _number(f.kl),
         "-" if f.top1_agreement is None else f"{f.top1_agreement:.1%}",
         _number(f.loss),
         _number(f.loss_base),
         _number(f.loss_trained),
-        artefact.verdict,
+        artifact.verdict,
     ]
 
 

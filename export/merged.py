@@ -22,7 +22,7 @@ from burnish.files import atomic_directory, atomic_file, remove_partial
 from burnish.records import Examined, Fidelity, Kind, Merge
 from burnish.run import Run
 
-from .artefacts import WORK, Job, Made, produce
+from .artifacts import WORK, Job, Made, produce
 from .exam.examine import examine_checkpoint
 from .merge.bases import MERGED, MergeBase, merge_bases, merge_onto
 from .merge.dequantize import DTYPES

@@ -1,4 +1,4 @@
-"""The export stage: check, merge, convert, quantize, examine, record. Finished, unchanged artefacts are reused."""
+"""The export stage: check, merge, convert, quantize, examine, record. Finished, unchanged artifacts are reused."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from burnish.files import (
     tree_sha256,
 )
 from burnish.llama import LlamaError, check
-from burnish.records import Artefact, Examined, ExportRecord, Fidelity, Kind, TrainRecord
-from burnish.records.verdicts import default_artefact, judged, with_verdict
+from burnish.records import Artifact, Examined, ExportRecord, Fidelity, Kind, TrainRecord
+from burnish.records.verdicts import default_artifact, judged, with_verdict
 from burnish.run import Run, RunError
 from burnish.versions import versions
 
-from .artefacts import EXAMINED, WORK, Finished, Job, Made, describe, produce
+from .artifacts import EXAMINED, WORK, Finished, Job, Made, describe, produce
 from .exam import examine
 from .gguf import convert
 from .gguf.formats import gguf_formats
@@ -96,7 +96,7 @@ def _ggufs(job: Job, types: list[str]) -> tuple[list[Examined], str | None]:
     return [*made, *kept], None
 
 
-def examine_file(settings: ExportSettings, path: Path) -> Artefact:
+def examine_file(settings: ExportSettings, path: Path) -> Artifact:
     """Examine and judge a GGUF file or merged directory against a run's exam, without changing the run."""
     run = runs.find_run(Path(settings.run.root), settings.run.name, TrainRecord)
     record = run.read(TrainRecord)
@@ -136,7 +136,7 @@ def _check_unchanged(run: Run, record: TrainRecord) -> None:
 
 
 def _check_name(run: Run) -> None:
-    """Raise RunError if the directory name can't be part of artefact names."""
+    """Raise RunError if the directory name can't be part of artifact names."""
     try:
         inside(f"gguf/{run.id}.gguf")
     except ValueError as error:
@@ -163,7 +163,7 @@ def _check_room(run: Run, base: Base, merges: int, quants: int) -> None:
 def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], no_gguf: str | None) -> ExportRecord:
     gate, run = job.settings.gate, job.run
     merge = judged(merged, gate)
-    artefacts = [merge, *(judged(gguf, gate, merge) for gguf in ggufs)]
+    artifacts = [merge, *(judged(gguf, gate, merge) for gguf in ggufs)]
     config = read_json(run.path / MERGED / "config.json")
     return ExportRecord(
         run_id=run.id,
@@ -171,8 +171,8 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
         train_sha256=train_sha256,
         gate=gate.model_dump(),
         merge=merged.merge,
-        artefacts=artefacts,
-        default=default_artefact(artefacts),
+        artefacts=artifacts,
+        default=default_artifact(artifacts),
         no_gguf=no_gguf,
         chat_template_sha256=job.record.chat_template_sha256,
         stop=job.record.terminators,

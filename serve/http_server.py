@@ -17,7 +17,7 @@ import uvicorn
 
 from burnish.console import say, warn
 
-from .artefact import ServeError
+from .artifact import ServeError
 from .connection.limits import Limits, Refusal
 from .connection.log_limit import LogLimit
 from .connection.waiting import Connections

@@ -1,4 +1,4 @@
-"""A published run: downloads its records and one artefact from the Hub into the cache, and checks them."""
+"""A published run: downloads its records and one artifact from the Hub into the cache, and checks them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from burnish.console import say
 from burnish.errors import UserError
 from burnish.files import file_sha256
 from burnish.hub import RECORDS, Reference, published_name
-from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.records import Artifact, ExportRecord, TrainRecord
 from burnish.run import Run, read_both
 
 
@@ -56,16 +56,16 @@ def fetch_records(text: str) -> Published:
     return Published(reference, files, train, export)
 
 
-def fetch_artefact(published: Published, artefact: Artefact) -> Path:
+def fetch_artifact(published: Published, artifact: Artifact) -> Path:
     """Download a GGUF file at the records' commit; return its path in the cache. Its sha256 is checked on loading."""
-    name = published_name(artefact.path)
-    say(f"hub: {published.reference.repo}, commit {published.commit[:12]}: {name}, {artefact.bytes / 1e6:,.0f} MB")
+    name = published_name(artifact.path)
+    say(f"hub: {published.reference.repo}, commit {published.commit[:12]}: {name}, {artifact.bytes / 1e6:,.0f} MB")
     # the download interprets names as patterns
     directory = _download(published.reference, published.commit, [escape(name)])
     path = Run(directory, within=directory.parent.parent).inside(name)
     if not path.is_file():
         raise PublishedError(
-            f"hf://{published.reference.repo}: {name} was not published; choose another file with --artefact"
+            f"hf://{published.reference.repo}: {name} was not published; choose another file with --artifact"
         )
     return path
 

@@ -32,11 +32,11 @@ class ModelSettings(Strict):
 
     runs: str = Field("runs", description="directory that holds the runs")
     run: str | None = Field(None, description="the run, an id or a path; none: the newest exported run")
-    artefact: str | None = Field(
+    artifact: str | None = Field(
         None, description="GGUF of the run, by quantization (Q8_0); none: the record's default"
     )
     model: str | None = Field(None, description="instead of a run: a .gguf file or hf://owner/name[@revision]")
-    allow_unproven: bool = Field(False, description="load an artefact that did not pass its exam")
+    allow_unproven: bool = Field(False, description="load an artifact that did not pass its exam")
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
         description="how to treat the model's special strings in messages: text, parse (as control tokens) or error"

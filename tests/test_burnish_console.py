@@ -13,7 +13,7 @@ from rich.console import Console
 
 from burnish.console import cell, gib, millions, printable, say, warn
 from burnish.errors import RESUMES, UserError, resumable, run_edge
-from burnish.records import Artefact, Fidelity
+from burnish.records import Artifact, Fidelity
 from export.__main__ import show
 
 NASTY = "\x1b]0;title\x07\x1b[31m red \x9b2J \r\u202e gpj.exe \u200b \x00 \x7f"
@@ -77,21 +77,21 @@ def test_small_numbers_are_not_rounded_to_nothing() -> None:
 
 def test_tables_escape_markup_and_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})
-    artefact = Artefact(
+    artifact = Artifact(
         path="gguf/[bold]x[", kind="gguf", quantization="Q8_0", bytes=1, sha256="0" * 64, fidelity=nothing,
         verdict="fail", why=f"[/red] {NASTY}",
     )  # fmt: skip
-    show(f"[/blue]{NASTY}", [artefact], None, {})
+    show(f"[/blue]{NASTY}", [artifact], None, {})
     said = capsys.readouterr().out
     assert "[/blue]" in said and "[bold]x[" in said and "[/red]" in said and "\x1b" not in said
 
 
-def test_unjudged_figures_of_passing_artefacts_are_below_the_table(
+def test_unjudged_figures_of_passing_artifacts_are_below_the_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})
     found = [
-        Artefact(path=path, kind="gguf", quantization="Q8_0", bytes=1, sha256="0" * 64, fidelity=nothing,
+        Artifact(path=path, kind="gguf", quantization="Q8_0", bytes=1, sha256="0" * 64, fidelity=nothing,
                  verdict="pass", why=f"all checks hold{why}")
         for path, why in (("a", "; gain not judged: x"), ("b", "; gain not judged: x"), ("c", ""))
     ]  # fmt: skip

@@ -19,7 +19,7 @@ from burnish.files import irregular_in
 from burnish.llama import Model
 from export.settings import ExportSettings
 from export.stage import examine_file
-from serve.artefact import choose
+from serve.artifact import choose
 from serve.http.auth import read_keys
 from serve.settings import ServeSettings
 from tests.support.published import make_run

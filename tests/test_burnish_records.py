@@ -14,7 +14,7 @@ from burnish.fields import inside
 from burnish.records import ExportRecord, PushRecord, TrainRecord
 from burnish.records.reading import MOST_BYTES, RecordError, parse
 from burnish.run import Run, RunError, read_both
-from serve.artefact import choose
+from serve.artifact import choose
 from serve.settings import ServeSettings
 from tests.support.published import make_run
 
@@ -37,9 +37,9 @@ def faults(content: dict[str, Any], kind: type[Any] = ExportRecord) -> list[str]
 
 def with_figures(run: Run, number: int = 1, verdict: str = "pass", **figures: Any) -> Any:
     content = export_of(run)
-    artefact = content["artefacts"][number]
-    artefact["verdict"] = verdict
-    artefact["fidelity"] |= figures
+    artifact = content["artefacts"][number]
+    artifact["verdict"] = verdict
+    artifact["fidelity"] |= figures
     return content
 
 
@@ -144,7 +144,7 @@ def test_the_default_is_a_gguf_of_the_record_that_passed(good: Run) -> None:
     assert "is not a passing GGUF of this record" in " ".join(faults(content))
 
 
-def test_two_artefacts_of_one_name_are_refused(good: Run) -> None:
+def test_two_artifacts_of_one_name_are_refused(good: Run) -> None:
     content = export_of(good)
     content["artefacts"].append({**content["artefacts"][1], "path": "again/tuned-F16.gguf"})
     assert "artefacts: 'tuned-F16.gguf' occurs 2 times" in faults(content)

@@ -58,7 +58,7 @@ def metrics(run: Run, points: list[dict[str, Any]], tail: str = "") -> None:
     (run.path / "logs" / "metrics.jsonl").write_text(text)
 
 
-def artefact(
+def artifact(
     quantization: str, count: int, loss: float, verdict: str = "pass", why: str = "all checks hold"
 ) -> dict[str, Any]:
     kind = "safetensors" if quantization == "F16" else "gguf"
@@ -71,13 +71,13 @@ def artefact(
 
 def export_record(run: Run, default: str | None = "gguf/r-Q8_0.gguf", **changes: Any) -> None:
     figures = {"loss": 1.01, "loss_general": 3.25, "kl_trained": 2e-7, "top1_agreement": 0.999}
-    artefacts = [artefact("F16", 273_000_000, 1.0), artefact("Q8_0", 145_000_000, 1.1)]
-    artefacts.append(artefact("Q2_K", 88_000_000, 3.1, "fail", "KL 0.9 is above 0.1"))
+    artifacts = [artifact("F16", 273_000_000, 1.0), artifact("Q8_0", 145_000_000, 1.1)]
+    artifacts.append(artifact("Q2_K", 88_000_000, 3.1, "fail", "KL 0.9 is above 0.1"))
     record = {
         "run_id": run.id, "created": "2026-01-02T00:00:00Z", "train_sha256": file_sha256(run.path / "train.json"),
         "merge": {"base": "dequantized", "reason": "lower held-out loss",
                   "candidates": {"dequantized": figures, "original": {**figures, "loss": 1.07}}},
-        "artefacts": artefacts, "default": default, "chat_template_sha256": SHA, "stop": ["<|im_end|>"],
+        "artefacts": artifacts, "default": default, "chat_template_sha256": SHA, "stop": ["<|im_end|>"],
         "context_length": 2048, **changes,
     }  # fmt: skip
     run.write(ExportRecord.model_validate(record))
@@ -106,14 +106,14 @@ def test_a_trained_run_has_curves_and_says_that_export_is_next(run: Run) -> None
     for title in ("Loss while training", "Learning rate", "Gradient norm", "Length of the examined rows"):
         assert f'aria-label="{title}"' in html
     assert "1 h 1 min" in html and "2.50 GB" in html and "learning_rate: 0.0001" in html
-    assert "Artefacts" not in html
+    assert "Artifacts" not in html
 
 
 def test_an_exported_run_names_what_is_served_and_shows_every_figure(run: Run) -> None:
     export_record(run)
     html = page(run)
     assert "serve loads gguf/r-Q8_0.gguf" in html and "keeps 90.0% of what training gained" in html
-    assert "2 of 3 artefacts pass" in html and "KL 0.9 is above 0.1" in html
+    assert "2 of 3 artifacts pass" in html and "KL 0.9 is above 0.1" in html
     assert html.count('class="tag">served') == 1 and html.count('class="tag">chosen') == 1
     assert all(figure in html for figure in ("1.0700", "3.2500", "98.5%", "2e-7", "0.0345"))
     assert "30 tensors q4_K -&gt; q5_0" in html
@@ -122,7 +122,7 @@ def test_an_exported_run_names_what_is_served_and_shows_every_figure(run: Run) -
 
 def test_none_passing_a_later_training_and_a_publication_change_the_headline(run: Run) -> None:
     export_record(run, default=None)
-    assert "No artefact passes: serve refuses this run" in page(run)
+    assert "No artifact passes: serve refuses this run" in page(run)
     push = {
         "run_id": run.id,
         "created": "2026-01-03T00:00:00Z",
@@ -147,13 +147,13 @@ def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
     assert html.count("judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)") == 2
 
 
-def test_an_inconclusive_artefact_is_neither_green_nor_red_and_its_intervals_are_shown(run: Run) -> None:
-    open_one = artefact("Q8_0", 145_000_000, 1.1, "inconclusive", "KL 0.09 (95% interval 0.05 to 0.13) may be above")
+def test_an_inconclusive_artifact_is_neither_green_nor_red_and_its_intervals_are_shown(run: Run) -> None:
+    open_one = artifact("Q8_0", 145_000_000, 1.1, "inconclusive", "KL 0.09 (95% interval 0.05 to 0.13) may be above")
     open_one["fidelity"] |= {"kl": 0.09, "kl_ci": (0.05, 0.13), "top1_agreement_ci": (0.9, 1.0),
                              "loss_general_base": 3.1, "loss_general_trained": 3.25}  # fmt: skip
     export_record(run, default=None, artefacts=[open_one], versions={"burnish": "0.0.9"})
     html = page(run)
-    assert "No artefact is proven: serve refuses this run" in html and 'class="words inconclusive"' in html
+    assert "No artifact is proven: serve refuses this run" in html and 'class="words inconclusive"' in html
     assert "0.0500 to 0.1300" in html and "90.0% to 100.0%" in html and "may be above" in html
     assert "3.100 → 3.250" in html and "Versions at export" in html
 
@@ -187,7 +187,7 @@ def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) ->
     train_record(other, data=data, base={"id": NASTY, "sha256": SHA}, hardware={NASTY: NASTY}, terminators=["</s>"])
     exam(other, sample=NASTY)
     (other.path / "config.yaml").write_text(NASTY)
-    bad = artefact("Q8_0", 5, 1.0, why=NASTY) | {"path": NASTY}
+    bad = artifact("Q8_0", 5, 1.0, why=NASTY) | {"path": NASTY}
     export_record(other, artefacts=[bad], default=NASTY, merge={"base": "original", "reason": NASTY, "candidates": {}})
     html = page(other)
     assert "<script" not in html and "{{ 7" in html

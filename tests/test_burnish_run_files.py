@@ -21,7 +21,7 @@ from export.hub.publication import Publication
 from export.hub.selection import select
 from export.settings import ExportSettings, RunSection
 from serve import hub
-from serve.artefact import choose
+from serve.artifact import choose
 from serve.settings import ServeSettings
 from tests.support.published import make_run
 
@@ -131,9 +131,9 @@ def test_a_repositorys_files_are_only_in_its_blobs(tmp_path: Path, monkeypatch: 
 def test_a_recorded_file_name_is_not_a_download_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     content = json.loads((run.path / "export.json").read_text())
-    for artefact in content["artefacts"]:
-        if artefact["path"] == content["default"]:
-            artefact["path"] = content["default"] = "gguf/*[a].gguf"
+    for artifact in content["artefacts"]:
+        if artifact["path"] == content["default"]:
+            artifact["path"] = content["default"] = "gguf/*[a].gguf"
     (run.path / "export.json").write_text(json.dumps(content))
     asked: list[list[str]] = []
     (run.path / "*[a].gguf").write_text("GGUF")
@@ -203,7 +203,7 @@ def test_a_pipe_or_socket_in_a_run_is_refused_at_once(make: Callable[[Path], Non
     (run.path / name).unlink(missing_ok=True)
     make(run.path / name)
     with pytest.raises(UserError, match="not a file|has not finished|no export.json"):
-        choose(ServeSettings(runs=str(tmp_path), run=run.id, artefact="Q4_K_M"))
+        choose(ServeSettings(runs=str(tmp_path), run=run.id, artifact="Q4_K_M"))
         collect(selected(run))
 
 

@@ -142,12 +142,12 @@ def test_a_directory_of_another_tool_is_judged_or_refused_in_one_line(
 
 
 def test_an_unbroken_export_passes(run: Run, verdict: Callable[[Path], str]) -> None:
-    artefacts = {a.quantization: a for a in run.read(ExportRecord).artefacts if a.kind == "gguf"}
-    fidelity = artefacts["F16"].fidelity
+    artifacts = {a.quantization: a for a in run.read(ExportRecord).artefacts if a.kind == "gguf"}
+    fidelity = artifacts["F16"].fidelity
     assert fidelity.loss_base is not None
     assert fidelity.loss_trained is not None
     assert fidelity.loss_base - fidelity.loss_trained > 1  # something was learned that can be broken
-    assert artefacts["F16"].verdict == "pass"
+    assert artifacts["F16"].verdict == "pass"
     assert verdict(run.path / "gguf" / "learned-F16.gguf") == "pass"
 
 

@@ -98,17 +98,17 @@ def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) ->
     assert "    ollama run hf.co/me/model:Q4_K_M\n" in page and "    vllm serve me/model\n" in page
     assert 'pipeline("text-generation", model="me/model"' in page and 'subfolder="adapter"' in page
     _, only = card(cli, run, "--push.repo", "me/model", "--push.what", "Q8_0")
-    assert 'make serve MODEL=hf://me/model SET="--artefact Q8_0"' in only and "--hf-file tuned-Q8_0.gguf" in only
+    assert 'make serve MODEL=hf://me/model SET="--artifact Q8_0"' in only and "--hf-file tuned-Q8_0.gguf" in only
     assert "vllm" not in only and "transformers:" not in only and "PeftModel" not in only
     _, adapter = card(cli, run, "--push.what", "adapter")
     assert "llama-server" not in adapter and "PeftModel" in adapter
 
 
-def test_a_failed_artefact_is_mentioned_first(tmp_path: Path, cli: Cli) -> None:
+def test_a_failed_artifact_is_mentioned_first(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, failed=("F16", "Q8_0", "Q4_K_M"))
     _, page = card(cli, run, "--push.allow_failed", "true")
     assert page.index("**Warning: not everything here passed its exam.**") < page.index("A LoRA fine-tune of")
-    assert 'SET="--artefact Q4_K_M --allow_unproven true"' in page
+    assert 'SET="--artifact Q4_K_M --allow_unproven true"' in page
 
 
 def test_a_plain_text_run_has_no_chat_commands(tmp_path: Path, cli: Cli) -> None:
@@ -148,8 +148,8 @@ def test_looser_thresholds_are_mentioned_first(tmp_path: Path, cli: Cli) -> None
     run = make_run(tmp_path)
     record = json.loads((run.path / "export.json").read_text())
     fidelity = {"kl_ci": [0.005, 0.02], "loss_general_base": 3.1, "loss_general_trained": 3.25}
-    for artefact in record["artefacts"]:
-        artefact["fidelity"] |= fidelity
+    for artifact in record["artefacts"]:
+        artifact["fidelity"] |= fidelity
     record["gate"] = {"max_kl": 1000.0, "min_top1": 0.88}
     (run.path / "export.json").write_text(json.dumps(record))
     _, page = card(cli, run)

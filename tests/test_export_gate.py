@@ -1,4 +1,4 @@
-"""The gate: each rule by itself fails an artefact and is named, few rows make it inconclusive, the smallest passes."""
+"""The gate: each rule by itself fails an artifact and is named, few rows make it inconclusive, the smallest passes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from burnish.exam.gate import judge
 from burnish.exam.thresholds import DEFAULTS, looser
-from burnish.records import Artefact, Fidelity
-from burnish.records.verdicts import default_artefact
+from burnish.records import Artifact, Fidelity
+from burnish.records.verdicts import default_artifact
 from export.merge.bases import MergeBase
 from export.merged import choose
 from export.settings import GateSection
@@ -52,7 +52,7 @@ def few(**change: Any) -> dict[str, Any]:
     return {**{name: None for name in GOOD if name.endswith("_ci")}, "rows": 1, **change}
 
 
-def test_a_faithful_artefact_passes() -> None:
+def test_a_faithful_artifact_passes() -> None:
     assert verdict() == ("pass", "all checks hold")
 
 
@@ -168,8 +168,8 @@ def test_looser_thresholds_are_named_and_stricter_ones_are_not(change: dict[str,
     assert looser({**DEFAULTS, **change}) == says
 
 
-def artefact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artefact:
-    return Artefact.model_validate(
+def artifact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artifact:
+    return Artifact.model_validate(
         {
             "path": path,
             "kind": kind,
@@ -192,14 +192,14 @@ def test_a_threshold_that_json_can_not_hold_is_refused(name: str, value: float) 
 
 def test_the_default_is_the_smallest_gguf_that_passes_or_none() -> None:
     made = [
-        artefact("merged", 1, "pass", "safetensors"),
-        artefact("f16", 30, "pass"),
-        artefact("q8", 20, "pass"),
-        artefact("q5", 15, "inconclusive"),
-        artefact("q4", 10, "fail"),
+        artifact("merged", 1, "pass", "safetensors"),
+        artifact("f16", 30, "pass"),
+        artifact("q8", 20, "pass"),
+        artifact("q5", 15, "inconclusive"),
+        artifact("q4", 10, "fail"),
     ]
-    assert default_artefact(made) == "q8"
-    assert default_artefact(made[:1] + made[3:]) is None
+    assert default_artifact(made) == "q8"
+    assert default_artifact(made[:1] + made[3:]) is None
 
 
 def merges(original: dict[str, Any], dequantized: dict[str, Any] | None = None) -> dict[MergeBase, Fidelity]:

@@ -215,7 +215,7 @@ def test_the_token_is_in_no_output_and_no_file(push: Push, hub: Hub, run: Run) -
     assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload addresses are signed: no token goes there
 
 
-def test_a_failed_artefact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_a_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("Q4_K_M",))
     to = ("--push.repo", "me/model")
     done = cli("export", "push", *where(run), *to, **hub.environment(tmp_path / "hf"))
@@ -225,10 +225,10 @@ def test_a_failed_artefact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) 
     assert "failed its exam" in line(asked)
 
 
-def test_a_run_without_passing_artefacts_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_a_run_without_passing_artifacts_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("F16", "Q8_0", "Q4_K_M"))
     command = ("export", "push", *where(run), "--push.repo", "me/model")
-    assert "no artefact passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
+    assert "no artifact passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
     assert "me/model" not in hub.repos
     done = cli(*command, "--push.allow_failed", "true", **hub.environment(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
@@ -322,7 +322,7 @@ def test_the_adapter_alone_needs_no_export(what: str, push: Push, hub: Hub, run:
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
     }
-    assert b"no artefact made from it was examined" in files["README.md"]
+    assert b"no artifact made from it was examined" in files["README.md"]
     record = run.read(PushRecord)
     assert (record.export_sha256, record.train_sha256) == (None, file_sha256(run.path / "train.json"))
 

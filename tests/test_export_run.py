@@ -1,4 +1,4 @@
-"""python -m export run on a tiny real run: artefacts, reuse, refusals, and recovery from a kill."""
+"""python -m export run on a tiny real run: artifacts, reuse, refusals, and recovery from a kill."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def hashes(run: Run) -> dict[str, str]:
     return {a.path: a.sha256 for a in run.read(ExportRecord).artefacts}
 
 
-def test_every_artefact_is_recorded_with_its_figures(exported: Run) -> None:
+def test_every_artifact_is_recorded_with_its_figures(exported: Run) -> None:
     record, train = exported.read(ExportRecord), exported.read(TrainRecord)
     assert [(a.kind, a.quantization) for a in record.artefacts] == [
         ("safetensors", "F16"), ("gguf", "F16"), ("gguf", "Q8_0")
     ]  # fmt: skip
-    for artefact in record.artefacts:
-        fidelity = artefact.fidelity
+    for artifact in record.artefacts:
+        fidelity = artifact.fidelity
         assert (fidelity.prompt_parity, fidelity.terminator) == (True, True)
         assert fidelity.kl is not None
         assert fidelity.kl < 0.01
@@ -164,7 +164,7 @@ def test_merging_into_four_bits_is_refused_with_the_reason(source: Run, cli: Cli
     assert "merging into 4 bits is not supported: rounding can erase" in done.stderr
 
 
-def test_a_changed_artefact_is_made_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_a_changed_artifact_is_made_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(exported, tmp_path)
     gguf = run.path / "gguf" / "source-Q8_0.gguf"
     gguf.write_bytes(gguf.read_bytes()[:-1] + b"x")

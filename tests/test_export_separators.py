@@ -38,9 +38,9 @@ def test_rows_with_line_separators_are_trained_exported_and_shown(tiny_base: Pat
     assert texts <= {text for row in rows for text in row.values()}
     done = cli("export", "run", *where, "--gguf.quants", "Q8_0")
     assert done.returncode == 0, done.stderr
-    artefacts = run.read(ExportRecord).artefacts
-    assert [(a.fidelity.prompt_parity, a.fidelity.prompt_parity_why) for a in artefacts] == [(True, "")] * len(
-        artefacts
+    artifacts = run.read(ExportRecord).artefacts
+    assert [(a.fidelity.prompt_parity, a.fidelity.prompt_parity_why) for a in artifacts] == [(True, "")] * len(
+        artifacts
     )
     assert "\u2028" in (run.path / "report.html").read_text(encoding="utf-8")
     done = cli("export", "card", *where)

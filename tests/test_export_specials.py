@@ -1,4 +1,4 @@
-"""Prompt parity for special strings in messages: an artefact must not parse what is text in training."""
+"""Prompt parity for special strings in messages: an artifact must not parse what is text in training."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_checkpoint_and_gguf_read_special_strings_as_trained(trained: Chat, toke
         assert prompt_parity(asked, chat, told, model.tokenize).holds, chat
 
 
-def test_an_artefact_that_parses_what_was_text_fails(trained: Chat, model: Model) -> None:
+def test_an_artifact_that_parses_what_was_text_fails(trained: Chat, model: Model) -> None:
     told = record(trained, "parse")
     check = prompt_parity(exam(trained), gguf_chat(model, told), told, model.tokenize)
     assert check.holds is False and "differ from the trained ones" in check.why
 
 
-def test_a_special_string_that_is_ordinary_in_the_artefact_fails_by_name(trained: Chat, model: Model) -> None:
+def test_a_special_string_that_is_ordinary_in_the_artifact_fails_by_name(trained: Chat, model: Model) -> None:
     """It is in no row but in the vocabulary: a user could write it and get a token."""
     told = record(trained)
     chat = gguf_chat(model, told)
@@ -89,7 +89,7 @@ def test_the_check_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nested loops", "text times", "raise an error of terminal escapes", "open tag"])
-def test_a_hostile_template_in_an_artefact_fails_parity_in_one_line(trained: Chat, model: Model, name: str) -> None:
+def test_a_hostile_template_in_an_artifact_fails_parity_in_one_line(trained: Chat, model: Model, name: str) -> None:
     hostile = replace(trained, template=replace(trained.template, source=HOSTILE[name], timeout_s=0.5))
     check = prompt_parity(exam(trained), hostile, record(trained), model.tokenize_raw)
     assert check.holds is False and check.why.isprintable()

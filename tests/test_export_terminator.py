@@ -1,4 +1,4 @@
-"""An artefact stops at every trained end and nowhere else, also with truncated conversations."""
+"""An artifact stops at every trained end and nowhere else, also with truncated conversations."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_where_rows_are_cut_only_the_real_end_is_recorded_examined_and_served(cu
 
 
 @pytest.mark.slow
-def test_an_end_that_was_recorded_wrongly_before_fails_every_artefact(cut: Run, cli: Cli, tmp_path: Path) -> None:
+def test_an_end_that_was_recorded_wrongly_before_fails_every_artifact(cut: Run, cli: Cli, tmp_path: Path) -> None:
     run = Run(tmp_path / "cut")
     (tmp_path / "cut").mkdir()
     for name in ("adapter", "exam"):
@@ -125,9 +125,9 @@ def test_an_end_that_was_recorded_wrongly_before_fails_every_artefact(cut: Run, 
     assert done.returncode == 0, done.stderr
     export = run.read(ExportRecord)
     assert export.default is None
-    for artefact in export.artefacts:
-        assert artefact.verdict == "fail" and "train.json records ordinary text as end tokens" in artefact.why
-        assert "3 tokens" in artefact.why and "','" in artefact.why
+    for artifact in export.artefacts:
+        assert artifact.verdict == "fail" and "train.json records ordinary text as end tokens" in artifact.why
+        assert "3 tokens" in artifact.why and "','" in artifact.why
 
 
 @pytest.mark.slow

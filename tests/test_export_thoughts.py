@@ -37,7 +37,7 @@ def exported(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFacto
     return Run(root / "thoughts")
 
 
-def test_both_records_have_the_variables_and_artefacts_the_prompts(exported: Run) -> None:
+def test_both_records_have_the_variables_and_artifacts_the_prompts(exported: Run) -> None:
     record = exported.read(ExportRecord)
     assert exported.read(TrainRecord).template_kwargs == record.template_kwargs == VARIABLES
     assert [(a.kind, a.fidelity.prompt_parity, a.fidelity.terminator, a.verdict) for a in record.artefacts] == [

@@ -101,9 +101,9 @@ def test_gpt2_is_trained_merged_and_converted(tiny_base: Path, rows: Path, tmp_p
     assert exported.returncode == 0, exported.stderr
     record = Run(tmp_path / "x").read(ExportRecord)
     assert [a.kind for a in record.artefacts] == ["safetensors", "gguf", "gguf"]
-    for artefact in record.artefacts:
-        assert artefact.fidelity.kl is not None
-        assert artefact.fidelity.kl < 0.01
+    for artifact in record.artefacts:
+        assert artifact.fidelity.kl is not None
+        assert artifact.fidelity.kl < 0.01
 
 
 @pytest.mark.parametrize(

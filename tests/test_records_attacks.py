@@ -21,7 +21,7 @@ from burnish.run import Run
 from export import stage
 from export.__main__ import main as export
 from serve import hub
-from serve.artefact import choose
+from serve.artifact import choose
 from serve.settings import ServeSettings
 from tests.support.published import link_or_copy, make_run
 from tests.support.record_attacks import attacks

@@ -96,8 +96,8 @@ def test_a_missing_repository_or_file_is_one_line(model: str, text: str, publish
     assert text in refused(published, tmp_path, model)
 
 
-def test_an_artefact_that_was_not_published_is_one_line(published: Hub, tmp_path: Path) -> None:
-    assert "has no GGUF 'Q2_K'; available: Q4_1 (pass)" in refused(published, tmp_path, artefact="Q2_K")
+def test_an_artifact_that_was_not_published_is_one_line(published: Hub, tmp_path: Path) -> None:
+    assert "has no GGUF 'Q2_K'; available: Q4_1 (pass)" in refused(published, tmp_path, artifact="Q2_K")
 
 
 def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path) -> None:

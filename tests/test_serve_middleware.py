@@ -183,7 +183,7 @@ def make_run(root: Path, **changes: Any) -> Path:
     }
     (run / "train.json").write_text(json.dumps(train))
     verdict = changes.get("verdict", "pass")
-    artefact = {
+    artifact = {
         "path": "gguf/m-Q4_1.gguf",
         "kind": "gguf",
         "quantization": "Q4_1",
@@ -199,7 +199,7 @@ def make_run(root: Path, **changes: Any) -> Path:
         "created": "2026-01-02T00:00:00Z",
         "train_sha256": file_sha256(run / "train.json"),
         "merge": {"base": "original", "reason": "r", "candidates": {}},
-        "artefacts": [artefact],
+        "artefacts": [artifact],
         "default": changes.get("default", "gguf/m-Q4_1.gguf"),
         "chat_template_sha256": template,
         "stop": ["<|im_end|>", "THE END"],
@@ -214,11 +214,11 @@ def make_run(root: Path, **changes: Any) -> Path:
 def test_a_run_is_served_according_to_its_record(tmp_path: Path) -> None:
     with serving(model=None, context_length=None, runs=make_run(tmp_path)) as server:
         version = server.call("GET", "/version")[2]
-        assert version["run_id"] == "my-run" and version["artefact"]["quantization"] == "Q4_1"
+        assert version["run_id"] == "my-run" and version["artifact"]["quantization"] == "Q4_1"
         assert version["context_length"] == 384
         assert [m["id"] for m in server.call("GET", "/v1/models")[2]["data"]] == ["my-run", "default"]
         reply = server.chat("What is the capital of Italy?", max_tokens=8)[2]
-        assert reply["model"] == "my-run" and reply["system_fingerprint"] == "fp_" + version["artefact"]["sha256"][:12]
+        assert reply["model"] == "my-run" and reply["system_fingerprint"] == "fp_" + version["artifact"]["sha256"][:12]
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_the_proof_catches_a_doubled_or_missing_start_or_end(text: str, change: 
         prove([Row(made.example, ids, ((1, len(ids)),))], None, codec)
 
 
-def test_an_artefacts_tokenizer_reads_a_raw_text_as_training_does(codec: Codec, tmp_path: Path) -> None:
+def test_an_artifacts_tokenizer_reads_a_raw_text_as_training_does(codec: Codec, tmp_path: Path) -> None:
     tokenizer = load(with_start(byte_level(tmp_path / "base")))
     raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
     assert encoder(tokenizer, special=True)("<s>a</s>")[:2] == [1, 1]

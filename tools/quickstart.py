@@ -123,7 +123,7 @@ def show(base: list[str], tuned: list[str]) -> None:
     record = run.read(ExportRecord)
     told = f"; {qualified(record.gate)}" if qualified(record.gate) else ""
     console.print(
-        f"\nThe run: {os.path.relpath(run.path)}; the default artefact: {record.default}{told}\n",
+        f"\nThe run: {os.path.relpath(run.path)}; the default artifact: {record.default}{told}\n",
         highlight=False,
         markup=False,
     )

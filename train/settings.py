@@ -213,7 +213,7 @@ class TrainSection(Strict):
 
 
 class ExamSection(Strict):
-    """The exam of the trained model and of every exported artefact."""
+    """The exam of the trained model and of every exported artifact."""
 
     rows: int = Field(64, ge=1, description="most held-out rows in the exam")
     tokens: int = Field(4096, ge=16, description="most response tokens scored")

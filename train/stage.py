@@ -120,7 +120,7 @@ def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Ex
 
 
 def _specials_check(prepared: Prepared) -> SpecialsCheck | None:
-    """Return the check for how artefacts tokenize special strings in messages; None for plain texts."""
+    """Return the check for how artifacts tokenize special strings in messages; None for plain texts."""
     if prepared.template is None or prepared.format == "text":
         return None
     try:

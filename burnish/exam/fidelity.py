@@ -1,4 +1,4 @@
-"""An artefact's exam figures, as judged by the gate, and consistency checks."""
+"""An artifact's exam figures, as judged by the gate, and consistency checks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LEAST_GAIN = 1e-6  # nats; below this the lost share is just rounding error
 
 
 class Fidelity(Record):
-    """An artefact's exam figures, in nats; None if a figure does not apply (such as parity for plain text).
+    """An artifact's exam figures, in nats; None if a figure does not apply (such as parity for plain text).
 
     Figures are computed over held-out response tokens, `general` ones over general text. The reference for `kl` and
     `top1_agreement` is the trained model for a merge, and the 16-bit merge for a GGUF. `gain` is loss_base -
-    loss_trained, and `gain_lost` the share of it that the artefact lost. `<figure>_ci` is a figure's 95% interval over
+    loss_trained, and `gain_lost` the share of it that the artifact lost. `<figure>_ci` is a figure's 95% interval over
     `rows` held-out rows (`general_rows` texts); None without an interval, as for a single row.
     """
 
@@ -83,7 +83,7 @@ class Fidelity(Record):
 
     @property
     def computed_gain_lost(self) -> float | None:
-        """The share of the gain that the artefact lost, computed from the losses; None if there was no gain."""
+        """The share of the gain that the artifact lost, computed from the losses; None if there was no gain."""
         gain = self.computed_gain
         if gain is None or gain <= LEAST_GAIN or self.loss is None or self.loss_trained is None:
             return None

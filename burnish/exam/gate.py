@@ -1,4 +1,4 @@
-"""The gate: the exam figures that an artefact must reach to be served.
+"""The gate: the exam figures that an artifact must reach to be served.
 
 With few rows, a figure is known only to within its interval. A rule holds if the whole interval is within the limit,
 fails if none of it is, and is open if the limit is inside the interval: then the verdict is "inconclusive". Parity,
@@ -60,7 +60,7 @@ class Measure:
 
 
 def judge(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
-    """Return the verdict on an artefact and its reason: every rule that fails or stays open, by name."""
+    """Return the verdict on an artifact and its reason: every rule that fails or stays open, by name."""
     found = [f for f in (*_fixed(fidelity, gate), *_sampled(fidelity, gate)) if f]
     order = sorted(found, key=lambda f: -RANK[f.verdict])
     if not order:
@@ -134,7 +134,7 @@ def _at_most(m: Measure) -> Finding | None:
 
 
 def _gain_lost(f: Fidelity) -> float | None:
-    """Return the share of the training gain (loss_base - loss_trained) that the artefact lost."""
+    """Return the share of the training gain (loss_base - loss_trained) that the artifact lost."""
     return f.gain_lost if f.gain_lost is not None else f.computed_gain_lost
 
 

@@ -1,7 +1,7 @@
 """The exam: questions, the trained model's answers, and their files.
 
 At the end of training, the trained model is scored on held-out rows and some general text. Export scores every
-artefact on the same questions.
+artifact on the same questions.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 from ..exam.fidelity import Fidelity
 from ..exam.gate import Verdict
 from ..fields import Record
-from .export import Artefact, Examined, ExportRecord, Kind, Merge
+from .export import Artifact, Examined, ExportRecord, Kind, Merge
 from .push import PushRecord
 from .train import AdapterRef, BaseModelRef, DataRef, ExamRef, FileRef, Lengths, TrainMetrics, TrainRecord
 
 __all__ = [
     "AdapterRef",
-    "Artefact",
+    "Artifact",
     "BaseModelRef",
     "DataRef",
     "ExamRef",

@@ -1,4 +1,4 @@
-"""export.json: a run's artefacts, their exam figures and the gate's verdict on each."""
+"""export.json: a run's artifacts, their exam figures and the gate's verdict on each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..fields import (
 from .train import free_variables
 
 Kind = Literal["safetensors", "gguf", "gguf-lora"]
-MOST_ARTEFACTS = 200
+MOST_ARTIFACTS = 200
 Threshold = Annotated[Finite, Field(ge=0, le=1e9)]
 
 
@@ -53,7 +53,7 @@ class Examined(Record):
     fallbacks: Annotated[dict[Line, Count], Field(max_length=1000)] = {}
 
 
-class Artefact(Examined):
+class Artifact(Examined):
     """An examined model with the gate's verdict."""
 
     verdict: Verdict
@@ -78,7 +78,7 @@ class ExportRecord(StageRecord):
     train_sha256: Sha256
     gate: Annotated[dict[Word, Threshold], Field(max_length=100)] = {}
     merge: Merge
-    artefacts: Annotated[list[Artefact], Field(max_length=MOST_ARTEFACTS)]
+    artefacts: Annotated[list[Artifact], Field(max_length=MOST_ARTIFACTS)]
     default: InsidePath | None
     no_gguf: Text | None = None
     chat_template_sha256: Sha256 | None

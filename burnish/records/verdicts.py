@@ -1,4 +1,4 @@
-"""The gate's verdicts on artefacts: computed at export, and rechecked for every record read."""
+"""The gate's verdicts on artifacts: computed at export, and rechecked for every record read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from ..exam.gate import RANK, Verdict, judge, judge_recorded
 from ..exam.thresholds import Gate, Thresholds
 from ..hub import published_name
-from .export import Artefact, Examined, ExportRecord
+from .export import Artifact, Examined, ExportRecord
 
 
-def judged(examined: Examined, gate: Gate, merged: Artefact | None = None) -> Artefact:
-    """Return the artefact with its verdict; a GGUF's is never better than that of its source, `merged`."""
+def judged(examined: Examined, gate: Gate, merged: Artifact | None = None) -> Artifact:
+    """Return the artifact with its verdict; a GGUF's is never better than that of its source, `merged`."""
     verdict, why = judge(examined.fidelity, gate)
     if merged is not None and merged.verdict != "pass":
         state = "fails" if merged.verdict == "fail" else "is inconclusive"
@@ -22,15 +22,15 @@ def judged(examined: Examined, gate: Gate, merged: Artefact | None = None) -> Ar
     return with_verdict(examined, verdict, why)
 
 
-def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artefact:
-    """Return an examined artefact with this verdict, as stored in records."""
+def with_verdict(examined: Examined, verdict: Verdict, why: str) -> Artifact:
+    """Return an examined artifact with this verdict, as stored in records."""
     known = {name: getattr(examined, name) for name in Examined.model_fields}
-    return Artefact(**known, verdict=verdict, why=why)
+    return Artifact(**known, verdict=verdict, why=why)
 
 
-def default_artefact(artefacts: Sequence[Artefact]) -> str | None:
+def default_artifact(artifacts: Sequence[Artifact]) -> str | None:
     """Return the smallest GGUF that passes, or None if none does."""
-    passing = [a for a in artefacts if a.verdict == "pass" and a.kind == "gguf"]
+    passing = [a for a in artifacts if a.verdict == "pass" and a.kind == "gguf"]
     return min(passing, key=lambda a: a.bytes).path if passing else None
 
 
@@ -41,16 +41,16 @@ def contradictions(record: ExportRecord) -> Iterator[str]:
     """
     merged = next((a for a in record.artefacts if a.kind == "safetensors"), None)
     gate = Thresholds.of(record.gate)
-    for number, artefact in enumerate(record.artefacts):
-        where = f"artefacts.{number} ({artefact.path})"
-        faults = list(artefact.fidelity.contradictions())
+    for number, artifact in enumerate(record.artefacts):
+        where = f"artefacts.{number} ({artifact.path})"
+        faults = list(artifact.fidelity.contradictions())
         yield from (f"{where}: fidelity: {fault}" for fault in faults)
-        if faults or artefact.verdict != "pass":
+        if faults or artifact.verdict != "pass":
             continue
-        if artefact.fidelity.kl is not None and (lacking := artefact.fidelity.lacking()):
+        if artifact.fidelity.kl is not None and (lacking := artifact.fidelity.lacking()):
             yield f"{where}: its verdict is pass, but {', '.join(lacking)} is missing"
             continue
-        verdict, why = judge_recorded(artefact.fidelity, gate)
+        verdict, why = judge_recorded(artifact.fidelity, gate)
         if verdict != "pass":
             yield f"{where}: its verdict is pass, but its figures and thresholds give {verdict}: {why}"
         elif merged is not None and merged.verdict != "pass":

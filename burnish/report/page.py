@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..exam.intervals import Interval
 from ..exam.thresholds import qualified
-from ..records import Artefact, Fidelity
+from ..records import Artifact, Fidelity
 from ..run import adapter_facts
 from . import plots
 from .axis import number
@@ -48,7 +48,7 @@ def render(view: View) -> str:
         view=view,
         headline=headline(view),
         tiles=_tiles(view),
-        artefacts=[_row(a, view) for a in view.export.artefacts] if view.export else [],
+        artifacts=[_row(a, view) for a in view.export.artefacts] if view.export else [],
         thresholds=", ".join(f"{k} {v:g}" for k, v in gate.items()),
         qualified=qualified(gate),
         fidelity=plots.fidelity(view),
@@ -62,7 +62,7 @@ def render(view: View) -> str:
 
 
 def headline(view: View) -> Headline:
-    """Return which artefact will be served and why, or why none will."""
+    """Return which artifact will be served and why, or why none will."""
     export = view.export
     if export is None:
         return Headline("Trained, not exported yet", f"{_gain(view)} Next: make export RUN={view.run.id}", "open")
@@ -74,14 +74,14 @@ def headline(view: View) -> Headline:
     if export.default is None:
         why = f"{_gain(view)} See the table for the reasons."
         if any(a.verdict == "inconclusive" for a in export.artefacts):
-            return Headline("No artefact is proven: serve refuses this run", f"{why} More rows may help.", "open")
-        return Headline("No artefact passes: serve refuses this run", why, "fail")
+            return Headline("No artifact is proven: serve refuses this run", f"{why} More rows may help.", "open")
+        return Headline("No artifact passes: serve refuses this run", why, "fail")
     served = next((a for a in export.artefacts if a.path == export.default), None)
     if served is None:
-        return Headline(f"serve loads {export.default}", "It is missing from the record's artefacts.", "fail")
+        return Headline(f"serve loads {export.default}", "It is missing from the record's artifacts.", "fail")
     passing = sum(a.verdict == "pass" for a in export.artefacts)
     why = (
-        f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artefacts"
+        f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artifacts"
         f" pass){_kept_gain(served.fidelity)}. {_gain(view)}"
     )
     if told := qualified(export.gate):
@@ -132,10 +132,10 @@ def _tiles(view: View) -> list[tuple[str, str]]:
     ]
 
 
-def _row(artefact: Artefact, view: View) -> dict[str, Any]:
-    f = artefact.fidelity
+def _row(artifact: Artifact, view: View) -> dict[str, Any]:
+    f = artifact.fidelity
     cells = [
-        ("size", size(artefact.bytes)),
+        ("size", size(artifact.bytes)),
         ("KL", _number(f.kl)),
         ("KL, general", _number(f.kl_general)),
         ("top-1", _share(f.top1_agreement)),
@@ -143,14 +143,14 @@ def _row(artefact: Artefact, view: View) -> dict[str, Any]:
         ("base loss", _number(f.loss_base)),
         ("trained loss", _number(f.loss_trained)),
     ]
-    served = view.export is not None and artefact.path == view.export.default and not view.stale
-    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in artefact.fallbacks.items())
+    served = view.export is not None and artifact.path == view.export.default and not view.stale
+    fallbacks = ", ".join(f"{count} tensors {change}" for change, count in artifact.fallbacks.items())
     intervals = {
         "KL": _interval(f.kl_ci, _number),
         "top-1": _interval(f.top1_agreement_ci, _share),
         "loss": _interval(f.loss_ci, _number),
     }
-    return {"artefact": artefact, "served": served, "cells": cells, "fallbacks": fallbacks,
+    return {"artifact": artifact, "served": served, "cells": cells, "fallbacks": fallbacks,
             "intervals": {name: intervals.get(name, "") for name, _ in cells}}  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A run's plots: training curves, row lengths, artefact losses, drift against size."""
+"""A run's plots: training curves, row lengths, artifact losses, drift against size."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ..console import counted
-from ..records import Artefact
+from ..records import Artifact
 from .axis import Axis, number
 from .chart import Labelled, Series, bars, curves, histogram, scatter
 from .collect import View
 
 LEAST_KL = 1e-9  # nats; float32 can't distinguish smaller values from 0, and a log axis needs values above 0
 MEANS_NOTE = "faint: every logged step; strong: the mean"
-LEGEND = {"pass": "artefact, passes", "fail": "artefact, fails", "inconclusive": "artefact, inconclusive"}
+LEGEND = {"pass": "artifact, passes", "fail": "artifact, fails", "inconclusive": "artifact, inconclusive"}
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ def training(view: View) -> list[Plot]:
 
 
 def fidelity(view: View) -> list[Plot]:
-    """Return the plots of artefact losses and of drift against size."""
+    """Return the plots of artifact losses and of drift against size."""
     return [plot for plot in (_losses(view), _drift(view)) if plot]
 
 
-def short_name(artefact: Artefact) -> str:
-    """Return an artefact's plot label: its quantization, with its kind unless it is a GGUF."""
-    kind = {"gguf": "", "safetensors": "merged ", "gguf-lora": "lora "}[artefact.kind]
-    return kind + artefact.quantization
+def short_name(artifact: Artifact) -> str:
+    """Return an artifact's plot label: its quantization, with its kind unless it is a GGUF."""
+    kind = {"gguf": "", "safetensors": "merged ", "gguf-lora": "lora "}[artifact.kind]
+    return kind + artifact.quantization
 
 
 def _loss(view: View) -> Plot | None:

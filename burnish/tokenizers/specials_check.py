@@ -1,4 +1,4 @@
-"""A chat with all of the base's special strings as text; export checks that artefacts also treat them as text."""
+"""A chat with all of the base's special strings as text; export checks that artifacts also treat them as text."""
 
 from __future__ import annotations
 

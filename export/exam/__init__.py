@@ -1,1 +1,1 @@
-"""Artefact examination: logits, prompt parity and end tokens."""
+"""Artifact examination: logits, prompt parity and end tokens."""

@@ -1,4 +1,4 @@
-"""Examine an artefact: score it on the trained model's exam and compute its fidelity."""
+"""Examine an artifact: score it on the trained model's exam and compute its fidelity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .tool_parity import decoded, tool_parity
 
 @dataclass(frozen=True)
 class Scored:
-    """An artefact's answers at all n positions, compared with the trained model and, if given, the merged model."""
+    """An artifact's answers at all n positions, compared with the trained model and, if given, the merged model."""
 
     answers: TopLogprobs
     trained: Compared
@@ -60,7 +60,7 @@ def gguf_logits(model: Model, exam: Exam) -> Iterator[Floats]:
 
 
 def fidelity(exam: Exam, scored: Scored, parity: Check, end: Check, calls: Check) -> Fidelity:
-    """Return an artefact's fidelity: metrics over held-out response tokens and over general text."""
+    """Return an artifact's fidelity: metrics over held-out response tokens and over general text."""
     figures = _figures(exam, scored)
     held, general = figures["loss"], figures["loss_general"]
     return Fidelity.model_validate(

@@ -1,4 +1,4 @@
-"""Prompt parity: an artefact's own template and tokenizer produce the ids used in training."""
+"""Prompt parity: an artifact's own template and tokenizer produce the ids used in training."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Check:
 def prompt_parity(
     exam: Exam, chat: Chat | None, record: TrainRecord, encode: Encode, ends: frozenset[int] = frozenset()
 ) -> Check:
-    """Check that the artefact's template and tokenizer produce the trained prompt ids for every turn.
+    """Check that the artifact's template and tokenizer produce the trained prompt ids for every turn.
 
     The template must also equal the trained one, since the exam rows may not exercise an edited part. If special
-    strings in messages are text, the artefact must also tokenize the strings in the exam's `specials_check` as text.
-    For plain-text rows all ids are compared: `encode` tokenizes a row with the artefact's start and end tokens, and
+    strings in messages are text, the artifact must also tokenize the strings in the exam's `specials_check` as text.
+    For plain-text rows all ids are compared: `encode` tokenizes a row with the artifact's start and end tokens, and
     `ends` are the end-of-generation ids.
     """
     turns = [
@@ -69,7 +69,7 @@ def prompt_parity(
 
 
 def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
-    """Check that the artefact's tokenizer produces the trained ids for every plain-text row, including the start token.
+    """Check that the artifact's tokenizer produces the trained ids for every plain-text row, including the start token.
 
     A truncated row is compared up to the truncation. The end token appended in training (one of `ends`) may be
     missing; the end-token check covers it.

@@ -1,4 +1,4 @@
-"""End tokens: the artefact stops at the end of every trained turn, and nowhere else."""
+"""End tokens: the artifact stops at the end of every trained turn, and nowhere else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_NAMED = 8  # maximum number of wrong stops listed in a message
 
 @dataclass(frozen=True)
 class Ends:
-    """The ids at which a server stops generating: the artefact's `own`, and those `recorded` in train.json.
+    """The ids at which a server stops generating: the artifact's `own`, and those `recorded` in train.json.
 
     `text` returns a token's text, empty for a control token.
     """

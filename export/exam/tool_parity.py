@@ -1,4 +1,4 @@
-"""Tool parity: trained ids, decoded with the artefact's tokenizer and parsed as in the server, yield a row's calls."""
+"""Tool parity: trained ids, decoded with the artifact's tokenizer and parsed as in the server, yield a row's calls."""
 
 from __future__ import annotations
 

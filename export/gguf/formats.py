@@ -11,7 +11,7 @@ from burnish.exam.scores import TopLogprobs
 from burnish.files import read_json
 from burnish.records import Fidelity, Kind
 
-from ..artefacts import Job, Made
+from ..artifacts import Job, Made
 from ..exam.examine import examine_gguf
 from ..merge.bases import MERGED
 from ..merged import merged_answers

@@ -12,7 +12,7 @@ import yaml
 from burnish.console import printable
 from burnish.exam.intervals import Interval
 from burnish.hub import PAGE, published_name
-from burnish.records import Artefact
+from burnish.records import Artifact
 from burnish.run import adapter_facts
 
 from .publication import PLACEHOLDER, Publication
@@ -44,7 +44,7 @@ def _metadata(s: Publication) -> str:
     said: dict[str, Any] = {}
     if s.base_on_hub:
         said["base_model"] = s.base_on_hub
-        said["base_model_relation"] = "finetune" if s.artefacts else "adapter"
+        said["base_model_relation"] = "finetune" if s.artifacts else "adapter"
     said.update(s.train.base.license)
     if s.merged or s.adapter:
         said["library_name"] = "transformers" if s.merged else "peft"
@@ -56,7 +56,7 @@ def _metadata(s: Publication) -> str:
 
 
 def _head(s: Publication) -> str:
-    failed = [a for a in s.artefacts if a.verdict != "pass"]
+    failed = [a for a in s.artifacts if a.verdict != "pass"]
     lines = [f"# {s.train.run_id if s.repo == PLACEHOLDER else s.repo.rsplit('/', 1)[-1]}", ""]
     if failed:
         lines += ["> **Warning: not everything here passed its exam.**"]
@@ -82,7 +82,7 @@ def _measured(s: Publication) -> str:
     if s.export is None:
         return _not_examined(s)
     base, trained = next(((a.fidelity.loss_base, a.fidelity.loss_trained) for a in s.examined), (None, None))
-    published = {a.path for a in s.artefacts}
+    published = {a.path for a in s.artifacts}
     rows = [
         (
             f"`{_file(a)}`" + (" (default)" if a.path == s.default else ""),
@@ -101,10 +101,10 @@ def _measured(s: Publication) -> str:
         "## Measurements",
         "",
         f"At the end of training the model was examined: {s.train.exam.rows} questions, {s.train.exam.tokens} tokens,"
-        " from held-out rows and some general text. Each artefact was scored on the same questions, the GGUF files"
+        " from held-out rows and some general text. Each artifact was scored on the same questions, the GGUF files"
         " with llama.cpp.",
         "",
-        _table(("artefact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
+        _table(("artifact", "size", "KL", "top-1", "loss", "verdict", "published"), rows),
         "",
         f"Loss is the mean negative log-likelihood of the held-out responses, in nats per token; {gain if base else ''}"
         "KL and top-1 agreement compare next-token distributions: the merge's with the trained model's, a GGUF's"
@@ -121,7 +121,7 @@ def _not_examined(s: Publication) -> str:
         "## Measurements",
         "",
         f"The loss on held-out rows: {_number(s.train.metrics.eval_loss)} nats per token. The adapter was"
-        " published as trained, without merging; no artefact made from it was examined.",
+        " published as trained, without merging; no artifact made from it was examined.",
         "",
     ])  # fmt: skip
 
@@ -239,8 +239,8 @@ def _variables(s: Publication) -> list[str]:
     ]
 
 
-def _file(artefact: Artefact) -> str:
-    return published_name(artefact.path) if artefact.kind == "gguf" else f"{artefact.path} (16-bit safetensors)"
+def _file(artifact: Artifact) -> str:
+    return published_name(artifact.path) if artifact.kind == "gguf" else f"{artifact.path} (16-bit safetensors)"
 
 
 def _linked(s: Publication) -> str:

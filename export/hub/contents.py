@@ -68,10 +68,10 @@ def collect(s: Publication) -> list[Item]:
             items += _tree(merged, "", s.merged.sha256, progress)
         if adapter:
             items += _tree(adapter, "adapter/", s.train.adapter.sha256, progress)
-        for artefact in s.ggufs:
-            path = s.run.path / artefact.path
-            _check(path, path.is_file() and file_sha256(path, progress) == artefact.sha256)
-            items.append(Item(published_name(artefact.path), path, path.stat().st_size, artefact.sha256))
+        for artifact in s.ggufs:
+            path = s.run.path / artifact.path
+            _check(path, path.is_file() and file_sha256(path, progress) == artifact.sha256)
+            items.append(Item(published_name(artifact.path), path, path.stat().st_size, artifact.sha256))
     items += [Item.of(name, content) for name, content in _records(s)]
     if s.ggufs and s.stop:
         items.append(Item.of("params", json.dumps({"stop": s.stop}, ensure_ascii=False).encode() + b"\n"))

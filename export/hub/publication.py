@@ -1,4 +1,4 @@
-"""A publication: a run's records, the artefacts to publish, and the repository."""
+"""A publication: a run's records, the artifacts to publish, and the repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from burnish.bases.base import PACKAGE_PREFIX
 from burnish.exam.thresholds import qualified
-from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.records import Artifact, ExportRecord, TrainRecord
 from burnish.run import Run
 
 PLACEHOLDER = "owner/name"
@@ -17,7 +17,7 @@ PLACEHOLDER = "owner/name"
 
 @dataclass(frozen=True)
 class Publication:
-    """A run to publish: its records, the repository, the artefacts, and whether to publish the adapter.
+    """A run to publish: its records, the repository, the artifacts, and whether to publish the adapter.
 
     `export` is None if only the adapter is published and the run was not exported after training.
     """
@@ -26,16 +26,16 @@ class Publication:
     train: TrainRecord
     export: ExportRecord | None
     repo: str
-    artefacts: tuple[Artefact, ...]
+    artifacts: tuple[Artifact, ...]
     adapter: bool
 
     @property
-    def ggufs(self) -> list[Artefact]:
-        return [a for a in self.artefacts if a.kind == "gguf"]
+    def ggufs(self) -> list[Artifact]:
+        return [a for a in self.artifacts if a.kind == "gguf"]
 
     @property
-    def merged(self) -> Artefact | None:
-        return next((a for a in self.artefacts if a.kind == "safetensors"), None)
+    def merged(self) -> Artifact | None:
+        return next((a for a in self.artifacts if a.kind == "safetensors"), None)
 
     @property
     def records(self) -> tuple[str, ...]:
@@ -43,8 +43,8 @@ class Publication:
         return ("train.json", *(("export.json",) if self.export else ()), "config.yaml")
 
     @property
-    def examined(self) -> Sequence[Artefact]:
-        """Every examined artefact, published or not."""
+    def examined(self) -> Sequence[Artifact]:
+        """Every examined artifact, published or not."""
         return self.export.artefacts if self.export else ()
 
     @property

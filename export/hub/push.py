@@ -1,4 +1,4 @@
-"""Publish a run to the Hub in one commit: passing artefacts, records and a model card."""
+"""Publish a run to the Hub in one commit: passing artifacts, records and a model card."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _bytes(size: int) -> str:
 def _warn(s: Publication) -> None:
     """Warn about loosened thresholds and local paths in the records."""
     if s.loosened:
-        warn(f"the published artefacts were {s.loosened}; the card says so")
+        warn(f"the published artifacts were {s.loosened}; the card says so")
     _warn_of_paths(s)
 
 

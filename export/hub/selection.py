@@ -1,4 +1,4 @@
-"""Select the run to publish and its artefacts that passed the gate."""
+"""Select the run to publish and its artifacts that passed the gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from burnish.console import say, warn
 from burnish.errors import did_you_mean
 from burnish.files import file_sha256
 from burnish.publish import PushSection
-from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.records import Artifact, ExportRecord, TrainRecord
 from burnish.run import CONFIG, Run
 
 from ..settings import ExportSettings
@@ -29,10 +29,10 @@ def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
     run = runs.find_run(root, name, TrainRecord if name or _adapter_alone(settings.push) else ExportRecord)
     push = _merged_settings(run, settings.push)
     train, export = run.read(TrainRecord), _export_record(run, push)
-    artefacts = _choose(run, export, push) if export else ()
+    artifacts = _choose(run, export, push) if export else ()
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
         train = train.model_copy(update={"base": train.base.model_copy(update={"license": licence(base)})})
-    return Publication(run, train, export, push.repo or PLACEHOLDER, artefacts, "adapter" in push.what), push
+    return Publication(run, train, export, push.repo or PLACEHOLDER, artifacts, "adapter" in push.what), push
 
 
 def _adapter_alone(push: PushSection) -> bool:
@@ -68,8 +68,8 @@ def _merged_settings(run: Run, given: PushSection) -> PushSection:
     return asked.model_copy(update=given.model_dump(include=given.model_fields_set))
 
 
-def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact, ...]:
-    """Return the requested artefacts that may be published."""
+def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artifact, ...]:
+    """Return the requested artifacts that may be published."""
     types = {a.quantization for a in export.artefacts if a.kind == "gguf"}
     unknown = [name for name in push.what if name not in {*KINDS, *types}]
     if unknown or not push.what:
@@ -89,7 +89,7 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact
             say(f"push: left out: {told}")
     if not push.allow_failed and not any(a.verdict == "pass" for a in export.artefacts):
         raise PushError(
-            f"run '{run.id}': no artefact passed its exam, so nothing is published: see {run.path}/report.html;"
+            f"run '{run.id}': no artifact passed its exam, so nothing is published: see {run.path}/report.html;"
             " push.allow_failed true publishes it anyway, and the card says so"
         )
     chosen = tuple(a for a in asked if a.verdict == "pass" or push.allow_failed)
@@ -98,5 +98,5 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artefact
     return chosen
 
 
-def _group(artefact: Artefact) -> str:
-    return "merged" if artefact.kind == "safetensors" else "gguf"
+def _group(artifact: Artifact) -> str:
+    return "merged" if artifact.kind == "safetensors" else "gguf"

@@ -22,7 +22,7 @@ def _gguf(s: Publication) -> list[str]:
         return []
     chosen = next((a for a in s.ggufs if a.path == s.default), min(s.ggufs, key=lambda a: a.bytes))
     name, default = published_name(chosen.path), chosen.path == s.default
-    option = "" if default else f' SET="--artefact {chosen.quantization}{_unproven(chosen.verdict)}"'
+    option = "" if default else f' SET="--artifact {chosen.quantization}{_unproven(chosen.verdict)}"'
     chat = s.train.chat_template_sha256 is not None
     lines = [
         "Burnish, from a checkout: an OpenAI-compatible server that checks each file's sha256 against its record and"

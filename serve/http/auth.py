@@ -12,7 +12,7 @@ from pathlib import Path
 
 from burnish.files import read_lines
 
-from ..artefact import ServeError
+from ..artifact import ServeError
 from ..connection.wrong_keys import WrongKeys
 from ..settings import ServeSettings
 from .errors import ApiError, too_many

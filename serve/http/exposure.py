@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from ..artefact import ServeError
+from ..artifact import ServeError
 from ..settings import ServeSettings
 from .auth import Keys
 from .errors import ApiError

@@ -9,7 +9,7 @@ from burnish.llama import Model, check, cpu_variant
 from burnish.process import Note, ignore_path
 from burnish.tokenizers.special_text import Reading
 
-from ..artefact import Chosen, ServeError, choose, verify
+from ..artifact import Chosen, ServeError, choose, verify
 from ..served import Served
 from ..settings import ModelSettings
 from .tokenizer import LlamaTokenizer
@@ -63,7 +63,7 @@ def _served(model: Model, chosen: Chosen, settings: ModelSettings) -> tuple[Serv
 
 def _fingerprint(model: Model, chosen: Chosen) -> str:
     """Identify the model file by its recorded hash, or by its size if it has no record."""
-    known = chosen.record.get("artefact", {}).get("sha256") or f"{model.size_bytes:x}"
+    known = chosen.record.get("artifact", {}).get("sha256") or f"{model.size_bytes:x}"
     return f"fp_{str(known)[:12]}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from burnish.llama import MOST_SEQUENCES, Context, Model
 from burnish.machine import cpu_count, memory_available_bytes
 
-from ..artefact import ServeError
+from ..artifact import ServeError
 from ..engine.step import SchedulerLimits
 from ..settings import ModelSettings
 

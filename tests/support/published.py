@@ -40,7 +40,7 @@ def make_run(
 ) -> Run:
     """Write runs/<name>: merged weights, an adapter and three GGUF files (or the one real `model`) with their records.
 
-    Artefacts whose quantization is in `failed` did not pass; `train` replaces fields of train.json.
+    Artifacts whose quantization is in `failed` did not pass; `train` replaces fields of train.json.
     """
     run = Run(root / name)
     ggufs = _ggufs(run, name, model)
@@ -51,17 +51,17 @@ def make_run(
     config = {"base": {"quantization": "none"}, "data": {"path": record["data"]["path"]}, "lora": {"r": 8}}
     (run.path / "config.yaml").write_text(json.dumps(config))
     merged = run.path / "merged"
-    artefacts = [
+    artifacts = [
         _entry("merged", "safetensors", "F16", sum(p.stat().st_size for p in merged.iterdir()), merged, failed)
     ]
     for quantization, path in ggufs.items():
-        artefacts.append(_entry(f"gguf/{path.name}", "gguf", quantization, path.stat().st_size, path, failed))
-    passing = [a for a in artefacts if a["kind"] == "gguf" and a["verdict"] == "pass"]
+        artifacts.append(_entry(f"gguf/{path.name}", "gguf", quantization, path.stat().st_size, path, failed))
+    passing = [a for a in artifacts if a["kind"] == "gguf" and a["verdict"] == "pass"]
     export = {
         "schema_version": 1, "run_id": name, "created": "2026-01-03T00:00:00Z",
         "train_sha256": file_sha256(run.path / "train.json"),
         "merge": {"base": "original", "reason": "the base was not quantized in training", "candidates": {}},
-        "artefacts": artefacts, "default": min(passing, key=lambda a: a["bytes"])["path"] if passing else None,
+        "artefacts": artifacts, "default": min(passing, key=lambda a: a["bytes"])["path"] if passing else None,
         "chat_template_sha256": record["chat_template_sha256"], "stop": ["<|im_end|>"], "context_length": 512,
     }  # fmt: skip
     (run.path / "export.json").write_text(json.dumps(export, indent=2))

@@ -1,4 +1,4 @@
-"""Artefacts: made and examined once, again where a file or the settings changed; a GGUF is no better than its merge."""
+"""Artifacts: made and examined once, again where a file or the settings changed; a GGUF is no better than its merge."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from burnish.files import file_sha256
-from burnish.records import Artefact, Fidelity, Kind, Merge
+from burnish.records import Artifact, Fidelity, Kind, Merge
 from burnish.records.verdicts import judged
 from burnish.run import Run
-from export.artefacts import Finished, Made, produce
+from export.artifacts import Finished, Made, produce
 from export.merged import Merged
 from export.settings import GateSection
 
@@ -48,7 +48,7 @@ def job(path: Path, **key: Any) -> Any:
     return SimpleNamespace(run=Run(path), finished=Finished.load(Run(path), key))
 
 
-def test_an_artefact_is_described_as_it_was_made_and_examined(tmp_path: Path) -> None:
+def test_an_artifact_is_described_as_it_was_made_and_examined(tmp_path: Path) -> None:
     made = produce(job(tmp_path), Fake())
     assert (made.path, made.kind, made.quantization, made.bytes) == ("gguf/a-Q8_0.gguf", "gguf", "Q8_0", 7)
     assert made.sha256 == file_sha256(tmp_path / made.path)
@@ -63,7 +63,7 @@ def test_figures_that_were_not_measured_here_are_measured_again(
     path = tmp_path / ".export" / "kept.json"
     kept = json.loads(path.read_text())
     if changed == "figure":
-        kept["artefacts"]["gguf/a-Q8_0.gguf"]["fidelity"]["kl"] = 0.5
+        kept["artifacts"]["gguf/a-Q8_0.gguf"]["fidelity"]["kl"] = 0.5
     else:
         kept["seal"] = "0" * 64 if changed == "seal" else None
     path.write_text(json.dumps(kept))
@@ -138,7 +138,7 @@ def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
     merged = Merged(**{**dict(examined), "merge": merge})
     job(tmp_path).finished.add(merged)
     assert job(tmp_path).finished.find(Run(tmp_path), "merged", Merged) == merged
-    assert set(judged(merged, GateSection()).model_dump()) == set(Artefact.model_fields)
+    assert set(judged(merged, GateSection()).model_dump()) == set(Artifact.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Artefacts: the interface for output formats (make, examine), and artefacts finished by an earlier export."""
+"""Artifacts: the interface for output formats (make, examine), and artifacts finished by an earlier export."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ AnyExamined = TypeVar("AnyExamined", bound=Examined)
 
 @dataclass
 class Finished:
-    """This run's examined artefacts by path; valid only for one `key` (training and settings)."""
+    """This run's examined artifacts by path; valid only for one `key` (training and settings)."""
 
     path: Path
     key: dict[str, Any]
-    artefacts: dict[str, dict[str, Any]]
+    artifacts: dict[str, dict[str, Any]]
 
     @staticmethod
     def load(run: Run, key: dict[str, Any]) -> Finished:
-        """Read an earlier export's finished artefacts if the key matches and their seal is valid."""
+        """Read an earlier export's finished artifacts if the key matches and their seal is valid."""
         path = run.inside(f"{WORK}/kept.json")
         try:
             content: Any = read_json(path) if path.is_file() else {}
@@ -46,13 +46,13 @@ class Finished:
             say(f"export: {path} {why}: everything is made and measured again")
             content = None
         same = isinstance(content, dict) and content.get("key") == key
-        known = content.get("artefacts") if same else None
+        known = content.get("artifacts") if same else None
         return Finished(path, key, known if isinstance(known, dict) else {})
 
     def find(self, run: Run, name: str, kind: type[AnyExamined]) -> AnyExamined | None:
-        """Return a finished artefact if its files are unchanged, else None."""
+        """Return a finished artifact if its files are unchanged, else None."""
         try:
-            known = kind.model_validate(self.artefacts[name])
+            known = kind.model_validate(self.artifacts[name])
         except (KeyError, ValidationError):
             return None
         path = run.tree(name)
@@ -60,14 +60,14 @@ class Finished:
 
     def others(self, run: Run, made: Collection[str]) -> list[Examined]:
         """Return unchanged GGUF files from earlier exports, except those in `made`."""
-        names = sorted(self.artefacts.keys() - set(made))
+        names = sorted(self.artifacts.keys() - set(made))
         found = (self.find(run, name, Examined) for name in names if name.startswith(f"gguf/{run.id}-"))
         return [one for one in found if one is not None and one.kind == "gguf"]
 
     def add(self, examined: Examined) -> None:
-        """Record a finished artefact."""
-        self.artefacts[examined.path] = examined.model_dump()
-        content = {"key": self.key, "artefacts": self.artefacts}
+        """Record a finished artifact."""
+        self.artifacts[examined.path] = examined.model_dump()
+        content = {"key": self.key, "artifacts": self.artifacts}
         content = json.loads(json.dumps(content))  # as it will be read back, with lists instead of tuples
         with suppress(SealError):  # the next export reports why it measures again
             content["seal"] = seal(content)
@@ -99,14 +99,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """A new artefact: its type, and how many tensors fell back to another type, keyed by "wanted -> taken"."""
+    """A new artifact: its type, and how many tensors fell back to another type, keyed by "wanted -> taken"."""
 
     quantization: str
     fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 class Format(Protocol):
-    """An output format: writes an artefact to `path` (relative to the run) and examines it."""
+    """An output format: writes an artifact to `path` (relative to the run) and examines it."""
 
     @property
     def path(self) -> str: ...
@@ -114,16 +114,16 @@ class Format(Protocol):
     def kind(self) -> Kind: ...
 
     def make(self, target: Path) -> Made:
-        """Write the artefact atomically. Raises UserError if that fails."""
+        """Write the artifact atomically. Raises UserError if that fails."""
         ...
 
     def examine(self, path: Path) -> Fidelity:
-        """Score the artefact on the run's exam."""
+        """Score the artifact on the run's exam."""
         ...
 
 
 def produce(job: Job, output: Format) -> Examined:
-    """Write and examine one artefact unless it already exists unchanged."""
+    """Write and examine one artifact unless it already exists unchanged."""
     if found := job.finished.find(job.run, output.path, Examined):
         say(f"export: {output.path} exists and is unchanged")
         return found

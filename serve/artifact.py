@@ -1,4 +1,4 @@
-"""Chooses the file to serve: a recorded artefact of a run or a bare GGUF file, along with its record."""
+"""Chooses the file to serve: a recorded artifact of a run or a bare GGUF file, along with its record."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from burnish.errors import UserError
 from burnish.exam.thresholds import looser, qualified
 from burnish.files import file_sha256, irregular
 from burnish.hub import SCHEME
-from burnish.records import Artefact, ExportRecord, TrainRecord
+from burnish.records import Artifact, ExportRecord, TrainRecord
 from burnish.run import find_run, read_both
 from burnish.tokenizers.special_text import Reading
 
-from .hub import fetch_artefact, fetch_records
+from .hub import fetch_artifact, fetch_records
 from .settings import ModelSettings
 
 
@@ -62,8 +62,8 @@ def choose(settings: ModelSettings) -> Chosen:
         raise ServeError(
             f"run '{run.id}': export.json belongs to an earlier training: run `make export RUN={run.id}` again"
         )
-    artefact = _artefact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
-    return _recorded(run.inside(artefact.path), run.id, trained, exported, artefact)
+    artifact = _artifact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
+    return _recorded(run.inside(artifact.path), run.id, trained, exported, artifact)
 
 
 def _explain_directory(path: Path) -> str:
@@ -85,16 +85,16 @@ def _explain_directory(path: Path) -> str:
 def _from_hub(settings: ModelSettings, reference: str) -> Chosen:
     """Choose a file from a published run; download it only if the records allow serving it."""
     published = fetch_records(reference)
-    artefact = _artefact(reference, "its page on the Hub", published.export, settings)
-    path = fetch_artefact(published, artefact)
+    artifact = _artifact(reference, "its page on the Hub", published.export, settings)
+    path = fetch_artifact(published, artifact)
     name = published.export.run_id
-    chosen = _recorded(path, name, published.train, published.export, artefact)
+    chosen = _recorded(path, name, published.train, published.export, artifact)
     remedy = f"remove {path.resolve()} to download it again; if that fails too, the file was altered on the Hub"
     hub = f"{published.reference.repo}@{published.commit}"
     return replace(chosen, remedy=remedy, record={**chosen.record, "hub": hub})
 
 
-def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecord, artefact: Artefact) -> Chosen:
+def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecord, artifact: Artifact) -> Chosen:
     return Chosen(
         path,
         name,
@@ -111,7 +111,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
             "base": trained.base.id,
             "trained": trained.created,
             "exported": exported.created,
-            "artefact": artefact.model_dump(mode="json"),
+            "artifact": artifact.model_dump(mode="json"),
             "gate": exported.gate,
             "looser_thresholds": looser(exported.gate),
             "versions": exported.versions,
@@ -121,7 +121,7 @@ def _recorded(path: Path, name: str, trained: TrainRecord, exported: ExportRecor
     )
 
 
-def _artefact(where: str, report: str, exported: ExportRecord, settings: ModelSettings) -> Artefact:
+def _artifact(where: str, report: str, exported: ExportRecord, settings: ModelSettings) -> Artifact:
     """Choose a recorded GGUF file. `where` names the run in errors; `report` points to its measurements."""
     files = [a for a in exported.artefacts if a.kind == "gguf"]
     there = ", ".join(f"{a.quantization} ({a.verdict})" for a in files)
@@ -130,10 +130,10 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ModelSe
             f"{where}: the run has no GGUF file, the only format served here: {exported.no_gguf or 'none was made'}; "
             "transformers and vLLM load its merged/ (vllm serve runs/ID/merged)"
         )
-    if settings.artefact is not None:
-        found = next((a for a in files if settings.artefact in (a.quantization, a.path)), None)
+    if settings.artifact is not None:
+        found = next((a for a in files if settings.artifact in (a.quantization, a.path)), None)
         if found is None:
-            raise ServeError(f"{where}: it has no GGUF '{settings.artefact}'; available: {there}")
+            raise ServeError(f"{where}: it has no GGUF '{settings.artifact}'; available: {there}")
     elif exported.default is not None:
         found = next((a for a in files if a.path == exported.default), None)
         if found is None:
@@ -143,7 +143,7 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ModelSe
     else:
         raise ServeError(
             f"{where}: none of its GGUF files passed the exam ({there}), see {report}; to serve the largest anyway, "
-            "pass --allow_unproven true (with --artefact to choose another)"
+            "pass --allow_unproven true (with --artifact to choose another)"
         )
     if found.verdict != "pass":
         if not settings.allow_unproven:
@@ -159,7 +159,7 @@ def _artefact(where: str, report: str, exported: ExportRecord, settings: ModelSe
 
 def verify(chosen: Chosen) -> None:
     """Raise ServeError unless the file's sha256 matches the record."""
-    expected = chosen.record["artefact"]["sha256"]
+    expected = chosen.record["artifact"]["sha256"]
     if not chosen.path.is_file():
         raise ServeError(f"{chosen.path}: the recorded model file does not exist; {chosen.remedy}")
     if file_sha256(chosen.path) != expected:

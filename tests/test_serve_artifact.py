@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.records import Artefact, ExportRecord, Fidelity, Merge
-from serve.artefact import ServeError, _artefact, choose
+from burnish.records import Artifact, ExportRecord, Fidelity, Merge
+from serve.artifact import ServeError, _artifact, choose
 from serve.settings import ServeSettings
 from tests.support.published import make_run
 
@@ -34,13 +34,13 @@ def test_a_directory_given_as_a_model_is_explained(name: str, told: str, tmp_pat
     assert len(caught.value.faults) == 1
 
 
-def test_an_inconclusive_artefact_is_refused_with_its_reason_also_by_name(tmp_path: Path) -> None:
+def test_an_inconclusive_artifact_is_refused_with_its_reason_also_by_name(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     content = json.loads((run.path / "export.json").read_text())
     content["artefacts"][2] |= {"verdict": "inconclusive", "why": "the KL is 9"}
     (run.path / "export.json").write_text(json.dumps(content))
     with pytest.raises(ServeError, match=r"Q8_0 is inconclusive in its exam: the KL is 9"):
-        choose(ServeSettings(runs=str(tmp_path), artefact="Q8_0"))
+        choose(ServeSettings(runs=str(tmp_path), artifact="Q8_0"))
 
 
 def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_without_a_gguf_says_why() -> None:
     nothing = Fidelity.model_validate({n: None for n, field in Fidelity.model_fields.items() if field.is_required()})
-    merged = Artefact(
+    merged = Artifact(
         path="merged", kind="safetensors", quantization="F16", bytes=1, sha256=SHA, fidelity=nothing, verdict="pass",
         why="all checks hold",
     )  # fmt: skip
@@ -62,8 +62,8 @@ def test_a_run_without_a_gguf_says_why() -> None:
         artefacts=[merged], default=None, no_gguf="the converter does not know it", chat_template_sha256=None, stop=[],
         context_length=8,
     )  # fmt: skip
-    for settings in (ServeSettings(), ServeSettings(allow_unproven=True), ServeSettings(artefact="Q8_0")):
+    for settings in (ServeSettings(), ServeSettings(allow_unproven=True), ServeSettings(artifact="Q8_0")):
         with pytest.raises(
             ServeError, match="no GGUF file, .*: the converter does not know it; transformers and vLLM load its merged/"
         ):
-            _artefact("run 'x'", "report.html", record, settings)
+            _artifact("run 'x'", "report.html", record, settings)
