@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.data.files import DataError, RawRow, read_rows
-from burnish.data.formats import FORMATS, Conversion, Message, convert, recognise
+from burnish.data.formats import FORMATS, Conversion, Converter, Message, convert, recognise
 from train.settings import DataSection
 
 PATH = Path("f.jsonl")
@@ -335,3 +336,17 @@ def test_the_pages_code_converts_dialogues(tmp_path: Path, monkeypatch: pytest.M
     (row,) = read_rows(tmp_path / "rows.jsonl")
     turns = [("user", "Who <are> you?"), ("assistant", "Bernie.\n\nHello: x"), ("user", "Why?"), ("assistant", "So.")]
     assert said(row.value) == turns
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 12])
+def test_a_file_converted_in_two_parts_gives_the_findings_of_the_whole(cut: int) -> None:
+    turns = [{"role": "user", "content": "q", "weight": 1}, {"role": "assistant", "content": "a", "note": 1}]
+    values = [{"messages": turns, "system": "", "context": f"c{n}", f"extra{n % 3}": n} for n in range(12)]
+    raw = [RawRow(n, value, n) for n, value in enumerate(values, start=1)]
+    parts = [Converter("messages", "x.jsonl") for _ in range(2)]
+    examples = [[part.add(row) for row in rows] for part, rows in zip(parts, (raw[:cut], raw[cut:]), strict=True)]
+    parts[0].merge(parts[1])
+    whole = convert(raw, "messages", Path("x.jsonl"))
+    assert whole.unused_columns and whole.notes and whole.remarks
+    assert tuple(e for part in examples for e in part) == whole.examples
+    assert parts[0].conversion() == replace(whole, examples=())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -85,49 +85,84 @@ class Conversion:
 
 
 def convert(
-    rows: Sequence[RawRow], format: str, path: Path, newlines: Newlines = "keep", misfits: Misfits = "error"
+    rows: Iterable[RawRow], format: str, path: Path, newlines: Newlines = "keep", misfits: Misfits = "error"
 ) -> Conversion:
     """Return the rows as examples, in order. Raises DataError with every fault of every row.
 
     With `newlines` "lf" every CR LF and lone CR in a text becomes LF. With `misfits` "drop" rows whose calls do not fit
     their tools are left out; that none is left is a fault.
     """
-    if format not in FORMATS:
-        raise DataError(f"data.format: unknown format '{format}'{did_you_mean(format, FORMATS)}")
-    examples: list[Example] = []
-    faults: list[str] = []
-    unused: Counter[str] = Counter()
-    seen: set[str] = set()
-    first = ""  # what does not fit
-    losses = Losses(format)
-    for raw in rows:
-        example, row = _convert_row(raw, format)
-        told = [*row.faults, *(row.misfits if misfits == "error" else ())]
-        faults += [f"{path}: {raw.where}: {fault}" for fault in told]
-        losses.misfits += bool(row.misfits)
+    converter = Converter(format, str(path), newlines, misfits)
+    examples = tuple(example for raw in rows if (example := converter.add(raw)) is not None)
+    return replace(converter.conversion(), examples=examples)
+
+
+@dataclass
+class Converter:
+    """Converts a file's rows one by one. Parts of a file can be converted in other processes and merged in order."""
+
+    format: str
+    path: str
+    newlines: Newlines = "keep"
+    misfits: Misfits = "error"
+    faults: list[str] = field(default_factory=list)
+    converted: int = 0
+    unused: Counter[str] = field(default_factory=Counter)
+    seen: set[str] = field(default_factory=set)
+    misfit: str = ""  # what does not fit in the first such row
+    losses: Losses = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise DataError(f"data.format: unknown format '{self.format}'{did_you_mean(self.format, FORMATS)}")
+        self.losses = Losses(self.format)
+
+    def add(self, raw: RawRow) -> Example | None:
+        """Return the row as an example; None if it has faults, which are added to `faults`, or is left out."""
+        example, row = _convert_row(raw, self.format)
+        told = [*row.faults, *(row.misfits if self.misfits == "error" else ())]
+        self.faults += [f"{self.path}: {raw.where}: {fault}" for fault in told]
+        self.losses.misfits += bool(row.misfits)
         if row.misfits:
-            first = first or f"{raw.where}: {row.misfits[0]}"
-            continue
-        unused.update(row.unused_keys())
-        seen.update(row.value)
-        losses.add(row.value, row, row.known)
-        if example:
-            plain = _with_lf(example) if newlines == "lf" else example
-            losses.newlines += plain is not example
-            losses.hermes += row.hermes
-            losses.listed += row.listed
-            losses.nulls += row.nulls
-            examples.append(plain)
-    if faults:
-        raise DataError([*faults[:-1], faults[-1] + DROP] if losses.misfits and misfits == "error" else faults)
-    if losses.misfits and not examples:
-        every = "the only row's calls do" if losses.misfits == 1 else f"the calls of all {losses.misfits:,} rows do"
-        raise DataError(f"{path}: {every} not fit the tools, so data.tool_faults drop leaves none; first: {first}")
-    absent = FORMATS[format].all - seen
-    near = {column: name for column in unused if (name := nearest(column, absent))}
-    notes = [f"the column '{column}' is not used; did you mean '{name}'?" for column, name in near.items()]
-    shown = {column: count for column, count in unused.items() if column not in losses.named}
-    return Conversion(format, tuple(examples), shown, (*notes, *losses.notes()), tuple(losses.remarks()))
+            self.misfit = self.misfit or f"{raw.where}: {row.misfits[0]}"
+            return None
+        self.unused.update(row.unused_keys())
+        self.seen.update(row.value)
+        self.losses.add(row.value, row, row.known)
+        if example is None:
+            return None
+        plain = _with_lf(example) if self.newlines == "lf" else example
+        self.losses.newlines += plain is not example
+        self.losses.hermes += row.hermes
+        self.losses.listed += row.listed
+        self.losses.nulls += row.nulls
+        self.converted += 1
+        return plain
+
+    def merge(self, other: Converter) -> None:
+        """Add the findings in the file's next rows."""
+        self.faults += other.faults
+        self.converted += other.converted
+        self.unused.update(other.unused)
+        self.seen |= other.seen
+        self.misfit = self.misfit or other.misfit
+        self.losses.merge(other.losses)
+
+    def conversion(self) -> Conversion:
+        """Return the findings, without the examples. Raises DataError with every fault."""
+        faults, misfits = self.faults, self.losses.misfits
+        if faults:
+            raise DataError([*faults[:-1], faults[-1] + DROP] if misfits and self.misfits == "error" else faults)
+        if misfits and not self.converted:
+            every = "the only row's calls do" if misfits == 1 else f"the calls of all {misfits:,} rows do"
+            raise DataError(
+                f"{self.path}: {every} not fit the tools, so data.tool_faults drop leaves none; first: {self.misfit}"
+            )
+        absent = FORMATS[self.format].all - self.seen
+        near = {column: name for column in self.unused if (name := nearest(column, absent))}
+        notes = [f"the column '{column}' is not used; did you mean '{name}'?" for column, name in near.items()]
+        shown = {column: count for column, count in self.unused.items() if column not in self.losses.named}
+        return Conversion(self.format, (), shown, (*notes, *self.losses.notes()), tuple(self.losses.remarks()))
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..console import counted
@@ -44,6 +44,15 @@ class Losses:
         self.row_flags.update(key for key in others if key in FLAGS and row[key] in (False, 0))
         self.blank_systems += found.blank_system
         self.as_input += found.as_input
+
+    def merge(self, other: Losses) -> None:
+        """Add the counts over the file's next rows."""
+        for one in fields(self):
+            value = getattr(other, one.name)
+            if isinstance(value, Counter):
+                getattr(self, one.name).update(value)
+            elif isinstance(value, int):
+                setattr(self, one.name, getattr(self, one.name) + value)
 
     @property
     def named(self) -> frozenset[str]:
