@@ -105,9 +105,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, m
     assert sum(pieces) <= 4 << 20
 
 
-def test_a_bomb_fits_into_little_memory(tmp_path: Path) -> None:
-    """Two GiB of zeros in a process that may have one."""
-    bomb = gzip.compress(bytes(1 << 26), 9)
+@pytest.mark.parametrize("content", [b" ", b"a"])
+def test_a_bomb_fits_into_little_memory(tmp_path: Path, content: bytes) -> None:
+    """Two GiB of one character in a process that may have one."""
+    bomb = gzip.compress(content * (1 << 26), 9)
     (tmp_path / "x.jsonl.gz").write_bytes(bomb * 32)
     program = (
         "import sys; from pathlib import Path; from burnish.data.files import read_rows, DataError\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from burnish.data.files import DataError, RawRow, data_sha256, read_rows
-from burnish.data.json_scanner import MOST_FAULTS
+from burnish.data.files import DataError, RawRow, data_sha256, iter_rows, read_rows
+from burnish.data.json_scanner import MOST_FAULTS, scan_json
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=3))
@@ -57,6 +58,32 @@ def test_every_way_of_writing_json_gives_the_same_rows(
     for text in texts.values():
         for name in ("x.json", "x.jsonl", "x.data"):
             assert [row.value for row in read(tmp_path / name, text)] == rows
+
+
+@FAST
+@given(rows=ROWS, indent=st.sampled_from([None, 1]), size=st.integers(1, 40), cut=st.integers(0, 200))
+def test_text_in_pieces_gives_the_rows_and_faults_of_the_whole(
+    rows: list[Any], indent: int | None, size: int, cut: int
+) -> None:
+    for text in (json.dumps(rows, indent=indent), "\n".join(json.dumps(row, indent=indent) for row in rows)):
+        broken = text[:cut] + text[cut + 1 :]
+        whole: list[str] = []
+        expected = list(scan_json(broken, whole))
+        faults: list[str] = []
+        pieces = (broken[start : start + size] for start in range(0, len(broken), size))
+        assert list(scan_json(pieces, faults)) == expected and faults == whole
+
+
+def test_rows_are_yielded_before_the_file_is_read_and_faults_come_last(tmp_path: Path) -> None:
+    (path := tmp_path / "x.jsonl").write_text((json.dumps({"a": "x" * 2000}) + "\n") * 20_000 + 'oops\n{"a": 2}\n')
+    rows = iter_rows(path)
+    tracemalloc.start()
+    assert [next(rows).line for _ in range(20_000)][-1] == 20_000
+    assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    tracemalloc.stop()
+    assert next(rows).value == {"a": 2}
+    with pytest.raises(DataError, match="line 20001, column 1: malformed JSON"):
+        next(rows)
 
 
 @FAST

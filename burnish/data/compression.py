@@ -1,4 +1,4 @@
-"""Read a file's bytes: decompress compressed files, and reject known file types that are not data.
+"""Read a file's bytes in pieces: decompress compressed files, and reject known file types that are not data.
 
 File types are recognised by their first bytes, not by name.
 """
@@ -12,16 +12,18 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import IO, Protocol, TypeVar
 
-from ..files import read_regular
 from ..machine import memory_available_bytes
 from .faults import DataError
+from .reading.part import Part
 
-SUPPORTED = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain or compressed with gzip, bzip2, xz or zstd"
+SUPPORTED = "supported: JSON, JSONL, CSV, Parquet and Arrow, plain, zipped or compressed with gzip, bzip2, xz or zstd"
 CHUNK_BYTES = 1 << 20
+
+Piece = TypeVar("Piece", bytes, str)
 # Text compresses 3 to 50 times, repetitive rows 200 times. A higher ratio is a bomb or needs inspection.
 MAX_UNPACKED_BYTES, MAX_RATIO = 256 << 20, 200
 # memory limit for decompressing an .xz file: xz -9 needs 65 MiB
@@ -65,53 +67,100 @@ ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 ARROW_MAGICS = (b"ARROW1", b"\xff\xff\xff\xff")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return a data file's decompressed bytes. Raises DataError if it can't be read or is not a data file.
+def read_pieces(part: Part) -> Iterator[bytes]:
+    """Yield a data file's decompressed bytes, the first piece with at least its first CHUNK_BYTES.
 
-    The decompressed size is limited by the compression ratio and to a quarter of the available memory.
+    Raises DataError if the file can't be read, is not a data file, or unpacks to more than its size allows.
     """
     try:
-        data = read_regular(path)
+        with part.open() as file:
+            head = file.read(CHUNK_BYTES)
+            packing = _packing(head)
+            if packing is None:
+                _refuse(head, part, "", file)
+                yield head
+                while piece := file.read(CHUNK_BYTES):
+                    yield piece
+            else:
+                file.seek(0)
+                yield from _unpacked(file, packing, part)
     except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from None
-    if (packing := _packing(data)) is None:
-        _refuse(data, path, "")
-        return data
-    unpacked = _unpack(data, packing, path)
-    if (again := _packing(unpacked)) is not None:
-        raise DataError(f"{path}: is {packing}-compressed, and its content is {again}-compressed: unpack it first")
-    _refuse(unpacked, path, f"is {packing}-compressed, and its content ")
-    return unpacked
+        raise DataError(f"{part.title}: can't be read: {error.strerror or error}") from None
+
+
+def read_whole(part: Part, pieces: Iterator[bytes]) -> bytes:
+    """Join the pieces. Raises DataError if they take more than a quarter of the available memory."""
+    return b"".join(_within_memory(part, pieces))
+
+
+def whole_text(part: Part, pieces: Iterator[str]) -> str:
+    """Join the pieces of a text. Raises DataError if they take more than a quarter of the available memory."""
+    return "".join(_within_memory(part, pieces))
+
+
+def _within_memory(part: Part, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    total, most = 0, memory_available_bytes() // 4
+    for piece in pieces:
+        total += len(piece)
+        if total > most:
+            raise DataError(
+                f"{part.title}: has more than {most / 2**20:,.0f} MiB, a quarter of the available memory: save the rows"
+                " as JSONL, which is read row by row"
+            )
+        yield piece
+
+
+def _unpacked(file: IO[bytes], packing: str, part: Part) -> Iterator[bytes]:
+    pieces, what = _unpack(file, packing, part), f"is {packing}-compressed, and its content"
+    head = b""
+    while len(head) < CHUNK_BYTES and (piece := next(pieces, None)) is not None:
+        head += piece
+    if (again := _packing(head)) is not None:
+        raise DataError(
+            f"{part.title}: is {packing}-compressed, and its content is {again}-compressed: unpack it first"
+        )
+    _refuse(head, part, f"{what} ", None)
+    yield from chain([head], pieces)
 
 
 def _packing(data: bytes) -> str | None:
     return next((name for name, (magics, _) in PACKINGS.items() if data.startswith(magics)), None)
 
 
-def _refuse(data: bytes, path: Path, head: str) -> None:
+def _refuse(data: bytes, part: Part, head: str, file: IO[bytes] | None) -> None:
+    """Raise DataError if a file that begins with `data` is not data; a zip archive's names are read from `file`."""
     if data.startswith(ARROW_MAGICS):
         return
     for magic, why in FOREIGN.items():
         if data.startswith(magic):
-            raise DataError(f"{path}: {head}{why} ({SUPPORTED})")
+            raise DataError(f"{part.title}: {head}{why} ({SUPPORTED})")
     if data.startswith(ZIP_MAGICS):
-        raise DataError(f"{path}: {head}{_zip(data)} ({SUPPORTED})")
+        raise DataError(f"{part.title}: {head}{_zip(file or io.BytesIO(data))} ({SUPPORTED})")
     if _is_tar(data):
-        raise DataError(f"{path}: {head}is a tar archive: unpack it and pass the file or the directory ({SUPPORTED})")
+        raise DataError(
+            f"{part.title}: {head}is a tar archive: unpack it and pass the file or the directory ({SUPPORTED})"
+        )
     if len(data) > 1 and not (any(data[1:100:2]) and any(data[:100:2])):
-        raise DataError(f"{path}: {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({SUPPORTED})")
+        raise DataError(f"{part.title}: {head}is UTF-16 text without a byte order mark: save it as UTF-8 ({SUPPORTED})")
 
 
-def _zip(data: bytes) -> str:
+def is_zip(data: bytes) -> bool:
+    """Return whether the bytes begin a zip archive."""
+    return data.startswith(ZIP_MAGICS)
+
+
+def _zip(file: IO[bytes]) -> str:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
         return "is a zip archive or a spreadsheet that can't be opened; it may be truncated"
-    for start, why in ZIPPED.items():
-        if any(name.startswith(start) for name in names):
-            return why
-    return f"is a zip archive of {len(names)} files: unpack it and pass the file or the directory"
+    return office(names) or f"is a zip archive of {len(names)} files: unpack it and pass the file or the directory"
+
+
+def office(names: Sequence[str]) -> str:
+    """Return what an office document is, by the names in its archive; "" if it is none."""
+    return next((why for start, why in ZIPPED.items() if any(name.startswith(start) for name in names)), "")
 
 
 def _is_tar(data: bytes) -> bool:
@@ -123,33 +172,29 @@ def _is_tar(data: bytes) -> bool:
     return True
 
 
-def _unpack(data: bytes, packing: str, path: Path) -> bytes:
-    """Decompress a file in chunks, so that a bomb is detected before it fills the memory."""
-    limit, why = unpacked_limit(len(data))
-    unpacked = io.BytesIO()
+def _unpack(file: IO[bytes], packing: str, part: Part) -> Iterator[bytes]:
+    """Decompress a file in pieces, so that a bomb is detected before it fills the memory."""
+    (limit, why), total = unpacked_limit(part.packed_bytes()), 0
     try:
-        for piece in PACKINGS[packing][1](data):
-            unpacked.write(piece)
-            if unpacked.tell() > limit:
+        for piece in PACKINGS[packing][1](file):
+            total += len(piece)
+            if total > limit:
                 raise DataError(
-                    f"{path}: is {packing}-compressed and unpacks to more than {limit / 2**20:,.0f} MiB, {why}: if that"
-                    " size is intended, unpack it first"
+                    f"{part.title}: is {packing}-compressed and unpacks to more than {limit / 2**20:,.0f} MiB, {why}:"
+                    " if that size is intended, unpack it first"
                 )
+            yield piece
     except ImportError:
-        raise DataError(f"{path}: is {packing}-compressed, which needs pyarrow: unpack it first") from None
+        raise DataError(f"{part.title}: is {packing}-compressed, which needs pyarrow: unpack it first") from None
     except EOFError:
-        raise DataError(f"{path}: is {packing}-compressed and truncated: download or compress it again") from None
+        raise DataError(f"{part.title}: is {packing}-compressed and truncated: download or compress it again") from None
     except (OSError, zlib.error, lzma.LZMAError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: is {packing}-compressed and can't be unpacked: {error}") from None
-    return unpacked.getvalue()
+        raise DataError(f"{part.title}: is {packing}-compressed and can't be unpacked: {error}") from None
 
 
 def unpacked_limit(packed: int) -> tuple[int, str]:
     """Return the maximum decompressed size of a file of `packed` bytes, and the reason for that limit."""
-    memory, by_ratio = memory_available_bytes() // 4, max(MAX_UNPACKED_BYTES, MAX_RATIO * packed)
-    if memory < by_ratio:
-        return memory, "a quarter of the available memory"
-    return by_ratio, f"the limit for a file of {packed:,} bytes"
+    return max(MAX_UNPACKED_BYTES, MAX_RATIO * packed), f"the limit for a file of {packed:,} bytes"
 
 
 class _Decompressor(Protocol):
@@ -164,45 +209,44 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-def _streams(data: bytes, make: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Decompress concatenated streams in chunks of at most CHUNK_BYTES; zero padding may follow."""
-    position = 0
-    while data[position : position + CHUNK_BYTES].strip(b"\0"):
+def _streams(file: IO[bytes], make: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """Decompress concatenated streams in pieces of at most CHUNK_BYTES; zero padding may follow."""
+    left = file.read(CHUNK_BYTES)
+    while left.strip(b"\0"):
         stream = make()
         while not stream.eof:
             piece = b""
             if stream.needs_input:
-                piece = data[position : position + CHUNK_BYTES]
-                position += len(piece)
+                piece, left = left or file.read(CHUNK_BYTES), b""
                 if not piece:
                     raise EOFError
             yield stream.decompress(piece, CHUNK_BYTES)
-        position -= len(stream.unused_data)
+        left = stream.unused_data or file.read(CHUNK_BYTES)
 
 
-def _gzip(data: bytes) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        while piece := file.read(CHUNK_BYTES):
+def _gzip(file: IO[bytes]) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        while piece := unpacked.read(CHUNK_BYTES):
             yield piece
 
 
-def _bzip2(data: bytes) -> Iterator[bytes]:
-    return _streams(data, bz2.BZ2Decompressor)
+def _bzip2(file: IO[bytes]) -> Iterator[bytes]:
+    return _streams(file, bz2.BZ2Decompressor)
 
 
-def _xz(data: bytes) -> Iterator[bytes]:
-    return _streams(data, lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=MAX_XZ_BYTES))
+def _xz(file: IO[bytes]) -> Iterator[bytes]:
+    return _streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=MAX_XZ_BYTES))
 
 
-def _zstd(data: bytes) -> Iterator[bytes]:
+def _zstd(file: IO[bytes]) -> Iterator[bytes]:
     import pyarrow as pa  # the standard library includes zstd only from Python 3.14
 
-    with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as file:
-        while piece := file.read(CHUNK_BYTES):
+    with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as unpacked:
+        while piece := unpacked.read(CHUNK_BYTES):
             yield piece
 
 
-PACKINGS: Mapping[str, tuple[tuple[bytes, ...], Callable[[bytes], Iterator[bytes]]]] = {
+PACKINGS: Mapping[str, tuple[tuple[bytes, ...], Callable[[IO[bytes]], Iterator[bytes]]]] = {
     "gzip": ((b"\x1f\x8b",), _gzip),
     "bzip2": (tuple(b"BZh%d1AY&SY" % level for level in range(1, 10)), _bzip2),
     "xz": ((b"\xfd7zXZ\x00", b"\x5d\x00\x00"), _xz),

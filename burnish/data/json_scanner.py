@@ -1,17 +1,24 @@
-"""Parse JSON values with line numbers from an array or a sequence of values in one linear pass."""
+"""Parse JSON values with line numbers from an array or a sequence of values in one linear pass.
+
+The text comes in pieces: only the piece that is being parsed is in memory.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Each fault costs a pass over the preceding text (json counts lines), so scanning stops after this many.
 MOST_FAULTS = 100
+# parsed text of the current line that is kept for finding columns
+KEPT = 1000
+# an incomplete \uXXXX escape or word ends at most this far before the end of the text
+LONGEST_WORD = 16
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE = re.compile(r"[ \t\r\n]*+")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _HINTS = {
     "Expecting property name enclosed in double quotes": "put names in double quotes, and no comma before }",
@@ -21,24 +28,48 @@ _HINTS = {
 }
 
 
-def scan_json(text: str, faults: list[str]) -> Iterator[tuple[int, Any]]:
+def scan_json(text: str | Iterable[str], faults: list[str]) -> Iterator[tuple[int, Any]]:
     """Yield (line, value) for every element of a JSON array, or for every value in a sequence of values.
 
-    Values in a sequence may be separated by whitespace or nothing. Malformed values are added to `faults`;
-    scanning resumes at the next object with the same indentation.
+    `text` may be an iterator of pieces of the text, which are read as they are needed. Values in a sequence may be
+    separated by whitespace or nothing. Malformed values are added to `faults`; scanning resumes at the next object with
+    the same indentation.
     """
-    yield from _Scanner(text, faults).rows()
+    yield from _Scanner([text] if isinstance(text, str) else text, faults).rows()
 
 
 class _Scanner:
-    """A position in the text and its line number, updated as the position advances."""
+    """A position in the text and its line number, updated as the position advances.
 
-    def __init__(self, text: str, faults: list[str]) -> None:
-        self.text, self.faults = text, faults
+    `text` is the part of the text that is in memory; it begins on `first_line`, after `cut` characters of that line.
+    """
+
+    def __init__(self, pieces: Iterable[str], faults: list[str]) -> None:
+        self.pieces, self.faults = iter(pieces), faults
+        self.text, self.first_line, self.cut, self.ended = "", 1, 0, False
         self.position, self.line = 0, 1
         self.of_row: list[str] = []  # faults that the decoder's hooks found in the current value
         self.decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
-        self.has_surrogates = _SURROGATE_ESCAPE.search(text) is not None
+        self.has_surrogates = False
+
+    def _more(self) -> bool:
+        """Append at least as much text as is left, and drop what was parsed; return False at the end of the text."""
+        wanted, pieces = len(self.text) - self.position, list[str]()
+        while not self.ended and (not pieces or wanted > 0):
+            piece = next(self.pieces, None)
+            self.ended = piece is None
+            pieces += [piece] if piece else []
+            wanted -= len(piece or "")
+        if not pieces:
+            return False
+        start = self.text.rfind("\n", 0, self.position) + 1
+        begin = max(start, self.position - KEPT)
+        self.first_line += self.text.count("\n", 0, start)
+        self.cut = begin - start + (0 if start else self.cut)
+        self.text = self.text[begin:] + "".join(pieces)
+        self.position -= begin
+        self.has_surrogates = _SURROGATE_ESCAPE.search(self.text, self.position) is not None
+        return True
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         self._skip_space()
@@ -98,7 +129,11 @@ class _Scanner:
         self.of_row.clear()
         try:
             value, end = self.decoder.raw_decode(self.text, start)
+            if end > len(self.text) - LONGEST_WORD and self.text[end - 1] not in '}]"' and self._more():
+                return self._value()  # digits may follow
         except json.JSONDecodeError as error:
+            if self._is_cut(error) and self._more():
+                return self._value()
             self.faults.append(self._malformed(error))
             self._recover(start, error.pos)
             return False, None
@@ -113,33 +148,51 @@ class _Scanner:
         self._move(end)
         return True, value
 
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Return whether a value may be malformed only because the text in memory ends."""
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - LONGEST_WORD
+
     def _malformed(self, error: json.JSONDecodeError) -> str:
         hint = _HINTS.get(error.msg, "")
-        begins = f", in the row that starts on line {self.line}" if error.lineno != self.line else ""
+        line = self.first_line + error.lineno - 1
+        begins = f", in the row that starts on line {self.line}" if line != self.line else ""
         text = error.msg[0].lower() + error.msg[1:] + (f" ({hint})" if hint else "")
-        return f"line {error.lineno}, column {error.colno}: malformed JSON{begins}: {text}"
+        return f"line {line}, column {self._column(error.pos)}: malformed JSON{begins}: {text}"
 
     def _recover(self, start: int, broken: int) -> None:
         """Skip to the next line where an object opens at the broken value's indentation, or to the end."""
-        indent = self.text[self.text.rfind("\n", 0, start) + 1 : start]
+        line_start = self.text.rfind("\n", 0, start) + 1
+        indent = self.text[line_start:start]
         # a more deeply indented object is part of the broken row
-        opening = "\n" + ("" if indent.strip(" \t") else indent) + "{"
+        opening = "\n" + ("" if indent.strip(" \t") or (self.cut and not line_start) else indent) + "{"
         # an unclosed row fails at the start of the next one
-        found = self.text.find(opening, max(start, broken + 1 - len(opening)))
-        self._move(found + len(opening) - 1 if found >= 0 else len(self.text))
+        self._move(max(start, broken + 1 - len(opening)))
+        while (found := self.text.find(opening, self.position)) < 0:
+            self._move(max(self.position, len(self.text) - len(opening)))
+            if not self._more():
+                self._move(len(self.text))
+                return
+        self._move(found + len(opening) - 1)
 
     def _place(self, start: int) -> str:
         """Return a value's line, and its column unless it is the first value on the line."""
         before = self.text[self.text.rfind("\n", 0, start) + 1 : start]
-        return f"line {self.line}" + (f", column {len(before) + 1}" if before.strip(" \t\r[") else "")
+        return f"line {self.line}" + (f", column {self._column(start)}" if before.strip(" \t\r[") else "")
+
+    def _column(self, position: int) -> int:
+        end = self.text.rfind("\n", 0, position)
+        return position - end + (self.cut if end < 0 else 0)
 
     def _fault(self, text: str) -> None:
-        column = self.position - self.text.rfind("\n", 0, self.position)
-        self.faults.append(f"line {self.line}, column {column}: {text}")
+        self.faults.append(f"line {self.line}, column {self._column(self.position)}: {text}")
 
     def _skip_space(self) -> None:
-        match = _SPACE.match(self.text, self.position)
-        self._move(match.end() if match else self.position)
+        """Move to the next character that is not blank; there is none only at the end of the text."""
+        while True:
+            match = _SPACE.match(self.text, self.position)
+            self._move(match.end() if match else self.position)
+            if self.position < len(self.text) or not self._more():
+                return
 
     def _move(self, position: int) -> None:
         self.line += self.text.count("\n", self.position, position)
