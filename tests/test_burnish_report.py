@@ -41,15 +41,19 @@ def train_record(run: Run, **changes: Any) -> None:
     run.write(TrainRecord.model_validate(record))
 
 
-def exam(run: Run, sample: str = "hello", gain: float = 1.0) -> None:
+def exam(
+    run: Run,
+    sample: str = "hello",
+    gain: float = 1.0,
+    answers: tuple[str, str, str] = ("want", "b", "t"),
+    tools: list[dict[str, Any]] | None = None,
+) -> None:
     """Two questions, one held out with 3 scored tokens and one general with 2."""
     logits = np.random.default_rng(0).normal(size=(5, 80)).astype(np.float32)
-    asked = [Question("heldout", [1, 2, 3, 4], [(1, 4)]), Question("general", [5, 6, 7], [(1, 3)])]
+    asked = [Question("heldout", [1, 2, 3, 4], [(1, 4)], tools=tools), Question("general", [5, 6, 7], [(1, 3)])]
     trained = TopLogprobs.of(logits, [2, 3, 4, 6, 7])
     (run.path / "exam").mkdir()
-    Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (SampleAnswer(sample, "want", "b", "t"),)).save(
-        run.path / "exam"
-    )
+    Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (SampleAnswer(sample, *answers),)).save(run.path / "exam")
 
 
 def metrics(run: Run, points: list[dict[str, Any]], tail: str = "") -> None:
@@ -193,6 +197,22 @@ def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) ->
     assert "<script" not in html and "{{ 7" in html
     assert html.count("&lt;script&gt;") > 10
     assert "&lt;/s&gt;" in html
+
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
+SHOWN_CALL = r'<code>weather</code><pre class="text">{&#34;city&#34;: &#34;Bern&#34;}</pre>'
+
+
+@pytest.mark.parametrize("dialect, tools, shown", [("hermes", True, 2), ("hermes", False, 0), (None, True, 0)])
+def test_calls_in_answers_are_shown_as_calls(tmp_path: Path, dialect: str | None, tools: bool, shown: int) -> None:
+    other = Run(tmp_path / "tools")
+    other.path.mkdir()
+    train_record(other, tool_dialect=dialect, reasoning_format="think")
+    said = f"<think>\nRain?\n</think>\n\nI look.\n{CALL}"
+    exam(other, answers=(CALL, "no tool", said), tools=[{"function": {"name": "weather"}}] if tools else None)
+    html = page(other)
+    assert html.count(SHOWN_CALL) == shown and html.count("&lt;tool_call&gt;") == 2 - shown
+    assert '<div class="text soft">Rain?</div>' in html and "no tool" in html and "&lt;think&gt;" not in html
 
 
 def test_missing_partial_or_infinite_data_does_not_prevent_the_page(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ..exam.thresholds import qualified
 from ..records import Artifact, Fidelity
 from ..run import adapter_facts
 from . import plots
+from .answers import answers
 from .axis import number
 from .collect import View
 
@@ -54,6 +55,7 @@ def render(view: View) -> str:
         fidelity=plots.fidelity(view),
         training=plots.training(view),
         candidates=_candidates(view),
+        answers=answers(view.exam, view.train),
         facts=_facts(view),
         hashes=_hashes(view),
     )

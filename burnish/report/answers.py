@@ -1,0 +1,61 @@
+"""The page's sample answers, with thoughts and tool calls apart from their text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..dialects.formats import DIALECTS
+from ..dialects.reader import parse
+from ..dialects.thoughts import FORMATS
+from ..exam.rows import Exam, Question
+from ..records import TrainRecord
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an answer: its thought, its text, or a call with `name`, whose `text` is the arguments' JSON."""
+
+    kind: str
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One held-out prompt and its answers as parts: the base's, the trained model's and the data's."""
+
+    prompt: str
+    base: list[Part]
+    trained: list[Part]
+    expected: list[Part]
+
+
+def answers(exam: Exam | None, train: TrainRecord) -> list[Answers]:
+    """Return the exam's sample answers, read as the server would read them."""
+    if exam is None:
+        return []
+    asked = [question for question in exam.questions if question.kind == "heldout"]
+    return [
+        Answers(
+            sample.prompt,
+            *(list(_parts(text, question, train)) for text in (sample.base, sample.trained, sample.expected)),
+        )
+        for sample, question in zip(exam.samples, asked, strict=False)
+    ]
+
+
+def _parts(text: str, question: Question, train: TrainRecord) -> Iterator[Part]:
+    dialect = DIALECTS.get(train.tool_dialect or "")
+    if dialect and not (question.tools or dialect.whole):
+        dialect = None
+    thoughts = FORMATS.get(train.reasoning_format or "")
+    opened = thoughts is not None and thoughts.begin not in text and thoughts.end in text
+    names = frozenset(tool["function"]["name"] for tool in question.tools or ())
+    said = parse(text, dialect, thoughts, opened, names)
+    if said.reasoning.strip():
+        yield Part("thought", said.reasoning.strip())
+    if said.content.strip() or not said.calls:
+        yield Part("text", said.content.strip())
+    for call in said.calls:
+        yield Part("call", call.arguments, call.name)
