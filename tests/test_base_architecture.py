@@ -19,7 +19,7 @@ from burnish.tokenizers.llama_cpp import CONVERTER, for_converter, refusal, refu
         ({"model_type": "llama9", "architectures": ["Llama9ForCausalLM"]}, "does not know the architecture 'llama9'"),
     ],
 )
-def test_what_is_not_a_causal_language_model_is_said(config: dict[str, Any], told: str) -> None:
+def test_unsupported_architecture_is_reported(config: dict[str, Any], told: str) -> None:
     assert told in fault(config)
 
 
@@ -33,7 +33,7 @@ def test_what_is_not_a_causal_language_model_is_said(config: dict[str, Any], tol
         {},
     ],
 )
-def test_others_are_left_to_transformers(config: dict[str, Any]) -> None:
+def test_unknown_architectures_are_left_to_transformers(config: dict[str, Any]) -> None:
     assert fault(config) == ""
 
 
@@ -48,17 +48,17 @@ def test_others_are_left_to_transformers(config: dict[str, Any]) -> None:
         ("ValueError: Can not map tensor 'x'", "llama.cpp's converter does not know the tensor 'x'"),
     ],
 )
-def test_the_converters_last_line_is_said_in_words(line: str, meaning: str) -> None:
+def test_converter_errors_are_translated_to_plain_messages(line: str, meaning: str) -> None:
     assert refuses(line)
     assert refusal(line).endswith(meaning)
 
 
 @pytest.mark.parametrize("line", ["OSError: [Errno 28] No space left on device", "MemoryError"])
-def test_want_of_disk_or_memory_is_no_refusal(line: str) -> None:
+def test_out_of_disk_or_memory_is_not_reported_as_unsupported(line: str) -> None:
     assert not refuses(line)
 
 
-def test_the_pinned_converter_still_says_so() -> None:
+def test_pinned_converter_still_prints_the_known_errors() -> None:
     if not CONVERTER.is_file():
         pytest.skip("llama.cpp's converter is not installed here")
     said = CONVERTER.read_text() + (CONVERTER.parent / "conversion" / "base.py").read_text()
@@ -66,7 +66,7 @@ def test_the_pinned_converter_still_says_so() -> None:
     assert "BPE pre-tokenizer was not recognized" in said
 
 
-def test_the_converter_is_given_gpt2s_context() -> None:
+def test_gpt2_context_length_is_passed_to_the_converter() -> None:
     assert for_converter({"model_type": "gpt2", "n_positions": 64}) == {
         "model_type": "gpt2",
         "n_positions": 64,

@@ -58,7 +58,7 @@ def line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.splitlines()[-1]
 
 
-def test_a_base_is_fetched_at_a_commit_with_its_licence(resolve: Resolve, hub: Hub) -> None:
+def test_base_is_downloaded_at_a_commit_with_its_licence(resolve: Resolve, hub: Hub) -> None:
     done = resolve("them/base")
     assert done.returncode == 0, done.stderr
     revision, digest, licence, _ = json.loads(done.stdout)
@@ -69,21 +69,21 @@ def test_a_base_is_fetched_at_a_commit_with_its_licence(resolve: Resolve, hub: H
     assert json.loads(resolve("them/base").stdout)[1] == digest  # the page is no part of the model
 
 
-def test_a_cached_base_needs_no_hub(resolve: Resolve) -> None:
+def test_cached_base_needs_no_network(resolve: Resolve) -> None:
     first = resolve("them/base")
     for more in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         again = resolve("them/base", **more)
         assert again.returncode == 0 and again.stdout == first.stdout, again.stderr
 
 
-def test_a_gated_base_names_the_page_to_open(resolve: Resolve, hub: Hub) -> None:
+def test_gated_base_error_names_the_page_to_open(resolve: Resolve, hub: Hub) -> None:
     hub.add("them/gated", FILES, gated=True)
     page = "base.id them/gated: is gated: accept its licence at https://huggingface.co/them/gated"
     assert f"{page} (then set HF_TOKEN)" in line(resolve("them/gated"))
     assert f"{page} (your token's account has no access yet)" in line(resolve("them/gated", token="hf_good"))
 
 
-def test_a_missing_base_and_a_wrong_revision_are_named(resolve: Resolve) -> None:
+def test_missing_base_and_wrong_revision_are_reported(resolve: Resolve) -> None:
     assert "base.id them/nothing: is not on the Hub, or is private (your token: none)" in line(resolve("them/nothing"))
     assert "base.id them/base: has no revision 'v9': see https://huggingface.co/them/base/commits/main" in line(
         resolve("them/base", "v9")
@@ -92,14 +92,14 @@ def test_a_missing_base_and_a_wrong_revision_are_named(resolve: Resolve) -> None
     assert "no such file or directory" in line(resolve("./them/base"))
 
 
-def test_a_bad_token_is_named_by_where_it_comes_from(resolve: Resolve, hub: Hub) -> None:
+def test_invalid_token_error_names_the_source_of_the_token(resolve: Resolve, hub: Hub) -> None:
     hub.add("me/private", FILES, private=True)
     done = resolve("me/private", token="hf_wrong")
     assert "the Hub refuses the token (HF_TOKEN): it is wrong or expired" in line(done)
     assert "hf_wrong" not in done.stdout + done.stderr
 
 
-def test_no_network_says_which_address_was_tried(resolve: Resolve) -> None:
+def test_error_without_network_names_the_hub_address(resolve: Resolve) -> None:
     done = resolve("them/base", HF_ENDPOINT="http://127.0.0.1:9")
     assert "is not in the local cache, and the Hub can't be reached (http://127.0.0.1:9): check the network" in line(
         done
@@ -107,7 +107,7 @@ def test_no_network_says_which_address_was_tried(resolve: Resolve) -> None:
     assert "HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(resolve("them/base", HF_HUB_OFFLINE="1"))
 
 
-def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resolve: Resolve) -> None:
+def test_partial_cache_is_completed_online_and_reported_offline(resolve: Resolve) -> None:
     first = resolve("them/base")
     snapshot = Path(json.loads(first.stdout)[3])
     shard = snapshot / "model-00002-of-00002.safetensors"
@@ -124,22 +124,22 @@ def test_a_partial_cache_is_completed_with_a_network_and_named_without_one(resol
     assert resolve("them/base").stdout == first.stdout
 
 
-def test_an_endpoint_that_is_no_hub_is_named(resolve: Resolve, hub: Hub) -> None:
+def test_endpoint_that_is_not_a_hub_is_reported(resolve: Resolve, hub: Hub) -> None:
     hub.fail("HEAD", "/resolve/", 200, times=99)  # no commit, no ETag: as a proxy's own page
     assert f"{hub.url} does not answer like the Hub: check HF_ENDPOINT" in line(resolve("them/base"))
 
 
-def test_a_cache_that_cannot_be_used_is_named(resolve: Resolve, tmp_path: Path) -> None:
+def test_unusable_hub_cache_is_reported(resolve: Resolve, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "the Hub's cache can't be used" in line(resolve("them/base", HF_HOME=str(tmp_path / "file" / "hub")))
 
 
-def test_a_repository_without_weights_is_no_base(resolve: Resolve, hub: Hub) -> None:
+def test_repository_without_weights_is_rejected(resolve: Resolve, hub: Hub) -> None:
     hub.add("them/ggufs", {"config.json": b"{}", "x.gguf": b"GGUF"})
     assert "is not a model: expected config.json and *.safetensors (or .bin)" in line(resolve("them/ggufs"))
 
 
-def test_a_server_error_is_tried_again(resolve: Resolve, hub: Hub) -> None:
+def test_server_error_is_retried(resolve: Resolve, hub: Hub) -> None:
     hub.fail("GET", "/revision/", 503, times=2, Retry_After="0")
     done = resolve("them/base")
     assert done.returncode == 0 and "it answers 503; trying again" in done.stderr

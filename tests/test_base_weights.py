@@ -49,7 +49,7 @@ def fault(directory: Path) -> str:
     return one
 
 
-def test_whole_files_give_the_shapes_of_their_tensors(base: Path, shards: Path) -> None:
+def test_intact_files_give_tensor_shapes(base: Path, shards: Path) -> None:
     assert resolve(str(base)).path == base
     assert examine(shards).shapes == {"a": (2,), "b": (2,)}
 
@@ -57,7 +57,7 @@ def test_whole_files_give_the_shapes_of_their_tensors(base: Path, shards: Path) 
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "tokenizer.model"]
 )
-def test_a_pointer_of_git_lfs_is_named_as_such(base: Path, name: str) -> None:
+def test_git_lfs_pointer_is_reported(base: Path, name: str) -> None:
     if name.endswith(".bin"):
         (base / "model.safetensors").unlink()
     (base / name).write_bytes(POINTER)
@@ -66,12 +66,12 @@ def test_a_pointer_of_git_lfs_is_named_as_such(base: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tf_model.h5", "training_args.bin", "pytorch_model.bin", "consolidated.safetensors"])
-def test_a_pointer_of_a_file_that_is_not_loaded_is_no_fault(base: Path, name: str) -> None:
+def test_git_lfs_pointer_of_an_unused_file_is_accepted(base: Path, name: str) -> None:
     (base / name).write_bytes(POINTER)
     assert resolve(str(base)).path == base
 
 
-def test_several_pointers_are_one_line(shards: Path) -> None:
+def test_several_git_lfs_pointers_are_one_line(shards: Path) -> None:
     for name in (ONE, TWO):
         (shards / name).write_bytes(POINTER)
     assert f"{ONE}, {TWO} are Git LFS pointers" in fault(shards)
@@ -90,24 +90,24 @@ def test_several_pointers_are_one_line(shards: Path) -> None:
         (save({"a": np.ones(8)}) + b"x", "is damaged: it has"),
     ],
 )
-def test_a_damaged_safetensors_file_is_one_line_with_what_is_wrong(base: Path, content: bytes, told: str) -> None:
+def test_damaged_safetensors_file_is_a_one_line_error(base: Path, content: bytes, told: str) -> None:
     (base / "model.safetensors").write_bytes(content)
     assert f"{base / 'model.safetensors'}: " in fault(base)
     assert told in fault(base)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"weight_map": {}}, {"weight_map": [1]}, {"weight_map": {"a": 1}}, "x"])
-def test_an_index_that_is_no_index_is_named(shards: Path, content: Any) -> None:
+def test_invalid_index_is_reported(shards: Path, content: Any) -> None:
     index(shards, content)
     assert "model.safetensors.index.json: the weights' index can't be used: " in fault(shards)
 
 
-def test_an_index_that_is_not_json_is_named(shards: Path) -> None:
+def test_index_that_is_not_json_is_reported(shards: Path) -> None:
     (shards / "model.safetensors.index.json").write_text('{"weight_map": {')
     assert "the weights' index can't be used: " in fault(shards)
 
 
-def test_an_index_of_other_files_names_what_is_missing(shards: Path) -> None:
+def test_index_of_other_files_reports_missing_tensors(shards: Path) -> None:
     index(shards, {"weight_map": {"a": ONE, "b": "model-00003-of-00003.safetensors"}})
     assert "names model-00003-of-00003.safetensors, which is missing" in fault(shards)
     index(shards, {"weight_map": {"a": ONE, "b": ONE}})
@@ -118,18 +118,18 @@ def test_an_index_of_other_files_names_what_is_missing(shards: Path) -> None:
     ("content", "told"),
     [(b"PK\x03\x04" + b"\0" * 90, "is truncated"), (b"", "it is empty"), (b"<html>", "not written by torch.save")],
 )
-def test_a_bin_file_that_is_cut_off_or_something_else_is_named(base: Path, content: bytes, told: str) -> None:
+def test_truncated_or_invalid_bin_file_is_reported(base: Path, content: bytes, told: str) -> None:
     (base / "model.safetensors").unlink()
     (base / "pytorch_model.bin").write_bytes(content)
     assert told in fault(base)
 
 
-def test_weights_under_a_name_that_is_not_looked_for_are_said(base: Path) -> None:
+def test_weights_with_an_unexpected_name_are_reported(base: Path) -> None:
     (base / "model.safetensors").rename(base / "weights.safetensors")
     assert "no model.safetensors, pytorch_model.bin or model.safetensors.index.json; found:" in fault(base)
 
 
-def test_a_gguf_that_is_a_pointer_or_another_file_is_named(tmp_path: Path) -> None:
+def test_gguf_that_is_a_pointer_or_another_file_is_reported(tmp_path: Path) -> None:
     for content, told in ((POINTER, "is a Git LFS pointer"), (b"ggml", "is not a GGUF file")):
         (tmp_path / "x.gguf").write_bytes(content)
         with pytest.raises(BaseError, match=told):
@@ -137,12 +137,12 @@ def test_a_gguf_that_is_a_pointer_or_another_file_is_named(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["sub/model.safetensors", "../elsewhere.safetensors"])
-def test_an_index_names_only_files_beside_it(shards: Path, name: str) -> None:
+def test_index_may_name_only_files_in_its_directory(shards: Path, name: str) -> None:
     index(shards, {"weight_map": {"a": ONE, "b": name}})
     assert f"names '{name}', which is not in the same directory" in fault(shards)
 
 
-def test_a_small_file_that_links_out_of_the_base_is_refused_and_weights_may_lie_elsewhere(
+def test_config_links_out_of_the_base_are_rejected_and_weight_links_allowed(
     base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -155,7 +155,7 @@ def test_a_small_file_that_links_out_of_the_base_is_refused_and_weights_may_lie_
         resolve(str(base))
 
 
-def test_dequantizing_says_how_far_it_is(
+def test_dequantizing_reports_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = (

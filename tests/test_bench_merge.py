@@ -13,7 +13,7 @@ from bench.merge import SHAPES, bench, broken, differences, linears, make_base, 
 from export.merge.shards import Stored, write
 
 
-def test_a_created_base_is_a_llama_with_the_adapters_linear_layers(tmp_path: Path) -> None:
+def test_benchmark_base_is_a_llama_with_the_linear_layers_of_the_adapter(tmp_path: Path) -> None:
     make_base(tmp_path / "base", SHAPES["tiny"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     named = {n: tuple(m.weight.shape) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -22,7 +22,7 @@ def test_a_created_base_is_a_llama_with_the_adapters_linear_layers(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_both_merges_of_a_tiny_model_are_equal(tmp_path: Path) -> None:
+def test_burnish_and_peft_merges_of_a_tiny_model_are_equal(tmp_path: Path) -> None:
     result = bench("tiny", SHAPES["tiny"], tmp_path, ["original", "dequantized", "peft"], 1)
     assert result["against_peft"]["largest_steps"] <= 1 and result["against_peft"]["tensors"] == 20
     assert all(figures["peak_bytes"] > 10**7 and figures["wall_s"] > 0 for figures in result["kinds"].values())
@@ -37,7 +37,7 @@ def checkpoint(directory: Path, values: list[float]) -> Path:
     return directory
 
 
-def test_differences_are_counted_in_roundings(tmp_path: Path) -> None:
+def test_differences_are_measured_in_rounding_steps(tmp_path: Path) -> None:
     ours = checkpoint(tmp_path / "a", [1.0, 2.0, 1000.0, 1e-7])
     same = differences(ours, checkpoint(tmp_path / "b", [1.0, 2.0, 1000.0, 1e-7]))
     assert (same["differ"], same["largest_steps"]) == (0, 0)
@@ -55,7 +55,7 @@ def test_differences_are_counted_in_roundings(tmp_path: Path) -> None:
         (500, 7.0, 1.5, ["by more than rounding"]),
     ],
 )
-def test_each_exceeded_bound_is_named(peak: int, wall: float, steps: float, names: list[str]) -> None:
+def test_exceeded_bounds_are_reported(peak: int, wall: float, steps: float, names: list[str]) -> None:
     kinds = {"original": {"wall_s": wall, "peak_bytes": peak}, "peft": {"wall_s": 10.0, "peak_bytes": 3000}}
     result: dict[str, Any] = {"kinds": kinds, "bound_bytes": 800, "against_peft": {"largest_steps": steps}}
     found = list(broken({"1b": result}))

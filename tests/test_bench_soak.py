@@ -34,7 +34,7 @@ def test_wrong_answers_and_server_errors_are_recorded(status: int, text: str, sa
     assert (says in tally.faults[0]) if says else not tally.faults
 
 
-def test_growth_is_distinguished_from_fluctuation() -> None:
+def test_memory_growth_is_distinguished_from_fluctuation() -> None:
     waves = [Sample(100 + 20 * (number % 2), 20, 12) for number in range(40)]
     assert growth(waves, waves[0]) == []
     leak = [Sample(100 + 2 * number, 20, 12) for number in range(40)]
@@ -44,7 +44,7 @@ def test_growth_is_distinguished_from_fluctuation() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_soak_has_no_faults() -> None:
+def test_short_soak_has_no_errors() -> None:
     command = [sys.executable, "-m", "bench.soak_serve", "--minutes", "0.2", "--clients", "8"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.endswith("no faults\n"), done.stdout + done.stderr

@@ -43,7 +43,7 @@ def question(*truth: dict[str, Any], category: str = "multiple") -> Question:
     return Question(f"{category}_1", ({"role": "user", "content": "Weather?"},), (WEATHER, TIME), truth)
 
 
-def test_a_question_is_a_training_row_whose_calls_are_right() -> None:
+def test_question_is_a_training_row_whose_calls_are_right() -> None:
     asked = question({"geo.weather": ACCEPTED}, {"time": {}}, category="parallel")
     (example,) = convert([RawRow(1, asked.row())], "messages", Path("rows.jsonl")).examples
     calls = [(call.name, call.value()) for call in (example.messages or ())[-1].calls]
@@ -81,7 +81,7 @@ def test_types_become_those_of_json_schema_also_of_a_parameter_called_type() -> 
         ({"scale": None}, False),
     ],
 )
-def test_an_argument_is_right_as_the_leaderboard_has_it(change: dict[str, Any], good: bool) -> None:
+def test_argument_is_right_as_the_leaderboard_has_it(change: dict[str, Any], good: bool) -> None:
     """An argument changed to None is left out; `days` may be left out."""
     given = {key: value for key, value in {**GIVEN, **change}.items() if value is not None}
     assert right(question({"geo.weather": ACCEPTED}), [("geo.weather", given)]) is good
@@ -112,7 +112,7 @@ def test_two_thirds_of_each_category_are_trained_whatever_the_order_of_the_file(
 
 
 @pytest.mark.parametrize("line, fault", [('{"id": "multiple_1"}', "expected an object with"), ("{", "line 1")])
-def test_a_line_that_is_no_question_is_an_error_with_its_line(tmp_path: Path, line: str, fault: str) -> None:
+def test_line_that_is_no_question_is_an_error_with_its_line(tmp_path: Path, line: str, fault: str) -> None:
     (path := tmp_path / "q.jsonl").write_text(line)
     with pytest.raises(UserError, match=fault):
         read(path)

@@ -57,14 +57,14 @@ def crashes() -> str:
         ({Q5_0: 9}, passes, False, "no weight has a type"),
     ],
 )
-def test_quantized_files_take_amx_if_they_pass_and_floats_never_do(
+def test_quantized_files_use_amx_if_the_load_test_passes_and_float_files_never(
     types: dict[int, int], test: Callable[[], str] | None, extra: bool, why: str
 ) -> None:
     decision = amx.choose(Counter(types), test)
     assert (decision.extra, decision.amx) == (extra, extra) and why in decision.why
 
 
-def test_a_files_types_are_read_from_its_header(files: dict[str, Path], tmp_path: Path) -> None:
+def test_tensor_types_are_read_from_the_header(files: dict[str, Path], tmp_path: Path) -> None:
     matrices = sum(len(shape) == 2 for shape in tiny_gguf.shapes(tiny_gguf.TINY).values())
     assert amx.weight_types(files["F16"]) == {F16: matrices}
     assert amx.weight_types(files["Q8_0"]) == {Q8_0: matrices}
@@ -72,14 +72,14 @@ def test_a_files_types_are_read_from_its_header(files: dict[str, Path], tmp_path
     assert not amx.weight_types(tmp_path / "bad.gguf")
 
 
-def test_the_log_says_which_buffers_the_weights_took(files: dict[str, Path]) -> None:
+def test_log_names_the_weight_buffers(files: dict[str, Path]) -> None:
     with Model.open(files["Q8_0"]) as model:
         assert model.buffers and all(size > 0 for size in model.buffers.values())
         assert model.amx == HAS_AMX and model.amx_why
 
 
 @pytest.mark.skipif(not HAS_AMX, reason=f"{amx.why_no_amx()}")
-def test_with_amx_quantized_files_use_it_and_floats_do_not(
+def test_quantized_files_use_amx_and_float_files_do_not(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path))
@@ -90,7 +90,7 @@ def test_with_amx_quantized_files_use_it_and_floats_do_not(
             assert not model.amx
 
 
-def test_a_load_test_is_run_once_for_a_file(
+def test_load_test_result_is_cached_per_file(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its outcome is kept until the file changes; a real child computes with the file."""
@@ -103,7 +103,7 @@ def test_a_load_test_is_run_once_for_a_file(
     assert amx.tested(files["Q4_K_M"]) == "" and len(runs) == 2
 
 
-def test_a_crashed_load_test_disables_amx_and_nothing_else(
+def test_crashed_load_test_only_disables_amx(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
@@ -131,11 +131,11 @@ def test_a_crashed_load_test_disables_amx_and_nothing_else(
         (-64, "a signal"),
     ],
 )
-def test_exit_reason_is_one_line_with_the_remedy(code: int, text: str) -> None:
+def test_exit_reason_is_one_line_with_advice(code: int, text: str) -> None:
     assert text in process.exit_reason(code) and "\n" not in process.exit_reason(code)
 
 
-def test_a_childs_signal_becomes_a_fault_of_the_export() -> None:
+def test_signal_in_a_child_process_becomes_an_export_error() -> None:
     command = [sys.executable, "-c", "import os, signal; print('half done'); os.kill(os.getpid(), signal.SIGILL)"]
     with pytest.raises(convert.GgufError, match=r"convert: failed \(ended by SIGILL .*make setup"):
         convert._child(command, lambda done, total: None, "convert")
@@ -157,7 +157,7 @@ def supervised(body: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGABRT", "SIGKILL"])
-def test_a_supervised_crash_is_one_line_and_exit_code_2(name: str) -> None:
+def test_supervised_crash_is_one_line_with_exit_code_2(name: str) -> None:
     process = supervised(f"os.kill(os.getpid(), signal.{name})")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2 and errors.count("\n") == 1
@@ -165,13 +165,13 @@ def test_a_supervised_crash_is_one_line_and_exit_code_2(name: str) -> None:
 
 
 @pytest.mark.parametrize(("body", "code"), [("sys.exit(0)", 0), ("sys.exit(7)", 7), ("raise SystemExit('no')", 1)])
-def test_other_exit_codes_are_passed_on(body: str, code: int) -> None:
+def test_other_exit_codes_are_passed_through(body: str, code: int) -> None:
     process = supervised(body)
     process.communicate(timeout=60)
     assert process.returncode == code
 
 
-def test_a_signal_to_the_parent_reaches_the_child() -> None:
+def test_signal_to_the_parent_reaches_the_child() -> None:
     process = supervised(
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); print('set', flush=True); time.sleep(60)"
     )
@@ -182,7 +182,7 @@ def test_a_signal_to_the_parent_reaches_the_child() -> None:
     process.communicate()
 
 
-def test_an_unhandled_signal_ends_parent_and_child() -> None:
+def test_unhandled_signal_ends_parent_and_child() -> None:
     process = supervised("time.sleep(60)")
     assert process.stdout is not None
     process.stdout.readline()
@@ -191,7 +191,7 @@ def test_an_unhandled_signal_ends_parent_and_child() -> None:
     process.communicate()
 
 
-def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
+def test_child_exits_when_its_parent_is_killed() -> None:
     process = supervised("time.sleep(60)")
     assert process.stdout is not None
     child = int(process.stdout.readline().split()[1])
@@ -204,7 +204,7 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed() -> None:
     assert not Path(f"/proc/{child}").exists()
 
 
-def test_quickstart_names_a_crashed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quickstart_names_the_crashed_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from burnish.run import RunError
     from tools import quickstart
 

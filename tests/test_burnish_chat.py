@@ -25,7 +25,7 @@ def template(source: str, date: str = "2026-01-02") -> ChatTemplate:
 
 
 @pytest.mark.parametrize("name", named_templates())
-def test_every_named_template_renders_as_transformers_does(name: str, base_directory: Path) -> None:
+def test_named_templates_render_like_transformers(name: str, base_directory: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
@@ -40,7 +40,7 @@ def test_every_named_template_renders_as_transformers_does(name: str, base_direc
 
 @pytest.mark.parametrize("name", named_templates())
 @given(turns=st.integers(1, 4), data=st.data())
-def test_a_prompt_is_a_prefix_of_the_answered_conversation(name: str, turns: int, data: st.DataObject) -> None:
+def test_prompt_is_a_prefix_of_the_full_conversation(name: str, turns: int, data: st.DataObject) -> None:
     """Training relies on this: the generation prompt is a prefix of the same conversation with the answer."""
     words = st.text("abc xyz\n", min_size=1).filter(str.strip)
     messages = []
@@ -50,18 +50,18 @@ def test_a_prompt_is_a_prefix_of_the_answered_conversation(name: str, turns: int
     assert t.render(messages).startswith(t.render(messages[:-1], add_generation_prompt=True))
 
 
-def test_the_clock_is_frozen_to_the_recorded_date() -> None:
+def test_strftime_now_uses_the_recorded_date() -> None:
     assert template("{{ strftime_now('%d %b %Y') }}", "2025-12-31").render([]) == "31 Dec 2025"
 
 
-def test_generation_marks_change_nothing() -> None:
+def test_generation_blocks_do_not_change_the_output() -> None:
     assert template("a{% generation %}b{% endgeneration %}c").render([]) == "abc"
 
 
 @pytest.mark.parametrize(
     "source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ cycler.__init__.__globals__ }}"]
 )
-def test_a_hostile_template_reaches_nothing(source: str) -> None:
+def test_hostile_template_cannot_reach_python_objects(source: str) -> None:
     t = template(source)
     try:
         assert "object" not in t.render([])
@@ -69,14 +69,14 @@ def test_a_hostile_template_reaches_nothing(source: str) -> None:
         pass
 
 
-def test_a_templates_refusal_has_its_own_message() -> None:
+def test_raise_exception_message_is_reported() -> None:
     with pytest.raises(ChatError, match="roles must alternate"):
         template("{{ raise_exception('roles must alternate') }}").render([])
     with pytest.raises(ChatError, match="line 1"):
         template("{% if %}").render([])
 
 
-def test_an_unknown_template_name_suggests_the_nearest() -> None:
+def test_unknown_template_name_suggests_the_nearest_match() -> None:
     with pytest.raises(ChatError, match="did you mean 'llama-3.1'"):
         load_template("llama3.1")
 
@@ -87,7 +87,7 @@ NAMING = (
 )
 
 
-def test_both_makers_render_the_same_text(base_directory: Path) -> None:
+def test_templates_from_tokenizer_and_gguf_render_the_same_text(base_directory: Path) -> None:
     """A template that names every special token, and one that is the base's own."""
     from transformers import AutoTokenizer
 
@@ -125,7 +125,7 @@ class Broken(Gguf):
         return {"tokenizer.ggml.cls_token_id": "<s>", "tokenizer.ggml.bos_token_id": "1"}
 
 
-def test_broken_templates_and_ids_are_one_line_errors() -> None:
+def test_invalid_templates_and_token_ids_are_one_line_errors() -> None:
     made = from_gguf(Broken(), "2026-01-02")
     assert made is not None and made.special_tokens == {"bos_token": "<1>"}
     for read in (lambda t: t.missing_tokens, lambda t: t.literals, lambda t: t.render([])):
@@ -133,14 +133,14 @@ def test_broken_templates_and_ids_are_one_line_errors() -> None:
             read(made)
 
 
-def test_a_token_missing_in_a_gguf_is_not_invented() -> None:
+def test_special_token_missing_in_the_gguf_is_not_defined() -> None:
     made = from_gguf(Gguf(), "2026-01-02")
     assert made is not None and made.special_tokens == {"eos_token": "<2>"}
     assert made.missing_tokens == ("bos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
     assert made.render([]) == "|<2>|||||2026"
 
 
-def test_only_free_variables_of_a_template_count() -> None:
+def test_only_free_variables_of_the_template_are_listed() -> None:
     source = "{% for message in messages %}{{ message.role }}{% endfor %}{% if think %}for{% endif %}"
     template = ChatTemplate(source, "2026-01-01")
     assert template.names("think") and not any(map(template.names, ("message", "role", "for", "if")))

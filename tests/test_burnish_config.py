@@ -37,14 +37,14 @@ def faults(config: Path, text: str, environ: dict[str, str] | None = None, **ove
     return [fault.replace(str(config), "c.yaml") for fault in caught.value.faults]
 
 
-def test_command_line_beats_environment_beats_file(config: Path) -> None:
+def test_command_line_overrides_environment_overrides_file(config: Path) -> None:
     config.write_text("lora: {r: 1, lora_dropout: 0.1}\nname: file\n")
     environ = {"BURNISH_TRAIN_LORA__R": "2", "BURNISH_TRAIN_NAME": "environment"}
     settings = load(Settings, "train", config, {"lora.r": "3"}, environ)
     assert (settings.lora.r, settings.name, settings.lora.lora_dropout) == (3, "environment", 0.1)
 
 
-def test_all_faults_of_all_sources_are_reported_with_suggestions(config: Path) -> None:
+def test_errors_from_all_sources_are_reported_with_suggestions(config: Path) -> None:
     found = faults(config, "lora:\n  rank: 8\n  lora_droput: 0.1\n  r: abc\npackin: true\n", {"BURNISH_TRAIN_NAM": "x"})
     assert found == [
         "c.yaml:2: unknown key 'lora.rank'; did you mean 'lora.r'?",
@@ -55,11 +55,11 @@ def test_all_faults_of_all_sources_are_reported_with_suggestions(config: Path) -
     ]
 
 
-def test_a_key_in_the_wrong_section_is_found_in_the_right_one(config: Path) -> None:
+def test_key_in_the_wrong_section_suggests_the_right_section(config: Path) -> None:
     assert faults(config, "r: 8\n") == ["c.yaml:1: unknown key 'r'; did you mean 'lora.r'?"]
 
 
-def test_a_key_given_twice_is_a_fault_and_not_dropped(config: Path) -> None:
+def test_duplicate_key_is_an_error(config: Path) -> None:
     assert faults(config, "name: a\nname: b\n") == ["c.yaml:2: 'name' is given twice"]
 
 
@@ -68,13 +68,13 @@ def test_values_of_the_wrong_type_are_not_converted(config: Path, text: str) -> 
     assert len(faults(config, text)) == 1
 
 
-def test_other_stages_variables_are_ignored_and_unknown_ones_refused(config: Path) -> None:
+def test_variables_of_other_stages_are_ignored_and_unknown_ones_rejected(config: Path) -> None:
     config.write_text("")
     load(Settings, "train", config, {}, {"BURNISH_SERVE_PORT": "1", "BURNISH_CACHE": "/x", "OTHER": "y"})
     assert faults(config, "", {"BURNISH_TRIAN_NAME": "x"})[0].startswith("environment: unknown variable 'BURNISH_TRIAN")
 
 
-def test_lists_come_from_one_string_with_commas(config: Path) -> None:
+def test_lists_are_parsed_from_comma_separated_strings(config: Path) -> None:
     settings = load(Settings, "train", None, {}, {"BURNISH_TRAIN_LORA__TARGET_MODULES": "q_proj, k_proj"})
     assert settings.lora.target_modules == ["q_proj", "k_proj"]
     for word in ("*", "@all", "[open"):  # which mean something in YAML
@@ -84,18 +84,18 @@ def test_lists_come_from_one_string_with_commas(config: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [("5e-4", 5e-4), ("1.5E-3", 1.5e-3), ("0.1", 0.1)])
-def test_floats_are_read_as_people_write_them(config: Path, text: str, value: float) -> None:
+def test_floats_accept_scientific_notation(config: Path, text: str, value: float) -> None:
     config.write_text(f"lora: {{lora_dropout: {text}}}")
     assert load(Settings, "train", config, {}, {}).lora.lora_dropout == value
 
 
-def test_a_missing_or_invalid_yaml_file_is_one_line(config: Path) -> None:
+def test_missing_or_invalid_yaml_file_is_a_one_line_error(config: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load(Settings, "train", config, {}, {})
     assert faults(config, "a: [1\nb: 2")[0].startswith("c.yaml:2: not valid YAML")
 
 
-def test_dashes_mean_underscores_and_a_flag_alone_means_true() -> None:
+def test_dashes_equal_underscores_and_a_bare_flag_is_true() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser, Settings, "train")
     settings, _ = parse_arguments(parser, Settings, "train", ["--lora.lora-dropout=0.5", "--packing", "--lora.r", "3"])
@@ -112,7 +112,7 @@ def test_all_unknown_options_are_reported_with_suggestions() -> None:
 
 
 @pytest.mark.parametrize("word", ["on", "off", "auto"])
-def test_words_that_yaml_reads_as_booleans_stay_words(config: Path, word: str) -> None:
+def test_yaml_1_1_booleans_stay_strings(config: Path, word: str) -> None:
     config.write_text(f"amx: {word}\n")
     assert load(Settings, "train", config, {}, {}).amx == word
     assert load(Settings, "train", None, {"amx": word}, {}).amx == word

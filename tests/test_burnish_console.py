@@ -20,7 +20,7 @@ NASTY = "\x1b]0;title\x07\x1b[31m red \x9b2J \r\u202e gpj.exe \u200b \x00 \x7f"
 
 
 @given(st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "L", "N", "P", "S", "Zs"])))
-def test_control_and_hidden_characters_are_escaped_and_nothing_else(text: str) -> None:
+def test_only_control_and_hidden_characters_are_escaped(text: str) -> None:
     shown = printable(text)
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in "\t\n"]
     shown.encode()
@@ -28,25 +28,25 @@ def test_control_and_hidden_characters_are_escaped_and_nothing_else(text: str) -
         assert shown == text
 
 
-def test_letters_of_every_script_and_emoji_stay() -> None:
+def test_letters_of_every_script_and_emoji_are_not_escaped() -> None:
     for text in ("naïve", "日本語", "हिन्दी", "مرحبا", "👩‍👩‍👧", "a\tb\nc", "\u3000\xa0"):
         assert printable(text) == text
 
 
-def test_lines_of_a_fault_stay_one_line() -> None:
+def test_multi_line_error_is_printed_on_one_line() -> None:
     said = UserError(f"x.json: why: {NASTY}\nerror: another").report()
     assert "\n" not in said and "\x1b" not in said and r"\x1b[31m" in said and r"\u202e" in said
 
 
 @pytest.mark.parametrize("tell", [say, warn])
-def test_messages_are_shown_with_their_escapes(tell: object) -> None:
+def test_messages_are_printed_with_escapes(tell: object) -> None:
     out = io.StringIO()
     with redirect_stderr(out):
         tell(NASTY)  # type: ignore[operator]
     assert "\x1b" not in out.getvalue() and "\x07" not in out.getvalue() and r"\x1b[31m" in out.getvalue()
 
 
-def test_a_command_that_is_refused_shows_escapes_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejected_command_prints_escapes_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     def refuse() -> int:
         raise UserError(NASTY)
 
@@ -68,7 +68,7 @@ def test_ctrl_c_mentions_resuming_only_for_resumable_commands(
     assert capsys.readouterr().err == (f"{RESUMES}\n" if goes_on else "interrupted\n")
 
 
-def test_small_numbers_are_not_rounded_to_nothing() -> None:
+def test_small_numbers_are_not_rounded_to_zero() -> None:
     assert [gib(size) for size in (0, 1536, 700 * 2**10, 3 << 20, 5 << 30)] == [
         "0 MiB", "2 KiB", "700 KiB", "3 MiB", "5.0 GiB",
     ]  # fmt: skip
@@ -86,7 +86,7 @@ def test_tables_escape_markup_and_control_characters(capsys: pytest.CaptureFixtu
     assert "[/blue]" in said and "[bold]x[" in said and "[/red]" in said and "\x1b" not in said
 
 
-def test_unjudged_figures_of_passing_artifacts_are_below_the_table(
+def test_unjudged_figures_of_passing_artifacts_are_listed_below_the_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     nothing = Fidelity.model_validate({n: None for n, f in Fidelity.model_fields.items() if f.is_required()})
@@ -99,7 +99,7 @@ def test_unjudged_figures_of_passing_artifacts_are_below_the_table(
     assert capsys.readouterr().out.splitlines()[-1] == "note: a, b: gain not judged: x"
 
 
-def test_a_cell_is_plain_text() -> None:
+def test_table_cells_are_plain_text() -> None:
     out = io.StringIO()
     Console(file=out, width=80).print(cell("[red]a[/red]\n\x1b[1mb"))
     assert out.getvalue() == "[red]a[/red]\\n\\x1b[1mb\n"

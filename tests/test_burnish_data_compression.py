@@ -59,7 +59,7 @@ def test_compressed_files_are_recognised_by_content(tmp_path: Path, packing: str
 
 
 @pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz"])
-def test_concatenated_streams_are_one_file(tmp_path: Path, packing: str) -> None:
+def test_concatenated_streams_are_read_as_one_file(tmp_path: Path, packing: str) -> None:
     path, half = tmp_path / "x", JSONL.index(b"\n", len(JSONL) // 2) + 1
     path.write_bytes(PACKERS[packing](JSONL[:half]) + PACKERS[packing](JSONL[half:]))
     assert [row.value for row in read_rows(path)] == ROWS
@@ -73,7 +73,7 @@ def test_compressed_parquet_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", PACKERS)
-def test_a_truncated_or_damaged_compressed_file_is_one_line(tmp_path: Path, packing: str) -> None:
+def test_truncated_or_damaged_compressed_file_is_a_one_line_error(tmp_path: Path, packing: str) -> None:
     packed = PACKERS[packing](JSONL)
     for broken in (packed[:-5], packed[: len(packed) // 2], packed[:20] + b"\x55" * 20 + packed[40:]):
         found = fault(tmp_path / "x", broken)
@@ -82,7 +82,9 @@ def test_a_truncated_or_damaged_compressed_file_is_one_line(tmp_path: Path, pack
 
 
 @pytest.mark.parametrize("packing", PACKERS)
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_rejected_before_unpacking(
+    tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compression, "MAX_UNPACKED_BYTES", 3 << 20)
     monkeypatch.setattr(compression, "MAX_RATIO", 2)
     pieces = []
@@ -106,7 +108,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packing: str, m
 
 
 @pytest.mark.parametrize("content", [b" ", b"a"])
-def test_a_bomb_fits_into_little_memory(tmp_path: Path, content: bytes) -> None:
+def test_decompression_bomb_uses_little_memory(tmp_path: Path, content: bytes) -> None:
     """Two GiB of one character in a process that may have one."""
     bomb = gzip.compress(content * (1 << 26), 9)
     (tmp_path / "x.jsonl.gz").write_bytes(bomb * 32)
@@ -122,7 +124,7 @@ def test_a_bomb_fits_into_little_memory(tmp_path: Path, content: bytes) -> None:
     assert "is gzip-compressed and unpacks to more than " in done.stdout, done.stderr[-500:]
 
 
-def test_the_content_of_a_compressed_file_is_named(tmp_path: Path) -> None:
+def test_content_type_of_a_compressed_file_is_reported(tmp_path: Path) -> None:
     assert fault(tmp_path / "x", gzip.compress(bz2.compress(JSONL))).endswith("is bzip2-compressed: unpack it first")
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as file:
@@ -168,13 +170,13 @@ def tarred(format: int) -> bytes:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x"])
-def test_unsupported_files_are_named_by_kind(tmp_path: Path, content: bytes, expected: str, name: str) -> None:
+def test_unsupported_file_types_are_named(tmp_path: Path, content: bytes, expected: str, name: str) -> None:
     assert fault(tmp_path / name, content).startswith(expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])
-def test_a_columnar_bomb_is_refused_before_it_is_unpacked(kind: str, tmp_path: Path) -> None:
+def test_columnar_bomb_is_rejected_before_unpacking(kind: str, tmp_path: Path) -> None:
     """Twenty kilobytes that hold 600 MiB in one batch."""
     table, path = pa.table({"text": ["a" * (1 << 20)] * 600}), tmp_path / f"rows.{kind}"
     if kind == "parquet":

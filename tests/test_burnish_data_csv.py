@@ -48,7 +48,7 @@ def fault(path: Path, text: str) -> str:
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
     declared=st.booleans(),
 )
-def test_every_dialect_gives_the_cells_back(
+def test_every_csv_dialect_round_trips(
     tmp_path: Path, rows: list[tuple[str, str]], end: str, separator: str, quoting: int, declared: bool
 ) -> None:
     if end == "\r":  # csv would leave a cell with \n unquoted
@@ -60,7 +60,7 @@ def test_every_dialect_gives_the_cells_back(
 
 @FAST
 @given(rows=ROWS, before=st.sampled_from([" ", "  ", "\u00a0"]), after=st.sampled_from(["", " "]))
-def test_blanks_around_quoted_cells_are_skipped(
+def test_whitespace_around_quoted_cells_is_skipped(
     tmp_path: Path, rows: list[tuple[str, str]], before: str, after: str
 ) -> None:
     def quoted(cell: str) -> str:
@@ -72,7 +72,7 @@ def test_blanks_around_quoted_cells_are_skipped(
     assert notes == [f"blanks around quoted cells skipped in {len(rows)} row{'s' * (len(rows) > 1)} (first: line 2)"]
 
 
-def test_blanks_of_unquoted_cells_stay_and_a_half_quoted_cell_is_refused(tmp_path: Path) -> None:
+def test_whitespace_in_unquoted_cells_is_kept_and_half_quoted_cells_are_rejected(tmp_path: Path) -> None:
     assert read(tmp_path / "x.csv", 'prompt,completion\n a , b "c" \n') == ([(" a ", ' b "c" ')], [])
     for cell in ('"yes" he said', ' "yes" he said', '"a\\"b"'):
         found = fault(tmp_path / "x.csv", f"prompt,completion\nq,a\nq,{cell}\n")
@@ -84,7 +84,7 @@ def test_blanks_of_unquoted_cells_stay_and_a_half_quoted_cell_is_refused(tmp_pat
     "index",
     [[str(n) for n in range(2)], ["17", "3"], ["0", "0"], ["0.0", "1.0"], ["a1", "b2"], ["2024-01-01", "2024-02-01"]],
 )
-def test_an_unnamed_index_column_is_skipped_with_a_note(tmp_path: Path, index: list[str]) -> None:
+def test_unnamed_index_column_is_skipped_and_reported(tmp_path: Path, index: list[str]) -> None:
     path = tmp_path / "x.csv"
     body = [(name, *cells) for name, cells in zip(index, BODY, strict=True)]
     found, notes = read(path, written([("", "prompt", "completion"), *body]))
@@ -97,7 +97,7 @@ def test_an_unnamed_index_column_is_skipped_with_a_note(tmp_path: Path, index: l
     assert read(tmp_path / "x.data", written([("", "prompt", "completion"), *body]))[0] == BODY
 
 
-def test_an_unnamed_column_with_text_is_refused(tmp_path: Path) -> None:
+def test_unnamed_column_with_text_is_rejected(tmp_path: Path) -> None:
     texts = [("some text that is meant", *cells) for cells in BODY]
     wanted = "line 1: column 1 of the header has no name, and 2 rows have text in it (first: line 2)"
     assert fault(tmp_path / "x.csv", written([("", "prompt", "completion"), *texts])) == wanted
@@ -105,7 +105,7 @@ def test_an_unnamed_column_with_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wide", ["header", "rows", "both"])
 @pytest.mark.parametrize("separator", [",", ";"])
-def test_trailing_empty_columns_are_skipped_with_a_note(tmp_path: Path, wide: str, separator: str) -> None:
+def test_trailing_empty_columns_are_skipped_and_reported(tmp_path: Path, wide: str, separator: str) -> None:
     header = [("prompt", "completion", *["", ""] * (wide != "rows"))]
     body = [(*cells, *["", " "] * (wide != "header")) for cells in BODY]
     found, notes = read(tmp_path / "x.csv", written([*header, *body], "\r\n", separator))
@@ -114,19 +114,19 @@ def test_trailing_empty_columns_are_skipped_with_a_note(tmp_path: Path, wide: st
     assert [note.split(" (")[0] for note in notes] == [said]
 
 
-def test_empty_rows_are_skipped_with_a_note_at_any_position(tmp_path: Path) -> None:
+def test_empty_rows_are_skipped_and_reported_at_any_position(tmp_path: Path) -> None:
     text = ",,\r\n" + written([("prompt", "completion"), ("", ""), *BODY, (" ", "\t")], "\r\n") + ",\r\n,,,\r\n\r\n"
     found, notes = read(tmp_path / "x.csv", text)
     assert (found, notes) == (BODY, ["5 rows without text skipped (first: line 1)"])
 
 
-def test_a_row_that_lacks_a_cell_or_has_one_too_many_is_a_fault(tmp_path: Path) -> None:
+def test_row_with_missing_or_extra_cells_is_an_error(tmp_path: Path) -> None:
     assert fault(tmp_path / "x.csv", "prompt,completion,\na\n") == "line 2: it has 1 cells, the header has 3"
     assert fault(tmp_path / "x.csv", "prompt,completion,\na,b,,c\n") == "line 2: it has 4 cells, the header has 3"
 
 
 @pytest.mark.parametrize("declared", ["sep=;", '"sep=;"', "SEP=;"])
-def test_a_declared_separator_overrides_the_header(tmp_path: Path, declared: str) -> None:
+def test_declared_separator_overrides_the_header(tmp_path: Path, declared: str) -> None:
     found, _ = read(tmp_path / "x.csv", f'{declared}\r\n"prompt";"completion";"a,b,c,d"\r\nx,y;z;1\r\n')
     assert found == [("x,y", "z")]
 
@@ -134,6 +134,6 @@ def test_a_declared_separator_overrides_the_header(tmp_path: Path, declared: str
 @pytest.mark.parametrize(
     "rows", ["Hello, please,Answer 0\nStop, now,Answer 1\n", "3, 4,5\n4, 5,6\n", "Ah,so,It is\nNo,and,It was\n"]
 )
-def test_an_unquoted_comma_in_every_row_is_not_a_row_index(tmp_path: Path, rows: str) -> None:
+def test_unquoted_comma_in_every_row_is_not_treated_as_an_index(tmp_path: Path, rows: str) -> None:
     with pytest.raises(DataError, match="line 2: it has 3 cells, the header has 2"):
         read(tmp_path / "x.csv", f"prompt,completion\n{rows}")

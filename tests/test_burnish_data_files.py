@@ -42,7 +42,7 @@ def faults(path: Path, content: str | bytes) -> list[str]:
 
 @FAST
 @given(rows=ROWS, ascii=st.booleans(), indent=st.sampled_from([None, 1, 4]), end=st.sampled_from(["\n", "\r\n"]))
-def test_every_way_of_writing_json_gives_the_same_rows(
+def test_every_json_layout_gives_the_same_rows(
     tmp_path: Path, rows: list[Any], ascii: bool, indent: int | None, end: str
 ) -> None:
     def dump(row: Any, indent: int | None = None) -> str:
@@ -88,7 +88,9 @@ def test_rows_are_yielded_before_the_file_is_read_and_faults_come_last(tmp_path:
 
 @FAST
 @given(rows=ROWS, gaps=st.lists(st.integers(0, 3), min_size=6, max_size=6), array=st.booleans())
-def test_a_rows_line_is_where_its_object_opens(tmp_path: Path, rows: list[Any], gaps: list[int], array: bool) -> None:
+def test_line_of_a_row_is_where_its_object_starts(
+    tmp_path: Path, rows: list[Any], gaps: list[int], array: bool
+) -> None:
     text, lines = "[" if array else "", []
     for number, (row, gap) in enumerate(zip(rows, gaps, strict=False)):
         text += ("," if array and number else "") + "\n" * gap
@@ -99,7 +101,7 @@ def test_a_rows_line_is_where_its_object_opens(tmp_path: Path, rows: list[Any], 
 
 @FAST
 @given(cells=st.lists(st.tuples(TEXT, CELLS).filter(filled), min_size=1), mark=st.booleans())
-def test_csv_round_trip_with_lines(tmp_path: Path, cells: list[tuple[str, str]], mark: bool) -> None:
+def test_csv_round_trips_with_line_numbers(tmp_path: Path, cells: list[tuple[str, str]], mark: bool) -> None:
     # a lone carriage return inside TEXT is a line to csv, so lines are checked on what it wrote
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
@@ -111,7 +113,7 @@ def test_csv_round_trip_with_lines(tmp_path: Path, cells: list[tuple[str, str]],
     assert [row.line for row in rows] == sorted({row.line for row in rows})
 
 
-def test_csv_lines_cells_and_separators(tmp_path: Path) -> None:
+def test_csv_line_numbers_cells_and_separators_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     rows = read(path, 'prompt,completion\na,"two\nlines"\n\nb,\n')
     assert rows == [
@@ -123,7 +125,7 @@ def test_csv_lines_cells_and_separators(tmp_path: Path) -> None:
     assert len(read(path, "text\n" + "x" * 200_000)[0].value["text"]) == 200_000
 
 
-def test_csv_faults(tmp_path: Path) -> None:
+def test_csv_errors_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     assert faults(path, 'a,b\n1,2,3\n1\n1,2\n3,"4') == [
         "line 2: it has 3 cells, the header has 2",
@@ -148,7 +150,7 @@ def test_parquet_rows_are_numbered_and_nested(tmp_path: Path) -> None:
     assert faults(path, path.read_bytes()[:40])[0].startswith("malformed Parquet: ")
 
 
-def test_malformed_json_names_line_column_and_all_faults(tmp_path: Path) -> None:
+def test_malformed_json_reports_line_column_and_all_errors(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     found = faults(path, '{"a": 1}\n{"a": \'x\'}\n{"a": 2}\n{"a": "b\n{"a": 1, "a": 2}\n{"a": NaN}')
     assert [fault.split(":")[0] for fault in found] == ["line 2, column 7", "line 4, column 9", "line 5", "line 6"]
@@ -157,7 +159,7 @@ def test_malformed_json_names_line_column_and_all_faults(tmp_path: Path) -> None
     assert found[2:] == [twice, "line 6: NaN is not valid JSON; write a number or null"]
 
 
-def test_an_unclosed_row_does_not_affect_other_rows(tmp_path: Path) -> None:
+def test_unclosed_row_does_not_affect_other_rows(tmp_path: Path) -> None:
     found = faults(tmp_path / "x.json", '[\n  {\n    "a": {"b": 1}\n  ,\n  {\n    "a": oops\n  }\n]')
     assert len(found) == 2
     assert found[0].startswith("line 5, column 3: malformed JSON, in the row that starts on line 2: ")
@@ -183,19 +185,19 @@ def test_an_unclosed_row_does_not_affect_other_rows(tmp_path: Path) -> None:
         ("[\n]", "the file has no rows"),
     ],
 )
-def test_faults_of_json(tmp_path: Path, text: str, expected: str) -> None:
+def test_json_errors_are_reported(tmp_path: Path, text: str, expected: str) -> None:
     assert faults(tmp_path / "x.json", text) == [expected]
 
 
 @pytest.mark.parametrize("text", ['[{"a":1},{"a":2},{"a":3}]', '{"a":1}{"a":2}\n{"a":3}', '{"a":1}\n{"a":2} {"a":3}'])
-def test_rows_that_share_a_line_are_named_by_their_number_too(tmp_path: Path, text: str) -> None:
+def test_rows_on_one_line_are_identified_by_number(tmp_path: Path, text: str) -> None:
     rows = read(tmp_path / "x.json", text)
     lines = [text[: text.index(f'{{"a":{n}')].count("\n") + 1 for n in (1, 2, 3)]
     assert [row.where for row in rows] == [f"line {line}, row {n}" for n, line in enumerate(lines, start=1)]
     assert [row.where for row in read(tmp_path / "x.json", text.replace("{", "\n{"))][1].count("row") == 0
 
 
-def test_faults_after_other_rows_on_a_line_have_a_column(tmp_path: Path) -> None:
+def test_errors_after_other_rows_on_a_line_have_a_column(tmp_path: Path) -> None:
     assert faults(tmp_path / "x.json", '[{"a":1,"a":2},{"a":NaN}]') == [
         "line 1: 'a' occurs twice in one object",
         "line 1, column 16: NaN is not valid JSON; write a number or null",
@@ -221,22 +223,22 @@ def test_only_line_breaks_end_a_line(tmp_path: Path, name: str) -> None:
     assert [row.row for row in rows] == list(range(1, len(cells) + 1))
 
 
-def test_csv_whose_lines_end_in_carriage_returns(tmp_path: Path) -> None:
+def test_csv_with_carriage_return_line_ends_is_read(tmp_path: Path) -> None:
     rows = read(tmp_path / "x.csv", "prompt;completion\ra, b;c\rd;e, f, g\r")
     assert [(row.line, row.value["completion"]) for row in rows] == [(2, "c"), (3, "e, f, g")]
 
 
-def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+def test_surrogate_pair_is_one_character(tmp_path: Path) -> None:
     assert read(tmp_path / "x.json", r'{"a": "\ud83d\ude00"}')[0].value == {"a": "😀"}
 
 
-def test_reading_ends_after_many_faults(tmp_path: Path) -> None:
+def test_reading_stops_after_many_errors(tmp_path: Path) -> None:
     found = faults(tmp_path / "x.jsonl", "{oops}\n" * (MOST_FAULTS + 50))
     assert len(found) == MOST_FAULTS + 1
     assert found[-1] == f"line {MOST_FAULTS + 1}: reading stopped here, after {MOST_FAULTS} faults"
 
 
-def test_bytes_that_are_not_utf8_are_named_with_their_lines(tmp_path: Path) -> None:
+def test_invalid_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
     assert faults(tmp_path / "x.jsonl", b'{"text": "a\xe9"}\n{"text": "b"}\n\xff') == [
         "line 1: byte 0xe9 is not UTF-8; save the file as UTF-8",
         "line 3: byte 0xff is not UTF-8; save the file as UTF-8",
@@ -253,18 +255,18 @@ def test_bytes_that_are_not_utf8_are_named_with_their_lines(tmp_path: Path) -> N
         (b"Once upon a time", "unknown kind of file (supported: JSON, JSONL, CSV, Parquet and Arrow,"),
     ],
 )
-def test_files_of_other_kinds_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_unsupported_file_types_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
     assert faults(tmp_path / "x.data", content)[0].startswith(expected)
 
 
-def test_a_path_that_is_not_a_file_is_named(tmp_path: Path) -> None:
+def test_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_rows(tmp_path / "none.json")
     with pytest.raises(DataError, match=r"is a directory without data files \(it is empty\)"):
         read_rows(tmp_path)
 
 
-def test_a_directorys_hash_is_over_the_parts_that_are_read(tmp_path: Path) -> None:
+def test_directory_hash_covers_the_files_that_are_read(tmp_path: Path) -> None:
     """A run of its own below the data, or git's files, must not make it other data."""
     (tmp_path / "a.jsonl").write_text('{"text": "boat"}\n')
     before = data_sha256(tmp_path)

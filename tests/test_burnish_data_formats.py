@@ -47,7 +47,7 @@ def sharegpt(*turns: tuple[str, Any], **columns: Any) -> dict[str, Any]:
 
 @given(turns=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), system=st.none() | WORDS)
 @settings(max_examples=40, deadline=None)
-def test_the_same_conversation_in_every_format(turns: list[tuple[str, str]], system: str | None) -> None:
+def test_every_format_gives_the_same_conversation(turns: list[tuple[str, str]], system: str | None) -> None:
     expected = [("system", system)] if system else []
     expected += [turn for user, answer in turns for turn in (("user", user), ("assistant", answer))]
     pairs = [pair for user, answer in turns for pair in (("human", user), ("gpt", answer))]
@@ -66,7 +66,7 @@ def test_alpaca_joins_instruction_and_input() -> None:
     assert said({"instruction": "", "input": "i", "output": "a"}) == [("user", "i"), ("assistant", "a")]
 
 
-def test_speaker_names_and_keys_of_common_datasets() -> None:
+def test_role_names_and_keys_of_common_datasets_are_accepted() -> None:
     expected = [("system", "s"), ("user", "q"), ("assistant", "a")]
     for name in ("gpt", "chatgpt", "model", "bing", "assistant"):
         assert said({"conversation": [{"from": "human", "value": "q"}, {"from": name, "value": "a"}]}) == expected[1:]
@@ -75,14 +75,14 @@ def test_speaker_names_and_keys_of_common_datasets() -> None:
     assert said({"messages": [{"role": "user", "content": parts}, ASSISTANT]})[0] == ("user", "q1q2")
 
 
-def test_text_rows_and_bare_strings() -> None:
+def test_text_rows_and_bare_strings_are_read() -> None:
     conversion = read({"text": "a"}, {"text": "b"})
     assert (conversion.format, [e.text for e in conversion.examples]) == ("text", ["a", "b"])
     assert [e.text for e in read("a", "b").examples] == ["a", "b"]
     assert read({**ALPACA, "text": "all of it"}).format == "alpaca"
 
 
-def test_weight_and_prompt_turns_are_context_only() -> None:
+def test_untrained_and_prompt_turns_are_context_only() -> None:
     row = {"messages": [USER, {**ASSISTANT, "weight": 0}, USER, {**ASSISTANT, "weight": 1}]}
     messages = read(row).examples[0].messages
     assert messages == (
@@ -95,7 +95,7 @@ def test_weight_and_prompt_turns_are_context_only() -> None:
     assert messages[1].to_dict() == {"role": "assistant", "content": "a"}
 
 
-def test_unused_columns_are_counted_and_near_ones_noted() -> None:
+def test_unused_columns_are_counted_with_suggestions() -> None:
     conversion = read({**ALPACA, "id": 1, "imput": "x"}, {**ALPACA, "id": 2}, {**ALPACA, "id": None})
     assert conversion.unused_columns == {"id": 2, "imput": 1}
     assert conversion.notes == ("the column 'imput' is not used; did you mean 'input'?",)
@@ -103,12 +103,12 @@ def test_unused_columns_are_counted_and_near_ones_noted() -> None:
     assert read(named).unused_columns == {"messages[].name": 1}
 
 
-def test_parquet_rows_are_named_rows() -> None:
+def test_parquet_errors_name_the_row() -> None:
     with pytest.raises(DataError, match=r"^f\.parquet: row 1: 'output' is a number, expected text$"):
         convert([RawRow(0, {**ALPACA, "output": 1}, 1, "row")], "alpaca", Path("f.parquet"))
 
 
-def test_rows_that_share_a_line_are_named_by_line_and_number() -> None:
+def test_rows_on_one_line_are_identified_by_line_and_number() -> None:
     rows = [RawRow(1, {**ALPACA, "output": text}, n, "row") for n, text in enumerate(["a", 1, "", "b"], start=1)]
     with pytest.raises(DataError) as caught:
         convert(rows, "alpaca", PATH)
@@ -118,7 +118,7 @@ def test_rows_that_share_a_line_are_named_by_line_and_number() -> None:
     ]
 
 
-def test_faults_of_columns_all_at_once() -> None:
+def test_column_errors_are_reported_together() -> None:
     assert faults(
         "alpaca",
         ALPACA,
@@ -149,7 +149,7 @@ def test_faults_of_columns_all_at_once() -> None:
     ]
 
 
-def test_faults_of_prompt_completion_and_text() -> None:
+def test_prompt_completion_and_text_errors_are_reported() -> None:
     assert faults("prompt-completion", {"prompt": "", "completion": ""}, {"prompt": [USER], "completion": "a"}) == [
         "1: 'completion' is empty, so there is nothing to train on",
         "1: 'prompt' is empty",
@@ -206,7 +206,7 @@ def test_faults_of_prompt_completion_and_text() -> None:
         ({"conversation": None}, "no 'conversations' (it has no keys)"),
     ],
 )  # fmt: skip
-def test_faults_of_conversations(row: dict[str, Any], expected: str) -> None:
+def test_conversation_errors_are_reported(row: dict[str, Any], expected: str) -> None:
     assert faults("sharegpt", row) == [f"1: {expected}"]
 
 
@@ -234,18 +234,18 @@ def test_faults_of_conversations(row: dict[str, Any], expected: str) -> None:
         ),
     ],
 )
-def test_faults_of_turns(turn: Any, expected: str) -> None:
+def test_turn_errors_are_reported(turn: Any, expected: str) -> None:
     assert faults("messages", {"messages": [USER, ASSISTANT, turn]}) == [f"1: turn 3: {expected}"]
 
 
-def test_a_row_with_nothing_to_train_is_a_fault() -> None:
+def test_row_with_nothing_to_train_is_an_error() -> None:
     row = {"messages": [USER, {**ASSISTANT, "weight": 0}]}
     assert faults("messages", row) == [
         "1: every assistant turn is excluded (weight 0, train false ...), so there is nothing to train on"
     ]
 
 
-def test_most_rows_decide_the_format() -> None:
+def test_format_is_chosen_by_the_majority_of_rows() -> None:
     rows = [ALPACA, ALPACA, {"instruction": "q"}]
     assert recognise(raw(tuple(rows)), PATH) == "alpaca"
     for name, columns in FORMATS.items():
@@ -264,23 +264,23 @@ def test_most_rows_decide_the_format() -> None:
         ((5,), "the rows fit no format; keys found: none; "),
     ],
 )
-def test_unrecognised_rows(rows: tuple[Any, ...], expected: str) -> None:
+def test_unrecognised_rows_are_an_error(rows: tuple[Any, ...], expected: str) -> None:
     with pytest.raises(DataError) as caught:
         recognise(raw(rows), PATH)
     assert expected in str(caught.value)
     assert len(caught.value.faults) == 1
 
 
-def test_an_unknown_format_suggests_the_nearest() -> None:
+def test_unknown_format_suggests_the_nearest_match() -> None:
     with pytest.raises(DataError, match="data.format: unknown format 'share-gpt'; did you mean 'sharegpt'"):
         convert([], "share-gpt", PATH)
 
 
-def test_the_setting_takes_every_format() -> None:
+def test_data_format_setting_accepts_every_format() -> None:
     assert get_args(DataSection.model_fields["format"].annotation) == ("auto", *FORMATS)
 
 
-def test_the_examples_of_the_documentation_are_recognised() -> None:
+def test_documented_examples_are_recognised() -> None:
     lines = (Path(__file__).parent.parent / "docs" / "prepare-data.md").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.startswith("    {")]
     assert [read(row).format for row in rows] == list(FORMATS)
@@ -290,7 +290,7 @@ OWN = {"context": "c", "question": "q", "answer_a": "x", "answer_b": "y", "corre
 
 
 @pytest.mark.parametrize("rows", [(OWN,), (OWN, {**OWN, "para": "p", "answer_key": "A"})])
-def test_custom_columns_get_the_conversion_page_and_no_far_fetched_suggestion(rows: tuple[Any, ...]) -> None:
+def test_custom_columns_get_a_link_to_the_conversion_page(rows: tuple[Any, ...]) -> None:
     with pytest.raises(DataError) as caught:
         recognise(raw(rows), PATH)
     assert "did you mean" not in str(caught.value)
@@ -311,7 +311,7 @@ EXERCISE = "Question: Which?\nA. oak\nB. ash\nC. elm, or none\nD. fir\nAnswer: A
     ("kind", "expected"),
     [("messages", EXERCISE), ("text", f"### Context\nBarrels.\n\n### Response\n{EXERCISE}")],
 )
-def test_the_pages_code_converts_custom_columns(
+def test_documented_code_converts_custom_columns(
     kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both forms, as the code of docs/prepare-data.md writes them."""
@@ -328,7 +328,7 @@ def test_the_pages_code_converts_custom_columns(
     assert example.messages is None or example.messages[0].content == "Barrels."
 
 
-def test_the_pages_code_converts_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_code_converts_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"text": "<human>: Who <are> you?\n<bot>: Bernie.\n\nHello: x\n<human>: Why?\n<bot>: So. "}
     (tmp_path / "dialogues.jsonl").write_text(json.dumps(told) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -339,7 +339,7 @@ def test_the_pages_code_converts_dialogues(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 12])
-def test_a_file_converted_in_two_parts_gives_the_findings_of_the_whole(cut: int) -> None:
+def test_file_converted_in_two_parts_gives_the_findings_of_the_whole(cut: int) -> None:
     turns = [{"role": "user", "content": "q", "weight": 1}, {"role": "assistant", "content": "a", "note": 1}]
     values = [{"messages": turns, "system": "", "context": f"c{n}", f"extra{n % 3}": n} for n in range(12)]
     raw = [RawRow(n, value, n) for n, value in enumerate(values, start=1)]

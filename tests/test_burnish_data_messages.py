@@ -43,7 +43,9 @@ def first(conversion: Conversion) -> tuple[Message, ...]:
 
 @FAST
 @given(name=st.sampled_from(sorted(LEARNED)), wanted=st.lists(st.booleans(), min_size=1, max_size=4), data=st.data())
-def test_every_flag_selects_the_trained_turns(tmp_path: Path, name: str, wanted: list[bool], data: Any) -> None:
+def test_every_training_flag_selects_the_trained_turns(
+    tmp_path: Path, name: str, wanted: list[bool], data: Any
+) -> None:
     wanted = [*wanted, True]
     yes, no = LEARNED[name]
     turns: list[dict[str, Any]] = []
@@ -58,7 +60,7 @@ def test_every_flag_selects_the_trained_turns(tmp_path: Path, name: str, wanted:
     assert (conversion.unused_columns, conversion.notes, conversion.remarks) == ({}, (), ())
 
 
-def test_flags_on_other_turns_are_ignored_with_one_note(path: Path) -> None:
+def test_training_flags_on_other_turns_are_ignored_with_one_note(path: Path) -> None:
     row = {"messages": [{**USER, "weight": 1, "loss": True}, {**ASSISTANT, "weight": 1}]}
     conversion = read(path, *[row] * 3, {"messages": [{**USER, "weight": 0, "masked": True}, ASSISTANT]})
     assert all(m.train for e in conversion.examples for m in e.messages or ())
@@ -73,7 +75,7 @@ def test_flags_on_other_turns_are_ignored_with_one_note(path: Path) -> None:
     assert conversion.notes == ()
 
 
-def test_flags_that_cannot_be_honoured_cause_a_warning(path: Path) -> None:
+def test_unsupported_training_flags_cause_a_warning(path: Path) -> None:
     detail = [{"begin_offset": 0, "end_offset": 1, "train": False}]
     conversion = read(
         path,
@@ -92,7 +94,7 @@ def test_flags_that_cannot_be_honoured_cause_a_warning(path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "thought"])
 @pytest.mark.parametrize("format", ["turn", "messages", "alpaca", "prompt-completion", "sharegpt"])
-def test_reasoning_is_kept_with_the_response_with_a_note(path: Path, key: str, format: str) -> None:
+def test_reasoning_is_kept_with_the_response_and_reported(path: Path, key: str, format: str) -> None:
     rows: dict[str, Any] = {
         "turn": {"messages": [USER, {**ASSISTANT, key: "because"}]},
         "messages": {"messages": [USER, ASSISTANT], key: "because"},
@@ -110,19 +112,19 @@ def test_reasoning_is_kept_with_the_response_with_a_note(path: Path, key: str, f
     assert read(path, without).remarks == ()
 
 
-def test_reasoning_parts_are_not_part_of_the_text(path: Path) -> None:
+def test_reasoning_parts_are_separated_from_the_text(path: Path) -> None:
     parts = [{"type": "thinking", "thinking": "because"}, {"type": "text", "text": "a"}]
     conversion = read(path, {"messages": [USER, {"role": "assistant", "content": parts}]})
     assert (first(conversion)[-1].content, first(conversion)[-1].reasoning) == ("a", "because")
     assert conversion.remarks[0].startswith("messages[].content[].thinking (1 row): reasoning is passed to the chat")
 
 
-def test_reasoning_next_to_a_plain_text_causes_a_warning(path: Path) -> None:
+def test_reasoning_column_beside_plain_text_causes_a_warning(path: Path) -> None:
     (note,) = read(path, {"text": "a", "reasoning": "because"}, {"text": "b"}).notes
     assert note == "reasoning (1 row): reasoning is not trained in this format, include it in 'text'"
 
 
-def test_boolean_columns_are_not_reasoning(path: Path) -> None:
+def test_boolean_columns_are_not_read_as_reasoning(path: Path) -> None:
     conversion = read(path, {**ALPACA, "thinking": False, "reasoning": ""})
     assert (first(conversion)[-1].reasoning, conversion.remarks) == ("", ())
 
@@ -130,7 +132,7 @@ def test_boolean_columns_are_not_reasoning(path: Path) -> None:
 # ---- contexts --------------------------------------------------------------------------------------------------------
 
 
-def test_a_context_is_used_as_a_missing_input(path: Path) -> None:
+def test_context_column_is_used_as_missing_input(path: Path) -> None:
     conversion = read(
         path, {**ALPACA, "context": "c"}, {**ALPACA, "context": "c", "input": ""}, {**ALPACA, "context": ""}
     )
@@ -139,7 +141,7 @@ def test_a_context_is_used_as_a_missing_input(path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["context", "input", "documents", "passage", "background"])
-def test_unused_contexts_cause_a_warning(path: Path, column: str) -> None:
+def test_unused_context_columns_cause_a_warning(path: Path, column: str) -> None:
     rows = [{"prompt": "q", "completion": "a", column: text} for text in ("some", "text", "", None, ["a"])]
     conversion = read(path, *rows)
     assert conversion.notes == (
@@ -166,19 +168,19 @@ def test_empty_system_turns_are_dropped_with_one_note(path: Path, empty: Any) ->
     assert first(read(path, {"messages": turns, "system": "s"}))[0] == Message("system", "s")
 
 
-def test_faults_after_an_empty_system_turn_keep_turn_numbers(path: Path) -> None:
+def test_errors_after_an_empty_system_turn_keep_turn_numbers(path: Path) -> None:
     with pytest.raises(DataError, match="turns 2 and 3 are both user turns"):
         read(path, {"messages": [{"role": "system", "content": ""}, USER, USER, ASSISTANT]})
 
 
-def test_a_system_column_that_repeats_the_system_turn_is_the_same(path: Path) -> None:
+def test_system_column_equal_to_the_system_turn_is_accepted(path: Path) -> None:
     turns = [{"role": "system", "content": "s"}, USER, ASSISTANT]
     assert [m.role for m in first(read(path, {"messages": turns, "system": "s"}))] == ["system", "user", "assistant"]
 
 
 @FAST
 @given(text=st.text("a\r\n", min_size=1, max_size=9).map(lambda text: f"x{text}y"))
-def test_line_breaks_become_lf_only_if_set(tmp_path: Path, text: str) -> None:
+def test_line_breaks_are_converted_to_lf_only_if_set(tmp_path: Path, text: str) -> None:
     row = {"messages": [{**USER, "content": text}, {**ASSISTANT, "content": text}]}
     assert [m.content for m in first(read(tmp_path / "x.jsonl", row))] == [text, text]
     conversion = read(tmp_path / "x.jsonl", row, {"messages": [USER, ASSISTANT]}, newlines="lf")
@@ -187,7 +189,7 @@ def test_line_breaks_become_lf_only_if_set(tmp_path: Path, text: str) -> None:
     assert conversion.remarks == (("CR LF and CR became LF (1 row; data.newlines lf)",) if "\r" in text else ())
 
 
-def test_the_same_fault_is_reported_once_with_its_rows(path: Path) -> None:
+def test_repeated_error_is_reported_once_with_its_rows(path: Path) -> None:
     rows = [{"instruction": "q", "output": 1 if n % 2 else "a"} for n in range(20)]
     with pytest.raises(DataError) as caught:
         read(path, *rows, {"instruction": "", "output": "a"})
@@ -197,7 +199,7 @@ def test_the_same_fault_is_reported_once_with_its_rows(path: Path) -> None:
     )
 
 
-def test_reasoning_counts_once_and_only_in_assistant_turns(path: Path) -> None:
+def test_reasoning_is_counted_once_and_only_in_assistant_turns(path: Path) -> None:
     thought = {"type": "thinking", "thinking": "hm"}
     user = {"role": "user", "content": [thought, {"type": "text", "text": "q"}]}
     answer = {"role": "assistant", "content": [thought, {"type": "text", "text": "a"}], "reasoning": "hm"}

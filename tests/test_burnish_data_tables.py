@@ -54,7 +54,7 @@ def refused(path: Path) -> str:
 
 @FAST
 @given(row=ROW, data=st.data(), labels=LABELS, indent=st.sampled_from([None, 2]))
-def test_every_orient_of_a_data_frame_gives_its_rows(
+def test_every_dataframe_orient_is_read_as_the_same_rows(
     tmp_path: Path, row: dict[str, Any], data: st.DataObject, labels: list[str], indent: int | None
 ) -> None:
     labels = [f"row {label}" for label in labels]
@@ -78,7 +78,7 @@ def test_every_orient_of_a_data_frame_gives_its_rows(
                 assert found == rows, orient
 
 
-def test_a_data_frame_is_noted_and_its_rows_are_numbered(tmp_path: Path) -> None:
+def test_dataframe_is_reported_and_its_rows_are_numbered(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"instruction": {"0": "q", "1": "r"}, "output": {"0": "a", "1": 5}}))
     notes: list[str] = []
@@ -91,7 +91,7 @@ def test_a_data_frame_is_noted_and_its_rows_are_numbered(tmp_path: Path) -> None
     "row",
     [{"messages": CHAT}, {"prompt": CHAT[:1], "completion": CHAT[1:]}, {"text": "a"}, {"conversations": []}, ALPACA[0]],
 )
-def test_one_row_stays_one_row(tmp_path: Path, row: Any) -> None:
+def test_single_object_is_read_as_one_row(tmp_path: Path, row: Any) -> None:
     assert read(tmp_path / "x.json", row) == [row]
 
 
@@ -103,14 +103,14 @@ def test_one_row_stays_one_row(tmp_path: Path, row: Any) -> None:
         ({"data": ALPACA}, "the rows seem to be under 'data': save only that list"),
     ],
 )
-def test_a_table_without_known_columns_is_refused_with_a_remedy(tmp_path: Path, value: Any, expected: str) -> None:
+def test_table_without_known_columns_is_rejected_with_a_suggestion(tmp_path: Path, value: Any, expected: str) -> None:
     read(tmp_path / "x.json", value)
     assert expected in refused(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("write", [json.dumps, repr])
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
-def test_turns_in_a_text_are_read(tmp_path: Path, write: Any, kind: str) -> None:
+def test_turns_stored_as_json_text_are_parsed(tmp_path: Path, write: Any, kind: str) -> None:
     rows = [{"messages": write(CHAT)}] * 2
     path = tmp_path / f"x.{kind}"
     if kind == "json":
@@ -126,18 +126,18 @@ def test_turns_in_a_text_are_read(tmp_path: Path, write: Any, kind: str) -> None
         assert [m.to_dict() for m in example.messages] == CHAT
 
 
-def test_turns_that_are_each_json_in_a_text_are_one_row(tmp_path: Path) -> None:
+def test_list_of_json_encoded_turns_is_parsed_as_one_row(tmp_path: Path) -> None:
     read(tmp_path / "x.json", [{"messages": [json.dumps(turn) for turn in CHAT]}])
     (example,) = converted(tmp_path / "x.json").examples
     assert [m.to_dict() for m in example.messages or ()] == CHAT
 
 
-def test_empty_cells_of_a_data_frame_still_give_rows(tmp_path: Path) -> None:
+def test_dataframe_rows_with_empty_cells_are_kept(tmp_path: Path) -> None:
     read(tmp_path / "x.json", {"text": {"0": "a", "1": None, "2": None}})
     assert "most rows fit no format (text fits 1 of 3 rows)" in refused(tmp_path / "x.json")
 
 
-def test_prompts_histories_and_whole_rows_in_a_text_are_read(tmp_path: Path) -> None:
+def test_json_encoded_prompts_histories_and_rows_are_parsed(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     read(path, [{"prompt": json.dumps(CHAT[:1]), "completion": json.dumps(CHAT[1:])}])
     assert [m.content for m in converted(path).examples[0].messages or ()] == ["q", CHAT[1]["content"]]
@@ -158,7 +158,7 @@ def test_prompts_histories_and_whole_rows_in_a_text_are_read(tmp_path: Path) -> 
         ("no turns", "'messages' is text, expected a list of turns (as JSON where cells hold only text)"),
     ],
 )  # fmt: skip
-def test_turns_in_a_text_are_read_as_strictly_as_a_file(tmp_path: Path, text: str, expected: str) -> None:
+def test_json_encoded_turns_are_validated_like_a_file(tmp_path: Path, text: str, expected: str) -> None:
     read(tmp_path / "x.json", [{"messages": text}])
     assert expected in refused(tmp_path / "x.json")
 
@@ -185,7 +185,7 @@ def value_of(kind: Any) -> st.SearchStrategy[Any]:
 
 @FAST
 @given(kind=CELLS, data=st.data(), start=st.integers(0, 3))
-def test_nested_values_are_those_of_pyarrow(kind: Any, data: st.DataObject, start: int) -> None:
+def test_nested_parquet_values_match_pyarrow(kind: Any, data: st.DataObject, start: int) -> None:
     values = data.draw(st.lists(value_of(kind), max_size=6))
     array = pa.array(values)[start:]
     assert arrow._cells(pa, array) == values[start:] == array.to_pylist()
@@ -209,7 +209,7 @@ UNDECODABLE = {
 
 
 @pytest.mark.parametrize("name", UNDECODABLE)
-def test_columns_that_python_cannot_represent_do_not_lose_rows(tmp_path: Path, name: str) -> None:
+def test_unused_columns_with_unrepresentable_values_are_skipped(tmp_path: Path, name: str) -> None:
     column = UNDECODABLE[name]
     rows = parquet(tmp_path / "x.parquet", prompt=["q", "r"], extra=column, completion=["a", "b"])
     assert [(row["prompt"], row["completion"]) for row in rows] == [("q", "a"), ("r", "b")]
@@ -218,12 +218,12 @@ def test_columns_that_python_cannot_represent_do_not_lose_rows(tmp_path: Path, n
     assert set(conversion.unused_columns) == {"extra"}
 
 
-def test_a_used_column_that_python_cannot_represent_is_a_fault(tmp_path: Path) -> None:
+def test_used_column_with_unrepresentable_values_is_an_error(tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", prompt=["q", "r"], completion=FAR)
     assert "row 1: 'completion' is of type date32[day], expected text" in refused(tmp_path / "x.parquet")
 
 
-def test_times_inside_turns_are_left_alone(tmp_path: Path) -> None:
+def test_timestamps_inside_turns_are_ignored(tmp_path: Path) -> None:
     turn = pa.struct(
         [("role", pa.string()), ("content", pa.binary()), ("at", pa.timestamp("us", tz="Atlantis/Harbour"))]
     )
@@ -239,7 +239,7 @@ def test_times_inside_turns_are_left_alone(tmp_path: Path) -> None:
     )
 
 
-def test_maps_dictionaries_and_sequences_of_features_are_read(tmp_path: Path) -> None:
+def test_parquet_maps_structs_and_lists_are_read(tmp_path: Path) -> None:
     maps = pa.array([[list(turn.items()) for turn in CHAT]] * 2, pa.list_(pa.map_(pa.string(), pa.string())))
     parquet(tmp_path / "x.parquet", messages=maps)
     assert [m.to_dict() for m in converted(tmp_path / "x.parquet").examples[1].messages or ()] == CHAT
@@ -261,7 +261,7 @@ def test_arrow_files_are_read(tmp_path: Path, stream: bool) -> None:
         read_rows(tmp_path / "y.arrow")
 
 
-def test_a_parquet_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_decompression_bomb_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression, "MAX_UNPACKED_BYTES", 1 << 20)
     monkeypatch.setattr(compression, "MAX_RATIO", 2)
     pq.write_table(pa.table({"text": ["x" * 1000] * 20_000}), tmp_path / "x.parquet")
@@ -276,7 +276,7 @@ def jsonl(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def test_a_directory_is_one_data_set_in_the_order_of_names(tmp_path: Path) -> None:
+def test_directory_is_read_as_one_dataset_in_name_order(tmp_path: Path) -> None:
     names = [f"part-{n:05}.jsonl" for n in range(5)]
     rows = [{"text": f"{name} {n}"} for name in names for n in range(3)]
     for name in random.Random(0).sample(names, 5):
@@ -294,7 +294,7 @@ def test_a_directory_is_one_data_set_in_the_order_of_names(tmp_path: Path) -> No
     assert notes[1] == "not read: README.md, dataset_info.json"
 
 
-def test_parts_may_be_packed_of_several_kinds_and_without_extension(tmp_path: Path) -> None:
+def test_directory_may_mix_formats_compression_and_missing_extensions(tmp_path: Path) -> None:
     import gzip
 
     (tmp_path / "part-00000").write_text(jsonl(ALPACA[:1]))
@@ -303,7 +303,7 @@ def test_parts_may_be_packed_of_several_kinds_and_without_extension(tmp_path: Pa
     assert [row.value for row in read_rows(tmp_path)] == ALPACA
 
 
-def test_every_fault_of_every_part_is_named_with_its_file(tmp_path: Path) -> None:
+def test_errors_in_all_parts_are_reported_with_their_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\noops\n')
     (tmp_path / "b.jsonl").write_text("oops\n")
     with pytest.raises(DataError) as caught:
@@ -328,7 +328,7 @@ def test_every_fault_of_every_part_is_named_with_its_file(tmp_path: Path) -> Non
         ([], "is a directory without data files (it is empty)"),
     ],
 )  # fmt: skip
-def test_a_directory_that_is_not_one_data_set_is_refused(tmp_path: Path, names: list[str], expected: str) -> None:
+def test_ambiguous_directory_is_rejected(tmp_path: Path, names: list[str], expected: str) -> None:
     for name in names:
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("{}")
     with pytest.raises(DataError) as caught:

@@ -80,7 +80,7 @@ def faults(*rows: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_form_becomes_the_same_turns(name: str) -> None:
+def test_every_tool_format_is_read_as_the_same_turns(name: str) -> None:
     (example,) = read(ROWS[name]).examples
     assert isinstance(example, Example) and example.messages
     assert [m.role for m in example.messages] == TURNS
@@ -92,12 +92,12 @@ def test_every_form_becomes_the_same_turns(name: str) -> None:
     assert call.to_dict()["tool_calls"][0]["function"]["arguments"] == json.dumps(ARGUMENTS, ensure_ascii=False)
 
 
-def test_ids_without_one_are_nine_letters_and_digits() -> None:
+def test_missing_call_ids_become_nine_alphanumeric_characters() -> None:
     (example,) = read(ROWS["LLaMA-Factory"]).examples
     assert example.messages and len(example.messages[1].ids[0]) == 9 and example.messages[1].ids[0].isalnum()
 
 
-def test_a_call_may_have_text_before_it() -> None:
+def test_text_before_a_call_is_kept() -> None:
     row = messages({"function": CALL})
     row["messages"][1]["content"] = "Let me look."
     (example,) = read(row).examples
@@ -123,7 +123,7 @@ def test_a_call_may_have_text_before_it() -> None:
         ),
     ],
 )
-def test_a_call_that_does_not_fit_is_named_with_line_and_turn(call: dict[str, Any], expected: str) -> None:
+def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expected: str) -> None:
     separator = " " if expected.startswith("(") else ": "
     assert faults(messages({"function": call})) == [f"1: turn 2: call 1{separator}{expected}"]
 
@@ -147,12 +147,12 @@ def test_a_call_that_does_not_fit_is_named_with_line_and_turn(call: dict[str, An
         (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool's result, and no call before it is without one"),
     ],
 )
-def test_what_is_no_call_or_no_result_is_named(row: dict[str, Any], expected: str) -> None:
+def test_malformed_calls_and_results_are_reported(row: dict[str, Any], expected: str) -> None:
     (fault, *_) = faults(row)
     assert fault.startswith(f"1: {expected}"), fault
 
 
-def test_rows_that_do_not_fit_can_be_left_out() -> None:
+def test_tool_faults_drop_skips_rows_with_invalid_calls() -> None:
     bad = messages({"function": {"name": "weather", "arguments": {}}})
     converted = read(ROWS["arguments as text"], bad, misfits="drop")
     assert [example.line for example in converted.examples] == [1]
@@ -163,7 +163,7 @@ RULES = "You are Bob. You are a function calling AI model. Tools: <tools>[{}]</t
 
 
 @pytest.mark.parametrize("column", [False, True])
-def test_only_the_list_of_tools_is_cut_out_of_a_system_text(column: bool) -> None:
+def test_only_the_tool_list_is_removed_from_system_text(column: bool) -> None:
     turns = HERMES["conversations"][1:]
     own = {} if column else {"from": "system", "value": RULES}
     row = {**HERMES, "conversations": [own, *turns] if own else turns} | ({"system": RULES} if column else {})
@@ -173,7 +173,7 @@ def test_only_the_list_of_tools_is_cut_out_of_a_system_text(column: bool) -> Non
         assert any("lists of tools were cut out of system texts (1 row)" in text for text in converted.remarks)
 
 
-def test_the_usual_text_about_the_tools_is_cut_with_the_list() -> None:
+def test_standard_text_around_the_tool_list_is_removed() -> None:
     text = (
         "Be brief: see https://a.b/c.\n\n# Tools\n\nYou are given function signatures within <tools></tools> XML"
         ' tags:\n<tools>\n{"name": "a"}\n</tools>\n\nFor each function call, return a json object within'
@@ -183,7 +183,7 @@ def test_the_usual_text_about_the_tools_is_cut_with_the_list() -> None:
     assert without_list("Use these:\n<tools>[]</tools>\n{'title': 'FunctionCall', 'a': {}}") == ""
 
 
-def test_faults_of_hermes_rows_name_the_turns_of_the_row() -> None:
+def test_hermes_errors_use_the_turn_numbers_of_the_row() -> None:
     call, result = HERMES["conversations"][2]["value"], HERMES["conversations"][3]["value"]
     pairs = [("system", RULES), ("human", "a"), ("gpt", call * 2), ("tool", result * 2), ("gpt", "b"), ("human", "c")]
     turns = [{"from": f, "value": v} for f, v in [*pairs, ("gpt", call.replace("city", "town"))]]
@@ -191,7 +191,7 @@ def test_faults_of_hermes_rows_name_the_turns_of_the_row() -> None:
     assert found and all(fault.startswith("1: turn 7: call 1 (weather): ") for fault in found)
 
 
-def test_nulls_that_a_table_adds_are_left_out() -> None:
+def test_nulls_added_by_tables_are_removed() -> None:
     padded = {**WEATHER["parameters"], "properties": {**PROPERTIES, "expression": None}, "items": None}
     tools = [{"type": "function", "function": {**WEATHER, "parameters": padded}}]
     given = {"city": "Bern", "expression": None, "days": None}
@@ -222,7 +222,7 @@ def test_nulls_that_a_table_adds_are_left_out() -> None:
         ({"default": {"type": "string", "default": None}}, {"default": "x"}, {"default": "x"}),
     ],
 )
-def test_nulls_that_have_a_meaning_stay(schema: dict[str, Any], given: dict[str, Any], kept: dict[str, Any]) -> None:
+def test_meaningful_nulls_are_kept(schema: dict[str, Any], given: dict[str, Any], kept: dict[str, Any]) -> None:
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"properties": schema}}}]
     row = {**messages({"function": {"name": "weather", "arguments": given}}), "tools": tools}
     (example,) = read(row).examples
@@ -230,18 +230,18 @@ def test_nulls_that_have_a_meaning_stay(schema: dict[str, Any], given: dict[str,
     assert list(example.tools) == tools
 
 
-def test_a_null_for_a_required_argument_stays_a_fault() -> None:
+def test_null_for_a_required_argument_is_an_error() -> None:
     (fault,) = faults(messages({"function": {**CALL, "arguments": {"city": None}}}))
     assert fault == "1: turn 2: call 1 (weather): the argument 'city' is null, expected string"
 
 
-def test_that_no_row_is_left_is_a_fault_of_the_calls() -> None:
+def test_dropping_all_rows_is_reported_as_a_call_error() -> None:
     bad = messages({"function": {"name": "weather", "arguments": {}}})
     with pytest.raises(DataError, match="calls of all 2 rows do not fit .* leaves none; first: line 1: turn 2: call 1"):
         read(bad, bad, misfits="drop")
 
 
-def test_a_wrong_call_may_be_context() -> None:
+def test_invalid_call_is_allowed_in_untrained_turns() -> None:
     row = messages({"function": {"name": "wether", "arguments": {}}})
     row["messages"][1]["weight"] = 0
     (example,) = read(row).examples
@@ -259,17 +259,17 @@ def test_a_wrong_call_may_be_context() -> None:
         ([{"type": "text", "text": "gr"}, {"type": "text", "text": "ey"}], "grey"),
     ],
 )
-def test_results_may_be_values(content: Any, expected: str) -> None:
+def test_tool_results_may_be_json_values(content: Any, expected: str) -> None:
     (example,) = read(messages({"function": CALL}, content=content)).examples
     assert example.messages and example.messages[2].content == expected
 
 
-def test_results_that_json_cannot_hold_are_named() -> None:
+def test_unrepresentable_tool_results_are_reported() -> None:
     wrong = "1: turn 3: 'content' has a value that JSON can't represent: of type date32"
     assert faults(messages({"function": CALL}, content={"day": Undecoded("date32")})) == [wrong]
 
 
-def test_parallel_calls_are_answered_in_their_order() -> None:
+def test_results_are_matched_to_parallel_calls_in_order() -> None:
     row = {
         "messages": [
             {"role": "user", "content": "Rain?"},

@@ -55,7 +55,7 @@ def in_pieces(text: str, sizes: list[int], *about: Any) -> Parsed:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_s_dialect_is_found(name: str) -> None:
+def test_dialect_of_a_template_is_detected(name: str) -> None:
     dialect, thoughts, _ = TEMPLATES[name]
     facts = found(name)
     assert facts.dialect is DIALECTS[dialect], facts.why
@@ -67,7 +67,7 @@ def test_a_template_s_dialect_is_found(name: str) -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=40 if THOROUGH else 12)
 @given(calls=CALLS, sizes=st.lists(st.integers(0, 9), max_size=30))
-def test_what_a_template_writes_is_read_back(name: str, calls: list[Call], sizes: list[int]) -> None:
+def test_calls_written_by_a_template_round_trip(name: str, calls: list[Call], sizes: list[int]) -> None:
     facts = found(name)
     calls = calls if facts.parallel else calls[:1]
     if name in QUOTES and any(holds(call.value(), QUOTES[name]) for call in calls):
@@ -82,32 +82,32 @@ def test_what_a_template_writes_is_read_back(name: str, calls: list[Call], sizes
 
 
 @pytest.mark.parametrize("name", QUOTES)
-def test_a_string_that_can_t_be_written_is_not_read_as_another(name: str) -> None:
+def test_unrepresentable_string_is_not_parsed_as_another(name: str) -> None:
     call = Call("say", json.dumps({"words": f"a{QUOTES[name]}b"}))
     read = parse(written(name, [call])[0], found(name).dialect)
     assert not any(same_call(call, other) for other in read.calls)
 
 
 @pytest.mark.parametrize("name", ["chatml-tools", "hermes-think", "lfm", "mistral-args"])
-def test_content_before_calls_stays_content(name: str) -> None:
+def test_content_before_calls_is_kept(name: str) -> None:
     call = Call("look", '{"at": "x"}')
     text, opened = written(name, [call, call], content="Let me look.")
     assert parse(text, found(name).dialect, found(name).thoughts, opened) == Parsed("Let me look.", "", (call, call))
 
 
-def test_a_backslash_of_a_python_string_stays_where_it_escapes_nothing() -> None:
+def test_python_string_keeps_backslashes_that_are_not_escapes() -> None:
     (call,) = parse(r"""[f(p="\d+\n")]""", DIALECTS["pythonic"], None, False, frozenset({"f"})).calls
     assert call.value() == {"p": "\\d+\n"}
 
 
-def test_no_channel_is_a_call_where_no_tools_are_offered() -> None:
+def test_harmony_channels_are_not_calls_without_tools() -> None:
     text = '<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>'
     assert parse(text, DIALECTS["channels"], None, False, frozenset()).calls == ()
     assert len(parse(text, DIALECTS["channels"], None, False, frozenset({"f"})).calls) == 1
 
 
 @pytest.mark.parametrize("name", ["hermes-think", "channels"])
-def test_a_thought_before_calls_is_a_thought(name: str) -> None:
+def test_reasoning_before_calls_is_parsed_as_reasoning(name: str) -> None:
     call = Call("look", '{"at": "x"}')
     text, opened = written(name, [call], reasoning_content="I should look.\nNow.")
     assert parse(text, found(name).dialect, found(name).thoughts, opened) == Parsed("", "I should look.\nNow.", (call,))
@@ -147,7 +147,7 @@ FRAGMENTS = st.sampled_from(
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda d: d.name)
 @settings(max_examples=120 if THOROUGH else 30)
 @given(parts=st.lists(FRAGMENTS, max_size=14), sizes=st.lists(st.integers(0, 7), max_size=60), think=st.booleans())
-def test_pieces_make_no_difference_to_any_text(
+def test_parsing_does_not_depend_on_chunk_boundaries(
     dialect: Dialect, parts: list[str], sizes: list[int], think: bool
 ) -> None:
     text, about = "".join(parts), (dialect, FORMATS["think"] if think else None, False, frozenset({"f"}))
@@ -158,7 +158,7 @@ def test_pieces_make_no_difference_to_any_text(
         assert read.content == text
 
 
-def test_a_name_that_the_end_of_the_text_cuts_off_is_content() -> None:
+def test_truncated_call_name_is_content() -> None:
     parser = Parser(DIALECTS["mistral"])
     events = [*parser.feed("[TOOL_CALLS]"), *parser.feed("look"), *parser.feed("", final=True)]
     assert collect(events) == Parsed("[TOOL_CALLS]look", "", ())
@@ -166,20 +166,20 @@ def test_a_name_that_the_end_of_the_text_cuts_off_is_content() -> None:
 
 @pytest.mark.parametrize("thoughts", FORMATS.values(), ids=lambda t: t.name)
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_thought_is_apart_from_the_answer(thoughts: Thoughts, opened: bool) -> None:
+def test_reasoning_is_separated_from_the_answer(thoughts: Thoughts, opened: bool) -> None:
     text = f"{'' if opened else thoughts.begin}\nhm {thoughts.begin}?\n{thoughts.end}\n\nYes {thoughts.end}."
     expected = Parsed(f"Yes {thoughts.end}.", f"hm {thoughts.begin}?")
     assert parse(text, None, thoughts, opened) == expected
     assert in_pieces(text, [1] * len(text), None, thoughts, opened) == expected
 
 
-def test_nothing_but_the_start_of_a_marker_is_held_back() -> None:
+def test_only_possible_marker_prefixes_are_held_back() -> None:
     parser = Parser(DIALECTS["hermes"])
     texts = [collect(parser.feed(piece)).content for piece in ("a", " b", " <", "tool", "s> ", "c")]
     assert texts == ["a", " b", "", "", " <tools>", " c"]
 
 
-def test_name_and_arguments_come_as_they_are_written() -> None:
+def test_name_and_arguments_are_streamed_as_generated() -> None:
     parser = Parser(DIALECTS["hermes"])
     assert parser.feed('<tool_call>\n{"name": "look", ') == [CallBegin("look")]
     assert collect([CallBegin("look"), *parser.feed('"arguments": {"at": "the s'), CallEnd()]).calls[0].arguments == (
@@ -187,7 +187,7 @@ def test_name_and_arguments_come_as_they_are_written() -> None:
     )
 
 
-def test_a_call_that_breaks_is_content_as_it_was_written() -> None:
+def test_broken_call_is_returned_unchanged_as_content() -> None:
     text = 'Hm. <tool_call>{"name": "look", "arguments": {"at": ?}}</tool_call> So.'
     assert parse(text, DIALECTS["hermes"]) == Parsed(text)
     events = Parser(DIALECTS["hermes"]).feed(text, final=True)
@@ -195,7 +195,7 @@ def test_a_call_that_breaks_is_content_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("name", ["json", "llama-json", "pythonic"])
-def test_without_markers_only_the_tools_are_calls(name: str) -> None:
+def test_bare_json_is_a_call_only_for_offered_tools(name: str) -> None:
     text = {"json": '{"name": "f", "arguments": {}}', "llama-json": '{"name": "f", "parameters": {}}'}.get(
         name, "[f()]"
     )
@@ -207,7 +207,7 @@ def test_without_markers_only_the_tools_are_calls(name: str) -> None:
 @pytest.mark.parametrize(
     "part", ["[", '{"name":"', "<tool_call>", '{"name": "f", "arguments": {"a":', "<", "\n", "\\", '"']
 )
-def test_hostile_text_takes_linear_time(dialect: Dialect, part: str) -> None:
+def test_hostile_text_is_parsed_in_linear_time(dialect: Dialect, part: str) -> None:
     text = "".join(dialect.begins[:1]) + part * (60_000 // len(part))
     began = time.process_time()
     read = in_pieces(text, [7] * (len(text) // 7), dialect, FORMATS["think"])
@@ -225,5 +225,5 @@ def test_hostile_text_takes_linear_time(dialect: Dialect, part: str) -> None:
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
     ],
 )
-def test_values_are_compared_as_json(one: Any, other: Any, same: bool) -> None:
+def test_arguments_are_compared_as_json(one: Any, other: Any, same: bool) -> None:
     assert same_json(one, other) is same

@@ -72,14 +72,14 @@ def bare_keys(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_known_template_s_dialect_is_found(name: str) -> None:
+def test_dialect_of_a_known_template_is_detected(name: str) -> None:
     facts = found(name)
     assert facts.dialect is not None, facts.why
     assert (facts.dialect.name, facts.thoughts and facts.thoughts.name, facts.parallel) == KNOWN[name]
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_another_template_is_refused_with_the_reason(name: str) -> None:
+def test_unsupported_template_is_rejected_with_a_reason(name: str) -> None:
     assert found(name).dialect is None
     assert UNKNOWN[name] in found(name).why
 
@@ -88,7 +88,7 @@ def test_another_template_is_refused_with_the_reason(name: str) -> None:
 @pytest.mark.parametrize("name", KNOWN)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(calls=CALLS)
-def test_what_a_known_template_writes_is_read_back(name: str, calls: list[Call]) -> None:
+def test_calls_written_by_a_known_template_round_trip(name: str, calls: list[Call]) -> None:
     facts = found(name)
     calls = calls if facts.parallel else calls[:1]
     if any(holds(call.value(), text) for call in calls for text in UNESCAPED.get(name, ())):

@@ -22,7 +22,7 @@ def logits(seed: int, rows: int = 4, scale: float = 3.0) -> np.ndarray:
 
 @given(seeds, seeds)
 @settings(max_examples=50)
-def test_kl_with_a_tail_bucket_is_between_zero_and_the_full_kl(one: int, two: int) -> None:
+def test_kl_with_tail_bucket_is_between_zero_and_full_kl(one: int, two: int) -> None:
     p, q = logits(one), logits(two)
     full = (np.exp(log_softmax(p)) * (log_softmax(p) - log_softmax(q))).sum(1)
     kl = Compared.of(q, TopLogprobs.of(p, [0] * 4)).kl
@@ -32,20 +32,20 @@ def test_kl_with_a_tail_bucket_is_between_zero_and_the_full_kl(one: int, two: in
 
 @given(seeds)
 @settings(max_examples=20)
-def test_a_model_agrees_with_itself(seed: int) -> None:
+def test_kl_of_a_model_with_itself_is_zero(seed: int) -> None:
     rows = logits(seed)
     compared = Compared.of(rows + 5, TopLogprobs.of(rows, [1, 2, 3, 4]))  # a constant shift changes no probability
     assert compared.kl.max() < 1e-5
     assert compared.agree.all()
 
 
-def test_a_worse_model_has_a_larger_kl() -> None:
+def test_worse_model_has_a_larger_kl() -> None:
     rows, noise = logits(1), logits(2, scale=1.0)
     small, large = (float(Compared.of(rows + k * noise, TopLogprobs.of(rows, [0] * 4)).kl.mean()) for k in (0.1, 0.5))
     assert 0 < small < large
 
 
-def test_answers_keep_the_true_tokens_log_probability_even_outside_the_top() -> None:
+def test_log_probability_of_the_true_token_is_kept_outside_the_top_k() -> None:
     rows = logits(3)
     worst = rows.argmin(axis=1)
     answers = TopLogprobs.of(rows, worst.tolist())
@@ -65,7 +65,7 @@ def test_position_p_predicts_token_p_plus_1() -> None:
     assert question([(0, 3)], chat=False).targets == [1, 2]  # nothing predicts the first token
 
 
-def test_an_exam_is_unchanged_after_save_and_load(tmp_path: Path) -> None:
+def test_exam_is_unchanged_after_save_and_load(tmp_path: Path) -> None:
     asked = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
     answers = TopLogprobs.of(logits(4, rows=7), [0] * 7)
     exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99, (SampleAnswer("hi", "yes", "no", "yes"),))
@@ -78,7 +78,7 @@ def test_an_exam_is_unchanged_after_save_and_load(tmp_path: Path) -> None:
     assert back.heldout().tolist() == [True] * 5 + [False] * 2
 
 
-def test_the_limits_hold_and_a_chat_turn_is_never_cut() -> None:
+def test_exam_limits_are_respected_without_cutting_a_turn() -> None:
     asked = [question([(5, 8), (10, 15)]), question([(5, 8)])]
     chosen = choose(asked, rows=2, tokens=5)
     assert [q.spans for q in chosen] == [[(5, 8)]] or sum(len(q.positions) for q in chosen) <= 5
@@ -95,7 +95,7 @@ def test_the_limits_hold_and_a_chat_turn_is_never_cut() -> None:
         ("answers.json", b"1"),
     ],
 )  # fmt: skip
-def test_a_damaged_exam_is_one_line(name: str, content: bytes | None, tmp_path: Path) -> None:
+def test_damaged_exam_is_a_one_line_error(name: str, content: bytes | None, tmp_path: Path) -> None:
     rows = logits(4)
     asked = question([(1, 5)])
     exam = Exam([asked], TopLogprobs.of(rows, asked.targets), np.zeros(4, np.float32), 0.0, 1.0)
@@ -110,7 +110,7 @@ def test_a_damaged_exam_is_one_line(name: str, content: bytes | None, tmp_path: 
 
 
 @pytest.mark.parametrize("spans", [[(1, 6)], [(0, 30)], [(5, 2)]])
-def test_an_exam_with_another_exams_answers_is_refused(spans: list[tuple[int, int]], tmp_path: Path) -> None:
+def test_reference_answers_of_another_exam_are_rejected(spans: list[tuple[int, int]], tmp_path: Path) -> None:
     rows = logits(4)
     exam = Exam([question(spans)], TopLogprobs.of(rows, [0] * 4), np.zeros(4, np.float32), 0.0, 1.0)
     exam.save(tmp_path)

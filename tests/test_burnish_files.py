@@ -23,7 +23,7 @@ PRODUCT = ("burnish", "train", "export", "serve", "tools", "bench")
 
 
 @given(st.lists(st.text(st.sampled_from("ab\r\t é" + SEPARATORS), max_size=8)))
-def test_lines_come_back_whole(lines: list[str]) -> None:
+def test_lines_round_trip(lines: list[str]) -> None:
     text = "".join(line + "\n" for line in lines)
     assert split_lines(text) == lines
     assert not lines or not lines[-1] or split_lines(text[:-1]) == lines
@@ -34,7 +34,7 @@ def test_carriage_returns_are_kept(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "x") == ["a\rb\r", "c"]
 
 
-def test_a_partial_line_is_skipped_only_with_partial(tmp_path: Path) -> None:
+def test_partial_last_line_is_skipped_only_if_allowed(tmp_path: Path) -> None:
     values = [{"text": f"a{c}b"} for c in SEPARATORS]
     lines = [json.dumps(value, ensure_ascii=False) for value in values]
     (tmp_path / "x.jsonl").write_text("\n\n".join([*lines, '{"step": ']), encoding="utf-8")
@@ -43,13 +43,13 @@ def test_a_partial_line_is_skipped_only_with_partial(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "x.jsonl")
 
 
-def test_the_line_with_the_error_is_found() -> None:
+def test_error_names_the_right_line() -> None:
     assert last_line("loading\nstep 1\rstep 2\rbad file 'a\u2028b'\n\n") == "bad file 'a\u2028b'"
     assert first_line(ValueError("bad file 'a\u2028b'\nmore")) == "bad file 'a\u2028b'"
     assert (last_line(" \n", "nothing"), first_line("", "nothing")) == ("nothing", "nothing")
 
 
-def test_an_exam_with_line_separators_is_unchanged_after_load(tmp_path: Path) -> None:
+def test_exam_with_line_separators_is_unchanged_after_loading(tmp_path: Path) -> None:
     """A run whose exam could not be read back could never be exported."""
     messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
     asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
@@ -60,7 +60,7 @@ def test_an_exam_with_line_separators_is_unchanged_after_load(tmp_path: Path) ->
     assert (back.questions, back.samples) == (asked, samples)
 
 
-def test_a_template_with_windows_line_breaks_is_the_one_that_transformers_reads_back(tmp_path: Path) -> None:
+def test_template_with_crlf_is_stored_as_transformers_reads_it(tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_bytes(b"{%- for m in messages %}\r\n{{ m.content }}\r\n{%- endfor %}\r\n|")
     # as transformers opens it: in text mode
     template = ChatTemplate((tmp_path / "chat.jinja").read_bytes().decode(), "2026-01-01")
@@ -69,7 +69,7 @@ def test_a_template_with_windows_line_breaks_is_the_one_that_transformers_reads_
 
 
 @pytest.mark.parametrize("folder", PRODUCT)
-def test_nothing_is_read_by_splitlines(folder: str) -> None:
+def test_splitlines_is_never_used_to_read_files(folder: str) -> None:
     """It splits at characters that occur in ordinary texts: burnish.files reads lines."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

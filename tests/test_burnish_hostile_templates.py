@@ -28,7 +28,7 @@ def busy() -> None:
         pass
 
 
-def test_every_hostile_template_ends_in_one_line_within_its_limits() -> None:
+def test_hostile_templates_end_within_limits_with_a_one_line_error() -> None:
     command = [sys.executable, "-m", "tests.support.hostile_templates", str(LIMIT_S)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-500:]
@@ -39,14 +39,14 @@ def test_every_hostile_template_ends_in_one_line_within_its_limits() -> None:
     assert most_kib < MOST_KIB
 
 
-def test_an_ordinary_template_stays_within_the_limits() -> None:
+def test_ordinary_templates_stay_within_the_limits() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     assert ChatTemplate("{{ messages[0].content * 3 }}", "2026-01-02").render(MESSAGES) == "HelloHelloHello"
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     assert signal.getitimer(signal.ITIMER_PROF)[0] == signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
 
 
-def test_a_limit_that_was_reached_is_lifted_again() -> None:
+def test_exceeded_limit_is_reset_afterwards() -> None:
     with pytest.raises(BoundExceeded, match="more than 64 MiB"):
         bounded(lambda: bytearray(512 << 20), 5, 64 << 20)
     assert len(bytearray(512 << 20)) == 512 << 20
@@ -57,7 +57,7 @@ def test_a_limit_that_was_reached_is_lifted_again() -> None:
         pass
 
 
-def test_a_limit_of_the_process_stays_the_lower_one() -> None:
+def test_lower_process_limit_is_kept() -> None:
     # in a process of its own: one that has run long has free memory within its address space
     code = (
         "import resource\nfrom burnish.rendering.bounds import BoundExceeded, address_space, bounded\n"
@@ -69,12 +69,12 @@ def test_a_limit_of_the_process_stays_the_lower_one() -> None:
     assert done.stdout == "bounded\n", done.stderr
 
 
-def test_a_call_within_a_call_has_the_time_of_the_outer_one() -> None:
+def test_nested_call_shares_the_time_limit_of_the_outer_call() -> None:
     with pytest.raises(BoundExceeded, match=r"0\.05 s"):
         bounded(lambda: bounded(busy, 5), 0.05)
 
 
-def test_other_threads_render_too() -> None:
+def test_rendering_works_outside_the_main_thread() -> None:
     found: list[str] = []
     template = ChatTemplate("{{ messages[0].content }}", "2026-01-02")
     thread = threading.Thread(target=lambda: found.append(template.render(MESSAGES)))
@@ -83,7 +83,7 @@ def test_other_threads_render_too() -> None:
     assert found == ["Hello"]
 
 
-def test_native_code_that_can_not_be_interrupted_ends_the_process() -> None:
+def test_uninterruptible_native_code_ends_the_process() -> None:
     code = (
         "import burnish.rendering.bounds as b; b.GRACE_S = 0.5\n"
         "b.bounded(lambda: sum([[0] * 1000] * 99999, []), 0.2)"  # quadratic, in one call
@@ -92,7 +92,7 @@ def test_native_code_that_can_not_be_interrupted_ends_the_process() -> None:
     assert done.returncode == -signal.SIGVTALRM
 
 
-def test_a_limit_says_which() -> None:
+def test_limit_error_names_the_limit() -> None:
     with pytest.raises(TemplateLimit, match=r"did not end within 0\.1 s"):
         ChatTemplate(HOSTILE["nested loops"], "2026-01-02", timeout_s=0.1).render(MESSAGES)
     with pytest.raises(TemplateLimit, match="64 million characters"):

@@ -24,7 +24,7 @@ def clustered(rng: np.random.Generator, rows: int, skewed: bool) -> tuple[np.nda
 
 @pytest.mark.parametrize(("rows", "skewed", "least"), [(6, False, 0.92), (10, False, 0.92), (40, False, 0.92),
                                                        (10, True, 0.87), (40, True, 0.9)])  # fmt: skip
-def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows: int, skewed: bool, least: float) -> None:
+def test_interval_has_its_nominal_coverage(rows: int, skewed: bool, least: float) -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(500):
@@ -34,7 +34,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(rows: int, skew
     assert least <= hits / 500 <= 0.985
 
 
-def test_tokens_are_not_counted_as_if_they_were_rows() -> None:
+def test_tokens_of_one_row_are_not_counted_as_independent() -> None:
     """Repeating a row adds no information; an interval by token would shrink with the row's length."""
     rng = np.random.default_rng(1)
     values, row = rng.normal(0, 1, 8), np.arange(8)
@@ -45,7 +45,7 @@ def test_tokens_are_not_counted_as_if_they_were_rows() -> None:
 
 @given(seeds, st.integers(2, 30))
 @settings(max_examples=60)
-def test_rows_of_equal_length_give_the_textbook_interval_of_their_means(seed: int, rows: int) -> None:
+def test_rows_of_equal_length_give_the_t_interval_of_row_means(seed: int, rows: int) -> None:
     values = np.random.default_rng(seed).normal(3, 2, (rows, 7))
     made = estimate(values.ravel(), np.repeat(np.arange(rows), 7))
     means = values.mean(1)
@@ -56,7 +56,7 @@ def test_rows_of_equal_length_give_the_textbook_interval_of_their_means(seed: in
 
 @given(seeds)
 @settings(max_examples=30)
-def test_the_order_and_the_names_of_rows_do_not_matter(seed: int) -> None:
+def test_interval_does_not_depend_on_row_order_or_names(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values, row = clustered(rng, 7, skewed=True)
     order = rng.permutation(len(row))
@@ -66,24 +66,24 @@ def test_the_order_and_the_names_of_rows_do_not_matter(seed: int) -> None:
 
 
 @given(st.integers(2, 20), st.floats(-5, 5))
-def test_equal_rows_have_an_interval_of_zero_width(rows: int, value: float) -> None:
+def test_identical_rows_have_a_zero_width_interval(rows: int, value: float) -> None:
     made = estimate(np.full(rows * 3, value), np.repeat(np.arange(rows), 3))
     assert made is not None and made.interval is not None
     assert made.interval == pytest.approx((value, value), abs=1e-9)
 
 
-def test_one_row_has_no_interval_and_no_rows_have_no_figure() -> None:
+def test_one_row_has_no_interval_and_no_rows_have_no_estimate() -> None:
     one = estimate(np.array([1.0, 2.0]), np.array([4, 4]))
     assert one is not None and (one.value, one.interval, one.rows) == (1.5, None, 1)
     assert estimate(np.array([]), np.array([])) is None
 
 
-def test_a_ratio_with_zero_denominator_has_no_interval() -> None:
+def test_ratio_with_zero_denominator_has_no_interval() -> None:
     made = estimate(np.array([1.0, 1.0]), np.array([0, 1]), bottom=np.array([2.0, 0.0]))
     assert made is not None and made.interval is None
 
 
-def test_an_interval_is_clipped_to_the_figures_range() -> None:
+def test_interval_is_clipped_to_the_range_of_the_figure() -> None:
     made = estimate(np.array([1, 1, 1, 0]), np.arange(4), least=0.0, most=1.0)
     assert made is not None and made.interval is not None and made.interval[1] == 1.0
 
@@ -94,7 +94,7 @@ def test_students_t_matches_published_tables(freedom: int, t: float) -> None:
     assert quantile(freedom) == pytest.approx(t, rel=2e-3)
 
 
-def test_the_estimated_number_of_rows_decides_the_verdict() -> None:
+def test_estimated_number_of_rows_gives_a_verdict() -> None:
     """The estimated number of similar rows moves the interval just off the limit."""
     rng = np.random.default_rng(2)
     few = rng.normal(0.8, 0.6, 12)

@@ -30,7 +30,7 @@ def model(gguf: Path) -> Iterator[Model]:
         yield opened
 
 
-def test_special_tokens_are_one_id_and_text_survives_the_round_trip(model: Model) -> None:
+def test_special_tokens_are_one_id_and_text_round_trips(model: Model) -> None:
     ids = model.tokenize(CHAT)
     assert model.token_text(ids[0]) == "<|im_start|>"
     assert model.detokenize(ids, special=True).decode() == CHAT
@@ -38,12 +38,12 @@ def test_special_tokens_are_one_id_and_text_survives_the_round_trip(model: Model
     assert model.eos_id in model.eog_ids() and model.is_eog(model.eos_id)
 
 
-def test_unusual_text_is_tokenized(model: Model) -> None:
+def test_unusual_text_is_tokenized_like_transformers(model: Model) -> None:
     for text in ("", "\0", "a\0b", "\ud800", "\U0010ffff", "e\u0301" * 500):
         assert isinstance(model.tokenize(text), list)
 
 
-def test_logits_depend_only_on_what_came_before(model: Model) -> None:
+def test_logits_depend_only_on_preceding_tokens(model: Model) -> None:
     ids = model.tokenize("The capital of France is Paris, and the capital of Italy is Rome.")
     short, whole = llama.score(model, [(ids[:5], [4]), (ids, [4, len(ids) - 1, 0])])
     assert whole.shape == (3, model.n_vocab) and whole.dtype == np.float32
@@ -52,7 +52,7 @@ def test_logits_depend_only_on_what_came_before(model: Model) -> None:
     assert int(np.argmax(whole[0])) == paris
 
 
-def test_every_output_has_its_own_logits_and_a_token_without_one_is_refused(model: Model) -> None:
+def test_logits_are_available_only_for_requested_outputs(model: Model) -> None:
     with Context(model, n_ctx=256, n_seq_max=2, unified=False) as context:
         for last in (5, 6):
             assert context.decode([1, last, 1, 7], [0, 1, 0, 1], [0, 0, 1, 1], [False, True, False, True]) == 0
@@ -66,7 +66,7 @@ def test_every_output_has_its_own_logits_and_a_token_without_one_is_refused(mode
 
 
 @pytest.mark.slow
-def test_a_row_longer_than_one_chunk_scores_as_in_one_sequence(model: Model) -> None:
+def test_row_longer_than_one_chunk_is_scored_like_one_sequence(model: Model) -> None:
     ids = model.tokenize("one two three four five six seven eight nine ten " * 80)
     positions = list(range(0, len(ids) - 1, 3))
     (rows,) = llama.score(model, [(ids, positions)])
@@ -74,7 +74,7 @@ def test_a_row_longer_than_one_chunk_scores_as_in_one_sequence(model: Model) -> 
     assert len(ids) > 600 and right / len(positions) > 0.9
 
 
-def test_chunks_of_logits_are_the_rows_that_score_gives(model: Model) -> None:
+def test_logits_chunks_equal_the_scored_rows(model: Model) -> None:
     ids = model.tokenize("one two three four five six seven eight nine ten " * 20)
     asked = [(ids, list(range(3, 140))), (ids[:9], [0, 8])]
     chunks = list(llama.score_chunks(model, asked))
@@ -84,7 +84,7 @@ def test_chunks_of_logits_are_the_rows_that_score_gives(model: Model) -> None:
         list(llama.score_chunks(model, [(ids, [4, 2])]))
 
 
-def test_ids_and_positions_outside_are_refused_before_llama_cpp_sees_them(model: Model) -> None:
+def test_out_of_range_ids_and_positions_are_rejected_before_llama_cpp(model: Model) -> None:
     with Context(model, n_ctx=64, n_batch=8) as context:
         with pytest.raises(LlamaError, match="vocabulary"):
             context.decode([model.n_vocab], [0], [0], [True])
@@ -116,7 +116,7 @@ def test_files_that_are_not_models_are_one_line_errors(gguf: Path, tmp_path: Pat
         assert len(caught.value.faults) == 1 and "\n" not in caught.value.faults[0]
 
 
-def test_quantizing_reports_fallbacks(gguf: Path, tmp_path: Path) -> None:
+def test_quantization_reports_fallback_types(gguf: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     done = llama.quantize(
         gguf,
@@ -131,7 +131,7 @@ def test_quantizing_reports_fallbacks(gguf: Path, tmp_path: Path) -> None:
     Model.open(tmp_path / "q.gguf").close()
 
 
-def test_quantize_refuses_with_a_reason_and_leaves_nothing(gguf: Path, tmp_path: Path) -> None:
+def test_failed_quantization_has_a_reason_and_leaves_no_file(gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(LlamaError, match="did you mean 'Q4_K_M'"):
         llama.quantize(gguf, tmp_path / "q.gguf", "q4_k_m")
     with pytest.raises(LlamaError, match="requantizing from type q4_1 is disabled"):
@@ -140,7 +140,7 @@ def test_quantize_refuses_with_a_reason_and_leaves_nothing(gguf: Path, tmp_path:
     assert {"F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS"} <= set(llama.quantization_types())
 
 
-def test_the_quantizer_is_a_command_with_lines_to_read(gguf: Path, tmp_path: Path) -> None:
+def test_quantize_command_prints_parsable_progress(gguf: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "burnish.llama", "quantize", str(gguf), str(tmp_path / "q.gguf"), "Q8_0"]
     done = subprocess.run([*command, "--requantize"], capture_output=True, text=True, check=True)
     assert "tensor 272/272 " in done.stdout and done.stdout.splitlines()[-1].startswith("done ")
@@ -149,7 +149,7 @@ def test_the_quantizer_is_a_command_with_lines_to_read(gguf: Path, tmp_path: Pat
     assert refused.returncode == 2 and refused.stderr.startswith("error: ")
 
 
-def test_a_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "self").write_text("0::/box/inner\n")
     (tmp_path / "box" / "inner").mkdir(parents=True)
     (tmp_path / "box" / "cpu.max").write_text("50000 100000\n")
@@ -163,7 +163,7 @@ def test_a_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.M
     assert machine.memory_limit_bytes() == 1_000_000 and machine.memory_available_bytes() == 700_000
 
 
-def test_a_vocabulary_on_which_tokenizing_would_end_the_process_is_refused(tmp_path: Path) -> None:
+def test_vocabulary_that_would_crash_the_tokenizer_is_rejected(tmp_path: Path) -> None:
     """A SentencePiece vocabulary without byte tokens, as a bad tokenizer conversion leaves it."""
     import gguf
 

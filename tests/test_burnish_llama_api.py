@@ -78,13 +78,13 @@ def dropped(there: Any, names: Needs) -> list[str]:
     ]
 
 
-def test_every_function_type_and_constant_is_there() -> None:
+def test_used_functions_types_and_constants_exist() -> None:
     names = functions_and_types()
     assert {"llama_decode", "llama_batch", "llama_get_logits_ith", "LLAMA_LOAD_MODE_AUTO", "_lib"} <= set(names)
     assert dropped(api, names) == []
 
 
-def test_every_parameter_that_is_set_is_a_field() -> None:
+def test_used_parameters_are_struct_fields() -> None:
     needed = parameters()
     assert ("llama_context_default_params", "n_outputs_max") in needed
     assert ("llama_model_default_params", "use_extra_bufts") in needed
@@ -97,14 +97,14 @@ def test_every_parameter_that_is_set_is_a_field() -> None:
 
 
 @pytest.mark.parametrize(("name", "file"), sorted(library_functions().items()))
-def test_every_library_function_without_a_wrapper_is_exported(name: str, file: str) -> None:
+def test_used_library_functions_without_a_wrapper_are_exported(name: str, file: str) -> None:
     try:
         base_function(name, None)
     except AttributeError:
         pytest.fail(f"llama.cpp's library exports no '{name}' any more; burnish/llama/{file} needs it")
 
 
-def test_the_private_loader_of_backends_is_there() -> None:
+def test_private_backend_loader_exists() -> None:
     """A portable build loads its CPU variants through llama_cpp._ggml.libggml; no public name reaches that library."""
     from llama_cpp import _ggml
 
@@ -112,7 +112,7 @@ def test_the_private_loader_of_backends_is_there() -> None:
     assert dropped(_ggml.libggml, {"ggml_backend_load_all_from_path": "runtime.py"}) == []
 
 
-def test_missing_names_are_reported_and_one_module_imports_llama_cpp() -> None:
+def test_missing_names_are_reported() -> None:
     (said,) = dropped(SimpleNamespace(llama_decode=1), {"llama_decode": "context.py", "llama_gone": "model.py"})
     assert said.startswith("llama_cpp ") and said.endswith(
         "has no 'llama_gone' any more; burnish/llama/model.py needs it"

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "persona"
 
 
-def test_the_second_process_learns_the_holder_and_its_start(run: Path) -> None:
+def test_lock_error_names_the_holder_and_its_start_time(run: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(run)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -52,19 +52,19 @@ def test_the_second_process_learns_the_holder_and_its_start(run: Path) -> None:
         assert f'"pid": {os.getpid()}' in (run / lock.LOCK).read_text()
 
 
-def test_a_child_does_not_keep_the_lock_of_its_parent(run: Path) -> None:
+def test_child_process_does_not_keep_the_lock(run: Path) -> None:
     with lock.hold(run, "training"):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     lock.check(run)
     child.communicate(b"\n")
 
 
-def test_a_new_run_is_not_locked(run: Path) -> None:
+def test_new_run_is_not_locked(run: Path) -> None:
     lock.check(run)
     assert not run.exists()
 
 
-def test_a_file_system_without_locks_causes_a_warning(
+def test_file_system_without_locks_causes_a_warning(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -76,7 +76,7 @@ def test_a_file_system_without_locks_causes_a_warning(
     assert "can't be locked (No locks available)" in capsys.readouterr().err
 
 
-def test_training_a_locked_run_ends_before_the_data_is_read(run: Path) -> None:
+def test_training_a_locked_run_fails_before_reading_data(run: Path) -> None:
     words = ["run", "--base.id", "x", "--data.path", "nowhere", "--run.root", str(run.parent), "--run.name", run.name]
     with lock.hold(run, "an export"), pytest.raises(RunError, match="an export has been working on it since"):
         main(words)
@@ -84,7 +84,7 @@ def test_training_a_locked_run_ends_before_the_data_is_read(run: Path) -> None:
         main(words)
 
 
-def test_a_run_gets_its_name_before_it_is_locked() -> None:
+def test_run_is_named_before_it_is_locked() -> None:
     settings = TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "my rows.jsonl"}})
     prepared = SimpleNamespace(base=Base("me/The-Base-F16", None, Path("."), ""))
     name = settle_name(settings, prepared).run.name  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def test_a_run_gets_its_name_before_it_is_locked() -> None:
     assert name.startswith("The-Base-my-rows-2")
 
 
-def test_checking_a_lock_needs_no_write_permission(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_check_needs_no_write_permission(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NFS gives an exclusive lock only to a file that is open for writing."""
     kinds: list[int] = []
     with lock.hold(run, "training"):
@@ -102,7 +102,7 @@ def test_checking_a_lock_needs_no_write_permission(run: Path, monkeypatch: pytes
     assert kinds == [fcntl.LOCK_SH | fcntl.LOCK_NB]
 
 
-def test_a_run_can_start_while_its_lock_is_checked(run: Path) -> None:
+def test_run_can_start_while_its_lock_is_checked(run: Path) -> None:
     with lock.hold(run, "training"):
         pass
     look = (

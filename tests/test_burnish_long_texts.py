@@ -59,7 +59,7 @@ def undivided(model: Model, text: str, add_special: bool, parse_special: bool) -
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_divided_text_has_the_ids_of_the_whole(
+def test_divided_text_gives_the_ids_of_the_whole_text(
     kind: str, data: st.DataObject, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models[kind]
@@ -78,7 +78,7 @@ def test_a_divided_text_has_the_ids_of_the_whole(
     assert model.tokenize(text, add_special=add, parse_special=parse) == undivided(model, text, add, parse)
 
 
-def test_a_control_token_that_is_user_defined_too_is_text_unless_it_is_parsed(
+def test_user_defined_control_token_is_text_unless_parsed(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, text = models["gemma-4"], "<audio|><|tool_response><audio|>"
@@ -88,14 +88,14 @@ def test_a_control_token_that_is_user_defined_too_is_text_unless_it_is_parsed(
     assert model.tokenize(text, parse_special=False) == whole
 
 
-def test_two_specials_that_overlap_are_not_divided_between() -> None:
+def test_overlapping_special_strings_are_not_split() -> None:
     """llama.cpp takes the longest first, wherever it is; the first from the left would be cut here."""
     divider = division.Divider({"<a>": False, "a>bbbb<": False})
     text = "<a>bbbb<a>" + "x" * division.PIECE
     assert list(divider.pieces("y" * division.PIECE + text)) == ["y" * division.PIECE + text]
 
 
-def test_specials_repeated_take_linear_time() -> None:
+def test_repeated_special_strings_take_linear_time() -> None:
     for kind, unit in (("qwen2", "<|im_end|>"), ("llama-spm", "</s>"), ("phi-3", "<|end|> \n")):
         with Model.open(vocabulary(kind), vocab_only=True) as model:
             began = time.monotonic()
@@ -104,7 +104,7 @@ def test_specials_repeated_take_linear_time() -> None:
             assert time.monotonic() - began < 20, kind
 
 
-def test_the_finder_finds_from_any_place() -> None:
+def test_special_string_search_starts_at_any_offset() -> None:
     finder = Finder(frozenset({"<a>", "a>"}))
     assert list(finder.find("<a><a>", 1)) == [(1, 3, "a>"), (3, 6, "<a>")]
     assert [start for start, _, _ in finder.every("<a><a>", 0, 2)] == [0, 1]
@@ -150,7 +150,7 @@ def test_no_pre_tokenizer_crashes_on_a_long_run_of_characters(pre: str, tmp_path
     assert done.returncode == 0, done.stderr[-300:]
 
 
-def test_a_text_on_the_large_stack_has_the_same_ids() -> None:
+def test_text_tokenized_on_a_large_stack_has_the_same_ids() -> None:
     with Model.open(small_model(), vocab_only=True) as model:
         text = "The boat leaves at noon. Naïve café, 37 €.\n" * 300
         assert model.tokenize(text) == undivided(model, text, False, True)

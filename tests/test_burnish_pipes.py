@@ -47,7 +47,7 @@ def pipe(path: Path) -> Path:
 
 @pytest.mark.parametrize("what", OPENERS)
 @pytest.mark.parametrize("kind", ["pipe", "a link to a pipe", "device"])
-def test_pipes_sockets_and_devices_are_refused_by_name(what: str, kind: str, tmp_path: Path) -> None:
+def test_pipes_sockets_and_devices_are_rejected_by_name(what: str, kind: str, tmp_path: Path) -> None:
     path = Path("/dev/zero") if kind == "device" else pipe(tmp_path / "x.gguf")
     if kind == "a link to a pipe":
         (tmp_path / "link.gguf").symlink_to(path)
@@ -58,7 +58,7 @@ def test_pipes_sockets_and_devices_are_refused_by_name(what: str, kind: str, tmp
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "generation_config.json", "model.safetensors"])
-def test_a_base_directory_with_a_pipe_is_refused(name: str, tmp_path: Path) -> None:
+def test_base_directory_with_a_pipe_is_rejected(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("")
     (tmp_path / name).unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def test_a_base_directory_with_a_pipe_is_refused(name: str, tmp_path: Path) -> N
     assert irregular_in(tmp_path)
 
 
-def test_an_adapter_with_a_pipe_is_refused(tmp_path: Path) -> None:
+def test_adapter_with_a_pipe_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     pipe(tmp_path / "adapter_model.safetensors")
     settings = TrainSettings.model_validate(
@@ -78,7 +78,7 @@ def test_an_adapter_with_a_pipe_is_refused(tmp_path: Path) -> None:
         adapter_path(settings)
 
 
-def test_pipes_in_a_data_directory_are_skipped_with_a_note(tmp_path: Path) -> None:
+def test_pipes_in_a_data_directory_are_skipped_and_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
     pipe(tmp_path / "b.jsonl")
     notes: list[str] = []
@@ -86,7 +86,7 @@ def test_pipes_in_a_data_directory_are_skipped_with_a_note(tmp_path: Path) -> No
     data_sha256(tmp_path)
 
 
-def test_examine_refuses_a_pipe_before_it_reads(tmp_path: Path) -> None:
+def test_examine_rejects_a_pipe_without_reading(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs")
     settings = ExportSettings.model_validate({"run": {"root": str(tmp_path / "runs"), "name": run.id}})
     with pytest.raises(UserError, match="named pipe"):

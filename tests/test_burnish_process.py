@@ -36,7 +36,7 @@ while time.monotonic() < end:
         ("export", "SIGILL", "error: the export ended by SIGILL (illegal instruction): llama.cpp does not fit"),
     ],
 )
-def test_a_stage_that_crashes_is_one_line_and_exit_code_2(stage: str, name: str, says: str, tmp_path: Path) -> None:
+def test_crashed_stage_is_one_line_with_exit_code_2(stage: str, name: str, says: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", stage, "run", "--run.root", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     os.kill(child_of(process), signal.Signals[name])
@@ -46,7 +46,7 @@ def test_a_stage_that_crashes_is_one_line_and_exit_code_2(stage: str, name: str,
 
 @pytest.mark.parametrize("stage", ["train", "export"])
 @pytest.mark.parametrize("delay", [0.0, 0.5, 2.0])
-def test_ctrl_c_while_a_stage_imports_is_one_line(stage: str, delay: float, tmp_path: Path) -> None:
+def test_ctrl_c_during_imports_is_one_line(stage: str, delay: float, tmp_path: Path) -> None:
     command = [sys.executable, "-m", stage, "run", "--run.root", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     child_of(process)

@@ -43,7 +43,7 @@ def with_figures(run: Run, number: int = 1, verdict: str = "pass", **figures: An
     return content
 
 
-def test_every_fault_of_a_record_is_one_line(good: Run) -> None:
+def test_every_error_in_a_record_is_one_line(good: Run) -> None:
     content = export_of(good) | {"context_length": -5, "stop": [""]}
     content["artefacts"][1]["path"] = "../../etc/passwd"
     content["artefacts"][2]["bytes"] = 1.5
@@ -54,18 +54,18 @@ def test_every_fault_of_a_record_is_one_line(good: Run) -> None:
     assert '"../../etc/passwd"' in found[0] and "found -5" in found[3]
 
 
-def test_a_record_of_a_newer_version_says_so_and_nothing_else(good: Run) -> None:
+def test_newer_record_version_is_the_only_error_reported(good: Run) -> None:
     (found,) = faults(export_of(good) | {"schema_version": 2, "artefacts": "elsewhere"})
     assert "schema_version: 2 was written by a newer Burnish, this one reads 1: update Burnish" in found
 
 
-def test_fields_of_a_newer_version_are_kept(good: Run) -> None:
+def test_unknown_fields_are_kept(good: Run) -> None:
     content = export_of(good) | {"later": {"x": [1]}}
     record = parse(ExportRecord, json.dumps(content).encode())
     assert json.loads(record.model_dump_json())["later"] == {"x": [1]}
 
 
-def test_records_of_the_first_version_are_read(good: Run) -> None:
+def test_records_of_version_1_are_read(good: Run) -> None:
     """They had no gate, no intervals, no number of rows, no versions, no licence and no parent."""
     train, export = read_both(good)
     assert export.gate == {} and export.artefacts[0].fidelity.rows is None and train.special_tokens == "parse"
@@ -84,7 +84,7 @@ def test_records_of_the_first_version_are_read(good: Run) -> None:
         (" " * (MOST_BYTES + 1), "expected at most"),
     ],
 )  # fmt: skip
-def test_ambiguous_or_unbounded_json_is_refused(text: str, says: str) -> None:
+def test_ambiguous_or_unbounded_json_is_rejected(text: str, says: str) -> None:
     with pytest.raises(RecordError, match=says):
         parse(TrainRecord, text.encode())
 
@@ -111,16 +111,16 @@ def test_ambiguous_or_unbounded_json_is_refused(text: str, says: str) -> None:
         ({"kl_ci": [2.0, 1.0]}, "expected the interval's lower end first"),
     ],
 )
-def test_a_pass_that_contradicts_the_figures_is_refused(figures: dict[str, Any], says: str, good: Run) -> None:
+def test_pass_verdict_contradicting_the_figures_is_rejected(figures: dict[str, Any], says: str, good: Run) -> None:
     assert says in " ".join(faults(with_figures(good, **figures)))
 
 
-def test_a_verdict_may_be_worse_than_its_figures(good: Run) -> None:
+def test_verdict_may_be_stricter_than_the_figures(good: Run) -> None:
     content = with_figures(good, number=1, verdict="fail")
     assert parse(ExportRecord, json.dumps(content).encode()).artefacts[1].verdict == "fail"
 
 
-def test_looser_thresholds_let_more_pass_and_are_shown_by_serve(
+def test_looser_thresholds_are_accepted_and_shown_by_serve(
     good: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path)
@@ -131,11 +131,11 @@ def test_looser_thresholds_let_more_pass_and_are_shown_by_serve(
     assert chosen.record["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
 
 
-def test_a_gguf_does_not_pass_if_its_merge_fails(good: Run) -> None:
+def test_gguf_cannot_pass_if_its_merge_fails(good: Run) -> None:
     assert "that of the merge it was made from is fail" in " ".join(faults(with_figures(good, 0, verdict="fail")))
 
 
-def test_the_default_is_a_gguf_of_the_record_that_passed(good: Run) -> None:
+def test_default_must_be_a_passing_gguf(good: Run) -> None:
     for name in ("gguf/other.gguf", "merged"):
         assert f"default: '{name}' is not a passing GGUF of this record" in " ".join(
             faults(export_of(good) | {"default": name})
@@ -144,13 +144,13 @@ def test_the_default_is_a_gguf_of_the_record_that_passed(good: Run) -> None:
     assert "is not a passing GGUF of this record" in " ".join(faults(content))
 
 
-def test_two_artifacts_of_one_name_are_refused(good: Run) -> None:
+def test_duplicate_artifact_names_are_rejected(good: Run) -> None:
     content = export_of(good)
     content["artefacts"].append({**content["artefacts"][1], "path": "again/tuned-F16.gguf"})
     assert "artefacts: 'tuned-F16.gguf' occurs 2 times" in faults(content)
 
 
-def test_faults_of_both_records_come_together(tmp_path: Path) -> None:
+def test_errors_in_both_records_are_reported_together(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     for name, key in (("train.json", "max_length"), ("export.json", "context_length")):
         content = json.loads((run.path / name).read_text()) | {key: 0}
@@ -161,7 +161,7 @@ def test_faults_of_both_records_come_together(tmp_path: Path) -> None:
 
 
 @given(st.text(st.sampled_from("ab/.~\\:\n\x00 é"), max_size=12))
-def test_a_path_that_is_accepted_stays_inside(text: str) -> None:
+def test_accepted_paths_stay_inside_the_run(text: str) -> None:
     try:
         path = inside(text)
     except ValueError:
@@ -171,5 +171,5 @@ def test_a_path_that_is_accepted_stays_inside(text: str) -> None:
     assert joined != Path("/runs/r")
 
 
-def test_template_variables_of_a_record_are_not_the_renderers_own(good: Run) -> None:
+def test_reserved_template_variables_in_a_record_are_rejected(good: Run) -> None:
     assert "messages can't be set" in " ".join(faults(export_of(good) | {"template_kwargs": {"messages": []}}))

@@ -104,7 +104,7 @@ def page(run: Run) -> str:
     return write(run).read_text(encoding="utf-8")
 
 
-def test_a_trained_run_has_curves_and_says_that_export_is_next(run: Run) -> None:
+def test_trained_run_shows_curves_and_the_next_command(run: Run) -> None:
     html = page(run)
     assert "Trained, not exported yet" in html and "make export RUN=the-run" in html
     for title in ("Loss while training", "Learning rate", "Gradient norm", "Length of the examined rows"):
@@ -113,7 +113,7 @@ def test_a_trained_run_has_curves_and_says_that_export_is_next(run: Run) -> None
     assert "Artifacts" not in html
 
 
-def test_an_exported_run_names_what_is_served_and_shows_every_figure(run: Run) -> None:
+def test_exported_run_shows_the_served_file_and_all_figures(run: Run) -> None:
     export_record(run)
     html = page(run)
     assert "serve loads gguf/r-Q8_0.gguf" in html and "keeps 90.0% of what training gained" in html
@@ -124,7 +124,7 @@ def test_an_exported_run_names_what_is_served_and_shows_every_figure(run: Run) -
     assert 'aria-label="Drift against size"' in html and "merged F16" in html
 
 
-def test_none_passing_a_later_training_and_a_publication_change_the_headline(run: Run) -> None:
+def test_headline_reports_failures_stale_exports_and_publication(run: Run) -> None:
     export_record(run, default=None)
     assert "No artifact passes: serve refuses this run" in page(run)
     push = {
@@ -141,7 +141,7 @@ def test_none_passing_a_later_training_and_a_publication_change_the_headline(run
     assert "The export is from an earlier training" in page(run)
 
 
-def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
+def test_looser_thresholds_are_shown_in_headline_and_table(run: Run) -> None:
     export_record(run, gate={"max_kl": 0.1, "min_top1": 0.88})
     html = page(run)
     assert "Thresholds: max_kl 0.1, min_top1 0.88." in html and "looser" not in html
@@ -151,7 +151,7 @@ def test_looser_thresholds_qualify_the_headline_and_the_table(run: Run) -> None:
     assert html.count("judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)") == 2
 
 
-def test_an_inconclusive_artifact_is_neither_green_nor_red_and_its_intervals_are_shown(run: Run) -> None:
+def test_inconclusive_artifact_has_its_own_colour_and_intervals(run: Run) -> None:
     open_one = artifact("Q8_0", 145_000_000, 1.1, "inconclusive", "KL 0.09 (95% interval 0.05 to 0.13) may be above")
     open_one["fidelity"] |= {"kl": 0.09, "kl_ci": (0.05, 0.13), "top1_agreement_ci": (0.9, 1.0),
                              "loss_general_base": 3.1, "loss_general_trained": 3.25}  # fmt: skip
@@ -173,7 +173,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_the_page_is_self_contained_and_has_no_script(run: Run) -> None:
+def test_report_is_self_contained_without_scripts(run: Run) -> None:
     export_record(run)
     html = page(run)
     tags = Tags()
@@ -184,7 +184,7 @@ def test_the_page_is_self_contained_and_has_no_script(run: Run) -> None:
     assert "prefers-color-scheme: dark" in html and "width=device-width" in html
 
 
-def test_markup_in_data_is_shown_as_text_everywhere(run: Run, tmp_path: Path) -> None:
+def test_markup_in_data_is_escaped(run: Run, tmp_path: Path) -> None:
     other = Run(tmp_path / "nasty")
     other.path.mkdir()
     data = {"path": NASTY, "sha256": SHA, "format": "messages", "rows": 1, "eval_rows": 1, "over_length": 0}
@@ -215,7 +215,7 @@ def test_calls_in_answers_are_shown_as_calls(tmp_path: Path, dialect: str | None
     assert '<div class="text soft">Rain?</div>' in html and "no tool" in html and "&lt;think&gt;" not in html
 
 
-def test_missing_partial_or_infinite_data_does_not_prevent_the_page(tmp_path: Path) -> None:
+def test_report_tolerates_missing_partial_and_infinite_data(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     run.path.mkdir()
     train_record(run)
@@ -228,13 +228,13 @@ def test_missing_partial_or_infinite_data_does_not_prevent_the_page(tmp_path: Pa
         write(Run(tmp_path))
 
 
-def test_recorded_lengths_of_the_training_rows_are_preferred(run: Run) -> None:
+def test_recorded_row_lengths_are_preferred(run: Run) -> None:
     data = {"path": "d", "sha256": SHA, "format": "text", "rows": 3, "eval_rows": 0, "over_length": 0}
     train_record(run, data={**data, "lengths": lengths([3, 70, 71, 900]).to_dict()})
     assert 'aria-label="Length of the training rows"' in page(run)
 
 
-def test_a_training_without_gain_is_reported(run: Run) -> None:
+def test_training_without_gain_is_reported(run: Run) -> None:
     for path in (run.path / "exam").iterdir():
         path.unlink()
     (run.path / "exam").rmdir()
@@ -253,7 +253,7 @@ def test_lengths_count_every_row_once(tokens: list[int]) -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(0.0, 3.4), (1e-9, 5e-4), (0.93, 0.97), (5.0, 5.0), (0.0, 0.0), (-3.0, 2.0), (0, 123456)]
 )
-def test_ticks_are_round_few_and_inside_the_range(low: float, high: float) -> None:
+def test_axis_ticks_are_round_few_and_inside_the_range(low: float, high: float) -> None:
     axis = Axis.over("x", [low, high])
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 8
@@ -261,20 +261,20 @@ def test_ticks_are_round_few_and_inside_the_range(low: float, high: float) -> No
     assert 0 <= axis.share(low) <= axis.share(high) <= 1
 
 
-def test_a_log_axis_has_powers_of_ten() -> None:
+def test_log_axis_has_powers_of_ten() -> None:
     axis = Axis.over("x", [3e-7, 0.02], log=True)
     assert (axis.low, axis.high) == (pytest.approx(1e-7), pytest.approx(0.1))
     assert axis.share(1e-7) == pytest.approx(0) and axis.share(0.1) == pytest.approx(1)
 
 
-def test_a_long_curve_keeps_its_spikes() -> None:
+def test_long_curve_keeps_its_spikes() -> None:
     points = [(float(i), 0.0) for i in range(100_000)]
     points[54_321] = (54_321.0, 9.0)
     kept = thin(points, 800)
     assert len(kept) <= 800 and (54_321.0, 9.0) in kept and kept == sorted(kept)
 
 
-def test_labels_of_near_points_cover_neither_one_another_nor_a_point() -> None:
+def test_labels_of_close_points_do_not_overlap() -> None:
     points = [Labelled(name, 100.0 + i, "pass", 1e-3) for i, name in enumerate(("F16", "BF16", "Q8_0", "Q6_K"))]
     drawn = str(scatter("t", Axis.over("x", [0, 200]), Axis.over("y", [1e-3, 1e-2], log=True), points))
     labels = [tuple(map(float, at)) for at in re.findall(r'<text x="([^"]*)" y="([^"]*)"[^>]*class="name"', drawn)]
@@ -287,14 +287,14 @@ def test_labels_of_near_points_cover_neither_one_another_nor_a_point() -> None:
     assert not [(t, d) for t in labels for d in dots if t[0] - 5 < d[0] < t[0] + 29 and t[1] - 15 < d[1] < t[1] + 7]
 
 
-def test_a_long_curve_is_drawn_with_its_means() -> None:
+def test_long_curve_is_drawn_with_a_moving_mean() -> None:
     points = [(float(i), float(i % 2)) for i in range(1000)]
     drawn = str(curves("t", Axis.over("x", [0, 1000]), Axis.over("y", [0, 1]), [Series("s", points, "held")]))
     assert drawn.count("<path") == 2 and drawn.count("faint") == 1 and "<circle" not in drawn
     assert all(y == pytest.approx(0.5, abs=0.04) for _, y in means(points))
 
 
-def test_one_point_and_one_bar_are_drawn() -> None:
+def test_single_point_and_single_bar_are_drawn() -> None:
     x, y = Axis.over("x", [1.0]), Axis.over("y", [2.0])
     assert "<circle" in curves("t", x, y, [Series("s", [(1.0, 2.0)], "held")])
     assert "0.0000" in bars("t", "x", [Labelled("base", 0.0, "base")])
@@ -303,9 +303,9 @@ def test_one_point_and_one_bar_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0"), (0.0003, "3e-4"), (0.25, "0.25"), (1500.0, "1,500"), (2e6, "2e6"), (-1.5, "-1.5")]
 )
-def test_numbers_are_short(value: float, text: str) -> None:
+def test_numbers_are_formatted_compactly(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_sizes_are_in_powers_of_ten() -> None:
+def test_sizes_use_decimal_units() -> None:
     assert [size(n) for n in (12, 145_400_000, 2_710_000_000)] == ["12 bytes", "145 MB", "2.71 GB"]

@@ -31,26 +31,26 @@ def push_record(run_id: str = "r") -> PushRecord:
     )
 
 
-def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_record_round_trips_through_its_file(tmp_path: Path) -> None:
     Run(tmp_path).write(push_record())
     assert Run(tmp_path).read(PushRecord) == push_record()
     assert [p.name for p in tmp_path.iterdir()] == ["push.json"]
 
 
 @pytest.mark.parametrize("change", [{"schema_version": 2}, {"files": "f"}, {"repo": None}])
-def test_a_record_of_another_version_or_shape_is_refused_by_name(tmp_path: Path, change: dict[str, object]) -> None:
+def test_record_with_wrong_version_or_shape_is_rejected_by_field(tmp_path: Path, change: dict[str, object]) -> None:
     content = {**push_record().model_dump(), **change}
     (tmp_path / "push.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match=f"push.json: {next(iter(change))}"):
         Run(tmp_path).read(PushRecord)
 
 
-def test_unknown_keys_of_a_newer_version_are_kept(tmp_path: Path) -> None:
+def test_unknown_record_keys_are_kept(tmp_path: Path) -> None:
     (tmp_path / "push.json").write_text(json.dumps({**push_record().model_dump(), "later": 1}))
     assert json.loads(Run(tmp_path).read(PushRecord).model_dump_json())["later"] == 1
 
 
-def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file_unchanged(tmp_path: Path) -> None:
     target = tmp_path / "f"
     target.write_text("old")
     with pytest.raises(ZeroDivisionError), atomic_file(target) as temporary:
@@ -59,7 +59,7 @@ def test_a_fault_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Pa
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
 
 
-def test_a_fault_while_filling_a_directory_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_directory_write_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "d") as temporary:
         (temporary / "half").write_text("x")
         raise ZeroDivisionError
@@ -74,7 +74,7 @@ def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
-def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path: Path) -> None:
+def test_newest_run_with_the_record_is_selected(tmp_path: Path) -> None:
     for name in ("old", "new", "unfinished"):
         (tmp_path / name).mkdir()
     for day, name in (("01", "old"), ("02", "new")):
@@ -89,7 +89,7 @@ def test_the_newest_run_with_the_record_is_found_and_others_are_listed(tmp_path:
         find_run(tmp_path, "unfinished", PushRecord)
 
 
-def test_of_two_runs_in_one_second_the_last_written_is_newest(tmp_path: Path) -> None:
+def test_newest_of_two_runs_in_one_second_is_the_last_written(tmp_path: Path) -> None:
     for name, stamp in (("second", 9), ("first", 1)):
         (tmp_path / name).mkdir()
         Run(tmp_path / name).write(push_record(name).model_copy(update={"created": "2026-01-01T00:00:00Z"}))
@@ -97,7 +97,7 @@ def test_of_two_runs_in_one_second_the_last_written_is_newest(tmp_path: Path) ->
     assert find_run(tmp_path, None, PushRecord).id == "second"
 
 
-def test_a_damaged_run_and_one_from_the_future_are_skipped_with_a_warning(
+def test_damaged_runs_and_future_dates_are_skipped_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, created in (("good", "2026-01-01T00:00:00Z"), ("later", "2999-01-01T00:00:00Z")):
@@ -115,7 +115,7 @@ def test_a_damaged_run_and_one_from_the_future_are_skipped_with_a_warning(
     assert len(caught.value.faults) == 2
 
 
-def test_only_files_with_rows_are_private(tmp_path: Path) -> None:
+def test_only_files_containing_rows_have_private_permissions(tmp_path: Path) -> None:
     os.umask(before := os.umask(0o022))
     try:
         with atomic_directory(tmp_path / "exam", private=True) as directory:
@@ -132,7 +132,7 @@ def test_only_files_with_rows_are_private(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_one_changed_byte_anywhere_changes_a_tree_hash(tmp_path: Path) -> None:
+def test_tree_hash_changes_with_any_byte(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_text("1")
     before = tree_sha256(tmp_path)
@@ -140,7 +140,7 @@ def test_one_changed_byte_anywhere_changes_a_tree_hash(tmp_path: Path) -> None:
     assert tree_sha256(tmp_path) != before
 
 
-def test_an_unwritable_directory_and_a_full_disk_are_reported_before_work(tmp_path: Path) -> None:
+def test_unwritable_directory_and_full_disk_are_reported_before_work_starts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="can't be written"):
         check_writable(tmp_path / "file" / "runs", 0, "training")
@@ -152,5 +152,5 @@ def test_an_unwritable_directory_and_a_full_disk_are_reported_before_work(tmp_pa
     ("base", "data", "start"),
     [("meta/Llama-3.1-8B", "data/my rows.jsonl", "Llama-3.1-8B-my-rows-"), ("/x/m.gguf", "ü.csv", "m-x-")],
 )
-def test_ids_are_safe_in_a_path(base: str, data: str, start: str) -> None:
+def test_run_ids_are_safe_path_components(base: str, data: str, start: str) -> None:
     assert runs.new_id(base, data).startswith(start)

@@ -42,14 +42,14 @@ def linked_away(run: Run, name: str) -> Path:
 @pytest.mark.parametrize(
     "name", ["config.yaml", "merged/config.json", "merged", "adapter", "gguf/tuned-Q8_0.gguf", "gguf"]
 )
-def test_nothing_behind_a_link_is_published(name: str, tmp_path: Path) -> None:
+def test_files_behind_links_are_not_published(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     linked_away(run, name)
     with pytest.raises(UserError, match="is a link out of the run"):
         collect(selected(run))
 
 
-def test_a_link_to_a_file_of_the_run_is_not_published_either(tmp_path: Path) -> None:
+def test_links_inside_the_run_are_not_published(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run.path / "merged" / "tokenizer.json").rename(run.path / "aside.json")
     (run.path / "merged" / "tokenizer.json").symlink_to("../aside.json")
@@ -58,7 +58,7 @@ def test_a_link_to_a_file_of_the_run_is_not_published_either(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["payload.py", ".git/config.json", "a\u202egnp.json", "notes", "model.pkl"])
-def test_files_foreign_to_a_checkpoint_are_not_published(name: str, tmp_path: Path) -> None:
+def test_files_outside_a_checkpoint_are_not_published(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     extra = run.path / "adapter" / name
     extra.parent.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def test_files_foreign_to_a_checkpoint_are_not_published(name: str, tmp_path: Pa
         collect(selected(run))
 
 
-def test_every_link_is_named_at_once(tmp_path: Path) -> None:
+def test_all_links_are_reported_together(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     for name in ("a.json", "b.json"):
         (run.path / "merged" / name).symlink_to("tokenizer.json")
@@ -77,7 +77,7 @@ def test_every_link_is_named_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gguf/tuned-Q4_K_M.gguf", "gguf", "export.json", "train.json"])
-def test_serve_takes_no_file_from_outside_of_the_run(name: str, tmp_path: Path) -> None:
+def test_serve_refuses_files_outside_the_run(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     linked_away(run, name)
     with pytest.raises(RunError, match="is a link out of the run"):
@@ -85,7 +85,7 @@ def test_serve_takes_no_file_from_outside_of_the_run(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["merged", "gguf", ".export", "logs"])
-def test_export_writes_nothing_through_a_link(name: str, tmp_path: Path) -> None:
+def test_export_does_not_write_through_links(name: str, tmp_path: Path) -> None:
     run, outside = make_run(tmp_path / "runs"), tmp_path / "outside"
     outside.mkdir()
     if (run.path / name).is_dir():
@@ -96,14 +96,14 @@ def test_export_writes_nothing_through_a_link(name: str, tmp_path: Path) -> None
     assert not list(outside.iterdir())
 
 
-def test_a_run_may_be_a_link_itself(tmp_path: Path) -> None:
+def test_run_directory_may_be_a_link(tmp_path: Path) -> None:
     run = make_run(tmp_path / "disk")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "here").symlink_to(run.path)
     assert choose(ServeSettings(runs=str(tmp_path / "runs"), run="here")).path.is_file()
 
 
-def test_a_repositorys_files_are_only_in_its_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_cache_links_must_stay_in_their_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "runs")
     snapshot = tmp_path / "models--me--m" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_a_repositorys_files_are_only_in_its_blobs(tmp_path: Path, monkeypatch: 
         choose(ServeSettings(model="hf://me/m"))
 
 
-def test_a_recorded_file_name_is_not_a_download_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_file_name_is_not_used_as_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
     content = json.loads((run.path / "export.json").read_text())
     for artifact in content["artefacts"]:
@@ -147,7 +147,7 @@ def test_a_recorded_file_name_is_not_a_download_pattern(tmp_path: Path, monkeypa
     assert asked[1] == ["[*][[]a].gguf"]
 
 
-def test_a_link_whose_target_is_named_like_a_hash_is_still_read(tmp_path: Path) -> None:
+def test_link_target_named_like_a_hash_is_still_hashed(tmp_path: Path) -> None:
     base, secret = tmp_path / "base", tmp_path / "blobs" / ("a" * 64)
     base.mkdir()
     secret.parent.mkdir()
@@ -158,7 +158,7 @@ def test_a_link_whose_target_is_named_like_a_hash_is_still_read(tmp_path: Path) 
     assert directory_sha256(base) != before
 
 
-def test_blob_names_of_the_hubs_cache_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_cache_blob_names_are_trusted_as_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     snapshot, blob = tmp_path / "models--x" / "snapshots" / "c", tmp_path / "models--x" / "blobs" / ("a" * 64)
     for directory in (snapshot, blob.parent):
@@ -170,7 +170,7 @@ def test_blob_names_of_the_hubs_cache_are_trusted(tmp_path: Path, monkeypatch: p
     assert directory_sha256(snapshot) == before
 
 
-def test_a_linked_lock_file_does_not_truncate_its_target(tmp_path: Path) -> None:
+def test_linked_lock_file_does_not_truncate_its_target(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("kept")
     (tmp_path / "run").mkdir()
@@ -198,7 +198,9 @@ def unix_socket(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["train.json", "export.json", "gguf/tuned-Q4_K_M.gguf", "config.yaml", "adapter/x.json"]
 )
-def test_a_pipe_or_socket_in_a_run_is_refused_at_once(make: Callable[[Path], None], name: str, tmp_path: Path) -> None:
+def test_pipes_and_sockets_in_a_run_are_rejected_without_blocking(
+    make: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
     run = make_run(tmp_path)
     (run.path / name).unlink(missing_ok=True)
     make(run.path / name)
@@ -207,13 +209,13 @@ def test_a_pipe_or_socket_in_a_run_is_refused_at_once(make: Callable[[Path], Non
         collect(selected(run))
 
 
-def test_hashes_cover_only_regular_files(tmp_path: Path) -> None:
+def test_tree_hash_covers_only_regular_files(tmp_path: Path) -> None:
     fifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="named pipe"):
         file_sha256(tmp_path / "pipe")
 
 
-def test_the_licence_of_a_base_is_read_in_bounded_time(tmp_path: Path) -> None:
+def test_base_licence_is_read_in_bounded_time(tmp_path: Path) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(12)
     )
@@ -229,7 +231,7 @@ def test_the_licence_of_a_base_is_read_in_bounded_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secret", ["config.yaml", "logs/metrics.jsonl", "exam"])
-def test_the_report_shows_nothing_from_outside_of_the_run(secret: str, tmp_path: Path) -> None:
+def test_report_shows_nothing_from_outside_the_run(secret: str, tmp_path: Path) -> None:
     run, outside = make_run(tmp_path / "runs"), tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("- top secret")

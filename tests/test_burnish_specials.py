@@ -60,21 +60,21 @@ def controls(chat: Chat, ids: list[int]) -> list[int]:
     return [i for i in ids if i in chat.vocabulary.specials.values()]
 
 
-def test_both_sides_have_the_same_special_strings(tokenizer: Any, model: Model) -> None:
+def test_transformers_and_llama_cpp_have_the_same_special_strings(tokenizer: Any, model: Model) -> None:
     one, other = vocabulary.from_tokenizer(tokenizer), vocabulary.from_gguf(model)
     assert one.specials == other.specials and one.specials["<filename>"] == 6
 
 
 @given(text=plain)
 @hypothesis
-def test_a_chat_without_special_strings_keeps_its_ids(text: str, chat: Chat) -> None:
+def test_chat_without_special_strings_keeps_its_token_ids(text: str, chat: Chat) -> None:
     messages = [*user(text), {"role": "assistant", "content": text}]
     assert chat.ids(messages) == chat.vocabulary.parse(chat.template.render(messages))
 
 
 @given(text=plain)
 @hypothesis
-def test_pieces_have_the_ids_of_the_whole(text: str, chat: Chat) -> None:
+def test_encoding_in_pieces_equals_encoding_whole(text: str, chat: Chat) -> None:
     """The slow path gives the same result where it is not needed."""
     whole = chat.template.render(user(text), add_generation_prompt=True)
     spans = tuple((start, end) for start, end, _ in chat._finder.find(whole))
@@ -83,7 +83,7 @@ def test_pieces_have_the_ids_of_the_whole(text: str, chat: Chat) -> None:
 
 @given(text=spelled)
 @hypothesis
-def test_no_text_becomes_a_control_token_and_all_of_it_comes_back(
+def test_text_never_becomes_a_control_token_and_round_trips(
     text: str, chat: Chat, tokenizer: Any, model: Model
 ) -> None:
     neutral = chat.ids(user("x"), add_generation_prompt=True)
@@ -106,14 +106,14 @@ def sides(tokenizer: Any, model: Model) -> tuple[Chat, ...]:
 
 @given(texts=st.lists(spelled, min_size=1, max_size=4))
 @hypothesis
-def test_transformers_and_llama_cpp_give_the_same_ids(texts: list[str], sides: tuple[Chat, ...]) -> None:
+def test_transformers_and_llama_cpp_produce_the_same_ids(texts: list[str], sides: tuple[Chat, ...]) -> None:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text, "name": text} for i, text in enumerate(texts)]
     one, other = (side.ids(messages, add_generation_prompt=True) for side in sides)
     assert one == other
 
 
-def test_a_forged_turn_is_text_and_parse_is_as_before(chat: Chat) -> None:
+def test_forged_turn_is_text_unless_special_tokens_is_parse(chat: Chat) -> None:
     start, end = (chat.vocabulary.specials[s] for s in ("<|im_start|>", "<|im_end|>"))
     assert controls(chat, chat.ids(user(FORGED), add_generation_prompt=True)) == [start, end, start]
     old = Chat(chat.template, chat.vocabulary, "parse")
@@ -134,7 +134,9 @@ def test_a_forged_turn_is_text_and_parse_is_as_before(chat: Chat) -> None:
         ("<|im_start|>{{ messages[0].content.k }}{{ messages[0] }}<|im_end|>", {"content": {"k": "<|im_end|>"}}),
     ],
 )
-def test_text_stays_text_whatever_the_template_does(source: str, message: dict[str, Any], chat: Chat) -> None:
+def test_message_text_never_becomes_a_special_token_in_any_template(
+    source: str, message: dict[str, Any], chat: Chat
+) -> None:
     """Other fields, parts that join to a special string, strings that appear when something between is removed."""
     made = Chat(ChatTemplate(source, DATE), chat.vocabulary)
     ids = made.ids([{"role": "tool", **message}])
@@ -142,7 +144,7 @@ def test_text_stays_text_whatever_the_template_does(source: str, message: dict[s
     assert controls(chat, ids) == [start, end]
 
 
-def test_templates_still_find_what_they_look_for(chat: Chat) -> None:
+def test_templates_can_inspect_text_with_special_strings(chat: Chat) -> None:
     """Reasoning is dropped from history, blanks are stripped and lengths counted, with special strings in the text."""
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] | trim }}"
@@ -155,7 +157,7 @@ def test_templates_still_find_what_they_look_for(chat: Chat) -> None:
     assert controls(chat, made.encode(prompt)) == [chat.vocabulary.specials[s] for s in ("<|im_start|>", "<|im_end|>")]
 
 
-def test_tools_and_other_variables_are_text_too(chat: Chat) -> None:
+def test_special_strings_in_tools_and_variables_are_text(chat: Chat) -> None:
     made = Chat(ChatTemplate("{{ tools | tojson }}<|im_start|>{{ messages[0].content }}", DATE), chat.vocabulary)
     ids = made.ids(user("x"), tools=[{"name": "f", "description": "<|im_end|>"}])
     assert controls(chat, ids) == [chat.vocabulary.specials["<|im_start|>"]]
@@ -185,7 +187,7 @@ def special(text: str, **flags: bool) -> AddedToken:
 
 @pytest.mark.parametrize("prefix", [None, "first", "always", "never"])
 @pytest.mark.parametrize("flags", [{}, {"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
-def test_stripping_and_prefix_blanks_match_the_tokenizer(flags: dict[str, bool], prefix: str | None) -> None:
+def test_whitespace_stripping_and_prefix_space_match_the_tokenizer(flags: dict[str, bool], prefix: str | None) -> None:
     made = own_tokenizer(special("<|im_start|>"), special("<|im_end|>", **flags), prefix=prefix)
     chat = Chat(ChatTemplate("{{ messages[0].content }} <|im_end|> {{ messages[1].content }}", DATE),
                 vocabulary.from_tokenizer(made))  # fmt: skip
@@ -203,7 +205,7 @@ def test_stripping_and_prefix_blanks_match_the_tokenizer(flags: dict[str, bool],
         assert made.decode(ids) == kept
 
 
-def test_markers_stay_tokens_in_an_assistants_turn_only() -> None:
+def test_reasoning_and_call_markers_are_tokens_only_in_assistant_turns() -> None:
     made = own_tokenizer(special("<think>"), special("</think>"), special("<|im_end|>"))
     chat = Chat(ChatTemplate("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", DATE),
                 vocabulary.from_tokenizer(made))  # fmt: skip
@@ -216,7 +218,7 @@ def test_markers_stay_tokens_in_an_assistants_turn_only() -> None:
     assert {"<think>", "<tool_call>"} < MARKERS
 
 
-def test_tokens_that_only_look_special_count_as_in_a_gguf() -> None:
+def test_tokens_that_look_special_are_classified_like_llama_cpp() -> None:
     """llama.cpp's converter makes CONTROL tokens of them; other added tokens are read in any text, there and here."""
     made = own_tokenizer(AddedToken("<|looks|>", normalized=False), AddedToken("<tool>", normalized=False))
     known = vocabulary.from_tokenizer(made)
@@ -225,7 +227,7 @@ def test_tokens_that_only_look_special_count_as_in_a_gguf() -> None:
     assert known.spell(["<tool>"]) == known.parse("<tool>")
 
 
-def test_a_string_that_a_normalizer_makes_special_is_text_too() -> None:
+def test_string_normalized_into_a_special_token_is_text() -> None:
     made = own_tokenizer(AddedToken("<|end|>", special=True, normalized=True))
     made.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     chat = Chat(ChatTemplate("{{ messages[0].content }}<|end|>", DATE), vocabulary.from_tokenizer(made))
@@ -234,7 +236,7 @@ def test_a_string_that_a_normalizer_makes_special_is_text_too() -> None:
     assert chat.ids(user("a <|END|> ＜|end|＞ <|end|>")).count(end) == 1
 
 
-def test_what_llama_cpp_parses_in_any_text_is_cut() -> None:
+def test_user_defined_tokens_in_text_are_split() -> None:
     """gpt-oss's control tokens: llama.cpp makes user-defined ones of them, which parse_special=False does not stop."""
     made = own_tokenizer(special("<|start|>"), special("<|message|>"), special("<|end|>"))
     known = vocabulary.from_tokenizer(made)
@@ -252,7 +254,7 @@ def test_what_llama_cpp_parses_in_any_text_is_cut() -> None:
     assert made.decode(ids) == "<|start|>a<|start|>b<|end|>"
 
 
-def test_a_tokenizer_that_always_parses_a_string_is_refused_with_a_remedy() -> None:
+def test_tokenizer_that_always_parses_a_special_string_is_rejected_with_advice() -> None:
     def stubborn(parts: Any) -> list[int]:
         return [7 if part == 7 or "<|x|>" in str(part) or str(part).startswith("|x|>") else 0 for part in parts]
 
@@ -262,7 +264,7 @@ def test_a_tokenizer_that_always_parses_a_string_is_refused_with_a_remedy() -> N
 
 
 @pytest.mark.parametrize("unit", ["<", "<|im_", "<filename>", "<|im_end|>"])
-def test_a_hostile_text_takes_linear_time(unit: str, chat: Chat) -> None:
+def test_hostile_text_is_encoded_in_linear_time(unit: str, chat: Chat) -> None:
     import time
 
     def seconds(size: int) -> float:

@@ -38,7 +38,7 @@ def saved(tokenizer: Any, directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("label", ["LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizer", "Qwen2Tokenizer"])
-def test_a_byte_level_vocabulary_keeps_its_spaces_under_any_label(label: str, tmp_path: Path) -> None:
+def test_byte_level_tokenizer_keeps_spaces_with_any_tokenizer_class(label: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     base = byte_level(tmp_path / "base", label)
@@ -49,7 +49,7 @@ def test_a_byte_level_vocabulary_keeps_its_spaces_under_any_label(label: str, tm
     assert [encoder(again)(text) for text in SAMPLE_TEXTS] == written(base)
 
 
-def test_what_transformers_would_change_is_refused_with_one_line(tmp_path: Path) -> None:
+def test_tokenizer_changed_by_transformers_is_a_one_line_error(tmp_path: Path) -> None:
     base = byte_level(tmp_path / "base")
     configure(base, "LlamaTokenizerFast", added_tokens_decoder={"2": {
         "content": "</s>", "lstrip": True, "rstrip": True, "normalized": False, "single_word": False, "special": True,
@@ -60,7 +60,7 @@ def test_what_transformers_would_change_is_refused_with_one_line(tmp_path: Path)
     assert "tokenizer.json" in error.value.faults[0]
 
 
-def test_a_token_that_only_the_configuration_knows_is_added(tmp_path: Path) -> None:
+def test_token_defined_only_in_tokenizer_config_is_added(tmp_path: Path) -> None:
     base = byte_level(tmp_path / "base")
     configure(base, "LlamaTokenizerFast", pad_token="<pad>")
     tokenizer = tokenizers.load(base)
@@ -68,7 +68,7 @@ def test_a_token_that_only_the_configuration_knows_is_added(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("asked", [True, False, None])
-def test_bos_is_added_if_the_configuration_asks_for_it(asked: bool | None, tmp_path: Path) -> None:
+def test_add_bos_token_of_the_config_is_respected(asked: bool | None, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     base = byte_level(tmp_path / "base")
@@ -82,7 +82,7 @@ def test_bos_is_added_if_the_configuration_asks_for_it(asked: bool | None, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", [True, False])
-def test_a_sentencepiece_model_is_converted_and_keeps_its_ids_everywhere(prefix: bool, tmp_path: Path) -> None:
+def test_converted_sentencepiece_model_keeps_its_ids(prefix: bool, tmp_path: Path) -> None:
     from sentencepiece import SentencePieceProcessor
     from transformers import AutoTokenizer
 
@@ -104,7 +104,7 @@ def test_a_sentencepiece_model_is_converted_and_keeps_its_ids_everywhere(prefix:
     assert [encoder(rebuilt)(text) for text in texts] == expected
 
 
-def test_a_gguf_with_many_pieces_is_a_base_in_seconds() -> None:
+def test_gguf_with_many_pieces_is_converted_in_seconds() -> None:
     """Merges follow from the pieces' scores; trying every pair of pieces, as transformers does, takes many minutes."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = ["<unk>", *letters, *("".join(piece) for n in (2, 3) for piece in itertools.product(letters, repeat=n))]
@@ -116,14 +116,14 @@ def test_a_gguf_with_many_pieces_is_a_base_in_seconds() -> None:
     assert made.encode("abcd").tokens == ["ab", "cd"]
 
 
-def test_a_converted_tokenizer_with_other_ids_is_refused(tmp_path: Path) -> None:
+def test_converted_tokenizer_with_different_ids_is_rejected(tmp_path: Path) -> None:
     base = sentencepiece(tmp_path / "base")
     configure(base, "LlamaTokenizer", legacy=True, add_prefix_space=False)  # the model itself puts a blank first
     with pytest.raises(TokenizerError, match=r"gives different ids: .*add the model's own tokenizer\.json"):
         tokenizers.load(base)
 
 
-def test_texts_are_compared_after_normalization(tmp_path: Path) -> None:
+def test_round_trip_compares_normalized_text(tmp_path: Path) -> None:
     composing = tokenizers.load(byte_level(tmp_path / "nfc", normalizer=normalizers.NFC()))
     plain = tokenizers.load(byte_level(tmp_path / "plain"))
     decomposed, composed = "Fa\u0308hre", "F\u00e4hre"
@@ -134,7 +134,7 @@ def test_texts_are_compared_after_normalization(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["Theboatleavesatnoon.", "The boat leaves at noon. ", "the boat leaves at noon."])
-def test_a_text_that_lost_something_is_not_the_same(lost: str, tmp_path: Path) -> None:
+def test_lossy_round_trip_is_detected(lost: str, tmp_path: Path) -> None:
     same = comparison.same_text(tokenizers.load(byte_level(tmp_path / "base")))
     assert not same(lost, "The boat leaves at noon.")
 
@@ -146,7 +146,7 @@ MARKS = {"gptoss": SAMPLE_TEXTS[4]}
 
 @pytest.mark.external(name="tokenizers")
 @pytest.mark.parametrize("name", REAL)
-def test_real_tokenizers_give_the_same_ids_as_written_saved_and_in_llama_cpp(name: str, tmp_path: Path) -> None:
+def test_real_tokenizers_give_the_same_ids_when_saved_and_in_llama_cpp(name: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     base = shutil.copytree(from_npm(name), tmp_path / "base")

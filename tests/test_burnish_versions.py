@@ -47,13 +47,13 @@ def git(root: Path, *words: str) -> str:
     return subprocess.run(["git", *identity, *words], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
-def test_an_image_names_the_commit_that_it_was_built_from(sources: Path) -> None:
+def test_image_reports_the_commit_it_was_built_from(sources: Path) -> None:
     assert versions(sources, BURNISH_COMMIT="c0ffee1234")["burnish_commit"] == "c0ffee1234"
     assert "burnish_commit" not in versions(sources)
     assert "burnish_commit" not in versions(sources, BURNISH_COMMIT="not a commit")
 
 
-def test_a_clone_names_its_commit_and_marks_changes(sources: Path) -> None:
+def test_clone_reports_its_commit_and_local_changes(sources: Path) -> None:
     git(sources, "init", "-q")
     git(sources, "add", ".")
     git(sources, "commit", "-qm", "x")
@@ -64,7 +64,7 @@ def test_a_clone_names_its_commit_and_marks_changes(sources: Path) -> None:
     assert versions(sources)["burnish_commit"] == head + "-dirty"
 
 
-def test_the_version_stands_in_pyproject_alone() -> None:
+def test_version_is_defined_only_in_pyproject() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     says = re.compile(rf"(?<![\w.]){re.escape(version())}(?![\w.])")
     # a change log has it as a heading; of packages another one may have the same number
@@ -76,14 +76,14 @@ def test_the_version_stands_in_pyproject_alone() -> None:
     assert named == ["pyproject.toml"]
 
 
-def test_packages_are_those_that_are_installed(sources: Path) -> None:
+def test_versions_list_the_installed_packages(sources: Path) -> None:
     found = versions(sources)
     project = (ROOT / "pyproject.toml").read_text()
     assert f'version = "{found["burnish"]}"' in project
     assert "torch" in found and "never-published-package" not in found and "python" in found
 
 
-def test_the_pinned_llama_cpp_has_its_commit() -> None:
+def test_pinned_llama_cpp_has_a_known_commit() -> None:
     pinned = re.search(r"^llama-cpp-python==(\S+)", (ROOT / "requirements" / "llama.txt").read_text(), re.MULTILINE)
     assert pinned is not None and re.fullmatch(r"[0-9a-f]{40}", LLAMA_COMMITS[pinned[1]])
 

@@ -35,24 +35,24 @@ def no_engine(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_service_builds_a_stage_of_the_one_dockerfile(target: str) -> None:
+def test_every_service_builds_a_dockerfile_target(target: str) -> None:
     assert f" AS {target}\n" in DOCKERFILE
     assert SERVICES[target]["build"]["target"] == target
 
 
-def test_the_dockerfile_builds_offline_and_unchanged() -> None:
+def test_dockerfile_builds_offline_and_unchanged() -> None:
     assert "# syntax=" not in DOCKERFILE and "@sha256:" not in DOCKERFILE
     assert not re.search(r"COPY --from=[^ ]*[:/]", DOCKERFILE), "an image from a registry"
     assert not re.search(r"^(ARG|ENV).*(TOKEN|PASSWORD|SECRET|API_KEY)", DOCKERFILE, re.MULTILINE)
 
 
-def test_the_base_image_has_a_full_version_and_is_named_once() -> None:
+def test_base_image_is_pinned_to_a_full_version_once() -> None:
     assert re.search(r"^ARG BASE_IMAGE=python:3\.\d+\.\d+-slim-bookworm$", DOCKERFILE, re.MULTILINE)
     for path in ("Dockerfile", "tools/images.sh", "tools/docker.sh", ".ci/containers", "compose.yaml"):
         assert len(re.findall(r"python:3\.", (ROOT / path).read_text())) == (path == "Dockerfile"), path
 
 
-def test_a_release_pushes_every_image_that_its_compose_file_names() -> None:
+def test_release_pushes_every_image_of_the_compose_file() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
     assert set(workflow["jobs"]["images"]["strategy"]["matrix"]["target"]) == set(TARGETS)
     done = subprocess.run(
@@ -65,7 +65,7 @@ def test_a_release_pushes_every_image_that_its_compose_file_names() -> None:
         assert SERVICES[target]["image"] == f"${{IMAGES:-burnish}}-{target}:${{IMAGE_TAG:-latest}}"
 
 
-def test_images_of_a_registry_are_pulled_instead_of_built(tmp_path: Path) -> None:
+def test_registry_images_are_pulled_instead_of_built(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text(
         '#!/bin/sh\ncase "$1 $2" in "image inspect") exit 1 ;; "pull --quiet") echo "pulled $3" >&2 ;;'
         ' "compose run") echo started ;; "build "*) exit 1 ;; esac\n'
@@ -83,7 +83,7 @@ def test_every_final_stage_has_a_non_root_user() -> None:
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stage, re.MULTILINE), target
 
 
-def test_sources_come_after_packages() -> None:
+def test_packages_are_installed_before_sources_are_copied() -> None:
     for target in TARGETS:
         stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
         installs = [m.start() for m in re.finditer("pip install|install.sh", stage)]
@@ -115,13 +115,13 @@ def test_serve_is_read_only_and_published_on_loopback() -> None:
         assert SERVICES[name]["mem_limit"]
 
 
-def test_the_build_context_contains_no_data_runs_or_secrets() -> None:
+def test_build_context_contains_no_data_runs_or_secrets() -> None:
     lines = (ROOT / ".dockerignore").read_text().split()
     kept = {line[1:] for line in lines if line.startswith("!")}
     assert "*" in lines and not {"runs", "data", "secrets", ".env", ".git", "."} & kept
 
 
-def test_every_serve_variable_of_compose_is_a_setting() -> None:
+def test_serve_variables_in_compose_are_settings() -> None:
     from serve.settings import ServeSettings
 
     names = {f"BURNISH_SERVE_{name.upper()}" for name in ServeSettings.model_fields}
@@ -129,7 +129,7 @@ def test_every_serve_variable_of_compose_is_a_setting() -> None:
     assert given <= names, given - names
 
 
-def test_without_an_engine_auto_is_local_and_docker_is_a_clear_error(no_engine: str) -> None:
+def test_runner_auto_is_local_and_docker_is_an_error_without_an_engine(no_engine: str) -> None:
     auto = tool("where", "train", PATH=no_engine, RUNNER="auto", HOME="/tmp")
     assert (auto.returncode, auto.stdout) == (0, "local\n")
     asked = tool("where", "train", PATH=no_engine, RUNNER="docker", HOME="/tmp")
@@ -137,7 +137,7 @@ def test_without_an_engine_auto_is_local_and_docker_is_a_clear_error(no_engine: 
     assert "expected auto, local or docker" in tool("where", "train", PATH=no_engine, RUNNER="podman").stderr
 
 
-def test_named_paths_are_mounted(tmp_path: Path) -> None:
+def test_paths_on_the_command_line_are_mounted(tmp_path: Path) -> None:
     """With a docker that only prints its arguments: data, a config's values and a base are mounted in place."""
     fake = tmp_path / "bin"
     fake.mkdir()
@@ -160,7 +160,7 @@ def test_named_paths_are_mounted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "text"), [(132, "SIGILL (illegal instruction)"), (137, "EXPORT_MEMORY"), (139, "SEGV")]
 )
-def test_a_container_killed_by_a_signal_is_one_line_that_says_what_to_do(tmp_path: Path, code: int, text: str) -> None:
+def test_container_killed_by_a_signal_is_one_line_with_advice(tmp_path: Path, code: int, text: str) -> None:
     (tmp_path / "docker").write_text(f'#!/bin/sh\ncase "$1 $2" in "compose run") exit {code} ;; esac\n')
     (tmp_path / "docker").chmod(0o755)
     done = tool("export", "run", PATH=f"{tmp_path}:/usr/bin:/bin", HOME=str(tmp_path))
@@ -168,7 +168,7 @@ def test_a_container_killed_by_a_signal_is_one_line_that_says_what_to_do(tmp_pat
     assert done.stderr.count("\n") == 1
 
 
-def test_an_export_of_a_local_base_has_no_network_and_no_token() -> None:
+def test_export_of_a_local_base_runs_without_network_and_token() -> None:
     export = SERVICES["export"]
     assert export["network_mode"] == "none" and export["environment"]["HF_HUB_OFFLINE"] == "1"
     assert not export["secrets"] and "HF_TOKEN_PATH" not in export["environment"]
@@ -193,7 +193,7 @@ COMMIT = "c0ffee"
         ("push --push.repo a/b", "/models/mine", "push"),
     ],
 )
-def test_only_an_export_that_needs_the_hub_has_a_network(words: str, base: str, service: str, tmp_path: Path) -> None:
+def test_export_gets_a_network_only_if_it_needs_the_hub(words: str, base: str, service: str, tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / "tools").mkdir(parents=True)
     (project / "tools" / "docker.sh").write_text((ROOT / "tools" / "docker.sh").read_text())
@@ -216,7 +216,7 @@ def test_only_an_export_that_needs_the_hub_has_a_network(words: str, base: str, 
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])
-def test_a_published_port_needs_keys(tmp_path: Path, address: str) -> None:
+def test_published_port_requires_api_keys(tmp_path: Path, address: str) -> None:
     (tmp_path / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo started ;; esac\n')
     (tmp_path / "docker").chmod(0o755)
     keys = tmp_path / "keys"
@@ -230,7 +230,7 @@ def test_a_published_port_needs_keys(tmp_path: Path, address: str) -> None:
     assert "started" in tool("serve", PUBLISH="127.0.0.1", **around).stdout
 
 
-def test_compose_tells_serve_where_the_port_is_published() -> None:
+def test_compose_passes_the_published_address_to_serve() -> None:
     environment = SERVICES["serve"]["environment"]
     assert environment["BURNISH_SERVE_PUBLISHED_ON"] == "${PUBLISH:-127.0.0.1}"
     assert environment["BURNISH_SERVE_ALLOW_REMOTE"] is None, "only if the caller sets it"

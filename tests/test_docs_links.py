@@ -20,7 +20,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_existing_targets(page: Path) -> None:
+def test_links_point_to_existing_targets(page: Path) -> None:
     code = re.compile(r"```.*?```|^    .*?$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
     broken = []
     for link in LINK.findall(code.sub("", page.read_text(encoding="utf-8"))):

@@ -37,9 +37,9 @@ def _strings(node: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("message", messages())
-def test_a_message_is_one_that_the_code_prints(message: str) -> None:
+def test_quoted_messages_exist_in_the_code(message: str) -> None:
     assert message in printed()
 
 
-def test_there_are_messages() -> None:
+def test_troubleshoot_page_quotes_messages() -> None:
     assert len(messages()) > 60

@@ -48,7 +48,7 @@ def job(path: Path, **key: Any) -> Any:
     return SimpleNamespace(run=Run(path), finished=Finished.load(Run(path), key))
 
 
-def test_an_artifact_is_described_as_it_was_made_and_examined(tmp_path: Path) -> None:
+def test_artifact_description_contains_path_type_and_figures(tmp_path: Path) -> None:
     made = produce(job(tmp_path), Fake())
     assert (made.path, made.kind, made.quantization, made.bytes) == ("gguf/a-Q8_0.gguf", "gguf", "Q8_0", 7)
     assert made.sha256 == file_sha256(tmp_path / made.path)
@@ -56,7 +56,7 @@ def test_an_artifact_is_described_as_it_was_made_and_examined(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("changed", ["figure", "seal", "none"])
-def test_figures_that_were_not_measured_here_are_measured_again(
+def test_figures_with_an_invalid_seal_are_measured_again(
     changed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     produce(job(tmp_path), Fake())
@@ -73,7 +73,7 @@ def test_figures_that_were_not_measured_here_are_measured_again(
     assert ": everything is made and measured again" in capsys.readouterr().err
 
 
-def test_a_run_from_another_machine_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_from_another_machine_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run").mkdir()
     produce(job(tmp_path / "run"), Fake())
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "elsewhere"))
@@ -82,7 +82,7 @@ def test_a_run_from_another_machine_is_measured_again(tmp_path: Path, monkeypatc
     assert again.calls == ["make", "examine"]
 
 
-def test_without_a_seal_key_everything_is_measured_again(
+def test_missing_seal_key_measures_everything_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -94,14 +94,14 @@ def test_without_a_seal_key_everything_is_measured_again(
     assert again.calls == ["make", "examine"] and "has a seal that can't be verified" in capsys.readouterr().err
 
 
-def test_what_is_finished_and_unchanged_is_not_made_again(tmp_path: Path) -> None:
+def test_unchanged_artifacts_are_reused(tmp_path: Path) -> None:
     first, second = Fake(), Fake()
     assert produce(job(tmp_path), first) == produce(job(tmp_path), second)
     assert (first.calls, second.calls) == (["make", "examine"], [])
 
 
 @pytest.mark.parametrize("change", ["content", "removed", "key"])
-def test_what_changed_is_made_again(tmp_path: Path, change: str) -> None:
+def test_changed_artifacts_are_created_again(tmp_path: Path, change: str) -> None:
     path = tmp_path / produce(job(tmp_path), Fake()).path
     if change == "content":
         path.write_text("other")
@@ -116,7 +116,7 @@ def test_what_changed_is_made_again(tmp_path: Path, change: str) -> None:
     ("change", "kept"),
     [("nothing", True), ("content", False), ("removed", False), ("key", False), ("other run", False)],
 )
-def test_a_gguf_of_an_earlier_export_stays_while_it_is_unchanged(tmp_path: Path, change: str, kept: bool) -> None:
+def test_unchanged_gguf_of_an_earlier_export_is_kept(tmp_path: Path, change: str, kept: bool) -> None:
     """Another type is requested now, but the file still exists and serve may load it."""
     run_id = "other" if change == "other run" else tmp_path.name
     earlier = produce(job(tmp_path), Fake(f"gguf/{run_id}-Q8_0.gguf"))
@@ -130,7 +130,7 @@ def test_a_gguf_of_an_earlier_export_stays_while_it_is_unchanged(tmp_path: Path,
     assert later.finished.others(Run(tmp_path), [made.path]) == ([earlier] if kept else [])
 
 
-def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
+def test_finished_merge_is_reused_with_its_base(tmp_path: Path) -> None:
     examined = produce(job(tmp_path), Fake("merged", "safetensors"))
     merge = Merge(
         base="original", reason="set by merge.base", candidates={"original": FIDELITY.model_dump(mode="json")}
@@ -149,7 +149,7 @@ def test_the_merge_is_found_again_with_its_base(tmp_path: Path) -> None:
         ({"kl": 0.09, "kl_ci": (0.05, 0.2)}, "inconclusive", "the merge it was made from is inconclusive: KL"),
     ],
 )
-def test_a_ggufs_verdict_is_no_better_than_its_merges(
+def test_gguf_verdict_is_never_better_than_that_of_its_merge(
     tmp_path: Path, change: dict[str, Any], verdict: str, says: str
 ) -> None:
     gguf = produce(job(tmp_path), Fake())

@@ -196,7 +196,7 @@ def trained(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_adapter_is_a_one_line_error(name: str, trained: Run, tmp_path: Path, cli: Cli) -> None:
+def test_invalid_adapter_is_a_one_line_error(name: str, trained: Run, tmp_path: Path, cli: Cli) -> None:
     run = tmp_path / "tuned"
     shutil.copytree(trained.path, run)
     BAD[name](run / "adapter")

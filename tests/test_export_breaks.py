@@ -126,7 +126,7 @@ def remerge(base: Path, run: Run, tmp_path: Path, alpha_factor: float = 1) -> Ca
     return change
 
 
-def test_a_directory_of_another_tool_is_judged_or_refused_in_one_line(
+def test_directory_of_another_tool_is_examined_or_rejected_in_one_line(
     run: Run, tmp_path: Path, verdict: Callable[[Path], str], cli: Cli
 ) -> None:
     """One without generation_config.json ends where its config.json says; one without a tokenizer can't be asked."""
@@ -141,7 +141,7 @@ def test_a_directory_of_another_tool_is_judged_or_refused_in_one_line(
     assert f"error: {other}: transformers can't load its tokenizer: " in done.stderr
 
 
-def test_an_unbroken_export_passes(run: Run, verdict: Callable[[Path], str]) -> None:
+def test_intact_export_passes(run: Run, verdict: Callable[[Path], str]) -> None:
     artifacts = {a.quantization: a for a in run.read(ExportRecord).artefacts if a.kind == "gguf"}
     fidelity = artifacts["F16"].fidelity
     assert fidelity.loss_base is not None
@@ -151,36 +151,38 @@ def test_an_unbroken_export_passes(run: Run, verdict: Callable[[Path], str]) -> 
     assert verdict(run.path / "gguf" / "learned-F16.gguf") == "pass"
 
 
-def test_an_edited_chat_template(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+def test_edited_chat_template_fails(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     gguf = broken(run, tmp_path, edit_template("You are a helpful AI assistant", "You are a helpful assistant"))
     assert "prompt parity: its prompts differ from the trained ones at token" in verdict(gguf)
 
 
-def test_a_template_edited_where_no_exam_row_reaches(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+def test_template_edited_outside_the_exam_rows_fails(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     gguf = broken(run, tmp_path, edit_template("{% for", "{% if tools %}{{ tools }}{% endif %}{% for"))
     assert "prompt parity: its chat template differs from the trained one" in verdict(gguf)
 
 
-def test_a_double_bos(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+def test_double_bos_fails(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     gguf = broken(run, tmp_path, edit_template("{% for", "{{ bos_token }}{% for"))
     assert "prompt parity: its prompts start with a double BOS (token 1 twice)" in verdict(gguf)
 
 
-def test_another_bases_weights(run: Run, base_directory: Path, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+def test_weights_of_another_base_fail(
+    run: Run, base_directory: Path, tmp_path: Path, verdict: Callable[[Path], str]
+) -> None:
     other = make_base(tmp_path / "other", base_directory, 1)
     gguf = broken(run, tmp_path, remerge(other, run, tmp_path))
     assert re.search(r"KL on general text [\d.]+ is above 0.1", verdict(gguf))
 
 
 @pytest.mark.parametrize("factor", some([0.5, 2], [0]))
-def test_a_wrong_adapter_scale(
+def test_wrong_adapter_scale_fails(
     factor: float, run: Run, base: Path, tmp_path: Path, verdict: Callable[[Path], str]
 ) -> None:
     gguf = broken(run, tmp_path, remerge(base, run, tmp_path, factor))
     assert re.search(r"KL (on general text )?[\d.]+ is above 0.1", verdict(gguf))
 
 
-def test_a_quantization_too_coarse_is_not_the_default(run: Run) -> None:
+def test_too_coarse_quantization_is_not_the_default(run: Run) -> None:
     record = run.read(ExportRecord)
     coarse = next(a for a in record.artefacts if a.quantization == "TQ1_0")
     assert coarse.verdict == "fail"
@@ -188,13 +190,13 @@ def test_a_quantization_too_coarse_is_not_the_default(run: Run) -> None:
     assert record.default == "gguf/learned-Q8_0.gguf"
 
 
-def test_a_truncated_gguf(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
+def test_truncated_gguf_fails(run: Run, tmp_path: Path, verdict: Callable[[Path], str]) -> None:
     whole = (run.path / "gguf" / "learned-Q8_0.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     assert "it does not load" in verdict(tmp_path / "cut.gguf")
 
 
-def test_a_terminator_at_which_the_model_does_not_stop(base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_end_token_at_which_the_model_does_not_stop_fails(base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     """A template that ends turns in a token which no server knows as an end."""
     template = tmp_path / "foreign.jinja"
     template.write_text(
@@ -207,7 +209,7 @@ def test_a_terminator_at_which_the_model_does_not_stop(base: Path, rows: Path, t
                for a in run.read(ExportRecord).artefacts if a.kind == "gguf")  # fmt: skip
 
 
-def test_a_terminator_masked_out_of_the_loss(run: Run) -> None:
+def test_end_token_masked_out_of_the_loss_fails(run: Run) -> None:
     """An exam whose trained spans end before the end token, as a wrong mask would leave it."""
     questions = [
         Question(q.kind, q.input_ids, [(start, end - 1) for start, end in q.spans], q.messages, q.turns)

@@ -25,7 +25,7 @@ def card(cli: Cli, run: Run, *more: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(metadata), page
 
 
-def test_its_metadata_is_what_the_hub_reads(tmp_path: Path, cli: Cli) -> None:
+def test_card_metadata_is_valid_for_the_hub(tmp_path: Path, cli: Cli) -> None:
     metadata, _ = card(cli, make_run(tmp_path))
     assert metadata == {
         "base_model": "them/base", "base_model_relation": "finetune", "license": "apache-2.0",
@@ -34,7 +34,7 @@ def test_its_metadata_is_what_the_hub_reads(tmp_path: Path, cli: Cli) -> None:
     }  # fmt: skip
 
 
-def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
+def test_card_tables_match_the_records(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, failed=("Q8_0",))
     _, page = card(cli, run)
     assert "| `tuned-Q4_K_M.gguf` (default) | 1 MB | 0.0100 | 97.0% | 0.8500 | pass | yes |" in page
@@ -44,7 +44,7 @@ def test_its_table_and_data_are_the_records(tmp_path: Path, cli: Cli) -> None:
     assert "rows.jsonl" not in page
 
 
-def test_the_card_explains_the_templates_variables(tmp_path: Path, cli: Cli) -> None:
+def test_card_explains_template_variables(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path)
     assert "chat-template-kwargs" not in card(cli, run)[1]
     record = json.loads((run.path / "export.json").read_text())
@@ -52,7 +52,7 @@ def test_the_card_explains_the_templates_variables(tmp_path: Path, cli: Cli) -> 
     assert "llama-server needs `--chat-template-kwargs '{\"enable_thinking\": false}'`" in card(cli, run)[1]
 
 
-def test_rank_and_scale_are_the_adapters_own(tmp_path: Path, cli: Cli) -> None:
+def test_card_shows_rank_and_scale_of_the_adapter(tmp_path: Path, cli: Cli) -> None:
     """Older versions wrote into config.yaml what was asked, also where training started from another rank."""
     parent = {"path": "adapter", "sha256": "0" * 64, "parent_sha256": "e" * 64}
     run = make_run(tmp_path, adapter=parent)
@@ -66,7 +66,7 @@ def test_rank_and_scale_are_the_adapters_own(tmp_path: Path, cli: Cli) -> None:
     assert f"| started from the adapter with sha256 | `{'e' * 64}` |" in page
 
 
-def test_a_licence_is_never_invented(tmp_path: Path, cli: Cli) -> None:
+def test_missing_licence_is_stated_as_unknown(tmp_path: Path, cli: Cli) -> None:
     unknown = make_run(tmp_path, base={"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64})
     metadata, page = card(cli, unknown)
     assert "license" not in metadata and "Licence of the base: unknown: check the base's page" in page
@@ -76,7 +76,7 @@ def test_a_licence_is_never_invented(tmp_path: Path, cli: Cli) -> None:
     assert said.items() <= metadata.items() and "other barrel-1.0 (https://example.org/barrel)" in page
 
 
-def test_a_licence_that_was_not_recorded_is_read_where_the_base_is_still_here(tmp_path: Path, cli: Cli) -> None:
+def test_unrecorded_licence_is_read_from_a_local_base(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "barrel").mkdir()
     (tmp_path / "barrel" / "README.md").write_text("---\nlicense: mit\n---\n# Barrel\n")
     base = {"id": str(tmp_path / "barrel"), "revision": None, "sha256": "0" * 64}
@@ -84,13 +84,13 @@ def test_a_licence_that_was_not_recorded_is_read_where_the_base_is_still_here(tm
     assert metadata["license"] == "mit" and "Licence of the base: mit, by its own metadata" in page
 
 
-def test_local_paths_are_not_on_the_page(tmp_path: Path, cli: Cli) -> None:
+def test_card_contains_no_local_paths(tmp_path: Path, cli: Cli) -> None:
     base = {"id": "/home/somebody/bases/barrel", "revision": None, "sha256": "0" * 64}
     metadata, page = card(cli, make_run(tmp_path, base=base))
     assert "base_model" not in metadata and "`barrel`" in page and "/home/somebody" not in page
 
 
-def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) -> None:
+def test_card_commands_name_published_files(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path)
     _, page = card(cli, run, "--push.repo", "me/model")
     assert "    make serve MODEL=hf://me/model\n" in page
@@ -104,21 +104,21 @@ def test_its_commands_name_files_that_are_published(tmp_path: Path, cli: Cli) ->
     assert "llama-server" not in adapter and "PeftModel" in adapter
 
 
-def test_a_failed_artifact_is_mentioned_first(tmp_path: Path, cli: Cli) -> None:
+def test_failed_artifact_is_mentioned_first(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, failed=("F16", "Q8_0", "Q4_K_M"))
     _, page = card(cli, run, "--push.allow_failed", "true")
     assert page.index("**Warning: not everything here passed its exam.**") < page.index("A LoRA fine-tune of")
     assert 'SET="--artifact Q4_K_M --allow_unproven true"' in page
 
 
-def test_a_plain_text_run_has_no_chat_commands(tmp_path: Path, cli: Cli) -> None:
+def test_card_of_a_plain_text_run_has_no_chat_commands(tmp_path: Path, cli: Cli) -> None:
     metadata, page = card(cli, make_run(tmp_path, chat_template_sha256=None))
     assert "conversational" not in metadata["tags"] and "--jinja" not in page and "ollama" not in page.lower()
     assert 'model("Once upon a time"' in page
 
 
 @pytest.mark.parametrize("part", ["transformers", "PEFT"])
-def test_its_python_examples_compile(part: str, tmp_path: Path, cli: Cli) -> None:
+def test_card_python_examples_compile(part: str, tmp_path: Path, cli: Cli) -> None:
     _, page = card(cli, make_run(tmp_path))
     block = page.split("transformers:\n" if part == "transformers" else "on the base model:\n")[1]
     code = "\n".join(re.findall(r"^    (.*)$", block.strip("\n").split("\n\n")[0], re.MULTILINE))
@@ -126,7 +126,7 @@ def test_its_python_examples_compile(part: str, tmp_path: Path, cli: Cli) -> Non
     assert "import" in code
 
 
-def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path, cli: Cli) -> None:
+def test_stale_export_is_rejected(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path)
     record = json.loads((run.path / "train.json").read_text()) | {"created": "2027-01-01T00:00:00Z"}
     (run.path / "train.json").write_text(json.dumps(record))
@@ -134,7 +134,7 @@ def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path, cli: Cli) -
     assert done.returncode == 2 and "export.json is from an earlier training: run `make export` again" in done.stderr
 
 
-def test_it_reports_held_out_rows_that_were_trained(tmp_path: Path, cli: Cli) -> None:
+def test_card_reports_held_out_rows_that_were_trained(tmp_path: Path, cli: Cli) -> None:
     data = {"path": "rows.jsonl", "sha256": "d" * 64, "format": "messages", "rows": 90, "eval_rows": 10,
             "over_length": 0, "near_duplicates": 3, "eval_overlap": 4, "eval_overlap_dropped": 0}  # fmt: skip
     _, page = card(cli, make_run(tmp_path, data=data))

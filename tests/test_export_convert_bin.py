@@ -34,7 +34,7 @@ def bins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def test_every_tensor_is_converted_and_the_copy_is_kept(bins: Path) -> None:
+def test_every_tensor_is_converted_and_the_result_is_cached(bins: Path) -> None:
     base = resolve(str(bins))
     made = with_safetensors(base)
     assert made.sha256 == base.sha256 and made.path != base.path
@@ -47,7 +47,7 @@ def test_every_tensor_is_converted_and_the_copy_is_kept(bins: Path) -> None:
     assert with_safetensors(made) is made
 
 
-def test_a_pickle_that_holds_code_is_refused_and_not_run(bins: Path, tmp_path: Path) -> None:
+def test_pickle_containing_code_is_rejected_without_running_it(bins: Path, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -59,7 +59,7 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(bins: Path, tmp_path: P
     assert not list((tmp_path / "cache" / "bases").iterdir())
 
 
-def test_a_missing_and_a_damaged_file_are_named(bins: Path) -> None:
+def test_missing_and_damaged_files_are_named(bins: Path) -> None:
     base = resolve(str(bins))
     (bins / "pytorch_model-00001-of-00002.bin").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(ConvertError, match="00001-of-00002.bin: can't be read"):

@@ -111,7 +111,9 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_streamed_model_gives_the_logits_of_the_whole_one(family: str, tmp_path: Path, small_groups: None) -> None:
+def test_streamed_model_gives_the_same_logits_as_the_loaded_model(
+    family: str, tmp_path: Path, small_groups: None
+) -> None:
     directory = checkpoint(tmp_path / family, family)
     options = {"attn_implementation": "eager"} if family == "gemma2" else {}
     chunks = list(streamed_logits(directory, asked()))
@@ -120,13 +122,13 @@ def test_a_streamed_model_gives_the_logits_of_the_whole_one(family: str, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox"])
-def test_a_tied_head_is_the_embedding(family: str, tmp_path: Path) -> None:
+def test_tied_head_is_the_embedding(family: str, tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / family, family, tie_word_embeddings=True)
     assert not any("lm_head" in s.name or "embed_out" in s.name for s in sources(directory))
     assert np.abs(np.concatenate(list(streamed_logits(directory, asked()))) - whole(directory)).max() < 1e-5
 
 
-def test_each_layer_is_loaded_once_per_group_and_alone(
+def test_only_one_layer_is_in_memory_at_a_time(
     tmp_path: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -161,7 +163,7 @@ def test_models_that_cannot_be_streamed_are_loaded_whole_if_they_fit(
     assert "loading it whole" in capsys.readouterr().err
 
 
-def test_the_answers_do_not_depend_on_the_chunks_of_logits() -> None:
+def test_scores_do_not_depend_on_the_logits_chunk_size() -> None:
     questions = asked()
     targets = [t for q in questions for t in q.targets]
     logits = np.random.default_rng(0).standard_normal((len(targets), VOCABULARY)).astype(np.float32)
@@ -177,7 +179,7 @@ def test_the_answers_do_not_depend_on_the_chunks_of_logits() -> None:
         score(exam, [logits[:3]], None, "x")
 
 
-def test_a_checkpoint_that_ends_too_early_is_one_clear_line(tmp_path: Path) -> None:
+def test_truncated_checkpoint_is_a_one_line_error(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "m", "llama")
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4000])
@@ -187,7 +189,7 @@ def test_a_checkpoint_that_ends_too_early_is_one_clear_line(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("lost", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
-def test_a_missing_tensor_is_named_and_never_random(lost: str, tmp_path: Path) -> None:
+def test_missing_tensor_is_reported_and_never_initialised_randomly(lost: str, tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "m", "llama")
     tensors = load_file(directory / "model.safetensors")
     save_file({name: t for name, t in tensors.items() if name != lost}, directory / "model.safetensors")
@@ -195,7 +197,7 @@ def test_a_missing_tensor_is_named_and_never_random(lost: str, tmp_path: Path) -
         list(checkpoint_logits(directory, asked()))
 
 
-def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
+def test_unknown_architecture_is_a_one_line_error(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "m", "llama")
     (directory / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ShardError, match="transformers can't load it") as caught:
@@ -203,7 +205,7 @@ def test_an_unknown_architecture_is_one_line(tmp_path: Path) -> None:
     assert len(caught.value.faults) == 1 and "\n" not in caught.value.faults[0]
 
 
-def test_a_matrix_on_disk_is_read_where_it_is_needed_and_is_whole_elsewhere(tmp_path: Path) -> None:
+def test_on_disk_matrix_reads_only_the_needed_rows(tmp_path: Path) -> None:
     stored = {s.name: s for s in sources(checkpoint(tmp_path / "m", "llama"))}["model.embed_tokens.weight"]
     matrix, values = OnDisk.of(stored), stored.read().float()
     ids, states = torch.tensor([[3, 3, 95], [0, 7, 3]]), torch.randn(2, 5, 32)
@@ -215,7 +217,7 @@ def test_a_matrix_on_disk_is_read_where_it_is_needed_and_is_whole_elsewhere(tmp_
         functional.embedding(torch.tensor([96]), matrix)
 
 
-def test_passes_share_a_layer_and_leave_no_thread() -> None:
+def test_passes_share_loaded_layers_and_leave_no_thread() -> None:
     layers = [torch.nn.Linear(64, 64) for _ in range(2)]
     order: list[str] = []
 
@@ -260,7 +262,7 @@ def llama_8b() -> Any:
 
 
 @pytest.mark.parametrize("lengths", [[300] * 9, [2048] * 69, [4096] * 69])
-def test_an_8b_stays_below_3_gib_however_many_rows_are_asked(lengths: list[int]) -> None:
+def test_8b_examination_stays_below_3_gib_for_any_number_of_rows(lengths: list[int]) -> None:
     needs = ExamMemory.of(exam_sizes(llama_8b()), lengths)
     assert needs.layer == 4 * 218_112_000
     assert needs.peak < 3 * 2**30
@@ -268,7 +270,7 @@ def test_an_8b_stays_below_3_gib_however_many_rows_are_asked(lengths: list[int])
 
 
 @pytest.mark.slow
-def test_the_memory_matches_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_use_matches_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(1024, 3072, 12, 8, 4, 32_000, False)
     monkeypatch.setitem(SHAPES, "small", shape)
     result = bench("small", tmp_path, ["streamed", "whole"], 1, 4, 64)

@@ -50,7 +50,7 @@ def foreign(directory: Path, architecture: str, marker: Path) -> Path:
     "architecture",
     [name if i == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(some(TRUSTING, [0, 2]))],
 )
-def test_the_converter_runs_no_code_of_the_model(architecture: str, tmp_path: Path) -> None:
+def test_converter_runs_no_code_from_the_model(architecture: str, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     directory = foreign(tmp_path / "model", architecture, marker)
     with pytest.raises(VocabularyError) as fault:
@@ -59,7 +59,7 @@ def test_the_converter_runs_no_code_of_the_model(architecture: str, tmp_path: Pa
     assert fault.value.faults == (REFUSED,)
 
 
-def test_the_list_of_trusting_architectures_is_that_of_the_pinned_converter() -> None:
+def test_list_of_architectures_needing_remote_code_matches_the_converter() -> None:
     asked = {
         path.stem: path.read_text().count("trust_remote_code=True")
         for path in sorted((CONVERTER.parent / "conversion").glob("*.py"))
@@ -71,7 +71,7 @@ def test_the_list_of_trusting_architectures_is_that_of_the_pinned_converter() ->
     }  # fmt: skip
 
 
-def test_what_is_copied_of_an_adapter_holds_no_code(tmp_path: Path) -> None:
+def test_files_copied_from_an_adapter_contain_no_code(tmp_path: Path) -> None:
     assert not any("*" in name or name.endswith(".py") for name in TOKENIZER_FILES)
     path = tmp_path / "tokenizer_config.json"
     path.write_text('{"auto_map": {"AutoTokenizer": ["tokenizer_theirs.Theirs", null]}, "bos_token": "<s>"}')
@@ -80,9 +80,7 @@ def test_what_is_copied_of_an_adapter_holds_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_base_with_unneeded_code_trains_and_exports_without_it(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_unneeded_remote_code_of_a_base_is_not_run(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     marker, base = tmp_path / "ran", tmp_path / "base"
     shutil.copytree(tiny_base, base)
     auto_map = {

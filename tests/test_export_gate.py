@@ -52,7 +52,7 @@ def few(**change: Any) -> dict[str, Any]:
     return {**{name: None for name in GOOD if name.endswith("_ci")}, "rows": 1, **change}
 
 
-def test_a_faithful_artifact_passes() -> None:
+def test_faithful_artifact_passes() -> None:
     assert verdict() == ("pass", "all checks hold")
 
 
@@ -71,7 +71,7 @@ def test_a_faithful_artifact_passes() -> None:
         (few(kl=2.0), "KL 2 is above 0.1"),
     ],
 )  # fmt: skip
-def test_each_broken_rule_fails_it_by_name(change: dict[str, Any], name: str) -> None:
+def test_each_broken_rule_fails_by_name(change: dict[str, Any], name: str) -> None:
     found, why = verdict(**change)
     assert found == "fail"
     assert name in why
@@ -89,14 +89,14 @@ def test_each_broken_rule_fails_it_by_name(change: dict[str, Any], name: str) ->
         ({"kl": None}, "no held-out row was examined"),
     ],
 )
-def test_where_the_limit_lies_inside_the_interval_it_is_inconclusive(change: dict[str, Any], says: str) -> None:
+def test_limit_inside_the_interval_is_inconclusive(change: dict[str, Any], says: str) -> None:
     found, why = verdict(**change)
     assert found == "inconclusive"
     assert says in why
     assert "more rows would not decide it" in why or "data.eval_split" in why
 
 
-def test_it_says_how_many_rows_would_decide() -> None:
+def test_inconclusive_verdict_names_the_number_of_rows_needed() -> None:
     _, why = verdict(kl=0.08, kl_ci=(0.04, 0.12))
     wide = re.search(r"about (\d+) held-out rows would decide it", why)
     assert wide is not None and 20 <= int(wide[1]) <= 40  # half of 0.04 at t = 2.26; 0.02 is wanted at z = 1.96
@@ -106,30 +106,30 @@ def test_it_says_how_many_rows_would_decide() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 10])
-def test_an_exact_copy_passes_whatever_the_size_of_its_exam(rows: int) -> None:
+def test_exact_copy_passes_with_any_exam_size(rows: int) -> None:
     exact = {"kl": 1e-6, "top1_agreement": 1.0, "loss": 0.5001, "gain_lost": 1e-4, "kl_general": 1e-6, "rows": rows}
     intervals = {"kl_ci": (9e-7, 1.1e-6), "top1_agreement_ci": (1.0, 1.0), "gain_lost_ci": (0.0, 2e-4)}
     assert verdict(**few(**exact, **({} if rows == 1 else intervals)))[0] == "pass"
 
 
-def test_figures_far_inside_the_limits_pass_though_few_rows_leave_the_interval_wide() -> None:
+def test_figures_far_inside_the_limits_pass_with_few_rows() -> None:
     wide = {"kl": 0.009, "kl_ci": (0.0, 0.12), "top1_agreement": 0.99, "top1_agreement_ci": (0.86, 1.0)}
     assert verdict(**wide, gain_lost=0.01, gain_lost_ci=(-0.2, 0.3), rows=2)[0] == "pass"
 
 
-def test_every_rule_is_named_at_once_and_the_broken_ones_first() -> None:
+def test_all_rules_are_listed_with_failures_first() -> None:
     found, why = verdict(kl=0.08, kl_ci=(0.04, 0.12), terminator=False, kl_general=3.0)
     assert found == "fail"
     assert why.index("terminator") < why.index("KL on general text") < why.index("may be above")
 
 
-def test_without_a_gain_no_lost_gain_is_judged() -> None:
+def test_lost_gain_is_not_judged_without_a_gain() -> None:
     lost = {"gain_lost": None, "gain_lost_ci": None}
     found, why = verdict(loss=2.5, loss_trained=2.1, gain=-0.1, gain_ci=(-0.2, 0.0), **lost)
     assert found == "pass" and "gain not judged: training gained 0 nats" in why
 
 
-def test_a_smoke_runs_exact_merge_passes_and_says_what_was_not_judged() -> None:
+def test_exact_merge_of_a_smoke_run_passes_and_lists_unjudged_figures() -> None:
     found, why = verdict(**SMOKE)
     assert found == "pass"
     assert why == "all checks hold; gain not judged: training gained 0.0004 nats per token, below 0.05"
@@ -137,7 +137,7 @@ def test_a_smoke_runs_exact_merge_passes_and_says_what_was_not_judged() -> None:
     assert judge(Fidelity.model_validate({**GOOD, **SMOKE}), strict)[0] == "fail"
 
 
-def test_a_gain_that_may_be_zero_is_not_judged() -> None:
+def test_gain_that_may_be_zero_is_not_judged() -> None:
     found, why = verdict(loss_base=0.6, gain=0.1, gain_ci=(-0.05, 0.25), gain_lost=0.5, gain_lost_ci=(0.3, 0.7))
     assert found == "pass" and "may be zero" in why
 
@@ -146,11 +146,11 @@ def test_plain_text_runs_have_no_parity_and_no_terminator() -> None:
     assert verdict(prompt_parity=None, terminator=None)[0] == "pass"
 
 
-def test_a_limit_of_zero_fails_the_first_difference() -> None:
+def test_limit_of_zero_fails_any_difference() -> None:
     assert judge(Fidelity.model_validate(GOOD), GateSection(min_top1=1.0))[0] == "fail"
 
 
-def test_the_settings_defaults_are_those_that_records_are_compared_with() -> None:
+def test_default_settings_equal_the_reference_thresholds() -> None:
     assert GateSection().model_dump() == DEFAULTS
     assert looser(DEFAULTS) == [] and looser({}) == []
 
@@ -164,7 +164,7 @@ def test_the_settings_defaults_are_those_that_records_are_compared_with() -> Non
         ({"max_kl": 0.01, "min_top1": 0.99, "max_gain_lost": 0.0, "min_gain": 0.0}, []),
     ],
 )
-def test_looser_thresholds_are_named_and_stricter_ones_are_not(change: dict[str, float], says: list[str]) -> None:
+def test_only_looser_thresholds_are_reported(change: dict[str, float], says: list[str]) -> None:
     assert looser({**DEFAULTS, **change}) == says
 
 
@@ -185,12 +185,12 @@ def artifact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artifact
 
 @pytest.mark.parametrize("name", ["max_kl", "max_gain_lost", "min_gain"])
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_threshold_that_json_can_not_hold_is_refused(name: str, value: float) -> None:
+def test_non_finite_threshold_is_rejected(name: str, value: float) -> None:
     with pytest.raises(ValidationError, match=name):
         GateSection.model_validate({name: value})
 
 
-def test_the_default_is_the_smallest_gguf_that_passes_or_none() -> None:
+def test_default_is_the_smallest_passing_gguf_or_none() -> None:
     made = [
         artifact("merged", 1, "pass", "safetensors"),
         artifact("f16", 30, "pass"),
@@ -217,12 +217,12 @@ def merges(original: dict[str, Any], dequantized: dict[str, Any] | None = None) 
      ({"kl": 0.9, "kl_ci": (0.8, 1.0)}, "dequantized", "but original fails the gate: KL 0.9"),
      ({"kl": 0.09, "kl_ci": (0.05, 0.13)}, "dequantized", "but original is inconclusive: KL 0.09")],
 )  # fmt: skip
-def test_the_better_merge_is_the_one_that_loses_less_and_passes(original: dict[str, Any], best: str, says: str) -> None:
+def test_better_merge_is_the_passing_one_with_lower_loss(original: dict[str, Any], best: str, says: str) -> None:
     choice, reason = choose(merges(original), GateSection())
     assert choice == best
     assert says in reason
 
 
-def test_an_inconclusive_merge_goes_before_one_that_fails() -> None:
+def test_inconclusive_merge_is_preferred_to_a_failing_one() -> None:
     made = merges({"kl": 0.9, "kl_ci": (0.8, 1.0)}, {"kl": 0.09, "kl_ci": (0.05, 0.13)})
     assert choose(made, GateSection())[0] == "dequantized"

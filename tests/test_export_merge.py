@@ -113,7 +113,7 @@ def assert_merged_is_trained(base: Path, adapter: Path, merged: Path, grow: int 
     ],
 )
 @pytest.mark.parametrize("tie", [True, False])
-def test_the_merge_equals_pefts(make: Making, tmp_path: Path, lora: dict[str, Any], tie: bool) -> None:
+def test_merge_equals_the_peft_merge(make: Making, tmp_path: Path, lora: dict[str, Any], tie: bool) -> None:
     base, adapter = make(tie=tie, **lora)
     assert run(base, adapter, tmp_path / "merged") == "float16"
     ours, theirs = weights(tmp_path / "merged"), peft_weights(base, adapter)
@@ -123,7 +123,7 @@ def test_the_merge_equals_pefts(make: Making, tmp_path: Path, lora: dict[str, An
 
 
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_lora_on_an_untied_embedding_or_head_equals_pefts(make: Making, tmp_path: Path, target: str) -> None:
+def test_lora_on_an_untied_embedding_or_head_equals_the_peft_merge(make: Making, tmp_path: Path, target: str) -> None:
     base, adapter = make(tie=False, target_modules=["q_proj", target])
     run(base, adapter, tmp_path / "merged")
     ours, theirs = weights(tmp_path / "merged"), peft_weights(base, adapter)
@@ -131,7 +131,7 @@ def test_lora_on_an_untied_embedding_or_head_equals_pefts(make: Making, tmp_path
 
 
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
-def test_lora_on_one_side_of_a_tie_unties_the_head(make: Making, tmp_path: Path, targets: list[str]) -> None:
+def test_lora_on_one_of_two_tied_weights_unties_the_head(make: Making, tmp_path: Path, targets: list[str]) -> None:
     """PEFT would add one side's B·A to both, since they are one tensor: that is not the trained model."""
     base, adapter = make(tie=True, target_modules=["q_proj", *targets])
     run(base, adapter, tmp_path / "merged")
@@ -139,7 +139,7 @@ def test_lora_on_one_side_of_a_tie_unties_the_head(make: Making, tmp_path: Path,
     assert_merged_is_trained(base, adapter, tmp_path / "merged")
 
 
-def test_the_same_change_to_both_sides_keeps_them_tied(make: Making, tmp_path: Path) -> None:
+def test_same_change_to_both_tied_weights_keeps_them_tied(make: Making, tmp_path: Path) -> None:
     base, adapter = make(tie=True, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     run(base, adapter, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is True
@@ -148,7 +148,7 @@ def test_the_same_change_to_both_sides_keeps_them_tied(make: Making, tmp_path: P
 
 @pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}])
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_resized_vocabulary_is_kept(make: Making, tmp_path: Path, lora: dict[str, Any], tie: bool) -> None:
+def test_resized_vocabulary_is_kept(make: Making, tmp_path: Path, lora: dict[str, Any], tie: bool) -> None:
     base, adapter = make(tie=tie, grow=6, **lora)
     run(base, adapter, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == 262
@@ -156,13 +156,13 @@ def test_a_resized_vocabulary_is_kept(make: Making, tmp_path: Path, lora: dict[s
     assert all(torch.equal(ours[name], tensor.half()) for name, tensor in theirs.items())
 
 
-def test_added_tokens_that_were_trained_alone_are_kept(make: Making, tmp_path: Path) -> None:
+def test_trained_rows_of_added_tokens_are_merged(make: Making, tmp_path: Path) -> None:
     base, adapter = make(tie=True, grow=6, trainable_token_indices=[256, 261])
     run(base, adapter, tmp_path / "merged")
     assert_merged_is_trained(base, adapter, tmp_path / "merged", grow=6)
 
 
-def test_a_vocabulary_that_was_resized_on_one_side_is_refused(make: Making, tmp_path: Path) -> None:
+def test_vocabulary_resized_in_only_one_matrix_is_rejected(make: Making, tmp_path: Path) -> None:
     base, adapter = make(tie=False, grow=6, target_modules=["q_proj", "embed_tokens"])
     with pytest.raises(
         MergeError, match=r"resized in only one place \(model.embed_tokens.weight 262, lm_head.weight 256"
@@ -170,7 +170,7 @@ def test_a_vocabulary_that_was_resized_on_one_side_is_refused(make: Making, tmp_
         run(base, adapter, tmp_path / "merged")
 
 
-def test_a_token_without_a_row_is_refused(make: Making, tmp_path: Path) -> None:
+def test_token_without_an_embedding_row_is_rejected(make: Making, tmp_path: Path) -> None:
     base, adapter = make()
     added = {"added_tokens": [{"id": 255, "content": "<there>"}, {"id": 256, "content": "<new>"}]}
     (adapter / "tokenizer.json").write_text(json.dumps(added))
@@ -178,14 +178,14 @@ def test_a_token_without_a_row_is_refused(make: Making, tmp_path: Path) -> None:
         run(base, adapter, tmp_path / "merged")
 
 
-def test_the_merge_changes_the_base(make: Making, tmp_path: Path) -> None:
+def test_merge_changes_the_base_weights(make: Making, tmp_path: Path) -> None:
     base, adapter = make()
     run(base, adapter, tmp_path / "merged")
     name = "model.layers.1.mlp.down_proj.weight"
     assert not torch.equal(weights(tmp_path / "merged")[name], weights(base)[name])
 
 
-def test_shards_and_index_load_as_one_file_does(make: Making, tmp_path: Path) -> None:
+def test_sharded_merge_loads_like_a_single_file(make: Making, tmp_path: Path) -> None:
     base, adapter = make()
     run(base, adapter, tmp_path / "one")
     run(base, adapter, tmp_path / "many", shard=60_000)
@@ -195,7 +195,7 @@ def test_shards_and_index_load_as_one_file_does(make: Making, tmp_path: Path) ->
     assert all(torch.equal(one[name], many[name]) for name in one)
 
 
-def test_a_value_that_float16_cannot_hold_makes_it_bfloat16_and_is_named(
+def test_float16_overflow_switches_to_bfloat16_and_is_reported(
     make: Making, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, adapter = make(dtype=torch.float32, lora_alpha=10**7)
@@ -207,7 +207,7 @@ def test_a_value_that_float16_cannot_hold_makes_it_bfloat16_and_is_named(
         run(base, adapter, tmp_path / "forced", dtype="float16")
 
 
-def test_the_dequantized_base_is_what_an_nf4_adapter_saw(make: Making, tmp_path: Path) -> None:
+def test_dequantized_base_equals_the_weights_seen_in_nf4_training(make: Making, tmp_path: Path) -> None:
     from transformers import BitsAndBytesConfig
 
     base, adapter = make(dtype=torch.float32)
@@ -248,7 +248,7 @@ def test_the_dequantized_base_is_what_an_nf4_adapter_saw(make: Making, tmp_path:
         ("init_lora_weights", "pissa", "changed the base"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_with_the_reason(
+def test_unsupported_adapters_are_rejected_with_a_reason(
     make: Making, tmp_path: Path, key: str, value: Any, reason: str
 ) -> None:
     base, adapter = make()
@@ -258,7 +258,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(
         run(base, adapter, tmp_path / "merged")
 
 
-def test_an_adapter_of_other_widths_names_the_mismatch(make: Making, tmp_path: Path) -> None:
+def test_shape_mismatch_between_adapter_and_base_is_reported(make: Making, tmp_path: Path) -> None:
     _, adapter = make()
     config = LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=256,
@@ -274,7 +274,9 @@ def test_an_adapter_of_other_widths_names_the_mismatch(make: Making, tmp_path: P
 
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("shape", some([(2100, 1024), (200, 96), (3, 5)], [1, 2]))
-def test_nf4_in_slices_is_nf4_of_the_whole(tmp_path: Path, double_quant: bool, shape: tuple[int, int]) -> None:
+def test_sliced_nf4_quantization_equals_whole_tensor_quantization(
+    tmp_path: Path, double_quant: bool, shape: tuple[int, int]
+) -> None:
     import bitsandbytes.functional as bnb
 
     torch.manual_seed(0)
@@ -287,7 +289,7 @@ def test_nf4_in_slices_is_nf4_of_the_whole(tmp_path: Path, double_quant: bool, s
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_a_base_that_is_stored_in_nf4_is_merged_dequantized(make: Making, tmp_path: Path, double_quant: bool) -> None:
+def test_base_stored_in_nf4_is_dequantized_for_the_merge(make: Making, tmp_path: Path, double_quant: bool) -> None:
     from transformers import BitsAndBytesConfig
 
     base, adapter = make(tie=False, dtype=torch.float32)
@@ -309,7 +311,7 @@ def test_a_base_that_is_stored_in_nf4_is_merged_dequantized(make: Making, tmp_pa
     assert (merged - want).abs().max() < 0.01 * (original - want).abs().max()
 
 
-def test_nan_and_a_truncated_shard_are_named(make: Making, tmp_path: Path) -> None:
+def test_nan_and_truncated_shard_are_reported(make: Making, tmp_path: Path) -> None:
     base, adapter = make(dtype=torch.bfloat16)
     shard = sorted(base.glob("*.safetensors"))[-1]
     content = bytearray(shard.read_bytes())
@@ -322,7 +324,7 @@ def test_nan_and_a_truncated_shard_are_named(make: Making, tmp_path: Path) -> No
         run(base, adapter, tmp_path / "again")
 
 
-def test_slices_give_what_whole_tensors_give(make: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sliced_merge_equals_whole_tensor_merge(make: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, adapter = make(use_dora=True, bias="all", trainable_token_indices=[3, 200])
     run(base, adapter, tmp_path / "whole")
     monkeypatch.setattr("export.merge.weights.row_ranges", lambda tensor: row_ranges(tensor, values=1000))
@@ -331,7 +333,7 @@ def test_slices_give_what_whole_tensors_give(make: Making, tmp_path: Path, monke
     assert all(torch.equal(whole[name], sliced[name]) for name in whole)
 
 
-def test_an_adapter_of_another_architecture_names_what_is_missing(make: Making, tmp_path: Path) -> None:
+def test_adapter_for_another_architecture_reports_the_missing_tensor(make: Making, tmp_path: Path) -> None:
     _, adapter = make()
     config = LlamaConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, vocab_size=256
@@ -343,7 +345,7 @@ def test_an_adapter_of_another_architecture_names_what_is_missing(make: Making, 
 
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True, "bias": "lora_only"}])
-def test_conv1d_layers_are_merged_as_peft_does(bare: bool, more: dict[str, Any], tmp_path: Path) -> None:
+def test_conv1d_layers_are_merged_like_peft(bare: bool, more: dict[str, Any], tmp_path: Path) -> None:
     """`bare`: saved without its head and so without the prefix of its names, as OpenAI's own GPT-2 is."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=96, n_positions=64)).half()
@@ -365,7 +367,7 @@ def test_conv1d_layers_are_merged_as_peft_does(bare: bool, more: dict[str, Any],
     assert (after - want).abs().max() < 0.01 * (before - want).abs().max()
 
 
-def test_dora_on_a_conv1d_is_refused(tmp_path: Path) -> None:
+def test_dora_on_conv1d_is_rejected(tmp_path: Path) -> None:
     GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=96)).save_pretrained(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     config = LoraConfig(r=4, target_modules=["c_attn"], use_dora=True, task_type="CAUSAL_LM")

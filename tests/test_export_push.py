@@ -57,7 +57,7 @@ def line(done: subprocess.CompletedProcess[str]) -> str:
     return errors[0]
 
 
-def test_a_run_is_published_in_one_private_commit_with_its_records(push: Push, hub: Hub, run: Run) -> None:
+def test_push_creates_one_commit_in_a_private_repository_with_records(push: Push, hub: Hub, run: Run) -> None:
     done = push()
     assert done.returncode == 0, done.stderr
     repo = hub.repos["me/model"]
@@ -75,7 +75,7 @@ def test_a_run_is_published_in_one_private_commit_with_its_records(push: Push, h
     assert {"burnish", "python", "huggingface_hub"} <= set(record.versions)
 
 
-def test_what_is_published_can_be_checked_with_sha256sum(push: Push, hub: Hub, tmp_path: Path) -> None:
+def test_published_files_can_be_verified_with_sha256sum(push: Push, hub: Hub, tmp_path: Path) -> None:
     assert push().returncode == 0
     for name, content in hub.files("me/model").items():
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def test_what_is_published_can_be_checked_with_sha256sum(push: Push, hub: Hub, t
     assert "tuned-F16.gguf: OK" in done.stdout
 
 
-def test_a_second_push_uploads_nothing(push: Push, hub: Hub, run: Run) -> None:
+def test_second_push_uploads_nothing(push: Push, hub: Hub, run: Run) -> None:
     assert push().returncode == 0
     head, record = hub.repos["me/model"].head, run.read(PushRecord)
     hub.requests.clear()
@@ -95,7 +95,7 @@ def test_a_second_push_uploads_nothing(push: Push, hub: Hub, run: Run) -> None:
     assert hub.repos["me/model"].head == head == run.read(PushRecord).commit == record.commit
 
 
-def test_a_push_that_is_killed_goes_on_with_what_is_missing(push: Push, hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_killed_push_resumes_with_the_missing_files(push: Push, hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.seconds_a_part = 0.25
     environment = {**os.environ, **hub.environment(tmp_path / "hf")}
     command = [sys.executable, "-m", "export", "push", *where(run), "--push.repo", "me/model"]
@@ -117,7 +117,7 @@ def test_a_push_that_is_killed_goes_on_with_what_is_missing(push: Push, hub: Hub
     assert len(hub.repos["me/model"].commits) == 2
 
 
-def test_a_connection_that_breaks_in_an_upload_is_tried_again(push: Push, hub: Hub) -> None:
+def test_broken_upload_is_retried(push: Push, hub: Hub) -> None:
     hub.fail("PUT", "/lfs/", -1, after=300_000)
     done = push()
     assert done.returncode == 0, done.stderr
@@ -129,9 +129,7 @@ def test_a_connection_that_breaks_in_an_upload_is_tried_again(push: Push, hub: H
     ("method", "path", "status"),
     [("GET", "whoami-v2", 429), ("POST", "repos/create", 503), ("PUT", "/lfs/", 429), ("POST", "/commit/main", 503)],
 )
-def test_a_rate_limit_and_a_server_error_are_waited_out(
-    method: str, path: str, status: int, push: Push, hub: Hub
-) -> None:
+def test_rate_limits_and_server_errors_are_retried(method: str, path: str, status: int, push: Push, hub: Hub) -> None:
     hub.fail(method, path, status, Retry_After="0")
     done = push()
     assert done.returncode == 0, done.stderr
@@ -139,14 +137,14 @@ def test_a_rate_limit_and_a_server_error_are_waited_out(
     assert len(hub.repos["me/model"].commits) == 2
 
 
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(push: Push, hub: Hub) -> None:
+def test_commit_is_not_repeated_when_its_response_was_lost(push: Push, hub: Hub) -> None:
     hub.lost_answers = 1
     done = push()
     assert done.returncode == 0 and "answers 502; trying again" in done.stderr
     assert len(hub.repos["me/model"].commits) == 2
 
 
-def test_a_hub_that_stays_down_is_one_line(push: Push, hub: Hub) -> None:
+def test_unavailable_hub_is_a_one_line_error(push: Push, hub: Hub) -> None:
     hub.fail("GET", "/api/whoami-v2", 503, times=99, Retry_After="0")
     assert "the Hub answers 503" in line(push())
 
@@ -159,31 +157,33 @@ def test_a_hub_that_stays_down_is_one_line(push: Push, hub: Hub) -> None:
         (None, "there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login`"),
     ],
 )
-def test_a_bad_token_is_one_line_and_never_shown(token: str | None, text: str, push: Push, hub: Hub, run: Run) -> None:
+def test_invalid_token_is_a_one_line_error_without_the_token(
+    token: str | None, text: str, push: Push, hub: Hub, run: Run
+) -> None:
     done = push(token=token)
     assert text in line(done)
     assert "me/model" not in hub.repos and not run.has(PushRecord)
     assert not token or token not in done.stdout + done.stderr
 
 
-def test_a_repository_that_may_only_be_read_is_refused_before_uploads(push: Push, hub: Hub) -> None:
+def test_read_only_repository_is_rejected_before_uploads(push: Push, hub: Hub) -> None:
     assert push().returncode == 0
     hub.requests.clear()
     assert "is not allowed to write to me/model" in line(push(token="hf_read"))
     assert not hub.asked("POST", "objects/batch")
 
 
-def test_without_a_network_it_says_which_address_was_tried(push: Push) -> None:
+def test_error_without_network_names_the_hub_address(push: Push) -> None:
     said = line(push(HF_ENDPOINT="http://127.0.0.1:9"))
     assert "push.repo me/model: the Hub can't be reached (http://127.0.0.1:9): check the network" in said
     assert "push.repo me/model: HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
 
 
-def test_someone_elses_namespace_is_refused(push: Push, hub: Hub) -> None:
+def test_namespace_of_another_user_is_rejected(push: Push, hub: Hub) -> None:
     assert "not allowed to write to them/model" in line(push("--push.repo", "them/model"))
 
 
-def test_a_taken_name_is_refused_and_left_alone(push: Push, hub: Hub) -> None:
+def test_existing_foreign_repository_is_rejected_and_unchanged(push: Push, hub: Hub) -> None:
     hub.add("me/model", {"pytorch_model.bin": b"another model"}, private=True)
     assert "the name is taken by a model that Burnish did not publish" in line(push())
     assert set(hub.files("me/model")) == {"pytorch_model.bin"}
@@ -191,13 +191,13 @@ def test_a_taken_name_is_refused_and_left_alone(push: Push, hub: Hub) -> None:
     assert "the name is taken by something that your token can't see" in line(push("--push.repo", "me/other"))
 
 
-def test_a_public_repository_is_used_only_when_asked(push: Push, hub: Hub, run: Run) -> None:
+def test_public_repository_is_used_only_with_push_public(push: Push, hub: Hub, run: Run) -> None:
     assert push("--push.public", "true").returncode == 0
     assert not hub.repos["me/model"].private and run.read(PushRecord).public
     assert "is public: set PUBLIC=1" in line(push())
 
 
-def test_a_secret_file_and_a_login_are_tokens_too(push: Push, hub: Hub, tmp_path: Path) -> None:
+def test_token_is_read_from_secret_file_and_login(push: Push, hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hf_good\n")
     assert push(token=None, HF_TOKEN_PATH=str(tmp_path / "secret")).returncode == 0
     (tmp_path / "hf").mkdir(exist_ok=True)
@@ -205,7 +205,7 @@ def test_a_secret_file_and_a_login_are_tokens_too(push: Push, hub: Hub, tmp_path
     assert push(token=None).returncode == 0
 
 
-def test_the_token_is_in_no_output_and_no_file(push: Push, hub: Hub, run: Run) -> None:
+def test_token_appears_in_no_output_or_file(push: Push, hub: Hub, run: Run) -> None:
     hub.fail("PUT", "/lfs/", 503)
     done = push()
     assert done.returncode == 0
@@ -215,7 +215,7 @@ def test_the_token_is_in_no_output_and_no_file(push: Push, hub: Hub, run: Run) -
     assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload addresses are signed: no token goes there
 
 
-def test_a_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("Q4_K_M",))
     to = ("--push.repo", "me/model")
     done = cli("export", "push", *where(run), *to, **hub.environment(tmp_path / "hf"))
@@ -225,7 +225,7 @@ def test_a_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) 
     assert "failed its exam" in line(asked)
 
 
-def test_a_run_without_passing_artifacts_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_run_without_passing_artifacts_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path / "failed", failed=("F16", "Q8_0", "Q4_K_M"))
     command = ("export", "push", *where(run), "--push.repo", "me/model")
     assert "no artifact passed its exam" in line(cli(*command, **hub.environment(tmp_path / "hf")))
@@ -236,13 +236,13 @@ def test_a_run_without_passing_artifacts_is_published_only_with_a_warning(hub: H
     assert "**Warning: not everything here passed its exam.**" in card and WHY in card
 
 
-def test_a_full_quota_is_reported(push: Push, hub: Hub, run: Run) -> None:
+def test_exceeded_quota_is_reported(push: Push, hub: Hub, run: Run) -> None:
     hub.quota_bytes = 1000
     assert "has too little storage for it: Private repository storage limit reached" in line(push())
     assert len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
 
 
-def test_a_local_path_in_the_records_causes_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_local_path_in_the_records_causes_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:
     data = {
         "path": "/home/me/rows.jsonl",
         "sha256": "d" * 64,
@@ -267,13 +267,13 @@ def test_quantized_merged_weights_are_never_published(push: Push, hub: Hub, run:
 
 
 @pytest.mark.parametrize("name", ["gguf/tuned-Q8_0.gguf", "adapter/adapter_config.json", "merged/tokenizer.json"])
-def test_a_file_that_changed_since_its_record_is_refused(name: str, push: Push, hub: Hub, run: Run) -> None:
+def test_file_changed_since_its_record_is_rejected(name: str, push: Push, hub: Hub, run: Run) -> None:
     (run.path / name).write_bytes((run.path / name).read_bytes() + b" ")
     assert "differs from its record (sha256)" in line(push())
     assert "me/model" not in hub.repos
 
 
-def test_a_dry_run_lists_files_and_sizes_without_network(push: Push, hub: Hub, run: Run) -> None:
+def test_dry_run_lists_files_and_sizes_without_network(push: Push, hub: Hub, run: Run) -> None:
     done = push("--dry-run", "--push.what", "Q8_0,adapter")
     assert done.returncode == 0, done.stderr
     assert "tuned-Q8_0.gguf" in done.stdout and "1.6 MB" in done.stdout and "private" in done.stdout
@@ -281,7 +281,7 @@ def test_a_dry_run_lists_files_and_sizes_without_network(push: Push, hub: Hub, r
     assert not hub.requests and not run.has(PushRecord)
 
 
-def test_a_retrained_run_takes_the_place_of_the_old_one(push: Push, hub: Hub, tmp_path: Path, cli: Cli) -> None:
+def test_push_of_a_retrained_run_replaces_the_old_files(push: Push, hub: Hub, tmp_path: Path, cli: Cli) -> None:
     assert push().returncode == 0
     hub.add("me/model", {"picture.png": b"by hand"})
     again = make_run(tmp_path / "runs", name="better")
@@ -291,7 +291,7 @@ def test_a_retrained_run_takes_the_place_of_the_old_one(push: Push, hub: Hub, tm
     assert {"better-Q8_0.gguf", "picture.png"} <= files and "tuned-Q8_0.gguf" not in files
 
 
-def test_the_training_config_sets_the_repository(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> None:
+def test_repository_is_read_from_the_training_config(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> None:
     config = json.loads((run.path / "config.yaml").read_text())
     config["push"] = {"repo": "me/from-config", "what": ["Q8_0"], "public": True, "allow_failed": False}
     (run.path / "config.yaml").write_text(json.dumps(config))
@@ -304,7 +304,7 @@ def test_the_training_config_sets_the_repository(hub: Hub, run: Run, tmp_path: P
     assert "config.yaml: push.repository: Extra inputs are not permitted" in line(cli("export", "push", *where(run)))
 
 
-def test_a_missing_repository_and_an_unknown_part_are_reported(run: Run, cli: Cli) -> None:
+def test_missing_repository_and_unknown_push_part_are_reported(run: Run, cli: Cli) -> None:
     assert "push.repo is required: set REPO=owner/name" in line(cli("export", "push", *where(run)))
     done = cli("export", "push", *where(run), "--push.repo", "me/model", "--push.what", "ggufs")
     assert "did you mean 'gguf'?" in line(done)
@@ -312,7 +312,7 @@ def test_a_missing_repository_and_an_unknown_part_are_reported(run: Run, cli: Cl
 
 
 @pytest.mark.parametrize("what", ["adapter", "lora"])
-def test_the_adapter_alone_needs_no_export(what: str, push: Push, hub: Hub, run: Run) -> None:
+def test_adapter_can_be_published_without_an_export(what: str, push: Push, hub: Hub, run: Run) -> None:
     (run.path / "export.json").unlink()
     done = push("--push.what", what)
     assert done.returncode == 0, done.stderr
@@ -327,7 +327,7 @@ def test_the_adapter_alone_needs_no_export(what: str, push: Push, hub: Hub, run:
     assert (record.export_sha256, record.train_sha256) == (None, file_sha256(run.path / "train.json"))
 
 
-def test_after_the_export_the_rest_follows_into_the_same_repository(push: Push, hub: Hub, run: Run) -> None:
+def test_later_push_adds_exported_files_to_the_same_repository(push: Push, hub: Hub, run: Run) -> None:
     export = (run.path / "export.json").read_bytes()
     (run.path / "export.json").unlink()
     assert push("--push.what", "adapter").returncode == 0
@@ -336,7 +336,7 @@ def test_after_the_export_the_rest_follows_into_the_same_repository(push: Push, 
     assert {"export.json", "model.safetensors"} <= set(hub.files("me/model"))
 
 
-def test_an_export_of_an_earlier_training_does_not_go_with_the_adapter(push: Push, hub: Hub, run: Run) -> None:
+def test_stale_export_is_not_published_with_the_adapter(push: Push, hub: Hub, run: Run) -> None:
     (run.path / "train.json").write_text((run.path / "train.json").read_text() + "\n")
     done = push("--push.what", "adapter")
     assert done.returncode == 0 and "export.json is from an earlier training and is left out" in done.stderr
@@ -344,7 +344,7 @@ def test_an_export_of_an_earlier_training_does_not_go_with_the_adapter(push: Pus
     assert "is from an earlier training: run `make export` again" in line(push())
 
 
-def test_everything_but_the_adapter_needs_an_export(push: Push, run: Run) -> None:
+def test_push_of_gguf_or_merged_requires_an_export(push: Push, run: Run) -> None:
     (run.path / "export.json").unlink()
     said = line(push("--push.what", "adapter,merged"))
     assert "run `make export` for it first (WHAT=adapter publishes the adapter without an export)" in said

@@ -73,14 +73,14 @@ def test_every_artifact_is_recorded_with_its_figures(exported: Run) -> None:
     assert record.chat_template_sha256 == train.chat_template_sha256
 
 
-def test_the_template_travels_into_the_merge_and_the_gguf(exported: Run) -> None:
+def test_chat_template_is_stored_in_merged_and_gguf(exported: Run) -> None:
     template = (exported.path / "adapter" / "chat_template.jinja").read_text()
     assert (exported.path / "merged" / "chat_template.jinja").read_text() == template
     with Model.open(exported.path / "gguf" / "source-Q8_0.gguf") as model:
         assert model.chat_template == template
 
 
-def test_exporting_again_redoes_nothing_and_a_new_type_only_adds_it(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_repeated_export_reuses_files_and_adds_only_new_types(exported: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(exported, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.suffix in (".gguf", ".safetensors")}
     done = cli(*exporting(run, "--gguf.quants", "Q8_0,Q5_0"))
@@ -98,7 +98,7 @@ def test_exporting_again_redoes_nothing_and_a_new_type_only_adds_it(exported: Ru
 @pytest.mark.parametrize(
     ("appears", "start"), some([(".export/original", fork), ("gguf/source-F16.gguf", start_fresh)], [1])
 )
-def test_a_killed_export_ends_in_the_same_hashes(
+def test_killed_export_resumes_to_the_same_hashes(
     appears: str, start: Start, exported: Run, source: Run, tmp_path: Path, cli: Cli
 ) -> None:
     """Also in new interpreters, each with other hashes of strings."""
@@ -112,7 +112,7 @@ def test_a_killed_export_ends_in_the_same_hashes(
     assert not list(run.path.rglob("*.partial"))
 
 
-def test_an_export_killed_at_ten_random_moments_ends_in_the_same_hashes(
+def test_export_killed_at_ten_random_times_resumes_to_the_same_hashes(
     exported: Run, source: Run, tmp_path: Path, cli: Cli
 ) -> None:
     run, moments = copy(source, tmp_path), random.Random(0)
@@ -128,7 +128,7 @@ def test_an_export_killed_at_ten_random_moments_ends_in_the_same_hashes(
     assert hashes(run) == hashes(exported)
 
 
-def test_a_smoke_runs_exact_merge_passes_and_every_record_says_what_made_it(exported: Run) -> None:
+def test_exact_merge_of_a_smoke_run_passes_and_records_have_versions(exported: Run) -> None:
     """Four steps gain less than rounding to 16 bits changes, so a lost share of it is not judged."""
     record = exported.read(ExportRecord)
     merged, f16 = record.artefacts[:2]
@@ -142,7 +142,7 @@ def test_a_smoke_runs_exact_merge_passes_and_every_record_says_what_made_it(expo
         assert {"burnish", "llama_cpp", "torch", "transformers", "peft"} <= set(versions)
 
 
-def test_looser_thresholds_are_reported_and_defaults_judge_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_looser_thresholds_are_reported_and_removing_them_rejudges(exported: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(exported, tmp_path)
     done = cli(*exporting(run, "--gguf.quants", "Q8_0", "--gate.max_kl", "1000"))
     assert done.returncode == 0, done.stderr
@@ -158,13 +158,13 @@ def test_looser_thresholds_are_reported_and_defaults_judge_again(exported: Run, 
     assert record.default == exported.read(ExportRecord).default and record.gate["max_kl"] == 0.1
 
 
-def test_merging_into_four_bits_is_refused_with_the_reason(source: Run, cli: Cli) -> None:
+def test_merging_into_4_bits_is_rejected_with_a_reason(source: Run, cli: Cli) -> None:
     done = cli(*exporting(source, "--merge.dtype", "nf4"))
     assert done.returncode == 2
     assert "merging into 4 bits is not supported: rounding can erase" in done.stderr
 
 
-def test_a_changed_artifact_is_made_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_changed_artifact_is_created_again(exported: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(exported, tmp_path)
     gguf = run.path / "gguf" / "source-Q8_0.gguf"
     gguf.write_bytes(gguf.read_bytes()[:-1] + b"x")
@@ -172,7 +172,7 @@ def test_a_changed_artifact_is_made_again(exported: Run, tmp_path: Path, cli: Cl
     assert hashes(run) == hashes(exported)
 
 
-def test_an_nf4_run_examines_both_merge_bases(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_nf4_run_examines_both_merge_bases(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     run = trained(cli, tiny_base, rows, tmp_path, "nf4", "--base.quantization", "nf4")
     train = run.read(TrainRecord)
     assert (train.quantization, train.double_quant) == ("nf4", True)
@@ -199,7 +199,7 @@ def test_plain_text_rows_train_and_export(tiny_base: Path, tmp_path: Path, cli: 
     assert {a.fidelity.prompt_parity for a in record.artefacts} == {True}
 
 
-def test_a_moved_base_can_be_set_and_another_one_is_refused(
+def test_moved_base_can_be_set_and_a_different_base_is_rejected(
     source: Run, tiny_base: Path, tmp_path: Path, cli: Cli
 ) -> None:
     run = copy(source, tmp_path)
@@ -218,7 +218,7 @@ def test_a_moved_base_can_be_set_and_another_one_is_refused(
     assert "is not the base that this run was trained on" in done.stderr
 
 
-def test_a_changed_adapter_and_an_unknown_type_are_refused_before_work(source: Run, tmp_path: Path, cli: Cli) -> None:
+def test_changed_adapter_and_unknown_type_are_rejected_before_merging(source: Run, tmp_path: Path, cli: Cli) -> None:
     run = copy(source, tmp_path)
     done = cli(*exporting(run, "--gguf.quants", "Q4_KM,Q8_0"))
     assert done.returncode == 2
@@ -230,7 +230,7 @@ def test_a_changed_adapter_and_an_unknown_type_are_refused_before_work(source: R
     assert not (run.path / "merged").exists()
 
 
-def test_exporting_without_a_run_names_the_command(tmp_path: Path, cli: Cli) -> None:
+def test_export_without_a_run_suggests_the_train_command(tmp_path: Path, cli: Cli) -> None:
     done = cli("export", "run", "--run.root", str(tmp_path))
     assert done.returncode == 2
     assert "make train DATA=..." in done.stderr

@@ -55,20 +55,20 @@ def record(trained: Chat, reading: str = "text") -> Any:
     return SimpleNamespace(**said, chat_template_sha256=sha256)
 
 
-def test_checkpoint_and_gguf_read_special_strings_as_trained(trained: Chat, tokenizer: Any, model: Model) -> None:
+def test_merged_and_gguf_tokenize_special_strings_as_in_training(trained: Chat, tokenizer: Any, model: Model) -> None:
     asked, told = exam(trained), record(trained)
     assert len(asked.specials_check.specials) == 17
     for chat in (checkpoint_chat(tokenizer, told), gguf_chat(model, told)):
         assert prompt_parity(asked, chat, told, model.tokenize).holds, chat
 
 
-def test_an_artifact_that_parses_what_was_text_fails(trained: Chat, model: Model) -> None:
+def test_artifact_that_parses_special_strings_trained_as_text_fails(trained: Chat, model: Model) -> None:
     told = record(trained, "parse")
     check = prompt_parity(exam(trained), gguf_chat(model, told), told, model.tokenize)
     assert check.holds is False and "differ from the trained ones" in check.why
 
 
-def test_a_special_string_that_is_ordinary_in_the_artifact_fails_by_name(trained: Chat, model: Model) -> None:
+def test_special_string_missing_in_the_artifact_fails_by_name(trained: Chat, model: Model) -> None:
     """It is in no row but in the vocabulary: a user could write it and get a token."""
     told = record(trained)
     chat = gguf_chat(model, told)
@@ -79,7 +79,7 @@ def test_a_special_string_that_is_ordinary_in_the_artifact_fails_by_name(trained
     assert check.holds is False and check.why.startswith("<gh_stars> are special tokens in training")
 
 
-def test_the_check_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
+def test_special_strings_check_is_stored_with_the_exam(trained: Chat, tmp_path: Path) -> None:
     check = SpecialsCheck.of(trained)
     assert check is not None
     check.save(tmp_path)
@@ -89,7 +89,7 @@ def test_the_check_is_kept_with_the_exam(trained: Chat, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nested loops", "text times", "raise an error of terminal escapes", "open tag"])
-def test_a_hostile_template_in_an_artifact_fails_parity_in_one_line(trained: Chat, model: Model, name: str) -> None:
+def test_hostile_template_in_an_artifact_fails_parity_with_one_line(trained: Chat, model: Model, name: str) -> None:
     hostile = replace(trained, template=replace(trained.template, source=HOSTILE[name], timeout_s=0.5))
     check = prompt_parity(exam(trained), hostile, record(trained), model.tokenize_raw)
     assert check.holds is False and check.why.isprintable()

@@ -36,31 +36,31 @@ def ends(own: set[int], recorded: set[int] | None = None) -> Ends:
     return Ends(frozenset(own), frozenset({END} if recorded is None else recorded), lambda i: WORDS.get(i, ""))
 
 
-def test_stopping_where_turns_end_and_nowhere_else_holds() -> None:
+def test_terminator_check_passes_if_only_turn_ends_stop() -> None:
     assert terminator(exam([100, 101, END], [101, COMMA, END]), ends({END, OTHER_END})).holds is True
 
 
-def test_an_end_token_that_does_not_stop_it_fails() -> None:
+def test_end_token_that_does_not_stop_generation_fails() -> None:
     check = terminator(exam([100, END]), ends({OTHER_END}))
     assert check.holds is False and "trained turns end in token 2, where it does not stop" in check.why
 
 
-def test_ordinary_text_that_is_recorded_as_an_end_fails_even_where_no_examined_turn_has_it() -> None:
+def test_ordinary_text_recorded_as_end_token_fails_even_if_no_turn_contains_it() -> None:
     check = terminator(exam([100, END]), ends({END}, {END, COMMA, 101}))
     assert check.holds is False and "records ordinary text as end tokens" in check.why
     assert "2 tokens (28 ',', 101 'barrel')" in check.why
 
 
-def test_a_stop_in_the_middle_of_a_trained_turn_fails() -> None:
+def test_stop_inside_a_trained_turn_fails() -> None:
     check = terminator(exam([100, OTHER_END, 101, END]), ends({END, OTHER_END}))
     assert check.holds is False and "it stops inside trained turns, at 1 tokens (0)" in check.why
 
 
-def test_a_template_that_ends_a_turn_twice_is_not_a_stop_inside() -> None:
+def test_two_end_tokens_after_a_turn_are_not_a_stop_inside_it() -> None:
     assert terminator(exam([100, END, SPACE, OTHER_END]), ends({END, OTHER_END}, {OTHER_END})).holds is True
 
 
-def test_plain_text_has_no_turns_but_a_wrong_recorded_end_fails() -> None:
+def test_wrong_recorded_end_token_fails_for_plain_text() -> None:
     assert terminator(exam([100, END, 101], chat=False), ends({END})).holds is None
     assert terminator(exam([100, 101], chat=False), ends({END}, {COMMA})).holds is False
 
@@ -98,7 +98,7 @@ def cut(cli: Cli, tiny_base: Path, files: tuple[str, ...], tmp_path_factory: pyt
 
 
 @pytest.mark.slow
-def test_where_rows_are_cut_only_the_real_end_is_recorded_examined_and_served(cut: Run, cli: Cli) -> None:
+def test_truncated_rows_record_only_real_end_tokens(cut: Run, cli: Cli) -> None:
     record, sat = cut.read(TrainRecord), Exam.load(cut.path / "exam")
     assert record.data.model_extra is not None and record.data.model_extra["truncated"] == 2 * (60 - WHOLE)
     assert record.terminators == ["<|im_end|>"]
@@ -114,7 +114,7 @@ def test_where_rows_are_cut_only_the_real_end_is_recorded_examined_and_served(cu
 
 
 @pytest.mark.slow
-def test_an_end_that_was_recorded_wrongly_before_fails_every_artifact(cut: Run, cli: Cli, tmp_path: Path) -> None:
+def test_wrong_end_token_in_an_old_record_fails_every_artifact(cut: Run, cli: Cli, tmp_path: Path) -> None:
     run = Run(tmp_path / "cut")
     (tmp_path / "cut").mkdir()
     for name in ("adapter", "exam"):
@@ -131,7 +131,7 @@ def test_an_end_that_was_recorded_wrongly_before_fails_every_artifact(cut: Run, 
 
 
 @pytest.mark.slow
-def test_rows_that_are_all_cut_are_refused(cli: Cli, tiny_base: Path, files: tuple[str, ...]) -> None:
+def test_data_with_only_truncated_rows_is_rejected(cli: Cli, tiny_base: Path, files: tuple[str, ...]) -> None:
     done = cli("train", "check", "--base.id", str(tiny_base), *files, "--data.max_length", "45")
     assert done.returncode == 2
     assert "every row is cut before its end token, so the model would never learn to stop" in done.stderr
@@ -139,7 +139,7 @@ def test_rows_that_are_all_cut_are_refused(cli: Cli, tiny_base: Path, files: tup
 
 
 @pytest.mark.slow
-def test_the_gguf_itself_stops_only_where_it_should(cut: Run) -> None:
+def test_gguf_stops_only_at_trained_end_tokens(cut: Run) -> None:
     with Model.open(cut.path / "gguf" / "cut-Q8_0.gguf", vocab_only=True) as model:
         assert END in model.eog_ids()
         assert not any(model.piece(i).strip() for i in model.eog_ids())

@@ -37,7 +37,7 @@ def exported(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFacto
     return Run(root / "thoughts")
 
 
-def test_both_records_have_the_variables_and_artifacts_the_prompts(exported: Run) -> None:
+def test_template_variables_are_in_both_records_and_prompts_match(exported: Run) -> None:
     record = exported.read(ExportRecord)
     assert exported.read(TrainRecord).template_kwargs == record.template_kwargs == VARIABLES
     assert [(a.kind, a.fidelity.prompt_parity, a.fidelity.terminator, a.verdict) for a in record.artefacts] == [
@@ -45,7 +45,7 @@ def test_both_records_have_the_variables_and_artifacts_the_prompts(exported: Run
     ]  # fmt: skip
 
 
-def test_other_variables_than_the_trained_ones_fail_prompt_parity(exported: Run, tmp_path: Path, cli: Cli) -> None:
+def test_template_variables_different_from_training_fail_prompt_parity(exported: Run, tmp_path: Path, cli: Cli) -> None:
     """Parity can fail: the exam detects a record with other variables."""
     import shutil
 
@@ -59,7 +59,7 @@ def test_other_variables_than_the_trained_ones_fail_prompt_parity(exported: Run,
     assert {a.fidelity.prompt_parity for a in run.read(ExportRecord).artefacts} == {False}
 
 
-def test_the_server_sends_the_trained_prompt_unless_a_request_sets_the_variables(exported: Run) -> None:
+def test_server_uses_trained_template_variables_unless_the_request_sets_them(exported: Run) -> None:
     question = next(q for q in Exam.load(exported.path / "exam").questions if q.messages)
     trained = question.input_ids[: question.spans[0][0]]
     messages = (question.messages or [])[: question.turns[0]]

@@ -49,7 +49,7 @@ def chat_and_exam(base_tokenizer: Any) -> tuple[Chat, Exam]:
     return Chat(template, codec.vocabulary), exam
 
 
-def test_prompts_with_tools_and_calls_are_those_of_training(chat_and_exam: tuple[Chat, Exam]) -> None:
+def test_prompts_with_tools_and_calls_equal_the_trained_ones(chat_and_exam: tuple[Chat, Exam]) -> None:
     chat, exam = chat_and_exam
     record = cast(TrainRecord, SimpleNamespace(chat_template_sha256=text_sha256(chat.template.source)))
     assert prompt_parity(exam, chat, record, lambda text: []).why == ""
@@ -57,26 +57,26 @@ def test_prompts_with_tools_and_calls_are_those_of_training(chat_and_exam: tuple
     assert prompt_parity(without, chat, record, lambda text: []).holds is False
 
 
-def test_the_rows_calls_are_read_back(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
+def test_tool_calls_of_rows_round_trip(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
     chat, exam = chat_and_exam
     assert tool_parity(exam, chat, None, lambda ids: decoded(base_tokenizer, ids)).holds is True
     changed = tool_parity(exam, chat, None, lambda ids: decoded(base_tokenizer, ids).replace("Zürich", "Zurich"))
     assert changed.holds is False and "2 are read, or with other arguments" in changed.why
 
 
-def test_a_template_whose_calls_can_t_be_read_fails(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
+def test_template_with_unreadable_calls_fails(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
     chat, exam = chat_and_exam
     plain = replace(chat, template=replace(chat.template, source=load_template("chatml")))
     check = tool_parity(exam, plain, None, lambda ids: decoded(base_tokenizer, ids))
     assert check.holds is False and "its tool calls can't be read" in check.why
 
 
-def test_calls_are_read_with_the_recorded_dialect(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
+def test_calls_are_parsed_with_the_recorded_dialect(chat_and_exam: tuple[Chat, Exam], base_tokenizer: Any) -> None:
     chat, exam = chat_and_exam
     for dialect, holds in (("hermes", True), ("mistral", False)):
         assert tool_parity(exam, chat, dialect, lambda ids: decoded(base_tokenizer, ids)).holds is holds
 
 
-def test_without_calls_it_does_not_apply(chat_and_exam: tuple[Chat, Exam]) -> None:
+def test_tool_parity_does_not_apply_without_calls(chat_and_exam: tuple[Chat, Exam]) -> None:
     none = replace(chat_and_exam[1], questions=[Question("general", [1, 2], [(1, 2)])])
     assert tool_parity(none, None, None, lambda ids: "").holds is None

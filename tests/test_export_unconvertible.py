@@ -54,7 +54,7 @@ def pre_tokenizer(base: Path, target: Path) -> Path:
     ("make", "reason"),
     some([(opt, "does not know the architecture OPTForCausalLM"), (pre_tokenizer, "its pre-tokenizer")], [1]),
 )
-def test_an_unconvertible_base_causes_a_warning_and_exports_merged(
+def test_unconvertible_base_causes_a_warning_and_exports_only_merged(
     make: Any, reason: str, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     base = make(tiny_base, tmp_path / "base")
@@ -115,11 +115,11 @@ def test_gpt2_is_trained_merged_and_converted(tiny_base: Path, rows: Path, tmp_p
         "",
     ],
 )
-def test_a_local_failure_is_not_reported_as_an_unconvertible_model(line: str) -> None:
+def test_local_failure_is_not_reported_as_an_unsupported_model(line: str) -> None:
     """The export must then fail and keep existing files, not record a run without GGUF files."""
     assert not refuses(line)
 
 
-def test_the_converters_refusal_is_explained() -> None:
+def test_converter_error_is_explained() -> None:
     assert refuses("ERROR:hf-to-gguf:Model OPTForCausalLM is not supported")
     assert "does not know the tensor 'model.x.weight'" in refusal("ValueError: Can not map tensor 'model.x.weight'")

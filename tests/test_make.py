@@ -62,7 +62,7 @@ def test_make_check_previews_the_data(rows: Path) -> None:
     assert "⟦assistant says" in done.stdout
 
 
-def test_the_exam_asks_all_general_texts_by_default(run: Run) -> None:
+def test_exam_uses_all_general_texts_by_default(run: Run) -> None:
     assert run.read(TrainRecord).exam.general_rows == 30
 
 
@@ -72,19 +72,19 @@ def test_make_plan_prints_memory_disk_and_time(rows: Path, tiny_base: Path) -> N
     assert done.stderr.count("plan: ") == 5
 
 
-def test_make_train_and_export_make_a_run(run: Run) -> None:
+def test_make_train_and_export_create_a_run(run: Run) -> None:
     assert run.read(ExportRecord).artefacts
     assert (run.path / "report.html").is_file()
 
 
-def test_make_examine_judges_a_file(run: Run) -> None:
+def test_make_examine_prints_a_verdict(run: Run) -> None:
     file = run.path / "gguf" / "made-F16.gguf"
     done = make("examine", f"FILE={file}", "RUN=made", f"SET=--run.root {run.path.parent}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pass" in done.stdout
 
 
-def test_make_serve_and_make_chat_talk(port: int) -> None:
+def test_make_chat_talks_to_make_serve(port: int) -> None:
     done = make("chat", f"PORT={port}", stdin="hello\n/quit\n")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -113,7 +113,7 @@ def test_make_ship_resumes_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, 
     assert "Traceback" not in first.output + again.output
 
 
-def test_an_error_is_one_line_and_not_a_traceback(tmp_path: Path) -> None:
+def test_error_is_one_line_without_a_traceback(tmp_path: Path) -> None:
     done = make("train", "DATA=nowhere.jsonl", f"SET=--run.root {tmp_path}")
     assert done.returncode != 0
     assert "error: data.path nowhere.jsonl: no such file" in done.stderr

@@ -26,7 +26,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("verb", ["check", "plan", "train"])
 @pytest.mark.parametrize("given", ["command line", "environment"])
-def test_a_path_reaches_the_program_unchanged(name: str, verb: str, given: str) -> None:
+def test_paths_reach_the_program_unchanged(name: str, verb: str, given: str) -> None:
     words, environment = ([f"DATA={name}"], {}) if given == "command line" else ([], {"DATA": name})
     done = subprocess.run(
         ["make", "-n", f"VENV={sys.prefix}", "RUNNER=local", verb, *words],
@@ -37,7 +37,7 @@ def test_a_path_reaches_the_program_unchanged(name: str, verb: str, given: str) 
     assert arguments[arguments.index("--data.path") + 1] == name
 
 
-def test_a_config_and_a_file_are_one_argument_too() -> None:
+def test_config_and_file_paths_with_spaces_are_one_argument() -> None:
     make = ["make", "-n", f"VENV={sys.prefix}", "RUNNER=local"]
     for words in (["check", "CONFIG=my conf's.yaml"], ["examine", "FILE=my conf's.yaml"]):
         done = subprocess.run([*make, *words], cwd=ROOT, env=OWN, capture_output=True, text=True, timeout=60)

@@ -45,7 +45,7 @@ def make(hub: Hub, run: Run, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_publish_and_serve(hub: Hub, run: Run) -> None:
+def test_documented_commands_publish_and_serve(hub: Hub, run: Run) -> None:
     done = make(hub, run, "push", "REPO=me/model", "DRY_RUN=1")
     assert done.returncode == 0 and "tuned-Q4_1.gguf" in done.stdout and not hub.repos, done.stderr
     done = make(hub, run, "push", "REPO=me/model", "RUN=tuned", "WHAT=Q4_1,adapter", "PUBLIC=1")
@@ -60,7 +60,7 @@ def test_the_commands_of_the_readme_publish_and_serve(hub: Hub, run: Run) -> Non
         assert version["hub"].startswith("me/model@")
 
 
-def test_a_container_that_serves_from_the_hub_gets_the_cache_and_the_token_as_a_file(tmp_path: Path) -> None:
+def test_serve_container_gets_the_hub_cache_and_token_as_files(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')
     (tmp_path / "docker").chmod(0o755)
     words = ["/bin/bash", "tools/docker.sh", "serve", "--model", "hf://me/model", "--port", str(free_port())]

@@ -95,7 +95,7 @@ def names(place: Path) -> list[str]:
     return [step[0] for step in steps(place)]
 
 
-def test_the_steps_run_in_order_with_a_header_each_on_one_run(place: Path) -> None:
+def test_steps_run_in_order_on_one_run_with_headers(place: Path) -> None:
     done = ship(place, "--yes", "--base", "b", "--quants", "Q8_0", "--port", "8123", "--", "--lora.r", "8")
     assert done.returncode == 0, done.stderr
     assert names(place) == ALL
@@ -108,14 +108,14 @@ def test_the_steps_run_in_order_with_a_header_each_on_one_run(place: Path) -> No
     assert serve == "serve --run my-rows --runs runs --port 8123"
 
 
-def test_without_a_terminal_it_says_how_to_continue_and_trains_nothing(place: Path) -> None:
+def test_ship_without_a_terminal_requires_yes_and_trains_nothing(place: Path) -> None:
     done = ship(place)
     assert done.returncode == 2 and names(place) == ["check", "plan"]
     assert done.stderr.count("error: ") == 1 and "pass YES=1" in done.stderr
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("yes\n", True), ("n\n", False), ("\n", False)])
-def test_it_asks_once_after_the_plan(place: Path, answer: str, goes_on: bool) -> None:
+def test_ship_asks_once_after_the_plan(place: Path, answer: str, goes_on: bool) -> None:
     with on_terminal(place) as made:
         made.wait_for("Continue? [y/N]")
         assert names(place) == ["check", "plan"]
@@ -136,7 +136,7 @@ def test_ctrl_c_at_the_question_starts_nothing(place: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["plan", "train", "export"])
-def test_after_ctrl_c_the_same_command_continues(place: Path, step: str) -> None:
+def test_same_command_resumes_after_ctrl_c(place: Path, step: str) -> None:
     with on_terminal(place, "--yes", HANG=step) as made:
         made.wait_for("hanging")
         made.press(CTRL_C)
@@ -151,14 +151,14 @@ def test_after_ctrl_c_the_same_command_continues(place: Path, step: str) -> None
     assert ("skipped, run 'my-rows' is already trained" in done.stderr) == (step == "export")
 
 
-def test_a_trained_run_needs_no_confirmation(place: Path) -> None:
+def test_trained_run_needs_no_confirmation(place: Path) -> None:
     assert ship(place, "--yes").returncode == 0
     done = ship(place)
     assert done.returncode == 0 and "Next" not in done.stderr
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_ship_alone_reaches_the_step(place: Path, sent: signal.Signals) -> None:
+def test_signal_to_ship_is_forwarded_to_the_step(place: Path, sent: signal.Signals) -> None:
     process = subprocess.Popen(
         command("--yes"), cwd=place, env=environment(place, {"HANG": "train"}), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -174,7 +174,7 @@ def test_a_signal_to_ship_alone_reaches_the_step(place: Path, sent: signal.Signa
     assert ("cleaned up" in said) == (sent == signal.SIGINT)
 
 
-def test_a_terminal_that_closes_ends_the_step(place: Path) -> None:
+def test_closing_the_terminal_ends_the_step(place: Path) -> None:
     with on_terminal(place, "--yes", HANG="train") as made:
         made.wait_for("hanging")
         (step,) = Path(f"/proc/{made.pid}/task/{made.pid}/children").read_text().split()
@@ -185,13 +185,13 @@ def test_a_terminal_that_closes_ends_the_step(place: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ALL[:4])
-def test_a_failing_step_ends_it_with_the_steps_message(place: Path, step: str) -> None:
+def test_failing_step_ends_ship_with_the_message_of_the_step(place: Path, step: str) -> None:
     done = ship(place, "--yes", FAIL=step)
     assert done.returncode == 2 and names(place)[-1] == step
     assert done.stderr.count("error: ") == 1
 
 
-def test_set_goes_to_the_stage_that_has_the_setting(place: Path) -> None:
+def test_set_is_passed_to_the_stage_with_that_setting(place: Path) -> None:
     words = ["--gate.max_kl=1", "--lora.r", "8", "--run.root", "elsewhere", "--max_steps", "2", "--serve.cells", "512"]
     done = ship(place, "--yes", "--run", "mine", "--", *words)
     assert done.returncode == 0, done.stderr
@@ -210,13 +210,13 @@ def test_set_goes_to_the_stage_that_has_the_setting(place: Path) -> None:
         (["--", "--serve.cell", "512"], "did you mean '--cells'?"),
     ],
 )
-def test_settings_of_later_steps_are_checked_before_the_first(place: Path, words: list[str], says: str) -> None:
+def test_settings_of_all_steps_are_checked_before_the_first(place: Path, words: list[str], says: str) -> None:
     done = ship(place, "--yes", *words)
     assert done.returncode == 2 and says in done.stderr and not steps(place)
     assert done.stderr.count("error: ") == 1
 
 
-def test_a_port_in_use_is_reported_before_the_first_step(place: Path) -> None:
+def test_port_in_use_is_reported_before_the_first_step(place: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -226,18 +226,18 @@ def test_a_port_in_use_is_reported_before_the_first_step(place: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["0", "99999", "http"])
-def test_a_port_that_is_none_is_refused_before_the_first_step(place: Path, port: str) -> None:
+def test_invalid_port_is_rejected_before_the_first_step(place: Path, port: str) -> None:
     done = ship(place, "--yes", "--port", port)
     assert done.returncode == 2 and done.stderr == f"error: PORT={port}: expected a port, 1 to 65535\n"
     assert names(place) == []
 
 
-def test_a_root_may_have_an_equals_sign(place: Path) -> None:
+def test_run_root_may_contain_an_equals_sign(place: Path) -> None:
     assert ship(place, "--yes", "--", "--run.root", "a=b").returncode == 0
     assert steps(place)[2][-1] == "a=b"
 
 
-def test_every_section_of_the_stages_is_known() -> None:
+def test_every_settings_section_is_known_to_ship() -> None:
     sections = {name for name in TrainSettings.model_fields if name != "template_timeout_s"}
     assert sections == TRAIN_SECTIONS
     assert {*EXPORT_SECTIONS, "push", "template_timeout_s"} == set(ExportSettings.model_fields)
@@ -245,7 +245,7 @@ def test_every_section_of_the_stages_is_known() -> None:
     assert by_stage(["--exam.rows", "4"]) == (["--exam.rows", "4"], [], [])
 
 
-def test_a_run_named_in_the_config_is_refused_before_anything_runs(place: Path) -> None:
+def test_run_name_in_the_config_is_rejected_before_the_first_step(place: Path) -> None:
     (place / "config.yaml").write_text("base:\n  id: x\nrun:\n  name: other\n")
     done = ship(place, "--yes")
     assert done.returncode == 2 and "has a section 'run'" in done.stderr and not steps(place)
@@ -258,12 +258,12 @@ def test_a_run_named_in_the_config_is_refused_before_anything_runs(place: Path) 
         ("", "quickstart"), ("-x.json", "x"),
     ],
 )  # fmt: skip
-def test_a_run_is_named_after_its_data(data: str, name: str) -> None:
+def test_run_is_named_after_its_data(data: str, name: str) -> None:
     assert run_name(data, "configs/quickstart.yaml") == name
 
 
 @pytest.mark.parametrize("data", ["latest.jsonl", "...", "漢.jsonl"])
-def test_an_impossible_run_name_is_an_error(data: str) -> None:
+def test_impossible_run_name_is_an_error(data: str) -> None:
     with pytest.raises(ShipError, match="RUN="):
         run_name(data, "configs/quickstart.yaml")
 
@@ -282,7 +282,7 @@ def test_in_containers_the_commands_get_the_same_arguments(place: Path, tmp_path
     assert "in containers" in done.stderr
 
 
-def test_make_passes_its_variables_on() -> None:
+def test_make_variables_are_passed_to_ship() -> None:
     own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     variables = ["DATA=anna's rows.jsonl", "RUN=mine", "BASE=b", "QUANTS=Q8_0", "PORT=8123", "YES=1", "SET=--lora.r 8"]
     done = subprocess.run(

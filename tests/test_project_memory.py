@@ -18,7 +18,7 @@ QUICKSTART = ("--config", "configs/quickstart.yaml")
     ("stage", "mib"),
     [("serve", 29), ("export", 29), ("train", 29), ("export", 200), ("export", 400), ("train", 400), ("train", 800)],
 )
-def test_a_small_limit_of_addresses_is_named(stage: str, mib: int, tmp_path: Path) -> None:
+def test_small_address_space_limit_is_reported(stage: str, mib: int, tmp_path: Path) -> None:
     words = {
         "serve": ("--model", str(tmp_path / "x.gguf")),
         "export": ("examine", "x", "--run.root", str(tmp_path)),
@@ -39,9 +39,7 @@ def test_a_small_limit_of_addresses_is_named(stage: str, mib: int, tmp_path: Pat
         ImportError("/lib/libgomp.so.1: cannot allocate memory in static TLS block"),
     ],
 )
-def test_a_missing_library_is_not_reported_as_lack_of_memory(
-    error: ImportError, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_library_is_not_reported_as_out_of_memory(error: ImportError, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda kind: (1 << 30, 1 << 30))
     assert lack_of_memory(error) is None
     assert lack_of_memory(ImportError("failed to map segment from shared object")) is not None

@@ -37,7 +37,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_the_needed_private_apis_still_exist(module: ModuleType) -> None:
+def test_private_apis_in_use_still_exist(module: ModuleType) -> None:
     assert missing(module.NEEDS) == []
 
 
@@ -51,17 +51,17 @@ def test_the_needed_private_apis_still_exist(module: ModuleType) -> None:
     ],
     ids=["module", "attribute", "assigned", "parameters"],
 )
-def test_an_api_that_a_version_dropped_is_a_clear_error(need: Need, says: str) -> None:
+def test_removed_private_api_is_a_clear_error(need: Need, says: str) -> None:
     (sentence,) = missing((need,))
     assert re.match(r"(torch|transformers) \d", sentence) and says in sentence
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_other_module_uses_private_apis(path: Path) -> None:
+def test_private_apis_are_used_only_in_private_modules(path: Path) -> None:
     assert private_names(path.read_text(encoding="utf-8")) == set()
 
 
-def test_private_names_are_found() -> None:
+def test_private_api_scanner_detects_private_names() -> None:
     code = """
 import os, torch._dynamo
 from transformers.utils._gone import thing

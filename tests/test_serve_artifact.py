@@ -25,7 +25,7 @@ SHA = "0" * 64
         ("readme.txt", "is a directory: expected a .gguf file"),
     ],
 )
-def test_a_directory_given_as_a_model_is_explained(name: str, told: str, tmp_path: Path) -> None:
+def test_directory_as_model_is_a_clear_error(name: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "thing").mkdir()
     (tmp_path / "thing" / name).write_text("{}")
     with pytest.raises(ServeError) as caught:
@@ -34,7 +34,7 @@ def test_a_directory_given_as_a_model_is_explained(name: str, told: str, tmp_pat
     assert len(caught.value.faults) == 1
 
 
-def test_an_inconclusive_artifact_is_refused_with_its_reason_also_by_name(tmp_path: Path) -> None:
+def test_inconclusive_artifact_is_rejected_with_its_reason(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     content = json.loads((run.path / "export.json").read_text())
     content["artefacts"][2] |= {"verdict": "inconclusive", "why": "the KL is 9"}
@@ -43,14 +43,14 @@ def test_an_inconclusive_artifact_is_refused_with_its_reason_also_by_name(tmp_pa
         choose(ServeSettings(runs=str(tmp_path), artifact="Q8_0"))
 
 
-def test_an_export_of_an_earlier_training_is_refused(tmp_path: Path) -> None:
+def test_stale_export_is_rejected(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run.path / "train.json").write_text((run.path / "train.json").read_text() + "\n")
     with pytest.raises(ServeError, match="belongs to an earlier training: run `make export RUN=tuned` again"):
         choose(ServeSettings(runs=str(tmp_path)))
 
 
-def test_a_run_without_a_gguf_says_why() -> None:
+def test_run_without_a_gguf_is_rejected_with_a_reason() -> None:
     nothing = Fidelity.model_validate({n: None for n, field in Fidelity.model_fields.items() if field.is_required()})
     merged = Artifact(
         path="merged", kind="safetensors", quantization="F16", bytes=1, sha256=SHA, fidelity=nothing, verdict="pass",

@@ -50,7 +50,7 @@ BAD: dict[str, tuple[Callable[[mutants.Parts], None], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_model_is_one_line(name: str, tmp_path: Path, cli: Cli) -> None:
+def test_invalid_model_is_a_one_line_error(name: str, tmp_path: Path, cli: Cli) -> None:
     change, said = BAD[name]
     parts = mutants.whole(random.Random(0))
     change(parts)
@@ -63,7 +63,7 @@ def test_a_bad_model_is_one_line(name: str, tmp_path: Path, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "nothing", "device", "empty"])
-def test_a_path_that_is_not_a_file_is_one_line(kind: str, tmp_path: Path, cli: Cli) -> None:
+def test_path_that_is_not_a_file_is_a_one_line_error(kind: str, tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "bad.gguf"
     match kind:
         case "fifo":
@@ -80,7 +80,7 @@ def test_a_path_that_is_not_a_file_is_one_line(kind: str, tmp_path: Path, cli: C
 
 
 @pytest.mark.slow
-def test_no_mutant_passes_the_load_test_and_then_crashes_the_server() -> None:
+def test_mutated_model_that_passes_the_load_test_does_not_crash_the_server() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.gguf_outcomes", "0", str(MUTANTS)],
         cwd=ROOT, env=own_environment(), capture_output=True, text=True,

@@ -30,7 +30,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), type("H", (http.server.B
 """
 
 
-def test_a_peer_that_fails_is_named_in_one_line_and_the_others_run(
+def test_failing_peer_is_reported_and_the_others_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = [sys.executable, "-c", "raise ValueError('no such thing')"]
@@ -46,7 +46,7 @@ def test_a_peer_that_fails_is_named_in_one_line_and_the_others_run(
     assert said == ["skipped: bad did not start: ValueError: no such thing"]
 
 
-def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
+def test_ratios_are_computed_per_round_and_disturbed_rounds_are_flagged() -> None:
     def row(name: str, rates: list[float], others: float) -> dict[str, Any]:
         rounds = [Sample([Answer(0.0, [0.1, 0.2], 2)], 2 / rate, [0.1]).row(1.0, others) for rate in rates]
         server: Any = SimpleNamespace(name=name, memory_mib=lambda: 1.0)
@@ -65,14 +65,14 @@ def test_ratios_are_those_of_the_rounds_and_other_work_is_flagged() -> None:
     assert "temperature 0 |" in greedy and greedy.endswith("| 0.50; 0.50 |")
 
 
-def test_each_server_spins_as_it_would_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_server_keeps_its_default_thread_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # as the import of burnish.llama does
     spins = {name: peers.environment(name).get("GOMP_SPINCOUNT") for name in peers.PEERS if "/" not in name}
     assert spins.pop("llama-server-spin") == "1000" and spins.pop("burnish-openmp") == peers.OPENMP_SPINS
     assert set(spins.values()) == {None}
 
 
-def test_a_steady_load_counts_only_while_all_streams_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steady_load_is_measured_only_while_all_streams_run(monkeypatch: pytest.MonkeyPatch) -> None:
     came = {0: [1.0, 2.0, 3.0, 4.0], 1: [2.5, 3.5, 4.5, 5.5, 6.5]}
 
     async def ask(port: int, messages: Any, tokens: int, extra: dict[str, Any]) -> Answer:
@@ -91,12 +91,12 @@ def test_a_steady_load_counts_only_while_all_streams_run(monkeypatch: pytest.Mon
     assert asked[0] == {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
 
 
-def test_llama_decode_alone_is_measured_in_its_own_process() -> None:
+def test_raw_llama_decode_is_measured_in_a_separate_process() -> None:
     with raw.RawDecode(peers.Load(small_model(), 1, 2, 256)) as decode:
         assert decode.tokens_per_s() > 0
 
 
-def test_a_meter_tells_the_server_from_the_others() -> None:
+def test_cpu_meter_separates_the_server_from_other_processes() -> None:
     code = "import time; end = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     try:
@@ -111,13 +111,13 @@ def test_a_meter_tells_the_server_from_the_others() -> None:
             process.wait()
 
 
-def test_missing_packages_are_named_with_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported_with_an_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(peers.PEER_PACKAGES, "not_a_module", "not-a-package")
     with pytest.raises(peers.PeerMissing, match=r"lacks .*not-a-package.*--peer-python"):
         peers.check_packages("llama_cpp.server", sys.executable)
 
 
-def test_warming_up_leaves_no_helper_threads_behind() -> None:
+def test_warm_up_leaves_no_threads_behind() -> None:
     # with them, OpenMP would sleep at every barrier of the engine's thread
     with Model.open(small_model()) as model, Context(model, n_ctx=256, threads=2) as context:
         before = set(os.listdir("/proc/self/task"))

@@ -65,7 +65,7 @@ IDS = {"ids": b'{"tokens":[' + b"1," * 290_000 + b"99999999]}"}
     ],
     ids=[*CHAT, *PROMPT],
 )
-def test_an_expensive_body_is_refused_quickly(model: Any, body: bytes) -> None:
+def test_expensive_body_is_rejected_quickly(model: Any, body: bytes) -> None:
     began = time.thread_time()
     with pytest.raises(ApiError) as caught:
         parse(model, body)
@@ -73,7 +73,7 @@ def test_an_expensive_body_is_refused_quickly(model: Any, body: bytes) -> None:
     assert time.thread_time() - began < 1  # 15 to 70 ms on an idle machine
 
 
-def test_a_megabyte_of_text_or_ids_is_accepted() -> None:
+def test_megabyte_of_text_or_ids_is_accepted() -> None:
     text = filled(
         MODEL + b',"messages":[{"role":"user","content":"', b'if (a[0] == {"b": 1, }) "'.replace(b'"', b'\\"'), b'"}]}'
     )
@@ -108,7 +108,7 @@ def test_a_megabyte_of_text_or_ids_is_accepted() -> None:
     ],
     ids=range(18),
 )
-def test_invalid_json_is_refused_with_its_position(body: bytes, code: str | None, says: str) -> None:
+def test_invalid_json_is_rejected_with_its_position(body: bytes, code: str | None, says: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse(TokenizeRequest, body)
     assert caught.value.status == 400 and caught.value.code == code and says in caught.value.message
@@ -137,7 +137,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     ],
     ids=range(9),
 )
-def test_odd_values_are_400(server: ServerProcess, field: str, value: Any, param: str | None) -> None:
+def test_unusual_values_get_400(server: ServerProcess, field: str, value: Any, param: str | None) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, field: value}
     status, _, reply = server.call("POST", "/v1/chat/completions", body)
     assert status == 400 and reply["error"]["param"] == param, reply
@@ -147,12 +147,12 @@ def test_odd_values_are_400(server: ServerProcess, field: str, value: Any, param
     "name",
     ["cls", "context", "environment", "loop", "caller", "varargs", "kwargs", "range", "namespace", "a b", "", "0"],
 )
-def test_no_name_of_a_template_variable_causes_a_5xx(server: ServerProcess, name: str) -> None:
+def test_template_variable_names_never_cause_a_5xx(server: ServerProcess, name: str) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
     assert server.call("POST", "/v1/chat/completions", {**body, "chat_template_kwargs": {name: 1}})[0] < 500
 
 
-def test_pieces_of_a_long_text_are_refused_and_its_ids_are_not(server: ServerProcess) -> None:
+def test_long_text_is_tokenized_to_ids_but_with_pieces_is_rejected(server: ServerProcess) -> None:
     text = "xyz " * 50_000
     status, _, reply = server.call("POST", "/tokenize", {"content": text, "with_pieces": True})
     assert status == 400 and reply["error"]["param"] == "content"
@@ -161,7 +161,7 @@ def test_pieces_of_a_long_text_are_refused_and_its_ids_are_not(server: ServerPro
     assert server.call("POST", "/detokenize", reply)[2]["content"] == text
 
 
-def test_health_is_answered_while_sixteen_clients_send_the_worst_bodies(server: ServerProcess) -> None:
+def test_health_responds_while_sixteen_clients_send_expensive_bodies(server: ServerProcess) -> None:
     """Measured: at most 0.05 to 0.15 s on two cores; the assertion allows for a busy machine."""
     bodies = [
         *(("/v1/chat/completions", body) for body in CHAT.values()),

@@ -32,52 +32,52 @@ def python(name: str, *more: object, **settings: Any) -> None:
 
 
 @pytest.mark.external(name="node")
-def test_the_official_node_client() -> None:
+def test_openai_node_client_works() -> None:
     says_ok("node", CLIENTS / "with_node.mjs", "{url}", installed("node"))
 
 
 @pytest.mark.external(name="langchain")
-def test_langchains_client() -> None:
+def test_langchain_client_passes_its_test_suite() -> None:
     python("langchain")
 
 
 @pytest.mark.external(name="litellm")
-def test_litellm() -> None:
+def test_litellm_client_works() -> None:
     python("litellm")
 
 
 @pytest.mark.external(name="llama-index")
-def test_llama_index() -> None:
+def test_llama_index_client_works() -> None:
     python("llama-index")
 
 
 @pytest.mark.external(name="pydantic-ai")
-def test_pydantic_ai() -> None:
+def test_pydantic_ai_client_works() -> None:
     python("pydantic-ai")
 
 
 @pytest.mark.external(name="instructor")
-def test_instructor() -> None:
+def test_instructor_client_works() -> None:
     python("instructor")
 
 
 @pytest.mark.external(name="openai-agents")
-def test_openai_agents() -> None:
+def test_openai_agents_client_works() -> None:
     python("openai-agents")
 
 
 @pytest.mark.external(name="llm")
-def test_the_command_llm() -> None:
+def test_llm_command_works() -> None:
     python("llm")
 
 
 @pytest.mark.external(name="aider")
-def test_aider() -> None:
+def test_aider_client_works() -> None:
     python("aider", context_length=4096, max_sequences=1)
 
 
 @pytest.mark.external(name="lm-eval")
-def test_lm_eval_measures_what_transformers_does(base_directory: Path, tmp_path: Path) -> None:
+def test_lm_eval_results_match_transformers(base_directory: Path, tmp_path: Path) -> None:
     """Compare lm-eval's three kinds of requests over the server and over the same weights in transformers."""
     from export.gguf.convert import convert
 

@@ -23,14 +23,14 @@ def server(tiny: Path) -> Iterator[ServerProcess]:
         yield running
 
 
-def test_a_silent_connection_is_closed(server: ServerProcess) -> None:
+def test_connection_without_a_request_is_closed(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         began = time.monotonic()
         assert everything(connection) == b""
         assert 0.4 < time.monotonic() - began < 5
 
 
-def test_headers_that_trickle_get_408(server: ServerProcess) -> None:
+def test_slow_headers_get_408(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         began, sent = time.monotonic(), 0
         try:
@@ -48,7 +48,7 @@ def test_headers_that_trickle_get_408(server: ServerProcess) -> None:
     alive(server)
 
 
-def test_a_second_request_that_trickles_gets_408_too(server: ServerProcess) -> None:
+def test_slow_headers_of_a_second_request_get_408(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(ask())
         assert status(reply(connection)) == 200
@@ -56,7 +56,7 @@ def test_a_second_request_that_trickles_gets_408_too(server: ServerProcess) -> N
         assert status(everything(connection)) == 408
 
 
-def test_a_body_that_trickles_gets_408(server: ServerProcess) -> None:
+def test_slow_body_gets_408(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
         data = everything(connection)
@@ -64,7 +64,7 @@ def test_a_body_that_trickles_gets_408(server: ServerProcess) -> None:
     assert 'burnish_errors_total{code="request_timeout",status="408"}' in server.call("GET", "/metrics")[2].decode()
 
 
-def test_an_idle_connection_is_kept_for_a_while_and_closed(server: ServerProcess) -> None:
+def test_idle_connection_is_closed_after_the_keep_alive_timeout(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         for _ in range(3):
             connection.sendall(ask())
@@ -74,7 +74,7 @@ def test_an_idle_connection_is_kept_for_a_while_and_closed(server: ServerProcess
         assert everything(connection) == b"" and time.monotonic() - began < 5
 
 
-def test_a_reply_before_the_body_is_read_and_the_body_does_not_hold_the_connection(server: ServerProcess) -> None:
+def test_early_response_is_readable_and_unread_body_does_not_keep_the_connection_open(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         head = b"POST /none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n"
         connection.sendall(head)
@@ -87,7 +87,7 @@ def test_a_reply_before_the_body_is_read_and_the_body_does_not_hold_the_connecti
         assert time.monotonic() - began < 15
 
 
-def test_a_body_that_breaks_after_its_answer_gets_no_second_answer(server: ServerProcess) -> None:
+def test_malformed_body_after_an_early_response_gets_no_second_response(server: ServerProcess) -> None:
     for broken in (b"zz\r\n", b"1\r\n{\r\n" * 4000):
         with closing(connect(server)) as connection:
             connection.sendall(b"POST /nope HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -96,7 +96,7 @@ def test_a_body_that_breaks_after_its_answer_gets_no_second_answer(server: Serve
             assert everything(connection) == b""
 
 
-def test_a_client_that_sends_too_much_can_read_the_error(server: ServerProcess) -> None:
+def test_client_that_sends_too_much_receives_the_error(server: ServerProcess) -> None:
     body = b'{"prompt": "' + b"x" * 3_000_000 + b'"}'
     for close in (b"", b"Connection: close\r\n"):
         with closing(connect(server)) as connection:
@@ -109,7 +109,7 @@ def test_a_client_that_sends_too_much_can_read_the_error(server: ServerProcess) 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_does_not_read_is_cut_off(tiny: Path, stream: bool) -> None:
+def test_client_that_does_not_read_is_disconnected(tiny: Path, stream: bool) -> None:
     """Its reply is larger than the buffers of kernel and server."""
     with serving(model=tiny, context_length=250, send_timeout_s=0.5, idle_timeout_s=1, max_choices=40) as small:
         before = sockets_of(small)
@@ -139,9 +139,7 @@ def sockets_of(server: ServerProcess) -> int:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_closes_its_writing_side_gets_its_answer(
-    server: ServerProcess, version: str, stream: bool
-) -> None:
+def test_half_closed_connection_still_receives_the_response(server: ServerProcess, version: str, stream: bool) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(ask(stream=stream, max_tokens=30).replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
         connection.shutdown(socket.SHUT_WR)
@@ -149,7 +147,7 @@ def test_a_client_that_closes_its_writing_side_gets_its_answer(
     assert data.count(b"HTTP/1.1 200") == 1 and b'"finish_reason":"length"' in data.replace(b" ", b"")
 
 
-def test_pipelined_requests_are_answered_in_order_also_after_the_end(server: ServerProcess) -> None:
+def test_pipelined_requests_are_answered_in_order_after_half_close(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         between = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
         connection.sendall(ask(max_tokens=1) + between + ask(max_tokens=2))
@@ -159,7 +157,7 @@ def test_pipelined_requests_are_answered_in_order_also_after_the_end(server: Ser
     assert data.index(b'"completion_tokens":1') < data.index(b'"owned_by"') < data.index(b'"completion_tokens":2')
 
 
-def test_a_client_that_leaves_while_it_uploads_is_499_in_log_and_metrics(server: ServerProcess) -> None:
+def test_disconnect_during_upload_is_logged_and_counted_as_499(server: ServerProcess) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(HEAD + b"X-Request-ID: left-early\r\nContent-Length: 100000\r\n\r\n{")
         time.sleep(0.1)
@@ -217,7 +215,9 @@ BODY = b"2\r\n{}\r\n0\r\n\r\n"
     ],
     ids=range(30),
 )
-def test_malformed_requests_get_one_error_and_are_closed(server: ServerProcess, request_: bytes, expected: int) -> None:
+def test_malformed_request_gets_one_error_and_closes_the_connection(
+    server: ServerProcess, request_: bytes, expected: int
+) -> None:
     with closing(connect(server)) as connection:
         began = time.monotonic()
         try:
@@ -248,7 +248,7 @@ def test_malformed_requests_get_one_error_and_are_closed(server: ServerProcess, 
     ],
     ids=range(11),
 )
-def test_odd_requests_are_understood_and_answered_with_4xx(server: ServerProcess, request_: bytes) -> None:
+def test_unusual_requests_get_the_right_4xx(server: ServerProcess, request_: bytes) -> None:
     with closing(connect(server)) as connection:
         connection.sendall(request_)
         data = reply(connection)
@@ -256,7 +256,7 @@ def test_odd_requests_are_understood_and_answered_with_4xx(server: ServerProcess
     assert "Traceback" not in server.output
 
 
-def test_refused_connections_are_counted_and_logged_a_few_times_a_minute(server: ServerProcess) -> None:
+def test_rejected_connections_are_counted_and_their_log_lines_rate_limited(server: ServerProcess) -> None:
     for _ in range(30):
         with closing(connect(server)) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nA: b\r\n\r\n")
@@ -266,7 +266,7 @@ def test_refused_connections_are_counted_and_logged_a_few_times_a_minute(server:
     assert "Traceback" not in server.output
 
 
-def test_unknown_urls_and_methods_have_their_codes_in_the_metrics(server: ServerProcess) -> None:
+def test_unknown_urls_and_methods_are_counted_in_metrics(server: ServerProcess) -> None:
     server.call("GET", "/nothing")
     server.call("DELETE", "/v1/models")
     assert 'burnish_errors_total{code="unknown_url",status="404"}' in metrics(server)
@@ -274,14 +274,14 @@ def test_unknown_urls_and_methods_have_their_codes_in_the_metrics(server: Server
     assert 'code=""' not in metrics(server)
 
 
-def test_terminal_escapes_are_logged_as_text(server: ServerProcess) -> None:
+def test_terminal_escapes_are_escaped_in_the_log(server: ServerProcess) -> None:
     server.call("GET", "/%1b]0;evil%07%e2%80%ae%0a")
     wait_for(server, "evil")
     line = next(line for line in server.output.split("\n") if "evil" in line)
     assert json.loads(line)["path"] == r"/\x1b]0;evil\x07\u202e\n"
 
 
-def test_resets_after_a_refusal_cause_no_internal_error(server: ServerProcess) -> None:
+def test_connection_reset_after_a_rejection_is_not_an_internal_error(server: ServerProcess) -> None:
     body = b'{"prompt": "' + b"x" * 300_000
     for number in range(60):
         connection = connect(server)

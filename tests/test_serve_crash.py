@@ -18,7 +18,7 @@ from tests.support.server import ServerProcess, serving
 from tools import tiny_gguf
 
 
-def test_a_crash_is_one_line_that_says_what_to_do(tiny: Path) -> None:
+def test_crash_is_one_line_with_advice(tiny: Path) -> None:
     with serving(model=tiny, context_length=64) as server:
         os.kill(server.child, signal.SIGILL)
         assert server.process.wait(30) == 2
@@ -27,7 +27,7 @@ def test_a_crash_is_one_line_that_says_what_to_do(tiny: Path) -> None:
     assert last.startswith("error: the server ended by SIGILL (illegal instruction): ") and "make setup" in last
 
 
-def test_a_model_file_cut_while_served_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_model_file_truncated_while_serving_is_reported_with_advice(tmp_path: Path) -> None:
     tiny_gguf.write(path := tmp_path / "cut.gguf")
     with serving(model=path, context_length=64) as server:
         os.truncate(path, 4096)
@@ -40,7 +40,7 @@ def test_a_model_file_cut_while_served_is_named_with_what_to_do(tmp_path: Path) 
     assert "Traceback" not in server.output
 
 
-def test_a_model_in_memory_outlives_its_file(tmp_path: Path) -> None:
+def test_model_read_into_memory_survives_truncation_of_its_file(tmp_path: Path) -> None:
     tiny_gguf.write(path := tmp_path / "cut.gguf")
     with serving(model=path, context_length=64, mmap="false") as server:
         os.truncate(path, 4096)
@@ -77,14 +77,14 @@ def test_ctrl_c_stops_a_starting_server(delay: float) -> None:
     assert "Traceback" not in server.output and "Exception" not in server.output
 
 
-def test_version_and_log_say_whether_amx_is_used(tiny: Path) -> None:
+def test_version_and_log_report_amx(tiny: Path) -> None:
     with serving(model=tiny, context_length=64) as server:
         _, _, body = server.call("GET", "/version")
         assert body["amx"] is False and body["amx_why"] == (why_no_amx() or "16 of 16 weights are F16")
         assert f"AMX disabled: {body['amx_why']}" in server.output
 
 
-def test_a_signal_to_both_processes_still_drains(tiny: Path) -> None:
+def test_signal_to_both_processes_still_drains(tiny: Path) -> None:
     """As systemd and `kill` of a process group do."""
     with serving(model=tiny, context_length=250, drain_timeout_s=60) as server:
         body = {"model": "default", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "stream": True}

@@ -36,7 +36,7 @@ def server(tiny: Path) -> Iterator[ServerProcess]:
         yield running
 
 
-def test_a_reset_at_the_end_of_a_reply_is_not_an_error_of_the_route() -> None:
+def test_connection_reset_at_the_end_of_a_response_is_not_an_internal_error() -> None:
     """Closing the writing side then fails in the kernel, during the route's last send."""
     ended: list[BaseException | None] = []
 
@@ -74,7 +74,7 @@ def test_a_reset_at_the_end_of_a_reply_is_not_an_error_of_the_route() -> None:
     assert ended == [None]
 
 
-def test_silent_connections_make_room_for_those_that_ask(server: ServerProcess) -> None:
+def test_silent_connections_are_closed_for_new_requests(server: ServerProcess) -> None:
     silent = [connect(server) for _ in range(200)]
     try:
         alive(server)
@@ -84,7 +84,7 @@ def test_silent_connections_make_room_for_those_that_ask(server: ServerProcess) 
             connection.close()
 
 
-def test_answered_connections_whose_bodies_never_come_make_room_too(server: ServerProcess) -> None:
+def test_answered_connections_with_missing_bodies_are_closed_for_new_requests(server: ServerProcess) -> None:
     held = [connect(server) for _ in range(80)]
     try:
         for connection in held:
@@ -96,7 +96,7 @@ def test_answered_connections_whose_bodies_never_come_make_room_too(server: Serv
             connection.close()
 
 
-def test_uploads_that_stall_leave_room_for_others(tiny: Path) -> None:
+def test_stalled_uploads_do_not_block_other_clients(tiny: Path) -> None:
     """They use up the memory limit of all bodies, then all connections."""
     with serving(model=tiny, context_length=64, max_body_bytes=100_000, body_timeout_s=30) as small:
         held = [connect(small) for _ in range(80)]
@@ -112,7 +112,7 @@ def test_uploads_that_stall_leave_room_for_others(tiny: Path) -> None:
             connection.close()
 
 
-def test_bodies_that_do_not_come_make_room_for_other_connections(tiny: Path) -> None:
+def test_connections_with_missing_bodies_are_closed_for_new_requests(tiny: Path) -> None:
     with serving(model=tiny, context_length=64, max_connections=10, body_timeout_s=30) as small:
         held = [connect(small) for _ in range(10)]
         for connection in held:
@@ -150,7 +150,7 @@ class Peer:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["open", "waits", "busy", "lingers", "gone"]), st.integers(0, 99))))
-def test_the_limit_holds_and_requests_are_kept_whatever_connections_do(steps: list[tuple[str, int]]) -> None:
+def test_connection_limit_holds_without_dropping_active_requests(steps: list[tuple[str, int]]) -> None:
     connections, peers = Connections(3), [Peer(Connections(1), False)]
     for step, number in steps:
         peer = peers[number % len(peers)]
@@ -192,7 +192,7 @@ async def read_body(parts: int, pause_s: float, size: int) -> bytes:
         return body
 
 
-def test_a_body_that_comes_too_slowly_is_refused_long_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_body_is_rejected_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "GRACE_S", 0.3)
     assert len(asyncio.run(read_body(parts=12, pause_s=0.05, size=1000))) == 12_000
     for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a trickle; half the body and then nothing
@@ -202,7 +202,7 @@ def test_a_body_that_comes_too_slowly_is_refused_long_before_its_deadline(monkey
         assert caught.value.status == 408 and time.monotonic() - began < 3
 
 
-def test_where_every_connection_has_a_request_new_ones_get_503_however_many() -> None:
+def test_new_connections_get_503_when_all_connections_are_active() -> None:
     """Refused connections linger briefly, without letting others in."""
     asked, ends = [], asyncio.Event()
 
@@ -240,7 +240,7 @@ def test_where_every_connection_has_a_request_new_ones_get_503_however_many() ->
 
 
 @pytest.mark.slow
-def test_more_sockets_than_files_do_not_end_the_service(tiny: Path) -> None:
+def test_running_out_of_file_descriptors_does_not_stop_the_server(tiny: Path) -> None:
     """As with a hard limit of `ulimit -n` 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))

@@ -30,7 +30,7 @@ def run(pieces: list[bytes], stops: tuple[str, ...]) -> tuple[list[str], list[in
 
 
 @given(st.text(max_size=60), st.lists(st.integers(0, 300)))
-def test_any_token_boundaries_give_the_same_text(text: str, cuts: list[int]) -> None:
+def test_text_does_not_depend_on_token_boundaries(text: str, cuts: list[int]) -> None:
     text = text.encode("utf-8", "replace").decode()
     pieces = pieces_of(text.encode(), cuts)
     texts, tokens, _ = run(pieces, ())
@@ -43,7 +43,7 @@ def test_any_token_boundaries_give_the_same_text(text: str, cuts: list[int]) -> 
     st.lists(st.integers(0, 60)),
     st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
 )
-def test_a_stop_string_is_never_returned_not_even_its_start(text: str, cuts: list[int], stops: list[str]) -> None:
+def test_no_part_of_a_stop_string_is_returned(text: str, cuts: list[int], stops: list[str]) -> None:
     texts, _, stopped = run(pieces_of(text.encode(), cuts), tuple(stops))
     given = "".join(texts)
     ends = [at for stop in stops if (at := text.find(stop)) >= 0]
@@ -56,7 +56,7 @@ def test_a_stop_string_is_never_returned_not_even_its_start(text: str, cuts: lis
     assert any(text[len(given) :].startswith(stop) for stop in stops)
 
 
-def test_text_held_back_is_returned_if_it_is_not_a_stop_string() -> None:
+def test_held_back_text_is_returned_if_no_stop_string_follows() -> None:
     output = Detokenizer(("###",))
     assert output.feed(b"a#")[0] == "a"
     assert output.feed(b"#")[0] == ""
@@ -65,7 +65,7 @@ def test_text_held_back_is_returned_if_it_is_not_a_stop_string() -> None:
     assert output.feed(b"#")[0] == "" and output.finish()[0] == "#"
 
 
-def test_a_cut_character_at_the_end_is_marked_not_lost() -> None:
+def test_incomplete_final_character_becomes_a_replacement_character() -> None:
     output = Detokenizer()
     output.feed("😀".encode()[:2])
     assert output.finish()[0] == "\ufffd"

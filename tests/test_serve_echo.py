@@ -66,7 +66,7 @@ def close(logprobs: dict[str, Any], model: Model, ids: list[int], top: int, with
         assert any(abs(value - own) < within for value in found.values())  # the token itself is always included
 
 
-def test_a_long_prompts_logprobs_are_llama_cpps(server: ServerProcess, model: Model) -> None:
+def test_logprobs_of_a_long_prompt_match_llama_cpp(server: ServerProcess, model: Model) -> None:
     ids = server.call("POST", "/tokenize", {"content": TEXT})[2]["tokens"]
     assert len(ids) > 200  # several parts of the prompt
     reply = ask(server, ids, logprobs=3)
@@ -76,7 +76,7 @@ def test_a_long_prompts_logprobs_are_llama_cpps(server: ServerProcess, model: Mo
     assert reply["usage"]["completion_tokens"] == 0 and reply["usage"]["prompt_tokens"] == len(ids)
 
 
-def test_cached_tokens_have_logprobs_too(server: ServerProcess) -> None:
+def test_cached_prompt_tokens_have_logprobs(server: ServerProcess) -> None:
     prompt = "A prompt that is cached: " + TEXT[:400]
     first = ask(server, prompt, logprobs=1, max_tokens=1)
     plain = ask(server, prompt, max_tokens=1, echo=False)
@@ -87,7 +87,7 @@ def test_cached_tokens_have_logprobs_too(server: ServerProcess) -> None:
     assert np.allclose(one[1:], two[1:], atol=0.02) and len(one) == first["usage"]["prompt_tokens"] + 1
 
 
-def test_a_text_is_cut_at_the_offsets_of_its_tokens(server: ServerProcess) -> None:
+def test_text_offsets_match_the_tokens(server: ServerProcess) -> None:
     for prompt in ("The ferry leaves at noon", "Grüße 🙂 aus Köln, 東京", "\n\n  x"):
         choice = ask(server, prompt, logprobs=0, max_tokens=3)["choices"][0]
         text, logprobs = choice["text"], choice["logprobs"]
@@ -98,7 +98,7 @@ def test_a_text_is_cut_at_the_offsets_of_its_tokens(server: ServerProcess) -> No
             assert token.startswith("bytes:") or text[start:end] == token
 
 
-def test_several_prompts_and_answers_each_have_their_own(server: ServerProcess, model: Model) -> None:
+def test_each_prompt_and_choice_has_its_own_echo_and_logprobs(server: ServerProcess, model: Model) -> None:
     prompts = ["One, two, three,", "A, B, C, D,"]
     reply = ask(server, prompts, logprobs=2, n=2, max_tokens=2)
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
@@ -112,7 +112,7 @@ def test_several_prompts_and_answers_each_have_their_own(server: ServerProcess, 
 
 
 @pytest.mark.parametrize("logprobs", [None, 2])
-def test_a_streamed_echo_is_the_whole_one(server: ServerProcess, logprobs: int | None) -> None:
+def test_streamed_echo_equals_the_full_echo(server: ServerProcess, logprobs: int | None) -> None:
     fields = {"logprobs": logprobs, "max_tokens": 4, "n": 2}
     whole = ask(server, "One, two, three,", **fields)
     events = ask(server, "One, two, three,", **fields, stream=True)["events"].split("\n\n")
@@ -128,7 +128,7 @@ def test_a_streamed_echo_is_the_whole_one(server: ServerProcess, logprobs: int |
             assert len(streamed) == len(values)
 
 
-def test_a_prompt_of_one_token_or_of_the_whole_context(server: ServerProcess) -> None:
+def test_echo_works_for_one_token_and_for_a_full_context(server: ServerProcess) -> None:
     one = ask(server, [504], logprobs=1)["choices"][0]["logprobs"]
     assert one["token_logprobs"] == one["top_logprobs"] == [None] and one["text_offset"] == [0]
     full = ask(server, [504] * 512, logprobs=1)
@@ -139,7 +139,7 @@ def test_a_prompt_of_one_token_or_of_the_whole_context(server: ServerProcess) ->
 
 
 @pytest.mark.slow
-def test_with_few_cells_every_prompt_is_still_scored(tiny_gguf: Path) -> None:
+def test_every_prompt_is_scored_with_few_cells(tiny_gguf: Path) -> None:
     prompts = [f"Letter {i}: " + TEXT[40 * i : 40 * i + 260] for i in range(6)]
     settings = {"model": tiny_gguf, "cells": 512, "layout": "unified", "max_sequences": 6}
     with serving(**settings) as server, ThreadPoolExecutor(6) as pool:

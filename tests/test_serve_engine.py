@@ -126,7 +126,7 @@ def sequence(
     return Sequence(f"s{first}", (first,) * 10, params or SamplingParams(), conditions, client, stream=stream)
 
 
-def test_answers_streamed_and_whole(engine: Engine) -> None:
+def test_answers_are_delivered_streamed_and_complete(engine: Engine) -> None:
     whole, streamed = Client(), Client()
     engine.submit([sequence(1, whole), sequence(2, streamed, stream=True)])
     assert whole.end.text == "1 " * 20 and whole.end.reason == "stop" and len(whole.events) == 1
@@ -134,7 +134,7 @@ def test_answers_streamed_and_whole(engine: Engine) -> None:
     assert "".join(e.text for e in streamed.events if isinstance(e, Delta)) == "2 " * 20
 
 
-def test_events_of_a_decode_are_delivered_before_the_next_starts(engine: Engine, backend: Scripted) -> None:
+def test_events_are_delivered_before_the_next_decode(engine: Engine, backend: Scripted) -> None:
     client, seen = Client(), list[int]()
 
     def count(work: Many[ScheduledTokens]) -> int:
@@ -148,7 +148,7 @@ def test_events_of_a_decode_are_delivered_before_the_next_starts(engine: Engine,
     assert seen == list(range(21))
 
 
-def test_a_sequence_that_fails_fails_alone(engine: Engine, backend: Scripted) -> None:
+def test_failing_sequence_does_not_affect_others(engine: Engine, backend: Scripted) -> None:
     backend.poison = 3
     clients = {i: Client() for i in (1, 2, 3)}
     engine.submit([sequence(i, client) for i, client in clients.items()])
@@ -157,7 +157,7 @@ def test_a_sequence_that_fails_fails_alone(engine: Engine, backend: Scripted) ->
     assert sorted(backend.released) == ["s1", "s2", "s3"]
 
 
-def test_the_next_tokens_of_a_step_are_drawn_in_one_call(engine: Engine, backend: Scripted) -> None:
+def test_tokens_of_a_step_are_sampled_in_one_call(engine: Engine, backend: Scripted) -> None:
     backend.gate.clear()  # so that all are there before the second step
     clients = {i: Client() for i in (1, 2, 3)}
     engine.submit([sequence(i, client) for i, client in clients.items()])
@@ -166,7 +166,7 @@ def test_the_next_tokens_of_a_step_are_drawn_in_one_call(engine: Engine, backend
     assert sum(backend.drawn) == 63 and max(backend.drawn) == 3 and 0 not in backend.drawn
 
 
-def test_a_batch_that_fails_is_tried_one_by_one(engine: Engine, backend: Scripted) -> None:
+def test_failed_batch_is_retried_one_sequence_at_a_time(engine: Engine, backend: Scripted) -> None:
     backend.code = lambda work: -3 if any(part.sequence.id == "s3" for part in work) else DONE
     clients = {i: Client() for i in (1, 2, 3)}
     engine.submit([sequence(i, client) for i, client in clients.items()])
@@ -174,7 +174,7 @@ def test_a_batch_that_fails_is_tried_one_by_one(engine: Engine, backend: Scripte
     assert clients[1].end.reason == clients[2].end.reason == "stop"
 
 
-def test_a_decode_without_cells_preempts_and_all_answers_are_whole(engine: Engine, backend: Scripted) -> None:
+def test_running_out_of_cells_preempts_and_all_answers_complete(engine: Engine, backend: Scripted) -> None:
     # the backend rejects batches of more than two sequences, like a cache with fewer free cells than counted
     backend.code = lambda work: NO_CELLS if len(work) > 2 else DONE
     clients = {i: Client() for i in (1, 2, 3, 4)}
@@ -184,9 +184,7 @@ def test_a_decode_without_cells_preempts_and_all_answers_are_whole(engine: Engin
 
 
 @pytest.mark.parametrize("code", [DONE, NO_CELLS, -3])
-def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
-    engine: Engine, backend: Scripted, code: int
-) -> None:
+def test_few_sequences_are_decoded_serially_if_that_is_faster(engine: Engine, backend: Scripted, code: int) -> None:
     backend.serial_rows = frozenset({2, 3})
     faults = [code]  # of the second sequence, once, in the middle of a step
 
@@ -211,7 +209,7 @@ def test_few_sequences_are_decoded_one_by_one_where_that_is_faster(
     assert set(backend.sizes[1:]) <= ({1} if code == DONE else {1, 2, 3})
 
 
-def test_cancelling_ends_within_a_step(engine: Engine, backend: Scripted) -> None:
+def test_cancelled_sequence_ends_within_one_step(engine: Engine, backend: Scripted) -> None:
     backend.gate.clear()
     running, waiting = [Client() for _ in range(4)], Client()
     every = [sequence(i, client) for i, client in enumerate(running)]
@@ -226,7 +224,7 @@ def test_cancelling_ends_within_a_step(engine: Engine, backend: Scripted) -> Non
     engine.cancel(every)  # finished ones are ignored
 
 
-def test_the_queue_is_bounded_and_all_or_nothing(engine: Engine, backend: Scripted) -> None:
+def test_queue_is_bounded_and_submission_is_all_or_nothing(engine: Engine, backend: Scripted) -> None:
     backend.gate.clear()
     clients = [Client() for _ in range(8)]
     engine.submit([sequence(i, client) for i, client in enumerate(clients)])
@@ -236,7 +234,7 @@ def test_the_queue_is_bounded_and_all_or_nothing(engine: Engine, backend: Script
     assert all(client.end.reason == "stop" for client in clients)
 
 
-def test_draining_finishes_what_runs_and_takes_nothing_new(engine: Engine) -> None:
+def test_draining_finishes_running_sequences_and_rejects_new_ones(engine: Engine) -> None:
     client = Client()
     engine.submit([sequence(1, client)])
     assert engine.drain(10) and client.end.reason == "stop"
@@ -244,7 +242,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(engine: Engine) -> No
         engine.submit([sequence(2, Client())])
 
 
-def test_an_unexpected_error_reaches_every_client_and_the_health_check(engine: Engine, backend: Scripted) -> None:
+def test_unexpected_error_reaches_every_client_and_the_health_check(engine: Engine, backend: Scripted) -> None:
     def broken(work: Many[ScheduledTokens]) -> int:
         raise ZeroDivisionError
 
@@ -256,7 +254,7 @@ def test_an_unexpected_error_reaches_every_client_and_the_health_check(engine: E
         engine.submit([sequence(2, Client())])
 
 
-def test_an_idle_engine_sleeps(engine: Engine, backend: Scripted) -> None:
+def test_idle_engine_does_not_poll(engine: Engine, backend: Scripted) -> None:
     client = Client()
     engine.submit([sequence(1, client)])
     assert client.end
@@ -306,7 +304,7 @@ class Script:
         return len(self.accepted) == len(self.tokens)
 
 
-def test_a_constraint_chooses_the_tokens_and_ends_its_sequence_alone(engine: Engine) -> None:
+def test_constraint_selects_tokens_and_its_error_affects_one_sequence(engine: Engine) -> None:
     scripts = {1: Script([5, 6, 7]), 2: Script([5, 13, 7]), 3: Script([5, END, 7])}
     clients = {i: Client() for i in (1, 2, 3, 4)}
     engine.submit([sequence(i, clients[i], params=SamplingParams(constraint=s)) for i, s in scripts.items()])
@@ -318,7 +316,7 @@ def test_a_constraint_chooses_the_tokens_and_ends_its_sequence_alone(engine: Eng
 
 
 @pytest.mark.parametrize("task", list(Task))
-def test_a_prompts_log_probabilities_come_before_all_else(backend: Scripted, task: Task) -> None:
+def test_prompt_logprobs_are_delivered_first(backend: Scripted, task: Task) -> None:
     limits = SchedulerLimits(slots=5, running=4, cells=400, per_slot=100, shared=True, scored_tokens=4)
     running = Engine(backend, limits, deliver)
     running.start()
@@ -337,14 +335,14 @@ def test_a_prompts_log_probabilities_come_before_all_else(backend: Scripted, tas
     assert max(len(tokens) for tokens, _ in backend.scored) <= 4
 
 
-def test_a_prompt_that_cant_be_scored_fails_alone(engine: Engine, backend: Scripted) -> None:
+def test_unscorable_prompt_does_not_affect_others(engine: Engine, backend: Scripted) -> None:
     backend.poison = 13
     bad, good = Client(), Client()
     engine.submit([sequence(13, bad, params=SamplingParams(prompt_logprobs=0)), sequence(14, good)])
     assert bad.end.error == "not a number" and good.end.error is None
 
 
-def test_an_unknown_task_is_an_internal_error(engine: Engine) -> None:
+def test_unknown_task_is_an_internal_error(engine: Engine) -> None:
     client = Client()
     unknown = sequence(1, client)
     unknown.task = "embed"  # type: ignore[assignment]
@@ -352,7 +350,7 @@ def test_an_unknown_task_is_an_internal_error(engine: Engine) -> None:
     assert client.end.reason == "error" and engine.broken is not None and Task("generate") is Task.GENERATE
 
 
-def test_a_snapshot_counts_sequences_and_cells(engine: Engine, backend: Scripted) -> None:
+def test_snapshot_counts_sequences_and_cells(engine: Engine, backend: Scripted) -> None:
     backend.gate.clear()
     clients = [Client() for _ in range(6)]
     engine.submit([sequence(i, client) for i, client in enumerate(clients)])

@@ -26,7 +26,7 @@ from serve.http.sse import Frames, frame
 from serve.metrics import Metrics
 
 
-def test_events_of_another_thread_arrive_complete_and_in_order() -> None:
+def test_events_from_another_thread_arrive_complete_and_in_order() -> None:
     async def receive() -> list[str]:
         bridge, got, done = EventBridge(), list[str](), asyncio.Event()
 
@@ -50,7 +50,7 @@ def test_events_of_another_thread_arrive_complete_and_in_order() -> None:
     assert asyncio.run(receive()) == [str(number) for number in range(300)]
 
 
-def test_a_reader_gets_all_events_and_is_woken_by_pause_and_deadline() -> None:
+def test_reader_gets_all_events_and_wakes_on_keep_alive_and_deadline() -> None:
     async def read() -> None:
         loop = asyncio.get_running_loop()
         queue = EventQueue(loop.time() + 0.5, pause_s=0.1)
@@ -71,7 +71,7 @@ def test_a_reader_gets_all_events_and_is_woken_by_pause_and_deadline() -> None:
     asyncio.run(read())
 
 
-def test_without_a_pause_only_the_deadline_wakes_a_reader() -> None:
+def test_without_keep_alive_only_the_deadline_wakes_the_reader() -> None:
     async def read() -> float:
         began = time.monotonic()
         queue = EventQueue(asyncio.get_running_loop().time() + 0.2, None)
@@ -90,7 +90,7 @@ def reply(chat: bool) -> Reply:
 
 
 @given(st.text(min_size=1), st.booleans(), st.booleans())
-def test_a_chunk_of_text_is_the_same_on_the_fast_path(text: str, chat: bool, usage: bool) -> None:
+def test_fast_path_writes_the_same_text_chunk(text: str, chat: bool, usage: bool) -> None:
     text = text.encode("utf-8", "replace").decode()
     answer = reply(chat)
     extra = {"usage": None} if usage else {}
@@ -101,7 +101,7 @@ def test_a_chunk_of_text_is_the_same_on_the_fast_path(text: str, chat: bool, usa
     assert frames.of(1, Delta(text)) == frame({**made, **extra})
 
 
-def test_offsets_continue_over_chunks_without_log_probabilities() -> None:
+def test_text_offsets_continue_over_chunks_without_logprobs() -> None:
     frames = Frames(reply(chat=False), StreamOptions(), [PlainText()], 1)
     frames.of(0, Delta("abc"))
     last = frames.of(0, Finished("length", "d", [TokenLogprob(1, b"d", -1.0)], 1, 0, 2))
@@ -109,7 +109,7 @@ def test_offsets_continue_over_chunks_without_log_probabilities() -> None:
     assert choice["logprobs"]["text_offset"] == [3] and choice["finish_reason"] == "length"
 
 
-def test_metrics_are_what_prometheus_reads() -> None:
+def test_metrics_are_valid_prometheus_text() -> None:
     metrics = Metrics()
     metrics.watch(lambda: Snapshot(running=1, waiting=2, cells=9, used_cells=4, running_cells=3))
     one = Sequence("s", (1, 2, 3), SamplingParams(), StopConditions(1, 9), lambda event: None)
@@ -133,7 +133,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert values["burnish_time_to_first_token_seconds_bucket", "0.025"] == 1
 
 
-def test_no_event_is_cut_by_clients_that_read_lines_as_python_does() -> None:
+def test_sse_events_contain_no_unicode_line_separators() -> None:
     """httpx's iter_lines and others split at U+2028 and similar characters, inside an event's JSON."""
     text = "a\u2028b\u2029c\x85d\x0b\x0c\x1c\x1d\x1e\r\ne"
     (line,) = [line for line in frame({"content": text}).decode().splitlines() if line]

@@ -36,7 +36,7 @@ def send(server: ServerProcess, **fields: Any) -> socket.socket:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_disconnects_frees_its_slot_within_a_step(server: ServerProcess, stream: bool) -> None:
+def test_disconnected_client_frees_its_slot_within_one_step(server: ServerProcess, stream: bool) -> None:
     connection = send(server, stream=stream, max_tokens=400)
     server.wait_running()
     before = server.metric("burnish_generated_tokens_total")
@@ -46,7 +46,7 @@ def test_a_client_that_disconnects_frees_its_slot_within_a_step(server: ServerPr
 
 
 @pytest.mark.slow
-def test_two_hundred_requests_with_random_disconnects(server: ServerProcess) -> None:
+def test_random_disconnects_leave_no_slots_or_cells_in_use(server: ServerProcess) -> None:
     rng = random.Random(7)
 
     def one(number: int) -> bool:
@@ -64,7 +64,7 @@ def test_two_hundred_requests_with_random_disconnects(server: ServerProcess) -> 
     assert server.call("GET", "/health/ready")[0] == 200
 
 
-def test_a_slow_reader_does_not_delay_others(server: ServerProcess) -> None:
+def test_slow_reader_does_not_delay_others(server: ServerProcess) -> None:
     slow = send(server, stream=True, max_tokens=300)  # and nobody reads from it
     began = time.monotonic()
     status, _, _ = server.chat("What is the capital of Italy?", max_tokens=8)
@@ -73,7 +73,7 @@ def test_a_slow_reader_does_not_delay_others(server: ServerProcess) -> None:
     server.wait_idle()
 
 
-def test_a_full_queue_returns_429_with_retry_after() -> None:
+def test_full_queue_returns_429_with_retry_after() -> None:
     with serving(max_sequences=1, max_waiting=2) as small:
         held = [send(small, stream=True, max_tokens=300) for _ in range(3)]
         small.wait_running(3, waiting=True)
@@ -86,7 +86,7 @@ def test_a_full_queue_returns_429_with_retry_after() -> None:
         assert small.chat("x", max_tokens=1)[0] == 200
 
 
-def test_a_request_that_takes_too_long_is_ended() -> None:
+def test_request_over_the_time_limit_is_ended() -> None:
     with serving(request_timeout_s=0.5) as small:
         status, _, reply = small.chat("Tell a story.", max_tokens=450, ignore_eos=True)
         assert status == 504 and reply["error"]["code"] == "timeout"
@@ -97,7 +97,7 @@ def test_a_request_that_takes_too_long_is_ended() -> None:
 
 
 @pytest.mark.slow
-def test_a_waiting_stream_gets_comments() -> None:
+def test_waiting_stream_gets_keep_alive_comments() -> None:
     with serving(max_sequences=1, keep_alive_s=0.1) as small:
         first = send(small, stream=True, max_tokens=150)
         small.wait_running()
@@ -107,7 +107,7 @@ def test_a_waiting_stream_gets_comments() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_answers_finish_and_rejects_new_requests() -> None:
+def test_sigterm_finishes_answers_and_rejects_new_requests() -> None:
     server = ServerProcess().wait_ready()
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(server.chat, f"Tell story {i}.", max_tokens=60, ignore_eos=True) for i in range(4)]
@@ -123,7 +123,7 @@ def test_sigterm_lets_answers_finish_and_rejects_new_requests() -> None:
     assert server.process.wait(30) == 0, server.output
 
 
-def test_a_second_of_draining_is_not_exceeded() -> None:
+def test_drain_timeout_is_not_exceeded() -> None:
     server = ServerProcess(drain_timeout_s=0.3).wait_ready()
     connection = send(server, stream=True, max_tokens=450)
     server.wait_running()
@@ -136,7 +136,7 @@ def test_a_second_of_draining_is_not_exceeded() -> None:
 
 
 @pytest.mark.slow
-def test_running_out_of_cells_preempts_and_every_answer_is_complete() -> None:
+def test_running_out_of_cells_preempts_and_every_answer_completes() -> None:
     with serving(layout="unified", cells=512, max_sequences=6, context_length=400) as small:
         questions = [f"Tell me a story about the number {i}." for i in range(6)]
         with ThreadPoolExecutor(6) as pool:
@@ -150,13 +150,13 @@ def test_running_out_of_cells_preempts_and_every_answer_is_complete() -> None:
             assert text[:20] == whole[:20] and "\ufffd" not in whole
 
 
-def test_the_context_ends_an_answer_with_length(server: ServerProcess) -> None:
+def test_full_context_ends_an_answer_with_length(server: ServerProcess) -> None:
     status, _, reply = server.chat("word " * 450, max_tokens=5000, ignore_eos=True)
     assert status == 200 and reply["choices"][0]["finish_reason"] == "length"
     assert reply["usage"]["total_tokens"] == 512
 
 
-def test_a_model_file_that_is_deleted_or_replaced_while_serving(tmp_path: Path) -> None:
+def test_deleting_or_replacing_the_model_file_does_not_affect_serving(tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     shutil.copy(small_model(), model)
     with serving(model=model) as running:
@@ -165,7 +165,7 @@ def test_a_model_file_that_is_deleted_or_replaced_while_serving(tmp_path: Path) 
         assert running.chat("What is the capital of Italy?", max_tokens=8)[2]["choices"] == before
 
 
-def test_files_that_are_not_models_end_in_one_line(tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_one_line_errors(tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(small_model().read_bytes()[:30_000_000])
     (tmp_path / "text.gguf").write_text("hello")
     for name, text in {
@@ -179,14 +179,14 @@ def test_files_that_are_not_models_end_in_one_line(tmp_path: Path) -> None:
         assert text in server.output and "Traceback" not in server.output
 
 
-def test_a_port_in_use_is_reported_before_the_model_is_loaded(server: ServerProcess) -> None:
+def test_port_in_use_is_reported_before_the_model_is_loaded(server: ServerProcess) -> None:
     second = ServerProcess(port=server.port)
     assert second.process.wait(60) == 2
     second.stop()
     assert "in use" in second.output and "loading" not in second.output
 
 
-def test_many_threads_of_one_client_lose_nothing(server: ServerProcess) -> None:
+def test_many_client_threads_get_complete_answers(server: ServerProcess) -> None:
     results: list[int] = []
 
     def ask() -> None:

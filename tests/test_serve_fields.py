@@ -48,7 +48,7 @@ def raw(server: ServerProcess, **fields: Any) -> tuple[int, Any]:
     ],
     ids=lambda fields: ",".join(fields),
 )
-def test_a_field_that_requests_nothing_is_accepted(server: ServerProcess, fields: dict[str, Any]) -> None:
+def test_fields_without_effect_are_accepted(server: ServerProcess, fields: dict[str, Any]) -> None:
     status, reply = chat(server, **fields)
     assert status == 200, reply
 
@@ -85,14 +85,14 @@ def test_a_field_that_requests_nothing_is_accepted(server: ServerProcess, fields
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
-def test_an_unsupported_field_is_refused_by_name(
+def test_unsupported_field_is_rejected_by_name(
     server: ServerProcess, fields: dict[str, Any], param: str, code: str
 ) -> None:
     status, reply = chat(server, **fields)
     assert (status, reply["error"]["param"], reply["error"]["code"]) == (400, param, code), reply
 
 
-def test_minus_one_is_as_many_tokens_as_the_context_holds(server: ServerProcess) -> None:
+def test_max_tokens_minus_one_fills_the_context(server: ServerProcess) -> None:
     for ask in (chat, raw):
         status, reply = ask(server, max_tokens=-1, ignore_eos=True)
         assert status == 200 and reply["usage"]["total_tokens"] == 256
@@ -108,7 +108,7 @@ def test_max_completion_tokens_takes_precedence(server: ServerProcess) -> None:
         )
 
 
-def test_a_completion_of_no_tokens_computes_its_prompt(server: ServerProcess) -> None:
+def test_max_tokens_0_processes_only_the_prompt(server: ServerProcess) -> None:
     status, reply = raw(server, max_tokens=0)
     assert status == 200 and reply["choices"][0]["text"] == "" and reply["choices"][0]["finish_reason"] == "length"
     assert reply["usage"]["completion_tokens"] == 0 and reply["usage"]["prompt_tokens"] == 1
@@ -116,7 +116,7 @@ def test_a_completion_of_no_tokens_computes_its_prompt(server: ServerProcess) ->
     assert '"finish_reason":"length"' in events and events.endswith("data: [DONE]\n\n")
 
 
-def test_a_seed_of_minus_one_is_a_random_one(server: ServerProcess) -> None:
+def test_seed_minus_one_is_random(server: ServerProcess) -> None:
     def texts(seed: int) -> set[str]:
         asked = {"max_tokens": 16, "temperature": 1.5, "n": 2, "seed": seed}
         return {c["text"] for _ in range(2) for c in raw(server, **asked)[1]["choices"]}
@@ -124,7 +124,7 @@ def test_a_seed_of_minus_one_is_a_random_one(server: ServerProcess) -> None:
     assert len(texts(-1)) == 4
 
 
-def test_more_than_four_stops_each_end_the_answer(server: ServerProcess) -> None:
+def test_more_than_four_stop_strings_are_supported(server: ServerProcess) -> None:
     text = chat(server, max_tokens=12, temperature=0)[1]["choices"][0]["message"]["content"]
     stop = [f"never {i}" for i in range(8)] + [text[4:7]]
     status, reply = chat(server, max_tokens=12, temperature=0, stop=stop)
@@ -138,7 +138,7 @@ def test_repetition_penalty_covers_the_whole_sequence(server: ServerProcess) -> 
     assert plain["choices"][0]["text"] != penalized["choices"][0]["text"] == same["choices"][0]["text"]
 
 
-def test_usage_so_far_is_in_every_chunk(server: ServerProcess) -> None:
+def test_continuous_usage_stats_add_usage_to_every_chunk(server: ServerProcess) -> None:
     import json
 
     options = {"include_usage": True, "continuous_usage_stats": True}
@@ -152,7 +152,7 @@ def test_usage_so_far_is_in_every_chunk(server: ServerProcess) -> None:
         assert all(usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages)
 
 
-def test_a_last_assistant_message_is_continued(server: ServerProcess) -> None:
+def test_continue_final_message_continues_the_assistant_message(server: ServerProcess) -> None:
     begun = [*ASK["messages"], {"role": "assistant", "content": "One, two, three, four,"}]
     status, reply = chat(server, messages=begun, continue_final_message=True, max_tokens=2, temperature=0)
     assert status == 200 and reply["choices"][0]["message"]["content"].startswith(" five")
@@ -167,7 +167,7 @@ def test_a_last_assistant_message_is_continued(server: ServerProcess) -> None:
     assert chat(server, messages=spelled, continue_final_message=True)[0] == 200
 
 
-def test_apply_template_returns_the_prompt_of_the_chat(server: ServerProcess) -> None:
+def test_apply_template_returns_the_rendered_prompt(server: ServerProcess) -> None:
     text = server.call("POST", "/apply-template", ASK)[2]["prompt"]
     ids = server.call("POST", "/tokenize", {"content": text})[2]["tokens"]
     assert chat(server)[1]["usage"]["prompt_tokens"] == len(ids)

@@ -59,7 +59,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @pytest.mark.slow
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies())
-def test_the_schema_refuses_with_openais_codes(case: tuple[str, dict[str, Any]]) -> None:
+def test_schema_errors_have_openai_codes(case: tuple[str, dict[str, Any]]) -> None:
     path, body = case
     try:
         parse(SCHEMAS[path], json.dumps(body).encode())  # type: ignore[type-var]
@@ -99,18 +99,18 @@ def post(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bodies())
-def test_no_request_causes_a_5xx(server: ServerProcess, case: tuple[str, dict[str, Any]]) -> None:
+def test_random_requests_never_cause_a_5xx(server: ServerProcess, case: tuple[str, dict[str, Any]]) -> None:
     post(server, *case)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(SCHEMAS)), st.binary(max_size=200))
-def test_no_bytes_cause_a_5xx(server: ServerProcess, path: str, body: bytes) -> None:
+def test_random_bytes_never_cause_a_5xx(server: ServerProcess, path: str, body: bytes) -> None:
     assert 400 <= server.call("POST", path, body)[0] < 500
 
 
 @pytest.mark.slow
-def test_thousands_of_bad_requests_leave_memory_flat(fast_server: ServerProcess) -> None:
+def test_thousands_of_bad_requests_do_not_grow_memory(fast_server: ServerProcess) -> None:
     rng = random.Random(5)
 
     def some() -> None:
@@ -131,7 +131,7 @@ def test_thousands_of_bad_requests_leave_memory_flat(fast_server: ServerProcess)
 
 
 @pytest.mark.slow
-def test_two_thousand_answers_leave_memory_flat(fast_server: ServerProcess) -> None:
+def test_two_thousand_answers_do_not_grow_memory(fast_server: ServerProcess) -> None:
     def some(first: int, count: int) -> None:
         with ThreadPoolExecutor(8) as pool:
             ends = pool.map(lambda i: fast_server.chat(f"Number {i}.", max_tokens=3)[0], range(first, first + count))
@@ -144,7 +144,7 @@ def test_two_thousand_answers_leave_memory_flat(fast_server: ServerProcess) -> N
 
 
 @pytest.mark.slow
-def test_batched_answers_equal_the_single_ones() -> None:
+def test_batched_answers_equal_sequential_answers() -> None:
     subjects = [*("rain", "snow", "wind", "fire", "iron", "gold", "salt", "milk"), *("bread", "tea", "wool", "silk")]
     subjects += ["glass", "clay", "sand", "moss"]
     verbs = some(["Describe", "Explain", "Write a line about", "Name a use of"], [0, 3])
@@ -165,7 +165,7 @@ def test_batched_answers_equal_the_single_ones() -> None:
 
 
 @pytest.mark.slow
-def test_a_seed_repeats_exactly_without_parallel_requests_or_reuse() -> None:
+def test_seed_is_exactly_repeatable_without_batching_and_prefix_reuse() -> None:
     with serving(prefix_cache="false") as server:
         texts = {
             server.chat("Write about the sea.", temperature=1.3, seed=11, max_tokens=40)[2]["choices"][0]["message"][

@@ -66,7 +66,7 @@ FORMS: dict[str, Callable[[openai.OpenAI], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
-def test_a_reply_is_valid_history(client: openai.OpenAI, form: Callable[[openai.OpenAI], Any]) -> None:
+def test_sdk_reply_object_is_valid_history(client: openai.OpenAI, form: Callable[[openai.OpenAI], Any]) -> None:
     messages = [QUESTION, form(client), NEXT]
     second = client.chat.completions.create(model="default", messages=messages, max_tokens=6, temperature=0)
     plain = [QUESTION, {"role": "assistant", "content": whole(client).choices[0].message.content}, NEXT]
@@ -76,7 +76,7 @@ def test_a_reply_is_valid_history(client: openai.OpenAI, form: Callable[[openai.
     assert second.usage.prompt_tokens == expected.usage.prompt_tokens
 
 
-def test_the_raw_reply_is_valid_history(server: ServerProcess) -> None:
+def test_raw_reply_message_is_valid_history(server: ServerProcess) -> None:
     message = server.chat("Which pier?", max_tokens=4)[2]["choices"][0]["message"]
     assert message["annotations"] == []
     for changed in (message, {**message, "tool_calls": None, "function_call": None, "audio": None, "parsed": None}):
@@ -98,7 +98,7 @@ def parsed(body: dict[str, Any], model: Any = ChatRequest) -> Any:
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-def test_every_field_of_the_sdks_messages_may_be_null(kind: type) -> None:
+def test_sdk_message_fields_may_be_null(kind: type) -> None:
     role = kind.__name__.removeprefix("ChatCompletion").removesuffix("MessageParam").lower()
     fields = set(get_type_hints(kind)) | set(chat.ChatCompletionMessage.model_fields)
     message = {**dict.fromkeys(fields), "role": role, "content": "x"}
@@ -112,7 +112,7 @@ def test_every_field_of_the_sdks_messages_may_be_null(kind: type) -> None:
         (CompletionRequest, completion_create_params.CompletionCreateParamsBase, {"model": "m", "prompt": "x"}),
     ],
 )
-def test_every_field_of_the_sdk_is_known(model: Any, params: type, base: dict[str, Any]) -> None:
+def test_all_sdk_message_fields_are_known(model: Any, params: type, base: dict[str, Any]) -> None:
     """Null means absent; any other value is accepted or refused by its value, never as an unknown field."""
     fields = set(get_type_hints(params)) - set(base)
     parsed({**base, **dict.fromkeys(fields)}, model)
@@ -136,13 +136,13 @@ def test_every_field_of_the_sdk_is_known(model: Any, params: type, base: dict[st
         ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[0].content[0].type"),
     ],
 )
-def test_a_known_but_unsupported_field_is_named(message: dict[str, Any], param: str) -> None:
+def test_known_but_unsupported_field_is_named(message: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError) as caught:
         parsed({"model": "m", "messages": [message]})
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, "unsupported_parameter", param)
 
 
-def test_a_refusal_and_its_parts_are_an_assistants_text() -> None:
+def test_refusal_and_refusal_parts_are_assistant_text() -> None:
     parts = [{"type": "text", "text": "No"}, {"type": "refusal", "refusal": ", sorry"}]
     for message in ({"content": None, "refusal": "No, sorry"}, {"content": parts}):
         request = parsed({"model": "m", "messages": [{"role": "assistant", **message}]})
@@ -152,7 +152,7 @@ def test_a_refusal_and_its_parts_are_an_assistants_text() -> None:
     assert (caught.value.code, caught.value.param) == ("missing_required_parameter", "messages[0].content[0].text")
 
 
-def test_an_assistants_thought_goes_to_the_template() -> None:
+def test_reasoning_content_is_passed_to_the_template() -> None:
     for name in ("reasoning_content", "reasoning"):
         request = parsed({"model": "m", "messages": [{"role": "assistant", "content": "5", name: "2 + 3"}]})
         assert request.messages[0].for_template()["reasoning_content"] == "2 + 3"

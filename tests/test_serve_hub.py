@@ -43,7 +43,7 @@ def refused(hub: Hub, home: Path, model: str = f"hf://{REPO}", **more: Any) -> s
 
 
 @pytest.mark.slow
-def test_a_pushed_run_is_served_from_the_hub_and_again_without_it(published: Hub, tmp_path: Path) -> None:
+def test_pushed_run_is_served_from_the_hub_and_then_from_the_cache(published: Hub, tmp_path: Path) -> None:
     environment = published.environment(tmp_path)
     published.requests.clear()
     with serving(model=f"hf://{REPO}", environment=environment) as server:
@@ -60,7 +60,7 @@ def test_a_pushed_run_is_served_from_the_hub_and_again_without_it(published: Hub
             assert server.call("GET", "/version")[2]["hub"] == version["hub"]
 
 
-def test_a_revision_is_served_as_it_was(published: Hub, tmp_path: Path) -> None:
+def test_pinned_revision_is_served_after_later_pushes(published: Hub, tmp_path: Path) -> None:
     commit = published.repos[REPO].head
     published.add(REPO, {"notes.txt": b"later"})
     with serving(model=f"hf://{REPO}@{commit}", environment=published.environment(tmp_path)) as server:
@@ -68,7 +68,7 @@ def test_a_revision_is_served_as_it_was(published: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_that_was_altered_on_the_hub_is_refused(published: Hub, tmp_path: Path) -> None:
+def test_file_altered_on_the_hub_is_rejected(published: Hub, tmp_path: Path) -> None:
     files = published.files(REPO)
     model = next(name for name in files if name.endswith(".gguf"))
     published.add("me/altered", {**files, model: files[model][:-1] + b"x"}, private=True)
@@ -78,7 +78,7 @@ def test_a_file_that_was_altered_on_the_hub_is_refused(published: Hub, tmp_path:
     assert "train.json was altered" in refused(published, tmp_path, "hf://me/retold")
 
 
-def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path) -> None:
+def test_hub_model_without_records_is_rejected_with_advice(published: Hub, tmp_path: Path) -> None:
     published.add("them/some-GGUF", {"some-Q8_0.gguf": b"GGUF"})
     said = refused(published, tmp_path, "hf://them/some-GGUF")
     assert "Burnish did not publish it" in said and "hf download them/some-GGUF FILE.gguf" in said
@@ -92,15 +92,15 @@ def test_a_model_without_records_says_what_to_do(published: Hub, tmp_path: Path)
         ("hf://model", "is not a Hub reference: expected hf://owner/name"),
     ],
 )
-def test_a_missing_repository_or_file_is_one_line(model: str, text: str, published: Hub, tmp_path: Path) -> None:
+def test_missing_repository_or_file_is_a_one_line_error(model: str, text: str, published: Hub, tmp_path: Path) -> None:
     assert text in refused(published, tmp_path, model)
 
 
-def test_an_artifact_that_was_not_published_is_one_line(published: Hub, tmp_path: Path) -> None:
+def test_unpublished_artifact_is_a_one_line_error(published: Hub, tmp_path: Path) -> None:
     assert "has no GGUF 'Q2_K'; available: Q4_1 (pass)" in refused(published, tmp_path, artifact="Q2_K")
 
 
-def test_without_a_network_and_a_cache_it_says_so(published: Hub, tmp_path: Path) -> None:
+def test_missing_network_and_cache_is_reported(published: Hub, tmp_path: Path) -> None:
     server = ServerProcess(model=f"hf://{REPO}", environment={**published.environment(tmp_path), "HF_HUB_OFFLINE": "1"})
     assert server.process.wait(60) == 2
     server.stop()

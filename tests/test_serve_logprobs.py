@@ -35,7 +35,7 @@ def scored(tokens: list[int], top: int) -> list[TokenLogprob]:
 
 
 @given(st.sets(st.binary(max_size=4), min_size=2, max_size=2))
-def test_tokens_with_different_bytes_have_different_names(pair: set[bytes]) -> None:
+def test_tokens_with_different_bytes_have_different_strings(pair: set[bytes]) -> None:
     one, other = pair
     entry = TokenLogprob(0, one, -2.0, ((1, -1.0),))
     found = of_text([entry], lambda token: other, 0)
@@ -43,7 +43,7 @@ def test_tokens_with_different_bytes_have_different_names(pair: set[bytes]) -> N
     assert found["top_logprobs"][0][found["tokens"][0]] == -2.0
 
 
-def test_part_of_a_character_is_named_by_its_bytes() -> None:
+def test_partial_characters_are_shown_as_bytes() -> None:
     entry = TokenLogprob(0, b" \xe2\x80", -2.0, ((1, -1.0), (2, -1.5)))
     pieces = {1: b"\xe2", 2: "ü".encode()}
     text, chat = of_text([entry], pieces.__getitem__, 0), of_chat([entry], pieces.__getitem__)
@@ -57,7 +57,7 @@ def test_part_of_a_character_is_named_by_its_bytes() -> None:
 
 
 @given(VALUES)
-def test_json_encoded_in_slices_is_the_same(value: Any) -> None:
+def test_json_encoded_in_slices_equals_json_encoded_whole(value: Any) -> None:
     long, short = [value] * 600, [value]
 
     def reply(both: Any) -> Any:
@@ -68,7 +68,7 @@ def test_json_encoded_in_slices_is_the_same(value: Any) -> None:
     assert SliceEncoder().encode(reply(long)) == encode(reply(long))
 
 
-def test_others_are_served_while_a_large_reply_is_written() -> None:
+def test_large_reply_does_not_block_other_requests() -> None:
     tokens = [97 + number % 26 for number in range(4000)]
     reply = Reply(SERVED, False, [Echo("a" * len(tokens), tokens)], each=8)
     end = Finished("length", "b", scored([98], 5), len(tokens), 0, 1)
@@ -91,14 +91,14 @@ def test_others_are_served_while_a_large_reply_is_written() -> None:
     assert choices[0]["logprobs"] == choices[7]["logprobs"]
 
 
-def test_a_prompt_is_scored_only_for_its_first_answer() -> None:
+def test_prompt_logprobs_are_computed_once_for_several_choices() -> None:
     body = {"model": "echo", "prompt": ["ab", "cd"], "echo": True, "logprobs": 1, "n": 3}
     request = parse(CompletionRequest, json.dumps(body).encode())
     sequences = make_sequences(request, [[97, 98], [99, 100]], SERVED, 400, [lambda event: None] * 6)
     assert [s.params.prompt_logprobs for s in sequences] == [1, None, None] * 2
 
 
-def test_no_answer_is_streamed_before_its_prompt() -> None:
+def test_echoed_prompt_is_streamed_before_the_completion() -> None:
     reply = Reply(SERVED, False, [Echo("ab", [97, 98])], each=2)
     frames = Frames(reply, StreamOptions(), [PlainText(), PlainText()], 2, scored=True)
     events: list[tuple[int, Event]] = [(1, Delta("x")), (1, Finished("stop", "y", [], 2, 0, 2))]
@@ -116,7 +116,7 @@ def test_no_answer_is_streamed_before_its_prompt() -> None:
 
 
 @pytest.mark.parametrize(("n", "fits"), [(None, True), (13, True), (14, False)])
-def test_prompts_echoed_before_too_many_answers_are_refused(n: int | None, fits: bool) -> None:
+def test_echo_with_logprobs_and_too_many_choices_is_rejected(n: int | None, fits: bool) -> None:
     body = {"model": "echo", "prompt": "a", "echo": True, "logprobs": 0, "n": n}
     request, prompts = parse(CompletionRequest, json.dumps(body).encode()), [[97] * 10_000]
     sinks = [lambda event: None] * (n or 1)

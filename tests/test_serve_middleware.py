@@ -28,7 +28,7 @@ from tests.support.server import ServerProcess, serving, small_model
 SHA = "0" * 64
 
 
-def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
+def test_api_key_is_required_on_every_route_except_health(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# ours\nfrom-the-file\n\n")
     environment = {"BURNISH_SERVE_API_KEYS": "from-the-environment,another"}
     with serving(environment=environment, api_keys_file=tmp_path / "keys", max_requests_per_key=1) as server:
@@ -61,7 +61,7 @@ def test_keys_guard_every_route_but_health(tmp_path: Path) -> None:
         assert "another" not in server.output and "from-the-file" not in server.output
 
 
-def test_wrong_keys_make_an_address_wait_but_valid_ones_never_do() -> None:
+def test_wrong_keys_are_rate_limited_per_address_and_valid_keys_are_not() -> None:
     environment = {"BURNISH_SERVE_API_KEYS": "one,two"}
     with serving(environment=environment, max_wrong_keys=5) as server:
 
@@ -78,7 +78,7 @@ def test_wrong_keys_make_an_address_wait_but_valid_ones_never_do() -> None:
         assert server.call("GET", "/v1/models")[0] == 401  # a missing key does not count as a wrong one
 
 
-def test_wrong_keys_count_against_the_address_a_trusted_proxy_forwards() -> None:
+def test_wrong_keys_count_against_the_forwarded_address_of_a_trusted_proxy() -> None:
     environment = {"BURNISH_SERVE_API_KEYS": "one"}
     with serving(environment=environment, max_wrong_keys=2, forwarded_allow_ips="127.0.0.1") as server:
 
@@ -93,7 +93,7 @@ def test_wrong_keys_count_against_the_address_a_trusted_proxy_forwards() -> None
         ServeSettings(forwarded_allow_ips=["proxy"])
 
 
-def test_the_wait_for_wrong_keys_ends() -> None:
+def test_rate_limit_for_wrong_keys_expires() -> None:
     now = 0.0
     wrong = WrongKeys(2, lambda: now)
     for _ in range(2):
@@ -108,7 +108,7 @@ def test_the_wait_for_wrong_keys_ends() -> None:
     assert wrong.wait_s("192.0.2.1") == 0 and len(wrong._wrong) == 4096 and "x" not in str(wrong._wrong)
 
 
-def test_unknown_hosts_and_origins_are_refused() -> None:
+def test_unknown_hosts_and_origins_are_rejected() -> None:
     with serving(cors_origins="https://Good.example/", allowed_hosts="Model.Example:8000") as server:
         for host in ("localhost", "127.0.0.1:8000", "[::1]:8000", "model.example", "serve:8000"):
             assert server.call("GET", "/v1/models", headers={"Host": host})[0] == 200
@@ -126,7 +126,7 @@ def test_unknown_hosts_and_origins_are_refused() -> None:
         assert server.call("GET", "/v1/models", headers={"Origin": own})[0] == 200
 
 
-def test_listening_beyond_loopback_needs_a_key_or_allow_remote(tmp_path: Path) -> None:
+def test_listening_beyond_loopback_requires_a_key_or_allow_remote(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.2"):
         open_to_all = ServeSettings(host=host)
         with pytest.raises(UserError, match="allow_remote"):
@@ -211,7 +211,7 @@ def make_run(root: Path, **changes: Any) -> Path:
     return root / "runs"
 
 
-def test_a_run_is_served_according_to_its_record(tmp_path: Path) -> None:
+def test_run_is_served_with_the_settings_of_its_record(tmp_path: Path) -> None:
     with serving(model=None, context_length=None, runs=make_run(tmp_path)) as server:
         version = server.call("GET", "/version")[2]
         assert version["run_id"] == "my-run" and version["artifact"]["quantization"] == "Q4_1"
@@ -232,14 +232,14 @@ def test_a_run_is_served_according_to_its_record(tmp_path: Path) -> None:
         ({"template": "2" * 64}, "not the one the run was trained with"),
     ],
 )
-def test_an_unproven_run_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+def test_unproven_run_is_a_one_line_error(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
     server = ServerProcess(model=None, runs=make_run(tmp_path, **changes))
     assert server.process.wait(60) == 2
     server.stop()
     assert text in server.output and server.output.count("error: ") == 1 and "Traceback" not in server.output
 
 
-def test_an_unproven_run_is_served_only_with_a_warning(tmp_path: Path) -> None:
+def test_unproven_run_is_served_with_allow_unproven_and_a_warning(tmp_path: Path) -> None:
     runs = make_run(tmp_path, default=None, verdict="fail")
     with serving(model=None, runs=runs, allow_unproven="true", served_model_name="mine") as server:
         assert "warning: " in server.output and "the KL is 9" in server.output
@@ -255,7 +255,7 @@ def test_looser_thresholds_are_logged_and_reported(tmp_path: Path) -> None:
     assert version["versions"] == {"burnish": "0.0.9"} and version["version"] == running()
 
 
-def test_contradicting_settings_are_named() -> None:
+def test_conflicting_settings_are_named() -> None:
     for settings, text in (
         ({"context_length": 4096, "cells": 1024, "max_sequences": 4, "layout": "separate"}, "lower max_sequences"),
         ({"run": "x"}, "run and model are both set"),
@@ -268,7 +268,7 @@ def test_contradicting_settings_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_serve_needs_neither_torch_nor_transformers() -> None:
+def test_serve_runs_without_torch_and_transformers() -> None:
     program = f"""
         import sys
         class Block:

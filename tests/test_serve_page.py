@@ -46,7 +46,7 @@ def get(client: httpx.Client, path: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("path", ["", "favicon.ico", *(f"web/{name}" for name in FILES)])
-def test_every_file_is_served_without_a_key_with_its_type_and_policy(client: httpx.Client, path: str) -> None:
+def test_page_files_are_served_without_a_key_with_type_and_csp(client: httpx.Client, path: str) -> None:
     reply = get(client, path)
     suffix = {"": ".html", "favicon.ico": ".svg"}.get(path, Path(path).suffix)
     assert reply.status_code == 200 and reply.content
@@ -57,7 +57,7 @@ def test_every_file_is_served_without_a_key_with_its_type_and_policy(client: htt
     assert {policy[f"{kind}-src"] for kind in ("script", "style", "img", "connect")} == {"'self'"}
 
 
-def test_a_cached_file_is_not_sent_again(client: httpx.Client) -> None:
+def test_cached_file_gets_304(client: httpx.Client) -> None:
     first = get(client, "")
     again = client.get("/", headers={"If-None-Match": first.headers["etag"]})
     assert first.headers["cache-control"] == "no-cache"
@@ -65,23 +65,23 @@ def test_a_cached_file_is_not_sent_again(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_nothing_besides_the_page_is_served(client: httpx.Client, path: str) -> None:
+def test_only_page_files_are_served(client: httpx.Client, path: str) -> None:
     assert get(client, path).status_code in (401, 404)
 
 
 @pytest.mark.parametrize("path", GUARDED)
-def test_the_pages_paths_open_no_other_route(client: httpx.Client, path: str) -> None:
+def test_page_paths_do_not_expose_other_routes(client: httpx.Client, path: str) -> None:
     assert get(client, path).status_code in (401, 404)
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_no_file_names_another_server(name: str) -> None:
+def test_page_files_reference_no_other_server(name: str) -> None:
     text = (WEB / name).read_text(encoding="utf-8")
     found = set(re.findall(r"\bhttps?://\w[^\s\"'`)]*|[\"'(]//\w[^\s\"'`)]*", text))
     assert found <= {"http://www.w3.org/2000/svg"}  # a name, not an address
 
 
-def test_everything_that_the_page_loads_exists() -> None:
+def test_every_resource_of_the_page_exists() -> None:
     html = (WEB / "index.html").read_text(encoding="utf-8")
     loaded = set(re.findall(r'(?:src|href)="web/([^"]+)"', html))
     assert loaded == set(re.findall(r'(?:src|href)="([^"]+)"', html.replace("web/", "")))
@@ -91,7 +91,7 @@ def test_everything_that_the_page_loads_exists() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if name.endswith((".js", ".html"))])
-def test_no_text_is_parsed_as_html_or_run_as_code(name: str) -> None:
+def test_page_never_parses_text_as_html_or_code(name: str) -> None:
     text = (WEB / name).read_text(encoding="utf-8")
     sinks = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc|\bon\w+=|style="
@@ -99,12 +99,12 @@ def test_no_text_is_parsed_as_html_or_run_as_code(name: str) -> None:
     assert not re.search(sinks, text)
 
 
-def test_the_vendored_parser_is_the_packages_file() -> None:
+def test_vendored_markdown_parser_equals_the_npm_package() -> None:
     found = hashlib.sha256((WEB / "vendor" / "markdown-it.js").read_bytes()).hexdigest()
     assert found == VENDORED and VENDORED in (WEB / "vendor" / "LICENSE.txt").read_text(encoding="utf-8")
 
 
-def test_the_echo_server_of_the_browser_tests_returns_the_last_message() -> None:
+def test_echo_server_returns_the_last_message() -> None:
     """Without a browser, no other test uses it."""
     body = {"model": "default", "messages": [{"role": "user", "content": said} for said in ("first", "last")]}
     with echoing() as server:

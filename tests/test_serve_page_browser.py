@@ -55,7 +55,7 @@ def set_text(page: ChatPage, text: str) -> None:
     page.click("#send")
 
 
-def test_a_conversation_goes_back_and_forth(page: ChatPage, server: EchoServer) -> None:
+def test_conversation_has_several_turns(page: ChatPage, server: EchoServer) -> None:
     page.fill("#system", "Be brief.")
     assert page.ask("one") == "one" and page.ask("two\nlines") == "two\nlines"
     assert page.shown() == ["one", "one", "two\nlines", "two\nlines"]
@@ -66,7 +66,7 @@ def test_a_conversation_goes_back_and_forth(page: ChatPage, server: EchoServer) 
     )
 
 
-def test_an_answer_stopped_by_a_new_chat_stays_in_its_chat(page: ChatPage, server: EchoServer) -> None:
+def test_answer_stopped_by_a_new_chat_stays_in_the_old_chat(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
     page.send("the old question is a long one")
     page.until(lambda: page.text(".assistant .text").startswith("the"))
@@ -85,7 +85,7 @@ LEFT = "const log = document.getElementById('log'); return log.scrollHeight - lo
 TOP = "return document.getElementById('log').scrollTop"
 
 
-def test_reopening_the_shown_chat_does_not_stop_its_answer(page: ChatPage, server: EchoServer) -> None:
+def test_selecting_the_current_chat_does_not_stop_its_answer(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
     text = "a text of some length, so that its answer takes a while"
     page.send(text)
@@ -95,7 +95,7 @@ def test_reopening_the_shown_chat_does_not_stop_its_answer(page: ChatPage, serve
     assert page.answered() == text and not page.all(".warning")
 
 
-def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: EchoServer) -> None:
+def test_scrolling_up_disables_autoscroll(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.003
     set_text(page, LONG)
     page.until(lambda: "line 60" in page.text(".assistant .text"))
@@ -122,7 +122,7 @@ def test_a_reader_who_scrolls_up_a_little_stays_there(page: ChatPage, server: Ec
     ],
     ids=["html", "login"],
 )
-def test_a_proxys_page_is_reported_and_the_text_is_kept(
+def test_html_error_page_of_a_proxy_is_reported_and_the_input_is_kept(
     page: ChatPage, server: EchoServer, fault: str, said: str
 ) -> None:
     server.proxy.fault = fault
@@ -144,7 +144,7 @@ def test_a_proxys_page_is_reported_and_the_text_is_kept(
     ],
     ids=["cut", "lost", "error"],
 )
-def test_an_interrupted_answer_says_so(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
+def test_interrupted_answer_is_marked(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
     server.proxy.fault, server.backend.pause_s = fault, 0.01
     text = "a text that is longer than what comes through " * 5
     answer = page.ask(text)
@@ -154,7 +154,7 @@ def test_an_interrupted_answer_says_so(page: ChatPage, server: EchoServer, fault
     assert page.text(".warning") == said, "also after the chat is opened again"
 
 
-def test_a_server_that_is_down_is_reported_and_found_again(page: ChatPage, server: EchoServer) -> None:
+def test_server_outage_is_reported_until_the_server_returns(page: ChatPage, server: EchoServer) -> None:
     server.stop()
     try:
         page.send("hello?")
@@ -169,7 +169,7 @@ def test_a_server_that_is_down_is_reported_and_found_again(page: ChatPage, serve
     assert page.answered() == "hello?"
 
 
-def test_escape_stops_waiting_for_a_silent_server(page: ChatPage, server: EchoServer) -> None:
+def test_escape_cancels_a_request_without_a_response(page: ChatPage, server: EchoServer) -> None:
     server.proxy.fault = "silent"
     page.send("anyone?")
     page.until(lambda: page.text("#elapsed").startswith("Waiting, 1 s"))
@@ -178,13 +178,13 @@ def test_escape_stops_waiting_for_a_silent_server(page: ChatPage, server: EchoSe
     assert page.value("#text") == "anyone?" and page.shown() == [] and not page.all(".fault")
 
 
-def test_a_silent_server_is_reported(page: ChatPage) -> None:
+def test_missing_response_is_reported(page: ChatPage) -> None:
     for heard, said in ((50_000, "Answering, 60 s."), (10_000, "Nothing received from the server for 50 s.")):
         run = {"turn": {"content": "some"}, "began": 0, "heard": heard}
         assert page.imported("progress.js", "m.elapsed(a[0], 60000)", run) == said
 
 
-def test_escape_keeps_the_received_text(page: ChatPage, server: EchoServer) -> None:
+def test_escape_keeps_the_text_received_so_far(page: ChatPage, server: EchoServer) -> None:
     server.backend.pause_s = 0.05
     page.send("a rather long text to stop")
     page.until(lambda: page.text(".assistant .text").startswith("a ra"))
@@ -211,7 +211,7 @@ def test_empty_settings_are_not_sent(page: ChatPage, server: EchoServer) -> None
     assert page.value("#text") == "third" and len(server.proxy.asked) == 2
 
 
-def test_regenerate_repeats_the_request_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
+def test_regenerate_repeats_the_request_and_keeps_the_old_answer_on_failure(page: ChatPage, server: EchoServer) -> None:
     page.ask("one")
     page.click(".again")
     assert page.answered() == "one" and messages(server) == [("user", "one")] and len(server.proxy.asked) == 2
@@ -221,7 +221,7 @@ def test_regenerate_repeats_the_request_and_loses_nothing(page: ChatPage, server
     assert page.shown() == ["one", "one"]
 
 
-def test_an_edited_message_is_sent_again_and_loses_nothing(page: ChatPage, server: EchoServer) -> None:
+def test_edited_message_is_sent_again_and_later_turns_return_on_failure(page: ChatPage, server: EchoServer) -> None:
     page.ask("one")
     page.ask("two")
     first = page.all(".edit")[0]
@@ -241,12 +241,12 @@ def test_an_edited_message_is_sent_again_and_loses_nothing(page: ChatPage, serve
     assert messages(server) == [("user", "changed")]
 
 
-def test_other_line_ends_and_comments_are_read(page: ChatPage, server: EchoServer) -> None:
+def test_sse_parser_accepts_all_line_endings_and_comments(page: ChatPage, server: EchoServer) -> None:
     server.proxy.fault = "crlf"
     assert page.ask("straße 🙂 done") == "straße 🙂 done" and not page.all(".warning")
 
 
-def test_a_tool_call_is_shown_as_one(page: ChatPage) -> None:
+def test_tool_call_is_displayed_as_a_tool_call(page: ChatPage) -> None:
     pieces = [{"index": 0, "function": {"name": "f", "arguments": ""}}, {"index": 0, "function": {"arguments": "{}"}}]
     said = page.imported(
         "progress.js", "(c => (a[0].forEach(p => m.addCall(c, p)), m.shortfall({calls: c})))([])", pieces
@@ -255,7 +255,7 @@ def test_a_tool_call_is_shown_as_one(page: ChatPage) -> None:
 
 
 @pytest.mark.parametrize("end", ["\\n", "\\r\\n", "\\r"])
-def test_events_are_the_same_however_the_stream_is_cut(page: ChatPage, end: str) -> None:
+def test_sse_events_do_not_depend_on_chunk_boundaries(page: ChatPage, end: str) -> None:
     stream = ":hi|data: a|data:b||event: x|id|data:  c: d||data||data: [DONE]||".replace("|", end)
     cut = """[...Array(s.length + 1).keys()].map(i => { const p = new m.EventParser();
              return [...p.feed(s.slice(0, i)), ...p.feed(s.slice(i)), ...p.end()]; })"""
@@ -264,7 +264,7 @@ def test_events_are_the_same_however_the_stream_is_cut(page: ChatPage, end: str)
     assert all(events == ["a\nb", " c: d", "", "[DONE]"] for events in found)
 
 
-def test_a_chat_is_saved_and_the_key_is_not(page: ChatPage) -> None:
+def test_chat_is_saved_without_the_api_key(page: ChatPage) -> None:
     page.fill("#key", "sk-secret")
     page.fill("#system", "Be kind.")
     page.ask("remember me")
@@ -287,14 +287,14 @@ def test_a_chat_is_saved_and_the_key_is_not(page: ChatPage) -> None:
     assert page.js("return Object.keys(localStorage).filter(k => k.includes('chat'))") == []
 
 
-def test_a_full_storage_is_reported_and_stops_nothing(page: ChatPage) -> None:
+def test_full_storage_is_reported_and_chatting_continues(page: ChatPage) -> None:
     page.js("for (let n = 1 << 22; n; n >>= 1) try { localStorage.setItem('x' + n, 'y'.repeat(n)) } catch {}")
     assert page.ask("still works") == "still works"
     assert "can't save" in page.text("#unsaved")
 
 
 @pytest.mark.parametrize("entry", ["{", "null", "[]", '{"id":"bad"}', '{"id":"bad","turns":[{"role":"user"}]}'])
-def test_invalid_entries_in_the_storage_are_ignored(page: ChatPage, entry: str) -> None:
+def test_invalid_storage_entries_are_ignored(page: ChatPage, entry: str) -> None:
     page.js(
         "localStorage.setItem('burnish.chat.bad', arguments[0]); localStorage.setItem('burnish.settings', '7')", entry
     )
@@ -302,7 +302,7 @@ def test_invalid_entries_in_the_storage_are_ignored(page: ChatPage, entry: str) 
     assert page.ask("fine") == "fine"
 
 
-def test_a_page_closed_during_an_answer_keeps_the_question(page: ChatPage, server: EchoServer) -> None:
+def test_question_is_kept_when_the_page_closes_during_the_answer(page: ChatPage, server: EchoServer) -> None:
     server.proxy.fault = "silent"
     page.send("asked before")
     page.until(lambda: page.text("#send") == "Stop")
@@ -313,7 +313,7 @@ def test_a_page_closed_during_an_answer_keeps_the_question(page: ChatPage, serve
     assert page.answered() == "asked before"
 
 
-def test_a_missing_key_is_requested(browser: Any) -> None:
+def test_missing_api_key_is_requested(browser: Any) -> None:
     with echoing(keys=["sesame"]) as locked:
         browser.get(locked.url)
         page = ChatPage(browser, locked.url)
@@ -324,7 +324,7 @@ def test_a_missing_key_is_requested(browser: Any) -> None:
         assert page.ask("open") == "open"
 
 
-def test_without_a_secure_context_chats_and_copying_work(browser: Any, server: EchoServer) -> None:
+def test_chats_and_copying_work_without_a_secure_context(browser: Any, server: EchoServer) -> None:
     page = ChatPage(browser, server.url.replace("127.0.0.1", INSECURE_HOST))
     page.open()
     page.ask("copy this")
@@ -335,7 +335,7 @@ def test_without_a_secure_context_chats_and_copying_work(browser: Any, server: E
     assert page.value("#text") == "copy this"
 
 
-def test_on_a_phone_everything_fits_and_collapses(server: EchoServer) -> None:
+def test_page_fits_a_phone_screen(server: EchoServer) -> None:
     with chromium(phone=True) as browser:
         page = ChatPage(browser, server.url)
         page.open()
@@ -351,7 +351,7 @@ def test_on_a_phone_everything_fits_and_collapses(server: EchoServer) -> None:
         assert not page.all("#chats") and len(page.shown()) == 2
 
 
-def test_every_control_has_a_name_and_is_reachable_by_keyboard(page: ChatPage) -> None:
+def test_every_control_has_an_accessible_name_and_keyboard_focus(page: ChatPage) -> None:
     page.ask("`a`\n\n```\nb\n```")
     page.click("#chats-toggle")
     controls = page.all("button, input, textarea, [tabindex], summary")
@@ -364,7 +364,7 @@ def test_every_control_has_a_name_and_is_reachable_by_keyboard(page: ChatPage) -
 
 
 @pytest.mark.slow
-def test_a_real_model_answers(browser: Any) -> None:
+def test_page_works_with_a_real_model(browser: Any) -> None:
     with serving() as real:
         page = ChatPage(browser, real.url.removesuffix("v1"))
         browser.get(page.url)

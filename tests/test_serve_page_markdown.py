@@ -68,7 +68,7 @@ def page() -> Iterator[ChatPage]:
         ("see README.md, a@b.example", "<p>see README.md, a@b.example</p>"),
     ],
 )
-def test_markdown_becomes_nodes(page: ChatPage, text: str, html: str) -> None:
+def test_markdown_is_rendered_to_dom_nodes(page: ChatPage, text: str, html: str) -> None:
     shown = page.imported("markdown.js", SHOWN, text)
     assert [part for part in html.split("|") if part not in shown] == [], shown
 
@@ -83,7 +83,7 @@ def test_links_open_in_a_new_tab_without_a_referrer(page: ChatPage, text: str) -
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_stays_text(page: ChatPage, text: str) -> None:
+def test_hostile_markdown_is_shown_as_text(page: ChatPage, text: str) -> None:
     page.js("document.getElementById('new').click(); document.getElementById('text').value = arguments[0]", text)
     page.click("#send")
     page.answered()
@@ -98,7 +98,7 @@ def test_hostile_text_stays_text(page: ChatPage, text: str) -> None:
     assert page.js("return window.hit === undefined && document.getElementById('send').tagName === 'BUTTON'")
 
 
-def test_a_code_block_is_copied_unchanged(page: ChatPage) -> None:
+def test_code_block_is_copied_unchanged(page: ChatPage) -> None:
     page.js("document.getElementById('text').value = arguments[0]", "```py\nif a < b:\n    pass\n```")
     page.click("#send")
     page.answered()
@@ -109,7 +109,7 @@ def test_a_code_block_is_copied_unchanged(page: ChatPage) -> None:
     page.fill("#text", "")
 
 
-def test_thoughts_are_collapsed(page: ChatPage) -> None:
+def test_reasoning_is_collapsed(page: ChatPage) -> None:
     assert page.ask("<think>first this</think>Then **that**") == "Then that"
     assert page.text(".thought summary") == "Thoughts" and not page.all(".thought div")
     page.click(".thought summary")
@@ -124,7 +124,7 @@ def test_markdown_can_be_switched_off(page: ChatPage) -> None:
     assert page.text(".assistant .text") == "raw text"
 
 
-def test_finished_blocks_keep_their_nodes_while_the_answer_grows(page: ChatPage) -> None:
+def test_finished_blocks_are_not_rerendered_while_streaming(page: ChatPage) -> None:
     grown = """(box => { m.renderMarkdown(box, a[0]); const first = [...box.children];
         m.renderMarkdown(box, a[1]); return [...box.children].map((node, i) => node === first[i]); })"""
     more = page.imported("markdown.js", grown + "(document.createElement('div'))", "a\n\nb\n\nc", "a\n\nb\n\nc d\n\ne")
@@ -136,7 +136,7 @@ def test_finished_blocks_keep_their_nodes_while_the_answer_grows(page: ChatPage)
 
 
 @pytest.mark.parametrize("piece", ["[", "*a ", "> ", "- ", "`", "<", "![](", "|a", "http://", "a\n\n"])
-def test_hostile_lengths_are_rendered_in_bounded_time(page: ChatPage, piece: str) -> None:
+def test_very_long_markdown_is_rendered_in_bounded_time(page: ChatPage, piece: str) -> None:
     timed = "(box => { const t = performance.now(); m.renderMarkdown(box, a[0]); return performance.now() - t; })"
     assert (
         page.imported("markdown.js", timed + "(document.createElement('div'))", piece * (20_000 // len(piece))) < 2_000

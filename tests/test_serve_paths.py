@@ -23,7 +23,7 @@ def server() -> Iterator[ServerProcess]:
 @pytest.mark.parametrize(
     "path", ["/", "/health", "/health/live", "/health/ready", "/version", "/metrics", "/v1/models"]
 )
-def test_head_answers_where_get_does(server: ServerProcess, path: str) -> None:
+def test_head_is_supported_wherever_get_is(server: ServerProcess, path: str) -> None:
     status, headers, body = server.call("HEAD", path, headers=KEY)
     got, plain, _ = server.call("GET", path, headers=KEY)
     assert status == got == 200 and body == b""
@@ -39,11 +39,11 @@ def test_extra_slashes_and_a_missing_v1_are_accepted(server: ServerProcess) -> N
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "/models", "//v1/models", "/version/", "/metrics//", "/health/x"])
-def test_no_spelling_of_a_path_bypasses_the_key(server: ServerProcess, path: str) -> None:
+def test_path_spelling_cannot_bypass_the_api_key(server: ServerProcess, path: str) -> None:
     assert server.call("GET", path)[0] == server.call("HEAD", path)[0] == 401
 
 
-def test_an_unknown_path_gets_the_list_of_routes(server: ServerProcess) -> None:
+def test_unknown_path_error_lists_the_routes(server: ServerProcess) -> None:
     status, _, reply = server.call("POST", "/v1/chat/completion", ASK, KEY)
     assert (status, reply["error"]["code"]) == (404, "unknown_url")
     assert "POST /v1/chat/completions" in reply["error"]["message"]
@@ -52,11 +52,11 @@ def test_an_unknown_path_gets_the_list_of_routes(server: ServerProcess) -> None:
     assert server.call("HEAD", "/v1/chat/completions", headers=KEY)[0] == 405
 
 
-def test_health_is_open_and_says_ok(server: ServerProcess) -> None:
+def test_health_needs_no_key_and_returns_ok(server: ServerProcess) -> None:
     assert server.call("GET", "/health")[::2] == (200, {"status": "ok"})
 
 
-def test_a_key_may_come_in_either_header(server: ServerProcess) -> None:
+def test_api_key_is_accepted_in_either_header(server: ServerProcess) -> None:
     for headers in (
         KEY,
         {"Authorization": "Bearer secret"},
@@ -79,7 +79,7 @@ def preflight(server: ServerProcess, **headers: str) -> tuple[int, dict[str, str
     return server.call("OPTIONS", "/v1/chat/completions", headers=given)[:2]
 
 
-def test_a_preflight_gets_the_requested_headers(server: ServerProcess) -> None:
+def test_cors_preflight_allows_the_requested_headers(server: ServerProcess) -> None:
     """As a browser sends it for the official Node client: without a key, with a list of the client's headers."""
     status, headers = preflight(server)
     assert status == 200 and headers["access-control-allow-origin"] == ORIGIN
@@ -89,13 +89,13 @@ def test_a_preflight_gets_the_requested_headers(server: ServerProcess) -> None:
     assert private["access-control-allow-private-network"] == "true"
 
 
-def test_a_preflight_of_another_origin_is_refused(server: ServerProcess) -> None:
+def test_cors_preflight_from_an_unlisted_origin_is_rejected(server: ServerProcess) -> None:
     for origin in ("http://localhost:3001", "https://localhost:3000", "http://localhost:3000.evil.example", "null"):
         status, headers = preflight(server, Origin=origin)
         assert status == 403 and "access-control-allow-origin" not in headers
 
 
-def test_replies_and_errors_can_be_read_by_a_listed_origin(server: ServerProcess) -> None:
+def test_responses_and_errors_are_readable_by_a_listed_origin(server: ServerProcess) -> None:
     for headers, status in ((KEY, 200), ({}, 401)):
         got, found, _ = server.call("GET", "/v1/models", headers={"Origin": ORIGIN, **headers})
         assert got == status and found["access-control-allow-origin"] == ORIGIN
@@ -104,7 +104,7 @@ def test_replies_and_errors_can_be_read_by_a_listed_origin(server: ServerProcess
     assert stream[0] == 200 and stream[1]["access-control-allow-origin"] == ORIGIN
 
 
-def test_any_origin_may_be_listed() -> None:
+def test_cors_origins_accepts_a_wildcard() -> None:
     with serving(cors_origins="*") as server:
         status, headers = preflight(server, Origin="https://anywhere.example")
         assert status == 200 and headers["access-control-allow-origin"] == "*"

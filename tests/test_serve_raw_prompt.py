@@ -29,7 +29,7 @@ def prompt_tokens(server: ServerProcess, prompt: Any) -> int:
 
 
 @pytest.mark.slow
-def test_a_bos_in_the_prompt_is_not_doubled(tmp_path: Path) -> None:
+def test_bos_in_the_prompt_is_not_added_twice(tmp_path: Path) -> None:
     chat = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     with serving(model=adding_bos(tmp_path / "model.gguf")) as server:
 

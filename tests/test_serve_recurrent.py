@@ -89,18 +89,18 @@ def ask(server: ServerProcess, prompt: str | list[int], most: int = ANSWER_TOKEN
 
 
 @pytest.mark.slow
-def test_answers_are_the_same_with_a_shared_prefix(server: ServerProcess, alone: dict[str, str]) -> None:
+def test_shared_prefix_does_not_change_answers(server: ServerProcess, alone: dict[str, str]) -> None:
     for _ in range(2):
         assert {question: ask(server, BEGINNING + question)[0] for question in QUESTIONS} == alone
 
 
-def test_concurrent_answers_equal_the_single_ones(server: ServerProcess, alone: dict[str, str]) -> None:
+def test_concurrent_answers_equal_sequential_answers(server: ServerProcess, alone: dict[str, str]) -> None:
     with ThreadPoolExecutor(12) as clients:
         found = list(clients.map(lambda question: ask(server, BEGINNING + question)[0], QUESTIONS * 4))
     assert found == list(alone.values()) * 4
 
 
-def test_a_continued_conversation_is_not_recomputed(server: ServerProcess, model: Path) -> None:
+def test_continued_conversation_reuses_the_cached_prefix(server: ServerProcess, model: Path) -> None:
     # as token ids: the text of random tokens would be tokenized differently
     first = tokens(server, "A conversation that nobody had before: the lamp, the stone and the harbour in winter.")
     ask(server, first, most=1)

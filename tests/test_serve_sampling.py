@@ -141,7 +141,7 @@ ROWS += [(how, size, kind) for how in (*ALONE[:12], *TOGETHER[:3]) for size, kin
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(("how", "size", "kind"), ROWS, ids=str)
-def test_draws_have_the_exact_distribution(
+def test_samples_follow_the_exact_distribution(
     how: dict[str, Any], size: int, kind: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if large:  # rows are read as those of a large vocabulary
@@ -155,7 +155,7 @@ def test_draws_have_the_exact_distribution(
     assert np.array_equal(logits, before)
 
 
-def test_a_different_distribution_would_be_detected() -> None:
+def test_distribution_test_detects_a_different_distribution() -> None:
     logits = logits_of(WIDE, "peaked")
     counts = drawn(logits, {"temperature": 0.8})
     assert surprise(counts, exact(logits, {"temperature": 0.8})) < 3.5
@@ -193,13 +193,13 @@ def of_llama_cpp(logits: Floats, how: dict[str, Any]) -> Probabilities:
 
 @pytest.mark.parametrize("how", [*ALONE, *TOGETHER], ids=str)
 @pytest.mark.parametrize("kind", ["peaked", "flat"])
-def test_the_exact_distribution_is_that_of_llama_cpp(how: dict[str, Any], kind: str) -> None:
+def test_exact_distribution_equals_llama_cpp(how: dict[str, Any], kind: str) -> None:
     logits = logits_of(WIDE, kind)
     assert np.abs(of_llama_cpp(logits, how) - exact(logits, how)).max() < 2e-6
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 31, 33, 300, MIN_FOLDED, WIDE]), st.data())
-def test_a_row_finds_what_sorting_finds(seed: int, size: int, data: st.DataObject) -> None:
+def test_row_selection_equals_full_sorting(seed: int, size: int, data: st.DataObject) -> None:
     numbers = np.random.default_rng(seed)
     values = numbers.choice([-np.inf, -2.5, 0.0, 1.0], size).astype(np.float32)
     if data.draw(st.booleans()):
@@ -215,7 +215,7 @@ def test_a_row_finds_what_sorting_finds(seed: int, size: int, data: st.DataObjec
 
 
 @given(st.lists(st.integers(0, 120), max_size=400), st.sampled_from([None, 1, 5, 64, 300]))
-def test_counts_are_those_of_the_last_tokens(tokens: list[int], window: int | None) -> None:
+def test_penalty_counts_cover_the_last_n_tokens(tokens: list[int], window: int | None) -> None:
     counts = Counts(window)
     for token in tokens:
         counts.add(token)
@@ -236,7 +236,7 @@ EXTREMES = {
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @given(st.fixed_dictionaries({}, optional=EXTREMES), st.sampled_from([300, WIDE]), st.data())
-def test_extreme_values_give_a_possible_token_or_an_error_of_the_sequence(
+def test_extreme_logits_give_a_valid_token_or_a_sequence_error(
     how: dict[str, Any], size: int, data: st.DataObject
 ) -> None:
     values = data.draw(st.lists(st.sampled_from([-math.inf, -3e38, -1.0, 0.0, 1e-45, 88.0, 3e38]), min_size=1))
@@ -256,7 +256,7 @@ def test_extreme_values_give_a_possible_token_or_an_error_of_the_sequence(
 
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {}, {"top_k": 5}, {"logit_bias": {1: -1.0}}])
 @pytest.mark.parametrize("size", [300, WIDE])
-def test_logits_that_are_not_finite_are_refused(how: dict[str, Any], size: int) -> None:
+def test_non_finite_logits_are_rejected(how: dict[str, Any], size: int) -> None:
     for place in (0, size - 1):
         for value in (math.nan, math.inf):
             logits = logits_of(size, "flat")
@@ -267,7 +267,7 @@ def test_logits_that_are_not_finite_are_refused(how: dict[str, Any], size: int) 
         Sampler(**how).sample(np.full(size, -np.inf, np.float32))
 
 
-def test_greedy_takes_the_likeliest_of_the_biased_and_penalised_logits() -> None:
+def test_greedy_sampling_applies_bias_and_penalties() -> None:
     numbers = np.random.default_rng(0)
     for _ in range(50):
         logits = numbers.normal(size=WIDE).astype(np.float32)
@@ -284,7 +284,7 @@ def test_greedy_takes_the_likeliest_of_the_biased_and_penalised_logits() -> None
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {"temperature": 5.0, "logit_bias": {0: 50.0}}, {"top_p": 0.9}])
-def test_only_allowed_tokens_are_sampled(how: dict[str, Any]) -> None:
+def test_constrained_sampling_draws_only_allowed_tokens(how: dict[str, Any]) -> None:
     logits, allowed = logits_of(WIDE, "peaked"), np.zeros(WIDE, np.bool_)
     allowed[[5, 6, 4000]] = True
     tokens = {Sampler(**how, seed=seed).sample(logits, allowed) for seed in range(40)}
@@ -313,7 +313,7 @@ def step_sampler(logits: dict[int, Floats]) -> StepSampler:
 
 @pytest.mark.parametrize("shared", [1, 1 << 30])
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 40, "presence_penalty": 1.0}])
-def test_a_seed_gives_the_same_tokens_alone_and_among_others(
+def test_seeded_tokens_do_not_depend_on_batching(
     params: dict[str, Any], shared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "MIN_THREADED_LOGITS", shared)
@@ -337,7 +337,7 @@ def test_a_seed_gives_the_same_tokens_alone_and_among_others(
         assert tokens([one])[one] == together[one]
 
 
-def test_log_probabilities_are_the_models_own_and_an_error_affects_one_row() -> None:
+def test_logprobs_ignore_penalties_and_an_error_affects_one_row() -> None:
     logits = {0: logits_of(WIDE, "peaked"), 1: np.full(WIDE, np.nan, np.float32), 2: logits_of(WIDE, "peaked")}
     asked = outputs([0, 1, 2], logprobs=5, presence_penalty=2.0, logit_bias={0: -90.0}, top_k=3)
     asked[2].allowed = np.arange(WIDE) == 777
@@ -356,7 +356,7 @@ def test_log_probabilities_are_the_models_own_and_an_error_affects_one_row() -> 
 
 @pytest.mark.parametrize("kind", ["peaked", "flat"])
 @pytest.mark.parametrize("size", [300, WIDE])
-def test_a_row_that_was_read_before_gives_the_same_tokens(
+def test_reading_logits_before_sampling_does_not_change_tokens(
     kind: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row, "LARGE", MIN_FOLDED)
@@ -370,7 +370,7 @@ def test_a_row_that_was_read_before_gives_the_same_tokens(
 
 
 @pytest.mark.parametrize("place", [0, WIDE - 1])
-def test_a_large_row_shows_what_is_not_finite(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_logits_are_detected_in_large_rows(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row, "LARGE", MIN_FOLDED)
     logits = logits_of(WIDE, "peaked")
     logits[place] = np.nan

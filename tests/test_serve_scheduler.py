@@ -117,7 +117,7 @@ def loads(draw: st.DrawFn) -> tuple[SchedulerLimits, int]:
 
 @settings(max_examples=250, deadline=None)
 @given(loads())
-def test_every_sequence_ends_and_every_cell_has_the_right_token(load: tuple[SchedulerLimits, int]) -> None:
+def test_all_sequences_finish_and_cells_hold_the_right_tokens(load: tuple[SchedulerLimits, int]) -> None:
     limits, seed = load
     rng = random.Random(seed)
     scheduler, memory = Scheduler(limits), Memory(limits)
@@ -160,9 +160,7 @@ def test_every_sequence_ends_and_every_cell_has_the_right_token(load: tuple[Sche
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.lists(st.integers(0, 2), max_size=12)), max_size=40), st.data())
-def test_the_prefix_tree_finds_the_same_as_a_full_search(
-    entries: list[tuple[int, list[int]]], data: st.DataObject
-) -> None:
+def test_prefix_tree_lookup_equals_a_full_search(entries: list[tuple[int, list[int]]], data: st.DataObject) -> None:
     tree, plain = PrefixTree(), dict[int, list[int]]()
     for slot, tokens in entries:
         if tokens and tokens[0] == 2:
@@ -202,7 +200,7 @@ def test_identical_prompts_are_prefilled_once() -> None:
         assert scheduler.reused_tokens == 3 * 199
 
 
-def test_a_shared_prefix_is_prefilled_once_while_the_others_wait() -> None:
+def test_shared_prefix_is_prefilled_once() -> None:
     scheduler = Scheduler(limits(step_tokens=50))
     memory = Memory(scheduler.limits)
     system = list(range(100))
@@ -212,7 +210,7 @@ def test_a_shared_prefix_is_prefilled_once_while_the_others_wait() -> None:
     assert decoded <= 104 + 2 * 5 + 3 and len(scheduler.running) == 3
 
 
-def test_no_sequence_waits_for_a_prompt_with_log_probabilities() -> None:
+def test_prompt_logprobs_are_not_awaited_as_a_shared_prefix() -> None:
     scheduler = Scheduler(limits(scored_tokens=4))
     memory = Memory(scheduler.limits)
     prompt = list(range(200))
@@ -224,7 +222,7 @@ def test_no_sequence_waits_for_a_prompt_with_log_probabilities() -> None:
     assert plain.held == len(prompt)
 
 
-def test_a_long_prompt_never_stops_running_streams() -> None:
+def test_long_prompt_does_not_stall_running_streams() -> None:
     scheduler = Scheduler(limits())
     memory = Memory(scheduler.limits)
     first = sequence(list(range(10)), 100, 400)
@@ -238,7 +236,7 @@ def test_a_long_prompt_never_stops_running_streams() -> None:
         first.tokens.append(7)
 
 
-def test_the_newest_is_preempted_and_resumes_before_later_arrivals() -> None:
+def test_newest_sequence_is_preempted_and_resumes_before_later_ones() -> None:
     scheduler = Scheduler(limits(shared=True, cells=60, per_slot=60, reserve=1, slots=4, running=3))
     memory = Memory(scheduler.limits)
     old, new, late = (sequence([i] * 20 + [i], 30, 60) for i in (1, 2, 3))

@@ -81,7 +81,7 @@ def content(reply: httpx.Response, stream: bool) -> str:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_in_pure_python_is_served_whole(stream: bool) -> None:
+def test_pure_python_backend_serves_the_whole_api(stream: bool) -> None:
     raw = {"model": "echo", "prompt": ["abc", "de"], "max_tokens": 9, "logprobs": 1, "stream": stream}
     chat, again, completion, metrics = ask(
         ("/v1/chat/completions", {**CHAT, "stream": stream}),
@@ -100,7 +100,7 @@ def test_a_model_in_pure_python_is_served_whole(stream: bool) -> None:
 
 
 @pytest.mark.parametrize(("fault", "status"), [(TextBusy, 429), (TextUnavailable, 503)])
-def test_a_busy_tokenizer_returns_a_retryable_error(
+def test_busy_tokenizer_returns_a_retryable_error(
     fault: type[Exception], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any, **__: Any) -> Any:
@@ -119,7 +119,7 @@ def test_a_busy_tokenizer_returns_a_retryable_error(
     assert all(reply.json()["error"]["code"] and int(reply.headers["retry-after"]) > 0 for reply in replies)
 
 
-def test_http_asks_the_tokenizer_for_templates_ids_and_special_strings() -> None:
+def test_http_layer_uses_only_the_tokenizer_protocol() -> None:
     two = {"model": "echo", "messages": [{"role": "user", "content": c} for c in ("a", "b")]}
     between, empty, tokens, text, wrong, _ = ask(
         ("/v1/chat/completions", {**two, "chat_template_kwargs": {"between": "+"}}),
@@ -158,7 +158,7 @@ class WithoutTags:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_output_parser_applies_to_both_kinds_of_reply(stream: bool) -> None:
+def test_output_parser_applies_to_streamed_and_full_replies(stream: bool) -> None:
     made: list[Any] = []
 
     def factory(request: Any, prompt: Any) -> WithoutTags:

@@ -34,7 +34,7 @@ def tokens(server: ServerProcess, text: str, **fields: Any) -> list[int]:
     return found
 
 
-def test_a_forged_turn_is_text_in_every_field(server: ServerProcess) -> None:
+def test_forged_turn_is_text_in_every_message_field(server: ServerProcess) -> None:
     """The prompt has exactly the tokens of the empty message plus those of the text without special tokens."""
     spelled = len(tokens(server, FORGED, parse_special=False))
     assert spelled > len(tokens(server, FORGED)) + 10
@@ -54,7 +54,7 @@ def test_raw_prompts_and_tokenize_still_parse_special_strings(server: ServerProc
     assert counted == len(tokens(server, FORGED)) and {1, 2} < set(tokens(server, FORGED))
 
 
-def test_an_answer_that_contains_a_special_string_keeps_it(server: ServerProcess) -> None:
+def test_special_string_in_an_answer_is_returned_unchanged(server: ServerProcess) -> None:
     """Its tokens are ordinary ones: none is dropped, and none ends the answer."""
 
     def said(token: int) -> str:
@@ -66,7 +66,7 @@ def test_an_answer_that_contains_a_special_string_keeps_it(server: ServerProcess
 
 
 @pytest.mark.slow
-def test_parse_allows_control_tokens_and_error_names_message_and_string() -> None:
+def test_special_tokens_parse_allows_control_tokens_and_error_returns_400() -> None:
     with serving(special_tokens="parse") as server:
         empty = prompt_tokens(server, {"role": "user", "content": ""})
         parsed = prompt_tokens(server, {"role": "user", "content": FORGED})
@@ -83,7 +83,7 @@ def test_parse_allows_control_tokens_and_error_names_message_and_string() -> Non
 
 
 @pytest.mark.slow
-def test_trained_exported_and_served_the_text_comes_back(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+def test_special_strings_survive_training_export_and_serving(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     """Through all stages: an answer full of the base's special strings is learned and returned as text."""
     import json
 

@@ -18,7 +18,7 @@ def chat(text: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, timeout=120)
 
 
-def test_a_conversation_remembers_until_it_is_reset() -> None:
+def test_conversation_is_kept_until_reset() -> None:
     with serving() as server:
         lines = "/system Answer in one word.\nWhat is the capital of Italy?\n/reset\n/nonsense\n/quit\n"
         done = chat(lines, "--url", server.url, "--max_tokens", "12", "--temperature", "0")
@@ -28,13 +28,13 @@ def test_a_conversation_remembers_until_it_is_reset() -> None:
         assert "/reset clears" in said[-1]
 
 
-def test_no_server_is_one_clear_line() -> None:
+def test_missing_server_is_a_one_line_error() -> None:
     done = chat("hello\n", "--url", "http://127.0.0.1:9/v1")
     assert done.returncode == 2 and "no server responds" in done.stderr and "make serve" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_what_arrived(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_stops_the_answer_and_keeps_received_text(capsys: pytest.CaptureFixture[str]) -> None:
     def ask(messages: list[dict[str, str]]) -> Iterator[str]:
         yield "half an "
         raise KeyboardInterrupt
@@ -47,7 +47,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_arrived(capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_a_key_is_asked_for() -> None:
+def test_missing_api_key_is_reported() -> None:
     with serving(environment={"BURNISH_SERVE_API_KEYS": "open-sesame"}) as server:
         assert "--api_key" in chat("x\n", "--url", server.url).stderr
         done = chat("Say yes.\n", "--url", server.url, "--api_key", "open-sesame", "--max_tokens", "4")

@@ -108,7 +108,7 @@ def workers(tokenizer: LlamaTokenizer) -> list[int]:
     return [parent, *map(int, children)]
 
 
-def test_ids_equal_those_computed_in_process(tokenizer: LlamaTokenizer, model: Model) -> None:
+def test_worker_ids_equal_in_process_ids(tokenizer: LlamaTokenizer, model: Model) -> None:
     expected = chat(model).ids(USUAL, add_generation_prompt=True)
     assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000)) == expected
     assert json.loads(run(tokenizer.encode_json("a <|im_end|>"))) == model.tokenize("a <|im_end|>")
@@ -121,13 +121,13 @@ def test_ids_equal_those_computed_in_process(tokenizer: LlamaTokenizer, model: M
 
 
 @pytest.mark.parametrize(("content", "why"), [("hang", r"1\.5 s"), ("bomb", "512 MiB"), ("fail", "division by zero")])
-def test_a_template_that_fails_costs_one_request(tokenizer: LlamaTokenizer, content: str, why: str) -> None:
+def test_failing_template_affects_only_its_request(tokenizer: LlamaTokenizer, content: str, why: str) -> None:
     with pytest.raises(ChatError, match=why):
         run(tokenizer.encode_chat(said(content), {}, "opening", 1000))
     assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
 
 
-def test_the_event_loop_is_not_blocked(tokenizer: LlamaTokenizer) -> None:
+def test_rendering_does_not_block_the_event_loop(tokenizer: LlamaTokenizer) -> None:
     async def beside() -> float:
         hanging = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
         await asyncio.sleep(0.1)
@@ -142,7 +142,7 @@ def test_the_event_loop_is_not_blocked(tokenizer: LlamaTokenizer) -> None:
     assert run(beside()) < 1.0
 
 
-def test_a_cancelled_request_ends_at_once(tokenizer: LlamaTokenizer) -> None:
+def test_cancelled_request_ends_its_worker_task(tokenizer: LlamaTokenizer) -> None:
     async def leave() -> None:
         for _ in range(4):  # more than there are workers
             task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
@@ -155,7 +155,7 @@ def test_a_cancelled_request_ends_at_once(tokenizer: LlamaTokenizer) -> None:
     run(leave())
 
 
-def test_a_crash_costs_one_request(tokenizer: LlamaTokenizer) -> None:
+def test_worker_crash_affects_only_its_request(tokenizer: LlamaTokenizer) -> None:
     async def crash() -> None:
         task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
         while not task.done():  # the worker may have been killed from outside, so a second one is tried
@@ -171,7 +171,7 @@ def test_a_crash_costs_one_request(tokenizer: LlamaTokenizer) -> None:
     run(crash())
 
 
-def test_a_killed_parent_is_restarted(tokenizer: LlamaTokenizer) -> None:
+def test_killed_fork_server_is_restarted(tokenizer: LlamaTokenizer) -> None:
     before = workers(tokenizer)
     for process in before:
         os.kill(process, signal.SIGKILL)
@@ -181,13 +181,13 @@ def test_a_killed_parent_is_restarted(tokenizer: LlamaTokenizer) -> None:
     assert not set(before) & set(workers(tokenizer))
 
 
-def test_too_many_pieces_are_refused_without_their_texts(tokenizer: LlamaTokenizer) -> None:
+def test_too_many_pieces_are_rejected_before_building_them(tokenizer: LlamaTokenizer) -> None:
     with pytest.raises(PromptTooLong) as caught:
         run(tokenizer.encode_json("xyz " * 100, max_pieces=50))
     assert caught.value.tokens == len(json.loads(run(tokenizer.encode_json("xyz " * 100))))
 
 
-def test_a_text_that_cannot_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> None:
+def test_text_that_cannot_fit_the_context_is_not_tokenized(tokenizer: LlamaTokenizer) -> None:
     began = time.monotonic()
     with pytest.raises(PromptTooLong) as caught:
         run(tokenizer.encode_chat(said("1" * (1 << 20)), {}, "opening", 1000))
@@ -195,7 +195,7 @@ def test_a_text_that_cannot_fit_is_not_tokenized(tokenizer: LlamaTokenizer) -> N
 
 
 @pytest.mark.parametrize("name", ["subprocess.Popen", "socket.socketpair"])
-def test_workers_that_cannot_be_started_are_started_later(
+def test_failed_worker_start_is_retried_later(
     tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for process in workers(tokenizer):
@@ -218,7 +218,7 @@ def test_workers_that_cannot_be_started_are_started_later(
     assert len(workers(tokenizer)) == 3
 
 
-def test_a_remaining_worker_answers_while_another_cannot_be_started(
+def test_remaining_worker_serves_while_another_cannot_start(
     tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(_: TextWorkers) -> Any:
@@ -234,7 +234,7 @@ def test_a_remaining_worker_answers_while_another_cannot_be_started(
     assert len(idle(tokenizer)) == 2
 
 
-def test_a_worker_that_has_grown_requests_replacement() -> None:
+def test_worker_with_grown_memory_is_replaced() -> None:
     """In a separate process with code that keeps memory, because tokenizer and template free theirs."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-c", HOARDER, str(theirs.fileno())]
@@ -252,7 +252,7 @@ def test_a_worker_that_has_grown_requests_replacement() -> None:
 
 
 @pytest.mark.parametrize("length", [10_000, 100_000])
-def test_a_long_text_keeps_its_worker(tokenizer: LlamaTokenizer, length: int) -> None:
+def test_long_text_does_not_replace_its_worker(tokenizer: LlamaTokenizer, length: int) -> None:
     text = ("The boat leaves at noon. " * 4000)[:length]
     run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
     before = workers(tokenizer)
@@ -261,9 +261,7 @@ def test_a_long_text_keeps_its_worker(tokenizer: LlamaTokenizer, length: int) ->
         assert workers(tokenizer) == before
 
 
-def test_no_key_and_no_token_is_in_the_environment_of_the_workers(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_environment_contains_no_keys_or_tokens(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("BURNISH_SERVE_API_KEYS", "secret")
     found = LlamaTokenizer(model, None, "text", LIMIT_S)
@@ -277,7 +275,7 @@ def test_no_key_and_no_token_is_in_the_environment_of_the_workers(
 @pytest.mark.parametrize(
     ("dialect", "why"), [("hermes", ""), ("mistral", "not known"), ("elvish", "'elvish' is not known")]
 )
-def test_the_recorded_dialect_reads_the_calls_and_no_other(model: Model, dialect: str, why: str) -> None:
+def test_calls_are_parsed_only_with_the_recorded_dialect(model: Model, dialect: str, why: str) -> None:
     template = ChatTemplate(TEMPLATES["chatml-tools"][2], "2026-01-02")
     found = LlamaTokenizer(model, template, "text", LIMIT_S, dialect)
     try:
@@ -287,7 +285,7 @@ def test_the_recorded_dialect_reads_the_calls_and_no_other(model: Model, dialect
         found.close()
 
 
-def test_workers_end_with_the_server(model: Model) -> None:
+def test_workers_exit_with_the_server(model: Model) -> None:
     found = LlamaTokenizer(model, None, "text", LIMIT_S)
     found.wait()
     processes = workers(found)
@@ -295,13 +293,13 @@ def test_workers_end_with_the_server(model: Model) -> None:
     wait_until(lambda: not any(Path(f"/proc/{process}/stat").exists() for process in processes))
 
 
-def test_workers_print_nothing_if_the_server_exits_at_once(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_print_nothing_if_the_server_exits_early(model: Model, capfd: pytest.CaptureFixture[str]) -> None:
     LlamaTokenizer(model, None, "text", LIMIT_S).close()
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["nested loops", "text times", "open tag", "exponential macro"])
-def test_an_unusable_template_is_reported_at_start(model: Model, name: str) -> None:
+def test_unusable_template_is_reported_at_startup(model: Model, name: str) -> None:
     found = LlamaTokenizer(model, chat(model, HOSTILE[name]).template, "text", 0.5)
     try:
         fault = found.wait()
@@ -320,7 +318,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-def test_health_is_answered_while_templates_hang(server: ServerProcess) -> None:
+def test_health_responds_while_templates_hang(server: ServerProcess) -> None:
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(server.chat("hang")[0])) for _ in range(2)]
     for thread in threads:
@@ -344,14 +342,14 @@ def test_health_is_answered_while_templates_hang(server: ServerProcess) -> None:
     ],
     ids=["fail", "bomb", "run", "specials", "accents"],
 )
-def test_a_hostile_message_is_a_400(server: ServerProcess, content: str, code: str) -> None:
+def test_hostile_message_gets_400(server: ServerProcess, content: str, code: str) -> None:
     status, _, body = server.chat(content)
     assert (status, body["error"]["code"], body["error"]["param"]) == (400, code, "messages")
     assert body["error"]["message"].isprintable()
     assert server.chat("hi", max_tokens=2)[0] == 200
 
 
-def test_a_short_message_that_the_template_makes_long_is_a_400(server: ServerProcess) -> None:
+def test_template_output_over_the_limit_gets_400(server: ServerProcess) -> None:
     """Neither the tokenizer nor the event loop processes the text, which would take seconds."""
     status, _, body = server.chat("long")
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
@@ -361,13 +359,13 @@ def test_a_short_message_that_the_template_makes_long_is_a_400(server: ServerPro
     assert status == 200 and body["prompt"].count("xy ") == 10**6
 
 
-def test_runs_of_one_character_are_tokenized(server: ServerProcess) -> None:
+def test_long_runs_of_one_character_are_tokenized(server: ServerProcess) -> None:
     for unit in ("a", "A", " ", "!"):
         status, _, body = server.call("POST", "/tokenize", {"content": unit * 100_000})
         assert (status, len(body["tokens"])) == (200, 100_000)
 
 
-def test_sigterm_ends_a_server_whose_template_hangs(tmp_path: Path) -> None:
+def test_sigterm_stops_a_server_with_a_hanging_template(tmp_path: Path) -> None:
     path = tiny(tmp_path / "tiny.gguf", HOSTILE["nested loops"])
     with serving(model=path, context_length=None, template_timeout_s=LIMIT_S) as running:
         assert "/v1/chat/completions returns an error" in running.output

@@ -55,7 +55,7 @@ def test_threads_are_removed_at_once_and_added_after_two_readings() -> None:
     assert threads.count == 4 and there.set == [2, 1, 4]
 
 
-def test_a_pause_or_missing_kernel_counters_change_nothing() -> None:
+def test_pauses_and_missing_kernel_counters_do_not_change_threads() -> None:
     there = Machine()
     threads = there.threads(4)
     there.run(threads, 60.0, others=4.0, step=30.0)
@@ -66,7 +66,7 @@ def test_a_pause_or_missing_kernel_counters_change_nothing() -> None:
     assert there.set == []
 
 
-def test_with_more_cpus_than_threads_all_threads_stay() -> None:
+def test_all_threads_stay_with_spare_cpus() -> None:
     there = Machine(processors=64)
     threads = there.threads(8)
     there.run(threads, 3.0, others=50.0)
@@ -75,7 +75,7 @@ def test_with_more_cpus_than_threads_all_threads_stay() -> None:
     assert threads.count == 4
 
 
-def test_the_kernels_counters_are_those_of_our_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_counters_cover_only_the_allowed_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  9 9 9 9\ncpu0 100 50 30 800 5 6 4 99 0 0\ncpu1 900 0 0 0 0 0 0 0 0 0\nintr 1 2\n")
     monkeypatch.setattr(machine, "STAT", stat)
@@ -89,7 +89,7 @@ def test_the_kernels_counters_are_those_of_our_processors(tmp_path: Path, monkey
     assert machine.processor_use() is None
 
 
-def test_other_work_is_detected_and_a_context_computes_with_fewer_threads() -> None:
+def test_competing_load_reduces_the_threads_of_a_context() -> None:
     before = machine.processor_use()
     code = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
     with subprocess.Popen([sys.executable, "-c", code]) as process:

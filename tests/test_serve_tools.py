@@ -63,7 +63,7 @@ def joined(chunks: Any) -> tuple[dict[str, str], dict[int, dict[str, str]], str 
     return texts, calls, finish
 
 
-def test_calls_are_calls_in_a_whole_reply(client: openai.OpenAI) -> None:
+def test_full_reply_contains_parsed_tool_calls(client: openai.OpenAI) -> None:
     choice = ask(client, f"<think>\nHm.\n</think>\n\n{CALL}\n{CALL}").choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None and choice.message.reasoning_content == "Hm."
@@ -74,7 +74,7 @@ def test_calls_are_calls_in_a_whole_reply(client: openai.OpenAI) -> None:
     assert len({c.id for c in calls}) == 2 and all(c.id.startswith("call_") for c in calls)
 
 
-def test_calls_are_streamed_with_id_and_name_first_and_nothing_twice(client: openai.OpenAI) -> None:
+def test_streamed_tool_calls_send_id_and_name_first_and_once(client: openai.OpenAI) -> None:
     chunks = list(ask(client, f"<think>Hm.</think>Look:\n{CALL}\n{CALL}", stream=True))
     texts, calls, finish = joined(chunks)
     assert texts == {"content": "Look:", "reasoning_content": "Hm."} and finish == "tool_calls"
@@ -83,7 +83,7 @@ def test_calls_are_streamed_with_id_and_name_first_and_nothing_twice(client: ope
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_tokens_of_reasoning_are_counted(client: openai.OpenAI, stream: bool) -> None:
+def test_reasoning_tokens_are_counted(client: openai.OpenAI, stream: bool) -> None:
     """A token is a byte here; the end of the reasoning is its last character."""
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     reply = ask(client, "<think>Hm, so.</think>Yes.", **options)
@@ -93,7 +93,7 @@ def test_the_tokens_of_reasoning_are_counted(client: openai.OpenAI, stream: bool
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_text_without_calls_is_content(client: openai.OpenAI, stream: bool) -> None:
+def test_text_without_tool_calls_is_content(client: openai.OpenAI, stream: bool) -> None:
     text = " I can <tool it.\n"
     reply = ask(client, text, stream=stream)
     if stream:
@@ -103,7 +103,7 @@ def test_text_without_calls_is_content(client: openai.OpenAI, stream: bool) -> N
         assert reply.choices[0].finish_reason == "stop"
 
 
-def test_a_call_that_can_t_be_parsed_is_content(client: openai.OpenAI) -> None:
+def test_unparsable_tool_call_is_returned_as_content(client: openai.OpenAI) -> None:
     choice = ask(client, f"{CALL}\n{BROKEN}").choices[0]
     assert choice.message.content.strip() == BROKEN and len(choice.message.tool_calls) == 1
     alone = ask(client, BROKEN).choices[0]
@@ -111,38 +111,38 @@ def test_a_call_that_can_t_be_parsed_is_content(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"tool_choice": "none"}, {"tools": openai.omit}])
-def test_without_tools_to_call_there_are_no_calls(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+def test_request_without_tools_returns_no_tool_calls(client: openai.OpenAI, fields: dict[str, Any]) -> None:
     choice = ask(client, f"<think>Hm.</think>{CALL}", **fields).choices[0]
     assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (CALL, None, "stop")
     assert choice.message.reasoning_content == "Hm."
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_without_parallel_calls_the_first_is_returned(client: openai.OpenAI, stream: bool) -> None:
+def test_parallel_tool_calls_false_returns_only_the_first_call(client: openai.OpenAI, stream: bool) -> None:
     reply = ask(client, f"{CALL}\n{CALL}", stream=stream, parallel_tool_calls=False)
     calls = joined(reply)[1] if stream else reply.choices[0].message.tool_calls
     assert len(calls) == 1
 
 
-def test_without_parallel_calls_a_broken_call_hides_no_other(client: openai.OpenAI) -> None:
+def test_parallel_tool_calls_false_skips_a_broken_call(client: openai.OpenAI) -> None:
     _, calls, finish = joined(ask(client, f"{BROKEN}\n{CALL}", stream=True, parallel_tool_calls=False))
     assert json.loads(calls[1]["arguments"]) == ARGUMENTS and finish == "tool_calls"
     texts, calls, _ = joined(ask(client, f"{CALL}\n{BROKEN}", stream=True, parallel_tool_calls=False))
     assert texts["content"].strip() == BROKEN and len(calls) == 1
 
 
-def test_a_cut_call_ends_with_length(client: openai.OpenAI) -> None:
+def test_truncated_tool_call_has_finish_reason_length(client: openai.OpenAI) -> None:
     choice = ask(client, CALL, max_tokens=40).choices[0]
     assert (choice.finish_reason, choice.message.tool_calls) == ("length", None)
     assert joined(ask(client, CALL, max_tokens=60, stream=True))[2] == "length"
 
 
-def test_choices_have_their_own_calls(client: openai.OpenAI) -> None:
+def test_each_choice_has_its_own_tool_calls(client: openai.OpenAI) -> None:
     choices = ask(client, CALL, n=2).choices
     assert len({choice.message.tool_calls[0].id for choice in choices}) == 2
 
 
-def test_a_reply_s_message_and_results_go_back_in(client: openai.OpenAI, server: EchoServer) -> None:
+def test_reply_message_and_tool_results_are_accepted_as_history(client: openai.OpenAI, server: EchoServer) -> None:
     message = ask(client, CALL).choices[0].message
     result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "grey"}
     history = [{"role": "user", "content": "Rain?"}, message, result]
@@ -163,7 +163,9 @@ def test_a_reply_s_message_and_results_go_back_in(client: openai.OpenAI, server:
         ),
     ],
 )
-def test_calls_in_the_history_are_checked(client: openai.OpenAI, message: dict[str, Any], param: str | None) -> None:
+def test_tool_calls_in_the_history_are_validated(
+    client: openai.OpenAI, message: dict[str, Any], param: str | None
+) -> None:
     history = [message, {"role": "user", "content": "y"}]
     if param is None:
         assert ask(client, "", messages=history).choices[0].message.content == "y"
@@ -172,7 +174,7 @@ def test_calls_in_the_history_are_checked(client: openai.OpenAI, message: dict[s
         ask(client, "", messages=history)
 
 
-def test_a_model_whose_template_has_no_tools_refuses_them() -> None:
+def test_tools_are_rejected_if_the_template_does_not_support_them() -> None:
     with echoing(dialects=Found(why="the chat template leaves tool calls out")) as server:
         with pytest.raises(openai.BadRequestError, match="leaves tool calls out") as error:
             ask(client_of(server), "x")
@@ -180,7 +182,7 @@ def test_a_model_whose_template_has_no_tools_refuses_them() -> None:
         assert ask(client_of(server), CALL, tools=openai.omit).choices[0].message.content == CALL
 
 
-def test_a_server_gives_tools_and_calls_to_the_template_in_its_form(tmp_path: Path) -> None:
+def test_tools_and_calls_reach_the_template_in_its_format(tmp_path: Path) -> None:
     """DeepSeek's form takes arguments as text: the server finds that, and its text workers write it."""
     source = TEMPLATES["deepseek-r1"][2].replace("bos_token", "'<|endoftext|>'")
     tiny_gguf.write(path := tmp_path / "tiny.gguf", replace(tiny_gguf.TINY, context=1024), template=source)
@@ -199,7 +201,7 @@ def test_a_server_gives_tools_and_calls_to_the_template_in_its_form(tmp_path: Pa
     assert status == 200, reply
 
 
-def test_special_strings_are_refused_in_tools_and_in_escaped_arguments(tmp_path: Path) -> None:
+def test_special_strings_are_rejected_in_tools_and_escaped_arguments(tmp_path: Path) -> None:
     tiny_gguf.write(
         path := tmp_path / "tiny.gguf", replace(tiny_gguf.TINY, context=1024), template=TEMPLATES["chatml-tools"][2]
     )
@@ -221,5 +223,5 @@ def test_special_strings_are_refused_in_tools_and_in_escaped_arguments(tmp_path:
             assert (status, reply.get("error", {}).get("param")) == (400 if param else 200, param), reply
 
 
-def test_the_facts_of_a_template_pass_between_processes() -> None:
+def test_template_capabilities_are_passed_between_processes() -> None:
     assert Found.from_json(json.loads(json.dumps(HERMES.to_json()))) == HERMES

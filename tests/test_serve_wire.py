@@ -41,7 +41,7 @@ def raw_chunks(server: ServerProcess, **fields: Any) -> list[dict[str, Any]]:
     return [json.loads(event[6:]) for event in events[:-1]]
 
 
-def test_streamed_and_unstreamed_text_are_the_same(client: openai.OpenAI) -> None:
+def test_streamed_text_equals_the_full_reply(client: openai.OpenAI) -> None:
     whole = chat(client)
     parts = list(chat(client, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in parts if c.choices) == whole.choices[0].message.content
@@ -50,7 +50,7 @@ def test_streamed_and_unstreamed_text_are_the_same(client: openai.OpenAI) -> Non
     assert parts[-2].choices[0].finish_reason == whole.choices[0].finish_reason
 
 
-def test_five_clients_at_once_each_get_their_own_answer(client: openai.OpenAI) -> None:
+def test_concurrent_clients_get_their_own_answers(client: openai.OpenAI) -> None:
     capitals = {"Italy": "Rome", "France": "Paris", "Japan": "Tokyo", "Germany": "Berlin", "Spain": "Madrid"}
     alone = {c: chat(client, QUESTION.replace("Italy", c)).choices[0].message.content for c in capitals}
     together: dict[str, str] = {}
@@ -68,7 +68,7 @@ def test_five_clients_at_once_each_get_their_own_answer(client: openai.OpenAI) -
     assert sum(together[c][:12] == alone[c][:12] for c in capitals) >= 4
 
 
-def test_a_reply_has_every_required_field(server: ServerProcess) -> None:
+def test_response_has_every_required_field(server: ServerProcess) -> None:
     _, headers, body = server.chat(QUESTION, max_tokens=3)
     assert {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"} <= set(body)
     assert body["object"] == "chat.completion" and body["id"].startswith("chatcmpl-")
@@ -81,7 +81,7 @@ def test_a_reply_has_every_required_field(server: ServerProcess) -> None:
     assert headers["x-request-id"].startswith("req_")
 
 
-def test_chunks_and_their_usage_follow_the_schema_exactly(server: ServerProcess) -> None:
+def test_stream_chunks_and_usage_follow_the_openai_schema(server: ServerProcess) -> None:
     plain = raw_chunks(server)
     assert all("usage" not in chunk for chunk in plain)
     counted = raw_chunks(server, stream_options={"include_usage": True})
@@ -124,7 +124,7 @@ def test_chunks_and_their_usage_follow_the_schema_exactly(server: ServerProcess)
         ({"messages": [{"role": "user", "content": "word " * 600}]}, 400, "messages", "context_length_exceeded"),
     ],
 )
-def test_an_invalid_request_gets_openais_error(
+def test_invalid_request_gets_the_openai_error(
     server: ServerProcess, change: dict[str, Any], status: int, param: str | None, code: str
 ) -> None:
     body: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
@@ -136,7 +136,7 @@ def test_an_invalid_request_gets_openais_error(
     assert reply["error"]["param"] == param and reply["error"]["message"]
 
 
-def test_bodies_that_are_not_json_objects(server: ServerProcess) -> None:
+def test_body_that_is_not_a_json_object_gets_400(server: ServerProcess) -> None:
     for body in (b"", b"{", b"[1]", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"):
         status, _, reply = server.call("POST", "/v1/chat/completions", body)
         assert status == 400 and reply["error"]["type"] == "invalid_request_error"
@@ -145,7 +145,7 @@ def test_bodies_that_are_not_json_objects(server: ServerProcess) -> None:
     assert server.call("GET", "/v1/nothing")[0] == 404 and server.call("GET", "/v1/chat/completions")[0] == 405
 
 
-def test_what_is_allowed_works(server: ServerProcess) -> None:
+def test_optional_fields_are_accepted(server: ServerProcess) -> None:
     parts = [{"type": "text", "text": "What is the capital"}, {"type": "text", "text": " of Italy?"}]
     messages = [
         {"role": "developer", "content": "Answer briefly."},
@@ -173,7 +173,7 @@ def test_what_is_allowed_works(server: ServerProcess) -> None:
     assert status == 200 and reply["usage"]["completion_tokens"] == 5
 
 
-def test_a_seed_repeats_and_others_differ(client: openai.OpenAI) -> None:
+def test_same_seed_repeats_the_answer_and_other_seeds_differ(client: openai.OpenAI) -> None:
     def text(seed: int) -> str:
         reply = chat(client, "Write one sentence about the sea.", temperature=1.5, seed=seed)
         return str(reply.choices[0].message.content)
@@ -181,7 +181,7 @@ def test_a_seed_repeats_and_others_differ(client: openai.OpenAI) -> None:
     assert len({text(seed) for seed in (1, 2, 3)}) == 3
 
 
-def test_several_answers_share_one_prefill(server: ServerProcess) -> None:
+def test_several_choices_share_one_prefill(server: ServerProcess) -> None:
     before = server.metric("burnish_reused_tokens_total")
     body = {"model": "default", "messages": [{"role": "user", "content": "Name a river of your own choice, please."}]}
     _, _, reply = server.call("POST", "/v1/chat/completions", {**body, "n": 4, "max_tokens": 12, "temperature": 1.2})
@@ -192,7 +192,7 @@ def test_several_answers_share_one_prefill(server: ServerProcess) -> None:
     assert reply["usage"]["completion_tokens"] <= 48
 
 
-def test_a_prompt_seen_before_is_counted_as_cached(server: ServerProcess) -> None:
+def test_repeated_prompt_is_counted_as_cached_tokens(server: ServerProcess) -> None:
     text = "Please say something about the history of the city of Ravenna and its mosaics."
     first = server.chat(text, max_tokens=2)[2]["usage"]
     again = server.chat(text, max_tokens=2)[2]["usage"]
@@ -216,7 +216,7 @@ def test_logprobs_match_the_text(client: openai.OpenAI) -> None:
     assert [e.token for e in streamed] == [e.token for e in entries]
 
 
-def test_a_stop_string_ends_the_answer_and_is_never_returned(client: openai.OpenAI) -> None:
+def test_stop_string_ends_the_answer_and_is_not_returned(client: openai.OpenAI) -> None:
     whole = chat(client, "Count from one to ten in words.", max_tokens=40).choices[0].message.content
     at = len(whole) // 2
     stop = whole[at : at + 5]
@@ -227,13 +227,13 @@ def test_a_stop_string_ends_the_answer_and_is_never_returned(client: openai.Open
     assert "".join(c.choices[0].delta.content or "" for c in parts if c.choices) == expected
 
 
-def test_a_bias_forces_and_forbids(client: openai.OpenAI, server: ServerProcess) -> None:
+def test_logit_bias_forces_and_bans_tokens(client: openai.OpenAI, server: ServerProcess) -> None:
     token = server.call("POST", "/tokenize", {"content": " banana"})[2]["tokens"][0]
     forced = chat(client, logit_bias={str(token): 100}, max_tokens=3)
     assert forced.choices[0].message.content == " banana" * 3
 
 
-def test_plain_completions(client: openai.OpenAI) -> None:
+def test_completions_accept_text_lists_and_token_ids(client: openai.OpenAI) -> None:
     reply = client.completions.create(
         model="default", prompt=["One, two, three,", "A, B, C, D,"], max_tokens=4, temperature=0, logprobs=2
     )
@@ -246,7 +246,7 @@ def test_plain_completions(client: openai.OpenAI) -> None:
     assert "".join(c.choices[0].text for c in parts if c.choices) == reply.choices[0].text
 
 
-def test_models_tokens_health_version_page(server: ServerProcess, client: openai.OpenAI) -> None:
+def test_status_routes_and_chat_page_respond(server: ServerProcess, client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
     assert "default" in names and client.models.retrieve(names[0]).object == "model"
     with pytest.raises(openai.NotFoundError):
@@ -259,14 +259,14 @@ def test_models_tokens_health_version_page(server: ServerProcess, client: openai
     assert b"<title>Burnish chat</title>" in server.call("GET", "/")[2]
 
 
-def test_a_request_id_is_the_clients_own_or_new(server: ServerProcess) -> None:
+def test_request_id_is_echoed_or_generated(server: ServerProcess) -> None:
     sent = {"X-Request-ID": "my-id-7"}
     assert server.call("GET", "/v1/models", headers=sent)[1]["x-request-id"] == "my-id-7"
     for bad in ("a b", "x" * 500, "é"):
         assert server.call("GET", "/v1/models", headers={"X-Request-ID": bad})[1]["x-request-id"].startswith("req_")
 
 
-def test_metrics_contain_what_operators_monitor(server: ServerProcess) -> None:
+def test_metrics_contain_the_documented_series(server: ServerProcess) -> None:
     server.chat(QUESTION, max_tokens=3)
     text = server.call("GET", "/metrics")[2].decode()
     for name in (
@@ -284,7 +284,7 @@ def test_metrics_contain_what_operators_monitor(server: ServerProcess) -> None:
         assert f"\n{name}" in text, name
 
 
-def test_the_log_has_counts_but_no_prompts(server: ServerProcess) -> None:
+def test_log_contains_token_counts_but_no_prompts(server: ServerProcess) -> None:
     server.chat("the secret word is xylophone", max_tokens=2, user="xylophone")
     server.call("POST", "/v1/chat/completions", {"model": "xylophone", "messages": "xylophone"})
     lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]

@@ -50,7 +50,7 @@ def compiled(compiler: str, source: str, language: str, *flags: str) -> str:
 
 @gcc
 @pytest.mark.parametrize(("compiler", "language"), [("gcc", "c"), ("g++", "c++")])
-def test_with_the_header_every_store_of_a_tile_configuration_survives(compiler: str, language: str) -> None:
+def test_amx_header_keeps_all_tile_configuration_stores(compiler: str, language: str) -> None:
     flags = ("-mamx-tile", "-mamx-int8")
     version = int(subprocess.run([compiler, "-dumpversion"], capture_output=True, text=True).stdout.split(".")[0])
     if version in (11, 12):  # the compiler has the bug, otherwise this test would prove nothing
@@ -61,7 +61,7 @@ def test_with_the_header_every_store_of_a_tile_configuration_survives(compiler: 
 
 @gcc
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_the_header_leaves_other_files_alone(compiler: str) -> None:
+def test_amx_header_does_not_change_other_files(compiler: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not on this machine")
     source = "int f(void);\nint f(void) { return 1; }\n"
@@ -72,7 +72,7 @@ def test_the_header_leaves_other_files_alone(compiler: str) -> None:
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not on this machine")
 @pytest.mark.parametrize("without_amx", [False, True])
-def test_cmake_forces_the_header_into_ggml_from_a_path_with_a_blank(tmp_path: Path, without_amx: bool) -> None:
+def test_cmake_includes_the_header_from_a_path_with_spaces(tmp_path: Path, without_amx: bool) -> None:
     """The user's flags are kept."""
     parts, source = tmp_path / "a folder", tmp_path / "source"
     shutil.copytree(ROOT / "deploy", parts)
@@ -95,7 +95,7 @@ def test_cmake_forces_the_header_into_ggml_from_a_path_with_a_blank(tmp_path: Pa
         assert ("-DMINE" in entry["command"]) == entry["file"].endswith(".cpp")
 
 
-def test_every_build_has_the_header() -> None:
+def test_every_build_includes_the_amx_header() -> None:
     from bench.serve.peers import CMAKE_FLAGS
 
     for cpu in build_llama.CPU_FLAGS:
@@ -137,7 +137,7 @@ def test_different_builds_have_different_keys(tmp_path: Path, monkeypatch: pytes
     assert len(set(keys)) == len(keys)
 
 
-def test_flags_reach_cmake_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cmake_flags_with_spaces_are_passed_intact(monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
 
     monkeypatch.setenv("CMAKE_ARGS", "-DMINE=1")
@@ -174,7 +174,7 @@ print("passed")
 """
 
 
-def test_a_build_that_crashes_in_its_test_is_replaced_and_not_built_again(
+def test_build_that_crashes_its_self_test_is_replaced_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = fake_build(monkeypatch, tmp_path, DIES_WITH_AMX)
@@ -197,7 +197,7 @@ print("passed")
 """
 
 
-def test_wrong_numbers_lead_to_avx2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_results_fall_back_to_avx2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = fake_build(monkeypatch, tmp_path, WRONG_BUT_AVX2)
     build_llama.ready("1.0", build_llama.choices("native", None))
     assert len(built) == 3 and "-DGGML_NATIVE=OFF" in built[2]
@@ -211,7 +211,7 @@ def test_wrong_numbers_lead_to_avx2(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("os.kill(os.getpid(), signal.SIGKILL)", "its test failed to run"),
     ],
 )
-def test_an_error_that_no_build_fixes_is_one_line(
+def test_error_in_every_build_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selftest: str, text: str
 ) -> None:
     fake_build(monkeypatch, tmp_path, selftest)
@@ -219,11 +219,11 @@ def test_an_error_that_no_build_fixes_is_one_line(
         build_llama.ready("1.0", build_llama.choices("native", None))
 
 
-def test_portable_builds_are_not_tested_where_they_are_built() -> None:
+def test_portable_builds_are_not_tested_on_the_build_machine() -> None:
     assert not any(choice.native for cpu in ("v3", "all") for choice in build_llama.choices(cpu, None))
 
 
-def test_the_installed_build_computes_in_every_type() -> None:
+def test_installed_build_computes_with_every_type() -> None:
     command = [sys.executable, "-I", str(build_llama.SELFTEST), sysconfig.get_path("purelib")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and done.stdout.endswith("passed\n"), done.stdout + done.stderr
@@ -234,7 +234,7 @@ def test_the_installed_build_computes_in_every_type() -> None:
 
 
 @pytest.mark.skipif(HAS_AMX, reason="tests an error that can't occur on a CPU with AMX")
-def test_the_self_test_fails_if_amx_is_expected_but_not_used(tmp_path: Path) -> None:
+def test_self_test_fails_if_amx_is_expected_but_not_used(tmp_path: Path) -> None:
     program = f"""
         import sys, pathlib
         sys.path.insert(0, {str(ROOT)!r})
@@ -249,7 +249,7 @@ def test_the_self_test_fails_if_amx_is_expected_but_not_used(tmp_path: Path) -> 
     assert done.returncode == 1 and "no weights went into an AMX buffer" in done.stdout
 
 
-def test_the_tiny_model_is_deterministic_and_a_valid_gguf(tmp_path: Path) -> None:
+def test_tiny_model_is_deterministic_and_a_valid_gguf(tmp_path: Path) -> None:
     from gguf import GGUFReader
 
     for name in ("a.gguf", "b.gguf"):

@@ -41,11 +41,11 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def test_the_pages_match_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_pages_match_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--check"]) == 0, capsys.readouterr().out
 
 
-def test_a_page_that_differs_is_named_and_then_written(
+def test_outdated_page_is_named_and_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reference, "DOCS", tmp_path)
@@ -67,7 +67,7 @@ def read_in_serve() -> set[str]:
     return {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-def test_ignored_fields_are_never_read_and_supported_ones_are() -> None:
+def test_ignored_fields_are_unused_and_supported_fields_are_used() -> None:
     read = read_in_serve()
     idle = {name for _, name, info in fields() if marks(info, NoEffect)}
     assert idle & read == set()
@@ -88,7 +88,7 @@ def marked(info: FieldInfo) -> bool:
     return bool(marks(info, NoEffect | Only | Unsupported))
 
 
-def test_every_schema_is_tested() -> None:
+def test_every_request_schema_is_tested() -> None:
     requests = {model for name, model in vars(schema).items() if isinstance(model, type) and issubclass(model, Wire)}
     unmarked = {model for model in requests if not any(map(marked, model.model_fields.values()))}
     parents = {parent for model in requests for parent in model.__mro__[1:]}
@@ -99,7 +99,7 @@ REFUSED = [(m, n, i) for m, n, i in fields() if marks(i, Unsupported) and not ma
 
 
 @pytest.mark.parametrize(("model", "name", "info"), REFUSED, ids=[f"{m.__name__}.{n}" for m, n, _ in REFUSED])
-def test_unsupported_fields_are_refused_unless_they_request_nothing(
+def test_unsupported_fields_are_rejected_unless_they_have_no_effect(
     model: type[Wire], name: str, info: FieldInfo
 ) -> None:
     found = {code_of(model, **{name: value}) for value in (["audio"], {"a": 1}, "a")}
@@ -109,7 +109,7 @@ def test_unsupported_fields_are_refused_unless_they_request_nothing(
         assert code_of(model, **{name: harmless}) is None
 
 
-def test_fields_with_some_supported_values_refuse_the_others_with_their_code() -> None:
+def test_partly_supported_fields_reject_other_values_with_the_documented_code() -> None:
     limited = [(model, name, marks(info, Only)[0]) for model, name, info in fields() if marks(info, Only)]
     assert {name for _, name, _ in limited} == OTHERS.keys()
     for model, name, mark in limited:

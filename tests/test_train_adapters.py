@@ -17,9 +17,7 @@ from tests.support.training import command, only_fault, points
 
 
 @pytest.mark.slow
-def test_early_stopping_keeps_the_best_checkpoint_and_not_the_last(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_early_stopping_keeps_the_best_checkpoint(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     steps = ("--train.max_steps", "40", "--train.eval_steps", "1", "--train.early_stopping_patience", "3")
     much = ("--train.learning_rate", "0.02", "--train.lr_scheduler_type", "constant", "--run.name", "stopped")
     done = cli(*command(tiny_base, rows, tmp_path, *steps, *much))
@@ -59,14 +57,14 @@ def first(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory,
 
 
 @pytest.mark.slow
-def test_without_tensorboard_no_events_are_written(first: Run) -> None:
+def test_no_events_are_written_without_tensorboard(first: Run) -> None:
     assert not list((first.path / "logs").glob("events.*"))
     assert points(first.path, "loss")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["id", "directory"])
-def test_training_starts_from_an_adapter_with_its_rank(
+def test_resume_adapter_keeps_the_rank_of_the_adapter(
     first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, given: str
 ) -> None:
     start, base = ("first", tiny_base) if given == "id" else (str(first.path / "adapter"), tmp_path / "moved")
@@ -86,7 +84,7 @@ def test_training_starts_from_an_adapter_with_its_rank(
 
 
 @pytest.mark.slow
-def test_an_adapter_of_another_base_is_one_line(
+def test_adapter_for_another_base_is_a_one_line_error(
     first: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -105,7 +103,7 @@ def test_an_adapter_of_another_base_is_one_line(
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_adapter_is_one_line_before_weights_are_loaded(
+def test_missing_adapter_is_a_one_line_error_before_loading_weights(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.resume_adapter", "nothing", verb="plan"))

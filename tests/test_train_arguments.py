@@ -36,7 +36,9 @@ def resolved(**train: Any) -> Resolved:
     return Resolved(TrainSettings.model_validate({"base": {"id": "x"}, "data": {"path": "x"}, "train": train}))
 
 
-def test_no_argument_depends_on_defaults_that_unsloth_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_arguments_do_not_depend_on_defaults_patched_by_unsloth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: dict[str, Any] = {}
     real = arguments.SFTConfig
     monkeypatch.setattr(arguments, "SFTConfig", lambda **options: said.update(options) or real(**options))
@@ -45,7 +47,7 @@ def test_no_argument_depends_on_defaults_that_unsloth_changes(tmp_path: Path, mo
     assert said["gradient_accumulation_steps"] == 1
 
 
-def test_early_stopping_counts_on_after_a_resume(base_tokenizer: Any, tmp_path: Path) -> None:
+def test_early_stopping_patience_survives_a_resume(base_tokenizer: Any, tmp_path: Path) -> None:
     """Nothing is learned at this rate: no eval loss is below the first, and the fourth evaluation is the last."""
 
     def trained(steps: int, checkpoint: str | None) -> int:
@@ -118,7 +120,7 @@ def logged(base_tokenizer: Any, directory: Path, **train: Any) -> tuple[PackedTr
     return trainer, told
 
 
-def test_the_first_steps_speed_counts_its_tokens_and_only_the_time_in_steps(
+def test_first_logged_speed_covers_only_time_spent_in_steps(
     base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10_000, 2))  # every look at the clock is two seconds after the last
@@ -131,7 +133,7 @@ def test_the_first_steps_speed_counts_its_tokens_and_only_the_time_in_steps(
     assert steps[-1]["num_tokens"] == sum(len(row.input_ids) for row in rows())
 
 
-def test_each_bar_shows_its_own_steps_loss_and_the_last_step_is_always_logged(
+def test_progress_bar_shows_the_loss_of_its_step_and_the_last_step_is_logged(
     base_tokenizer: Any, tmp_path: Path
 ) -> None:
     trainer, told = logged(base_tokenizer, tmp_path, max_steps=5, logging_steps=2, save_steps=100)
@@ -141,7 +143,7 @@ def test_each_bar_shows_its_own_steps_loss_and_the_last_step_is_always_logged(
     assert shown == {step: f"{losses.get(step, losses[2]):.3f}" for step in range(1, 6)}
 
 
-def test_a_checkpoint_has_no_model_card_of_a_library(base_tokenizer: Any, tmp_path: Path) -> None:
+def test_checkpoint_contains_no_generated_model_card(base_tokenizer: Any, tmp_path: Path) -> None:
     logged(base_tokenizer, tmp_path, max_steps=1, save_steps=1)
     assert (tmp_path / "checkpoints" / "checkpoint-1" / "complete").is_file()
     assert not list(tmp_path.rglob("README.md"))

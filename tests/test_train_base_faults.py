@@ -47,7 +47,7 @@ def settings(data: str, base: str = "nowhere/base", **more: Any) -> TrainSetting
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ['{"a": ', "", "[]", "[" * 100_000])
-def test_a_small_file_that_is_not_a_json_object_is_named(tmp_path: Path, name: str, content: str) -> None:
+def test_invalid_json_file_of_the_base_is_named(tmp_path: Path, name: str, content: str) -> None:
     save_file({"a": np.ones(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / name).write_text(content)
@@ -61,7 +61,7 @@ def test_a_small_file_that_is_not_a_json_object_is_named(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[]", b"\xff\xfe{}", b'{"model": {"type": "BPE"}}', b"version https://x"]
 )
-def test_a_damaged_tokenizer_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_damaged_tokenizer_json_is_a_one_line_error(tmp_path: Path, content: bytes) -> None:
     directory = byte_level(tmp_path / "base")
     (directory / "tokenizer.json").write_bytes(content)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: the tokenizer can't be read: \S+") as caught:
@@ -79,7 +79,7 @@ def test_a_damaged_tokenizer_json_is_one_line(tmp_path: Path, content: bytes) ->
         {"model_max_length": "x"},
     ],
 )
-def test_a_tokenizer_config_that_breaks_transformers_is_one_line(tmp_path: Path, change: Any) -> None:
+def test_tokenizer_config_that_breaks_transformers_is_a_one_line_error(tmp_path: Path, change: Any) -> None:
     directory = byte_level(tmp_path / "base")
     path = directory / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -89,13 +89,13 @@ def test_a_tokenizer_config_that_breaks_transformers_is_one_line(tmp_path: Path,
     assert "tokenizer_config.json" in str(caught.value)
 
 
-def test_a_base_without_tokenizer_files_is_told_what_to_add(tmp_path: Path) -> None:
+def test_base_without_tokenizer_files_gets_advice(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(TokenizerError, match=r"it has no tokenizer\.json.*add the model's own"):
         load(tmp_path)
 
 
-def test_several_templates_in_a_base_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_with_several_chat_templates_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("train.data.vocabulary.CONVERTER", tmp_path / "none")
     directory = byte_level(tmp_path / "base")
@@ -111,7 +111,7 @@ def test_several_templates_in_a_base_are_accepted(tmp_path: Path, monkeypatch: p
     assert template.source == CHATML
 
 
-def test_a_tokenizer_that_rewrites_texts_causes_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_that_rewrites_text_causes_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenizers import normalizers
 
     monkeypatch.setattr("train.data.vocabulary.CONVERTER", tmp_path / "none")
@@ -125,7 +125,7 @@ def test_a_tokenizer_that_rewrites_texts_causes_a_warning(tmp_path: Path, monkey
     assert check_vocabulary(tokenizer, base, [Example(1, None, "cafe\u0301")], None, codec) == []
 
 
-def test_a_malformed_template_is_one_line(tmp_path: Path) -> None:
+def test_malformed_template_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(ChatError, match="chat_template is a int, expected a string"):
         from_tokenizer(SimpleNamespace(chat_template=7), "2026-01-01")
     base = settings(written(tmp_path / "x.jsonl", CHATS)).base
@@ -133,12 +133,12 @@ def test_a_malformed_template_is_one_line(tmp_path: Path) -> None:
         templates.require(ChatTemplate("{% for %}", "2026-01-01"), base)
 
 
-def test_a_byte_order_mark_of_a_template_file_is_not_rendered(tmp_path: Path) -> None:
+def test_byte_order_mark_of_a_template_file_is_not_rendered(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_bytes(b"\xef\xbb\xbf" + CHATML.encode())
     assert load_template(str(tmp_path / "t.jinja")) == CHATML
 
 
-def test_a_token_beyond_the_embeddings_is_refused_with_its_row(tmp_path: Path) -> None:
+def test_token_id_beyond_the_embeddings_is_rejected_with_its_row(tmp_path: Path) -> None:
     directory = byte_level(tmp_path / "base")
     tokenizer = load(directory)
     size = len(tokenizer)
@@ -159,14 +159,14 @@ def test_a_token_beyond_the_embeddings_is_refused_with_its_row(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("data", "heldout"), [(CHATS, TEXTS), (TEXTS, CHATS)])
-def test_an_eval_file_of_the_other_kind_is_refused(tmp_path: Path, data: list[Any], heldout: list[Any]) -> None:
+def test_eval_file_of_a_different_kind_is_rejected(tmp_path: Path, data: list[Any], heldout: list[Any]) -> None:
     one, other = written(tmp_path / "x.jsonl", data), written(tmp_path / "eval.jsonl", heldout)
     with pytest.raises(DataError, match=r"eval\.jsonl: its rows are .*use rows of the same kind"):
         read_sources(settings(one, eval_path=other).data)
 
 
 @pytest.mark.parametrize("key", ["path", "eval_path"])
-def test_an_empty_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str) -> None:
+def test_empty_directory_and_missing_file_are_distinguished(tmp_path: Path, key: str) -> None:
     data = written(tmp_path / "x.jsonl", CHATS)
     (empty := tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: is a directory without data files \(it is empty\)"):
@@ -176,7 +176,7 @@ def test_an_empty_directory_or_no_file_is_named_as_such(tmp_path: Path, key: str
 
 
 @pytest.mark.parametrize("base", ["./nothing", "lacks-weights", "other-architecture"])
-def test_an_untrainable_base_is_refused_before_the_rows_are_read(
+def test_untrainable_base_is_rejected_before_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
     monkeypatch.setattr("train.data.prepare.read_sources", lambda _: pytest.fail("the rows were read"))
@@ -189,7 +189,7 @@ def test_an_untrainable_base_is_refused_before_the_rows_are_read(
         prepare(settings(written(tmp_path / "x.jsonl", CHATS), base if base[0] == "." else str(tmp_path / base)))
 
 
-def test_a_hub_base_is_checked_before_rows_are_read_and_weights_come_after(
+def test_hub_base_is_checked_before_rows_are_read_and_weights_download_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -206,7 +206,7 @@ def test_a_hub_base_is_checked_before_rows_are_read_and_weights_come_after(
     assert "*.json" in asked and not any("safetensors" in pattern for pattern in asked)
 
 
-def test_the_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     codec = templates.codec(load(byte_level(tmp_path / "base")))
     made: list[int] = []
     chat = Codec.chat
@@ -217,7 +217,7 @@ def test_the_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.M
     assert len(made) == 1
 
 
-def test_an_added_token_without_an_embedding_is_not_saved(tmp_path: Path) -> None:
+def test_added_token_without_an_embedding_is_not_saved(tmp_path: Path) -> None:
     directory = byte_level(tmp_path / "base")
     size = len(load(directory))
     written_tokenizer = json.loads((directory / "tokenizer.json").read_text())

@@ -37,7 +37,7 @@ def check(base: Path, data: Path, source: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_text_before_responses_is_shown_and_variables_can_remove_it(
+def test_check_shows_text_added_before_responses(
     tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = check(tiny_base, boats, sources.HYBRID, capsys)[0]
@@ -49,7 +49,7 @@ def test_text_before_responses_is_shown_and_variables_can_remove_it(
 
 
 @pytest.mark.slow
-def test_text_after_the_last_turn_and_changed_history_are_shown(
+def test_check_shows_text_after_the_last_turn_and_changed_history(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(
@@ -68,13 +68,13 @@ def test_text_after_the_last_turn_and_changed_history_are_shown(
     assert "terminators     <|endoftext|>\n" in shown
 
 
-def test_the_preview_marks_everything_trained(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preview_marks_all_trained_text(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = check(tiny_base, boats, sources.STRICT, capsys, "--data.assistant_only_loss", "false")[0]
     assert "⟦<|im_start|>user\nWhen does boat 0 leave?<|im_end|>\n<|im_start|>assistant\nBoat 0" in shown
     assert "trained (100%); data.assistant_only_loss is false" in shown
 
 
-def test_a_fault_of_all_rows_is_one_line(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_error_in_all_rows_is_one_line(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
     with pytest.raises(UserError) as caught:
         check(tiny_base, boats, source + sources.OPENS, capsys)
@@ -83,7 +83,9 @@ def test_a_fault_of_all_rows_is_one_line(tiny_base: Path, boats: Path, capsys: p
     assert line.endswith("(the same in 12 rows, also line 2, line 3, line 4, ...)")
 
 
-def test_rows_that_are_too_long_are_one_line(tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_long_rows_are_reported_in_one_line(
+    tiny_base: Path, boats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError) as caught:
         check(tiny_base, boats, sources.STRICT, capsys, "--data.max_length", "16")
     (line,) = caught.value.report().splitlines()

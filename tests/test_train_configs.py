@@ -50,7 +50,7 @@ def lengths(settings: TrainSettings) -> list[int]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_a_config_fits_the_smallest_gpu_it_names_and_a_large_one(path: Path) -> None:
+def test_configs_fit_the_smallest_gpu_they_name(path: Path) -> None:
     settings = load(TrainSettings, "train", path, {}, {})
     named = re.search(r"a GPU with (\d+) GB", path.read_text().replace("\n# ", " "))
     if named is None:
@@ -67,12 +67,12 @@ def test_a_config_fits_the_smallest_gpu_it_names_and_a_large_one(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_a_configs_named_template_exists(path: Path) -> None:
+def test_templates_named_in_configs_exist(path: Path) -> None:
     name = load(TrainSettings, "train", path, {}, {}).chat.template
     assert name is None or load_template(name)
 
 
-def test_high_ranks_with_a_low_scale_cause_a_warning() -> None:
+def test_high_rank_with_a_low_scale_causes_a_warning() -> None:
     def warning(**lora: Any) -> str:
         return start_notes(ours.model_copy(update={"lora": ours.lora.model_copy(update=lora)}))[1]
 
@@ -120,7 +120,7 @@ def said(*answers: str) -> Example:
 
 
 @pytest.mark.parametrize("answer", ["4", THOUGHT], ids=["plain", "with a thought"])
-def test_the_plain_variant_learns_what_the_row_says_and_ends_as_the_base_does(r1: Any, answer: str) -> None:
+def test_plain_deepseek_r1_template_trains_the_row_text_and_end_token(r1: Any, answer: str) -> None:
     codec, template = templates.codec(r1), chosen(r1, "deepseek-r1")
     rows = build([said(answer)], template, codec)
     prove(rows, template, codec)
@@ -131,7 +131,7 @@ def test_the_plain_variant_learns_what_the_row_says_and_ends_as_the_base_does(r1
     assert templates.warnings(template, r1, [row.input_ids[end - 1]], {r1.eos_token_id}) == []
 
 
-def test_reasoning_of_earlier_turns_is_not_repeated(r1: Any) -> None:
+def test_reasoning_of_earlier_turns_is_dropped(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "deepseek-r1")
     rows = build([said(THOUGHT, THOUGHT)], template, codec)
     prove(rows, template, codec)
@@ -140,7 +140,7 @@ def test_reasoning_of_earlier_turns_is_not_repeated(r1: Any) -> None:
 
 
 @pytest.mark.parametrize("answer", ["4", THOUGHT], ids=["plain", "with a thought"])
-def test_a_prompt_that_opens_reasoning_is_refused_for_answers_without_it(r1: Any, answer: str) -> None:
+def test_answers_without_reasoning_are_rejected_if_the_prompt_opens_it(r1: Any, answer: str) -> None:
     with pytest.raises(MaskError) as caught:
         build([said(answer)], chosen(r1, None), templates.codec(r1))
     (fault,) = caught.value.faults
@@ -148,14 +148,14 @@ def test_a_prompt_that_opens_reasoning_is_refused_for_answers_without_it(r1: Any
     assert "chat.template" in fault
 
 
-def test_the_llama_format_causes_a_warning_on_this_base(r1: Any) -> None:
+def test_llama_template_on_another_base_causes_a_warning(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "llama-3.1")
     (row,) = build([said("4")], template, codec)
     (warning,) = templates.warnings(template, r1, [row.input_ids[row.spans[0][1] - 1]], {r1.eos_token_id})
     assert "ends a turn with <|eot_id|>, where this base does not stop" in warning
 
 
-def test_the_chat_format_of_deepseek_7b_is_plain_words_and_its_end_token(r1: Any) -> None:
+def test_deepseek_7b_chat_template_uses_plain_words_and_the_end_token(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "deepseek-chat")
     rows = build([said("4", "four")], template, codec)
     prove(rows, template, codec)

@@ -36,7 +36,7 @@ def jsonl(rows: list[Any]) -> str:
 
 
 @pytest.mark.slow
-def test_an_excel_csv_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+def test_csv_saved_by_excel_is_accepted_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
     """Separator line, byte order mark, CR LF, empty columns and rows; a quote and a blank in the path."""
     data = tmp_path / "anna's rows.csv"
     cells = [f'question {n};"answer {n}:\r\nsecond line";nan;' for n in range(12)]
@@ -68,7 +68,7 @@ def test_an_excel_csv_trains_and_the_eval_file_is_linted(cli: Cli, tiny_base: Pa
     assert "\r" not in shown
 
 
-def test_a_directory_of_parts_trains_with_flags_and_thoughts(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+def test_directory_of_files_with_flags_and_reasoning_is_accepted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
     data = tmp_path / "my parts"
     data.mkdir()
     for part in range(2):
@@ -103,7 +103,7 @@ def test_a_directory_of_parts_trains_with_flags_and_thoughts(cli: Cli, tiny_base
         ("rows.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "is an old Office file"),
     ],
 )  # fmt: skip
-def test_a_fault_is_one_line_however_many_rows_have_it(
+def test_same_error_in_many_rows_is_one_line(
     cli: Cli, tiny_base: Path, tmp_path: Path, name: str, content: str | bytes, expected: str
 ) -> None:
     data = tmp_path / name
@@ -123,7 +123,7 @@ def test_a_fault_is_one_line_however_many_rows_have_it(
     ],
 )
 @pytest.mark.parametrize("setting", ["path", "eval_path"])
-def test_a_url_is_downloaded_first(path: str, way: str, setting: str) -> None:
+def test_data_url_is_rejected_with_a_download_command(path: str, way: str, setting: str) -> None:
     rows = str(Path(__file__).parent.parent / "examples" / "quickstart.json")
     with pytest.raises(DataError) as caught:
         read_sources(DataSection.model_validate({"path": rows, setting: path}))

@@ -49,7 +49,9 @@ CONVERSATIONS = st.lists(
 
 @given(CONVERSATIONS, st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 5), st.integers(1, 2))
 @settings(max_examples=200, deadline=None)
-def test_no_content_is_on_both_sides(texts: list[list[str]], share: float, seed: int, each: int) -> None:
+def test_content_is_never_in_both_training_and_held_out_rows(
+    texts: list[list[str]], share: float, seed: int, each: int
+) -> None:
     """All rows begin on line 1, as in minified JSON, and many repeat one another or go on from one another."""
     examples = [chat(*turns) for turns in texts]
     if len({content_key(e) for e in examples}) == 1:
@@ -70,13 +72,13 @@ def test_no_content_is_on_both_sides(texts: list[list[str]], share: float, seed:
 
 @given(st.permutations(range(40)), st.integers(0, 3))
 @settings(max_examples=30, deadline=None)
-def test_the_order_of_the_file_does_not_matter(order: list[int], seed: int) -> None:
+def test_split_does_not_depend_on_row_order(order: list[int], seed: int) -> None:
     examples = [chat(f"q{n % 25}", f"a{n % 25}") for n in range(40)]
     held = contents(split(as_rows(examples), 0.2, seed)[1])
     assert contents(split(as_rows([examples[n] for n in order]), 0.2, seed)[1]) == held
 
 
-def test_another_seed_holds_out_other_rows_and_new_rows_move_few_old_ones() -> None:
+def test_split_depends_on_the_seed_and_is_stable_when_rows_are_added() -> None:
     examples = [chat(f"q{n}", f"a{n}") for n in range(400)]
     held = contents(split(as_rows(examples), 0.1, 1)[1])
     assert len(held) == 40
@@ -85,7 +87,7 @@ def test_another_seed_holds_out_other_rows_and_new_rows_move_few_old_ones() -> N
     assert len(held & contents(split(as_rows(more), 0.1, 1)[1])) >= 32
 
 
-def test_a_conversation_cut_into_growing_rows_stays_on_one_side() -> None:
+def test_growing_prefixes_of_a_conversation_stay_in_one_split() -> None:
     """Its later rows hold the earlier ones' answers, which would be trained and examined."""
     talks = [[f"{who}{talk}.{n}" for n in range(3) for who in "qa"] for talk in range(10)]
     examples = [chat(*turns[: 2 * n]) for turns in talks for n in (1, 2, 3)]
@@ -95,7 +97,7 @@ def test_a_conversation_cut_into_growing_rows_stays_on_one_side() -> None:
     assert not prefixes & {key for row in held for key in prefix_keys(row.example)}
 
 
-def test_a_common_opening_does_not_join_all_conversations() -> None:
+def test_common_first_turn_does_not_group_conversations() -> None:
     examples = [chat("Hi.", "Hello!"), *(chat("Hi.", "Hello!", f"q{n}", f"a{n}") for n in range(40))]
     assert len(set(groups(examples))) == 41
 
@@ -112,7 +114,7 @@ def test_a_common_opening_does_not_join_all_conversations() -> None:
         (Example(1, text="a b c d"), False),
     ],
 )
-def test_definition_of_the_same_content(other: Example, same: bool) -> None:
+def test_same_content_ignores_whitespace_and_format(other: Example, same: bool) -> None:
     assert (content_key(chat("a b", "c d")) == content_key(other)) is same
 
 
@@ -125,7 +127,7 @@ def words(seed: int, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [25, 60, 400])
-def test_a_row_that_differs_in_a_few_words_is_a_near_duplicate(count: int) -> None:
+def test_row_that_differs_in_a_few_words_is_a_near_duplicate(count: int) -> None:
     trained = [chat("Tell it.", " ".join(words(seed, count)), line=seed) for seed in range(30)]
     changed = words(7, count)
     changed[count // 2] = "other"
@@ -137,13 +139,13 @@ def test_a_row_that_differs_in_a_few_words_is_a_near_duplicate(count: int) -> No
     assert (found.compared, found.whole) == (12, True)
 
 
-def test_a_prompt_with_another_answer_and_a_row_in_other_case_are_near_duplicates() -> None:
+def test_same_prompt_or_different_case_is_a_near_duplicate() -> None:
     trained = [chat("What is it?", "A barrel.", line=1), chat("Who?", "Ann", line=2), chat("🛶", "a boat", line=3)]
     held = [chat("what is it", "A cask."), chat("WHO?", "ann!"), chat("🛶🛶", "two boats"), chat("Where?", "Ann")]
     assert [t.line for _, t in near_duplicates(trained, held).pairs] == [1, 2]
 
 
-def test_content_of_all_rows_does_not_make_near_duplicates() -> None:
+def test_boilerplate_shared_by_all_rows_is_not_a_near_duplicate() -> None:
     task = " ".join(words(0, 200))
     rows = [chat(f"{task} {' '.join(words(n, 8))}", f"answer {n}", system=task) for n in range(1, 60)]
     assert near_duplicates(rows[:50], rows[50:]).pairs == []
@@ -151,7 +153,7 @@ def test_content_of_all_rows_does_not_make_near_duplicates() -> None:
     assert near_duplicates(same_prompt[:50], same_prompt[50:]).pairs == []
 
 
-def test_scripts_without_blanks_are_compared_by_their_characters() -> None:
+def test_scripts_without_spaces_are_compared_by_characters() -> None:
     trained = [chat("写一首诗", "月落乌啼霜满天江枫渔火对愁眠姑苏城外寒山寺夜半钟声到客船")]
     assert len(near_duplicates(trained, [chat("再写", "月落乌啼霜满天江枫渔火对愁眠姑苏城外寒山寺")]).pairs) == 1
 
@@ -173,7 +175,7 @@ def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_minified_json_has_all_its_rows(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+def test_minified_json_is_read_completely(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
     assert code == 0, said
     assert "18 for training, 2 held out" in said
@@ -187,7 +189,7 @@ def test_minified_json_has_all_its_rows(tiny_base: Path, tmp_path: Path, cli: Cl
 
 
 @pytest.mark.slow
-def test_data_without_two_different_rows_says_so(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+def test_data_without_two_different_rows_is_an_error(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1)) * 5))
     assert (code, "the data has 5 rows, all with the same content: at least 2 different ones" in said) == (2, True)
     code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1))))
@@ -199,7 +201,7 @@ def test_data_without_two_different_rows_says_so(tiny_base: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["copy", "link", "itself"])
-def test_an_eval_file_that_is_the_training_file_is_refused(tiny_base: Path, tmp_path: Path, cli: Cli, how: str) -> None:
+def test_eval_file_equal_to_the_training_file_is_rejected(tiny_base: Path, tmp_path: Path, cli: Cli, how: str) -> None:
     data, other = dumped(tmp_path / "x.jsonl", asked(range(12))), tmp_path / "eval.jsonl"
     {"copy": shutil.copy, "link": os.symlink, "itself": lambda *_: None}[how](data, other)
     evaluated = data if how == "itself" else other
@@ -218,9 +220,7 @@ def test_an_eval_file_that_is_the_training_file_is_refused(tiny_base: Path, tmp_
 
 
 @pytest.mark.slow
-def test_overlapping_rows_are_dropped_from_training_whatever_their_format(
-    tiny_base: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_eval_overlap_drop_works_across_formats(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
     data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(1))], minified=True)
     turns = [{"role": "user", "content": "When does boat 0 leave? "}, {"role": "assistant", "content": "At 0 o'clock."}]
     other = dumped(tmp_path / "eval.jsonl", [{"messages": turns, "id": 1}])
@@ -233,7 +233,9 @@ def test_overlapping_rows_are_dropped_from_training_whatever_their_format(
 
 
 @pytest.mark.slow
-def test_findings_are_recorded_and_another_eval_file_is_another_run(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
+def test_overlap_is_recorded_and_a_different_eval_file_starts_a_new_run(
+    tiny_base: Path, tmp_path: Path, cli: Cli
+) -> None:
     data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(2))], minified=True)
     near = [{"prompt": "When does boat 7 leave?", "completion": "Never."}]
     other = dumped(tmp_path / "eval.jsonl", [*asked(range(1)), *near])
@@ -265,7 +267,7 @@ def test_eval_rows_limits_held_out_and_evaluated_rows(capsys: pytest.CaptureFixt
     assert bounded(rows, 100, 0, "eval.jsonl") == rows
 
 
-def test_tools_are_content() -> None:
+def test_tool_definitions_are_part_of_the_content() -> None:
     plain, one, other = (replace(chat("Rain?", "No."), tools=tools) for tools in ((), *(({"name": n},) for n in "ab")))
     assert len({content_key(example) for example in (plain, one, other)}) == 3
     assert content_key(one) == content_key(replace(one, line=2))

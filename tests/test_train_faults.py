@@ -44,7 +44,7 @@ TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_t
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("verb", ["check", "plan"])
-def test_a_wrong_launch_is_reported_by_every_process_before_data_is_read(
+def test_invalid_launch_is_reported_by_every_process_before_reading_data(
     tmp_path: Path, cli: Cli, rank: str, verb: str
 ) -> None:
     asked = command(tmp_path / "none", tmp_path / "none.jsonl", tmp_path, verb=verb)
@@ -73,7 +73,7 @@ def of_machine(**base: str) -> list[str]:
     return machine_faults(TrainSettings.model_validate({"base": {"id": "x", **base}, "data": {"path": "x"}}), World())
 
 
-def test_an_old_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outdated_gpu_driver_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable() -> bool:
         warnings.warn("The NVIDIA driver on your system is too old (found version 11040).\nPlease", stacklevel=1)
         return False
@@ -89,7 +89,7 @@ def test_an_old_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in fault
 
 
-def test_a_gpu_that_is_too_old_and_a_bitsandbytes_without_cuda_are_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_gpu_and_bitsandbytes_without_cuda_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (6, 1))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "an old GPU")
@@ -100,7 +100,7 @@ def test_a_gpu_that_is_too_old_and_a_bitsandbytes_without_cuda_are_a_line_each(m
     assert "base.quantization: this bitsandbytes has no library for CUDA" in without
 
 
-def test_a_typo_in_target_modules_names_the_layers_before_weights_are_loaded(
+def test_typo_in_target_modules_lists_the_layers_before_loading_weights(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*command(tiny_base, rows, tmp_path, "--lora.target_modules", "q_proj,v_prj", verb="plan"))
@@ -109,7 +109,7 @@ def test_a_typo_in_target_modules_names_the_layers_before_weights_are_loaded(
     assert "; known: down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in fault
 
 
-def test_short_names_of_layers_are_understood_and_the_layers_are_listed_once() -> None:
+def test_layer_suffixes_are_accepted_and_layers_listed_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_targets(llama(), ["q", "v"])
     said = caught.value.report()
@@ -129,7 +129,7 @@ def test_short_names_of_layers_are_understood_and_the_layers_are_listed_once() -
     ],
     ids=str,
 )
-def test_a_setting_out_of_bounds_is_one_line_that_says_what_it_should_be(
+def test_out_of_range_setting_is_one_line_with_the_expected_range(
     given: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     import yaml
@@ -152,7 +152,7 @@ def test_early_stopping_needs_eval_steps() -> None:
         )
 
 
-def test_yaml_environment_and_command_line_say_the_same(tmp_path: Path) -> None:
+def test_settings_from_yaml_environment_and_command_line_are_equivalent(tmp_path: Path) -> None:
     from burnish.config import load
 
     config = tmp_path / "c.yaml"
@@ -220,7 +220,7 @@ def losses(trainer: PackedTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_out_of_memory_halves_the_micro_batches_and_trains_the_same_step(
+def test_out_of_memory_halves_micro_batches_and_repeats_the_step(
     trained: Callable[..., PackedTrainer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     roomy, tight = trained(10**9), trained(70)
@@ -232,7 +232,7 @@ def test_out_of_memory_halves_the_micro_batches_and_trains_the_same_step(
     assert capsys.readouterr().err.count("out of memory: micro-batches of 64 tokens") == 1
 
 
-def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_parts(trained: Callable[..., PackedTrainer]) -> None:
+def test_evaluation_out_of_memory_uses_smaller_batches(trained: Callable[..., PackedTrainer]) -> None:
     trainer = trained(10**9)
     whole = trainer.evaluate()["eval_loss"]
     trainer.batching.tokens, exhausted(trainer).limit = 128, max(len(row.input_ids) for row in packed_rows(2))
@@ -240,7 +240,7 @@ def test_an_evaluation_that_runs_out_of_memory_is_done_in_smaller_parts(trained:
     assert trainer.batching.tokens < 128
 
 
-def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
+def test_micro_batches_before_out_of_memory_are_not_counted_twice(
     base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = (packed_rows(), packed_rows(2))
@@ -260,7 +260,7 @@ def test_micro_batches_before_the_one_that_ran_out_are_not_counted_twice(
     assert (stepped(2) - unbroken).norm() < 1e-4 * unbroken.norm()
 
 
-def test_if_the_longest_row_is_too_much_checkpointing_is_switched_on(
+def test_checkpointing_is_enabled_if_the_longest_row_does_not_fit(
     trained: Callable[..., PackedTrainer], capsys: pytest.CaptureFixture[str]
 ) -> None:
     roomy, tight = trained(10**9), trained(30, unless_checkpointing=True)
@@ -270,7 +270,7 @@ def test_if_the_longest_row_is_too_much_checkpointing_is_switched_on(
     assert "gradient checkpointing from now on" in capsys.readouterr().err
 
 
-def test_if_nothing_helps_it_is_one_line_with_a_remedy(trained: Callable[..., PackedTrainer]) -> None:
+def test_final_out_of_memory_is_one_line_with_advice(trained: Callable[..., PackedTrainer]) -> None:
     with pytest.raises(UserError) as caught:
         trained(30)
     (fault,) = caught.value.faults
@@ -287,7 +287,7 @@ def test_if_nothing_helps_it_is_one_line_with_a_remedy(trained: Callable[..., Pa
     ],
     ids=["memory", "torch", "safetensors"],
 )
-def test_a_full_disk_or_memory_is_one_line_with_the_step_to_resume(
+def test_full_disk_or_memory_is_one_line_with_the_resume_step(
     raised: Exception, free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
@@ -301,7 +301,7 @@ def test_a_full_disk_or_memory_is_one_line_with_the_step_to_resume(
     assert "the checkpoint at step 4" in fault
 
 
-def test_a_bug_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
+def test_internal_error_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes"), checkpoints.explained(tmp_path):
         raise RuntimeError("shapes don't fit")
 
@@ -327,7 +327,7 @@ def poisoned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_its_rows(
+def test_non_finite_loss_stops_training_and_names_its_rows(
     poisoned: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     data = tmp_path / "rows.jsonl"
@@ -353,7 +353,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_names_its_rows(
     assert f"error: step {step}: the loss is nan" in again.stderr
 
 
-def test_a_gradient_that_is_not_finite_stops_before_saving(base_tokenizer: Any, tmp_path: Path) -> None:
+def test_non_finite_gradient_stops_before_saving(base_tokenizer: Any, tmp_path: Path) -> None:
     said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {**TWO_STEPS, "save_steps": 1}}
     model = adapted(llama)
     weight = next(p for p in model.parameters() if p.requires_grad)

@@ -69,7 +69,7 @@ MODELS: dict[str, tuple[Any, Any, int, int]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_fused_layers_have_the_losses_and_gradients_of_pefts(name: str) -> None:
+def test_fused_layers_match_losses_and_gradients_of_peft(name: str) -> None:
     make, targets, layers, operations = MODELS[name]
     model = adapted(make, targets)
     loss, gradients = trained(model)
@@ -84,7 +84,7 @@ def test_fused_layers_have_the_losses_and_gradients_of_pefts(name: str) -> None:
         assert torch.allclose(fused_gradients[parameter], gradient, rtol=1e-3, atol=1e-6), parameter
 
 
-def test_fused_layers_follow_the_adapter_when_told() -> None:
+def test_fused_layers_refresh_their_copy_of_the_adapter() -> None:
     model = adapted(llama)
     fused = Fused(model)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_fused_layers_follow_the_adapter_when_told() -> None:
         for name in named(MODELS, "some layers", "biases")
     ],
 )
-def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
+def test_compiled_layers_match_gradients_of_peft(name: str) -> None:
     make, targets, _, _ = MODELS[name]
     model = adapted(make, targets)
     _, gradients = trained(model)
@@ -121,7 +121,7 @@ def test_compiled_layers_have_the_gradients_of_pefts(name: str) -> None:
         assert torch.allclose(compiled[parameter], gradient, rtol=1e-3, atol=1e-6), parameter
 
 
-def test_an_aborted_pass_leaves_no_outputs() -> None:
+def test_aborted_forward_pass_leaves_no_outputs() -> None:
     """If memory runs out inside a layer, outputs for its neighbours must not keep the whole pass in memory."""
 
     def scarce(*_: Any) -> None:

@@ -74,7 +74,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(("quantization", "dtype"), [("nf4", "bfloat16"), ("none", "bfloat16"), ("none", "float16")])
-def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
+def test_packed_step_matches_loss_and_gradients_of_single_rows_with_peft_layers(
     checkpoint: Path, tmp_path: Path, quantization: str, dtype: str, compiled: bool, checkpointing: bool
 ) -> None:  # fmt: skip
     settings = settings_of(checkpoint, quantization, dtype)
@@ -103,9 +103,7 @@ def test_a_step_has_the_loss_and_gradients_of_pefts_layers_row_by_row(
     assert (found - wanted).norm() < 0.03 * wanted.norm()
 
 
-def test_memory_that_runs_out_halves_micro_batches_then_checkpoints_and_training_goes_on(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_out_of_memory_halves_micro_batches_then_enables_checkpointing(checkpoint: Path, tmp_path: Path) -> None:
     settings = settings_of(checkpoint, "nf4", "bfloat16")
     model = adapted(settings)
     trainer = make_trainer(

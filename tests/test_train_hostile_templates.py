@@ -51,7 +51,7 @@ def test_check_reports_a_hostile_template_in_one_line(tiny_base: Path, rows: Pat
     "name",
     named(HOSTILE, "nested lists, printed", "list of ranges", "too long", "encoding", "deep lists"),
 )
-def test_check_ends_with_every_hostile_template(tiny_base: Path, rows: Path, name: str) -> None:
+def test_check_terminates_for_every_hostile_template(tiny_base: Path, rows: Path, name: str) -> None:
     began = time.monotonic()
     report = check(tiny_base, rows, HOSTILE[name])
     assert all(map(str.isprintable, report.split("\n"))) and time.monotonic() - began < 90

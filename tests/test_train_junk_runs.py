@@ -82,14 +82,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_unfinished_run_is_found_among_junk(root: Path) -> None:
+def test_unfinished_run_is_found_among_invalid_directories(root: Path) -> None:
     asked = settings(root)
     assert _newest_unfinished(root / "runs", asked) is None
     started(root, "mine", asked, "2026-01-02T00:00:00Z")
     assert _newest_unfinished(root / "runs", asked) == "mine"
 
 
-def test_the_newest_unfinished_run_is_the_one_started_last(tmp_path: Path) -> None:
+def test_newest_unfinished_run_is_the_one_started_last(tmp_path: Path) -> None:
     asked = settings(tmp_path)
     started(tmp_path, "first", asked, "2026-01-01T00:00:00Z")
     started(tmp_path, "last", asked, "2026-01-02T00:00:00Z")
@@ -98,7 +98,7 @@ def test_the_newest_unfinished_run_is_the_one_started_last(tmp_path: Path) -> No
     assert _newest_unfinished(tmp_path / "runs", asked) == "last"
 
 
-def test_a_run_of_an_older_version_is_dated_by_its_file(tmp_path: Path) -> None:
+def test_run_of_an_older_version_is_dated_by_file_time(tmp_path: Path) -> None:
     asked = settings(tmp_path)
     started(tmp_path, "older", asked, None)
     os.utime(tmp_path / "runs" / "older" / "started.json", (1, 1))
@@ -109,7 +109,7 @@ def test_a_run_of_an_older_version_is_dated_by_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in JUNK if name not in ("empty", "a directory", "records that are pipes")]
 )
-def test_naming_a_junk_run_is_a_one_line_error(name: str, root: Path) -> None:
+def test_invalid_run_directory_is_a_one_line_error(name: str, root: Path) -> None:
     asked = settings(root)
     (path,) = (p for p in (root / "runs").iterdir() if p.name.endswith(f" {name}"))
     path.rename(root / "runs" / "named")
@@ -120,7 +120,7 @@ def test_naming_a_junk_run_is_a_one_line_error(name: str, root: Path) -> None:
     assert len(caught.value.faults) == 1
 
 
-def test_settings_of_a_run_are_read_in_bounded_time(tmp_path: Path) -> None:
+def test_run_settings_are_read_in_bounded_time(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(BOMB)
     with pytest.raises(UserError, match="it has more than 100,000 values"):
         Run(tmp_path).settings()

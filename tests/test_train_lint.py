@@ -52,13 +52,13 @@ def test_braces_in_code_are_not_placeholders() -> None:
 @pytest.mark.parametrize(
     "marker", ["<|im_start|>", "<|eot_id|>", "</s>", "[INST]", "<end_of_turn>", "<｜end▁of▁sentence｜>", "<<SYS>>"]
 )
-def test_template_markers(marker: str) -> None:
+def test_template_markers_cause_a_warning(marker: str) -> None:
     warning = only(chat(7, f"a {marker} b", "c"))
     assert (warning.kind, warning.lines) == ("marker", (7,))
     assert warning.text.startswith(f"chat-template markers {marker} (1 row, first line 7) are in the rows: ")
 
 
-def test_an_end_token_at_the_end_of_a_plain_text_is_the_rows_end_and_nothing_else_is() -> None:
+def test_only_a_trailing_end_token_of_a_plain_text_is_accepted() -> None:
     texts = [f"{word} x <|eot_id|> \n" for word in "abcdefghijk"]
     plain = [Example(line, None, text) for line, text in enumerate(texts, 1)]
     assert lint(plain, ends={"<|eot_id|>"}) == []
@@ -77,22 +77,22 @@ def test_reasoning_tags_and_comparisons_are_not_markers() -> None:
     ("text", "kind"),
     [("a\ufffdb", "replacement"), ("cafÃ©", "mojibake"), ("itâ€™s", "mojibake"), ("a\x1b[0m", "control")],
 )
-def test_garbled_text(text: str, kind: str) -> None:
+def test_garbled_text_causes_a_warning(text: str, kind: str) -> None:
     warning = only(chat(3, text, "c"), Example(4, text=text))
     assert (warning.kind, warning.lines) == (kind, (3, 4))
     assert warning.text.endswith(": 2 rows, lines 3 and 4")
 
 
-def test_letters_of_other_languages_are_not_garbled() -> None:
+def test_non_latin_letters_are_not_reported_as_garbled() -> None:
     assert lint([*clean(), chat(3, "São Ângela ÃO à côté\tétait\n", "Größe 你好 😀")]) == []
 
 
-def test_few_rows() -> None:
+def test_few_rows_cause_a_warning() -> None:
     (warning,) = lint(clean()[:9])
     assert warning.text == "only 9 rows: with fewer than 10 a model learns little"
 
 
-def test_duplicates() -> None:
+def test_duplicate_rows_cause_a_warning() -> None:
     warning = only(chat(3, "question 101", "answer 101"), chat(4, "question 102", "answer 102"))
     assert warning.text == "2 rows repeat an earlier one (first: line 3 repeats line 101)"
     assert warning.lines == (3, 4)
@@ -101,7 +101,7 @@ def test_duplicates() -> None:
     )
 
 
-def test_conflicting_answers() -> None:
+def test_conflicting_answers_cause_a_warning() -> None:
     warning = only(chat(200, "question 101", "another"))
     assert (warning.kind, warning.lines) == ("conflict", (101, 200))
     assert warning.text == (
@@ -109,13 +109,13 @@ def test_conflicting_answers() -> None:
     )
 
 
-def test_one_response_for_most_rows() -> None:
+def test_same_response_in_most_rows_causes_a_warning() -> None:
     (warning,) = lint([chat(n, f"q {n}", "no" if n > 4 else f"a {n}") for n in range(1, 13)])
     assert (warning.kind, warning.lines) == ("same-response", tuple(range(5, 13)))
     assert warning.text == "8 of 12 rows have the same response 'no': it may become the answer to everything"
 
 
-def test_blanks_around_responses_that_are_learned() -> None:
+def test_whitespace_around_responses_causes_a_warning() -> None:
     rows = [chat(n, f"q{n}", f" a{n}") for n in range(1, 6)]
     assert only(*rows).text == (
         "responses start or end with blanks or line breaks, which the model learns too: 5 rows,"
@@ -127,7 +127,7 @@ def test_blanks_around_responses_that_are_learned() -> None:
     assert lint([*clean(), context]) == []
 
 
-def test_the_quickstart_examples_are_clean_and_made_by_their_script() -> None:
+def test_quickstart_examples_are_clean_and_reproducible() -> None:
     path = EXAMPLES / "quickstart.json"
     made = runpy.run_path(str(EXAMPLES / "make_quickstart.py"))
     assert path.read_text(encoding="utf-8") == made["text"]()
@@ -137,7 +137,7 @@ def test_the_quickstart_examples_are_clean_and_made_by_their_script() -> None:
     assert lint(conversion.examples) == []
 
 
-def test_every_answer_of_a_quickstart_query_is_in_its_question() -> None:
+def test_quickstart_answers_use_only_values_of_their_question() -> None:
     made = runpy.run_path(str(EXAMPLES / "make_quickstart.py"))
     for number in range(made["QUERIES"]):
         question, answer = made["query"](number)
@@ -150,7 +150,7 @@ def test_every_answer_of_a_quickstart_query_is_in_its_question() -> None:
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", " None\n", "null", "<NA>", "N/A", "#N/A", r"\N", "NaT", "undefined"])
-def test_texts_of_empty_cells(cell: str) -> None:
+def test_placeholders_of_empty_cells_cause_a_warning(cell: str) -> None:
     rows = [chat(3, f"question\n{cell.strip()}", "c"), chat(4, "q", cell.strip()), Example(5, text=cell)]
     found = lint([*clean(), *rows])
     warning = next(w for w in found if w.kind == "empty-cell")
@@ -158,7 +158,7 @@ def test_texts_of_empty_cells(cell: str) -> None:
     assert warning.text.startswith(f"texts that are only '{cell.strip()}' (3 rows, first line 3) were probably written")
 
 
-def test_null_words_in_sentences_are_not_empty_cells() -> None:
+def test_null_words_in_sentences_are_not_reported() -> None:
     assert (
         lint([*clean(), chat(3, "What is NaN?", "None of them."), chat(4, "Is null\nfine?", "NaN is not a number")])
         == []
@@ -169,7 +169,7 @@ def test_null_words_in_sentences_are_not_empty_cells() -> None:
     "text",
     [r"Day 0:\n- out 6:00\n- back 9:30", r"one\n\ntwo", r"a\r\nb", r"first\nsecond line", r"It's one.\nIt's two."],
 )
-def test_line_breaks_that_were_escaped_twice(text: str) -> None:
+def test_double_escaped_line_breaks_cause_a_warning(text: str) -> None:
     warning = only(chat(7, "q", text))
     assert (warning.kind, warning.lines) == ("escape", (7,))
     assert warning.text.startswith(r"escapes \n (1 row, first line 7) are in texts as literal characters")
@@ -185,11 +185,11 @@ def test_line_breaks_that_were_escaped_twice(text: str) -> None:
         r"\u{1f600} and \usepackage",
     ],
 )  # fmt: skip
-def test_backslashes_in_code_paths_and_latex_are_not_escapes(text: str) -> None:
+def test_backslashes_in_code_paths_and_latex_are_not_reported(text: str) -> None:
     assert [w for w in lint([*clean(), chat(7, "q", text)]) if w.kind == "escape"] == []
 
 
-def test_line_ends_inside_texts() -> None:
+def test_carriage_returns_cause_a_warning() -> None:
     warning = only(chat(3, "q", "a\r\nb\r\nc"), chat(4, "q\rr", "d"), chat(5, "s", "e\nf"))
     assert (warning.kind, warning.lines) == ("line-end", (3, 4))
     assert warning.text == (
@@ -201,7 +201,7 @@ def test_line_ends_inside_texts() -> None:
 @pytest.mark.parametrize(
     "code", [0x200B, 0xAD, 0x2060, 0x202E, 0x202A, 0x2066, 0x200E, 0x200D, 0xFEFF, 0x180E, 0xE0041]
 )
-def test_invisible_characters(code: int) -> None:
+def test_invisible_characters_cause_a_warning(code: int) -> None:
     warning = only(chat(3, f"a{chr(code)}b", "c"), Example(4, text=f"x {chr(code)} y"))
     assert (warning.kind, warning.lines) == ("invisible", (3, 4))
     assert warning.text.startswith(f"invisible characters U+{code:04X} ")
@@ -212,18 +212,18 @@ def test_invisible_characters(code: int) -> None:
     ["👩‍💻 and 👨🏽‍🚀 and ❤️‍🔥", "می‌خواهم", "क्‍ष", "שלום\u200f! (abc)",
         "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "l’été\u00a0: 10\u202f%"],
 )  # fmt: skip
-def test_characters_that_scripts_and_emoji_need_are_not_invisible(text: str) -> None:
+def test_joiners_in_scripts_and_emoji_are_not_reported(text: str) -> None:
     assert lint([*clean(), chat(3, text, "c")]) == []
 
 
-def test_responses_in_quotes() -> None:
+def test_quoted_responses_cause_a_warning() -> None:
     rows = [chat(n, f"q{n}", f'"a {n}"') for n in range(1, 30)]
     warning = only(*rows)
     assert (warning.kind, len(warning.lines)) == ("quoted", 29)
     assert lint([*clean(), chat(1, "q", '"a"'), chat(2, "r", 'He said "a" and "b"')]) == []
 
 
-def test_only_the_texts_of_held_out_rows_are_checked() -> None:
+def test_held_out_rows_get_only_text_checks() -> None:
     rows = [chat(1, "q", "a\r\nb"), chat(2, "q", "{{name}}"), chat(3, "q", "nan"), chat(4, "q", "\u200bx")]
     assert {w.kind for w in lint(rows, heldout=True)} == {"placeholder", "empty-cell", "line-end", "invisible"}
     assert lint([], heldout=True) == []
@@ -234,14 +234,14 @@ def test_reasoning_is_checked_like_all_trained_text() -> None:
     assert [warning.kind for warning in lint([*clean(), thought])] == ["placeholder", "replacement"]
 
 
-def test_the_same_question_with_other_tools_is_another_prompt() -> None:
+def test_same_question_with_different_tools_is_a_different_prompt() -> None:
     rows = [replace(chat(n, "Rain?", f"a{n}"), tools=({"name": str(n)},)) for n in (1, 2)]
     assert lint([*clean(), *rows]) == []
     assert only(rows[0], replace(rows[1], tools=rows[0].tools)).kind == "conflict"
 
 
 @pytest.mark.parametrize("result", ["null", "a\r\nb", "a\\nb"])
-def test_results_of_tools_are_not_learned(result: str) -> None:
+def test_tool_results_are_not_linted_as_trained_text(result: str) -> None:
     example = chat(1, "q", "a")
     messages = example.messages or ()
     assert lint([*clean(), replace(example, messages=(messages[0], Message("tool", result), *messages[1:]))]) == []

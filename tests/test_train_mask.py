@@ -31,7 +31,7 @@ def learned(row: Row, codec: Codec) -> list[str]:
     return [codec.decode(row.input_ids[start:end]) for start, end in row.spans]
 
 
-def test_only_responses_and_their_terminators_are_trained(codec: Codec, own: ChatTemplate) -> None:
+def test_only_responses_and_their_end_tokens_are_trained(codec: Codec, own: ChatTemplate) -> None:
     rows = build([chat("hi", "Hello!", "and?", "That is all.")], own, codec)
     assert [learned(row, codec) for row in rows] == [[f"Hello!{END}", f"That is all.{END}"]]
     labels = rows[0].labels()
@@ -41,7 +41,7 @@ def test_only_responses_and_their_terminators_are_trained(codec: Codec, own: Cha
     prove(rows, own, codec)
 
 
-def test_a_response_of_weight_zero_is_context_only(codec: Codec, own: ChatTemplate) -> None:
+def test_response_with_weight_zero_is_not_trained(codec: Codec, own: ChatTemplate) -> None:
     rows = build([chat("hi", "skip me", "and?", "learn me", untrained=1)], own, codec)
     assert [learned(row, codec) for row in rows] == [[f"learn me{END}"]]
     assert "skip me" in codec.decode(rows[0].input_ids)
@@ -54,7 +54,7 @@ lines = st.lists(words, min_size=1, max_size=3).map("\n".join)
 @given(contents=st.lists(st.tuples(lines, lines.filter(str.strip)), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", [None, "chatml", "gemma", "deepseek-chat", "deepseek-r1", "mistral"])
-def test_any_conversation_is_masked_and_proven_with_any_template(
+def test_random_conversations_are_masked_and_proven_with_every_template(
     name: str | None, contents: list[tuple[str, str]], codec: Codec, own: ChatTemplate
 ) -> None:
     """For any text, the prompt's ids are the server's, and all responses are trained once."""
@@ -70,7 +70,7 @@ def test_any_conversation_is_masked_and_proven_with_any_template(
     assert told == [answer.strip() for _, answer in contents]
 
 
-def test_a_template_that_rewrites_history_gives_one_row_an_assistant_turn(codec: Codec) -> None:
+def test_template_that_rewrites_history_gives_one_row_per_assistant_turn(codec: Codec) -> None:
     """As reasoning models' templates do: only the newest answer keeps its thought."""
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -84,7 +84,7 @@ def test_a_template_that_rewrites_history_gives_one_row_an_assistant_turn(codec:
     prove(rows, template, codec)
 
 
-def test_a_generation_prompt_that_opens_reasoning_gets_advice(codec: Codec) -> None:
+def test_generation_prompt_that_opens_reasoning_gets_advice(codec: Codec) -> None:
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
@@ -93,7 +93,7 @@ def test_a_generation_prompt_that_opens_reasoning_gets_advice(codec: Codec) -> N
         build([chat("a", "b", line=7)], ChatTemplate(source, "2026-01-01"), codec)
 
 
-def test_a_fault_of_many_rows_is_reported_once(codec: Codec) -> None:
+def test_same_error_in_many_rows_is_reported_once(codec: Codec) -> None:
     broken = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
     with pytest.raises(MaskError) as caught:
         build([chat("a", "b", line=line) for line in (3, 9, 12, 20, 31)], broken, codec)
@@ -113,7 +113,7 @@ def test_a_fault_of_many_rows_is_reported_once(codec: Codec) -> None:
         ),
     ],
 )
-def test_the_proof_catches_a_wrong_mask(codec: Codec, own: ChatTemplate, change: Any, says: str) -> None:
+def test_proof_detects_a_wrong_mask(codec: Codec, own: ChatTemplate, change: Any, says: str) -> None:
     """The proof does not share the builder's code: a lost terminator, a shifted start, a doubled BOS are found."""
     (row,) = build([chat("hi", "Hello there, friend!")], own, codec)
     with pytest.raises(MaskError, match=says):

@@ -121,14 +121,14 @@ def typed(*words: str) -> TrainSettings:
 
 
 @pytest.mark.parametrize(("name", "given", "key", "meant"), UNDERSTOOD)
-def test_synonyms_of_settings_are_understood(name: str, given: str, key: str, meant: Any, tmp_path: Path) -> None:
+def test_setting_synonyms_are_accepted(name: str, given: str, key: str, meant: Any, tmp_path: Path) -> None:
     assert value(loaded(tmp_path / "c.yaml", f"{ALWAYS}train: {{{name}: {given}}}\n"), key) == meant
     assert value(loaded(tmp_path / "c.yaml", f"{ALWAYS}{name}: {given}\n"), key) == meant
     assert value(typed("--base.id", "x", f"--{name}", given.strip('"')), key) == meant
 
 
 @pytest.mark.parametrize(("name", "given", "hint"), HINTED)
-def test_a_name_without_a_setting_gets_the_right_hint(name: str, given: str, hint: str, tmp_path: Path) -> None:
+def test_unsupported_name_gets_a_specific_hint(name: str, given: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path / "c.yaml", f"{ALWAYS}train: {{{name}: {given}}}\n")
     (fault,) = caught.value.faults
@@ -139,14 +139,14 @@ def test_a_name_without_a_setting_gets_the_right_hint(name: str, given: str, hin
     assert hint in caught.value.faults[0] and "--train." in caught.value.faults[0]
 
 
-def test_every_name_is_tested_and_documented() -> None:
+def test_every_synonym_is_tested_and_documented() -> None:
     tested = {name for name, *_ in UNDERSTOOD} | {name for name, *_ in HINTED}
     assert NAMES.keys() - tested == {"model_name", "model_name_or_path"}
     documented = (ROOT / "docs" / "train-on-a-gpu.md").read_text(encoding="utf-8")
     assert [name for name in NAMES if not re.search(rf"`{name}[`:]", documented)] == []
 
 
-def test_the_base_has_other_names_too(tmp_path: Path) -> None:
+def test_synonyms_for_the_base_are_accepted(tmp_path: Path) -> None:
     for name in ("model_name", "model_name_or_path"):
         assert loaded(tmp_path / "c.yaml", f"{name}: me/base\ndata: {{path: x}}\n").base.id == "me/base"
 
@@ -160,17 +160,17 @@ def test_the_base_has_other_names_too(tmp_path: Path) -> None:
         ("{train: rows.jsonl, test: [held.jsonl]}", "rows.jsonl", "held.jsonl"),
     ],
 )
-def test_data_files_are_the_path_of_the_rows(given: str, path: str, eval_path: str | None, tmp_path: Path) -> None:
+def test_data_files_is_accepted_as_data_path(given: str, path: str, eval_path: str | None, tmp_path: Path) -> None:
     data = loaded(tmp_path / "c.yaml", f"base: {{id: x}}\ndata:\n  data_files: {given}\n").data
     assert (data.path, data.eval_path) == (path, eval_path)
 
 
-def test_the_markers_of_train_on_responses_only_are_not_needed(tmp_path: Path) -> None:
+def test_markers_of_train_on_responses_only_are_not_needed(tmp_path: Path) -> None:
     markers = "{instruction_part: '<|user|>', response_part: '<|assistant|>'}"
     assert loaded(tmp_path / "c.yaml", f"{ALWAYS}train_on_responses_only: {markers}\n").data.assistant_only_loss
 
 
-def test_an_unknown_key_gets_no_far_fetched_or_long_suggestion(tmp_path: Path) -> None:
+def test_unknown_key_gets_no_unrelated_suggestion(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path / "c.yaml", f"{ALWAYS}ddp_timeout: 1\ntrain: {{deepsleep: 1, epochs: 3}}\n")
     top, far, near = caught.value.faults
@@ -183,7 +183,7 @@ def test_an_unknown_key_gets_no_far_fetched_or_long_suggestion(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("given", ["half", "fp16", "torch.float16"])
-def test_dtypes_have_other_names_too(given: str, tmp_path: Path) -> None:
+def test_dtype_synonyms_are_accepted(given: str, tmp_path: Path) -> None:
     assert loaded(tmp_path / "c.yaml", f"base: {{id: x, dtype: {given}}}\ndata: {{path: x}}\n").base.dtype == "float16"
     assert typed("--base.id", "x", "--base.dtype", given).base.dtype == "float16"
     assert loaded(tmp_path / "c.yaml", "base: {id: x, dtype: null}\ndata: {path: x}\n").base.dtype == "auto"
@@ -192,7 +192,7 @@ def test_dtypes_have_other_names_too(given: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "meant"), [("none", []), ("tensorboard", ["tensorboard"]), ("[]", []), ("[wandb]", ["wandb"])]
 )
-def test_report_to_is_a_name_a_list_or_none(given: str, meant: list[str], tmp_path: Path) -> None:
+def test_report_to_accepts_a_name_a_list_or_none(given: str, meant: list[str], tmp_path: Path) -> None:
     assert loaded(tmp_path / "c.yaml", f"{ALWAYS}train: {{report_to: {given}}}\n").train.report_to == meant
     assert typed("--base.id", "x", "--train.report_to", given).train.report_to == meant
 
@@ -208,29 +208,29 @@ def test_report_to_is_a_name_a_list_or_none(given: str, meant: list[str], tmp_pa
         (r".*layers\.\d{1,2}\..*_proj", r".*layers\.\d{1,2}\..*_proj"),
     ],
 )
-def test_target_modules_are_names_or_a_regular_expression(given: str, meant: Any, tmp_path: Path) -> None:
+def test_target_modules_accepts_names_or_a_regular_expression(given: str, meant: Any, tmp_path: Path) -> None:
     quoted = given if given.startswith("[") else f"'{given}'"
     assert loaded(tmp_path / "c.yaml", f"{ALWAYS}lora:\n  target_modules: {quoted}\n").lora.target_modules == meant
     assert typed("--base.id", "x", "--lora.target_modules", given).lora.target_modules == meant
 
 
-def test_an_invalid_regular_expression_is_refused(tmp_path: Path) -> None:
+def test_invalid_regular_expression_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lora\.target_modules is '\(q_proj': .*not a regular expression"):
         loaded(tmp_path / "c.yaml", f"{ALWAYS}lora: {{target_modules: (q_proj}}\n")
 
 
-def test_two_names_for_one_setting_must_say_the_same(tmp_path: Path) -> None:
+def test_conflicting_synonyms_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml:3: base\.dtype is bfloat16 here, float16 by .*c\.yaml:3|4: base"):
         loaded(tmp_path / "c.yaml", f"{ALWAYS}fp16: true\nbf16: true\n")
     assert loaded(tmp_path / "c.yaml", f"{ALWAYS}fp16: false\nbf16: true\n").base.dtype == "bfloat16"
 
 
-def test_the_meaning_of_a_synonym_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_translation_of_a_synonym_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded(tmp_path / "c.yaml", f"{ALWAYS}load_in_4bit: true\n")
     assert f"config: {tmp_path / 'c.yaml'}:3: load_in_4bit true means base.quantization: nf4" in capsys.readouterr().err
 
 
-def test_a_config_file_given_on_the_command_line_has_its_precedence(
+def test_peft_config_file_on_the_command_line_overrides_the_yaml(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter, config = tmp_path / "lora_config.json", tmp_path / "c.yaml"
@@ -249,7 +249,7 @@ def test_a_config_file_given_on_the_command_line_has_its_precedence(
     assert load(TrainSettings, "train", config, {}, {"BURNISH_TRAIN_LORA__CONFIG_FILE": str(adapter)}).lora.r == 64
 
 
-def test_a_list_of_known_names_is_printed_once() -> None:
+def test_list_of_known_names_is_printed_once() -> None:
     with pytest.raises(ConfigError) as caught:
         typed("--zzzzzz", "1", "--yyyyyy", "2", "--base.id", "x")
     assert len(caught.value.faults) == 2
@@ -259,7 +259,7 @@ def test_a_list_of_known_names_is_printed_once() -> None:
 @pytest.mark.parametrize(
     ("given", "meant"), [("q4_k_m", ["Q4_K_M"]), ("fast_quantized", ["Q8_0"]), ("[q8_0, f16]", ["Q8_0", "F16"])]
 )
-def test_the_export_knows_unsloths_types(given: str, meant: list[str], tmp_path: Path) -> None:
+def test_export_accepts_unsloth_quantization_names(given: str, meant: list[str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"quantization_method: {given}\nsave_method: merged_16bit\n")
     assert load(ExportSettings, "export", tmp_path / "c.yaml", {}, {}).gguf.quants == meant
     (tmp_path / "c.yaml").write_text("save_method: merged_4bit\n")
@@ -267,28 +267,28 @@ def test_the_export_knows_unsloths_types(given: str, meant: list[str], tmp_path:
         load(ExportSettings, "export", tmp_path / "c.yaml", {}, {})
 
 
-def test_the_exports_own_setting_knows_unsloths_types_too() -> None:
+def test_gguf_quants_accepts_unsloth_quantization_names() -> None:
     settings = load(ExportSettings, "export", None, {"gguf.quants": "fast_quantized,quantized,not_quantized,Q6_K"}, {})
     assert settings.gguf.quants == ["Q8_0", "Q4_K_M", "F16", "Q6_K"]
 
 
-def test_a_merge_in_4_bits_is_never_published() -> None:
+def test_4_bit_merges_are_never_published() -> None:
     with pytest.raises(ConfigError, match=r"push\.what is \['merged_4bit'\]: 4-bit merges are not supported"):
         load(ExportSettings, "export", None, {"push.what": "merged_4bit"}, {})
 
 
-def test_push_what_accepts_unsloths_names() -> None:
+def test_push_what_accepts_unsloth_names() -> None:
     assert PushSection(what=["lora", "merged_16bit", "Q8_0"]).what == ["adapter", "merged", "Q8_0"]
 
 
 @pytest.mark.parametrize("value", ["1", "5", "-0.1"])
-def test_a_warmup_ratio_that_is_not_a_share_is_not_taken_for_steps(value: str, tmp_path: Path) -> None:
+def test_warmup_ratio_above_1_is_not_treated_as_steps(value: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"{ALWAYS}warmup_ratio: {value}\n")
     with pytest.raises(ConfigError, match="expected a share of the steps"):
         load(TrainSettings, "train", tmp_path / "c.yaml", {}, {})
 
 
-def test_a_faulty_config_file_does_not_hide_other_faults(tmp_path: Path) -> None:
+def test_invalid_config_file_does_not_hide_other_errors(tmp_path: Path) -> None:
     (tmp_path / "lora.json").write_text("[")
     config = tmp_path / "c.yaml"
     config.write_text(

@@ -48,7 +48,7 @@ def test_truncated_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("good", [False, True])
-def test_a_template_that_fits_no_row_is_reported_after_the_first_rows(tmp_path: Path, good: bool) -> None:
+def test_template_that_fits_no_row_is_reported_early(tmp_path: Path, good: bool) -> None:
     codec = templates.codec(load(byte_level(tmp_path / "base")))
     endless = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "2026-01-01")
     chat = (Message("user", "q"), Message("assistant", "a"))

@@ -28,7 +28,7 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
 @given(lengths=LENGTHS, budget=st.integers(1, 100))
-def test_every_row_is_trained_once_and_no_micro_batch_passes_its_budget(lengths: list[int], budget: int) -> None:
+def test_every_row_is_trained_once_within_the_micro_batch_budget(lengths: list[int], budget: int) -> None:
     for cut in (micro_batches, padded_batches):
         parts = cut(lengths, budget)
         assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
@@ -39,7 +39,7 @@ def test_every_row_is_trained_once_and_no_micro_batch_passes_its_budget(lengths:
 
 
 @given(lengths=LENGTHS, budget=st.integers(60, 200))
-def test_packing_leaves_no_two_micro_batches_that_would_fit_into_one(lengths: list[int], budget: int) -> None:
+def test_packing_leaves_no_two_mergeable_micro_batches(lengths: list[int], budget: int) -> None:
     sizes = sorted(sum(lengths[row] for row in part) for part in micro_batches(lengths, budget))
     assert len(sizes) < 2 or sizes[0] + sizes[1] > budget
 
@@ -85,7 +85,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("budget", [1000, 64, 1])
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
+def test_packed_step_matches_loss_and_gradients_of_single_rows(
     name: str, packing: bool, budget: int, trainer_of: Any
 ) -> None:
     model = adapted(*MODELS[name])
@@ -100,7 +100,7 @@ def test_a_step_has_the_loss_and_gradients_of_one_row_at_a_time(
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_gradient_checkpointing_gives_the_same_gradients(packed: bool, trainer_of: Any) -> None:
+def test_gradient_checkpointing_does_not_change_gradients(packed: bool, trainer_of: Any) -> None:
     model = adapted(llama)
     loss_alone, gradients_alone = one_row_at_a_time(model)
     trainer = trainer_of(model, Batching(64, packed, checkpointing=True))
@@ -114,12 +114,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(packed: bool, trainer_o
 @pytest.mark.parametrize(
     ("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "influence one another")]
 )
-def test_a_model_packs_if_packed_rows_do_not_influence_one_another(name: str, why: str) -> None:
+def test_packing_is_used_only_if_rows_do_not_influence_each_other(name: str, why: str) -> None:
     said = attention.padding_reason(adapted(*MODELS[name]))
     assert why in said and bool(said) == bool(why)
 
 
-def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
+def test_attention_with_softcapping_is_not_packed_without_kernel_support() -> None:
     """The caps of a real model bite at scores that two short rows never reach: trying them would show nothing."""
     model = adapted(gemma_eager)
     for layer in model.get_base_model().model.layers:
@@ -127,14 +127,14 @@ def test_a_capped_attention_is_not_packed_by_a_kernel_without_caps() -> None:
     assert "softcapping of attention scores" in attention.padding_reason(model)
 
 
-def test_a_base_with_capped_scores_is_loaded_so_that_the_cap_is_applied(tmp_path: Path) -> None:
+def test_base_with_softcapping_is_loaded_with_softcapping_applied(tmp_path: Path) -> None:
     """transformers' sdpa leaves it out, llama.cpp does not: what is trained would not be what is served."""
     gemma().save_pretrained(tmp_path)
     loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base, World().device)
     assert loaded.config._attn_implementation == "eager"
 
 
-def test_a_model_attends_as_before_once_packing_ends() -> None:
+def test_attention_is_restored_after_packing() -> None:
     model = adapted(llama)
     before = model.config._attn_implementation
     with attention.packed(attention_configs(model)):
@@ -142,7 +142,7 @@ def test_a_model_attends_as_before_once_packing_ends() -> None:
     assert model.config._attn_implementation == before
 
 
-def test_the_head_is_fused_only_if_frozen_and_plain() -> None:
+def test_head_is_fused_only_if_frozen_and_plain() -> None:
     def plain(model: Any) -> bool:
         inner = model.get_base_model()
         return loss.is_plain(inner.get_output_embeddings(), inner.config.get_text_config())
@@ -173,7 +173,7 @@ class SquaredRows:
         return nullcontext()
 
 
-def test_the_trainer_minimises_whatever_its_objective_is(trainer_of: Any) -> None:
+def test_trainer_minimises_the_given_objective(trainer_of: Any) -> None:
     model = adapted(llama)
     trainer = trainer_of(model, Batching(64))
     trainer.objective = objective = SquaredRows(model)

@@ -55,14 +55,14 @@ def faults_of(directory: Path, **content: Any) -> tuple[str, ...]:
         ("qalora_group_size", 32, "only 16"),
     ],
 )
-def test_a_key_without_a_setting_is_a_fault_with_the_supported_value(
+def test_unsupported_peft_key_is_an_error_with_the_supported_value(
     key: str, value: Any, supported: str, tmp_path: Path
 ) -> None:
     (fault,) = faults_of(tmp_path, **{key: value})
     assert f"lora_config.json: {key} is {json.dumps(value)}: there is no setting for it; {supported}" in fault
 
 
-def test_modules_to_save_is_a_fault_with_the_alternative(tmp_path: Path) -> None:
+def test_modules_to_save_is_an_error_with_the_alternative(tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path, modules_to_save=["embed_tokens"])
     assert 'modules_to_save is ["embed_tokens"]: training whole modules is not supported. LoRA on embed_tokens' in fault
 
@@ -76,7 +76,7 @@ def test_modules_to_save_is_a_fault_with_the_alternative(tmp_path: Path) -> None
         max_leaves=3,
     ),
 )
-def test_only_pefts_default_values_are_accepted(key: str, value: Any, tmp_path: Path) -> None:
+def test_unsupported_keys_are_accepted_only_with_peft_defaults(key: str, value: Any, tmp_path: Path) -> None:
     default = defaults()[key]
     if type(value) is type(default) and value == default:
         assert read_peft_config(written(tmp_path, **GUIDES, **{key: value})) == GUIDES
@@ -85,14 +85,14 @@ def test_only_pefts_default_values_are_accepted(key: str, value: Any, tmp_path: 
         assert f": {key} is " in fault
 
 
-def test_all_faults_are_reported_together(tmp_path: Path) -> None:
+def test_all_config_errors_are_reported_together(tmp_path: Path) -> None:
     found = faults_of(tmp_path, use_dora=True, lora_bias=True, lora_alfa=8, task_type="SEQ_CLS", peft_type="IA3")
     for words in ("use_dora", "lora_bias", "'lora_alfa' is 8: peft.LoraConfig has no such key; did you mean"):
         assert any(words in fault for fault in found)
     assert len(found) == 5
 
 
-def test_what_peft_writes_itself_passes_and_its_settings_are_used(tmp_path: Path) -> None:
+def test_config_written_by_peft_is_accepted_and_used(tmp_path: Path) -> None:
     asked = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, use_rslora=True, target_modules=["q_proj"])
     asked.save_pretrained(str(tmp_path))
     made = read_peft_config(tmp_path / "adapter_config.json")
@@ -101,7 +101,7 @@ def test_what_peft_writes_itself_passes_and_its_settings_are_used(tmp_path: Path
 
 
 @pytest.mark.parametrize("task", ["CAUSAL LM", "CAUSAL_LM", "causal_lm", None])
-def test_the_guides_task_type_is_understood(task: str | None, tmp_path: Path) -> None:
+def test_task_type_causal_lm_is_accepted(task: str | None, tmp_path: Path) -> None:
     said = {"task_type": task, "peft_type": "LORA", "inference_mode": True, "revision": None, "modules_to_save": []}
     assert read_peft_config(written(tmp_path, **GUIDES, **said)) == GUIDES
 
@@ -116,7 +116,7 @@ def test_the_guides_task_type_is_understood(task: str | None, tmp_path: Path) ->
         ({"bias": "some"}, "bias is \"some\": it should be 'none', 'all' or 'lora_only'"),
     ],
 )
-def test_a_setting_of_the_wrong_type_names_the_file(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_wrong_type_error_names_the_config_file(given: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_peft_config(written(tmp_path, **{**GUIDES, **given}))
     (fault,) = caught.value.faults
@@ -134,7 +134,7 @@ def test_a_setting_of_the_wrong_type_names_the_file(given: dict[str, Any], says:
     ],
     ids=["twice", "nested", "list", "large"],
 )
-def test_a_file_that_is_no_config_is_one_line(text: str, says: str, tmp_path: Path) -> None:
+def test_invalid_config_file_is_a_one_line_error(text: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "lora_config.json"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -151,7 +151,7 @@ def saved(directory: Path, **config: Any) -> Path:
     return directory / "adapter_config.json"
 
 
-def test_an_adapter_that_peft_and_the_merge_support_is_continued(tmp_path: Path) -> None:
+def test_supported_adapter_can_be_continued(tmp_path: Path) -> None:
     path = saved(
         tmp_path, r=4, target_modules=["v_proj", "q_proj"], use_dora=True, layers_to_transform=[1],
         rank_pattern={"q_proj": 8}, modules_to_save=["embed_tokens"], lora_alpha=16,
@@ -174,7 +174,7 @@ def test_an_adapter_that_peft_and_the_merge_support_is_continued(tmp_path: Path)
     ],
     ids=str,
 )
-def test_an_adapter_that_would_change_is_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_adapter_with_unsupported_settings_is_rejected(change: dict[str, Any], says: str, tmp_path: Path) -> None:
     path = saved(tmp_path, r=4, target_modules=["q_proj"])
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     (fault,) = continued_faults(path, LoraSection)
@@ -191,7 +191,7 @@ def test_an_adapter_that_would_change_is_refused(change: dict[str, Any], says: s
     ],
     ids=str,
 )
-def test_a_pattern_of_targets_becomes_the_modules_that_it_means(
+def test_target_modules_pattern_is_expanded_to_module_names(
     config: dict[str, Any], expected: list[str], tmp_path: Path
 ) -> None:
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -213,7 +213,7 @@ def plan(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> tuple[int,
 
 
 @pytest.mark.slow
-def test_another_base_and_missing_keys_cause_warnings(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_different_base_and_missing_keys_cause_warnings(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     path = written(tmp_path, base_model_name_or_path="them/base", r=4, lora_alpha=8, target_modules=None)
     code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.config_file", str(path))
     assert code == 0, said
@@ -222,7 +222,7 @@ def test_another_base_and_missing_keys_cause_warnings(tiny_base: Path, rows: Pat
     assert "does not say r:" not in said
 
 
-def test_an_adapter_that_changed_its_base_is_refused_before_loading(
+def test_adapter_that_modified_its_base_is_rejected_before_loading(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", layer_replication=[[0, 1]])
@@ -232,7 +232,7 @@ def test_an_adapter_that_changed_its_base_is_refused_before_loading(
     assert "layer_replication is [[0, 1]]: training can't continue with it" in said
 
 
-def test_no_target_modules_at_all_are_refused_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+def test_missing_target_modules_are_rejected_and_a_bom_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "lora_config.json"
     path.write_text('{"target_modules": []}')
     with pytest.raises(ConfigError, match=r"target_modules is \[\]: "):

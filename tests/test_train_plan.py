@@ -43,12 +43,12 @@ def planned(gib: float, name: str = "Llama-3.1-8B", **sections: Any) -> Plan:
 
 
 @pytest.mark.parametrize(("name", "published"), [("Llama-3.1-8B", 8.03e9), ("Llama-3.2-1B", 1.236e9)])
-def test_the_weights_are_those_that_the_model_is_published_with(name: str, published: float) -> None:
+def test_planned_weights_match_published_checkpoint_sizes(name: str, published: float) -> None:
     assert shape(name).weight_bytes("none", 2) == pytest.approx(2 * published, rel=0.005)
 
 
 @pytest.mark.parametrize("r", [8, 256])
-def test_the_adapter_is_as_large_as_peft_makes_it(r: int) -> None:
+def test_planned_adapter_size_matches_peft(r: int) -> None:
     from peft import LoraConfig, get_peft_model
 
     with torch.device("meta"):
@@ -60,14 +60,14 @@ def test_the_adapter_is_as_large_as_peft_makes_it(r: int) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_80_gb_need_no_checkpointing(name: str) -> None:
+def test_80_gb_gpu_needs_no_gradient_checkpointing(name: str) -> None:
     made = planned(79, name)
     assert not made.checkpointing
     assert made.peak_bytes <= made.free_bytes
     assert made.micro_batch_tokens >= 4096
 
 
-def test_an_8b_model_fits_into_12_gib_with_checkpointing() -> None:
+def test_8b_model_fits_12_gib_with_gradient_checkpointing() -> None:
     made = planned(79, train={"memory_gib": 12.0})
     assert made.checkpointing
     assert made.peak_bytes <= 12 * GIB
@@ -83,7 +83,7 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("quantization", "tokens", "checkpointing", "gib"), MEASURED)
-def test_the_plan_foresees_the_peaks_that_were_measured(
+def test_planned_peak_memory_matches_measurements(
     quantization: str, tokens: int, checkpointing: bool, gib: float
 ) -> None:
     train = {
@@ -95,7 +95,7 @@ def test_the_plan_foresees_the_peaks_that_were_measured(
     assert made.peak_bytes / GIB == pytest.approx(gib, rel=0.05)
 
 
-def test_layers_that_are_not_compiled_hold_more() -> None:
+def test_uncompiled_layers_need_more_memory() -> None:
     def held(**more: Any) -> int:
         return planned(79, train={"micro_batch_tokens": 4096, "torch_compile": False}, **more).activation_bytes
 
@@ -103,7 +103,7 @@ def test_layers_that_are_not_compiled_hold_more() -> None:
     assert compiled < held() < held(lora={"lora_dropout": 0.1})
 
 
-def test_padded_micro_batches_are_counted_with_their_padding() -> None:
+def test_padding_is_counted_in_micro_batches() -> None:
     step = {"per_device_train_batch_size": 16, "micro_batch_tokens": 8192, "torch_compile": True}
     packed = planned(79, train=step)
     padded = plan(settings(train=step, data={"path": "x", "packing": False}), shape("Llama-3.1-8B"), LENGTHS, card(79))
@@ -111,13 +111,13 @@ def test_padded_micro_batches_are_counted_with_their_padding() -> None:
     assert padded.activation_bytes > packed.activation_bytes
 
 
-def test_host_memory_for_checkpoints_is_in_the_plan() -> None:
+def test_plan_includes_host_memory_for_checkpoints() -> None:
     made = planned(79, train={"memory_gib": 12.0, "torch_compile": True})
     assert "GiB of host memory for checkpoints" in made.lines()[1]
     assert "host's" not in planned(79).lines()[1]
 
 
-def test_what_cannot_fit_is_one_fault_with_remedies() -> None:
+def test_run_that_cannot_fit_is_one_error_with_suggestions() -> None:
     with pytest.raises(UserError) as caught:
         planned(4)
     (fault,) = caught.value.faults
@@ -134,22 +134,22 @@ def test_unsloth_is_used_if_installed_and_only_it_fits() -> None:
 
 
 @pytest.mark.parametrize(("gib", "expected"), [(79, "none"), (23, "nf4"), (12, "nf4")])
-def test_quantization_auto_takes_16_bits_where_they_fit(gib: float, expected: str) -> None:
+def test_quantization_auto_chooses_16_bits_if_they_fit(gib: float, expected: str) -> None:
     assert planned(gib, base={"quantization": "auto"}).quantization == expected
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_a_given_quantization_is_kept(quantization: str) -> None:
+def test_explicit_quantization_is_kept(quantization: str) -> None:
     assert planned(79, base={"quantization": quantization}).quantization == quantization
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_given_checkpointing_is_kept(asked: bool) -> None:
+def test_explicit_gradient_checkpointing_is_kept(asked: bool) -> None:
     assert planned(79, train={"gradient_checkpointing": asked}).checkpointing is asked
 
 
 @pytest.mark.parametrize("gib", [11, 16, 24, 79])
-def test_the_rows_of_a_step_do_not_depend_on_the_card(gib: float) -> None:
+def test_rows_per_step_do_not_depend_on_the_gpu(gib: float) -> None:
     batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "num_train_epochs": 2}
     made = planned(gib, train=batch)
     assert rows_per_step(settings(train=batch)) == 16
@@ -157,7 +157,7 @@ def test_the_rows_of_a_step_do_not_depend_on_the_card(gib: float) -> None:
     assert made.tokens == planned(79, train=batch).tokens
 
 
-def test_less_memory_never_means_larger_micro_batches() -> None:
+def test_less_memory_never_increases_micro_batches() -> None:
     def roomy(gib: float) -> int:
         return planned(gib, train={"gradient_checkpointing": True}).micro_batch_tokens
 
@@ -166,25 +166,25 @@ def test_less_memory_never_means_larger_micro_batches() -> None:
     assert found[0] < found[-1]
 
 
-def test_a_given_micro_batch_size_is_kept_but_fits_the_longest_row() -> None:
+def test_explicit_micro_batch_size_is_kept_but_fits_the_longest_row() -> None:
     assert planned(79, train={"micro_batch_tokens": 3000}).micro_batch_tokens == 3000
     assert planned(79, train={"micro_batch_tokens": 100}).micro_batch_tokens == max(LENGTHS)
 
 
-def test_smaller_optimizers_are_counted_smaller() -> None:
+def test_8bit_optimizers_need_less_planned_memory() -> None:
     sizes = [planned(79, train={"optim": o}).adapter_bytes for o in ("paged_adamw_8bit", "adamw_8bit", "auto")]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
 
 
-def test_a_model_without_attention_has_a_shape() -> None:
+def test_model_without_attention_can_be_planned() -> None:
     with torch.device("meta"):
         made = shape_of(MambaForCausalLM(MambaConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2)))
     cpu = Machine("cpu", 8 * GIB)
     assert plan(settings(base={"quantization": "none"}), made, LENGTHS, cpu).peak_bytes > 0
 
 
-def test_plan_says_it_in_five_lines_and_loads_no_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_plan_prints_five_lines_and_loads_no_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     bare = tmp_path / "no-weights"
     shutil.copytree(tiny_base, bare)
     leave_only_the_header(bare / "model.safetensors")
@@ -200,9 +200,7 @@ def test_plan_says_it_in_five_lines_and_loads_no_weights(tiny_base: Path, rows: 
 
 
 @pytest.mark.slow
-def test_the_plan_counts_the_adapter_that_training_starts_from(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_plan_counts_the_adapter_that_training_continues(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     def said(*more: str) -> str:
         asked = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *more)
         done = cli("train", "plan", *asked)
@@ -216,7 +214,7 @@ def test_the_plan_counts_the_adapter_that_training_starts_from(
     assert said("--lora.resume_adapter", str(tmp_path / "adapter")) == said("--lora.r", "256") != said()
 
 
-def test_a_base_of_conv1d_layers_is_planned_too() -> None:
+def test_base_with_conv1d_layers_can_be_planned() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.device("meta"):
@@ -225,7 +223,7 @@ def test_a_base_of_conv1d_layers_is_planned_too() -> None:
     assert plan(settings(), gpt2, LENGTHS, card(79)).micro_batch_tokens > 0
 
 
-def test_the_plan_counts_the_evaluations() -> None:
+def test_plan_includes_evaluations() -> None:
     sizes, machine, planned_run = shape("Llama-3.1-8B"), card(79), planned(79)
     once = evaluations(settings(), sizes, [500] * 256, machine, planned_run)
     assert (once.times, once.tokens) == (1, 128_000)
@@ -239,7 +237,7 @@ def test_the_plan_counts_the_evaluations() -> None:
     assert "evaluated 5 times: 2,500 tokens" in many.line()
 
 
-def test_a_regular_expression_must_match_whole_names() -> None:
+def test_target_modules_expression_must_match_full_names() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**SHAPES["Llama-3.2-1B"]))
     check_targets(model, r".*layers\.\d+\.self_attn\.(q|v)_proj")

@@ -32,24 +32,24 @@ from train.world import World
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 
 
-def test_a_process_alone_is_the_main_one() -> None:
+def test_single_process_is_the_main_process() -> None:
     assert World.read({}) == World()
     assert World().is_main
 
 
-def test_torchruns_variables_say_which_process_this_is() -> None:
+def test_torchrun_variables_set_rank_and_world_size() -> None:
     world = World.read(TORCHRUN)
     assert (world.rank, world.size, world.local_rank, world.is_main) == (3, 4, 1, False)
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "0"}])
-def test_a_rank_beyond_the_processes_there_are_is_refused(variables: dict[str, str]) -> None:
+def test_rank_not_below_world_size_is_rejected(variables: dict[str, str]) -> None:
     """Otherwise a stray RANK would train to the end and write nothing."""
     with pytest.raises(ConfigError, match="the rank must be less than the size"):
         World.read(variables)
 
 
-def test_variables_that_are_not_numbers_are_named_all_at_once() -> None:
+def test_non_numeric_variables_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         World.read({"RANK": "first", "WORLD_SIZE": "2", "LOCAL_RANK": ""})
     assert caught.value.faults == (
@@ -58,7 +58,7 @@ def test_variables_that_are_not_numbers_are_named_all_at_once() -> None:
     )
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_uses_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert World(3, 4, 1).device == torch.device("cpu") or torch.cuda.is_available()
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert World().device == torch.device("cuda")
@@ -112,7 +112,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_nothing_global_stays_changed_after_a_run(
+def test_global_state_is_restored_after_a_run(
     tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ENVIRONMENT:
@@ -134,7 +134,7 @@ def test_nothing_global_stays_changed_after_a_run(
 
 
 @pytest.mark.slow
-def test_processes_other_than_the_main_one_write_nothing(
+def test_only_the_main_process_writes_files(
     tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each of two processes, by itself, since training on several is refused."""
@@ -155,7 +155,7 @@ def test_processes_other_than_the_main_one_write_nothing(
 # ---- a model that was trained fast -----------------------------------------------------------------------------------
 
 
-def test_libraries_are_quiet_inside_and_as_before_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_output_is_silenced_only_inside_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     levels = [logging.getLogger(name).level for name in QUIET]
@@ -172,7 +172,7 @@ def test_libraries_are_quiet_inside_and_as_before_outside(monkeypatch: pytest.Mo
     assert warnings.filters == filters
 
 
-def test_a_models_layers_and_the_compilers_settings_are_given_back() -> None:
+def test_model_layers_and_compiler_settings_are_restored() -> None:
     model = adapted(llama)
     settings = torch._functorch.config.get_config_copy()
     before = {name: dict(vars(module)) for name, module in model.named_modules()}

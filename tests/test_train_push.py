@@ -41,7 +41,7 @@ def train(hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> Tr
         ("hf_good", "them/model", "is not allowed to write to them/model"),
     ],
 )
-def test_an_impossible_push_stops_before_training(
+def test_impossible_push_is_rejected_before_training(
     token: str, repo: str, text: str, train: Train, tmp_path: Path
 ) -> None:
     done = train(token, repo)
@@ -50,7 +50,7 @@ def test_an_impossible_push_stops_before_training(
 
 
 @pytest.mark.slow
-def test_too_little_space_is_said_with_the_size(train: Train, hub: Hub) -> None:
+def test_insufficient_hub_storage_is_reported_with_the_size(train: Train, hub: Hub) -> None:
     hub.quota_bytes = 1000
     done = train("hf_good")
     assert done.returncode == 2, done.stderr
@@ -58,7 +58,7 @@ def test_too_little_space_is_said_with_the_size(train: Train, hub: Hub) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_knows_afterwards_where_it_goes(train: Train, hub: Hub, tmp_path: Path) -> None:
+def test_finished_run_keeps_its_push_repository(train: Train, hub: Hub, tmp_path: Path) -> None:
     done = train("hf_good")
     assert done.returncode == 0, done.stderr
     assert "push: 'me' can publish to me/model" in done.stderr and hub.repos["me/model"].private
@@ -69,7 +69,7 @@ def test_a_run_knows_afterwards_where_it_goes(train: Train, hub: Hub, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_base_of_the_hub_is_used_at_the_commit_that_was_trained(
+def test_hub_base_is_pinned_to_the_trained_commit(
     hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     card = b"---\nlicense: apache-2.0\n---\n"

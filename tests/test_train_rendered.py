@@ -55,13 +55,13 @@ def row(text: str, codec: Codec) -> Row:
         ("<s><s>a</s></s>", ("", "")),
     ],
 )
-def test_start_and_end_tokens_in_the_text_are_not_added_again(text: str, around: tuple[str, str], codec: Codec) -> None:
+def test_bos_and_eos_in_the_text_are_not_added_again(text: str, around: tuple[str, str], codec: Codec) -> None:
     made = row(text, codec)
     assert codec.decode(made.input_ids) == around[0] + text + around[1]
     assert made.spans == ((1, len(made.input_ids)),)
 
 
-def test_blanks_after_the_end_stay_in_the_row_and_are_not_learned(codec: Codec) -> None:
+def test_whitespace_after_the_end_token_is_not_trained(codec: Codec) -> None:
     made = row("<s>a</s> \n", codec)
     assert codec.decode(made.input_ids) == "<s>a</s> \n"
     ((_, end),) = made.spans
@@ -78,14 +78,14 @@ def test_blanks_after_the_end_stay_in_the_row_and_are_not_learned(codec: Codec) 
         ("ab", lambda ids: [ids[0], ids[-1]], "changes the text"),
     ],
 )
-def test_the_proof_catches_a_doubled_or_missing_start_or_end(text: str, change: Any, says: str, codec: Codec) -> None:
+def test_proof_detects_duplicate_or_missing_bos_and_eos(text: str, change: Any, says: str, codec: Codec) -> None:
     made = row(text, codec)
     ids = change(made.input_ids)
     with pytest.raises(MaskError, match=f"line 1: .*{says}"):
         prove([Row(made.example, ids, ((1, len(ids)),))], None, codec)
 
 
-def test_an_artifacts_tokenizer_reads_a_raw_text_as_training_does(codec: Codec, tmp_path: Path) -> None:
+def test_artifact_tokenizes_raw_text_as_in_training(codec: Codec, tmp_path: Path) -> None:
     tokenizer = load(with_start(byte_level(tmp_path / "base")))
     raw = single_start(encoder(tokenizer, special=True), encoder(tokenizer))
     assert encoder(tokenizer, special=True)("<s>a</s>")[:2] == [1, 1]
@@ -118,7 +118,7 @@ def base_with(base: Path, target: Path, template: bool, generation: list[int]) -
     ("template", "generation", "ends"),
     some([(True, [0], ["<|im_end|>"]), (False, [0, 2], ["<|im_end|>"]), (False, [0], ["<|endoftext|>"])], [1, 2]),
 )
-def test_a_turns_end_is_enough_where_the_base_stops_at_it(
+def test_turn_end_token_suffices_if_the_base_stops_at_it(
     template: bool, generation: list[int], ends: list[str], tiny_base: Path, tmp_path: Path
 ) -> None:
     base = base_with(tiny_base, tmp_path / "base", template, generation)
@@ -129,7 +129,7 @@ def test_a_turns_end_is_enough_where_the_base_stops_at_it(
         assert made.codec.decode(each.input_ids) == f"{each.example.text}{added}"
 
 
-def test_a_row_that_is_cut_records_no_end(tiny_base: Path, tmp_path: Path) -> None:
+def test_truncated_row_records_no_end_token(tiny_base: Path, tmp_path: Path) -> None:
     made = prepared(
         tiny_base, tmp_path / "rows.jsonl", [CHATML.format(i) + "\n" for i in range(12)], max_length=12,
         over_length="truncate",
@@ -149,7 +149,7 @@ FIT = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIT)
-def test_each_templates_rendering_is_recognised_and_its_markers_are_judged(name: str, base_directory: Path) -> None:
+def test_rendered_chats_are_recognised_per_template(name: str, base_directory: Path) -> None:
     tokenizer = load(base_directory)
     made = templates.codec(tokenizer)
     source = ChatTemplate(load_template(name), "2026-01-01", {"bos_token": "<b>", "eos_token": "<e>"})
@@ -164,7 +164,7 @@ def test_each_templates_rendering_is_recognised_and_its_markers_are_judged(name:
     assert rendering([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # half is not most
 
 
-def test_a_base_whose_own_markers_are_unknown_here_is_recognised_by_its_template(codec: Codec) -> None:
+def test_rendered_chats_are_recognised_by_the_template_of_the_base(codec: Codec) -> None:
     assert codec.vocabulary is not None
     special = replace(codec.vocabulary, specials={**codec.vocabulary.specials, "<|ask|>": 7, "<|tell|>": 8})
     template = ChatTemplate("{% for m in messages %}{{ '<|ask|>' if loop.first else '<|tell|>' }}{{ m.content }}"
@@ -183,7 +183,7 @@ def test_a_base_whose_own_markers_are_unknown_here_is_recognised_by_its_template
         "User: Who are you?\n\nAssistant: I am Bernie.",
     ],
 )
-def test_prompts_of_ordinary_words_are_recognised_too(text: str, codec: Codec) -> None:
+def test_plain_word_prompt_formats_are_recognised(text: str, codec: Codec) -> None:
     found = rendering([Example(1, None, text)], None, codec)
     assert found is not None and "1 of 1 text rows look like chats" in found.text
 

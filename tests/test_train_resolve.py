@@ -68,7 +68,7 @@ def asked(**sections: dict[str, Any]) -> TrainSettings:
     return TrainSettings.model_validate(said)
 
 
-def test_every_setting_with_an_auto_is_known() -> None:
+def test_every_auto_setting_is_resolved() -> None:
     assert {("base", "quantization"), ("base", "dtype"), ("data", "format"), ("train", "micro_batch_tokens")} <= set(
         AUTOS
     )
@@ -77,7 +77,7 @@ def test_every_setting_with_an_auto_is_known() -> None:
 
 @settings(deadline=None)
 @given(left_open=st.sets(st.sampled_from(AUTOS)), backend=st.sampled_from(["transformers", "unsloth"]))
-def test_every_auto_is_resolved_and_config_yaml_reloads(
+def test_resolved_config_has_no_auto_and_reloads(
     left_open: set[tuple[str, str]], backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     said: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
@@ -93,7 +93,7 @@ def test_every_auto_is_resolved_and_config_yaml_reloads(
     assert load(TrainSettings, "train", path, {}, {}) == made.settings
 
 
-def test_settings_of_one_backend_are_not_reported_for_the_other() -> None:
+def test_backend_specific_settings_are_not_reported_for_the_other_backend() -> None:
     compiled = {"train": {"torch_compile": True}}
     assert resolve(asked(**compiled), prepared(), planned(), "sdpa", CPU).compiled
     assert not resolve(asked(**compiled), prepared(), planned(backend="unsloth"), "sdpa", CPU).compiled
@@ -104,7 +104,7 @@ def test_early_stopping_saves_at_every_evaluation() -> None:
     assert resolve(stopping, prepared(), planned(), "sdpa", CPU).train.save_steps == 5
 
 
-def test_a_peft_config_is_in_config_yaml_by_its_values(tmp_path: Path) -> None:
+def test_peft_config_values_are_written_to_config_yaml(tmp_path: Path) -> None:
     path = tmp_path / "lora_config.json"
     path.write_text(json.dumps({"r": 4, "lora_alpha": 0.5, "target_modules": ["q_proj"]}))
     made = resolve(asked(lora={"config_file": str(path)}), prepared(), planned(), "sdpa", CPU)
@@ -129,7 +129,7 @@ def start(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> 
     return started.StartedRun.read(run)
 
 
-def test_a_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
+def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
     # a branch may have moved on since
     said = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
     used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
@@ -143,7 +143,7 @@ def test_a_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None
     assert (kept.train.micro_batch_tokens, kept.train.gradient_checkpointing) == (AUTO, AUTO)
 
 
-def test_given_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
+def test_explicit_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
     said = asked(base={"id": "x"}, lora={"r": 8})
     used = resolve(said, prepared(), planned(), "sdpa", CPU)
     run = start(tmp_path, "mine", said, used)
@@ -157,7 +157,7 @@ def test_given_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
     assert run.differences(asked(base={"id": "x"})) == ["lora.r: the run has 8, now it is 16, the default"]
 
 
-def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = asked(run={"root": str(tmp_path)})
     start(tmp_path, "old", said, None)
     assert resume.choose(said, resume=False).run.name is None
@@ -166,7 +166,7 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest
         resume.choose(said, resume=True)
 
 
-def test_a_damaged_other_run_does_not_prevent_resuming(tmp_path: Path) -> None:
+def test_another_damaged_run_does_not_prevent_resuming(tmp_path: Path) -> None:
     for name, text in (("a", "{"), ("b", "- 1"), ("c", "base: 1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / started.CONFIG).write_text(text)
@@ -176,7 +176,7 @@ def test_a_damaged_other_run_does_not_prevent_resuming(tmp_path: Path) -> None:
         resume.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
 
 
-def test_where_to_publish_may_be_written_into_config_yaml_by_hand(tmp_path: Path) -> None:
+def test_push_settings_may_be_edited_in_config_yaml(tmp_path: Path) -> None:
     used = resolve(asked(), prepared(), planned(), "sdpa", CPU)
     run = start(tmp_path, "mine", asked(), used).run
     content = yaml.safe_load((run.path / started.CONFIG).read_text())
@@ -186,7 +186,7 @@ def test_where_to_publish_may_be_written_into_config_yaml_by_hand(tmp_path: Path
     assert yaml.safe_load((run.path / started.CONFIG).read_text())["push"]["repo"] == "me/model"
 
 
-def test_unsloth_is_imported_first_by_restarting_with_the_same_run(
+def test_restart_for_unsloth_imports_keeps_the_run(
     tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Restarted(Exception):
@@ -232,7 +232,7 @@ def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory,
 
 
 @pytest.mark.slow
-def test_config_yaml_of_a_finished_run_holds_no_auto(whole: Run) -> None:
+def test_config_yaml_of_a_finished_run_has_no_auto(whole: Run) -> None:
     used = yaml.safe_load((whole.path / "config.yaml").read_text())
     assert [f"{section}.{key}" for section, key in AUTOS if used[section][key] == AUTO] == []
     assert used["run"]["name"] == whole.id
@@ -246,13 +246,13 @@ def test_config_yaml_of_a_finished_run_holds_no_auto(whole: Run) -> None:
 
 
 @pytest.mark.slow
-def test_no_secret_of_the_environment_is_written(whole: Run) -> None:
+def test_secrets_from_the_environment_are_not_written(whole: Run) -> None:
     for path in whole.path.rglob("*"):
         assert not path.is_file() or b"hf_this_is_secret" not in path.read_bytes(), path
 
 
 @pytest.mark.slow
-def test_config_yaml_trains_the_same_again(whole: Run, tmp_path: Path, cli: Cli) -> None:
+def test_config_yaml_reproduces_the_run(whole: Run, tmp_path: Path, cli: Cli) -> None:
     config = ("--config", str(whole.path / "config.yaml"))
     done = cli("train", "run", *config)
     assert done.returncode == 0, done.stderr
@@ -264,7 +264,7 @@ def test_config_yaml_trains_the_same_again(whole: Run, tmp_path: Path, cli: Cli)
 
 
 @pytest.mark.slow
-def test_training_continues_exactly_from_an_adapter(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_resume_adapter_starts_from_the_exact_weights(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     config = LoraConfig(

@@ -48,7 +48,7 @@ def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory,
     return Run(root / "whole")
 
 
-def test_the_record_matches_the_files(whole: Run, rows: Path) -> None:
+def test_record_matches_the_files(whole: Run, rows: Path) -> None:
     record = whole.read(TrainRecord)
     assert record.adapter.sha256 == tree_sha256(whole.path / "adapter")
     assert record.exam.sha256 == tree_sha256(whole.path / "exam")
@@ -62,7 +62,7 @@ def test_the_record_matches_the_files(whole: Run, rows: Path) -> None:
     assert record.chat_template_sha256 == text_sha256(template)
 
 
-def test_the_exam_holds_the_held_out_rows_and_general_text(whole: Run) -> None:
+def test_exam_contains_held_out_rows_and_general_text(whole: Run) -> None:
     exam = Exam.load(whole.path / "exam")
     kinds = [q.kind for q in exam.questions]
     assert kinds.count("heldout") == 2
@@ -72,14 +72,14 @@ def test_the_exam_holds_the_held_out_rows_and_general_text(whole: Run) -> None:
     assert abs(exam.trained.true - exam.base_true)[held].max() > 0  # the adapter was on for one and off for the other
 
 
-def test_the_eval_loss_is_the_exams_held_out_loss(whole: Run) -> None:
+def test_eval_loss_equals_the_held_out_loss_of_the_exam(whole: Run) -> None:
     """Both are means over the same response tokens: two figures of one thing must not differ."""
     exam = Exam.load(whole.path / "exam")
     said = whole.read(TrainRecord).metrics.eval_loss
     assert said == pytest.approx(-float(exam.trained.true[exam.heldout()].mean()), rel=1e-4)
 
 
-def test_the_loss_curve_has_every_step(whole: Run) -> None:
+def test_loss_curve_has_every_step(whole: Run) -> None:
     entries = [json.loads(line) for line in (whole.path / "logs" / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4, 5, 6]
     assert list((whole.path / "logs").glob("events.*"))
@@ -96,7 +96,7 @@ def test_running_a_finished_run_again_does_nothing(whole: Run, tiny_base: Path, 
     assert (whole.path / "train.json").read_bytes() == before
 
 
-def test_other_settings_under_the_same_name_are_refused_with_what_differs(
+def test_different_settings_for_an_existing_run_are_rejected_with_the_difference(
     whole: Run, tiny_base: Path, rows: Path, cli: Cli
 ) -> None:
     done = cli(
@@ -109,7 +109,7 @@ def test_other_settings_under_the_same_name_are_refused_with_what_differs(
 
 
 @pytest.mark.parametrize(("checkpoint", "start"), some([(2, start_fresh), (4, fork)], [0]))
-def test_a_killed_run_resumes_to_the_same_adapter(
+def test_killed_run_resumes_to_the_same_adapter(
     whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, checkpoint: int, start: Start
 ) -> None:
     """Also in new interpreters, each with other hashes of strings."""
@@ -127,9 +127,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(
     assert [e["step"] for e in steps if "loss" in e] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_same_command_resumes_automatically(
-    whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_same_command_resumes_automatically(whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     command = arguments(tiny_base, rows, tmp_path, "killed")
     kill_after(command, tmp_path / "killed" / "checkpoints" / "checkpoint-2" / "complete")
     done = cli(*[a for a in command if a not in ("--run.name", "killed")])
@@ -138,7 +136,7 @@ def test_the_same_command_resumes_automatically(
     assert [p.name for p in tmp_path.iterdir() if not p.is_symlink()] == ["killed"]
 
 
-def test_packed_rows_do_not_see_one_another(tiny_base: Path) -> None:
+def test_packed_rows_do_not_attend_to_each_other(tiny_base: Path) -> None:
     """Packing changes neither the loss of a row nor which tokens it may look at."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -152,7 +150,7 @@ def test_packed_rows_do_not_see_one_another(tiny_base: Path) -> None:
     assert torch.allclose(packed, alone, atol=1e-4)
 
 
-def test_packing_trains(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_training_with_packing_works(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     done = cli(*arguments(tiny_base, rows, tmp_path, "packed", "--data.packing", "true"))
     assert done.returncode == 0, done.stderr
 
@@ -172,7 +170,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("change", "says"), FAULTS, ids=[c[0][0].removeprefix("--") + "=" + c[0][1][:8] for c in FAULTS]
 )
-def test_bad_input_is_one_clear_line_and_exit_code_2(
+def test_invalid_input_is_one_line_with_exit_code_2(
     change: tuple[str, str], says: str, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*arguments(tiny_base, rows, tmp_path, "bad"), *change, HF_HUB_OFFLINE="1")
@@ -182,7 +180,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert not (tmp_path / "bad" / "train.json").exists()
 
 
-def test_a_base_without_a_template_names_those_to_choose_from(
+def test_base_without_a_template_lists_the_named_templates(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     import shutil
@@ -198,7 +196,7 @@ def test_a_base_without_a_template_names_those_to_choose_from(
     assert "<|im_start|>" in (tmp_path / "bare-run" / "adapter" / "chat_template.jinja").read_text()
 
 
-def test_check_loads_no_weights_and_shows_the_trained_part(
+def test_check_loads_no_weights_and_shows_the_trained_text(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     import shutil
@@ -213,7 +211,7 @@ def test_check_loads_no_weights_and_shows_the_trained_part(
     assert "median" in done.stdout
 
 
-def test_a_peft_lora_config_is_used(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_lora_config_file_is_used(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     config = tmp_path / "lora_config.json"
     config.write_text(
         json.dumps(
@@ -239,7 +237,7 @@ def test_a_peft_lora_config_is_used(tiny_base: Path, rows: Path, tmp_path: Path,
     assert "did you mean 'lora_alpha'?" in done.stderr
 
 
-def test_a_base_with_its_own_code_names_the_setting(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
+def test_base_with_remote_code_names_the_setting(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     import shutil
 
     foreign = tmp_path / "foreign"
@@ -255,9 +253,7 @@ def test_a_base_with_its_own_code_names_the_setting(tiny_base: Path, rows: Path,
 
 
 @pytest.mark.slow
-def test_checkpoints_carry_the_runs_template_and_not_the_bases(
-    tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
-) -> None:
+def test_checkpoints_contain_the_template_of_the_run(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     own = tmp_path / "own.jinja"
     own.write_text("{#- the run's #}" + load_template("chatml"))
     short = ("--chat.template", str(own), "--train.max_steps", "1", "--train.save_steps", "1", "--exam.answers", "0")

@@ -52,7 +52,7 @@ def test_special_strings_are_trained_as_text(tiny_base: Path, data: Path) -> Non
 
 
 @pytest.mark.slow
-def test_text_does_not_warn_and_parse_is_as_before(tiny_base: Path, data: Path) -> None:
+def test_special_tokens_text_silences_the_warning_and_parse_keeps_control_tokens(tiny_base: Path, data: Path) -> None:
     assert not any("special strings" in w for w in prepared(tiny_base, data, "text").warnings)
     made = prepared(tiny_base, data, "parse")
     assert 6 in row(made, 3).input_ids
@@ -61,7 +61,7 @@ def test_text_does_not_warn_and_parse_is_as_before(tiny_base: Path, data: Path) 
         assert row(made, line).input_ids == row(prepared(tiny_base, data, "text"), line).input_ids
 
 
-def test_error_lists_every_row_on_the_command_line(tiny_base: Path, data: Path, cli: Any) -> None:
+def test_special_tokens_error_lists_every_row(tiny_base: Path, data: Path, cli: Any) -> None:
     done = cli(
         "train", "check", "--base.id", str(tiny_base), "--data.path", str(data), "--data.special_tokens", "error"
     )

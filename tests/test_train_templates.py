@@ -78,7 +78,7 @@ def learned(rows: Sequence[Row], codec: Codec) -> list[str]:
         (sources.BRACKETED, {}, ["At noon.<jupyter_output><|im_end|>", "Pier 2.<jupyter_output><|im_end|>"]),
     ],
 )
-def test_a_response_is_learned_with_what_the_template_puts_before_it_and_one_end(
+def test_response_is_trained_with_template_prefix_and_one_end_token(
     source: str, variables: dict[str, Any], expected: list[str], codec: Codec
 ) -> None:
     rows = rows_of(made(source, **variables), codec, chat("When?", "At noon.", "Where?", "Pier 2."))
@@ -87,7 +87,7 @@ def test_a_response_is_learned_with_what_the_template_puts_before_it_and_one_end
 
 
 @pytest.mark.parametrize("answer", ["final", "code", "assistant", "<jupyter_code>", " pier 2 \n", "<|endoftext|>"])
-def test_an_answer_that_looks_like_the_template_is_distinguished(answer: str, codec: Codec) -> None:
+def test_answer_that_looks_like_template_text_is_masked_correctly(answer: str, codec: Codec) -> None:
     for source in (sources.CHANNELS, sources.TWICE, sources.BRACKETED, sources.HYBRID):
         (text,) = learned(rows_of(made(source), codec, chat("Which?", answer)), codec)
         assert answer.strip() in text
@@ -95,7 +95,7 @@ def test_an_answer_that_looks_like_the_template_is_distinguished(answer: str, co
         assert text.endswith(("<|im_end|>", "<|endoftext|>"))
 
 
-def test_blanks_around_reasoning_may_change_but_not_between_words(codec: Codec) -> None:
+def test_only_whitespace_around_reasoning_may_change(codec: Codec) -> None:
     tight = "<think>Piers count from one.</think>Pier 2."
     (text,) = learned(rows_of(made(sources.HYBRID), codec, chat("Which?", tight)), codec)
     assert text == "<think>\nPiers count from one.\n</think>\n\nPier 2.<|im_end|>"
@@ -105,7 +105,7 @@ def test_blanks_around_reasoning_may_change_but_not_between_words(codec: Codec) 
         prove(build([chat("a", "Pier 2.")], squeezed, codec), squeezed, codec)
 
 
-def test_a_template_that_drops_reasoning_from_content_is_refused(codec: Codec) -> None:
+def test_template_that_drops_reasoning_from_content_is_rejected(codec: Codec) -> None:
     source = sources.STRICT.replace("m.content", "m.content.split('</think>')[-1]")
     with pytest.raises(MaskError, match="changes the response: '<think>x</think>2' became '2'"):
         prove(build([chat("1+1?", "<think>x</think>2")], made(source), codec), made(source), codec)
@@ -123,9 +123,7 @@ def test_a_template_that_drops_reasoning_from_content_is_refused(codec: Codec) -
         (sources.STRICT, "Pier 2.<|im_end|>"),
     ],
 )
-def test_reasoning_is_passed_in_the_templates_field_or_causes_a_warning(
-    source: str, expected: str, codec: Codec
-) -> None:
+def test_reasoning_uses_the_field_of_the_template_or_causes_a_warning(source: str, expected: str, codec: Codec) -> None:
     rows = rows_of(made(source), codec, chat("Which?", "Pier 2.", reasoning="Two piers.", line=5))
     assert learned(rows, codec) == [expected]
     warned = templates.lost_thoughts(rows, made(source), codec)
@@ -135,7 +133,7 @@ def test_reasoning_is_passed_in_the_templates_field_or_causes_a_warning(
         assert warned == []
 
 
-def test_a_refused_system_turn_gets_advice(codec: Codec) -> None:
+def test_unsupported_system_turn_gets_advice(codec: Codec) -> None:
     with pytest.raises(
         MaskError, match=r"line 1: .*no system turn.*to the start of the first user turn \(the same in 2 rows"
     ):
@@ -145,7 +143,7 @@ def test_a_refused_system_turn_gets_advice(codec: Codec) -> None:
         build([chat("a", "b", system="S")], always, codec)
 
 
-def test_a_prompt_that_opens_reasoning_names_the_variable_against_it(codec: Codec) -> None:
+def test_prompt_that_opens_reasoning_suggests_the_template_variable(codec: Codec) -> None:
     source = (
         "{% for m in messages %}" + sources.CHATML_TURN + "{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|im_start|>assistant\n' }}{% if enable_thinking is not defined %}<think>{% endif %}{% endif %}"
@@ -155,7 +153,7 @@ def test_a_prompt_that_opens_reasoning_names_the_variable_against_it(codec: Code
     assert learned(rows_of(made(source, enable_thinking=False), codec, chat("a", "b")), codec) == ["b<|im_end|>"]
 
 
-def test_variables_that_the_template_lacks_or_that_are_ours_are_refused(tokenizer: Any, tmp_path: Path) -> None:
+def test_unknown_and_reserved_template_variables_are_rejected(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text(sources.HYBRID)
     name = str(tmp_path / "t.jinja")
     found = templates.choose(ChatSection(template=name, template_kwargs={"enable_thinking": False}), tokenizer)
@@ -181,7 +179,7 @@ TEMPLATES = {
     system=st.sampled_from(["", "Be brief."]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_long_conversations_have_the_same_rows_as_the_slow_path(
+def test_fast_path_gives_the_same_rows_for_long_conversations(
     name: str, contents: list[tuple[str, str, bool]], system: str, codec: Codec
 ) -> None:
     """Rendering each turn with its whole history and joining short exchanges give the same ids and spans."""
@@ -196,7 +194,7 @@ def test_long_conversations_have_the_same_rows_as_the_slow_path(
     assert rows_of(template, codec, example) == expected
 
 
-def test_a_conversation_of_twice_the_turns_costs_twice_as_much(codec: Codec) -> None:
+def test_rendering_time_is_linear_in_the_number_of_turns(codec: Codec) -> None:
     """Characters that are tokenized and rendered, in building and in the proof."""
     assert codec.vocabulary is not None
     costs = []
@@ -217,7 +215,7 @@ def test_a_conversation_of_twice_the_turns_costs_twice_as_much(codec: Codec) -> 
     assert costs[2] < 2.2 * costs[1]
 
 
-def test_the_proof_finds_a_prompt_that_is_wrong_in_the_middle_of_a_long_row(codec: Codec) -> None:
+def test_proof_detects_a_wrong_prompt_inside_a_long_row(codec: Codec) -> None:
     template = made(TEMPLATES["chatml"])
     (row,) = build([chat(*[f"text {i}" for i in range(60)])], template, codec)
     for number in range(1, 30, 4):
@@ -228,7 +226,7 @@ def test_the_proof_finds_a_prompt_that_is_wrong_in_the_middle_of_a_long_row(code
 
 
 @pytest.mark.external(name="tokenizers")
-def test_qwen3_trains_ordinary_rows_and_thoughts_with_its_own_template() -> None:
+def test_qwen3_template_trains_rows_with_and_without_reasoning() -> None:
     real = loader.load(from_npm("qwen3"))
     codec, own = templates.codec(real), ChatTemplate(real.chat_template, DATE)
     plain = chat("When?", "At noon, über Köln.", "Where?", "Pier 2.")
@@ -243,7 +241,7 @@ def test_qwen3_trains_ordinary_rows_and_thoughts_with_its_own_template() -> None
 
 
 @pytest.mark.external(name="tokenizers")
-def test_gpt_oss_learns_its_channels() -> None:
+def test_gpt_oss_template_trains_its_channels() -> None:
     codec = templates.codec(loader.load(from_npm("gptoss")))
     rows = rows_of(made(sources.HARMONY), codec, chat("Which?", "Pier 2.", reasoning="Two piers."))
     assert learned(rows, codec) == [

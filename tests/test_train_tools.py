@@ -55,7 +55,7 @@ def learned(row: Row, codec: Codec) -> list[str]:
     return [codec.decode(row.input_ids[start:end]) for start, end in row.spans]
 
 
-def test_calls_and_their_end_token_are_learned_and_nothing_else(tools: Prepared, codec: Codec) -> None:
+def test_only_calls_and_their_end_token_are_trained(tools: Prepared, codec: Codec) -> None:
     (row,) = rows(tools, conversation(CALL, text="I look."))
     written = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
     assert learned(row, codec) == [f"I look.\n{written}{END}", f"Grey.{END}"]
@@ -70,37 +70,37 @@ def test_calls_and_their_end_token_are_learned_and_nothing_else(tools: Prepared,
     phases=[Phase.explicit, Phase.generate],
 )
 @given(calls=CALLS)
-def test_any_calls_are_learned_and_proven(tools: Prepared, codec: Codec, calls: list[Call]) -> None:
+def test_random_calls_are_trained_and_proven(tools: Prepared, codec: Codec, calls: list[Call]) -> None:
     arguments = "".join(json.dumps(call.value(), ensure_ascii=False) for call in calls)
     assume(codec.decode(codec.encode(f" {arguments}")) == f" {arguments}")  # it has no token for some bytes
     (row,) = rows(tools, conversation(*calls))
     assert [text.count(END) >= 1 and text.endswith(END) for text in learned(row, codec)] == [True, True]
 
 
-def test_a_template_that_changes_a_call_is_refused(codec: Codec, own: ChatTemplate) -> None:
+def test_template_that_changes_a_call_is_rejected(codec: Codec, own: ChatTemplate) -> None:
     source = load_template("chatml-tools").replace("arguments | tojson", "(arguments | tojson | replace('42', '43'))")
     with pytest.raises(MaskError, match="assistant turn 1: the server would not read what the row says: call 1 is"):
         rows(prepared(replace(own, source=source), codec), conversation(Call("count", '{"to": 42}')))
 
 
-def test_an_answer_that_would_be_read_as_a_call_is_refused(tools: Prepared) -> None:
+def test_answer_that_would_be_parsed_as_a_call_is_rejected(tools: Prepared) -> None:
     answer = 'Write <tool_call>{"name": "weather", "arguments": {}}</tool_call>.'
     with pytest.raises(MaskError, match="assistant turn 2: the server would not read what the row says: 1 of 0 calls"):
         rows(tools, conversation(CALL, answer=answer))
 
 
-def test_a_template_that_drops_calls_is_refused(codec: Codec, own: ChatTemplate) -> None:
+def test_template_that_drops_calls_is_rejected(codec: Codec, own: ChatTemplate) -> None:
     source = load_template("chatml-tools").replace("message['tool_calls'] or []", "(message['tool_calls'] or [])[:1]")
     with pytest.raises(MaskError, match="writes not all of them"):
         rows(prepared(replace(own, source=source), codec), conversation(CALL, CALL))
 
 
-def test_a_template_without_tools_is_refused_before_the_rows(codec: Codec, own: ChatTemplate) -> None:
+def test_template_without_tools_is_rejected_before_rows_are_rendered(codec: Codec, own: ChatTemplate) -> None:
     with pytest.raises(ConfigError, match="1 row has tools, and the chat template .* chatml-tools"):
         prepared(replace(own, source=load_template("chatml")), codec, conversation(CALL))
 
 
-def test_a_template_without_results_is_refused_for_rows_with_them(codec: Codec, own: ChatTemplate) -> None:
+def test_template_without_tool_results_is_rejected_for_rows_with_results(codec: Codec, own: ChatTemplate) -> None:
     source = load_template("chatml-tools").replace(
         "message['content'] + '\\n</tool_response>'", "'\\n</tool_response>'"
     )
@@ -111,14 +111,14 @@ def test_a_template_without_results_is_refused_for_rows_with_them(codec: Codec, 
     assert prepared(template, codec, replace(alone, messages=(alone.messages or ())[:2]))
 
 
-def test_a_dialect_that_does_not_read_the_template_is_refused(own: ChatTemplate) -> None:
+def test_dialect_that_does_not_match_the_template_is_rejected(own: ChatTemplate) -> None:
     template = replace(own, source=load_template("chatml-tools"))
     with pytest.raises(ConfigError, match="chat.tool_dialect mistral: it does not read the template's calls"):
         fit(template, "mistral", ())
     assert fit(template, "hermes", ())[1].dialect
 
 
-def test_an_unknown_dialect_names_the_nearest() -> None:
+def test_unknown_dialect_suggests_the_nearest_match() -> None:
     with pytest.raises(ValueError, match="did you mean 'hermes'"):
         ChatSection(tool_dialect="hermess")
 

