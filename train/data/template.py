@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from burnish.console import counted
 from burnish.files import first_line
 from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
+from burnish.tokenizers.encoder import Encoder
 from burnish.tokenizers.loader import TokenizerError
 from burnish.tokenizers.special_text import MARKERS, Reading
 from burnish.tokenizers.vocabulary import from_tokenizer as vocabulary_of
@@ -100,7 +100,7 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
     """Return the tokenizer interface for masking; `reading` defines how special strings in messages are tokenized."""
     if tokenizer.eos_token_id is None:
         raise ConfigError("the base's tokenizer has no end-of-text token (eos_token), so responses could not end")
-    encode = partial(_encode, tokenizer)
+    encode = Encoder(tokenizer)
     return Codec(
         encode=encode,
         decode=lambda ids: str(
@@ -115,10 +115,6 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
         same=comparison.same_text(tokenizer),
         canonical=comparison.canonical_text(tokenizer, beside=MARKERS),
     )
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def warnings(
