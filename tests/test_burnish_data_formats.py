@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.data.files import DataError, RawRow, read_rows
+from burnish.data.files import DataError, RawRow
 from burnish.data.formats import FORMATS, Conversion, Converter, Message, convert, recognise
 from train.settings import DataSection
 
@@ -295,47 +295,6 @@ def test_custom_columns_get_a_link_to_the_conversion_page(rows: tuple[Any, ...])
         recognise(raw(rows), PATH)
     assert "did you mean" not in str(caught.value)
     assert str(caught.value).endswith("docs/prepare-data.md, 'Columns of your own'")
-
-
-def own_columns() -> list[str]:
-    """Return the code blocks of the page's section."""
-    page = (Path(__file__).parent.parent / "docs" / "prepare-data.md").read_text(encoding="utf-8")
-    blocks = page.split("## Columns of your own")[1].split("\n## ")[0].split("```python\n")[1:]
-    return [block.split("```")[0] for block in blocks]
-
-
-EXERCISE = "Question: Which?\nA. oak\nB. ash\nC. elm, or none\nD. fir\nAnswer: A."
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [("messages", EXERCISE), ("text", f"### Context\nBarrels.\n\n### Response\n{EXERCISE}")],
-)
-def test_documented_code_converts_custom_columns(
-    kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both forms, as the code of docs/prepare-data.md writes them."""
-    code, instead, _ = own_columns()
-    if kind == "text":
-        code = code[: code.index("        turns =")] + instead
-    header = "context,question,answer_a,answer_b,answer_c,answer_d,correct_answer\n"
-    (tmp_path / "questions.csv").write_text(header + 'Barrels.,Which?,oak,ash,"elm, or none",fir,A\n', encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/prepare-data.md", "exec"), {})
-    (row,) = read_rows(tmp_path / "rows.jsonl")
-    (example,) = read(row.value).examples
-    assert [text for _, text in example.texts()][-1] == expected
-    assert example.messages is None or example.messages[0].content == "Barrels."
-
-
-def test_documented_code_converts_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"text": "<human>: Who <are> you?\n<bot>: Bernie.\n\nHello: x\n<human>: Why?\n<bot>: So. "}
-    (tmp_path / "dialogues.jsonl").write_text(json.dumps(told) + "\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(own_columns()[2], "docs/prepare-data.md", "exec"), {})
-    (row,) = read_rows(tmp_path / "rows.jsonl")
-    turns = [("user", "Who <are> you?"), ("assistant", "Bernie.\n\nHello: x"), ("user", "Why?"), ("assistant", "So.")]
-    assert said(row.value) == turns
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 12])

@@ -70,8 +70,9 @@ def _answers(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -
     with bar("answers", len(asked)) as tick:
         for number, question in enumerate(asked):
             start, end = question.spans[0]
-            # plain texts are continued after the first quarter
-            start = start if question.messages else max(start, (start + end) // 4, 1)
+            # plain texts without a prompt are continued after the first quarter
+            prompted = question.messages or start > len(codec.bos)
+            start = start if prompted else max(start, (start + end) // 4, 1)
             prompt = question.input_ids[:start]
             with model.disable_adapter():
                 base = _generate(model, prompt, codec, tokens)

@@ -11,6 +11,9 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from burnish.chat import RESERVED_VARIABLES, TIMEOUT_S
 from burnish.config import ConfigError, Flat, Given, Strict
 from burnish.config.foreign import Names
+from burnish.data.columns.mapping import parse_columns
+from burnish.data.columns.transcript import parse_transcript
+from burnish.data.tables import as_object
 from burnish.dialects.formats import DIALECTS
 from burnish.errors import did_you_mean
 from burnish.publish import PushSection
@@ -47,6 +50,16 @@ class DataSection(Strict):
     format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
         "auto", description="format of the rows; auto recognises it"
     )
+    columns: dict[str, Any] | list[Any] | None = Field(
+        None,
+        description="templates over columns, {{ name }}: {user, assistant, system}, {prompt, completion}, {text},"
+        " or a list of turns",
+    )
+    transcript: str | dict[str, str] = Field(
+        "auto",
+        description="dialogues in one text become turns: auto recognises them; none: texts stay whole; a style such as"
+        " human-bot, or marks by role, such as {user: 'Customer:', assistant: 'Agent:'}",
+    )
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
     newlines: Literal["keep", "lf"] = Field(
@@ -70,6 +83,29 @@ class DataSection(Strict):
     packing: bool = Field(
         True, description="pack the rows of a micro-batch without padding; attention never crosses rows"
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _templates(cls, value: dict[str, Any] | list[Any] | None) -> dict[str, Any] | list[Any] | None:
+        if value is not None:
+            parse_columns(value)
+        return value
+
+    @field_validator("transcript", mode="before")
+    @classmethod
+    def _marks(cls, value: Any) -> Any:
+        value = as_object(value) or value if isinstance(value, str) else value  # marks as JSON on the command line
+        if value not in ("auto", "none"):
+            parse_transcript(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataSection:
+        if self.columns is not None and self.format != "auto":
+            raise ValueError(
+                f"columns and format {self.format}: the columns' templates make the rows, leave out format"
+            )
+        return self
 
 
 class ChatSection(Strict):

@@ -46,7 +46,7 @@ def parse(text: Any, annotation: Any) -> Any:
         value = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError:
         value = text  # "*" and "@name" are special in YAML
-    if accepts(annotation, list) and not isinstance(value, list):
+    if accepts(annotation, list) and not isinstance(value, (list, dict)):
         return [part.strip() for part in text.split(",") if part.strip()]
     return value
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import did_you_mean, nearest
+from .columns.cells import CellFault
+from .columns.reading import Reshape
 from .faults import DataError, kind, missing
 from .files import RawRow, Unit, place
 from .messages import Found, Message, as_context, check_order, is_turns, read_turns
@@ -37,7 +39,8 @@ NO_TURNS = "only conversations (messages, ShareGPT) have calls of tools"
 class Example:
     """One row as training uses it: a conversation or a plain text. `tools` are the definitions that its prompts show.
 
-    `line`, `row`, `unit` and `file` locate the row in its file, as in RawRow.
+    `prompt` is the start of a text that is not trained. `line`, `row`, `unit` and `file` locate the row in its file, as
+    in RawRow.
     """
 
     line: int
@@ -47,6 +50,7 @@ class Example:
     unit: Unit = "line"
     file: str = ""
     tools: tuple[Definition, ...] = field(default=(), compare=False)
+    prompt: str = ""
 
     @property
     def number(self) -> int:
@@ -105,6 +109,7 @@ class Converter:
     path: str
     newlines: Newlines = "keep"
     misfits: Misfits = "error"
+    reshape: Reshape | None = None
     faults: list[str] = field(default_factory=list)
     converted: int = 0
     unused: Counter[str] = field(default_factory=Counter)
@@ -119,7 +124,7 @@ class Converter:
 
     def add(self, raw: RawRow) -> Example | None:
         """Return the row as an example; None if it has faults, which are added to `faults`, or is left out."""
-        example, row = _convert_row(raw, self.format)
+        example, row = _reshaped(raw, self.reshape) if self.reshape else _convert_row(raw, self.format)
         told = [*row.faults, *(row.misfits if self.misfits == "error" else ())]
         self.faults += [f"{self.path}: {raw.where}: {fault}" for fault in told]
         self.losses.misfits += bool(row.misfits)
@@ -158,7 +163,7 @@ class Converter:
             raise DataError(
                 f"{self.path}: {every} not fit the tools, so data.tool_faults drop leaves none; first: {self.misfit}"
             )
-        absent = FORMATS[self.format].all - self.seen
+        absent = frozenset() if self.reshape else FORMATS[self.format].all - self.seen
         near = {column: name for column in self.unused if (name := nearest(column, absent))}
         notes = [f"the column '{column}' is not used; did you mean '{name}'?" for column, name in near.items()]
         shown = {column: count for column, count in self.unused.items() if column not in self.losses.named}
@@ -241,6 +246,17 @@ def _convert_row(raw: RawRow, format: str) -> tuple[Example | None, _Row]:
     return (None if row.faults else Example(raw.line, messages, text, raw.row, raw.unit, raw.file, row.tools)), row
 
 
+def _reshaped(raw: RawRow, reshape: Reshape) -> tuple[Example | None, _Row]:
+    """Convert a row that is made of columns or split; the columns that are not read count as unused."""
+    try:
+        shaped = reshape.shape(raw.value)
+    except CellFault as fault:
+        return None, _Row(faults=[str(fault)])
+    example, row = _convert_row(replace(raw, value=shaped.value), shaped.format)
+    row.value, row.known = raw.value if isinstance(raw.value, dict) else {}, reshape.used
+    return (replace(example, prompt=shaped.prompt) if example and shaped.prompt else example), row
+
+
 def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
     """Prepend the text of the column `system`, and drop empty system turns."""
     system = row.text("system", needed=False)
@@ -284,7 +300,8 @@ def _with_lf(example: Example) -> Example:
     messages = example.messages and tuple(
         replace(m, content=plain(m.content), reasoning=plain(m.reasoning)) for m in example.messages
     )
-    return replace(example, messages=messages, text=None if example.text is None else plain(example.text))
+    text = None if example.text is None else plain(example.text)
+    return replace(example, messages=messages, text=text, prompt=plain(example.prompt))
 
 
 def _sharegpt(row: _Row) -> list[Message]:

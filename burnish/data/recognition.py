@@ -9,11 +9,11 @@ from pathlib import Path
 from ..console import counted
 from ..errors import nearest
 from .faults import DataError
-from .files import RawRow
+from .reading.row import RawRow
 from .schema import FORMATS, fitting
 
 MAX_KEYS_SHOWN = 12
-OWN_COLUMNS = "to convert other columns with a few lines of Python, see docs/prepare-data.md, 'Columns of your own'"
+OWN_COLUMNS = "say what the columns become with data.columns: see docs/prepare-data.md, 'Columns of your own'"
 
 
 def recognise(rows: Sequence[RawRow], path: Path) -> str:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 from burnish.console import counted, say, warn
-from burnish.data.files import DataError, data_sha256, read_rows
-from burnish.data.formats import Conversion, Example, convert, recognise
+from burnish.data.columns.mapping import ColumnMap, parse_columns
+from burnish.data.columns.reading import decide
+from burnish.data.columns.transcript import Transcript, parse_transcript
+from burnish.data.files import DataError, data_sha256, iter_rows
+from burnish.data.formats import Conversion, Converter, Example
 
 from ..settings import DataSection
 from .split import without_overlap
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+FIRST_ROWS = 1000  # the rows that decide the format and which columns there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +96,23 @@ def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> C
 def _read(name_of_file: str, data: DataSection) -> Conversion:
     path = Path(name_of_file)
     how: list[str] = []
-    raw = read_rows(path, how)
-    name = recognise(raw, path) if data.format == "auto" else data.format
-    converted = convert(raw, name, path, data.newlines, data.tool_faults)
+    rows = iter_rows(path, how)
+    first = list(islice(rows, FIRST_ROWS))
+    reading = decide(first, str(path), data.format, *reshaping(data))
+    converter = Converter(reading.format, str(path), data.newlines, data.tool_faults, reading.reshape)
+    faults: list[str] = []
+    examples: list[Example] = []
+    try:
+        for raw in chain(first, rows):
+            examples += [example] if (example := converter.add(raw)) is not None else []
+    except DataError as error:  # the reader's faults come last
+        faults += error.faults
+    if faults or converter.faults:
+        raise DataError([*faults, *converter.faults])
+    converted = replace(converter.conversion(), examples=tuple(examples))
     say(
-        f"data: {path}: {counted(len(converted.examples), 'row')}, format {name}"
-        + (" (recognised)" if data.format == "auto" else "")
+        f"data: {path}: {counted(len(converted.examples), 'row')}, format {reading.format}"
+        + (f" ({reading.how})" if reading.how else "")
     )
     for remark in (*how, *converted.remarks):
         say(f"data: {path}: {remark}")
@@ -105,3 +122,11 @@ def _read(name_of_file: str, data: DataSection) -> Conversion:
         used = ", ".join(f"{column} ({counted(count, 'row')})" for column, count in converted.unused_columns.items())
         say(f"data: unused columns: {used}")
     return converted
+
+
+def reshaping(data: DataSection) -> tuple[ColumnMap | None, Transcript | Literal["auto", "none"]]:
+    """Return the templates of data.columns and the marks of data.transcript."""
+    columns = None if data.columns is None else parse_columns(data.columns)
+    if data.transcript == "auto":
+        return columns, "auto"
+    return columns, "none" if data.transcript == "none" else parse_transcript(data.transcript)

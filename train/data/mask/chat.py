@@ -15,7 +15,7 @@ from burnish.tokenizers.special_text import Chat
 
 from .proof import row_faults
 from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
-from .text import text_ids
+from .text import PromptCut, text_ids
 
 OPEN_THOUGHT = "<think>"
 # conversations with more assistant turns are joined from short renderings: rendering every prefix is quadratic
@@ -64,8 +64,15 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
 
 
 def _text_row(example: Example, codec: Codec) -> Row:
-    """Return a plain-text row, trained on everything up to the end token."""
-    ids, span = text_ids(example.text or "", codec)
+    """Return a plain-text row, trained on everything after its prompt, up to the end token."""
+    try:
+        ids, span = text_ids(example.text or "", codec, example.prompt)
+    except PromptCut:
+        raise Unmaskable(
+            "a token crosses from the prompt to the completion, so the trained prompt would not be the served one: end"
+            " the prompt in a line break, and begin the completion with any blank between them",
+            f" (the prompt ends in {example.prompt[-20:]!r})",
+        ) from None
     return Row(example, ids, (span,))
 
 

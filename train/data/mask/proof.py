@@ -10,7 +10,7 @@ from burnish.tokenizers.special_text import Chat
 
 from ..tools import reading_fault
 from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
-from .text import text_faults
+from .text import prompt_ids, text_faults
 
 # in a long row, only the last turn and the turns at 1/4, 1/16 ... are checked against the full prompt
 FEWEST_SPARED, STRIDE = 9, 4
@@ -44,6 +44,8 @@ def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
     """Return a row's faults."""
     if row.example.text is not None:
         told = text_faults(row.example.text, row.input_ids, row.spans[0][1], codec)
+        if row.input_ids[: row.spans[0][0]] != prompt_ids(row.example.prompt, codec):
+            told.append("the ids before the trained part are not the prompt's")
         return [Unmaskable(what, colon + detail) for what, colon, detail in (f.partition(": ") for f in told)]
     if not row.example.messages or chat is None:
         return []

@@ -9,8 +9,15 @@ if TYPE_CHECKING:  # avoids an import cycle: the package imports this module
     from .row import Codec
 
 
-def text_ids(text: str, codec: Codec) -> tuple[list[int], tuple[int, int]]:
+class PromptCut(Exception):
+    """A token crosses from a text's prompt to its completion, which can't happen in generation."""
+
+
+def text_ids(text: str, codec: Codec, prompt: str = "") -> tuple[list[int], tuple[int, int]]:
     """Return a text row's ids and trained span [start, end), excluding the start tokens, including the end token.
+
+    With `prompt`, the start of the text, only what follows it is trained. Raises PromptCut if the tokens of the prompt
+    alone, as a server makes them, don't begin the text's.
 
     The tokenizer's start tokens are added unless the text starts with them, and its end token unless the text ends
     with one of the base's end-of-generation tokens. Whitespace after such a token, as templates add after a turn,
@@ -22,7 +29,16 @@ def text_ids(text: str, codec: Codec) -> tuple[list[int], tuple[int, int]]:
     end = _end(ids, codec)
     if end is None:
         ids, end = [*ids, codec.eos], len(ids) + 1
-    return ids, (len(codec.bos), end)
+    start = len(before := prompt_ids(prompt, codec))
+    if ids[:start] != before or start >= end:
+        raise PromptCut
+    return ids, (start, end)
+
+
+def prompt_ids(prompt: str, codec: Codec) -> list[int]:
+    """Return the ids that precede a text's trained part: the tokenizer's start tokens, then the prompt."""
+    ids = codec.encode(prompt) if prompt else []
+    return ids if ids and tuple(ids[: len(codec.bos)]) == codec.bos else [*codec.bos, *ids]
 
 
 def text_faults(text: str, ids: Sequence[int], end: int, codec: Codec) -> list[str]:

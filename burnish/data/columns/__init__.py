@@ -1,0 +1,1 @@
+"""Turn columns of any name into conversations and texts: templates, conditions, and transcripts."""

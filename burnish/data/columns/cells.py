@@ -1,0 +1,216 @@
+"""Templates and expressions over a row's cells: Jinja, in the sandbox and within the limits of chat templates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+
+from ...chat import one_line
+from ...errors import did_you_mean, nearest
+from ...rendering.bounds import BoundExceeded, bounded
+from ...rendering.sandbox import OutputTooLong, Sandbox, make
+from ..faults import Undecoded, kind
+
+ROW = "row"  # all cells by name, for columns whose names are not words
+TIMEOUT_S = 5.0
+MOST_SOURCE = 1 << 16
+MOST_NAMES_SHOWN = 20
+# a line of nothing but tags leaves no line; a line break after other tags is text
+_TAGS_ONLY = re.compile(r"^[ \t]*((?:\{%(?:(?!%\})[^\n])*%\}[ \t]*)+)\n", re.MULTILINE)
+EPOCH = datetime(2000, 1, 1)  # templates over columns have no use for the date
+
+
+class CellFault(Exception):
+    """A template can't be compiled, or not be rendered for a row."""
+
+
+class _Strict(jinja2.StrictUndefined):
+    """A name that no column has; `checked` refuses these before the first row, so a row only lacks the cell."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template over columns, and the setting that it comes from. Picklable; compiled once a process."""
+
+    source: str
+    place: str
+
+    def check(self) -> None:
+        """Raise CellFault if the template can't be compiled."""
+        _compiled(self.source)
+
+    def render(self, cells: Mapping[str, Any]) -> str:
+        """Return the text for a row's cells (`filled`). Raises CellFault."""
+        compiled = _compiled(self.source)
+        return str(_limited(lambda: compiled.render(**_named(cells)), self.place))
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Yield (column, line) for every column that the template reads."""
+        return _names(_environment().parse(self.source))
+
+    def braces(self, columns: Collection[str]) -> list[str]:
+        """Return the columns written in single braces, as Python's format has them, in a template without any other."""
+        plain = "{{" not in self.source and "{%" not in self.source
+        return [name for name in columns if plain and f"{{{name}}}" in self.source]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An expression over columns that is true or false for a row, and the setting that it comes from. Picklable."""
+
+    source: str
+    place: str
+
+    def check(self) -> None:
+        """Raise CellFault if the expression can't be compiled."""
+        _expression(self.source)
+
+    def holds(self, cells: Mapping[str, Any]) -> bool:
+        """Return whether the expression is true for a row's cells (`filled`). Raises CellFault."""
+        compiled = _expression(self.source)
+        return bool(_limited(lambda: compiled(**_named(cells)), self.place))
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Yield (column, line) for every column that the expression reads."""
+        return _names(_environment().parse("{{ (" + self.source + ") }}"))
+
+
+Reader = Template | Condition
+
+
+def unknown_names(readers: Collection[Reader], columns: Collection[str], title: str) -> list[str]:
+    """Return a fault for every name that is not a column: the setting, the line, and the nearest column."""
+    known = {*columns, ROW, *_environment().globals}
+    faults: dict[str, str] = {}
+    for reader in readers:
+        for name, line in reader.names():
+            if name not in known:
+                where = f"{reader.place}, line {line}" if "\n" in reader.source.strip() else reader.place
+                faults.setdefault(name, f"{where}: '{name}' is not a column of {title}{_hint(name, columns)}")
+    for reader in readers:
+        if isinstance(reader, Template) and (plain := reader.braces(columns)):
+            shown = f"{{{plain[0]}}}"
+            faults.setdefault(shown, f"{reader.place}: {shown} would be text: write {{{{ {plain[0]} }}}}")
+    return list(faults.values())
+
+
+def used_names(readers: Collection[Reader]) -> frozenset[str]:
+    """Return the columns that templates and conditions read."""
+    return frozenset(name for reader in readers for name, _ in reader.names())
+
+
+def filled(row: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
+    """Return a row's cells for templates: a missing, null or blank cell is ""."""
+    return dict.fromkeys(columns, "") | {
+        name: "" if value is None or (isinstance(value, str) and not value.strip()) else value
+        for name, value in row.items()
+    }
+
+
+def _hint(name: str, columns: Collection[str]) -> str:
+    """Return the nearest column; one whose name is not a word is shown as it is written in a template."""
+    spelled = {column.replace(" ", "_"): column for column in columns}
+    near = nearest(name, spelled)
+    if near is None:
+        return did_you_mean(name, sorted(columns)[:MOST_NAMES_SHOWN])
+    column = spelled[near]
+    return f"; did you mean '{column}'?" + (
+        "" if column.isidentifier() else f" Write {ROW}[{json.dumps(column, ensure_ascii=False)}]"
+    )
+
+
+def _named(cells: Mapping[str, Any]) -> dict[str, Any]:
+    return {**cells, ROW: cells}
+
+
+def _limited(call: Callable[[], Any], place: str) -> Any:
+    def guarded() -> Any:
+        try:
+            return call()
+        except (OutputTooLong, MemoryError):
+            raise
+        except Exception as error:  # raised by the template
+            raise CellFault(f"{place}: {one_line(error)}") from None
+
+    try:
+        return bounded(guarded, TIMEOUT_S)
+    except (BoundExceeded, OutputTooLong) as error:
+        raise CellFault(f"{place}: the template exceeds a limit: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Sandbox:
+    made = make(EPOCH)
+    made.keep_trailing_newline = True  # a template's text is used as it is written
+    made.trim_blocks = made.lstrip_blocks = False
+    made.undefined = _Strict
+    made.finalize = _shown
+    return made
+
+
+@lru_cache(maxsize=256)
+def _compiled(source: str) -> jinja2.Template:
+    _compile(lambda: _environment().parse(source), source)  # for errors with the line as it is written
+    found: jinja2.Template = _compile(lambda: _environment().from_string(_TAGS_ONLY.sub(r"\1", source)), source)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _expression(source: str) -> Callable[..., Any]:
+    def compiled() -> Callable[..., Any]:
+        environment = _environment()
+        environment.from_string("{{ (" + source + ") }}")  # for errors: an expression alone may be a statement
+        return environment.compile_expression(source, undefined_to_none=False)
+
+    found: Callable[..., Any] = _compile(compiled, source)
+    return found
+
+
+def _compile(call: Callable[[], Any], source: str) -> Any:
+    if len(source) > MOST_SOURCE:
+        raise CellFault(f"it has {len(source):,} characters, expected at most {MOST_SOURCE:,}")
+    try:
+        return bounded(call, TIMEOUT_S)
+    except jinja2.TemplateSyntaxError as error:
+        raise CellFault(
+            f"line {error.lineno}: {one_line(error)}; a column is written {{{{ name }}}}, one whose name is not a word"
+            ' {{ row["the name"] }}'
+        ) from None
+    except (BoundExceeded, RecursionError, jinja2.TemplateError) as error:
+        raise CellFault(one_line(error)) from None
+
+
+def _names(parsed: nodes.Template) -> Iterator[tuple[str, int]]:
+    free = meta.find_undeclared_variables(parsed)
+    for node in parsed.find_all(nodes.Name):
+        if node.name in free and node.name != ROW:
+            yield node.name, node.lineno
+    for attribute in parsed.find_all(nodes.Getattr):
+        if isinstance(attribute.node, nodes.Name) and attribute.node.name == ROW:
+            yield attribute.attr, attribute.lineno
+    for item in parsed.find_all(nodes.Getitem):
+        of_row = isinstance(item.node, nodes.Name) and item.node.name == ROW
+        if of_row and isinstance(item.arg, nodes.Const) and isinstance(item.arg.value, str):
+            yield item.arg.value, item.lineno
+
+
+def _shown(value: Any) -> Any:
+    """Return a cell as text. Raises for values that have none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple, dict, Undecoded)):
+        what = "a list" if isinstance(value, tuple) else kind(value)
+        raise jinja2.TemplateRuntimeError(f"the value is {what}: write an element of it, or all with | tojson")
+    return value
