@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -213,3 +215,18 @@ def _exit_like(code: int, describe: Callable[[int], str]) -> NoReturn:
         sys.exit(128 - code)  # pid 1 in a container can't end itself with a signal
     print(describe(code), file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+# threading.stack_size is process-wide: only one thread may set it at a time
+_STACK_SIZE = threading.Lock()
+
+
+@contextmanager
+def thread_stack(size: int) -> Iterator[None]:
+    """Give threads that start during the block a stack of `size` bytes. Raises ValueError if the size is invalid."""
+    with _STACK_SIZE:
+        before = threading.stack_size(size)
+        try:
+            yield
+        finally:
+            threading.stack_size(before)

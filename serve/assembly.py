@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from burnish.console import say, warn
 from burnish.process import Note, ignore_path
 
+from .decoding.constraints.library import ThreadedMasks
 from .engine.delivery import EventBridge
 from .engine.engine import Engine
 from .http.access_log import Log
@@ -20,8 +21,10 @@ from .http.output_parsers import dialect_parsers
 from .http.service import Service
 from .llama import sizing
 from .llama.backend import LlamaBackend
+from .llama.constraints import LlamaConstraints
 from .llama.load import load
 from .llama.threads import Threads
+from .llama.token_table import matchers
 from .llama.warmup import warm_up
 from .metrics import Metrics
 from .served import Served
@@ -52,7 +55,7 @@ def assemble(loaded: Loaded, settings: ServeSettings, keys: Keys, log: Log) -> A
     served = replace(loaded.served, name=settings.served_model_name or loaded.served.name)
     bridge, metrics = EventBridge(), Metrics()
     limits = sizing.limits(loaded.backend.model, loaded.size, settings, settings.max_waiting)
-    engine = Engine(loaded.backend, limits, bridge.deliver, metrics)
+    engine = Engine(loaded.backend, limits, bridge.deliver, metrics, ThreadedMasks())
     metrics.watch(engine.snapshot)
     parsers = dialect_parsers(served.dialects, served.tokenizer.piece)
     service = Service(engine, served, loaded.size.context, settings, metrics, parsers)
@@ -75,7 +78,9 @@ def loaded(settings: ModelSettings, mapped: Note = ignore_path) -> Iterator[Load
         _in_own_thread(warm_up, backend)
         if fault := tokenizer.wait():
             warn(f"{fault}: /v1/completions works, /v1/chat/completions returns an error")
-        served = replace(served, dialects=tokenizer.dialects)
+        compiling = matchers(model, served.end_tokens, tokenizer.dialects)
+        constraints = LlamaConstraints(tokenizer, compiling) if compiling else None
+        served = replace(served, dialects=tokenizer.dialects, constraints=constraints)
         backend.show(tokenizer.dialects)
         _describe(settings, backend, served, size)
         if backend.threads is not None:

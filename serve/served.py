@@ -7,7 +7,7 @@ from typing import Any
 
 from burnish.dialects.find import Found
 
-from .engine.tokenizer import Tokenizer
+from .engine.tokenizer import Constraints, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Served:
     """Name, tokenizer, and the ids and strings that end a completion; `record` is what /version reports.
 
     created: Unix time in seconds; fingerprint: the system_fingerprint of replies; refuse_specials: reject messages that
-    contain special strings; dialects: how the chat template writes tool calls and reasoning.
+    contain special strings; dialects: how the chat template writes tool calls and reasoning; constraints: None if
+    answers can't be constrained.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Served:
     record: dict[str, Any]
     refuse_specials: bool = False
     dialects: Found = field(default_factory=Found)
+    constraints: Constraints | None = None

@@ -12,6 +12,7 @@ import burnish.private.huggingface_hub
 import burnish.private.transformers
 import export.private.torch
 import export.private.transformers
+import serve.decoding.constraints.library
 import serve.private.uvicorn
 import train.private.bitsandbytes
 import train.private.peft
@@ -24,8 +25,8 @@ from tests.support.private_names import private_names
 
 MODULES = (
     burnish.private.huggingface_hub, burnish.private.transformers, export.private.torch, export.private.transformers,
-    serve.private.uvicorn, train.private.bitsandbytes, train.private.peft, train.private.torch,
-    train.private.transformers, train.private.trl,
+    serve.decoding.constraints.library, serve.private.uvicorn, train.private.bitsandbytes, train.private.peft,
+    train.private.torch, train.private.transformers, train.private.trl,
 )  # fmt: skip
 # burnish/llama, the only importer of llama_cpp, has a separate test
 OTHERS = [

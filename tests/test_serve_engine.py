@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from burnish.errors import UserError
-from serve.decoding.constraints import ConstraintError, Mask
+from serve.decoding.constraints.constraint import ConstraintError, Mask
 from serve.decoding.stop_conditions import StopConditions
 from serve.engine.backend import DONE, NO_CELLS, Output, Sampled
 from serve.engine.engine import Draining, Engine
@@ -40,6 +40,8 @@ class Scripted(TokenCache):
     drawn: list[int] = field(default_factory=list)  # outputs of each call of sample
     sizes: list[int] = field(default_factory=list)
     scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
+    batch_tokens: list[int] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)  # tokens that were not sampled
 
     def decode(self, batch: Many[ScheduledTokens | FillerToken]) -> int:
         work = [part for part in batch if isinstance(part, ScheduledTokens)]
@@ -47,6 +49,7 @@ class Scripted(TokenCache):
         self.gate.wait(10)
         self.batches += 1
         self.sizes.append(len(work))
+        self.batch_tokens.append(sum(part.count for part in batch))
         code = self.code(work)
         if code == DONE:
             self.append(batch)
@@ -65,6 +68,9 @@ class Scripted(TokenCache):
             return UserError("not a number")
         token = END if sequence.generated >= 20 else sequence.prompt[0]
         return Sampled(token if allowed is None or allowed[token] else int(allowed.argmax()))
+
+    def forced(self, sequence: Sequence, tokens: Many[int]) -> None:
+        self.counted += tokens
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
         if self.poison in tokens:
@@ -284,10 +290,11 @@ def test_each_stop_condition_ends_the_answer(
 
 @dataclass
 class Script:
-    """Allows a sequence of single tokens, then is finished."""
+    """Allows a sequence of single tokens, then is finished; `follows` are forced after a token."""
 
     tokens: list[int]
     accepted: list[int] = field(default_factory=list)
+    follows: dict[int, list[int]] = field(default_factory=dict)
 
     def allowed(self) -> Mask | None:
         mask = np.zeros(100, np.bool_)
@@ -298,6 +305,11 @@ class Script:
         if token == 13:
             raise ConstraintError("13 is not a token of this script")
         self.accepted.append(token)
+
+    def forced(self, most: int) -> list[int]:
+        tokens = self.follows.get(self.accepted[-1], [])[:most]
+        self.accepted += tokens
+        return tokens
 
     @property
     def finished(self) -> bool:
@@ -313,6 +325,52 @@ def test_constraint_selects_tokens_and_its_error_affects_one_sequence(engine: En
     assert clients[2].end.error == "13 is not a token of this script"
     assert (clients[3].end.text, clients[3].end.reason) == ("5 ", "stop") and scripts[3].accepted == [5]
     assert clients[4].end.text == "4 " * 20
+
+
+def forcing() -> Script:
+    return Script([5, 6, 7, 8, 9, 10], follows={5: [6, 7, 8], 9: [10]})
+
+
+def test_forced_tokens_are_appended_without_sampling(engine: Engine, backend: Scripted) -> None:
+    client = Client()
+    engine.submit([sequence(1, client, params=SamplingParams(constraint=forcing()))])
+    assert (client.end.text, client.end.reason) == ("5 6 7 8 9 10 ", "stop")
+    assert (client.end.completion_tokens, len(backend.drawn)) == (6, 2) and backend.counted == [6, 7, 8, 10]
+
+
+def test_with_log_probabilities_every_token_is_sampled(engine: Engine, backend: Scripted) -> None:
+    client = Client()
+    engine.submit([sequence(1, client, params=SamplingParams(constraint=forcing(), logprobs=0))])
+    assert client.end.text == "5 6 7 8 9 10 " and len(backend.drawn) == 6
+
+
+@pytest.mark.parametrize(("limit", "text"), [({"max_tokens": 3}, "5 6 7 "), ({"context": 12}, "5 6 ")])
+def test_forced_tokens_respect_the_limits(engine: Engine, limit: dict[str, int], text: str) -> None:
+    client = Client()
+    engine.submit([sequence(1, client, params=SamplingParams(constraint=forcing()), **limit)])
+    assert (client.end.text, client.end.reason) == (text, "length")
+
+
+def test_a_stop_string_in_forced_tokens_ends_the_answer(engine: Engine) -> None:
+    client = Client()
+    engine.submit([sequence(1, client, params=SamplingParams(constraint=forcing()), strings=("7",))])
+    assert (client.end.text, client.end.reason) == ("5 6 ", "stop")
+
+
+def test_forced_tokens_of_many_sequences_fit_a_step(backend: Scripted) -> None:
+    limits = SchedulerLimits(slots=5, running=4, cells=90, per_slot=60, shared=True, step_tokens=16, queue=4)
+    running = Engine(backend, limits, deliver)
+    running.start()
+    clients = {i: Client() for i in (1, 2, 3, 4)}
+    scripts = [Script([5, *[6] * 20, 7], follows={5: [6] * 20}) for _ in clients]
+    engine_params = [SamplingParams(constraint=script) for script in scripts]
+    running.submit([sequence(i, c, params=p) for (i, c), p in zip(clients.items(), engine_params, strict=True)])
+    try:
+        for client in clients.values():
+            assert (client.end.text, client.end.reason) == ("5 " + "6 " * 20 + "7 ", "stop")
+    finally:
+        running.close()
+    assert max(backend.batch_tokens) <= 16
 
 
 @pytest.mark.parametrize("task", list(Task))

@@ -212,6 +212,15 @@ class Model:
         ids = self.tokenize(text, add_special=True)
         return ids[1:] if self.adds_bos and ids[:2] == [self.bos_id] * 2 else ids
 
+    def native_tokenizer(self) -> tuple[int, int]:
+        """Return the addresses of the vocabulary and of llama_tokenize, for libraries that call it themselves.
+
+        They are valid until `close`. Long texts need a large stack (see stack.py).
+        """
+        function = ctypes.cast(api.llama_tokenize, ctypes.c_void_p).value
+        assert function is not None
+        return int(self.vocab), function
+
     def piece(self, token: int, special: bool = False) -> bytes:
         """Return a token's bytes, possibly a partial character; special tokens are b"" unless `special`."""
         found = self._pieces.get((token, special))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..process import thread_stack
 from .runtime import LlamaError
 
 Result = TypeVar("Result")
@@ -20,8 +21,6 @@ STACK_PER_BYTE = 768
 LEAST_STACK = 1 << 20
 # below this length any thread's stack is sufficient, and starting a thread would take longer than the call
 LONG_BYTES = 4096
-# threading.stack_size is process-wide: only one thread may set it at a time
-_SETTING = threading.Lock()
 
 
 def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
@@ -41,12 +40,8 @@ def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
 
     thread = threading.Thread(target=run, name="large-stack", daemon=True)
     try:
-        with _SETTING:
-            before = threading.stack_size(size)
-            try:
-                thread.start()
-            finally:
-                threading.stack_size(before)
+        with thread_stack(size):
+            thread.start()
     except (RuntimeError, ValueError, MemoryError):
         raise LlamaError(
             f"tokenizing a text of {text_bytes} bytes needs a stack of {size >> 20} MiB, and there is no room for it"

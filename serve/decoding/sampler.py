@@ -10,13 +10,16 @@ import numpy as np
 
 from burnish.errors import UserError
 
-from .constraints import Mask
+from .constraints.constraint import Mask
 from .draw import Shape, draw
 from .penalties import Counts, Penalties, undo
 from .row import Floats, Row
 
 # at lower temperatures, only equal logits could still compete, and dividing by the temperature could overflow
 MIN_TEMPERATURE = 1e-6
+
+# gathering the allowed logits is faster than copying all if at most one token in this many is allowed
+SPARSE_MASK = 8
 
 
 class SamplingError(UserError):
@@ -78,6 +81,11 @@ class Sampler:
         self._penalties.add(token)
         return token
 
+    def count(self, tokens: Sequence[int]) -> None:
+        """Count output tokens that were not sampled."""
+        for token in tokens:
+            self._penalties.add(token)
+
     @property
     def needs_sum(self) -> bool:
         """Whether sampling needs the exponentials of all logits: for top_p without top_k."""
@@ -98,9 +106,16 @@ class Sampler:
     def _allowed(self, logits: Floats, allowed: Mask | None, row: Row | None) -> int:
         if allowed is None:
             return self._choose(logits, row)
-        ids = np.flatnonzero(allowed)
-        if not len(ids):
+        if self._greedy:
+            first = row.likeliest if row else int(logits.argmax())
+            if allowed[first] and math.isfinite(logits[first]):
+                return first
+        count = np.count_nonzero(allowed)
+        if not count:
             raise SamplingError("the constraint allows no token")
+        if count * SPARSE_MASK > len(allowed):
+            return self._choose(np.where(allowed, logits, np.float32(-np.inf)), None)
+        ids = np.flatnonzero(allowed)
         return int(ids[self._choose(logits[ids], None)])
 
     def _choose(self, logits: Floats, row: Row | None) -> int:

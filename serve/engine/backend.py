@@ -8,7 +8,7 @@ from typing import Protocol
 
 from burnish.errors import UserError
 
-from ..decoding.constraints import Mask
+from ..decoding.constraints.constraint import Mask
 from .events import TokenLogprob
 from .kv_cells import Op
 from .sequence import Sequence
@@ -52,6 +52,9 @@ class Backend(Protocol):
 
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
         """Sample the next token of each output, or return its error, which ends that sequence only."""
+
+    def forced(self, sequence: Sequence, tokens: Many[int]) -> None:
+        """Record output tokens that were not sampled: penalties count them too."""
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
         """Return the log-probability of each of `tokens`, and the `top` likeliest alternatives.

@@ -12,7 +12,9 @@ from typing import assert_never
 
 from burnish.console import say
 from burnish.errors import UserError
+from burnish.process import thread_stack
 
+from ..decoding.constraints.constraint import STACK_BYTES, UNCONSTRAINED, MaskedWhenAsked, Masks
 from .backend import DONE, NO_CELLS, Backend, Output, Sampled
 from .events import Delta, Event, Finished, FinishReason, PromptLogprobs, Sink, TokenLogprob
 from .kv_cells import Op
@@ -21,6 +23,8 @@ from .scheduler import QueueFull, Scheduler
 from .sequence import Sequence, Task
 from .step import FillerToken, ScheduledTokens, SchedulerLimits, StepPlan
 
+# tokens that a constraint forces at once; the next step decodes them
+MAX_FORCED_TOKENS = 64
 NOT_COMPUTED = "the model failed to decode this sequence"
 Deliver = Callable[[list[tuple[Sink, Event]]], None]
 
@@ -41,10 +45,16 @@ class Engine:
     """Runs until `close`. `deliver` is called on the engine thread with all events of a step, and must not block."""
 
     def __init__(
-        self, backend: Backend, limits: SchedulerLimits, deliver: Deliver, observer: Observer | None = None
+        self,
+        backend: Backend,
+        limits: SchedulerLimits,
+        deliver: Deliver,
+        observer: Observer | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.backend, self.scheduler, self.limits = backend, Scheduler(limits), limits
         self.deliver, self.observer = deliver, observer or Observer()
+        self.masks = masks or MaskedWhenAsked()
         self.draining = False
         self.broken: str | None = None
         self._wake = threading.Condition()
@@ -56,8 +66,9 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread, with a stack for the longest text that a constraint forces."""
+        with thread_stack(STACK_BYTES):
+            self._thread.start()
 
     def submit(self, sequences: Many[Sequence]) -> None:
         """Queue all of these sequences or none. Raises QueueFull or Draining. Any thread may call it."""
@@ -100,6 +111,7 @@ class Engine:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self.masks.close()
 
     def _run(self) -> None:
         while True:
@@ -149,6 +161,7 @@ class Engine:
         parts = self._parts(plan)
         for number, part in enumerate(parts):
             batch = part.batch
+            self._begin_masks(part)
             self._flush()
             code = self.backend.decode(batch)
             if code != DONE:
@@ -168,6 +181,12 @@ class Engine:
         if singles and self.backend.prefers_serial(len(plan.work)):
             return [StepPlan(work=[work]) for work in plan.work]
         return [plan]
+
+    def _begin_masks(self, plan: StepPlan) -> None:
+        """Have the masks for this step's samples computed while the model decodes."""
+        constraints = [work.sequence.params.constraint for work in plan.work if work.output]
+        if begun := [constraint for constraint in constraints if constraint is not UNCONSTRAINED]:
+            self.masks.begin(begun)
 
     def _not_decoded(self, plan: StepPlan, code: int) -> None:
         if code != NO_CELLS:
@@ -247,31 +266,55 @@ class Engine:
 
     def _take(self, sequence: Sequence, sampled: Sampled | UserError) -> None:
         """Process a sampled token; a sampling or constraint error ends this sequence only."""
+        constraint = sequence.params.constraint
         try:
             if isinstance(sampled, UserError):
                 raise sampled
             if sampled.token not in sequence.stop.end_tokens:
-                sequence.params.constraint.accept(sampled.token)
+                constraint.accept(sampled.token)
+            if not self._append(sequence, sampled):
+                return
+            if constraint is not UNCONSTRAINED and not self._force(sequence):
+                return
+            if constraint.finished:
+                self._end(sequence, "stop")
+            elif sequence.tokens_left <= 0:
+                self._end(sequence, "length")
         except UserError as error:
             self._end(sequence, "error", error=str(error), discard=True)
-            return
-        self._append(sequence, sampled)
 
-    def _append(self, sequence: Sequence, sampled: Sampled) -> None:
+    def _force(self, sequence: Sequence) -> bool:
+        """Append the tokens that the constraint forces; return False if the sequence has ended.
+
+        The next step decodes them together, without sampling. With log-probabilities each token needs its own step.
+        """
+        if sequence.params.logprobs is not None:
+            return True
+        tokens = sequence.params.constraint.forced(min(sequence.tokens_left, MAX_FORCED_TOKENS))
+        if tokens:
+            self.backend.forced(sequence, tokens)
+        for token in tokens:
+            if not self._append(sequence, Sampled(token)):
+                return False
+        sequence.forced = len(tokens)
+        return True
+
+    def _append(self, sequence: Sequence, sampled: Sampled) -> bool:
+        """Append a token; return False if an end token or a stop string has ended the sequence."""
         sequence.tokens.append(sampled.token)
+        sequence.forced = 0
         now = time.monotonic()
         first = sequence.first_token_at is None
         self.observer.token(sequence, now - (sequence.last_token_at or sequence.created), first)
         sequence.first_token_at, sequence.last_token_at = sequence.first_token_at or now, now
         if sampled.token in sequence.stop.end_tokens:
             self._end(sequence, "stop")
-            return
+            return False
         detokenizer = sequence.detokenizer
         self._emit(sequence, *detokenizer.feed(self.backend.piece(sampled.token), sampled.logprob))
-        if detokenizer.stopped or sequence.params.constraint.finished:
+        if detokenizer.stopped:
             self._end(sequence, "stop")
-        elif sequence.tokens_left <= 0:
-            self._end(sequence, "length")
+        return not detokenizer.stopped
 
     def _emit(self, sequence: Sequence, text: str, logprobs: list[TokenLogprob]) -> None:
         if not sequence.stream:

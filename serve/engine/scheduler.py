@@ -73,10 +73,11 @@ class Scheduler:
         self._close_gap()
         plan = StepPlan()
         generating = [s for s in self.running.values() if not s.prefilling]
+        spare = self.limits.step_tokens - len(generating)  # for tokens that constraints have forced
         for sequence in generating:
-            self._take(plan, sequence, 1)
+            spare -= max(0, self._take(plan, sequence, min(sequence.pending, 1 + spare)) - 1)
         if self.waiting or len(generating) < len(self.running):
-            budget = self.limits.step_tokens - len(plan.work)
+            budget = self.limits.step_tokens - plan.tokens
             self._prefill(plan, min(budget, self.limits.busy_prompt_tokens) if generating else budget)
         if len(plan.work) > 1:
             plan.fillers = self._fill(plan)
@@ -156,7 +157,7 @@ class Scheduler:
         """Add up to `budget` pending tokens of a running sequence to the plan; return how many."""
         assert sequence.slot is not None
         room = self.slots.room(sequence.slot)
-        if self.limits.shared and sequence.prefilling:  # leave a cell for the next token of every other sequence
+        if self.limits.shared and sequence.pending > 1:  # leave a cell for the next token of every other sequence
             room -= len(self.running) - 1
         scored = sequence.unscored > 0
         if scored:

@@ -8,7 +8,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ..decoding.constraints import UNCONSTRAINED, Constraint
+from ..decoding.constraints.constraint import UNCONSTRAINED, Constraint
 from ..decoding.stop_conditions import StopConditions
 from .detokenizer import Detokenizer
 from .events import Sink, TokenLogprob
@@ -65,6 +65,7 @@ class Sequence:
     number: int = 0  # order of arrival
     tokens: list[int] = field(default_factory=list)
     held: int = 0
+    forced: int = 0  # tokens at the end that were appended without sampling
     slot: int | None = None
     cached: int = 0
     scores: list[TokenLogprob] = field(default_factory=list)
@@ -83,13 +84,13 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """How many tokens have no cells yet: 1 while generating, usually more during prefill."""
+        """How many tokens have no cells yet: 1 and the forced ones while generating, usually more during prefill."""
         return len(self.tokens) - self.held
 
     @property
     def prefilling(self) -> bool:
         """Whether its prompt (after a preemption: its prompt and output) is still being computed."""
-        return self.held < len(self.prompt) or self.pending > 1
+        return self.held < len(self.prompt) or self.pending > 1 + self.forced
 
     @property
     def unscored(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
+
+from ..decoding.constraints.constraint import Constraint
 
 # how a prompt ends: with the start of an assistant turn, after the last message, or inside that one (to continue it)
 Ending = Literal["opening", "message", "continued"]
@@ -23,6 +25,25 @@ class TextBusy(Exception):
 
 class TextUnavailable(Exception):
     """No worker can be started: out of memory, processes or file descriptors."""
+
+
+class ConstraintRefused(Exception):
+    """A schema or grammar can't be honoured; `place` is a JSON pointer into the schema, "" for all of it."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(why)
+        self.place, self.why = place, why
+
+
+class Constraints(Protocol):
+    """Compiles what a request asks for. serve.llama implements it with llguidance."""
+
+    async def compiled(self, wanted: Mapping[str, Any]) -> Callable[[], Constraint]:
+        """Return what creates the constraint of each sequence of a request.
+
+        `wanted` is described in serve.decoding.constraints.grammar. Raises ConstraintRefused, TextBusy and
+        TextUnavailable.
+        """
 
 
 class Tokenizer(Protocol):

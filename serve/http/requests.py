@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from collections.abc import Sequence as Many
+from dataclasses import replace
 from typing import TypeVar
 
-from ..decoding.constraints import ban
+from ..decoding.constraints.constraint import UNCONSTRAINED, Constraint, ban
 from ..decoding.stop_conditions import StopConditions
 from ..engine.events import Sink
 from ..engine.sequence import SamplingParams, Sequence, Task
@@ -45,10 +47,11 @@ def make_sequences(
     context: int,
     sinks: Many[Sink],
     stream: bool = False,
+    constraint: Callable[[], Constraint] | None = None,
 ) -> list[Sequence]:
     """Return `n` sequences for each prompt. Raises ApiError 400 for a prompt that does not fit.
 
-    With `stream`, they report new text as it is generated.
+    With `stream`, they report new text as it is generated. `constraint` creates the constraint of each.
     """
     n = request.n or 1
     most = max_answer_tokens(request, context)
@@ -62,7 +65,7 @@ def make_sequences(
         Sequence(
             id=uuid.uuid4().hex,
             prompt=tuple(prompts[number // n]),
-            params=sampling(request, served, number),
+            params=replace(sampling(request, served, number), constraint=constraint() if constraint else UNCONSTRAINED),
             stop=stop,
             sink=sink,
             stream=stream,

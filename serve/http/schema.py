@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from burnish.dialects.definitions import definition
 
+from .body.structured import AnySchema, Choices, ResponseFormat, StructuredOutputs, Text, Wanted, guided
 from .body.tools import Tool, ToolChoice
 from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from .body.wire import Wire
@@ -52,19 +53,6 @@ def _tokens(least: int) -> AfterValidator:
 
 MaxTokens = Annotated[int, _tokens(1)]
 SAMPLING = Extension("llama.cpp, vLLM")
-
-
-def _response_format(value: dict[str, Any]) -> dict[str, Any]:
-    """Accept plain text; OpenAI's other types are reported as unsupported."""
-    kind = value.get("type")
-    if kind == "text" and len(value) == 1:
-        return value
-    if kind in ("json_object", "json_schema", "grammar", "python"):
-        raise PydanticCustomError(UNSUPPORTED, "the type '{kind}' is not supported", {"kind": kind})
-    raise ValueError("expected {'type': 'text'}")
-
-
-ResponseFormat = Annotated[dict[str, Any], AfterValidator(_response_format)]
 
 
 def _moderation(value: dict[str, Any]) -> dict[str, Any]:
@@ -113,6 +101,23 @@ class Sampling(Wire):
         None, description="continue after end tokens, up to `max_tokens`"
     )
 
+    # named as in vLLM
+    structured_outputs: Annotated[StructuredOutputs | None, Extension("vLLM")] = Field(
+        None, description="one of `json`, `json_object`, `regex`, `choice` and `grammar`"
+    )
+    guided_json: Annotated[AnySchema | None, Extension("vLLM")] = Field(None, description="a JSON schema, or its text")
+    guided_regex: Annotated[Text | None, Extension("vLLM")] = Field(
+        None, description="a regular expression that the whole completion matches"
+    )
+    guided_choice: Annotated[Choices | None, Extension("vLLM")] = Field(None, description="the texts to choose from")
+    guided_grammar: Annotated[Text | None, Extension("vLLM")] = Field(
+        None, description="a grammar in GBNF or in llguidance's Lark syntax"
+    )
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        return frozenset({"guided_json"})  # {"const": null} in a schema has a meaning
+
     @field_validator("logit_bias")
     @classmethod
     def _ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
@@ -136,6 +141,21 @@ class Sampling(Wire):
                 " set one of them, or both to the same value with 'repeat_last_n'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Sampling:
+        given = [param for param, _ in self.wanted()]
+        if len(given) > 1:
+            name = given[1].partition(".")[0]
+            raise ValueError(f"'{name}' can't be combined with '{given[0]}': only one constraint is possible")
+        if given and self.ignore_eos:
+            raise ValueError("'ignore_eos' can't be combined with a constraint, which decides where an answer ends")
+        return self
+
+    def wanted(self) -> list[tuple[str, Wanted]]:
+        """Return what constrains the completion, with the parameter that says it."""
+        found = guided("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
+        return [*found, *(self.structured_outputs.wanted() if self.structured_outputs else ())]
 
     @property
     def unlimited(self) -> bool:
@@ -200,7 +220,9 @@ class ChatRequest(Sampling, Rendering):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
         None, description="only with `logprobs`"
     )
-    response_format: Annotated[ResponseFormat | None, Only('only `{"type": "text"}`')] = None
+    response_format: ResponseFormat | None = Field(
+        None, description="`text`, `json_object` or `json_schema`; [answers are constrained](serve-in-production.md)"
+    )
     modalities: Annotated[list[Literal["text", "audio"]] | None, Unsupported("audio is", ["text"])] = None
 
     tools: Annotated[list[Tool] | None, Field(description="if the chat template takes tools")] = None
@@ -227,6 +249,13 @@ class ChatRequest(Sampling, Rendering):
     prompt_cache_key: Annotated[str | None, CACHED] = None
     prompt_cache_options: Annotated[dict[str, Any] | None, CACHED] = None
     prompt_cache_retention: Annotated[Literal["in-memory", "in_memory", "24h"] | None, CACHED] = None
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        return frozenset({"chat_template_kwargs", "guided_json"})
+
+    def wanted(self) -> list[tuple[str, Wanted]]:
+        return [*super().wanted(), *(self.response_format.wanted() if self.response_format else ())]
 
     @model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> ChatRequest:

@@ -25,6 +25,7 @@ from ..metrics import Metrics
 from ..served import Served
 from ..settings import ServeSettings
 from . import requests
+from .body.constraint import constraint_of
 from .body.reading import Bodies
 from .errors import CLIENT_DISCONNECTED, ApiError, busy, draining, failed, out_of_resources, too_long
 from .output_parsers import OutputParser, ParserFactory, plain_text
@@ -100,6 +101,7 @@ class Service:
     ) -> Response:
         """Queue the sequences of a request and reply, streamed or whole; `echoes` are the prompts to echo."""
         answers = requests.count(request, len(prompts), self.settings)
+        constraint = await self.prepared(http, constraint_of(request, self.served), "response_format")
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
         sinks = [partial(queue.put, i) for i in range(answers)]
@@ -107,7 +109,7 @@ class Service:
         parsers = [self.parser(request, prompts[index // each]) for index in range(answers)]
         # reasoning tokens are counted as they arrive
         stream = bool(request.stream) or any(parser.reasoned is not None for parser in parsers)
-        sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks, stream)
+        sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks, stream, constraint)
         reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}

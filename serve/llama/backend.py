@@ -16,6 +16,7 @@ from ..engine.sequence import Sequence
 from ..engine.step import FillerToken, ScheduledTokens
 from .sampling import StepSampler
 from .threads import Threads
+from .token_table import marks
 
 
 class LlamaBackend:
@@ -66,16 +67,16 @@ class LlamaBackend:
     def sample(self, outputs: Many[Output]) -> list[Sampled | UserError]:
         return self._sampler.sample(outputs)
 
+    def forced(self, sequence: Sequence, tokens: Many[int]) -> None:
+        self._sampler.forced(sequence, tokens)
+
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
         rows = (Row(self.context.logits(index + i)) for i in range(len(tokens)))
         return [self._sampler.logprob(token, row, top) for token, row in zip(tokens, rows, strict=True)]
 
     def show(self, dialects: Found) -> None:
         """From now on, return the control tokens around calls and reasoning as text, for the output parsers."""
-        marks = dialects.dialect.markers if dialects.dialect else ()
-        marks += (dialects.thoughts.begin, dialects.thoughts.end) if dialects.thoughts else ()
-        ids = (self.model.tokenize(mark.strip()) for mark in marks)
-        self._shown = frozenset(found[0] for found in ids if len(found) == 1) - self.model.eog_ids()
+        self._shown = frozenset(marks(self.model, dialects).values()) - self.model.eog_ids()
 
     def piece(self, token: int) -> bytes:
         return self.model.piece(token, special=token in self._shown)

@@ -46,11 +46,12 @@ def _served(model: Model, chosen: Chosen, settings: ModelSettings) -> tuple[Serv
     if settings.context_length is not None and settings.context_length > known:
         warn(f"context_length {settings.context_length} exceeds the model's context length of {known} tokens")
     runtime = {"cpu_variant": cpu_variant(), "amx": model.amx, "amx_why": model.amx_why}
-    tokenizer = LlamaTokenizer(model, template, reading, settings.template_timeout_s, chosen.tool_dialect)
+    ends = model.eog_ids() | stop_ids
+    tokenizer = LlamaTokenizer(model, template, reading, settings.template_timeout_s, chosen.tool_dialect, ends)
     served = Served(
         name=chosen.name,
         tokenizer=tokenizer,
-        end_tokens=model.eog_ids() | stop_ids,
+        end_tokens=ends,
         stop_strings=stop_strings,
         context_length=settings.context_length or known,
         created=int(chosen.path.stat().st_mtime),

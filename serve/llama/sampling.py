@@ -113,6 +113,10 @@ class StepSampler:
             )
         return sampler
 
+    def forced(self, sequence: Sequence, tokens: Many[int]) -> None:
+        """Count tokens that were appended without sampling."""
+        self._sampler(sequence).count(tokens)
+
     def release(self, sequence: Sequence) -> None:
         """Remove a sequence's sampler."""
         self._samplers.pop(sequence.number, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +12,9 @@ from burnish.dialects.find import Found
 from burnish.llama import Model
 from burnish.tokenizers.special_text import Reading
 
-from ..engine.tokenizer import Ending, PromptTooLong
+from ..engine.tokenizer import ConstraintRefused, Ending, PromptTooLong
 from .text.frames import Kind, Reply
-from .text.pool import TextWorkers
+from .text.pool import TextFailed, TextWorkers
 
 
 class LlamaTokenizer:
@@ -22,6 +22,7 @@ class LlamaTokenizer:
 
     `template` is None if the model has none. `reading` is how special strings in messages are tokenized. `timeout_s`
     limits rendering and tokenizing one request. `tool_dialect`: the only dialect that may read the template's calls.
+    `end_tokens` may end a constrained answer.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class LlamaTokenizer:
         reading: Reading,
         timeout_s: float,
         tool_dialect: str | None = None,
+        end_tokens: Collection[int] = (),
     ) -> None:
         self.model, self.has_template = model, template is not None
         settings = {
@@ -39,6 +41,7 @@ class LlamaTokenizer:
             "reading": reading,
             "timeout_s": timeout_s,
             "tool_dialect": tool_dialect,
+            "end_tokens": sorted(end_tokens),
         }
         self._workers = TextWorkers(settings)
         self._fault: str | None = None
@@ -89,6 +92,21 @@ class LlamaTokenizer:
             return None
         found = (await self._ask("strings", messages=list(messages))).value
         return tuple(found) if found else None
+
+    async def grammar(self, wanted: Mapping[str, Any], cpu_s: float) -> str:
+        """Return what a request asks for as a grammar that compiles within `cpu_s` seconds of CPU time.
+
+        Raises ConstraintRefused, TextBusy and TextUnavailable.
+        """
+        try:
+            reply = await self._workers.ask({"do": "grammar", "wanted": dict(wanted), "cpu_s": cpu_s}, again=False)
+        except TextFailed:
+            raise ConstraintRefused("", "it takes too much time or memory to compile: make it smaller") from None
+        if reply.kind is not Kind.VALUE:
+            raise ConstraintRefused("", str(reply.value))
+        if "grammar" not in reply.value:
+            raise ConstraintRefused(reply.value["place"], reply.value["why"])
+        return str(reply.value["grammar"])
 
     async def _ask(self, do: str, **content: Any) -> Reply:
         reply = await self._workers.ask({"do": do, **content})

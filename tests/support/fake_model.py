@@ -109,6 +109,9 @@ class EchoBackend(TokenCache):
         data = bytes([token]) if token != END else b"<end>"
         return Sampled(token, None if wanted is None else TokenLogprob(token, data, -0.5, ((token, -0.5),) * wanted))
 
+    def forced(self, sequence: Answer, tokens: Sequence[int]) -> None:
+        pass
+
     def score(self, tokens: Sequence[int], index: int, top: int) -> list[TokenLogprob]:
         return [TokenLogprob(token, bytes([token]), -0.25, ((token, -0.25),) * top) for token in tokens]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace, UnionType
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from serve.http import schema
 from serve.http.app import ROUTES
+from serve.http.body.structured import JsonSchema, ResponseFormat, StructuredOutputs
 from serve.http.body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from serve.http.body.wire import Wire
 from serve.http.message import ContentPart, Message
@@ -59,7 +61,14 @@ def page() -> str:
         seen.add(model)
     parts += ["## Messages\n", "An entry of `messages`.\n", _tables(Message)]
     parts += ["## Content parts\n", "An entry of `content` if that is a list.\n", _tables(ContentPart)]
-    parts += ["## `stream_options`\n", _tables(schema.StreamOptions), ERRORS, error_table()]
+    parts += ["## `stream_options`\n", _tables(schema.StreamOptions)]
+    parts += [
+        "## `response_format`\n",
+        _tables(ResponseFormat),
+        "## `response_format.json_schema`\n",
+        _tables(JsonSchema),
+    ]
+    parts += ["## `structured_outputs`\n", _tables(StructuredOutputs), ERRORS, error_table()]
     return "\n".join(parts)
 
 
@@ -100,7 +109,8 @@ def _same(model: type[Wire]) -> str:
 
 
 def _tables(model: type[Wire]) -> str:
-    fields = sorted(model.model_fields.items(), key=lambda item: not item[1].is_required())
+    named = [(info.alias or name, info) for name, info in model.model_fields.items()]
+    fields = sorted(named, key=lambda item: not item[1].is_required())
     parts = []
     for title, chosen, head, row in (
         ("Supported", _supported(fields), ("field", "type", "notes"), _supported_row),
@@ -173,4 +183,4 @@ def _refused_row(name: str, info: FieldInfo) -> tuple[str, ...]:
 
 
 def _json(value: Any) -> str:
-    return repr(value).replace("'", '"')
+    return json.dumps(value)

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from burnish.chat import ChatError, ChatTemplate, TemplateLimit
@@ -24,6 +25,7 @@ from burnish.rendering.shape import Shape
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
+from ..token_table import matchers
 from .frames import CONTROL, FORK, KILL
 from .worker import TextCodec, serve
 
@@ -46,6 +48,7 @@ def main() -> int:
         with suppress(BrokenPipeError, ConnectionResetError):  # the server has exited, perhaps during loading
             control.send(json.dumps({"fault": fault, "dialects": found.to_json()}).encode())
             _prepare(texts)
+            texts = replace(texts, matchers=matchers(model, settings["end_tokens"], found))
             gc.collect()
             gc.freeze()  # pages the collector does not touch stay shared
             _fork_on_request(control, texts, settings["timeout_s"])

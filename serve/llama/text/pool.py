@@ -91,14 +91,18 @@ class TextWorkers:
         content: dict[str, Any] = json.loads(report)
         return content
 
-    async def ask(self, content: dict[str, Any]) -> Reply:
+    async def ask(self, content: dict[str, Any], again: bool = True) -> Reply:
         """Send a request to a worker and return its reply. Cancelling it kills the worker.
 
-        Raises TextFailed, TextBusy if no worker is free in time, and TextUnavailable if none can be started.
+        Without `again`, a request whose worker exits is not sent to a second one. Raises TextFailed, TextBusy if no
+        worker is free in time, and TextUnavailable if none can be started.
         """
         data = request(content)
-        with suppress(_WorkerLost):
+        try:
             return await self._ask_once(data)
+        except _WorkerLost:
+            if not again:
+                raise TextFailed("it takes too much time or memory") from None
         try:  # the worker was killed from outside or crashed on this text: a second attempt shows which
             return await self._ask_once(data)
         except _WorkerLost:

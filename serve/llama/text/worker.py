@@ -14,6 +14,9 @@ from burnish.llama import LlamaError, Model
 from burnish.rendering.bounds import MOST_BYTES, address_space, private_memory
 from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
+from ...decoding.constraints.check import checked
+from ...decoding.constraints.library import Matchers
+from ...decoding.constraints.schema.places import SchemaError
 from .frames import Kind, Reply, ids, read_request, value
 
 # address space for a long text's stack, in addition to rendering: 1 MiB of one repeated letter needs 350 MiB
@@ -31,12 +34,14 @@ TIMER_MARGIN_S = 1.0
 class TextCodec:
     """A vocabulary and a chat encoder, `chat`, which is None if the model has no template.
 
-    `max_token_bytes` is an upper bound on the text bytes covered by one token, or 0 if there is none.
+    `max_token_bytes` is an upper bound on the text bytes covered by one token, or 0 if there is none. `matchers`
+    compile grammars; None if this vocabulary can't be constrained.
     """
 
     model: Model
     chat: Chat | None
     max_token_bytes: int
+    matchers: Matchers | None = None
 
     def answer(self, request: Mapping[str, Any]) -> Reply:
         """Answer one request."""
@@ -55,6 +60,8 @@ class TextCodec:
             return value(self.model.detokenize(request["ids"], special=True).decode("utf-8", "replace"))
         if do == "encode":
             return self._encode(request)
+        if do == "grammar":
+            return self._grammar(request)
         if do == "prompt":
             long = self._too_long(request["text"], request["limit"])
             return long or ids(self.model.tokenize_raw(request["text"]) or [max(self.model.bos_id, 0)])
@@ -76,6 +83,17 @@ class TextCodec:
                 return long
         prompt = _rendered(chat, messages, variables, ending)
         return self._too_long(prompt.text, limit) or ids(chat.encode(prompt))
+
+    def _grammar(self, request: Mapping[str, Any]) -> Reply:
+        """Return what a request asks for as a grammar. Too much CPU time kills the process."""
+        assert self.matchers is not None
+        signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
+        try:
+            return value({"grammar": checked(request["wanted"], self.matchers)})
+        except SchemaError as error:
+            return value({"place": error.place, "why": error.why})
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _encode(self, request: Mapping[str, Any]) -> Reply:
         text, add, parse = request["text"], request["add_special"], request["parse_special"]
@@ -118,7 +136,8 @@ def serve(connection: socket.socket, tokenizer: TextCodec, timeout_s: float) -> 
     """Answer requests until the server closes the connection. A request that times out kills the process."""
     _limit()
     start = private_memory()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, signal.SIG_DFL)
     while (request := read_request(connection)) is not None:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + TIMER_MARGIN_S)
         reply = tokenizer.answer(request)

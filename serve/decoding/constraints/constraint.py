@@ -1,8 +1,9 @@
-"""Which tokens a sequence may generate next."""
+"""The interface of a constraint to the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from burnish.errors import UserError
 
+# address space for the stack of each thread that may tokenize forced text; untouched pages use no memory
+STACK_BYTES = 128 << 20
 Mask = npt.NDArray[np.bool_]  # [n_vocab], True for an allowed token
 
 
@@ -26,9 +29,22 @@ class Constraint(Protocol):
     def accept(self, token: int) -> None:
         """Advance by the generated token. Raises ConstraintError if it was not allowed."""
 
+    def forced(self, most: int) -> list[int]:
+        """Return up to `most` tokens that must follow, and advance by them. Raises ConstraintError."""
+
     @property
     def finished(self) -> bool:
         """Whether the output is complete, so that the sequence ends without an end token."""
+
+
+class Masks(Protocol):
+    """Computes the masks of a step in other threads, while the model decodes."""
+
+    def begin(self, constraints: Many[Constraint]) -> None:
+        """Start to compute the next masks; each constraint's `allowed` waits for its own. Engine thread only."""
+
+    def close(self) -> None:
+        """Stop the threads."""
 
 
 class Unconstrained:
@@ -40,6 +56,19 @@ class Unconstrained:
         return None
 
     def accept(self, token: int) -> None:
+        pass
+
+    def forced(self, most: int) -> list[int]:
+        return []
+
+
+class MaskedWhenAsked:
+    """Starts nothing: every mask is computed when it is asked for."""
+
+    def begin(self, constraints: Many[Constraint]) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 

@@ -1,0 +1,1 @@
+"""Which tokens a sequence may generate next: JSON schemas, regular expressions, grammars and tool calls."""

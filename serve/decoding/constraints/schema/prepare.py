@@ -1,0 +1,166 @@
+"""Checks a JSON schema and rewrites it for the library, without changing which values are valid."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from .disjoint import disjoint
+from .places import Json, SchemaError, resolve, step, used
+
+MAX_BYTES = 256 * 1024  # of JSON text
+MAX_DEPTH = 100  # of JSON nesting
+# formats that llguidance enforces; all others are annotations, as JSON Schema allows
+FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"))
+# keywords of JSON Schema that can't be honoured
+UNSUPPORTED = (
+    "not", "if", "contains", "propertyNames", "uniqueItems", "unevaluatedItems", "unevaluatedProperties",
+    "$dynamicRef", "$recursiveRef",
+)  # fmt: skip
+OPTIONS = "x-guidance"  # the library's own options in a schema
+
+
+def prepared(schema: Any) -> Json:
+    """Return a copy with everything that llguidance understands. Raises SchemaError for what can't be honoured."""
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        raise SchemaError("", "a schema must be an object" if schema is not False else "it matches no value")
+    if _depth(schema) > MAX_DEPTH:
+        raise SchemaError("", f"it is nested more than {MAX_DEPTH} levels deep")
+    root: Json = copy.deepcopy(schema)
+    root.pop(OPTIONS, None)
+    for place, part in list(used(root)):
+        _check_reference(root, part, place)
+        for rewrite in REWRITES:
+            rewrite(root, part, place)
+        if unsupported := next((keyword for keyword in UNSUPPORTED if keyword in part), None):
+            raise SchemaError(f"{place}{step(unsupported)}", f"the keyword '{unsupported}' is not supported")
+    return root
+
+
+def _depth(value: Any) -> int:
+    """Return how deep a JSON value is nested, up to one more than MAX_DEPTH."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        parts = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level, depth = [inner for part in parts for inner in part], depth + 1
+    return depth
+
+
+def _check_reference(root: Json, part: Json, place: str) -> None:
+    """Raise SchemaError for a reference to another document, or to nothing."""
+    reference = part.get("$ref")
+    if reference is None:
+        return
+    if not isinstance(reference, str):
+        raise SchemaError(f"{place}/$ref", "must be a string")
+    if reference.startswith("#/") and resolve(root, reference) is None:
+        raise SchemaError(f"{place}/$ref", f"'{reference[:100]}' is not in the schema")
+    if "://" in reference.partition("#")[0] and not _own_ids(root) & {reference.partition("#")[0], reference}:
+        raise SchemaError(f"{place}/$ref", "other documents are not fetched")
+
+
+def _own_ids(root: Json) -> set[str]:
+    return {str(part.get(key)).rstrip("#") for _, part in used(root) for key in ("$id", "id") if part.get(key)}
+
+
+def _formats(root: Json, part: Json, place: str) -> None:
+    """An unknown format is an annotation."""
+    if "format" not in part:
+        return
+    if not isinstance(part["format"], str):
+        raise SchemaError(f"{place}/format", "must be a string")
+    if part["format"] not in FORMATS:
+        del part["format"]
+
+
+def _without_effect(root: Json, part: Json, place: str) -> None:
+    """Remove keywords whose value allows everything."""
+    if part.get("uniqueItems") is False or _at_most_one(part.get("maxItems")):
+        part.pop("uniqueItems", None)
+    for keyword in ("unevaluatedItems", "unevaluatedProperties", "propertyNames"):
+        if part.get(keyword) in (True, {}, {"type": "string"}) and keyword in part:
+            del part[keyword]
+    if "if" not in part or not {"then", "else"} & part.keys():
+        for keyword in ("if", "then", "else"):
+            part.pop(keyword, None)
+    if "contains" not in part:
+        part.pop("minContains", None)
+        part.pop("maxContains", None)
+    elif part.get("minContains") == 0 and "maxContains" not in part:
+        del part["contains"], part["minContains"]
+
+
+def _at_most_one(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value <= 1
+
+
+def _one_of(root: Json, part: Json, place: str) -> None:
+    """A oneOf whose branches exclude each other is an anyOf; llguidance does not follow references to see that."""
+    branches = part.get("oneOf")
+    if not isinstance(branches, list) or not branches:
+        return
+    pairs = ((a, b) for i, a in enumerate(branches) for b in branches[i + 1 :])
+    if len(branches) <= MAX_BRANCHES and all(disjoint(root, a, b) for a, b in pairs):
+        del part["oneOf"]
+        _add(part, {"anyOf": branches})
+
+
+def _dependencies(root: Json, part: Json, place: str) -> None:
+    """A dependency on a property: without it, or with what it requires."""
+    for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+        found = part.pop(keyword, None)
+        if found is None:
+            continue
+        if not isinstance(found, dict):
+            raise SchemaError(f"{place}/{keyword}", "must be an object")
+        for name, then in found.items():
+            _add(
+                part, {"anyOf": [{"properties": {name: False}}, {"required": then} if isinstance(then, list) else then]}
+            )
+
+
+def _not_required(root: Json, part: Json, place: str) -> None:
+    """{"not": {"required": ["a"]}}: an object without a."""
+    found = part.get("not")
+    choices = found.get("anyOf") if isinstance(found, dict) and found.keys() == {"anyOf"} else [found]
+    if not isinstance(choices, list) or not choices or not all(map(_requires_one, choices)):
+        return
+    del part["not"]
+    names = [choice["required"][0] for choice in choices]
+    _add(part, {"type": "object", "properties": dict.fromkeys(names, False)})
+
+
+def _property_names(root: Json, part: Json, place: str) -> None:
+    """Names that match a pattern or are listed, in a schema without other keywords about properties."""
+    names = part.get("propertyNames")
+    if not isinstance(names, dict) or part.keys() & {"properties", "patternProperties"}:
+        return
+    rest = part.get("additionalProperties", True)
+    if names.keys() - {"type"} == {"pattern"}:
+        part["patternProperties"] = {names["pattern"]: rest}
+    elif names.keys() - {"type"} == {"enum"} and all(isinstance(name, str) for name in names["enum"]):
+        part["properties"] = dict.fromkeys(names["enum"], rest)
+    else:
+        return
+    del part["propertyNames"]
+    part["additionalProperties"] = False
+
+
+def _requires_one(schema: Any) -> bool:
+    required = schema.get("required") if isinstance(schema, dict) and schema.keys() == {"required"} else None
+    return isinstance(required, list) and len(required) == 1 and isinstance(required[0], str)
+
+
+def _add(part: Json, schema: Json) -> None:
+    """Require `schema` too."""
+    existing = part.get("allOf")
+    part["allOf"] = [*(existing if isinstance(existing, list) else []), schema]
+
+
+MAX_BRANCHES = 40
+REWRITES: tuple[Callable[[Json, Json, str], None], ...] = (
+    _formats, _without_effect, _one_of, _dependencies, _not_required, _property_names,
+)  # fmt: skip
