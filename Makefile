@@ -81,7 +81,7 @@ PUBLISHED = $(call opt,RUN,--run.name) $(call opt,REPO,--push.repo) $(call opt,W
 # the steps bring their own packages where they run in containers
 SHIP_PY = $(if $(filter docker,$(WHERE)),$(SAFE_PATH) $(PYTHON),$(SAFE_PY))
 
-.PHONY: quickstart ship check plan train export examine serve chat push card
+.PHONY: quickstart ship check plan train export examine serve chat generate push card
 quickstart: setup ## set up, train, export, serve and ask, on this CPU
 	@$(SAFE_PY) -m tools.quickstart
 
@@ -108,6 +108,9 @@ serve: $(READY) ## serve a run or a file behind an OpenAI-compatible API | [RUN=
 
 chat: $(READY) ## chat with the server in the terminal | [PORT=]
 	@$(STAGE) serve chat --url http://127.0.0.1:$(PORT)/v1
+
+generate: setup ## answer every row of a file; run it again after Ctrl-C to continue | DATA=f OUT=g.csv|g.jsonl|g.parquet [RUN= or MODEL=f.gguf or URL=http://host/v1] [SET="--temperature 0"]
+	@$(SAFE_PY) -m serve generate $(call opt,DATA,--data) $(call opt,OUT,--out) $(call opt,RUN,--run) $(call opt,MODEL,--model) $(call opt,URL,--url) $(SET)
 
 push: $(READY) ## publish the files that passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
 	@$(STAGE) export push $(PUBLISHED) $(if $(filter 1 y yes true,$(PUBLIC)),--push.public true) $(if $(filter-out 0 n no false,$(DRY_RUN)),--dry-run) $(SET)

@@ -1,4 +1,7 @@
-"""python -m serve [SETTINGS]: serve a run or a .gguf file.   python -m serve chat: talk to a running server."""
+"""python -m serve [SETTINGS]: serve a run or a .gguf file.
+
+python -m serve chat: talk to a running server.   python -m serve generate: answer every row of a file.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ from burnish.process import Note, ignore_path, supervise
 if __name__ == "__main__":  # before the imports that start threads
     only_packages()
     explain_lack_of_memory()
-    note = ignore_path if sys.argv[1:2] == ["chat"] else supervise("the server")
+    note = (
+        ignore_path
+        if sys.argv[1:2] == ["chat"]
+        else supervise("the server" if sys.argv[1:2] != ["generate"] else "generate")
+    )
 
 from burnish.config import add_arguments, parse_arguments
 from burnish.versions import line as version_line
@@ -36,18 +43,33 @@ def main(argv: Sequence[str] | None = None, mapped: Note = ignore_path) -> int:
         from .terminal import main as chat
 
         return chat(arguments[1:])
+    if arguments[:1] == ["generate"]:
+        return _generate(arguments[1:], mapped)
     if arguments[:1] == ["run"]:
         arguments = arguments[1:]
     parser = argparse.ArgumentParser(
         prog="python -m serve", description="Serve a model behind an OpenAI-compatible API."
     )
-    parser.epilog = "To chat with a running server: python -m serve chat. docs/settings.md lists every setting."
+    parser.epilog = (
+        "To chat with a running server: python -m serve chat. To answer every row of a file: python -m serve generate."
+        " docs/settings.md lists every setting."
+    )
     parser.add_argument("--version", action="version", version=version_line())
     add_arguments(parser, ServeSettings, STAGE)
     settings, _ = parse_arguments(parser, ServeSettings, STAGE, arguments)
     from .server import run
 
     return run(settings, mapped)
+
+
+def _generate(arguments: Sequence[str], mapped: Note) -> int:
+    from .batch.settings import GenerateSettings
+    from .batch.stage import generate
+
+    parser = argparse.ArgumentParser(prog="python -m serve generate", description="Answer every row of a file.")
+    add_arguments(parser, GenerateSettings, "GENERATE")
+    settings, _ = parse_arguments(parser, GenerateSettings, "GENERATE", arguments)
+    return generate(settings, mapped)
 
 
 if __name__ == "__main__":

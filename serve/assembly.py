@@ -50,8 +50,8 @@ class Assembled:
     metrics: Metrics
 
 
-def assemble(loaded: Loaded, settings: ServeSettings, keys: Keys, log: Log) -> Assembled:
-    """Create the engine, which the caller starts and closes, and the application."""
+def assemble(loaded: Loaded, settings: ServeSettings, log: Log, keys: Keys | None = None) -> Assembled:
+    """Create the engine, which the caller starts and closes, and the application; `keys`: None if none is required."""
     served = replace(loaded.served, name=settings.served_model_name or loaded.served.name)
     bridge, metrics = EventBridge(), Metrics()
     limits = sizing.limits(loaded.backend.model, loaded.size, settings, settings.max_waiting)
@@ -59,7 +59,7 @@ def assemble(loaded: Loaded, settings: ServeSettings, keys: Keys, log: Log) -> A
     metrics.watch(engine.snapshot)
     parsers = dialect_parsers(served.dialects, served.tokenizer.piece)
     service = Service(engine, served, loaded.size.context, settings, metrics, parsers)
-    return Assembled(create_app(service, keys, log), engine, bridge, metrics)
+    return Assembled(create_app(service, keys or Keys([]), log), engine, bridge, metrics)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
     listening = listen(settings)
     try:
         with loaded(settings, mapped) as parts:
-            made = assemble(parts, settings, keys, _logger(settings))
+            made = assemble(parts, settings, _logger(settings), keys)
             if not keys and is_exposed(settings):
                 where = settings.published_on or settings.host
                 warn(f"listening on {where} without an API key: anyone who can reach this machine can use the model")

@@ -124,11 +124,12 @@ def test_fastapi_and_starlette_are_imported_by_http_and_the_server_only() -> Non
 
 
 def test_pyarrow_is_imported_lazily() -> None:
-    """Only where Parquet, Arrow or zstd is read: the serve image does not contain it."""
+    """Only where Parquet, Arrow or zstd is read or written: the serve image does not contain it."""
     found = {p: list(importing_functions(p.read_text(encoding="utf-8"), "pyarrow")) for p in
              python_files("burnish", "train", "export", "serve")}  # fmt: skip
     named = {p.name: set(names) for p, names in found.items() if names}
-    assert named == {"arrow.py": {"read_arrow", "_batches"}, "compression.py": {"_zstd"}}
+    written = {"tables.py": {"_pyarrow", "_write_parquet"}}
+    assert named == {"arrow.py": {"read_arrow", "_batches"}, "compression.py": {"_zstd"}, **written}
 
 
 def test_serve_starts_when_torch_and_transformers_cannot_be_imported() -> None:

@@ -16,7 +16,7 @@ from .schema import COMMAND_LINE, ENVIRONMENT, FILE, ConfigError, Flat, Given, a
 from .yaml_file import YamlError, check_size
 
 ENV_PREFIX = "BURNISH_"
-STAGES = ("TRAIN", "EXPORT", "SERVE")
+STAGES = ("TRAIN", "EXPORT", "SERVE", "GENERATE", "EVALUATE")
 # variables with our prefix that are not stage settings, and what they do
 OTHER_VARIABLES = {
     "BURNISH_CACHE": "directory of llama.cpp builds, dequantized bases and load tests; ~/.cache/burnish by default",

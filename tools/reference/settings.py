@@ -1,4 +1,4 @@
-"""docs/settings.md: every setting of the three stages, from the settings classes."""
+"""docs/settings.md: every setting of the commands, from the settings classes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from pydantic_core import PydanticUndefined
 from burnish.config.schema import Strict, fields, section, show
 from burnish.config.sources import ENV_PREFIX, OTHER_VARIABLES
 from export.settings import ExportSettings
+from serve.batch.settings import GenerateSettings
 from serve.settings import ServeSettings
 from train.settings import TrainSettings
 
 from .markdown import table, type_text
 
-STAGES: dict[str, type[Strict]] = {"train": TrainSettings, "export": ExportSettings, "serve": ServeSettings}
+STAGES: dict[str, type[Strict]] = {
+    "train": TrainSettings,
+    "export": ExportSettings,
+    "serve": ServeSettings,
+    "generate": GenerateSettings,
+}
 HEAD = ("setting", "type", "default", "what it does", "environment variable")
 INTRO = """\
 # Settings
 
-Every setting of training, export and serving: its key, type, default, what it does, and its environment variable.
-This page is generated from the code by `make reference`; `python -m train run --help` prints the same.
+Every setting of training, export, serving and answering files: its key, type, default, what it does, and its
+environment variable. This page is generated from the code by `make reference`; `python -m train run --help` prints the
+same.
 
 A setting can come from three places. Later ones take precedence:
 

@@ -1,0 +1,1 @@
+"""Answers the rows of a file: `python -m serve generate`."""

@@ -1,0 +1,92 @@
+"""Answer many prompts with a bounded number in flight; each result goes to the journal as soon as it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from burnish.console import bar
+
+from .endpoints import CHAT, Endpoint, EndpointError, Refused
+from .journal import Journal
+from .prompts import Prompt
+from .results import Result
+
+# if this many rows fail first, all with the same message, the request itself is wrong
+MAX_FAILED_FIRST = 16
+
+
+class Ask(Protocol):
+    """Get a row's result. Raises Refused if the row fails, EndpointError if no row can be answered."""
+
+    async def __call__(self, endpoint: Endpoint, prompt: Prompt) -> Result: ...
+
+
+def chat(fields: Mapping[str, Any]) -> Ask:
+    """Return what asks for chat completions with these request fields."""
+
+    async def ask(endpoint: Endpoint, prompt: Prompt) -> Result:
+        tools = {"tools": prompt.tools} if prompt.tools else {}
+        started = time.monotonic()
+        reply = await endpoint.ask(CHAT, {**tools, **fields, "messages": prompt.messages})
+        try:
+            return Result.of_reply(reply, time.monotonic() - started)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise Refused("the reply is not a chat completion") from None
+
+    return ask
+
+
+async def answer(
+    endpoint: Endpoint, prompts: Sequence[Prompt], journal: Journal, ask: Ask, title: str, parallel: int
+) -> None:
+    """Ask about every prompt that the journal has no answer for, `parallel` at a time, with a progress bar.
+
+    A row that fails is recorded with its error. Raises EndpointError if the endpoint can't answer any.
+    """
+    left = [prompt for prompt in prompts if prompt.number not in journal]
+    with bar(title, len(left)) as tick:
+        progress = _Progress(journal, tick, len(left))
+        waiting = iter(left)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(parallel, len(left))):
+                    group.create_task(_work(endpoint, waiting, ask, progress))
+        except* EndpointError as found:
+            error = found.exceptions[0]
+            raise error from None
+
+
+class _Progress:
+    """Writes results to the journal and counts them."""
+
+    def __init__(self, journal: Journal, tick: Callable[[float, str], None], total: int) -> None:
+        self._journal, self._tick, self._total = journal, tick, total
+        self._started = time.monotonic()
+        self._done = self._failed = 0
+        self._faults = set[str]()
+
+    def add(self, row: int, result: Result) -> None:
+        """Record one result. Raises EndpointError if all rows so far failed alike."""
+        self._journal.add(row, result)
+        self._done += 1
+        if result.error is not None:
+            self._failed += 1
+            self._faults.add(result.error)
+        if self._failed == self._done == MAX_FAILED_FIRST and len(self._faults) == 1:
+            raise EndpointError(f"the first {self._done} rows all failed: {self._faults.pop()}")
+        rate = self._done / max(time.monotonic() - self._started, 1e-9)
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._tick(self._done, f"{rate:.1f} rows/s{failed}")
+
+
+async def _work(endpoint: Endpoint, prompts: Iterator[Prompt], ask: Ask, progress: _Progress) -> None:
+    """Ask about the next prompt until none is left; several of these share the iterator."""
+    for prompt in prompts:
+        try:
+            result = await ask(endpoint, prompt)
+        except Refused as error:
+            result = Result(error=str(error))
+        progress.add(prompt.number, result)

@@ -1,0 +1,94 @@
+"""A model in this process: the server's own application, called without a socket.
+
+Requests take the server's path, so that every field means the same as over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from ..assembly import Assembled, Loaded, assemble
+from ..settings import ModelSettings, ServeSettings
+from .endpoints import EndpointError, Json, Refused, message_of
+
+SERVER = ("127.0.0.1", 80)
+MAX_BODY_BYTES = 256 << 20
+MAX_MESSAGES = 1 << 16
+MAX_CHOICES = 128
+# rows beyond those that run, so that their prompts are ready when a slot becomes free
+AHEAD = 4
+Message = MutableMapping[str, Any]
+
+
+class LocalEndpoint:
+    """Implements Endpoint with a loaded model, within the event loop that `running` was entered in."""
+
+    def __init__(self, made: Assembled, loaded: Loaded) -> None:
+        self._made = made
+        self.parallel = loaded.size.running + AHEAD
+        served = loaded.served
+        artefact = served.record.get("artefact", {})
+        self.identity: Mapping[str, Any] = {
+            "model": artefact.get("sha256") or [served.name, served.fingerprint, served.created],
+            "context": loaded.size.context,
+            "special_tokens": served.record.get("special_tokens"),
+        }
+
+    async def ask(self, path: str, body: Json) -> Json:
+        status, reply = await self._call(path, json.dumps({"model": "default", **body}).encode())
+        content = json.loads(reply) if reply else {}
+        if status == 200:
+            return dict(content)
+        if self._made.engine.broken:
+            raise EndpointError(f"the engine failed: {self._made.engine.broken}")
+        raise Refused(message_of(content, status))
+
+    async def _call(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Call the application as an ASGI server does; return the status and the body."""
+        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        status, reply = 500, bytearray()
+
+        async def receive() -> Message:
+            if waiting:
+                return waiting.pop()
+            await asyncio.Event().wait()  # this client never disconnects; the application cancels the wait
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                reply.extend(message.get("body", b""))
+
+        headers = {"host": SERVER[0], "content-type": "application/json", "content-length": str(len(body))}
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": SERVER,
+            "server": SERVER, "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }  # fmt: skip
+        await self._made.app(scope, receive, send)
+        return status, bytes(reply)
+
+
+@asynccontextmanager
+async def running(loaded: Loaded, settings: ModelSettings, timeout_s: float) -> AsyncIterator[LocalEndpoint]:
+    """Run an engine with the loaded model for the duration of the block; `timeout_s` limits each request."""
+    shared = settings.model_dump(include=set(ModelSettings.model_fields))
+    limits = ServeSettings(
+        **shared, max_waiting=1 << 16, max_choices=MAX_CHOICES, max_messages=MAX_MESSAGES,
+        max_body_bytes=MAX_BODY_BYTES, request_timeout_s=timeout_s, keep_alive_s=timeout_s,
+    )  # fmt: skip
+    made = assemble(loaded, limits, structlog.wrap_logger(structlog.ReturnLogger()))
+    made.bridge.open(asyncio.get_running_loop())
+    made.engine.start()
+    try:
+        yield LocalEndpoint(made, loaded)
+    finally:
+        made.engine.close()

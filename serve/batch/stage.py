@@ -1,0 +1,110 @@
+"""python -m serve generate: answer every row of a file, resuming where an earlier run was killed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from burnish.console import counted, say, warn
+from burnish.data.files import data_sha256
+from burnish.files import check_writable
+from burnish.process import Note, ctrl_c_ends_at_once, ctrl_c_raises, ignore_path
+
+from ..assembly import Loaded, loaded
+from . import answering, output, tables
+from .endpoints import Endpoint
+from .journal import Journal, journal_path, journals, key_of, open_journal
+from .local import running
+from .prompts import Prompt, read_prompts
+from .remote import connected
+from .settings import GenerateSettings
+
+PURPOSE = "generate"
+
+
+def generate(settings: GenerateSettings, mapped: Note = ignore_path) -> int:
+    """Answer the rows and write the output file; return 1 if a row failed. Raises UserError."""
+    data, out = Path(settings.data), Path(settings.out)
+    _check_out(settings, data, out)
+    prompts = read_prompts(data, settings.format, settings.system)
+    output.check_columns(settings.data, prompts, settings.prefix, settings.n > 1)
+    if settings.url is not None:
+        return asyncio.run(_generate(settings, prompts, None))
+    ctrl_c_ends_at_once()  # while the model loads: native code can't be interrupted otherwise
+    with loaded(settings, mapped) as parts:
+        ctrl_c_raises()
+        return asyncio.run(_generate(settings, prompts, parts))
+
+
+def _check_out(settings: GenerateSettings, data: Path, out: Path) -> None:
+    """Raise UserError if the output file can't be written, before anything is computed."""
+    tables.check_type(out)
+    if out.resolve() == data.resolve():
+        raise output.OutputError(f"out {out}: is the file of the rows: choose another")
+    if out.is_dir():
+        raise output.OutputError(f"out {out}: is a directory, expected a file")
+    check_writable(out.parent, 0, PURPOSE)
+    if out.exists() and not settings.overwrite and not journals(out):
+        raise _exists(out)
+
+
+def _exists(out: Path) -> output.OutputError:
+    return output.OutputError(f"out {out}: exists: choose another file, or replace it with --overwrite true")
+
+
+async def _generate(settings: GenerateSettings, prompts: list[Prompt], parts: Loaded | None) -> int:
+    async with AsyncExitStack() as stack:
+        endpoint: Endpoint
+        if parts is not None:
+            endpoint = await stack.enter_async_context(running(parts, settings, settings.request_timeout_s))
+        else:
+            opened = connected(str(settings.url), settings.url_model, settings.request_timeout_s)
+            endpoint = await stack.enter_async_context(opened)
+        out, path = Path(settings.out), _journal_path(settings, endpoint)
+        if out.exists() and not settings.overwrite and not path.exists():
+            raise _exists(out)
+        journal = stack.enter_context(open_journal(path, len(prompts)))
+        _say_resumed(journal, out, len(prompts))
+        parallel = settings.concurrency or max(1, endpoint.parallel // settings.n)
+        try:
+            await answering.answer(endpoint, prompts, journal, answering.chat(settings.request()), PURPOSE, parallel)
+        except asyncio.CancelledError:
+            done = journal.answered
+            raise KeyboardInterrupt(
+                f"interrupted: {done:,} of {len(prompts):,} rows are answered; run the same command again to continue"
+            ) from None
+        return _finish(settings, prompts, journal)
+
+
+def _journal_path(settings: GenerateSettings, endpoint: Endpoint) -> Path:
+    """Return the journal of these rows, asked in this way, of this model."""
+    content = {
+        "data": data_sha256(Path(settings.data)),
+        "format": settings.format,
+        "system": settings.system,
+        "request": settings.request(),
+        "endpoint": dict(endpoint.identity),
+    }
+    return journal_path(Path(settings.out), key_of(content))
+
+
+def _say_resumed(journal: Journal, out: Path, rows: int) -> None:
+    if journal.answered or journal.failed:
+        again = f", {journal.failed:,} that failed are asked again" if journal.failed else ""
+        say(f"generate: {journal.answered:,} of {rows:,} rows are answered already{again}")
+    others = [path.name for path in journals(out) if path != journal.path]
+    if others:
+        say(f"generate: not used, of other rows or settings: {', '.join(others)}")
+
+
+def _finish(settings: GenerateSettings, prompts: list[Prompt], journal: Journal) -> int:
+    """Write the output; keep the journal if a row failed, so that the same command asks it again."""
+    out, failed = Path(settings.out), journal.failed
+    output.write_answers(out, prompts, journal, settings.prefix, settings.n > 1)
+    say(f"generate: {out}: {counted(len(prompts), 'row')}, {failed:,} failed")
+    if failed:
+        warn(f"{counted(failed, 'row')} failed, see the column '{settings.prefix}error'; the same command asks again")
+        return 1
+    journal.remove()
+    return 0

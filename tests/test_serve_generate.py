@@ -1,0 +1,290 @@
+"""`serve generate` answers every row of a file once, keeps its columns, and resumes after being killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.data.files import read_rows
+from burnish.errors import UserError
+from serve.batch import answering, remote, tables
+from serve.batch.endpoints import EndpointError, Json, Refused
+from serve.batch.journal import open_journal
+from serve.batch.prompts import read_prompts
+from serve.batch.results import Answer, Result
+from serve.batch.settings import GenerateSettings
+from serve.batch.stage import generate
+from tests.support.commands import Cli, start_fresh
+from tests.support.echo_server import CONTEXT, EchoServer, echoing
+
+QUESTIONS = [f'Frage {i}: Grüße,\n"{i}"' for i in range(40)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def ask(server: EchoServer, data: Path, out: Path, **more: Any) -> int:
+    return generate(GenerateSettings(data=str(data), out=str(out), url=server.url + "v1", **more))
+
+
+def asked(server: EchoServer) -> list[str]:
+    """Return the last message of every request that reached the server."""
+    return [body["messages"][-1]["content"] for body in server.proxy.asked]
+
+
+@pytest.mark.parametrize("type", [".csv", ".jsonl", ".parquet"])
+def test_every_row_keeps_its_columns_and_gets_its_answer(type: str, tmp_path: Path) -> None:
+    rows = [{"id": i, "prompt": text, "completion": "gold", "tags": ["a", text]} for i, text in enumerate(QUESTIONS)]
+    out = tmp_path / f"out{type}"
+    with echoing() as server:
+        assert ask(server, write(tmp_path / "rows.jsonl", rows), out) == 0
+    found = [row.value for row in read_rows(out)]
+    assert [int(row["id"]) for row in found] == list(range(len(rows)))
+    for row, text in zip(found, QUESTIONS, strict=True):
+        tags = json.loads(row["tags"]) if type == ".csv" else row["tags"]
+        assert (row["prompt"], row["completion"], tags) == (text, "gold", ["a", text])
+        assert (row["answer"], row["finish_reason"]) == (text, "stop")
+        assert int(row["prompt_tokens"]) == len(text.encode()) == int(row["completion_tokens"]) - 1
+        assert row["error"] in (None, "")
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", out.name}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Q"}]},
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "left out"}]},
+        {"conversations": json.dumps([{"from": "human", "value": "Q"}])},
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "left out"}]},
+        {"instruction": "Q", "input": ""},
+        {"instruction": "Q", "input": "", "output": "left out"},
+        {"prompt": "Q", "completion": None},
+        {"prompt": [{"role": "user", "content": "Q"}]},
+    ],
+)
+def test_rows_of_all_formats_end_with_the_question(row: dict[str, Any], tmp_path: Path) -> None:
+    (prompt,) = read_prompts(write(tmp_path / "rows.jsonl", [row]))
+    assert prompt.messages[-1] == {"role": "user", "content": "Q"}
+    assert (prompt.expected is not None) == ("left out" in json.dumps(row))
+    assert prompt.value == row
+
+
+def test_several_answers_are_rows_of_their_own(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    with echoing() as server:
+        assert ask(server, data, tmp_path / "out.jsonl", n=3) == 0
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["choice"], row["answer"]) for row in found] == [
+        (p, c, p) for p in "ab" for c in range(3)
+    ]
+
+
+def test_a_row_that_fails_has_an_error_and_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in ("a", "b" * (CONTEXT + 1), "c")])
+    out = tmp_path / "out.jsonl"
+    with echoing() as server:
+        for _ in range(2):
+            assert ask(server, data, out) == 1
+            assert "1 failed" in capsys.readouterr().err
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [row["answer"] for row in found] == ["a", None, "c"]
+        assert "maximum context length" in found[1]["error"]
+        assert sorted(len(text) for text in asked(server)) == [1, 1, CONTEXT + 1, CONTEXT + 1]
+
+
+def test_a_server_that_goes_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    data, out = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in QUESTIONS]), tmp_path / "out.jsonl"
+    with echoing(["secret"]) as server, pytest.raises(EndpointError, match="OPENAI_API_KEY was rejected"):
+        ask(server, data, out, url_model="echo")
+    with pytest.raises(EndpointError, match="no server responds"):
+        ask(server, data, out, url_model="echo")
+    assert not out.exists()
+
+
+def test_the_key_comes_from_the_environment_and_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-value")
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b" * (CONTEXT + 1)}])
+    with echoing(["secret-value"]) as server:
+        assert ask(server, data, tmp_path / "out.jsonl") == 1
+    written = list(tmp_path.glob("out.jsonl*"))
+    assert len(written) == 2 and all("secret-value" not in path.read_text() for path in written)
+
+
+def test_other_settings_do_not_reuse_answers(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b" * (CONTEXT + 1)}])
+    with echoing() as server:
+        ask(server, data, tmp_path / "out.jsonl", temperature=0.0)
+        ask(server, data, tmp_path / "out.jsonl", temperature=0.5, overwrite=True)
+        assert asked(server).count("a") == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "out", "more", "fault"),
+    [
+        ([{"prompt": "a", "answer": "b"}], "out.csv", {}, "already have 'answer', .* --prefix model_"),
+        ([{"prompt": "a"}], "out.xlsx", {}, "unknown extension '.xlsx': expected .csv, .jsonl, .parquet"),
+        ([{"prompt": "a"}], "rows.jsonl", {}, "is the file of the rows"),
+        ([{"prompt": "a"}], "there.csv", {}, "exists: choose another file, or replace it with --overwrite true"),
+        ([{"text": "a"}], "out.csv", {}, "rows of plain text have no question"),
+        ([{"prompt": "a"}, {"prompt": 3}], "out.csv", {}, "line 2: 'prompt' is a number, expected text"),
+    ],
+)
+def test_what_can_not_be_done_is_said_before_anything_is_asked(
+    rows: list[dict[str, Any]], out: str, more: dict[str, Any], fault: str, tmp_path: Path
+) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    data = write(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=fault):  # no server is at this address
+        generate(GenerateSettings(data=str(data), out=str(tmp_path / out), url="http://127.0.0.1:9/v1", **more))
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+def test_a_prefix_keeps_a_column_named_answer(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "a", "answer": "gold"}])
+    with echoing() as server:
+        assert ask(server, data, tmp_path / "out.jsonl", prefix="model_") == 0
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (row["answer"], row["model_answer"]) == ("gold", "a")
+
+
+def test_without_pyarrow_parquet_is_refused_and_the_rest_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}])
+    with echoing() as server:
+        with pytest.raises(UserError, match="writing Parquet needs pyarrow, which is not installed"):
+            ask(server, data, tmp_path / "out.parquet")
+        assert ask(server, data, tmp_path / "out.csv") == 0
+
+
+def test_parquet_keeps_types_and_mixed_columns(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"n": 1, "f": None, "m": 1, "o": {"a": [1]}}, {"n": 2, "f": 0.5, "m": "two"}]
+    tables.write_table(tmp_path / "t.parquet", ".parquet", ["n", "f", "m", "o"], lambda: rows)
+    found = [row.value for row in read_rows(tmp_path / "t.parquet")]
+    assert found[0] == {"n": 1, "f": None, "m": "1", "o": {"a": [1]}}
+    assert found[1] == {"n": 2, "f": 0.5, "m": "two", "o": None}
+
+
+class Instant:
+    """An endpoint that answers at once, and counts the requests in flight; each answer has a kilobyte."""
+
+    parallel = 8
+    identity: dict[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.open = self.most = self.count = 0
+        self.fault = ""
+
+    async def ask(self, path: str, body: Json) -> Json:
+        self.open, self.count = self.open + 1, self.count + 1
+        self.most = max(self.most, self.open)
+        await asyncio.sleep(0)
+        self.open -= 1
+        if self.fault:
+            raise Refused(self.fault)
+        message = {"role": "assistant", "content": body["messages"][-1]["content"] * 200}
+        return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+def test_memory_is_flat_for_ten_thousand_rows(tmp_path: Path) -> None:
+    prompts = read_prompts(write(tmp_path / "rows.jsonl", [{"prompt": f"{i:06}"} for i in range(10_000)]))
+    endpoint = Instant()
+    with open_journal(tmp_path / "journal", len(prompts)) as journal:
+        tracemalloc.start()
+        asyncio.run(answering.answer(endpoint, prompts, journal, answering.chat({}), "rows", 8))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert journal.answered == endpoint.count == 10_000 and endpoint.most == 8
+        assert peak < 1_500_000, "10,000 answers are 12 MB"
+        assert (journal.get(777) or Result()).answers[0].text == "000777" * 200
+
+
+def test_a_request_that_no_row_can_succeed_with_stops_early(tmp_path: Path) -> None:
+    prompts = read_prompts(write(tmp_path / "rows.jsonl", [{"prompt": str(i)} for i in range(500)]))
+    endpoint = Instant()
+    endpoint.fault = "Unknown parameter: 'tempratur'"
+    fault = "the first 16 rows all failed: Unknown parameter"
+    with open_journal(tmp_path / "journal", len(prompts)) as journal, pytest.raises(EndpointError, match=fault):
+        asyncio.run(answering.answer(endpoint, prompts, journal, answering.chat({}), "rows", 8))
+    assert endpoint.count < 40
+
+
+def test_a_journal_that_was_cut_anywhere_loses_only_the_cut_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    results = [Result((Answer(f"ä{i}", "stop"),), i, 2) for i in range(5)]
+    with open_journal(path, 5) as journal:
+        for row, result in enumerate(results):
+            journal.add(row, result)
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        with open_journal(path, 5) as journal:
+            done = whole[:end].count(b"\n")
+            assert [row in journal for row in range(5)] == [row < done for row in range(5)]
+            journal.add(4, results[4])
+        with open_journal(path, 5) as journal:
+            assert journal.get(4) == results[4]
+
+
+def test_two_commands_do_not_write_one_journal(tmp_path: Path) -> None:
+    path, fault = tmp_path / "journal", "another process is answering"
+    with open_journal(path, 1), pytest.raises(UserError, match=fault), open_journal(path, 1):
+        pass
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_every_row_is_answered_once(tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
+    data = write(tmp_path / "rows.jsonl", [{"id": i, "prompt": f"Question {i}"} for i in range(300)])
+    out = tmp_path / "out.csv"
+    command = ["serve", "generate", "--data", str(data), "--out", str(out), "--model", str(tiny_gguf)]
+    command += ["--max_tokens", "8", "--seed", "1", "--context_length", "256", "--max_sequences", "4"]
+    chance = random.Random(7)
+
+    def lines() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("out.csv.*.journal"))
+
+    for _ in range(4):
+        process, goal = start_fresh(command), lines() + chance.randrange(1, 40)
+        deadline = time.monotonic() + 120
+        while lines() < goal and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(chance.random() / 100)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+        process.wait()
+    assert not out.exists()
+    (path,) = tmp_path.glob("out.csv.*.journal")
+    before = path.read_bytes()
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr
+    kept = [json.loads(line)["row"] for line in before.split(b"\n")[:-1]]
+    assert f"{len(kept)} of 300 rows are answered already" in done.stderr
+    assert len(kept) == len(set(kept)), "a row was asked twice"
+    rows = [row.value for row in read_rows(out)]
+    assert [int(row["id"]) for row in rows] == list(range(300))
+    assert all(row["finish_reason"] in ("stop", "length") for row in rows)
+    assert not path.exists()
+
+
+def test_the_model_in_this_process_answers_as_the_server_does(tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
+    from tests.support.server import serving
+
+    data = write(tmp_path / "rows.jsonl", [{"prompt": f"Question {i}"} for i in range(6)])
+    fields = ["--data", str(data), "--max_tokens", "6", "--temperature", "0"]
+    local = cli("serve", "generate", *fields, "--out", str(tmp_path / "a.csv"), "--model", str(tiny_gguf))
+    assert local.returncode == 0, local.stderr
+    with serving(model=tiny_gguf) as server:
+        remote = cli("serve", "generate", *fields, "--out", str(tmp_path / "b.csv"), "--url", server.url)
+    assert remote.returncode == 0, remote.stderr
+    found, other = ([row.value for row in read_rows(tmp_path / name)] for name in ("a.csv", "b.csv"))
+    assert [row["prompt_tokens"] for row in found] == [row["prompt_tokens"] for row in other]
+    assert [row["error"] for row in found] == [None] * 6 or all(not row["error"] for row in found)
