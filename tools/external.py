@@ -23,6 +23,7 @@ INSTALLED = "installed"  # file with the installed pins, written last
 PREFIX = "external-"
 INSTALL_TIMEOUT_S = 1800
 NO_TESTS = 5  # pytest's exit code
+ALSO = {"node": ("chromium",)}  # sets whose tests need another one too
 
 
 def sets() -> dict[str, Path]:
@@ -77,7 +78,7 @@ def _ran(command: list[str], where: Path) -> str:
 
 def run(name: str, path: Path) -> int:
     """Install one set, run its tests and record the results; return pytest's exit code."""
-    why = install(name, path)
+    why = "; ".join(filter(None, (install(needed, sets()[needed]) for needed in (name, *ALSO.get(name, ())))))
     if why:
         print(f"external: {name}: installation failed: {why}", flush=True)
     report = home(name) / "report.xml"
@@ -90,6 +91,7 @@ def run(name: str, path: Path) -> int:
         "-m",
         f'external(name="{name}")',
         f"--junitxml={report}",
+        "-ojunit_family=xunit1",  # with the figures that tests record
         "--durations=5",
     ]
     code = subprocess.run(command, cwd=ROOT).returncode
@@ -120,6 +122,8 @@ def _record(name: str, path: Path, report: Path, seconds: float) -> None:
         "|---|---|",
         *(f"| {case.get('classname')}::{case.get('name')} | {_outcome(case)} |" for case in suite.iter("testcase")),
     ]
+    if measured := [(p.get("name"), p.get("value")) for p in suite.iter("property")]:
+        lines += ["", "| measured | |", "|---|---|", *(f"| {name} | {value} |" for name, value in measured)]
     target = ROOT / "bench" / "results" / f"{PREFIX}{name}-{date}.md"
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"external: {name}: recorded in {target.relative_to(ROOT)}", flush=True)

@@ -20,6 +20,12 @@ CAPITALS = {
     "Germany": "Berlin",
     "Spain": "Madrid",
     "Egypt": "Cairo",
+    "Greece": "Athens",
+    "Portugal": "Lisbon",
+    "Russia": "Moscow",
+    "Austria": "Vienna",
+    "China": "Beijing",
+    "Peru": "Lima",
 }
 COMMON = "dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\ntest_split: test\n"
 TASKS = {
@@ -76,28 +82,50 @@ def write_tasks(directory: Path) -> None:
         (directory / f"{name}.yaml").write_text(body.format(file=directory / "rows.jsonl"))
 
 
-def measured(model: str, arguments: dict[str, Any], directory: Path) -> dict[str, float]:
-    """Run the three tasks; return every metric."""
+def measured(model: str, arguments: dict[str, Any], directory: Path) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """Run the three tasks; return every metric, and each task's responses in the order of its rows."""
     found = lm_eval.simple_evaluate(
         model, model_args=arguments, tasks=list(TASKS), task_manager=TaskManager(include_path=str(directory)),
-        bootstrap_iters=0, batch_size=2,
+        bootstrap_iters=0, batch_size=2, log_samples=True,
     )  # fmt: skip
     pairs = ((f"{t} {m.split(',')[0]}", v) for t, ms in found["results"].items() for m, v in ms.items())
-    return {name: value for name, value in pairs if isinstance(value, float) and "stderr" not in name}
+    metrics = {name: value for name, value in pairs if isinstance(value, float) and "stderr" not in name}
+    samples = {task: sorted(rows, key=lambda row: row["doc_id"]) for task, rows in found["samples"].items()}
+    return metrics, {task: [answer for row in rows for answer in flat(row["resps"])] for task, rows in samples.items()}
+
+
+def flat(value: Any) -> list[Any]:
+    """Return the numbers and texts in nested lists; whether a continuation was the likeliest is left out."""
+    if isinstance(value, list | tuple):
+        return [inner for part in value for inner in flat(part)]
+    return [] if isinstance(value, bool) else [value]
+
+
+def compare(served: list[Any], local: list[Any]) -> str:
+    """Return how far the responses of one task are apart."""
+    assert len(served) == len(local) >= len(CAPITALS), (served, local)
+    if isinstance(local[0], str):
+        assert served == local, (served, local)
+        return f"{len(local)} texts, all equal"
+    far = max(abs(a - b) for a, b in zip(served, local, strict=True))
+    assert far <= 0.01 * max(map(abs, local)), (served, local)
+    return f"{len(local)} log-likelihoods of {min(local):.2f} to {max(local):.2f}, at most {far:.4f} apart"
 
 
 def main(url: str, weights: str) -> None:
-    """Compare every metric of both."""
+    """Compare every metric and every response of both."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_tasks(directory)
         server = {"model": "default", "base_url": f"{url}/completions", "tokenizer": weights, "max_retries": 1}
-        served = measured("local-completions", {**server, "tokenizer_backend": "huggingface"}, directory)
-        local = measured("hf", {"pretrained": weights, "dtype": "float32", "device": "cpu"}, directory)
+        served, answers = measured("local-completions", {**server, "tokenizer_backend": "huggingface"}, directory)
+        local, expected = measured("hf", {"pretrained": weights, "dtype": "float32", "device": "cpu"}, directory)
     for metric, value in local.items():
         print(f"{metric}: served {served[metric]:.4f}, transformers {value:.4f}")
         assert abs(served[metric] - value) <= 0.01 * max(1.0, abs(value)), metric
     assert len(local) == len(served) >= 5, (local, served)
+    for task in TASKS:
+        print(f"{task}: {compare(answers[task], expected[task])}")
     print("ok")
 
 
