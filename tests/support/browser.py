@@ -22,8 +22,8 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable
 
 
 @contextmanager
-def chromium(phone: bool = False, dark: bool = False) -> Iterator[Any]:
-    """Run a browser; skip the test if there is none."""
+def chromium(phone: bool = False, dark: bool = False, network: bool = False) -> Iterator[Any]:
+    """Run a browser; skip the test if there is none. `network`: its requests are in the log "performance"."""
     packages = installed("chromium") / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
@@ -37,7 +37,7 @@ def chromium(phone: bool = False, dark: bool = False) -> Iterator[Any]:
         options.add_argument(flag)
     if phone:
         options.add_experimental_option("mobileEmulation", PHONE)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", **({"performance": "ALL"} if network else {})})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
     try:
         yield browser
