@@ -105,7 +105,7 @@ def test_a_page_of_a_listed_origin_chats(browser: Any, site: int) -> None:
         assert page.call("requestId")  # a header that scripts may read
 
 
-def test_errors_reach_the_page(browser: Any, site: int) -> None:
+def test_scripts_of_a_listed_origin_read_errors(browser: Any, site: int) -> None:
     origin = f"http://localhost:{site}"
     with serving(cors_origins=origin, api_keys=KEY) as server:
         page = ClientPage(browser, origin, server.url)
