@@ -21,7 +21,7 @@ from burnish.dialects.reader import Parser, parse
 from burnish.dialects.thoughts import FORMATS, Thoughts
 from burnish.rendering.shape import tool_call
 from tests.support.thorough import THOROUGH
-from tests.support.tool_calls import CALLS, MARKERS, holds
+from tests.support.tool_calls import CALLS, MARKERS, holds, parameters
 from tests.support.tool_templates import QUOTES, TEMPLATES, tool_template
 
 
@@ -73,7 +73,7 @@ def test_calls_written_by_a_template_round_trip(name: str, calls: list[Call], si
     if name in QUOTES and any(holds(call.value(), QUOTES[name]) for call in calls):
         return  # such a call can't be written; the next test has it
     text, opened = written(name, calls)
-    about = (facts.dialect, facts.thoughts, opened, frozenset(call.name for call in calls))
+    about = (facts.dialect, facts.thoughts, opened, parameters(calls))
     read = parse(text, *about)
     assert (read.content, read.reasoning) == ("", "")
     assert len(read.calls) == len(calls) and all(map(same_call, calls, read.calls))
@@ -104,6 +104,31 @@ def test_harmony_channels_are_not_calls_without_tools() -> None:
     text = '<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>'
     assert parse(text, DIALECTS["channels"], None, False, frozenset()).calls == ()
     assert len(parse(text, DIALECTS["channels"], None, False, frozenset({"f"})).calls) == 1
+
+
+TYPED = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": ["integer", "null"]}, "d": {}}}
+
+
+@pytest.mark.parametrize("name", ["qwen-xml", "glm"])
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("a", "12", "12"), ("a", "", ""), ("a", "x\n", "x\n"), ("a", "null", "null"), ("b", "12", 12), ("b", "x", "x"),
+        ("b", "null", None), ("b", "true", "true"), ("c", "12", 12), ("c", '{"x": [1]}', {"x": [1]}),
+        ("c", '"x"', '"x"'), ("c", "1 2", "1 2"), ("d", "1.5", 1.5), ("d", "", ""),
+        ("c", "[" * 99 + "]" * 99, "[" * 99 + "]" * 99),
+    ],
+)  # fmt: skip
+def test_the_tools_parameters_say_what_a_text_between_tags_is(name: str, key: str, text: str, value: Any) -> None:
+    """Of unknown parameters, what can be read as a value is one."""
+    said = {
+        "qwen-xml": f"<tool_call>\n<function=f>\n<parameter={key}>\n{text}\n</parameter>\n</function>\n</tool_call>",
+        "glm": f"<tool_call>f\n<arg_key>{key}</arg_key>\n<arg_value>{text}</arg_value>\n</tool_call>",
+    }[name]
+    about = (DIALECTS[name], None, False, {"f": TYPED, "g": None})
+    (call,) = parse(said, *about).calls
+    assert same_json(call.value(), {key: value})
+    assert in_pieces(said, [1] * len(said), *about).calls == (call,)
 
 
 @pytest.mark.parametrize("name", ["hermes-think", "channels"])

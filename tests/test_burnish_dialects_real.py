@@ -20,7 +20,7 @@ from burnish.dialects.find import Found, find
 from burnish.dialects.reader import parse
 from burnish.rendering.shape import tool_call
 from tests.support.tokenizers import llama_cpp_template
-from tests.support.tool_calls import CALLS, holds
+from tests.support.tool_calls import CALLS, holds, parameters
 
 # file → dialect, thoughts, several calls in a turn
 KNOWN = {
@@ -42,16 +42,21 @@ KNOWN = {
     "google-gemma-4-31B-it": ("gemma", "gemma-channel", True),
     "LFM2.5-8B-A1B": ("pythonic", "think", True),
     "openai-gpt-oss-120b": ("channels", "channels", False),
+    "Qwen3-Coder": ("qwen-xml", None, True),
+    "GLM-4.6": ("glm", "think", True),
 }
 # those that have no dialect here, and a part of the reason
 UNKNOWN = {
-    "Qwen3-Coder": "not known",
-    "GLM-4.6": "not known",
     "google-gemma-2-2b-it": "leaves tool calls out",
     "microsoft-Phi-3.5-mini-instruct": "leaves tool calls out",
 }
 # templates that write strings without escapes, and what their strings can't have; Gemma's keys have no quotes either
-UNESCAPED = {"google-gemma-4-31B-it": ('<|"|>',), "LFM2.5-8B-A1B": ("'", "\\")}
+UNESCAPED = {
+    "google-gemma-4-31B-it": ('<|"|>',),
+    "LFM2.5-8B-A1B": ("'", "\\"),
+    "Qwen3-Coder": ("</parameter>",),
+    "GLM-4.6": ("</arg_value>",),
+}
 BARE_KEYS = "google-gemma-4-31B-it"
 
 
@@ -105,5 +110,5 @@ def test_calls_written_by_a_known_template_round_trip(name: str, calls: list[Cal
     text = whole[len(prompt) :] if whole.startswith(prompt) else whole[whole.index("go") + len("go") :]
     opened = facts.thoughts is not None and facts.thoughts.open_in(prompt) and whole.startswith(prompt)
     text = text[: text.rindex(facts.end.strip())] if facts.end.strip() else text
-    read = parse(text, facts.dialect, facts.thoughts, opened, frozenset(call.name for call in calls))
+    read = parse(text, facts.dialect, facts.thoughts, opened, parameters(calls))
     assert len(read.calls) == len(calls) and all(map(same_call, calls, read.calls)), json.dumps(text)

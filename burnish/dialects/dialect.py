@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 from .events import Reading
 from .source import Source
 
-# the names of the tools, if no others may be called; None: any name
-Names = Set[str] | None
+# the tools by name, with their parameters where dialects need types; None: any name is a call
+Names = Mapping[str, Any] | Set[str] | None
 
 
 @dataclass(frozen=True)

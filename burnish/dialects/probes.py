@@ -8,6 +8,7 @@ from typing import Any
 
 from ..chat import ChatError, ChatTemplate
 from ..rendering.shape import tool_call
+from .definitions import parameters
 from .events import Call
 
 QUESTION, ANSWER, THOUGHT, RESULT = "What is it like?", "It is quince-like.", "Ponder the quince.", "quince-result"
@@ -31,10 +32,10 @@ TOOLS = tuple(
         },
     }
     for call, kinds in zip(
-        CALLS, ({"city": "string", "days": "integer"}, {"flag": "boolean", "items": "string"}), strict=True
+        CALLS, ({"city": "string", "days": "integer"}, {"flag": "boolean", "items": "array"}), strict=True
     )
 )
-NAMES = frozenset(call.name for call in CALLS)
+NAMES = parameters(TOOLS)
 # maximum characters of a turn to parse: rendered probes are far shorter in any template
 LONGEST_TURN = 1 << 14
 _BRACKETS = (("<", ">"), ("[", "]"))

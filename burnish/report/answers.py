@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..dialects.definitions import parameters
 from ..dialects.formats import DIALECTS
 from ..dialects.reader import parse
 from ..dialects.thoughts import FORMATS
@@ -51,8 +52,7 @@ def _parts(text: str, question: Question, train: TrainRecord) -> Iterator[Part]:
         dialect = None
     thoughts = FORMATS.get(train.reasoning_format or "")
     opened = thoughts is not None and thoughts.begin not in text and thoughts.end in text
-    names = frozenset(tool["function"]["name"] for tool in question.tools or ())
-    said = parse(text, dialect, thoughts, opened, names)
+    said = parse(text, dialect, thoughts, opened, parameters(question.tools or ()))
     if said.reasoning.strip():
         yield Part("thought", said.reasoning.strip())
     if said.content.strip() or not said.calls:

@@ -7,6 +7,7 @@ from typing import Any
 
 from burnish.chat import ChatError
 from burnish.dialects.comparison import same_call
+from burnish.dialects.definitions import parameters
 from burnish.dialects.events import Call
 from burnish.dialects.find import Found, find
 from burnish.dialects.reader import parse
@@ -59,15 +60,11 @@ def _turns(exam: Exam) -> Iterator[tuple[Question, int, int, list[Call]]]:
 def _fault(question: Question, start: int, end: int, calls: list[Call], found: Found, decode: Decode) -> str:
     ids = question.input_ids
     before, text = decode(ids[max(0, start - IDS_BEFORE) : start]), decode(ids[start : end - 1])
-    names = frozenset(_name(tool) for tool in question.tools or ())
+    tools = parameters(question.tools or ())
     opened = found.thoughts is not None and found.thoughts.open_in(before)
-    read = parse(text, found.dialect, found.thoughts, opened, names).calls
+    read = parse(text, found.dialect, found.thoughts, opened, tools).calls
     if len(read) == len(calls) and all(map(same_call, calls, read)):
         return ""
     return (
         f"of {calls[0].name} and {len(calls) - 1} more calls in a turn, {len(read)} are read, or with other arguments"
     )
-
-
-def _name(tool: dict[str, Any]) -> str:
-    return str(tool["function"]["name"])

@@ -138,7 +138,7 @@ def dialect_parsers(found: Found, piece: Callable[[int], bytes]) -> ParserFactor
         if dialect is None and thoughts is None:
             return PlainText()
         tail = b"".join(piece(token) for token in prompt[-TAIL_TOKENS:]).decode("utf-8", "replace")
-        names = frozenset(tool.function.name for tool in tools)
+        names = {tool.function.name: tool.function.parameters for tool in tools}
         parser = Parser(dialect, thoughts, thoughts is not None and thoughts.open_in(tail), names)
         parallel = request.parallel_tool_calls is not False
         return DialectText(parser, bool(request.stream), parallel, reasons=thoughts is not None)

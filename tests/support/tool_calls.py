@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -24,7 +25,20 @@ CALLS = st.lists(
     st.builds(Call, NAMES, st.dictionaries(NAMES, VALUES, max_size=3).map(lambda value: json.dumps(value))),
     min_size=1,
     max_size=3,
+    unique_by=lambda call: call.name,  # so that each argument has one type
 )
+
+
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+
+
+def parameters(calls: Sequence[Call]) -> dict[str, Any]:
+    """Return the parameters of the called tools, with the types of the calls' arguments."""
+    found: dict[str, Any] = {call.name: {"type": "object", "properties": {}} for call in calls}
+    for call in calls:
+        for key, value in call.value().items():
+            found[call.name]["properties"][key] = {"type": _TYPES.get(type(value), "null")}
+    return found
 
 
 def holds(value: Any, text: str) -> bool:

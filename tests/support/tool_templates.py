@@ -88,6 +88,16 @@ _CHANNELS = _template(
     "{% if m.thinking %}<|channel|>analysis<|message|>{{ m.thinking }}<|end|><|start|>assistant{% endif %}",
 )
 
+_TAGGED = (
+    "\n<tool_call>\n<function={{ c.function.name }}>\n"
+    "{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>\n"
+    "{{ v | tojson if v is mapping or (v is sequence and v is not string) else v | string }}\n</parameter>\n"
+    "{% endfor %}</function>\n</tool_call>"
+)
+_KEYED = (
+    "\n<tool_call>{{ c.function.name }}{% for k, v in c.function.arguments.items() %}\n<arg_key>{{ k }}</arg_key>\n"
+    "<arg_value>{{ v if v is string else v | tojson }}</arg_value>{% endfor %}\n</tool_call>"
+)
 # name → (dialect, thoughts, source)
 TEMPLATES: dict[str, tuple[str, str | None, str]] = {
     "chatml-tools": ("hermes", None, load_template("chatml-tools")),
@@ -133,10 +143,17 @@ TEMPLATES: dict[str, tuple[str, str | None, str]] = {
     "gemma-4": ("gemma", None, _gemma("<|tool_call>", "<tool_call|>", '<|"|>')),
     "function-gemma": ("gemma", None, _gemma("<start_function_call>", "<end_function_call>", "<escape>")),
     "channels": ("channels", "channels", _CHANNELS),
+    "qwen-xml": ("qwen-xml", None, _template(*_PLAIN, _EACH % _TAGGED + "<|end|>")),
+    "glm": ("glm", None, _template(*_PLAIN, "{{ m.content }}" + _EACH % _KEYED + "<|end|>")),
     "json": ("json", None, _template(*_PLAIN, f"[{_EACH % (_CALL % 'arguments' + _COMMA)}]<|end|>")),
 }
 # what a string can't contain, because nothing escapes it
-QUOTES = {"gemma-4": '<|"|>', "function-gemma": "<escape>"}
+QUOTES = {
+    "gemma-4": '<|"|>',
+    "function-gemma": "<escape>",
+    "qwen-xml": "</parameter>",
+    "glm": "</arg_value>",
+}
 
 
 def tool_template(name: str) -> ChatTemplate:

@@ -9,6 +9,7 @@ from burnish.config import ConfigError
 from burnish.console import counted
 from burnish.data.formats import Example, Message
 from burnish.dialects.comparison import difference
+from burnish.dialects.definitions import parameters
 from burnish.dialects.events import Parsed
 from burnish.dialects.find import Found, fitted
 from burnish.dialects.reader import parse
@@ -46,8 +47,7 @@ def reading_fault(message: Message, example: Example, text: str, before: str, fo
     """
     thoughts = found.thoughts
     opened = thoughts is not None and thoughts.open_in(before)
-    names = frozenset(tool["function"]["name"] for tool in example.tools)
-    read = parse(text, found.dialect, thoughts, opened, names)
+    read = parse(text, found.dialect, thoughts, opened, parameters(example.tools))
     return difference(_said(message, text, found), read)
 
 

@@ -6,15 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...dialects.comparison import same_json
+from ...dialects.definitions import TYPES
 from ...errors import nearest
 from ..faults import kind
 
-# type names as they stand in data sets → JSON's
-TYPES = {
-    "string": "string", "str": "string", "integer": "integer", "int": "integer", "number": "number",
-    "float": "number", "double": "number", "boolean": "boolean", "bool": "boolean", "array": "array",
-    "list": "array", "tuple": "array", "object": "object", "dict": "object", "null": "null", "none": "null",
-}  # fmt: skip
 _PYTHON: Mapping[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
