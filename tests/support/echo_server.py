@@ -113,8 +113,10 @@ async def _page(send: Send, status: int, body: bytes) -> None:
 class EchoServer:
     """`backend.pause_s` and `proxy.fault` may be set at any time; `start` after `stop` uses the same port again."""
 
-    def __init__(self, keys: Sequence[str] = (), dialects: Found | None = None) -> None:
-        dialects, tokenizer = dialects or Found(), LastMessage()
+    def __init__(
+        self, keys: Sequence[str] = (), dialects: Found | None = None, tokenizer: LastMessage | None = None
+    ) -> None:
+        dialects, tokenizer = dialects or Found(), tokenizer or LastMessage()
         self.backend, self.metrics, self.bridge = SlowEcho(), Metrics(), EventBridge()
         self.engine = Engine(self.backend, LIMITS, self.bridge.deliver, self.metrics)
         self.metrics.watch(self.engine.snapshot)
@@ -154,9 +156,11 @@ class EchoServer:
 
 
 @contextmanager
-def echoing(keys: Sequence[str] = (), dialects: Found | None = None) -> Iterator[EchoServer]:
+def echoing(
+    keys: Sequence[str] = (), dialects: Found | None = None, tokenizer: LastMessage | None = None
+) -> Iterator[EchoServer]:
     """Run an echo server during the block; `dialects`: how it writes tool calls and reasoning."""
-    server = EchoServer(keys, dialects)
+    server = EchoServer(keys, dialects, tokenizer)
     server.start()
     try:
         yield server
