@@ -63,7 +63,7 @@ def answers(questions: Sequence[Question]) -> dict[str, list[Answer]]:
     """Return the answers of the base and of the tuned model."""
     found = {}
     log = FOLDER / RUN / "logs" / "serve.log"
-    tuned = ("--run", RUN, "--artefact", QUANTIZATION, "--allow_unproven", "true")
+    tuned = ("--run", RUN, "--artifact", QUANTIZATION, "--allow_unproven", "true")
     for name, which in (("base", ("--model", str(base_file()))), ("tuned", tuned)):
         with server(log, *which, *SERVE) as url:
             say(f"bench: {name}: {len(questions)} questions")
