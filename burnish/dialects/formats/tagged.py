@@ -26,6 +26,7 @@ _WRITTEN = Notation(
 )
 _KINDS = {"{": {"object"}, "[": {"array"}, "t": {"boolean"}, "f": {"boolean"}, "n": {"null"}}
 _NUMBERS = {"integer", "number"}
+_TEXT = frozenset({"string"})
 
 
 def _qwen(source: Source, marker: str, names: Names) -> Reading[None]:
@@ -90,7 +91,7 @@ def _argument(source: Source, key: str, ends: tuple[str, ...], schema: Any, firs
         raise BrokenCall
     yield CallArguments(f"{'' if first else ', '}{json.dumps(key, ensure_ascii=False)}: ")
     allowed = types(schema)
-    whole = allowed != {"string"}
+    whole = allowed != _TEXT
     kept: list[str] = []
     if not whole:
         yield CallArguments('"')
