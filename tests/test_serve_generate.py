@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from burnish.data.files import read_rows
+from burnish.data.columns.mapping import parse_columns
+from burnish.data.files import locate, read_rows
 from burnish.errors import UserError
 from serve.batch import answering, remote, tables
 from serve.batch.endpoints import EndpointError, Json, Refused
 from serve.batch.journal import open_journal
-from serve.batch.prompts import read_prompts
+from serve.batch.prompts import Prompt, read_prompts
 from serve.batch.results import Answer, Result
 from serve.batch.settings import GenerateSettings
 from serve.batch.stage import generate
@@ -31,6 +32,10 @@ QUESTIONS = [f'Frage {i}: Grüße,\n"{i}"' for i in range(40)]
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def read(path: Path, **more: Any) -> list[Prompt]:
+    return read_prompts(locate(str(path)), **more)
 
 
 def ask(server: EchoServer, data: Path, out: Path, **more: Any) -> int:
@@ -73,10 +78,55 @@ def test_every_row_keeps_its_columns_and_gets_its_answer(type: str, tmp_path: Pa
     ],
 )
 def test_rows_of_all_formats_end_with_the_question(row: dict[str, Any], tmp_path: Path) -> None:
-    (prompt,) = read_prompts(write(tmp_path / "rows.jsonl", [row]))
+    (prompt,) = read(write(tmp_path / "rows.jsonl", [row]))
     assert prompt.messages[-1] == {"role": "user", "content": "Q"}
     assert (prompt.expected is not None) == ("left out" in json.dumps(row))
     assert prompt.value == row
+
+
+QUIZ = {"question": "2+2?", "a": "3", "b": "4", "correct": "B"}
+CHOICES = {"user": "{{ question }} A. {{ a }} B. {{ b }}", "assistant": "{{ correct }}"}
+
+
+@pytest.mark.parametrize("row", [QUIZ, {**QUIZ, "correct": ""}, {k: v for k, v in QUIZ.items() if k != "correct"}])
+def test_columns_make_the_question_even_without_its_answer(row: dict[str, str], tmp_path: Path) -> None:
+    (prompt,) = read(write(tmp_path / "rows.jsonl", [row]), columns=parse_columns(CHOICES))
+    assert prompt.messages == [{"role": "user", "content": "2+2? A. 3 B. 4"}]
+    assert (prompt.expected.content if prompt.expected else "") == row.get("correct", "")
+    assert prompt.value == row
+
+
+def test_columns_of_a_text_make_the_start_of_a_text(tmp_path: Path) -> None:
+    columns = parse_columns({"prompt": "Q: {{ question }}\nA:", "completion": " {{ correct }}"})
+    first, second = read(write(tmp_path / "rows.jsonl", [QUIZ, {"question": "1+1?"}]), columns=columns)
+    assert (first.text, first.expected and first.expected.content) == ("Q: 2+2?\nA:", " B")
+    assert (second.text, second.expected) == ("Q: 1+1?\nA:", None)
+    data = write(tmp_path / "rows.jsonl", [QUIZ])
+    with echoing() as server:
+        template = {"prompt": "Q: {{ question }}", "completion": "{{ correct }}"}
+        assert ask(server, data, tmp_path / "out.jsonl", columns=template) == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {
+        **QUIZ, "answer": "Q: 2+2?", "finish_reason": "stop", "prompt_tokens": 7, "completion_tokens": 8, "error": None,
+    }  # fmt: skip
+
+
+def test_the_columns_of_the_run_apply_if_the_rows_have_them(tmp_path: Path) -> None:
+    trained = parse_columns(CHOICES)
+    (with_columns,) = read(write(tmp_path / "a.jsonl", [QUIZ]), trained=trained)
+    (other,) = read(write(tmp_path / "b.jsonl", [{"prompt": "Hi"}]), trained=trained)
+    assert with_columns.messages[0]["content"].startswith("2+2?") and other.messages[0]["content"] == "Hi"
+
+
+def test_a_question_column_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'question' is not a column of .*did you mean 'questions'"):
+        read(write(tmp_path / "rows.jsonl", [{"questions": "x", "a": "", "b": ""}]), columns=parse_columns(CHOICES))
+
+
+def test_a_dialogue_in_a_text_becomes_turns(tmp_path: Path) -> None:
+    text = "<human>: Hi\n<bot>: Hello\n<human>: Q\n<bot>: left out"
+    (prompt,) = read(write(tmp_path / "rows.jsonl", [{"text": text}]))
+    assert [message["content"] for message in prompt.messages] == ["Hi", "Hello", "Q"]
+    assert prompt.expected and prompt.expected.content == "left out"
 
 
 def test_several_answers_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -197,11 +247,11 @@ class Instant:
 
 
 def test_memory_is_flat_for_ten_thousand_rows(tmp_path: Path) -> None:
-    prompts = read_prompts(write(tmp_path / "rows.jsonl", [{"prompt": f"{i:06}"} for i in range(10_000)]))
+    prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": f"{i:06}"} for i in range(10_000)]))
     endpoint = Instant()
     with open_journal(tmp_path / "journal", len(prompts)) as journal:
         tracemalloc.start()
-        asyncio.run(answering.answer(endpoint, prompts, journal, answering.chat({}), "rows", 8))
+        asyncio.run(answering.answer(endpoint, prompts, journal, answering.completing({}), "rows", 8))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert journal.answered == endpoint.count == 10_000 and endpoint.most == 8
@@ -210,12 +260,12 @@ def test_memory_is_flat_for_ten_thousand_rows(tmp_path: Path) -> None:
 
 
 def test_a_request_that_no_row_can_succeed_with_stops_early(tmp_path: Path) -> None:
-    prompts = read_prompts(write(tmp_path / "rows.jsonl", [{"prompt": str(i)} for i in range(500)]))
+    prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": str(i)} for i in range(500)]))
     endpoint = Instant()
     endpoint.fault = "Unknown parameter: 'tempratur'"
     fault = "the first 16 rows all failed: Unknown parameter"
     with open_journal(tmp_path / "journal", len(prompts)) as journal, pytest.raises(EndpointError, match=fault):
-        asyncio.run(answering.answer(endpoint, prompts, journal, answering.chat({}), "rows", 8))
+        asyncio.run(answering.answer(endpoint, prompts, journal, answering.completing({}), "rows", 8))
     assert endpoint.count < 40
 
 

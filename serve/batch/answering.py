@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from burnish.console import bar
 
-from .endpoints import CHAT, Endpoint, EndpointError, Refused
+from .endpoints import CHAT, COMPLETIONS, Endpoint, EndpointError, Refused
 from .journal import Journal
 from .prompts import Prompt
 from .results import Result
 
 # if this many rows fail first, all with the same message, the request itself is wrong
 MAX_FAILED_FIRST = 16
+UNLIMITED = -1  # max_tokens: as many as the context holds
 
 
 class Ask(Protocol):
@@ -24,17 +25,20 @@ class Ask(Protocol):
     async def __call__(self, endpoint: Endpoint, prompt: Prompt) -> Result: ...
 
 
-def chat(fields: Mapping[str, Any]) -> Ask:
-    """Return what asks for chat completions with these request fields."""
+def completing(fields: Mapping[str, Any]) -> Ask:
+    """Return what asks for completions of chats and texts with these request fields."""
 
     async def ask(endpoint: Endpoint, prompt: Prompt) -> Result:
-        tools = {"tools": prompt.tools} if prompt.tools else {}
         started = time.monotonic()
-        reply = await endpoint.ask(CHAT, {**tools, **fields, "messages": prompt.messages})
+        if prompt.text is not None:
+            reply = await endpoint.ask(COMPLETIONS, {"max_tokens": UNLIMITED, **fields, "prompt": prompt.text})
+        else:
+            tools = {"tools": prompt.tools} if prompt.tools else {}
+            reply = await endpoint.ask(CHAT, {**tools, **fields, "messages": prompt.messages})
         try:
             return Result.of_reply(reply, time.monotonic() - started)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise Refused("the reply is not a chat completion") from None
+            raise Refused("the reply is not a completion") from None
 
     return ask
 

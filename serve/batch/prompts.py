@@ -1,88 +1,81 @@
-"""Rows of a data file as questions: the conversation up to the last assistant turn, which is kept apart."""
+"""Rows of a data set as questions: the conversation up to the last assistant turn, which is kept apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from burnish.console import say
+from burnish.data.columns.mapping import ColumnMap
 from burnish.data.faults import DataError
-from burnish.data.files import RawRow, read_rows
-from burnish.data.formats import Message, convert, recognise
-from burnish.data.messages import ROLES, SPEAKER_KEYS
-from burnish.data.tables import parsed_list
+from burnish.data.files import Located, read_rows
+from burnish.data.formats import Converter, Example, Message
 
-# stands for a missing answer, so that the readers of training rows apply
-MISSING = "(no answer)"
-TURNS = ("messages", "conversations", "conversation")
+from .questions import Question, fits, questions
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A row and its question. `number` counts from 0; `value` are the row's columns as read.
 
-    `messages` and `tools` have OpenAI's format; `expected` is the assistant turn that was left out, or None.
+    `messages` and `tools` have OpenAI's format; or `text` is a text to complete, without a chat template. `expected`
+    is the assistant turn that was left out, or None.
     """
 
     number: int
     where: str
     value: dict[str, Any]
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]]
-    expected: Message | None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    expected: Message | None = None
+    text: str | None = None
 
 
-def read_prompts(path: Path, format: str = "auto", system: str | None = None) -> list[Prompt]:
-    """Return the questions of a data file, in order. Raises DataError with every fault of every row.
+def read_prompts(
+    source: Located,
+    format: str = "auto",
+    system: str | None = None,
+    columns: ColumnMap | None = None,
+    trained: ColumnMap | None = None,
+) -> list[Prompt]:
+    """Return the questions of a data set, in order. Raises DataError with every fault of every row.
 
-    `system` is the system message of rows that have none.
+    `system` is the system message of rows that have none; `columns` are templates that make the rows, and `trained`
+    those of the run, which are used if the rows have their columns.
     """
     notes: list[str] = []
-    rows = read_rows(path, notes)
-    full = [_completed(row) for row in rows]
-    name = recognise(full, path) if format == "auto" else format
+    rows = read_rows(source, notes)
+    if columns is None and format == "auto" and trained is not None and fits(trained, rows[:100]):
+        columns = trained
+        notes.append("data.columns as in the run's training")
+    name, asked = questions(rows, source.title, format, columns)
     if name == "text":
-        raise DataError(f"{path}: rows of plain text have no question: expected conversations, or a column 'prompt'")
-    conversion = convert(full, name, path)
+        raise DataError(
+            f"{source.title}: rows of plain text have no question: expected conversations, a column 'prompt', or"
+            " --columns that make one"
+        )
+    converter = Converter(name, source.title)
+    examples = [converter.add(question.row) for question in asked]
+    conversion = converter.conversion()
     for note in [*notes, *conversion.remarks]:
         say(f"data: {note}")
-    say(f"data: {path}: {len(rows):,} rows, format {name}")
+    say(f"data: {source.title}: {len(rows):,} rows" + (f", format {name}" if columns is None else ""))
     prompts = []
-    for number, (row, whole, example) in enumerate(zip(rows, full, conversion.examples, strict=True)):
-        *before, last = example.messages or ()
-        head = [Message("system", system)] if system and before[0].role != "system" else []
-        messages = [message.to_dict() for message in (*head, *before)]
-        expected = last if whole.value is row.value else None
-        prompts.append(Prompt(number, row.where, dict(row.value), messages, list(example.tools), expected))
+    for number, (row, question, example) in enumerate(zip(rows, asked, examples, strict=True)):
+        assert example is not None  # otherwise the conversion has faults
+        prompts.append(_prompt(number, row.where, row.value, question, example, system))
     return prompts
 
 
-def _completed(row: RawRow) -> RawRow:
-    """Return the row with a stand-in for a missing answer; unchanged if it has one, or is of another shape."""
-    if not isinstance(row.value, dict):
-        return row
-    return replace(row, value=_with_turn(row.value) or _with_column(row.value) or row.value)
-
-
-def _with_turn(value: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Add an assistant turn to a conversation that ends with another one."""
-    name = next((name for name in TURNS if value.get(name) is not None), None)
-    turns = parsed_list(value[name], []) if name and isinstance(value[name], str) else value.get(name or "")
-    if name is None or not isinstance(turns, list) or not turns or not isinstance(turns[-1], dict):
-        return None
-    key = next((key for key in SPEAKER_KEYS if turns[-1].get(key) is not None), None)
-    if key is None or ROLES.get(str(turns[-1][key])) == "assistant":
-        return None
-    turn = {"role": "assistant", "content": MISSING} if key == "role" else {"from": "gpt", "value": MISSING}
-    return {**value, name: [*turns, turn]}
-
-
-def _with_column(value: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Fill an absent or empty column of answers."""
-    for question, answer in (("prompt", "completion"), ("instruction", "output")):
-        if value.get(question) is not None and value.get(answer) in (None, "", []):
-            turns = isinstance(value[question], list)
-            return {**value, answer: [{"role": "assistant", "content": MISSING}] if turns else MISSING}
-    return None
+def _prompt(
+    number: int, where: str, value: Mapping[str, Any], question: Question, example: Example, system: str | None
+) -> Prompt:
+    if question.text is not None:
+        answer = None if question.completion is None else Message("assistant", question.completion)
+        return Prompt(number, where, dict(value), expected=answer, text=question.text)
+    *before, last = example.messages or ()
+    head = [Message("system", system)] if system and before[0].role != "system" else []
+    messages = [message.to_dict() for message in (*head, *before)]
+    values = dict(value) if isinstance(value, dict) else {"text": value}  # a dialogue in a text
+    return Prompt(number, where, values, messages, list(example.tools), last if question.answered else None)

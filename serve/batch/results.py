@@ -39,7 +39,7 @@ class Result:
 
     @classmethod
     def of_reply(cls, reply: Mapping[str, Any], seconds: float) -> Result:
-        """Return the result of a chat completion. Raises KeyError, TypeError or ValueError if it is not one."""
+        """Return the result of a chat or text completion. Raises KeyError, TypeError or ValueError if it is not one."""
         usage = reply.get("usage") or {}
         answers = tuple(_answer(choice) for choice in sorted(reply["choices"], key=lambda one: int(one["index"])))
         if not answers:
@@ -49,7 +49,7 @@ class Result:
 
 
 def _answer(choice: Mapping[str, Any]) -> Answer:
-    message = choice["message"]
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
     calls = tuple({"id": c.get("id", ""), "type": "function", "function": c["function"]} for c in _list(message))
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
     text = message.get("content") or message.get("refusal") or ""

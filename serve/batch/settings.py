@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+
+from burnish.data.columns.mapping import parse_columns
 
 from ..settings import ModelSettings, Positive, Seconds
 
@@ -14,8 +16,13 @@ Format = Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion"]
 class RowSettings(ModelSettings):
     """The rows that a model answers, and how it answers them."""
 
-    data: str = Field(description="file or directory of rows, as for training; a last assistant turn is left out")
+    data: str = Field(description="the rows, as for training; a last assistant turn is left out")
     format: Format = Field("auto", description="format of the rows; auto: recognised by their keys")
+    columns: dict[str, Any] | list[Any] | None = Field(
+        None,
+        description="templates that make the rows, as data.columns in training; none: those of the run, if the rows"
+        " have its columns",
+    )
     system: str | None = Field(None, description="system message for rows that have none")
     max_tokens: Positive | None = Field(None, description="most tokens of an answer; none: as many as fit")
     seed: int | None = Field(None, description="seed of every row's answer; none: a random one for each")
@@ -24,6 +31,13 @@ class RowSettings(ModelSettings):
     )
     fields: dict[str, Any] = Field({}, description='more fields of the request as JSON, such as {"top_k": 40}')
     request_timeout_s: Seconds = Field(3600.0, description="seconds for a row's answer")
+
+    @field_validator("columns")
+    @classmethod
+    def _templates(cls, value: Any) -> Any:
+        if value is not None:
+            parse_columns(value, "columns")
+        return value
 
     def request(self) -> dict[str, Any]:
         """Return the fields that all requests share."""

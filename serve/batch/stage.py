@@ -7,9 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from burnish.console import counted, say, warn
-from burnish.data.files import data_sha256
+from burnish.data.columns.mapping import ColumnMap, parse_columns
+from burnish.data.files import data_sha256, locate
 from burnish.files import check_writable
 from burnish.process import Note, ctrl_c_ends_at_once, ctrl_c_raises, ignore_path
+from burnish.records import ExportRecord
+from burnish.run import RunError, find_run
 
 from ..assembly import Loaded, loaded
 from . import answering, output, tables
@@ -18,16 +21,16 @@ from .journal import Journal, journal_path, journals, key_of, open_journal
 from .local import running
 from .prompts import Prompt, read_prompts
 from .remote import connected
-from .settings import GenerateSettings
+from .settings import GenerateSettings, RowSettings
 
 PURPOSE = "generate"
 
 
 def generate(settings: GenerateSettings, mapped: Note = ignore_path) -> int:
     """Answer the rows and write the output file; return 1 if a row failed. Raises UserError."""
-    data, out = Path(settings.data), Path(settings.out)
-    _check_out(settings, data, out)
-    prompts = read_prompts(data, settings.format, settings.system)
+    data, out = locate(settings.data), Path(settings.out)
+    _check_out(settings, out)
+    prompts = read_prompts(data, settings.format, settings.system, *columns(settings, settings.url is None))
     output.check_columns(settings.data, prompts, settings.prefix, settings.n > 1)
     if settings.url is not None:
         return asyncio.run(_generate(settings, prompts, None))
@@ -37,10 +40,23 @@ def generate(settings: GenerateSettings, mapped: Note = ignore_path) -> int:
         return asyncio.run(_generate(settings, prompts, parts))
 
 
-def _check_out(settings: GenerateSettings, data: Path, out: Path) -> None:
+def columns(settings: RowSettings, has_run: bool) -> tuple[ColumnMap | None, ColumnMap | None]:
+    """Return the templates of the settings and those of the run's training. Raises RunError if there is no run."""
+    own = None if settings.columns is None else parse_columns(settings.columns, "columns")
+    if own is not None or not has_run or settings.model is not None:
+        return own, None
+    run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
+    trained = (run.settings().get("data") or {}).get("columns")
+    try:
+        return None, None if trained is None else parse_columns(trained)
+    except ValueError as error:
+        raise RunError(f"{run.path}/config.yaml: data.columns: {error}") from None
+
+
+def _check_out(settings: GenerateSettings, out: Path) -> None:
     """Raise UserError if the output file can't be written, before anything is computed."""
     tables.check_type(out)
-    if out.resolve() == data.resolve():
+    if out.resolve() == Path(settings.data).resolve():
         raise output.OutputError(f"out {out}: is the file of the rows: choose another")
     if out.is_dir():
         raise output.OutputError(f"out {out}: is a directory, expected a file")
@@ -68,7 +84,9 @@ async def _generate(settings: GenerateSettings, prompts: list[Prompt], parts: Lo
         _say_resumed(journal, out, len(prompts))
         parallel = settings.concurrency or max(1, endpoint.parallel // settings.n)
         try:
-            await answering.answer(endpoint, prompts, journal, answering.chat(settings.request()), PURPOSE, parallel)
+            await answering.answer(
+                endpoint, prompts, journal, answering.completing(settings.request()), PURPOSE, parallel
+            )
         except asyncio.CancelledError:
             done = journal.answered
             raise KeyboardInterrupt(
@@ -80,8 +98,9 @@ async def _generate(settings: GenerateSettings, prompts: list[Prompt], parts: Lo
 def _journal_path(settings: GenerateSettings, endpoint: Endpoint) -> Path:
     """Return the journal of these rows, asked in this way, of this model."""
     content = {
-        "data": data_sha256(Path(settings.data)),
+        "data": data_sha256(locate(settings.data)),
         "format": settings.format,
+        "columns": settings.columns,
         "system": settings.system,
         "request": settings.request(),
         "endpoint": dict(endpoint.identity),

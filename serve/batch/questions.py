@@ -1,0 +1,135 @@
+"""Rows without their answers: an assistant turn is added where the readers of training rows need one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from burnish.data.columns.cells import CellFault, filled, unknown_names
+from burnish.data.columns.mapping import ColumnMap
+from burnish.data.columns.reading import columns_of, decide
+from burnish.data.faults import DataError
+from burnish.data.files import RawRow
+from burnish.data.messages import ROLES, SPEAKER_KEYS
+from burnish.data.tables import parsed_list
+
+# stands for a missing answer, so that the readers of training rows apply
+MISSING = "(no answer)"
+TURN = {"role": "assistant", "content": MISSING}
+STAND_IN = {"messages": [{"role": "user", "content": "-"}, TURN]}  # of a text
+TURNS = ("messages", "conversations", "conversation")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row with an answer for the readers, and whether it is the row's own; or the start of a text to complete."""
+
+    row: RawRow
+    answered: bool
+    text: str | None = None
+    completion: str | None = None
+
+
+def questions(rows: Sequence[RawRow], title: str, format: str, columns: ColumnMap | None) -> tuple[str, list[Question]]:
+    """Return the format of the rows and the question of each. Raises DataError with every fault."""
+    if columns is not None:
+        return "messages", _from_columns(rows, title, columns)
+    full = [_completed(row) for row in rows]
+    reading = decide([question.row for question in full], title, format)
+    if reading.reshape is None:
+        return reading.format, full
+    faults: list[str] = []
+    split = [_split(question.row, reading.reshape.shape, title, faults) for question in full]
+    if faults:
+        raise DataError(faults)
+    return reading.format, [_completed(row) for row in split]
+
+
+def _split(row: RawRow, shape: Any, title: str, faults: list[str]) -> RawRow:
+    """Return a dialogue in a text as turns."""
+    try:
+        return replace(row, value=shape(row.value).value)
+    except CellFault as error:
+        faults.append(f"{title}: {row.where}: {error}")
+        return row
+
+
+def fits(columns: ColumnMap, rows: Iterable[RawRow]) -> bool:
+    """Return whether rows have the columns of the question that templates make."""
+    there = columns_of(list(rows))
+    return not unknown_names(_asking(columns).readers, there, "")
+
+
+def _asking(columns: ColumnMap) -> ColumnMap:
+    """Return the templates without the last answer's."""
+    last = columns.turns[-1].role
+    return replace(columns, turns=columns.turns[:-1]) if last in ("assistant", "completion") else columns
+
+
+def _from_columns(rows: Sequence[RawRow], title: str, columns: ColumnMap) -> list[Question]:
+    if columns.kind == "text":
+        raise DataError("columns {text}: has no question: set {user, assistant} or {prompt, completion}")
+    asking = _asking(columns)
+    asking.check(columns_of(rows), title)
+    faults: list[str] = []
+    found = [_question(row, asking, columns, title, faults) for row in rows]
+    if faults:
+        raise DataError(faults)
+    return found
+
+
+def _question(row: RawRow, asking: ColumnMap, columns: ColumnMap, title: str, faults: list[str]) -> Question:
+    """Return a row's question, with its answer if the row has the answer's columns."""
+    try:
+        if not isinstance(row.value, dict):
+            raise CellFault("the row is not an object")
+        whole = _shaped(columns, row.value)
+        if columns.kind == "completion":
+            (prompt,) = (turn.content.render(filled(row.value, asking.used)) for turn in asking.turns)
+            text = None if whole is None else str(whole["text"])[len(prompt) :]
+            return Question(replace(row, value=STAND_IN), False, prompt, text)
+        turns = asking.shape(row.value).value["messages"]
+    except CellFault as error:
+        faults.append(f"{title}: {row.where}: {error}")
+        return Question(row, False)
+    if whole is not None and asking is not columns:
+        return Question(replace(row, value=whole), True)
+    return _completed(replace(row, value={"messages": turns}))
+
+
+def _shaped(columns: ColumnMap, value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a row with its answer, or None if its answer's columns are missing or empty."""
+    try:
+        return columns.shape(value).value if columns.used <= value.keys() else None
+    except CellFault:
+        return None
+
+
+def _completed(row: RawRow) -> Question:
+    """Return the row with a stand-in for a missing answer; unchanged if it has one, or is of another shape."""
+    if not isinstance(row.value, dict):
+        return Question(row, True)
+    full = _with_turn(row.value) or _with_column(row.value)
+    return Question(row if full is None else replace(row, value=full), full is None)
+
+
+def _with_turn(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Add an assistant turn to a conversation that ends with another one."""
+    name = next((name for name in TURNS if value.get(name) is not None), None)
+    turns = parsed_list(value[name], []) if name and isinstance(value[name], str) else value.get(name or "")
+    if name is None or not isinstance(turns, list) or not turns or not isinstance(turns[-1], dict):
+        return None
+    key = next((key for key in SPEAKER_KEYS if turns[-1].get(key) is not None), None)
+    if key is None or ROLES.get(str(turns[-1][key])) == "assistant":
+        return None
+    turn = TURN if key == "role" else {"from": "gpt", "value": MISSING}
+    return {**value, name: [*turns, turn]}
+
+
+def _with_column(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Fill an absent or empty column of answers."""
+    for question, answer in (("prompt", "completion"), ("instruction", "output")):
+        if value.get(question) is not None and value.get(answer) in (None, "", []):
+            return {**value, answer: [TURN] if isinstance(value[question], list) else MISSING}
+    return None
