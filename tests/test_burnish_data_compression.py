@@ -152,8 +152,8 @@ def tarred(format: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (zipped("a.jsonl", "b.jsonl"), "is a zip archive of 2 files: unpack it"),
-        (zipped(), "is a zip archive of 0 files"),
+        (gzip.compress(zipped("a", "b")), "is gzip-compressed, and its content is a zip archive of 2 files"),
+        (zipped(), "is a zip archive without data files (it is empty)"),
         (zipped("[Content_Types].xml", "xl/workbook.xml"), "is an Excel workbook (.xlsx): save the sheet as CSV"),
         (zipped("word/document.xml"), "is a Word document"),
         (zipped("mimetype", "content.xml"), "is an OpenDocument file"),

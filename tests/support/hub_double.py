@@ -25,6 +25,7 @@ LFS_SUFFIXES = (".gguf", ".safetensors", ".bin")
 MULTIPART_FROM_BYTES = 1 << 20
 PART_BYTES = 1 << 19
 NAME = r"(?P<repo>[^/]+/[^/]+)"
+DATASET = r"(?P<repo>datasets/[^/]+/[^/]+)"  # data sets have their own names
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Repo:
     gated: bool = False
     hidden: bool = False  # the name is taken by a repository that nobody can see
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, File]) -> str:
         oid = hashlib.sha1(f"{len(self.commits)} {sorted(files)}".encode()).hexdigest()
@@ -62,6 +64,8 @@ class Repo:
         return list(self.commits)[-1]
 
     def find(self, revision: str) -> str | None:
+        if revision in self.branches:
+            return self.branches[revision]
         return self.head if revision == "main" else revision if revision in self.commits else None
 
 
@@ -279,7 +283,9 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, token: str | None, body: bytes, repo: str, revision: str | None = None) -> None:
         kept = self._repo(token, repo)
         oid = self._commit_of(kept, revision or "main")
-        names = [{"rfilename": path} for path in kept.commits[oid]]
+        files = kept.commits[oid].items()
+        names = [{"rfilename": path, "size": len(file.content), "blobId": file.git_oid} for path, file in files]
+        repo = repo.removeprefix("datasets/")
         self._send(200, {"id": repo, "sha": oid, "private": kept.private, "gated": kept.gated, "siblings": names})
 
     def check(self, token: str | None, body: bytes, repo: str, write: str | None) -> None:
@@ -400,5 +406,8 @@ ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/lfs/(?P<oid>[0-9a-f]{64})/verify", _Handler.verify),
     ("POST", "/lfs/(?P<oid>[0-9a-f]{64})", _Handler.complete),
     ("GET HEAD", "/cdn/(?P<oid>[0-9a-f]{64})", _Handler.cdn),
+    ("GET", f"/api/{DATASET}", _Handler.info),
+    ("GET", f"/api/{DATASET}/revision/(?P<revision>.+)", _Handler.info),
+    ("GET HEAD", f"/{DATASET}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     ("GET HEAD", f"/{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +19,18 @@ from ...files import HASH_CHUNK_BYTES, open_regular
 class Part:
     """A file to read rows from; `member` is its name in the zip archive `path`, "" for a file of its own.
 
-    `name` identifies the part in its data set, `title` in messages.
+    `name` identifies the part in its data set, `title` in messages. `place` is its path in the data set, if that has
+    directories; `label` replaces its path in messages, such as the URL of a downloaded file.
     """
 
     path: Path
     member: str = ""
-    label: str = ""  # replaces the path in messages, such as the URL of a downloaded file
+    label: str = ""
+    place: str = ""
 
     @property
     def name(self) -> str:
-        return self.member or self.path.name
+        return self.place or self.member or self.path.name
 
     @property
     def title(self) -> str:
@@ -43,7 +46,7 @@ class Part:
             try:
                 with zipfile.ZipFile(file) as archive, archive.open(self.member) as member:
                     yield member
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
+            except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
                 raise OSError(0, f"it can't be unpacked: {error}", str(self.path)) from None
 
     def packed_bytes(self) -> int:

@@ -1,0 +1,196 @@
+"""One or several sources as one stream of rows: filtered, mixed and numbered, each read in its own format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Literal
+
+from ...console import counted
+from ...files import tree_digest
+from ..columns.cells import CellFault, Condition, filled, unknown_names, used_names
+from ..columns.mapping import ColumnMap
+from ..columns.reading import Reading, columns_of, decide
+from ..columns.transcript import Transcript
+from ..faults import DataError
+from ..files import Located, RawRow, data_sha256, iter_rows, locate
+from ..formats import Converter, Misfits, Newlines
+from .mix import Asked, choose, counts
+
+FIRST_ROWS = 1000  # the rows that decide the format, and which columns there are
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A source as the settings describe it: where its rows are, how they are read, and how many are used."""
+
+    path: str
+    format: str = "auto"
+    columns: ColumnMap | None = None
+    transcript: Transcript | Literal["auto", "none"] = "auto"
+    where: Condition | None = None
+    share: float | None = None
+    rows: int | None = None
+
+
+@dataclass
+class Source:
+    """A source whose files were found and whose format is known. `there` counts its rows, `used` those of an epoch.
+
+    Both are None until all rows were read. `chosen` marks the rows that are used, None for all; `left_out` counts the
+    rows for which data.where is false.
+    """
+
+    spec: Spec
+    located: Located
+    reading: Reading
+    there: int | None = None
+    used: int | None = None
+    left_out: int = 0
+    chosen: bytearray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return self.located.title
+
+    def sha256(self) -> str:
+        """Return the sha256 of the source's files."""
+        return data_sha256(self.located)
+
+    def converter(self, newlines: Newlines = "keep", misfits: Misfits = "error") -> Converter:
+        """Return a converter for the source's rows."""
+        return Converter(self.reading.format, self.title, newlines, misfits, self.reading.reshape)
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield the rows that are used. Raises DataError with every fault after the last row."""
+        self.notes.clear()
+        faults: list[str] = []
+        number = passed = taken = 0
+        kept = _passing(iter_rows(self.located, self.notes), self.spec.where, self.title, faults)
+        while True:
+            try:
+                raw, passes = next(kept)
+            except StopIteration:
+                break
+            except DataError as error:
+                faults += error.faults
+                break
+            number += 1
+            if not passes:
+                continue
+            if self.chosen is None or (passed < len(self.chosen) and self.chosen[passed]):
+                taken += 1
+                yield raw
+            passed += 1
+        self.there, self.used, self.left_out = passed, taken, number - passed
+        if faults:
+            raise DataError(faults)
+        if not passed:
+            raise DataError(f"{self.title}: data.where is true for none of its {counted(number, 'row')}")
+        if self.left_out:
+            self.notes.append(f"{counted(self.left_out, 'row')} of {number:,} left out by data.where")
+
+    def count(self) -> int:
+        """Read all rows once; return how many there are to choose from. Raises DataError with every fault."""
+        if self.there is None:
+            for _ in self.rows():
+                pass
+        return self.there or 0
+
+
+def _passing(
+    rows: Iterator[RawRow], where: Condition | None, title: str, faults: list[str]
+) -> Iterator[tuple[RawRow, bool]]:
+    """Yield every row, and whether data.where is true for it; what can't be evaluated is added to `faults`."""
+    if where is None:
+        yield from ((raw, True) for raw in rows)
+        return
+    names = used_names((where,))
+    for raw in rows:
+        try:
+            yield raw, isinstance(raw.value, dict) and where.holds(filled(raw.value, names))
+        except CellFault as fault:
+            faults.append(f"{title}: {raw.where}: {fault}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The sources of a run, in order; `rows` yields the rows of an epoch."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are several sources: rows then name theirs."""
+        return len(self.sources) > 1
+
+    def sha256(self) -> str:
+        """Return the sha256 of the only source, or one over all."""
+        hashes = [source.sha256() for source in self.sources]
+        named = {
+            f"{n} {source.spec.path}": digest
+            for n, (source, digest) in enumerate(zip(self.sources, hashes, strict=True))
+        }
+        return tree_digest(named) if self.mixed else hashes[0]
+
+    def rows(self) -> Iterator[tuple[int, RawRow]]:
+        """Yield (source, row) for all rows, numbered over all sources. Raises DataError after the last row."""
+        faults: list[str] = []
+        total = 0
+        for index, source in enumerate(self.sources):
+            rows = source.rows()
+            while True:
+                try:
+                    raw = next(rows)
+                except StopIteration:
+                    break
+                except DataError as error:
+                    faults += error.faults
+                    break
+                total += 1
+                yield index, self._named(raw, source, total)
+        if faults:
+            raise DataError(faults)
+
+    def _named(self, raw: RawRow, source: Source, number: int) -> RawRow:
+        if not self.mixed:
+            return raw
+        short = source.title.rstrip("/").rsplit("/", 1)[-1]
+        return replace(raw, row=number, unit="row", file=f"{short} {raw.file}".strip())
+
+    def said(self, seed: int) -> list[str]:
+        """Return what an epoch is, if it is not simply all rows; call it after the rows were counted or read."""
+        parts = [(source, source.used or 0, source.there or 0) for source in self.sources]
+        total = sum(used for _, used, _ in parts)
+        if not self.mixed and parts[0][1] == parts[0][2]:
+            return []
+        told = ", ".join(
+            f"{used:,} of {there:,} rows of {source.title} ({used / max(total, 1):.1%})"
+            for source, used, there in parts
+        )
+        return [f"an epoch is {counted(total, 'row')}: {told}, chosen with seed {seed}; no row is used twice"]
+
+
+def open_dataset(specs: Sequence[Spec], seed: int, max_rows: int | None = None) -> Dataset:
+    """Find the sources and their formats, and choose the rows of an epoch.
+
+    A source of which only some rows are used is read once more, to count them. Raises DataError.
+    """
+    sources = [_open(spec) for spec in specs]
+    if len(sources) > 1 or max_rows is not None or any(spec.share or spec.rows for spec in specs):
+        there = [source.count() for source in sources]
+        asked = [Asked(source.title, source.spec.share, source.spec.rows) for source in sources]
+        for index, (source, number) in enumerate(zip(sources, counts(asked, there, max_rows), strict=True)):
+            source.chosen, source.used = choose(source.there or 0, number, seed, index), number
+    return Dataset(tuple(sources))
+
+
+def _open(spec: Spec) -> Source:
+    located = locate(spec.path)
+    first = list(islice(iter_rows(located, []), FIRST_ROWS))
+    if spec.where is not None and (faults := unknown_names((spec.where,), columns_of(first), located.title)):
+        raise DataError(faults)
+    reading = decide(first, located.title, spec.format, spec.columns, spec.transcript)
+    return Source(spec, located, reading)

@@ -1,0 +1,413 @@
+"""Where rows come from: patterns, archives, links, URLs, the Hub; and exact, seeded mixes of several sources."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.data.columns.cells import Condition
+from burnish.data.files import DataError, data_sha256, read_rows
+from burnish.data.sources import web
+from burnish.data.sources.dataset import Dataset, Spec, open_dataset
+from burnish.data.sources.hub import Reference
+from burnish.data.sources.locate import locate
+from burnish.data.sources.mix import Asked, choose, counts
+from tests.support.commands import ROOT
+from tests.support.hub_double import Hub, running
+
+
+def jsonl(*numbers: int, key: str = "text") -> bytes:
+    return "".join(json.dumps({key: f"row {n}", "n": n}) + "\n" for n in numbers).encode()
+
+
+def numbers(name: str | Path) -> list[int]:
+    return [row.value["n"] for row in read_rows(locate(str(name)))]
+
+
+def fault(name: str | Path) -> str:
+    with pytest.raises(DataError) as caught:
+        read_rows(locate(str(name)))
+    return str(caught.value)
+
+
+def zipped(path: Path, files: dict[str, bytes], link: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            if name == link:
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def test_pattern_reads_its_files_in_order_and_each_once(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for n, name in enumerate(("b.jsonl", "a.jsonl", "deep/c.jsonl.gz", "notes.md")):
+        content = jsonl(n)
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    assert numbers(tmp_path / "*.jsonl") == [1, 0]
+    located = locate(f"{tmp_path}/**/*")
+    notes: list[str] = []
+    assert [(row.value["n"], row.where) for row in read_rows(located, notes)] == [
+        (1, "a.jsonl line 1, row 1"), (0, "b.jsonl line 1, row 2"), (2, "deep/c.jsonl.gz line 1, row 3"),
+    ]  # fmt: skip
+    assert any("notes.md" in note for note in notes) and "link.jsonl is a link to a.jsonl: read once" in notes
+    assert fault(tmp_path / "*.csv").endswith("as a pattern it has no data files (it matches nothing)")
+
+
+def test_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows [1].jsonl").write_bytes(jsonl(1))
+    assert numbers(tmp_path / "rows [1].jsonl") == [1]
+
+
+def test_zip_archive_is_read_in_place(tmp_path: Path) -> None:
+    files = {
+        "../../b.jsonl": jsonl(1),
+        "in/a.csv": b"n\n0\n",
+        "README.txt": b"x",
+        "__MACOSX/._a.jsonl": b"x",
+        "l.jsonl": b"/etc",
+    }
+    path = zipped(tmp_path / "rows.zip", files, link="l.jsonl")
+    notes: list[str] = []
+    rows = read_rows(locate(str(path)), notes)
+    assert [(row.value["n"], row.file) for row in rows] == [(1, "../../b.jsonl"), ("0", "in/a.csv")]
+    assert any(note.startswith("not read: README.txt, l.jsonl") for note in notes)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["rows.zip"] and not (tmp_path.parent / "b.jsonl").exists()
+    assert data_sha256(path) != data_sha256(zipped(tmp_path / "more.zip", files | {"../../b.jsonl": jsonl(2)}))
+
+
+def test_zip_bombs_and_unusable_archives_are_refused(tmp_path: Path) -> None:
+    bomb = zipped(tmp_path / "bomb.zip", {f"{n}.jsonl": b" " * (64 << 20) for n in range(5)})
+    assert "unpacks to more than 256 MiB" in fault(bomb)
+    assert "is a zip archive without data files (it has x.txt)" in fault(zipped(tmp_path / "x.zip", {"x.txt": b"x"}))
+    assert "are for evaluation" in fault(
+        zipped(tmp_path / "s.zip", {"train.jsonl": jsonl(1), "test.jsonl": jsonl(2)})
+    ) or "is for evaluation" in fault(tmp_path / "s.zip")
+    packed = zipped(tmp_path / "cut.zip", {"a.jsonl": jsonl(*range(2000))})
+    broken = bytearray(packed.read_bytes())
+    broken[200:300] = b"\0" * 100
+    packed.write_bytes(bytes(broken))
+    assert "cut.zip: a.jsonl: can't be read" in fault(packed)
+
+
+@contextmanager
+def serving(content: bytes, **how: Any) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Serve a file at /rows.jsonl; `breaks` counts the transfers that end after half of what is left."""
+    asked: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(dict(self.headers))
+            if self.path.startswith("/moved"):
+                self.send_response(302)
+                self.send_header("Location", how.get("to", "/rows.jsonl"))
+                self.end_headers()
+                return
+            status = how["statuses"].pop(0) if how.get("statuses") else 200
+            begin = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.headers.get("If-Range") == '"v1"' else 0
+            self.send_response(status if status != 200 else 206 if begin else 200)
+            self.send_header("ETag", '"v1"')
+            if (length := how.get("length", len(content) - begin)) is not None:
+                self.send_header("Content-Length", str(length))
+            self.end_headers()
+            left = content[begin:]
+            if how.get("breaks"):
+                how["breaks"] -= 1
+                left = left[: len(left) // 2]
+            self.wfile.write(left if status == 200 else b"")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/rows.jsonl", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(web.time, "sleep", lambda seconds: None)
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("BURNISH_CACHE", str(path))
+    return path
+
+
+def test_url_is_fetched_once_and_its_hash_recorded(cache: Path) -> None:
+    with serving(jsonl(1, 2)) as (url, asked):
+        located = locate(f"{url}?token=secret")
+        assert [row.value["n"] for row in read_rows(located)] == [1, 2]
+        assert located.origin == f"sha256:{hashlib.sha256(jsonl(1, 2)).hexdigest()}"
+        assert located.title == url and locate(f"{url}?token=secret").origin == located.origin and len(asked) == 1
+    (found,) = cache.rglob("fetched.json")
+    assert json.loads(found.read_text())["sha256"] == data_sha256(located) and "secret" not in found.read_text()
+    assert found.parent.stat().st_mode & 0o077 == 0
+
+
+def test_broken_transfer_is_resumed_and_a_changed_copy_fetched_again(cache: Path) -> None:
+    content = jsonl(*range(5000))
+    with serving(content, breaks=2, statuses=[503]) as (url, asked):
+        assert numbers(url) == list(range(5000))
+        assert [bool(headers.get("Range")) for headers in asked] == [False, False, True]
+        next(cache.rglob("rows.jsonl")).write_bytes(b"{}")
+        assert numbers(url) == list(range(5000)) and len(asked) == 4
+
+
+def test_transfer_that_was_given_up_is_resumed_by_the_next_command(cache: Path) -> None:
+    content = jsonl(*range(5000))
+    with serving(content, breaks=web.TRIES) as (url, asked):
+        assert "run the same command again, what was fetched is kept" in fault(url)
+        assert not list(cache.rglob("fetched.json"))
+        assert numbers(url) == list(range(5000)) and asked[-1]["Range"] != "bytes=0-"
+
+
+@pytest.mark.parametrize(
+    ("how", "path", "expected"),
+    [
+        ({"statuses": [404]}, "", "the server answers 404: there is no such file"),
+        ({"length": 200 << 30}, "", "has 214.7 GB, expected at most 107.4 GB"),
+        ({"to": "file:///etc/passwd"}, "moved", "is not a URL that can be fetched"),
+        ({"to": "/moved"}, "moved", "redirects more than 10 times"),
+    ],
+)
+def test_what_can_not_be_fetched_is_one_line(how: dict[str, Any], path: str, expected: str) -> None:
+    with serving(jsonl(1), **how) as (url, _):
+        assert expected in fault(url.replace("rows.jsonl", path) if path else url)
+
+
+def test_size_limit_holds_without_an_announced_length() -> None:
+    with serving(jsonl(*range(1000)), length=None) as (url, _), pytest.raises(DataError, match="has more than 0.0 GB"):
+        web.fetch(url, most_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("s3://bucket/rows.jsonl", "s3:// is not supported: download it first"),
+        ("https://me:secret@host/rows.jsonl", "https://host/rows.jsonl: has a login in the URL"),
+        ("hf://datasets/name", "expected hf://datasets/owner/name"),
+        ("hf://owner/name", "expected hf://datasets/owner/name"),
+    ],
+)
+def test_names_of_other_kinds_are_refused(name: str, expected: str) -> None:
+    assert expected in fault(name) and "secret" not in fault(name)
+
+
+def parquet(*numbers: int) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"row {n}" for n in numbers], "n": list(numbers)}), sink)
+    return sink.getvalue()
+
+
+CARD = b"""---
+license: mit
+configs:
+- config_name: main
+  default: true
+  data_files:
+  - {split: train, path: "main/train-*.parquet"}
+  - {split: test, path: main/test.parquet}
+- config_name: small
+  data_files: small/*.jsonl
+---
+# Rows
+"""
+
+
+PLAIN = {
+    "data/train-00000.jsonl.gz": gzip.compress(jsonl(1)),
+    "data/train-00001.jsonl.gz": gzip.compress(jsonl(2)),
+    "data/validation.jsonl": jsonl(3),
+    "extra/rows.csv": b"n\n4\n",
+    "README.md": b"# x",
+    "dataset_info.json": b"{}",
+}
+CONFIGURED = {
+    "README.md": CARD,
+    "main/train-0.parquet": parquet(1, 2),
+    "main/train-1.parquet": parquet(3),
+    "main/test.parquet": parquet(4),
+    "small/a.jsonl": jsonl(5),
+    "other.jsonl": jsonl(6),
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as double:
+        double.add("datasets/them/plain", PLAIN)
+        double.add("datasets/them/card", CONFIGURED)
+        double.add("datasets/them/script", {"script.py": b"", "README.md": b""})
+        yield double
+
+
+READ = (
+    "import sys, json; from burnish.data.files import locate, read_rows; from burnish.errors import run_edge\n"
+    "def main():\n"
+    "    found = locate(sys.argv[1]); rows = read_rows(found)\n"
+    "    print(json.dumps([[int(row.value['n']) for row in rows], rows[0].where, found.origin])); return 0\n"
+    "run_edge(main)\n"
+)
+Read = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def read(hub: Hub, tmp_path: Path) -> Read:
+    def call(name: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **hub.environment(tmp_path / "hf", None), **more}
+        return subprocess.run(
+            [sys.executable, "-c", READ, name], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90
+        )
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("them/plain", [1, 2]),
+        ("them/plain/validation", [3]),
+        ("them/plain:extra", [4]),
+        ("them/plain/data/*-00001*", [2]),
+        ("them/card", [1, 2, 3]),
+        ("them/card/test", [4]),
+        ("them/card:small/train", [5]),
+        ("them/card/other.jsonl", [6]),
+    ],
+)
+def test_hub_data_set_is_read_by_configuration_split_or_file(
+    read: Read, hub: Hub, name: str, expected: list[int]
+) -> None:
+    done = read(f"hf://datasets/{name}")
+    assert done.returncode == 0, done.stderr
+    found, where, origin = json.loads(done.stdout)
+    repo = "/".join(name.partition(":")[0].split("/")[:2])
+    assert found == expected and where.endswith("row 1") and origin == hub.repos[f"datasets/{repo}"].head
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("them/plain/tset", "has no split 'tset'; did you mean 'test'?|has no split 'tset'; known: train, validation"),
+        ("them/card:smal", "has no configuration 'smal'; did you mean 'small'?"),
+        ("them/none", "is not on the Hub, or is private (your token: none)"),
+        ("them/plain@v9", "has no revision 'v9'"),
+        ("them/script", "has a loading script (script.py), which is not run: try @refs/convert/parquet"),
+        ("them/card/rows.jsonl", "has no file rows.jsonl"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_line(read: Read, name: str, expected: str) -> None:
+    done = read(f"hf://datasets/{name}")
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert any(one in done.stderr for one in expected.split("|")), done.stderr
+
+
+def test_hub_revision_is_read_and_kept_for_use_without_a_network(read: Read, hub: Hub) -> None:
+    old = hub.repos["datasets/them/plain"].head
+    hub.add("datasets/them/plain", {"data/train-00001.jsonl.gz": gzip.compress(jsonl(7))})
+    assert json.loads(read("hf://datasets/them/plain").stdout)[0] == [1, 7]
+    assert json.loads(read(f"hf://datasets/them/plain@{old}").stdout)[0] == [1, 2]
+    done = read("hf://datasets/them/plain", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0] == [1, 7] and "using the copy in the cache" in done.stderr
+
+
+def test_hub_references_are_told_apart() -> None:
+    assert Reference.parse("hf://datasets/a/b@refs/convert/parquet:c/train") == Reference(
+        "a/b", "refs/convert/parquet", "c", "train"
+    )
+    assert Reference.parse("hf://datasets/a/b@v1.0/data/x.jsonl") == Reference("a/b", "v1.0", file="data/x.jsonl")
+
+
+SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=5)
+
+
+@given(there=SIZES, data=st.data())
+def test_shares_are_exact_and_as_large_as_the_scarcest_source_allows(there: list[int], data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.integers(1, 9), min_size=len(there), max_size=len(there)))
+    shares = [weight / sum(weights) for weight in weights]
+    found = counts([Asked(str(n), share) for n, share in enumerate(shares)], there)
+    assert all(number <= has for number, has in zip(found, there, strict=True))
+    total = sum(found)
+    assert all(abs(number - share * total) < 1 for number, share in zip(found, shares, strict=True))
+    assert any((number + 2) / share > total for number, share in zip(there, shares, strict=True))
+
+
+def test_rows_and_shares_beside_whole_sources() -> None:
+    asked = [Asked("a"), Asked("b", rows=20), Asked("c", share=0.2)]
+    assert counts(asked, [60, 30, 100]) == [60, 20, 20]
+    assert counts([Asked("a")], [10], max_rows=4) == [4] and counts([Asked("a")], [3], max_rows=4) == [3]
+    for wrong, there, expected in (
+        (asked, [60, 10, 100], "b: rows is 20, but it has 10"),
+        (asked, [60, 30, 5], "c: share 0.2 is 20 rows, but it has 5"),
+        ([Asked("a", 0.5), Asked("b", 0.4)], [9, 9], "the shares add up to 0.9, expected 1"),
+        ([Asked("a"), Asked("b", 1.0)], [9, 9], "no rows are left for the other sources"),
+    ):
+        with pytest.raises(DataError, match=expected):
+            counts(wrong, there)
+
+
+def test_choice_depends_on_the_seed_and_the_source() -> None:
+    one = choose(1000, 100, seed=1, source=0)
+    assert one is not None and sum(one) == 100 and one == choose(1000, 100, seed=1, source=0)
+    assert one != choose(1000, 100, seed=2, source=0) and one != choose(1000, 100, seed=1, source=1)
+    assert choose(10, 10, seed=1, source=0) is None
+
+
+def opened(tmp_path: Path, seed: int = 1, max_rows: int | None = None) -> Dataset:
+    (tmp_path / "a.jsonl").write_bytes(jsonl(*range(100)))
+    (tmp_path / "b.csv").write_text("instruction,output\n" + "".join(f"q{n},a{n}\n" for n in range(50)))
+    even = Condition("n % 2 == 0", "data.sources[0].where")
+    return open_dataset(
+        [Spec(f"{tmp_path}/a.jsonl", where=even, share=0.75), Spec(f"{tmp_path}/b.csv", share=0.25)], seed, max_rows
+    )
+
+
+def test_mix_of_sources_is_filtered_exact_and_names_each_row(tmp_path: Path) -> None:
+    dataset = opened(tmp_path)
+    rows = list(dataset.rows())
+    assert [source.used for source in dataset.sources] == [50, 16] and len(rows) == 66
+    assert all(raw.value["n"] % 2 == 0 for index, raw in rows if index == 0)
+    assert rows[0][1].where.startswith("a.jsonl line ") and rows[-1][1].where.endswith("row 66")
+    assert [source.reading.format for source in dataset.sources] == ["text", "alpaca"]
+    assert "50 rows of 100 left out by data.where" in dataset.sources[0].notes
+    (said,) = dataset.said(1)
+    assert said.startswith("an epoch is 66 rows: 50 of 50 rows of ") and "chosen with seed 1" in said
+    assert list(opened(tmp_path).rows()) == rows != list(opened(tmp_path, seed=2).rows())
+    assert [source.used for source in opened(tmp_path, max_rows=20).sources] == [15, 5]
+
+
+def test_condition_on_an_unknown_column_or_true_for_no_row_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl(1, 2))
+    path = str(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"data\.where: 'm' is not a column of .*a\.jsonl"):
+        open_dataset([Spec(path, where=Condition("m > 1", "data.where"))], 1)
+    with pytest.raises(DataError, match="data.where is true for none of its 2 rows"):
+        list(open_dataset([Spec(path, where=Condition("n > 9", "data.where"))], 1).rows())
+    with pytest.raises(DataError, match="line 1: data.where: "):
+        list(open_dataset([Spec(path, where=Condition("text > 9", "data.where"))], 1).rows())
