@@ -225,3 +225,55 @@ def test_special_strings_are_rejected_in_tools_and_escaped_arguments(tmp_path: P
 
 def test_template_capabilities_are_passed_between_processes() -> None:
     assert Found.from_json(json.loads(json.dumps(HERMES.to_json()))) == HERMES
+
+
+THOUGHT = "<think>abcdefghijkYes."  # its 8 characters after "abc" are where a closing tag is put
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("logprobs", [False, True])
+def test_a_thought_is_closed_after_its_budget(client: openai.OpenAI, stream: bool, logprobs: bool) -> None:
+    """A token is a byte here; the model repeats the question wherever it is in its answer."""
+    options: dict[str, Any] = {"stream": stream, "logprobs": logprobs}
+    options |= {"stream_options": {"include_usage": True}} if stream else {}
+    reply = ask(client, THOUGHT, extra_body={"thinking_token_budget": 3}, **options)
+    if stream:
+        chunks = list(reply)
+        assert joined(chunks[:-1])[0] == {"content": "Yes.", "reasoning_content": "abc"}
+        usage = chunks[-1].usage
+    else:
+        message, usage = reply.choices[0].message, reply.usage
+        assert (message.content, message.reasoning_content) == ("Yes.", "abc")
+    assert len("<think>abc") <= usage.completion_tokens_details.reasoning_tokens <= len("<think>abc</think>")
+
+
+@pytest.mark.parametrize(
+    "budget, said, thought, answer",
+    [
+        (0, "<think>........Yes.", None, "Yes."),
+        (-1, "<think>abc</think>Yes.", "abc", "Yes."),
+        (3, "<think>abc</think>Yes.", "abc", "Yes."),
+        (99, "<think>abc</think>Yes.", "abc", "Yes."),
+        (1, "<thin>abcYes.", None, "<thin>abcYes."),
+        (1, "\n<think>a........Yes.", "a", "Yes."),
+    ],
+)
+def test_a_budget_changes_only_longer_thoughts(
+    client: openai.OpenAI, budget: int, said: str, thought: str | None, answer: str
+) -> None:
+    message = ask(client, said, extra_body={"thinking_token_budget": budget}).choices[0].message
+    assert (message.content, getattr(message, "reasoning_content", None)) == (answer, thought)
+
+
+def test_a_thought_that_the_prompt_opened_is_closed_too(client: openai.OpenAI) -> None:
+    """The echo repeats the whole prompt: here it ends inside a thought, from which the answer starts."""
+    limits = {"thinking_token_budget": 2}
+    message = ask(client, "ab........cd<think>", extra_body=limits).choices[0].message
+    assert message.reasoning_content == "ab" and message.content.startswith("cd")
+
+
+def test_a_budget_is_refused_where_there_are_no_thoughts() -> None:
+    with echoing() as server:
+        with pytest.raises(openai.BadRequestError, match="no thoughts") as error:
+            ask(client_of(server), "x", tools=openai.omit, extra_body={"thinking_token_budget": 5})
+        assert (error.value.param, error.value.code) == ("thinking_token_budget", "unsupported_parameter")

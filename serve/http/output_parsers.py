@@ -11,6 +11,7 @@ from typing import Protocol
 from burnish.dialects.events import CallArguments, CallBegin, CallBroken, CallEnd, Content, Event, Thought
 from burnish.dialects.find import Found
 from burnish.dialects.reader import Parser
+from burnish.dialects.thoughts import Thoughts
 
 from .schema import ChatRequest, CompletionRequest
 
@@ -127,6 +128,12 @@ def plain_text(request: ChatRequest | CompletionRequest, prompt: Many[int]) -> O
     return PlainText()
 
 
+def opens_thought(thoughts: Thoughts | None, prompt: Many[int], piece: Callable[[int], bytes]) -> bool:
+    """Return whether a prompt ends inside a thought, which the answer then continues."""
+    tail = b"".join(piece(token) for token in prompt[-TAIL_TOKENS:]).decode("utf-8", "replace")
+    return thoughts is not None and thoughts.open_in(tail)
+
+
 def dialect_parsers(found: Found, piece: Callable[[int], bytes]) -> ParserFactory:
     """Return what creates parsers for a model whose chat template has these forms of calls and reasoning."""
 
@@ -137,9 +144,8 @@ def dialect_parsers(found: Found, piece: Callable[[int], bytes]) -> ParserFactor
         dialect = found.dialect if tools or (found.dialect and found.dialect.whole) else None
         if dialect is None and thoughts is None:
             return PlainText()
-        tail = b"".join(piece(token) for token in prompt[-TAIL_TOKENS:]).decode("utf-8", "replace")
         names = {tool.function.name: tool.function.parameters for tool in tools}
-        parser = Parser(dialect, thoughts, thoughts is not None and thoughts.open_in(tail), names)
+        parser = Parser(dialect, thoughts, opens_thought(thoughts, prompt, piece), names)
         parallel = request.parallel_tool_calls is not False
         return DialectText(parser, bool(request.stream), parallel, reasons=thoughts is not None)
 

@@ -225,6 +225,11 @@ class ChatRequest(Sampling, Rendering):
     )
     modalities: Annotated[list[Literal["text", "audio"]] | None, Unsupported("audio is", ["text"])] = None
 
+    # named as in vLLM
+    thinking_token_budget: Annotated[int | None, Field(ge=-1), Extension("vLLM")] = Field(
+        None, description="most tokens of a thought, which is then closed; -1: no limit"
+    )
+
     tools: Annotated[list[Tool] | None, Field(description="if the chat template takes tools")] = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = Field(None, description="false: calls after the first are left out")

@@ -15,6 +15,7 @@ from fastapi.responses import Response
 
 from burnish.chat import ChatError
 
+from ..decoding.constraints.thought import ThoughtBudget
 from ..engine.delivery import EventQueue, Timeout
 from ..engine.engine import Draining, Engine
 from ..engine.events import Delta, Finished, PromptLogprobs, TokenLogprob
@@ -27,8 +28,10 @@ from ..settings import ServeSettings
 from . import requests
 from .body.constraint import constraint_of
 from .body.reading import Bodies
+from .body.thoughts import PARAM as THOUGHTS
+from .body.thoughts import budget_of
 from .errors import CLIENT_DISCONNECTED, ApiError, busy, draining, failed, out_of_resources, too_long
-from .output_parsers import OutputParser, ParserFactory, plain_text
+from .output_parsers import OutputParser, ParserFactory, opens_thought, plain_text
 from .replies import logprobs
 from .replies.writing import SliceEncoder, Writer
 from .response_objects import Answer, Echo, Reply
@@ -102,6 +105,7 @@ class Service:
         """Queue the sequences of a request and reply, streamed or whole; `echoes` are the prompts to echo."""
         answers = requests.count(request, len(prompts), self.settings)
         constraint = await self.prepared(http, constraint_of(request, self.served), "response_format")
+        budget = await self.prepared(http, budget_of(request, self.served), THOUGHTS)
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)
         sinks = [partial(queue.put, i) for i in range(answers)]
@@ -110,6 +114,8 @@ class Service:
         # reasoning tokens are counted as they arrive
         stream = bool(request.stream) or any(parser.reasoned is not None for parser in parsers)
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks, stream, constraint)
+        if budget is not None:
+            self._limit_thoughts(sequences, budget)
         reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
@@ -117,6 +123,12 @@ class Service:
             body = chunks(reply, request, queue, parsers, [len(prompt) for prompt in prompts], self.writer)
             return EventStream(body, lambda: self._close(http, sequences, queue))
         return await self._whole(http, reply, sequences, queue, parsers, len(prompts))
+
+    def _limit_thoughts(self, sequences: list[Sequence], budget: ThoughtBudget) -> None:
+        for sequence in sequences:
+            opened = opens_thought(self.served.dialects.thoughts, sequence.prompt, budget.piece)
+            limited = budget.start(sequence.params.constraint, opened)
+            sequence.params = replace(sequence.params, constraint=limited)
 
     def _submit(self, sequences: list[Sequence]) -> None:
         try:

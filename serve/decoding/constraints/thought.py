@@ -1,0 +1,100 @@
+"""Ends the thought of an answer after a number of tokens, under whatever else constrains the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from .constraint import Constraint, Mask
+
+
+class _State(Enum):
+    BEFORE = "before"  # the answer may still begin with a thought
+    THINKING = "thinking"
+    CLOSING = "closing"
+    AFTER = "after"
+
+
+@dataclass(frozen=True)
+class ThoughtBudget:
+    """At most so many tokens in a thought, and its markers as bytes; `closing` are the tokens of the end marker.
+
+    `piece` returns a token's bytes, with those of control tokens; `n_vocab` is the number of tokens.
+    """
+
+    tokens: int
+    begin: bytes
+    end: bytes
+    closing: Many[int]
+    piece: Callable[[int], bytes]
+    n_vocab: int
+
+    def start(self, inner: Constraint, opened: bool) -> Constraint:
+        """Return the constraint of a new sequence; `opened`: its prompt has begun the thought."""
+        return _Limited(self, inner, opened)
+
+
+class _Limited:
+    def __init__(self, budget: ThoughtBudget, inner: Constraint, opened: bool) -> None:
+        self._budget, self._inner = budget, inner
+        self._state = _State.BEFORE
+        self._said = b""  # the begin of the answer, or the last bytes of the thought
+        self._count = self._closed = 0
+        if opened:
+            self._think(b"")
+
+    def allowed(self) -> Mask | None:
+        if self._state is not _State.CLOSING:
+            return self._inner.allowed()
+        mask = np.zeros(self._budget.n_vocab, dtype=np.bool_)
+        mask[self._budget.closing[self._closed]] = True
+        return mask
+
+    def accept(self, token: int) -> None:
+        self._inner.accept(token)
+        self._advance(token)
+
+    def forced(self, most: int) -> list[int]:
+        if self._state is not _State.CLOSING:
+            tokens = self._inner.forced(most)
+        else:
+            tokens = list(self._budget.closing[self._closed : self._closed + most])
+            for token in tokens:
+                self._inner.accept(token)
+        for token in tokens:
+            self._advance(token)
+        return tokens
+
+    @property
+    def finished(self) -> bool:
+        return self._inner.finished
+
+    def _advance(self, token: int) -> None:
+        match self._state:
+            case _State.BEFORE:
+                self._said = (self._said + self._budget.piece(token)).lstrip()
+                begin = self._budget.begin
+                if self._said.startswith(begin):
+                    self._think(self._said[len(begin) :])
+                elif not begin.startswith(self._said):
+                    self._state = _State.AFTER
+            case _State.THINKING:
+                self._count += 1
+                self._think(self._said + self._budget.piece(token))
+            case _State.CLOSING:
+                self._closed += 1
+                if self._closed == len(self._budget.closing):
+                    self._state = _State.AFTER
+
+    def _think(self, said: bytes) -> None:
+        """Continue the thought, which ends in `said`, unless it has ended or used its budget up."""
+        end = self._budget.end
+        if end in said:
+            self._state = _State.AFTER
+            return
+        self._said = said[-len(end) :]
+        self._state = _State.THINKING if self._count < self._budget.tokens else _State.CLOSING
