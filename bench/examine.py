@@ -49,7 +49,7 @@ def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
     return made
 
 
-def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[str, float]:
+def child(kind: str, base: Path, exam_questions: list[Question], target: Path) -> dict[str, float]:
     """Examine once in this process; save the true tokens' log-probabilities to `target`."""
     from transformers import AutoModelForCausalLM  # noqa: F401  # imports are not timed
     from transformers.models.llama import modeling_llama  # noqa: F401
@@ -58,10 +58,12 @@ def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[st
 
     before = peak_bytes()
     started, cpu = time.perf_counter(), time.process_time()
-    targets = [t for question in asked for t in question.targets]
+    targets = [t for question in exam_questions for t in question.targets]
     parts: list[TopLogprobs] = []
     start = 0
-    for rows in streamed_logits(base, asked) if kind == "streamed" else whole_logits(base, asked, "bench"):
+    for rows in (
+        streamed_logits(base, exam_questions) if kind == "streamed" else whole_logits(base, exam_questions, "bench")
+    ):
         parts.append(TopLogprobs.of(rows, targets[start : start + len(rows)]))
         start += len(rows)
     used = {"wall_s": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
@@ -69,11 +71,11 @@ def child(kind: str, base: Path, asked: list[Question], target: Path) -> dict[st
     return {**used, "peak_bytes": peak_bytes(), "imports_bytes": before}
 
 
-def planned_bytes(base: Path, asked: list[Question]) -> int:
+def planned_bytes(base: Path, exam_questions: list[Question]) -> int:
     """Return the peak memory that train's plan predicts."""
     from train.plan.model_shape import empty_model, exam_sizes
 
-    return ExamMemory.of(exam_sizes(empty_model(base, False)), [len(q.input_ids) for q in asked]).peak
+    return ExamMemory.of(exam_sizes(empty_model(base, False)), [len(q.input_ids) for q in exam_questions]).peak
 
 
 def measure(kind: str, base: Path, rows: int, tokens: int, target: Path) -> dict[str, float]:
@@ -107,8 +109,8 @@ def bench(name: str, folder: Path, kinds: list[str], repeats: int, rows: int, to
                 f"{last['peak_bytes'] / 2**30:.2f} GiB; load {os.getloadavg()[0]:.1f}"
             )
     medians = {kind: {key: statistics.median(r[key] for r in done) for key in done[0]} for kind, done in runs.items()}
-    asked = questions(rows, tokens, SHAPES[name].vocabulary)
-    result: dict[str, Any] = {"kinds": medians, "runs": runs, "planned_bytes": planned_bytes(base, asked)}
+    exam_questions = questions(rows, tokens, SHAPES[name].vocabulary)
+    result: dict[str, Any] = {"kinds": medians, "runs": runs, "planned_bytes": planned_bytes(base, exam_questions)}
     if len(kinds) > 1:
         result["difference"] = float(np.abs(np.subtract(*(np.load(folder / f"{kind}.npy") for kind in KINDS))).max())
     return result
@@ -150,22 +152,22 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path("runs"), help="directory for the temporary models")
     parser.add_argument("--json", type=Path, help="file for all results")
     parser.add_argument("--child", nargs=3, metavar=("KIND", "BASE", "TARGET"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        kind, base, target = asked.child
+    options = parser.parse_args()
+    if options.child:
+        kind, base, target = options.child
         vocabulary = int(json.loads((Path(base) / "config.json").read_text())["vocab_size"])
-        print(json.dumps(child(kind, Path(base), questions(asked.rows, asked.tokens, vocabulary), Path(target))))
+        print(json.dumps(child(kind, Path(base), questions(options.rows, options.tokens, vocabulary), Path(target))))
         return 0
     results = {}
-    asked.directory.mkdir(parents=True, exist_ok=True)
-    for name in asked.shapes.split(","):
-        with tempfile.TemporaryDirectory(prefix=".bench-examine-", dir=asked.directory) as folder:
+    options.directory.mkdir(parents=True, exist_ok=True)
+    for name in options.shapes.split(","):
+        with tempfile.TemporaryDirectory(prefix=".bench-examine-", dir=options.directory) as folder:
             results[name] = bench(
-                name, Path(folder), asked.kinds.split(","), asked.repeats, asked.rows, asked.tokens
+                name, Path(folder), options.kinds.split(","), options.repeats, options.rows, options.tokens
             )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table(results))
-    if asked.json:
-        asked.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     for fault in (found := broken(results)):
         say(fault)
     return 1 if found else 0

@@ -233,19 +233,19 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path("runs"), help="directory for the temporary models")
     parser.add_argument("--json", type=Path, help="file for all results")
     parser.add_argument("--child", nargs=4, metavar=("KIND", "BASE", "ADAPTER", "TARGET"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.child:
-        kind, *paths = asked.child
+    options = parser.parse_args()
+    if options.child:
+        kind, *paths = options.child
         print(json.dumps(child(kind, *map(Path, paths))))
         return 0
     results = {}
-    asked.directory.mkdir(parents=True, exist_ok=True)
-    for name in asked.shapes.split(","):
-        with tempfile.TemporaryDirectory(prefix=".bench-merge-", dir=asked.directory) as folder:
-            results[name] = bench(name, SHAPES[name], Path(folder), asked.kinds.split(","), asked.repeats)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    for name in options.shapes.split(","):
+        with tempfile.TemporaryDirectory(prefix=".bench-merge-", dir=options.directory) as folder:
+            results[name] = bench(name, SHAPES[name], Path(folder), options.kinds.split(","), options.repeats)
     Console(width=None if sys.stdout.isatty() else 120).print(table(results))
-    if asked.json:
-        asked.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     for fault in (found := list(broken(results))):
         say(fault)
     return 1 if found else 0

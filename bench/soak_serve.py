@@ -119,9 +119,9 @@ def leaver(server: Server, tally: Tally, rng: random.Random) -> None:
 
 def reader(server: Server, tally: Tally, rng: random.Random) -> None:
     """Read a stream to its end."""
-    asked = body(f"{rng.random()} ", max_tokens=rng.choice((5, 20, 60)), stream=True, temperature=rng.choice((0, 1)))
+    request = body(f"{rng.random()} ", max_tokens=rng.choice((5, 20, 60)), stream=True, temperature=rng.choice((0, 1)))
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
-    connection.request("POST", "/v1/completions", json.dumps(asked), {"Content-Type": "application/json"})
+    connection.request("POST", "/v1/completions", json.dumps(request), {"Content-Type": "application/json"})
     reply = connection.getresponse()
     data = reply.read()
     tally.status(reply.status, "a stream")
@@ -211,13 +211,15 @@ def soak(server: Server, tally: Tally, minutes: float, count: int, seed: int) ->
     threads = clients(server, tally, count, seed, known)
     for thread in threads:
         thread.start()
-    said = time.monotonic()
+    reported = time.monotonic()
     while time.monotonic() < end and server.alive():
         time.sleep(min(2.0, 60 * minutes / 20))
         samples.append(server.sample())
-        if time.monotonic() - said > 60:
-            said = time.monotonic()
-            print(f"{(end - said) / 60:.0f} minutes left: {samples[-1]}, {tally.counts['faults']} faults", flush=True)
+        if time.monotonic() - reported > 60:
+            reported = time.monotonic()
+            print(
+                f"{(end - reported) / 60:.0f} minutes left: {samples[-1]}, {tally.counts['faults']} faults", flush=True
+            )
     tally.stop.set()
     for thread in threads:
         thread.join(30)

@@ -22,7 +22,7 @@ from .rendering.shape import Shape
 
 Result = TypeVar("Result")
 
-MOST_TEMPLATE_BYTES = 4 << 20
+MAX_TEMPLATE_BYTES = 4 << 20
 TEMPLATES = Path(__file__).parent / "templates"
 # special tokens that transformers' apply_chat_template passes to templates -> the GGUF keys of their ids
 TOKEN_KEYS: Mapping[str, str] = {
@@ -42,7 +42,7 @@ THOUGHT_FIELDS = (THOUGHT, "thinking", "reasoning")
 
 
 # maximum characters in a template, and in the message it raises
-MOST_SOURCE, MOST_MESSAGE = 1 << 20, 400
+MAX_SOURCE, MAX_MESSAGE = 1 << 20, 400
 TIMEOUT_S = 5.0
 
 
@@ -109,8 +109,8 @@ class ChatTemplate:
 
     @cached_property
     def _parsed(self) -> nodes.Template:
-        if len(self.source) > MOST_SOURCE:
-            raise ChatError(f"the chat template has {len(self.source)} characters, expected at most {MOST_SOURCE}")
+        if len(self.source) > MAX_SOURCE:
+            raise ChatError(f"the chat template has {len(self.source)} characters, expected at most {MAX_SOURCE}")
         return self._limited(lambda: self._environment.parse(self.source), _not_a_template)
 
     @cached_property
@@ -219,8 +219,8 @@ def from_gguf(model: GgufModel, date: str, variables: Mapping[str, Any] | None =
     if not model.chat_template:
         return None
     metadata = model.metadata()
-    said = {name: metadata.get(key, "") for name, key in TOKEN_KEYS.items()}
-    ids = {name: int(value) for name, value in said.items() if value.isdecimal()}
+    given = {name: metadata.get(key, "") for name, key in TOKEN_KEYS.items()}
+    ids = {name: int(value) for name, value in given.items() if value.isdecimal()}
     named = {name: model.token_text(i) for name, i in ids.items() if 0 <= i < model.n_vocab}
     return ChatTemplate(model.chat_template, date, named, variables or {})
 
@@ -239,7 +239,7 @@ def load_template(name_or_file: str) -> str:
         raise ChatError(f"unknown chat template '{name_or_file}'{did_you_mean(name_or_file, named_templates())}")
     try:
         # a byte order mark would become part of every prompt
-        return read_regular(path, MOST_TEMPLATE_BYTES).decode("utf-8-sig")
+        return read_regular(path, MAX_TEMPLATE_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ChatError(f"{path}: the chat template can't be read: {why}") from None
@@ -270,12 +270,12 @@ def one_line(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or recurses without end"
     try:
-        said = str(error)[: 4 * MOST_MESSAGE]
+        text = str(error)[: 4 * MAX_MESSAGE]
     except Exception:  # the message is computed by the template's code
-        said = ""
-    words = " ".join(said.split()) or type(error).__name__
+        text = ""
+    words = " ".join(text.split()) or type(error).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
-    return shown if len(shown) <= MOST_MESSAGE else f"{shown[:MOST_MESSAGE]}…"
+    return shown if len(shown) <= MAX_MESSAGE else f"{shown[:MAX_MESSAGE]}…"
 
 
 def _not_a_template(error: Exception) -> str:

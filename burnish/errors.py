@@ -16,10 +16,10 @@ from .console import printable
 from .process import ctrl_c_raises
 
 KNOWN = "; known: "
-LEAST_LIKENESS = 0.75  # "context" and "text" have 0.73, "deepspeed" and "seed" 0.62; typos have 0.8 or more
-MOST_AFTER_A_LETTER = 4  # "rank" may mean "r", "revision" does not
+MIN_LIKENESS = 0.75  # "context" and "text" have 0.73, "deepspeed" and "seed" 0.62; typos have 0.8 or more
+MAX_AFTER_A_LETTER = 4  # "rank" may mean "r", "revision" does not
 RESUMES = "interrupted: nothing unfinished was recorded; run the same command again to continue"
-MOST_FAULTS_SHOWN, MOST_PLACES_SHOWN = 20, 3
+MAX_FAULTS_SHOWN, MAX_PLACES_SHOWN = 20, 3
 # the location of a fault in a data file
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
 _NUMBER = re.compile(r"\d+")
@@ -42,7 +42,7 @@ class UserError(Exception):
         self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
         super().__init__("\n".join(self.faults))
 
-    def report(self, most: int = MOST_FAULTS_SHOWN) -> str:
+    def report(self, most: int = MAX_FAULTS_SHOWN) -> str:
         """Return the terminal message: at most `most` distinct faults, and the number of remaining ones."""
         faults = grouped(self.faults)
         more = len(faults) - most
@@ -73,8 +73,8 @@ def _places(places: Sequence[str]) -> str:
     """Return "14 lines: 1, 2, 3 and 11 more", or "14 rows: ..." where rows share lines."""
     unit = "row" if all("row" in place for place in places) else "line"
     numbers = [_NUMBER.findall(place)[-1 if unit == "row" else 0] for place in places]
-    more = len(numbers) - MOST_PLACES_SHOWN
-    shown = ", ".join(numbers[:MOST_PLACES_SHOWN])
+    more = len(numbers) - MAX_PLACES_SHOWN
+    shown = ", ".join(numbers[:MAX_PLACES_SHOWN])
     return f"{len(numbers)} {unit}s: {shown} and {more} more" if more > 0 else f"{len(numbers)} {unit}s: {shown}"
 
 
@@ -82,7 +82,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most similar to `name`, or None if none is similar enough."""
     likeness = {candidate: _likeness(_plain(name), _plain(candidate)) for candidate in known}
     best = max(likeness, key=likeness.__getitem__, default=None)
-    return best if best is not None and likeness[best] >= LEAST_LIKENESS else None
+    return best if best is not None and likeness[best] >= MIN_LIKENESS else None
 
 
 def _plain(name: str) -> str:
@@ -92,12 +92,12 @@ def _plain(name: str) -> str:
 def _likeness(a: str, b: str) -> float:
     """Return the similarity of two names, 0 to 1, allowing for typos, abbreviations and omitted words."""
     short, long = sorted((a, b), key=len)
-    begins = bool(short) and long.startswith(short) and (len(short) > 1 or len(long) <= MOST_AFTER_A_LETTER)
-    some_words = len(short) > MOST_AFTER_A_LETTER and set(short.split("_")) <= set(long.split("_"))
-    if 2 * len(short) < LEAST_LIKENESS * (len(short) + len(long)):  # an upper bound on the ratio
-        return LEAST_LIKENESS if begins or some_words else 0.0
+    begins = bool(short) and long.startswith(short) and (len(short) > 1 or len(long) <= MAX_AFTER_A_LETTER)
+    some_words = len(short) > MAX_AFTER_A_LETTER and set(short.split("_")) <= set(long.split("_"))
+    if 2 * len(short) < MIN_LIKENESS * (len(short) + len(long)):  # an upper bound on the ratio
+        return MIN_LIKENESS if begins or some_words else 0.0
     ratio = difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
-    return max(ratio, LEAST_LIKENESS if begins or some_words else 0.0)
+    return max(ratio, MIN_LIKENESS if begins or some_words else 0.0)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -117,11 +117,11 @@ def lack_of_memory(error: BaseException) -> str | None:
         return None
     if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) or in_import):
         return None
-    said = str(error).strip().partition("\n")[0][:200] or "an allocation failed"
+    reason = str(error).strip().partition("\n")[0][:200] or "an allocation failed"
     way = "free some, or use a smaller model"
     if limited:
         way = f"raise the address-space limit of {soft >> 20:,} MiB (ulimit -v)"
-    return f"not enough memory: {said}: {way}"
+    return f"not enough memory: {reason}: {way}"
 
 
 def explain_lack_of_memory() -> None:

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-MOST_COUNT = 2**53  # the largest integer that every JSON parser reads exactly
-MOST_TOKENS = 2**31 - 1  # llama.cpp counts tokens in 32 bits
+MAX_COUNT = 2**53  # the largest integer that every JSON parser reads exactly
+MAX_TOKENS = 2**31 - 1  # llama.cpp counts tokens in 32 bits
 LONGEST_LINE, LONGEST_TEXT, LONGEST_PATH = 1024, 1 << 18, 1024
-MOST_ITEMS = 100_000
+MAX_ITEMS = 100_000
 LICENCE_KEYS = ("license", "license_name", "license_link")  # metadata keys in a Hub model card
 ROUNDING = 1e-3  # how far rounding may push a computed figure outside its range
 SHA256 = r"^[0-9a-f]{64}$"
@@ -93,15 +93,15 @@ Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\x00-\x1
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")]
 Line = Annotated[str, Field(min_length=1, max_length=LONGEST_LINE)]
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
-Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
-Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Measured = Annotated[float, Field(ge=0, le=MOST_COUNT, allow_inf_nan=False)]
+Measured = Annotated[float, Field(ge=0, le=MAX_COUNT, allow_inf_nan=False)]
 Loss = Annotated[float | None, BeforeValidator(_finite)]  # None: not finite, as after divergence
 NotNegative = Annotated[float, AfterValidator(within(0.0))]
 Share = Annotated[float, AfterValidator(within(0.0, 1.0))]
 Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
-Lines = Annotated[list[Line], Field(max_length=MOST_ITEMS)]
+Lines = Annotated[list[Line], Field(max_length=MAX_ITEMS)]
 Versions = Annotated[dict[Line, Line], Field(max_length=1000)]
 Variables = Annotated[dict[Text, Any], Field(max_length=1000)]
 

@@ -147,8 +147,8 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
     if any(isinstance(e, hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
         return _unreachable(chain)
     if isinstance(error, TRANSFER_FAULTS) or type(error).__module__ == "hf_xet":
-        said = " ".join(str(error).split())[:300]
-        return f"the transfer stopped ({said}): run the same command again; what was transferred is kept"
+        message = " ".join(str(error).split())[:300]
+        return f"the transfer stopped ({message}): run the same command again; what was transferred is kept"
     if isinstance(error, OSError) and error.errno not in DISK_FAULTS:
         where = error.filename or constants.HF_HUB_CACHE
         return f"the Hub's cache can't be used ({where}: {error.strerror}): fix it, or set HF_HOME"
@@ -159,15 +159,15 @@ def _refusal(error: Exception, repo: str, right: str) -> str:
     """Return the meaning of an HTTP status code, with the server's message."""
     from huggingface_hub import errors as hub
 
-    status, said = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
-    detail = f" ({said})" if said else ""
-    if isinstance(error, hub.RepositoryNotFoundError) and "Invalid credentials" not in said:
+    status, message = _status(error), " ".join((getattr(error, "server_message", None) or "").split())
+    detail = f" ({message})" if message else ""
+    if isinstance(error, hub.RepositoryNotFoundError) and "Invalid credentials" not in message:
         return f"is not on the Hub, or is private (your token: {_token_source() or 'none'})"
     if status == 401:
         where = _token_source() or "none"
         return f"the Hub refuses the token ({where}): it is wrong or expired; create another at {PAGE}/settings/tokens"
-    if status in (402, 403, 413) and "storage" in said.lower():
-        return f"the Hub has too little storage for it: {said}"
+    if status in (402, 403, 413) and "storage" in message.lower():
+        return f"the Hub has too little storage for it: {message}"
     if status == 403:
         return f"the token ({_token_source() or 'none'}) is not allowed to {right} {repo}{detail}"
     if status in (409, 412):
@@ -204,8 +204,8 @@ def _wait_s(error: Exception, number: int) -> float | None:
     if _status(error) not in RETRIED:
         return None
     headers = next(e.response.headers for e in chain if getattr(e, "response", None) is not None)  # type: ignore[attr-defined]
-    asked = str(headers.get("Retry-After", ""))
-    return min(float(asked) if asked.isdigit() else float(2 ** (number - 1)), LONGEST_WAIT_S)
+    value = str(headers.get("Retry-After", ""))
+    return min(float(value) if value.isdigit() else float(2 ** (number - 1)), LONGEST_WAIT_S)
 
 
 def _short(error: Exception) -> str:

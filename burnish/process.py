@@ -102,13 +102,13 @@ def supervise(what: str, llama: bool = True) -> Note:
     forwarded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
-    told, tell = os.pipe()  # not inherited by the child's own children
-    os.set_blocking(told, False)
+    read_end, write_end = os.pipe()  # not inherited by the child's own children
+    os.set_blocking(read_end, False)
     parent, child = os.getpid(), os.fork()
     if child:
-        os.close(tell)
-        _wait(child, forwarded, lambda code: _end(what, code, llama, told))
-    os.close(told)
+        os.close(write_end)
+        _wait(child, forwarded, lambda code: _end(what, code, llama, read_end))
+    os.close(read_end)
     end_with_parent()  # otherwise the child would outlive a killed parent
     if os.getppid() != parent:
         os._exit(1)
@@ -116,7 +116,7 @@ def supervise(what: str, llama: bool = True) -> Note:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def note(path: str) -> None:
-        os.write(tell, os.fsencode(os.path.abspath(path)) + b"\n")
+        os.write(write_end, os.fsencode(os.path.abspath(path)) + b"\n")
 
     return note
 
@@ -127,15 +127,15 @@ def run_to_end(command: Sequence[str]) -> int:
     Ctrl-C on a terminal also reaches the command: this process waits for it to clean up and exit, however long that
     takes, and then raises KeyboardInterrupt. A signal sent only to this process is forwarded.
     """
-    asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked | {signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals | {signal.SIGCHLD})
     interrupted = False
     try:
         unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         process = subprocess.Popen(list(command), preexec_fn=unblock)
         while process.poll() is None:
-            info = signal.sigwaitinfo(asked | {signal.SIGCHLD})
+            info = signal.sigwaitinfo(signals | {signal.SIGCHLD})
             interrupted = interrupted or info.si_signo == signal.SIGINT
             if info.si_signo != signal.SIGCHLD and not _reached_all(info):
                 process.send_signal(info.si_signo)
@@ -164,18 +164,18 @@ def ctrl_c_raises() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _end(what: str, code: int, llama: bool, told: int) -> str:
-    """Return how the child ended. `told`: the pipe to which the child wrote the path of its mapped file."""
+def _end(what: str, code: int, llama: bool, pipe: int) -> str:
+    """Return how the child ended. `pipe`: the pipe to which the child wrote the path of its mapped file."""
     if -code == signal.SIGINT:
         return f"interrupted: {what} had not started"
-    if -code == signal.SIGBUS and (mapped := _last_line(told)):
+    if -code == signal.SIGBUS and (mapped := _last_line(pipe)):
         return f"error: {what} ended by SIGBUS ({MEANINGS['SIGBUS']}): {MAPPED.format(mapped)}"
     return f"error: {what} {exit_reason(code, llama)}"
 
 
-def _last_line(told: int) -> str:
+def _last_line(pipe: int) -> str:
     try:
-        return os.fsdecode(os.read(told, 65_536).rpartition(b"\n")[0].rpartition(b"\n")[2])
+        return os.fsdecode(os.read(pipe, 65_536).rpartition(b"\n")[0].rpartition(b"\n")[2])
     except BlockingIOError:  # nothing was written
         return ""
 

@@ -15,7 +15,7 @@ from .errors import UserError
 from .fields import StageRecord, moment
 from .files import FileError, irregular, read_json, read_regular, write_atomic
 from .records import ExportRecord, PushRecord, TrainRecord
-from .records.reading import MOST_BYTES, AnyRecord, RecordError, parse
+from .records.reading import MAX_BYTES, AnyRecord, RecordError, parse
 
 RECORD_FILES: dict[type[StageRecord], str] = {
     TrainRecord: "train.json",
@@ -66,7 +66,7 @@ class Run:
         path = self.inside(RECORD_FILES[kind])
         remedy = f"run `{COMMANDS[kind]}` again, or if you got the run from someone, get it again"
         try:
-            return parse(kind, read_regular(path, MOST_BYTES))
+            return parse(kind, read_regular(path, MAX_BYTES))
         except FileNotFoundError:
             raise RunError(f"{self.path}: {path.name} is missing: this stage has not finished for the run") from None
         except RecordError as error:
@@ -242,7 +242,7 @@ def point_latest(run: Run) -> None:
 def adapter_facts(run: Run) -> dict[str, Any]:
     """Return rank, scale, targets etc. by PEFT's names; empty if the run no longer contains an adapter."""
     try:
-        config = read_json(run.inside(ADAPTER_CONFIG), MOST_BYTES)
+        config = read_json(run.inside(ADAPTER_CONFIG), MAX_BYTES)
     except (FileError, RunError):
         return {}
     if not isinstance(config, dict):

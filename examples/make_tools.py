@@ -38,7 +38,7 @@ def chat(question: str, *turns: Turn) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, *turns], "tools": list(TOOLS)}
 
 
-def said(text: str) -> Turn:
+def reply(text: str) -> Turn:
     """Return an answer in words."""
     return {"role": "assistant", "content": text}
 
@@ -193,28 +193,33 @@ def kinds() -> list[list[dict[str, Any]]]:
     """Return the rows by kind."""
     chains = []
     for question, number, state, date in CHAINS:
-        booked = [*called(pickup(number, date)), said(f"{number} is ready. Its pickup is booked for {date}.")]
-        waits = [said(f"{number} is not ready: its status is {state}. I have booked nothing.")]
+        booked = [*called(pickup(number, date)), reply(f"{number} is ready. Its pickup is booked for {date}.")]
+        waits = [reply(f"{number} is not ready: its status is {state}. I have booked nothing.")]
         chains.append(chat(question, *called(order(number, state)), *(booked if date else waits)))
     return [
-        [chat(q, *called(stock(w, n, found)), said(barrels(w, n, found))) for q, w, n, found in STOCK],
-        [chat(q, *called(order(n, state)), said(f"The status of {n} is: {state}.")) for q, n, state in ORDERS],
-        [chat(q, *called(pickup(n, date)), said(f"The pickup of {n} is booked for {date}.")) for q, n, date in PICKUPS],
-        [chat(q, *called(price(*asked, euros)), said(f"The price is {euros} euros.")) for q, *asked, euros in PRICES],
-        [chat(q, *called(message(to, text)), said(f"I have told {to}.")) for q, to, text in MESSAGES],
+        [chat(q, *called(stock(w, n, found)), reply(barrels(w, n, found))) for q, w, n, found in STOCK],
+        [chat(q, *called(order(n, state)), reply(f"The status of {n} is: {state}.")) for q, n, state in ORDERS],
+        [
+            chat(q, *called(pickup(n, date)), reply(f"The pickup of {n} is booked for {date}."))
+            for q, n, date in PICKUPS
+        ],
+        [chat(q, *called(price(*asked, euros)), reply(f"The price is {euros} euros.")) for q, *asked, euros in PRICES],
+        [chat(q, *called(message(to, text)), reply(f"I have told {to}.")) for q, to, text in MESSAGES],
         [
             chat(
-                q, *called(*(order(*one) for one in two)), said(" ".join(f"The status of {n} is: {s}." for n, s in two))
+                q,
+                *called(*(order(*one) for one in two)),
+                reply(" ".join(f"The status of {n} is: {s}." for n, s in two)),
             )
             for q, *two in PAIRS
         ],
         [
-            chat(q, *called(*(stock(w, None, n) for w, n in two)), said(" ".join(barrels(w, None, n) for w, n in two)))
+            chat(q, *called(*(stock(w, None, n) for w, n in two)), reply(" ".join(barrels(w, None, n) for w, n in two)))
             for q, *two in WOODS
         ],
         chains,
-        [chat(q, *called((order(n, "")[0], UNKNOWN)), said(f"There is no order {n}.")) for q, n in MISSING],
-        [chat(question, said(answer)) for question, answer in WORDS],
+        [chat(q, *called((order(n, "")[0], UNKNOWN)), reply(f"There is no order {n}.")) for q, n in MISSING],
+        [chat(question, reply(answer)) for question, answer in WORDS],
     ]
 
 

@@ -152,8 +152,8 @@ def show(title: str, artifacts: Sequence[Artifact], default: str | None, gate: M
             console.print(cell(f"{artifact.verdict}: {artifact.path}: {artifact.why}"), soft_wrap=True)
     for remark, paths in _remarks(artifacts).items():
         console.print(cell(f"note: {', '.join(paths)}: {remark}"), soft_wrap=True)
-    if told := qualified(gate):
-        console.print(f"gate: {told}", markup=False, soft_wrap=True)
+    if remark := qualified(gate):
+        console.print(f"gate: {remark}", markup=False, soft_wrap=True)
 
 
 def _remarks(artifacts: Sequence[Artifact]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from burnish.bases.base import Base, resolve
 from burnish.console import say
 from burnish.exam.memory import export_disk
 from burnish.exam.rows import Exam
-from burnish.fields import MOST_TOKENS, inside
+from burnish.fields import MAX_TOKENS, inside
 from burnish.files import (
     check_writable,
     file_sha256,
@@ -188,4 +188,4 @@ def _record(job: Job, train_sha256: str, merged: Merged, ggufs: list[Examined], 
 def _context_length(config: Mapping[str, Any]) -> int | None:
     """Return the context length from the model's config, or None if it is missing."""
     found = (config.get(name) for name in ("max_position_embeddings", "n_positions"))
-    return next((n for n in found if type(n) is int and 0 < n <= MOST_TOKENS), None)
+    return next((n for n in found if type(n) is int and 0 < n <= MAX_TOKENS), None)

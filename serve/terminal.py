@@ -90,10 +90,10 @@ def main(argv: Sequence[str]) -> int:
             print()
             return 0
         if line.startswith("/"):
-            said = conversation.command(line)
-            if said is None:
+            message = conversation.command(line)
+            if message is None:
                 return 0
-            print(said)
+            print(message)
         elif line:
             conversation.say(line, ask)
 

@@ -11,7 +11,7 @@ from burnish.tokenizers.llama_cpp import CONVERTER, for_converter, refusal, refu
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "expected"),
     [
         ({"model_type": "t5", "is_encoder_decoder": True, "architectures": ["T5Model"]}, "an encoder-decoder model"),
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM (config.json) is not a causal"),
@@ -19,8 +19,8 @@ from burnish.tokenizers.llama_cpp import CONVERTER, for_converter, refusal, refu
         ({"model_type": "llama9", "architectures": ["Llama9ForCausalLM"]}, "does not know the architecture 'llama9'"),
     ],
 )
-def test_unsupported_architecture_is_reported(config: dict[str, Any], told: str) -> None:
-    assert told in fault(config)
+def test_unsupported_architecture_is_reported(config: dict[str, Any], expected: str) -> None:
+    assert expected in fault(config)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_out_of_disk_or_memory_is_not_reported_as_unsupported(line: str) -> None
 def test_pinned_converter_still_prints_the_known_errors() -> None:
     if not CONVERTER.is_file():
         pytest.skip("llama.cpp's converter is not installed here")
-    said = CONVERTER.read_text() + (CONVERTER.parent / "conversion" / "base.py").read_text()
-    assert "Model {model_architecture} is not supported" in said
-    assert "BPE pre-tokenizer was not recognized" in said
+    source = CONVERTER.read_text() + (CONVERTER.parent / "conversion" / "base.py").read_text()
+    assert "Model {model_architecture} is not supported" in source
+    assert "BPE pre-tokenizer was not recognized" in source
 
 
 def test_gpt2_context_length_is_passed_to_the_converter() -> None:

@@ -118,9 +118,9 @@ def test_partial_cache_is_completed_online_and_reported_offline(resolve: Resolve
     trees = next(p for p in snapshot.parent.parent.iterdir() if p.name == "trees")
     for listing in trees.iterdir():  # an older client kept no listing: then the model's own index tells
         listing.rename(listing.with_suffix(".away"))
-    told = line(resolve("them/base", HF_HUB_OFFLINE="1"))
-    assert "names model-00002-of-00002.safetensors, which is missing" in told
-    assert told.endswith("run again with a network to complete it")
+    error = line(resolve("them/base", HF_HUB_OFFLINE="1"))
+    assert "names model-00002-of-00002.safetensors, which is missing" in error
+    assert error.endswith("run again with a network to complete it")
     assert resolve("them/base").stdout == first.stdout
 
 

@@ -61,8 +61,8 @@ def test_git_lfs_pointer_is_reported(base: Path, name: str) -> None:
     if name.endswith(".bin"):
         (base / "model.safetensors").unlink()
     (base / name).write_bytes(POINTER)
-    told = fault(base)
-    assert f"{name} is a Git LFS pointer" in told and "git lfs pull" in told
+    expected = fault(base)
+    assert f"{name} is a Git LFS pointer" in expected and "git lfs pull" in expected
 
 
 @pytest.mark.parametrize("name", ["tf_model.h5", "training_args.bin", "pytorch_model.bin", "consolidated.safetensors"])
@@ -78,7 +78,7 @@ def test_several_git_lfs_pointers_are_one_line(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"", "it has 0 bytes"),
         (b"<!DOCTYPE html><html>", "not a header's length"),
@@ -90,10 +90,10 @@ def test_several_git_lfs_pointers_are_one_line(shards: Path) -> None:
         (save({"a": np.ones(8)}) + b"x", "is damaged: it has"),
     ],
 )
-def test_damaged_safetensors_file_is_a_one_line_error(base: Path, content: bytes, told: str) -> None:
+def test_damaged_safetensors_file_is_a_one_line_error(base: Path, content: bytes, expected: str) -> None:
     (base / "model.safetensors").write_bytes(content)
     assert f"{base / 'model.safetensors'}: " in fault(base)
-    assert told in fault(base)
+    assert expected in fault(base)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"weight_map": {}}, {"weight_map": [1]}, {"weight_map": {"a": 1}}, "x"])
@@ -115,13 +115,13 @@ def test_index_of_other_files_reports_missing_tensors(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [(b"PK\x03\x04" + b"\0" * 90, "is truncated"), (b"", "it is empty"), (b"<html>", "not written by torch.save")],
 )
-def test_truncated_or_invalid_bin_file_is_reported(base: Path, content: bytes, told: str) -> None:
+def test_truncated_or_invalid_bin_file_is_reported(base: Path, content: bytes, expected: str) -> None:
     (base / "model.safetensors").unlink()
     (base / "pytorch_model.bin").write_bytes(content)
-    assert told in fault(base)
+    assert expected in fault(base)
 
 
 def test_weights_with_an_unexpected_name_are_reported(base: Path) -> None:
@@ -130,9 +130,9 @@ def test_weights_with_an_unexpected_name_are_reported(base: Path) -> None:
 
 
 def test_gguf_that_is_a_pointer_or_another_file_is_reported(tmp_path: Path) -> None:
-    for content, told in ((POINTER, "is a Git LFS pointer"), (b"ggml", "is not a GGUF file")):
+    for content, expected in ((POINTER, "is a Git LFS pointer"), (b"ggml", "is not a GGUF file")):
         (tmp_path / "x.gguf").write_bytes(content)
-        with pytest.raises(BaseError, match=told):
+        with pytest.raises(BaseError, match=expected):
             resolve(str(tmp_path / "x.gguf"))
 
 
@@ -171,6 +171,6 @@ def test_dequantizing_reports_progress(
     monkeypatch.setattr(children, "confined", lambda *words: [sys.executable, "-c", script, words[-1]])
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     assert bases._dequantized(tmp_path / "x.gguf", "0" * 64).is_dir()
-    said = capsys.readouterr().err
-    assert "base: dequantizing: 43% of the tensors read, " in said
-    assert "base: dequantizing: writing the checkpoint, " in said
+    output = capsys.readouterr().err
+    assert "base: dequantizing: 43% of the tensors read, " in output
+    assert "base: dequantizing: writing the checkpoint, " in output

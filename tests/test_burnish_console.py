@@ -34,8 +34,8 @@ def test_letters_of_every_script_and_emoji_are_not_escaped() -> None:
 
 
 def test_multi_line_error_is_printed_on_one_line() -> None:
-    said = UserError(f"x.json: why: {NASTY}\nerror: another").report()
-    assert "\n" not in said and "\x1b" not in said and r"\x1b[31m" in said and r"\u202e" in said
+    output = UserError(f"x.json: why: {NASTY}\nerror: another").report()
+    assert "\n" not in output and "\x1b" not in output and r"\x1b[31m" in output and r"\u202e" in output
 
 
 @pytest.mark.parametrize("tell", [say, warn])
@@ -82,8 +82,8 @@ def test_tables_escape_markup_and_control_characters(capsys: pytest.CaptureFixtu
         verdict="fail", why=f"[/red] {NASTY}",
     )  # fmt: skip
     show(f"[/blue]{NASTY}", [artifact], None, {})
-    said = capsys.readouterr().out
-    assert "[/blue]" in said and "[bold]x[" in said and "[/red]" in said and "\x1b" not in said
+    output = capsys.readouterr().out
+    assert "[/blue]" in output and "[bold]x[" in output and "[/red]" in output and "\x1b" not in output
 
 
 def test_unjudged_figures_of_passing_artifacts_are_listed_below_the_table(

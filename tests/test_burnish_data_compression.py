@@ -191,5 +191,5 @@ def test_columnar_bomb_is_rejected_before_unpacking(kind: str, tmp_path: Path) -
         "print(re.search(r'VmHWM:\\s+([0-9]+) kB', Path('/proc/self/status').read_text())[1])"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True)
-    said, peak = done.stdout.splitlines()
-    assert "unpacks to more than" in said and int(peak) < 300 << 10
+    output, peak = done.stdout.splitlines()
+    assert "unpacks to more than" in output and int(peak) < 300 << 10

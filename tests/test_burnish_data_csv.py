@@ -110,8 +110,8 @@ def test_trailing_empty_columns_are_skipped_and_reported(tmp_path: Path, wide: s
     body = [(*cells, *["", " "] * (wide != "header")) for cells in BODY]
     found, notes = read(tmp_path / "x.csv", written([*header, *body], "\r\n", separator))
     assert found == BODY
-    said = "empty cells at the end of 2 rows skipped" if wide == "rows" else "2 unnamed columns without text skipped"
-    assert [note.split(" (")[0] for note in notes] == [said]
+    output = "empty cells at the end of 2 rows skipped" if wide == "rows" else "2 unnamed columns without text skipped"
+    assert [note.split(" (")[0] for note in notes] == [output]
 
 
 def test_empty_rows_are_skipped_and_reported_at_any_position(tmp_path: Path) -> None:

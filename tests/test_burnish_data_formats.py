@@ -29,7 +29,7 @@ def read(*rows: Any, path: Path = PATH) -> Conversion:
     return convert(raw(rows), recognise(raw(rows), path), path)
 
 
-def said(*rows: Any) -> list[tuple[str, str]]:
+def pairs_of(*rows: Any) -> list[tuple[str, str]]:
     messages = read(*rows).examples[0].messages
     assert messages is not None
     return [(m.role, m.content) for m in messages]
@@ -53,26 +53,30 @@ def test_every_format_gives_the_same_conversation(turns: list[tuple[str, str]], 
     pairs = [pair for user, answer in turns for pair in (("human", user), ("gpt", answer))]
     (user, answer), history = turns[-1], [list(pair) for pair in turns[:-1]]
     messages = [{"role": role, "content": text} for role, text in expected]
-    assert said(sharegpt(*pairs, system=system)) == expected
-    assert said(sharegpt(*([("system", system)] if system else []), *pairs)) == expected
-    assert said({"messages": messages}) == expected
-    assert said({"instruction": user, "output": answer, "history": history, "system": system}) == expected
-    assert said({"prompt": messages[:-1], "completion": messages[-1:]}) == expected
+    assert pairs_of(sharegpt(*pairs, system=system)) == expected
+    assert pairs_of(sharegpt(*([("system", system)] if system else []), *pairs)) == expected
+    assert pairs_of({"messages": messages}) == expected
+    assert pairs_of({"instruction": user, "output": answer, "history": history, "system": system}) == expected
+    assert pairs_of({"prompt": messages[:-1], "completion": messages[-1:]}) == expected
 
 
 def test_alpaca_joins_instruction_and_input() -> None:
-    assert said({**ALPACA, "input": "i"}) == [("user", "q\ni"), ("assistant", "a")]
-    assert said({**ALPACA, "input": ""}) == said({**ALPACA, "input": None}) == [("user", "q"), ("assistant", "a")]
-    assert said({"instruction": "", "input": "i", "output": "a"}) == [("user", "i"), ("assistant", "a")]
+    assert pairs_of({**ALPACA, "input": "i"}) == [("user", "q\ni"), ("assistant", "a")]
+    assert (
+        pairs_of({**ALPACA, "input": ""}) == pairs_of({**ALPACA, "input": None}) == [("user", "q"), ("assistant", "a")]
+    )
+    assert pairs_of({"instruction": "", "input": "i", "output": "a"}) == [("user", "i"), ("assistant", "a")]
 
 
 def test_role_names_and_keys_of_common_datasets_are_accepted() -> None:
     expected = [("system", "s"), ("user", "q"), ("assistant", "a")]
     for name in ("gpt", "chatgpt", "model", "bing", "assistant"):
-        assert said({"conversation": [{"from": "human", "value": "q"}, {"from": name, "value": "a"}]}) == expected[1:]
-    assert said({"conversations": [{"role": "developer", "content": "s"}, USER, ASSISTANT]}) == expected
+        assert (
+            pairs_of({"conversation": [{"from": "human", "value": "q"}, {"from": name, "value": "a"}]}) == expected[1:]
+        )
+    assert pairs_of({"conversations": [{"role": "developer", "content": "s"}, USER, ASSISTANT]}) == expected
     parts = [{"type": "text", "text": "q1"}, {"type": "text", "text": "q2"}]
-    assert said({"messages": [{"role": "user", "content": parts}, ASSISTANT]})[0] == ("user", "q1q2")
+    assert pairs_of({"messages": [{"role": "user", "content": parts}, ASSISTANT]})[0] == ("user", "q1q2")
 
 
 def test_text_rows_and_bare_strings_are_read() -> None:

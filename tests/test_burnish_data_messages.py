@@ -53,8 +53,8 @@ def test_every_training_flag_selects_the_trained_turns(
         value: Any = yes if learned else no
         if name != "mask" and data.draw(st.booleans()):
             value = data.draw(st.sampled_from([int(value), float(value), str(value).lower(), bool(value)]))
-        said = {} if learned and data.draw(st.booleans()) else {name: value}
-        turns += [USER, {**ASSISTANT, **said}]
+        flags = {} if learned and data.draw(st.booleans()) else {name: value}
+        turns += [USER, {**ASSISTANT, **flags}]
     conversion = read(tmp_path / "x.jsonl", {"messages": turns})
     assert [m.train for m in first(conversion) if m.role == "assistant"] == wanted
     assert (conversion.unused_columns, conversion.notes, conversion.remarks) == ({}, (), ())
@@ -65,13 +65,13 @@ def test_training_flags_on_other_turns_are_ignored_with_one_note(path: Path) -> 
     conversion = read(path, *[row] * 3, {"messages": [{**USER, "weight": 0, "masked": True}, ASSISTANT]})
     assert all(m.train for e in conversion.examples for m in e.messages or ())
     (remark,) = conversion.remarks
-    counts, _, said = remark.partition(" on turns that are not the assistant's: ")
+    counts, _, effect = remark.partition(" on turns that are not the assistant's: ")
     assert sorted(counts.split(", ")) == [
         "messages[].loss (3 rows)",
         "messages[].masked (1 row)",
         "messages[].weight (4 rows)",
     ]
-    assert said == "ignored, only responses are trained"
+    assert effect == "ignored, only responses are trained"
     assert conversion.notes == ()
 
 
@@ -205,4 +205,4 @@ def test_reasoning_is_counted_once_and_only_in_assistant_turns(path: Path) -> No
     answer = {"role": "assistant", "content": [thought, {"type": "text", "text": "a"}], "reasoning": "hm"}
     conversion = read(path, {"messages": [user, answer]})
     assert [message.reasoning for message in first(conversion)] == ["", "hm"]
-    assert any("thoughts (1 row) on turns that are not the assistant's" in said for said in conversion.remarks)
+    assert any("thoughts (1 row) on turns that are not the assistant's" in remark for remark in conversion.remarks)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from burnish.chat import MOST_SOURCE, ChatError, ChatTemplate, TemplateLimit
+from burnish.chat import MAX_SOURCE, ChatError, ChatTemplate, TemplateLimit
 from burnish.rendering.bounds import BoundExceeded, bounded
 from tests.support.commands import ROOT
 from tests.support.hostile_templates import HOSTILE, MESSAGES
@@ -20,7 +20,7 @@ from tests.support.hostile_templates import HOSTILE, MESSAGES
 LIMIT_S = 0.5
 # one native call may run on after the limit, as long as memory lets it
 NATIVE_S = 8.0
-MOST_KIB = 800 << 10  # what is used before, and the limit of 512 MiB
+MAX_KIB = 800 << 10  # what is used before, and the limit of 512 MiB
 
 
 def busy() -> None:
@@ -32,11 +32,11 @@ def test_hostile_templates_end_within_limits_with_a_one_line_error() -> None:
     command = [sys.executable, "-m", "tests.support.hostile_templates", str(LIMIT_S)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-500:]
-    *told, (_, most_kib, _) = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [name for name, _, _ in told] == list(HOSTILE)
-    assert [(name, seconds) for name, seconds, _ in told if seconds > LIMIT_S + NATIVE_S] == []
-    assert [(name, outcome) for name, _, outcome in told if not outcome.isprintable() or len(outcome) > 1000] == []
-    assert most_kib < MOST_KIB
+    *expected, (_, most_kib, _) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [name for name, _, _ in expected] == list(HOSTILE)
+    assert [(name, seconds) for name, seconds, _ in expected if seconds > LIMIT_S + NATIVE_S] == []
+    assert [(name, outcome) for name, _, outcome in expected if not outcome.isprintable() or len(outcome) > 1000] == []
+    assert most_kib < MAX_KIB
 
 
 def test_ordinary_templates_stay_within_the_limits() -> None:
@@ -97,5 +97,5 @@ def test_limit_error_names_the_limit() -> None:
         ChatTemplate(HOSTILE["nested loops"], "2026-01-02", timeout_s=0.1).render(MESSAGES)
     with pytest.raises(TemplateLimit, match="64 million characters"):
         ChatTemplate("{% for i in range(9) %}{{ 'x' * 10 ** 7 }}{% endfor %}", "2026-01-02").render(MESSAGES)
-    with pytest.raises(ChatError, match=f"at most {MOST_SOURCE}"):
+    with pytest.raises(ChatError, match=f"at most {MAX_SOURCE}"):
         ChatTemplate(HOSTILE["too long"], "2026-01-02").check()

@@ -113,8 +113,8 @@ def test_private_backend_loader_exists() -> None:
 
 
 def test_missing_names_are_reported() -> None:
-    (said,) = dropped(SimpleNamespace(llama_decode=1), {"llama_decode": "context.py", "llama_gone": "model.py"})
-    assert said.startswith("llama_cpp ") and said.endswith(
+    (output,) = dropped(SimpleNamespace(llama_decode=1), {"llama_decode": "context.py", "llama_gone": "model.py"})
+    assert output.startswith("llama_cpp ") and output.endswith(
         "has no 'llama_gone' any more; burnish/llama/model.py needs it"
     )
     with pytest.raises(AttributeError):

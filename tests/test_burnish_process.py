@@ -66,18 +66,18 @@ def test_ctrl_c_on_a_terminal_reaches_the_child_once() -> None:
     if not pid:
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-c", COUNTS])
-    said = b""
+    output = b""
     try:
-        while b"ready" not in said:
-            said += os.read(terminal, 1000)
+        while b"ready" not in output:
+            output += os.read(terminal, 1000)
         os.write(terminal, b"\x03")
-        while b"told" not in said:
-            said += os.read(terminal, 1000)
+        while b"told" not in output:
+            output += os.read(terminal, 1000)
         time.sleep(0.5)  # a second one would be here by now
         os.write(terminal, b"enough\n")
         while True:
-            said += os.read(terminal, 1000)
+            output += os.read(terminal, 1000)
     except OSError:  # the terminal closes with the last process on it
         pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    assert said.count(b"told") == 1
+    assert output.count(b"told") == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from burnish.fields import inside
 from burnish.records import ExportRecord, PushRecord, TrainRecord
-from burnish.records.reading import MOST_BYTES, RecordError, parse
+from burnish.records.reading import MAX_BYTES, RecordError, parse
 from burnish.run import Run, RunError, read_both
 from serve.artifact import choose
 from serve.settings import ServeSettings
@@ -81,7 +81,7 @@ def test_records_of_version_1_are_read(good: Run) -> None:
         ("", "not JSON"), ("[]", "expected a JSON object, found a list of 0"), ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": 1e999}', "1e999 is too large"), ('{"a": 1, "a": 2}', "a: the key occurs twice"),
         ("[" * 100_000, "nested too deeply"), ('{"a": ' + "9" * 50 + "}", "too large for a number"),
-        (" " * (MOST_BYTES + 1), "expected at most"),
+        (" " * (MAX_BYTES + 1), "expected at most"),
     ],
 )  # fmt: skip
 def test_ambiguous_or_unbounded_json_is_rejected(text: str, says: str) -> None:
@@ -126,8 +126,8 @@ def test_looser_thresholds_are_accepted_and_shown_by_serve(
     run = make_run(tmp_path)
     (run.path / "export.json").write_text(json.dumps(with_figures(good, 3, kl=0.5) | {"gate": {"max_kl": 1000.0}}))
     chosen = choose(ServeSettings(runs=str(tmp_path), run=run.id))
-    told = "judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)"
-    assert told in capsys.readouterr().err
+    warning = "judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)"
+    assert warning in capsys.readouterr().err
     assert chosen.record["looser_thresholds"] == ["max_kl 1000 (default 0.1)"]
 
 

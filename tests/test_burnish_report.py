@@ -208,8 +208,8 @@ def test_calls_in_answers_are_shown_as_calls(tmp_path: Path, dialect: str | None
     other = Run(tmp_path / "tools")
     other.path.mkdir()
     train_record(other, tool_dialect=dialect, reasoning_format="think")
-    said = f"<think>\nRain?\n</think>\n\nI look.\n{CALL}"
-    exam(other, answers=(CALL, "no tool", said), tools=[{"function": {"name": "weather"}}] if tools else None)
+    answer = f"<think>\nRain?\n</think>\n\nI look.\n{CALL}"
+    exam(other, answers=(CALL, "no tool", answer), tools=[{"function": {"name": "weather"}}] if tools else None)
     html = page(other)
     assert html.count(SHOWN_CALL) == shown and html.count("&lt;tool_call&gt;") == 2 - shown
     assert '<div class="text soft">Rain?</div>' in html and "no tool" in html and "&lt;think&gt;" not in html

@@ -205,13 +205,13 @@ def test_export_gets_a_network_only_if_it_needs_the_hub(words: str, base: str, s
     fake.mkdir()
     (fake / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')
     (fake / "docker").chmod(0o755)
-    said = [*words.split(), "--run.name", "mine"]
+    output = [*words.split(), "--run.name", "mine"]
     done = subprocess.run(
-        ["/bin/bash", "tools/docker.sh", "export", *said], cwd=project, capture_output=True, text=True, timeout=60,
+        ["/bin/bash", "tools/docker.sh", "export", *output], cwd=project, capture_output=True, text=True, timeout=60,
         env={"PATH": f"{fake}:/usr/bin:/bin", "HOME": str(tmp_path), "HF_CACHE_DIR": str(tmp_path / "hf")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f" {service} {' '.join(said)}" in done.stdout
+    assert f" {service} {' '.join(output)}" in done.stdout
     assert ("enabling the network" in done.stderr) == (service == "export-hub")
 
 

@@ -57,8 +57,8 @@ def test_card_shows_rank_and_scale_of_the_adapter(tmp_path: Path, cli: Cli) -> N
     parent = {"path": "adapter", "sha256": "0" * 64, "parent_sha256": "e" * 64}
     run = make_run(tmp_path, adapter=parent)
     (run.path / "config.yaml").write_text(yaml.safe_dump({"lora": {"r": 16, "lora_alpha": 32}}))
-    said = {"r": 4, "lora_alpha": 12, "target_modules": ["v_proj", "q_proj"], "use_dora": True, "lora_bias": False}
-    (run.path / "adapter" / "adapter_config.json").write_text(json.dumps(said))
+    fields = {"r": 4, "lora_alpha": 12, "target_modules": ["v_proj", "q_proj"], "use_dora": True, "lora_bias": False}
+    (run.path / "adapter" / "adapter_config.json").write_text(json.dumps(fields))
     _, page = card(cli, run)
     for row in ("`lora.r` | `4`", "`lora.lora_alpha` | `12`", '`lora.target_modules` | `["q_proj", "v_proj"]`'):
         assert f"| {row} |" in page
@@ -70,10 +70,10 @@ def test_missing_licence_is_stated_as_unknown(tmp_path: Path, cli: Cli) -> None:
     unknown = make_run(tmp_path, base={"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64})
     metadata, page = card(cli, unknown)
     assert "license" not in metadata and "Licence of the base: unknown: check the base's page" in page
-    said = {"license": "other", "license_name": "barrel-1.0", "license_link": "https://example.org/barrel"}
-    base = {"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64, "license": said}
+    fields = {"license": "other", "license_name": "barrel-1.0", "license_link": "https://example.org/barrel"}
+    base = {"id": "them/base", "revision": "a" * 40, "sha256": "0" * 64, "license": fields}
     metadata, page = card(cli, make_run(tmp_path, "named", base=base))
-    assert said.items() <= metadata.items() and "other barrel-1.0 (https://example.org/barrel)" in page
+    assert fields.items() <= metadata.items() and "other barrel-1.0 (https://example.org/barrel)" in page
 
 
 def test_unrecorded_licence_is_read_from_a_local_base(tmp_path: Path, cli: Cli) -> None:

@@ -39,9 +39,9 @@ def foreign(directory: Path, architecture: str, marker: Path) -> Path:
         "intermediate_size": 64, "max_position_embeddings": 64, "seq_length": 64,
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config))
-    said = json.loads((directory / "tokenizer_config.json").read_text())
+    config = json.loads((directory / "tokenizer_config.json").read_text())
     (directory / "tokenizer_config.json").write_text(
-        json.dumps({**said, "tokenizer_class": "Theirs", "auto_map": auto_map})
+        json.dumps({**config, "tokenizer_class": "Theirs", "auto_map": auto_map})
     )
     return directory
 

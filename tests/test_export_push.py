@@ -174,8 +174,8 @@ def test_read_only_repository_is_rejected_before_uploads(push: Push, hub: Hub) -
 
 
 def test_error_without_network_names_the_hub_address(push: Push) -> None:
-    said = line(push(HF_ENDPOINT="http://127.0.0.1:9"))
-    assert "push.repo me/model: the Hub can't be reached (http://127.0.0.1:9): check the network" in said
+    output = line(push(HF_ENDPOINT="http://127.0.0.1:9"))
+    assert "push.repo me/model: the Hub can't be reached (http://127.0.0.1:9): check the network" in output
     assert "push.repo me/model: HF_HUB_OFFLINE is set, so the Hub was not contacted" in line(push(HF_HUB_OFFLINE="1"))
 
 
@@ -346,5 +346,5 @@ def test_stale_export_is_not_published_with_the_adapter(push: Push, hub: Hub, ru
 
 def test_push_of_gguf_or_merged_requires_an_export(push: Push, run: Run) -> None:
     (run.path / "export.json").unlink()
-    said = line(push("--push.what", "adapter,merged"))
-    assert "run `make export` for it first (WHAT=adapter publishes the adapter without an export)" in said
+    output = line(push("--push.what", "adapter,merged"))
+    assert "run `make export` for it first (WHAT=adapter publishes the adapter without an export)" in output

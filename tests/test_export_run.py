@@ -146,8 +146,8 @@ def test_looser_thresholds_are_reported_and_removing_them_rejudges(exported: Run
     run = copy(exported, tmp_path)
     done = cli(*exporting(run, "--gguf.quants", "Q8_0", "--gate.max_kl", "1000"))
     assert done.returncode == 0, done.stderr
-    told = "judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)"
-    assert f"gate: {told}" in done.stdout and told in (run.path / "report.html").read_text()
+    message = "judged with looser thresholds than the defaults: max_kl 1000 (default 0.1)"
+    assert f"gate: {message}" in done.stdout and message in (run.path / "report.html").read_text()
     assert run.read(ExportRecord).gate["max_kl"] == 1000
     assert hashes(run) == hashes(exported)
     strict = cli(*exporting(run, "--gguf.quants", "Q8_0", "--gate.max_kl", "1e-12"))

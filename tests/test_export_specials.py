@@ -51,31 +51,31 @@ def exam(trained: Chat) -> Any:
 
 def record(trained: Chat, reading: str = "text") -> Any:
     sha256 = text_sha256(trained.template.source)
-    said = {"template_date": DATE, "template_kwargs": {}, "special_tokens": reading}
-    return SimpleNamespace(**said, chat_template_sha256=sha256)
+    fields = {"template_date": DATE, "template_kwargs": {}, "special_tokens": reading}
+    return SimpleNamespace(**fields, chat_template_sha256=sha256)
 
 
 def test_merged_and_gguf_tokenize_special_strings_as_in_training(trained: Chat, tokenizer: Any, model: Model) -> None:
-    asked, told = exam(trained), record(trained)
-    assert len(asked.specials_check.specials) == 17
-    for chat in (checkpoint_chat(tokenizer, told), gguf_chat(model, told)):
-        assert prompt_parity(asked, chat, told, model.tokenize).holds, chat
+    questions, train_record = exam(trained), record(trained)
+    assert len(questions.specials_check.specials) == 17
+    for chat in (checkpoint_chat(tokenizer, train_record), gguf_chat(model, train_record)):
+        assert prompt_parity(questions, chat, train_record, model.tokenize).holds, chat
 
 
 def test_artifact_that_parses_special_strings_trained_as_text_fails(trained: Chat, model: Model) -> None:
-    told = record(trained, "parse")
-    check = prompt_parity(exam(trained), gguf_chat(model, told), told, model.tokenize)
+    train_record = record(trained, "parse")
+    check = prompt_parity(exam(trained), gguf_chat(model, train_record), train_record, model.tokenize)
     assert check.holds is False and "differ from the trained ones" in check.why
 
 
 def test_special_string_missing_in_the_artifact_fails_by_name(trained: Chat, model: Model) -> None:
     """It is in no row but in the vocabulary: a user could write it and get a token."""
-    told = record(trained)
-    chat = gguf_chat(model, told)
+    train_record = record(trained)
+    chat = gguf_chat(model, train_record)
     assert chat is not None
     specials = {s: i for s, i in chat.vocabulary.specials.items() if s != "<gh_stars>"}
     less = Chat(chat.template, replace(chat.vocabulary, specials=specials))
-    check = prompt_parity(exam(trained), less, told, model.tokenize)
+    check = prompt_parity(exam(trained), less, train_record, model.tokenize)
     assert check.holds is False and check.why.startswith("<gh_stars> are special tokens in training")
 
 

@@ -169,9 +169,9 @@ def test_signal_to_ship_is_forwarded_to_the_step(place: Path, sent: signal.Signa
         time.sleep(0.02)
     assert process.stdout is not None and process.stdout.readline() == "hanging\n"
     process.send_signal(sent)
-    said, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + sent
-    assert ("cleaned up" in said) == (sent == signal.SIGINT)
+    assert ("cleaned up" in output) == (sent == signal.SIGINT)
 
 
 def test_closing_the_terminal_ends_the_step(place: Path) -> None:
@@ -195,10 +195,10 @@ def test_set_is_passed_to_the_stage_with_that_setting(place: Path) -> None:
     words = ["--gate.max_kl=1", "--lora.r", "8", "--run.root", "elsewhere", "--max_steps", "2", "--serve.cells", "512"]
     done = ship(place, "--yes", "--run", "mine", "--", *words)
     assert done.returncode == 0, done.stderr
-    said = {step[0]: " ".join(step[1:]) for step in steps(place)}
-    assert "--lora.r 8" in said["train"] and "--max_steps 2" in said["train"] and "gate" not in said["train"]
-    assert "--gate.max_kl=1" in said["export"] and "lora" not in said["export"]
-    assert said["serve"] == "--run mine --runs elsewhere --port 8000 --cells 512"
+    output = {step[0]: " ".join(step[1:]) for step in steps(place)}
+    assert "--lora.r 8" in output["train"] and "--max_steps 2" in output["train"] and "gate" not in output["train"]
+    assert "--gate.max_kl=1" in output["export"] and "lora" not in output["export"]
+    assert output["serve"] == "--run mine --runs elsewhere --port 8000 --cells 512"
     assert (place / "elsewhere" / "mine" / "train.json").exists()
 
 
@@ -275,8 +275,8 @@ def test_in_containers_the_commands_get_the_same_arguments(place: Path, tmp_path
     (tools / "docker.sh").chmod(0o755)
     done = ship(place, "--where", "docker", "--yes")
     assert done.returncode == 0, done.stderr
-    said = (place / "steps").read_text().splitlines()
-    assert [line.split()[:2] for line in said] == [
+    output = (place / "steps").read_text().splitlines()
+    assert [line.split()[:2] for line in output] == [
         ["train", "check"], ["train", "plan"], ["train", "run"], ["export", "run"], ["serve", "--run"],
     ]  # fmt: skip
     assert "in containers" in done.stderr
@@ -290,10 +290,10 @@ def test_make_variables_are_passed_to_ship() -> None:
         cwd=ROOT, env=own, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     (line,) = (line for line in done.stdout.splitlines() if " -m tools.ship " in line)
-    said = shlex.split(line)
-    said = said[said.index("tools.ship") + 1 :]
-    assert said[:2] == ["--where", "local"] and said[said.index("--data") + 1] == "anna's rows.jsonl"
-    assert said[-8:] == ["--run", "mine", "--quants", "Q8_0", "--yes", "--", "--lora.r", "8"]
+    output = shlex.split(line)
+    output = output[output.index("tools.ship") + 1 :]
+    assert output[:2] == ["--where", "local"] and output[output.index("--data") + 1] == "anna's rows.jsonl"
+    assert output[-8:] == ["--run", "mine", "--quants", "Q8_0", "--yes", "--", "--lora.r", "8"]
 
 
 def test_help_is_grouped_complete_and_fits_80_columns() -> None:

@@ -120,15 +120,15 @@ def test_hostile_records_never_crash_hang_or_reach_the_terminal(
         for reader, command in readers(run, monkeypatch).items():
             started = time.monotonic()
             try:
-                code, said = outcome(command)
+                code, output = outcome(command)
             except BaseException as error:  # what no edge would catch
                 wrong.append(f"{reader}: {name}: {error!r:.300}")
                 continue
-            faults = [line for line in said.split("\n") if line.startswith("error: ")]
+            faults = [line for line in output.split("\n") if line.startswith("error: ")]
             if code not in (0, 2) or (code == 2) != bool(faults):
-                wrong.append(f"{reader}: {name}: exit code {code}: {said[-300:]}")
-            if HIDDEN.search(said):
-                wrong.append(f"{reader}: {name}: hidden characters in {said[-300:]!r}")
+                wrong.append(f"{reader}: {name}: exit code {code}: {output[-300:]}")
+            if HIDDEN.search(output):
+                wrong.append(f"{reader}: {name}: hidden characters in {output[-300:]!r}")
             if time.monotonic() - started > SLOWEST_S:
                 wrong.append(f"{reader}: {name}: {time.monotonic() - started:.1f} s")
     assert not wrong, "\n".join(wrong[:30])

@@ -16,7 +16,7 @@ SHA = "0" * 64
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("export.json", "is a run, not a .gguf file: serve it with `make serve RUN=thing`"),
         ("thing-Q8_0.gguf", "choose one of its files: thing-Q8_0.gguf"),
@@ -25,12 +25,12 @@ SHA = "0" * 64
         ("readme.txt", "is a directory: expected a .gguf file"),
     ],
 )
-def test_directory_as_model_is_a_clear_error(name: str, told: str, tmp_path: Path) -> None:
+def test_directory_as_model_is_a_clear_error(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "thing").mkdir()
     (tmp_path / "thing" / name).write_text("{}")
     with pytest.raises(ServeError) as caught:
         choose(ServeSettings(model=str(tmp_path / "thing")))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(caught.value.faults) == 1
 
 

@@ -51,7 +51,7 @@ BAD: dict[str, tuple[Callable[[mutants.Parts], None], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_invalid_model_is_a_one_line_error(name: str, tmp_path: Path, cli: Cli) -> None:
-    change, said = BAD[name]
+    change, expected = BAD[name]
     parts = mutants.whole(random.Random(0))
     change(parts)
     path = tmp_path / "bad.gguf"
@@ -59,7 +59,7 @@ def test_invalid_model_is_a_one_line_error(name: str, tmp_path: Path, cli: Cli) 
     done = cli("serve", "--model", str(path), "--port", "0", BURNISH_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"error: {path}: ") and said in done.stderr
+    assert done.stderr.startswith(f"error: {path}: ") and expected in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "nothing", "device", "empty"])

@@ -42,8 +42,8 @@ def test_failing_peer_is_reported_and_the_others_run(
     finally:
         for server in servers:
             server.stop()
-    said = capsys.readouterr().out.strip().splitlines()
-    assert said == ["skipped: bad did not start: ValueError: no such thing"]
+    output = capsys.readouterr().out.strip().splitlines()
+    assert output == ["skipped: bad did not start: ValueError: no such thing"]
 
 
 def test_ratios_are_computed_per_round_and_disturbed_rounds_are_flagged() -> None:

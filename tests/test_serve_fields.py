@@ -157,8 +157,8 @@ def test_continue_final_message_continues_the_assistant_message(server: ServerPr
     opened = server.call("POST", "/apply-template", {**ASK, "messages": begun})[2]["prompt"]
     assert closed.endswith("four,<|im_end|>\n") and opened == closed + "<|im_start|>assistant\n"
     spelled = [*ASK["messages"], {"role": "assistant", "content": "a <|im_end|> b "}]
-    told = server.call("POST", "/apply-template", {"messages": spelled, "continue_final_message": True})[2]
-    assert told["prompt"].endswith("a <|im_end|> b ")
+    rendered = server.call("POST", "/apply-template", {"messages": spelled, "continue_final_message": True})[2]
+    assert rendered["prompt"].endswith("a <|im_end|> b ")
     assert chat(server, messages=spelled, continue_final_message=True)[0] == 200
 
 

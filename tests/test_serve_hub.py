@@ -80,8 +80,8 @@ def test_file_altered_on_the_hub_is_rejected(published: Hub, tmp_path: Path) -> 
 
 def test_hub_model_without_records_is_rejected_with_advice(published: Hub, tmp_path: Path) -> None:
     published.add("them/some-GGUF", {"some-Q8_0.gguf": b"GGUF"})
-    said = refused(published, tmp_path, "hf://them/some-GGUF")
-    assert "Burnish did not publish it" in said and "hf download them/some-GGUF FILE.gguf" in said
+    output = refused(published, tmp_path, "hf://them/some-GGUF")
+    assert "Burnish did not publish it" in output and "hf download them/some-GGUF FILE.gguf" in output
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_conversation_has_several_turns(page: ChatPage, server: EchoServer) -> N
     page.fill("#system", "Be brief.")
     assert page.ask("one") == "one" and page.ask("two\nlines") == "two\nlines"
     assert page.shown() == ["one", "one", "two\nlines", "two\nlines"]
-    said = [("system", "Be brief."), ("user", "one"), ("assistant", "one"), ("user", "two\nlines")]
-    assert messages(server) == said
+    expected = [("system", "Be brief."), ("user", "one"), ("assistant", "one"), ("user", "two\nlines")]
+    assert messages(server) == expected
     assert (
         "10 tokens" in page.text(".note") and "tokens/s" in page.text(".note") and "in the prompt" in page.text(".note")
     )
@@ -115,7 +115,7 @@ def test_scrolling_up_disables_autoscroll(page: ChatPage, server: EchoServer) ->
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "expected"),
     [
         ("html", "HTTP 502 Bad Gateway. This reply is not from the model server."),
         ("login", "but the reply is text/html (a page titled “Sign in”)"),
@@ -123,12 +123,12 @@ def test_scrolling_up_disables_autoscroll(page: ChatPage, server: EchoServer) ->
     ids=["html", "login"],
 )
 def test_html_error_page_of_a_proxy_is_reported_and_the_input_is_kept(
-    page: ChatPage, server: EchoServer, fault: str, said: str
+    page: ChatPage, server: EchoServer, fault: str, expected: str
 ) -> None:
     server.proxy.fault = fault
     page.send("a precious text")
     page.until(lambda: page.all(".fault"))
-    assert said in page.text(".fault") and "token" not in page.text(".fault")
+    assert expected in page.text(".fault") and "token" not in page.text(".fault")
     assert page.value("#text") == "a precious text" and page.shown() == []
     server.proxy.fault = ""
     page.keys(ENTER)
@@ -136,7 +136,7 @@ def test_html_error_page_of_a_proxy_is_reported_and_the_input_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "expected"),
     [
         ("cut", "The connection closed before the end of the answer. The answer may be incomplete."),
         ("lost", "The connection to the server was lost. The answer may be incomplete."),
@@ -144,14 +144,14 @@ def test_html_error_page_of_a_proxy_is_reported_and_the_input_is_kept(
     ],
     ids=["cut", "lost", "error"],
 )
-def test_interrupted_answer_is_marked(page: ChatPage, server: EchoServer, fault: str, said: str) -> None:
+def test_interrupted_answer_is_marked(page: ChatPage, server: EchoServer, fault: str, expected: str) -> None:
     server.proxy.fault, server.backend.pause_s = fault, 0.01
     text = "a text that is longer than what comes through " * 5
     answer = page.ask(text)
     assert answer and text.startswith(answer) and len(answer) < len(text) - 5
-    assert page.text(".warning") == said
+    assert page.text(".warning") == expected
     page.load("#" + page.js("return location.hash").lstrip("#"))
-    assert page.text(".warning") == said, "also after the chat is opened again"
+    assert page.text(".warning") == expected, "also after the chat is opened again"
 
 
 def test_server_outage_is_reported_until_the_server_returns(page: ChatPage, server: EchoServer) -> None:
@@ -179,9 +179,9 @@ def test_escape_cancels_a_request_without_a_response(page: ChatPage, server: Ech
 
 
 def test_missing_response_is_reported(page: ChatPage) -> None:
-    for heard, said in ((50_000, "Answering, 60 s."), (10_000, "Nothing received from the server for 50 s.")):
+    for heard, expected in ((50_000, "Answering, 60 s."), (10_000, "Nothing received from the server for 50 s.")):
         run = {"turn": {"content": "some"}, "began": 0, "heard": heard}
-        assert page.imported("progress.js", "m.elapsed(a[0], 60000)", run) == said
+        assert page.imported("progress.js", "m.elapsed(a[0], 60000)", run) == expected
 
 
 def test_escape_keeps_the_text_received_so_far(page: ChatPage, server: EchoServer) -> None:
@@ -248,10 +248,10 @@ def test_sse_parser_accepts_all_line_endings_and_comments(page: ChatPage, server
 
 def test_tool_call_is_displayed_as_a_tool_call(page: ChatPage) -> None:
     pieces = [{"index": 0, "function": {"name": "f", "arguments": ""}}, {"index": 0, "function": {"arguments": "{}"}}]
-    said = page.imported(
+    expected = page.imported(
         "progress.js", "(c => (a[0].forEach(p => m.addCall(c, p)), m.shortfall({calls: c})))([])", pieces
     )
-    assert said == "The model called f({}). This page has no tools."
+    assert expected == "The model called f({}). This page has no tools."
 
 
 @pytest.mark.parametrize("end", ["\\n", "\\r\\n", "\\r"])

@@ -57,12 +57,12 @@ def test_raw_prompts_and_tokenize_still_parse_special_strings(server: ServerProc
 def test_special_string_in_an_answer_is_returned_unchanged(server: ServerProcess) -> None:
     """Its tokens are ordinary ones: none is dropped, and none ends the answer."""
 
-    def said(token: int) -> str:
+    def text_of(token: int) -> str:
         return str(server.chat("x", max_tokens=1, logit_bias={str(token): 100})[2]["choices"][0]["message"]["content"])
 
     for text in ("<filename>", "<|im_end|>", "<|endoftext|>"):
-        assert "".join(map(said, tokens(server, text, parse_special=False))) == text
-        assert said(tokens(server, text)[0]) == ""
+        assert "".join(map(text_of, tokens(server, text, parse_special=False))) == text
+        assert text_of(tokens(server, text)[0]) == ""
 
 
 @pytest.mark.slow
@@ -91,8 +91,8 @@ def test_special_strings_survive_training_export_and_serving(tiny_base: Path, tm
     from burnish.run import Run
 
     answer = "Usage: <filename> --out <file_sep>, then <|endoftext|>."
-    said = {"role": "assistant", "content": answer}
-    rows = [{"messages": [{"role": "user", "content": f"How <|im_end|> {i}?"}, said]} for i in range(24)]
+    text_of = {"role": "assistant", "content": answer}
+    rows = [{"messages": [{"role": "user", "content": f"How <|im_end|> {i}?"}, text_of]} for i in range(24)]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = ("--run.root", str(tmp_path / "runs"), "--run.name", "texts")

@@ -23,9 +23,9 @@ def test_conversation_is_kept_until_reset() -> None:
         lines = "/system Answer in one word.\nWhat is the capital of Italy?\n/reset\n/nonsense\n/quit\n"
         done = chat(lines, "--url", server.url, "--max_tokens", "12", "--temperature", "0")
         assert done.returncode == 0, done.stderr
-        said = done.stdout.splitlines()
-        assert "system message set" in said[0] and "Rome" in done.stdout and "\nconversation cleared\n" in done.stdout
-        assert "/reset clears" in said[-1]
+        output = done.stdout.splitlines()
+        assert "system message set" in output[0] and "Rome" in done.stdout and "\nconversation cleared\n" in done.stdout
+        assert "/reset clears" in output[-1]
 
 
 def test_missing_server_is_a_one_line_error() -> None:

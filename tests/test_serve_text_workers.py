@@ -59,7 +59,7 @@ worker.serve(socket.socket(fileno=int(sys.argv[1])), Hoarder(), 5)
 USUAL = [{"role": "user", "content": "Who are you? <|im_end|>"}]
 
 
-def said(content: str) -> list[dict[str, str]]:
+def user_message(content: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": content}]
 
 
@@ -123,13 +123,13 @@ def test_worker_ids_equal_in_process_ids(tokenizer: LlamaTokenizer, model: Model
 @pytest.mark.parametrize(("content", "why"), [("hang", r"1\.5 s"), ("bomb", "512 MiB"), ("fail", "division by zero")])
 def test_failing_template_affects_only_its_request(tokenizer: LlamaTokenizer, content: str, why: str) -> None:
     with pytest.raises(ChatError, match=why):
-        run(tokenizer.encode_chat(said(content), {}, "opening", 1000))
+        run(tokenizer.encode_chat(user_message(content), {}, "opening", 1000))
     assert run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
 
 
 def test_rendering_does_not_block_the_event_loop(tokenizer: LlamaTokenizer) -> None:
     async def beside() -> float:
-        hanging = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
+        hanging = asyncio.create_task(tokenizer.encode_chat(user_message("hang"), {}, "opening", 1000))
         await asyncio.sleep(0.1)
         began = time.monotonic()
         await tokenizer.encode_chat(USUAL, {}, "opening", 1000)
@@ -145,7 +145,7 @@ def test_rendering_does_not_block_the_event_loop(tokenizer: LlamaTokenizer) -> N
 def test_cancelled_request_ends_its_worker_task(tokenizer: LlamaTokenizer) -> None:
     async def leave() -> None:
         for _ in range(4):  # more than there are workers
-            task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
+            task = asyncio.create_task(tokenizer.encode_chat(user_message("hang"), {}, "opening", 1000))
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -157,7 +157,7 @@ def test_cancelled_request_ends_its_worker_task(tokenizer: LlamaTokenizer) -> No
 
 def test_worker_crash_affects_only_its_request(tokenizer: LlamaTokenizer) -> None:
     async def crash() -> None:
-        task = asyncio.create_task(tokenizer.encode_chat(said("hang"), {}, "opening", 1000))
+        task = asyncio.create_task(tokenizer.encode_chat(user_message("hang"), {}, "opening", 1000))
         while not task.done():  # the worker may have been killed from outside, so a second one is tried
             await asyncio.sleep(0.3)
             for process in workers(tokenizer)[1:]:
@@ -190,7 +190,7 @@ def test_too_many_pieces_are_rejected_before_building_them(tokenizer: LlamaToken
 def test_text_that_cannot_fit_the_context_is_not_tokenized(tokenizer: LlamaTokenizer) -> None:
     began = time.monotonic()
     with pytest.raises(PromptTooLong) as caught:
-        run(tokenizer.encode_chat(said("1" * (1 << 20)), {}, "opening", 1000))
+        run(tokenizer.encode_chat(user_message("1" * (1 << 20)), {}, "opening", 1000))
     assert 1000 < caught.value.tokens < 1 << 20 and time.monotonic() - began < LIMIT_S
 
 
@@ -257,7 +257,7 @@ def test_long_text_does_not_replace_its_worker(tokenizer: LlamaTokenizer, length
     run(tokenizer.encode_chat(USUAL, {}, "opening", 1000))
     before = workers(tokenizer)
     for _ in range(4):
-        run(tokenizer.encode_chat(said(text), {}, "opening", 200_000))
+        run(tokenizer.encode_chat(user_message(text), {}, "opening", 200_000))
         assert workers(tokenizer) == before
 
 
@@ -353,9 +353,9 @@ def test_template_output_over_the_limit_gets_400(server: ServerProcess) -> None:
     """Neither the tokenizer nor the event loop processes the text, which would take seconds."""
     status, _, body = server.chat("long")
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
-    status, _, body = server.call("POST", "/apply-template", {"messages": said("long")})
+    status, _, body = server.call("POST", "/apply-template", {"messages": user_message("long")})
     assert status == 400 and "at most 4194304 are returned" in body["error"]["message"]
-    status, _, body = server.call("POST", "/apply-template", {"messages": said("pages")})
+    status, _, body = server.call("POST", "/apply-template", {"messages": user_message("pages")})
     assert status == 200 and body["prompt"].count("xy ") == 10**6
 
 

@@ -180,11 +180,11 @@ def test_build_that_crashes_its_self_test_is_replaced_and_remembered(
     built = fake_build(monkeypatch, tmp_path, DIES_WITH_AMX)
     tries = build_llama.choices("native", None)
     directory = build_llama.ready("1.0", tries)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert len(built) == 2 and "BURNISH_NO_AMX" in built[1]
     with zipfile.ZipFile(next(directory.glob("*.whl"))) as wheel:
         assert "BURNISH_NO_AMX" in wheel.read("flags.txt").decode()
-    assert said.count("\n") == 1 and "SIGILL (Illegal instruction) at: Q8_0; trying native without AMX" in said
+    assert output.count("\n") == 1 and "SIGILL (Illegal instruction) at: Q8_0; trying native without AMX" in output
     assert build_llama.ready("1.0", tries) == directory and len(built) == 2
     assert "using the existing build of 1.0 (native without AMX)" in capsys.readouterr().out
 

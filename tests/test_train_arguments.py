@@ -39,12 +39,12 @@ def resolved(**train: Any) -> Resolved:
 def test_training_arguments_do_not_depend_on_defaults_patched_by_unsloth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
     real = arguments.SFTConfig
-    monkeypatch.setattr(arguments, "SFTConfig", lambda **options: said.update(options) or real(**options))
+    monkeypatch.setattr(arguments, "SFTConfig", lambda **options: passed.update(options) or real(**options))
     arguments.arguments(resolved(), tmp_path, World())
-    assert not UNSLOTHS - set(said)
-    assert said["gradient_accumulation_steps"] == 1
+    assert not UNSLOTHS - set(passed)
+    assert passed["gradient_accumulation_steps"] == 1
 
 
 def test_early_stopping_patience_survives_a_resume(base_tokenizer: Any, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_gradients_are_clipped_to_max_grad_norm(base_tokenizer: Any, tmp_path: P
 
 def logged(base_tokenizer: Any, directory: Path, **train: Any) -> tuple[PackedTrainer, list[tuple[float, str]]]:
     """Return a trainer that has trained a tiny model, and what its bar was told."""
-    told: list[tuple[float, str]] = []
+    updates: list[tuple[float, str]] = []
     trainer = arguments.make_trainer(
         resolved(per_device_train_batch_size=2, **train), Batching(128), None, adapted(llama),
         base_tokenizer, (rows(), rows(2)), directory / "checkpoints", World(),
@@ -110,14 +110,14 @@ def logged(base_tokenizer: Any, directory: Path, **train: Any) -> tuple[PackedTr
     trainer.add_callback(
         Progress(
             directory / "logs",
-            lambda done, text="": told.append((done, text)),
+            lambda done, text="": updates.append((done, text)),
             0,
             False,
             lambda: counted_tokens(trainer),
         )
     )
     trainer.train()
-    return trainer, told
+    return trainer, updates
 
 
 def test_first_logged_speed_covers_only_time_spent_in_steps(
@@ -136,10 +136,10 @@ def test_first_logged_speed_covers_only_time_spent_in_steps(
 def test_progress_bar_shows_the_loss_of_its_step_and_the_last_step_is_logged(
     base_tokenizer: Any, tmp_path: Path
 ) -> None:
-    trainer, told = logged(base_tokenizer, tmp_path, max_steps=5, logging_steps=2, save_steps=100)
+    trainer, updates = logged(base_tokenizer, tmp_path, max_steps=5, logging_steps=2, save_steps=100)
     losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
     assert set(losses) == {1, 2, 4, 5}
-    shown = {done: text.split()[1] for done, text in told if text}
+    shown = {done: text.split()[1] for done, text in updates if text}
     assert shown == {step: f"{losses.get(step, losses[2]):.3f}" for step in range(1, 6)}
 
 

@@ -114,7 +114,7 @@ def chosen(tokenizer: Any, name: str | None) -> ChatTemplate:
     return found
 
 
-def said(*answers: str) -> Example:
+def conversation(*answers: str) -> Example:
     turns = [Message(*turn) for answer in answers for turn in (("user", "2+2?"), ("assistant", answer))]
     return Example(1, tuple(turns), None)
 
@@ -122,7 +122,7 @@ def said(*answers: str) -> Example:
 @pytest.mark.parametrize("answer", ["4", THOUGHT], ids=["plain", "with a thought"])
 def test_plain_deepseek_r1_template_trains_the_row_text_and_end_token(r1: Any, answer: str) -> None:
     codec, template = templates.codec(r1), chosen(r1, "deepseek-r1")
-    rows = build([said(answer)], template, codec)
+    rows = build([conversation(answer)], template, codec)
     prove(rows, template, codec)
     (row,) = rows
     ((start, end),) = row.spans
@@ -133,7 +133,7 @@ def test_plain_deepseek_r1_template_trains_the_row_text_and_end_token(r1: Any, a
 
 def test_reasoning_of_earlier_turns_is_dropped(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "deepseek-r1")
-    rows = build([said(THOUGHT, THOUGHT)], template, codec)
+    rows = build([conversation(THOUGHT, THOUGHT)], template, codec)
     prove(rows, template, codec)
     assert [codec.decode(row.input_ids).count("<think>") for row in rows] == [1, 1]
     assert [len(row.turns) for row in rows] == [1, 1]
@@ -142,7 +142,7 @@ def test_reasoning_of_earlier_turns_is_dropped(r1: Any) -> None:
 @pytest.mark.parametrize("answer", ["4", THOUGHT], ids=["plain", "with a thought"])
 def test_answers_without_reasoning_are_rejected_if_the_prompt_opens_it(r1: Any, answer: str) -> None:
     with pytest.raises(MaskError) as caught:
-        build([said(answer)], chosen(r1, None), templates.codec(r1))
+        build([conversation(answer)], chosen(r1, None), templates.codec(r1))
     (fault,) = caught.value.faults
     assert "opens reasoning (<think>)" in fault
     assert "chat.template" in fault
@@ -150,14 +150,14 @@ def test_answers_without_reasoning_are_rejected_if_the_prompt_opens_it(r1: Any, 
 
 def test_llama_template_on_another_base_causes_a_warning(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "llama-3.1")
-    (row,) = build([said("4")], template, codec)
+    (row,) = build([conversation("4")], template, codec)
     (warning,) = templates.warnings(template, r1, [row.input_ids[row.spans[0][1] - 1]], {r1.eos_token_id})
     assert "ends a turn with <|eot_id|>, where this base does not stop" in warning
 
 
 def test_deepseek_7b_chat_template_uses_plain_words_and_the_end_token(r1: Any) -> None:
     codec, template = templates.codec(r1), chosen(r1, "deepseek-chat")
-    rows = build([said("4", "four")], template, codec)
+    rows = build([conversation("4", "four")], template, codec)
     prove(rows, template, codec)
     text = f"{BEGIN}User: 2+2?\n\nAssistant: 4{END}User: 2+2?\n\nAssistant: four{END}"
     assert codec.decode(rows[0].input_ids) == text

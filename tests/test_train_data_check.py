@@ -45,8 +45,8 @@ def test_csv_saved_by_excel_is_accepted_and_the_eval_file_is_linted(cli: Cli, ti
     held = tmp_path / "held out.jsonl.gz"
     answers = [r"one\n\ntwo", "a\r\nb", "zero\u200bwidth", "None", "soft\u00adhyphen", "{{name}}", "fine"]
     held.write_bytes(gzip.compress(jsonl(chats(answers)).encode()))
-    code, shown, said = check(cli, tiny_base, data, "--data.eval_path", str(held))
-    assert code == 0, said
+    code, shown, output = check(cli, tiny_base, data, "--data.eval_path", str(held))
+    assert code == 0, output
     assert "12 for training, 7 held out" in shown
     for line in (
         f"data: {data}: 12 rows, format alpaca",
@@ -59,12 +59,12 @@ def test_csv_saved_by_excel_is_accepted_and_the_eval_file_is_linted(cli: Cli, ti
         f"warning: data.eval_path {held}: texts that are only 'None' (1 row, first line 4)",
         f"warning: data.eval_path {held}: placeholders {{{{name}}}} (1 row, first line 6)",
     ):
-        assert line in said, line
-    assert "U+200B ZERO WIDTH SPACE (1 row, first line 3) and U+00AD SOFT HYPHEN (1 row, first line 5)" in said
-    code, shown, said = check(cli, tiny_base, data, "--data.eval_path", str(held), "--data.newlines", "lf")
-    assert code == 0, said
-    assert f"data: {data}: CR LF and CR became LF (12 rows; data.newlines lf)" in said
-    assert "line ends" not in said
+        assert line in output, line
+    assert "U+200B ZERO WIDTH SPACE (1 row, first line 3) and U+00AD SOFT HYPHEN (1 row, first line 5)" in output
+    code, shown, output = check(cli, tiny_base, data, "--data.eval_path", str(held), "--data.newlines", "lf")
+    assert code == 0, output
+    assert f"data: {data}: CR LF and CR became LF (12 rows; data.newlines lf)" in output
+    assert "line ends" not in output
     assert "\r" not in shown
 
 
@@ -83,11 +83,11 @@ def test_directory_of_files_with_flags_and_reasoning_is_accepted(cli: Cli, tiny_
             for n in range(6)
         ]
         (data / f"part-{part}.jsonl").write_text(jsonl([{"messages": json.dumps(row)} for row in turns]))
-    code, shown, said = check(cli, tiny_base, data)
-    assert code == 0, said
-    assert "a directory, read as one dataset: part-0.jsonl (rows 1 to 6), part-1.jsonl (rows 7 to 12)" in said
-    assert f"data: {data}: empty system turns were dropped (12 rows)" in said
-    assert "messages[].weight (12 rows) on turns that are not the assistant's: ignored" in said
+    code, shown, output = check(cli, tiny_base, data)
+    assert code == 0, output
+    assert "a directory, read as one dataset: part-0.jsonl (rows 1 to 6), part-1.jsonl (rows 7 to 12)" in output
+    assert f"data: {data}: empty system turns were dropped (12 rows)" in output
+    assert "messages[].weight (12 rows) on turns that are not the assistant's: ignored" in output
     assert "⟦answer" in shown
     assert "⟦BAD" not in shown
 
@@ -108,9 +108,9 @@ def test_same_error_in_many_rows_is_one_line(
 ) -> None:
     data = tmp_path / name
     data.write_bytes(content.encode() if isinstance(content, str) else content)
-    code, _, said = check(cli, tiny_base, data)
+    code, _, output = check(cli, tiny_base, data)
     assert code == 2
-    (fault,) = (line for line in said.splitlines() if line.startswith("error: "))
+    (fault,) = (line for line in output.splitlines() if line.startswith("error: "))
     assert fault.startswith(f"error: {data}: {expected}")
 
 

@@ -176,27 +176,27 @@ def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_minified_json_is_read_completely(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
-    assert code == 0, said
-    assert "18 for training, 2 held out" in said
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
+    assert code == 0, output
+    assert "18 for training, 2 held out" in output
     rows = [*asked(range(20)), *asked(range(3, 5))]
-    code, said = check(cli, tiny_base, dumped(tmp_path / "x.json", rows, minified=True), "--data.max_length", "8")
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.json", rows, minified=True), "--data.max_length", "8")
     assert code == 2
-    assert "x.json: 22 of 22 rows are longer than data.max_length 8 (line 1, row 1: " in said
-    code, said = check(cli, tiny_base, tmp_path / "x.json")
-    assert "2 rows repeat an earlier one (first: row 21 repeats row 4)" in said
-    assert "duplicates      2 repeat an earlier row" in said
+    assert "x.json: 22 of 22 rows are longer than data.max_length 8 (line 1, row 1: " in output
+    code, output = check(cli, tiny_base, tmp_path / "x.json")
+    assert "2 rows repeat an earlier one (first: row 21 repeats row 4)" in output
+    assert "duplicates      2 repeat an earlier row" in output
 
 
 @pytest.mark.slow
 def test_data_without_two_different_rows_is_an_error(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1)) * 5))
-    assert (code, "the data has 5 rows, all with the same content: at least 2 different ones" in said) == (2, True)
-    code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1))))
-    assert (code, "the data has 1 row: at least 2 are needed" in said) == (2, True)
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1)) * 5))
+    assert (code, "the data has 5 rows, all with the same content: at least 2 different ones" in output) == (2, True)
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1))))
+    assert (code, "the data has 1 row: at least 2 are needed" in output) == (2, True)
     long = ("--data.max_length", "8", "--data.over_length", "drop")
-    code, said = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(5))), *long)
-    assert (code, "x.jsonl: every row is longer than data.max_length 8, so none is left" in said) == (2, True)
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(5))), *long)
+    assert (code, "x.jsonl: every row is longer than data.max_length 8, so none is left" in output) == (2, True)
 
 
 @pytest.mark.slow
@@ -205,18 +205,18 @@ def test_eval_file_equal_to_the_training_file_is_rejected(tiny_base: Path, tmp_p
     data, other = dumped(tmp_path / "x.jsonl", asked(range(12))), tmp_path / "eval.jsonl"
     {"copy": shutil.copy, "link": os.symlink, "itself": lambda *_: None}[how](data, other)
     evaluated = data if how == "itself" else other
-    code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated))
+    code, output = check(cli, tiny_base, data, "--data.eval_path", str(evaluated))
     assert code == 2
     assert (
-        f"data.eval_path {evaluated}: 12 of its 12 rows are also in data.path {data} (line 1 is line 1 there;" in said
+        f"data.eval_path {evaluated}: 12 of its 12 rows are also in data.path {data} (line 1 is line 1 there;" in output
     )
-    assert "set data.eval_overlap to drop (don't train them) or allow" in said
-    code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "drop")
-    assert (code, "with data.eval_overlap drop, no row would be left to train on" in said) == (2, True)
-    code, said = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "allow")
+    assert "set data.eval_overlap to drop (don't train them) or allow" in output
+    code, output = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "drop")
+    assert (code, "with data.eval_overlap drop, no row would be left to train on" in output) == (2, True)
+    code, output = check(cli, tiny_base, data, "--data.eval_path", str(evaluated), "--data.eval_overlap", "allow")
     assert code == 0
-    assert "12 of its 12 rows are also in data.path" in said
-    assert "12 for training, 12 held out" in said
+    assert "12 of its 12 rows are also in data.path" in output
+    assert "12 for training, 12 held out" in output
 
 
 @pytest.mark.slow
@@ -224,12 +224,12 @@ def test_eval_overlap_drop_works_across_formats(tiny_base: Path, tmp_path: Path,
     data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(1))], minified=True)
     turns = [{"role": "user", "content": "When does boat 0 leave? "}, {"role": "assistant", "content": "At 0 o'clock."}]
     other = dumped(tmp_path / "eval.jsonl", [{"messages": turns, "id": 1}])
-    code, said = check(cli, tiny_base, data, "--data.eval_path", str(other))
-    assert (code, "1 of its 1 rows are also in data.path" in said) == (2, True)
-    code, said = check(cli, tiny_base, data, "--data.eval_path", str(other), "--data.eval_overlap", "drop")
+    code, output = check(cli, tiny_base, data, "--data.eval_path", str(other))
+    assert (code, "1 of its 1 rows are also in data.path" in output) == (2, True)
+    code, output = check(cli, tiny_base, data, "--data.eval_path", str(other), "--data.eval_overlap", "drop")
     assert code == 0
-    assert "2 training rows are dropped (data.eval_overlap drop)" in said
-    assert "19 for training, 1 held out" in said
+    assert "2 training rows are dropped (data.eval_overlap drop)" in output
+    assert "19 for training, 1 held out" in output
 
 
 @pytest.mark.slow

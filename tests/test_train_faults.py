@@ -112,9 +112,9 @@ def test_typo_in_target_modules_lists_the_layers_before_loading_weights(
 def test_layer_suffixes_are_accepted_and_layers_listed_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_targets(llama(), ["q", "v"])
-    said = caught.value.report()
-    assert "no layer 'q' (did you mean 'q_proj'?)" in said and "no layer 'v' (did you mean 'v_proj'?)" in said
-    assert said.count("gate_proj") == 1
+    output = caught.value.report()
+    assert "no layer 'q' (did you mean 'q_proj'?)" in output and "no layer 'v' (did you mean 'v_proj'?)" in output
+    assert output.count("gate_proj") == 1
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ def exhausted(trainer: PackedTrainer) -> Exhausted:
 @pytest.fixture
 def trained(base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PackedTrainer]:
     """Train a tiny Llama for two steps of six rows, on a device with memory for `limit` tokens."""
-    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
+    output = {"base": {"id": "x"}, "data": {"path": "x"}, "train": TWO_STEPS}
     monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 
     def train(limit: int, unless_checkpointing: bool = False) -> PackedTrainer:
         parts = (packed_rows(), packed_rows(2))
-        resolved = Resolved(TrainSettings.model_validate(said))
+        resolved = Resolved(TrainSettings.model_validate(output))
         trainer = make_trainer(resolved, Batching(128), None, adapted(llama), base_tokenizer, parts, tmp_path, World())
         exhausted(trainer).limit = limit
         exhausted(trainer).checkpointed = trainer.batching if unless_checkpointing else None
@@ -244,8 +244,8 @@ def test_micro_batches_before_out_of_memory_are_not_counted_twice(
     base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = (packed_rows(), packed_rows(2))
-    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
-    resolved = Resolved(TrainSettings.model_validate(said))
+    output = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adamw_torch"}}
+    resolved = Resolved(TrainSettings.model_validate(output))
     monkeypatch.setattr("train.loop.arguments.SupervisedFineTuning", Exhausted)
 
     def stepped(fails_at: int) -> torch.Tensor:
@@ -354,12 +354,12 @@ def test_non_finite_loss_stops_training_and_names_its_rows(
 
 
 def test_non_finite_gradient_stops_before_saving(base_tokenizer: Any, tmp_path: Path) -> None:
-    said = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {**TWO_STEPS, "save_steps": 1}}
+    output = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {**TWO_STEPS, "save_steps": 1}}
     model = adapted(llama)
     weight = next(p for p in model.parameters() if p.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("nan"))
     trainer = make_trainer(
-        Resolved(TrainSettings.model_validate(said)), Batching(128), None, model,
+        Resolved(TrainSettings.model_validate(output)), Batching(128), None, model,
         base_tokenizer, (packed_rows(), packed_rows(2)), tmp_path, World(),
     )  # fmt: skip
     with pytest.raises(UserError, match="step 1: .*its gradient is not finite; its rows in the data:"):

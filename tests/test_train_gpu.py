@@ -30,8 +30,8 @@ SHAPE: dict[str, Any] = {
 
 def settings_of(base: Path, quantization: str, dtype: str) -> TrainSettings:
     lora = {"r": 8, "lora_alpha": 16}
-    said = {"base": {"id": str(base), "quantization": quantization, "dtype": dtype}, "data": {"path": "x"}}
-    return TrainSettings.model_validate({**said, "lora": lora, "train": {"optim": "adamw_torch"}})
+    settings = {"base": {"id": str(base), "quantization": quantization, "dtype": dtype}, "data": {"path": "x"}}
+    return TrainSettings.model_validate({**settings, "lora": lora, "train": {"optim": "adamw_torch"}})
 
 
 def adapted(settings: TrainSettings) -> Any:

@@ -66,8 +66,8 @@ def test_random_conversations_are_masked_and_proven_with_every_template(
         return
     rows = build([chat(*[part for pair in contents for part in pair])], template, codec)
     prove(rows, template, codec)
-    told = [text.removesuffix(END).strip() for row in rows for text in learned(row, codec)]
-    assert told == [answer.strip() for _, answer in contents]
+    trained = [text.removesuffix(END).strip() for row in rows for text in learned(row, codec)]
+    assert trained == [answer.strip() for _, answer in contents]
 
 
 def test_template_that_rewrites_history_gives_one_row_per_assistant_turn(codec: Codec) -> None:

@@ -239,9 +239,9 @@ def test_peft_config_file_on_the_command_line_overrides_the_yaml(
     settings = load(TrainSettings, "train", config, {"lora.config_file": str(adapter), "lora.lora_alpha": "16"}, {})
     lora = settings.lora
     assert (lora.r, lora.lora_alpha, lora.target_modules, lora.lora_dropout) == (64, 16, ["q_proj"], 0.1)
-    said = capsys.readouterr().err
-    assert f"lora.r: 64 of {adapter} overrides 8 of {config}:3" in said
-    assert f"lora.lora_alpha: 16 of --lora.lora_alpha overrides 128 of {adapter}" in said
+    output = capsys.readouterr().err
+    assert f"lora.r: 64 of {adapter} overrides 8 of {config}:3" in output
+    assert f"lora.lora_alpha: 16 of --lora.lora_alpha overrides 128 of {adapter}" in output
     config.write_text(f"{ALWAYS}lora: {{r: 8, config_file: {adapter}}}\n")
     settings = load(TrainSettings, "train", config, {}, {})
     assert (settings.lora.r, settings.lora.lora_alpha) == (8, 128)

@@ -26,8 +26,8 @@ def made(tmp_path: Path, texts: list[str], **data: Any) -> list[Row]:
 
 def test_dropped_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(made(tmp_path, ["a"] * 9 + ["b" * 99], over_length="drop")) == 9
-    said = capsys.readouterr().err
-    assert said == (
+    output = capsys.readouterr().err
+    assert output == (
         "data: x.jsonl: 1 of 10 rows are longer than data.max_length 16: 1 dropped, 0 truncated"
         " (data.over_length drop)\n"
     )

@@ -115,8 +115,8 @@ def test_gradient_checkpointing_does_not_change_gradients(packed: bool, trainer_
     ("name", "why"), [("llama", ""), ("sliding window", ""), ("state space", "influence one another")]
 )
 def test_packing_is_used_only_if_rows_do_not_influence_each_other(name: str, why: str) -> None:
-    said = attention.padding_reason(adapted(*MODELS[name]))
-    assert why in said and bool(said) == bool(why)
+    output = attention.padding_reason(adapted(*MODELS[name]))
+    assert why in output and bool(output) == bool(why)
 
 
 def test_attention_with_softcapping_is_not_packed_without_kernel_support() -> None:

@@ -102,8 +102,8 @@ def test_config_written_by_peft_is_accepted_and_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["CAUSAL LM", "CAUSAL_LM", "causal_lm", None])
 def test_task_type_causal_lm_is_accepted(task: str | None, tmp_path: Path) -> None:
-    said = {"task_type": task, "peft_type": "LORA", "inference_mode": True, "revision": None, "modules_to_save": []}
-    assert read_peft_config(written(tmp_path, **GUIDES, **said)) == GUIDES
+    output = {"task_type": task, "peft_type": "LORA", "inference_mode": True, "revision": None, "modules_to_save": []}
+    assert read_peft_config(written(tmp_path, **GUIDES, **output)) == GUIDES
 
 
 @pytest.mark.parametrize(
@@ -215,21 +215,21 @@ def plan(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> tuple[int,
 @pytest.mark.slow
 def test_different_base_and_missing_keys_cause_warnings(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     path = written(tmp_path, base_model_name_or_path="them/base", r=4, lora_alpha=8, target_modules=None)
-    code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.config_file", str(path))
-    assert code == 0, said
-    assert f"was written for them/base, here it is used for {tiny_base}" in said
-    assert "does not set target_modules: using all-linear" in said
-    assert "does not say r:" not in said
+    code, output = plan(cli, tiny_base, rows, tmp_path, "--lora.config_file", str(path))
+    assert code == 0, output
+    assert f"was written for them/base, here it is used for {tiny_base}" in output
+    assert "does not set target_modules: using all-linear" in output
+    assert "does not say r:" not in output
 
 
 def test_adapter_that_modified_its_base_is_rejected_before_loading(
     tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     saved(tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="olora", layer_replication=[[0, 1]])
-    code, said = plan(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "adapter"))
+    code, output = plan(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "adapter"))
     assert code == 2
-    assert 'init_lora_weights is "olora": it changed the base\'s weights' in said
-    assert "layer_replication is [[0, 1]]: training can't continue with it" in said
+    assert 'init_lora_weights is "olora": it changed the base\'s weights' in output
+    assert "layer_replication is [[0, 1]]: training can't continue with it" in output
 
 
 def test_missing_target_modules_are_rejected_and_a_bom_is_accepted(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_plan_prints_five_lines_and_loads_no_weights(tiny_base: Path, rows: Path
 
 @pytest.mark.slow
 def test_plan_counts_the_adapter_that_training_continues(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
-    def said(*more: str) -> str:
+    def plan_output(*more: str) -> str:
         asked = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *more)
         done = cli("train", "plan", *asked)
         assert done.returncode == 0, done.stderr
@@ -211,7 +211,11 @@ def test_plan_counts_the_adapter_that_training_continues(tiny_base: Path, rows: 
 
     (tmp_path / "adapter").mkdir(exist_ok=True)
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 256}')
-    assert said("--lora.resume_adapter", str(tmp_path / "adapter")) == said("--lora.r", "256") != said()
+    assert (
+        plan_output("--lora.resume_adapter", str(tmp_path / "adapter"))
+        == plan_output("--lora.r", "256")
+        != plan_output()
+    )
 
 
 def test_base_with_conv1d_layers_can_be_planned() -> None:

@@ -64,8 +64,8 @@ def planned(device: str = "cpu", backend: str = "transformers", quantization: st
 
 
 def asked(**sections: dict[str, Any]) -> TrainSettings:
-    said = {"base": {"id": "x"}, "data": {"path": "x"}, **sections}
-    return TrainSettings.model_validate(said)
+    given = {"base": {"id": "x"}, "data": {"path": "x"}, **sections}
+    return TrainSettings.model_validate(given)
 
 
 def test_every_auto_setting_is_resolved() -> None:
@@ -80,14 +80,14 @@ def test_every_auto_setting_is_resolved() -> None:
 def test_resolved_config_has_no_auto_and_reloads(
     left_open: set[tuple[str, str]], backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    said: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
+    given: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
     for section, key in AUTOS:
-        said[section][key] = AUTO if (section, key) in left_open else WORDS[section, key][0]
-    made = resolve(TrainSettings.model_validate(said), prepared(), planned(backend=backend), "sdpa", CPU).named("mine")
+        given[section][key] = AUTO if (section, key) in left_open else WORDS[section, key][0]
+    made = resolve(TrainSettings.model_validate(given), prepared(), planned(backend=backend), "sdpa", CPU).named("mine")
     assert undecided(made.settings) == []
     assert (made.base.revision, made.run.name, made.base.backend) == (COMMIT, "mine", backend)
     given_data = {key for section, key in AUTOS if section == "data"} - {key for _, key in left_open}
-    assert all(getattr(made.data, key) == said["data"][key] for key in given_data)
+    assert all(getattr(made.data, key) == given["data"][key] for key in given_data)
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(made.yaml(), encoding="utf-8")
     assert load(TrainSettings, "train", path, {}, {}) == made.settings
@@ -116,26 +116,26 @@ def test_peft_config_values_are_written_to_config_yaml(tmp_path: Path) -> None:
 # ---- a run that goes on ----------------------------------------------------------------------------------------------
 
 
-def start(root: Path, name: str, said: TrainSettings, used: Resolved | None) -> started.StartedRun:
+def start(root: Path, name: str, given: TrainSettings, used: Resolved | None) -> started.StartedRun:
     """Write a run as it starts; without `used` as older versions did."""
     run = Run(root / name)
     run.path.mkdir(parents=True)
     inputs: dict[str, Any] = {"data_sha256": None}
     if used:
-        inputs["asked"] = said.model_dump()
+        inputs["asked"] = given.model_dump()
     (run.path / started.STARTED).write_text(json.dumps(inputs))
-    dump = yaml.safe_dump(said.model_dump(), sort_keys=False)
+    dump = yaml.safe_dump(given.model_dump(), sort_keys=False)
     (run.path / started.CONFIG).write_text(used.named(name).yaml() if used else dump)
     return started.StartedRun.read(run)
 
 
 def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
     # a branch may have moved on since
-    said = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
-    used = resolve(said, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
+    given = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
+    used = resolve(given, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
-    start(tmp_path, "mine", said, used)
-    kept = resume.choose(said, resume=False)
+    start(tmp_path, "mine", given, used)
+    kept = resume.choose(given, resume=False)
     assert kept.run.name == "mine"
     assert kept.base == used.base
     assert kept.train.optim == "adamw_torch"
@@ -144,10 +144,10 @@ def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
 
 
 def test_explicit_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
-    said = asked(base={"id": "x"}, lora={"r": 8})
-    used = resolve(said, prepared(), planned(), "sdpa", CPU)
-    run = start(tmp_path, "mine", said, used)
-    assert run.differences(said) == run.differences(used.settings) == []
+    given = asked(base={"id": "x"}, lora={"r": 8})
+    used = resolve(given, prepared(), planned(), "sdpa", CPU)
+    run = start(tmp_path, "mine", given, used)
+    assert run.differences(given) == run.differences(used.settings) == []
     other = asked(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
     attention, rank = run.differences(other)
     assert attention == "base.attn_implementation: the run has auto (resolved: sdpa), you set eager"
@@ -158,12 +158,12 @@ def test_explicit_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None
 
 
 def test_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = asked(run={"root": str(tmp_path)})
-    start(tmp_path, "old", said, None)
-    assert resume.choose(said, resume=False).run.name is None
+    given = asked(run={"root": str(tmp_path)})
+    start(tmp_path, "old", given, None)
+    assert resume.choose(given, resume=False).run.name is None
     assert "unfinished run 'old' can't be resumed: an older version started it" in capsys.readouterr().err
     with pytest.raises(UserError, match="no unfinished run"):
-        resume.choose(said, resume=True)
+        resume.choose(given, resume=True)
 
 
 def test_another_damaged_run_does_not_prevent_resuming(tmp_path: Path) -> None:
@@ -197,16 +197,16 @@ def test_restart_for_unsloth_imports_keeps_the_run(
         raise Restarted
 
     made = planned("cuda", "unsloth", "nf4")
-    monkeypatch.setattr("train.plan.preflight.plan_run", lambda said, data, _: resolve(said, data, made, "sdpa", CPU))
+    monkeypatch.setattr("train.plan.preflight.plan_run", lambda given, data, _: resolve(given, data, made, "sdpa", CPU))
     monkeypatch.setattr("os.execve", restart)
     where = ["--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path)]
     with pytest.raises(Restarted):
         command.main(["run", *where, "--base.quantization", "auto"])
     (run,) = tmp_path.iterdir()
     # what the second process asks is what the first did
-    said = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
-    said = said.model_copy(update={"base": said.base.model_copy(update={"quantization": AUTO})})
-    again = resume.choose(said, resume=False)
+    given = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
+    given = given.model_copy(update={"base": given.base.model_copy(update={"quantization": AUTO})})
+    again = resume.choose(given, resume=False)
     assert again.run.name == run.name
     assert (again.base.backend, again.base.quantization) == ("unsloth", "nf4")
 
@@ -273,8 +273,8 @@ def test_resume_adapter_starts_from_the_exact_weights(tiny_base: Path, rows: Pat
     )  # fmt: skip
     get_peft_model(model, config).save_pretrained(tmp_path / "parent")
     shutil.copytree(tmp_path / "parent", tmp_path / "kept")
-    said = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
-    assert "lora.r and lora_alpha are taken from the adapter that training starts from: 3 and 6" in said
+    output = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
+    assert "lora.r and lora_alpha are taken from the adapter that training starts from: 3 and 6" in output
     run = Run((tmp_path / "latest").resolve())
     assert run.read(TrainRecord).adapter.parent_sha256 == tree_sha256(tmp_path / "kept")
     used = yaml.safe_load((run.path / "config.yaml").read_text())["lora"]

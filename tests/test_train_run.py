@@ -75,8 +75,8 @@ def test_exam_contains_held_out_rows_and_general_text(whole: Run) -> None:
 def test_eval_loss_equals_the_held_out_loss_of_the_exam(whole: Run) -> None:
     """Both are means over the same response tokens: two figures of one thing must not differ."""
     exam = Exam.load(whole.path / "exam")
-    said = whole.read(TrainRecord).metrics.eval_loss
-    assert said == pytest.approx(-float(exam.trained.true[exam.heldout()].mean()), rel=1e-4)
+    eval_loss = whole.read(TrainRecord).metrics.eval_loss
+    assert eval_loss == pytest.approx(-float(exam.trained.true[exam.heldout()].mean()), rel=1e-4)
 
 
 def test_loss_curve_has_every_step(whole: Run) -> None:

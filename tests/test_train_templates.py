@@ -42,9 +42,9 @@ def made(source: str, **variables: Any) -> ChatTemplate:
 
 
 def chat(*contents: str, line: int = 1, system: str = "", reasoning: str = "") -> Example:
-    said = [Message("user", text) if i % 2 == 0 else Message("assistant", text, True, reasoning)
+    turns = [Message("user", text) if i % 2 == 0 else Message("assistant", text, True, reasoning)
             for i, text in enumerate(contents)]  # fmt: skip
-    return Example(line, (*([Message("system", system)] if system else []), *said))
+    return Example(line, (*([Message("system", system)] if system else []), *turns))
 
 
 def rows_of(template: ChatTemplate, codec: Codec, *examples: Example) -> list[Row]:
@@ -184,9 +184,9 @@ def test_fast_path_gives_the_same_rows_for_long_conversations(
 ) -> None:
     """Rendering each turn with its whole history and joining short exchanges give the same ids and spans."""
     pairs = [(Message("user", user), Message("assistant", answer, train)) for user, answer, train in contents]
-    said = [message for pair in pairs for message in pair]
-    said[-1] = replace(said[-1], train=True)
-    example = Example(1, (*([Message("system", system)] if system else []), *said))
+    turns = [message for pair in pairs for message in pair]
+    turns[-1] = replace(turns[-1], train=True)
+    example = Example(1, (*([Message("system", system)] if system else []), *turns))
     template = made(TEMPLATES[name])
     slow = chat_rows.each_turn(example, codec.chat(template), codec)
     whole = chat_rows.one_row(example, slow)

@@ -57,11 +57,11 @@ def named_files() -> list[Path]:
 
 def compilers(cmake_flags: Sequence[str]) -> list[str]:
     """Return the --version output of every compiler that CMake will use."""
-    asked = dict(re.findall(r"-DCMAKE_(C|CXX|CUDA)_COMPILER(?::\w+)?=(.+)", "\n".join([*words(), *cmake_flags])))
-    found = {"C": asked.get("C") or os.environ.get("CC") or "cc"}
-    found["CXX"] = asked.get("CXX") or os.environ.get("CXX") or "c++"
+    compilers = dict(re.findall(r"-DCMAKE_(C|CXX|CUDA)_COMPILER(?::\w+)?=(.+)", "\n".join([*words(), *cmake_flags])))
+    found = {"C": compilers.get("C") or os.environ.get("CC") or "cc"}
+    found["CXX"] = compilers.get("CXX") or os.environ.get("CXX") or "c++"
     if "-DGGML_CUDA=ON" in cmake_flags:
-        found["CUDA"] = asked.get("CUDA") or os.environ.get("CUDACXX") or "nvcc"
+        found["CUDA"] = compilers.get("CUDA") or os.environ.get("CUDACXX") or "nvcc"
     return [f"{language}: {_version(command)}" for language, command in found.items()]
 
 

@@ -65,9 +65,9 @@ def show(base: list[str], tuned: list[str]) -> None:
     console.print(table)
     run = find_run(Path("runs"), RUN, ExportRecord)
     record = run.read(ExportRecord)
-    told = f"; {qualified(record.gate)}" if qualified(record.gate) else ""
+    remark = f"; {qualified(record.gate)}" if qualified(record.gate) else ""
     console.print(
-        f"\nThe run: {os.path.relpath(run.path)}; the default artifact: {record.default}{told}\n",
+        f"\nThe run: {os.path.relpath(run.path)}; the default artifact: {record.default}{remark}\n",
         highlight=False,
         markup=False,
     )

@@ -116,9 +116,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read(asked: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
+def read(options: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
     """Return the steps' arguments from make's variables and SET. Raises ShipError."""
-    config = Path(asked.config)
+    config = Path(options.config)
     try:
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     except OSError as error:
@@ -130,19 +130,23 @@ def read(asked: argparse.Namespace, more: Sequence[str], environ: Mapping[str, s
         )
     given = {name: option[0].partition("=")[2] if "=" in option[0] else option[-1] for name, option in options(more)}
     root = given.get("run.root") or environ.get("BURNISH_TRAIN_RUN__ROOT") or "runs"
-    name = asked.run or given.get("run.name") or environ.get("BURNISH_TRAIN_RUN__NAME")
-    name = name or run_name(asked.data, asked.config)
+    name = options.run or given.get("run.name") or environ.get("BURNISH_TRAIN_RUN__NAME")
+    name = name or run_name(options.data, options.config)
     train, export, serve = by_stage(more)
     run = ["--run.name", name, "--run.root", root]
-    begin = [*_option("--config", asked.config), *_option("--data.path", asked.data), *_option("--base.id", asked.base)]
+    begin = [
+        *_option("--config", options.config),
+        *_option("--data.path", options.data),
+        *_option("--base.id", options.base),
+    ]
     return Ship(
         name=name,
         root=root,
-        where=asked.where,
-        port=asked.port,
+        where=options.where,
+        port=options.port,
         train=(*begin, *train, *run),
-        export=(*_option("--gguf.quants", asked.quants), *export, *run),
-        serve=("--run", name, "--runs", root, "--port", asked.port, *serve),
+        export=(*_option("--gguf.quants", options.quants), *export, *run),
+        serve=("--run", name, "--runs", root, "--port", options.port, *serve),
     )
 
 
@@ -211,9 +215,9 @@ def run(ship: Ship, yes: bool) -> int:
 def main(argv: Sequence[str]) -> int:
     """Run make ship; return the exit code."""
     at = argv.index("--") if "--" in argv else len(argv)
-    asked = make_parser().parse_args(argv[:at])
+    options = make_parser().parse_args(argv[:at])
     try:
-        code = run(read(asked, argv[at + 1 :], os.environ), asked.yes)
+        code = run(read(options, argv[at + 1 :], os.environ), options.yes)
     except ShipError as error:
         say(f"error: {error}")
         return 2

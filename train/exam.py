@@ -28,7 +28,7 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
 
     In a conversation truncated at data.max_length, only turns with an end token are used; plain texts don't need one.
     """
-    asked = [
+    rows = [
         Question(
             "heldout",
             row.input_ids,
@@ -43,32 +43,39 @@ def questions(heldout: Sequence[Row], codec: Codec, limits: ExamSection) -> list
     ]
     paragraphs = GENERAL_TEXT.read_text(encoding="utf-8").strip().split("\n\n")[: limits.general_rows]
     ids = [[*codec.bos, *codec.encode(text)] for text in paragraphs]
-    return choose(asked, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
+    return choose(rows, limits.rows, limits.tokens) + [Question("general", i, [(1, len(i))]) for i in ids]
 
 
 @torch.inference_mode()
-def examine(model: Any, asked: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
+def examine(model: Any, exam_questions: Sequence[Question], codec: Codec, limits: ExamSection) -> Exam:
     """Score the questions with and without the adapter, and in batches for the noise floor, then generate answers."""
     model.eval()
     # held-out rows come first
-    twice = asked[: sum(q.kind == "heldout" for q in asked) + NOISE_TEXTS]
-    with bar("exam", 2 * len(asked) + len(twice)) as tick:
+    twice = exam_questions[: sum(q.kind == "heldout" for q in exam_questions) + NOISE_TEXTS]
+    with bar("exam", 2 * len(exam_questions) + len(twice)) as tick:
         trained = TopLogprobs.join(
-            [TopLogprobs.of(logits, q.targets) for q, logits in _score(model, asked, 1, tick, 0)]
+            [TopLogprobs.of(logits, q.targets) for q, logits in _score(model, exam_questions, 1, tick, 0)]
         )
         with model.disable_adapter():
-            base = [TopLogprobs.of(logits, q.targets).true for q, logits in _score(model, asked, 1, tick, len(asked))]
-        again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(asked)))
+            base = [
+                TopLogprobs.of(logits, q.targets).true
+                for q, logits in _score(model, exam_questions, 1, tick, len(exam_questions))
+            ]
+        again = _compare(twice, trained, lambda part: _score(model, part, NOISE_BATCH, tick, 2 * len(exam_questions)))
     answers = tuple(
-        _answers(model, [q for q in asked if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens)
+        _answers(
+            model, [q for q in exam_questions if q.kind == "heldout"][: limits.answers], codec, limits.answer_tokens
+        )
     )
-    return Exam(list(asked), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), answers)
+    return Exam(
+        list(exam_questions), trained, np.concatenate(base), float(again.kl.mean()), float(again.agree.mean()), answers
+    )
 
 
-def _answers(model: Any, asked: Sequence[Question], codec: Codec, tokens: int) -> Iterator[SampleAnswer]:
+def _answers(model: Any, exam_questions: Sequence[Question], codec: Codec, tokens: int) -> Iterator[SampleAnswer]:
     """Answer each question's first turn at temperature 0, with and without the adapter."""
-    with bar("answers", len(asked)) as tick:
-        for number, question in enumerate(asked):
+    with bar("answers", len(exam_questions)) as tick:
+        for number, question in enumerate(exam_questions):
             start, end = question.spans[0]
             # plain texts without a prompt are continued after the first quarter
             prompted = question.messages or start > len(codec.bos)
@@ -95,12 +102,12 @@ def _generate(model: Any, prompt: list[int], codec: Codec, tokens: int) -> str:
 
 
 def _compare(
-    asked: Sequence[Question],
+    exam_questions: Sequence[Question],
     trained: TopLogprobs,
     score: Callable[[Sequence[Question]], Iterator[tuple[Question, Floats]]],
 ) -> Compared:
     parts, start = [], 0
-    for question, logits in score(asked):
+    for question, logits in score(exam_questions):
         end = start + len(question.positions)
         mask = np.zeros(len(trained.true), dtype=bool)
         mask[start:end] = True
@@ -110,11 +117,11 @@ def _compare(
 
 
 def _score(
-    model: Any, asked: Sequence[Question], batch: int, tick: Tick, done: int
+    model: Any, exam_questions: Sequence[Question], batch: int, tick: Tick, done: int
 ) -> Iterator[tuple[Question, Floats]]:
     """Yield each question with its logits [positions, vocabulary], in order; `batch` questions share a forward pass."""
-    for start in range(0, len(asked), batch):
-        part = asked[start : start + batch]
+    for start in range(0, len(exam_questions), batch):
+        part = exam_questions[start : start + batch]
         longest = max(len(q.input_ids) for q in part)
         ids = torch.zeros((len(part), longest), dtype=torch.long)
         mask = torch.zeros_like(ids)

@@ -112,11 +112,11 @@ def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exam(run: Run, exam: Exam) -> dict[str, Any]:
-    asked = [len(q.positions) for q in exam.questions]
+    lengths = [len(q.positions) for q in exam.questions]
     return {
         "path": "exam",
         "sha256": tree_sha256(run.path / "exam"),
-        "rows": len(asked),
+        "rows": len(lengths),
         "general_rows": sum(q.kind == "general" for q in exam.questions),
-        "tokens": sum(asked),
+        "tokens": sum(lengths),
     }

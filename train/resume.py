@@ -63,7 +63,7 @@ def as_started(settings: TrainSettings, started: StartedRun) -> TrainSettings:
     """Return the settings with the values resolved at the run's start, where the setting itself is unchanged."""
     for section, key in (*FIXED, ("chat", "date")):
         now, used = getattr(settings, section), started.used.get(section, {}).get(key)
-        same = getattr(now, key) == started.asked.get(section, {}).get(key) or (key == "date" and now.date is None)
+        same = getattr(now, key) == started.requested.get(section, {}).get(key) or (key == "date" and now.date is None)
         if same and used not in OPEN:
             settings = settings.model_copy(update={section: now.model_copy(update={key: used})})
     return settings
@@ -87,13 +87,13 @@ def finished_run(settings: TrainSettings, prepared: Prepared) -> Run:
     return run
 
 
-def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> tuple[Run, Resolved]:
-    """Return the run to train and its settings; write config.yaml. `asked` contains the settings before resolution.
+def open_run(requested: TrainSettings, resolved: Resolved, prepared: Prepared, world: World) -> tuple[Run, Resolved]:
+    """Return the run to train and its settings; write config.yaml. `requested` contains the settings before resolution.
 
     An existing run is resumed if its settings, data and base are the same.
     """
-    name = asked.run.name or runs.new_id(prepared.base.name, asked.data.path)
-    run, resolved = Run(Path(asked.run.root).resolve() / name), resolved.named(name)
+    name = requested.run.name or runs.new_id(prepared.base.name, requested.data.path)
+    run, resolved = Run(Path(requested.run.root).resolve() / name), resolved.named(name)
     run.check_inside(*TOUCHED)
     for directory in ("adapter", "checkpoints", "logs"):
         run.tree(directory)
@@ -105,9 +105,9 @@ def open_run(asked: TrainSettings, resolved: Resolved, prepared: Prepared, world
                 f"run '{run.id}' was started by an older version that did not record resolved settings: finish it with"
                 f" that version, choose another name (RUN=, --run.name), or remove {run.path} to start again"
             )
-        _check_same(started, asked, found)
+        _check_same(started, requested, found)
     elif world.is_main:
-        write_started(run, asked, found)
+        write_started(run, requested, found)
     if world.is_main:
         write_config(run, resolved)
     return run, resolved
@@ -144,7 +144,7 @@ def _started_with(run: Run, settings: TrainSettings, hashes: dict[str, str | Non
         started = StartedRun.read(run)
     except (FileError, RunError):
         return None
-    same_base = started.asked.get("base", {}).get("id") == settings.base.id
+    same_base = started.requested.get("base", {}).get("id") == settings.base.id
     same_inputs = all(started.inputs.get(key) == digest for key, digest in hashes.items())
     if not (same_base and same_inputs) or started.differences(settings):
         return None

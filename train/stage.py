@@ -111,8 +111,10 @@ def _fit(
 
 def _examine(run: Run, model: Any, prepared: Prepared, resolved: Resolved) -> Exam:
     """Write the trained model's exam, and print its losses."""
-    asked = questions(prepared.heldout, prepared.codec, resolved.exam)
-    exam = replace(examine(model, asked, prepared.codec, resolved.exam), specials_check=_specials_check(prepared))
+    exam_questions = questions(prepared.heldout, prepared.codec, resolved.exam)
+    exam = replace(
+        examine(model, exam_questions, prepared.codec, resolved.exam), specials_check=_specials_check(prepared)
+    )
     with atomic_directory(run.path / "exam", private=True) as directory:
         exam.save(directory)
     _say_losses(exam)

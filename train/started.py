@@ -24,19 +24,19 @@ from .resolved import Resolved
 from .settings import TrainSettings
 
 STARTED = "started.json"
-MOST_BYTES = 8 << 20
+MAX_BYTES = 8 << 20
 Settings = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class StartedRun:
-    """A started run: its settings as given (`asked`) and as resolved (`used`), and its `inputs`.
+    """A started run: its settings as given (`requested`) and as resolved (`used`), and its `inputs`.
 
     `whole` is False if the run was started by an older version that did not record resolved settings.
     """
 
     run: Run
-    asked: Settings
+    requested: Settings
     used: Settings
     inputs: dict[str, Any]
     whole: bool
@@ -45,11 +45,11 @@ class StartedRun:
     def read(run: Run) -> StartedRun:
         """Read a run's start. Raises RunError or FileError if a file is missing or damaged."""
         used, path = run.settings(), run.inside(STARTED)
-        inputs = read_json(path, MOST_BYTES)
-        asked: Any = inputs.get("asked", used) if isinstance(inputs, dict) else None
-        if not isinstance(asked, dict) or not all(isinstance(section, dict) for section in asked.values()):
+        inputs = read_json(path, MAX_BYTES)
+        requested: Any = inputs.get("asked", used) if isinstance(inputs, dict) else None
+        if not isinstance(requested, dict) or not all(isinstance(section, dict) for section in requested.values()):
             raise RunError(f"{path}: expected sections of settings")
-        return StartedRun(run, asked, used, inputs, "asked" in inputs)
+        return StartedRun(run, requested, used, inputs, "asked" in inputs)
 
     @property
     def created(self) -> datetime:
@@ -65,12 +65,12 @@ class StartedRun:
         found = []
         for (section, key), value in _comparable(settings).items():
             default = defaults[section, key]  # for settings that an older version lacked
-            was, used = (part.get(section, {}).get(key, default) for part in (self.asked, self.used))
+            was, used = (part.get(section, {}).get(key, default) for part in (self.requested, self.used))
             if value not in (was, used) and not ((section, key) == ("chat", "date") and value is None):
                 became = f" (resolved: {show(used)})" if used != was else ""
                 given = key in getattr(settings, section).model_fields_set
-                told = f"you set {show(value)}" if given else f"now it is {show(value)}, the default"
-                found.append(f"{section}.{key}: the run has {show(was)}{became}, {told}")
+                change = f"you set {show(value)}" if given else f"now it is {show(value)}, the default"
+                found.append(f"{section}.{key}: the run has {show(was)}{became}, {change}")
         return found
 
 
@@ -83,9 +83,9 @@ def write_config(run: Run, resolved: Resolved) -> None:
     write_atomic(run.path / CONFIG, text)
 
 
-def write_started(run: Run, asked: TrainSettings, found: dict[str, str | None]) -> None:
+def write_started(run: Run, requested: TrainSettings, found: dict[str, str | None]) -> None:
     """Write the settings as given and the input hashes."""
-    content = {**found, "created": now(), "asked": asked.model_dump()}
+    content = {**found, "created": now(), "asked": requested.model_dump()}
     write_atomic(run.path / STARTED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -184,8 +184,8 @@ async def shared_steady(server: Running, clients: int, prompts: Prompts, extra: 
 
 async def steady(server: Running, clients: int, prompts: Prompts, extra: dict[str, Any]) -> Sample:
     """Equal-length streams, measured from the last stream's first token to the first stream's end: only decoding."""
-    asked = [ask(server.port, [prompts.question(12)], STEADY_TOKENS, extra) for _ in range(clients)]
-    answers = await asyncio.gather(*asked)
+    streams = [ask(server.port, [prompts.question(12)], STEADY_TOKENS, extra) for _ in range(clients)]
+    answers = await asyncio.gather(*streams)
     came = [answer.pieces or [time.monotonic()] for answer in answers]
     start, end = max(pieces[0] for pieces in came), min(pieces[-1] for pieces in came)
     counted = sum(start < at <= end for pieces in came for at in pieces)

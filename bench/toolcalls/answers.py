@@ -43,8 +43,8 @@ def ask_all(url: str, questions: Sequence[Question], clients: int) -> list[Answe
 
 def ask(client: OpenAI, question: Question) -> Answer:
     """Return the answer to one question."""
-    asked: dict[str, Any] = {"messages": list(question.messages), "tools": question.tools}
-    reply = client.chat.completions.create(model="default", temperature=0, max_tokens=MAX_TOKENS, **asked)
+    request: dict[str, Any] = {"messages": list(question.messages), "tools": question.tools}
+    reply = client.chat.completions.create(model="default", temperature=0, max_tokens=MAX_TOKENS, **request)
     choice = reply.choices[0]
     calls = tuple(
         (call.function.name, json.loads(call.function.arguments))

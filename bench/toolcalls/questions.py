@@ -57,8 +57,8 @@ class Question:
             for call in self.truth
             for name, accepted in call.items()
         ]
-        said: dict[str, Any] = {"content": "", "tool_calls": calls} if calls else {"content": REFUSAL}
-        return {"messages": [*self.messages, {"role": "assistant", **said}], "tools": self.tools}
+        answer: dict[str, Any] = {"content": "", "tool_calls": calls} if calls else {"content": REFUSAL}
+        return {"messages": [*self.messages, {"role": "assistant", **answer}], "tools": self.tools}
 
 
 def read(path: Path) -> list[Question]:

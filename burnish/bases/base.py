@@ -26,8 +26,8 @@ PACKAGE_PREFIX = "package:"
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.py")
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
 CHECKPOINT_VERSION = 2  # increment when dequantize.py's output changes, to invalidate cached checkpoints
-MOST_CARD_BYTES = 4 << 20
-MOST_LICENCES = 20
+MAX_CARD_BYTES = 4 << 20
+MAX_LICENCES = 20
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 COMPLETE = "remove the file from the cache if it is there, and run again with a network to complete it"
 CUT = "cannot reshape array of size"  # numpy's error for a truncated GGUF file
@@ -220,12 +220,12 @@ def licence(base: Base) -> dict[str, str]:
     if base.gguf is not None:
         return _gguf_licence(base.gguf)
     try:
-        text = read_regular(base.path / "README.md", MOST_CARD_BYTES).decode("utf-8", "replace")
+        text = read_regular(base.path / "README.md", MAX_CARD_BYTES).decode("utf-8", "replace")
         head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
-        said = parse_yaml(head[1]) if head else None
+        metadata = parse_yaml(head[1]) if head else None
     except (OSError, YamlError, RecursionError):
         return {}
-    return _plain({key: said.get(key) for key in LICENCE_KEYS}) if isinstance(said, dict) else {}
+    return _plain({key: metadata.get(key) for key in LICENCE_KEYS}) if isinstance(metadata, dict) else {}
 
 
 def _gguf_licence(path: Path) -> dict[str, str]:
@@ -239,11 +239,11 @@ def _gguf_licence(path: Path) -> dict[str, str]:
         return {}
 
 
-def _plain(said: dict[str, Any]) -> dict[str, str]:
+def _plain(metadata: dict[str, Any]) -> dict[str, str]:
     """Return only strings and joined lists of strings, truncated: YAML aliases can expand to huge strings."""
-    lists = {key: value for key, value in said.items() if isinstance(value, list) and len(value) <= MOST_LICENCES}
+    lists = {key: value for key, value in metadata.items() if isinstance(value, list) and len(value) <= MAX_LICENCES}
     joined = {key: ", ".join(value) for key, value in lists.items() if all(isinstance(item, str) for item in value)}
-    texts = {key: value for key, value in said.items() if value and isinstance(value, str)}
+    texts = {key: value for key, value in metadata.items() if value and isinstance(value, str)}
     return {key: value[:LONGEST_LINE] for key, value in {**texts, **joined}.items()}
 
 

@@ -19,10 +19,10 @@ from ..console import listed
 from ..files import open_regular, read_regular
 
 POINTER = b"version https://git-lfs.github.com/spec/"
-MOST_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+MAX_POINTER_BYTES = 1024  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN_SINGLE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 LENGTH_BYTES = 8
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 SMALL = (".json", ".model", ".jinja", ".txt", ".py")
@@ -71,7 +71,7 @@ def examine(directory: Path, way: str = FETCH) -> Weights:
 def is_pointer(path: Path) -> bool:
     """Return whether a file is a Git LFS pointer, as in a clone made without git-lfs."""
     try:
-        if not path.is_file() or path.stat().st_size > MOST_POINTER_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_POINTER_BYTES:
             return False
         with path.open("rb") as file:
             return file.read(len(POINTER)) == POINTER
@@ -148,7 +148,7 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
         if len(begin) < LENGTH_BYTES:
             raise ValueError(f"it has {len(begin)} bytes")
         (length,) = struct.unpack("<Q", begin)
-        if length > MOST_HEADER_BYTES:
+        if length > MAX_HEADER_BYTES:
             raise ValueError(f"it starts with {begin!r}, which is not a header's length")
         text = file.read(length)
     if len(text) < length:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from .path import only_packages
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # unshare(2)
-MOST_OPEN_FILES = 4096
+MAX_OPEN_FILES = 4096
 
 
 def limit(kind: int, value: int) -> None:
@@ -51,7 +51,7 @@ def main(words: list[str]) -> None:
         sys.exit(0 if leave_network() else 1)
     cpu, file, memory, name, *rest = words
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump containing a model would fill the disk
-    limit(resource.RLIMIT_NOFILE, MOST_OPEN_FILES)
+    limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     limit(resource.RLIMIT_CPU, int(cpu))
     limit(resource.RLIMIT_FSIZE, int(file))
     limit(resource.RLIMIT_AS, int(memory))

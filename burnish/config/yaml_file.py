@@ -9,8 +9,8 @@ import yaml
 
 from ..files import read_regular
 
-MOST_BYTES = 1 << 20
-MOST_NODES = 100_000  # each use of an alias counts
+MAX_BYTES = 1 << 20
+MAX_NODES = 100_000  # each use of an alias counts
 
 
 class YamlError(Exception):
@@ -20,7 +20,7 @@ class YamlError(Exception):
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """Parse a YAML file. Raises FileNotFoundError, or YamlError with the fault."""
     try:
-        text = read_regular(path, MOST_BYTES).decode("utf-8")
+        text = read_regular(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
@@ -59,8 +59,8 @@ def check_size(node: yaml.Node) -> None:
             total += sum(map(size, part.value))
         elif isinstance(part, yaml.MappingNode):
             total += sum(size(key) + size(value) for key, value in part.value)
-        if total > MOST_NODES:
-            raise YamlError(f"it has more than {MOST_NODES:,} values")
+        if total > MAX_NODES:
+            raise YamlError(f"it has more than {MAX_NODES:,} values")
         sizes[id(part)] = total
         return total
 

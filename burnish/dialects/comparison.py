@@ -25,16 +25,16 @@ def same_call(one: Call, other: Call) -> bool:
     return one.name == other.name and same_json(one.value(), other.value())
 
 
-def difference(said: Parsed, read: Parsed) -> str:
+def difference(expected: Parsed, read: Parsed) -> str:
     """Return how the parsed message differs from the original, or ""; leading and trailing whitespace is ignored."""
-    if len(said.calls) != len(read.calls):
-        return f"{len(read.calls)} of {len(said.calls)} calls are read back"
-    for number, (one, other) in enumerate(zip(said.calls, read.calls, strict=True), start=1):
+    if len(expected.calls) != len(read.calls):
+        return f"{len(read.calls)} of {len(expected.calls)} calls are read back"
+    for number, (one, other) in enumerate(zip(expected.calls, read.calls, strict=True), start=1):
         if not same_call(one, other):
             return f"call {number} is {_call(one)}, and {_call(other)} is read back"
     for what, text, found in (
-        ("thought", said.reasoning, read.reasoning),
-        ("content", said.content, read.content),
+        ("thought", expected.reasoning, read.reasoning),
+        ("content", expected.content, read.content),
     ):
         if text.strip() != found.strip():
             return f"the {what} is {_shown(text)}, and {_shown(found)} is read back"

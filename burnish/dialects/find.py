@@ -48,11 +48,11 @@ class Found:
         return {**asdict(replace(self, dialect=None, thoughts=None)), **names}
 
     @staticmethod
-    def from_json(said: Mapping[str, Any]) -> Found:
+    def from_json(data: Mapping[str, Any]) -> Found:
         """Restore the output of to_json."""
-        dialect = DIALECTS[said["dialect"]] if said["dialect"] else None
-        thoughts = {**FORMATS, CHANNELS.name: CHANNELS}[said["thoughts"]] if said["thoughts"] else None
-        return Found(**{**said, "dialect": dialect, "thoughts": thoughts, "shape": Shape(**said["shape"])})
+        dialect = DIALECTS[data["dialect"]] if data["dialect"] else None
+        thoughts = {**FORMATS, CHANNELS.name: CHANNELS}[data["thoughts"]] if data["thoughts"] else None
+        return Found(**{**data, "dialect": dialect, "thoughts": thoughts, "shape": Shape(**data["shape"])})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .events import BrokenCall, Waiting, Writing
 from .source import Source
 
 # maximum nesting depth of objects and lists
-MOST_DEPTH = 64
+MAX_DEPTH = 64
 JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CLOSING = {"{": "}", "[": "]", "(": ")"}
 _AS_JSON = {"{": "{", "[": "[", "(": "[", "}": "}", "]": "]", ")": "]"}
@@ -48,7 +48,7 @@ def json_text(source: Source, notation: Notation = JSON) -> Writing[None]:
         yield from source.blanks()
         opening = yield from source.starts(*notation.openings)
         if opening:
-            if len(closings) == MOST_DEPTH:
+            if len(closings) == MAX_DEPTH:
                 raise BrokenCall
             yield _AS_JSON[opening]
             yield from source.blanks()

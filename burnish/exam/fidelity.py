@@ -8,8 +8,8 @@ from ..fields import ROUNDING, Count, Interval, NotNegative, Record, Share, Text
 
 LARGEST = 1e9  # nats per token; a real loss is at most a few dozen
 LARGEST_SHARE = 1e100  # relative to a tiny gain, the lost share can be huge
-LEAST_ROWS = 2  # the minimum for an interval
-LEAST_GAIN = 1e-6  # nats; below this the lost share is just rounding error
+MIN_ROWS = 2  # the minimum for an interval
+MIN_GAIN = 1e-6  # nats; below this the lost share is just rounding error
 
 
 class Fidelity(Record):
@@ -62,7 +62,7 @@ class Fidelity(Record):
             largest = LARGEST_SHARE if name == "gain_lost" else LARGEST
             if any(abs(number) > largest for number in (value or 0.0, *(ends or ()))):
                 yield f"{name} is larger than an exam's figure can be"
-            if ends is not None and name in SAMPLED and (self.rows or LEAST_ROWS) < LEAST_ROWS:
+            if ends is not None and name in SAMPLED and (self.rows or MIN_ROWS) < MIN_ROWS:
                 yield f"{name} has an interval over {self.rows} rows"
             if ends is not None and value is not None and _outside(value, *ends):
                 yield f"{name} {value:.4g} is outside its own interval, {ends[0]:.4g} to {ends[1]:.4g}"
@@ -85,7 +85,7 @@ class Fidelity(Record):
     def computed_gain_lost(self) -> float | None:
         """The share of the gain that the artifact lost, computed from the losses; None if there was no gain."""
         gain = self.computed_gain
-        if gain is None or gain <= LEAST_GAIN or self.loss is None or self.loss_trained is None:
+        if gain is None or gain <= MIN_GAIN or self.loss is None or self.loss_trained is None:
             return None
         return (self.loss - self.loss_trained) / gain
 

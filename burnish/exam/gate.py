@@ -20,8 +20,8 @@ from .thresholds import Gate
 # bench/results/quantization-2026-11-28.md the lowest row's KL was 0.13 of the KL over all rows.
 # This matters only for exams with one or two rows.
 CLEAR_PASS_SHARE = 0.1
-LEAST_ROWS = 10  # rows that a message requests if there is no interval
-MOST_ROWS = 10_000  # if more are needed, the figure is so close to its limit that rows would not decide it
+MIN_ROWS = 10  # rows that a message requests if there is no interval
+MAX_ROWS = 10_000  # if more are needed, the figure is so close to its limit that rows would not decide it
 MORE_ROWS = "raise data.eval_split, exam.rows or exam.tokens and train again"
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -106,7 +106,7 @@ def judge_recorded(fidelity: Fidelity, gate: Gate) -> tuple[Verdict, str]:
     lost = _gain_lost(fidelity)
     figures = {**{name: getattr(fidelity, name) for name in points}, "gain_lost": lost}
     ends = {f"{name}_ci": None if value is None else (value, value) for name, value in figures.items()}
-    return judge(fidelity.model_copy(update={"gain_lost": lost, "rows": LEAST_ROWS, **ends}), gate)
+    return judge(fidelity.model_copy(update={"gain_lost": lost, "rows": MIN_ROWS, **ends}), gate)
 
 
 def _at_most(m: Measure) -> Finding | None:
@@ -119,18 +119,20 @@ def _at_most(m: Measure) -> Finding | None:
     if m.interval is None:
         if m.value * CLEAR_PASS_SHARE > m.limit:
             return Finding("fail", f"{m.name} {m.shown(m.value)} is {word} {m.shown(m.limit)}")
-        said = f"{m.name} {m.shown(m.value)} (limit {m.shown(m.limit)}) is from {m.rows or 1} row, without an interval"
-        return Finding("inconclusive", f"{said}: examine at least {LEAST_ROWS} rows ({MORE_ROWS})")
+        detail = (
+            f"{m.name} {m.shown(m.value)} (limit {m.shown(m.limit)}) is from {m.rows or 1} row, without an interval"
+        )
+        return Finding("inconclusive", f"{detail}: examine at least {MIN_ROWS} rows ({MORE_ROWS})")
     low, high = m.interval
     across = sorted((m.shown(low), m.shown(high)), key=lambda text: float(text.rstrip("%")))
     known = f"{m.name} {m.shown(m.value)} (95% interval {across[0]} to {across[1]} over {m.rows} rows)"
     if low > m.limit or (m.limit == 0 and m.of_share):
         return Finding("fail", f"{known} is {word} {m.shown(m.limit)}")
     needed = rows_needed(m.value, m.interval, m.rows, m.limit)
-    if needed > MOST_ROWS:
+    if needed > MAX_ROWS:
         return Finding("inconclusive", f"{known} is at the limit of {m.shown(m.limit)}: more rows would not decide it")
-    told = f"about {needed:,.0f} held-out rows would decide it ({MORE_ROWS})"
-    return Finding("inconclusive", f"{known} may be {word} {m.shown(m.limit)}: {told}")
+    advice = f"about {needed:,.0f} held-out rows would decide it ({MORE_ROWS})"
+    return Finding("inconclusive", f"{known} may be {word} {m.shown(m.limit)}: {advice}")
 
 
 def _gain_lost(f: Fidelity) -> float | None:

@@ -65,8 +65,8 @@ class ExamMemory:
     def line(self) -> str:
         """Return one line for the log."""
         parts = {"a layer in float32": self.layer, "its activations": self.activations, "hidden states": self.states}
-        said = ", ".join(f"{name} {gib(count)}" for name, count in parts.items())
-        return f"memory {gib(self.peak)} ({said}; logits after them {gib(self.head)})"
+        shown = ", ".join(f"{name} {gib(count)}" for name, count in parts.items())
+        return f"memory {gib(self.peak)} ({shown}; logits after them {gib(self.head)})"
 
     @staticmethod
     def of(sizes: Sizes, lengths: Sequence[int]) -> ExamMemory:

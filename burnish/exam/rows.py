@@ -23,7 +23,7 @@ from .scores import Floats, Ints, TopLogprobs
 
 QUESTIONS, REFERENCE, ANSWERS = "rows.jsonl", "reference.safetensors", "answers.json"
 
-MOST_ID = 2**31  # llama.cpp ids are 32-bit
+MAX_ID = 2**31  # llama.cpp ids are 32-bit
 
 
 class ExamError(FileError):
@@ -139,13 +139,13 @@ def _read(directory: Path) -> Exam:
 def _check(exam: Exam) -> None:
     """Raise ValueError if questions and answers do not match."""
     for number, q in enumerate(exam.questions, start=1):
-        ids_fit = all(type(i) is int and 0 <= i < MOST_ID for i in q.input_ids)
+        ids_fit = all(type(i) is int and 0 <= i < MAX_ID for i in q.input_ids)
         if not ids_fit or not all(0 <= a <= b <= len(q.input_ids) for a, b in q.spans):
             raise ValueError(f"{QUESTIONS}: question {number} has invalid ids or spans")
-    asked = sum(len(q.positions) for q in exam.questions)
+    expected = sum(len(q.positions) for q in exam.questions)
     answered = {len(part) for part in (exam.trained.ids, exam.trained.logp, exam.trained.true, exam.base_true)}
-    if answered != {asked}:
-        raise ValueError(f"{REFERENCE} answers {sorted(answered)} positions, {QUESTIONS} has {asked}")
+    if answered != {expected}:
+        raise ValueError(f"{REFERENCE} answers {sorted(answered)} positions, {QUESTIONS} has {expected}")
 
 
 def choose(questions: Iterable[Question], rows: int, tokens: int) -> list[Question]:

@@ -4,7 +4,7 @@ All calls use llama.cpp's C functions (ctypes), where a C++ exception ends the p
 sizes are checked here before each call.
 """
 
-from .context import MOST_SEQUENCES, Context
+from .context import MAX_SEQUENCES, Context
 from .model import Model
 from .probe import check
 from .quantize import Quantized, quantization_types, quantize
@@ -12,7 +12,7 @@ from .runtime import LlamaError, cpu_variant
 from .score import score, score_chunks
 
 __all__ = [
-    "MOST_SEQUENCES",
+    "MAX_SEQUENCES",
     "Context",
     "LlamaError",
     "Model",

@@ -15,7 +15,7 @@ from .model import Model
 from .runtime import LlamaError, api, runtime
 
 Floats = npt.NDArray[np.float32]
-MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ, a compile-time constant of llama.cpp
 
 # as in llama_cpp, but returning a plain number: llama_cpp creates a new pointer object on every call
 _logits_address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
@@ -44,7 +44,7 @@ class Context:
         otherwise n_ctx is split evenly among sequences. Sliding-window layers keep every cell (swa_full)."""
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_ubatch, n_batch)
-        params.n_seq_max, params.kv_unified = min(n_seq_max, MOST_SEQUENCES), unified
+        params.n_seq_max, params.kv_unified = min(n_seq_max, MAX_SEQUENCES), unified
         # llama.cpp asserts one output per sequence; 0 means one per batch token
         params.n_outputs_max = max(n_outputs_max, params.n_seq_max) if n_outputs_max else 0
         params.n_threads = params.n_threads_batch = threads or cpu_count()
@@ -111,7 +111,7 @@ class Context:
             raise LlamaError(f"batch token {index} has no logits: they were not requested")
         row = self._rows.get(address)
         if row is None:  # cached, because creating a view takes 40 us and llama.cpp's rows don't move
-            if len(self._rows) > MOST_SEQUENCES:
+            if len(self._rows) > MAX_SEQUENCES:
                 self._rows.clear()
             row = self._rows[address] = np.ctypeslib.as_array(
                 (ctypes.c_float * self.model.n_vocab).from_address(address)

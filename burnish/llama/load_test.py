@@ -16,7 +16,7 @@ from .runtime import LlamaError
 BATCHES = (40, 3, 1)
 CELLS = 64
 TEXT = "Naïve café 你好 🙂\n\tx = 1_234.5  <s></s><|im_end|>\x00 THEY'RE"
-MOST_PIECES = 50_000
+MAX_PIECES = 50_000
 
 
 @dataclass(frozen=True)
@@ -55,5 +55,5 @@ def _use_vocabulary(model: Model) -> None:
     model.eog_ids()
     for parse in (True, False):
         model.tokenize(TEXT, add_special=True, parse_special=parse)
-    for token in range(0, model.n_vocab, 1 + model.n_vocab // MOST_PIECES):
+    for token in range(0, model.n_vocab, 1 + model.n_vocab // MAX_PIECES):
         model.piece(token, special=True)

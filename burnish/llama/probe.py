@@ -20,7 +20,7 @@ from .runtime import LlamaError, library_files
 
 TEST_VERSION = 2
 # the test reads the whole file: the time limit for a small file, and the speed of a slow disk
-LEAST_TEST_S, TEST_BYTES_PER_S = 60, 50_000_000
+MIN_TEST_S, TEST_BYTES_PER_S = 60, 50_000_000
 ASSERTION = re.compile(r"GGML_ASSERT\(.*\)|(?<=what\(\):)\s+.*")
 
 
@@ -67,7 +67,7 @@ def record(note: Path, path: Path, fault: str) -> None:
 def run(path: Path, amx: str) -> tuple[str, bool]:
     """Return what failed, or "", and whether the failure is permanent: running out of memory or time is not."""
     limits = children.Limits.of(path.stat().st_size, 0)
-    limit_s = LEAST_TEST_S + path.stat().st_size / TEST_BYTES_PER_S
+    limit_s = MIN_TEST_S + path.stat().st_size / TEST_BYTES_PER_S
     try:
         done = subprocess.run(
             children.confined(limits, "burnish.llama", "load-test", "--amx", amx, str(path.resolve())),

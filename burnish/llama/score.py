@@ -65,8 +65,8 @@ def _score_one(context: Context, ids: Sequence[int], positions: Sequence[int], c
         while end < min(last, start + chunk) and outputs < SCORE_CHUNK_ROWS:
             outputs += end in wanted
             end += 1
-        asked = [p in wanted for p in range(start, end)]
-        code = context.decode(ids[start:end], range(start, end), [0] * (end - start), asked)
+        with_logits = [p in wanted for p in range(start, end)]
+        code = context.decode(ids[start:end], range(start, end), [0] * (end - start), with_logits)
         if code:
             raise LlamaError(f"{context.model.path}: llama.cpp could not decode the row (code {code})")
         rows = [context.logits(p - start).copy() for p in range(start, end) if p in wanted]

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 # measured: 270 to 350 stack bytes per text byte for every expression in llama-vocab.cpp (GCC 12, -O2)
 STACK_PER_BYTE = 768
-LEAST_STACK = 1 << 20
+MIN_STACK = 1 << 20
 # below this length any thread's stack is sufficient, and starting a thread would take longer than the call
 LONG_BYTES = 4096
 
@@ -28,7 +28,7 @@ def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
 
     Raises LlamaError if the stack can't be allocated. Untouched pages use no memory.
     """
-    size = (LEAST_STACK + text_bytes * STACK_PER_BYTE + 4095) // 4096 * 4096
+    size = (MIN_STACK + text_bytes * STACK_PER_BYTE + 4095) // 4096 * 4096
     results: list[Result] = []
     errors: list[BaseException] = []
 

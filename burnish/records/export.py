@@ -26,7 +26,7 @@ from ..fields import (
 from .train import free_variables
 
 Kind = Literal["safetensors", "gguf", "gguf-lora"]
-MOST_ARTIFACTS = 200
+MAX_ARTIFACTS = 200
 Threshold = Annotated[Finite, Field(ge=0, le=1e9)]
 
 
@@ -78,7 +78,7 @@ class ExportRecord(StageRecord):
     train_sha256: Sha256
     gate: Annotated[dict[Word, Threshold], Field(max_length=100)] = {}
     merge: Merge
-    artefacts: Annotated[list[Artifact], Field(max_length=MOST_ARTIFACTS)]
+    artefacts: Annotated[list[Artifact], Field(max_length=MAX_ARTIFACTS)]
     default: InsidePath | None
     no_gguf: Text | None = None
     chat_template_sha256: Sha256 | None

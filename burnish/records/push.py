@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..fields import MOST_ITEMS, InsidePath, Sha256, StageRecord, Versions, Word
+from ..fields import MAX_ITEMS, InsidePath, Sha256, StageRecord, Versions, Word
 
 REPO = r"^[\w-][\w.-]*/[\w-][\w.-]*$"
 
@@ -18,6 +18,6 @@ class PushRecord(StageRecord):
     train_sha256: Sha256 | None = None
     repo: Annotated[str, Field(max_length=200, pattern=REPO)]
     commit: Word
-    files: Annotated[list[InsidePath], Field(max_length=MOST_ITEMS)]
+    files: Annotated[list[InsidePath], Field(max_length=MAX_ITEMS)]
     public: bool = False
     versions: Versions = {}

@@ -14,10 +14,10 @@ from .export import ExportRecord
 from .verdicts import contradictions
 
 AnyRecord = TypeVar("AnyRecord", bound=StageRecord)
-MOST_BYTES = 8 << 20
+MAX_BYTES = 8 << 20
 READ_VERSION = 1
-MOST_DIGITS = 20
-MOST_SHOWN, MOST_FAULTS = 60, 20
+MAX_DIGITS = 20
+MAX_SHOWN, MAX_FAULTS = 60, 20
 
 
 class RecordError(Exception):
@@ -40,7 +40,7 @@ def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
         record = kind.model_validate_json(data, strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        faults = [_fault(detail) for detail in found[:MOST_FAULTS]]
+        faults = [_fault(detail) for detail in found[:MAX_FAULTS]]
         more = len(found) - len(faults)
         raise RecordError(faults + ([f"and {more} more faults"] if more > 0 else [])) from None
     if isinstance(record, ExportRecord) and (faults := list(contradictions(record))):
@@ -50,8 +50,8 @@ def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
 
 def _json(data: bytes) -> dict[str, Any]:
     """Parse the bytes as a JSON object. Rejects duplicate keys and non-finite numbers."""
-    if len(data) > MOST_BYTES:
-        raise RecordError([f"the file: it has {len(data):,} bytes, expected at most {MOST_BYTES:,}"])
+    if len(data) > MAX_BYTES:
+        raise RecordError([f"the file: it has {len(data):,} bytes, expected at most {MAX_BYTES:,}"])
     try:
         content = json.loads(
             data.decode("utf-8"),
@@ -74,7 +74,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         seen = set[str]()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise RecordError([f"{twice[:MOST_SHOWN]}: the key occurs twice in one object"])
+        raise RecordError([f"{twice[:MAX_SHOWN]}: the key occurs twice in one object"])
     return content
 
 
@@ -84,13 +84,13 @@ def _constant(name: str) -> None:
 
 def _float(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise RecordError([f"the file: {text[:MOST_SHOWN]} is too large for a number"])
+        raise RecordError([f"the file: {text[:MAX_SHOWN]} is too large for a number"])
     return value
 
 
 def _int(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise RecordError([f"the file: {text[:MOST_SHOWN]} is too large for a number"])
+    if len(text) > MAX_DIGITS:
+        raise RecordError([f"the file: {text[:MAX_SHOWN]} is too large for a number"])
     return int(text)
 
 
@@ -102,12 +102,12 @@ def _fault(detail: ErrorDetails) -> str:
         what = "expected a sha256: 64 hex digits"
     what = what[:1].lower() + what[1:]
     missing = detail["type"] == "missing" or isinstance(detail["input"], Record)
-    return f"{where[: 3 * MOST_SHOWN]}: {what}" + ("" if missing else f"; found {_shown(detail['input'])}")
+    return f"{where[: 3 * MAX_SHOWN]}: {what}" + ("" if missing else f"; found {_shown(detail['input'])}")
 
 
 def _shown(value: Any) -> str:
     """Format a value for a message; lists and objects are only named, long strings truncated."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = json.dumps(value[:MOST_SHOWN] if isinstance(value, str) else value, default=str)
-    return text if len(text) <= MOST_SHOWN + 2 else f"{text[:MOST_SHOWN]}..."
+    text = json.dumps(value[:MAX_SHOWN] if isinstance(value, str) else value, default=str)
+    return text if len(text) <= MAX_SHOWN + 2 else f"{text[:MAX_SHOWN]}..."

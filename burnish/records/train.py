@@ -11,7 +11,7 @@ from ..chat import RESERVED_VARIABLES
 from ..fields import (
     LICENCE_KEYS,
     LONGEST_PATH,
-    MOST_COUNT,
+    MAX_COUNT,
     Count,
     Date,
     InsidePath,
@@ -147,7 +147,7 @@ class TrainRecord(StageRecord):
     tool_dialect: Word | None = None  # the template's tool-call format; None: none, or unknown
     reasoning_format: Word | None = None  # the template's reasoning format
     special_tokens: Literal["text", "parse"] = "parse"  # special strings in messages; older runs parsed them
-    max_length: Annotated[int, Field(ge=1, le=MOST_COUNT)]  # as configured, not limited to the base's context
+    max_length: Annotated[int, Field(ge=1, le=MAX_COUNT)]  # as configured, not limited to the base's context
     metrics: TrainMetrics
     exam: ExamRef
     versions: Versions

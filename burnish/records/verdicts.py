@@ -16,8 +16,8 @@ def judged(examined: Examined, gate: Gate, merged: Artifact | None = None) -> Ar
     verdict, why = judge(examined.fidelity, gate)
     if merged is not None and merged.verdict != "pass":
         state = "fails" if merged.verdict == "fail" else "is inconclusive"
-        told = f"the merge it was made from {state}: {merged.why}"
-        why = told if verdict == "pass" else f"{told}; {why}"
+        cause = f"the merge it was made from {state}: {merged.why}"
+        why = cause if verdict == "pass" else f"{cause}; {why}"
         verdict = max(verdict, merged.verdict, key=RANK.__getitem__)
     return with_verdict(examined, verdict, why)
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-MOST_BYTES = 512 << 20
+MAX_BYTES = 512 << 20
 # the interrupt repeats, because Python ignores it in some places, such as finalizers
 AGAIN_S = 0.05
 # CPU seconds that native code may run beyond the limit
@@ -83,7 +83,7 @@ class _Process:
 _PROCESS = _Process()
 
 
-def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MOST_BYTES) -> Result:
+def bounded(call: Callable[[], Result], seconds: float, most_bytes: int = MAX_BYTES) -> Result:
     """Run `call`; return its result or raise its exception, or BoundExceeded if it exceeds a limit.
 
     `seconds` is CPU time. Time is limited only in the main thread, memory only on Linux.

@@ -16,11 +16,11 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # maximum characters in a rendering, far above any chat
-MOST_OUTPUT = 64_000_000
+MAX_OUTPUT = 64_000_000
 # Python's integers are unbounded: 10**10**10 would never finish and can't be interrupted
-MOST_BITS = 4096
+MAX_BITS = 4096
 # floats do not have more decimal places
-MOST_PLACES = 400
+MAX_PLACES = 400
 
 
 class OutputTooLong(Exception):
@@ -45,8 +45,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * (max(right, 0) if operator == "**" else 1)
-            if bits + (right.bit_length() if operator == "*" else 0) > MOST_BITS:
-                raise OverflowError(f"an integer of more than {MOST_BITS} bits")
+            if bits + (right.bit_length() if operator == "*" else 0) > MAX_BITS:
+                raise OverflowError(f"an integer of more than {MAX_BITS} bits")
         return super().call_binop(context, operator, left, right)
 
     @staticmethod
@@ -55,8 +55,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         parts, size = [], 0
         for piece in pieces:
             size += len(piece)
-            if size > MOST_OUTPUT:
-                raise OutputTooLong(f"it wrote more than {MOST_OUTPUT // 10**6} million characters")
+            if size > MAX_OUTPUT:
+                raise OutputTooLong(f"it wrote more than {MAX_OUTPUT // 10**6} million characters")
             parts.append(piece)
         return "".join(parts)
 
@@ -82,7 +82,7 @@ def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, *
 
 
 def _round(value: float, precision: int = 0, method: Any = "common") -> float:
-    if abs(precision) > MOST_PLACES:
+    if abs(precision) > MAX_PLACES:
         raise OverflowError(f"round to {precision} places")
     return filters.do_round(value, precision, method)
 

@@ -36,13 +36,13 @@ def answers(exam: Exam | None, train: TrainRecord) -> list[Answers]:
     """Return the exam's sample answers, read as the server would read them."""
     if exam is None:
         return []
-    asked = [question for question in exam.questions if question.kind == "heldout"]
+    heldout = [question for question in exam.questions if question.kind == "heldout"]
     return [
         Answers(
             sample.prompt,
             *(list(_parts(text, question, train)) for text in (sample.base, sample.trained, sample.expected)),
         )
-        for sample, question in zip(exam.samples, asked, strict=False)
+        for sample, question in zip(exam.samples, heldout, strict=False)
     ]
 
 

@@ -17,7 +17,7 @@ from .axis import Axis, number
 
 WIDTH, HEIGHT = 440, 270  # view box units, roughly CSS pixels on a wide page
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 26, 42
-MOST_POINTS = 800  # per curve; longer curves keep only each section's lowest and highest point
+MAX_POINTS = 800  # per curve; longer curves keep only each section's lowest and highest point
 MEANS = 60  # a noisy curve with over four times as many points is drawn faint, with this many means on top
 DOTTED_BELOW = 40  # curves with fewer points are drawn with dots
 BAR_HEIGHT, BAR_GAP, NAME_WIDTH, VALUE_WIDTH = 20, 8, 106, 58
@@ -56,7 +56,7 @@ def curves(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
     """Draw curves on shared axes; long noisy curves are faint with means on top."""
     svg = _frame(title, x, y)
     for one in series:
-        points = thin(one.points, MOST_POINTS)
+        points = thin(one.points, MAX_POINTS)
         _path(svg, [_place(x, y, p) for p in points], f"line {one.colour}" + " faint" * one.smoothed)
         if one.smoothed:
             _path(svg, [_place(x, y, p) for p in means(one.points)], f"line {one.colour}")

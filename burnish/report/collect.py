@@ -15,8 +15,8 @@ from ..run import CONFIG, Run, RunError
 
 METRICS = "logs/metrics.jsonl"
 BINS_WANTED = 24
-MOST_NUMBER = 10**15
-MOST_CONFIG_BYTES = 1 << 20
+MAX_NUMBER = 10**15
+MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def _points(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < MOST_NUMBER)
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < MAX_NUMBER)
 
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path, MOST_CONFIG_BYTES)
+        return read_text(path, MAX_CONFIG_BYTES)
     except (OSError, UnicodeDecodeError):
         return ""

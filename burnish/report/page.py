@@ -86,8 +86,8 @@ def headline(view: View) -> Headline:
         f"It is the smallest GGUF that passes ({size(served.bytes)}; {passing} of {len(export.artefacts)} artifacts"
         f" pass){_kept_gain(served.fidelity)}. {_gain(view)}"
     )
-    if told := qualified(export.gate):
-        return Headline(f"serve loads {served.path}, with looser thresholds", f"{why} It was {told}.", "open")
+    if remark := qualified(export.gate):
+        return Headline(f"serve loads {served.path}, with looser thresholds", f"{why} It was {remark}.", "open")
     return Headline(f"serve loads {served.path}", why, "pass")
 
 

@@ -12,7 +12,7 @@ from .axis import Axis, number
 from .chart import Labelled, Series, bars, curves, histogram, scatter
 from .collect import View
 
-LEAST_KL = 1e-9  # nats; float32 can't distinguish smaller values from 0, and a log axis needs values above 0
+MIN_KL = 1e-9  # nats; float32 can't distinguish smaller values from 0, and a log axis needs values above 0
 MEANS_NOTE = "faint: every logged step; strong: the mean"
 LEGEND = {"pass": "artifact, passes", "fail": "artifact, fails", "inconclusive": "artifact, inconclusive"}
 
@@ -101,7 +101,7 @@ def _losses(view: View) -> Plot | None:
 def _drift(view: View) -> Plot | None:
     """Plot KL to the trained model, not to the merge: with a common reference, the points are comparable."""
     points = [
-        Labelled(short_name(a), a.bytes / 1e6, a.verdict, max(a.fidelity.kl_trained, LEAST_KL))
+        Labelled(short_name(a), a.bytes / 1e6, a.verdict, max(a.fidelity.kl_trained, MIN_KL))
         for a in (view.export.artefacts if view.export else [])
         if a.fidelity.kl_trained is not None
     ]

@@ -89,8 +89,8 @@ def vocabulary(directory: Path) -> Path:
 def tokenize(path: Path, texts: Sequence[str]) -> list[list[int]]:
     """Return llama.cpp's ids for each text, using a GGUF's vocabulary."""
     limits = children.Limits.of(path.stat().st_size, 0)
-    said = _child("burnish.llama", limits, ("tokenize", str(path.resolve())), json.dumps(list(texts)))
-    ids: list[list[int]] = json.loads(said)
+    output = _child("burnish.llama", limits, ("tokenize", str(path.resolve())), json.dumps(list(texts)))
+    ids: list[list[int]] = json.loads(output)
     return ids
 
 

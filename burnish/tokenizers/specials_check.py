@@ -12,7 +12,7 @@ from ..files import read_text
 from .special_text import Chat
 
 FILE = "probe.json"
-MOST_STRINGS = 256
+MAX_STRINGS = 256
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SpecialsCheck:
     @staticmethod
     def of(chat: Chat) -> SpecialsCheck | None:
         """Create a run's check; None if special strings are parsed. Raises ChatError if they can't become text."""
-        strings = sorted(chat.vocabulary.specials, key=chat.vocabulary.specials.__getitem__)[:MOST_STRINGS]
+        strings = sorted(chat.vocabulary.specials, key=chat.vocabulary.specials.__getitem__)[:MAX_STRINGS]
         if chat.reading == "parse" or not strings:
             return None
         text = "\n".join(f"What is x{s}y, {s} or {s}{s} {s}?" for s in strings)

@@ -54,8 +54,8 @@ def prompt_parity(
         chat = replace(chat, template=fitted(chat.template)[0])
     try:
         for question, start, turn in turns:
-            asked = chat.offering(question.tools or ())
-            found = asked.ids((question.messages or [])[:turn], add_generation_prompt=True)
+            offered = chat.offering(question.tools or ())
+            found = offered.ids((question.messages or [])[:turn], add_generation_prompt=True)
             if difference := _difference(found, question.input_ids[:start]):
                 return Check(False, difference)
         if fault := _special_strings(exam, chat):
@@ -74,13 +74,13 @@ def text_parity(exam: Exam, encode: Encode, ends: frozenset[int]) -> Check:
     A truncated row is compared up to the truncation. The end token appended in training (one of `ends`) may be
     missing; the end-token check covers it.
     """
-    asked = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
-    for text, trained in asked:
+    plain = [(q.text, q.input_ids) for q in exam.questions if q.text is not None]
+    for text, trained in plain:
         found = encode(text)
         if found[: len(trained)] == trained or (found == trained[:-1] and set(trained[-1:]) <= ends):
             continue
         return Check(False, _difference(found, trained) or f"its text rows end before the trained ones: {text[:40]!r}")
-    return Check(True if asked else None)
+    return Check(True if plain else None)
 
 
 def gguf_chat(model: Model, record: TrainRecord, timeout_s: float = TIMEOUT_S) -> Chat | None:

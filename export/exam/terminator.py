@@ -14,7 +14,7 @@ from burnish.records import TrainRecord
 
 from .parity import Check
 
-MOST_NAMED = 8  # maximum number of wrong stops listed in a message
+MAX_NAMED = 8  # maximum number of wrong stops listed in a message
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _inside(ids: list[int], ends: Ends) -> Iterator[int]:
 
 def _named(tokens: list[int], ends: Ends) -> str:
     """Format the first few tokens with id and text, for messages."""
-    shown = ", ".join(f"{i} {text!r}" if (text := ends.text(i)) else str(i) for i in tokens[:MOST_NAMED])
-    return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > MOST_NAMED else ''})"
+    shown = ", ".join(f"{i} {text!r}" if (text := ends.text(i)) else str(i) for i in tokens[:MAX_NAMED])
+    return f"{len(tokens)} tokens ({shown}{', …' if len(tokens) > MAX_NAMED else ''})"
 
 
 def checkpoint_ends(directory: Path, tokenizer: Any, record: TrainRecord) -> Ends:

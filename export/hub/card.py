@@ -41,18 +41,18 @@ def card(s: Publication) -> str:
 
 
 def _metadata(s: Publication) -> str:
-    said: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if s.base_on_hub:
-        said["base_model"] = s.base_on_hub
-        said["base_model_relation"] = "finetune" if s.artifacts else "adapter"
-    said.update(s.train.base.license)
+        metadata["base_model"] = s.base_on_hub
+        metadata["base_model_relation"] = "finetune" if s.artifacts else "adapter"
+    metadata.update(s.train.base.license)
     if s.merged or s.adapter:
-        said["library_name"] = "transformers" if s.merged else "peft"
-    said["pipeline_tag"] = "text-generation"
+        metadata["library_name"] = "transformers" if s.merged else "peft"
+    metadata["pipeline_tag"] = "text-generation"
     tags = (
         ["burnish", "lora"] + ["gguf"] * bool(s.ggufs) + ["conversational"] * (s.train.chat_template_sha256 is not None)
     )
-    return f"---\n{yaml.safe_dump({**said, 'tags': tags}, sort_keys=False, allow_unicode=True)}---\n"
+    return f"---\n{yaml.safe_dump({**metadata, 'tags': tags}, sort_keys=False, allow_unicode=True)}---\n"
 
 
 def _head(s: Publication) -> str:
@@ -143,9 +143,9 @@ def _general(s: Publication) -> list[str]:
 
 
 def _base(s: Publication) -> str:
-    said = {key: _line(value) for key, value in s.train.base.license.items()}
-    named = " ".join(said[key] for key in ("license", "license_name") if key in said)
-    licence = f"{named}{' (' + said['license_link'] + ')' if 'license_link' in said else ''}, by its own metadata"
+    terms = {key: _line(value) for key, value in s.train.base.license.items()}
+    named = " ".join(terms[key] for key in ("license", "license_name") if key in terms)
+    licence = f"{named}{' (' + terms['license_link'] + ')' if 'license_link' in terms else ''}, by its own metadata"
     revision = f", revision `{s.train.base.revision}`" if s.train.base.revision else ""
     merge = s.export.merge if s.export else None
     onto = (
@@ -159,7 +159,7 @@ def _base(s: Publication) -> str:
         "## Base and licence",
         "",
         f"- Base: {_linked(s)}{revision}, sha256 over its files `{s.train.base.sha256}`",
-        f"- Licence of the base: {licence if said else UNKNOWN}. The base's licence also applies to a fine-tune.",
+        f"- Licence of the base: {licence if terms else UNKNOWN}. The base's licence also applies to a fine-tune.",
         f"- In training the base was stored in {held}; {onto}.",
         "",
     ])  # fmt: skip
@@ -232,10 +232,10 @@ def _variables(s: Publication) -> list[str]:
     """Return instructions for setting the chat template's variables, if any, in other servers."""
     if not s.template_kwargs:
         return []
-    said = _line(json.dumps(s.template_kwargs, ensure_ascii=False))
+    variables = _line(json.dumps(s.template_kwargs, ensure_ascii=False))
     return [
-        f"- Its chat template was rendered with `{said}`; Burnish's server sets this itself, llama-server needs"
-        f" `--chat-template-kwargs {shlex.quote(said)}`, others `chat_template_kwargs` in the request."
+        f"- Its chat template was rendered with `{variables}`; Burnish's server sets this itself, llama-server needs"
+        f" `--chat-template-kwargs {shlex.quote(variables)}`, others `chat_template_kwargs` in the request."
     ]
 
 

@@ -24,7 +24,7 @@ SUMS = "SHA256SUMS"
 SIXTEEN_BIT_OR_MORE = frozenset({"F16", "BF16", "F32"})
 # checkpoint and adapter files: weights, configs, the tokenizer, templates
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
-MOST_RECORD_BYTES, MOST_CONFIG_BYTES = 8 << 20, 1 << 20
+MAX_RECORD_BYTES, MAX_CONFIG_BYTES = 8 << 20, 1 << 20
 
 
 class PushError(UserError):
@@ -131,7 +131,7 @@ def _records(s: Publication) -> Iterator[tuple[str, bytes]]:
         path = s.run.inside(name)
         if path.is_file():
             try:
-                yield name, read_regular(path, MOST_CONFIG_BYTES if name == CONFIG else MOST_RECORD_BYTES)
+                yield name, read_regular(path, MAX_CONFIG_BYTES if name == CONFIG else MAX_RECORD_BYTES)
             except OSError as error:
                 raise PushError(f"{path}: can't be read: {error.strerror}") from None
 

@@ -60,12 +60,12 @@ def _export_record(run: Run, push: PushSection) -> ExportRecord | None:
 def _merged_settings(run: Run, given: PushSection) -> PushSection:
     """Return the push settings from training, overridden by the given ones."""
     try:
-        asked = PushSection.model_validate(run.settings().get("push", {}))
+        configured = PushSection.model_validate(run.settings().get("push", {}))
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(map(str, ("push", *found["loc"])))
         raise PushError(f"{run.path / CONFIG}: {where}: {found['msg']}") from None
-    return asked.model_copy(update=given.model_dump(include=given.model_fields_set))
+    return configured.model_copy(update=given.model_dump(include=given.model_fields_set))
 
 
 def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artifact, ...]:
@@ -76,23 +76,23 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artifact
         raise ConfigError(
             f"push.what: {', '.join(unknown) or 'nothing'}{did_you_mean(''.join(unknown[:1]), {*KINDS, *types})}"
         )
-    asked = [
+    selected = [
         a for a in export.artefacts if _group(a) in push.what or (a.kind == "gguf" and a.quantization in push.what)
     ]
-    for failed in [a for a in asked if a.verdict != "pass"]:
-        told = f"{failed.path} {failed.outcome}: {failed.why}"
+    for failed in [a for a in selected if a.verdict != "pass"]:
+        remark = f"{failed.path} {failed.outcome}: {failed.why}"
         if push.allow_failed:
-            warn(f"{told}; it is published because push.allow_failed is set, and the card says so")
+            warn(f"{remark}; it is published because push.allow_failed is set, and the card says so")
         elif failed.quantization in push.what:
-            raise PushError(f"run '{run.id}': {told}; push.allow_failed true publishes it anyway")
+            raise PushError(f"run '{run.id}': {remark}; push.allow_failed true publishes it anyway")
         else:
-            say(f"push: left out: {told}")
+            say(f"push: left out: {remark}")
     if not push.allow_failed and not any(a.verdict == "pass" for a in export.artefacts):
         raise PushError(
             f"run '{run.id}': no artifact passed its exam, so nothing is published: see {run.path}/report.html;"
             " push.allow_failed true publishes it anyway, and the card says so"
         )
-    chosen = tuple(a for a in asked if a.verdict == "pass" or push.allow_failed)
+    chosen = tuple(a for a in selected if a.verdict == "pass" or push.allow_failed)
     if not chosen and "adapter" not in push.what:
         raise PushError(f"run '{run.id}': nothing in push.what ({', '.join(push.what)}) passed its exam")
     return chosen

@@ -54,14 +54,14 @@ def _merged(s: Publication) -> list[str]:
     if s.merged is None:
         return []
     chat = s.train.chat_template_sha256 is not None
-    asked = f'[{{"role": "user", "content": "{QUESTION}"}}]' if chat else '"Once upon a time"'
+    prompt = f'[{{"role": "user", "content": "{QUESTION}"}}]' if chat else '"Once upon a time"'
     answer = '["generated_text"][-1]["content"]' if chat else '["generated_text"]'
     return [
         "transformers:",
         "",
         "    from transformers import pipeline",
         f'    model = pipeline("text-generation", model="{s.repo}", dtype="auto")',
-        f"    print(model({asked}, max_new_tokens=128)[0]{answer})",
+        f"    print(model({prompt}, max_new_tokens=128)[0]{answer})",
         "",
         "vLLM (an OpenAI-compatible server on port 8000):",
         "",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from burnish.errors import UserError
 
 NAME = "adapter_config.json"
-MOST_BYTES, MOST_FAULTS, MOST_RANK = 1 << 24, 5, 1 << 16
+MAX_BYTES, MAX_FAULTS, MAX_RANK = 1 << 24, 5, 1 << 16
 # keys that the merge handles or that don't affect its arithmetic; any other key with a value is rejected by name
 HARMLESS = frozenset({
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -32,9 +32,9 @@ REFUSED = {
 PLAIN_INITIALISATIONS = (True, False, "gaussian", "eva")
 # regular expressions that can take exponential time: a repeated group, or many repetitions
 REPEATED_GROUP = re.compile(r"\)\s*[*+?{]")
-MOST_REPETITIONS, MOST_EXPRESSION = 2, 500
+MAX_REPETITIONS, MAX_EXPRESSION = 2, 500
 
-Rank = Annotated[int, Field(strict=True, ge=1, le=MOST_RANK)]
+Rank = Annotated[int, Field(strict=True, ge=1, le=MAX_RANK)]
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Row = Annotated[int, Field(strict=True, ge=0)]
 Switch = Annotated[bool, Field(strict=True)]
@@ -80,8 +80,8 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MergeError(f"{path}: the adapter's configuration is {'not a file' if path.exists() else 'missing'}")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES:,} bytes")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise MergeError(f"{path}: the adapter's configuration can't be read: {error}") from None
@@ -93,7 +93,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _described(error: ValidationError) -> list[str]:
     """Return one fault per key, since pydantic reports an error for each member of a union."""
     faults = {e["loc"][0]: f"{e['msg']}, found {str(e['input'])[:60]!r}" for e in reversed(error.errors())}
-    return [f"{key}: {fault}" for key, fault in reversed(faults.items())][:MOST_FAULTS]
+    return [f"{key}: {fault}" for key, fault in reversed(faults.items())][:MAX_FAULTS]
 
 
 def _refused(config: dict[str, Any]) -> list[str]:
@@ -115,7 +115,7 @@ def _expressions(config: dict[str, Any]) -> list[str]:
     for key in ("rank_pattern", "alpha_pattern"):
         for expression in config.get(key) or {}:
             repeated = len(re.findall(r"[*+]|\{\d*,", expression))
-            if len(expression) > MOST_EXPRESSION or REPEATED_GROUP.search(expression) or repeated > MOST_REPETITIONS:
+            if len(expression) > MAX_EXPRESSION or REPEATED_GROUP.search(expression) or repeated > MAX_REPETITIONS:
                 faults.append(f"{key}: '{expression[:60]}' repeats groups or repeats too often: simplify it")
                 continue
             try:

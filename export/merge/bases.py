@@ -31,13 +31,13 @@ TOKENIZER_FILES = (
 MergeBase = Literal["dequantized", "original"]
 
 
-def merge_bases(asked: str, record: TrainRecord) -> tuple[list[MergeBase], str]:
+def merge_bases(setting: str, record: TrainRecord) -> tuple[list[MergeBase], str]:
     """Return the bases to merge onto, and the reason if there is only one."""
-    if asked == "original":
+    if setting == "original":
         return ["original"], "set by merge.base"
     if record.quantization == "none":
         return ["original"], "the base was not quantized in training"
-    if asked == "dequantized":
+    if setting == "dequantized":
         return ["dequantized"], "set by merge.base"
     return ["dequantized", "original"], ""
 

@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HEADER_ALIGNMENT_BYTES = 8
 LENGTH_BYTES = 8
-MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 SLICE_VALUES = 1 << 20  # 4 MB in float32, to fit into the CPU cache
 SLICE_ROWS = 64  # slice lengths are multiples of this, so that slices contain whole blocks of 64 values
 AHEAD_BYTES = 16 << 20  # read-ahead requested from the kernel while the previous slice is processed
@@ -122,7 +122,7 @@ def file_sources(file: Path) -> list[Source]:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(LENGTH_BYTES))
-            if length > min(size, MOST_HEADER_BYTES):
+            if length > min(size, MAX_HEADER_BYTES):
                 raise ValueError(f"its header should have {length:,} bytes, but the file has {size:,}")
             header: dict[str, Any] = json.loads(stream.read(length))
         entries = dict(header)

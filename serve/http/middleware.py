@@ -40,9 +40,9 @@ class Middleware:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        asked, path = scope["path"], normalize(scope["path"])
+        raw_path, path = scope["path"], normalize(scope["path"])
         scope["path"] = path
-        record = AccessRecord(self.log, request_id(headers), scope["method"], asked, quiet=path in OPEN_PATHS)
+        record = AccessRecord(self.log, request_id(headers), scope["method"], raw_path, quiet=path in OPEN_PATHS)
         state = scope.setdefault("state", {})
         state["request_id"] = record.id
         listed = self.exposure.allows(headers.get("origin"))

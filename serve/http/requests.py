@@ -101,11 +101,11 @@ def count(request: ChatRequest | CompletionRequest, prompts: int, settings: Serv
     if len(request.stops) > settings.max_stops:
         text = f"Invalid 'stop': expected at most {settings.max_stops} stop strings, found {len(request.stops)}."
         raise ApiError(400, text, param="stop", code="array_above_max_length")
-    asked = (request.n or 1) * prompts
-    if asked > settings.max_choices:
-        text = f"Invalid 'n': expected at most {settings.max_choices} choices in total, found {asked}."
+    count = (request.n or 1) * prompts
+    if count > settings.max_choices:
+        text = f"Invalid 'n': expected at most {settings.max_choices} choices in total, found {count}."
         raise ApiError(400, text, param="n", code="integer_above_max_value")
-    return asked
+    return count
 
 
 def sampling(request: Sampling, served: Served, number: int) -> SamplingParams:

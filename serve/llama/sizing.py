@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from burnish.llama import MOST_SEQUENCES, Context, Model
+from burnish.llama import MAX_SEQUENCES, Context, Model
 from burnish.machine import cpu_count, memory_available_bytes
 
 from ..artifact import ServeError
@@ -85,7 +85,7 @@ def measure(model: Model, context: int, settings: ModelSettings) -> Size:
     if settings.layout == "unified" or (
         settings.layout == "auto" and affordable < context * _min_separate(wanted, settings)
     ):
-        slots = min(2 * wanted, MOST_SEQUENCES)
+        slots = min(2 * wanted, MAX_SEQUENCES)
         cells = _padded(min(affordable, context * wanted))
         return Size(slots, wanted, cells, cells, True, cells * each, _threads(settings), min(context, cells))
     running = wanted if settings.max_sequences else max(1, min(wanted, affordable // context))
@@ -106,7 +106,7 @@ def _separate(running: int, affordable: int, context: int, each: int, settings: 
             "--layout unified"
         )
     # one more slot than sequences can run, so that a cached prefix survives a full load and gaps can be closed
-    slots = min(running + 1, MOST_SEQUENCES)
+    slots = min(running + 1, MAX_SEQUENCES)
     cells = per_slot * slots
     return Size(slots, running, cells, per_slot, False, cells * each, _threads(settings), min(context, per_slot))
 

@@ -115,8 +115,8 @@ class Cli:
                 started.kill()
                 started.wait()
                 raise
-            said = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (out, err)]
-        return subprocess.CompletedProcess(list(arguments), code, *said)
+            output = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (out, err)]
+        return subprocess.CompletedProcess(list(arguments), code, *output)
 
     def fresh(self, *arguments: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command in a new interpreter, as a user does, with its own imports, seeds and hashes."""

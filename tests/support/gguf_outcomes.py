@@ -45,13 +45,13 @@ def serve(path: Path) -> int:
     return FINE
 
 
-def outcome(call: Callable[[Path], int], path: Path, said: Path) -> int:
+def outcome(call: Callable[[Path], int], path: Path, output_path: Path) -> int:
     """Call a function in a fork; return the exit code or the negative signal number."""
     child = os.fork()
     if child == 0:
         signal.alarm(LIMIT_S)
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
-        with said.open("wb", buffering=0) as file:
+        with output_path.open("wb", buffering=0) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         try:
@@ -72,17 +72,17 @@ def main(first: int, count: int) -> None:
     wrong: list[str] = []
     slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        path, said = Path(folder, "mutant.gguf"), Path(folder, "said")
+        path, output_path = Path(folder, "mutant.gguf"), Path(folder, "said")
         for seed in range(first, first + count):
             path.write_bytes(mutant(seed))
             began = time.monotonic()
-            code = outcome(probe, path, said)
+            code = outcome(probe, path, output_path)
             slowest = max(slowest, time.monotonic() - began)
             counts[str(code)] = counts.get(str(code), 0) + 1
-            if code == FINE and (after := outcome(serve, path, said)) not in (FINE, REFUSED):
-                wrong.append(f"{seed}: passed the load test, then ended with {after}: {said.read_text()[-400:]}")
+            if code == FINE and (after := outcome(serve, path, output_path)) not in (FINE, REFUSED):
+                wrong.append(f"{seed}: passed the load test, then ended with {after}: {output_path.read_text()[-400:]}")
             elif code == UNEXPECTED:
-                wrong.append(f"{seed}: {said.read_text()[-400:]}")
+                wrong.append(f"{seed}: {output_path.read_text()[-400:]}")
     print(json.dumps({"counts": counts, "wrong": wrong, "slowest_s": round(slowest, 1)}))
 
 

@@ -147,13 +147,13 @@ def made(command: list[str], environment: dict[str, str] | None = None) -> Itera
     deadline = threading.Timer(START_TIMEOUT_S, os.killpg, (process.pid, signal.SIGKILL))
     deadline.start()
     try:
-        said = []
+        output = []
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if "ready: http" in line:
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(output))
         deadline.cancel()
         yield
     finally:

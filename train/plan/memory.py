@@ -113,8 +113,8 @@ def _quantizations(settings: TrainSettings, cuda: bool) -> list[str]:
 
 
 def _checkpointing(settings: TrainSettings) -> list[bool]:
-    asked = settings.train.gradient_checkpointing
-    return [False, True] if asked == "auto" else [asked]
+    setting = settings.train.gradient_checkpointing
+    return [False, True] if setting == "auto" else [setting]
 
 
 def _fits(settings: TrainSettings, candidate: Plan, lengths: Sequence[int], cuda: bool) -> bool:

@@ -49,8 +49,8 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
     if not settings.lora.resume_adapter:
         check_targets(model, settings.lora.target_modules)
     _warn_of_adapters(settings)
-    asked, settings = settings, with_adapter(_as_stored(settings, prepared), model)
-    _warn_of_overridden(asked.lora, settings.lora)
+    requested, settings = settings, with_adapter(_as_stored(settings, prepared), model)
+    _warn_of_overridden(requested.lora, settings.lora)
     lengths = [len(row.input_ids) for row in prepared.train]
     shape, found = shape_of(model), _machine(settings, world)
     planned = plan(settings, shape, lengths, found)
@@ -115,16 +115,16 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
             warn(f"lora.resume_adapter {directory}: was trained on {base}, here it is used for {settings.base.id}")
 
 
-def _warn_of_overridden(asked: LoraSection, continued: LoraSection) -> None:
+def _warn_of_overridden(requested: LoraSection, continued: LoraSection) -> None:
     """Warn about settings overridden by the adapter that training starts from."""
-    if (continued.r, continued.lora_alpha) != (asked.r, asked.lora_alpha):
+    if (continued.r, continued.lora_alpha) != (requested.r, requested.lora_alpha):
         warn(
             f"lora.r and lora_alpha are taken from the adapter that training starts from: {continued.r} and"
             f" {continued.lora_alpha}"
         )
     for name in ("lora_dropout", "target_modules", "bias", "use_rslora"):
-        was, now = getattr(asked, name), getattr(continued, name)
-        if name in asked.model_fields_set and was != now:
+        was, now = getattr(requested, name), getattr(continued, name)
+        if name in requested.model_fields_set and was != now:
             warn(f"lora.{name} is taken from the adapter that training starts from: {now}")
 
 

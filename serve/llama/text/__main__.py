@@ -55,12 +55,12 @@ def main() -> int:
     return 0
 
 
-def _examined(said: dict[str, Any] | None, dialect: str | None) -> tuple[ChatTemplate | None, str | None, Found]:
+def _examined(data: dict[str, Any] | None, dialect: str | None) -> tuple[ChatTemplate | None, str | None, Found]:
     """Return the server's template, why no chat can be rendered, and how the template writes calls and reasoning.
 
     `dialect`: the recorded one, with which training proved its rows.
     """
-    template = ChatTemplate(**{**said, "shape": Shape(**said["shape"])}) if said else None
+    template = ChatTemplate(**{**data, "shape": Shape(**data["shape"])}) if data else None
     fault = _fault(template)
     if template is None or fault is not None:
         return template, fault, Found()

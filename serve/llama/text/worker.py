@@ -11,7 +11,7 @@ from typing import Any
 
 from burnish.chat import ChatError
 from burnish.llama import LlamaError, Model
-from burnish.rendering.bounds import MOST_BYTES, address_space, private_memory
+from burnish.rendering.bounds import MAX_BYTES, address_space, private_memory
 from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
 from ...decoding.constraints.check import checked
@@ -148,7 +148,7 @@ def serve(connection: socket.socket, tokenizer: TextCodec, timeout_s: float) -> 
 def _limit() -> None:
     """Lower the resource limits of this process, irrevocably."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    limit = address_space() + MOST_BYTES + STACK_BYTES
+    limit = address_space() + MAX_BYTES + STACK_BYTES
     limit = limit if soft == resource.RLIM_INFINITY else min(soft, limit)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
