@@ -27,10 +27,12 @@ class PushSection(Strict):
     """The publish target; if set for training, it is checked before training starts."""
 
     repo: str | None = Field(
-        None, pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$", description="owner/name on the Hub; none: don't publish"
+        None,
+        pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$",
+        description="owner/name on the Hub; if unset, nothing is published",
     )
     what: list[str] = Field(
-        ["gguf", "merged", "adapter"], description="what to publish: gguf, merged, adapter, or a GGUF type (Q8_0)"
+        ["gguf", "merged", "adapter"], description="what to publish: gguf, merged, adapter, or a GGUF type such as Q8_0"
     )
 
     @field_validator("what")
@@ -43,8 +45,10 @@ class PushSection(Strict):
             )
         return [OTHER_NAMES.get(name, name) for name in value]
 
-    public: bool = Field(False, description="make the repository public; else it is private")
-    allow_failed: bool = Field(False, description="also publish what failed its exam; the card then says so")
+    public: bool = Field(False, description="make the repository public instead of private")
+    allow_failed: bool = Field(
+        False, description="also publish artifacts that failed their exam; the model card says so"
+    )
 
 
 def check_target(api: HfApi, push: PushSection, needed_bytes: int = 0) -> str:

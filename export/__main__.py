@@ -37,10 +37,10 @@ from burnish.versions import line as version_line
 from .settings import ExportSettings
 
 COMMANDS = {
-    "run": "merge the adapter, make GGUF files, examine them and write export.json",
+    "run": "merge the adapter, create GGUF files, examine them and write export.json",
     "examine": "examine a GGUF file or merged directory against a run's exam; exit code 1 unless it passes",
     "push": "publish passing artifacts on the Hub, with records and a model card; private unless push.public",
-    "card": "print the model card that push would publish, without network access",
+    "card": "print the model card that push would publish; needs no network",
 }
 
 
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
             command.usage = "python -m export examine ARTIFACT [--config FILE] [--section.key VALUE ...]"
         if name == "push":
             command.add_argument(
-                "--dry-run", "--dry_run", action="store_true", help="list the files and sizes, without network access"
+                "--dry-run", "--dry_run", action="store_true", help="list the files and their sizes; needs no network"
             )
     return parser
 

@@ -19,9 +19,11 @@ FOUR_BIT = frozenset({"nf4", "fp4", "int4", "4bit", "4-bit", "merged_4bit", "bnb
 class RunSection(Strict):
     """The run to export."""
 
-    root: str = Field("runs", description="directory of all runs")
-    name: str | None = Field(None, description="the run; none: the newest trained run")
-    base: str | None = Field(None, description="the base model's new location, if it has moved; checked by its sha256")
+    root: str = Field("runs", description="directory for all runs")
+    name: str | None = Field(None, description="name of the run; if unset, the newest trained run")
+    base: str | None = Field(
+        None, description="new location of the base model, if it has moved; verified by its sha256"
+    )
 
 
 class MergeSection(Strict):
@@ -31,7 +33,7 @@ class MergeSection(Strict):
         "auto", description="merge onto the base as quantized in training, the original 16-bit base, or the better one"
     )
     dtype: Literal["auto", "float16", "bfloat16"] = Field(
-        "auto", description="type of the merged weights; auto: float16 unless a value overflows it"
+        "auto", description="dtype of the merged weights; auto: float16 unless a value overflows"
     )
 
     @field_validator("dtype", mode="before")
@@ -44,13 +46,13 @@ class MergeSection(Strict):
             )
         return value
 
-    max_shard_bytes: int = Field(4_000_000_000, ge=1_000_000, description="largest size of one safetensors file")
+    max_shard_bytes: int = Field(4_000_000_000, ge=1_000_000, description="maximum size of a safetensors file in bytes")
 
 
 class GgufSection(Strict):
-    """The GGUF files to make; F16 (or BF16) is always made."""
+    """The GGUF files to create; F16 (or BF16) is always created."""
 
-    quants: list[str] = Field(default=["Q8_0", "Q4_K_M"], description="llama.cpp's quantization types by name")
+    quants: list[str] = Field(default=["Q8_0", "Q4_K_M"], description="quantization types, by their names in llama.cpp")
 
     @field_validator("quants", mode="before")
     @classmethod
@@ -59,28 +61,31 @@ class GgufSection(Strict):
 
 
 class GateSection(Strict):
-    """The gate's thresholds on the exam's figures."""
+    """Thresholds that the exam's figures must meet."""
 
     max_kl: float = Field(
         DEFAULTS["max_kl"],
         gt=0.0,
         allow_inf_nan=False,
-        description="largest mean KL to the reference, nats per token, on held-out responses and on general text",
+        description="maximum mean KL to the reference in nats per token, on held-out responses and on general text",
     )
     min_top1: float = Field(
-        DEFAULTS["min_top1"], ge=0.0, le=1.0, description="smallest share of positions with the same likeliest token"
+        DEFAULTS["min_top1"],
+        ge=0.0,
+        le=1.0,
+        description="minimum fraction of positions with the same most likely token",
     )
     max_gain_lost: float = Field(
         DEFAULTS["max_gain_lost"],
         ge=0.0,
         allow_inf_nan=False,
-        description="largest share of training's loss gain that may be lost",
+        description="maximum fraction of the loss improvement from training that may be lost",
     )
     min_gain: float = Field(
         DEFAULTS["min_gain"],
         ge=0.0,
         allow_inf_nan=False,
-        description="smallest gain, nats per token, for which a lost share is judged",
+        description="minimum loss improvement, in nats per token, for which the lost fraction is judged",
     )
 
 
@@ -110,5 +115,5 @@ class ExportSettings(Strict):
     gate: GateSection = Field(default_factory=GateSection)
     push: PushSection = Field(default_factory=PushSection)
     template_timeout_s: float = Field(
-        TIMEOUT_S, gt=0, le=3600, description="most processor time to compile a template or to render one chat, seconds"
+        TIMEOUT_S, gt=0, le=3600, description="maximum CPU seconds to compile a template or to render one conversation"
     )

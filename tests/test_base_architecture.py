@@ -1,4 +1,4 @@
-"""What a base is, read from config.json, and what llama.cpp's converter says of it."""
+"""The kind of a base model, read from config.json, and the error messages of llama.cpp's converter."""
 
 from __future__ import annotations
 

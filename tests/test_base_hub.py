@@ -1,4 +1,4 @@
-"""Base models by their hub id, against the double: what is fetched, and one clear line where it can't be."""
+"""Base models by their hub id, against a fake Hub: which files are downloaded, and one-line errors."""
 
 from __future__ import annotations
 

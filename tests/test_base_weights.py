@@ -1,4 +1,4 @@
-"""Weight files that can't be loaded are said by their headers: pointers, files cut short, a broken index."""
+"""Weight files that can't be loaded are detected by their headers: pointers, truncated files, an invalid index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The merge bench creates real models, compares both merges, and names each exceeded bound."""
+"""The merge benchmark creates real models, compares both merges, and reports exceeded limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tool-call bench: rows from the leaderboard's questions, and its rules for right calls."""
+"""The tool-call benchmark: rows from the leaderboard's questions, and its rules for correct calls."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_types_become_those_of_json_schema_also_of_a_parameter_called_type() -> 
     ],
 )
 def test_argument_is_right_as_the_leaderboard_has_it(change: dict[str, Any], good: bool) -> None:
-    """An argument changed to None is left out; `days` may be left out."""
+    """An argument set to None is omitted; `days` is optional."""
     given = {key: value for key, value in {**GIVEN, **change}.items() if value is not None}
     assert right(question({"geo.weather": ACCEPTED}), [("geo.weather", given)]) is good
 

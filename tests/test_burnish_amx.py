@@ -1,4 +1,4 @@
-"""AMX is decided for each file, and a crash of a process is reported in one line."""
+"""AMX is enabled per file, and a crashed process is reported in one line."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_quantized_files_use_amx_and_float_files_do_not(
 def test_load_test_result_is_cached_per_file(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its outcome is kept until the file changes; a real child computes with the file."""
+    """The result is cached until the file changes; a real child process computes with the file."""
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     runs = []
     real = probe.run
@@ -142,7 +142,7 @@ def test_signal_in_a_child_process_becomes_an_export_error() -> None:
 
 
 def supervised(body: str) -> subprocess.Popen[str]:
-    """Start a supervised process that runs `body` once it has said "started"."""
+    """Start a supervised process that runs `body` after it has printed "started"."""
     program = f"""
         import os, signal, sys, time
         from burnish.process import supervise

@@ -88,7 +88,7 @@ NAMING = (
 
 
 def test_templates_from_tokenizer_and_gguf_render_the_same_text(base_directory: Path) -> None:
-    """A template that names every special token, and one that is the base's own."""
+    """A template that uses every special token, and the template of the base."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)
@@ -105,7 +105,7 @@ def test_templates_from_tokenizer_and_gguf_render_the_same_text(base_directory: 
 
 
 class Gguf:
-    """The metadata of a byte-level vocabulary without a BOS: llama.cpp answers 11 when it is asked for its id."""
+    """The metadata of a byte-level vocabulary without a BOS token, for which llama.cpp returns id 11."""
 
     n_vocab, bos_id, chat_template = 20, 11, NAMING
 
@@ -117,7 +117,7 @@ class Gguf:
 
 
 class Broken(Gguf):
-    """A template that can't be parsed, and an id that is none."""
+    """A template that can't be parsed, and an invalid token id."""
 
     chat_template = "{{ bos_token }} {% if"
 

@@ -1,4 +1,4 @@
-"""Settings: three sources in order of precedence; every fault names its source."""
+"""Settings: three sources in order of precedence; every error names its source."""
 
 from __future__ import annotations
 

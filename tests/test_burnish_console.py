@@ -1,4 +1,4 @@
-"""Terminal output: characters that a terminal would obey or hide are escaped."""
+"""Terminal output: control characters and invisible characters are escaped."""
 
 from __future__ import annotations
 

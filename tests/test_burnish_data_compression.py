@@ -109,7 +109,7 @@ def test_decompression_bomb_is_rejected_before_unpacking(
 
 @pytest.mark.parametrize("content", [b" ", b"a"])
 def test_decompression_bomb_uses_little_memory(tmp_path: Path, content: bytes) -> None:
-    """Two GiB of one character in a process that may have one."""
+    """Decompress 2 GiB of one character in a process limited to 1 GiB."""
     bomb = gzip.compress(content * (1 << 26), 9)
     (tmp_path / "x.jsonl.gz").write_bytes(bomb * 32)
     program = (
@@ -177,7 +177,7 @@ def test_unsupported_file_types_are_named(tmp_path: Path, content: bytes, expect
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])
 def test_columnar_bomb_is_rejected_before_unpacking(kind: str, tmp_path: Path) -> None:
-    """Twenty kilobytes that hold 600 MiB in one batch."""
+    """A 20 kB file that decompresses to 600 MiB in one batch."""
     table, path = pa.table({"text": ["a" * (1 << 20)] * 600}), tmp_path / f"rows.{kind}"
     if kind == "parquet":
         pq.write_table(table, path, compression="zstd", use_dictionary=False)

@@ -1,4 +1,4 @@
-"""CSV as written by programs: every dialect gives the same cells; extra columns and rows are skipped with a note."""
+"""CSV as written by programs: every dialect gives the same cells; extra columns and rows are skipped and reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def written(
 
 
 def read(path: Path, text: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the prompts and completions of a CSV file, and what was said of it."""
+    """Return the prompts and completions of a CSV file, and the notes about it."""
     path.write_bytes(text.encode())
     notes: list[str] = []
     return [(row.value["prompt"], row.value["completion"]) for row in read_rows(path, notes)], notes

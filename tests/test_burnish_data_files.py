@@ -1,4 +1,4 @@
-"""The reader: the same rows in any file format give the same result, and every fault is named with its line."""
+"""The reader: the same rows in any file format give the same result, and every error has its line."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_errors_after_other_rows_on_a_line_have_a_column(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.parquet"])
 def test_only_line_breaks_end_a_line(tmp_path: Path, name: str) -> None:
-    """What str.splitlines cuts at is text like any other, in every kind of file."""
+    """Characters at which str.splitlines splits are ordinary text in every file format."""
     cells = [f"a{c}b{c}" for c in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
     path = tmp_path / name
     if path.suffix == ".parquet":
@@ -267,7 +267,7 @@ def test_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
 
 
 def test_directory_hash_covers_the_files_that_are_read(tmp_path: Path) -> None:
-    """A run of its own below the data, or git's files, must not make it other data."""
+    """A run directory or git files inside the data directory must not change its hash."""
     (tmp_path / "a.jsonl").write_text('{"text": "boat"}\n')
     before = data_sha256(tmp_path)
     for other in ("runs/x/train.json", ".git/HEAD", "README.md"):

@@ -1,4 +1,4 @@
-"""The row formats: each is converted to messages, and every faulty row is named with a suggestion."""
+"""The row formats: each is converted to messages, and every invalid row is reported with a suggestion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in other forms: pandas' frames, rows by id, turns and rows as JSON in a text, Parquet, Arrow, directories."""
+"""Rows in other layouts: DataFrames, rows by id, turns and rows as JSON text, Parquet, Arrow, directories."""
 
 from __future__ import annotations
 

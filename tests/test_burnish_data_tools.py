@@ -1,4 +1,4 @@
-"""Rows with tools: every form that data has becomes the same turns, and calls that do not fit are named."""
+"""Rows with tools: every format is read as the same turns, and invalid calls are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tool calls and thoughts: what a template writes is read back exactly, whole or in any pieces."""
+"""Tool calls and reasoning: text written by a template is parsed back exactly, at once or in chunks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def found(name: str) -> Found:
 
 
 def written(name: str, calls: list[Call], **answer: Any) -> tuple[str, bool]:
-    """Return a turn of calls as the server gets it, without its end, and whether the prompt opened its thought."""
+    """Return a turn with calls as generated, without its end token, and whether the prompt opened its reasoning."""
     facts = found(name)
     template = replace(tool_template(name), shape=facts.shape)
     question = {"role": "user", "content": "go"}

@@ -1,4 +1,4 @@
-"""The chat templates of known models: which dialect each has, and that its calls are read back.
+"""The chat templates of known models: the dialect of each, and that its calls are parsed back.
 
 They are in llama.cpp's source archive, which is fetched once; this project has no copy.
 """

@@ -50,7 +50,7 @@ def test_error_names_the_right_line() -> None:
 
 
 def test_exam_with_line_separators_is_unchanged_after_loading(tmp_path: Path) -> None:
-    """A run whose exam could not be read back could never be exported."""
+    """If the exam could not be loaded, the run could not be exported."""
     messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
     asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
     answers = TopLogprobs(np.zeros((6, TOP), np.int32), np.zeros((6, TOP), np.float32), np.zeros(6, np.float32))
@@ -70,7 +70,7 @@ def test_template_with_crlf_is_stored_as_transformers_reads_it(tmp_path: Path) -
 
 @pytest.mark.parametrize("folder", PRODUCT)
 def test_splitlines_is_never_used_to_read_files(folder: str) -> None:
-    """It splits at characters that occur in ordinary texts: burnish.files reads lines."""
+    """str.splitlines splits at characters that occur in ordinary text; use burnish.files to read lines."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sorted((ROOT / folder).rglob("*.py"))

@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**31)
 
 
 def clustered(rng: np.random.Generator, rows: int, skewed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows of unequal length whose tokens share much of their value: mean 1 where skewed (as KL is), else 0."""
+    """Draw rows of unequal length with correlated tokens: mean 1 if skewed (like KL), otherwise 0."""
     row = np.repeat(np.arange(rows), rng.integers(5, 60, rows))
     if skewed:
         return rng.gamma(2, 1 / 2, rows)[row] * rng.gamma(0.5, 2, len(row)), row
@@ -35,7 +35,7 @@ def test_interval_has_its_nominal_coverage(rows: int, skewed: bool, least: float
 
 
 def test_tokens_of_one_row_are_not_counted_as_independent() -> None:
-    """Repeating a row adds no information; an interval by token would shrink with the row's length."""
+    """Repeating tokens adds no information; an interval over tokens would shrink with the length of the row."""
     rng = np.random.default_rng(1)
     values, row = rng.normal(0, 1, 8), np.arange(8)
     short, long = estimate(values, row), estimate(np.repeat(values, 100), np.repeat(row, 100))

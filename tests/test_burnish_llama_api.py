@@ -28,14 +28,14 @@ def is_api(node: ast.AST) -> bool:
 
 
 def functions_and_types() -> Needs:
-    """Everything that is written as api.NAME."""
+    """Return every name used as api.NAME."""
     return {
         n.attr: file for file, tree in trees() for n in ast.walk(tree) if isinstance(n, ast.Attribute) and is_api(n)
     }
 
 
 def library_functions() -> Needs:
-    """The functions of ggml and gguf that llama_cpp has no wrapper for: base_function("NAME", ...)."""
+    """Return the functions of ggml and gguf without a wrapper in llama_cpp: base_function("NAME", ...)."""
     calls = ((file, n) for file, tree in trees() for n in ast.walk(tree) if isinstance(n, ast.Call))
     return {
         str(n.args[0].value): file
@@ -45,9 +45,9 @@ def library_functions() -> Needs:
 
 
 def parameters() -> dict[tuple[str, str], str]:
-    """The fields of parameter structures that are set: (the function that makes the defaults, field) -> module.
+    """Return the parameter fields that are set: (function that returns the defaults, field) -> module.
 
-    ctypes takes any attribute without a word, so a field that was renamed would be set to no effect.
+    ctypes accepts any attribute, so setting a renamed field would have no effect and raise no error.
     """
     found: dict[tuple[str, str], str] = {}
     for file, tree in trees():
@@ -69,7 +69,7 @@ def defaults_made(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
 
 
 def dropped(there: Any, names: Needs) -> list[str]:
-    """Return sentences about the names that the given llama_cpp no longer has."""
+    """Return one message per name that this llama_cpp no longer has."""
     version = getattr(llama_cpp, "__version__", "of unknown version")
     return [
         f"llama_cpp {version} has no '{name}' any more; burnish/llama/{file} needs it"

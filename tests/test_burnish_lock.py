@@ -93,7 +93,7 @@ def test_run_is_named_before_it_is_locked() -> None:
 
 
 def test_lock_check_needs_no_write_permission(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS gives an exclusive lock only to a file that is open for writing."""
+    """NFS grants an exclusive lock only on a file opened for writing."""
     kinds: list[int] = []
     with lock.hold(run, "training"):
         pass

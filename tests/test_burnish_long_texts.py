@@ -1,4 +1,4 @@
-"""llama.cpp's tokenizer on texts that would crash it or take minutes: the same ids, in linear time."""
+"""llama.cpp's tokenizer with texts that would crash it or take minutes: the same ids in linear time."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_user_defined_control_token_is_text_unless_parsed(
 
 
 def test_overlapping_special_strings_are_not_split() -> None:
-    """llama.cpp takes the longest first, wherever it is; the first from the left would be cut here."""
+    """llama.cpp matches the longest token first, anywhere in the text; matching from the left would split it."""
     divider = division.Divider({"<a>": False, "a>bbbb<": False})
     text = "<a>bbbb<a>" + "x" * division.PIECE
     assert list(divider.pieces("y" * division.PIECE + text)) == ["y" * division.PIECE + text]

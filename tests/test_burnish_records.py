@@ -66,7 +66,7 @@ def test_unknown_fields_are_kept(good: Run) -> None:
 
 
 def test_records_of_version_1_are_read(good: Run) -> None:
-    """They had no gate, no intervals, no number of rows, no versions, no licence and no parent."""
+    """Records of version 1 lack gate, intervals, number of rows, versions, licence and parent."""
     train, export = read_both(good)
     assert export.gate == {} and export.artefacts[0].fidelity.rows is None and train.special_tokens == "parse"
     assert parse(PushRecord, json.dumps({

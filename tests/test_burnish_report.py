@@ -1,4 +1,4 @@
-"""report.html is made from whatever a run has, is self-contained, and shows data as text."""
+"""report.html is created from any partial run, is self-contained, and shows data as text."""
 
 from __future__ import annotations
 

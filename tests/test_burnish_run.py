@@ -1,4 +1,4 @@
-"""Records and files are written atomically, and a damaged record is named."""
+"""Records and files are written atomically, and damaged records are reported."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def selected(run: Run) -> Publication:
 
 
 def linked_away(run: Run, name: str) -> Path:
-    """Move a part of the run to another place and link to it; returns that place."""
+    """Move a part of the run elsewhere and link to it; return its new path."""
     place = run.path.parent / "elsewhere" / name
     place.parent.mkdir(parents=True)
     (run.path / name).rename(place)

@@ -1,4 +1,4 @@
-"""Text in messages stays text, with transformers' tokenizers and llama.cpp's; nothing else about the ids changes."""
+"""Text in messages never becomes a special token, with the tokenizers of transformers and llama.cpp."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_chat_without_special_strings_keeps_its_token_ids(text: str, chat: Chat)
 @given(text=plain)
 @hypothesis
 def test_encoding_in_pieces_equals_encoding_whole(text: str, chat: Chat) -> None:
-    """The slow path gives the same result where it is not needed."""
+    """The slow path gives the same result for text that does not need it."""
     whole = chat.template.render(user(text), add_generation_prompt=True)
     spans = tuple((start, end) for start, end, _ in chat._finder.find(whole))
     assert chat.encode(Prompt(whole, spans)) == chat.vocabulary.parse(whole)
@@ -96,7 +96,7 @@ def test_text_never_becomes_a_control_token_and_round_trips(
 
 @pytest.fixture(scope="module")
 def sides(tokenizer: Any, model: Model) -> tuple[Chat, ...]:
-    """The same base's chat, from transformers' files and from the GGUF."""
+    """The chat encoders of one base, from its transformers files and from its GGUF."""
     made = (
         (templates.from_tokenizer(tokenizer, DATE), vocabulary.from_tokenizer(tokenizer)),
         (templates.from_gguf(model, DATE), vocabulary.from_gguf(model)),
@@ -137,7 +137,7 @@ def test_forged_turn_is_text_unless_special_tokens_is_parse(chat: Chat) -> None:
 def test_message_text_never_becomes_a_special_token_in_any_template(
     source: str, message: dict[str, Any], chat: Chat
 ) -> None:
-    """Other fields, parts that join to a special string, strings that appear when something between is removed."""
+    """Other fields, parts that together form a special string, and strings that appear after a removal."""
     made = Chat(ChatTemplate(source, DATE), chat.vocabulary)
     ids = made.ids([{"role": "tool", **message}])
     start, end = (chat.vocabulary.specials[s] for s in ("<|im_start|>", "<|im_end|>"))
@@ -145,7 +145,7 @@ def test_message_text_never_becomes_a_special_token_in_any_template(
 
 
 def test_templates_can_inspect_text_with_special_strings(chat: Chat) -> None:
-    """Reasoning is dropped from history, blanks are stripped and lengths counted, with special strings in the text."""
+    """Templates drop reasoning, strip whitespace and count characters in text with special strings."""
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] | trim }}"
         "{{ m.content | length }}<|im_end|>{% endfor %}"
@@ -164,7 +164,7 @@ def test_special_strings_in_tools_and_variables_are_text(chat: Chat) -> None:
 
 
 def own_tokenizer(*tokens: AddedToken, prefix: str | None = None) -> Any:
-    """A small tokenizer: byte-level, or with SentencePiece's blanks if `prefix` names their scheme."""
+    """A small tokenizer: byte-level, or SentencePiece-like with the given prepend scheme."""
     letters = (
         sorted(pre_tokenizers.ByteLevel.alphabet()) if prefix is None else ["<unk>", "▁", *map(chr, range(33, 127))]
     )
@@ -219,7 +219,7 @@ def test_reasoning_and_call_markers_are_tokens_only_in_assistant_turns() -> None
 
 
 def test_tokens_that_look_special_are_classified_like_llama_cpp() -> None:
-    """llama.cpp's converter makes CONTROL tokens of them; other added tokens are read in any text, there and here."""
+    """llama.cpp's converter makes them CONTROL tokens; other added tokens are matched in any text by both."""
     made = own_tokenizer(AddedToken("<|looks|>", normalized=False), AddedToken("<tool>", normalized=False))
     known = vocabulary.from_tokenizer(made)
     assert set(known.specials) == {"<|looks|>"}
@@ -237,7 +237,7 @@ def test_string_normalized_into_a_special_token_is_text() -> None:
 
 
 def test_user_defined_tokens_in_text_are_split() -> None:
-    """gpt-oss's control tokens: llama.cpp makes user-defined ones of them, which parse_special=False does not stop."""
+    """llama.cpp makes gpt-oss's control tokens user-defined; parse_special=False does not prevent matching them."""
     made = own_tokenizer(special("<|start|>"), special("<|message|>"), special("<|end|>"))
     known = vocabulary.from_tokenizer(made)
     assert known.always_parsed == {"<|start|>", "<|message|>"}

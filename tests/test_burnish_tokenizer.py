@@ -1,4 +1,4 @@
-"""tokenizer.json is used as written, and what is saved gives the same ids in transformers and in llama.cpp."""
+"""tokenizer.json is used unchanged, and saved tokenizers give the same ids in transformers and llama.cpp."""
 
 from __future__ import annotations
 

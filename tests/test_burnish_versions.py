@@ -1,4 +1,4 @@
-"""Recorded versions are those that run, in a clone and in an image, without imports."""
+"""Recorded versions are those in use, in a clone and in an image, read without imports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(json.dumps([versions(("torch", "never-published-package")), sorted({"torch
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """The sources as an image has them: no git."""
+    """The sources as in an image, without git."""
     (tmp_path / "burnish").mkdir()
     for name in ("pyproject.toml", "burnish/__init__.py", "burnish/versions.py"):
         shutil.copyfile(ROOT / name, tmp_path / name)

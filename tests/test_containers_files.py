@@ -138,7 +138,7 @@ def test_runner_auto_is_local_and_docker_is_an_error_without_an_engine(no_engine
 
 
 def test_paths_on_the_command_line_are_mounted(tmp_path: Path) -> None:
-    """With a docker that only prints its arguments: data, a config's values and a base are mounted in place."""
+    """A fake docker prints its arguments: data, paths in a config, and a base are mounted at their own paths."""
     fake = tmp_path / "bin"
     fake.mkdir()
     (fake / "docker").write_text('#!/bin/sh\ncase "$1 $2" in "compose run") echo "$@" ;; esac\n')

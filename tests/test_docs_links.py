@@ -1,4 +1,4 @@
-"""Every link between the pages leads to an existing file and heading."""
+"""Every link between the pages points to an existing file and heading."""
 
 from __future__ import annotations
 

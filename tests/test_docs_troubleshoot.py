@@ -1,4 +1,4 @@
-"""The messages of docs/troubleshoot.md are those that the code prints."""
+"""The messages quoted in docs/troubleshoot.md exist in the code."""
 
 from __future__ import annotations
 

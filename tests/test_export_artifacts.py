@@ -1,4 +1,4 @@
-"""Artifacts: made and examined once, again where a file or the settings changed; a GGUF is no better than its merge."""
+"""Artifacts are created and examined once, again after changes; a GGUF is never better than its merge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIDELITY = Fidelity(
 
 @dataclass
 class Fake:
-    """A format that writes one small file and notes what was asked of it."""
+    """A format that writes one small file and records its calls."""
 
     path: str = "gguf/a-Q8_0.gguf"
     kind: Kind = "gguf"
@@ -117,7 +117,7 @@ def test_changed_artifacts_are_created_again(tmp_path: Path, change: str) -> Non
     [("nothing", True), ("content", False), ("removed", False), ("key", False), ("other run", False)],
 )
 def test_unchanged_gguf_of_an_earlier_export_is_kept(tmp_path: Path, change: str, kept: bool) -> None:
-    """Another type is requested now, but the file still exists and serve may load it."""
+    """A different type is requested, but the file still exists and serve may load it."""
     run_id = "other" if change == "other run" else tmp_path.name
     earlier = produce(job(tmp_path), Fake(f"gguf/{run_id}-Q8_0.gguf"))
     if change == "content":

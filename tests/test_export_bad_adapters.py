@@ -1,4 +1,4 @@
-"""Adapters that are damaged, odd or hostile: an export says in one line what is wrong with them, and exits with 2."""
+"""Damaged, unusual or hostile adapters: export reports the problem in one line and exits with 2."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def raw(change: Callable[[bytes], bytes]) -> Break:
 
 
 def instead(name: str, make: Callable[[Path], object]) -> Break:
-    """Put something else in the place of a file."""
+    """Replace a file with something else."""
 
     def apply(directory: Path) -> None:
         (directory / name).unlink()

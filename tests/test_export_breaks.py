@@ -1,6 +1,6 @@
-"""Deliberate breaks, each as it happens between the tools of the field; the gate catches each by name.
+"""Deliberate breaks, as they happen in practice between tools; the gate reports each by name.
 
-A small Llama really learns twenty-four rows here, so that what is broken is something that was learned.
+A small Llama is trained on 24 rows first, so that each break affects learned behaviour.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PRETRAINING_STEPS = 40
 
 
 def make_base(directory: Path, tokenizer_from: Path, seed: int) -> Path:
-    """A Llama of 13M parameters whose width suits every quantization, taught one answer to what the rows ask.
+    """A Llama with 13M parameters, wide enough for every quantization, trained on one answer to all prompts.
 
-    Without that its distributions would be flat, and a break would change little.
+    Untrained, its distributions would be flat, and a break would change little.
     """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -82,7 +82,7 @@ def run(base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: C
 
 @pytest.fixture
 def verdict(run: Run, cli: Cli) -> Callable[[Path], str]:
-    """Examine a file against the run; returns why it fails, or "pass"."""
+    """Examine a file against the run; return the reason for failing, or "pass"."""
 
     def examine(path: Path) -> str:
         done = cli("export", "examine", str(path), "--run.root", str(run.path.parent), "--run.name", run.id)
@@ -95,7 +95,7 @@ def verdict(run: Run, cli: Cli) -> Callable[[Path], str]:
 
 
 def broken(run: Run, tmp_path: Path, change: Callable[[Path], None]) -> Path:
-    """The run's merge with something changed, converted to GGUF as always."""
+    """Change the merged model, and convert it to GGUF as usual."""
     directory = tmp_path / "broken"
     shutil.copytree(run.path / "merged", directory)
     change(directory)
@@ -129,7 +129,7 @@ def remerge(base: Path, run: Run, tmp_path: Path, alpha_factor: float = 1) -> Ca
 def test_directory_of_another_tool_is_examined_or_rejected_in_one_line(
     run: Run, tmp_path: Path, verdict: Callable[[Path], str], cli: Cli
 ) -> None:
-    """One without generation_config.json ends where its config.json says; one without a tokenizer can't be asked."""
+    """Without generation_config.json, config.json defines the end tokens; without a tokenizer, it is rejected."""
     other = tmp_path / "other"
     shutil.copytree(run.path / "merged", other)
     (other / "generation_config.json").unlink()
@@ -197,7 +197,7 @@ def test_truncated_gguf_fails(run: Run, tmp_path: Path, verdict: Callable[[Path]
 
 
 def test_end_token_at_which_the_model_does_not_stop_fails(base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
-    """A template that ends turns in a token which no server knows as an end."""
+    """A template that ends turns with a token that no server treats as an end token."""
     template = tmp_path / "foreign.jinja"
     template.write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<file_sep>\n{% endfor %}"
@@ -210,7 +210,7 @@ def test_end_token_at_which_the_model_does_not_stop_fails(base: Path, rows: Path
 
 
 def test_end_token_masked_out_of_the_loss_fails(run: Run) -> None:
-    """An exam whose trained spans end before the end token, as a wrong mask would leave it."""
+    """An exam whose trained spans exclude the end token, as with a wrong mask."""
     questions = [
         Question(q.kind, q.input_ids, [(start, end - 1) for start, end in q.spans], q.messages, q.turns)
         for q in Exam.load(run.path / "exam").questions

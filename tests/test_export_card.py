@@ -1,4 +1,4 @@
-"""python -m export card: the page matches the records, without a network and without the data."""
+"""python -m export card: the page matches the records; it needs neither a network nor the data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_card_explains_template_variables(tmp_path: Path, cli: Cli) -> None:
 
 
 def test_card_shows_rank_and_scale_of_the_adapter(tmp_path: Path, cli: Cli) -> None:
-    """Older versions wrote into config.yaml what was asked, also where training started from another rank."""
+    """Older versions wrote the requested rank into config.yaml even if a continued adapter had another rank."""
     parent = {"path": "adapter", "sha256": "0" * 64, "parent_sha256": "e" * 64}
     run = make_run(tmp_path, adapter=parent)
     (run.path / "config.yaml").write_text(yaml.safe_dump({"lora": {"r": 16, "lora_alpha": 32}}))

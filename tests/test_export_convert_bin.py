@@ -1,4 +1,4 @@
-"""A base of .bin files becomes safetensors once, bit for bit, and runs no code of its pickles."""
+"""A base of .bin files is converted to safetensors once, bit for bit, without running code in its pickles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from export.merge.convert_bin import ConvertError, with_safetensors
 
 @pytest.fixture
 def bins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny Llama in two .bin files with their index, and a cache of its own."""
+    """A tiny Llama in two .bin files with their index, and its own cache directory."""
     monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
     directory = tmp_path / "base"
     config = LlamaConfig(

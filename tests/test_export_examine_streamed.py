@@ -1,4 +1,4 @@
-"""The exam of a merge runs layer by layer: the same logits as the whole model, in the planned memory."""
+"""A merge is examined layer by layer: the same logits as the whole model, within the planned memory."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def checkpoint(directory: Path, family: str, **more: Any) -> Path:
-    """Save a random model in float16. Its norms and biases are random too, so that none can be left out unseen."""
+    """Save a random model in float16. Norms and biases are random as well, so that omitting one is detected."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(FAMILIES.get(family, COMMON) | more))
     model = AutoModelForCausalLM.from_config(config)
@@ -95,7 +95,7 @@ def asked() -> list[Question]:
 
 
 def whole(directory: Path, **options: Any) -> Floats:
-    """The logits as transformers alone gives them."""
+    """Return the logits computed by transformers."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
     with torch.inference_mode():
         parts = [model(input_ids=torch.tensor([q.input_ids]), use_cache=False).logits[0, q.positions] for q in asked()]
@@ -105,7 +105,7 @@ def whole(directory: Path, **options: Any) -> Floats:
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several groups of questions and several chunks of positions, as a large model has them."""
+    """Several groups of questions and chunks of positions, as with a large model."""
     monkeypatch.setattr(streamed, "group_tokens", lambda hidden: 25)
     monkeypatch.setattr(streamed, "chunk_positions", lambda vocabulary: 5)
 

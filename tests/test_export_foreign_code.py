@@ -29,7 +29,7 @@ class Theirs(PreTrainedTokenizerFast):
 
 
 def foreign(directory: Path, architecture: str, marker: Path) -> Path:
-    """Write a checkpoint without weights whose tokenizer is said to need the code beside it."""
+    """Write a checkpoint without weights whose tokenizer requires the code next to it."""
     byte_level(directory)
     (directory / "theirs.py").write_text(CODE.format(marker=str(marker)))
     auto_map = {"AutoTokenizer": ["theirs.Theirs", "theirs.Theirs"], "AutoConfig": "theirs.Theirs"}

@@ -1,4 +1,4 @@
-"""The gate: each rule by itself fails an artifact and is named, few rows make it inconclusive, the smallest passes."""
+"""The gate: each broken rule fails an artifact by name; few rows are inconclusive; the smallest passing file wins."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def verdict(**change: Any) -> tuple[str, str]:
 
 
 def few(**change: Any) -> dict[str, Any]:
-    """Return figures of one row: none has an interval."""
+    """Return figures over one row, without intervals."""
     return {**{name: None for name in GOOD if name.endswith("_ci")}, "rows": 1, **change}
 
 

@@ -1,4 +1,4 @@
-"""The streaming merge gives PEFT's weights, or refuses with the reason; tiny real Llamas."""
+"""The streaming merge equals PEFT's, or is rejected with a reason; uses tiny real Llamas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Making = Callable[..., tuple[Path, Path]]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Making:
-    """Make a tiny base (two shards) and a LoRA adapter with nonzero B on it; returns their directories."""
+    """Create a tiny base (two shards) and a LoRA adapter with nonzero B; return their directories."""
 
     def making(tie: bool = True, dtype: torch.dtype = torch.float16, grow: int = 0, **lora: Any) -> tuple[Path, Path]:
         torch.manual_seed(0)
@@ -67,7 +67,7 @@ def weights(directory: Path, dtype: torch.dtype = torch.float16) -> dict[str, to
 
 
 def trained_model(base: Path, adapter: Path, grow: int = 0) -> Any:
-    """The base with the adapter, unmerged: the trained model."""
+    """Return the base with the unmerged adapter: the trained model."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if grow:
         model.resize_token_embeddings(256 + grow)
@@ -84,7 +84,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def assert_merged_is_trained(base: Path, adapter: Path, merged: Path, grow: int = 0) -> None:
-    """The merged model's logits are the trained one's, within what 16-bit storage rounds."""
+    """The merged model's logits equal the trained model's, up to 16-bit rounding."""
     want = logits(trained_model(base, adapter, grow))
     plain, ours = (logits(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)) for path in (base, merged))
     assert (ours - want).abs().max() < 0.01 * (plain - want[..., : plain.shape[-1]]).abs().max()
@@ -132,7 +132,7 @@ def test_lora_on_an_untied_embedding_or_head_equals_the_peft_merge(make: Making,
 
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
 def test_lora_on_one_of_two_tied_weights_unties_the_head(make: Making, tmp_path: Path, targets: list[str]) -> None:
-    """PEFT would add one side's B·A to both, since they are one tensor: that is not the trained model."""
+    """PEFT would add B·A to both weights, since they are one tensor; that differs from the trained model."""
     base, adapter = make(tie=True, target_modules=["q_proj", *targets])
     run(base, adapter, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
@@ -346,7 +346,7 @@ def test_adapter_for_another_architecture_reports_the_missing_tensor(make: Makin
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True, "bias": "lora_only"}])
 def test_conv1d_layers_are_merged_like_peft(bare: bool, more: dict[str, Any], tmp_path: Path) -> None:
-    """`bare`: saved without its head and so without the prefix of its names, as OpenAI's own GPT-2 is."""
+    """`bare`: saved without head and name prefix, like OpenAI's GPT-2 checkpoint."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=96, n_positions=64)).half()
     (model.transformer if bare else model).save_pretrained(tmp_path / "base")

@@ -1,4 +1,4 @@
-"""python -m export push over real HTTP against a double of the Hub: uploads, refusals, and recovery from faults."""
+"""python -m export push over real HTTP against a fake Hub: uploads, rejections, and recovery from errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def push(hub: Hub, run: Run, tmp_path: Path, cli: Cli) -> Push:
-    """Push the run to me/model; more arguments are settings, `token` and other variables are the environment."""
+    """Push the run to me/model; arguments are settings, keywords are environment variables."""
 
     def call(*more: str, token: str | None = "hf_good", **environment: str) -> subprocess.CompletedProcess[str]:
         variables = hub.environment(tmp_path / "hf", token) | environment
@@ -50,7 +50,7 @@ def where(run: Run) -> tuple[str, ...]:
 
 
 def line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one error line of a command that was refused."""
+    """Return the only error line of a failed command."""
     assert done.returncode == 2, done.stderr
     errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr

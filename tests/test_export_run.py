@@ -1,4 +1,4 @@
-"""python -m export run on a tiny real run: artifacts, reuse, refusals, and recovery from a kill."""
+"""python -m export run on a tiny real run: artifacts, reuse, rejections, and recovery after a kill."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exporting(run: Run, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def source(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
-    """A trained run that is not exported; tests copy it."""
+    """A trained run without an export; tests copy it."""
     return trained(cli, tiny_base, rows, tmp_path_factory.mktemp("runs"), "source")
 
 
@@ -101,7 +101,7 @@ def test_repeated_export_reuses_files_and_adds_only_new_types(exported: Run, tmp
 def test_killed_export_resumes_to_the_same_hashes(
     appears: str, start: Start, exported: Run, source: Run, tmp_path: Path, cli: Cli
 ) -> None:
-    """Also in new interpreters, each with other hashes of strings."""
+    """Also in new interpreters, with different string hash seeds."""
     run = copy(source, tmp_path)
     command = exporting(run, "--gguf.quants", "Q8_0")
     kill_after(command, run.path / appears, start)
@@ -129,7 +129,7 @@ def test_export_killed_at_ten_random_times_resumes_to_the_same_hashes(
 
 
 def test_exact_merge_of_a_smoke_run_passes_and_records_have_versions(exported: Run) -> None:
-    """Four steps gain less than rounding to 16 bits changes, so a lost share of it is not judged."""
+    """Four steps improve the loss by less than 16-bit rounding, so the lost fraction is not judged."""
     record = exported.read(ExportRecord)
     merged, f16 = record.artefacts[:2]
     assert (merged.verdict, f16.verdict) == ("pass", "pass") and "gain not judged" in merged.why

@@ -1,4 +1,4 @@
-"""Texts with characters that look like line ends to Python: trained, examined, exported and shown like any text."""
+"""Texts with characters that Python treats as line ends are trained, examined, exported and shown unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEPARATORS = ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e", "\r\n"
 
 
 def test_rows_with_line_separators_are_trained_exported_and_shown(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    """Every row has them, in prompt and answer, so that the held-out ones do."""
+    """Every row has them in prompt and answer, including the held-out rows."""
     rows = [
         {"prompt": f"Boat{c}{n} for{c}{c}pier {n}?", "completion": f"It{c}leaves at {n}{c}from pier {n}."}
         for n in range(4)

@@ -1,4 +1,4 @@
-"""Prompt parity for special strings in messages: an artifact must not parse what is text in training."""
+"""Prompt parity for special strings in messages: an artifact must not parse strings that were text in training."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_artifact_that_parses_special_strings_trained_as_text_fails(trained: Cha
 
 
 def test_special_string_missing_in_the_artifact_fails_by_name(trained: Chat, model: Model) -> None:
-    """It is in no row but in the vocabulary: a user could write it and get a token."""
+    """No row contains it, but the vocabulary does: user input could produce the token."""
     train_record = record(trained)
     chat = gguf_chat(model, train_record)
     assert chat is not None

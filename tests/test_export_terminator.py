@@ -1,4 +1,4 @@
-"""An artifact stops at every trained end and nowhere else, also with truncated conversations."""
+"""An artifact stops at every trained end token and nowhere else, also with truncated conversations."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ WHOLE = 20  # rows of each file that fit into 64 tokens
 
 
 def one_line(path: Path, seed: int) -> Path:
-    """Write sixty chats as minified JSON, on one line; two in three are too long for 64 tokens and end in all ways."""
+    """Write sixty chats as minified JSON on one line; two in three exceed 64 tokens and are cut at different places."""
     words, chosen = ["oak,", "stave.", "hoop:", "3", "casks;", "rivet"], random.Random(seed)
     rows = []
     for i in range(60):

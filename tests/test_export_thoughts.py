@@ -1,4 +1,4 @@
-"""A reasoning template and its variables, from training to a served answer: the same prompt everywhere."""
+"""A reasoning template and its variables give the same prompt in training, export and serving."""
 
 from __future__ import annotations
 

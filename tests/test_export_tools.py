@@ -1,4 +1,4 @@
-"""The exam of rows with tools: an artifact gets training's prompts, and the server's parser the rows' calls."""
+"""The exam of rows with tools: prompts equal the trained ones, and the server's parser returns the calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def example() -> Example:
 
 @pytest.fixture(scope="module")
 def chat_and_exam(base_tokenizer: Any) -> tuple[Chat, Exam]:
-    """A chat as an artifact has it, and the exam as training writes it."""
+    """Return the chat encoder of an artifact, and the exam written by training."""
     codec, own = templates.codec(base_tokenizer), templates.choose(ChatSection(), base_tokenizer)
     assert own
     template = ChatTemplate(load_template("chatml-tools"), own.date, own.special_tokens)

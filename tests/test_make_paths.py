@@ -1,4 +1,4 @@
-"""Paths with spaces, quotes and dollars: make passes them on as one argument."""
+"""make passes paths with spaces, quotes and dollar signs as one argument."""
 
 from __future__ import annotations
 

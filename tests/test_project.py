@@ -61,7 +61,7 @@ def importing_functions(code: str, package: str) -> Iterator[str]:
 
 
 def test_imports_have_no_cycles_and_files_and_folders_are_small() -> None:
-    """No cycles of modules or folders, no stage that imports another: see tools/layers.py."""
+    """No import cycles between modules or folders, and no imports between stages: see tools/layers.py."""
     assert faults() == []
 
 

@@ -1,4 +1,4 @@
-"""Runs from strangers: whatever their records say, each reader refuses in lines or accepts harmlessly, at once."""
+"""Untrusted runs: every reader quickly rejects hostile records with clear errors or accepts them safely."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e]")
 
 
 def outcome(command: Callable[[], Any]) -> tuple[int, str]:
-    """Return a command's exit code and what it printed, as run from the command line. Raises what it did not handle."""
+    """Return a command's exit code and output. Unhandled exceptions are raised."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         run_edge(lambda: (command() and 0) or 0)
@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def originals(run: Run) -> Iterator[dict[str, bytes]]:
-    """The three records as they were; they are put back afterwards."""
+    """The three original records, restored afterwards."""
     kept = {name: (run.path / name).read_bytes() for name in RECORDS}
     yield kept
     for name, content in kept.items():
@@ -65,7 +65,7 @@ def originals(run: Run) -> Iterator[dict[str, bytes]]:
 
 
 def write(run: Run, record: str, content: bytes, originals: dict[str, bytes]) -> None:
-    """Put an attacked record beside good ones; the export is told that train.json is the one that it was made of."""
+    """Write a hostile record next to valid ones; export.json gets the matching hash of train.json."""
     for name, good in originals.items():
         (run.path / name).write_bytes(content if name == record else good)
     if record == "train.json":
@@ -78,7 +78,7 @@ def no_base(*_: object) -> Base:
 
 
 def serve_from_hub(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
-    """Return serve's reading of the run as a repository of the Hub, as it lies in the hub's cache."""
+    """Read the run as serve reads a Hub repository from the local cache."""
     snapshot = run.path.parent / "models--me--model" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True, exist_ok=True)
     blobs = snapshot.parent.parent / "blobs"

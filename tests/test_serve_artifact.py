@@ -1,4 +1,4 @@
-"""Choosing what to serve: errors for a directory given as a model, and for a run without a GGUF, say what to do."""
+"""Choosing a model: errors for directories and for runs without a GGUF give advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged or hostile model files end in one line and exit code 2, whatever llama.cpp does with them.
+"""Damaged or hostile model files give a one-line error and exit code 2, even if llama.cpp crashes.
 
 BURNISH_TEST_MUTANTS sets the number of mutants (200).
 """

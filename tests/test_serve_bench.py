@@ -1,4 +1,4 @@
-"""The serving bench skips peers that fail, measures CPU use correctly, and starts each server's threads as usual."""
+"""The serving benchmark skips failing peers, measures CPU use correctly, and keeps each server's thread settings."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_sighup_drains_like_sigterm(tiny: Path) -> None:
 
 @pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 2.0, 3.0])
 def test_ctrl_c_stops_a_starting_server(delay: float) -> None:
-    """At any point: in imports, in native code that loads the model, in the warm-up."""
+    """At any point: during imports, while native code loads the model, and during warm-up."""
     server = ServerProcess()
     child_of(server.process)
     time.sleep(delay)
@@ -85,7 +85,7 @@ def test_version_and_log_report_amx(tiny: Path) -> None:
 
 
 def test_signal_to_both_processes_still_drains(tiny: Path) -> None:
-    """As systemd and `kill` of a process group do."""
+    """As when systemd or `kill` signals a process group."""
     with serving(model=tiny, context_length=250, drain_timeout_s=60) as server:
         body = {"model": "default", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "stream": True}
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)

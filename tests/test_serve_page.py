@@ -105,7 +105,7 @@ def test_vendored_markdown_parser_equals_the_npm_package() -> None:
 
 
 def test_echo_server_returns_the_last_message() -> None:
-    """Without a browser, no other test uses it."""
+    """If no browser is installed, no other test covers this."""
     body = {"model": "default", "messages": [{"role": "user", "content": text} for text in ("first", "last")]}
     with echoing() as server:
         reply = httpx.post(f"{server.url}v1/chat/completions", json=body)

@@ -1,4 +1,4 @@
-"""Tools on the wire: definitions in, calls out, whole and streamed, and results back in."""
+"""Tools in the API: definitions, calls in full and streamed replies, and results as history."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def client(server: EchoServer) -> openai.OpenAI:
 
 
 def ask(client: openai.OpenAI, answer: str, **fields: Any) -> Any:
-    """Ask the server, which repeats the last message."""
+    """Send a request to the echo server."""
     messages = [{"role": "user", "content": answer}]
     return client.chat.completions.create(**{"model": "default", "messages": messages, "tools": [TOOL], **fields})
 
@@ -84,7 +84,7 @@ def test_streamed_tool_calls_send_id_and_name_first_and_once(client: openai.Open
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_reasoning_tokens_are_counted(client: openai.OpenAI, stream: bool) -> None:
-    """A token is a byte here; the end of the reasoning is its last character."""
+    """One token is one byte; the reasoning ends with the last character of its end marker."""
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     reply = ask(client, "<think>Hm, so.</think>Yes.", **options)
     usage = list(reply)[-1].usage if stream else reply.usage
@@ -183,7 +183,7 @@ def test_tools_are_rejected_if_the_template_does_not_support_them() -> None:
 
 
 def test_tools_and_calls_reach_the_template_in_its_format(tmp_path: Path) -> None:
-    """DeepSeek's form takes arguments as text: the server finds that, and its text workers write it."""
+    """DeepSeek's template takes arguments as text: the server detects this, and its text workers pass text."""
     source = TEMPLATES["deepseek-r1"][2].replace("bos_token", "'<|endoftext|>'")
     tiny_gguf.write(path := tmp_path / "tiny.gguf", replace(tiny_gguf.TINY, context=1024), template=source)
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Zürich"}'}}

@@ -1,4 +1,4 @@
-"""Runs that start from a trained adapter or stop early, and their faults."""
+"""Runs that continue a trained adapter or stop early, and their errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_early_stopping_keeps_the_best_checkpoint(tiny_base: Path, rows: Path, t
 
 @pytest.fixture(scope="module")
 def first(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
-    """A run whose adapter others start from; it wrote no TensorBoard events."""
+    """A run without TensorBoard events, whose adapter other runs continue."""
     root = tmp_path_factory.mktemp("runs")
     more = ("--run.name", "first", "--train.max_steps", "6", "--train.learning_rate", "0.01", "--lora.r", "4")
     done = cli(*command(tiny_base, rows, root, *more, "--train.report_to", "[]"))

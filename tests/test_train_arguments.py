@@ -1,4 +1,4 @@
-"""The trainer's arguments, and its state after a resume."""
+"""The trainer's arguments, and its state after resuming."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_training_arguments_do_not_depend_on_defaults_patched_by_unsloth(
 
 
 def test_early_stopping_patience_survives_a_resume(base_tokenizer: Any, tmp_path: Path) -> None:
-    """Nothing is learned at this rate: no eval loss is below the first, and the fourth evaluation is the last."""
+    """Too low a learning rate: no eval loss improves on the first, so the fourth evaluation is the last."""
 
     def trained(steps: int, checkpoint: str | None) -> int:
         stopping = {"eval_steps": 1, "save_steps": 1, "early_stopping_patience": 3, "save_total_limit": 5}
@@ -101,7 +101,7 @@ def test_gradients_are_clipped_to_max_grad_norm(base_tokenizer: Any, tmp_path: P
 
 
 def logged(base_tokenizer: Any, directory: Path, **train: Any) -> tuple[PackedTrainer, list[tuple[float, str]]]:
-    """Return a trainer that has trained a tiny model, and what its bar was told."""
+    """Return a trainer that has trained a tiny model, and the updates of its progress bar."""
     updates: list[tuple[float, str]] = []
     trainer = arguments.make_trainer(
         resolved(per_device_train_batch_size=2, **train), Batching(128), None, adapted(llama),

@@ -1,4 +1,4 @@
-"""Every file in configs/ loads, fits the GPU that it names, and has the right chat format."""
+"""Every file in configs/ loads, fits the GPU it names, and uses the right chat template."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ OPENED = (
 
 @pytest.fixture(scope="module")
 def r1(base_directory: Path) -> Any:
-    """A tokenizer with the distilled model's tokens beside those that Llama-3.1 left in it."""
+    """A tokenizer with the tokens of both the distilled model and Llama-3.1."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_directory)

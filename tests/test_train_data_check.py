@@ -1,4 +1,4 @@
-"""`check` as a user runs it, on files as programs write them; suspicious content is reported with its rows."""
+"""The check command on files as written by common programs; suspicious content is reported with its rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def jsonl(rows: list[Any]) -> str:
 
 @pytest.mark.slow
 def test_csv_saved_by_excel_is_accepted_and_the_eval_file_is_linted(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
-    """Separator line, byte order mark, CR LF, empty columns and rows; a quote and a blank in the path."""
+    """Separator line, byte order mark, CR LF, empty columns and rows; a quote and a space in the path."""
     data = tmp_path / "anna's rows.csv"
     cells = [f'question {n};"answer {n}:\r\nsecond line";nan;' for n in range(12)]
     text = "\r\n".join(["\ufeffsep=;", "instruction;output;input;", *cells, ";;;", ";;;", ""])

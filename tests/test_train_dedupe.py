@@ -1,4 +1,4 @@
-"""The split by content, the overlap of two files, and near duplicates: held-out content is never trained."""
+"""Splitting by content, overlap of two files, and near duplicates: held-out content is never trained."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CONVERSATIONS = st.lists(
 def test_content_is_never_in_both_training_and_held_out_rows(
     texts: list[list[str]], share: float, seed: int, each: int
 ) -> None:
-    """All rows begin on line 1, as in minified JSON, and many repeat one another or go on from one another."""
+    """All rows start on line 1, as in minified JSON; many repeat or continue each other."""
     examples = [chat(*turns) for turns in texts]
     if len({content_key(e) for e in examples}) == 1:
         with pytest.raises(DataError, match="all with the same content"):
@@ -88,7 +88,7 @@ def test_split_depends_on_the_seed_and_is_stable_when_rows_are_added() -> None:
 
 
 def test_growing_prefixes_of_a_conversation_stay_in_one_split() -> None:
-    """Its later rows hold the earlier ones' answers, which would be trained and examined."""
+    """Later rows contain the answers of earlier ones, which would be both trained and examined."""
     talks = [[f"{who}{talk}.{n}" for n in range(3) for who in "qa"] for talk in range(10)]
     examples = [chat(*turns[: 2 * n]) for turns in talks for n in (1, 2, 3)]
     train, held = split(as_rows(examples), 0.3, 0)

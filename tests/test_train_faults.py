@@ -1,4 +1,4 @@
-"""Failures in training are one clear line, and no trained steps are lost."""
+"""Failures in training give a one-line error, and no trained steps are lost."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_settings_from_yaml_environment_and_command_line_are_equivalent(tmp_path
 
 
 class Exhausted(SupervisedFineTuning):
-    """Runs out of memory, like a GPU, in a forward pass of more than `limit` tokens, or at the pass `fails_at`."""
+    """Raises out-of-memory, like a GPU, for a forward pass of more than `limit` tokens, or at pass `fails_at`."""
 
     limit = 10**9
     checkpointed: Batching | None = None  # with its checkpointing on, nothing is too much
@@ -311,7 +311,7 @@ def test_internal_error_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def poisoned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base with a head of its own, and with one character that it can't read without getting lost."""
+    """The tiny base with an untied head, and with one character whose embedding gives a non-finite loss."""
     from transformers import AutoTokenizer
 
     base = tmp_path_factory.mktemp("poisoned") / "base"

@@ -30,7 +30,7 @@ def qwen() -> Any:
 
 
 class Backwards(torch.nn.Module):
-    """Llama's MLP, with up asked before gate, as some models have it."""
+    """Llama's MLP, but with up computed before gate, as in some models."""
 
     def __init__(self, mlp: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""On a GPU: fused, compiled, packed and checkpointed layers in NF4 train like PEFT's."""
+"""On a GPU: fused, compiled, packed and checkpointed layers in NF4 train like PEFT's layers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def adapted(settings: TrainSettings) -> Any:
 
 
 def one_row_at_a_time(model: Any) -> tuple[float, torch.Tensor]:
-    """PEFT's and transformers' own forward and backward, the mean over all response tokens."""
+    """Forward and backward with PEFT and transformers only; the loss is the mean over all response tokens."""
     model.train()
     count, total = sum(end - start for row in rows() for start, end in row.spans), 0.0
     for row in rows():

@@ -1,4 +1,4 @@
-"""`check` and `train` with hostile templates: one line, soon, and nothing else."""
+"""`check` and `train` with hostile templates: a quick one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other content of runs/ never prevents a training from finding its unfinished run."""
+"""Unrelated content in runs/ never prevents training from finding its unfinished run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def started(root: Path, name: str, asked: TrainSettings, created: str | None) ->
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Runs with every kind of junk beside them."""
+    """A runs directory with every kind of invalid content."""
     for n, (name, make) in enumerate(JUNK.items()):
         path = tmp_path / "runs" / f"{n} {name}"
         path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The lint: each warning is given for its cause, with the lines, and not otherwise."""
+"""The lint: each warning appears for its cause, with its lines, and not otherwise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clean() -> list[Example]:
 
 
 def only(*examples: Example, unit: str = "line") -> LintWarning:
-    """The one warning that these rows add to clean ones."""
+    """Return the only warning caused by these rows among clean ones."""
     (warning,) = lint([*clean(), *examples], unit)
     return warning
 

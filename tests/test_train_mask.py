@@ -1,4 +1,4 @@
-"""The ids are those that the server will use, and exactly the responses with their terminators are trained."""
+"""Token ids equal the server's, and exactly the responses with their end tokens are trained."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ lines = st.lists(words, min_size=1, max_size=3).map("\n".join)
 def test_random_conversations_are_masked_and_proven_with_every_template(
     name: str | None, contents: list[tuple[str, str]], codec: Codec, own: ChatTemplate
 ) -> None:
-    """For any text, the prompt's ids are the server's, and all responses are trained once."""
+    """For any text, prompt ids equal the server's, and each response is trained once."""
     special = dict(own.special_tokens)
     template = own if name is None else ChatTemplate(load_template(name), own.date, special)
     if name == "gemma":  # its markers are plain text to this tokenizer, so that nothing ends a turn
@@ -71,7 +71,7 @@ def test_random_conversations_are_masked_and_proven_with_every_template(
 
 
 def test_template_that_rewrites_history_gives_one_row_per_assistant_turn(codec: Codec) -> None:
-    """As reasoning models' templates do: only the newest answer keeps its thought."""
+    """As in templates of reasoning models, only the newest answer keeps its reasoning."""
     source = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{{ m.content if loop.last or m.role == 'user' else m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
@@ -114,7 +114,7 @@ def test_same_error_in_many_rows_is_reported_once(codec: Codec) -> None:
     ],
 )
 def test_proof_detects_a_wrong_mask(codec: Codec, own: ChatTemplate, change: Any, says: str) -> None:
-    """The proof does not share the builder's code: a lost terminator, a shifted start, a doubled BOS are found."""
+    """The proof does not share code with the builder: it detects missing end tokens, shifted starts and double BOS."""
     (row,) = build([chat("hi", "Hello there, friend!")], own, codec)
     with pytest.raises(MaskError, match=says):
         prove([change(row)], own, codec)

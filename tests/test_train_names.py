@@ -1,4 +1,4 @@
-"""Other tools' names for settings: their meaning here, or the right hint."""
+"""Setting names of other tools: their equivalent, or a specific hint."""
 
 from __future__ import annotations
 

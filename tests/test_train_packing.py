@@ -1,4 +1,4 @@
-"""Packed rows: each exactly once, without influence on others, with the loss and gradients of single rows."""
+"""Packed rows: each is trained once, unaffected by others, with the loss and gradients of single rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SETTINGS = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"optim": "adam
 
 @pytest.fixture
 def trainer_of(base_tokenizer: Any, tmp_path: Path) -> Any:
-    """Make the trainer of a model; its rows are `rows()`."""
+    """Create the trainer of a model with the rows of `rows()`."""
     resolved = Resolved(TrainSettings.model_validate(SETTINGS))
 
     def make(model: Any, batching: Batching) -> PackedTrainer:
@@ -59,7 +59,7 @@ def trainer_of(base_tokenizer: Any, tmp_path: Path) -> Any:
 
 
 def one_row_at_a_time(model: Any) -> tuple[float, torch.Tensor]:
-    """A textbook step: transformers' own forward, one row at a time, mean over all response tokens."""
+    """A reference step: transformers' forward pass, one row at a time, mean over all response tokens."""
     model.train()
     model.zero_grad(set_to_none=True)
     count, total = sum(end - start for row in rows() for start, end in row.spans), 0.0
@@ -120,7 +120,7 @@ def test_packing_is_used_only_if_rows_do_not_influence_each_other(name: str, why
 
 
 def test_attention_with_softcapping_is_not_packed_without_kernel_support() -> None:
-    """The caps of a real model bite at scores that two short rows never reach: trying them would show nothing."""
+    """A real model's softcaps affect only scores that two short rows never reach, so a trial would show nothing."""
     model = adapted(gemma_eager)
     for layer in model.get_base_model().model.layers:
         layer.self_attn.attn_logit_softcapping = 50.0
@@ -128,7 +128,7 @@ def test_attention_with_softcapping_is_not_packed_without_kernel_support() -> No
 
 
 def test_base_with_softcapping_is_loaded_with_softcapping_applied(tmp_path: Path) -> None:
-    """transformers' sdpa leaves it out, llama.cpp does not: what is trained would not be what is served."""
+    """transformers' sdpa ignores softcapping, llama.cpp applies it: serving would differ from training."""
     gemma().save_pretrained(tmp_path)
     loaded = load_base(Base("x", None, tmp_path, ""), TrainSettings.model_validate(SETTINGS).base, World().device)
     assert loaded.config._attn_implementation == "eager"
@@ -153,7 +153,7 @@ def test_head_is_fused_only_if_frozen_and_plain() -> None:
 
 
 class SquaredRows:
-    """An objective without a model's forward: row n costs n² times the adapter's sum, and has n terms."""
+    """An objective without a forward pass: the loss of row n is n² times the sum of the adapter, over n terms."""
 
     def __init__(self, model: Any) -> None:
         self.adapter = [p for p in model.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""A PEFT config is compared with peft.LoraConfig's defaults: every key is used or refused by name."""
+"""A PEFT config is compared with peft.LoraConfig's defaults: every key is used or rejected by name."""
 
 from __future__ import annotations
 

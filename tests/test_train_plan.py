@@ -1,4 +1,4 @@
-"""The plan depends only on sizes: published shapes on the meta device, and GPUs as numbers."""
+"""The plan depends only on sizes: published model shapes on the meta device, and GPU properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of a run: only the main one prints and writes, and global state is restored after a run."""
+"""Processes of a run: only the main process prints and writes; global state is restored after a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_torchrun_variables_set_rank_and_world_size() -> None:
 
 @pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "0"}])
 def test_rank_not_below_world_size_is_rejected(variables: dict[str, str]) -> None:
-    """Otherwise a stray RANK would train to the end and write nothing."""
+    """Otherwise a run with a stray RANK variable would train to the end and write nothing."""
     with pytest.raises(ConfigError, match="the rank must be less than the size"):
         World.read(variables)
 
@@ -83,7 +83,7 @@ def arguments(base: Path, rows: Path, root: Path) -> list[str]:
 
 
 def globals_of_the_process() -> dict[str, Any]:
-    """Return what one part of a program can change for all others."""
+    """Return the global state that a run could change."""
     loggers = [logging.root, *(logging.getLogger(name) for name in list(logging.root.manager.loggerDict))]
     return {
         "environment": dict(os.environ),
@@ -106,7 +106,7 @@ def globals_of_the_process() -> dict[str, Any]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return what differs; loggers that a library made meanwhile are new, not changed."""
+    """Return the differences; loggers created in the meantime do not count."""
     after = {**after, "logging": {name: after["logging"][name] for name in before["logging"]}}
     return {name: (value, after[name]) for name, value in before.items() if after[name] != value}
 
@@ -137,7 +137,7 @@ def test_global_state_is_restored_after_a_run(
 def test_only_the_main_process_writes_files(
     tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each of two processes, by itself, since training on several is refused."""
+    """Each of two processes is tested alone, since training with several is rejected."""
     monkeypatch.setattr("train.plan.preflight.machine_faults", lambda *_: [])
     monkeypatch.setattr(command, "environment_faults", lambda *_: [])
     # told without torchrun's variables, for which accelerate would wait

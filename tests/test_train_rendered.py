@@ -1,4 +1,4 @@
-"""Text rows that are rendered chats: one start, one end, and a warning."""
+"""Text rows that are rendered chats: one start token, one end token, and a warning."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def prepared(base: Path, path: Path, texts: Sequence[str], **data: Any) -> Prepa
 
 
 def base_with(base: Path, target: Path, template: bool, generation: list[int]) -> Path:
-    """Copy a base and make <|endoftext|> its end token, so that <|im_end|> is one only by its template or config."""
+    """Copy a base with <|endoftext|> as its EOS token; only template or config make <|im_end|> an end token."""
     shutil.copytree(base, target)
     path = target / "tokenizer_config.json"
     config = json.loads(path.read_text())

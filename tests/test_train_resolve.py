@@ -1,4 +1,4 @@
-"""Settings are resolved once: written to config.yaml, kept when resuming, and enough to repeat the training."""
+"""Settings are resolved once: written to config.yaml, kept when resuming, and sufficient to repeat the training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 def words(annotation: Any) -> list[Any]:
-    """Return the words other than auto that a setting may have."""
+    """Return the allowed values of a setting except auto."""
     if typing.get_origin(annotation) is typing.Literal:
         return [word for word in typing.get_args(annotation) if word != AUTO]
     return [word for part in typing.get_args(annotation) for word in words(part)]
@@ -49,7 +49,7 @@ WORDS["train", "gradient_checkpointing"] = WORDS["train", "torch_compile"] = [Fa
 
 
 def prepared() -> Any:
-    """What resolving asks of the data: each of its autos, decided."""
+    """Prepared data with every auto setting decided."""
     return SimpleNamespace(
         base=SimpleNamespace(revision=COMMIT), **{k: WORDS[s, k][0] for s, k in AUTOS if s == "data"}
     )
@@ -117,7 +117,7 @@ def test_peft_config_values_are_written_to_config_yaml(tmp_path: Path) -> None:
 
 
 def start(root: Path, name: str, given: TrainSettings, used: Resolved | None) -> started.StartedRun:
-    """Write a run as it starts; without `used` as older versions did."""
+    """Write a started run; without `used`, as older versions did."""
     run = Run(root / name)
     run.path.mkdir(parents=True)
     inputs: dict[str, Any] = {"data_sha256": None}
@@ -224,7 +224,7 @@ def train(cli: Cli, base: Path, rows: Path, root: Path, *more: str, **environmen
 
 @pytest.fixture(scope="module")
 def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
-    """A run that left everything open, with a token in its environment."""
+    """A run with all settings on auto, and a token in its environment."""
     root = tmp_path_factory.mktemp("runs")
     autos = [word for section, key in AUTOS for word in (f"--{section}.{key}", AUTO)]
     train(cli, tiny_base, rows, root, *autos, HF_TOKEN="hf_this_is_secret")

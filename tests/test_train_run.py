@@ -41,7 +41,7 @@ def arguments(base: Path, rows: Path, root: Path, name: str, *more: str) -> list
 
 @pytest.fixture(scope="module")
 def whole(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
-    """An unbroken run."""
+    """An uninterrupted run."""
     root = tmp_path_factory.mktemp("runs")
     done = cli(*arguments(tiny_base, rows, root, "whole"))
     assert done.returncode == 0, done.stderr
@@ -73,7 +73,7 @@ def test_exam_contains_held_out_rows_and_general_text(whole: Run) -> None:
 
 
 def test_eval_loss_equals_the_held_out_loss_of_the_exam(whole: Run) -> None:
-    """Both are means over the same response tokens: two figures of one thing must not differ."""
+    """Both are means over the same response tokens, so they must be equal."""
     exam = Exam.load(whole.path / "exam")
     eval_loss = whole.read(TrainRecord).metrics.eval_loss
     assert eval_loss == pytest.approx(-float(exam.trained.true[exam.heldout()].mean()), rel=1e-4)
@@ -112,7 +112,7 @@ def test_different_settings_for_an_existing_run_are_rejected_with_the_difference
 def test_killed_run_resumes_to_the_same_adapter(
     whole: Run, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli, checkpoint: int, start: Start
 ) -> None:
-    """Also in new interpreters, each with other hashes of strings."""
+    """Also in new interpreters, with different string hash seeds."""
     command = arguments(tiny_base, rows, tmp_path, "killed")
     kill_after(command, tmp_path / "killed" / "checkpoints" / f"checkpoint-{checkpoint}" / "complete", start)
     assert not (tmp_path / "killed" / "train.json").exists()
@@ -137,7 +137,7 @@ def test_same_command_resumes_automatically(whole: Run, tiny_base: Path, rows: P
 
 
 def test_packed_rows_do_not_attend_to_each_other(tiny_base: Path) -> None:
-    """Packing changes neither the loss of a row nor which tokens it may look at."""
+    """Packing changes neither the loss of a row nor the tokens it attends to."""
     import torch
     from transformers import AutoModelForCausalLM
 

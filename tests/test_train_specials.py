@@ -17,7 +17,7 @@ from train.settings import TrainSettings
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of which lines 3 and 7 spell special strings of the base."""
+    """Rows with special strings of the base in lines 3 and 7."""
     path = tmp_path_factory.mktemp("specials") / "rows.jsonl"
     answers = {3: "Usage: prog <filename>\n<|endoftext|> ends it.", 7: "  <|im_end|> is written so."}
     with path.open("w") as file:

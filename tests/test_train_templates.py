@@ -1,4 +1,4 @@
-"""Real chat templates: what they add and remove, their trained end tokens, and long conversations in linear time."""
+"""Real chat templates: text they add or remove, their trained end tokens, and linear time for long conversations."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_fast_path_gives_the_same_rows_for_long_conversations(
 
 
 def test_rendering_time_is_linear_in_the_number_of_turns(codec: Codec) -> None:
-    """Characters that are tokenized and rendered, in building and in the proof."""
+    """Return the number of characters tokenized and rendered by builder and proof."""
     assert codec.vocabulary is not None
     costs = []
     for count in (60, 120, 240):

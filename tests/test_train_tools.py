@@ -1,4 +1,4 @@
-"""Rows with tools: calls and their end tokens are learned, and the server reads back what each row says."""
+"""Rows with tools: calls and their end tokens are trained, and the server parses them back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bases whose tokenizer class would lose spaces, from rows to a served answer; and checks before the first step."""
+"""Bases whose tokenizer class would lose spaces, from training rows to served answers; checks before training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def relabelled(source: Path, target: Path) -> Path:
 
 
 def through_export(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> Run:
-    """Train two steps and export; every artifact must give the trained ids."""
+    """Train two steps and export; every artifact must reproduce the trained ids."""
     arguments = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(root), "--run.name", "run")
     done = cli("train", "run", *arguments, *SHORT, *more)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,7 @@ from .world import World
 MAX_ROWS = 1000  # rows examined for template changes; `check` examines all rows
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
-    "plan": "show what a run would do, and the memory, disk and time it would take; loads no weights",
+    "plan": "show the plan of a run with its memory, disk and time; loads no weights",
     "run": "train an adapter and examine it",
 }
 
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         command = add_command(commands, "train", name, text, TrainSettings)
         if name == "run":
-            resume = "resume the newest unfinished run with these settings; an error if there is none"
+            resume = "resume the newest unfinished run with these settings; fail if there is none"
             command.add_argument("--resume", action="store_true", help=resume)
     return parser
 

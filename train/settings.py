@@ -29,26 +29,28 @@ class BaseSection(Strict):
     revision: str | None = Field(None, description="branch, tag or commit on the Hub")
     trust_remote_code: bool = Field(False, description="run Python code from the model's repository")
     quantization: Literal["auto", "none", "nf4"] = Field(
-        "none", description="quantization of the frozen base in training; auto: 16 bits if the plan says they fit"
+        "none", description="quantization of the frozen base during training; auto: 16 bits if they fit"
     )
-    double_quant: bool = Field(True, description="nf4: also quantize the quantization constants")
+    double_quant: bool = Field(True, description="with nf4, also quantize the quantization constants")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="load and compute dtype; auto: float32 on a CPU, bfloat16 or float16 on a GPU"
     )
-    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field("auto", description="attention")
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="attention implementation"
+    )
     backend: Literal["auto", "transformers", "unsloth"] = Field(
-        "auto", description="transformers with fused layers, or unsloth; auto: the faster one that fits"
+        "auto", description="transformers with fused layers, or unsloth; auto: the faster one that fits in memory"
     )
 
     _dtype = field_validator("dtype", mode="before")(names.dtype)
 
 
 class DataSection(Strict):
-    """The data."""
+    """The training and held-out data."""
 
     path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, plain or compressed, or a directory")
     format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
-        "auto", description="format of the rows; auto recognises it"
+        "auto", description="format of the rows; auto detects it"
     )
     columns: dict[str, Any] | list[Any] | None = Field(
         None,
@@ -63,23 +65,28 @@ class DataSection(Strict):
     max_length: int = Field(1024, ge=8, description="longest row in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
     newlines: Literal["keep", "lf"] = Field(
-        "keep", description="CR LF and CR inside texts: keep, with a warning, or convert to LF"
+        "keep", description="keep CR LF and CR inside texts (with a warning) or convert them to LF"
     )
     tool_faults: Literal["error", "drop"] = Field(
-        "error", description="rows whose calls do not fit their tools: an error, or left out"
+        "error", description="what to do with rows whose tool calls do not match their tools"
     )
     special_tokens: Literal["auto", "text", "parse", "error"] = Field(
         "auto",
-        description="special strings of the base inside messages: text, parse (control tokens), or an error;"
+        description="how to tokenize special strings of the base inside messages: text, parse (control tokens), or"
+        " error;"
         " auto: text, with a warning",
     )
-    eval_path: str | None = Field(None, description="a file of held-out rows; none: split some off")
+    eval_path: str | None = Field(None, description="file of held-out rows; if unset, some rows of path are held out")
     eval_overlap: Literal["error", "drop", "allow"] = Field(
-        "error", description="rows of eval_path that are also in path; drop: don't train them"
+        "error", description="what to do with rows of eval_path that are also in path; drop: do not train on them"
     )
-    eval_split: float = Field(0.1, ge=0.0, le=0.5, description="share of rows held out for the eval loss and the exam")
-    eval_rows: int = Field(256, ge=1, description="most rows held out or evaluated; each evaluation uses all of them")
-    assistant_only_loss: bool = Field(True, description="train only on responses; false: also on prompts")
+    eval_split: float = Field(
+        0.1, ge=0.0, le=0.5, description="fraction of rows held out for the eval loss and the exam"
+    )
+    eval_rows: int = Field(
+        256, ge=1, description="maximum number of rows held out or evaluated; each evaluation uses all of them"
+    )
+    assistant_only_loss: bool = Field(True, description="train only on responses; false: also train on prompts")
     packing: bool = Field(
         True, description="pack the rows of a micro-batch without padding; attention never crosses rows"
     )
@@ -109,24 +116,25 @@ class DataSection(Strict):
 
 
 class ChatSection(Strict):
-    """How messages become text."""
+    """How messages are rendered to text."""
 
-    template: str | None = Field(None, description="a named template, a .jinja file, or none for the base's own")
+    template: str | None = Field(None, description="named template or .jinja file; if unset, the template of the base")
     date: str | None = Field(
-        None, pattern=r"^\d{4}-\d\d-\d\d$", description="YYYY-MM-DD, the current date for templates; none: today"
+        None, pattern=r"^\d{4}-\d\d-\d\d$", description="current date for templates, YYYY-MM-DD; if unset, today"
     )
     template_kwargs: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="variables of the template, such as {enable_thinking: false}; exam and serving use them too",
+        description="variables of the template, such as {enable_thinking: false}; also used by the exam and by serve",
     )
     tool_dialect: str | None = Field(
-        None, description="how the template writes tool calls (hermes, mistral ...); none: found from the template"
+        None,
+        description="format of the template's tool calls (hermes, mistral ...); if unset, detected from the template",
     )
     template_timeout_s: float = Field(
         TIMEOUT_S,
         gt=0,
         le=3600,
-        description="most processor time to compile the template or to render one conversation, seconds",
+        description="maximum CPU seconds to compile the template or to render one conversation",
     )
 
     @field_validator("tool_dialect")
@@ -147,19 +155,20 @@ class ChatSection(Strict):
 class LoraSection(Strict):
     """The adapter, as in peft.LoraConfig."""
 
-    config_file: str | None = Field(None, description="a PEFT lora_config.json; other settings override it")
+    config_file: str | None = Field(None, description="PEFT lora_config.json; other settings override it")
     r: int = Field(16, ge=1, description="rank")
     lora_alpha: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = Field(
-        32, description="scale: alpha/r, or alpha/sqrt(r) with use_rslora"
+        32, description="the adapter is scaled by lora_alpha/r, or by lora_alpha/sqrt(r) with use_rslora"
     )
-    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout before the adapter")
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout on the input of the adapter")
     target_modules: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)] = Field(
-        "all-linear", description="layers to adapt: all-linear, names, or a regular expression over names"
+        "all-linear",
+        description="layers to adapt: all-linear, a list of names, or a regular expression that matches names",
     )
-    bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases are trained")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases to train")
     use_rslora: bool = Field(False, description="rank-stabilised scaling")
     resume_adapter: str | None = Field(
-        None, description="a trained adapter (directory, or a run's id) to start from; its rank and targets are kept"
+        None, description="trained adapter to start from (directory or run id); its rank and target modules are kept"
     )
 
     _targets = field_validator("target_modules", mode="before")(names.targets)
@@ -191,29 +200,34 @@ class TrainSection(Strict):
 
     learning_rate: float = Field(2e-4, gt=0.0, description="peak learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "cosine_with_min_lr"] = Field(
-        "cosine", description="schedule of the learning rate"
+        "cosine", description="learning rate schedule"
     )
     warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0, description="steps of learning-rate warm-up; below 1: a share of all steps"
+        0, description="warm-up steps of the learning rate; below 1: a fraction of all steps"
     )
-    num_train_epochs: float = Field(3.0, gt=0.0, description="passes over the data")
-    max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1: by num_train_epochs")
-    per_device_train_batch_size: int = Field(4, ge=1, description="rows per step, times gradient_accumulation_steps")
+    num_train_epochs: float = Field(3.0, gt=0.0, description="number of passes over the data")
+    max_steps: int = Field(-1, ge=-1, description="stop after this many steps; -1: use num_train_epochs")
+    per_device_train_batch_size: int = Field(
+        4, ge=1, description="rows per step, multiplied by gradient_accumulation_steps"
+    )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="multiplies the rows per step (per_device_train_batch_size)"
+        1, ge=1, description="multiplier of per_device_train_batch_size: rows per step"
     )
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=8)] = Field(
-        "auto", description="most tokens in one forward pass, into which a step is divided; auto: as many as fit"
+        "auto",
+        description="maximum tokens per forward pass; a step is divided into several; auto: as many as fit in memory",
     )
     gradient_checkpointing: Literal["auto"] | bool = Field(
-        "auto", description="recompute activations: less memory, about a quarter slower; auto: only if needed"
+        "auto", description="recompute activations to save memory, about 25% slower; auto: only if needed"
     )
     torch_compile: Literal["auto"] | bool = Field(
-        "auto", description="compile the decoder layers; auto: on a GPU if the run is long enough to benefit"
+        "auto", description="compile the decoder layers; auto: on a GPU, if the run is long enough to benefit"
     )
-    memory_gib: float | None = Field(None, gt=0.0, description="most GPU memory to use, in GiB; none: all free memory")
-    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, gt=0.0, description="gradient clipping")
+    memory_gib: float | None = Field(
+        None, gt=0.0, description="maximum GPU memory to use, in GiB; if unset, all free memory"
+    )
+    weight_decay: float = Field(0.0, ge=0.0, description="weight decay of the optimizer")
+    max_grad_norm: float = Field(1.0, gt=0.0, description="maximum gradient norm for clipping")
     optim: Literal[
         "auto",
         "adamw_torch",
@@ -223,12 +237,14 @@ class TrainSection(Strict):
         "paged_adamw_32bit",
         "sgd",
         "adafactor",
-    ] = Field("auto", description="optimizer by transformers' name; auto: AdamW, fused on a GPU")
-    seed: int = Field(42, ge=0, description="random seed of adapter initialisation, data order and dropout")
-    logging_steps: int = Field(1, ge=1, description="steps between points of the loss curve")
+    ] = Field("auto", description="optimizer, by its name in transformers; auto: AdamW, fused on a GPU")
+    seed: int = Field(42, ge=0, description="random seed for adapter initialisation, data order and dropout")
+    logging_steps: int = Field(1, ge=1, description="steps between logged losses")
     save_steps: int = Field(50, ge=1, description="steps between checkpoints")
-    save_total_limit: int = Field(2, ge=1, description="checkpoints kept")
-    eval_steps: int | None = Field(None, ge=1, description="steps between evaluations; none: at the end only")
+    save_total_limit: int = Field(2, ge=1, description="number of checkpoints to keep")
+    eval_steps: int | None = Field(
+        None, ge=1, description="steps between evaluations; if unset, evaluate only at the end"
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,
@@ -236,7 +252,7 @@ class TrainSection(Strict):
     )
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
         default_factory=lambda: list[Literal["tensorboard", "wandb"]](["tensorboard"]),
-        description="where to report curves besides logs/metrics.jsonl",
+        description="where to report curves, in addition to logs/metrics.jsonl",
     )
 
     _reports = field_validator("report_to", mode="before")(names.reports)
@@ -244,28 +260,32 @@ class TrainSection(Strict):
     @model_validator(mode="after")
     def _stopping_evaluates(self) -> TrainSection:
         if self.early_stopping_patience is not None and self.eval_steps is None:
-            raise ValueError("early_stopping_patience needs eval_steps, the steps between evaluations")
+            raise ValueError("early_stopping_patience requires eval_steps, the number of steps between evaluations")
         return self
 
 
 class ExamSection(Strict):
     """The exam of the trained model and of every exported artifact."""
 
-    rows: int = Field(64, ge=1, description="most held-out rows in the exam")
-    tokens: int = Field(4096, ge=16, description="most response tokens scored")
-    general_rows: int = Field(30, ge=1, le=30, description="general texts in the exam, which show forgetting")
-    answers: int = Field(
-        4, ge=0, description="held-out prompts to answer with and without the adapter, for people to read"
+    rows: int = Field(64, ge=1, description="maximum number of held-out rows in the exam")
+    tokens: int = Field(4096, ge=16, description="maximum number of response tokens to score")
+    general_rows: int = Field(
+        30, ge=1, le=30, description="number of general texts in the exam, which measure forgetting"
     )
-    answer_tokens: int = Field(64, ge=1, description="most tokens per answer")
+    answers: int = Field(
+        4, ge=0, description="number of held-out prompts answered with and without the adapter, shown in the report"
+    )
+    answer_tokens: int = Field(64, ge=1, description="maximum tokens per answer")
 
 
 class RunSection(Strict):
     """Where the run is stored."""
 
-    root: str = Field("runs", description="directory of all runs")
+    root: str = Field("runs", description="directory for all runs")
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of this run; none: <base>-<data>-<UTC time>"
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of this run; if unset, <base>-<data>-<UTC time>",
     )
 
 

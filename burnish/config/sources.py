@@ -19,9 +19,9 @@ ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE", "GENERATE", "EVALUATE")
 # variables with our prefix that are not stage settings, and what they do
 OTHER_VARIABLES = {
-    "BURNISH_CACHE": "directory of llama.cpp builds, dequantized bases and load tests; ~/.cache/burnish by default",
-    "BURNISH_LOG_FORMAT": "`json`: log lines are JSON on a terminal too",
-    "BURNISH_COMMIT": "the commit that records and `/version` name, where there is no clone (set in images)",
+    "BURNISH_CACHE": "directory for llama.cpp builds, dequantized bases and load tests; default: ~/.cache/burnish",
+    "BURNISH_LOG_FORMAT": "`json` logs JSON lines on a terminal as well",
+    "BURNISH_COMMIT": "commit reported in records and by `/version` if there is no git clone (set in images)",
 }
 
 

@@ -85,7 +85,7 @@ def _routes() -> Iterator[tuple[str, APIRoute]]:
 
 def _route_table(routes: list[tuple[str, APIRoute]]) -> str:
     rows = [(f"`{method} {route.path.replace(':path', '')}`", _sentence(route.endpoint)) for method, route in routes]
-    return table(("route", "what it does"), rows) + "\n"
+    return table(("route", "description"), rows) + "\n"
 
 
 def _sentence(endpoint: Any) -> str:

@@ -66,7 +66,7 @@ def _stage(name: str, model: type[BaseModel]) -> str:
 
 def _others() -> str:
     rows = [(f"`{name}`", text) for name, text in OTHER_VARIABLES.items()]
-    return f"## Other environment variables\n\n{table(('variable', 'what it does'), rows)}\n"
+    return f"## Other environment variables\n\n{table(('variable', 'description'), rows)}\n"
 
 
 def _table(stage: str, settings: Sequence[tuple[tuple[str, ...], Any]]) -> str:
