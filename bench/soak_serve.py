@@ -218,7 +218,7 @@ def soak(server: Server, tally: Tally, minutes: float, count: int, seed: int) ->
         if time.monotonic() - reported > 60:
             reported = time.monotonic()
             print(
-                f"{(end - reported) / 60:.0f} minutes left: {samples[-1]}, {tally.counts['faults']} faults", flush=True
+                f"{(end - reported) / 60:.0f} minutes left: {samples[-1]}, {tally.counts['faults']} errors", flush=True
             )
     tally.stop.set()
     for thread in threads:
@@ -228,7 +228,7 @@ def soak(server: Server, tally: Tally, minutes: float, count: int, seed: int) ->
 
 
 def report(server: Server, tally: Tally, samples: list[Sample]) -> bool:
-    """Print the results; return whether there were no faults."""
+    """Print the results; return whether there were no errors."""
     if not server.alive():
         tally.fault("the server exited")
     else:
@@ -244,7 +244,7 @@ def report(server: Server, tally: Tally, samples: list[Sample]) -> bool:
 
 
 def main() -> int:
-    """Run the soak test; return 0 if there were no faults."""
+    """Run the soak test; return 0 if there were no errors."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.soak_serve", description="Serve for a long time under clients of every kind."
     )
@@ -261,7 +261,7 @@ def main() -> int:
         with Server(model, Path(folder, "log")) as server:
             samples = soak(server, tally, options.minutes, options.clients, options.seed)
             right = report(server, tally, samples)
-    print("no faults" if right else f"{len(tally.faults)} faults")
+    print("no errors" if right else f"{len(tally.faults)} errors")
     return 0 if right else 1
 
 

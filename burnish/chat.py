@@ -181,7 +181,7 @@ class ChatTemplate:
         named, compiled = self._thoughts_named(self.shape.messages(messages)), self._compiled
         return self._limited(
             lambda: compiled.render(messages=named, add_generation_prompt=add_generation_prompt, **known),
-            lambda error: f"the chat template refuses these messages: {one_line(error)}",
+            lambda error: f"the chat template rejects these messages: {one_line(error)}",
         )
 
     def _thoughts_named(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

@@ -47,7 +47,7 @@ class UserError(Exception):
         faults = grouped(self.faults)
         more = len(faults) - most
         lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
-        return "\n".join(lines + ([f"error: and {more} more faults like these"] if more > 0 else []))
+        return "\n".join(lines + ([f"error: and {more} more errors like these"] if more > 0 else []))
 
 
 def _listed_once(faults: Sequence[str]) -> list[str]:

@@ -134,14 +134,14 @@ def reason(error: Exception, repo: str, revision: str | None = None, right: str 
     if any(isinstance(e, hub.IncompleteSnapshotError) for e in chain):
         return f"is only partly in the local cache, and {_unreachable(chain)}: run again with a network to complete it"
     if any(isinstance(e, hub.LocalTokenNotFoundError) for e in chain):
-        return f"there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login` ({PAGE}/settings/tokens)"
+        return f"no token is set: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login` ({PAGE}/settings/tokens)"
     if any(isinstance(e, hub.HFValidationError) for e in chain):
         return "is neither a local path nor a valid Hub id (owner/name)"
     response = next((e for e in chain if isinstance(e, hub.HfHubHTTPError)), None)
     if response is not None:
         return _refusal(response, repo, right)
     if any(isinstance(e, hub.FileMetadataError) for e in chain):
-        return f"{constants.ENDPOINT} does not answer like the Hub: check HF_ENDPOINT and any proxy"
+        return f"{constants.ENDPOINT} does not respond like the Hub: check HF_ENDPOINT and any proxy"
     if any(isinstance(e, hub.LocalEntryNotFoundError) for e in chain):
         return f"is not in the local cache, and {_unreachable(chain)}"
     if any(isinstance(e, hub.OfflineModeIsEnabled) or _is_transport(e) for e in chain):
@@ -165,7 +165,7 @@ def _refusal(error: Exception, repo: str, right: str) -> str:
         return f"is not on the Hub, or is private (your token: {_token_source() or 'none'})"
     if status == 401:
         where = _token_source() or "none"
-        return f"the Hub refuses the token ({where}): it is wrong or expired; create another at {PAGE}/settings/tokens"
+        return f"the Hub rejects the token ({where}): it is wrong or expired; create another at {PAGE}/settings/tokens"
     if status in (402, 403, 413) and "storage" in message.lower():
         return f"the Hub has too little storage for it: {message}"
     if status == 403:
@@ -173,8 +173,10 @@ def _refusal(error: Exception, repo: str, right: str) -> str:
     if status in (409, 412):
         return f"someone else changed it in the meantime{detail}: run the same command again"
     if status in RETRIED:
-        return f"the Hub answers {status}{detail}: run the same command again later; what was transferred is kept"
-    return f"the Hub refuses: {status}{detail}"
+        return (
+            f"the Hub responded with {status}{detail}: run the same command again later; what was transferred is kept"
+        )
+    return f"the Hub rejected the request: {status}{detail}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -210,7 +212,7 @@ def _wait_s(error: Exception, number: int) -> float | None:
 
 def _short(error: Exception) -> str:
     status = _status(error)
-    return f"it answers {status}" if status else f"the connection broke ({type(error).__name__})"
+    return f"it responded with {status}" if status else f"the connection was lost ({type(error).__name__})"
 
 
 def _unreachable(chain: Sequence[BaseException]) -> str:

@@ -71,7 +71,9 @@ def _lock(file: int, directory: Path, kind: int, tries: int = 1) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        warn(f"{directory}: can't be locked ({error.strerror}): run nothing else on this run meanwhile")
+        warn(
+            f"{directory}: can't be locked ({error.strerror}): do not run another command on this run at the same time"
+        )
 
 
 def _holder(file: int) -> str:

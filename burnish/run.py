@@ -64,7 +64,7 @@ class Run:
     def read(self, kind: type[AnyRecord]) -> AnyRecord:
         """Read a record. Raises RunError with every fault if it is missing, damaged, contradictory or too new."""
         path = self.inside(RECORD_FILES[kind])
-        remedy = f"run `{COMMANDS[kind]}` again, or if you got the run from someone, get it again"
+        remedy = f"run `{COMMANDS[kind]}` again, or if someone gave you the run, ask for a new copy"
         try:
             return parse(kind, read_regular(path, MAX_BYTES))
         except FileNotFoundError:
@@ -86,7 +86,7 @@ class Run:
             raise RunError(f"{path}: is a broken link: replace it with the file itself") from None
         if not target.is_relative_to(root.resolve()):
             raise RunError(
-                f"{path}: is a link out of the run, to {target}: replace it with what it points to"
+                f"{path}: is a symbolic link to {target}, outside the run: replace it with its target"
                 " (run.root may be on any disk)"
             )
         if why := irregular(target):

@@ -43,7 +43,7 @@ class Finished:
         except FileError:
             content = None  # damaged: rebuild everything
         if content and (why := _not_believed(content)):
-            say(f"export: {path} {why}: everything is made and measured again")
+            say(f"export: {path} {why}: all artifacts are created and measured again")
             content = None
         same = isinstance(content, dict) and content.get("key") == key
         known = content.get("artifacts") if same else None

@@ -151,7 +151,7 @@ def _artifact(where: str, report: str, exported: ExportRecord, settings: ModelSe
                 f"{where}: {found.quantization} {found.outcome}: {found.why}; "
                 "to serve it anyway, pass --allow_unproven true"
             )
-        warn(f"serving {found.quantization} of {where} although it {found.outcome}: {found.why}")
+        warn(f"serving {found.quantization} of {where} even though it {found.outcome}: {found.why}")
     if qualification := qualified(exported.gate):
         warn(f"{found.quantization} of {where} was {qualification}")
     return found

@@ -97,7 +97,7 @@ def _describe(settings: ModelSettings, backend: LlamaBackend, served: Served, si
     say(f"model {served.name}: {size}")
     if backend.serial_rows:
         numbers = " or ".join(map(str, sorted(backend.serial_rows)))
-        say(f"batches of {numbers} are decoded one sequence at a time, which was faster in a measurement at start")
+        say(f"batches of {numbers} are decoded one sequence at a time, which was faster when measured at startup")
     if variant := served.record["cpu_variant"]:
         say(f"llama.cpp: using the build for {variant}")
     if settings.context_length is None and size.context < served.context_length:

@@ -46,13 +46,13 @@ def fetch_records(text: str) -> Published:
     missing = [name for name in RECORDS if not (files / name).is_file()]
     if missing:
         raise PublishedError(
-            f"{text}: it has no {' and no '.join(missing)}, so Burnish did not publish it and nothing is proven: to "
+            f"{text}: it has no {' or '.join(missing)}, so Burnish did not publish it and nothing is proven: to "
             f"serve it unchecked, download the file (hf download {reference.repo} FILE.gguf) and pass its path as MODEL"
         )
     run = Run(files, within=files.parent.parent)  # the hub's cache links snapshots to files in a sibling directory
     train, export = read_both(run)
     if file_sha256(files / "train.json") != export.train_sha256:
-        raise PublishedError(f"{text}: train.json was altered: it is not the one export.json was made from")
+        raise PublishedError(f"{text}: train.json was altered: it does not match the hash in export.json")
     return Published(reference, files, train, export)
 
 

@@ -95,7 +95,7 @@ def test_missing_base_and_wrong_revision_are_reported(resolve: Resolve) -> None:
 def test_invalid_token_error_names_the_source_of_the_token(resolve: Resolve, hub: Hub) -> None:
     hub.add("me/private", FILES, private=True)
     done = resolve("me/private", token="hf_wrong")
-    assert "the Hub refuses the token (HF_TOKEN): it is wrong or expired" in line(done)
+    assert "the Hub rejects the token (HF_TOKEN): it is wrong or expired" in line(done)
     assert "hf_wrong" not in done.stdout + done.stderr
 
 
@@ -126,7 +126,7 @@ def test_partial_cache_is_completed_online_and_reported_offline(resolve: Resolve
 
 def test_endpoint_that_is_not_a_hub_is_reported(resolve: Resolve, hub: Hub) -> None:
     hub.fail("HEAD", "/resolve/", 200, times=99)  # no commit, no ETag: as a proxy's own page
-    assert f"{hub.url} does not answer like the Hub: check HF_ENDPOINT" in line(resolve("them/base"))
+    assert f"{hub.url} does not respond like the Hub: check HF_ENDPOINT" in line(resolve("them/base"))
 
 
 def test_unusable_hub_cache_is_reported(resolve: Resolve, tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_repository_without_weights_is_rejected(resolve: Resolve, hub: Hub) -> N
 def test_server_error_is_retried(resolve: Resolve, hub: Hub) -> None:
     hub.fail("GET", "/revision/", 503, times=2, Retry_After="0")
     done = resolve("them/base")
-    assert done.returncode == 0 and "it answers 503; trying again" in done.stderr
+    assert done.returncode == 0 and "it responded with 503; trying again" in done.stderr

@@ -47,4 +47,4 @@ def test_memory_growth_is_distinguished_from_fluctuation() -> None:
 def test_short_soak_has_no_errors() -> None:
     command = [sys.executable, "-m", "bench.soak_serve", "--minutes", "0.2", "--clients", "8"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and done.stdout.endswith("no faults\n"), done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.endswith("no errors\n"), done.stdout + done.stderr

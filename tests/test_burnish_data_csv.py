@@ -69,7 +69,7 @@ def test_whitespace_around_quoted_cells_is_skipped(
     lines = [f"{quoted(one)}{after},{before}{quoted(other)}" for one, other in rows]
     found, notes = read(tmp_path / "x.csv", "\n".join(["prompt, completion", *lines]))
     assert found == rows
-    assert notes == [f"blanks around quoted cells skipped in {len(rows)} row{'s' * (len(rows) > 1)} (first: line 2)"]
+    assert notes == [f"spaces around quoted cells skipped in {len(rows)} row{'s' * (len(rows) > 1)} (first: line 2)"]
 
 
 def test_whitespace_in_unquoted_cells_is_kept_and_half_quoted_cells_are_rejected(tmp_path: Path) -> None:

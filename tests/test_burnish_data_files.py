@@ -235,7 +235,7 @@ def test_surrogate_pair_is_one_character(tmp_path: Path) -> None:
 def test_reading_stops_after_many_errors(tmp_path: Path) -> None:
     found = faults(tmp_path / "x.jsonl", "{oops}\n" * (MOST_FAULTS + 50))
     assert len(found) == MOST_FAULTS + 1
-    assert found[-1] == f"line {MOST_FAULTS + 1}: reading stopped here, after {MOST_FAULTS} faults"
+    assert found[-1] == f"line {MOST_FAULTS + 1}: reading stopped here, after {MOST_FAULTS} errors"
 
 
 def test_invalid_utf8_is_reported_with_its_line(tmp_path: Path) -> None:

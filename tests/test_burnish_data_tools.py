@@ -133,10 +133,10 @@ def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expec
     [
         (messages({"function": {"name": "weather", "arguments": "{city"}}), "turn 2: call 1: 'arguments' is text,"),
         (messages({"function": CALL}, tool_call_id="x"), "turn 3: 'tool_call_id' is 'x', and no call before it"),
-        ({**messages({"function": CALL}), "tools": None}, "turn 2: it calls tools and the row defines none"),
+        ({**messages({"function": CALL}), "tools": None}, "turn 2: it calls tools, but the row defines none"),
         ({**messages({"function": CALL}), "tools": "weather"}, "'tools' is text, expected a list of definitions"),
         ({**messages({"function": CALL}), "tools": [{}]}, "tool 1 has no name"),
-        (sharegpt("weather()", OPENAI), "turn 2: its text is no call as JSON"),
+        (sharegpt("weather()", OPENAI), "turn 2: its text is not a call in JSON"),
         (sharegpt("[]", OPENAI), "turn 2: it has no call"),
         (
             {**messages({"function": CALL}), "tools": "null"},
@@ -144,7 +144,7 @@ def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expec
         ),
         ({**messages({"function": CALL}), "tools": {}}, "'tools' is an empty object, expected a list of definitions;"),
         ({**messages({"function": CALL}), "functions": [WEATHER]}, "'functions': definitions of tools are read from"),
-        (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool's result, and no call before it is without one"),
+        (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool result, but every call before it already has one"),
     ],
 )
 def test_malformed_calls_and_results_are_reported(row: dict[str, Any], expected: str) -> None:
@@ -156,7 +156,7 @@ def test_tool_faults_drop_skips_rows_with_invalid_calls() -> None:
     bad = messages({"function": {"name": "weather", "arguments": {}}})
     converted = read(ROWS["arguments as text"], bad, misfits="drop")
     assert [example.line for example in converted.examples] == [1]
-    assert converted.notes == ("1 row left out: calls that do not fit the tools (data.tool_faults drop)",)
+    assert converted.notes == ("1 row dropped: their calls do not match the tools (data.tool_faults drop)",)
 
 
 RULES = "You are Bob. You are a function calling AI model. Tools: <tools>[{}]</tools> Always answer in French."
@@ -170,7 +170,7 @@ def test_only_the_tool_list_is_removed_from_system_text(column: bool) -> None:
     for again in (row, {**row, "conversations": [*([own] if own else []), turns[0], turns[3]]}):  # without a call
         converted = read(again)
         assert (converted.examples[0].messages or ())[0].content == "You are Bob. Always answer in French."
-        assert any("lists of tools were cut out of system texts (1 row)" in text for text in converted.remarks)
+        assert any("tool lists were removed from system texts (1 row)" in text for text in converted.remarks)
 
 
 def test_standard_text_around_the_tool_list_is_removed() -> None:
@@ -199,7 +199,7 @@ def test_nulls_added_by_tables_are_removed() -> None:
     (example,) = converted.examples
     assert list(example.tools) == OPENAI
     assert example.messages and example.messages[1].calls[0].value() == {"city": "Bern"}
-    assert any("files of tables fill absent keys with null" in text and "(1 row)" in text for text in converted.remarks)
+    assert any("table formats fill absent keys with null" in text and "(1 row)" in text for text in converted.remarks)
 
 
 @pytest.mark.parametrize(

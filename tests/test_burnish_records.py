@@ -98,7 +98,7 @@ def test_ambiguous_or_unbounded_json_is_rejected(text: str, says: str) -> None:
         ({"prompt_parity": False}, "give fail: prompt parity"),
         ({"terminator": False}, "give fail: terminator"),
         ({"kl_general": 3.0}, "give fail: KL on general text 3"),
-        ({"loss": 3.0}, "give fail: share lost of what training gained"),
+        ({"loss": 3.0}, "give fail: share lost of the training gain"),
         ({"loss": 3.0, "gain_lost": 0.0}, "gain_lost 0 is not (loss - loss_trained) / gain"),
         ({"gain": 0.01}, "gain 0.01 is not loss_base - loss_trained"),
         ({"top1_agreement": None}, "its verdict is pass, but top1_agreement is missing"),

@@ -116,7 +116,7 @@ def test_trained_run_shows_curves_and_the_next_command(run: Run) -> None:
 def test_exported_run_shows_the_served_file_and_all_figures(run: Run) -> None:
     export_record(run)
     html = page(run)
-    assert "serve loads gguf/r-Q8_0.gguf" in html and "keeps 90.0% of what training gained" in html
+    assert "serve loads gguf/r-Q8_0.gguf" in html and "keeps 90.0% of the training gain" in html
     assert "2 of 3 artifacts pass" in html and "KL 0.9 is above 0.1" in html
     assert html.count('class="tag">served') == 1 and html.count('class="tag">chosen') == 1
     assert all(figure in html for figure in ("1.0700", "3.2500", "98.5%", "2e-7", "0.0345"))
@@ -239,7 +239,7 @@ def test_training_without_gain_is_reported(run: Run) -> None:
         path.unlink()
     (run.path / "exam").rmdir()
     exam(run, gain=-0.5)
-    assert "Training gained nothing" in page(run)
+    assert "Training did not improve" in page(run)
 
 
 @pytest.mark.parametrize("tokens", [[1], [0, 23], [5, 24, 25, 4000], [1 << 20], []])

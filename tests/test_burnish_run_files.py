@@ -45,7 +45,7 @@ def linked_away(run: Run, name: str) -> Path:
 def test_files_behind_links_are_not_published(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     linked_away(run, name)
-    with pytest.raises(UserError, match="is a link out of the run"):
+    with pytest.raises(UserError, match="outside the run"):
         collect(selected(run))
 
 
@@ -80,7 +80,7 @@ def test_all_links_are_reported_together(tmp_path: Path) -> None:
 def test_serve_refuses_files_outside_the_run(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)
     linked_away(run, name)
-    with pytest.raises(RunError, match="is a link out of the run"):
+    with pytest.raises(RunError, match="outside the run"):
         choose(ServeSettings(runs=str(tmp_path), run=run.id))
 
 
@@ -91,7 +91,7 @@ def test_export_does_not_write_through_links(name: str, tmp_path: Path) -> None:
     if (run.path / name).is_dir():
         (run.path / name).rename(tmp_path / "moved")
     (run.path / name).symlink_to(outside)
-    with pytest.raises(RunError, match="is a link out of the run"):
+    with pytest.raises(RunError, match="outside the run"):
         stage.export(ExportSettings(run=RunSection(root=str(tmp_path / "runs"), name=run.id)))
     assert not list(outside.iterdir())
 
@@ -124,7 +124,7 @@ def test_hub_cache_links_must_stay_in_their_repository(tmp_path: Path, monkeypat
     assert asked[1] == [model.name]
     (snapshot / model.name).unlink()
     (snapshot / model.name).symlink_to(model)
-    with pytest.raises(RunError, match="is a link out of the run"):
+    with pytest.raises(RunError, match="outside the run"):
         choose(ServeSettings(model="hf://me/m"))
 
 
@@ -241,6 +241,6 @@ def test_report_shows_nothing_from_outside_the_run(secret: str, tmp_path: Path) 
     try:
         report.write(run)
     except RunError as error:
-        assert "is a link out of the run" in str(error)
+        assert "outside the run" in str(error)
     else:
         assert "top secret" not in (run.path / "report.html").read_text()

@@ -70,7 +70,7 @@ def test_figures_with_an_invalid_seal_are_measured_again(
     again = Fake()
     assert produce(job(tmp_path), again).fidelity == FIDELITY
     assert again.calls == ["make", "examine"]
-    assert ": everything is made and measured again" in capsys.readouterr().err
+    assert ": all artifacts are created and measured again" in capsys.readouterr().err
 
 
 def test_figures_from_another_machine_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_faithful_artifact_passes() -> None:
         ({"kl_general": float("nan")}, "KL on general text nan"),
         ({"top1_agreement": 0.7, "top1_agreement_ci": (0.6, 0.8)},
          "top-1 agreement 70.0% (95% interval 60.0% to 80.0% over 10 rows) is below 88.0%"),
-        ({"gain_lost": 0.4, "gain_lost_ci": (0.3, 0.5)}, "share lost of what training gained 40%"),
+        ({"gain_lost": 0.4, "gain_lost_ci": (0.3, 0.5)}, "share of the training gain lost 40%"),
         (few(kl=2.0), "KL 2 is above 0.1"),
     ],
 )  # fmt: skip
@@ -83,7 +83,7 @@ def test_each_broken_rule_fails_by_name(change: dict[str, Any], name: str) -> No
         ({"kl": 0.08, "kl_ci": (0.04, 0.12)}, "KL 0.08 (95% interval 0.04 to 0.12 over 10 rows) may be above 0.1"),
         ({"kl": 0.12, "kl_ci": (0.07, 0.17)}, "may be above 0.1"),
         ({"top1_agreement_ci": (0.85, 1.0)}, "may be below 88.0%"),
-        ({"gain_lost_ci": (-0.2, 0.28)}, "share lost of what training gained 4% (95% interval -20% to 28%"),
+        ({"gain_lost_ci": (-0.2, 0.28)}, "share of the training gain lost 4% (95% interval -20% to 28%"),
         ({"kl": 0.1, "kl_ci": (0.09, 0.11)}, "is at the limit of 0.1: more rows would not decide it"),
         (few(), "KL 0.02 (limit 0.1) is from 1 row, without an interval: examine at least 10 rows"),
         ({"kl": None}, "no held-out row was examined"),

@@ -140,13 +140,13 @@ def test_rate_limits_and_server_errors_are_retried(method: str, path: str, statu
 def test_commit_is_not_repeated_when_its_response_was_lost(push: Push, hub: Hub) -> None:
     hub.lost_answers = 1
     done = push()
-    assert done.returncode == 0 and "answers 502; trying again" in done.stderr
+    assert done.returncode == 0 and "responded with 502; trying again" in done.stderr
     assert len(hub.repos["me/model"].commits) == 2
 
 
 def test_unavailable_hub_is_a_one_line_error(push: Push, hub: Hub) -> None:
     hub.fail("GET", "/api/whoami-v2", 503, times=99, Retry_After="0")
-    assert "the Hub answers 503" in line(push())
+    assert "the Hub responded with 503" in line(push())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_unavailable_hub_is_a_one_line_error(push: Push, hub: Hub) -> None:
     [
         ("hf_wrong", "refuses the token (HF_TOKEN): it is wrong or expired"),
         ("hf_read", "the token (HF_TOKEN) is not allowed to write to me/model"),
-        (None, "there is no token: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login`"),
+        (None, "no token is set: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login`"),
     ],
 )
 def test_invalid_token_is_a_one_line_error_without_the_token(

@@ -74,7 +74,7 @@ def test_resume_adapter_keeps_the_rank_of_the_adapter(
     done = cli(*command(base, rows, first.path.parent, *more))
     assert done.returncode == 0, done.stderr
     assert (f"was trained on {tiny_base}, here it is used for {base}" in done.stderr) is (given == "directory")
-    assert "are taken from the adapter that training starts from: 4 and 32" in done.stderr
+    assert "are taken from the continued adapter: 4 and 32" in done.stderr
     second = first.path.parent / f"second-{given}"
     # the same rows in the same order: what the first run learned is there at the first step
     assert points(second, "loss")[0] < points(first.path, "loss")[0] - 0.5

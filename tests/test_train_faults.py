@@ -267,7 +267,7 @@ def test_checkpointing_is_enabled_if_the_longest_row_does_not_fit(
     assert tight.batching.tokens == 40  # the longest row
     assert tight.batching.checkpointing
     assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
-    assert "gradient checkpointing from now on" in capsys.readouterr().err
+    assert "continuing with gradient checkpointing" in capsys.readouterr().err
 
 
 def test_final_out_of_memory_is_one_line_with_advice(trained: Callable[..., PackedTrainer]) -> None:

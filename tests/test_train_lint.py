@@ -112,13 +112,13 @@ def test_conflicting_answers_cause_a_warning() -> None:
 def test_same_response_in_most_rows_causes_a_warning() -> None:
     (warning,) = lint([chat(n, f"q {n}", "no" if n > 4 else f"a {n}") for n in range(1, 13)])
     assert (warning.kind, warning.lines) == ("same-response", tuple(range(5, 13)))
-    assert warning.text == "8 of 12 rows have the same response 'no': it may become the answer to everything"
+    assert warning.text == "8 of 12 rows have the same response 'no': the model may give it to every prompt"
 
 
 def test_whitespace_around_responses_causes_a_warning() -> None:
     rows = [chat(n, f"q{n}", f" a{n}") for n in range(1, 6)]
     assert only(*rows).text == (
-        "responses start or end with blanks or line breaks, which the model learns too: 5 rows,"
+        "responses start or end with spaces or line breaks, which the model will also learn: 5 rows,"
         " lines 1, 2, 3 and 2 more"
     )
     context = Example(

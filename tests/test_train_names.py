@@ -132,7 +132,7 @@ def test_unsupported_name_gets_a_specific_hint(name: str, given: str, hint: str,
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path / "c.yaml", f"{ALWAYS}train: {{{name}: {given}}}\n")
     (fault,) = caught.value.faults
-    assert fault.startswith(f"{tmp_path / 'c.yaml'}:3: 'train.{name}' is not a setting here: ")
+    assert fault.startswith(f"{tmp_path / 'c.yaml'}:3: 'train.{name}' is not a Burnish setting: ")
     assert hint in fault
     with pytest.raises(ConfigError) as caught:
         typed("--base.id", "x", f"--train.{name}={given}")

@@ -274,7 +274,7 @@ def test_resume_adapter_starts_from_the_exact_weights(tiny_base: Path, rows: Pat
     get_peft_model(model, config).save_pretrained(tmp_path / "parent")
     shutil.copytree(tmp_path / "parent", tmp_path / "kept")
     output = train(cli, tiny_base, rows, tmp_path, "--lora.resume_adapter", str(tmp_path / "parent"), "--lora.r", "16")
-    assert "lora.r and lora_alpha are taken from the adapter that training starts from: 3 and 6" in output
+    assert "lora.r and lora_alpha are taken from the continued adapter: 3 and 6" in output
     run = Run((tmp_path / "latest").resolve())
     assert run.read(TrainRecord).adapter.parent_sha256 == tree_sha256(tmp_path / "kept")
     used = yaml.safe_load((run.path / "config.yaml").read_text())["lora"]

@@ -79,13 +79,17 @@ def test_random_calls_are_trained_and_proven(tools: Prepared, codec: Codec, call
 
 def test_template_that_changes_a_call_is_rejected(codec: Codec, own: ChatTemplate) -> None:
     source = load_template("chatml-tools").replace("arguments | tojson", "(arguments | tojson | replace('42', '43'))")
-    with pytest.raises(MaskError, match="assistant turn 1: the server would not read what the row says: call 1 is"):
+    with pytest.raises(
+        MaskError, match="assistant turn 1: the server would parse it differently from the row: call 1 is"
+    ):
         rows(prepared(replace(own, source=source), codec), conversation(Call("count", '{"to": 42}')))
 
 
 def test_answer_that_would_be_parsed_as_a_call_is_rejected(tools: Prepared) -> None:
     answer = 'Write <tool_call>{"name": "weather", "arguments": {}}</tool_call>.'
-    with pytest.raises(MaskError, match="assistant turn 2: the server would not read what the row says: 1 of 0 calls"):
+    with pytest.raises(
+        MaskError, match="assistant turn 2: the server would parse it differently from the row: 1 of 0 calls"
+    ):
         rows(tools, conversation(CALL, answer=answer))
 
 
@@ -105,7 +109,9 @@ def test_template_without_tool_results_is_rejected_for_rows_with_results(codec: 
         "message['content'] + '\\n</tool_response>'", "'\\n</tool_response>'"
     )
     template = replace(own, source=source)
-    with pytest.raises(ConfigError, match="1 row has results of tools, and the chat template takes no results"):
+    with pytest.raises(
+        ConfigError, match="1 row has results of tools, and the chat template does not render tool results"
+    ):
         prepared(template, codec, conversation(CALL))
     alone = conversation(CALL)
     assert prepared(template, codec, replace(alone, messages=(alone.messages or ())[:2]))

@@ -157,7 +157,7 @@ def _option(option: str, value: str) -> list[str]:
 def go_on(ship: Ship, yes: bool) -> bool:
     """Print the next steps and ask whether to continue, unless `yes`. Raises ShipError without a terminal."""
     where = "on this machine" if ship.where == "local" else "in containers"
-    say(f"\nNext, {where}, with the memory, disk and time of the plan above:")
+    say(f"\nNext, {where}, within the memory, disk and time of the plan above:")
     say(f"  train   run '{ship.name}' in {ship.root}/")
     say("  export  its merge and GGUF files, each examined against the trained model")
     say(f"  serve   the smallest file that passes, on port {ship.port}, until Ctrl-C")

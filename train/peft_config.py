@@ -86,7 +86,7 @@ def start_notes(settings: TrainSettings) -> tuple[str, str]:
         directory = adapter_path(settings)
         content = read(directory / CONFIG)
         kept = ", ".join(f"{key} {_json(content[key])}" for key in ("r", "lora_alpha") if key in content)
-        return f"lora: training starts from the adapter in {directory}" + (f" ({kept})" if kept else ""), ""
+        return f"lora: training continues the adapter in {directory}" + (f" ({kept})" if kept else ""), ""
     scale = lora.lora_alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
     if scale >= 1:
         return "", ""

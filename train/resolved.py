@@ -30,7 +30,7 @@ AUTO = "auto"
 class Resolved:
     """A run's resolved settings; `steps` is the planned number of optimizer steps.
 
-    `parent_sha256` is the `tree_sha256` of the adapter that training started from, or None.
+    `parent_sha256` is the `tree_sha256` of the adapter continued by training, or None.
     """
 
     settings: TrainSettings

@@ -223,4 +223,4 @@ def _say_losses(exam: Exam) -> None:
         f" (noise KL {exam.noise_kl:.1e})"
     )
     if trained >= base:
-        warn("training gained nothing on held-out rows: more rows or another learning rate may help")
+        warn("training did not improve the held-out loss: more rows or another learning rate may help")

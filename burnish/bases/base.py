@@ -124,7 +124,9 @@ def _links_out(directory: Path) -> list[str]:
         target = path.resolve()
         blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
         if not blob and not target.is_relative_to(directory.resolve()):
-            faults.append(f"{path}: is a link out of the directory, to {target}: replace it with the file itself")
+            faults.append(
+                f"{path}: is a symbolic link to {target}, outside the directory: replace it with the file itself"
+            )
     return faults
 
 

@@ -49,5 +49,5 @@ def fault(directory: Path, config: dict[str, Any], shapes: Shapes) -> str:
         return ""
     return (
         f"{directory / 'config.json'}: vocab_size is {configured:,}, the weights' '{stored[0]}' has {stored[1]:,} rows:"
-        " the two files belong to different models; restore the one that was changed"
+        " the files belong to different models; restore the one that was changed"
     )

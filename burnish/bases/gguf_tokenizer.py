@@ -120,4 +120,4 @@ def compare(path: Path, tokenizer: Any) -> None:
         for text in (*SAMPLE_TEXTS, "a".join(special)):
             ids = model.tokenize(text, add_special=False, parse_special=True)
             if difference := ids_difference(text, encoder(tokenizer)(text), ids):
-                raise SystemExit(f"the rebuilt tokenizer and llama.cpp's give different ids for {difference}")
+                raise SystemExit(f"the rebuilt tokenizer and llama.cpp's produce different ids for {difference}")

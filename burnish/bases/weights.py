@@ -115,7 +115,7 @@ def _indexed(index: Path, found: Weights) -> None:
             if held is not None and (missing := sorted(set(wanted) - held)):
                 found.faults.append(
                     f"{index}: {listed(missing, SHOWN)} should be in {name}, but"
-                    f" {'is' if len(missing) == 1 else 'are'} not: index and files are not from one download;"
+                    f" {'is' if len(missing) == 1 else 'are'} not: index and files are from different downloads;"
                     f" {found.way}"
                 )
         else:
@@ -149,7 +149,7 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
             raise ValueError(f"it has {len(begin)} bytes")
         (length,) = struct.unpack("<Q", begin)
         if length > MAX_HEADER_BYTES:
-            raise ValueError(f"it starts with {begin!r}, which is not a header's length")
+            raise ValueError(f"it starts with {begin!r}, which is not a valid header length")
         text = file.read(length)
     if len(text) < length:
         raise ValueError(f"it ends inside its header of {length:,} bytes")

@@ -137,7 +137,7 @@ class Reader:
         if meant is None:
             return False
         if isinstance(meant, str):
-            self.faults.append(f"{given.where}: '{key}' is not a setting here: {meant}")
+            self.faults.append(f"{given.where}: '{key}' is not a Burnish setting: {meant}")
             return True
         for ours, value in meant.items():
             self._put(flat, ours, Given(value, given.where, given.strength), given.where)

@@ -36,7 +36,7 @@ def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[i
     if empty:
         notes.append(f"{counted(len(empty), 'row')} without text skipped (first: line {empty[0]})")
     if lines := scanner.skipped_blanks:
-        notes.append(f"blanks around quoted cells skipped in {counted(len(lines), 'row')} (first: line {lines[0]})")
+        notes.append(f"spaces around quoted cells skipped in {counted(len(lines), 'row')} (first: line {lines[0]})")
     if records:
         yield from _Table(records[0], records[1:], faults, notes).rows()
     if scanner.fault:

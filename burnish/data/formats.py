@@ -27,12 +27,12 @@ __all__ = ["FORMATS", "Conversion", "Example", "Message", "Misfits", "Newlines",
 
 Newlines = Literal["keep", "lf"]
 Misfits = Literal["error", "drop"]
-DROP = "; data.tool_faults: drop leaves out the rows whose calls do not fit their tools"
+DROP = "; data.tool_faults: drop leaves out the rows whose calls do not match their tools"
 # columns that can't be trained and must not be ignored silently
-REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text is trained; remove the column, or these rows")
-REFUSED["functions"] = "definitions of tools are read from the column 'tools': rename it to 'tools'"
+REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text can be trained; remove the column, or these rows")
+REFUSED["functions"] = "tool definitions are read from the column 'tools': rename this one to 'tools'"
 # of the formats without turns
-NO_TURNS = "only conversations (messages, ShareGPT) have calls of tools"
+NO_TURNS = "only conversations (messages, ShareGPT) can have tool calls"
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _with_system(row: _Row, messages: list[Message]) -> list[Message]:
 
 
 def _without_list(row: _Row, messages: list[Message]) -> list[Message]:
-    """Cut the list of tools out of the system turn: the chat template writes the definitions."""
+    """Cut the list of tools out of the system turn: the chat template writes the tools itself."""
     if not row.tools or not messages or messages[0].role != "system" or not lists_tools(messages[0].content):
         return messages
     row.listed = True

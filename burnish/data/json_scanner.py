@@ -83,7 +83,7 @@ class _Scanner:
             if len(self.faults) == count:
                 yield line, value
             if len(self.faults) >= MOST_FAULTS:
-                self.faults.append(f"line {self.line}: reading stopped here, after {MOST_FAULTS} faults")
+                self.faults.append(f"line {self.line}: reading stopped here, after {MOST_FAULTS} errors")
                 return
             self._skip_space()
             # after a broken value, the position is at the start of the next one or at the end of the text

@@ -63,7 +63,7 @@ class Losses:
         if self.thoughts and self.format == "text":
             yield f"{_counted(self.thoughts)}: reasoning is not trained in this format, include it in 'text'"
         if self.misfits:
-            yield f"{counted(self.misfits, 'row')} left out: calls that do not fit the tools (data.tool_faults drop)"
+            yield f"{counted(self.misfits, 'row')} dropped: their calls do not match the tools (data.tool_faults drop)"
         if self.contexts:
             place = PLACES.get(self.format, "the user's turn")
             yield (
@@ -89,16 +89,16 @@ class Losses:
         if self.as_input:
             yield f"the column 'context' was read as 'input' ({counted(self.as_input, 'row')})"
         if self.hermes:
-            yield f"calls and results in tags were read as such ({counted(self.hermes, 'row')})"
+            yield f"tool calls and results in tags were parsed ({counted(self.hermes, 'row')})"
         if self.listed:
             yield (
-                f"lists of tools were cut out of system texts ({counted(self.listed, 'row')}): the chat template writes"
+                f"tool lists were removed from system texts ({counted(self.listed, 'row')}): the chat template writes"
                 " the definitions"
             )
         if self.nulls:
             yield (
-                f"nulls that the tools' schemas do not have were left out of definitions and arguments"
-                f" ({counted(self.nulls, 'row')}): files of tables fill absent keys with null"
+                f"nulls that the tools' schemas do not allow were removed from definitions and arguments"
+                f" ({counted(self.nulls, 'row')}): table formats fill absent keys with null"
             )
         if self.newlines:
             yield f"CR LF and CR became LF ({counted(self.newlines, 'row')}; data.newlines lf)"

@@ -71,7 +71,7 @@ def find(template: ChatTemplate, dialect: str | None = None) -> Found:
     """
     candidates = [d for name, d in DIALECTS.items() if dialect in (None, name)]
     try:
-        found = _calls(template, candidates) if candidates else Found(why=f"the tool dialect '{dialect}' is not known")
+        found = _calls(template, candidates) if candidates else Found(why=f"unknown tool dialect '{dialect}'")
         return replace(found, thoughts=_thoughts(template, found))
     except TemplateLimit as limit:
         return Found(why=str(limit))
@@ -96,11 +96,11 @@ def _calls(template: ChatTemplate, candidates: list[Dialect]) -> Found:
             refusal = refusal or str(error)
             continue
         if CALLS[0].name not in turn.text:
-            ignored = "the chat template leaves tool calls out"
+            ignored = "the chat template does not render tool calls"
         elif (match := _match(turn, candidates, _ends(probe))) is not None:
             return _examined(probe, match, defines)
         else:
-            unknown = unknown or f"the chat template writes calls in a form that is not known: {_excerpt(turn.text)}"
+            unknown = unknown or f"the chat template writes tool calls in an unknown format: {_excerpt(turn.text)}"
     return Found(defines=defines, why=unknown or ignored or refusal)
 
 
@@ -156,7 +156,7 @@ def _examined(probe: Probe, match: _Match, defines: bool) -> Found:
     two = _rendered(lambda: probe.calls(2))
     parallel = two is not None and _match(two, [match.dialect], match.ends, 2) is not None
     results = _renders(probe.with_result, RESULT)
-    why = "" if results else "the chat template takes no results of tool calls"
+    why = "" if results else "the chat template does not render tool results"
     why = why if defines else "the chat template does not show the tools to the model"
     return Found(match.dialect, None, shape, defines, parallel, results, match.end, why)
 

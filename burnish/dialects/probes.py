@@ -67,7 +67,7 @@ class Probe:
             return Turn(whole[len(prompt) :], prompt)
         start = _common(prompt, whole)
         if QUESTION not in whole[:start]:
-            raise ChatError("the chat template changes the question once it is answered")
+            raise ChatError("the chat template renders the question differently once it is answered")
         return Turn(whole[start:], whole[:start])
 
     def calls(self, count: int, identity: str = "", **answer: Any) -> Turn:

@@ -55,7 +55,9 @@ class Context:
         self.model, self.n_batch, self.n_seq_max = model, n_batch, int(params.n_seq_max)
         self.handle = api.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise LlamaError(f"{model.path}: no context of {n_ctx} cells: {'; '.join(log.errors) or 'out of memory'}")
+            raise LlamaError(
+                f"{model.path}: can't create a context of {n_ctx} cells: {'; '.join(log.errors) or 'out of memory'}"
+            )
         self.n_ctx, self.memory = int(api.llama_n_ctx(self.handle)), api.llama_get_memory(self.handle)
         self._tokens, self._positions, self._sequences = (np.zeros(n_batch, np.int32) for _ in range(3))
         self._ones, self._outputs = np.ones(n_batch, np.int32), np.zeros(n_batch, np.int8)

@@ -88,5 +88,5 @@ def run(path: Path, amx: str) -> tuple[str, bool]:
     if done.returncode:
         return f"the load test failed: {last_line(done.stderr, 'no output').removeprefix('error: ')}", True
     if not json.loads(last_line(done.stdout))["finite"]:
-        return "the load test gave logits that are not finite", True
+        return "the load test computed logits that are not finite", True
     return "", True

@@ -44,7 +44,8 @@ def on_large_stack(call: Callable[[], Result], text_bytes: int) -> Result:
             thread.start()
     except (RuntimeError, ValueError, MemoryError):
         raise LlamaError(
-            f"tokenizing a text of {text_bytes} bytes needs a stack of {size >> 20} MiB, and there is no room for it"
+            f"tokenizing a text of {text_bytes} bytes needs a stack of {size >> 20} MiB, and there is not enough"
+            " memory for it"
         ) from None
     thread.join()
     if errors:

@@ -42,7 +42,7 @@ def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
         found = error.errors(include_url=False)
         faults = [_fault(detail) for detail in found[:MAX_FAULTS]]
         more = len(found) - len(faults)
-        raise RecordError(faults + ([f"and {more} more faults"] if more > 0 else [])) from None
+        raise RecordError(faults + ([f"and {more} more errors"] if more > 0 else [])) from None
     if isinstance(record, ExportRecord) and (faults := list(contradictions(record))):
         raise RecordError(faults)
     return record

@@ -99,7 +99,7 @@ def size(count: int) -> str:
 def _kept_gain(f: Fidelity) -> str:
     if f.loss is None or f.loss_base is None or f.loss_trained is None or f.loss_base <= f.loss_trained:
         return ""
-    return f", and keeps {(f.loss_base - f.loss) / (f.loss_base - f.loss_trained):.1%} of what training gained"
+    return f", and it keeps {(f.loss_base - f.loss) / (f.loss_base - f.loss_trained):.1%} of the training gain"
 
 
 def _gain(view: View) -> str:
@@ -108,8 +108,8 @@ def _gain(view: View) -> str:
         return "The exam has no held-out rows, so the gain of training is unknown."
     base, trained = losses
     if trained >= base:
-        return f"Training gained nothing: the held-out response loss went from {base:.3f} to {trained:.3f}."
-    return f"Training brought the held-out response loss from {base:.3f} to {trained:.3f} nats per token."
+        return f"Training did not improve the held-out response loss: it went from {base:.3f} to {trained:.3f}."
+    return f"Training reduced the held-out response loss from {base:.3f} to {trained:.3f} nats per token."
 
 
 def _tiles(view: View) -> list[tuple[str, str]]:
@@ -212,7 +212,7 @@ def _hashes(view: View) -> list[tuple[str, str]]:
         ("data", train.data.sha256),
         ("chat template", train.chat_template_sha256),
         ("adapter", train.adapter.sha256),
-        ("adapter that training started from", train.adapter.parent_sha256),
+        ("adapter continued by training", train.adapter.parent_sha256),
         ("exam", train.exam.sha256),
         *([("train.json, as exported", export.train_sha256)] if export else []),
         *[(a.path, a.sha256) for a in (export.artefacts if export else [])],

@@ -67,20 +67,20 @@ class Message(Wire):
 
     role: Annotated[
         Literal["system", "developer", "user", "assistant", "tool", "function"],
-        Unsupported("messages of functions are", *ROLES),
+        Unsupported("function messages are", *ROLES),
         Only("every role but `function`"),
         Field(description="a `developer` message reaches the template as `system`"),
     ]
     content: Annotated[str | list[ContentPart] | None, Field(description="may be null in an assistant message")] = None
     name: Annotated[str | None, Field(description="passed to the template")] = None
-    tool_call_id: Annotated[str | None, Field(description="of a tool's result: the call that it answers")] = None
+    tool_call_id: Annotated[str | None, Field(description="in a tool message: id of the call it answers")] = None
 
     # additional fields of reply messages, including earlier API versions
-    refusal: Annotated[str | None, Field(description="the text of an assistant message without content")] = None
-    annotations: Annotated[list[Any] | None, NoEffect("there is no web search")] = None
+    refusal: Annotated[str | None, Field(description="text of an assistant message without content")] = None
+    annotations: Annotated[list[Any] | None, NoEffect("web search is not available")] = None
     reasoning_content: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
     reasoning: Annotated[str | None, Extension("vLLM"), THOUGHT] = None
-    tool_calls: Annotated[list[ToolCall] | None, Field(description="calls of an earlier assistant message")] = None
+    tool_calls: Annotated[list[ToolCall] | None, Field(description="tool calls of an earlier assistant message")] = None
     function_call: Annotated[Any, Unsupported("calls without an id (`function_call`) are")] = None
     audio: Annotated[Any, Unsupported("audio is")] = None
 

@@ -69,24 +69,24 @@ Moderation = Annotated[dict[str, Any], AfterValidator(_moderation)]
 class Sampling(Wire):
     """Parameters of both chat and text completions; null means the default, as in OpenAI's API."""
 
-    model: Annotated[str, Field(description="the served name or `default`; any other is a 404")]
+    model: Annotated[str, Field(description="the served name or `default`; any other gets 404")]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="1 by default; 0 is greedy")
     top_p: Share | None = Field(None, description="1 by default")
     n: Annotated[int, Field(ge=1, le=128)] | None = Field(
         None, description="at most the setting `max_choices`, over all prompts"
     )
     stop: str | list[str] | None = Field(None, description="at most the setting `max_stops`")
-    max_tokens: MaxTokens | None = Field(None, description="at least 1; -1: as many as the context holds")
+    max_tokens: MaxTokens | None = Field(None, description="at least 1; -1 for as many as fit in the context")
     presence_penalty: Penalty | None = Field(None, description="over the completion")
     frequency_penalty: Penalty | None = Field(None, description="over the completion")
     logit_bias: dict[str, Bias] | None = Field(None, description="-100 to 100 by token id")
-    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(None, description="-1: a random one")
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(None, description="-1 for a random seed")
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(None, description="only with `stream`")
-    user: Annotated[str | None, NoEffect("no abuse is tracked")] = None
+    user: Annotated[str | None, NoEffect("abuse is not tracked")] = None
 
     # named as in llama.cpp and vLLM
-    top_k: Annotated[TopK | None, SAMPLING] = Field(None, description="0 or -1: no limit, the default")
+    top_k: Annotated[TopK | None, SAMPLING] = Field(None, description="0 or -1 for no limit, the default")
     min_p: Annotated[Share | None, SAMPLING] = Field(None, description="0 by default")
     repeat_penalty: Annotated[Repetition | None, Extension("llama.cpp")] = Field(
         None, description="over the last `repeat_last_n` tokens of prompt and completion"
@@ -95,7 +95,7 @@ class Sampling(Wire):
         None, description="over the whole prompt and completion; not together with a different `repeat_penalty`"
     )
     repeat_last_n: Annotated[LastTokens | None, Extension("llama.cpp")] = Field(
-        None, description="64 by default; -1: all tokens"
+        None, description="64 by default; -1 for all tokens"
     )
     ignore_eos: Annotated[bool | None, SAMPLING] = Field(
         None, description="continue after end tokens, up to `max_tokens`"
@@ -174,13 +174,13 @@ class Rendering(Wire):
 
     messages: Annotated[list[Message], Field(min_length=1, description="at most the setting `max_messages`")]
     add_generation_prompt: Annotated[bool | None, Extension("vLLM")] = Field(
-        None, description="false: the prompt ends after the last message instead of starting an assistant turn"
+        None, description="false ends the prompt after the last message instead of starting an assistant turn"
     )
     continue_final_message: Annotated[bool, Extension("vLLM")] = Field(
         False, description="the completion continues the last message; the reply contains only the new text"
     )
     chat_template_kwargs: Annotated[dict[str, Any] | None, SAMPLING] = Field(
-        None, description="variables of the template; they override those of the run"
+        None, description="template variables; they override those of the run"
     )
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="passed to the template, which may ignore it"
@@ -232,7 +232,7 @@ class ChatRequest(Sampling, Rendering):
 
     tools: Annotated[list[Tool] | None, Field(description="if the chat template takes tools")] = None
     tool_choice: ToolChoice = None
-    parallel_tool_calls: bool | None = Field(None, description="false: calls after the first are left out")
+    parallel_tool_calls: bool | None = Field(None, description="false returns only the first call")
 
     # not supported; only the listed values, which request nothing, are accepted
     functions: Annotated[list[Any] | None, Unsupported("functions (use `tools`) are")] = None
@@ -248,9 +248,9 @@ class ChatRequest(Sampling, Rendering):
     metadata: Annotated[dict[str, str] | None, NoEffect("nothing is stored")] = None
     store: Annotated[bool | None, NoEffect("nothing is stored")] = None
     service_tier: Annotated[
-        Literal["auto", "default", "flex", "scale", "priority", "fast"] | None, NoEffect("there is one tier")
+        Literal["auto", "default", "flex", "scale", "priority", "fast"] | None, NoEffect("there is only one tier")
     ] = None
-    safety_identifier: Annotated[str | None, NoEffect("no abuse is tracked")] = None
+    safety_identifier: Annotated[str | None, NoEffect("abuse is not tracked")] = None
     prompt_cache_key: Annotated[str | None, CACHED] = None
     prompt_cache_options: Annotated[dict[str, Any] | None, CACHED] = None
     prompt_cache_retention: Annotated[Literal["in-memory", "in_memory", "24h"] | None, CACHED] = None
@@ -296,7 +296,8 @@ class CompletionRequest(Sampling):
         description="text or token ids; special strings in text become control tokens"
     )
     max_tokens: Annotated[int, _tokens(0)] | None = Field(
-        None, description="16 by default; 0: process the prompt and generate nothing; -1: as many as fit"
+        None,
+        description="16 by default; 0 processes the prompt and generates nothing; -1 for as many as fit in the context",
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = Field(
         None, description="with `echo`, also for the prompt"

@@ -66,4 +66,4 @@ class Threads:
         self._context.set_threads(wanted)
         if now - self._reported >= REPORT_S:
             self._reported = now
-            say(f"computing with {wanted} of {self.most} threads: other processes use {others:.1f} CPUs")
+            say(f"using {wanted} of {self.most} threads: other processes use {others:.1f} CPUs")

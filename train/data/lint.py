@@ -142,7 +142,7 @@ def _quoted(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     lines = _unique(e.number for e in responses if e.messages and _QUOTED.fullmatch(e.messages[-1].content))
     if len(lines) < 2 or len(lines) <= MAX_SAME_SHARE * len(responses):
         return []
-    text = f"responses are completely in quotes, which the model learns too: {_counted(lines, unit)}"
+    text = f"responses are entirely in quotes, which the model will also learn: {_counted(lines, unit)}"
     return [LintWarning("quoted", text, lines)]
 
 
@@ -188,7 +188,7 @@ def _same_response(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     lines = _unique(e.number for e in examples if e.messages and e.messages[-1].whole == response)
     shown = response[:40] + ("…" if len(response) > 40 else "")
     rows = counted(responses.total(), "row")
-    text = f"{count} of {rows} have the same response {shown!r}: it may become the answer to everything"
+    text = f"{count} of {rows} have the same response {shown!r}: the model may give it to every prompt"
     return [LintWarning("same-response", text, lines)]
 
 
@@ -201,7 +201,9 @@ def _whitespace(examples: Sequence[Example], unit: str) -> list[LintWarning]:
     )
     if not lines:
         return []
-    text = f"responses start or end with blanks or line breaks, which the model learns too: {_counted(lines, unit)}"
+    text = (
+        f"responses start or end with spaces or line breaks, which the model will also learn: {_counted(lines, unit)}"
+    )
     return [LintWarning("whitespace", text, lines)]
 
 

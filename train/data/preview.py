@@ -60,7 +60,7 @@ def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
     if more := sum(count > 0 for count in before.values()) - len(said):
         said.append(f"writes {more} other texts before responses: they are trained with them")
     if changed:
-        said.append(f"changes blanks or accents of {changed} of {responses} responses")
+        said.append(f"changes spaces or accents in {changed} of {responses} responses")
     if rows and (after := _after(rows[0], prepared)):
         said.append(f"writes {_shown(after)} after the last turn: it is not trained, since it follows the end token")
     parted = Counter(id(row.example) for row in rows)

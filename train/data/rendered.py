@@ -114,7 +114,8 @@ def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec:
     there = tuple(marker for marker in markers if marker and any(marker in text for text in texts))
     text = (
         f"{count} of {len(texts)} text rows look like chats rendered with {name}: they are trained completely, prompts"
-        f" included; {_fit(there, template, codec)}; to train only responses, give the turns as messages (a `messages`"
+        f" included; {_fit(there, template, codec)}; to train only responses, provide the turns as messages (a"
+        " `messages`"
         " list in each row)"
     )
     return Rendering(text, there)

@@ -108,7 +108,7 @@ def near(train: Sequence[Row], heldout: Sequence[Row], data: DataSection) -> tup
     return len(found.pairs), (
         f"{len(found.pairs)} of {found.compared} held-out rows are near duplicates of training rows{some}: the same"
         f" prompt, or half of the five-word sequences (first: {files[0]}{held.where} and {files[1]}{trained.where});"
-        " the eval loss and the exam will look better than on new rows"
+        " the eval loss and the exam will look better than they would on new rows"
     )
 
 

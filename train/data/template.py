@@ -133,7 +133,7 @@ def warnings(
     if foreign:
         found.append(
             f"the chat template ends a turn with {', '.join(foreign)}, where this base does not stop by default:"
-            " it is recorded as a stop token, and other servers need it as a setting"
+            " it is recorded as a stop token; other servers must be configured with it"
         )
     return found
 

@@ -174,10 +174,16 @@ class PackedTrainer(ClipsGradients, SFTTrainer):  # type: ignore[misc]  # TRL ha
         if self.batching.tokens > longest and len(self.batching.halved) < 8:
             self.batching.halved.append(self.batching.tokens)
             self.batching.tokens = max(longest, self.batching.tokens // 2)
-            warn(f"out of memory: micro-batches of {self.batching.tokens} tokens from now on; the step stays the same")
+            warn(
+                f"out of memory: continuing with micro-batches of {self.batching.tokens} tokens; the rows per step"
+                " do not change"
+            )
         elif training and not self.batching.checkpointing:
             self.checkpoint()
-            warn("out of memory: gradient checkpointing from now on (about a quarter slower); the step stays the same")
+            warn(
+                "out of memory: continuing with gradient checkpointing (about 25% slower); the rows per step do not"
+                " change"
+            )
         else:
             raise UserError(
                 f"out of memory with one row of {longest} tokens and gradient checkpointing: lower data.max_length or"

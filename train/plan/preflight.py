@@ -118,14 +118,11 @@ def _warn_of_adapters(settings: TrainSettings) -> None:
 def _warn_of_overridden(requested: LoraSection, continued: LoraSection) -> None:
     """Warn about settings overridden by the adapter that training starts from."""
     if (continued.r, continued.lora_alpha) != (requested.r, requested.lora_alpha):
-        warn(
-            f"lora.r and lora_alpha are taken from the adapter that training starts from: {continued.r} and"
-            f" {continued.lora_alpha}"
-        )
+        warn(f"lora.r and lora_alpha are taken from the continued adapter: {continued.r} and {continued.lora_alpha}")
     for name in ("lora_dropout", "target_modules", "bias", "use_rslora"):
         was, now = getattr(requested, name), getattr(continued, name)
         if name in requested.model_fields_set and was != now:
-            warn(f"lora.{name} is taken from the adapter that training starts from: {now}")
+            warn(f"lora.{name} is taken from the continued adapter: {now}")
 
 
 def machine_faults(settings: TrainSettings, world: World) -> list[str]:

@@ -34,7 +34,7 @@ def calls_in_text(text: str, faults: list[str]) -> tuple[tuple[Call, ...], tuple
     wrong: list[str] = []
     value = parsed(text, wrong)
     if value is None:
-        faults.append(f"its text is no call as JSON: {'; '.join(wrong) or 'more than one value'}")
+        faults.append(f"its text is not a call in JSON: {'; '.join(wrong) or 'more than one value'}")
         return (), ()
     return _list(value if isinstance(value, list) else [value], "its text", faults)
 

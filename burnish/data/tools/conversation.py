@@ -13,7 +13,7 @@ from .schema import argument_faults
 if TYPE_CHECKING:
     from ..messages import Message
 
-NO_TOOLS = "it calls tools and the row defines none: add a column 'tools' with their definitions"
+NO_TOOLS = "it calls tools, but the row defines none: add a column 'tools' with their definitions"
 
 
 def connected(turns: Iterable[tuple[int, Message]], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
@@ -45,10 +45,10 @@ def _answering(message: Message, before: Sequence[Message], open_ids: list[str],
     """Return a result with the id of the call that it answers: the one it names, or the first without a result."""
     given = message.ids[0] if message.ids else ""
     if given and given not in open_ids:
-        faults.append(f"'tool_call_id' is '{given}', and no call before it without a result has that id")
+        faults.append(f"'tool_call_id' is '{given}', but no call before it that lacks a result has that id")
         return message
     if not open_ids:
-        faults.append("it is a tool's result, and no call before it is without one")
+        faults.append("it is a tool result, but every call before it already has one")
         return message
     identity = given or open_ids[0]
     open_ids.remove(identity)

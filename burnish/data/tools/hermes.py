@@ -67,7 +67,7 @@ def structured(messages: Sequence[Message], faults: list[str]) -> Iterator[tuple
         if message.role == "assistant" and BEGIN in message.content:
             parsed = parse(message.content, HERMES)
             if BEGIN in parsed.content:
-                faults.append(f"turn {number}: a {BEGIN} in its text is no call that can be read")
+                faults.append(f"turn {number}: a {BEGIN} in its text can't be parsed as a call")
             called = replace(message, content=parsed.content, calls=parsed.calls, ids=("",) * len(parsed.calls))
             yield number, called
         elif message.role == "tool" and RESULT in message.content:

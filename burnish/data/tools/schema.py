@@ -47,7 +47,7 @@ def _value(value: Any, schema: Any, path: str, depth: int) -> Iterator[str]:
         return
     if isinstance(branches := schema.get("anyOf") or schema.get("oneOf"), list):
         if not any(not list(_value(value, branch, path, depth + 1)) for branch in branches):
-            yield f"the argument '{path}' is {kind(value)}, which none of its types is"
+            yield f"the argument '{path}' is {kind(value)}, which matches none of its types"
         return
     if value is None and schema.get("nullable") is True:
         return

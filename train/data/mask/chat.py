@@ -200,7 +200,8 @@ def _calls_end(response: list[int], count: int, codec: Codec) -> int:
         if token in codec.end_ids and len(_calls(codec.decode(response[:place]), codec)) >= count:
             return place + 1
     raise Unmaskable(
-        "the template does not close its calls with an end token of this base, or writes not all of them, so the model"
+        "the template does not close its calls with an end token of this base, or does not write all of them, so the"
+        " model"
         " would never learn to stop; choose another template with chat.template"
     )
 

@@ -79,7 +79,7 @@ def _response_faults(row: Row, number: int, chat: Chat, codec: Codec) -> list[Un
     if ids[-1] not in codec.terminators:
         found.append(Unmaskable("its last trained token is not an end token"))
     elif row.example.tools and (fault := _reading_fault(row, number, codec)):
-        found.append(Unmaskable("the server would not read what the row says", f": {fault}"))
+        found.append(Unmaskable("the server would parse it differently from the row", f": {fault}"))
     elif not message.calls and response_text(ids, message.content, codec) is None:
         text = codec.decode(ids[:-1]).strip()
         detail = f": {message.content.strip()[:40]!r} became {text[:40]!r}"
