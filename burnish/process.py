@@ -25,7 +25,7 @@ MEANINGS = {
     "SIGTERM": "it was asked to terminate",
     "SIGINT": "it was interrupted",
     "SIGHUP": "its terminal closed",
-    "SIGXCPU": "it exceeded the limit on processor time",
+    "SIGXCPU": "it exceeded the limit on CPU time",
     "SIGVTALRM": "a chat template that could not be interrupted ran far beyond its time limit",
 }
 REBUILD = (

@@ -25,13 +25,13 @@ class Answers:
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "says"),
+    ("status", "text", "message"),
     [(200, "Rome is", None), (200, "Paris", "wrong answer"), (500, "Rome", "a known question: 500"), (429, "", None)],
 )
-def test_wrong_answers_and_server_errors_are_recorded(status: int, text: str, says: str | None) -> None:
+def test_wrong_answers_and_server_errors_are_recorded(status: int, text: str, message: str | None) -> None:
     tally = Tally()
     well_behaved(Answers(status, text), tally, random.Random(1), {"Capital?": "Rome"})  # type: ignore[arg-type]
-    assert (says in tally.faults[0]) if says else not tally.faults
+    assert (message in tally.faults[0]) if message else not tally.faults
 
 
 def test_memory_growth_is_distinguished_from_fluctuation() -> None:

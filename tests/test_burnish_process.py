@@ -29,19 +29,19 @@ while time.monotonic() < end:
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "says"),
+    ("stage", "name", "message"),
     [
         ("train", "SIGSEGV", "error: training ended by SIGSEGV (a read or write outside its memory)\n"),
         ("train", "SIGKILL", "error: training ended by SIGKILL (killed, most likely because memory ran out): use a"),
         ("export", "SIGILL", "error: the export ended by SIGILL (illegal instruction): llama.cpp does not fit"),
     ],
 )
-def test_crashed_stage_is_one_line_with_exit_code_2(stage: str, name: str, says: str, tmp_path: Path) -> None:
+def test_crashed_stage_is_one_line_with_exit_code_2(stage: str, name: str, message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", stage, "run", "--run.root", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     os.kill(child_of(process), signal.Signals[name])
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and errors.startswith(says) and errors.count("\n") == 1
+    assert process.returncode == 2 and errors.startswith(message) and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("stage", ["train", "export"])

@@ -76,7 +76,7 @@ def test_records_of_version_1_are_read(good: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "not JSON"), ("[]", "expected a JSON object, found a list of 0"), ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": 1e999}', "1e999 is too large"), ('{"a": 1, "a": 2}', "a: the key occurs twice"),
@@ -84,13 +84,13 @@ def test_records_of_version_1_are_read(good: Run) -> None:
         (" " * (MAX_BYTES + 1), "expected at most"),
     ],
 )  # fmt: skip
-def test_ambiguous_or_unbounded_json_is_rejected(text: str, says: str) -> None:
-    with pytest.raises(RecordError, match=says):
+def test_ambiguous_or_unbounded_json_is_rejected(text: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
         parse(TrainRecord, text.encode())
 
 
 @pytest.mark.parametrize(
-    ("figures", "says"),
+    ("figures", "message"),
     [
         ({"kl": 99.0}, "its verdict is pass, but its figures and thresholds give fail: KL 99"),
         ({"kl": 99.0, "kl_ci": [0.0, 0.01], "rows": 9}, "kl 99 is outside its own interval, 0 to 0.01"),
@@ -111,8 +111,8 @@ def test_ambiguous_or_unbounded_json_is_rejected(text: str, says: str) -> None:
         ({"kl_ci": [2.0, 1.0]}, "expected the interval's lower end first"),
     ],
 )
-def test_pass_verdict_contradicting_the_figures_is_rejected(figures: dict[str, Any], says: str, good: Run) -> None:
-    assert says in " ".join(faults(with_figures(good, **figures)))
+def test_pass_verdict_contradicting_the_figures_is_rejected(figures: dict[str, Any], message: str, good: Run) -> None:
+    assert message in " ".join(faults(with_figures(good, **figures)))
 
 
 def test_verdict_may_be_stricter_than_the_figures(good: Run) -> None:

@@ -66,12 +66,12 @@ def test_clone_reports_its_commit_and_local_changes(sources: Path) -> None:
 
 def test_version_is_defined_only_in_pyproject() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    says = re.compile(rf"(?<![\w.]){re.escape(version())}(?![\w.])")
+    message = re.compile(rf"(?<![\w.]){re.escape(version())}(?![\w.])")
     # a change log has it as a heading; of packages another one may have the same number
     others = ("CHANGELOG.md", "requirements/", "bench/results/")
     named = [
         name for name in tracked.split("\0")
-        if name and not name.startswith(others) and says.search((ROOT / name).read_text("utf-8", "replace"))
+        if name and not name.startswith(others) and message.search((ROOT / name).read_text("utf-8", "replace"))
     ]  # fmt: skip
     assert named == ["pyproject.toml"]
 

@@ -142,7 +142,7 @@ def test_finished_merge_is_reused_with_its_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "verdict", "says"),
+    ("change", "verdict", "message"),
     [
         ({}, "pass", "all checks hold"),
         ({"terminator": False}, "fail", "the merge it was made from fails: terminator: it does not hold"),
@@ -150,9 +150,9 @@ def test_finished_merge_is_reused_with_its_base(tmp_path: Path) -> None:
     ],
 )
 def test_gguf_verdict_is_never_better_than_that_of_its_merge(
-    tmp_path: Path, change: dict[str, Any], verdict: str, says: str
+    tmp_path: Path, change: dict[str, Any], verdict: str, message: str
 ) -> None:
     gguf = produce(job(tmp_path), Fake())
     merge = judged(gguf.model_copy(update={"fidelity": FIDELITY.model_copy(update=change)}), GateSection())
     found = judged(gguf, GateSection(), merge)
-    assert (found.verdict, found.why[: len(says)]) == (verdict, says)
+    assert (found.verdict, found.why[: len(message)]) == (verdict, message)

@@ -78,7 +78,7 @@ def test_each_broken_rule_fails_by_name(change: dict[str, Any], name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"kl": 0.08, "kl_ci": (0.04, 0.12)}, "KL 0.08 (95% interval 0.04 to 0.12 over 10 rows) may be above 0.1"),
         ({"kl": 0.12, "kl_ci": (0.07, 0.17)}, "may be above 0.1"),
@@ -89,10 +89,10 @@ def test_each_broken_rule_fails_by_name(change: dict[str, Any], name: str) -> No
         ({"kl": None}, "no held-out row was examined"),
     ],
 )
-def test_limit_inside_the_interval_is_inconclusive(change: dict[str, Any], says: str) -> None:
+def test_limit_inside_the_interval_is_inconclusive(change: dict[str, Any], message: str) -> None:
     found, why = verdict(**change)
     assert found == "inconclusive"
-    assert says in why
+    assert message in why
     assert "more rows would not decide it" in why or "data.eval_split" in why
 
 
@@ -156,7 +156,7 @@ def test_default_settings_equal_the_reference_thresholds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"max_kl": 1000}, ["max_kl 1000 (default 0.1)"]),
         ({"min_top1": 0.5}, ["min_top1 0.5 (default 0.88)"]),
@@ -164,8 +164,8 @@ def test_default_settings_equal_the_reference_thresholds() -> None:
         ({"max_kl": 0.01, "min_top1": 0.99, "max_gain_lost": 0.0, "min_gain": 0.0}, []),
     ],
 )
-def test_only_looser_thresholds_are_reported(change: dict[str, float], says: list[str]) -> None:
-    assert looser({**DEFAULTS, **change}) == says
+def test_only_looser_thresholds_are_reported(change: dict[str, float], message: list[str]) -> None:
+    assert looser({**DEFAULTS, **change}) == message
 
 
 def artifact(path: str, size: int, verdict: str, kind: str = "gguf") -> Artifact:
@@ -210,17 +210,17 @@ def merges(original: dict[str, Any], dequantized: dict[str, Any] | None = None) 
 
 
 @pytest.mark.parametrize(
-    ("original", "best", "says"),
+    ("original", "best", "message"),
     [({}, "original", "0.5000 (dequantized) against 0.4500 (original)"),
      ({"loss": 0.55}, "dequantized", "held-out response loss 0.5000"),
      ({"loss": 0.502}, "original", "within 1%; general-text loss 3.0000 (dequantized) against 2.9000"),
      ({"kl": 0.9, "kl_ci": (0.8, 1.0)}, "dequantized", "but original fails the gate: KL 0.9"),
      ({"kl": 0.09, "kl_ci": (0.05, 0.13)}, "dequantized", "but original is inconclusive: KL 0.09")],
 )  # fmt: skip
-def test_better_merge_is_the_passing_one_with_lower_loss(original: dict[str, Any], best: str, says: str) -> None:
+def test_better_merge_is_the_passing_one_with_lower_loss(original: dict[str, Any], best: str, message: str) -> None:
     choice, reason = choose(merges(original), GateSection())
     assert choice == best
-    assert says in reason
+    assert message in reason
 
 
 def test_inconclusive_merge_is_preferred_to_a_failing_one() -> None:

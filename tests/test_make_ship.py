@@ -203,16 +203,16 @@ def test_set_is_passed_to_the_stage_with_that_setting(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--quants", "Q4_K_X"], "gguf.quants: no type 'Q4_K_X'; did you mean 'Q4_K_"),
         (["--", "--gate.max_kl", "-1"], "gate.max_kl"),
         (["--", "--serve.cell", "512"], "did you mean '--cells'?"),
     ],
 )
-def test_settings_of_all_steps_are_checked_before_the_first(place: Path, words: list[str], says: str) -> None:
+def test_settings_of_all_steps_are_checked_before_the_first(place: Path, words: list[str], message: str) -> None:
     done = ship(place, "--yes", *words)
-    assert done.returncode == 2 and says in done.stderr and not steps(place)
+    assert done.returncode == 2 and message in done.stderr and not steps(place)
     assert done.stderr.count("error: ") == 1
 
 

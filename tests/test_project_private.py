@@ -43,7 +43,7 @@ def test_private_apis_in_use_still_exist(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("need", "says"),
+    ("need", "message"),
     [
         (Need("transformers.gone:thing", "it is slow"), "has no transformers.gone.thing any more: it is slow"),
         (Need("torch.nn:Module._gone", "it is slow"), "has no torch.nn.Module._gone any more: it is slow"),
@@ -52,9 +52,9 @@ def test_private_apis_in_use_still_exist(module: ModuleType) -> None:
     ],
     ids=["module", "attribute", "assigned", "parameters"],
 )
-def test_removed_private_api_is_a_clear_error(need: Need, says: str) -> None:
+def test_removed_private_api_is_a_clear_error(need: Need, message: str) -> None:
     (sentence,) = missing((need,))
-    assert re.match(r"(torch|transformers) \d", sentence) and says in sentence
+    assert re.match(r"(torch|transformers) \d", sentence) and message in sentence
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(ROOT)))

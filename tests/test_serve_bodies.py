@@ -85,7 +85,7 @@ def test_megabyte_of_text_or_ids_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "says"),
+    ("body", "code", "fragment"),
     [
         (b'{"content": "\\ud800"}', None, "lone surrogate"),
         (b'{"content": "\\udc00 x"}', None, "lone surrogate"),
@@ -108,10 +108,10 @@ def test_megabyte_of_text_or_ids_is_accepted() -> None:
     ],
     ids=range(18),
 )
-def test_invalid_json_is_rejected_with_its_position(body: bytes, code: str | None, says: str) -> None:
+def test_invalid_json_is_rejected_with_its_position(body: bytes, code: str | None, fragment: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse(TokenizeRequest, body)
-    assert caught.value.status == 400 and caught.value.code == code and says in caught.value.message
+    assert caught.value.status == 400 and caught.value.code == code and fragment in caught.value.message
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_tokens_with_different_bytes_have_different_strings(pair: set[bytes]) ->
     one, other = pair
     entry = TokenLogprob(0, one, -2.0, ((1, -1.0),))
     found = of_text([entry], lambda token: other, 0)
-    assert found is not None and len(found["top_logprobs"][0]) == 2  # the token is not the likeliest one
+    assert found is not None and len(found["top_logprobs"][0]) == 2  # the token is not the most likely one
     assert found["top_logprobs"][0][found["tokens"][0]] == -2.0
 
 

@@ -205,7 +205,7 @@ def test_row_selection_equals_full_sorting(seed: int, size: int, data: st.DataOb
     if data.draw(st.booleans()):
         values = np.where(numbers.random(size) < 0.5, values, numbers.normal(size=size).astype(np.float32))
     values[numbers.integers(size)] = 0.5
-    values *= data.draw(st.sampled_from([1.0, 30.0]))  # all near the likeliest, or few
+    values *= data.draw(st.sampled_from([1.0, 30.0]))  # all near the most likely, or few
     row, count = Row(values), data.draw(st.integers(0, size + 1))
     finite = [i for i in np.argsort(-values, kind="stable") if values[i] > -np.inf]
     assert row.top(count).tolist() == finite[:count]

@@ -205,7 +205,7 @@ def test_logprobs_match_the_text(client: openai.OpenAI) -> None:
     assert b"".join(bytes(e.bytes) for e in entries).decode() == reply.choices[0].message.content
     for entry in entries:
         assert len(entry.top_logprobs) == 3 and entry.logprob <= 0
-        assert entry.top_logprobs[0].token == entry.token  # temperature 0 selects the likeliest
+        assert entry.top_logprobs[0].token == entry.token  # temperature 0 selects the most likely
         assert entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob
     streamed = [
         e

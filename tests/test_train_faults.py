@@ -118,7 +118,7 @@ def test_layer_suffixes_are_accepted_and_layers_listed_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"micro_batch_tokens": 4}, "greater than or equal to 8"),
         ({"micro_batch_tokens": "many"}, "'auto' or"),
@@ -130,7 +130,7 @@ def test_layer_suffixes_are_accepted_and_layers_listed_once() -> None:
     ids=str,
 )
 def test_out_of_range_setting_is_one_line_with_the_expected_range(
-    given: dict[str, Any], says: str, tmp_path: Path
+    given: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     import yaml
 
@@ -141,7 +141,7 @@ def test_out_of_range_setting_is_one_line_with_the_expected_range(
     with pytest.raises(ConfigError) as caught:
         load(TrainSettings, "train", config, {}, {})
     (fault,) = caught.value.faults
-    assert says in fault
+    assert message in fault
     assert fault.startswith(f"{config}:")
 
 
@@ -279,7 +279,7 @@ def test_final_out_of_memory_is_one_line_with_advice(trained: Callable[..., Pack
 
 
 @pytest.mark.parametrize(
-    ("raised", "free", "says"),
+    ("raised", "free", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), 10**12, "out of memory while loading, evaluating or examining"),
         (RuntimeError("PytorchStreamWriter failed writing file data/0"), 1000, "the disk is full: free space"),
@@ -288,7 +288,7 @@ def test_final_out_of_memory_is_one_line_with_advice(trained: Callable[..., Pack
     ids=["memory", "torch", "safetensors"],
 )
 def test_full_disk_or_memory_is_one_line_with_the_resume_step(
-    raised: Exception, free: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raised: Exception, free: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     (tmp_path / "checkpoints" / "checkpoint-4").mkdir(parents=True)
@@ -297,7 +297,7 @@ def test_full_disk_or_memory_is_one_line_with_the_resume_step(
     with pytest.raises(UserError) as caught, checkpoints.explained(tmp_path):
         raise raised
     (fault,) = caught.value.faults
-    assert says in fault
+    assert message in fault
     assert "the checkpoint at step 4" in fault
 
 
@@ -332,7 +332,7 @@ def test_non_finite_loss_stops_training_and_names_its_rows(
 ) -> None:
     data = tmp_path / "rows.jsonl"
     lines = rows.read_text().splitlines()
-    lines[9] = lines[9].replace("says", "ß")
+    lines[9] = lines[9].replace("message", "ß")
     data.write_text("\n".join(lines))
     asked = command(poisoned, data, tmp_path / "runs", "--train.per_device_train_batch_size", "2")
     done = cli(*asked)

@@ -27,7 +27,7 @@ def check(base: Path, data: Path, source: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("nested loops", "did not end within 0.5 s"),
         ("text times", "512 MiB"),
@@ -39,10 +39,10 @@ def check(base: Path, data: Path, source: str) -> str:
         ("globals", "unsafe"),
     ],
 )
-def test_check_reports_a_hostile_template_in_one_line(tiny_base: Path, rows: Path, name: str, says: str) -> None:
+def test_check_reports_a_hostile_template_in_one_line(tiny_base: Path, rows: Path, name: str, message: str) -> None:
     began = time.monotonic()
     report = check(tiny_base, rows, HOSTILE[name])
-    assert says in report and report.isprintable() and report.startswith("error: ")
+    assert message in report and report.isprintable() and report.startswith("error: ")
     assert time.monotonic() - began < 30 + MAX_RENDERINGS * LIMIT_S
 
 

@@ -103,7 +103,7 @@ def test_same_error_in_many_rows_is_reported_once(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0], r.spans[0][1] - 1),), r.turns), "not an end token"),
         (lambda r: Row(r.example, r.input_ids, ((r.spans[0][0] + 1, r.spans[0][1]),), r.turns), "changes the response"),
@@ -113,10 +113,10 @@ def test_same_error_in_many_rows_is_reported_once(codec: Codec) -> None:
         ),
     ],
 )
-def test_proof_detects_a_wrong_mask(codec: Codec, own: ChatTemplate, change: Any, says: str) -> None:
+def test_proof_detects_a_wrong_mask(codec: Codec, own: ChatTemplate, change: Any, message: str) -> None:
     """The proof does not share code with the builder: it detects missing end tokens, shifted starts and double BOS."""
     (row,) = build([chat("hi", "Hello there, friend!")], own, codec)
-    with pytest.raises(MaskError, match=says):
+    with pytest.raises(MaskError, match=message):
         prove([change(row)], own, codec)
 
 

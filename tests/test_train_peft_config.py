@@ -107,7 +107,7 @@ def test_task_type_causal_lm_is_accepted(task: str | None, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"r": True}, "r is true: it should be a valid integer"),
         ({"r": 0}, "r is 0: it should be greater than or equal to 1"),
@@ -116,16 +116,16 @@ def test_task_type_causal_lm_is_accepted(task: str | None, tmp_path: Path) -> No
         ({"bias": "some"}, "bias is \"some\": it should be 'none', 'all' or 'lora_only'"),
     ],
 )
-def test_wrong_type_error_names_the_config_file(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_wrong_type_error_names_the_config_file(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_peft_config(written(tmp_path, **{**GUIDES, **given}))
     (fault,) = caught.value.faults
     assert fault.startswith(str(tmp_path / "lora_config.json"))
-    assert says in fault
+    assert message in fault
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('{"r": 4, "r": 8}', "the key 'r' is given twice"),
         ("[" * 100_000, "can't be read"),
@@ -134,13 +134,13 @@ def test_wrong_type_error_names_the_config_file(given: dict[str, Any], says: str
     ],
     ids=["twice", "nested", "list", "large"],
 )
-def test_invalid_config_file_is_a_one_line_error(text: str, says: str, tmp_path: Path) -> None:
+def test_invalid_config_file_is_a_one_line_error(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "lora_config.json"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         read_peft_config(path)
     (fault,) = caught.value.faults
-    assert says in fault
+    assert message in fault
 
 
 # ---- an adapter to go on from ----------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_supported_adapter_can_be_continued(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa": it changed the base\'s weights'),
         ({"layer_replication": [[0, 2]]}, "layer_replication is [[0, 2]]: training can't continue with it"),
@@ -174,11 +174,11 @@ def test_supported_adapter_can_be_continued(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_adapter_with_unsupported_settings_is_rejected(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_adapter_with_unsupported_settings_is_rejected(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = saved(tmp_path, r=4, target_modules=["q_proj"])
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     (fault,) = continued_faults(path, LoraSection)
-    assert says in fault
+    assert message in fault
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_whitespace_after_the_end_token_is_not_trained(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "change", "says"),
+    ("text", "change", "message"),
     [
         ("<s>a</s>", lambda ids: [1, *ids], "its start tokens occur twice"),
         ("<s>a</s>", lambda ids: [*ids, 2], "its end token occurs twice"),
@@ -78,10 +78,10 @@ def test_whitespace_after_the_end_token_is_not_trained(codec: Codec) -> None:
         ("ab", lambda ids: [ids[0], ids[-1]], "changes the text"),
     ],
 )
-def test_proof_detects_duplicate_or_missing_bos_and_eos(text: str, change: Any, says: str, codec: Codec) -> None:
+def test_proof_detects_duplicate_or_missing_bos_and_eos(text: str, change: Any, message: str, codec: Codec) -> None:
     made = row(text, codec)
     ids = change(made.input_ids)
-    with pytest.raises(MaskError, match=f"line 1: .*{says}"):
+    with pytest.raises(MaskError, match=f"line 1: .*{message}"):
         prove([Row(made.example, ids, ((1, len(ids)),))], None, codec)
 
 

@@ -168,14 +168,14 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), FAULTS, ids=[c[0][0].removeprefix("--") + "=" + c[0][1][:8] for c in FAULTS]
+    ("change", "message"), FAULTS, ids=[c[0][0].removeprefix("--") + "=" + c[0][1][:8] for c in FAULTS]
 )
 def test_invalid_input_is_one_line_with_exit_code_2(
-    change: tuple[str, str], says: str, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
+    change: tuple[str, str], message: str, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     done = cli(*arguments(tiny_base, rows, tmp_path, "bad"), *change, HF_HUB_OFFLINE="1")
     assert done.returncode == 2, done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "bad" / "train.json").exists()
 

@@ -19,7 +19,7 @@ SAMPLINGS = {
 }
 HEAD = (
     "| load | sampling | clients | tokens/s, {} | {} | ratio | time to first token p50, ratio "
-    "| between tokens p95, ratio | processor time a token, ratio | share of llama_decode alone |"
+    "| between tokens p95, ratio | CPU time per token, ratio | share of llama_decode alone |"
 )
 
 

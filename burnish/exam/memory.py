@@ -10,7 +10,7 @@ from ..console import gib
 PROCESS_BYTES = 600 << 20  # Python, torch, transformers and llama.cpp (351 MiB measured), matrix product buffers
 HIDDEN_BYTES = 256 << 20  # hidden states of the questions processed together
 LOGITS_BYTES = 64 << 20  # one chunk of logits
-LOGITS_COPIES = 6  # includes log-probabilities, their exponentials and the ranking of the likeliest tokens
+LOGITS_COPIES = 6  # includes log-probabilities, their exponentials and the ranking of the most likely tokens
 HEAD_SLICE_VALUES = 1 << 24  # head values read at a time: 64 MiB in float32
 FLOAT32 = 4
 BYTES_16 = 2  # per parameter in merged/ or in the 16-bit GGUF

@@ -1,8 +1,8 @@
 """Samples one token from a row of logits, with the same distribution as llama.cpp's sampler chain.
 
 The chain is top-k, top-p, min-p, temperature, draw. Only candidates are computed: the tokens that pass top-k, top-p or
-min-p, or otherwise those close to the likeliest, with a bound on all others. Small candidate sets are computed in plain
-Python: unlike numpy's code, the interpreter's is still in the CPU's caches after a decode.
+min-p, or otherwise those close to the most likely, with a bound on all others. Small candidate sets are computed in
+plain Python: unlike numpy's code, the interpreter's is still in the CPU's caches after a decode.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _nucleus_of(row: Row, ids: Ids, share: float) -> Ids:
 
 
 def _nucleus(row: Row, share: float) -> Ids:
-    """Return the smallest set of likeliest tokens that reaches `share` of the total weight, unordered."""
+    """Return the smallest set of most likely tokens that reaches `share` of the total weight, unordered."""
     # all tokens below this together weigh less than 1 - share of the total (float32 rounds the bound up by < 1e-4)
     least = row.highest + math.log((1.0 - share) * row.total / len(row.values)) - 1e-4
     ids = row.reaching(least)
@@ -127,10 +127,10 @@ def _place(sums: Weights, share: float) -> tuple[int, float]:
 def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
     """Sample from the whole vocabulary by rejection sampling, which is exact.
 
-    The proposal distribution gives every token the weight `floor`; tokens close to the likeliest, which weigh more,
+    The proposal distribution gives every token the weight `floor`; tokens close to the most likely, which weigh more,
     also get the rest of their weight. A token proposed through its floor is accepted with probability weight / floor,
-    at most 1. If the floors sum to F times the likeliest token's weight, at most F + 1 proposals are needed on average,
-    at one microsecond each.
+    at most 1. If the floors sum to F times the most likely token's weight, at most F + 1 proposals are needed on
+    average, at one microsecond each.
     """
     count, highest = len(row.values), row.highest
     distance = _distance(row, temperature)
@@ -154,7 +154,7 @@ def _of_all(row: Row, temperature: float, uniform: Uniform) -> int:
 
 
 def _distance(row: Row, temperature: float) -> float:
-    """Return how far below the highest value, in units of temperature, tokens count as close to the likeliest."""
+    """Return how far below the highest value, in units of temperature, tokens count as close to the most likely."""
     far, near = (max(0.0, math.log(len(row.values) / floors)) for floors in FLOORS)
     if row.folded and row.columns_reaching(row.highest - far * temperature) > FEW_COLUMNS:
         return near

@@ -30,8 +30,8 @@ class Sampler:
     """Samples one sequence's tokens and keeps its penalty state.
 
     Applies, in llama.cpp's order: logit bias, repeat penalty (over prompt and output), presence and frequency penalty
-    (over the output), top-k, top-p, min-p and temperature. Temperature 0 selects the likeliest token. The same seed and
-    logits yield the same tokens, regardless of other sequences.
+    (over the output), top-k, top-p, min-p and temperature. Temperature 0 selects the most likely token. The same seed
+    and logits yield the same tokens, regardless of other sequences.
     """
 
     def __init__(

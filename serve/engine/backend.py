@@ -57,7 +57,7 @@ class Backend(Protocol):
         """Record output tokens that were not sampled: penalties count them too."""
 
     def score(self, tokens: Many[int], index: int, top: int) -> list[TokenLogprob]:
-        """Return the log-probability of each of `tokens`, and the `top` likeliest alternatives.
+        """Return the log-probability of each of `tokens`, and the `top` most likely alternatives.
 
         `tokens[i]` is scored with the logits at position `index + i` of the batch. A UserError ends this sequence only.
         """

@@ -75,7 +75,7 @@ class Engine:
         with self._wake:
             if self.draining or self.broken:
                 raise Draining
-            if not self.scheduler.has_room(len(self._arrived) + len(sequences)):
+            if not self.scheduler.can_queue(len(self._arrived) + len(sequences)):
                 raise QueueFull
             self._arrived += sequences
             self._wake.notify()

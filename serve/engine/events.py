@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 class TokenLogprob:
     """A token: its bytes, its log-probability in nats (before penalties and temperature), and the alternatives.
 
-    `top` holds (token id, log-probability) of the likeliest tokens, likeliest first.
+    `top` holds (token id, log-probability) of the most likely tokens, most likely first.
     """
 
     token: int

@@ -48,7 +48,7 @@ class KVCells:
         """How many cells the slot holds."""
         return self.lengths[slot]
 
-    def room(self, slot: int) -> int:
+    def available(self, slot: int) -> int:
         """How many more cells can be added to the slot now."""
         own = self.per_slot - self.lengths[slot]
         return min(own, self.total - self.used) if self.shared else own
@@ -58,8 +58,8 @@ class KVCells:
         return self.total - self.used
 
     def grow(self, slot: int, count: int) -> None:
-        """Add `count` new cells to the slot; the caller must have checked `room`."""
-        assert 0 < count <= self.room(slot)
+        """Add `count` new cells to the slot; the caller must have checked `available`."""
+        assert 0 < count <= self.available(slot)
         spans = self.spans[slot]
         if spans and spans[-1].holders == 1:
             spans[-1].length += count

@@ -43,14 +43,14 @@ class Scheduler:
         """The running sequences by slot."""
         return self.slots.running
 
-    def has_room(self, count: int) -> bool:
+    def can_queue(self, count: int) -> bool:
         """Whether `count` more sequences may run or wait."""
         return len(self.running) + len(self.waiting) + count <= self.limits.running + self.limits.queue
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises QueueFull. The caller must have rejected prompts that can never fit."""
         assert 0 < len(sequence.prompt) <= min(sequence.stop.context, self.limits.per_slot, self.limits.cells)
-        if not self.has_room(1):
+        if not self.can_queue(1):
             raise QueueFull
         self._arrivals += 1
         sequence.number = self._arrivals
@@ -69,7 +69,7 @@ class Scheduler:
 
     def plan(self) -> StepPlan:
         """Plan the next step and reserve cells for its tokens; call `commit` or `rollback` afterwards."""
-        self._make_room()
+        self._reclaim_cells()
         self._close_gap()
         plan = StepPlan()
         generating = [s for s in self.running.values() if not s.prefilling]
@@ -122,7 +122,7 @@ class Scheduler:
         later = next((i for i, other in enumerate(self.waiting) if other.number > sequence.number), len(self.waiting))
         self.waiting.insert(later, sequence)
 
-    def _make_room(self) -> None:
+    def _reclaim_cells(self) -> None:
         """With shared cells, evict cached prefixes for cells this step could use, and preempt for cells it needs."""
         if not self.limits.shared:
             return
@@ -161,8 +161,8 @@ class Scheduler:
             room -= len(self.running) - 1
         scored = sequence.unscored > 0
         if scored:
-            room = min(room, self._scores_left(plan))
-        count = min(sequence.pending, budget, room)
+            available = min(available, self._scores_left(plan))
+        count = min(sequence.pending, budget, available)
         if count <= 0:
             return 0
         self.slots.grow(sequence.slot, count)
@@ -198,7 +198,7 @@ class Scheduler:
             budget -= self._take(plan, sequence, budget)
 
     def _start(self, sequence: Sequence, prefix: Prefix) -> bool:
-        """Assign a waiting sequence a slot that starts with `prefix`; return False if there is no room."""
+        """Assign a waiting sequence a slot that starts with `prefix`; return False if none is available."""
         need = 0
         if self.limits.shared:
             wanted = len(sequence.tokens) + min(sequence.tokens_left, self.limits.reserve)

@@ -63,9 +63,9 @@ class Slots:
         """How many cells the slot holds."""
         return self._cells.held(slot)
 
-    def room(self, slot: int) -> int:
+    def available(self, slot: int) -> int:
         """How many more cells can be added to the slot now."""
-        return self._cells.room(slot)
+        return self._cells.available(slot)
 
     def take_ops(self) -> list[Op]:
         """Return the cache operations since the last call."""
@@ -73,7 +73,7 @@ class Slots:
         return ops
 
     def grow(self, slot: int, count: int) -> None:
-        """Reserve `count` new cells for a slot that has room for them."""
+        """Reserve `count` new cells for a slot with enough available cells."""
         self._cells.grow(slot, count)
 
     def shrink(self, slot: int, count: int) -> None:
@@ -103,7 +103,7 @@ class Slots:
         return Prefix(best, length, promised) if length >= self._limits.min_shared else Prefix(None, 0, promised)
 
     def place(self, sequence: Sequence, prefix: Prefix, need: int) -> bool:
-        """Assign a sequence a slot that starts with the prefix's cells; return False if there is no room.
+        """Assign a sequence a slot that starts with the prefix's cells; return False if none is available.
 
         With shared cells, `need` is how many cells must be available to the sequence, including the prefix.
         """
@@ -163,7 +163,7 @@ class Slots:
             self._tree.insert(gap, sequence.tokens)
 
     def _find_shared(self, source: int | None, length: int, need: int) -> tuple[int, int] | None:
-        """Find a slot in the shared layout: return (slot, cells it starts with), or None if there is no room."""
+        """Find a slot in the shared layout: return (slot, cells it starts with), or None if none is available."""
         self._touch(source)
         while self.free_cells < need - length or not self._free_slots():
             oldest = next((slot for slot in self._cached if slot != source), None)

@@ -83,7 +83,7 @@ class StepSampler:
             return error
 
     def logprob(self, token: int, row: Row, top: int) -> TokenLogprob:
-        """Return the log-probabilities, before penalties, of the token and of the `top` likeliest tokens.
+        """Return the log-probabilities, before penalties, of the token and of the `top` most likely tokens.
 
         Raises LlamaError if the logits are not finite.
         """

@@ -87,7 +87,7 @@ class Uploads:
                     if len(upload.body) > self._max_bytes:
                         raise self._too_large()
                     if len(upload.body) > SMALL_BYTES:
-                        self._make_room(upload)
+                        self._enforce_limit(upload)
         except TimeoutError:
             raise (busy(1) if upload.evicted else upload.timeout_error()) from None
         self._incomplete.pop(upload, None)
@@ -95,7 +95,7 @@ class Uploads:
         upload.body.clear()
         return body
 
-    def _make_room(self, upload: Upload) -> None:
+    def _enforce_limit(self, upload: Upload) -> None:
         """Count received bytes; above the memory limit, evict the oldest upload. Raises ApiError 429."""
         self._incomplete.setdefault(upload)
         self._held += len(upload.body) - upload.held

@@ -71,7 +71,7 @@ def _token(data: bytes, logprob: float) -> Json:
 
 
 def _top(entry: TokenLogprob, piece: Piece) -> dict[str, float]:
-    """Return the likeliest tokens and the token itself by name; if two share a name, the likelier one."""
+    """Return the most likely tokens and the token itself by name; if two share a name, the more likely one."""
     result: dict[str, float] = {}
     for token, value in entry.top:
         result.setdefault(name(piece(token)), _finite(value))
