@@ -66,7 +66,7 @@ def test_base_is_downloaded_at_a_commit_with_its_licence(resolve: Resolve, hub: 
     link = "https://example.org/barrel"
     assert licence == {"license": "other", "license_name": "barrel-1.0", "license_link": link}
     hub.add("them/base", {"README.md": b"# Another page", "weights.msgpack": b"unused"})
-    assert json.loads(resolve("them/base").stdout)[1] == digest  # the page is no part of the model
+    assert json.loads(resolve("them/base").stdout)[1] == digest  # the model card is not part of the model
 
 
 def test_cached_base_needs_no_network(resolve: Resolve) -> None:
@@ -116,7 +116,7 @@ def test_partial_cache_is_completed_online_and_reported_offline(resolve: Resolve
     done = resolve("them/base", HF_HUB_OFFLINE="1")
     assert "base.id them/base: is only partly in the local cache" in line(done)
     trees = next(p for p in snapshot.parent.parent.iterdir() if p.name == "trees")
-    for listing in trees.iterdir():  # an older client kept no listing: then the model's own index tells
+    for listing in trees.iterdir():  # older clients store no file listing, so the model's index is used
         listing.rename(listing.with_suffix(".away"))
     error = line(resolve("them/base", HF_HUB_OFFLINE="1"))
     assert "names model-00002-of-00002.safetensors, which is missing" in error
@@ -125,7 +125,7 @@ def test_partial_cache_is_completed_online_and_reported_offline(resolve: Resolve
 
 
 def test_endpoint_that_is_not_a_hub_is_reported(resolve: Resolve, hub: Hub) -> None:
-    hub.fail("HEAD", "/resolve/", 200, times=99)  # no commit, no ETag: as a proxy's own page
+    hub.fail("HEAD", "/resolve/", 200, times=99)  # no commit and no ETag, like the page of a proxy
     assert f"{hub.url} does not respond like the Hub: check HF_ENDPOINT" in line(resolve("them/base"))
 
 

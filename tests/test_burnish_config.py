@@ -77,7 +77,7 @@ def test_variables_of_other_stages_are_ignored_and_unknown_ones_rejected(config:
 def test_lists_are_parsed_from_comma_separated_strings(config: Path) -> None:
     settings = load(Settings, "train", None, {}, {"BURNISH_TRAIN_LORA__TARGET_MODULES": "q_proj, k_proj"})
     assert settings.lora.target_modules == ["q_proj", "k_proj"]
-    for word in ("*", "@all", "[open"):  # which mean something in YAML
+    for word in ("*", "@all", "[open"):  # characters with a meaning in YAML
         assert load(Settings, "train", None, {"lora.target_modules": word}, {}).lora.target_modules == [word]
     settings = load(Settings, "train", None, {"lora.target_modules": "all-linear"}, {})
     assert settings.lora.target_modules == "all-linear"

@@ -92,7 +92,7 @@ def test_unnamed_index_column_is_skipped_and_reported(tmp_path: Path, index: lis
         BODY,
         [f"column 1 has no name and looks like a row index ({', '.join(index)} ...): not used"],
     )
-    if len(set(index)) == 2:  # as R writes it, and pandas with index_label=False: without a cell in the header
+    if len(set(index)) == 2:  # as written by R and by pandas with index_label=False: the header lacks a cell
         assert read(path, written([("prompt", "completion"), *body])) == (found, notes)
     assert read(tmp_path / "x.data", written([("", "prompt", "completion"), *body]))[0] == BODY
 

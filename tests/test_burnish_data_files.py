@@ -102,7 +102,7 @@ def test_line_of_a_row_is_where_its_object_starts(
 @FAST
 @given(cells=st.lists(st.tuples(TEXT, CELLS).filter(filled), min_size=1), mark=st.booleans())
 def test_csv_round_trips_with_line_numbers(tmp_path: Path, cells: list[tuple[str, str]], mark: bool) -> None:
-    # a lone carriage return inside TEXT is a line to csv, so lines are checked on what it wrote
+    # csv treats a lone carriage return as a line end, so line numbers are checked on its output
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
     writer.writerow(("prompt", "completion"))

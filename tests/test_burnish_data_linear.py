@@ -12,7 +12,7 @@ import pytest
 from burnish.data.files import DataError, read_rows
 
 FEW, TIMES = 3000, 10
-MOST = 40  # a quadratic reader takes 100 times as long; the rest is the machine's noise
+MOST = 40  # a quadratic reader would take 100 times as long; the margin allows for noise
 
 
 def keys_twice(count: int) -> str:

@@ -73,7 +73,7 @@ def test_every_dataframe_orient_is_read_as_the_same_rows(
         text = json.dumps(value, indent=indent)
         for name in ("x.json", "x.jsonl"):
             found = read(tmp_path / name, text)
-            # one row of lists of turns is a row: of those every orient but this one gives the rows
+            # one object with lists of turns is one row, so this orient is ambiguous for such rows
             if orient != "list" or not isinstance(row.get("prompt"), list):
                 assert found == rows, orient
 
@@ -243,7 +243,7 @@ def test_parquet_maps_structs_and_lists_are_read(tmp_path: Path) -> None:
     maps = pa.array([[list(turn.items()) for turn in CHAT]] * 2, pa.list_(pa.map_(pa.string(), pa.string())))
     parquet(tmp_path / "x.parquet", messages=maps)
     assert [m.to_dict() for m in converted(tmp_path / "x.parquet").examples[1].messages or ()] == CHAT
-    # datasets' Sequence of a dict: an object of lists
+    # a Sequence of a dict in datasets is an object of lists
     columns = {"from": ["human", "gpt"], "value": ["q", "a"]}
     parquet(tmp_path / "x.parquet", conversations=[columns], label=pa.array(["x"]).dictionary_encode())
     assert [m.content for m in converted(tmp_path / "x.parquet").examples[0].messages or ()] == ["q", "a"]

@@ -71,7 +71,7 @@ def test_calls_written_by_a_template_round_trip(name: str, calls: list[Call], si
     facts = found(name)
     calls = calls if facts.parallel else calls[:1]
     if name in QUOTES and any(holds(call.value(), QUOTES[name]) for call in calls):
-        return  # such a call can't be written; the next test has it
+        return  # such a call can't be written; see the next test
     text, opened = written(name, calls)
     about = (facts.dialect, facts.thoughts, opened, parameters(calls))
     read = parse(text, *about)

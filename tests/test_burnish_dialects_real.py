@@ -45,7 +45,7 @@ KNOWN = {
     "Qwen3-Coder": ("qwen-xml", None, True),
     "GLM-4.6": ("glm", "think", True),
 }
-# those that have no dialect here, and a part of the reason
+# templates without a supported dialect, and a fragment of the reason
 UNKNOWN = {
     "google-gemma-2-2b-it": "leaves tool calls out",
     "microsoft-Phi-3.5-mini-instruct": "leaves tool calls out",

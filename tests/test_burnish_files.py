@@ -17,7 +17,7 @@ from burnish.exam.scores import TOP, TopLogprobs
 from burnish.files import first_line, last_line, read_jsonl, read_lines, split_lines, text_sha256
 from tests.support.commands import ROOT
 
-# what str.splitlines takes for the end of a line and JSON does not
+# line ends for str.splitlines but not for JSON
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
 PRODUCT = ("burnish", "train", "export", "serve", "tools", "bench")
 
@@ -62,10 +62,10 @@ def test_exam_with_line_separators_is_unchanged_after_loading(tmp_path: Path) ->
 
 def test_template_with_crlf_is_stored_as_transformers_reads_it(tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_bytes(b"{%- for m in messages %}\r\n{{ m.content }}\r\n{%- endfor %}\r\n|")
-    # as transformers opens it: in text mode
+    # transformers opens it in text mode
     template = ChatTemplate((tmp_path / "chat.jinja").read_bytes().decode(), "2026-01-01")
     assert text_sha256(template.source) == text_sha256((tmp_path / "chat.jinja").read_text())
-    assert template.render([{"content": "a"}, {"content": "b\r\n"}]) == "ab\r\n|"  # a message's own stay
+    assert template.render([{"content": "a"}, {"content": "b\r\n"}]) == "ab\r\n|"  # those in a message stay
 
 
 @pytest.mark.parametrize("folder", PRODUCT)

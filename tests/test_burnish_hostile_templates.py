@@ -18,9 +18,9 @@ from tests.support.commands import ROOT
 from tests.support.hostile_templates import HOSTILE, MESSAGES
 
 LIMIT_S = 0.5
-# one native call may run on after the limit, as long as memory lets it
+# one native call may continue past the limit while memory lasts
 NATIVE_S = 8.0
-MAX_KIB = 800 << 10  # what is used before, and the limit of 512 MiB
+MAX_KIB = 800 << 10  # memory in use before, and the limit of 512 MiB
 
 
 def busy() -> None:
@@ -53,12 +53,12 @@ def test_exceeded_limit_is_reset_afterwards() -> None:
     with pytest.raises(BoundExceeded, match="within 0.05 s"):
         bounded(busy, 0.05)
     end = time.process_time() + 0.2
-    while time.process_time() < end:  # no signal comes any more
+    while time.process_time() < end:  # no signal is delivered afterwards
         pass
 
 
 def test_lower_process_limit_is_kept() -> None:
-    # in a process of its own: one that has run long has free memory within its address space
+    # in a new process: an old one has unused memory within its address space
     code = (
         "import resource\nfrom burnish.rendering.bounds import BoundExceeded, address_space, bounded\n"
         "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
@@ -86,7 +86,7 @@ def test_rendering_works_outside_the_main_thread() -> None:
 def test_uninterruptible_native_code_ends_the_process() -> None:
     code = (
         "import burnish.rendering.bounds as b; b.GRACE_S = 0.5\n"
-        "b.bounded(lambda: sum([[0] * 1000] * 99999, []), 0.2)"  # quadratic, in one call
+        "b.bounded(lambda: sum([[0] * 1000] * 99999, []), 0.2)"  # a single call with quadratic time
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGVTALRM

@@ -126,7 +126,7 @@ def test_quantization_reports_fallback_types(gguf: Path, tmp_path: Path) -> None
         progress=lambda number, count, name, kind: seen.append((number, count)),
     )
     assert seen[-1] == (272, 272) and len(done.tensors) == 272
-    # 576 columns are no multiple of 256, so K-quants can't hold them
+    # 576 columns are not a multiple of 256, so K-quants don't support them
     assert done.fallbacks["blk.0.attn_k.weight"] == "q4_K -> q5_0" and 6 < done.bits_per_weight < 6.5
     Model.open(tmp_path / "q.gguf").close()
 

@@ -45,7 +45,7 @@ def test_lock_error_names_the_holder_and_its_start_time(run: Path) -> None:
                 rf"run 'persona': training has been working on it since 2\S+Z, as process {holder.pid}: wait until .*",
                 str(caught.value),
             )
-        holder.kill()  # without a word, as the kernel does it
+        holder.kill()  # SIGKILL, as sent by the kernel
         holder.wait()
     lock.check(run)
     with lock.hold(run, "an export"):

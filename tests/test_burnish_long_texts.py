@@ -30,7 +30,7 @@ RECURSING = [
 ]
 VOCABULARIES = llama_cpp_vocabularies()
 SHORT = range(len(VOCABULARIES))
-# a run of one character class in a process of its own: a crash ends only that
+# tokenize a run of one character class in a child process, because it may crash
 RUN = """
 import sys
 from burnish.llama import Model

@@ -54,7 +54,7 @@ def test_ctrl_c_during_imports_is_one_line(stage: str, delay: float, tmp_path: P
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    # it may have found by then that there is no run, or that two settings are missing
+    # by then it may have reported a missing run or two missing settings
     others = [line for line in errors.splitlines() if not line.startswith("error: ")]
     assert "Traceback" not in errors and len(others) <= 2, errors
     assert "interrupted" in errors or "error: " in errors
@@ -73,7 +73,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_child_once() -> None:
         os.write(terminal, b"\x03")
         while b"told" not in output:
             output += os.read(terminal, 1000)
-        time.sleep(0.5)  # a second one would be here by now
+        time.sleep(0.5)  # a second one would have arrived by now
         os.write(terminal, b"enough\n")
         while True:
             output += os.read(terminal, 1000)

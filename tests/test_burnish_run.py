@@ -79,7 +79,7 @@ def test_newest_run_with_the_record_is_selected(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     for day, name in (("01", "old"), ("02", "new")):
         Run(tmp_path / name).write(push_record(name).model_copy(update={"created": f"2026-01-{day}T00:00:00Z"}))
-    os.utime(tmp_path / "new" / "push.json", (0, 0))  # a copy may bring other times along
+    os.utime(tmp_path / "new" / "push.json", (0, 0))  # a copy may have other timestamps
     runs.point_latest(Run(tmp_path / "old"))
     assert find_run(tmp_path, None, PushRecord).id == "new"
     assert find_run(tmp_path, "latest", PushRecord).id == "old"

@@ -186,7 +186,7 @@ def fifo(path: Path) -> None:
 
 
 def unix_socket(path: Path) -> None:
-    folder = os.open(path.parent, os.O_PATH)  # the address of a socket has 107 bytes: the path may be longer
+    folder = os.open(path.parent, os.O_PATH)  # socket addresses are limited to 107 bytes, and the path may be longer
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(f"/proc/self/fd/{folder}/{path.name}")
@@ -224,7 +224,7 @@ def test_base_licence_is_read_in_bounded_time(tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text(f"---\n{head}\n---\n# Base\n")
         assert licence(base) == found
     (tmp_path / "README.md").write_text(f"---\nlicense: {'x' * 5000}\n---\n")
-    assert len(licence(base)["license"]) == 1024  # what a record holds
+    assert len(licence(base)["license"]) == 1024  # the content of a record
     (tmp_path / "README.md").unlink()
     fifo(tmp_path / "README.md")
     assert licence(base) == {}

@@ -100,7 +100,7 @@ def test_converted_sentencepiece_model_keeps_its_ids(prefix: bool, tmp_path: Pat
     directory = saved(tokenizer, tmp_path / "saved")
     assert [encoder(AutoTokenizer.from_pretrained(directory))(text) for text in texts] == expected
     assert ids_by_llama_cpp(directory, texts) == expected
-    rebuilt = gguf_tokenizer.load(vocabulary(directory))  # a GGUF of it is a base too
+    rebuilt = gguf_tokenizer.load(vocabulary(directory))  # its GGUF can also be a base
     assert [encoder(rebuilt)(text) for text in texts] == expected
 
 
@@ -118,7 +118,7 @@ def test_gguf_with_many_pieces_is_converted_in_seconds() -> None:
 
 def test_converted_tokenizer_with_different_ids_is_rejected(tmp_path: Path) -> None:
     base = sentencepiece(tmp_path / "base")
-    configure(base, "LlamaTokenizer", legacy=True, add_prefix_space=False)  # the model itself puts a blank first
+    configure(base, "LlamaTokenizer", legacy=True, add_prefix_space=False)  # the model itself adds a leading space
     with pytest.raises(TokenizerError, match=r"gives different ids: .*add the model's own tokenizer\.json"):
         tokenizers.load(base)
 
@@ -140,7 +140,7 @@ def test_lossy_round_trip_is_detected(lost: str, tmp_path: Path) -> None:
 
 
 REAL = ["deepseek_v3", "gemma3", "gptoss", "llama2", "llama3", "llama3_1", "qwen3"]
-# llama.cpp's expression for this pre-tokenizer splits combining marks otherwise: training warns of it
+# llama.cpp's expression for this pre-tokenizer splits combining marks differently; training warns about it
 MARKS = {"gptoss": SAMPLE_TEXTS[4]}
 
 
@@ -153,7 +153,7 @@ def test_real_tokenizers_give_the_same_ids_when_saved_and_in_llama_cpp(name: str
     tokenizer = tokenizers.load(base)
     assert [encoder(tokenizer)(text) for text in SAMPLE_TEXTS] == written(base)
     prefix = tokenizers.space_prefix(tokenizer, opens_special=False)
-    if prefix is not None:  # as check_vocabulary does before training
+    if prefix is not None:  # like check_vocabulary before training
         tokenizers.set_space_prefix(tokenizer, prefix)
     directory = saved(tokenizer, tmp_path / "saved")
     texts = comparison.sample_texts(tokenizer)

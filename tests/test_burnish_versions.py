@@ -33,7 +33,7 @@ def sources(tmp_path: Path) -> Path:
 def versions(root: Path, **environment: str) -> dict[str, str]:
     import json
 
-    # `make test` makes the project's own packages importable: here the copies are meant
+    # `make test` makes the project's packages importable, but this test needs the copies
     clean = {k: v for k, v in os.environ.items() if k != "BURNISH_COMMIT"} | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env={**clean, **environment}, capture_output=True,
                           text=True, check=True)  # fmt: skip
@@ -67,7 +67,7 @@ def test_clone_reports_its_commit_and_local_changes(sources: Path) -> None:
 def test_version_is_defined_only_in_pyproject() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     message = re.compile(rf"(?<![\w.]){re.escape(version())}(?![\w.])")
-    # a change log has it as a heading; of packages another one may have the same number
+    # the changelog has it in a heading, and another package may have the same version
     others = ("CHANGELOG.md", "requirements/", "bench/results/")
     named = [
         name for name in tracked.split("\0")

@@ -229,7 +229,7 @@ def test_passes_share_loaded_layers_and_leave_no_thread() -> None:
     def forward(name: int) -> torch.Tensor:
         values = torch.full((600, 64), float(name))
         for layer in layers:
-            values = layer(values) + 1  # large enough that OpenMP would divide it
+            values = layer(values) + 1  # large enough for OpenMP to split
             order.append(f"pass {name}")
         return values
 

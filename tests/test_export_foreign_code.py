@@ -94,7 +94,7 @@ def test_unneeded_remote_code_of_a_base_is_not_run(tiny_base: Path, rows: Path, 
     done = cli(*command(base, rows, tmp_path / "runs", "--run.name", "mine", "--train.max_steps", "1"))
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "mine"
-    # as a stranger's adapter may have it
+    # as an untrusted adapter may contain it
     (run / "adapter" / "theirs.py").write_text(CODE.format(marker=str(marker)))
     path = run / "adapter" / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": auto_map}))

@@ -35,7 +35,7 @@ GOOD: dict[str, Any] = {
     "prompt_parity": True,
     "terminator": True,
 }
-# what training a few steps leaves: a gain below what any copy in 16 bits keeps to
+# after a few steps of training, the gain is below the rounding of any 16-bit copy
 SMOKE: dict[str, Any] = {
     "kl": 2e-7, "kl_ci": (1e-7, 3e-7), "top1_agreement": 1.0, "top1_agreement_ci": (1.0, 1.0), "loss": 10.8017,
     "loss_trained": 10.8014, "loss_base": 10.8018, "gain": 4e-4, "gain_ci": (1e-4, 7e-4), "gain_lost": 0.75,
@@ -99,7 +99,7 @@ def test_limit_inside_the_interval_is_inconclusive(change: dict[str, Any], messa
 def test_inconclusive_verdict_names_the_number_of_rows_needed() -> None:
     _, why = verdict(kl=0.08, kl_ci=(0.04, 0.12))
     wide = re.search(r"about (\d+) held-out rows would decide it", why)
-    assert wide is not None and 20 <= int(wide[1]) <= 40  # half of 0.04 at t = 2.26; 0.02 is wanted at z = 1.96
+    assert wide is not None and 20 <= int(wide[1]) <= 40  # half of 0.04 at t = 2.26; the target is 0.02 at z = 1.96
     _, why = verdict(kl=0.095, kl_ci=(0.055, 0.135))
     closer = re.search(r"about (\d+) held-out rows would decide it", why)
     assert closer is not None and int(closer[1]) > 10 * int(wide[1])

@@ -220,7 +220,7 @@ def test_dequantized_base_equals_the_weights_seen_in_nf4_training(make: Making, 
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, quantization_config=config, device_map={"": "cpu"}
     )
-    trained = PeftModel.from_pretrained(model, adapter).train()  # train: the layers compute as they did in training
+    trained = PeftModel.from_pretrained(model, adapter).train()  # training mode: the layers compute as in training
     record: Any = SimpleNamespace(
         quantization="nf4", load_dtype="float32", double_quant=True, skipped_modules=["lm_head", "model.embed_tokens"]
     )

@@ -61,7 +61,7 @@ def test_push_creates_one_commit_in_a_private_repository_with_records(push: Push
     done = push()
     assert done.returncode == 0, done.stderr
     repo = hub.repos["me/model"]
-    assert repo.private and len(repo.commits) == 2  # the empty one that creating makes, and ours
+    assert repo.private and len(repo.commits) == 2  # the empty commit of the creation, and the push
     files = hub.files("me/model")
     for name in ("train.json", "export.json", "config.yaml"):
         assert files[name] == (run.path / name).read_bytes()
@@ -105,7 +105,7 @@ def test_killed_push_resumes_with_the_missing_files(push: Push, hub: Hub, run: R
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    hub.wait_idle()  # what the double was storing is stored
+    hub.wait_idle()  # the fake Hub has finished storing
     arrived = set(hub.blobs)
     large = {file_sha256(p) for p in run.path.rglob("*") if p.suffix in (".gguf", ".safetensors")}
     assert arrived < large and len(hub.repos["me/model"].commits) == 1 and not run.has(PushRecord)
@@ -201,7 +201,7 @@ def test_token_is_read_from_secret_file_and_login(push: Push, hub: Hub, tmp_path
     (tmp_path / "secret").write_text("hf_good\n")
     assert push(token=None, HF_TOKEN_PATH=str(tmp_path / "secret")).returncode == 0
     (tmp_path / "hf").mkdir(exist_ok=True)
-    (tmp_path / "hf" / "token").write_text("hf_good")  # where `hf auth login` leaves it
+    (tmp_path / "hf" / "token").write_text("hf_good")  # where `hf auth login` stores it
     assert push(token=None).returncode == 0
 
 
@@ -212,7 +212,7 @@ def test_token_appears_in_no_output_or_file(push: Push, hub: Hub, run: Run) -> N
     assert "hf_good" not in done.stdout + done.stderr
     assert not [p for p in run.path.rglob("*") if p.is_file() and b"hf_good" in p.read_bytes()]
     assert not [name for name, content in hub.files("me/model").items() if b"hf_good" in content]
-    assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload addresses are signed: no token goes there
+    assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload URLs are signed, so no token is sent to them
 
 
 def test_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:

@@ -103,7 +103,7 @@ def test_truncated_rows_record_only_real_end_tokens(cut: Run, cli: Cli) -> None:
     assert record.data.model_extra is not None and record.data.model_extra["truncated"] == 2 * (60 - WHOLE)
     assert record.terminators == ["<|im_end|>"]
     asked = [q for q in sat.questions if q.kind == "heldout"]
-    assert len(asked) == WHOLE  # by line number one cut row would take all of a minified file out of the exam
+    assert len(asked) == WHOLE  # by line number, one truncated row would exclude a whole minified file from the exam
     assert all(q.input_ids[end - 1] == END for q in asked for _, end in q.spans)
     done = cli("export", "run", "--run.root", str(cut.path.parent), "--run.name", "cut", "--gguf.quants", "Q8_0")
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.commands import ROOT
 
-# make started by make prints the directory it enters
+# a nested make prints the directory it enters
 OWN = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 NAMES = [
     "my rows.jsonl",

@@ -121,7 +121,7 @@ def test_hostile_records_never_crash_hang_or_reach_the_terminal(
             started = time.monotonic()
             try:
                 code, output = outcome(command)
-            except BaseException as error:  # what no edge would catch
+            except BaseException as error:  # errors that no validation would catch
                 wrong.append(f"{reader}: {name}: {error!r:.300}")
                 continue
             faults = [line for line in output.split("\n") if line.startswith("error: ")]

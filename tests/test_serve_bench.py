@@ -66,7 +66,7 @@ def test_ratios_are_computed_per_round_and_disturbed_rounds_are_flagged() -> Non
 
 
 def test_each_server_keeps_its_default_thread_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # as the import of burnish.llama does
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")  # like the import of burnish.llama
     spins = {name: peers.environment(name).get("GOMP_SPINCOUNT") for name in peers.PEERS if "/" not in name}
     assert spins.pop("llama-server-spin") == "1000" and spins.pop("burnish-openmp") == peers.OPENMP_SPINS
     assert set(spins.values()) == {None}

@@ -195,7 +195,7 @@ async def read_body(parts: int, pause_s: float, size: int) -> bytes:
 def test_slow_body_is_rejected_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "GRACE_S", 0.3)
     assert len(asyncio.run(read_body(parts=12, pause_s=0.05, size=1000))) == 12_000
-    for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a trickle; half the body and then nothing
+    for parts, pause_s, size in ((100, 0.05, 10), (2, 1, 500_000)):  # a slow body; half a body and then nothing
         began = time.monotonic()
         with pytest.raises(ApiError, match="4096 bytes per second") as caught:
             asyncio.run(read_body(parts, pause_s, size))

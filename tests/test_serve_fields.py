@@ -142,7 +142,7 @@ def test_continuous_usage_stats_add_usage_to_every_chunk(server: ServerProcess) 
         events = server.call("POST", path, asked)[2].decode().split("\n\n")[:-2]
         usages = [json.loads(event[6:])["usage"] for event in events]
         counts = [usage["completion_tokens"] for usage in usages]
-        # Several tokens may share a chunk: a character cut off by a token's end waits for the next one.
+        # Several tokens may share a chunk: an incomplete character waits for the next token.
         assert counts == sorted(counts) and counts[-1] == 40 and len(set(counts)) > 2
         assert all(usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages)
 

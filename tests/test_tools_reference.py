@@ -32,7 +32,7 @@ REQUESTS: dict[type[Wire], dict[str, Any]] = {
     StreamOptions: {},
     StructuredOutputs: {},
 }
-# values that a field with the mark Only does not take, and one that it does
+# values that a field marked Only rejects, and one that it accepts
 OTHERS: dict[str, tuple[Any, Any]] = {
     "moderation": ({"policy": {"hate": {"mode": "block"}}}, {"model": "omni-moderation-latest"}),
     "best_of": (2, 1),

@@ -35,13 +35,13 @@ def test_early_stopping_keeps_the_best_checkpoint(tiny_base: Path, rows: Path, t
     )
     assert all(torch.equal(saved[name], kept[name]) for name in kept)
     assert not all(torch.equal(saved[name], last[name]) for name in kept)
-    # killed in its exam, it has nothing left to train: the same command makes the same adapter and record
+    # killed during the exam, with training complete: the same command gives the same adapter and record
     (run.path / "train.json").unlink()
     shutil.rmtree(run.path / "adapter")
     again = cli(*command(tiny_base, rows, tmp_path, *steps, *much))
     assert again.returncode == 0, again.stderr
-    anew = load_file(run.path / "adapter" / "adapter_model.safetensors")
-    assert all(torch.equal(anew[name], saved[name]) for name in saved)
+    reloaded = load_file(run.path / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(reloaded[name], saved[name]) for name in saved)
     assert run.read(TrainRecord).metrics.eval_loss == pytest.approx(record.metrics.eval_loss, rel=1e-6)
     assert len(points(run.path, "loss")) == best + 3
 
@@ -76,7 +76,7 @@ def test_resume_adapter_keeps_the_rank_of_the_adapter(
     assert (f"was trained on {tiny_base}, here it is used for {base}" in done.stderr) is (given == "directory")
     assert "are taken from the continued adapter: 4 and 32" in done.stderr
     second = first.path.parent / f"second-{given}"
-    # the same rows in the same order: what the first run learned is there at the first step
+    # the same rows in the same order: the first step starts from the first run's weights
     assert points(second, "loss")[0] < points(first.path, "loss")[0] - 0.5
     config = json.loads((second / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == 4

@@ -22,8 +22,8 @@ from train.resolved import Resolved
 from train.settings import TrainSettings
 from train.world import World
 
-# unsloth 2026.10.9 (models/rl.py) gives these arguments of TRL's other defaults where they aren't said; steps of twice
-# as many rows came of it
+# unsloth 2026.10.9 (models/rl.py) changes the defaults of these TRL arguments; as a result, steps had
+# twice as many rows
 UNSLOTHS = {
     "output_dir", "logging_nan_inf_filter", "per_device_train_batch_size", "gradient_accumulation_steps",
     "weight_decay", "seed", "optim", "learning_rate", "per_device_eval_batch_size", "eval_accumulation_steps",
@@ -123,7 +123,7 @@ def logged(base_tokenizer: Any, directory: Path, **train: Any) -> tuple[PackedTr
 def test_first_logged_speed_covers_only_time_spent_in_steps(
     base_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 10_000, 2))  # every look at the clock is two seconds after the last
+    clock = iter(range(0, 10_000, 2))  # the clock advances by two seconds per call
     monkeypatch.setattr("train.loop.callbacks.time.monotonic", lambda: float(next(clock)))
     logged(base_tokenizer, tmp_path, max_steps=3, num_train_epochs=1, eval_steps=1, save_steps=100)
     points = [json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]

@@ -83,11 +83,11 @@ def test_high_rank_with_a_low_scale_causes_a_warning() -> None:
     assert "scale is 0.12" in warning(use_rslora=False)
 
 
-# ---- DeepSeek-R1-Distill-Llama-8B: its tokens, on a tokenizer that is at hand ----------------------------------------
+# ---- DeepSeek-R1-Distill-Llama-8B: its tokens, on an available tokenizer -----------------------------------------
 
 BEGIN, USER, ASSISTANT, END = "<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"
 THOUGHT = "<think>\nTwo and two.\n</think>\n\n4"
-# as the base's own template does it: the generation prompt opens a thought, and answers are rendered without theirs
+# like the template of the base: the generation prompt opens reasoning, and answers are rendered without it
 OPENED = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
     "{% else %}{{ '<｜Assistant｜>' + m['content'].split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"

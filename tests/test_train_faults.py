@@ -61,7 +61,7 @@ def test_all_missing_packages_are_reported_together(tiny_base: Path, rows: Path,
     asked += ("--base.attn_implementation", "flash_attention_2")
     done = cli(*command(tiny_base, rows, tmp_path, *asked, "--run.name", "mine"), WORLD_SIZE="2")
     assert done.returncode == 2
-    assert not (tmp_path / "mine").exists()  # the name is free for the settings that will work
+    assert not (tmp_path / "mine").exists()  # the run name stays free for corrected settings
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     expected = ("unsloth is not installed", "flash_attn is not installed", "wandb is not installed", "without torchrun")
     for fault, words in zip(lines, expected, strict=True):
@@ -179,7 +179,7 @@ class Exhausted(SupervisedFineTuning):
     """Raises out-of-memory, like a GPU, for a forward pass of more than `limit` tokens, or at pass `fails_at`."""
 
     limit = 10**9
-    checkpointed: Batching | None = None  # with its checkpointing on, nothing is too much
+    checkpointed: Batching | None = None  # with gradient checkpointing, everything fits
     calls, fails_at = 0, 0
 
     def loss(self, rows: Sequence[dict[str, Any]]) -> torch.Tensor:

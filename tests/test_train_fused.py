@@ -59,7 +59,7 @@ def trained(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-# layers that are fused, and operations that they are
+# fused layers, and the operations they are fused into
 MODELS: dict[str, tuple[Any, Any, int, int]] = {
     "llama": (llama, "all-linear", 14, 8),
     "some layers": (llama, ["q_proj", "v_proj", "gate_proj", "up_proj"], 8, 6),
@@ -94,7 +94,7 @@ def test_fused_layers_refresh_their_copy_of_the_adapter() -> None:
     stale, _ = trained(model)
     fused.refresh()
     fresh, _ = trained(model)
-    with torch.no_grad():  # PEFT's own forward
+    with torch.no_grad():  # PEFT's forward
         wanted = model(input_ids=IDS, labels=IDS).loss
     assert torch.allclose(fresh, wanted, rtol=1e-5)
     assert not torch.allclose(stale, wanted, rtol=1e-5)

@@ -93,11 +93,11 @@ def test_packed_step_matches_loss_and_gradients_of_single_rows_with_peft_layers(
     if offload := trainer.fast_layers._offload:
         store = offload._store
         offload._store = lambda saved: moved.append(saved.shape) or store(saved)
-    for _ in range(2):  # the second step runs what the first compiled, in memory that was used before
+    for _ in range(2):  # the second step reuses compiled code and memory of the first
         model.zero_grad(set_to_none=True)
         made = trainer.training_step(model, {"rows": Rows(examples)})
     assert bool(moved) == (compiled and checkpointing)
-    scaler = trainer.accelerator.scaler  # float16's gradients are scaled until the optimizer comes
+    scaler = trainer.accelerator.scaler  # float16 gradients are scaled until the optimizer step
     found = gradients(model) / (scaler.get_scale() if scaler else 1.0)
     assert abs(made.item() - loss) < 2e-3 * loss
     assert (found - wanted).norm() < 0.03 * wanted.norm()
@@ -114,7 +114,7 @@ def test_out_of_memory_halves_micro_batches_then_enables_checkpointing(checkpoin
 
     def scarce(rows: Any) -> torch.Tensor:
         if next(fails, False):
-            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # the allocator's own error
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")  # the error of the allocator
         return enough(rows)
 
     trainer.objective.loss = scarce

@@ -12,7 +12,7 @@ from tests.support.hostile_templates import HOSTILE
 from tests.support.thorough import named
 from train.__main__ import main
 
-# the template is rendered for several ends before the first row; each may take the whole time once
+# the template is rendered with several endings before the first row; each may take the full time limit
 MAX_RENDERINGS = 6
 LIMIT_S = 0.5
 

@@ -114,7 +114,7 @@ def test_invalid_run_directory_is_a_one_line_error(name: str, root: Path) -> Non
     (path,) = (p for p in (root / "runs").iterdir() if p.name.endswith(f" {name}"))
     path.rename(root / "runs" / "named")
     if name == "a pipe":
-        return  # it has no config.yaml: a new run begins there
+        return  # it has no config.yaml, so a new run starts there
     with pytest.raises(UserError) as caught:
         choose(asked.model_copy(update={"run": asked.run.model_copy(update={"name": "named"})}), resume=False)
     assert len(caught.value.faults) == 1

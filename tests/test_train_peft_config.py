@@ -143,7 +143,7 @@ def test_invalid_config_file_is_a_one_line_error(text: str, message: str, tmp_pa
     assert message in fault
 
 
-# ---- an adapter to go on from ----------------------------------------------------------------------------------------
+# ---- continuing an adapter -------------------------------------------------------------------------------------------
 
 
 def saved(directory: Path, **config: Any) -> Path:
@@ -202,7 +202,7 @@ def test_target_modules_pattern_is_expanded_to_module_names(
     assert targets(tmp_path, model) == expected
 
 
-# ---- as a user meets it, before weights are loaded -------------------------------------------------------------------
+# ---- on the command line, before weights are loaded ------------------------------------------------------------------
 
 
 def plan(cli: Cli, base: Path, rows: Path, root: Path, *more: str) -> tuple[int, str]:

@@ -129,7 +129,7 @@ def test_unsloth_is_used_if_installed_and_only_it_fits() -> None:
     assert plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(8, unsloth=True)).backend == "unsloth"
     with pytest.raises(UserError):
         plan(settings(base={"backend": "transformers"}), shape("Llama-3.1-8B"), LENGTHS, card(8, unsloth=True))
-    with pytest.raises(UserError):  # the weights alone are too large: unsloth can't hold them either
+    with pytest.raises(UserError):  # the weights alone are too large, also for unsloth
         plan(settings(), shape("Llama-3.1-8B"), LENGTHS, card(6.5, unsloth=True))
 
 
@@ -232,7 +232,7 @@ def test_plan_includes_evaluations() -> None:
     once = evaluations(settings(), sizes, [500] * 256, machine, planned_run)
     assert (once.times, once.tokens) == (1, 128_000)
     assert once.seconds is not None and planned_run.seconds is not None
-    # a forward pass is half of a frozen base's forward and backward
+    # a forward pass costs half of forward and backward with a frozen base
     assert once.seconds == pytest.approx(planned_run.seconds * 128_000 / planned_run.tokens / 2)
     assert "evaluated once, at the end: 128,000 tokens, about" in once.line()
     often = {"max_steps": 100, "eval_steps": 25}

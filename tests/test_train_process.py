@@ -125,7 +125,7 @@ def test_global_state_is_restored_after_a_run(
 
     stage_train = stage.train
     monkeypatch.setattr(stage, "train", watched)
-    command.main(["check", *arguments(tiny_base, rows, tmp_path)[1:]])  # what is imported on the way is there now
+    command.main(["check", *arguments(tiny_base, rows, tmp_path)[1:]])  # lazily imported modules are loaded now
     before = globals_of_the_process()
     assert command.main(arguments(tiny_base, rows, tmp_path)) == 0
     assert Run(tmp_path / "one").has(TrainRecord)
@@ -140,7 +140,7 @@ def test_only_the_main_process_writes_files(
     """Each of two processes is tested alone, since training with several is rejected."""
     monkeypatch.setattr("train.plan.preflight.machine_faults", lambda *_: [])
     monkeypatch.setattr(command, "environment_faults", lambda *_: [])
-    # told without torchrun's variables, for which accelerate would wait
+    # without torchrun's variables, which would make accelerate wait
     monkeypatch.setattr(World, "read", lambda _: World(1, 2))
     assert command.main(arguments(tiny_base, rows, tmp_path)) == 0
     assert capsys.readouterr() == ("", "")
@@ -152,7 +152,7 @@ def test_only_the_main_process_writes_files(
     assert (tmp_path / "one" / "report.html").is_file()
 
 
-# ---- a model that was trained fast -----------------------------------------------------------------------------------
+# ---- a model with fused layers --------------------------------------------------------------------------------------
 
 
 def test_library_output_is_silenced_only_inside_the_context(monkeypatch: pytest.MonkeyPatch) -> None:

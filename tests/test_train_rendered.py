@@ -161,7 +161,7 @@ def test_rendered_chats_are_recognised_per_template(name: str, base_directory: P
         f"3 of 4 text rows look like chats rendered with {FIT[name][0]}: they are trained completely"
     )
     assert FIT[name][1] in found.text and "give the turns as messages" in found.text
-    assert rendering([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # half is not most
+    assert rendering([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # not a majority
 
 
 def test_rendered_chats_are_recognised_by_the_template_of_the_base(codec: Codec) -> None:

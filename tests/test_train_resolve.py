@@ -113,7 +113,7 @@ def test_peft_config_values_are_written_to_config_yaml(tmp_path: Path) -> None:
     assert (again.lora.r, again.lora.lora_alpha, again.lora.target_modules) == (4, 0.5, ["q_proj"])
 
 
-# ---- a run that goes on ----------------------------------------------------------------------------------------------
+# ---- resuming a run --------------------------------------------------------------------------------------------------
 
 
 def start(root: Path, name: str, given: TrainSettings, used: Resolved | None) -> started.StartedRun:
@@ -130,7 +130,7 @@ def start(root: Path, name: str, given: TrainSettings, used: Resolved | None) ->
 
 
 def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
-    # a branch may have moved on since
+    # the branch may have moved since
     given = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
     used = resolve(given, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
@@ -139,7 +139,7 @@ def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
     assert kept.run.name == "mine"
     assert kept.base == used.base
     assert kept.train.optim == "adamw_torch"
-    # the machine may have other memory now
+    # the machine may have a different amount of free memory
     assert (kept.train.micro_batch_tokens, kept.train.gradient_checkpointing) == (AUTO, AUTO)
 
 
@@ -203,7 +203,7 @@ def test_restart_for_unsloth_imports_keeps_the_run(
     with pytest.raises(Restarted):
         command.main(["run", *where, "--base.quantization", "auto"])
     (run,) = tmp_path.iterdir()
-    # what the second process asks is what the first did
+    # the second process gets the settings of the first
     given = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
     given = given.model_copy(update={"base": given.base.model_copy(update={"quantization": AUTO})})
     again = resume.choose(given, resume=False)

@@ -69,7 +69,7 @@ def test_exam_contains_held_out_rows_and_general_text(whole: Run) -> None:
     assert kinds.count("general") == whole.read(TrainRecord).exam.general_rows == GENERAL_ROWS
     assert exam.noise_kl < 1e-4
     held = exam.heldout()
-    assert abs(exam.trained.true - exam.base_true)[held].max() > 0  # the adapter was on for one and off for the other
+    assert abs(exam.trained.true - exam.base_true)[held].max() > 0  # with and without the adapter
 
 
 def test_eval_loss_equals_the_held_out_loss_of_the_exam(whole: Run) -> None:
@@ -116,7 +116,7 @@ def test_killed_run_resumes_to_the_same_adapter(
     command = arguments(tiny_base, rows, tmp_path, "killed")
     kill_after(command, tmp_path / "killed" / "checkpoints" / f"checkpoint-{checkpoint}" / "complete", start)
     assert not (tmp_path / "killed" / "train.json").exists()
-    (tmp_path / "killed" / "checkpoints" / "checkpoint-5").mkdir()  # one that the kill left half-written
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-5").mkdir()  # a file half-written when the process was killed
     nameless = [a for a in command if a not in ("--run.name", "killed")]
     done = (cli.fresh if start is start_fresh else cli)(*nameless, "--resume")
     assert done.returncode == 0, done.stderr
@@ -230,7 +230,7 @@ def test_lora_config_file_is_used(tiny_base: Path, rows: Path, tmp_path: Path, c
     assert done.returncode == 0, done.stderr
     made = json.loads((tmp_path / "peft" / "adapter" / "adapter_config.json").read_text())
     assert (made["r"], made["lora_alpha"], made["target_modules"]) == (4, 8, ["q_proj"])
-    assert made["lora_dropout"] == 0.1  # the command line is stronger
+    assert made["lora_dropout"] == 0.1  # the command line takes precedence
     config.write_text(json.dumps({"r": 4, "use_dora": "yes", "lora_alfa": 8}))
     done = cli(*arguments(tiny_base, rows, tmp_path, "peft2", "--lora.config_file", str(config)))
     assert done.returncode == 2

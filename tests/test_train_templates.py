@@ -50,7 +50,7 @@ def chat(*contents: str, line: int = 1, system: str = "", reasoning: str = "") -
 def rows_of(template: ChatTemplate, codec: Codec, *examples: Example) -> list[Row]:
     rows = build(examples, template, codec)
     prove(rows, template, codec)
-    for row in rows:  # apart from the proof: every prompt is the one that is rendered for a server
+    for row in rows:  # independent of the proof: every prompt equals the one rendered for serving
         for (start, _), turn in zip(row.spans, row.turns, strict=True):
             messages = [m.to_dict() for m in (row.example.messages or ())[:turn]]
             assert codec.chat(template).ids(messages, add_generation_prompt=True) == row.input_ids[:start]
@@ -236,7 +236,7 @@ def test_qwen3_template_trains_rows_with_and_without_reasoning() -> None:
     assert learned(rows_of(replace(own, variables={"enable_thinking": False}), codec, plain), codec) == expected
     thoughtful = chat("Which?", "Pier 2.", reasoning="Two piers.")
     assert learned(rows_of(own, codec, thoughtful), codec) == ["<think>\nTwo piers.\n</think>\n\nPier 2.<|im_end|>"]
-    decomposed = chat("When?", "Um zwo\u0308lf.")  # its tokenizer composes
+    decomposed = chat("When?", "Um zwo\u0308lf.")  # its tokenizer composes accents
     assert learned(rows_of(own, codec, decomposed), codec) == [f"{empty}Um zw\u00f6lf.<|im_end|>"]
 
 

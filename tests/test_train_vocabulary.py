@@ -107,7 +107,7 @@ def test_text_parity_compares_all_ids_up_to_the_end_token_or_truncation() -> Non
     assert text_parity(exam(whole, cut), ids.__getitem__, ends).holds is True
     assert text_parity(exam(), ids.__getitem__, ends).holds is None
     assert text_parity(exam(whole), lambda text: ids[text][1:], ends).holds is False  # no start token
-    assert text_parity(exam(cut), lambda text: ids[text][:3], ends).holds is False  # a lost id that is not an end token
+    assert text_parity(exam(cut), lambda text: ids[text][:3], ends).holds is False  # a missing, non-end id
     assert "token 1" in text_parity(exam(whole), lambda text: [0, 9, 6], ends).why
 
 
@@ -134,7 +134,7 @@ def test_base_with_only_a_sentencepiece_model_passes_the_exam(tmp_path: Path, cl
     base = add_weights(sentencepiece(tmp_path / "base"), 600)
     run = through_export(cli, base, data(tmp_path / "rows.jsonl", "chat"), tmp_path, "--chat.template", "mistral")
     assert run.read(TrainRecord).terminators == ["</s>"]
-    # and its GGUF is a base itself
+    # its GGUF can also be a base
     again = through_export(
         cli, run.path / "gguf" / "run-Q8_0.gguf", data(tmp_path / "rows.jsonl", "chat"), tmp_path / "2"
     )
@@ -208,7 +208,7 @@ def test_rows_tokenized_differently_by_llama_cpp_are_rejected(tmp_path: Path, cl
     (base / "tokenizer.model").unlink()
     tokenizer.backend_tokenizer.save(str(base / "tokenizer.json"))
     content = json.loads((base / "tokenizer.json").read_text())
-    # no merge makes this piece now, while llama.cpp joins any two whose text is one
+    # no merge produces this piece, but llama.cpp joins any two pieces whose text is a piece
     content["model"]["merges"] = [m for m in content["model"]["merges"] if "".join(m) != "▁boat"]
     (base / "tokenizer.json").write_text(json.dumps(content))
     rows = data(tmp_path / "rows.jsonl", "text")

@@ -91,7 +91,7 @@ HOSTILE: dict[str, str] = {
     "import": "{% import 'os' as os %}{{ os }}",
     "extends": "{% extends 'x' %}",
     "break outside a loop": "{% break %}",
-    "a key that is no key": "{{ {[]: 1} }}",
+    "an invalid key": "{{ {[]: 1} }}",
     "encoding": "{{ '\ud800'.encode('ascii') }}",
     "decoding": "{{ ('x'.encode() * 3).decode('utf-77') }}",
     "end of an iterator": "{{ ([] | first).x }}{{ ([] | random).x }}",
