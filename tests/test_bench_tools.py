@@ -44,12 +44,12 @@ def question(*truth: dict[str, Any], category: str = "multiple") -> Question:
 
 
 def test_question_is_a_training_row_whose_calls_are_right() -> None:
-    asked = question({"geo.weather": ACCEPTED}, {"time": {}}, category="parallel")
-    (example,) = convert([RawRow(1, asked.row())], "messages", Path("rows.jsonl")).examples
+    asked_question = question({"geo.weather": ACCEPTED}, {"time": {}}, category="parallel")
+    (example,) = convert([RawRow(1, asked_question.row())], "messages", Path("rows.jsonl")).examples
     calls = [(call.name, call.value()) for call in (example.messages or ())[-1].calls]
     assert calls[0][1] == {"city": "New York, NY", "scale": 1.5, "at": {"x": 1}, "tags": ["Wind", "rain"]}
-    assert right(asked, calls) and right(asked, calls[::-1])
-    assert not right(asked, calls[:1]) and not right(asked, [*calls, calls[0]])
+    assert right(asked_question, calls) and right(asked_question, calls[::-1])
+    assert not right(asked_question, calls[:1]) and not right(asked_question, [*calls, calls[0]])
 
 
 def test_types_become_those_of_json_schema_also_of_a_parameter_called_type() -> None:

@@ -66,12 +66,12 @@ def test_position_p_predicts_token_p_plus_1() -> None:
 
 
 def test_exam_is_unchanged_after_save_and_load(tmp_path: Path) -> None:
-    asked = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
+    questions = [question([(5, 8), (10, 12)]), Question("general", [1, 2, 3], [(1, 3)])]
     answers = TopLogprobs.of(logits(4, rows=7), [0] * 7)
-    exam = Exam(asked, answers, answers.true * 2, 1e-5, 0.99, (SampleAnswer("hi", "yes", "no", "yes"),))
+    exam = Exam(questions, answers, answers.true * 2, 1e-5, 0.99, (SampleAnswer("hi", "yes", "no", "yes"),))
     exam.save(tmp_path)
     back = Exam.load(tmp_path)
-    assert (back.questions, back.samples) == (asked, exam.samples)
+    assert (back.questions, back.samples) == (questions, exam.samples)
     assert (back.trained.ids == answers.ids).all()
     assert (back.base_true == exam.base_true).all()
     assert back.noise_kl == pytest.approx(1e-5)
@@ -79,10 +79,10 @@ def test_exam_is_unchanged_after_save_and_load(tmp_path: Path) -> None:
 
 
 def test_exam_limits_are_respected_without_cutting_a_turn() -> None:
-    asked = [question([(5, 8), (10, 15)]), question([(5, 8)])]
-    chosen = choose(asked, rows=2, tokens=5)
+    questions = [question([(5, 8), (10, 15)]), question([(5, 8)])]
+    chosen = choose(questions, rows=2, tokens=5)
     assert [q.spans for q in chosen] == [[(5, 8)]] or sum(len(q.positions) for q in chosen) <= 5
-    assert len(choose(asked * 40, rows=64, tokens=10**6)) == 64
+    assert len(choose(questions * 40, rows=64, tokens=10**6)) == 64
     assert len(choose([question([(0, 20)], chat=False)], 1, 7)[0].positions) == 7
 
 
@@ -97,8 +97,8 @@ def test_exam_limits_are_respected_without_cutting_a_turn() -> None:
 )  # fmt: skip
 def test_damaged_exam_is_a_one_line_error(name: str, content: bytes | None, tmp_path: Path) -> None:
     rows = logits(4)
-    asked = question([(1, 5)])
-    exam = Exam([asked], TopLogprobs.of(rows, asked.targets), np.zeros(4, np.float32), 0.0, 1.0)
+    item = question([(1, 5)])
+    exam = Exam([item], TopLogprobs.of(rows, item.targets), np.zeros(4, np.float32), 0.0, 1.0)
     exam.save(tmp_path)
     assert len(Exam.load(tmp_path).questions) == 1
     (tmp_path / name).unlink()

@@ -52,12 +52,12 @@ def test_error_names_the_right_line() -> None:
 def test_exam_with_line_separators_is_unchanged_after_loading(tmp_path: Path) -> None:
     """If the exam could not be loaded, the run could not be exported."""
     messages = [{"role": "user", "content": f"a{SEPARATORS}b\r\n"}, {"role": "assistant", "content": SEPARATORS}]
-    asked = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
+    questions = [Question("heldout", [1, 2, 3], [(1, 3)], messages, (1,)) for _ in range(3)]
     answers = TopLogprobs(np.zeros((6, TOP), np.int32), np.zeros((6, TOP), np.float32), np.zeros(6, np.float32))
     samples = (SampleAnswer(SEPARATORS, "\r\n", "a\r", SEPARATORS),)
-    Exam(asked, answers, answers.true, 0.0, 1.0, samples).save(tmp_path)
+    Exam(questions, answers, answers.true, 0.0, 1.0, samples).save(tmp_path)
     back = Exam.load(tmp_path)
-    assert (back.questions, back.samples) == (asked, samples)
+    assert (back.questions, back.samples) == (questions, samples)
 
 
 def test_template_with_crlf_is_stored_as_transformers_reads_it(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_row_longer_than_one_chunk_is_scored_like_one_sequence(model: Model) -> 
 
 def test_logits_chunks_equal_the_scored_rows(model: Model) -> None:
     ids = model.tokenize("one two three four five six seven eight nine ten " * 20)
-    asked = [(ids, list(range(3, 140))), (ids[:9], [0, 8])]
-    chunks = list(llama.score_chunks(model, asked))
+    rows = [(ids, list(range(3, 140))), (ids[:9], [0, 8])]
+    chunks = list(llama.score_chunks(model, rows))
     assert max(map(len, chunks)) <= 64 and len(chunks) > 3
-    assert np.array_equal(np.concatenate(chunks), np.concatenate(list(llama.score(model, asked))))
+    assert np.array_equal(np.concatenate(chunks), np.concatenate(list(llama.score(model, rows))))
     with pytest.raises(LlamaError, match="not in increasing order"):
         list(llama.score_chunks(model, [(ids, [4, 2])]))
 

@@ -50,10 +50,10 @@ def exam(
 ) -> None:
     """Two questions, one held out with 3 scored tokens and one general with 2."""
     logits = np.random.default_rng(0).normal(size=(5, 80)).astype(np.float32)
-    asked = [Question("heldout", [1, 2, 3, 4], [(1, 4)], tools=tools), Question("general", [5, 6, 7], [(1, 3)])]
+    questions = [Question("heldout", [1, 2, 3, 4], [(1, 4)], tools=tools), Question("general", [5, 6, 7], [(1, 3)])]
     trained = TopLogprobs.of(logits, [2, 3, 4, 6, 7])
     (run.path / "exam").mkdir()
-    Exam(asked, trained, trained.true - gain, 1e-6, 1.0, (SampleAnswer(sample, *answers),)).save(run.path / "exam")
+    Exam(questions, trained, trained.true - gain, 1e-6, 1.0, (SampleAnswer(sample, *answers),)).save(run.path / "exam")
 
 
 def metrics(run: Run, points: list[dict[str, Any]], tail: str = "") -> None:

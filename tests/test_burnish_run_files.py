@@ -113,15 +113,15 @@ def test_hub_cache_links_must_stay_in_their_repository(tmp_path: Path, monkeypat
     for path in (run.path / "train.json", run.path / "export.json", model):
         (blobs / path.name).write_bytes(path.read_bytes())
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     def download(repo: str, revision: str | None, names: list[str]) -> Path:
-        asked.append(list(names))
+        calls.append(list(names))
         return snapshot
 
     monkeypatch.setattr(hub.hub, "download", download)
     assert choose(ServeSettings(model="hf://me/m")).path.resolve() == blobs / model.name
-    assert asked[1] == [model.name]
+    assert calls[1] == [model.name]
     (snapshot / model.name).unlink()
     (snapshot / model.name).symlink_to(model)
     with pytest.raises(RunError, match="outside the run"):
@@ -135,16 +135,16 @@ def test_recorded_file_name_is_not_used_as_a_pattern(tmp_path: Path, monkeypatch
         if artifact["path"] == content["default"]:
             artifact["path"] = content["default"] = "gguf/*[a].gguf"
     (run.path / "export.json").write_text(json.dumps(content))
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
     (run.path / "*[a].gguf").write_text("GGUF")
 
     def download(repo: str, revision: str | None, names: list[str]) -> Path:
-        asked.append(list(names))
+        calls.append(list(names))
         return run.path
 
     monkeypatch.setattr(hub.hub, "download", download)
     choose(ServeSettings(model="hf://me/m"))
-    assert asked[1] == ["[*][[]a].gguf"]
+    assert calls[1] == ["[*][[]a].gguf"]
 
 
 def test_link_target_named_like_a_hash_is_still_hashed(tmp_path: Path) -> None:

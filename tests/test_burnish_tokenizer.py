@@ -67,17 +67,17 @@ def test_token_defined_only_in_tokenizer_config_is_added(tmp_path: Path) -> None
     assert encoder(tokenizer)("<pad>") == [tokenizer.pad_token_id]
 
 
-@pytest.mark.parametrize("asked", [True, False, None])
-def test_add_bos_token_of_the_config_is_respected(asked: bool | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("add_bos", [True, False, None])
+def test_add_bos_token_of_the_config_is_respected(add_bos: bool | None, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     base = byte_level(tmp_path / "base")
-    configure(base, "LlamaTokenizerFast", **({} if asked is None else {"add_bos_token": asked}))
+    configure(base, "LlamaTokenizerFast", **({} if add_bos is None else {"add_bos_token": add_bos}))
     tokenizer = tokenizers.load(base)
     again = AutoTokenizer.from_pretrained(saved(tokenizer, tmp_path / "saved"))
     for loaded in (tokenizer, again):
         ids = encoder(loaded, special=True)(TEXT)
-        assert (ids[0] == tokenizer.bos_token_id) is bool(asked)
+        assert (ids[0] == tokenizer.bos_token_id) is bool(add_bos)
 
 
 @pytest.mark.slow

@@ -132,8 +132,8 @@ def test_serve_variables_in_compose_are_settings() -> None:
 def test_runner_auto_is_local_and_docker_is_an_error_without_an_engine(no_engine: str) -> None:
     auto = tool("where", "train", PATH=no_engine, RUNNER="auto", HOME="/tmp")
     assert (auto.returncode, auto.stdout) == (0, "local\n")
-    asked = tool("where", "train", PATH=no_engine, RUNNER="docker", HOME="/tmp")
-    assert asked.returncode == 2 and "error: RUNNER=docker: no Docker engine" in asked.stderr
+    docker = tool("where", "train", PATH=no_engine, RUNNER="docker", HOME="/tmp")
+    assert docker.returncode == 2 and "error: RUNNER=docker: no Docker engine" in docker.stderr
     assert "expected auto, local or docker" in tool("where", "train", PATH=no_engine, RUNNER="podman").stderr
 
 

@@ -86,7 +86,7 @@ def checkpoint(directory: Path, family: str, **more: Any) -> Path:
     return directory
 
 
-def asked() -> list[Question]:
+def exam_questions() -> list[Question]:
     numbers = np.random.default_rng(1)
     spans = {5: (2, 5), 17: (9, 17), 12: (1, 12), 20: (3, 11)}
     return [
@@ -98,7 +98,10 @@ def whole(directory: Path, **options: Any) -> Floats:
     """Return the logits computed by transformers."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **options).eval()
     with torch.inference_mode():
-        parts = [model(input_ids=torch.tensor([q.input_ids]), use_cache=False).logits[0, q.positions] for q in asked()]
+        parts = [
+            model(input_ids=torch.tensor([q.input_ids]), use_cache=False).logits[0, q.positions]
+            for q in exam_questions()
+        ]
     found: Floats = torch.cat(parts).numpy()
     return found
 
@@ -116,7 +119,7 @@ def test_streamed_model_gives_the_same_logits_as_the_loaded_model(
 ) -> None:
     directory = checkpoint(tmp_path / family, family)
     options = {"attn_implementation": "eager"} if family == "gemma2" else {}
-    chunks = list(streamed_logits(directory, asked()))
+    chunks = list(streamed_logits(directory, exam_questions()))
     assert max(map(len, chunks)) <= 5 and chunks[0].dtype == np.float32
     assert np.abs(np.concatenate(chunks) - whole(directory, **options)).max() < 1e-5
 
@@ -125,7 +128,7 @@ def test_streamed_model_gives_the_same_logits_as_the_loaded_model(
 def test_tied_head_is_the_embedding(family: str, tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / family, family, tie_word_embeddings=True)
     assert not any("lm_head" in s.name or "embed_out" in s.name for s in sources(directory))
-    assert np.abs(np.concatenate(list(streamed_logits(directory, asked()))) - whole(directory)).max() < 1e-5
+    assert np.abs(np.concatenate(list(streamed_logits(directory, exam_questions()))) - whole(directory)).max() < 1e-5
 
 
 def test_only_one_layer_is_in_memory_at_a_time(
@@ -143,7 +146,7 @@ def test_only_one_layer_is_in_memory_at_a_time(
         assert all(p.is_meta for layer in skeleton.layers for p in layer.parameters())
 
     monkeypatch.setattr(Skeleton, "loaded", watched)
-    list(streamed_logits(checkpoint(tmp_path / "m", "llama"), asked()))
+    list(streamed_logits(checkpoint(tmp_path / "m", "llama"), exam_questions()))
     assert seen == [(n, [n]) for _ in range(3) for n in range(3)]  # 5 + 17, 12, 20 tokens: three groups
 
 
@@ -156,15 +159,15 @@ def test_models_that_cannot_be_streamed_are_loaded_whole_if_they_fit(
     if not fits:
         monkeypatch.setattr(machine, "memory_available_bytes", lambda: 1000)
         with pytest.raises(UserError, match="layer by layer.*needs .* GiB of memory, but 0.0 GiB are free") as caught:
-            list(checkpoint_logits(directory, asked()))
+            list(checkpoint_logits(directory, exam_questions()))
         assert len(caught.value.faults) == 1
         return
-    assert np.abs(np.concatenate(list(checkpoint_logits(directory, asked()))) - whole(directory)).max() < 1e-5
+    assert np.abs(np.concatenate(list(checkpoint_logits(directory, exam_questions()))) - whole(directory)).max() < 1e-5
     assert "loading it whole" in capsys.readouterr().err
 
 
 def test_scores_do_not_depend_on_the_logits_chunk_size() -> None:
-    questions = asked()
+    questions = exam_questions()
     targets = [t for q in questions for t in q.targets]
     logits = np.random.default_rng(0).standard_normal((len(targets), VOCABULARY)).astype(np.float32)
     answers = TopLogprobs.of(logits + 0.1, targets)
@@ -184,7 +187,7 @@ def test_truncated_checkpoint_is_a_one_line_error(tmp_path: Path) -> None:
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4000])
     with pytest.raises(ShardError, match="is damaged: it ends inside") as caught:
-        list(checkpoint_logits(directory, asked()))
+        list(checkpoint_logits(directory, exam_questions()))
     assert len(caught.value.faults) == 1
 
 
@@ -194,14 +197,14 @@ def test_missing_tensor_is_reported_and_never_initialised_randomly(lost: str, tm
     tensors = load_file(directory / "model.safetensors")
     save_file({name: t for name, t in tensors.items() if name != lost}, directory / "model.safetensors")
     with pytest.raises(ShardError, match=f"it lacks 1 tensor of the model: {lost}"):
-        list(checkpoint_logits(directory, asked()))
+        list(checkpoint_logits(directory, exam_questions()))
 
 
 def test_unknown_architecture_is_a_one_line_error(tmp_path: Path) -> None:
     directory = checkpoint(tmp_path / "m", "llama")
     (directory / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ShardError, match="transformers can't load it") as caught:
-        list(checkpoint_logits(directory, asked()))
+        list(checkpoint_logits(directory, exam_questions()))
     assert len(caught.value.faults) == 1 and "\n" not in caught.value.faults[0]
 
 

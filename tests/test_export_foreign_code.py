@@ -60,12 +60,12 @@ def test_converter_runs_no_code_from_the_model(architecture: str, tmp_path: Path
 
 
 def test_list_of_architectures_needing_remote_code_matches_the_converter() -> None:
-    asked = {
+    trusting = {
         path.stem: path.read_text().count("trust_remote_code=True")
         for path in sorted((CONVERTER.parent / "conversion").glob("*.py"))
         if "trust_remote_code=True" in path.read_text()
     }
-    assert asked == {
+    assert trusting == {
         "base": 3, "chatglm": 2, "deepseek": 1, "dream": 1, "glm": 1, "hunyuan": 2, "kimi_linear": 1, "llada": 1,
         "minimax": 1, "nemotron": 2,
     }  # fmt: skip

@@ -91,7 +91,7 @@ def test_second_push_uploads_nothing(push: Push, hub: Hub, run: Run) -> None:
     hub.requests.clear()
     done = push()
     assert done.returncode == 0 and "nothing uploaded" in done.stderr
-    assert not hub.asked("PUT", "/lfs/") and not hub.asked("POST", "/commit/")
+    assert not hub.requests_to("PUT", "/lfs/") and not hub.requests_to("POST", "/commit/")
     assert hub.repos["me/model"].head == head == run.read(PushRecord).commit == record.commit
 
 
@@ -113,7 +113,7 @@ def test_killed_push_resumes_with_the_missing_files(push: Push, hub: Hub, run: R
     hub.seconds_a_part = 0
     done = push()
     assert done.returncode == 0, done.stderr
-    assert {r.path.split("/")[2] for r in hub.asked("PUT", "/lfs/")} == large - arrived
+    assert {r.path.split("/")[2] for r in hub.requests_to("PUT", "/lfs/")} == large - arrived
     assert len(hub.repos["me/model"].commits) == 2
 
 
@@ -170,7 +170,7 @@ def test_read_only_repository_is_rejected_before_uploads(push: Push, hub: Hub) -
     assert push().returncode == 0
     hub.requests.clear()
     assert "is not allowed to write to me/model" in line(push(token="hf_read"))
-    assert not hub.asked("POST", "objects/batch")
+    assert not hub.requests_to("POST", "objects/batch")
 
 
 def test_error_without_network_names_the_hub_address(push: Push) -> None:
@@ -212,7 +212,9 @@ def test_token_appears_in_no_output_or_file(push: Push, hub: Hub, run: Run) -> N
     assert "hf_good" not in done.stdout + done.stderr
     assert not [p for p in run.path.rglob("*") if p.is_file() and b"hf_good" in p.read_bytes()]
     assert not [name for name, content in hub.files("me/model").items() if b"hf_good" in content]
-    assert {r.token for r in hub.asked("PUT", "/lfs/")} == {None}  # upload URLs are signed, so no token is sent to them
+    assert {r.token for r in hub.requests_to("PUT", "/lfs/")} == {
+        None
+    }  # upload URLs are signed, so no token is sent to them
 
 
 def test_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) -> None:
@@ -221,8 +223,8 @@ def test_failed_artifact_is_not_published(hub: Hub, tmp_path: Path, cli: Cli) ->
     done = cli("export", "push", *where(run), *to, **hub.environment(tmp_path / "hf"))
     assert done.returncode == 0 and f"left out: gguf/tuned-Q4_K_M.gguf failed its exam: {WHY}" in done.stderr
     assert "tuned-Q4_K_M.gguf" not in hub.files("me/model")
-    asked = cli("export", "push", *where(run), *to, "--push.what", "Q4_K_M", **hub.environment(tmp_path / "hf"))
-    assert "failed its exam" in line(asked)
+    pushed = cli("export", "push", *where(run), *to, "--push.what", "Q4_K_M", **hub.environment(tmp_path / "hf"))
+    assert "failed its exam" in line(pushed)
 
 
 def test_run_without_passing_artifacts_is_published_only_with_a_warning(hub: Hub, tmp_path: Path, cli: Cli) -> None:

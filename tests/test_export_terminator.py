@@ -26,10 +26,12 @@ WORDS = {COMMA: ",", SPACE: " ", 100: "hoop", 101: "barrel"}
 def exam(*turns: Sequence[int], chat: bool = True) -> Exam:
     """An exam whose rows each have one trained turn, after a prompt of one token."""
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}] if chat else None
-    asked = [Question("heldout", [7, *turn], [(1, 1 + len(turn))], messages, (1,) if chat else ()) for turn in turns]
-    n = sum(len(q.positions) for q in asked)
+    questions = [
+        Question("heldout", [7, *turn], [(1, 1 + len(turn))], messages, (1,) if chat else ()) for turn in turns
+    ]
+    n = sum(len(q.positions) for q in questions)
     answers = TopLogprobs(np.zeros((n, 1), np.int32), np.zeros((n, 1), np.float32), np.zeros(n, np.float32))
-    return Exam(asked, answers, answers.true, 0.0, 1.0)
+    return Exam(questions, answers, answers.true, 0.0, 1.0)
 
 
 def ends(own: set[int], recorded: set[int] | None = None) -> Ends:
@@ -102,9 +104,11 @@ def test_truncated_rows_record_only_real_end_tokens(cut: Run, cli: Cli) -> None:
     record, sat = cut.read(TrainRecord), Exam.load(cut.path / "exam")
     assert record.data.model_extra is not None and record.data.model_extra["truncated"] == 2 * (60 - WHOLE)
     assert record.terminators == ["<|im_end|>"]
-    asked = [q for q in sat.questions if q.kind == "heldout"]
-    assert len(asked) == WHOLE  # by line number, one truncated row would exclude a whole minified file from the exam
-    assert all(q.input_ids[end - 1] == END for q in asked for _, end in q.spans)
+    questions = [q for q in sat.questions if q.kind == "heldout"]
+    assert (
+        len(questions) == WHOLE
+    )  # by line number, one truncated row would exclude a whole minified file from the exam
+    assert all(q.input_ids[end - 1] == END for q in questions for _, end in q.spans)
     done = cli("export", "run", "--run.root", str(cut.path.parent), "--run.name", "cut", "--gguf.quants", "Q8_0")
     assert done.returncode == 0, done.stderr
     export = cut.read(ExportRecord)

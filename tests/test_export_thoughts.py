@@ -64,12 +64,12 @@ def test_server_uses_trained_template_variables_unless_the_request_sets_them(exp
     trained = question.input_ids[: question.spans[0][0]]
     messages = (question.messages or [])[: question.turns[0]]
     with serving(model=None, run=exported.id, runs=exported.path.parent) as server:
-        asked: dict[str, Any] = {"model": "default", "temperature": 0, "max_tokens": 8}
-        chat = server.call("POST", "/v1/chat/completions", {**asked, "messages": messages})[2]
-        plain = server.call("POST", "/v1/completions", {**asked, "prompt": trained})[2]
+        request: dict[str, Any] = {"model": "default", "temperature": 0, "max_tokens": 8}
+        chat = server.call("POST", "/v1/chat/completions", {**request, "messages": messages})[2]
+        plain = server.call("POST", "/v1/completions", {**request, "prompt": trained})[2]
         assert chat["usage"]["prompt_tokens"] == len(trained)
         assert chat["choices"][0]["message"]["content"] == plain["choices"][0]["text"]
-        thinking = {**asked, "messages": messages, "chat_template_kwargs": {"enable_thinking": True}}
+        thinking = {**request, "messages": messages, "chat_template_kwargs": {"enable_thinking": True}}
         other = server.call("POST", "/v1/chat/completions", thinking)[2]["usage"]["prompt_tokens"]
         empty = server.call("POST", "/tokenize", {"content": "<think>\n\n</think>\n\n"})[2]["tokens"]
         assert other == len(trained) - len(empty)

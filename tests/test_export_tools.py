@@ -43,9 +43,9 @@ def chat_and_exam(base_tokenizer: Any) -> tuple[Chat, Exam]:
     template = ChatTemplate(load_template("chatml-tools"), own.date, own.special_tokens)
     fitted, found = fit(template, None, [example()])
     codec = replace(codec, dialects=found)
-    asked = questions(build([example()], fitted, codec), codec, ExamSection(general_rows=1))
+    exam_questions = questions(build([example()], fitted, codec), codec, ExamSection(general_rows=1))
     nothing = cast(Any, None)
-    exam = Exam(asked, nothing, np.zeros(0, dtype=np.float32), 0.0, 0.0)
+    exam = Exam(exam_questions, nothing, np.zeros(0, dtype=np.float32), 0.0, 0.0)
     return Chat(template, codec.vocabulary), exam
 
 

@@ -58,12 +58,12 @@ def test_unconvertible_base_causes_a_warning_and_exports_only_merged(
     make: Any, reason: str, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli
 ) -> None:
     base = make(tiny_base, tmp_path / "base")
-    asked = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path), *SHORT)
-    checked = cli("train", "check", *asked)
+    arguments = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path), *SHORT)
+    checked = cli("train", "check", *arguments)
     assert checked.returncode == 0, checked.stderr
     warning = next(line for line in checked.stderr.splitlines() if reason in line)
     assert warning.startswith("warning: llama.cpp's converter does not know")
-    trained = cli("train", "run", *asked, "--run.name", "x")
+    trained = cli("train", "run", *arguments, "--run.name", "x")
     assert trained.returncode == 0, trained.stderr
     assert warning in trained.stderr.splitlines()
     exported = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "x")
@@ -91,11 +91,11 @@ def test_gpt2_is_trained_merged_and_converted(tiny_base: Path, rows: Path, tmp_p
         n_embd=64, n_layer=2, n_head=4, vocab_size=49152, n_positions=512, bos_token_id=1, eos_token_id=2
     )
     base = with_tokenizer_of(tiny_base, GPT2LMHeadModel(config), tmp_path / "base")
-    asked = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path), *SHORT)
-    refused = cli("train", "plan", *asked, "--base.quantization", "nf4")
+    arguments = ("--base.id", str(base), "--data.path", str(rows), "--run.root", str(tmp_path), *SHORT)
+    refused = cli("train", "plan", *arguments, "--base.quantization", "nf4")
     assert refused.returncode == 2
     assert "Conv1D (GPT-2), which NF4 does not support here: set none" in refused.stderr
-    trained = cli("train", "run", *asked, "--run.name", "x", "--lora.target_modules", "c_attn,c_proj,c_fc")
+    trained = cli("train", "run", *arguments, "--run.name", "x", "--lora.target_modules", "c_attn,c_proj,c_fc")
     assert trained.returncode == 0, trained.stderr
     exported = cli("export", "run", "--run.root", str(tmp_path), "--run.name", "x", "--gguf.quants", "Q8_0")
     assert exported.returncode == 0, exported.stderr

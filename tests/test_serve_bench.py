@@ -76,11 +76,11 @@ def test_steady_load_is_measured_only_while_all_streams_run(monkeypatch: pytest.
     came = {0: [1.0, 2.0, 3.0, 4.0], 1: [2.5, 3.5, 4.5, 5.5, 6.5]}
 
     async def ask(port: int, messages: Any, tokens: int, extra: dict[str, Any]) -> Answer:
-        pieces = came[len(asked)]
-        asked.append(extra)
+        pieces = came[len(requests)]
+        requests.append(extra)
         return Answer(0.0, pieces, len(pieces))
 
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
     monkeypatch.setattr(loads, "ask", ask)
     model: Any = None
     extra = loads.extras("burnish", model, "same")
@@ -88,7 +88,7 @@ def test_steady_load_is_measured_only_while_all_streams_run(monkeypatch: pytest.
     sample = asyncio.run(loads.steady(server, 2, loads.Prompts(""), extra))
     # from 2.5 to 4.0: two tokens of the first stream, one of the second
     assert sample.row(1.0, 0.0)["tokens_per_s"] == pytest.approx(2.0) and sample.gaps == [1.0, 1.0]
-    assert asked[0] == {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
+    assert requests[0] == {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ignore_eos": True}
 
 
 def test_raw_llama_decode_is_measured_in_a_separate_process() -> None:

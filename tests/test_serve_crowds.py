@@ -204,10 +204,10 @@ def test_slow_body_is_rejected_before_its_deadline(monkeypatch: pytest.MonkeyPat
 
 def test_new_connections_get_503_when_all_connections_are_active() -> None:
     """Refused connections linger briefly, without letting others in."""
-    asked, ends = [], asyncio.Event()
+    requests, ends = [], asyncio.Event()
 
     async def answers_late(scope: Any, receive: Any, send: Any) -> None:
-        asked.append(scope["path"])
+        requests.append(scope["path"])
         await ends.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"done"})
@@ -227,7 +227,7 @@ def test_new_connections_get_503_when_all_connections_are_active() -> None:
             await asyncio.sleep(0.005)
             assert len(shared.connections) <= 5 + MAX_LINGERING
         refused = [status(await asyncio.wait_for(reader.read(), 10)) for reader, _ in clients[5:]]
-        assert len(asked) == 5 and refused == [503] * 55
+        assert len(requests) == 5 and refused == [503] * 55
         ends.set()
         assert [status(await asyncio.wait_for(reader.read(), 10)) for reader, _ in clients[:5]] == [200] * 5
         for _, writer in clients:

@@ -113,8 +113,8 @@ def test_max_tokens_0_processes_only_the_prompt(server: ServerProcess) -> None:
 
 def test_seed_minus_one_is_random(server: ServerProcess) -> None:
     def texts(seed: int) -> set[str]:
-        asked = {"max_tokens": 16, "temperature": 1.5, "n": 2, "seed": seed}
-        return {c["text"] for _ in range(2) for c in raw(server, **asked)[1]["choices"]}
+        request = {"max_tokens": 16, "temperature": 1.5, "n": 2, "seed": seed}
+        return {c["text"] for _ in range(2) for c in raw(server, **request)[1]["choices"]}
 
     assert len(texts(-1)) == 4
 
@@ -127,9 +127,9 @@ def test_more_than_four_stop_strings_are_supported(server: ServerProcess) -> Non
 
 
 def test_repetition_penalty_covers_the_whole_sequence(server: ServerProcess) -> None:
-    asked = {"prompt": "a b a b a b a b a b", "max_tokens": 8, "temperature": 0}
-    plain, penalized = raw(server, **asked)[1], raw(server, **asked, repetition_penalty=1.8)[1]
-    same = raw(server, **asked, repeat_penalty=1.8, repeat_last_n=-1)[1]
+    request = {"prompt": "a b a b a b a b a b", "max_tokens": 8, "temperature": 0}
+    plain, penalized = raw(server, **request)[1], raw(server, **request, repetition_penalty=1.8)[1]
+    same = raw(server, **request, repeat_penalty=1.8, repeat_last_n=-1)[1]
     assert plain["choices"][0]["text"] != penalized["choices"][0]["text"] == same["choices"][0]["text"]
 
 
@@ -138,8 +138,8 @@ def test_continuous_usage_stats_add_usage_to_every_chunk(server: ServerProcess) 
 
     options = {"include_usage": True, "continuous_usage_stats": True}
     for path, body in (("/v1/chat/completions", ASK), ("/v1/completions", RAW)):
-        asked = {**body, "max_tokens": 40, "ignore_eos": True, "stream": True, "stream_options": options}
-        events = server.call("POST", path, asked)[2].decode().split("\n\n")[:-2]
+        request = {**body, "max_tokens": 40, "ignore_eos": True, "stream": True, "stream_options": options}
+        events = server.call("POST", path, request)[2].decode().split("\n\n")[:-2]
         usages = [json.loads(event[6:])["usage"] for event in events]
         counts = [usage["completion_tokens"] for usage in usages]
         # Several tokens may share a chunk: an incomplete character waits for the next token.

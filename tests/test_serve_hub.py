@@ -51,9 +51,9 @@ def test_pushed_run_is_served_from_the_hub_and_then_from_the_cache(published: Hu
         assert (version["run_id"], version["hub"]) == ("tuned", f"{REPO}@{published.repos[REPO].head}")
         reply = server.chat("What is the capital of Japan?", max_tokens=12, temperature=0)[2]
         assert "Tokyo" in reply["choices"][0]["message"]["content"]
-    fetched = {r.path.rsplit("/", 1)[-1] for r in published.asked("GET", "/resolve/")}
-    assert fetched == {"export.json", "train.json"} and len(published.asked("GET", "/cdn/")) == 1
-    assert {r.token for r in published.asked("GET", "/cdn/")} == {None}
+    fetched = {r.path.rsplit("/", 1)[-1] for r in published.requests_to("GET", "/resolve/")}
+    assert fetched == {"export.json", "train.json"} and len(published.requests_to("GET", "/cdn/")) == 1
+    assert {r.token for r in published.requests_to("GET", "/cdn/")} == {None}
     unreachable = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
     for offline in ({**environment, "HF_HUB_OFFLINE": "1"}, unreachable):
         with serving(model=f"hf://{REPO}", environment=offline) as server:

@@ -116,9 +116,9 @@ def test_unknown_hosts_and_origins_are_rejected() -> None:
         assert server.call("GET", "/v1/models", headers={"Origin": "https://evil.example"})[0] == 403
         status, headers, _ = server.call("GET", "/v1/models", headers={"Origin": "https://good.example"})
         assert status == 200 and headers["access-control-allow-origin"] == "https://good.example"
-        asked = {"Origin": "https://good.example", "Access-Control-Request-Method": "POST"}
-        assert server.call("OPTIONS", "/v1/chat/completions", headers=asked)[0] == 200
-        refused = asked | {"Access-Control-Request-Method": "DELETE"}
+        preflight = {"Origin": "https://good.example", "Access-Control-Request-Method": "POST"}
+        assert server.call("OPTIONS", "/v1/chat/completions", headers=preflight)[0] == 200
+        refused = preflight | {"Access-Control-Request-Method": "DELETE"}
         assert server.call("OPTIONS", "/v1/chat/completions", headers=refused)[0] == 400
         metrics = server.call("GET", "/metrics")[2].decode()
         assert 'code="preflight_not_allowed"' in metrics and 'code=""' not in metrics

@@ -32,7 +32,7 @@ def running() -> Iterator[EchoServer]:
 @pytest.fixture
 def server(running: EchoServer) -> EchoServer:
     running.proxy.fault, running.backend.pause_s = "", 0.0
-    running.proxy.asked.clear()
+    running.proxy.requests.clear()
     return running
 
 
@@ -46,7 +46,7 @@ def page(browser: Any, server: EchoServer) -> Iterator[ChatPage]:
 
 def messages(server: EchoServer) -> list[tuple[str, str]]:
     """Return the messages of the last request."""
-    return [(message["role"], message["content"]) for message in server.proxy.asked[-1]["messages"]]
+    return [(message["role"], message["content"]) for message in server.proxy.requests[-1]["messages"]]
 
 
 def set_text(page: ChatPage, text: str) -> None:
@@ -198,23 +198,23 @@ def test_escape_keeps_the_text_received_so_far(page: ChatPage, server: EchoServe
 
 def test_empty_settings_are_not_sent(page: ChatPage, server: EchoServer) -> None:
     page.ask("first")
-    assert server.proxy.asked[-1]["temperature"] == 0.7 and "max_tokens" not in server.proxy.asked[-1]
+    assert server.proxy.requests[-1]["temperature"] == 0.7 and "max_tokens" not in server.proxy.requests[-1]
     page.fill("#temperature", "")
     page.fill("#max-tokens", "3")
     assert page.ask("second") == "sec"
-    assert server.proxy.asked[-1]["max_tokens"] == 3 and "temperature" not in server.proxy.asked[-1]
+    assert server.proxy.requests[-1]["max_tokens"] == 3 and "temperature" not in server.proxy.requests[-1]
     assert page.text(".warning") == "Stopped at 3 tokens (max tokens)."
     page.fill("#temperature", "3")
     page.click("#settings-toggle")
     page.send("third")
     assert page.all("#temperature"), "the panel with the invalid field opens"
-    assert page.value("#text") == "third" and len(server.proxy.asked) == 2
+    assert page.value("#text") == "third" and len(server.proxy.requests) == 2
 
 
 def test_regenerate_repeats_the_request_and_keeps_the_old_answer_on_failure(page: ChatPage, server: EchoServer) -> None:
     page.ask("one")
     page.click(".again")
-    assert page.answered() == "one" and messages(server) == [("user", "one")] and len(server.proxy.asked) == 2
+    assert page.answered() == "one" and messages(server) == [("user", "one")] and len(server.proxy.requests) == 2
     server.proxy.fault = "html"
     page.click(".again")
     page.until(lambda: page.all(".fault"))

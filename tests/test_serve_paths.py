@@ -74,8 +74,8 @@ ASKED = "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainles
 
 
 def preflight(server: ServerProcess, **headers: str) -> tuple[int, dict[str, str]]:
-    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ASKED}
-    given = {**asked, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ASKED}
+    given = {**preflight, **{name.replace("_", "-"): value for name, value in headers.items()}}
     return server.call("OPTIONS", "/v1/chat/completions", headers=given)[:2]
 
 

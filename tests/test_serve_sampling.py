@@ -321,11 +321,11 @@ def test_seeded_tokens_do_not_depend_on_batching(
     steps = [{i: numbers.normal(0, 2, WIDE).astype(np.float32) for i in range(12)} for _ in range(20)]
 
     def tokens(rows: list[int]) -> dict[int, list[Any]]:
-        asked, logits = outputs(rows, **params, logprobs=2), dict[int, Floats]()
+        requested, logits = outputs(rows, **params, logprobs=2), dict[int, Floats]()
         sampler, found = step_sampler(logits), dict[int, list[Any]]()
         for step in steps:
             logits.update(step)
-            for output, result in zip(asked, sampler.sample(asked), strict=True):
+            for output, result in zip(requested, sampler.sample(requested), strict=True):
                 assert isinstance(result, Sampled)
                 found.setdefault(output.index, []).append(result)
         sampler.close()
@@ -339,9 +339,9 @@ def test_seeded_tokens_do_not_depend_on_batching(
 
 def test_logprobs_ignore_penalties_and_an_error_affects_one_row() -> None:
     logits = {0: logits_of(WIDE, "peaked"), 1: np.full(WIDE, np.nan, np.float32), 2: logits_of(WIDE, "peaked")}
-    asked = outputs([0, 1, 2], logprobs=5, presence_penalty=2.0, logit_bias={0: -90.0}, top_k=3)
-    asked[2].allowed = np.arange(WIDE) == 777
-    first, second, third = step_sampler(logits).sample(asked)
+    requested = outputs([0, 1, 2], logprobs=5, presence_penalty=2.0, logit_bias={0: -90.0}, top_k=3)
+    requested[2].allowed = np.arange(WIDE) == 777
+    first, second, third = step_sampler(logits).sample(requested)
     assert isinstance(second, UserError) and "not finite" in str(second)
     assert isinstance(first, Sampled) and isinstance(third, Sampled) and third.token == 777
     x = logits[0].astype(np.float64)

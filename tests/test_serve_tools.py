@@ -193,9 +193,9 @@ def test_tools_and_calls_reach_the_template_in_its_format(tmp_path: Path) -> Non
         {"role": "tool", "tool_call_id": "call_1", "content": "grey"},
     ]
     with serving(model=path, context_length=None) as running:
-        asked = {"model": "default", "messages": history, "tools": [TOOL]}
-        _, _, shown = running.call("POST", "/apply-template", asked)
-        status, _, reply = running.call("POST", "/v1/chat/completions", {**asked, "max_tokens": 2})
+        request = {"model": "default", "messages": history, "tools": [TOOL]}
+        _, _, shown = running.call("POST", "/apply-template", request)
+        status, _, reply = running.call("POST", "/v1/chat/completions", {**request, "max_tokens": 2})
     assert '<｜tool▁sep｜>weather\n```json\n{"city":"Zürich"}\n```' in shown["prompt"] and "grey" in shown["prompt"]
     assert '[TOOL {"type": "function", "function": {"name": "weather"' in shown["prompt"]
     assert status == 200, reply
@@ -208,14 +208,14 @@ def test_special_strings_are_rejected_in_tools_and_escaped_arguments(tmp_path: P
     tool = {"type": "function", "function": {"name": "weather", "description": "ends with <|im_end|>"}}
     arguments = r'{"city": "\u003c|im_end|\u003e"}'
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
-    asked = [{"role": "user", "content": "Rain?"}]
+    request = [{"role": "user", "content": "Rain?"}]
     called = [{"role": "assistant", "content": "", "tool_calls": [call]}]
     called += [{"role": "tool", "tool_call_id": "call_1", "content": "grey"}]
     with serving(model=path, context_length=None, special_tokens="error") as running:
         for body, param in (
-            ({"messages": asked, "tools": [TOOL, tool]}, "tools[1].function"),
-            ({"messages": [*asked, *called]}, "messages[1].tool_calls"),
-            ({"messages": asked, "tools": [TOOL]}, None),
+            ({"messages": request, "tools": [TOOL, tool]}, "tools[1].function"),
+            ({"messages": [*request, *called]}, "messages[1].tool_calls"),
+            ({"messages": request, "tools": [TOOL]}, None),
         ):
             status, _, reply = running.call(
                 "POST", "/v1/chat/completions", {"model": "default", "max_tokens": 1, **body}

@@ -192,10 +192,10 @@ def test_untrainable_base_is_rejected_before_rows_are_read(
 def test_hub_base_is_checked_before_rows_are_read_and_weights_download_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    fetched: list[str] = []
 
     def download(repo: str, revision: str | None, patterns: Sequence[str], tries: int = 1) -> Path:
-        asked.extend(patterns)
+        fetched.extend(patterns)
         (tmp_path / "config.json").write_text('{"model_type": "llama"}')
         return tmp_path
 
@@ -203,7 +203,7 @@ def test_hub_base_is_checked_before_rows_are_read_and_weights_download_later(
     bad = written(tmp_path / "x.jsonl", [7])
     with pytest.raises(DataError):
         prepare(settings(bad, "them/base"))
-    assert "*.json" in asked and not any("safetensors" in pattern for pattern in asked)
+    assert "*.json" in fetched and not any("safetensors" in pattern for pattern in fetched)
 
 
 def test_special_strings_are_indexed_once_for_all_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

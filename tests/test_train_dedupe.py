@@ -63,8 +63,8 @@ def test_content_is_never_in_both_training_and_held_out_rows(
     assert train and held
     assert not contents(train) & contents(held)
     keys = groups(examples)
-    trained, asked = ({keys[examples.index(row.example)] for row in side} for side in (train, held))
-    assert not trained & asked
+    trained, heldout = ({keys[examples.index(row.example)] for row in side} for side in (train, held))
+    assert not trained & heldout
     wanted = max(1, round(len(examples) * share) if share else len(examples) // 20)
     largest = max(keys.count(key) for key in keys)
     assert abs(len(held) / each - wanted) <= largest
@@ -164,7 +164,7 @@ def dumped(path: Path, rows: list[dict[str, Any]], minified: bool = False) -> Pa
     return path
 
 
-def asked(numbers: range) -> list[dict[str, Any]]:
+def numbered_rows(numbers: range) -> list[dict[str, Any]]:
     return [{"prompt": f"When does boat {n} leave?", "completion": f"At {n} o'clock."} for n in numbers]
 
 
@@ -176,10 +176,10 @@ def check(cli: Cli, base: Path, data: Path, *more: str) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_minified_json_is_read_completely(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    code, output = check(cli, tiny_base, dumped(tmp_path / "x.json", asked(range(20)), minified=True))
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.json", numbered_rows(range(20)), minified=True))
     assert code == 0, output
     assert "18 for training, 2 held out" in output
-    rows = [*asked(range(20)), *asked(range(3, 5))]
+    rows = [*numbered_rows(range(20)), *numbered_rows(range(3, 5))]
     code, output = check(cli, tiny_base, dumped(tmp_path / "x.json", rows, minified=True), "--data.max_length", "8")
     assert code == 2
     assert "x.json: 22 of 22 rows are longer than data.max_length 8 (line 1, row 1: " in output
@@ -190,19 +190,19 @@ def test_minified_json_is_read_completely(tiny_base: Path, tmp_path: Path, cli: 
 
 @pytest.mark.slow
 def test_data_without_two_different_rows_is_an_error(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1)) * 5))
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", numbered_rows(range(1)) * 5))
     assert (code, "the data has 5 rows, all with the same content: at least 2 different ones" in output) == (2, True)
-    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(1))))
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", numbered_rows(range(1))))
     assert (code, "the data has 1 row: at least 2 are needed" in output) == (2, True)
     long = ("--data.max_length", "8", "--data.over_length", "drop")
-    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", asked(range(5))), *long)
+    code, output = check(cli, tiny_base, dumped(tmp_path / "x.jsonl", numbered_rows(range(5))), *long)
     assert (code, "x.jsonl: every row is longer than data.max_length 8, so none is left" in output) == (2, True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["copy", "link", "itself"])
 def test_eval_file_equal_to_the_training_file_is_rejected(tiny_base: Path, tmp_path: Path, cli: Cli, how: str) -> None:
-    data, other = dumped(tmp_path / "x.jsonl", asked(range(12))), tmp_path / "eval.jsonl"
+    data, other = dumped(tmp_path / "x.jsonl", numbered_rows(range(12))), tmp_path / "eval.jsonl"
     {"copy": shutil.copy, "link": os.symlink, "itself": lambda *_: None}[how](data, other)
     evaluated = data if how == "itself" else other
     code, output = check(cli, tiny_base, data, "--data.eval_path", str(evaluated))
@@ -221,7 +221,7 @@ def test_eval_file_equal_to_the_training_file_is_rejected(tiny_base: Path, tmp_p
 
 @pytest.mark.slow
 def test_eval_overlap_drop_works_across_formats(tiny_base: Path, tmp_path: Path, cli: Cli) -> None:
-    data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(1))], minified=True)
+    data = dumped(tmp_path / "x.json", [*numbered_rows(range(20)), *numbered_rows(range(1))], minified=True)
     turns = [{"role": "user", "content": "When does boat 0 leave? "}, {"role": "assistant", "content": "At 0 o'clock."}]
     other = dumped(tmp_path / "eval.jsonl", [{"messages": turns, "id": 1}])
     code, output = check(cli, tiny_base, data, "--data.eval_path", str(other))
@@ -236,9 +236,9 @@ def test_eval_overlap_drop_works_across_formats(tiny_base: Path, tmp_path: Path,
 def test_overlap_is_recorded_and_a_different_eval_file_starts_a_new_run(
     tiny_base: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    data = dumped(tmp_path / "x.json", [*asked(range(20)), *asked(range(2))], minified=True)
+    data = dumped(tmp_path / "x.json", [*numbered_rows(range(20)), *numbered_rows(range(2))], minified=True)
     near = [{"prompt": "When does boat 7 leave?", "completion": "Never."}]
-    other = dumped(tmp_path / "eval.jsonl", [*asked(range(1)), *near])
+    other = dumped(tmp_path / "eval.jsonl", [*numbered_rows(range(1)), *near])
     command = ["train", "run", "--base.id", str(tiny_base), "--data.path", str(data), "--data.eval_path", str(other),
                "--data.eval_overlap", "drop", "--run.root", str(tmp_path), "--run.name", "r", "--train.max_steps", "1",
                "--exam.answers", "0"]  # fmt: skip
@@ -248,7 +248,7 @@ def test_overlap_is_recorded_and_a_different_eval_file_starts_a_new_run(
     assert (recorded.rows, recorded.eval_rows, recorded.duplicates, recorded.near_duplicates) == (20, 2, 2, 1)
     assert (recorded.eval_overlap, recorded.eval_overlap_dropped) == (1, 2)
     assert recorded.eval_sha256 == file_sha256(other)
-    dumped(other, [*asked(range(1, 2)), *near])
+    dumped(other, [*numbered_rows(range(1, 2)), *near])
     done = cli(*command)
     assert done.returncode == 2
     assert "eval: its content has changed since the run started" in done.stderr

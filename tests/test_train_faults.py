@@ -47,8 +47,8 @@ TWO_STEPS = {"per_device_train_batch_size": 6, "max_steps": 2, "optim": "adamw_t
 def test_invalid_launch_is_reported_by_every_process_before_reading_data(
     tmp_path: Path, cli: Cli, rank: str, verb: str
 ) -> None:
-    asked = command(tmp_path / "none", tmp_path / "none.jsonl", tmp_path, verb=verb)
-    done = cli(*asked, WORLD_SIZE="2", RANK=rank)
+    arguments = command(tmp_path / "none", tmp_path / "none.jsonl", tmp_path, verb=verb)
+    done = cli(*arguments, WORLD_SIZE="2", RANK=rank)
     assert only_fault(done) == "error: training supports one GPU: start it without torchrun"
 
 
@@ -57,9 +57,9 @@ def test_invalid_launch_is_reported_by_every_process_before_reading_data(
     any(importlib.util.find_spec(name) for name in ("unsloth", "wandb", "flash_attn")), reason="they are installed here"
 )
 def test_all_missing_packages_are_reported_together(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
-    asked = ("--base.backend", "unsloth", "--train.report_to", "wandb,tensorboard")
-    asked += ("--base.attn_implementation", "flash_attention_2")
-    done = cli(*command(tiny_base, rows, tmp_path, *asked, "--run.name", "mine"), WORLD_SIZE="2")
+    arguments = ("--base.backend", "unsloth", "--train.report_to", "wandb,tensorboard")
+    arguments += ("--base.attn_implementation", "flash_attention_2")
+    done = cli(*command(tiny_base, rows, tmp_path, *arguments, "--run.name", "mine"), WORLD_SIZE="2")
     assert done.returncode == 2
     assert not (tmp_path / "mine").exists()  # the run name stays free for corrected settings
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -334,8 +334,8 @@ def test_non_finite_loss_stops_training_and_names_its_rows(
     lines = rows.read_text().splitlines()
     lines[9] = lines[9].replace("message", "ß")
     data.write_text("\n".join(lines))
-    asked = command(poisoned, data, tmp_path / "runs", "--train.per_device_train_batch_size", "2")
-    done = cli(*asked)
+    arguments = command(poisoned, data, tmp_path / "runs", "--train.per_device_train_batch_size", "2")
+    done = cli(*arguments)
     assert done.returncode == 2, done.stderr
     found = re.search(
         r"^error: step (\d+): the loss is nan; its rows in the data: ([\d, ]+);", done.stderr, re.MULTILINE
@@ -348,7 +348,7 @@ def test_non_finite_loss_stops_training_and_names_its_rows(
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "checkpoints" / f"checkpoint-{step - 1}" / "complete").is_file()
     assert not Run(run).has(TrainRecord)
-    again = cli(*asked, "--resume")
+    again = cli(*arguments, "--resume")
     assert f"resuming from the checkpoint at step {step - 1}" in again.stderr
     assert f"error: step {step}: the loss is nan" in again.stderr
 

@@ -53,11 +53,15 @@ def settings(root: Path) -> TrainSettings:
     )
 
 
-def started(root: Path, name: str, asked: TrainSettings, created: str | None) -> None:
+def started(root: Path, name: str, requested: TrainSettings, created: str | None) -> None:
     path = root / "runs" / name
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(asked.model_dump()))
-    content = {"data_sha256": data_sha256(Path(asked.data.path)), "eval_sha256": None, "asked": asked.model_dump()}
+    (path / "config.yaml").write_text(yaml.safe_dump(requested.model_dump()))
+    content = {
+        "data_sha256": data_sha256(Path(requested.data.path)),
+        "eval_sha256": None,
+        "asked": requested.model_dump(),
+    }
     (path / "started.json").write_text(json.dumps(content | ({"created": created} if created else {})))
 
 
@@ -83,40 +87,40 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_unfinished_run_is_found_among_invalid_directories(root: Path) -> None:
-    asked = settings(root)
-    assert _newest_unfinished(root / "runs", asked) is None
-    started(root, "mine", asked, "2026-01-02T00:00:00Z")
-    assert _newest_unfinished(root / "runs", asked) == "mine"
+    requested = settings(root)
+    assert _newest_unfinished(root / "runs", requested) is None
+    started(root, "mine", requested, "2026-01-02T00:00:00Z")
+    assert _newest_unfinished(root / "runs", requested) == "mine"
 
 
 def test_newest_unfinished_run_is_the_one_started_last(tmp_path: Path) -> None:
-    asked = settings(tmp_path)
-    started(tmp_path, "first", asked, "2026-01-01T00:00:00Z")
-    started(tmp_path, "last", asked, "2026-01-02T00:00:00Z")
+    requested = settings(tmp_path)
+    started(tmp_path, "first", requested, "2026-01-01T00:00:00Z")
+    started(tmp_path, "last", requested, "2026-01-02T00:00:00Z")
     for name in ("config.yaml", "started.json"):
         os.utime(tmp_path / "runs" / "last" / name, (1, 1))
-    assert _newest_unfinished(tmp_path / "runs", asked) == "last"
+    assert _newest_unfinished(tmp_path / "runs", requested) == "last"
 
 
 def test_run_of_an_older_version_is_dated_by_file_time(tmp_path: Path) -> None:
-    asked = settings(tmp_path)
-    started(tmp_path, "older", asked, None)
+    requested = settings(tmp_path)
+    started(tmp_path, "older", requested, None)
     os.utime(tmp_path / "runs" / "older" / "started.json", (1, 1))
-    started(tmp_path, "newer", asked, "2026-01-01T00:00:00Z")
-    assert _newest_unfinished(tmp_path / "runs", asked) == "newer"
+    started(tmp_path, "newer", requested, "2026-01-01T00:00:00Z")
+    assert _newest_unfinished(tmp_path / "runs", requested) == "newer"
 
 
 @pytest.mark.parametrize(
     "name", [name for name in JUNK if name not in ("empty", "a directory", "records that are pipes")]
 )
 def test_invalid_run_directory_is_a_one_line_error(name: str, root: Path) -> None:
-    asked = settings(root)
+    requested = settings(root)
     (path,) = (p for p in (root / "runs").iterdir() if p.name.endswith(f" {name}"))
     path.rename(root / "runs" / "named")
     if name == "a pipe":
         return  # it has no config.yaml, so a new run starts there
     with pytest.raises(UserError) as caught:
-        choose(asked.model_copy(update={"run": asked.run.model_copy(update={"name": "named"})}), resume=False)
+        choose(requested.model_copy(update={"run": requested.run.model_copy(update={"name": "named"})}), resume=False)
     assert len(caught.value.faults) == 1
 
 

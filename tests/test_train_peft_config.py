@@ -93,8 +93,8 @@ def test_all_config_errors_are_reported_together(tmp_path: Path) -> None:
 
 
 def test_config_written_by_peft_is_accepted_and_used(tmp_path: Path) -> None:
-    asked = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, use_rslora=True, target_modules=["q_proj"])
-    asked.save_pretrained(str(tmp_path))
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=12, use_rslora=True, target_modules=["q_proj"])
+    config.save_pretrained(str(tmp_path))
     made = read_peft_config(tmp_path / "adapter_config.json")
     expected = {"r": 4, "lora_alpha": 12, "lora_dropout": 0.0, "target_modules": ["q_proj"], "bias": "none"}
     assert made == {**expected, "use_rslora": True}

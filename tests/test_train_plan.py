@@ -90,8 +90,8 @@ def test_planned_peak_memory_matches_measurements(
         "gradient_checkpointing": checkpointing, "micro_batch_tokens": tokens, "per_device_train_batch_size": 1,
         "torch_compile": True,
     }  # fmt: skip
-    asked = settings(base={"quantization": quantization}, train=train)
-    made = plan(asked, shape("Llama-3.1-8B"), [tokens] * 8, card(79))
+    requested = settings(base={"quantization": quantization}, train=train)
+    made = plan(requested, shape("Llama-3.1-8B"), [tokens] * 8, card(79))
     assert made.peak_bytes / GIB == pytest.approx(gib, rel=0.05)
 
 
@@ -143,9 +143,9 @@ def test_explicit_quantization_is_kept(quantization: str) -> None:
     assert planned(79, base={"quantization": quantization}).quantization == quantization
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_explicit_gradient_checkpointing_is_kept(asked: bool) -> None:
-    assert planned(79, train={"gradient_checkpointing": asked}).checkpointing is asked
+@pytest.mark.parametrize("requested", [True, False])
+def test_explicit_gradient_checkpointing_is_kept(requested: bool) -> None:
+    assert planned(79, train={"gradient_checkpointing": requested}).checkpointing is requested
 
 
 @pytest.mark.parametrize("gib", [11, 16, 24, 79])
@@ -202,8 +202,8 @@ def test_plan_prints_five_lines_and_loads_no_weights(tiny_base: Path, rows: Path
 @pytest.mark.slow
 def test_plan_counts_the_adapter_that_training_continues(tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> None:
     def plan_output(*more: str) -> str:
-        asked = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *more)
-        done = cli("train", "plan", *asked)
+        requested = ("--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path / "runs"), *more)
+        done = cli("train", "plan", *requested)
         assert done.returncode == 0, done.stderr
         found = re.search(r"adapter and optimizer (\d+ [KM]iB)", done.stderr)
         assert found

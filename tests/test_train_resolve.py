@@ -63,7 +63,7 @@ def planned(device: str = "cpu", backend: str = "transformers", quantization: st
     )  # fmt: skip
 
 
-def asked(**sections: dict[str, Any]) -> TrainSettings:
+def settings_of(**sections: dict[str, Any]) -> TrainSettings:
     given = {"base": {"id": "x"}, "data": {"path": "x"}, **sections}
     return TrainSettings.model_validate(given)
 
@@ -95,19 +95,19 @@ def test_resolved_config_has_no_auto_and_reloads(
 
 def test_backend_specific_settings_are_not_reported_for_the_other_backend() -> None:
     compiled = {"train": {"torch_compile": True}}
-    assert resolve(asked(**compiled), prepared(), planned(), "sdpa", CPU).compiled
-    assert not resolve(asked(**compiled), prepared(), planned(backend="unsloth"), "sdpa", CPU).compiled
+    assert resolve(settings_of(**compiled), prepared(), planned(), "sdpa", CPU).compiled
+    assert not resolve(settings_of(**compiled), prepared(), planned(backend="unsloth"), "sdpa", CPU).compiled
 
 
 def test_early_stopping_saves_at_every_evaluation() -> None:
-    stopping = asked(train={"eval_steps": 5, "early_stopping_patience": 2, "save_steps": 50})
+    stopping = settings_of(train={"eval_steps": 5, "early_stopping_patience": 2, "save_steps": 50})
     assert resolve(stopping, prepared(), planned(), "sdpa", CPU).train.save_steps == 5
 
 
 def test_peft_config_values_are_written_to_config_yaml(tmp_path: Path) -> None:
     path = tmp_path / "lora_config.json"
     path.write_text(json.dumps({"r": 4, "lora_alpha": 0.5, "target_modules": ["q_proj"]}))
-    made = resolve(asked(lora={"config_file": str(path)}), prepared(), planned(), "sdpa", CPU)
+    made = resolve(settings_of(lora={"config_file": str(path)}), prepared(), planned(), "sdpa", CPU)
     path.unlink()
     again = TrainSettings.model_validate(yaml.safe_load(made.yaml()))
     assert (again.lora.r, again.lora.lora_alpha, again.lora.target_modules) == (4, 0.5, ["q_proj"])
@@ -131,7 +131,7 @@ def start(root: Path, name: str, given: TrainSettings, used: Resolved | None) ->
 
 def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
     # the branch may have moved since
-    given = asked(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
+    given = settings_of(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
     used = resolve(given, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
     start(tmp_path, "mine", given, used)
@@ -144,21 +144,21 @@ def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
 
 
 def test_explicit_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
-    given = asked(base={"id": "x"}, lora={"r": 8})
+    given = settings_of(base={"id": "x"}, lora={"r": 8})
     used = resolve(given, prepared(), planned(), "sdpa", CPU)
     run = start(tmp_path, "mine", given, used)
     assert run.differences(given) == run.differences(used.settings) == []
-    other = asked(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
+    other = settings_of(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
     attention, rank = run.differences(other)
     assert attention == "base.attn_implementation: the run has auto (resolved: sdpa), you set eager"
     assert rank == "lora.r: the run has 8, you set 4"
-    (packing,) = run.differences(asked(base={"id": "x"}, lora={"r": 8}, data={"path": "x", "packing": False}))
+    (packing,) = run.differences(settings_of(base={"id": "x"}, lora={"r": 8}, data={"path": "x", "packing": False}))
     assert packing == "data.packing: the run has true, you set false"
-    assert run.differences(asked(base={"id": "x"})) == ["lora.r: the run has 8, now it is 16, the default"]
+    assert run.differences(settings_of(base={"id": "x"})) == ["lora.r: the run has 8, now it is 16, the default"]
 
 
 def test_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = asked(run={"root": str(tmp_path)})
+    given = settings_of(run={"root": str(tmp_path)})
     start(tmp_path, "old", given, None)
     assert resume.choose(given, resume=False).run.name is None
     assert "unfinished run 'old' can't be resumed: an older version started it" in capsys.readouterr().err
@@ -171,14 +171,14 @@ def test_another_damaged_run_does_not_prevent_resuming(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / started.CONFIG).write_text(text)
         (tmp_path / name / started.STARTED).write_text("{}")
-    assert resume.choose(asked(run={"root": str(tmp_path)}), resume=False).run.name is None
+    assert resume.choose(settings_of(run={"root": str(tmp_path)}), resume=False).run.name is None
     with pytest.raises(UserError, match="not valid YAML"):
-        resume.choose(asked(run={"root": str(tmp_path), "name": "a"}), resume=False)
+        resume.choose(settings_of(run={"root": str(tmp_path), "name": "a"}), resume=False)
 
 
 def test_push_settings_may_be_edited_in_config_yaml(tmp_path: Path) -> None:
-    used = resolve(asked(), prepared(), planned(), "sdpa", CPU)
-    run = start(tmp_path, "mine", asked(), used).run
+    used = resolve(settings_of(), prepared(), planned(), "sdpa", CPU)
+    run = start(tmp_path, "mine", settings_of(), used).run
     content = yaml.safe_load((run.path / started.CONFIG).read_text())
     content["push"]["repo"] = "me/model"
     (run.path / started.CONFIG).write_text(yaml.safe_dump(content))

@@ -147,8 +147,8 @@ def test_rendered_chats_as_text_rows_pass_the_exam_with_one_bos_and_eos(tmp_path
     rows = data(tmp_path / "rows.jsonl", "text", "<s>[INST] When does boat {} leave? [/INST] It leaves at noon.</s>\n")
     run = through_export(cli, base, rows, tmp_path)
     assert run.read(TrainRecord).terminators == ["</s>"]
-    asked = [q.input_ids for q in Exam.load(run.path / "exam").questions if q.text is not None]
-    assert asked and all(ids[0] == 1 and ids.count(1) == 1 and ids.count(2) == 1 for ids in asked)
+    prompts = [q.input_ids for q in Exam.load(run.path / "exam").questions if q.text is not None]
+    assert prompts and all(ids[0] == 1 and ids.count(1) == 1 and ids.count(2) == 1 for ids in prompts)
 
 
 @pytest.mark.external(name="tokenizers")

@@ -64,7 +64,7 @@ class Proxy:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.fault = app, ""
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/v1/chat/completions":
@@ -80,7 +80,7 @@ class Proxy:
         async def kept() -> Message:
             message = await receive()
             if body := message.get("body"):
-                self.asked.append(json.loads(body))
+                self.requests.append(json.loads(body))
             return message
 
         return kept

@@ -150,7 +150,7 @@ class Hub:
         with self._changed:
             assert self._changed.wait_for(lambda: not self._busy, timeout)
 
-    def asked(self, method: str, path: str) -> list[Request]:
+    def requests_to(self, method: str, path: str) -> list[Request]:
         return [r for r in self.requests if r.method == method and path in r.path]
 
 
@@ -267,16 +267,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"type": "user", "name": user[0], "orgs": [], "auth": {"type": "access_token"}})
 
     def create(self, token: str | None, body: bytes) -> None:
-        asked, user = json.loads(body), self._user(token)
-        name = f"{asked['organization'] or (user and user[0])}/{asked['name']}"
-        if not user or not user[1] or asked["organization"] not in (None, user[0]):
+        payload, user = json.loads(body), self._user(token)
+        name = f"{payload['organization'] or (user and user[0])}/{payload['name']}"
+        if not user or not user[1] or payload["organization"] not in (None, user[0]):
             raise _Refused(
-                403, f'You don\'t have the rights to create a model under the namespace "{asked["organization"]}"'
+                403, f'You don\'t have the rights to create a model under the namespace "{payload["organization"]}"'
             )
         url = f"{self.hub.url}/{name}"
         if name in self.hub.repos:
             raise _Refused(409, "You already created this model repo", url=url)
-        self.hub.repos[name] = Repo(private=asked.get("visibility") == "private")
+        self.hub.repos[name] = Repo(private=payload.get("visibility") == "private")
         self.hub.repos[name].commit({".gitattributes": File(b"*.gguf filter=lfs\n", False)})
         self._send(200, {"url": url, "name": name})
 
@@ -307,9 +307,9 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, token: str | None, body: bytes, repo: str, revision: str) -> None:
         kept = self._repo(token, repo, write=True)
         there, files = kept.commits[kept.head], []
-        for asked in json.loads(body)["files"]:
-            lfs, old = asked["path"].endswith(LFS_SUFFIXES), there.get(asked["path"])
-            entry = {"path": asked["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+        for file in json.loads(body)["files"]:
+            lfs, old = file["path"].endswith(LFS_SUFFIXES), there.get(file["path"])
+            entry = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
             files.append(entry | ({"oid": old.sha256 if old.lfs else old.git_oid} if old else {}))
         self._send(200, {"files": files})
 

@@ -12,8 +12,8 @@ QUESTIONS = ("What is the capital of Italy?", "And of France?", "Thank you.")
 
 def main(url: str) -> None:
     """Three turns with their history, whole and streamed, directly and with its chat engine; a completion."""
-    asked: dict[str, Any] = {"api_base": url, "api_key": "none", "temperature": 0, "max_tokens": 12, "max_retries": 0}
-    model = OpenAILike(model="default", is_chat_model=True, context_window=512, **asked)
+    options: dict[str, Any] = {"api_base": url, "api_key": "none", "temperature": 0, "max_tokens": 12, "max_retries": 0}
+    model = OpenAILike(model="default", is_chat_model=True, context_window=512, **options)
     messages: list[ChatMessage] = []
     for question in QUESTIONS:
         messages.append(ChatMessage(role="user", content=question))
@@ -24,7 +24,7 @@ def main(url: str) -> None:
     engine = SimpleChatEngine.from_defaults(llm=model)
     assert all(str(engine.chat(question)) for question in QUESTIONS)
     assert "".join(engine.stream_chat("And of Spain?").response_gen)
-    assert OpenAILike(model="default", is_chat_model=False, **asked).complete("One, two, three,").text
+    assert OpenAILike(model="default", is_chat_model=False, **options).complete("One, two, three,").text
     print("ok")
 
 

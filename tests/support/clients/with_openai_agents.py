@@ -20,13 +20,13 @@ async def main(url: str) -> None:
     )
     history: list[Any] = []
     for number, question in enumerate(QUESTIONS):
-        asked = [*history, {"role": "user", "content": question}]
+        messages = [*history, {"role": "user", "content": question}]
         if number == 1:
-            result: Any = Runner.run_streamed(agent, asked)
+            result: Any = Runner.run_streamed(agent, messages)
             async for _ in result.stream_events():
                 pass
         else:
-            result = await Runner.run(agent, asked)
+            result = await Runner.run(agent, messages)
         assert result.final_output
         history = result.to_input_list()
     assert len(history) == 6
