@@ -94,7 +94,7 @@ def test_lm_eval_results_match_transformers(
     for command in (["train", "run", *short, *where], ["export", "run", "--gguf.quants", "F16", *where]):
         done = cli(*command, timeout=1800)
         assert done.returncode == 0, done.stderr
-    served = {"model": None, "runs": tmp_path, "run": "tuned", "artefact": "F16", "context_length": 2048}
+    served = {"model": None, "runs": tmp_path, "run": "tuned", "artifact": "F16", "context_length": 2048}
     measured = python("lm-eval", tmp_path / "tuned" / "merged", PACKAGES, **served)
     for line in measured[:-1]:
         record_property(*line.split(": ", 1))

@@ -62,7 +62,7 @@ class DataSection(Strict):
         description="dialogues in one text become turns: auto recognises them; none: texts stay whole; a style such as"
         " human-bot, or marks by role, such as {user: 'Customer:', assistant: 'Agent:'}",
     )
-    max_length: int = Field(1024, ge=8, description="longest row in tokens")
+    max_length: int = Field(1024, ge=8, description="maximum row length in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
     newlines: Literal["keep", "lf"] = Field(
         "keep", description="keep CR LF and CR inside texts (with a warning) or convert them to LF"

@@ -33,9 +33,9 @@ class LocalEndpoint:
         self._made = made
         self.parallel = loaded.size.running + AHEAD
         served = loaded.served
-        artefact = served.record.get("artefact", {})
+        artifact = served.record.get("artifact", {})
         self.identity: Mapping[str, Any] = {
-            "model": artefact.get("sha256") or [served.name, served.fingerprint, served.created],
+            "model": artifact.get("sha256") or [served.name, served.fingerprint, served.created],
             "context": loaded.size.context,
             "special_tokens": served.record.get("special_tokens"),
         }

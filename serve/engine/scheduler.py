@@ -156,9 +156,9 @@ class Scheduler:
     def _take(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
         """Add up to `budget` pending tokens of a running sequence to the plan; return how many."""
         assert sequence.slot is not None
-        room = self.slots.room(sequence.slot)
+        available = self.slots.available(sequence.slot)
         if self.limits.shared and sequence.pending > 1:  # leave a cell for the next token of every other sequence
-            room -= len(self.running) - 1
+            available -= len(self.running) - 1
         scored = sequence.unscored > 0
         if scored:
             available = min(available, self._scores_left(plan))

@@ -23,11 +23,11 @@ STAGES: dict[str, type[Strict]] = {
     "serve": ServeSettings,
     "generate": GenerateSettings,
 }
-HEAD = ("setting", "type", "default", "what it does", "environment variable")
+HEAD = ("setting", "type", "default", "description", "environment variable")
 INTRO = """\
 # Settings
 
-Every setting of training, export, serving and answering files: its key, type, default, what it does, and its
+Every setting of training, export, serving and answering files: its key, type, default, description and
 environment variable. This page is generated from the code by `make reference`; `python -m train run --help` prints the
 same.
 
