@@ -132,7 +132,7 @@ def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expec
     "row, expected",
     [
         (messages({"function": {"name": "weather", "arguments": "{city"}}), "turn 2: call 1: 'arguments' is text,"),
-        (messages({"function": CALL}, tool_call_id="x"), "turn 3: 'tool_call_id' is 'x', and no call before it"),
+        (messages({"function": CALL}, tool_call_id="x"), "turn 3: 'tool_call_id' is 'x', but no call before it"),
         ({**messages({"function": CALL}), "tools": None}, "turn 2: it calls tools, but the row defines none"),
         ({**messages({"function": CALL}), "tools": "weather"}, "'tools' is text, expected a list of definitions"),
         ({**messages({"function": CALL}), "tools": [{}]}, "tool 1 has no name"),
@@ -143,7 +143,7 @@ def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expec
             "'tools' is text, expected a list of definitions as JSON: it",
         ),
         ({**messages({"function": CALL}), "tools": {}}, "'tools' is an empty object, expected a list of definitions;"),
-        ({**messages({"function": CALL}), "functions": [WEATHER]}, "'functions': definitions of tools are read from"),
+        ({**messages({"function": CALL}), "functions": [WEATHER]}, "'functions': tool definitions are read from"),
         (sharegpt("Soon.", OPENAI, "gpt"), "turn 3: it is a tool result, but every call before it already has one"),
     ],
 )

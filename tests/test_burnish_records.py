@@ -98,7 +98,7 @@ def test_ambiguous_or_unbounded_json_is_rejected(text: str, message: str) -> Non
         ({"prompt_parity": False}, "give fail: prompt parity"),
         ({"terminator": False}, "give fail: terminator"),
         ({"kl_general": 3.0}, "give fail: KL on general text 3"),
-        ({"loss": 3.0}, "give fail: share lost of the training gain"),
+        ({"loss": 3.0}, "give fail: share of the training gain lost"),
         ({"loss": 3.0, "gain_lost": 0.0}, "gain_lost 0 is not (loss - loss_trained) / gain"),
         ({"gain": 0.01}, "gain 0.01 is not loss_base - loss_trained"),
         ({"top1_agreement": None}, "its verdict is pass, but top1_agreement is missing"),
@@ -157,7 +157,7 @@ def test_errors_in_both_records_are_reported_together(tmp_path: Path) -> None:
         (run.path / name).write_text(json.dumps(content))
     with pytest.raises(RunError) as caught:
         read_both(run)
-    assert len(caught.value.faults) == 2 and all("or if you got the run from someone" in f for f in caught.value.faults)
+    assert len(caught.value.faults) == 2 and all("or if someone gave you the run" in f for f in caught.value.faults)
 
 
 @given(st.text(st.sampled_from("ab/.~\\:\n\x00 é"), max_size=12))

@@ -95,7 +95,7 @@ def test_answer_that_would_be_parsed_as_a_call_is_rejected(tools: Prepared) -> N
 
 def test_template_that_drops_calls_is_rejected(codec: Codec, own: ChatTemplate) -> None:
     source = load_template("chatml-tools").replace("message['tool_calls'] or []", "(message['tool_calls'] or [])[:1]")
-    with pytest.raises(MaskError, match="writes not all of them"):
+    with pytest.raises(MaskError, match="does not write all of them"):
         rows(prepared(replace(own, source=source), codec), conversation(CALL, CALL))
 
 

@@ -94,7 +94,7 @@ def _sampled(f: Fidelity, gate: Gate) -> Iterator[Finding | None]:
             Measure("top-1 agreement", 1 - f.top1_agreement, lacks, 1 - gate.min_top1, ".1%", rows, of_share=True)
         )
     if _gain_is_judged(f, gate) and (lost := _gain_lost(f)) is not None:
-        name = "share lost of the training gain"
+        name = "share of the training gain lost"
         yield _at_most(Measure(name, lost, f.gain_lost_ci, gate.max_gain_lost, ".0%", rows))
 
 
