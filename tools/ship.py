@@ -116,9 +116,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read(options: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
+def read(arguments: argparse.Namespace, more: Sequence[str], environ: Mapping[str, str]) -> Ship:
     """Return the steps' arguments from make's variables and SET. Raises ShipError."""
-    config = Path(options.config)
+    config = Path(arguments.config)
     try:
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     except OSError as error:
@@ -130,23 +130,23 @@ def read(options: argparse.Namespace, more: Sequence[str], environ: Mapping[str,
         )
     given = {name: option[0].partition("=")[2] if "=" in option[0] else option[-1] for name, option in options(more)}
     root = given.get("run.root") or environ.get("BURNISH_TRAIN_RUN__ROOT") or "runs"
-    name = options.run or given.get("run.name") or environ.get("BURNISH_TRAIN_RUN__NAME")
-    name = name or run_name(options.data, options.config)
+    name = arguments.run or given.get("run.name") or environ.get("BURNISH_TRAIN_RUN__NAME")
+    name = name or run_name(arguments.data, arguments.config)
     train, export, serve = by_stage(more)
     run = ["--run.name", name, "--run.root", root]
     begin = [
-        *_option("--config", options.config),
-        *_option("--data.path", options.data),
-        *_option("--base.id", options.base),
+        *_option("--config", arguments.config),
+        *_option("--data.path", arguments.data),
+        *_option("--base.id", arguments.base),
     ]
     return Ship(
         name=name,
         root=root,
-        where=options.where,
-        port=options.port,
+        where=arguments.where,
+        port=arguments.port,
         train=(*begin, *train, *run),
-        export=(*_option("--gguf.quants", options.quants), *export, *run),
-        serve=("--run", name, "--runs", root, "--port", options.port, *serve),
+        export=(*_option("--gguf.quants", arguments.quants), *export, *run),
+        serve=("--run", name, "--runs", root, "--port", arguments.port, *serve),
     )
 
 
