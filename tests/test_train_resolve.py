@@ -64,8 +64,8 @@ def planned(device: str = "cpu", backend: str = "transformers", quantization: st
 
 
 def settings_of(**sections: dict[str, Any]) -> TrainSettings:
-    given = {"base": {"id": "x"}, "data": {"path": "x"}, **sections}
-    return TrainSettings.model_validate(given)
+    requested = {"base": {"id": "x"}, "data": {"path": "x"}, **sections}
+    return TrainSettings.model_validate(requested)
 
 
 def test_every_auto_setting_is_resolved() -> None:
@@ -80,14 +80,16 @@ def test_every_auto_setting_is_resolved() -> None:
 def test_resolved_config_has_no_auto_and_reloads(
     left_open: set[tuple[str, str]], backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    given: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
+    requested: dict[str, dict[str, Any]] = {"base": {"id": "x"}, "data": {"path": "x"}, "train": {}}
     for section, key in AUTOS:
-        given[section][key] = AUTO if (section, key) in left_open else WORDS[section, key][0]
-    made = resolve(TrainSettings.model_validate(given), prepared(), planned(backend=backend), "sdpa", CPU).named("mine")
+        requested[section][key] = AUTO if (section, key) in left_open else WORDS[section, key][0]
+    made = resolve(TrainSettings.model_validate(requested), prepared(), planned(backend=backend), "sdpa", CPU).named(
+        "mine"
+    )
     assert undecided(made.settings) == []
     assert (made.base.revision, made.run.name, made.base.backend) == (COMMIT, "mine", backend)
     given_data = {key for section, key in AUTOS if section == "data"} - {key for _, key in left_open}
-    assert all(getattr(made.data, key) == given["data"][key] for key in given_data)
+    assert all(getattr(made.data, key) == requested["data"][key] for key in given_data)
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(made.yaml(), encoding="utf-8")
     assert load(TrainSettings, "train", path, {}, {}) == made.settings
@@ -116,26 +118,26 @@ def test_peft_config_values_are_written_to_config_yaml(tmp_path: Path) -> None:
 # ---- resuming a run --------------------------------------------------------------------------------------------------
 
 
-def start(root: Path, name: str, given: TrainSettings, used: Resolved | None) -> started.StartedRun:
+def start(root: Path, name: str, requested: TrainSettings, used: Resolved | None) -> started.StartedRun:
     """Write a started run; without `used`, as older versions did."""
     run = Run(root / name)
     run.path.mkdir(parents=True)
     inputs: dict[str, Any] = {"data_sha256": None}
     if used:
-        inputs["asked"] = given.model_dump()
+        inputs["asked"] = requested.model_dump()
     (run.path / started.STARTED).write_text(json.dumps(inputs))
-    dump = yaml.safe_dump(given.model_dump(), sort_keys=False)
+    dump = yaml.safe_dump(requested.model_dump(), sort_keys=False)
     (run.path / started.CONFIG).write_text(used.named(name).yaml() if used else dump)
     return started.StartedRun.read(run)
 
 
 def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
     # the branch may have moved since
-    given = settings_of(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
-    used = resolve(given, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
+    requested = settings_of(base={"id": "x", "quantization": "auto", "revision": "main"}, run={"root": str(tmp_path)})
+    used = resolve(requested, prepared(), planned("cuda", "unsloth", "nf4"), "eager", CPU)
     used = Resolved(used.settings.model_copy(update={"base": used.base.model_copy(update={"dtype": "bfloat16"})}))
-    start(tmp_path, "mine", given, used)
-    kept = resume.choose(given, resume=False)
+    start(tmp_path, "mine", requested, used)
+    kept = resume.choose(requested, resume=False)
     assert kept.run.name == "mine"
     assert kept.base == used.base
     assert kept.train.optim == "adamw_torch"
@@ -144,10 +146,10 @@ def test_resumed_run_keeps_its_resolved_model_settings(tmp_path: Path) -> None:
 
 
 def test_explicit_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None:
-    given = settings_of(base={"id": "x"}, lora={"r": 8})
-    used = resolve(given, prepared(), planned(), "sdpa", CPU)
-    run = start(tmp_path, "mine", given, used)
-    assert run.differences(given) == run.differences(used.settings) == []
+    requested = settings_of(base={"id": "x"}, lora={"r": 8})
+    used = resolve(requested, prepared(), planned(), "sdpa", CPU)
+    run = start(tmp_path, "mine", requested, used)
+    assert run.differences(requested) == run.differences(used.settings) == []
     other = settings_of(base={"id": "x", "attn_implementation": "eager"}, lora={"r": 4})
     attention, rank = run.differences(other)
     assert attention == "base.attn_implementation: the run has auto (resolved: sdpa), you set eager"
@@ -158,12 +160,12 @@ def test_explicit_and_resolved_settings_are_the_same_run(tmp_path: Path) -> None
 
 
 def test_run_of_an_older_version_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = settings_of(run={"root": str(tmp_path)})
-    start(tmp_path, "old", given, None)
-    assert resume.choose(given, resume=False).run.name is None
+    requested = settings_of(run={"root": str(tmp_path)})
+    start(tmp_path, "old", requested, None)
+    assert resume.choose(requested, resume=False).run.name is None
     assert "unfinished run 'old' can't be resumed: an older version started it" in capsys.readouterr().err
     with pytest.raises(UserError, match="no unfinished run"):
-        resume.choose(given, resume=True)
+        resume.choose(requested, resume=True)
 
 
 def test_another_damaged_run_does_not_prevent_resuming(tmp_path: Path) -> None:
@@ -197,16 +199,18 @@ def test_restart_for_unsloth_imports_keeps_the_run(
         raise Restarted
 
     made = planned("cuda", "unsloth", "nf4")
-    monkeypatch.setattr("train.plan.preflight.plan_run", lambda given, data, _: resolve(given, data, made, "sdpa", CPU))
+    monkeypatch.setattr(
+        "train.plan.preflight.plan_run", lambda requested, data, _: resolve(requested, data, made, "sdpa", CPU)
+    )
     monkeypatch.setattr("os.execve", restart)
     where = ["--base.id", str(tiny_base), "--data.path", str(rows), "--run.root", str(tmp_path)]
     with pytest.raises(Restarted):
         command.main(["run", *where, "--base.quantization", "auto"])
     (run,) = tmp_path.iterdir()
     # the second process gets the settings of the first
-    given = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
-    given = given.model_copy(update={"base": given.base.model_copy(update={"quantization": AUTO})})
-    again = resume.choose(given, resume=False)
+    requested = load(TrainSettings, "train", None, {k[2:]: v for k, v in zip(where[::2], where[1::2], strict=True)}, {})
+    requested = requested.model_copy(update={"base": requested.base.model_copy(update={"quantization": AUTO})})
+    again = resume.choose(requested, resume=False)
     assert again.run.name == run.name
     assert (again.base.backend, again.base.quantization) == ("unsloth", "nf4")
 
