@@ -50,7 +50,7 @@ UNKNOWN = {
     "google-gemma-2-2b-it": "leaves tool calls out",
     "microsoft-Phi-3.5-mini-instruct": "leaves tool calls out",
 }
-# templates that write strings without escapes, and what their strings can't have; Gemma's keys have no quotes either
+# templates that write strings unescaped, and what these can't contain; Gemma's keys are also unquoted
 UNESCAPED = {
     "google-gemma-4-31B-it": ('<|"|>',),
     "LFM2.5-8B-A1B": ("'", "\\"),

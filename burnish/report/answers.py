@@ -52,10 +52,10 @@ def _parts(text: str, question: Question, train: TrainRecord) -> Iterator[Part]:
         dialect = None
     thoughts = FORMATS.get(train.reasoning_format or "")
     opened = thoughts is not None and thoughts.begin not in text and thoughts.end in text
-    said = parse(text, dialect, thoughts, opened, parameters(question.tools or ()))
-    if said.reasoning.strip():
-        yield Part("thought", said.reasoning.strip())
-    if said.content.strip() or not said.calls:
-        yield Part("text", said.content.strip())
-    for call in said.calls:
+    parsed = parse(text, dialect, thoughts, opened, parameters(question.tools or ()))
+    if parsed.reasoning.strip():
+        yield Part("thought", parsed.reasoning.strip())
+    if parsed.content.strip() or not parsed.calls:
+        yield Part("text", parsed.content.strip())
+    for call in parsed.calls:
         yield Part("call", call.arguments, call.name)
