@@ -37,7 +37,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "moderation": ({"policy": {"hate": {"mode": "block"}}}, {"model": "omni-moderation-latest"}),
     "best_of": (2, 1),
     "role": ("function", "user"),
-    "tool_choice": ("required", "auto"),
+    "tool_choice": ({"type": "custom"}, "auto"),
     "type": ("image_url", "text"),
 }
 

@@ -11,6 +11,7 @@ from ..chat import ChatError, ChatTemplate, TemplateLimit
 from ..rendering.shape import Shape
 from .dialect import Dialect
 from .events import Parsed
+from .form import CallForm, form_of
 from .formats import DIALECTS
 from .probes import ANSWER, CALLS, LONG_ID, LONGEST_TURN, NAMES, RESULT, THOUGHT, Probe, Turn
 from .reader import parse
@@ -25,7 +26,8 @@ class Found:
 
     If `dialect` is None, `why` states why calls can't be read. `defines`: the template shows the tools to the model;
     `parallel`: it supports several calls per turn; `results`: it supports call results. `end` is the template's text
-    after a turn's calls. `thoughts` is None if the template has no reasoning.
+    after a turn's calls. `form` is how it writes calls, None if the arguments are not JSON. `thoughts` is None if the
+    template has no reasoning.
     """
 
     dialect: Dialect | None = None
@@ -36,6 +38,7 @@ class Found:
     results: bool = False
     end: str = ""
     why: str = ""
+    form: CallForm | None = None
 
     @property
     def usable(self) -> bool:
@@ -52,7 +55,9 @@ class Found:
         """Restore the output of to_json."""
         dialect = DIALECTS[data["dialect"]] if data["dialect"] else None
         thoughts = {**FORMATS, CHANNELS.name: CHANNELS}[data["thoughts"]] if data["thoughts"] else None
-        return Found(**{**data, "dialect": dialect, "thoughts": thoughts, "shape": Shape(**data["shape"])})
+        form = CallForm(**data["form"]) if data["form"] else None
+        parts = {"dialect": dialect, "thoughts": thoughts, "shape": Shape(**data["shape"]), "form": form}
+        return Found(**{**data, **parts})
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,9 @@ def _examined(probe: Probe, match: _Match, defines: bool) -> Found:
     results = _renders(probe.with_result, RESULT)
     why = "" if results else "the chat template does not render tool results"
     why = why if defines else "the chat template does not show the tools to the model"
-    return Found(match.dialect, None, shape, defines, parallel, results, match.end, why)
+    one = _rendered(lambda: probe.calls(1))
+    form = form_of(match.dialect, one.text, two.text if two and parallel else None, match.end) if one else None
+    return Found(match.dialect, None, shape, defines, parallel, results, match.end, why, form)
 
 
 def _rendered(render: Callable[[], Turn]) -> Turn | None:

@@ -28,11 +28,14 @@ class TextUnavailable(Exception):
 
 
 class ConstraintRefused(Exception):
-    """A schema or grammar can't be honoured; `place` is a JSON pointer into the schema, "" for all of it."""
+    """A schema or grammar can't be honoured; `place` is a JSON pointer into the schema, "" for all of it.
 
-    def __init__(self, place: str, why: str) -> None:
+    `function` is the number of the function whose parameters it is, None for the schema of an answer.
+    """
+
+    def __init__(self, place: str, why: str, function: int | None = None) -> None:
         super().__init__(why)
-        self.place, self.why = place, why
+        self.place, self.why, self.function = place, why, function
 
 
 class Constraints(Protocol):

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from burnish.dialects.definitions import definition
 
 from .body.structured import AnySchema, Choices, ResponseFormat, StructuredOutputs, Text, Wanted, guided
-from .body.tools import Tool, ToolChoice
+from .body.tools import Choice, Tool, ToolChoice, read_choice
 from .body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from .body.wire import Wire
 from .message import CACHED, Message
@@ -268,10 +268,24 @@ class ChatRequest(Sampling, Rendering):
             raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
         return self
 
+    @model_validator(mode="after")
+    def _chosen_tools_exist(self) -> ChatRequest:
+        choice, known = self.choice, {tool.function.name for tool in self.tools or ()}
+        if choice.mode == "required" and not known:
+            raise ValueError("'tool_choice' is only allowed when 'tools' are specified")
+        if unknown := sorted((choice.names or set()) - known):
+            raise ValueError(f"'tool_choice' names '{unknown[0][:80]}', which is not in 'tools'")
+        return self
+
+    @property
+    def choice(self) -> Choice:
+        """Which tools may or must be called."""
+        return Choice() if self.tool_choice is None else read_choice(self.tool_choice)
+
     @property
     def offered(self) -> list[Tool]:
-        """The tools that the model may call."""
-        return [] if self.tool_choice == "none" else self.tools or []
+        """The tools that the model is shown."""
+        return [] if self.choice.mode == "none" else self.tools or []
 
     @property
     def variables(self) -> dict[str, Any]:

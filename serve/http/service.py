@@ -104,7 +104,7 @@ class Service:
     ) -> Response:
         """Queue the sequences of a request and reply, streamed or whole; `echoes` are the prompts to echo."""
         answers = requests.count(request, len(prompts), self.settings)
-        constraint = await self.prepared(http, constraint_of(request, self.served), "response_format")
+        constraint = await self.prepared(http, constraint_of(request, self.served, prompts), "response_format")
         budget = await self.prepared(http, budget_of(request, self.served), THOUGHTS)
         deadline = asyncio.get_running_loop().time() + self.settings.request_timeout_s
         queue = EventQueue(deadline, self.settings.keep_alive_s if request.stream else None)

@@ -105,7 +105,7 @@ class LlamaTokenizer:
         if reply.kind is not Kind.VALUE:
             raise ConstraintRefused("", str(reply.value))
         if "grammar" not in reply.value:
-            raise ConstraintRefused(reply.value["place"], reply.value["why"])
+            raise ConstraintRefused(**reply.value)
         return str(reply.value["grammar"])
 
     async def _ask(self, do: str, **content: Any) -> Reply:

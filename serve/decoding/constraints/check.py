@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from .answer import Style
 from .grammar import build, json_grammar, text_of
 from .library import GrammarError, Matchers
 from .schema.locate import locate
@@ -25,36 +27,52 @@ MESSAGES = (
 )  # fmt: skip
 
 
-def checked(wanted: Mapping[str, Any], matchers: Matchers) -> str:
-    """Return the grammar of what a request asks for, compiled once to be sure. Raises SchemaError."""
-    grammar = build(wanted)
-    why = fault(grammar, matchers)
-    if why is None:
-        return grammar
-    if wanted["kind"] != "json":
+@dataclass(frozen=True)
+class Checker:
+    """Checks requests for one model: its vocabulary, and how its template writes answers."""
+
+    matchers: Matchers
+    style: Style
+
+    def checked(self, wanted: Mapping[str, Any]) -> str:
+        """Return the grammar of what a request asks for, compiled once to be sure. Raises SchemaError."""
+        grammar = build(wanted, self.style, self.fault)
+        why = self.fault(grammar)
+        if why is None:
+            return grammar
+        for number, schema in _schemas(wanted):
+            if self.fault(text_of(json_grammar(schema))):
+                place, why = locate(schema, lambda part: self.fault(text_of(json_grammar(part))))
+                raise _explained(schema, place, why, number)
         raise SchemaError("", _plain(why))
-    schema = prepared(wanted["schema"])
-    place, why = locate(schema, lambda part: fault(text_of(json_grammar(part)), matchers))
-    raise _explained(schema, place, why)
+
+    def fault(self, grammar: str) -> str | None:
+        """Return why a grammar is refused, or None."""
+        try:
+            self.matchers.compile(grammar).check_start()
+        except GrammarError as error:
+            return str(error)
+        return None
 
 
-def fault(grammar: str, matchers: Matchers) -> str | None:
-    """Return why a grammar is refused, or None."""
-    try:
-        matchers.compile(grammar).check_start()
-    except GrammarError as error:
-        return str(error)
-    return None
+def _schemas(wanted: Mapping[str, Any]) -> Iterator[tuple[int | None, Json]]:
+    """Yield the schemas that must be honoured, with the number of the function."""
+    content, tools = wanted["content"], wanted["tools"]
+    if content and content["kind"] == "json":
+        yield None, prepared(content["schema"])
+    for number, function in enumerate(tools["functions"] if tools else ()):
+        if function["strict"]:
+            yield number, prepared(function["parameters"] or {})
 
 
-def _explained(root: Json, place: str, why: str) -> SchemaError:
+def _explained(root: Json, place: str, why: str, function: int | None) -> SchemaError:
     """Add the keyword to the place of a refused schema, if the message tells which."""
     part = resolve(root, f"#{place}")
     for sign, keywords, text in MESSAGES:
         if sign in why:
             keyword = next((word for word in keywords if isinstance(part, dict) and word in part), None)
-            return SchemaError(f"{place}/{keyword}" if keyword else place, text or _plain(why))
-    return SchemaError(place, _plain(why))
+            return SchemaError(f"{place}/{keyword}" if keyword else place, text or _plain(why), function)
+    return SchemaError(place, _plain(why), function)
 
 
 def _plain(why: str) -> str:

@@ -1,23 +1,29 @@
 """Turns what a request asks for into a grammar that llguidance reads.
 
-A request asks for {"kind": "json", "schema": ...}, {"kind": "regex", "pattern": ...}, {"kind": "choice", "choices":
-[...]} or {"kind": "grammar", "grammar": ...}, and may add what comes before and how JSON is spaced (see `build`).
+A request asks for {"content", "tools", "chat", "opened"}. `content` is what its answer must be: {"kind": "json",
+"schema": ...}, {"kind": "regex", "pattern": ...}, {"kind": "choice", "choices": [...]}, {"kind": "grammar", "grammar":
+...}, or None for any text. `tools` is None or {"functions": [{"name", "parameters", "strict"}], "needed", "parallel"}.
+`chat` is false for raw prompts, whose answers have neither reasoning nor calls; `opened`: the prompt has opened the
+reasoning.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from .answer import Style, Tools, answer, spacing
 from .library import from_ebnf, regex_source
 from .schema.places import Json, SchemaError
 from .schema.prepare import OPTIONS, prepared
 
 MAX_BYTES = 256 * 1024  # of what a request asks for, as JSON text
-BODY = "body"
-# compact arrays and objects on one line, as json.dumps and most training data write them
+# on one line, as json.dumps and most training data write JSON
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+ANY_OBJECT = {"type": "object"}
+# returns why a grammar is refused, or None
+Fault = Callable[[str], str | None]
 
 
 def json_grammar(schema: Json, spacing: Mapping[str, str] | None = None) -> Json:
@@ -30,14 +36,19 @@ def text_of(*grammars: Json) -> str:
     return json.dumps({"grammars": list(grammars)})
 
 
-def build(wanted: Mapping[str, Any]) -> str:
+def build(wanted: Mapping[str, Any], style: Style, fault: Fault) -> str:
     """Return the grammar of an answer. Raises SchemaError for what can't be honoured."""
     if len(json.dumps(wanted)) > MAX_BYTES:
         raise SchemaError("", f"it has more than {MAX_BYTES:,} bytes")
-    return text_of(_body(wanted))
+    content = _content(wanted["content"]) if wanted["content"] else None
+    if not wanted["chat"]:
+        assert content is not None
+        return text_of(content)
+    tools = _tools(wanted["tools"], style, fault) if wanted["tools"] else None
+    return text_of(*answer(style, content, tools, wanted["opened"]))
 
 
-def _body(wanted: Mapping[str, Any]) -> Json:
+def _content(wanted: Mapping[str, Any]) -> Json:
     match wanted["kind"]:
         case "json":
             return json_grammar(prepared(wanted["schema"]))
@@ -53,3 +64,25 @@ def _body(wanted: Mapping[str, Any]) -> Json:
                 raise SchemaError("", str(error)) from None
         case kind:
             raise AssertionError(kind)
+
+
+def _tools(wanted: Mapping[str, Any], style: Style, fault: Fault) -> Tools:
+    assert style.form is not None
+    options = spacing(style.form)
+    functions = wanted["functions"]
+    arguments = {f["name"]: _arguments(i, f, options, fault) for i, f in enumerate(functions)}
+    return Tools(arguments, wanted["needed"], wanted["parallel"])
+
+
+def _arguments(number: int, function: Mapping[str, Any], options: Mapping[str, str], fault: Fault) -> Json:
+    """Return the grammar of a function's arguments: an object, without `strict` any one if its schema can't be
+    honoured."""
+    try:
+        schema = prepared(function["parameters"] or {})
+        grammar = json_grammar({**schema, "type": "object"} if "type" not in schema else schema, options)
+        if function["strict"] or fault(text_of(grammar)) is None:
+            return grammar
+    except SchemaError as error:
+        if function["strict"]:
+            raise SchemaError(error.place, error.why, number) from None
+    return json_grammar(ANY_OBJECT, options)

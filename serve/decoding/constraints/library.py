@@ -159,7 +159,8 @@ class ThreadedMasks:
             self._caller.submit(int).result()  # start the thread now, with this stack
 
     def begin(self, constraints: Many[Constraint]) -> None:
-        matching = [each for each in constraints if isinstance(each, Matching) and each.pending is None]
+        found = (getattr(each, "inner", each) for each in constraints)  # inside a limit on thoughts
+        matching = [each for each in found if isinstance(each, Matching) and each.pending is None]
         if matching:
             future = self._caller.submit(self._compute, [each.matcher for each in matching], matching[0].words)
             for row, each in enumerate(matching):

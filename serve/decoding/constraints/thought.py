@@ -40,7 +40,7 @@ class ThoughtBudget:
 
 class _Limited:
     def __init__(self, budget: ThoughtBudget, inner: Constraint, opened: bool) -> None:
-        self._budget, self._inner = budget, inner
+        self._budget, self.inner = budget, inner
         self._state = _State.BEFORE
         self._said = b""  # the begin of the answer, or the last bytes of the thought
         self._count = self._closed = 0
@@ -49,29 +49,29 @@ class _Limited:
 
     def allowed(self) -> Mask | None:
         if self._state is not _State.CLOSING:
-            return self._inner.allowed()
+            return self.inner.allowed()
         mask = np.zeros(self._budget.n_vocab, dtype=np.bool_)
         mask[self._budget.closing[self._closed]] = True
         return mask
 
     def accept(self, token: int) -> None:
-        self._inner.accept(token)
+        self.inner.accept(token)
         self._advance(token)
 
     def forced(self, most: int) -> list[int]:
         if self._state is not _State.CLOSING:
-            tokens = self._inner.forced(most)
+            tokens = self.inner.forced(most)
         else:
             tokens = list(self._budget.closing[self._closed : self._closed + most])
             for token in tokens:
-                self._inner.accept(token)
+                self.inner.accept(token)
         for token in tokens:
             self._advance(token)
         return tokens
 
     @property
     def finished(self) -> bool:
-        return self._inner.finished
+        return self.inner.finished
 
     def _advance(self, token: int) -> None:
         match self._state:

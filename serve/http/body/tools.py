@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -21,7 +22,11 @@ class FunctionDefinition(Wire):
     name: Annotated[str, Field(pattern=rf"^[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}$")]
     description: str | None = None
     parameters: Annotated[dict[str, Any] | None, Field(description="a JSON schema, shown to the model")] = None
-    strict: Annotated[bool | None, NoEffect("arguments are not constrained yet")] = None
+    strict: Annotated[bool | None, Field(description="the arguments of every call are valid")] = None
+
+    @classmethod
+    def _nullable(cls) -> frozenset[str]:
+        return frozenset({"parameters"})  # {"const": null} in a schema has a meaning
 
 
 def _function(value: str) -> str:
@@ -41,17 +46,51 @@ class Tool(Wire):
         return {"type": "function", "function": self.function.model_dump(exclude_none=True)}
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Whether tools may or must be called, and which: None means all of the request's."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: frozenset[str] | None = None
+    single: bool = False  # a named function is called once
+
+
+def read_choice(value: Any) -> Choice:
+    """Return what `tool_choice` says. Raises ValueError, and PydanticCustomError for what is not supported."""
+    if value in ("none", "auto", "required"):
+        return Choice(value)
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "custom":
+        raise PydanticCustomError(UNSUPPORTED_VALUE, "custom tools are not supported")
+    if kind == "function":
+        return Choice("required", frozenset([_name(value)]), single=True)
+    allowed = value.get("allowed_tools") if kind == "allowed_tools" else None
+    if isinstance(allowed, dict) and allowed.get("mode") in ("auto", "required"):
+        tools = allowed.get("tools")
+        if isinstance(tools, list) and tools:
+            return Choice(allowed["mode"], frozenset(map(_name, tools)))
+    raise ValueError("expected 'none', 'auto', 'required', a function or allowed tools")
+
+
+def _name(value: Any) -> str:
+    """Return the name in {"type": "function", "function": {"name"}}."""
+    function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise ValueError("expected {'type': 'function', 'function': {'name': ...}}")
+    return name
+
+
 def _choice(value: Any) -> Any:
-    """Accept "none" and "auto"; OpenAI's other choices require constrained decoding."""
-    if value in ("none", "auto"):
-        return value
-    named = isinstance(value, dict) and value.get("type") in ("function", "allowed_tools", "custom")
-    if value == "required" or named:
-        raise PydanticCustomError(UNSUPPORTED_VALUE, "the model can't be forced to call a tool yet: use 'auto'")
-    raise ValueError("expected 'none' or 'auto'")
+    read_choice(value)
+    return value
 
 
-ToolChoice = Annotated[Any, AfterValidator(_choice), Only('only `"none"` and `"auto"`', UNSUPPORTED_VALUE)]
+ToolChoice = Annotated[
+    Any,
+    AfterValidator(_choice),
+    Only("`none`, `auto`, `required`, a function, or `allowed_tools` without custom tools", UNSUPPORTED_VALUE),
+]
 
 
 class CalledFunction(Wire):

@@ -25,7 +25,9 @@ from burnish.rendering.shape import Shape
 from burnish.tokenizers import vocabulary
 from burnish.tokenizers.special_text import Chat
 
-from ..token_table import matchers
+from ...decoding.constraints.answer import Style
+from ...decoding.constraints.check import Checker
+from ..token_table import marks, matchers
 from .frames import CONTROL, FORK, KILL
 from .worker import TextCodec, serve
 
@@ -48,7 +50,8 @@ def main() -> int:
         with suppress(BrokenPipeError, ConnectionResetError):  # the server has exited, perhaps during loading
             control.send(json.dumps({"fault": fault, "dialects": found.to_json()}).encode())
             _prepare(texts)
-            texts = replace(texts, matchers=matchers(model, settings["end_tokens"], found))
+            if compiling := matchers(model, settings["end_tokens"], found):
+                texts = replace(texts, checker=Checker(compiling, Style(found, marks(model, found))))
             gc.collect()
             gc.freeze()  # pages the collector does not touch stay shared
             _fork_on_request(control, texts, settings["timeout_s"])

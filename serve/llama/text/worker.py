@@ -14,8 +14,7 @@ from burnish.llama import LlamaError, Model
 from burnish.rendering.bounds import MAX_BYTES, address_space, private_memory
 from burnish.tokenizers.special_text import Chat, Prompt, find_strings, texts
 
-from ...decoding.constraints.check import checked
-from ...decoding.constraints.library import Matchers
+from ...decoding.constraints.check import Checker
 from ...decoding.constraints.schema.places import SchemaError
 from .frames import Kind, Reply, ids, read_request, value
 
@@ -34,14 +33,14 @@ TIMER_MARGIN_S = 1.0
 class TextCodec:
     """A vocabulary and a chat encoder, `chat`, which is None if the model has no template.
 
-    `max_token_bytes` is an upper bound on the text bytes covered by one token, or 0 if there is none. `matchers`
-    compile grammars; None if this vocabulary can't be constrained.
+    `max_token_bytes` is an upper bound on the text bytes covered by one token, or 0 if there is none. `checker`
+    checks constraints; None if this vocabulary can't be constrained.
     """
 
     model: Model
     chat: Chat | None
     max_token_bytes: int
-    matchers: Matchers | None = None
+    checker: Checker | None = None
 
     def answer(self, request: Mapping[str, Any]) -> Reply:
         """Answer one request."""
@@ -86,12 +85,12 @@ class TextCodec:
 
     def _grammar(self, request: Mapping[str, Any]) -> Reply:
         """Return what a request asks for as a grammar. Too much CPU time kills the process."""
-        assert self.matchers is not None
+        assert self.checker is not None
         signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
         try:
-            return value({"grammar": checked(request["wanted"], self.matchers)})
+            return value({"grammar": self.checker.checked(request["wanted"])})
         except SchemaError as error:
-            return value({"place": error.place, "why": error.why})
+            return value({"place": error.place, "why": error.why, "function": error.function})
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 

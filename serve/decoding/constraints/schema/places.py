@@ -17,11 +17,14 @@ DEFINITIONS = ("$defs", "definitions")
 
 
 class SchemaError(Exception):
-    """A schema, or one of its keywords, can't be honoured; `place` is a JSON pointer into the schema."""
+    """A schema, or one of its keywords, can't be honoured; `place` is a JSON pointer into the schema.
 
-    def __init__(self, place: str, why: str) -> None:
+    `function` is the number of the function whose parameters it is, None for the schema of an answer.
+    """
+
+    def __init__(self, place: str, why: str, function: int | None = None) -> None:
         super().__init__(why)
-        self.place, self.why = place, why
+        self.place, self.why, self.function = place, why, function
 
 
 def step(key: str | int) -> str:
