@@ -33,7 +33,7 @@ def cli() -> Cli:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a few kilobytes that computes; its output is meaningless."""
+    """A valid model of a few kilobytes with random weights."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     write_tiny_gguf(path)
     return path

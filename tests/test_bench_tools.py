@@ -43,7 +43,7 @@ def question(*truth: dict[str, Any], category: str = "multiple") -> Question:
     return Question(f"{category}_1", ({"role": "user", "content": "Weather?"},), (WEATHER, TIME), truth)
 
 
-def test_question_is_a_training_row_whose_calls_are_right() -> None:
+def test_training_row_of_a_question_has_correct_calls() -> None:
     asked_question = question({"geo.weather": ACCEPTED}, {"time": {}}, category="parallel")
     (example,) = convert([RawRow(1, asked_question.row())], "messages", Path("rows.jsonl")).examples
     calls = [(call.name, call.value()) for call in (example.messages or ())[-1].calls]
@@ -52,7 +52,7 @@ def test_question_is_a_training_row_whose_calls_are_right() -> None:
     assert not right(asked_question, calls[:1]) and not right(asked_question, [*calls, calls[0]])
 
 
-def test_types_become_those_of_json_schema_also_of_a_parameter_called_type() -> None:
+def test_types_are_converted_to_json_schema() -> None:
     found = schema(PARAMETERS)
     assert found["type"] == "object" and found["properties"]["at"]["type"] == "object"
     assert found["properties"]["scale"] == {"type": "number"} and found["properties"]["any"] == {}
@@ -81,24 +81,24 @@ def test_types_become_those_of_json_schema_also_of_a_parameter_called_type() -> 
         ({"scale": None}, False),
     ],
 )
-def test_argument_is_right_as_the_leaderboard_has_it(change: dict[str, Any], good: bool) -> None:
+def test_argument_check_follows_the_leaderboard(change: dict[str, Any], good: bool) -> None:
     """An argument set to None is omitted; `days` is optional."""
     given = {key: value for key, value in {**GIVEN, **change}.items() if value is not None}
     assert right(question({"geo.weather": ACCEPTED}), [("geo.weather", given)]) is good
 
 
-def test_another_function_is_wrong_and_no_call_is_right_where_none_fits() -> None:
+def test_wrong_function_fails_and_no_call_is_correct_if_none_fits() -> None:
     assert not right(question({"geo.weather": ACCEPTED}), [("weather", GIVEN)])
     nothing = question(category="irrelevance")
     assert right(nothing, []) and not right(nothing, [("time", {})])
     assert nothing.row()["messages"][-1] == {"role": "assistant", "content": REFUSAL}
 
 
-def test_optional_parameters_are_left_out_of_rows_and_required_ones_are_not() -> None:
+def test_only_optional_parameters_are_omitted_from_rows() -> None:
     assert arguments({"city": ["", "Bern"], "days": [1, ""]}, PARAMETERS) == {"city": "Bern"}
 
 
-def test_two_thirds_of_each_category_are_trained_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+def test_two_thirds_of_each_category_are_trained_in_any_file_order(tmp_path: Path) -> None:
     lines = [
         {"id": f"{kind}_{n}", "question": [[{"role": "user", "content": "?"}]], "function": [TIME],
          "ground_truth": [{"time": {}}] if kind == "multiple" else []}
@@ -112,7 +112,7 @@ def test_two_thirds_of_each_category_are_trained_whatever_the_order_of_the_file(
 
 
 @pytest.mark.parametrize("line, fault", [('{"id": "multiple_1"}', "expected an object with"), ("{", "line 1")])
-def test_line_that_is_no_question_is_an_error_with_its_line(tmp_path: Path, line: str, fault: str) -> None:
+def test_malformed_question_is_an_error_with_its_line(tmp_path: Path, line: str, fault: str) -> None:
     (path := tmp_path / "q.jsonl").write_text(line)
     with pytest.raises(UserError, match=fault):
         read(path)

@@ -52,14 +52,14 @@ def faults(columns: Any, *values: Any) -> list[str]:
     return list(caught.value.faults)
 
 
-def test_multiple_choice_columns_become_turns() -> None:
+def test_multiple_choice_columns_are_converted_to_turns() -> None:
     columns = {"user": "{{ context }}", "assistant": ASSISTANT, "system": "{{ row['Ghi chú'] }}"}
     turns = [("system", "dễ"), ("user", "Hà Nội là thủ đô."), ("assistant", TOLD)]
     assert said(*mapped(columns, QUESTION)) == turns
     assert said(mapped(columns, QUESTION, QUESTION | {"Ghi chú": " "})[1]) == turns[1:]
 
 
-def test_multiple_choice_columns_become_a_text_of_which_only_the_response_is_trained(codec: Codec) -> None:
+def test_multiple_choice_columns_become_a_text_with_only_the_response_trained(codec: Codec) -> None:
     columns = {"prompt": "### Ngữ cảnh\n{{ context }}\n\n### Phản hồi\n", "completion": ASSISTANT}
     examples = mapped(columns, QUESTION)
     (row,) = built = build(examples, None, codec)
@@ -69,13 +69,13 @@ def test_multiple_choice_columns_become_a_text_of_which_only_the_response_is_tra
     assert row.input_ids[:start] == [*codec.bos, *codec.encode("### Ngữ cảnh\nHà Nội là thủ đô.\n\n### Phản hồi\n")]
 
 
-def test_a_token_across_prompt_and_completion_is_refused(codec: Codec) -> None:
+def test_token_across_prompt_and_completion_is_rejected(codec: Codec) -> None:
     examples = mapped({"prompt": "{{ context }} An", "completion": "swer{{ question }}"}, QUESTION)
     with pytest.raises(MaskError, match="line 2: a token crosses from the prompt to the completion"):
         build(examples, None, codec)
 
 
-def test_a_list_of_turns_with_conditions_and_untrained_turns() -> None:
+def test_columns_may_list_conditional_and_untrained_turns() -> None:
     columns = [
         {"role": "user", "content": "{{ q1 }}"},
         {"role": "assistant", "content": "{{ a1 }}", "train": False},
@@ -91,12 +91,13 @@ def test_a_list_of_turns_with_conditions_and_untrained_turns() -> None:
     assert said(mapped(trained, whole, {"q1": "a", "a1": 7, "q2": " "})[1]) == [("user", "a"), ("assistant", "7")]
 
 
-def test_values_of_other_types_are_written_as_in_json_and_lists_by_element() -> None:
+def test_non_text_values_are_rendered_as_json_and_lists_by_element() -> None:
     row = {"choices": ["Rom", "Bern"], "answer": 1, "yes": True, "none": None}
     columns = {"text": "{{ choices[answer] }} {{ 'AB'[answer] }} {{ yes }}{{ none }} {{ choices | tojson }}"}
     assert mapped(columns, row)[0].text == 'Bern B true ["Rom", "Bern"]'
     assert (
-        "the value is a list: write an element of it, or all with | tojson" in faults({"text": "{{ choices }}"}, row)[0]
+        "the value is a list: use one element of it, or all of it with | tojson"
+        in faults({"text": "{{ choices }}"}, row)[0]
     )
 
 
@@ -110,10 +111,13 @@ def test_values_of_other_types_are_written_as_in_json_and_lists_by_element() -> 
         ({"text": "{{ question * 10 ** 9 }}"}, "f.csv: line 2: data.columns.text: the template exceeds a limit: it"),
         ({"text": "{{ question.__class__.__mro__ }}"}, "line 2: data.columns.text: access to attribute '__class__'"),
         ({"user": "{{ answer_c }}", "assistant": "{{ question }}"}, "line 2: data.columns.user: it is empty for this"),
-        ({"user": "{{ question }}", "assistant": "{answer_a}"}, "assistant: {answer_a} would be text: write {{ answer"),
+        (
+            {"user": "{{ question }}", "assistant": "{answer_a}"},
+            "assistant: {answer_a} would be literal text: write {{ answer",
+        ),
     ],
 )
-def test_what_a_template_can_not_do_is_named_with_setting_and_line(columns: Any, expected: str) -> None:
+def test_template_errors_name_setting_and_line(columns: Any, expected: str) -> None:
     if expected:
         assert expected in faults(columns, QUESTION)[0]
     else:
@@ -133,7 +137,7 @@ def test_what_a_template_can_not_do_is_named_with_setting_and_line(columns: Any,
         ([], "needs a user's and an assistant's turn"),
     ],
 )
-def test_malformed_columns_are_refused(value: Any, expected: str) -> None:
+def test_malformed_columns_are_rejected(value: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=".") as caught:
         parse_columns(value)
     assert expected in str(caught.value)
@@ -149,7 +153,7 @@ def test_malformed_columns_are_refused(value: Any, expected: str) -> None:
         ("instruction", "Below is one.\n\n### Instruction:\nWho?\n\n### Input:\nhere\n\n### Response:\nMe."),
     ],
 )
-def test_dialogues_in_a_text_are_recognised_and_become_turns(name: str, text: str) -> None:
+def test_dialogues_in_a_text_are_split_into_turns(name: str, text: str) -> None:
     values = [{"text": text, "meta": 1}] * 2 + [{"text": text.replace("Who?", "What?"), "meta": 1}]
     reading = decide(rows(*values), "f.jsonl")
     assert reading.reshape and reading.reshape.transcript == STYLES[name]
@@ -162,23 +166,23 @@ def test_dialogues_in_a_text_are_recognised_and_become_turns(name: str, text: st
     assert decide(rows(*values), "f.jsonl", transcript="none") == Reading("text", "recognised")
 
 
-def test_articles_with_marks_in_them_stay_texts() -> None:
+def test_articles_containing_markers_stay_texts() -> None:
     article = "An interview with the cooper, in two parts.\nHuman: Why barrels?\nBot: Why not?"
     assert decide(rows({"text": article}, {"text": "Plain."}), "f.jsonl").format == "text"
 
 
-def test_a_text_without_the_marks_is_named_and_own_marks_split() -> None:
+def test_text_without_markers_is_reported_and_custom_markers_split() -> None:
     marks = parse_transcript({"user": "Khách:", "assistant": "Tư vấn:"})
     good, bad = {"text": "Khách: Giá?\nTư vấn: Rẻ."}, {"text": "Giá?"}
     reading = decide(rows(good, bad), "f.jsonl", transcript=marks)
     assert said(converted(reading, good)[0]) == [("user", "Giá?"), ("assistant", "Rẻ.")]
     with pytest.raises(
-        DataError, match="f.csv: line 3: the text is not a dialogue: no line begins with a mark such as 'Khách:'"
+        DataError, match="f.csv: line 3: the text is not a dialogue: no line begins with a marker such as 'Khách:'"
     ):
         converted(reading, good, bad)
 
 
-def test_columns_and_a_transcript_split_a_column_of_any_name() -> None:
+def test_columns_and_transcript_split_a_column_of_any_name() -> None:
     columns = parse_columns({"text": "{{ dialogue }}"})
     reading = decide(rows({"dialogue": "Q: a\nA: b"}), "f.csv", columns=columns, transcript=STYLES["question-answer"])
     assert said(*converted(reading, {"dialogue": "Q: a\nA: b"})) == [("user", "a"), ("assistant", "b")]
@@ -187,7 +191,7 @@ def test_columns_and_a_transcript_split_a_column_of_any_name() -> None:
 @pytest.mark.parametrize(
     "value", ["humanbot", {"user": "a:"}, {"user": "a:", "assistant": "a:"}, {"user": "a\n", "assistant": "b"}, 3]
 )
-def test_a_malformed_transcript_is_refused(value: Any) -> None:
+def test_malformed_transcript_is_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown transcript|expected|same mark"):
         parse_transcript(value)
 
@@ -205,7 +209,7 @@ def documented() -> list[dict[str, Any]]:
     return [yaml.safe_load(block.split("```")[0])["data"] for block in blocks]
 
 
-def test_the_pages_configs_read_questions() -> None:
+def test_documented_configs_read_questions() -> None:
     row = {"context": "Barrels.", "question": "Which?", "correct_answer": "A"}
     row |= {"answer_a": "oak", "answer_b": "ash", "answer_c": "elm, or none", "answer_d": "fir"}
     chat, text = (mapped(data["columns"], row)[0] for data in documented())
@@ -215,7 +219,7 @@ def test_the_pages_configs_read_questions() -> None:
     assert text.text == text.prompt + "Question: Which?\nD. fir\nAnswer: A."
 
 
-def test_the_pages_transcripts_are_those_that_exist() -> None:
+def test_documented_transcript_styles_exist() -> None:
     page = (Path(__file__).parent.parent / "docs" / "prepare-data.md").read_text(encoding="utf-8")
     table = page.split("| `data.transcript` |")[1].split("\n\n")[0]
     assert [line.split("`")[1] for line in table.splitlines()[2:-1]] == list(STYLES)

@@ -62,9 +62,7 @@ def test_every_json_layout_gives_the_same_rows(
 
 @FAST
 @given(rows=ROWS, indent=st.sampled_from([None, 1]), size=st.integers(1, 40), cut=st.integers(0, 200))
-def test_text_in_pieces_gives_the_rows_and_faults_of_the_whole(
-    rows: list[Any], indent: int | None, size: int, cut: int
-) -> None:
+def test_chunked_text_gives_the_same_rows_and_errors(rows: list[Any], indent: int | None, size: int, cut: int) -> None:
     for text in (json.dumps(rows, indent=indent), "\n".join(json.dumps(row, indent=indent) for row in rows)):
         broken = text[:cut] + text[cut + 1 :]
         whole: list[str] = []
@@ -74,7 +72,7 @@ def test_text_in_pieces_gives_the_rows_and_faults_of_the_whole(
         assert list(scan_json(pieces, faults)) == expected and faults == whole
 
 
-def test_rows_are_yielded_before_the_file_is_read_and_faults_come_last(tmp_path: Path) -> None:
+def test_rows_are_yielded_while_reading_and_errors_raised_last(tmp_path: Path) -> None:
     (path := tmp_path / "x.jsonl").write_text((json.dumps({"a": "x" * 2000}) + "\n") * 20_000 + 'oops\n{"a": 2}\n')
     rows = iter_rows(path)
     tracemalloc.start()

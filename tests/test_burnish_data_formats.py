@@ -302,7 +302,7 @@ def test_custom_columns_get_a_link_to_the_conversion_page(rows: tuple[Any, ...])
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 12])
-def test_file_converted_in_two_parts_gives_the_findings_of_the_whole(cut: int) -> None:
+def test_file_converted_in_two_parts_gives_the_same_findings(cut: int) -> None:
     turns = [{"role": "user", "content": "q", "weight": 1}, {"role": "assistant", "content": "a", "note": 1}]
     values = [{"messages": turns, "system": "", "context": f"c{n}", f"extra{n % 3}": n} for n in range(12)]
     raw = [RawRow(n, value, n) for n, value in enumerate(values, start=1)]

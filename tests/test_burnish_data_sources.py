@@ -59,7 +59,7 @@ def zipped(path: Path, files: dict[str, bytes], link: str = "") -> Path:
     return path
 
 
-def test_pattern_reads_its_files_in_order_and_each_once(tmp_path: Path) -> None:
+def test_pattern_reads_matching_files_once_in_order(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for n, name in enumerate(("b.jsonl", "a.jsonl", "deep/c.jsonl.gz", "notes.md")):
         content = jsonl(n)
@@ -98,7 +98,7 @@ def test_zip_archive_is_read_in_place(tmp_path: Path) -> None:
     assert data_sha256(path) != data_sha256(zipped(tmp_path / "more.zip", files | {"../../b.jsonl": jsonl(2)}))
 
 
-def test_zip_bombs_and_unusable_archives_are_refused(tmp_path: Path) -> None:
+def test_zip_bombs_and_unusable_archives_are_rejected(tmp_path: Path) -> None:
     bomb = zipped(tmp_path / "bomb.zip", {f"{n}.jsonl": b" " * (64 << 20) for n in range(5)})
     assert "unpacks to more than 256 MiB" in fault(bomb)
     assert "is a zip archive without data files (it has x.txt)" in fault(zipped(tmp_path / "x.zip", {"x.txt": b"x"}))
@@ -158,7 +158,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return path
 
 
-def test_url_is_fetched_once_and_its_hash_recorded(cache: Path) -> None:
+def test_url_is_downloaded_once_and_its_hash_recorded(cache: Path) -> None:
     with serving(jsonl(1, 2)) as (url, asked):
         located = locate(f"{url}?token=secret")
         assert [row.value["n"] for row in read_rows(located)] == [1, 2]
@@ -169,7 +169,7 @@ def test_url_is_fetched_once_and_its_hash_recorded(cache: Path) -> None:
     assert found.parent.stat().st_mode & 0o077 == 0
 
 
-def test_broken_transfer_is_resumed_and_a_changed_copy_fetched_again(cache: Path) -> None:
+def test_broken_download_is_resumed_and_a_changed_copy_downloaded_again(cache: Path) -> None:
     content = jsonl(*range(5000))
     with serving(content, breaks=2, statuses=[503]) as (url, asked):
         assert numbers(url) == list(range(5000))
@@ -178,7 +178,7 @@ def test_broken_transfer_is_resumed_and_a_changed_copy_fetched_again(cache: Path
         assert numbers(url) == list(range(5000)) and len(asked) == 4
 
 
-def test_transfer_that_was_given_up_is_resumed_by_the_next_command(cache: Path) -> None:
+def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
     content = jsonl(*range(5000))
     with serving(content, breaks=web.TRIES) as (url, asked):
         assert "run the same command again, what was fetched is kept" in fault(url)
@@ -189,13 +189,13 @@ def test_transfer_that_was_given_up_is_resumed_by_the_next_command(cache: Path) 
 @pytest.mark.parametrize(
     ("how", "path", "expected"),
     [
-        ({"statuses": [404]}, "", "the server answers 404: there is no such file"),
+        ({"statuses": [404]}, "", "the server answers 404: the file does not exist"),
         ({"length": 200 << 30}, "", "has 214.7 GB, expected at most 107.4 GB"),
         ({"to": "file:///etc/passwd"}, "moved", "is not a URL that can be fetched"),
         ({"to": "/moved"}, "moved", "redirects more than 10 times"),
     ],
 )
-def test_what_can_not_be_fetched_is_one_line(how: dict[str, Any], path: str, expected: str) -> None:
+def test_failed_download_is_a_one_line_error(how: dict[str, Any], path: str, expected: str) -> None:
     with serving(jsonl(1), **how) as (url, _):
         assert expected in fault(url.replace("rows.jsonl", path) if path else url)
 
@@ -209,12 +209,12 @@ def test_size_limit_holds_without_an_announced_length() -> None:
     ("name", "expected"),
     [
         ("s3://bucket/rows.jsonl", "s3:// is not supported: download it first"),
-        ("https://me:secret@host/rows.jsonl", "https://host/rows.jsonl: has a login in the URL"),
+        ("https://me:secret@host/rows.jsonl", "https://host/rows.jsonl: the URL contains credentials"),
         ("hf://datasets/name", "expected hf://datasets/owner/name"),
         ("hf://owner/name", "expected hf://datasets/owner/name"),
     ],
 )
-def test_names_of_other_kinds_are_refused(name: str, expected: str) -> None:
+def test_unsupported_dataset_names_are_rejected(name: str, expected: str) -> None:
     assert expected in fault(name) and "secret" not in fault(name)
 
 
@@ -300,7 +300,7 @@ def read(hub: Hub, tmp_path: Path) -> Read:
         ("them/card/other.jsonl", [6]),
     ],
 )
-def test_hub_data_set_is_read_by_configuration_split_or_file(
+def test_hub_dataset_is_read_by_configuration_split_or_file(
     read: Read, hub: Hub, name: str, expected: list[int]
 ) -> None:
     done = read(f"hf://datasets/{name}")
@@ -321,13 +321,13 @@ def test_hub_data_set_is_read_by_configuration_split_or_file(
         ("them/card/rows.jsonl", "has no file rows.jsonl"),
     ],
 )
-def test_what_the_hub_does_not_have_is_one_line(read: Read, name: str, expected: str) -> None:
+def test_missing_hub_dataset_is_a_one_line_error(read: Read, name: str, expected: str) -> None:
     done = read(f"hf://datasets/{name}")
     assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
     assert any(one in done.stderr for one in expected.split("|")), done.stderr
 
 
-def test_hub_revision_is_read_and_kept_for_use_without_a_network(read: Read, hub: Hub) -> None:
+def test_hub_revision_is_cached_for_offline_use(read: Read, hub: Hub) -> None:
     old = hub.repos["datasets/them/plain"].head
     hub.add("datasets/them/plain", {"data/train-00001.jsonl.gz": gzip.compress(jsonl(7))})
     assert json.loads(read("hf://datasets/them/plain").stdout)[0] == [1, 7]
@@ -337,7 +337,7 @@ def test_hub_revision_is_read_and_kept_for_use_without_a_network(read: Read, hub
     assert json.loads(done.stdout)[0] == [1, 7] and "using the copy in the cache" in done.stderr
 
 
-def test_hub_references_are_told_apart() -> None:
+def test_hub_references_are_parsed() -> None:
     assert Reference.parse("hf://datasets/a/b@refs/convert/parquet:c/train") == Reference(
         "a/b", "refs/convert/parquet", "c", "train"
     )
@@ -348,7 +348,7 @@ SIZES = st.lists(st.integers(1, 300), min_size=1, max_size=5)
 
 
 @given(there=SIZES, data=st.data())
-def test_shares_are_exact_and_as_large_as_the_scarcest_source_allows(there: list[int], data: st.DataObject) -> None:
+def test_shares_are_exact_and_limited_by_the_scarcest_source(there: list[int], data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.integers(1, 9), min_size=len(there), max_size=len(there)))
     shares = [weight / sum(weights) for weight in weights]
     found = counts([Asked(str(n), share) for n, share in enumerate(shares)], there)
@@ -358,7 +358,7 @@ def test_shares_are_exact_and_as_large_as_the_scarcest_source_allows(there: list
     assert any((number + 2) / share > total for number, share in zip(there, shares, strict=True))
 
 
-def test_rows_and_shares_beside_whole_sources() -> None:
+def test_row_counts_and_shares_combine_with_whole_sources() -> None:
     asked = [Asked("a"), Asked("b", rows=20), Asked("c", share=0.2)]
     assert counts(asked, [60, 30, 100]) == [60, 20, 20]
     assert counts([Asked("a")], [10], max_rows=4) == [4] and counts([Asked("a")], [3], max_rows=4) == [3]
@@ -372,7 +372,7 @@ def test_rows_and_shares_beside_whole_sources() -> None:
             counts(wrong, there)
 
 
-def test_choice_depends_on_the_seed_and_the_source() -> None:
+def test_row_selection_depends_on_seed_and_source() -> None:
     one = choose(1000, 100, seed=1, source=0)
     assert one is not None and sum(one) == 100 and one == choose(1000, 100, seed=1, source=0)
     assert one != choose(1000, 100, seed=2, source=0) and one != choose(1000, 100, seed=1, source=1)
@@ -388,7 +388,7 @@ def opened(tmp_path: Path, seed: int = 1, max_rows: int | None = None) -> Datase
     )
 
 
-def test_mix_of_sources_is_filtered_exact_and_names_each_row(tmp_path: Path) -> None:
+def test_mixed_sources_are_filtered_with_exact_counts_and_locations(tmp_path: Path) -> None:
     dataset = opened(tmp_path)
     rows = list(dataset.rows())
     assert [source.used for source in dataset.sources] == [50, 16] and len(rows) == 66
@@ -402,12 +402,12 @@ def test_mix_of_sources_is_filtered_exact_and_names_each_row(tmp_path: Path) -> 
     assert [source.used for source in opened(tmp_path, max_rows=20).sources] == [15, 5]
 
 
-def test_condition_on_an_unknown_column_or_true_for_no_row_is_an_error(tmp_path: Path) -> None:
+def test_condition_with_an_unknown_column_or_no_match_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl(1, 2))
     path = str(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match=r"data\.where: 'm' is not a column of .*a\.jsonl"):
         open_dataset([Spec(path, where=Condition("m > 1", "data.where"))], 1)
-    with pytest.raises(DataError, match="data.where is true for none of its 2 rows"):
+    with pytest.raises(DataError, match="data.where is false for all of its 2 rows"):
         list(open_dataset([Spec(path, where=Condition("n > 9", "data.where"))], 1).rows())
     with pytest.raises(DataError, match="line 1: data.where: "):
         list(open_dataset([Spec(path, where=Condition("text > 9", "data.where"))], 1).rows())

@@ -137,7 +137,7 @@ def test_invalid_call_is_reported_with_line_and_turn(call: dict[str, Any], expec
         ({**messages({"function": CALL}), "tools": "weather"}, "'tools' is text, expected a list of definitions"),
         ({**messages({"function": CALL}), "tools": [{}]}, "tool 1 has no name"),
         (sharegpt("weather()", OPENAI), "turn 2: its text is not a call in JSON"),
-        (sharegpt("[]", OPENAI), "turn 2: it has no call"),
+        (sharegpt("[]", OPENAI), "turn 2: it contains no call"),
         (
             {**messages({"function": CALL}), "tools": "null"},
             "'tools' is text, expected a list of definitions as JSON: it",

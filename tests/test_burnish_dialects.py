@@ -119,7 +119,7 @@ TYPED = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type":
         ("c", "[" * 99 + "]" * 99, "[" * 99 + "]" * 99),
     ],
 )  # fmt: skip
-def test_the_tools_parameters_say_what_a_text_between_tags_is(name: str, key: str, text: str, value: Any) -> None:
+def test_tagged_arguments_are_typed_by_the_tool_parameters(name: str, key: str, text: str, value: Any) -> None:
     """Of unknown parameters, what can be read as a value is one."""
     said = {
         "qwen-xml": f"<tool_call>\n<function=f>\n<parameter={key}>\n{text}\n</parameter>\n</function>\n</tool_call>",

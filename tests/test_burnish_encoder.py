@@ -35,19 +35,19 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory, base_tokenizer: Any) ->
 @pytest.mark.parametrize("name", ["own", "bytes", "pieces"])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=60)
-def test_ids_are_the_tokenizers(tokenizers: dict[str, Any], name: str, texts: list[str]) -> None:
+def test_encoder_ids_equal_tokenizer_ids(tokenizers: dict[str, Any], name: str, texts: list[str]) -> None:
     encode, whole = Encoder(tokenizers[name]), encoder(tokenizers[name])
     for text in (*texts, *texts):  # the second time from memory
         assert encode(text) == whole(text)
 
 
-def test_a_list_of_ids_is_the_callers_own(base_tokenizer: Any) -> None:
+def test_returned_ids_are_not_shared_with_the_cache(base_tokenizer: Any) -> None:
     encode = Encoder(base_tokenizer)
     encode("The boat").append(7)
     assert encode("The boat") == encoder(base_tokenizer)("The boat")
 
 
-def test_memory_is_bounded(base_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_memory_is_bounded(base_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("burnish.tokenizers.encoder.MOST_REMEMBERED", 100)
     encode = Encoder(base_tokenizer)
     for number in range(200):
@@ -55,7 +55,7 @@ def test_memory_is_bounded(base_tokenizer: Any, monkeypatch: pytest.MonkeyPatch)
     assert len(encode._ids) < 20
 
 
-def test_a_tokenizer_with_a_marker_that_hides_another_is_not_cut_there(tmp_path: Path) -> None:
+def test_text_is_not_cut_at_markers_that_overlap_others(tmp_path: Path) -> None:
     tokenizer = load(byte_level(tmp_path))
     tokenizer.add_tokens([AddedToken("x</s", normalized=False), AddedToken("</s>y", normalized=False)])
     encode, whole = Encoder(tokenizer), encoder(tokenizer)

@@ -204,7 +204,9 @@ SHOWN_CALL = r'<code>weather</code><pre class="text">{&#34;city&#34;: &#34;Bern&
 
 
 @pytest.mark.parametrize("dialect, tools, shown", [("hermes", True, 2), ("hermes", False, 0), (None, True, 0)])
-def test_calls_in_answers_are_shown_as_calls(tmp_path: Path, dialect: str | None, tools: bool, shown: int) -> None:
+def test_tool_calls_in_answers_are_displayed_as_calls(
+    tmp_path: Path, dialect: str | None, tools: bool, shown: int
+) -> None:
     other = Run(tmp_path / "tools")
     other.path.mkdir()
     train_record(other, tool_dialect=dialect, reasoning_format="think")

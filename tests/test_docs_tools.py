@@ -34,7 +34,7 @@ def run_page(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
-def test_the_example_is_what_its_script_writes_and_has_five_tools() -> None:
+def test_tools_example_is_reproducible_and_has_five_tools() -> None:
     made = runpy.run_path(str(ROOT / "examples" / "make_tools.py"))
     assert EXAMPLE.read_text(encoding="utf-8") == made["text"]()
     examples = convert(list(read_rows(EXAMPLE)), "messages", EXAMPLE).examples
@@ -43,7 +43,9 @@ def test_the_example_is_what_its_script_writes_and_has_five_tools() -> None:
     assert called == {tool["function"]["name"] for tool in examples[0].tools}
 
 
-def test_the_pages_loop_calls_and_answers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_loop_calls_tools_and_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with calling() as server:
         names = run_page(f"{server.url}v1", monkeypatch)
         said = capsys.readouterr().out.splitlines()
@@ -56,7 +58,7 @@ def test_the_pages_loop_calls_and_answers(monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.slow
 @pytest.mark.skipif(not THOROUGH, reason="trains for 10 minutes or more: BURNISH_THOROUGH=1")
-def test_the_page_holds_for_a_model_that_is_trained_on_the_example(
+def test_documented_commands_work_with_a_model_trained_on_the_example(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ("--run.root", str(tmp_path), "--run.name", "tools")

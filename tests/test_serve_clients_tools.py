@@ -24,7 +24,7 @@ def says_ok(*command: object) -> None:
 
 
 @pytest.mark.external(name="node")
-def test_the_official_node_client_calls_tools() -> None:
+def test_openai_node_client_calls_tools() -> None:
     says_ok("node", CLIENTS / "with_node.mjs", "{url}", installed("node"))
 
 
@@ -39,7 +39,7 @@ def test_langchain_calls_tools() -> None:
 
 
 @pytest.mark.external(name="langchain")
-def test_langchains_standard_tests_of_tools() -> None:
+def test_langchain_standard_tool_tests_pass() -> None:
     """All but those that force a call, and one whose history is in Anthropic's form."""
     alone = ["-c", os.devnull, "--confcutdir", str(CLIENTS), "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
     chosen = "(tool or agent_loop) and not choice and not few_shot and not list_content and not image and not pdf"

@@ -338,7 +338,7 @@ def test_forced_tokens_are_appended_without_sampling(engine: Engine, backend: Sc
     assert (client.end.completion_tokens, len(backend.drawn)) == (6, 2) and backend.counted == [6, 7, 8, 10]
 
 
-def test_with_log_probabilities_every_token_is_sampled(engine: Engine, backend: Scripted) -> None:
+def test_every_token_is_sampled_if_logprobs_are_requested(engine: Engine, backend: Scripted) -> None:
     client = Client()
     engine.submit([sequence(1, client, params=SamplingParams(constraint=forcing(), logprobs=0))])
     assert client.end.text == "5 6 7 8 9 10 " and len(backend.drawn) == 6
@@ -351,13 +351,13 @@ def test_forced_tokens_respect_the_limits(engine: Engine, limit: dict[str, int],
     assert (client.end.text, client.end.reason) == (text, "length")
 
 
-def test_a_stop_string_in_forced_tokens_ends_the_answer(engine: Engine) -> None:
+def test_stop_string_in_forced_tokens_ends_the_answer(engine: Engine) -> None:
     client = Client()
     engine.submit([sequence(1, client, params=SamplingParams(constraint=forcing()), strings=("7",))])
     assert (client.end.text, client.end.reason) == ("5 6 ", "stop")
 
 
-def test_forced_tokens_of_many_sequences_fit_a_step(backend: Scripted) -> None:
+def test_forced_tokens_of_many_sequences_fit_into_a_step(backend: Scripted) -> None:
     limits = SchedulerLimits(slots=5, running=4, cells=90, per_slot=60, shared=True, step_tokens=16, queue=4)
     running = Engine(backend, limits, deliver)
     running.start()

@@ -89,7 +89,7 @@ def turn(template: str, count: int) -> str:
 
 @pytest.mark.parametrize("needed", [True, False])
 @pytest.mark.parametrize("template", WRITTEN)
-def test_what_a_template_writes_is_what_may_be_generated(template: str, needed: bool) -> None:
+def test_grammar_allows_exactly_the_calls_that_the_template_writes(template: str, needed: bool) -> None:
     check, found = checker(template), find(tool_template(template))
     compiled = check.matchers.compile(check.checked(wanted(needed)))
     call = turn(template, 1)
@@ -104,7 +104,7 @@ def test_what_a_template_writes_is_what_may_be_generated(template: str, needed: 
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_reasoning_comes_before_what_is_constrained(opened: bool) -> None:
+def test_reasoning_precedes_constrained_output(opened: bool) -> None:
     check = checker("hermes-think")
     thought = "Hm, {1}.\n</think>\n\n" if opened else "<think>\nHm, {1}.\n</think>\n\n"
     content = {"kind": "json", "schema": PERSON}
@@ -118,7 +118,7 @@ def test_reasoning_comes_before_what_is_constrained(opened: bool) -> None:
     assert not follows(both, thought + "Hello.")
 
 
-def test_a_strict_schema_that_cant_be_honoured_names_its_function_and_place() -> None:
+def test_unsupported_strict_schema_error_names_function_and_place() -> None:
     unique = {"type": "array", "uniqueItems": True}
     functions = [
         {"name": "paint", "parameters": PARAMETERS["paint"], "strict": True},
@@ -149,7 +149,7 @@ def ask(client: openai.OpenAI, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_required_calls_are_made_with_valid_arguments(client: openai.OpenAI, seed: int) -> None:
+def test_tool_choice_required_gives_valid_calls(client: openai.OpenAI, seed: int) -> None:
     for choice in ask(client, tool_choice="required", n=2, seed=seed).choices:
         if choice.finish_reason == "length":
             continue
@@ -159,7 +159,7 @@ def test_required_calls_are_made_with_valid_arguments(client: openai.OpenAI, see
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_named_function_is_called_once(client: openai.OpenAI, name: str) -> None:
+def test_tool_choice_with_a_name_calls_it_once(client: openai.OpenAI, name: str) -> None:
     chosen = {"type": "function", "function": {"name": name}}
     for choice in (chosen, {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [chosen]}}):
         message = ask(client, tool_choice=choice, parallel_tool_calls=False).choices[0].message
@@ -190,7 +190,7 @@ def test_required_calls_are_streamed(client: openai.OpenAI) -> None:
     ],
     ids=["no tools", "unknown", "custom", "schema"],
 )  # fmt: skip
-def test_a_choice_that_cant_be_honoured_is_refused(
+def test_unsupported_tool_choice_is_rejected(
     client: openai.OpenAI, fields: dict[str, Any], param: str, code: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as error:
@@ -198,7 +198,7 @@ def test_a_choice_that_cant_be_honoured_is_refused(
     assert (error.value.param, error.value.code) == (param, code)
 
 
-def test_calls_that_are_not_json_cant_be_required(tmp_path: Path) -> None:
+def test_calls_in_a_non_json_format_cannot_be_required(tmp_path: Path) -> None:
     with tiny(tmp_path / "tiny.gguf", "lfm") as server:
         asking = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
         with pytest.raises(openai.BadRequestError, match="does not write arguments as JSON") as error:

@@ -48,7 +48,7 @@ def asked(server: EchoServer) -> list[str]:
 
 
 @pytest.mark.parametrize("type", [".csv", ".jsonl", ".parquet"])
-def test_every_row_keeps_its_columns_and_gets_its_answer(type: str, tmp_path: Path) -> None:
+def test_rows_keep_their_columns_and_get_an_answer(type: str, tmp_path: Path) -> None:
     rows = [{"id": i, "prompt": text, "completion": "gold", "tags": ["a", text]} for i, text in enumerate(QUESTIONS)]
     out = tmp_path / f"out{type}"
     with echoing() as server:
@@ -77,7 +77,7 @@ def test_every_row_keeps_its_columns_and_gets_its_answer(type: str, tmp_path: Pa
         {"prompt": [{"role": "user", "content": "Q"}]},
     ],
 )
-def test_rows_of_all_formats_end_with_the_question(row: dict[str, Any], tmp_path: Path) -> None:
+def test_prompts_of_all_formats_end_with_the_question(row: dict[str, Any], tmp_path: Path) -> None:
     (prompt,) = read(write(tmp_path / "rows.jsonl", [row]))
     assert prompt.messages[-1] == {"role": "user", "content": "Q"}
     assert (prompt.expected is not None) == ("left out" in json.dumps(row))
@@ -89,14 +89,14 @@ CHOICES = {"user": "{{ question }} A. {{ a }} B. {{ b }}", "assistant": "{{ corr
 
 
 @pytest.mark.parametrize("row", [QUIZ, {**QUIZ, "correct": ""}, {k: v for k, v in QUIZ.items() if k != "correct"}])
-def test_columns_make_the_question_even_without_its_answer(row: dict[str, str], tmp_path: Path) -> None:
+def test_columns_build_the_question_without_an_answer(row: dict[str, str], tmp_path: Path) -> None:
     (prompt,) = read(write(tmp_path / "rows.jsonl", [row]), columns=parse_columns(CHOICES))
     assert prompt.messages == [{"role": "user", "content": "2+2? A. 3 B. 4"}]
     assert (prompt.expected.content if prompt.expected else "") == row.get("correct", "")
     assert prompt.value == row
 
 
-def test_columns_of_a_text_make_the_start_of_a_text(tmp_path: Path) -> None:
+def test_text_columns_build_the_start_of_a_text(tmp_path: Path) -> None:
     columns = parse_columns({"prompt": "Q: {{ question }}\nA:", "completion": " {{ correct }}"})
     first, second = read(write(tmp_path / "rows.jsonl", [QUIZ, {"question": "1+1?"}]), columns=columns)
     assert (first.text, first.expected and first.expected.content) == ("Q: 2+2?\nA:", " B")
@@ -110,26 +110,26 @@ def test_columns_of_a_text_make_the_start_of_a_text(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_columns_of_the_run_apply_if_the_rows_have_them(tmp_path: Path) -> None:
+def test_columns_of_the_run_apply_if_the_rows_have_them(tmp_path: Path) -> None:
     trained = parse_columns(CHOICES)
     (with_columns,) = read(write(tmp_path / "a.jsonl", [QUIZ]), trained=trained)
     (other,) = read(write(tmp_path / "b.jsonl", [{"prompt": "Hi"}]), trained=trained)
     assert with_columns.messages[0]["content"].startswith("2+2?") and other.messages[0]["content"] == "Hi"
 
 
-def test_a_question_column_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_question_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'question' is not a column of .*did you mean 'questions'"):
         read(write(tmp_path / "rows.jsonl", [{"questions": "x", "a": "", "b": ""}]), columns=parse_columns(CHOICES))
 
 
-def test_a_dialogue_in_a_text_becomes_turns(tmp_path: Path) -> None:
+def test_dialogue_in_a_text_is_split_into_turns(tmp_path: Path) -> None:
     text = "<human>: Hi\n<bot>: Hello\n<human>: Q\n<bot>: left out"
     (prompt,) = read(write(tmp_path / "rows.jsonl", [{"text": text}]))
     assert [message["content"] for message in prompt.messages] == ["Hi", "Hello", "Q"]
     assert prompt.expected and prompt.expected.content == "left out"
 
 
-def test_several_answers_are_rows_of_their_own(tmp_path: Path) -> None:
+def test_several_answers_get_separate_rows(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     with echoing() as server:
         assert ask(server, data, tmp_path / "out.jsonl", n=3) == 0
@@ -139,7 +139,7 @@ def test_several_answers_are_rows_of_their_own(tmp_path: Path) -> None:
     ]
 
 
-def test_a_row_that_fails_has_an_error_and_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_row_has_an_error_and_is_retried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in ("a", "b" * (CONTEXT + 1), "c")])
     out = tmp_path / "out.jsonl"
     with echoing() as server:
@@ -152,7 +152,7 @@ def test_a_row_that_fails_has_an_error_and_is_asked_again(tmp_path: Path, capsys
         assert sorted(len(text) for text in asked(server)) == [1, 1, CONTEXT + 1, CONTEXT + 1]
 
 
-def test_a_server_that_goes_away_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_server_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "RETRIES", 0)
     data, out = write(tmp_path / "rows.jsonl", [{"prompt": text} for text in QUESTIONS]), tmp_path / "out.jsonl"
     with echoing(["secret"]) as server, pytest.raises(EndpointError, match="OPENAI_API_KEY was rejected"):
@@ -162,7 +162,7 @@ def test_a_server_that_goes_away_is_an_error(tmp_path: Path, monkeypatch: pytest
     assert not out.exists()
 
 
-def test_the_key_comes_from_the_environment_and_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_is_read_from_the_environment_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret-value")
     data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b" * (CONTEXT + 1)}])
     with echoing(["secret-value"]) as server:
@@ -171,7 +171,7 @@ def test_the_key_comes_from_the_environment_and_is_in_no_file(tmp_path: Path, mo
     assert len(written) == 2 and all("secret-value" not in path.read_text() for path in written)
 
 
-def test_other_settings_do_not_reuse_answers(tmp_path: Path) -> None:
+def test_changed_settings_do_not_reuse_answers(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b" * (CONTEXT + 1)}])
     with echoing() as server:
         ask(server, data, tmp_path / "out.jsonl", temperature=0.0)
@@ -190,7 +190,7 @@ def test_other_settings_do_not_reuse_answers(tmp_path: Path) -> None:
         ([{"prompt": "a"}, {"prompt": 3}], "out.csv", {}, "line 2: 'prompt' is a number, expected text"),
     ],
 )
-def test_what_can_not_be_done_is_said_before_anything_is_asked(
+def test_invalid_options_are_rejected_before_any_request(
     rows: list[dict[str, Any]], out: str, more: dict[str, Any], fault: str, tmp_path: Path
 ) -> None:
     (tmp_path / "there.csv").write_text("mine")
@@ -200,7 +200,7 @@ def test_what_can_not_be_done_is_said_before_anything_is_asked(
     assert (tmp_path / "there.csv").read_text() == "mine"
 
 
-def test_a_prefix_keeps_a_column_named_answer(tmp_path: Path) -> None:
+def test_prefix_option_keeps_an_existing_answer_column(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{"prompt": "a", "answer": "gold"}])
     with echoing() as server:
         assert ask(server, data, tmp_path / "out.jsonl", prefix="model_") == 0
@@ -208,7 +208,7 @@ def test_a_prefix_keeps_a_column_named_answer(tmp_path: Path) -> None:
     assert (row["answer"], row["model_answer"]) == ("gold", "a")
 
 
-def test_without_pyarrow_parquet_is_refused_and_the_rest_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_parquet_requires_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     data = write(tmp_path / "rows.jsonl", [{"prompt": "a"}])
     with echoing() as server:
@@ -246,7 +246,7 @@ class Instant:
         return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
 
 
-def test_memory_is_flat_for_ten_thousand_rows(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_ten_thousand_rows(tmp_path: Path) -> None:
     prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": f"{i:06}"} for i in range(10_000)]))
     endpoint = Instant()
     with open_journal(tmp_path / "journal", len(prompts)) as journal:
@@ -259,7 +259,7 @@ def test_memory_is_flat_for_ten_thousand_rows(tmp_path: Path) -> None:
         assert (journal.get(777) or Result()).answers[0].text == "000777" * 200
 
 
-def test_a_request_that_no_row_can_succeed_with_stops_early(tmp_path: Path) -> None:
+def test_identical_failures_of_all_rows_stop_early(tmp_path: Path) -> None:
     prompts = read(write(tmp_path / "rows.jsonl", [{"prompt": str(i)} for i in range(500)]))
     endpoint = Instant()
     endpoint.fault = "Unknown parameter: 'tempratur'"
@@ -269,7 +269,7 @@ def test_a_request_that_no_row_can_succeed_with_stops_early(tmp_path: Path) -> N
     assert endpoint.count < 40
 
 
-def test_a_journal_that_was_cut_anywhere_loses_only_the_cut_line(tmp_path: Path) -> None:
+def test_truncated_journal_loses_only_its_last_line(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     results = [Result((Answer(f"ä{i}", "stop"),), i, 2) for i in range(5)]
     with open_journal(path, 5) as journal:
@@ -286,14 +286,14 @@ def test_a_journal_that_was_cut_anywhere_loses_only_the_cut_line(tmp_path: Path)
             assert journal.get(4) == results[4]
 
 
-def test_two_commands_do_not_write_one_journal(tmp_path: Path) -> None:
+def test_second_command_on_a_journal_is_rejected(tmp_path: Path) -> None:
     path, fault = tmp_path / "journal", "another process is answering"
     with open_journal(path, 1), pytest.raises(UserError, match=fault), open_journal(path, 1):
         pass
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_every_row_is_answered_once(tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
+def test_killed_command_answers_every_row_once(tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
     data = write(tmp_path / "rows.jsonl", [{"id": i, "prompt": f"Question {i}"} for i in range(300)])
     out = tmp_path / "out.csv"
     command = ["serve", "generate", "--data", str(data), "--out", str(out), "--model", str(tiny_gguf)]
@@ -317,7 +317,7 @@ def test_killed_at_random_moments_every_row_is_answered_once(tiny_gguf: Path, tm
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     kept = [json.loads(line)["row"] for line in before.split(b"\n")[:-1]]
-    assert f"{len(kept)} of 300 rows are answered already" in done.stderr
+    assert f"{len(kept)} of 300 rows are already answered" in done.stderr
     assert len(kept) == len(set(kept)), "a row was asked twice"
     rows = [row.value for row in read_rows(out)]
     assert [int(row["id"]) for row in rows] == list(range(300))
@@ -325,7 +325,7 @@ def test_killed_at_random_moments_every_row_is_answered_once(tiny_gguf: Path, tm
     assert not path.exists()
 
 
-def test_the_model_in_this_process_answers_as_the_server_does(tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
+def test_local_model_answers_like_the_server(tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
     from tests.support.server import serving
 
     data = write(tmp_path / "rows.jsonl", [{"prompt": f"Question {i}"} for i in range(6)])

@@ -1,4 +1,4 @@
-"""The scheduler under thousands of random loads: budgets, cells, fairness, and prefixes with the right content."""
+"""The scheduler under thousands of random loads: budgets, cells, fairness and correct prefixes."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def test_output_parser_applies_to_streamed_and_full_replies(stream: bool) -> Non
     assert content(short, stream) == "Grüße, <b"
 
 
-def test_only_the_assembly_joins_model_engine_and_http() -> None:
+def test_only_the_assembly_module_imports_model_engine_and_http() -> None:
     graph = module_graph()
 
     def importing(target: str) -> set[str]:

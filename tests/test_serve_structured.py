@@ -56,7 +56,7 @@ def check(choice: dict[str, Any], schema: Schema) -> bool:
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_every_finished_answer_is_valid(server: ServerProcess, name: str) -> None:
+def test_every_finished_answer_matches_its_schema(server: ServerProcess, name: str) -> None:
     choices = ask(server, WRITTEN[name], n=2, temperature=1, seed=3, max_tokens=120)
     finished = [check(choice, WRITTEN[name]) for choice in choices]
     assert any(finished) or name == "recursive"
@@ -64,17 +64,17 @@ def test_every_finished_answer_is_valid(server: ServerProcess, name: str) -> Non
 
 @settings(max_examples=40, deadline=None)
 @given(schema=schemas())
-def test_a_random_model_writes_valid_answers(tiny: ServerProcess, schema: Schema) -> None:
+def test_random_model_gives_valid_answers(tiny: ServerProcess, schema: Schema) -> None:
     for choice in ask(tiny, schema, n=2, temperature=1, seed=1, max_tokens=1000):
         assert check(choice, schema)
 
 
-def test_an_answer_that_is_cut_says_length(server: ServerProcess) -> None:
+def test_truncated_answer_has_finish_reason_length(server: ServerProcess) -> None:
     (choice,) = ask(server, PERSON, max_tokens=6)
     assert choice["finish_reason"] == "length" and PERSON["required"][0] in choice["message"]["content"]
 
 
-def test_streamed_and_whole_answers_are_the_same(server: ServerProcess) -> None:
+def test_streamed_answer_equals_the_full_answer(server: ServerProcess) -> None:
     client = openai.OpenAI(base_url=server.url, api_key="none")
     messages: Any = [{"role": "user", "content": QUESTION}]
     request: Any = {"model": "default", "messages": messages, "response_format": formatted(PERSON), "temperature": 0}
@@ -83,14 +83,14 @@ def test_streamed_and_whole_answers_are_the_same(server: ServerProcess) -> None:
     assert "".join(pieces) == whole
 
 
-def test_a_seed_repeats_with_penalties_and_choices(server: ServerProcess) -> None:
+def test_seed_repeats_with_penalties_and_choices(server: ServerProcess) -> None:
     sampled = {"temperature": 1, "seed": 11, "n": 2, "presence_penalty": 1.5, "repeat_penalty": 1.1, "top_p": 0.9}
     one, other = (ask(server, PERSON, **sampled) for _ in range(2))
     assert [c["message"]["content"] for c in one] == [c["message"]["content"] for c in other]
     assert all(check(choice, PERSON) for choice in one)
 
 
-def test_log_probabilities_cover_every_token(server: ServerProcess) -> None:
+def test_logprobs_cover_every_constrained_token(server: ServerProcess) -> None:
     (choice,) = ask(server, PERSON, logprobs=True, top_logprobs=1)
     written = b"".join(bytes(entry["bytes"]) for entry in choice["logprobs"]["content"])
     assert written.decode() == choice["message"]["content"] and check(choice, PERSON)
@@ -98,13 +98,13 @@ def test_log_probabilities_cover_every_token(server: ServerProcess) -> None:
     assert again["message"]["content"] == choice["message"]["content"]
 
 
-def test_a_stop_string_still_ends_an_answer(server: ServerProcess) -> None:
+def test_stop_string_ends_a_constrained_answer(server: ServerProcess) -> None:
     (choice,) = ask(server, PERSON, stop=['", "age'])
     assert choice["finish_reason"] == "stop" and choice["message"]["content"].startswith('{"name": "')
     assert "age" not in choice["message"]["content"]
 
 
-def test_answers_at_once_equal_the_single_ones() -> None:
+def test_concurrent_answers_equal_sequential_answers() -> None:
     questions = [f"{QUESTION} Number {i}, with a long and detailed name." for i in range(5)]
     # together they need more cells than there are: some are preempted and computed again
     with serving(context_length=160, cells=320, layout="unified", max_sequences=5) as server:
@@ -136,7 +136,9 @@ def test_answers_at_once_equal_the_single_ones() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_other_constraints_are_followed(server: ServerProcess, fields: dict[str, Any], pattern: str) -> None:
+def test_regex_choice_and_grammar_constraints_are_followed(
+    server: ServerProcess, fields: dict[str, Any], pattern: str
+) -> None:
     status, _, reply = server.chat(QUESTION, max_tokens=100, **fields)
     assert status == 200, reply
     text = reply["choices"][0]["message"]["content"]
@@ -152,7 +154,7 @@ def test_raw_completions_can_be_constrained(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cant_be_honoured_is_refused_with_its_place(server: ServerProcess, name: str) -> None:
+def test_unsupported_keyword_is_rejected_with_its_place(server: ServerProcess, name: str) -> None:
     schema, place = REFUSED[name]
     status, _, reply = server.chat(QUESTION, response_format=formatted(schema))
     assert status == 400, reply
@@ -162,7 +164,7 @@ def test_what_cant_be_honoured_is_refused_with_its_place(server: ServerProcess, 
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_schema_is_refused_soon(server: ServerProcess, name: str) -> None:
+def test_hostile_schema_is_rejected_quickly(server: ServerProcess, name: str) -> None:
     began = time.monotonic()
     status, _, reply = server.chat(QUESTION, response_format=formatted(HOSTILE[name]))
     assert (status, reply["error"]["type"]) == (400, "invalid_request_error"), reply
@@ -202,12 +204,12 @@ def test_a_hostile_schema_is_refused_soon(server: ServerProcess, name: str) -> N
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )  # fmt: skip
-def test_an_invalid_constraint_is_refused(server: ServerProcess, fields: dict[str, Any], param: str, code: str) -> None:
+def test_invalid_constraint_is_rejected(server: ServerProcess, fields: dict[str, Any], param: str, code: str) -> None:
     status, _, reply = server.chat(QUESTION, **fields)
     assert (status, reply["error"]["param"], reply["error"]["code"]) == (400, param, code), reply
 
 
-def test_the_official_client_parses_answers(server: ServerProcess) -> None:
+def test_openai_client_parses_structured_answers(server: ServerProcess) -> None:
     from pydantic import BaseModel
 
     class Person(BaseModel):

@@ -232,7 +232,7 @@ THOUGHT = "<think>abcdefghijkYes."  # its 8 characters after "abc" are where a c
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("logprobs", [False, True])
-def test_a_thought_is_closed_after_its_budget(client: openai.OpenAI, stream: bool, logprobs: bool) -> None:
+def test_reasoning_is_closed_after_its_budget(client: openai.OpenAI, stream: bool, logprobs: bool) -> None:
     """A token is a byte here; the model repeats the question wherever it is in its answer."""
     options: dict[str, Any] = {"stream": stream, "logprobs": logprobs}
     options |= {"stream_options": {"include_usage": True}} if stream else {}
@@ -258,21 +258,21 @@ def test_a_thought_is_closed_after_its_budget(client: openai.OpenAI, stream: boo
         (1, "\n<think>a........Yes.", "a", "Yes."),
     ],
 )
-def test_a_budget_changes_only_longer_thoughts(
+def test_reasoning_budget_affects_only_longer_reasoning(
     client: openai.OpenAI, budget: int, said: str, thought: str | None, answer: str
 ) -> None:
     message = ask(client, said, extra_body={"thinking_token_budget": budget}).choices[0].message
     assert (message.content, getattr(message, "reasoning_content", None)) == (answer, thought)
 
 
-def test_a_thought_that_the_prompt_opened_is_closed_too(client: openai.OpenAI) -> None:
+def test_budget_closes_reasoning_opened_by_the_prompt(client: openai.OpenAI) -> None:
     """The echo repeats the whole prompt: here it ends inside a thought, from which the answer starts."""
     limits = {"thinking_token_budget": 2}
     message = ask(client, "ab........cd<think>", extra_body=limits).choices[0].message
     assert message.reasoning_content == "ab" and message.content.startswith("cd")
 
 
-def test_a_budget_is_refused_where_there_are_no_thoughts() -> None:
+def test_reasoning_budget_is_rejected_for_models_without_reasoning() -> None:
     with echoing() as server:
         with pytest.raises(openai.BadRequestError, match="no thoughts") as error:
             ask(client_of(server), "x", tools=openai.omit, extra_body={"thinking_token_budget": 5})

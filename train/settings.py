@@ -59,8 +59,8 @@ class DataSection(Strict):
     )
     transcript: str | dict[str, str] = Field(
         "auto",
-        description="dialogues in one text become turns: auto recognises them; none: texts stay whole; a style such as"
-        " human-bot, or marks by role, such as {user: 'Customer:', assistant: 'Agent:'}",
+        description="split dialogues in one text into turns: auto detects them; none keeps texts; a style such as"
+        " human-bot, or markers by role, such as {user: 'Customer:', assistant: 'Agent:'}",
     )
     max_length: int = Field(1024, ge=8, description="maximum row length in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
@@ -211,7 +211,7 @@ class TrainSection(Strict):
         4, ge=1, description="rows per step, multiplied by gradient_accumulation_steps"
     )
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="multiplier of per_device_train_batch_size: rows per step"
+        1, ge=1, description="rows per step are per_device_train_batch_size times this"
     )
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=8)] = Field(
         "auto",

@@ -1,4 +1,4 @@
-"""Ask a served model the questions, and read its calls as an OpenAI client does."""
+"""Send the questions to a served model, and read its calls like an OpenAI client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to a question: calls as (name, arguments), or text; `why` is empty if the answer is right."""
+    """A model's answer to a question: calls as (name, arguments), or text; `why` is empty if it is correct."""
 
     id: str
     category: str
@@ -35,7 +35,7 @@ class Answer:
 
 
 def ask_all(url: str, questions: Sequence[Question], clients: int) -> list[Answer]:
-    """Return the answers at temperature 0, asked by so many clients at once."""
+    """Return the answers at temperature 0, with this number of concurrent clients."""
     client = OpenAI(base_url=url, api_key="none", max_retries=2, timeout=TIMEOUT_S)
     with ThreadPoolExecutor(clients) as pool:
         return list(pool.map(lambda question: ask(client, question), questions))
@@ -57,6 +57,6 @@ def ask(client: OpenAI, question: Question) -> Answer:
 
 
 def share(answers: Iterable[Answer]) -> float:
-    """Return the share of right answers, in percent; 0 of none."""
+    """Return the percentage of correct answers; 0 if there are none."""
     marks = [answer.right for answer in answers]
     return 100 * sum(marks) / len(marks) if marks else 0.0

@@ -30,7 +30,7 @@ def right(question: Question, calls: Sequence[tuple[str, Given]]) -> bool:
 
 
 def fault(question: Question, calls: Sequence[tuple[str, Given]]) -> str:
-    """Return what is wrong with the calls that answer a question, or ""."""
+    """Return the error in the calls that answer a question, or ""."""
     if len(calls) != len(question.truth):
         return f"{len(calls)} calls, expected {len(question.truth)}"
     known = {function["name"]: function["parameters"] for function in question.functions}

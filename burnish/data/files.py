@@ -1,4 +1,4 @@
-"""Read rows with line numbers from JSONL, JSON, CSV, Parquet and Arrow files, alone or as parts of a data set."""
+"""Read rows with line numbers from JSONL, JSON, CSV, Parquet and Arrow files, alone or as parts of a dataset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_rows(source: Path | Located, notes: list[str] | None = None) -> list[Ra
 
 
 def iter_rows(source: Path | Located, notes: list[str] | None = None) -> Iterator[RawRow]:
-    """Yield the rows of a data set as they are read, so that they need not fit into memory.
+    """Yield the rows of a dataset as they are read, so that they need not fit into memory.
 
     Anything skipped or specially interpreted is added to `notes` by the time the last row is read. Raises DataError
     with every fault after the last row; a caller that reports faults of its own adds these to them.
@@ -36,7 +36,7 @@ def iter_rows(source: Path | Located, notes: list[str] | None = None) -> Iterato
 
 
 def data_sha256(source: Path | Located) -> str:
-    """Return the sha256 of a data file, or one over a data set's parts. Raises DataError."""
+    """Return the sha256 of a data file, or one over a dataset's parts. Raises DataError."""
     located = source if isinstance(source, Located) else locate(str(source))
     try:
         if not located.several and not located.parts[0].member:

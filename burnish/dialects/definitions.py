@@ -8,7 +8,7 @@ from typing import Any
 FIRST = ("name", "description", "parameters")
 # keys that some formats add to a function and the model does not need; `strict` requests constrained decoding
 NOT_SHOWN = ("type", "strict")
-# type names as they stand in data sets → JSON's
+# type names as they stand in datasets → JSON's
 TYPES = {
     "string": "string", "str": "string", "integer": "integer", "int": "integer", "number": "number",
     "float": "number", "double": "number", "boolean": "boolean", "bool": "boolean", "array": "array",

@@ -1,1 +1,1 @@
-"""Answers the rows of a file: `python -m serve generate`."""
+"""Generate answers for the rows of a file: `python -m serve generate`."""

@@ -1,4 +1,4 @@
-"""Answer many prompts with a bounded number in flight; each result goes to the journal as soon as it is there."""
+"""Answer many prompts with limited concurrency; each result is written to the journal immediately."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ask(Protocol):
 
 
 def completing(fields: Mapping[str, Any]) -> Ask:
-    """Return what asks for completions of chats and texts with these request fields."""
+    """Return a function that requests chat or text completions with these fields."""
 
     async def ask(endpoint: Endpoint, prompt: Prompt) -> Result:
         started = time.monotonic()
@@ -46,9 +46,9 @@ def completing(fields: Mapping[str, Any]) -> Ask:
 async def answer(
     endpoint: Endpoint, prompts: Sequence[Prompt], journal: Journal, ask: Ask, title: str, parallel: int
 ) -> None:
-    """Ask about every prompt that the journal has no answer for, `parallel` at a time, with a progress bar.
+    """Answer every prompt without a result in the journal, `parallel` at a time, with a progress bar.
 
-    A row that fails is recorded with its error. Raises EndpointError if the endpoint can't answer any.
+    A row that fails is recorded with its error. Raises EndpointError if the endpoint can't be used.
     """
     left = [prompt for prompt in prompts if prompt.number not in journal]
     with bar(title, len(left)) as tick:
@@ -73,7 +73,7 @@ class _Progress:
         self._faults = set[str]()
 
     def add(self, row: int, result: Result) -> None:
-        """Record one result. Raises EndpointError if all rows so far failed alike."""
+        """Record one result. Raises EndpointError if all rows so far failed with the same error."""
         self._journal.add(row, result)
         self._done += 1
         if result.error is not None:
@@ -87,7 +87,7 @@ class _Progress:
 
 
 async def _work(endpoint: Endpoint, prompts: Iterator[Prompt], ask: Ask, progress: _Progress) -> None:
-    """Ask about the next prompt until none is left; several of these share the iterator."""
+    """Answer the next prompt until none is left; several workers share the iterator."""
     for prompt in prompts:
         try:
             result = await ask(endpoint, prompt)

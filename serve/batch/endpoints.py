@@ -1,4 +1,4 @@
-"""What answers requests: a model in this process, or an OpenAI endpoint."""
+"""The interface to a model: loaded in this process, or behind an OpenAI endpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 class EndpointError(UserError):
-    """The endpoint can't be used at all: not reachable, a wrong key, an unknown model, a failed engine."""
+    """The endpoint can't be used: unreachable, wrong key, unknown model, or failed engine."""
 
 
 class Refused(Exception):
-    """One request was refused or failed; others may succeed. The message is the endpoint's."""
+    """One request was rejected or failed; others may succeed. Contains the endpoint's message."""
 
 
 class Endpoint(Protocol):
-    """Answers requests. `identity` is what its answers depend on; `parallel` how many requests it takes at once."""
+    """Answers requests. `identity` identifies the model; `parallel` is the number of concurrent requests."""
 
     @property
     def identity(self) -> Mapping[str, Any]: ...

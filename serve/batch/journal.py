@@ -1,4 +1,4 @@
-"""The journal beside the output file: the answers so far, so that a killed command asks no row twice."""
+"""The journal next to the output file: the answers so far, so that an interrupted command can resume."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class JournalError(UserError):
 
 
 def key_of(content: Mapping[str, Any]) -> str:
-    """Return a hash of everything that the answers depend on."""
+    """Return a hash of everything that affects the answers."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Journal:
-    """One line per finished row: {"row", "result"}. Only the lines' offsets are in memory, 8 bytes a row."""
+    """One line per finished row: {"row", "result"}. Only the line offsets are in memory, 8 bytes per row."""
 
     def __init__(self, file: BinaryIO, path: Path, rows: int) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class Journal:
         self._load()
 
     def _load(self) -> None:
-        """Index the lines, and cut off a last line that a killed process did not finish."""
+        """Index the lines, and remove an incomplete last line left by a killed process."""
         end = 0
         self._file.seek(0)
         for line in self._file:
@@ -62,7 +62,7 @@ class Journal:
         self._end = end
 
     def __contains__(self, row: int) -> bool:
-        """Whether the row was answered. One that failed is asked again."""
+        """Whether the row was answered; failed rows are retried."""
         return self._places[row] >= 0 and not self._failed[row]
 
     @property
@@ -76,7 +76,7 @@ class Journal:
         return sum(place >= 0 for place in self._places) - self.failed
 
     def add(self, row: int, result: Result) -> None:
-        """Append a row's result. Once this returns, killing the process does not lose it."""
+        """Append a row's result; it then survives a kill of the process."""
         line = json.dumps({"row": row, "result": result.to_json()}).encode() + b"\n"
         self._file.seek(self._end)
         self._file.write(line)
@@ -101,12 +101,12 @@ class Journal:
 
 
 def journal_path(out: Path, key: str) -> Path:
-    """Return where the answers for `out` are kept; other settings or data have another key and file."""
+    """Return the path of the journal for `out`; different settings or data have a different key and file."""
     return out.with_name(f"{out.name}.{key[:KEY_DIGITS]}{SUFFIX}")
 
 
 def journals(out: Path) -> list[Path]:
-    """Return all journals beside `out`."""
+    """Return all journals next to `out`."""
     digits = "[0-9a-f]" * KEY_DIGITS
     return [
         path for path in sorted(out.parent.glob(f"*{SUFFIX}")) if path.match(f"{_plain(out.name)}.{digits}{SUFFIX}")
@@ -114,7 +114,7 @@ def journals(out: Path) -> list[Path]:
 
 
 def _plain(name: str) -> str:
-    """Return a name for `Path.match` in which no character is special."""
+    """Escape a name for `Path.match`."""
     return "".join(f"[{c}]" if c in "[*?" else c for c in name)
 
 

@@ -1,6 +1,6 @@
-"""A model in this process: the server's own application, called without a socket.
+"""A model in this process, through the server's application without a socket.
 
-Requests take the server's path, so that every field means the same as over HTTP.
+Requests use the same code as over HTTP, so every field has the same meaning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Message = MutableMapping[str, Any]
 
 
 class LocalEndpoint:
-    """Implements Endpoint with a loaded model, within the event loop that `running` was entered in."""
+    """Implements Endpoint with a loaded model, in the event loop of `running`."""
 
     def __init__(self, made: Assembled, loaded: Loaded) -> None:
         self._made = made
@@ -50,7 +50,7 @@ class LocalEndpoint:
         raise Refused(message_of(content, status))
 
     async def _call(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Call the application as an ASGI server does; return the status and the body."""
+        """Call the application like an ASGI server; return the status and the body."""
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         status, reply = 500, bytearray()
 

@@ -22,11 +22,11 @@ SOMETIMES = ("reasoning_content", "tool_calls")
 
 
 class OutputError(UserError):
-    """The output file exists, or its columns are taken."""
+    """The output file exists, or a column name is already in use."""
 
 
 def columns_of(prompts: Sequence[Prompt]) -> list[str]:
-    """Return the rows' columns in the order in which they first appear."""
+    """Return the rows' columns in order of first appearance."""
     return list(dict.fromkeys(name for prompt in prompts for name in prompt.value))
 
 

@@ -1,4 +1,4 @@
-"""Rows of a data set as questions: the conversation up to the last assistant turn, which is kept apart."""
+"""Turn the rows of a dataset into prompts: the conversation without its last assistant turn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_prompts(
     columns: ColumnMap | None = None,
     trained: ColumnMap | None = None,
 ) -> list[Prompt]:
-    """Return the questions of a data set, in order. Raises DataError with every fault of every row.
+    """Return the questions of a dataset, in order. Raises DataError with every fault of every row.
 
     `system` is the system message of rows that have none; `columns` are templates that make the rows, and `trained`
     those of the run, which are used if the rows have their columns.

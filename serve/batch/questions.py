@@ -1,4 +1,4 @@
-"""Rows without their answers: an assistant turn is added where the readers of training rows need one."""
+"""Rows without answers: a placeholder assistant turn is added where the training readers require one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TURNS = ("messages", "conversations", "conversation")
 
 @dataclass(frozen=True)
 class Question:
-    """A row with an answer for the readers, and whether it is the row's own; or the start of a text to complete."""
+    """A row with an answer, and whether the answer is from the row; or the start of a text to complete."""
 
     row: RawRow
     answered: bool
@@ -47,7 +47,7 @@ def questions(rows: Sequence[RawRow], title: str, format: str, columns: ColumnMa
 
 
 def _split(row: RawRow, shape: Any, title: str, faults: list[str]) -> RawRow:
-    """Return a dialogue in a text as turns."""
+    """Split a dialogue in one text into turns."""
     try:
         return replace(row, value=shape(row.value).value)
     except CellFault as error:
@@ -56,13 +56,13 @@ def _split(row: RawRow, shape: Any, title: str, faults: list[str]) -> RawRow:
 
 
 def fits(columns: ColumnMap, rows: Iterable[RawRow]) -> bool:
-    """Return whether rows have the columns of the question that templates make."""
+    """Return whether rows have the columns used in the templates of the question."""
     there = columns_of(list(rows))
     return not unknown_names(_asking(columns).readers, there, "")
 
 
 def _asking(columns: ColumnMap) -> ColumnMap:
-    """Return the templates without the last answer's."""
+    """Return the templates without the last answer."""
     last = columns.turns[-1].role
     return replace(columns, turns=columns.turns[:-1]) if last in ("assistant", "completion") else columns
 
@@ -80,7 +80,7 @@ def _from_columns(rows: Sequence[RawRow], title: str, columns: ColumnMap) -> lis
 
 
 def _question(row: RawRow, asking: ColumnMap, columns: ColumnMap, title: str, faults: list[str]) -> Question:
-    """Return a row's question, with its answer if the row has the answer's columns."""
+    """Return a row's question, with its answer if the row has the columns for it."""
     try:
         if not isinstance(row.value, dict):
             raise CellFault("the row is not an object")
@@ -99,7 +99,7 @@ def _question(row: RawRow, asking: ColumnMap, columns: ColumnMap, title: str, fa
 
 
 def _shaped(columns: ColumnMap, value: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a row with its answer, or None if its answer's columns are missing or empty."""
+    """Return a row with its answer, or None if the answer's columns are missing or empty."""
     try:
         return columns.shape(value).value if columns.used <= value.keys() else None
     except CellFault:
@@ -107,7 +107,7 @@ def _shaped(columns: ColumnMap, value: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def _completed(row: RawRow) -> Question:
-    """Return the row with a stand-in for a missing answer; unchanged if it has one, or is of another shape."""
+    """Return the row with a placeholder for a missing answer; unchanged if it has one or has another shape."""
     if not isinstance(row.value, dict):
         return Question(row, True)
     full = _with_turn(row.value) or _with_column(row.value)
@@ -115,7 +115,7 @@ def _completed(row: RawRow) -> Question:
 
 
 def _with_turn(value: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Add an assistant turn to a conversation that ends with another one."""
+    """Add an assistant turn to a conversation that ends with another role."""
     name = next((name for name in TURNS if value.get(name) is not None), None)
     turns = parsed_list(value[name], []) if name and isinstance(value[name], str) else value.get(name or "")
     if name is None or not isinstance(turns, list) or not turns or not isinstance(turns[-1], dict):

@@ -1,4 +1,4 @@
-"""Any OpenAI endpoint, through the official client, which waits and tries again as the server asks."""
+"""Any OpenAI endpoint, through the official client, which retries as requested by the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a row: its answers and token counts, or an error."""
+"""The result of a row: its answers and token counts, or an error."""
 
 from __future__ import annotations
 

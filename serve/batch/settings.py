@@ -1,4 +1,4 @@
-"""The settings of generate: the rows, the file to write, the endpoint and the request's fields."""
+"""The settings of generate: rows, output file, endpoint and request fields."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ Format = Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion"]
 
 
 class RowSettings(ModelSettings):
-    """The rows that a model answers, and how it answers them."""
+    """The rows to answer, and the request fields."""
 
-    data: str = Field(description="the rows, as for training; a last assistant turn is left out")
-    format: Format = Field("auto", description="format of the rows; auto: recognised by their keys")
+    data: str = Field(description="rows, as for training; a final assistant turn is removed")
+    format: Format = Field("auto", description="format of the rows; auto detects it from their keys")
     columns: dict[str, Any] | list[Any] | None = Field(
         None,
         description="templates that make the rows, as data.columns in training; none: those of the run, if the rows"
         " have its columns",
     )
-    system: str | None = Field(None, description="system message for rows that have none")
-    max_tokens: Positive | None = Field(None, description="most tokens of an answer; none: as many as fit")
-    seed: int | None = Field(None, description="seed of every row's answer; none: a random one for each")
-    response_format: dict[str, Any] | None = Field(
-        None, description="OpenAI's response_format as JSON, for answers that follow a schema"
+    system: str | None = Field(None, description="system message for rows without one")
+    max_tokens: Positive | None = Field(
+        None, description="maximum tokens per answer; if unset, as many as fit in the context"
     )
-    fields: dict[str, Any] = Field({}, description='more fields of the request as JSON, such as {"top_k": 40}')
-    request_timeout_s: Seconds = Field(3600.0, description="seconds for a row's answer")
+    seed: int | None = Field(None, description="seed for every row; if unset, a random seed per row")
+    response_format: dict[str, Any] | None = Field(
+        None, description="OpenAI's response_format as JSON, such as a schema for the answers"
+    )
+    fields: dict[str, Any] = Field({}, description='additional request fields as JSON, such as {"top_k": 40}')
+    request_timeout_s: Seconds = Field(3600.0, description="time limit in seconds for a row's answer")
 
     @field_validator("columns")
     @classmethod
@@ -49,23 +51,29 @@ class GenerateSettings(RowSettings):
     """Settings of `python -m serve generate`."""
 
     out: str = Field(
-        description="file to write: .csv, .jsonl or .parquet; a journal beside it holds the answers so far"
+        description="output file: .csv, .jsonl or .parquet; a journal next to it contains the answers so far"
     )
     overwrite: bool = Field(False, description="replace an existing file")
-    prefix: str = Field("", description="prefix of the added columns' names, if the rows already have one of them")
+    prefix: str = Field(
+        "", description="prefix for the added columns, if the rows already have columns with these names"
+    )
     url: str | None = Field(
         None, description="instead of a model here: an OpenAI endpoint, such as http://127.0.0.1:8000/v1; its key is"
         " $OPENAI_API_KEY"
     )  # fmt: skip
-    url_model: str | None = Field(None, description="model name at the endpoint; none: the only one that it lists")
+    url_model: str | None = Field(None, description="model name at the endpoint; if unset, its only model")
     concurrency: Positive | None = Field(
-        None, description="rows asked at once; none: as many as run here at once, 16 at an endpoint"
+        None,
+        description="number of concurrent rows; if unset, the number of sequences of the local model, or 16 for an"
+        " endpoint",
     )
-    n: Annotated[int, Field(ge=1, le=128)] = Field(1, description="answers per row, each in a row of its own")
+    n: Annotated[int, Field(ge=1, le=128)] = Field(1, description="answers per row, each in its own output row")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
-        None, description="0 is greedy; none: the endpoint's default, 1"
+        None, description="sampling temperature, 0 for greedy; if unset, the default of the endpoint, 1"
     )
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="none: the endpoint's default, 1")
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="nucleus sampling; if unset, the default of the endpoint, 1"
+    )
 
     def request(self) -> dict[str, Any]:
         own = {"temperature": self.temperature, "top_p": self.top_p, "n": self.n if self.n > 1 else None}

@@ -1,4 +1,4 @@
-"""python -m serve generate: answer every row of a file, resuming where an earlier run was killed."""
+"""python -m serve generate: answer every row of a file, resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def generate(settings: GenerateSettings, mapped: Note = ignore_path) -> int:
 
 
 def columns(settings: RowSettings, has_run: bool) -> tuple[ColumnMap | None, ColumnMap | None]:
-    """Return the templates of the settings and those of the run's training. Raises RunError if there is no run."""
+    """Return the templates from the settings and from the run's training. Raises RunError if there is no run."""
     own = None if settings.columns is None else parse_columns(settings.columns, "columns")
     if own is not None or not has_run or settings.model is not None:
         return own, None
@@ -54,10 +54,10 @@ def columns(settings: RowSettings, has_run: bool) -> tuple[ColumnMap | None, Col
 
 
 def _check_out(settings: GenerateSettings, out: Path) -> None:
-    """Raise UserError if the output file can't be written, before anything is computed."""
+    """Raise UserError if the output file can't be written, before generating anything."""
     tables.check_type(out)
     if out.resolve() == Path(settings.data).resolve():
-        raise output.OutputError(f"out {out}: is the file of the rows: choose another")
+        raise output.OutputError(f"out {out}: is the input file: choose another path")
     if out.is_dir():
         raise output.OutputError(f"out {out}: is a directory, expected a file")
     check_writable(out.parent, 0, PURPOSE)
@@ -66,7 +66,7 @@ def _check_out(settings: GenerateSettings, out: Path) -> None:
 
 
 def _exists(out: Path) -> output.OutputError:
-    return output.OutputError(f"out {out}: exists: choose another file, or replace it with --overwrite true")
+    return output.OutputError(f"out {out}: already exists: choose another path, or replace it with --overwrite true")
 
 
 async def _generate(settings: GenerateSettings, prompts: list[Prompt], parts: Loaded | None) -> int:
@@ -90,13 +90,13 @@ async def _generate(settings: GenerateSettings, prompts: list[Prompt], parts: Lo
         except asyncio.CancelledError:
             done = journal.answered
             raise KeyboardInterrupt(
-                f"interrupted: {done:,} of {len(prompts):,} rows are answered; run the same command again to continue"
+                f"interrupted: {done:,} of {len(prompts):,} rows were answered; run the same command again to continue"
             ) from None
         return _finish(settings, prompts, journal)
 
 
 def _journal_path(settings: GenerateSettings, endpoint: Endpoint) -> Path:
-    """Return the journal of these rows, asked in this way, of this model."""
+    """Return the journal for these rows, request fields and model."""
     content = {
         "data": data_sha256(locate(settings.data)),
         "format": settings.format,
@@ -110,20 +110,20 @@ def _journal_path(settings: GenerateSettings, endpoint: Endpoint) -> Path:
 
 def _say_resumed(journal: Journal, out: Path, rows: int) -> None:
     if journal.answered or journal.failed:
-        again = f", {journal.failed:,} that failed are asked again" if journal.failed else ""
-        say(f"generate: {journal.answered:,} of {rows:,} rows are answered already{again}")
+        again = f", {journal.failed:,} failed rows are retried" if journal.failed else ""
+        say(f"generate: {journal.answered:,} of {rows:,} rows are already answered{again}")
     others = [path.name for path in journals(out) if path != journal.path]
     if others:
-        say(f"generate: not used, of other rows or settings: {', '.join(others)}")
+        say(f"generate: ignored, because rows or settings differ: {', '.join(others)}")
 
 
 def _finish(settings: GenerateSettings, prompts: list[Prompt], journal: Journal) -> int:
-    """Write the output; keep the journal if a row failed, so that the same command asks it again."""
+    """Write the output; keep the journal if a row failed, so that the same command retries it."""
     out, failed = Path(settings.out), journal.failed
     output.write_answers(out, prompts, journal, settings.prefix, settings.n > 1)
     say(f"generate: {out}: {counted(len(prompts), 'row')}, {failed:,} failed")
     if failed:
-        warn(f"{counted(failed, 'row')} failed, see the column '{settings.prefix}error'; the same command asks again")
+        warn(f"{counted(failed, 'row')} failed, see the column '{settings.prefix}error'; the same command retries them")
         return 1
     journal.remove()
     return 0

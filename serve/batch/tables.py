@@ -1,4 +1,4 @@
-"""Write rows as CSV, JSONL or Parquet, one after another, without holding them all."""
+"""Write rows as CSV, JSONL or Parquet, streaming them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BATCH_ROWS = 1024
 
 
 class TableError(UserError):
-    """The output file's name or a value does not fit its type."""
+    """The output file has an unknown extension, or a value does not fit its type."""
 
 
 def check_type(path: Path) -> None:
-    """Raise TableError unless files with this extension can be written here."""
+    """Raise TableError if files with this extension can't be written."""
     if path.suffix.lower() not in WRITERS:
         raise TableError(f"out {path}: unknown extension '{path.suffix}': expected {', '.join(WRITERS)}")
     if path.suffix.lower() == ".parquet":
@@ -41,7 +41,7 @@ def write_table(path: Path, type: str, columns: Sequence[str], rows: Rows) -> No
 
 
 def _undecoded(columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
-    """Return the columns that hold values of a type that readers do not decode, such as dates in Parquet."""
+    """Return the columns with values that were not decoded, such as dates in Parquet."""
     found = {name for row in rows for name, value in row.items() if isinstance(value, Undecoded)}
     return [name for name in columns if name in found]
 
@@ -55,7 +55,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Rows) -> None:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as a CSV cell: text as it is, nothing for null, everything else as JSON."""
+    """Return a value as a CSV cell: text unchanged, null as an empty cell, everything else as JSON."""
     return value if isinstance(value, str) else "" if value is None else to_json(value)
 
 
@@ -106,7 +106,7 @@ def _pyarrow(path: Path) -> Any:
 
 
 def _write_parquet(path: Path, columns: Sequence[str], rows: Rows) -> None:
-    """Write in two passes: one for the columns' types, one for the rows. A column of mixed types becomes JSON text."""
+    """Write in two passes: column types, then rows. Columns of mixed types become JSON text."""
     pa = _pyarrow(path)
     import pyarrow.parquet as pq
 
@@ -125,7 +125,7 @@ def _write_parquet(path: Path, columns: Sequence[str], rows: Rows) -> None:
 
 
 def _column_type(pa: Any, name: str, rows: Iterable[Row]) -> Any:
-    """Return the Arrow type of a column's values; None if they have no common one."""
+    """Return the common Arrow type of a column's values, or None."""
     found = pa.schema([(name, pa.null())])
     try:
         for part in _parts(row.get(name) for row in rows):

@@ -25,7 +25,7 @@ LFS_SUFFIXES = (".gguf", ".safetensors", ".bin")
 MULTIPART_FROM_BYTES = 1 << 20
 PART_BYTES = 1 << 19
 NAME = r"(?P<repo>[^/]+/[^/]+)"
-DATASET = r"(?P<repo>datasets/[^/]+/[^/]+)"  # data sets have their own names
+DATASET = r"(?P<repo>datasets/[^/]+/[^/]+)"  # datasets have their own names
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def _matches(
 
 
 def _without_results(example: Example) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a row but the results of tools, which are never trained and are as the tools wrote them."""
+    """Yield the texts of a row except tool results, which are never trained."""
     return ((role, text) for role, text in example.texts() if role != "tool")
 
 

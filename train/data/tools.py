@@ -1,4 +1,4 @@
-"""Rows with tools against the chat template: it must show the tools, and the server must read back every call."""
+"""Check rows with tools against the chat template: it must render the tools, and calls must parse back."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ADVICE = "set chat.template to chatml-tools, or to a .jinja file that takes tool
 
 
 def fit(template: ChatTemplate, dialect: str | None, examples: Sequence[Example]) -> tuple[ChatTemplate, Found]:
-    """Return the template in the shape in which it takes calls, and how it writes them and thoughts.
+    """Return the template with the call shape it expects, and its formats of calls and reasoning.
 
-    Raises ConfigError where the rows have tools and the template can't show them or their results, or its calls can't
-    be read.
+    Raises ConfigError if rows have tools and the template can't render them or their results, or its calls can't be
+    parsed.
     """
     template, found = fitted(template, dialect)
     tools = sum(bool(example.tools) for example in examples)
@@ -41,9 +41,9 @@ def _rows(count: int, what: str) -> str:
 
 
 def reading_fault(message: Message, example: Example, text: str, before: str, found: Found) -> str:
-    """Return what the server would read otherwise of a trained turn, "" where it reads what the row says.
+    """Return how the server would parse a trained turn differently from the row, or "".
 
-    `text` is the turn as it is trained, without its end token; `before` is the end of its prompt.
+    `text` is the trained turn without its end token; `before` is the end of its prompt.
     """
     thoughts = found.thoughts
     opened = thoughts is not None and thoughts.open_in(before)
@@ -52,7 +52,7 @@ def reading_fault(message: Message, example: Example, text: str, before: str, fo
 
 
 def _said(message: Message, text: str, found: Found) -> Parsed:
-    """Return what a turn says. A thought in its content is one; a thought that the template leaves out is not said."""
+    """Return a turn's parsed parts. Reasoning may be in the content; reasoning omitted by the template is dropped."""
     reasoning = message.reasoning if message.reasoning.strip() in text else ""
     content = message.content
     if found.thoughts and found.thoughts.end in content:

@@ -29,18 +29,18 @@ EPOCH = datetime(2000, 1, 1)  # templates over columns have no use for the date
 
 
 class CellFault(Exception):
-    """A template can't be compiled, or not be rendered for a row."""
+    """A template can't be compiled, or can't be rendered for a row."""
 
 
 class _Strict(jinja2.StrictUndefined):
-    """A name that no column has; `checked` refuses these before the first row, so a row only lacks the cell."""
+    """An undefined column. `checked` rejects unknown names before the first row, so here a row only lacks the cell."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Template:
-    """A template over columns, and the setting that it comes from. Picklable; compiled once a process."""
+    """A template over columns, with the name of its setting. Picklable; compiled once per process."""
 
     source: str
     place: str
@@ -55,18 +55,18 @@ class Template:
         return str(_limited(lambda: compiled.render(**_named(cells)), self.place))
 
     def names(self) -> Iterator[tuple[str, int]]:
-        """Yield (column, line) for every column that the template reads."""
+        """Yield (column, line) for every column used in the template."""
         return _names(_environment().parse(self.source))
 
     def braces(self, columns: Collection[str]) -> list[str]:
-        """Return the columns written in single braces, as Python's format has them, in a template without any other."""
+        """Return the columns written in single braces, as in Python's str.format, if the template uses no others."""
         plain = "{{" not in self.source and "{%" not in self.source
         return [name for name in columns if plain and f"{{{name}}}" in self.source]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """An expression over columns that is true or false for a row, and the setting that it comes from. Picklable."""
+    """A boolean expression over columns, with the name of its setting. Picklable."""
 
     source: str
     place: str
@@ -81,7 +81,7 @@ class Condition:
         return bool(_limited(lambda: compiled(**_named(cells)), self.place))
 
     def names(self) -> Iterator[tuple[str, int]]:
-        """Yield (column, line) for every column that the expression reads."""
+        """Yield (column, line) for every column used in the expression."""
         return _names(_environment().parse("{{ (" + self.source + ") }}"))
 
 
@@ -100,12 +100,12 @@ def unknown_names(readers: Collection[Reader], columns: Collection[str], title: 
     for reader in readers:
         if isinstance(reader, Template) and (plain := reader.braces(columns)):
             shown = f"{{{plain[0]}}}"
-            faults.setdefault(shown, f"{reader.place}: {shown} would be text: write {{{{ {plain[0]} }}}}")
+            faults.setdefault(shown, f"{reader.place}: {shown} would be literal text: write {{{{ {plain[0]} }}}}")
     return list(faults.values())
 
 
 def used_names(readers: Collection[Reader]) -> frozenset[str]:
-    """Return the columns that templates and conditions read."""
+    """Return the columns used in templates and conditions."""
     return frozenset(name for reader in readers for name, _ in reader.names())
 
 
@@ -118,7 +118,7 @@ def filled(row: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
 
 
 def _hint(name: str, columns: Collection[str]) -> str:
-    """Return the nearest column; one whose name is not a word is shown as it is written in a template."""
+    """Return the nearest column, in template syntax if its name is not an identifier."""
     spelled = {column.replace(" ", "_"): column for column in columns}
     near = nearest(name, spelled)
     if near is None:
@@ -183,8 +183,8 @@ def _compile(call: Callable[[], Any], source: str) -> Any:
         return bounded(call, TIMEOUT_S)
     except jinja2.TemplateSyntaxError as error:
         raise CellFault(
-            f"line {error.lineno}: {one_line(error)}; a column is written {{{{ name }}}}, one whose name is not a word"
-            ' {{ row["the name"] }}'
+            f"line {error.lineno}: {one_line(error)}; write a column as {{{{ name }}}}, or as"
+            ' {{ row["the name"] }} if its name is not a word'
         ) from None
     except (BoundExceeded, RecursionError, jinja2.TemplateError) as error:
         raise CellFault(one_line(error)) from None
@@ -205,12 +205,12 @@ def _names(parsed: nodes.Template) -> Iterator[tuple[str, int]]:
 
 
 def _shown(value: Any) -> Any:
-    """Return a cell as text. Raises for values that have none."""
+    """Return a cell as text. Raises ValueError for lists and objects."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple, dict, Undecoded)):
         what = "a list" if isinstance(value, tuple) else kind(value)
-        raise jinja2.TemplateRuntimeError(f"the value is {what}: write an element of it, or all with | tojson")
+        raise jinja2.TemplateRuntimeError(f"the value is {what}: use one element of it, or all of it with | tojson")
     return value

@@ -1,4 +1,4 @@
-"""data.columns: which text of a row's columns is the prompt, the response, a turn, or the whole text."""
+"""data.columns: templates that build the prompt, response, turns or text of a row from its columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kind = Literal["messages", "completion", "text"]
 
 @dataclass(frozen=True)
 class TurnTemplate:
-    """A turn: it is left out where `condition` is false for a row, and, if `optional`, where its text is empty."""
+    """A turn, omitted from a row if `condition` is false or, if `optional`, if its text is empty."""
 
     role: str
     content: Template
@@ -36,7 +36,7 @@ class TurnTemplate:
 
 @dataclass(frozen=True)
 class Shaped:
-    """A row made of columns: `value` in the format `format`. `prompt` begins a text, and is not trained."""
+    """A row built from columns: `value` in the format `format`. `prompt` is an untrained start of a text."""
 
     value: dict[str, Any]
     format: Literal["messages", "text"]
@@ -45,14 +45,14 @@ class Shaped:
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """The templates of data.columns. Picklable; apply `check` to the first rows' columns, then `shape` to every row."""
+    """The templates of data.columns. Picklable. Call `check` on the first rows, then `shape` for every row."""
 
     kind: Kind
     turns: tuple[TurnTemplate, ...]
 
     @property
     def format(self) -> Literal["messages", "text"]:
-        """The format of the rows that are made."""
+        """The format of the resulting rows."""
         return "messages" if self.kind == "messages" else "text"
 
     @property
@@ -63,11 +63,11 @@ class ColumnMap:
 
     @property
     def used(self) -> frozenset[str]:
-        """The columns that are read."""
+        """The columns in use."""
         return used_names(self.readers)
 
     def check(self, columns: Collection[str], title: str) -> None:
-        """Raise DataError for every name that is not one of the columns."""
+        """Raise DataError listing every name that is not a column."""
         if faults := unknown_names(self.readers, columns, title):
             raise DataError(faults)
 
@@ -102,7 +102,7 @@ def _turn(turn: TurnTemplate, cells: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def parse_columns(value: Any, setting: str = SETTING) -> ColumnMap:
-    """Return the templates that a setting describes. Raises ValueError with what is expected."""
+    """Parse the setting into templates. Raises ValueError stating what is expected."""
     if isinstance(value, Mapping) and set(value) == {"messages"}:
         value = value["messages"]
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -120,7 +120,7 @@ def parse_columns(value: Any, setting: str = SETTING) -> ColumnMap:
         except CellFault as error:
             raise ValueError(f"{reader.place}: {error}") from None
     if not found.used and "row" not in "".join(reader.source for reader in found.readers):
-        raise ValueError("no template reads a column: a column is written {{ name }}")
+        raise ValueError("no template uses a column: write a column as {{ name }}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How a file's rows are read: the format, and what columns or transcripts become. Decided once, from the first rows."""
+"""How a file's rows are read: their format, and conversion of columns or transcripts. Decided from the first rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TEXT = "text"
 
 @dataclass(frozen=True)
 class Reshape:
-    """Turns a row into one of a known format: columns through templates, and a dialogue in a text into turns.
+    """Converts a row to a known format: columns with templates, or a dialogue in one text to turns.
 
-    Picklable. `used` are the columns that are read.
+    Picklable. `used` are the columns in use.
     """
 
     columns: ColumnMap | None = None
@@ -33,7 +33,7 @@ class Reshape:
 
     @property
     def format(self) -> Literal["messages", "text"]:
-        """The format of the rows that are made."""
+        """The format of the resulting rows."""
         return "messages" if self.transcript or not self.columns else self.columns.format
 
     def shape(self, row: Any) -> Shaped:
@@ -58,7 +58,7 @@ class Reshape:
 
 @dataclass(frozen=True)
 class Reading:
-    """The format of a file's rows, what was recognised (for messages), and how the rows are reshaped. Picklable."""
+    """The format of a file's rows, a description for messages, and the conversion of its rows. Picklable."""
 
     format: str
     how: str = ""
@@ -72,19 +72,21 @@ def decide(
     columns: ColumnMap | None = None,
     transcript: Transcript | Literal["auto", "none"] = "auto",
 ) -> Reading:
-    """Return how a file is read, by its first rows. Raises DataError if that can't be told, or a column is unknown."""
+    """Choose how a file is read from its first rows. Raises DataError if that fails, or a column is unknown."""
     if columns is not None:
         columns.check(columns_of(first), title)
         style = transcript if isinstance(transcript, Transcript) else None
         if style and columns.kind != TEXT:
-            raise DataError("data.transcript: splits one text: set data.columns to {text: ...}, or leave it out")
+            raise DataError(
+                "data.transcript: requires a single text: set data.columns to {text: ...}, or remove data.transcript"
+            )
         reshape = Reshape(columns, style)
-        return Reading(reshape.format, "made of data.columns", reshape)
+        return Reading(reshape.format, "built from data.columns", reshape)
     if isinstance(transcript, Transcript) and format in ("auto", TEXT):
         return Reading("messages", "dialogues split by data.transcript", Reshape(None, transcript))
     name = recognise(first, Path(title)) if format == "auto" else format
     if name == TEXT and transcript == "auto" and (style := recognise_transcript(_texts(first))):
-        how = f"dialogues recognised ({style.name}) and split into turns; data.transcript none keeps the texts whole"
+        how = f"dialogues recognised ({style.name}) and split into turns; data.transcript none keeps them as texts"
         return Reading("messages", how, Reshape(None, style))
     return Reading(name, "recognised" if format == "auto" else "")
 

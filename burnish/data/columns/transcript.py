@@ -14,16 +14,16 @@ LONGEST_MARK = 64
 
 @dataclass(frozen=True)
 class Transcript:
-    """The marks that begin turns, at the start of a line, by role; several may mean the same role. Picklable."""
+    """The markers at the start of a line that begin a turn, by role; a role may have several. Picklable."""
 
     name: str
     marks: tuple[tuple[str, str], ...]  # (mark, role)
 
     def split(self, text: str) -> list[dict[str, Any]] | str:
-        """Return the turns of a text; why there are none if it can't be split.
+        """Return the turns of a text, or the reason why it can't be split.
 
-        Text before the first mark is a system turn, blanks around a turn are dropped. In a format for one exchange, an
-        input belongs to the instruction before it.
+        Text before the first marker is a system turn; whitespace around turns is dropped. In single-exchange formats,
+        an input belongs to the preceding instruction.
         """
         parts = _pattern(self).split(text)
         roles = dict(self.marks)
@@ -38,7 +38,7 @@ class Transcript:
                 turns.append({"role": role, "content": content})
         while turns and turns[-1]["role"] == "user" and not turns[-1]["content"]:
             turns.pop()  # a mark for the next turn, which has no text
-        return turns if len(parts) > 1 else f"no line begins with a mark such as {self._shown()}"
+        return turns if len(parts) > 1 else f"no line begins with a marker such as {self._shown()}"
 
     def _shown(self) -> str:
         return " or ".join(f"'{mark}'" for mark, role in self.marks if role in ("user", "assistant"))
@@ -72,25 +72,25 @@ RECOGNISED = tuple(name for name in STYLES if name != "question-answer")
 
 
 def parse_transcript(value: Any) -> Transcript:
-    """Return a named style, or one of marks by role ({user: "Customer:", assistant: "Agent:"}). Raises ValueError."""
+    """Return a named style, or custom markers ({user: "Customer:", assistant: "Agent:"}). Raises ValueError."""
     if isinstance(value, str):
         if value not in STYLES:
-            raise ValueError(f"unknown transcript '{value}'; known: {', '.join(STYLES)}, or marks by role")
+            raise ValueError(f"unknown transcript '{value}'; known: {', '.join(STYLES)}, or markers by role")
         return STYLES[value]
     if not isinstance(value, Mapping) or not {"user", "assistant"} <= set(value) <= {*ROLES, "input"}:
         raise ValueError(
-            "expected marks by role: {user: 'Customer:', assistant: 'Agent:'}, and optionally system, input"
+            "expected markers by role: {user: 'Customer:', assistant: 'Agent:'}, and optionally system, input"
         )
     for role, mark in value.items():
         if not isinstance(mark, str) or not mark.strip() or len(mark) > LONGEST_MARK or "\n" in mark:
             raise ValueError(f"{role}: expected the text that begins a turn, such as 'Customer:'")
     if len({mark.strip() for mark in value.values()}) < len(value):
-        raise ValueError("two roles have the same mark")
+        raise ValueError("two roles have the same marker")
     return Transcript("marks", tuple((mark.strip(), role) for role, mark in value.items()))
 
 
 def recognise_transcript(texts: Iterable[str]) -> Transcript | None:
-    """Return the style in which more than half of the texts are dialogues; None if there is none."""
+    """Return the style that matches more than half of the texts, or None."""
     texts = list(texts)
     fitting = {name: sum(_is_dialogue(STYLES[name], text) for text in texts) for name in RECOGNISED}
     best = max(fitting, key=fitting.__getitem__)
@@ -98,7 +98,7 @@ def recognise_transcript(texts: Iterable[str]) -> Transcript | None:
 
 
 def _is_dialogue(style: Transcript, text: str) -> bool:
-    """Return whether a text begins with a user's turn (after a preamble, for instructions) and has an answer."""
+    """Return whether a text begins with a user turn (possibly after a preamble) and contains an answer."""
     turns = style.split(text)
     if isinstance(turns, str):
         return False
@@ -114,6 +114,6 @@ def _system_mark(style: Transcript) -> str:
 
 @lru_cache(maxsize=64)
 def _pattern(style: Transcript) -> re.Pattern[str]:
-    """Match a mark at the start of a line; a colon at its end may be followed by a line break."""
+    """Match a marker at the start of a line; a final colon may be followed by a line break."""
     marks = sorted((mark for mark, _ in style.marks), key=len, reverse=True)
     return re.compile(rf"^[ \t]*({'|'.join(map(re.escape, marks))})", re.MULTILINE)

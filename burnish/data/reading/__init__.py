@@ -1,1 +1,1 @@
-"""From a part of a data set (a file, or a file in an archive) to its rows."""
+"""From a part of a dataset (a file, or a file in an archive) to its rows."""

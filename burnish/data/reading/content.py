@@ -30,10 +30,10 @@ Parser = Callable[[Iterator[str], list[str], list[str]], Iterator[tuple[int, Any
 
 
 def read_part(part: Part, notes: list[str]) -> Iterator[RawRow]:
-    """Yield the rows of a part, as they are read.
+    """Yield the rows of a part while reading it.
 
-    Anything skipped or specially interpreted is added to `notes`. Raises DataError with every fault, at the end: rows
-    without faults are yielded first.
+    Anything skipped or specially interpreted is added to `notes`. Raises DataError with every fault at the end, after
+    yielding the valid rows.
     """
     pieces = read_pieces(part)
     head = next(pieces, b"")

@@ -28,7 +28,7 @@ class Decoder:
         yield text.removeprefix(MARK) if first else text
 
     def _text(self, block: bytes, final: bool) -> tuple[str, int]:
-        """Return the text of a block's complete characters, and how many bytes they take."""
+        """Decode the complete characters in a block; return the text and their number of bytes."""
         try:
             text, used = codecs.utf_8_decode(block, "strict", final)
         except UnicodeDecodeError:

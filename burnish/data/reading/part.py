@@ -1,4 +1,4 @@
-"""A part of a data set: a file, or a file in a zip archive."""
+"""A part of a dataset: a file, or a file in a zip archive."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ...files import HASH_CHUNK_BYTES, open_regular
 
 @dataclass(frozen=True)
 class Part:
-    """A file to read rows from; `member` is its name in the zip archive `path`, "" for a file of its own.
+    """A file to read rows from; `member` is its name in the zip archive `path`, "" for a separate file.
 
-    `name` identifies the part in its data set, `title` in messages. `place` is its path in the data set, if that has
+    `name` identifies the part in its dataset, `title` in messages. `place` is its path in the dataset, if that has
     directories; `label` replaces its path in messages, such as the URL of a downloaded file.
     """
 
@@ -57,7 +57,7 @@ class Part:
             return archive.getinfo(self.member).compress_size
 
     def sha256(self) -> str:
-        """Return the sha256 of the part's bytes, as they are in the file or archive. Raises OSError."""
+        """Return the sha256 of the part's bytes as stored in the file or archive. Raises OSError."""
         digest = hashlib.sha256()
         with self.open() as file:
             while piece := file.read(HASH_CHUNK_BYTES):

@@ -13,7 +13,7 @@ class RawRow:
     """One row of a data file: `line` is its first line, `row` its number, both starting at 1.
 
     `unit` is the unit that messages use for locations: "line", or "row" where rows share a line (minified JSON) and
-    in Parquet, whose rows have line 0. In a data set of several parts, `file` is the row's part, and `row` is counted
+    in Parquet, whose rows have line 0. In a dataset of several parts, `file` is the row's part, and `row` is counted
     over all parts.
     """
 

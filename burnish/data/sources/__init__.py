@@ -1,1 +1,1 @@
-"""Find a data set's parts: files, directories, patterns, archives, and copies from the Hub and the web."""
+"""Find a dataset's parts: files, directories, patterns, archives, and copies from the Hub and the web."""

@@ -1,4 +1,4 @@
-"""Find the parts of a data set in a zip archive. Members are read in place: nothing is extracted to the disk."""
+"""Find the parts of a dataset in a zip archive. Members are read in place, without extracting them to disk."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def is_archive(path: Path) -> bool:
 
 
 def find_members(path: Path, label: str, notes: list[str]) -> list[Part]:
-    """Return an archive's data files in the order of their names; other members are added to `notes`.
+    """Return an archive's data files, sorted by name; add other members to `notes`.
 
-    Raises DataError if there are none, if one is encrypted, or if they unpack to more than the archive's size allows.
+    Raises DataError if there are none, if one is encrypted, or if they unpack to more than the limit for the archive's
+    size.
     """
     title = label or str(path)
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
@@ -52,12 +53,12 @@ def find_members(path: Path, label: str, notes: list[str]) -> list[Part]:
 
 
 def _check(title: str, found: Sequence[zipfile.ZipInfo], packed: int) -> None:
-    """Raise DataError if members can't be read, or unpack to more than the archive's size allows."""
+    """Raise DataError if members can't be read, or unpack to more than the limit for the archive's size."""
     if len(found) > MOST_MEMBERS:
         raise DataError(f"{title}: is a zip archive of {len(found):,} files, expected at most {MOST_MEMBERS:,}")
     names = [info.filename for info in found]
     if twice := next((name for name, after in pairwise(names) if name == after), None):
-        raise DataError(f"{title}: is a zip archive that has {twice} twice")
+        raise DataError(f"{title}: the zip archive contains {twice} twice")
     if locked := [info.filename for info in found if info.flag_bits & ENCRYPTED]:
         raise DataError(f"{title}: {locked[0]} is encrypted: unpack the archive and pass the file or the directory")
     limit, why = unpacked_limit(packed)
@@ -73,5 +74,5 @@ def _hidden(name: str) -> bool:
 
 
 def _is_part(info: zipfile.ZipInfo) -> bool:
-    """Return whether a member is a data file; a link's content would be a path."""
+    """Return whether a member is a data file; a link would contain only a path."""
     return is_data(PurePosixPath(info.filename).name) and not stat.S_ISLNK(info.external_attr >> 16)

@@ -23,7 +23,7 @@ FIRST_ROWS = 1000  # the rows that decide the format, and which columns there ar
 
 @dataclass(frozen=True)
 class Spec:
-    """A source as the settings describe it: where its rows are, how they are read, and how many are used."""
+    """The settings of one source: location, format and number of rows."""
 
     path: str
     format: str = "auto"
@@ -36,10 +36,10 @@ class Spec:
 
 @dataclass
 class Source:
-    """A source whose files were found and whose format is known. `there` counts its rows, `used` those of an epoch.
+    """A located source with a known format. `there` is its number of rows, `used` the number per epoch.
 
-    Both are None until all rows were read. `chosen` marks the rows that are used, None for all; `left_out` counts the
-    rows for which data.where is false.
+    Both are None until all rows have been read. `chosen` marks the rows in use (None: all); `left_out` counts
+    the rows for which data.where is false.
     """
 
     spec: Spec
@@ -88,12 +88,12 @@ class Source:
         if faults:
             raise DataError(faults)
         if not passed:
-            raise DataError(f"{self.title}: data.where is true for none of its {counted(number, 'row')}")
+            raise DataError(f"{self.title}: data.where is false for all of its {counted(number, 'row')}")
         if self.left_out:
             self.notes.append(f"{counted(self.left_out, 'row')} of {number:,} left out by data.where")
 
     def count(self) -> int:
-        """Read all rows once; return how many there are to choose from. Raises DataError with every fault."""
+        """Read all rows once; return the number of rows to choose from. Raises DataError with every fault."""
         if self.there is None:
             for _ in self.rows():
                 pass
@@ -103,7 +103,7 @@ class Source:
 def _passing(
     rows: Iterator[RawRow], where: Condition | None, title: str, faults: list[str]
 ) -> Iterator[tuple[RawRow, bool]]:
-    """Yield every row, and whether data.where is true for it; what can't be evaluated is added to `faults`."""
+    """Yield every row with the value of data.where; evaluation errors are added to `faults`."""
     if where is None:
         yield from ((raw, True) for raw in rows)
         return
@@ -123,7 +123,7 @@ class Dataset:
 
     @property
     def mixed(self) -> bool:
-        """Whether there are several sources: rows then name theirs."""
+        """Whether there are several sources; then rows name their source."""
         return len(self.sources) > 1
 
     def sha256(self) -> str:
@@ -161,7 +161,7 @@ class Dataset:
         return replace(raw, row=number, unit="row", file=f"{short} {raw.file}".strip())
 
     def said(self, seed: int) -> list[str]:
-        """Return what an epoch is, if it is not simply all rows; call it after the rows were counted or read."""
+        """Describe an epoch if it does not contain all rows; call after the rows have been counted or read."""
         parts = [(source, source.used or 0, source.there or 0) for source in self.sources]
         total = sum(used for _, used, _ in parts)
         if not self.mixed and parts[0][1] == parts[0][2]:
@@ -176,7 +176,7 @@ class Dataset:
 def open_dataset(specs: Sequence[Spec], seed: int, max_rows: int | None = None) -> Dataset:
     """Find the sources and their formats, and choose the rows of an epoch.
 
-    A source of which only some rows are used is read once more, to count them. Raises DataError.
+    A source used only in part is read once more, to count its rows. Raises DataError.
     """
     sources = [_open(spec) for spec in specs]
     if len(sources) > 1 or max_rows is not None or any(spec.share or spec.rows for spec in specs):

@@ -1,4 +1,4 @@
-"""Find the parts of a data set in a directory."""
+"""Find the parts of a dataset in a directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_NAMES_SHOWN = 5
 def find_parts(directory: Path, notes: list[str]) -> list[Path]:
     """Return a directory's data files, sorted by name; add other non-hidden files to `notes`.
 
-    Raises DataError if there are none, or if they are not parts of one data set: a training file next to an evaluation
+    Raises DataError if there are none, or if they are not parts of one dataset: a training file next to an evaluation
     file, or the same table in two file types.
     """
     try:
@@ -43,7 +43,7 @@ def find_parts(directory: Path, notes: list[str]) -> list[Path]:
 
 
 def check_parts(title: str, names: Sequence[str]) -> None:
-    """Raise DataError if files are not parts of one data set."""
+    """Raise DataError if files are not parts of one dataset."""
     held = [name for name in names if EVALUATION.intersection(re.split(r"[^a-z]+", name.lower()))]
     if held and len(held) < len(names):
         raise DataError(
@@ -59,7 +59,7 @@ def check_parts(title: str, names: Sequence[str]) -> None:
 
 
 def is_data(name: str) -> bool:
-    """Return whether a file is a part of a data set by its name."""
+    """Return whether a file is a part of a dataset by its name."""
     kind = _kind(name)
     numbered = not kind and any(character.isdecimal() for character in name)
     return (kind in DATA_SUFFIXES or numbered) and name not in DESCRIPTIONS

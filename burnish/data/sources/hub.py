@@ -1,4 +1,4 @@
-"""Find a data set on the Hugging Face Hub: hf://datasets/owner/name[@revision][:config][/split or file]."""
+"""Find a dataset on the Hugging Face Hub: hf://datasets/owner/name[@revision][:config][/split or file]."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True)
 class Reference:
-    """A data set on the Hub; `split` is one of its splits, `file` a path or pattern in it."""
+    """A dataset on the Hub; `split` is one of its splits, `file` a path or pattern in it."""
 
     repo: str
     revision: str | None = None
@@ -53,7 +53,7 @@ class Reference:
         found = _REFERENCE.fullmatch(text)
         if not found:
             raise DataError(
-                f"'{text}' is not a data set on the Hub: expected hf://datasets/owner/name, and optionally @revision,"
+                f"'{text}' is not a dataset on the Hub: expected hf://datasets/owner/name, and optionally @revision,"
                 " :config and /split or /file, in this order"
             )
         rest = found["rest"]
@@ -63,13 +63,13 @@ class Reference:
 
     @property
     def title(self) -> str:
-        """The data set's name in messages."""
+        """The dataset's name in messages."""
         return f"hf://datasets/{self.repo}"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A data set's files in the Hub's cache, and the commit they are from."""
+    """A dataset's files in the Hub's cache, and the commit they are from."""
 
     parts: tuple[Part, ...]
     commit: str
@@ -90,7 +90,7 @@ def find_on_hub(text: str) -> Found:
 
 
 def _listing(reference: Reference) -> tuple[str, dict[str, int]]:
-    """Return the commit and the repository's files with their sizes; without a network, those of the last time."""
+    """Return the commit and the repository's files with sizes; without a network, from the cached listing."""
     named = f"{reference.repo}@{reference.revision or 'main'}"
     kept = cache_root() / "data" / "hub" / f"{text_sha256(named)[:32]}.json"
     try:
@@ -105,7 +105,7 @@ def _listing(reference: Reference) -> tuple[str, dict[str, int]]:
         return str(found["commit"]), {str(name): int(size) for name, size in found["sizes"].items()}
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     with suppress(OSError):  # the cache may be read-only
-        write_atomic(kept, json.dumps({"data set": named, "commit": info.sha, "sizes": sizes}))
+        write_atomic(kept, json.dumps({"dataset": named, "commit": info.sha, "sizes": sizes}))
     return str(info.sha), sizes
 
 
@@ -142,7 +142,7 @@ def _file(reference: Reference, name: str, commit: str | None) -> str:
 
 
 def _wanted(reference: Reference, names: Sequence[str], commit: str) -> list[str]:
-    """Return the data files that a reference means."""
+    """Return the data files for a reference."""
     data = [name for name in names if is_data(PurePosixPath(name).name) and not _hidden(name)]
     if not data:
         scripts = [name for name in names if name.endswith(".py")]
@@ -168,7 +168,7 @@ def _wanted(reference: Reference, names: Sequence[str], commit: str) -> list[str
 def _declared(
     reference: Reference, names: Sequence[str], data: Sequence[str], commit: str
 ) -> dict[str, list[str]] | None:
-    """Return the files by split that the card (README.md) declares for the configuration; None if it declares none."""
+    """Return the files by split declared in the card (README.md) for the configuration, or None."""
     if "README.md" not in names:
         return None
     configs = _configs(Path(_file(reference, "README.md", commit)))
@@ -184,7 +184,7 @@ def _declared(
 
 
 def _chosen(reference: Reference, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the configuration that the reference names, or the default one."""
+    """Return the configuration named in the reference, or the default one."""
     if reference.config:
         if reference.config not in configs:
             hint = did_you_mean(reference.config, configs)
@@ -224,7 +224,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _by_name(reference: Reference, data: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files by split, told by words in their paths; a configuration is a directory."""
+    """Return the files by split, guessed from words in their paths; a configuration is a directory."""
     if reference.config:
         inside = [name for name in data if reference.config in PurePosixPath(name).parts[:-1]]
         if not inside:

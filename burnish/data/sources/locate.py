@@ -1,4 +1,4 @@
-"""Find the parts of a data set from its name: a file, directory, pattern, archive, URL, or data set on the Hub."""
+"""Find the parts of a dataset from its name: a file, directory, pattern, archive, URL, or dataset on the Hub."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FILE = "a file"
 
 @dataclass(frozen=True)
 class Located:
-    """A data set's parts, in order. `kind` says what it is, `several` whether rows name their part.
+    """A dataset's parts, in order. `kind` describes it; with `several`, rows name their part.
 
-    `notes` say what was not read. `origin` identifies the version of what was fetched, such as a commit on the Hub.
+    `notes` list what was not read. `origin` identifies the downloaded version, such as a commit on the Hub.
     """
 
     title: str
@@ -38,15 +38,15 @@ class Located:
 
 
 def is_remote(name: str) -> bool:
-    """Return whether a data set is on the Hub or the web."""
+    """Return whether a dataset is on the Hub or the web."""
     return bool(SCHEME.match(name))
 
 
 def locate(name: str) -> Located:
-    """Find the parts of a data set, fetching them if they are elsewhere. Raises DataError if there are none."""
+    """Find the parts of a dataset, fetching them if they are elsewhere. Raises DataError if there are none."""
     if name.startswith(PREFIX):
         found = find_on_hub(name)
-        return Located(name, found.parts, "a data set on the Hub", found.notes, found.commit)
+        return Located(name, found.parts, "a dataset on the Hub", found.notes, found.commit)
     if URL.match(name):
         fetched = fetch(name)
         return _file(fetched.path, fetched.url, fetched.url, f"sha256:{fetched.sha256}")

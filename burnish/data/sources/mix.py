@@ -1,4 +1,4 @@
-"""How many rows of each source an epoch has, and which: exact and chosen by a seed."""
+"""Choose the rows of each source in an epoch: exact numbers, selected with a seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE = Fraction(1, 1000)  # shares such as 0.333 three times
 
 @dataclass(frozen=True)
 class Asked:
-    """What the settings ask of one source: its share of all rows, a number of rows, or neither (all rows)."""
+    """The requested amount of one source: a share of all rows, a number of rows, or neither (all rows)."""
 
     title: str
     share: float | None = None
@@ -23,7 +23,7 @@ class Asked:
 
 
 def counts(asked: Sequence[Asked], there: Sequence[int], max_rows: int | None = None) -> list[int]:
-    """Return the number of rows used of each source, given how many there are.
+    """Return the number of rows to use from each source, given the available numbers.
 
     If every source has a share, the mix is as large as the scarcest source allows; otherwise the sources without one
     fix its size. No row is used twice. Raises DataError if the shares or numbers can't be met.
@@ -54,7 +54,7 @@ def _check_there(wanted: Sequence[int], asked: Sequence[Asked], there: Sequence[
     faults = [
         f"data.sources: {one.title}: "
         + (f"rows is {one.rows:,}" if one.share is None else f"share {one.share:g} is {number:,} rows")
-        + f", but it has {has:,}: ask for fewer, no row is used twice"
+        + f", but it has {has:,}: request fewer rows, since no row is used twice"
         for one, number, has in zip(asked, wanted, there, strict=True)
         if number > has
     ]
@@ -63,7 +63,7 @@ def _check_there(wanted: Sequence[int], asked: Sequence[Asked], there: Sequence[
 
 
 def _divided(size: int, shares: Sequence[Fraction]) -> list[int]:
-    """Divide `size` rows by the shares; the largest remainders get the rows that are left."""
+    """Divide `size` rows by the shares; leftover rows go to the largest remainders."""
     exact = [share * size for share in shares]
     whole = [math.floor(part) for part in exact]
     by_remainder = sorted(range(len(shares)), key=lambda n: (whole[n] - exact[n], n))
@@ -73,7 +73,7 @@ def _divided(size: int, shares: Sequence[Fraction]) -> list[int]:
 
 
 def choose(there: int, wanted: int, seed: int, source: int) -> bytearray | None:
-    """Return which of a source's rows are used, a byte each; None if all are."""
+    """Return one byte per row of a source, 1 if it is used; None if all are used."""
     if wanted >= there:
         return None
     chosen = bytearray(there)

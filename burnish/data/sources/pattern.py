@@ -1,4 +1,4 @@
-"""Find the parts of a data set by a pattern such as `data/*.jsonl`."""
+"""Find the parts of a dataset by a pattern such as `data/*.jsonl`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def is_pattern(name: str) -> bool:
 
 
 def find_matches(pattern: str, notes: list[str]) -> list[Part]:
-    """Return the data files that a pattern matches, in the order of their names; `**` also matches directories.
+    """Return the data files that match a pattern, sorted by name; `**` also matches directories.
 
-    Raises DataError if there are none, or if they are not parts of one data set.
+    Raises DataError if there are none, or if they are not parts of one dataset.
     """
     matched = list(islice(glob.iglob(pattern, recursive=True), MOST_FILES + 1))
     if len(matched) > MOST_FILES:
@@ -44,7 +44,7 @@ def find_matches(pattern: str, notes: list[str]) -> list[Part]:
 
 
 def without_links(paths: Sequence[Path], notes: list[str]) -> list[Path]:
-    """Return the files without those that link to another one of them, which are added to `notes`."""
+    """Return the files except links to other files in the list, which are added to `notes`."""
     real: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
         first = real.setdefault(os.path.realpath(path), path)

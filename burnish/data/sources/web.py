@@ -48,7 +48,7 @@ class Fetched:
 
 
 class _Again(Exception):
-    """The transfer stopped and can be resumed, after `wait_s` seconds if the server gave a time."""
+    """The transfer stopped and can be resumed; `wait_s` is the delay requested by the server, if any."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
         super().__init__(why)
@@ -60,7 +60,9 @@ def fetch(url: str, most_bytes: int = MOST_BYTES) -> Fetched:
     for page, file in PAGES:
         url = page.sub(file, url)
     if "@" in urlsplit(url).netloc:
-        raise DataError(f"{public(url)}: has a login in the URL, which would be recorded: download the file first")
+        raise DataError(
+            f"{public(url)}: the URL contains credentials, which would be recorded: download the file first"
+        )
     shown, directory = public(url), cache_root() / "data" / text_sha256(url)[:32]
     name = re.sub(r"[^\w.-]+", "_", unquote(urlsplit(url).path).rsplit("/", 1)[-1]).lstrip(".")[-100:] or "data"
     try:
@@ -106,14 +108,14 @@ def _cached(directory: Path, name: str, shown: str) -> Fetched | None:
 
 
 def _transfer(url: str, shown: str, partial: Path, most_bytes: int) -> None:
-    """Download to `partial`, resuming what is there; try again if the connection breaks."""
+    """Download to `partial`, resuming an earlier download; retry lost connections."""
     for number in range(1, TRIES + 1):
         try:
             _once(url, shown, partial, most_bytes)
         except _Again as error:
             if number == TRIES:
                 raise DataError(
-                    f"{shown}: can't be fetched: {error}; run the same command again, what was fetched is kept"
+                    f"{shown}: can't be fetched: {error}; run the same command again to resume the download"
                 ) from None
             wait = min(error.wait_s if error.wait_s is not None else 2.0 ** (number - 1), LONGEST_WAIT_S)
             say(f"data: {shown}: {error}; trying again in {wait:.0f} s ({number} of {TRIES - 1})")
@@ -157,7 +159,7 @@ def _begun(partial: Path, mark: Path) -> tuple[int, str]:
 
 
 def _version(response: httpx.Response) -> str:
-    """Return what identifies the file's version to the server; "" if nothing does, so a transfer can't be resumed."""
+    """Return the server's identifier of the file version, "" if there is none and transfers can't be resumed."""
     tag = response.headers.get("ETag", "")
     return str(tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", ""))
 
@@ -167,13 +169,15 @@ def _size(response: httpx.Response, have: int, shown: str, partial: Path, most_b
     status = response.status_code
     if status in RETRIED:
         asked = response.headers.get("Retry-After", "")
-        raise _Again(f"the server answers {status}", float(asked) if asked.isdigit() else None)
+        raise _Again(f"the server responded with {status}", float(asked) if asked.isdigit() else None)
     if status == 416:  # the part that is there is not of this file
         partial.unlink(missing_ok=True)
         raise _Again("the server has another version of the file", 0.0)
     if status >= 400:
-        why = {401: "it needs a login", 403: "it needs a login", 404: "there is no such file"}.get(status, "refused")
-        raise DataError(f"{shown}: the server answers {status}: {why}")
+        why = {401: "it requires a login", 403: "it requires a login", 404: "the file does not exist"}.get(
+            status, "refused"
+        )
+        raise DataError(f"{shown}: the server responded with {status}: {why}")
     length = response.headers.get("Content-Length", "")
     total = have + int(length) if length.isdigit() else 0
     free = max(0, shutil.disk_usage(partial.parent).free - SPARE_BYTES)
@@ -196,4 +200,4 @@ def _write(response: httpx.Response, partial: Path, have: int, total: int, most_
                 raise DataError(f"{shown}: has more than {most_bytes / 1e9:,.1f} GB, the limit")
             tick(min(have, total) if total else 0)
     if total and have != total:
-        raise _Again(f"the connection ended after {have:,} of {total:,} bytes")
+        raise _Again(f"the connection closed after {have:,} of {total:,} bytes")

@@ -1,1 +1,1 @@
-"""Rows with tools: their definitions, the calls of turns, and what answers them."""
+"""Rows with tools: definitions, calls and results."""

@@ -1,4 +1,4 @@
-"""The calls of an assistant's turn: OpenAI's tool_calls and function_call, ShareGPT's function_call turns."""
+"""The calls in an assistant turn: OpenAI's tool_calls and function_call, ShareGPT's function_call turns."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ARGUMENTS = ("arguments", "parameters")
 
 
 def has_calls(turn: dict[str, Any]) -> bool:
-    """Return whether a turn has calls in OpenAI's form."""
+    """Return whether a turn has calls in OpenAI's format."""
     return any(turn.get(key) for key in CALL_KEYS)
 
 
 def read_calls(turn: dict[str, Any], faults: list[str]) -> tuple[tuple[Call, ...], tuple[str, ...]]:
-    """Return the calls of a turn in OpenAI's form, and their ids, "" where one has none."""
+    """Return a turn's calls in OpenAI's format, and their ids ("" if missing)."""
     if turn.get("tool_calls") and turn.get("function_call"):
         faults.append("it has both 'tool_calls' and 'function_call'")
     value = turn.get("tool_calls") or [turn["function_call"]]
@@ -30,7 +30,7 @@ def read_calls(turn: dict[str, Any], faults: list[str]) -> tuple[tuple[Call, ...
 
 
 def calls_in_text(text: str, faults: list[str]) -> tuple[tuple[Call, ...], tuple[str, ...]]:
-    """Return the calls in a ShareGPT turn's text: JSON of one call, or of a list of them."""
+    """Return the calls in a ShareGPT turn's text: one call or a list of calls in JSON."""
     wrong: list[str] = []
     value = parsed(text, wrong)
     if value is None:
@@ -46,7 +46,7 @@ def _list(value: Any, what: str, faults: list[str]) -> tuple[tuple[Call, ...], t
         faults.append(f"{what} is {kind(value)}, expected a list of calls")
         return (), ()
     if not value:
-        faults.append("it has no call")
+        faults.append("it contains no call")
     calls, ids = [], []
     for number, item in enumerate(value, start=1):
         wrong: list[str] = []
@@ -73,7 +73,7 @@ def _call(given: Any, faults: list[str]) -> Call | None:
 
 
 def _arguments(value: Any, key: str, faults: list[str]) -> str | None:
-    """Return arguments, an object or its JSON text, as JSON text; none are {}."""
+    """Return arguments (an object or its JSON text) as JSON text; missing arguments become {}."""
     if isinstance(value, str) and value.strip():
         wrong: list[str] = []
         value = parsed(value, wrong)

@@ -1,4 +1,4 @@
-"""Calls and results in one conversation: which result answers which call, and whether the tools know the calls."""
+"""Calls and results in one conversation: match results to calls, and check calls against the tools."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NO_TOOLS = "it calls tools, but the row defines none: add a column 'tools' with 
 
 
 def connected(turns: Iterable[tuple[int, Message]], tools: Sequence[Definition], faults: list[str]) -> list[Message]:
-    """Return the numbered turns with an id for every call and result; adds faults of calls and results, by turn.
+    """Return the numbered turns with an id for every call and result; add errors in calls and results by turn.
 
-    The arguments of turns that are only context are not checked: a wrong call may be there on purpose.
+    Arguments in untrained turns are not checked: a wrong call may be intentional there.
     """
     found: list[Message] = []
     open_ids: list[str] = []
@@ -42,7 +42,7 @@ def connected(turns: Iterable[tuple[int, Message]], tools: Sequence[Definition],
 
 
 def _answering(message: Message, before: Sequence[Message], open_ids: list[str], faults: list[str]) -> Message:
-    """Return a result with the id of the call that it answers: the one it names, or the first without a result."""
+    """Return a result with the id of its call: the named call, or the first call without a result."""
     given = message.ids[0] if message.ids else ""
     if given and given not in open_ids:
         faults.append(f"'tool_call_id' is '{given}', but no call before it that lacks a result has that id")
@@ -57,7 +57,7 @@ def _answering(message: Message, before: Sequence[Message], open_ids: list[str],
 
 
 def call_faults(message: Message, tools: Sequence[Definition]) -> list[str]:
-    """Return what the row's tools have against the calls of a turn."""
+    """Return the errors in a turn's calls according to the row's tools."""
     if not tools:
         return [NO_TOOLS]
     known = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}

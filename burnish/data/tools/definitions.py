@@ -1,4 +1,4 @@
-"""The tools of a row: a list of definitions, or its JSON text, with the function alone or in OpenAI's form."""
+"""The tools of a row: a list of definitions or its JSON text, as bare functions or in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NONE = "expected a list of definitions; leave the cell empty, or [], in rows wit
 
 
 def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
-    """Return the definitions of a row's tools; adds what is wrong with them to `faults`."""
+    """Return the definitions of a row's tools; add errors to `faults`."""
     if isinstance(value, str):
         if not value.strip():
             return ()
@@ -38,7 +38,7 @@ def read_tools(value: Any, faults: list[str]) -> tuple[Definition, ...]:
 
 
 def _why(text: str, wrong: list[str]) -> str:
-    """Return why a text is not read: what is `wrong` with its JSON, null, or several values."""
+    """Return why a text is not a list: JSON errors (`wrong`), null, or several values."""
     if wrong:
         return "; ".join(wrong)
     return f"it is null, {NONE}" if text.strip() == "null" else "it has several values; put them in one list"
@@ -63,5 +63,5 @@ def _tool(given: Any, number: int, faults: list[str]) -> Definition | None:
 
 
 def shown(tools: tuple[Definition, ...]) -> str:
-    """Return the definitions as one text, for what compares rows."""
+    """Return the definitions as one text, for comparing rows."""
     return json.dumps(tools, ensure_ascii=False, sort_keys=True) if tools else ""

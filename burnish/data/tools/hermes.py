@@ -1,4 +1,4 @@
-"""Rows as Hermes writes them: definitions, calls and results are text between tags, in a row that has `tools`."""
+"""Hermes rows: definitions, calls and results are text between tags in a row with `tools`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ABOUT = re.compile(
 
 
 def is_hermes(messages: Sequence[Message]) -> bool:
-    """Return whether calls of these turns are text between tags."""
+    """Return whether these turns contain calls as text between tags."""
     answers = [m for m in messages if m.role == "assistant"]
     return not any(m.calls for m in answers) and any(BEGIN in m.content for m in answers)
 
@@ -56,13 +56,13 @@ def without_list(text: str) -> str:
 
 
 def _without_lead(text: str) -> str:
-    """Return a text without the sentence that introduces what comes after it with a colon."""
+    """Return a text without a final sentence that ends with a colon."""
     bare = text.rstrip()
     return text[: max(bare.rfind(mark, 0, -1) for mark in ".:\n") + 1] if bare.endswith(":") else text
 
 
 def structured(messages: Sequence[Message], faults: list[str]) -> Iterator[tuple[int, Message]]:
-    """Yield the turns with calls and results instead of their text, each with the number that it has in the row."""
+    """Yield the turns with parsed calls and results, each with its number in the row."""
     for number, message in enumerate(messages, start=1):
         if message.role == "assistant" and BEGIN in message.content:
             parsed = parse(message.content, HERMES)

@@ -1,4 +1,4 @@
-"""Nulls that a table's file adds: every object of a column has the keys of all, so definitions and calls are padded."""
+"""Nulls added by table formats: all objects in a column get the same keys, so definitions and calls are padded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED = frozenset({"properties", "$defs", "definitions", "patternProperties"})
 
 
 def without_null_schemas(tool: Definition) -> Definition:
-    """Return a definition without properties, or other parts of its schema, that are null: none can be in a schema."""
+    """Return a definition without null properties and keywords, which are invalid in a schema."""
     function = tool["function"]
     parameters = function.get("parameters")
     if not isinstance(parameters, dict):
@@ -47,7 +47,7 @@ def _inner(key: str, value: Any, depth: int) -> Any:
 
 
 def without_null_arguments(message: Message, tools: Sequence[Definition]) -> Message:
-    """Return a turn whose calls lack the null arguments that their tools do not take; the same turn if none has any."""
+    """Return a turn without null arguments that its tools do not accept; the same turn if there are none."""
     known = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
     calls = tuple(_call(call, known[call.name]) if call.name in known else call for call in message.calls)
     return message if calls == message.calls else replace(message, calls=calls)
@@ -69,7 +69,7 @@ def _arguments(value: Mapping[str, Any], schema: Mapping[str, Any], depth: int) 
 
 
 def _takes_null(name: str, known: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
-    """Return whether a null argument stays: its schema allows null, or it is required, which makes it a fault."""
+    """Return whether to keep a null argument: its schema allows null, or it is required (an error)."""
     if name not in known:
         return False
     required = schema.get("required")
@@ -79,7 +79,7 @@ def _takes_null(name: str, known: Mapping[str, Any], schema: Mapping[str, Any]) 
 
 
 def _within(value: Any, schema: Any, depth: int) -> Any:
-    """Return a value without the nulls of the objects in it whose properties are known."""
+    """Return a value without nulls in objects whose properties are known."""
     if not isinstance(schema, Mapping) or depth > MOST_DEPTH:
         return value
     if isinstance(value, Mapping) and isinstance(schema.get("properties"), Mapping):

@@ -1,4 +1,4 @@
-"""The arguments of a call against the parameters of its tool: what is missing, unknown or of another type."""
+"""Check a call's arguments against its tool's parameters: missing, unknown, or of the wrong type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_SHOWN = 60
 
 
 def argument_faults(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a call's arguments, a line each; a part of the schema that is not understood passes."""
+    """Yield one line per error in a call's arguments; unsupported schema keywords are not checked."""
     yield from _object(arguments, parameters, "", 0)
 
 
@@ -67,7 +67,7 @@ def _value(value: Any, schema: Any, path: str, depth: int) -> Iterator[str]:
 
 
 def _types(given: Any) -> list[str]:
-    """Return the types that a schema names; none where one of them is not known."""
+    """Return the types in a schema; empty if one of them is unknown."""
     names = given if isinstance(given, list) else [given]
     found = [TYPES.get(name.lower(), "") if isinstance(name, str) else "" for name in names]
     return found if all(found) else []

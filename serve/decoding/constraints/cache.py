@@ -1,4 +1,4 @@
-"""Compiled grammars by what was asked for, least recently used first out."""
+"""An LRU cache of compiled grammars, keyed by request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CompiledCache:
         self._kept: OrderedDict[str, tuple[Compiled, int]] = OrderedDict()
 
     def get(self, key: str) -> Compiled | None:
-        """Return a grammar, which is then the most recently used one."""
+        """Return a grammar and mark it as most recently used."""
         found = self._kept.get(key)
         if found is None:
             return None
@@ -29,7 +29,7 @@ class CompiledCache:
         return found[0]
 
     def put(self, key: str, compiled: Compiled, size: int) -> None:
-        """Keep a grammar whose text has `size` bytes; one that is larger than the cache is not kept."""
+        """Store a grammar whose text has `size` bytes, unless it is larger than the cache."""
         if key in self._kept or size > self._most_bytes:
             return
         self._kept[key] = compiled, size
@@ -40,5 +40,5 @@ class CompiledCache:
 
 
 def key_of(wanted: Any) -> str:
-    """Return the key of what was asked for. Order counts: the properties of an object are generated in it."""
+    """Return the cache key of a request. Order matters: properties are generated in the order of the schema."""
     return hashlib.sha256(json.dumps(wanted, separators=(",", ":")).encode()).hexdigest()

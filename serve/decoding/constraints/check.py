@@ -1,4 +1,4 @@
-"""Checks what a request asks for, in a process that may be killed: hostile input takes unbounded time or memory."""
+"""Check a requested constraint in a process that can be killed: hostile input may take unbounded time or memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MESSAGES = (
     ("min/maxProperties", ("minProperties", "maxProperties"), "it is supported only if all 'properties' are required"),
     ("regex parse error", ("pattern",), "the pattern is not supported: no lookaround and no back-references"),
     ("patternProperty", ("patternProperties",), ""),
-    ("circular references", ("$ref",), "a recursive reference with other keywords beside it is not supported"),
+    ("circular references", ("$ref",), "a recursive reference with sibling keywords is not supported"),
     ("Unable to determine if regex is empty", ("pattern",), "the pattern is too complex"),
     ("multipleOf", ("multipleOf",), ""),
 )  # fmt: skip
@@ -35,7 +35,7 @@ class Checker:
     style: Style
 
     def checked(self, wanted: Mapping[str, Any]) -> str:
-        """Return the grammar of what a request asks for, compiled once to be sure. Raises SchemaError."""
+        """Return the grammar for a request, after compiling it once as a test. Raises SchemaError."""
         grammar = build(wanted, self.style, self.fault)
         why = self.fault(grammar)
         if why is None:
@@ -47,7 +47,7 @@ class Checker:
         raise SchemaError("", _plain(why))
 
     def fault(self, grammar: str) -> str | None:
-        """Return why a grammar is refused, or None."""
+        """Return why a grammar is rejected, or None."""
         try:
             self.matchers.compile(grammar).check_start()
         except GrammarError as error:
@@ -66,7 +66,7 @@ def _schemas(wanted: Mapping[str, Any]) -> Iterator[tuple[int | None, Json]]:
 
 
 def _explained(root: Json, place: str, why: str, function: int | None) -> SchemaError:
-    """Add the keyword to the place of a refused schema, if the message tells which."""
+    """Add the keyword to the place of a rejected schema, if the message names it."""
     part = resolve(root, f"#{place}")
     for sign, keywords, text in MESSAGES:
         if sign in why:
@@ -76,5 +76,5 @@ def _explained(root: Json, place: str, why: str, function: int | None) -> Schema
 
 
 def _plain(why: str) -> str:
-    """Return the library's message without the names that it gives to places."""
+    """Return the library's message without its internal names of places."""
     return re.sub(r"json-schema:///(#/\$defs/schema)?", "#", why)[:300]

@@ -30,7 +30,7 @@ class Constraint(Protocol):
         """Advance by the generated token. Raises ConstraintError if it was not allowed."""
 
     def forced(self, most: int) -> list[int]:
-        """Return up to `most` tokens that must follow, and advance by them. Raises ConstraintError."""
+        """Return up to `most` forced tokens, and advance past them. Raises ConstraintError."""
 
     @property
     def finished(self) -> bool:
@@ -38,10 +38,10 @@ class Constraint(Protocol):
 
 
 class Masks(Protocol):
-    """Computes the masks of a step in other threads, while the model decodes."""
+    """Computes the masks of a step in other threads while the model decodes."""
 
     def begin(self, constraints: Many[Constraint]) -> None:
-        """Start to compute the next masks; each constraint's `allowed` waits for its own. Engine thread only."""
+        """Start computing the next masks; each constraint's `allowed` waits for its mask. Engine thread only."""
 
     def close(self) -> None:
         """Stop the threads."""
@@ -63,7 +63,7 @@ class Unconstrained:
 
 
 class MaskedWhenAsked:
-    """Starts nothing: every mask is computed when it is asked for."""
+    """Does nothing: every mask is computed on demand."""
 
     def begin(self, constraints: Many[Constraint]) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Turns what a request asks for into a grammar that llguidance reads.
+"""Converts a requested constraint to a grammar for llguidance.
 
 A request asks for {"content", "tools", "chat", "opened"}. `content` is what its answer must be: {"kind": "json",
 "schema": ...}, {"kind": "regex", "pattern": ...}, {"kind": "choice", "choices": [...]}, {"kind": "grammar", "grammar":
@@ -32,12 +32,12 @@ def json_grammar(schema: Json, spacing: Mapping[str, str] | None = None) -> Json
 
 
 def text_of(*grammars: Json) -> str:
-    """Return grammars as the library reads them; the first one is the whole answer."""
+    """Return the grammars in the library's format; the first describes the whole answer."""
     return json.dumps({"grammars": list(grammars)})
 
 
 def build(wanted: Mapping[str, Any], style: Style, fault: Fault) -> str:
-    """Return the grammar of an answer. Raises SchemaError for what can't be honoured."""
+    """Return the grammar of an answer. Raises SchemaError for unsupported requests."""
     if len(json.dumps(wanted)) > MAX_BYTES:
         raise SchemaError("", f"it has more than {MAX_BYTES:,} bytes")
     content = _content(wanted["content"]) if wanted["content"] else None

@@ -1,7 +1,7 @@
 """llguidance: compiles grammars, and computes the masks of all sequences of a step in its own threads.
 
-Nothing else imports llguidance. Its own threads and the threads that call it need a large stack: it tokenizes forced
-text with llama.cpp's tokenizer (see burnish.llama.stack).
+Only this module imports llguidance. Its own threads and the threads that call it need a large stack: it tokenizes
+forced text with llama.cpp's tokenizer (see burnish.llama.stack).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Compiled:
         return Matching(self._matcher.deep_copy(), self._n_vocab)
 
     def check_start(self) -> None:
-        """Raise GrammarError if the grammar matches no text at all, or is too complex for its first token."""
+        """Raise GrammarError if the grammar matches no text, or is too complex for its first token."""
         start = self.start()
         try:
             mask = start.allowed()
@@ -184,7 +184,7 @@ def regex_source(pattern: str) -> str:
 
 
 def from_ebnf(text: str) -> str:
-    """Return a grammar in Lark's syntax or in llama.cpp's GBNF as Lark. Raises ValueError if it is not a grammar."""
+    """Convert a grammar in Lark syntax or llama.cpp's GBNF to Lark. Raises ValueError if it is not a grammar."""
     return llguidance.grammar_from("grammar", text)
 
 

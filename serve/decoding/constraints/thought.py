@@ -1,4 +1,4 @@
-"""Ends the thought of an answer after a number of tokens, under whatever else constrains the answer."""
+"""End the reasoning of an answer after a number of tokens; combines with any other constraint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class _State(Enum):
 
 @dataclass(frozen=True)
 class ThoughtBudget:
-    """At most so many tokens in a thought, and its markers as bytes; `closing` are the tokens of the end marker.
+    """A token budget for reasoning, and its markers as bytes; `closing` are the tokens of the end marker.
 
-    `piece` returns a token's bytes, with those of control tokens; `n_vocab` is the number of tokens.
+    `piece` returns a token's bytes, including control tokens; `n_vocab` is the number of tokens.
     """
 
     tokens: int
@@ -34,7 +34,7 @@ class ThoughtBudget:
     n_vocab: int
 
     def start(self, inner: Constraint, opened: bool) -> Constraint:
-        """Return the constraint of a new sequence; `opened`: its prompt has begun the thought."""
+        """Return the constraint of a new sequence; `opened`: its prompt has opened the reasoning."""
         return _Limited(self, inner, opened)
 
 
@@ -91,7 +91,7 @@ class _Limited:
                     self._state = _State.AFTER
 
     def _think(self, said: bytes) -> None:
-        """Continue the thought, which ends in `said`, unless it has ended or used its budget up."""
+        """Continue the reasoning, which ends in `said`, unless it has ended or its budget is used up."""
         end = self._budget.end
         if end in said:
             self._state = _State.AFTER

@@ -195,7 +195,7 @@ def _end(messages: Messages, prompt_ids: list[int], response: list[int], chat: C
 
 
 def _calls_end(response: list[int], count: int, codec: Codec) -> int:
-    """Return the length of a tool-call turn including its end token, the base's first end token after all the calls."""
+    """Return the length of a tool-call turn up to and including the first end token after all its calls."""
     for place, token in enumerate(response):
         if token in codec.end_ids and len(_calls(codec.decode(response[:place]), codec)) >= count:
             return place + 1

@@ -1,1 +1,1 @@
-"""JSON schemas: what of them can be honoured, and the place of what can't."""
+"""JSON schemas: which parts are supported, and the location of unsupported ones."""

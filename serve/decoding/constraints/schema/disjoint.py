@@ -19,7 +19,7 @@ SIZES = {
 
 
 def disjoint(root: Json, one: Any, other: Any, depth: int = 0) -> bool:
-    """Whether it is certain that no value is valid under both; False if that is not clear."""
+    """Whether it is certain that no value is valid under both schemas; False if unknown."""
     if one is False or other is False:
         return True
     if depth > MAX_DEPTH or not isinstance(one, dict) or not isinstance(other, dict):
@@ -32,7 +32,7 @@ def disjoint(root: Json, one: Any, other: Any, depth: int = 0) -> bool:
 
 
 def _by_parts(root: Json, one: Json, other: Json, depth: int) -> bool:
-    """Whether a part that `one` requires, or each of its alternatives, excludes `other`."""
+    """Whether a required part of `one`, or each of its alternatives, excludes `other`."""
     if "$ref" in one and disjoint(root, resolve(root, one["$ref"]), other, depth):
         return True
     parts = one.get("allOf")
@@ -43,7 +43,7 @@ def _by_parts(root: Json, one: Json, other: Json, depth: int) -> bool:
 
 
 def _apart(root: Json, one: Json, other: Json, depth: int) -> bool:
-    """Whether the keywords of the two exclude each other."""
+    """Whether the keywords of the two schemas exclude each other."""
     values = _values(one), _values(other)
     if values[0] is not None and values[1] is not None:
         return not values[0] & values[1]
@@ -52,7 +52,7 @@ def _apart(root: Json, one: Json, other: Json, depth: int) -> bool:
 
 
 def _values(schema: Json) -> frozenset[str] | None:
-    """Return the values that a schema lists, as JSON text, or None."""
+    """Return the enumerated values of a schema as JSON text, or None."""
     found = [schema["const"]] if "const" in schema else schema.get("enum")
     if not isinstance(found, list):
         return None
@@ -96,7 +96,7 @@ def _apart_as(kind: str, root: Json, one: Json, other: Json, depth: int) -> bool
 
 
 def _above(kind: str, one: Json, other: Json) -> bool:
-    """Whether the least size in `one` is above the greatest in `other`."""
+    """Whether the minimum size in `one` is above the maximum in `other`."""
     least, greatest = one.get(SIZES[kind][0]), other.get(SIZES[kind][1])
     if isinstance(least, bool) or isinstance(greatest, bool):
         return False
@@ -104,7 +104,7 @@ def _above(kind: str, one: Json, other: Json) -> bool:
 
 
 def _by_property(root: Json, one: Json, other: Json, depth: int) -> bool:
-    """Whether a property that `one` requires can't be valid, or not there, in `other`."""
+    """Whether a property required in `one` can't be valid or absent in `other`."""
     required = one.get("required")
     for name in required if isinstance(required, list) else ():
         mine, theirs = _property(one, name), _property(other, name)
@@ -114,7 +114,7 @@ def _by_property(root: Json, one: Json, other: Json, depth: int) -> bool:
 
 
 def _property(schema: Json, name: Any) -> Any:
-    """Return the schema of a property; True if any value is allowed, or the schema says it by a pattern."""
+    """Return the schema of a property; True if any value is allowed or a pattern may apply."""
     properties = schema.get("properties")
     if isinstance(properties, dict) and name in properties:
         return properties[name]

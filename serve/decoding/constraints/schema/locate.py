@@ -1,4 +1,4 @@
-"""Finds the place in a schema that the library refuses, because its messages do not say."""
+"""Find the part of a schema that the library rejects, since its messages do not name it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = "schema"
 
 
 def locate(root: Json, fault: Callable[[Json], str | None]) -> tuple[str, str]:
-    """Return the deepest place whose schema alone is refused, as a JSON pointer, and the reason.
+    """Return the deepest place whose schema alone is rejected, as a JSON pointer, and the reason.
 
     `fault` compiles a schema and returns why it is refused, or None; the whole schema is known to be.
     """
@@ -29,7 +29,7 @@ def locate(root: Json, fault: Callable[[Json], str | None]) -> tuple[str, str]:
 def _refused(
     root: Json, schema: Any, place: str, fault: Callable[[Json], str | None], trials: Iterator[int], seen: set[str]
 ) -> Iterator[tuple[str, Any, str]]:
-    """Yield the parts of a schema that are refused alone."""
+    """Yield the parts of a schema that are rejected on their own."""
     parts = list(children(schema, place, definitions=False)) if isinstance(schema, dict) else []
     reference = schema.get("$ref") if isinstance(schema, dict) else None
     if isinstance(reference, str) and resolve(root, reference) is not None:
@@ -43,14 +43,14 @@ def _refused(
 
 
 def _alone(root: Json, place: str) -> Json:
-    """Return a schema for the part at `place`; references inside it lead to the same targets."""
+    """Return a schema for the part at `place`, with references to the same targets."""
     moved = _moved({key: value for key, value in root.items() if key not in ("$id", "id", "$schema")})
     head = {"$schema": root["$schema"]} if "$schema" in root else {}
     return {**head, "$ref": f"#/$defs/{ROOT}{place}", "$defs": {ROOT: moved}}
 
 
 def _moved(value: Any) -> Any:
-    """Return a copy whose references lead into the definition that contains the schema."""
+    """Return a copy whose references point into the definition that contains the schema."""
     if isinstance(value, list):
         return [_moved(item) for item in value]
     if not isinstance(value, dict):

@@ -52,7 +52,7 @@ def children(schema: Json, place: str, definitions: bool = True) -> Iterator[tup
 
 
 def resolve(root: Any, reference: Any) -> Any:
-    """Return what a reference inside the schema points to, or None: "#", or "#" and a JSON pointer."""
+    """Resolve a reference inside the schema ("#", or "#" and a JSON pointer); None if it has no target."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
     found = root

@@ -22,7 +22,7 @@ OPTIONS = "x-guidance"  # the library's own options in a schema
 
 
 def prepared(schema: Any) -> Json:
-    """Return a copy with everything that llguidance understands. Raises SchemaError for what can't be honoured."""
+    """Return a copy that llguidance supports. Raises SchemaError for unsupported parts."""
     if schema is True:
         return {}
     if not isinstance(schema, dict):
@@ -41,7 +41,7 @@ def prepared(schema: Any) -> Json:
 
 
 def _depth(value: Any) -> int:
-    """Return how deep a JSON value is nested, up to one more than MAX_DEPTH."""
+    """Return the nesting depth of a JSON value, at most MAX_DEPTH + 1."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:
         parts = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
@@ -50,7 +50,7 @@ def _depth(value: Any) -> int:
 
 
 def _check_reference(root: Json, part: Json, place: str) -> None:
-    """Raise SchemaError for a reference to another document, or to nothing."""
+    """Raise SchemaError for a reference to another document or without a target."""
     reference = part.get("$ref")
     if reference is None:
         return
@@ -109,7 +109,7 @@ def _one_of(root: Json, part: Json, place: str) -> None:
 
 
 def _dependencies(root: Json, part: Json, place: str) -> None:
-    """A dependency on a property: without it, or with what it requires."""
+    """A dependency on a property: either it is absent, or its requirements apply."""
     for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
         found = part.pop(keyword, None)
         if found is None:
@@ -134,7 +134,7 @@ def _not_required(root: Json, part: Json, place: str) -> None:
 
 
 def _property_names(root: Json, part: Json, place: str) -> None:
-    """Names that match a pattern or are listed, in a schema without other keywords about properties."""
+    """A schema on property names: names that match a pattern or are listed, without other property keywords."""
     names = part.get("propertyNames")
     if not isinstance(names, dict) or part.keys() & {"properties", "patternProperties"}:
         return
@@ -155,7 +155,7 @@ def _requires_one(schema: Any) -> bool:
 
 
 def _add(part: Json, schema: Json) -> None:
-    """Require `schema` too."""
+    """Also require `schema`."""
     existing = part.get("allOf")
     part["allOf"] = [*(existing if isinstance(existing, list) else []), schema]
 
