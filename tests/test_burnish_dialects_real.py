@@ -47,8 +47,8 @@ KNOWN = {
 }
 # templates without a supported dialect, and a fragment of the reason
 UNKNOWN = {
-    "google-gemma-2-2b-it": "leaves tool calls out",
-    "microsoft-Phi-3.5-mini-instruct": "leaves tool calls out",
+    "google-gemma-2-2b-it": "does not render tool calls",
+    "microsoft-Phi-3.5-mini-instruct": "does not render tool calls",
 }
 # templates that write strings unescaped, and what these can't contain; Gemma's keys are also unquoted
 UNESCAPED = {

@@ -152,7 +152,7 @@ def test_unavailable_hub_is_a_one_line_error(push: Push, hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("token", "text"),
     [
-        ("hf_wrong", "refuses the token (HF_TOKEN): it is wrong or expired"),
+        ("hf_wrong", "rejects the token (HF_TOKEN): it is wrong or expired"),
         ("hf_read", "the token (HF_TOKEN) is not allowed to write to me/model"),
         (None, "no token is set: set HF_TOKEN or HF_TOKEN_PATH, or run `hf auth login`"),
     ],

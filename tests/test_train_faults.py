@@ -146,7 +146,7 @@ def test_out_of_range_setting_is_one_line_with_the_expected_range(
 
 
 def test_early_stopping_needs_eval_steps() -> None:
-    with pytest.raises(ValueError, match="early_stopping_patience needs eval_steps"):
+    with pytest.raises(ValueError, match="early_stopping_patience requires eval_steps"):
         TrainSettings.model_validate(
             {"base": {"id": "x"}, "data": {"path": "x"}, "train": {"early_stopping_patience": 2}}
         )
@@ -229,7 +229,7 @@ def test_out_of_memory_halves_micro_batches_and_repeats_the_step(
     assert not tight.batching.checkpointing
     assert losses(tight) == pytest.approx(losses(roomy), rel=1e-5)
     assert counted_tokens(tight) == counted_tokens(roomy) == 2 * sum(len(r.input_ids) for r in packed_rows())
-    assert capsys.readouterr().err.count("out of memory: micro-batches of 64 tokens") == 1
+    assert capsys.readouterr().err.count("out of memory: continuing with micro-batches of 64 tokens") == 1
 
 
 def test_evaluation_out_of_memory_uses_smaller_batches(trained: Callable[..., PackedTrainer]) -> None:

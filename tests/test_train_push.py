@@ -37,7 +37,7 @@ def train(hub: Hub, tiny_base: Path, rows: Path, tmp_path: Path, cli: Cli) -> Tr
 @pytest.mark.parametrize(
     ("token", "repo", "text"),
     [
-        ("hf_wrong", "me/model", "refuses the token (HF_TOKEN)"),
+        ("hf_wrong", "me/model", "rejects the token (HF_TOKEN)"),
         ("hf_good", "them/model", "is not allowed to write to them/model"),
     ],
 )

@@ -160,7 +160,7 @@ def test_rendered_chats_are_recognised_per_template(name: str, base_directory: P
     assert found.text.startswith(
         f"3 of 4 text rows look like chats rendered with {FIT[name][0]}: they are trained completely"
     )
-    assert FIT[name][1] in found.text and "give the turns as messages" in found.text
+    assert FIT[name][1] in found.text and "provide the turns as messages" in found.text
     assert rendering([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # not a majority
 
 
