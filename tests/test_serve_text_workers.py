@@ -273,7 +273,7 @@ def test_worker_environment_contains_no_keys_or_tokens(model: Model, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("dialect", "why"), [("hermes", ""), ("mistral", "not known"), ("elvish", "unknown tool dialect 'elvish'")]
+    ("dialect", "why"), [("hermes", ""), ("mistral", "unknown format"), ("elvish", "unknown tool dialect 'elvish'")]
 )
 def test_calls_are_parsed_only_with_the_recorded_dialect(model: Model, dialect: str, why: str) -> None:
     template = ChatTemplate(TEMPLATES["chatml-tools"][2], "2026-01-02")
