@@ -144,8 +144,8 @@ def broken(results: dict[str, dict[str, Any]]) -> list[str]:
 def main() -> int:
     """Run the bench; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.examine", description=first_line(__doc__))
-    parser.add_argument("--shapes", default="1b", help=f"shapes, of {', '.join(SHAPES)}")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"kinds, of {', '.join(KINDS)}")
+    parser.add_argument("--shapes", default="1b", help=f"comma-separated shapes: {', '.join(SHAPES)}")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"comma-separated kinds: {', '.join(KINDS)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=4, help="held-out questions")
     parser.add_argument("--tokens", type=int, default=128, help="tokens per question")

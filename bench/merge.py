@@ -227,8 +227,8 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 def main() -> int:
     """Run the bench; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge", description=first_line(__doc__ or ""))
-    parser.add_argument("--shapes", default="1b,3b", help=f"shapes, of {', '.join(SHAPES)}")
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"kinds, of {', '.join(KINDS)}")
+    parser.add_argument("--shapes", default="1b,3b", help=f"comma-separated shapes: {', '.join(SHAPES)}")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"comma-separated kinds: {', '.join(KINDS)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--directory", type=Path, default=Path("runs"), help="directory for the temporary models")
     parser.add_argument("--json", type=Path, help="file for all results")

@@ -1,4 +1,4 @@
-"""Tool calls before and after fine-tuning, scored as the Berkeley Function-Calling Leaderboard scores them.
+"""Tool calls before and after fine-tuning, scored like the Berkeley Function-Calling Leaderboard.
 
     python -m bench.tools --data bfcl.jsonl [--epochs 1] [--max-length 640] [--json FILE] [SETTING ...]
 
@@ -72,7 +72,7 @@ def answers(questions: Sequence[Question]) -> dict[str, list[Answer]]:
 
 
 def new_functions(train: Sequence[Question], rest: Sequence[Question]) -> frozenset[str]:
-    """Return the ids of the questions none of whose functions has the name of one that was trained."""
+    """Return the ids of questions without any trained function name."""
     seen = frozenset[str]().union(*(question.names for question in train))
     return frozenset(question.id for question in rest if not question.names & seen)
 

@@ -69,8 +69,10 @@ START = [("burnish", "burnish", []), ("unsloth, as its guides", "unsloth", CHECK
 def main() -> None:
     """Run the loads in turn and print a row per contender."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--loads", default=",".join([*LOADS, "start"]), help=f"loads, of {', '.join(LOADS)}, start")
-    parser.add_argument("--only", help="contenders to run, of burnish,unsloth,trl; all by default")
+    parser.add_argument(
+        "--loads", default=",".join([*LOADS, "start"]), help=f"comma-separated loads: {', '.join(LOADS)}, start"
+    )
+    parser.add_argument("--only", help="contenders to run: burnish, unsloth, trl; all by default")
     parser.add_argument("--rounds", type=int, default=3, help="turns per contender")
     parser.add_argument("--base", type=Path, help="directory of a checkpoint of that shape; created if missing")
     parser.add_argument("--limit_s", type=int, default=240, help="time limit of loading and of a turn, in seconds")

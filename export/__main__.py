@@ -157,7 +157,7 @@ def show(title: str, artifacts: Sequence[Artifact], default: str | None, gate: M
 
 
 def _remarks(artifacts: Sequence[Artifact]) -> dict[str, list[str]]:
-    """Return remarks on what was not judged for passing artifacts, with the artifact paths."""
+    """Return remarks on unjudged figures of passing artifacts, with the artifact paths."""
     found: dict[str, list[str]] = {}
     for artifact in artifacts:
         head, _, remark = artifact.why.partition("; ")

@@ -67,7 +67,7 @@ def choose(settings: ModelSettings) -> Chosen:
 
 
 def _explain_directory(path: Path) -> str:
-    """Say what kind of directory was given as a model, and how to serve its contents."""
+    """Describe the kind of directory given as a model, and how to serve its contents."""
     if (path / "export.json").is_file() or (path / "train.json").is_file():
         return f"is a run, not a .gguf file: serve it with `make serve RUN={path.name}`"
     if files := sorted(file.name for file in path.glob("*.gguf")):

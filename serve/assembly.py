@@ -33,7 +33,7 @@ from .settings import ModelSettings, ServeSettings
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready to compute, and what is known of it."""
+    """A loaded model with its metadata."""
 
     backend: LlamaBackend
     served: Served

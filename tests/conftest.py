@@ -60,7 +60,7 @@ def base_tokenizer(base_directory: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def codec(base_tokenizer: Any) -> Any:
-    """What renders and tokenizes training rows with the base's tokenizer."""
+    """The codec that renders and tokenizes training rows with the base's tokenizer."""
     from train.data import template
 
     return template.codec(base_tokenizer)

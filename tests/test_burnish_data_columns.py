@@ -1,4 +1,4 @@
-"""Columns of any name and dialogues in one text become rows; what does not fit is named with its setting and line."""
+"""Custom columns and dialogues in one text are converted to rows; errors name the setting and line."""
 
 from __future__ import annotations
 

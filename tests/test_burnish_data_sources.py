@@ -114,7 +114,7 @@ def test_zip_bombs_and_unusable_archives_are_rejected(tmp_path: Path) -> None:
 
 @contextmanager
 def serving(content: bytes, **how: Any) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Serve a file at /rows.jsonl; `breaks` counts the transfers that end after half of what is left."""
+    """Serve a file at /rows.jsonl; `breaks` is the number of transfers cut off halfway."""
     asked: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):

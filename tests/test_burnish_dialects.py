@@ -120,7 +120,7 @@ TYPED = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type":
     ],
 )  # fmt: skip
 def test_tagged_arguments_are_typed_by_the_tool_parameters(name: str, key: str, text: str, value: Any) -> None:
-    """Of unknown parameters, what can be read as a value is one."""
+    """Values of unknown parameters are parsed as JSON if possible."""
     said = {
         "qwen-xml": f"<tool_call>\n<function=f>\n<parameter={key}>\n{text}\n</parameter>\n</function>\n</tool_call>",
         "glm": f"<tool_call>f\n<arg_key>{key}</arg_key>\n<arg_value>{text}</arg_value>\n</tool_call>",

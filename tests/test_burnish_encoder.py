@@ -1,4 +1,4 @@
-"""The fast encoder gives exactly the tokenizer's own ids, whatever control tokens a text contains."""
+"""The fast encoder gives exactly the tokenizer's ids for texts with any control tokens."""
 
 from __future__ import annotations
 

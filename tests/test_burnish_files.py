@@ -1,4 +1,4 @@
-"""Line-based files: only \\n ends a line, whatever characters texts contain, in all product code."""
+"""Line-based files: only \\n ends a line, in all product code."""
 
 from __future__ import annotations
 

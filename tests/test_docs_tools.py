@@ -1,4 +1,4 @@
-"""The code of docs/tools.md answers questions with tools; the example's rows are those that their script writes."""
+"""The code of docs/tools.md answers questions with tools; the example's rows match their script."""
 
 from __future__ import annotations
 

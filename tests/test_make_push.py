@@ -1,4 +1,4 @@
-"""The README's publishing commands with make and a fake Hub, and what a container gets for them."""
+"""The README's publishing commands with make and a fake Hub, and the container's mounts and variables."""
 
 from __future__ import annotations
 

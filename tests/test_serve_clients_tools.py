@@ -40,7 +40,7 @@ def test_langchain_calls_tools() -> None:
 
 @pytest.mark.external(name="langchain")
 def test_langchain_standard_tool_tests_pass() -> None:
-    """All but those that force a call, and one whose history is in Anthropic's form."""
+    """All tests except those that force a call, and one with history in Anthropic's format."""
     alone = ["-c", os.devnull, "--confcutdir", str(CLIENTS), "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
     chosen = "(tool or agent_loop) and not choice and not few_shot and not list_content and not image and not pdf"
     command = [installed("langchain") / "bin" / "python", "-m", "pytest", "-q", CLIENTS / "langchain_standard.py"]

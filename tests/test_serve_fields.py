@@ -1,4 +1,4 @@
-"""Request fields: those that request nothing are accepted, unsupported ones are refused by name."""
+"""Request fields: fields without effect are accepted, unsupported ones are rejected by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that are required, named or strict: written as the template writes them, with valid arguments."""
+"""Required, named and strict calls are generated in the template's format, with valid arguments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def vocabulary() -> Model:
 
 @contextmanager
 def tiny(path: Path, template: str) -> Iterator[ServerProcess]:
-    """A model with random weights: it writes whatever is allowed."""
+    """A model with random weights, which generates any allowed text."""
     source = TEMPLATES[template][2].replace("bos_token", "''")
     tiny_gguf.write(path, replace(tiny_gguf.TINY, context=4096), template=source)
     with serving(model=path, context_length=None) as running:

@@ -56,7 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    """A browser of its own for each test, because browsers remember preflights."""
+    """A new browser for each test, because browsers cache preflights."""
     with chromium(network=True) as running:
         yield running
 
@@ -70,7 +70,7 @@ class ClientPage:
         self.browser.set_script_timeout(120)
 
     def call(self, name: str) -> Any:
-        """Call a function of the client; return what it returns, or its error as text."""
+        """Call a function of the client; return its result, or its error as text."""
         code = (
             "const [name, url, key, end] = arguments;"
             "client[name](url, key).then(value => end({ value }), error => end({ error: String(error) }))"

@@ -137,7 +137,7 @@ def test_http_layer_uses_only_the_tokenizer_protocol() -> None:
 
 
 class WithoutTags:
-    """Removes <...>, and holds back what may be the start of one."""
+    """Removes <...>, and holds back a possible start."""
 
     called = False
     reasoned = None

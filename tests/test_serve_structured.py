@@ -30,7 +30,7 @@ def server() -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A model with random weights: it writes whatever is allowed."""
+    """A model with random weights, which generates any allowed text."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
     tiny_gguf.write(path, template="{% for m in messages %}{{ m.content }}{% endfor %}")
     with serving(model=path, context_length=2048) as running:

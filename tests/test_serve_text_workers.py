@@ -235,7 +235,7 @@ def test_remaining_worker_serves_while_another_cannot_start(
 
 
 def test_worker_with_grown_memory_is_replaced() -> None:
-    """In a separate process with code that keeps memory, because tokenizer and template free theirs."""
+    """Run in a separate process with code that leaks memory, because tokenizer and template do not."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-c", HOARDER, str(theirs.fileno())]
     process = subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, pass_fds=[theirs.fileno()])

@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the named sets, or all; return 1 if a test failed."""
     known = sets()
     parser = argparse.ArgumentParser(prog="python -m tools.external", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"sets to run, of {', '.join(known)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"sets to run: {', '.join(known)}; all by default")
     names = parser.parse_args(argv).names or list(known)
     if unknown := set(names) - set(known):
         parser.error(f"unknown set {', '.join(sorted(unknown))}; expected {', '.join(known)}")

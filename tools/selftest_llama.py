@@ -144,7 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="test a build of llama.cpp on this CPU")
     parser.add_argument("site", type=Path, help="the directory that holds the package llama_cpp")
     parser.add_argument("--work", type=Path, help="keep the model files here")
-    parser.add_argument("--types", default=",".join(TYPES), help="types to test, of " + ", ".join(TYPES))
+    parser.add_argument("--types", default=",".join(TYPES), help="types to test: " + ", ".join(TYPES))
     parser.add_argument("--force-extra", action="store_true", help="use extra buffers for F16 and BF16 too")
     options = parser.parse_args()
     print("step loading the library", flush=True)

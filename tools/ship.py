@@ -161,7 +161,7 @@ def go_on(ship: Ship, yes: bool) -> bool:
     say(f"  train   run '{ship.name}' in {ship.root}/")
     say("  export  its merge and GGUF files, each examined against the trained model")
     say(f"  serve   the smallest file that passes, on port {ship.port}, until Ctrl-C")
-    say("Ctrl-C stops at any point; the same command continues after what is finished.")
+    say("Ctrl-C stops at any point; run the same command again to continue.")
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -224,7 +224,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        say("ship: stopped; the same command continues after what is finished")
+        say("ship: stopped; run the same command again to continue")
     return code
 
 

@@ -181,10 +181,14 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", required=True, help="GGUF file that every server loads")
-    parser.add_argument("--servers", default="burnish,llama-server", help=f"servers, of {', '.join(PEERS)}")
-    parser.add_argument("--clients", default="1,2,4,8,16,32", help="numbers of clients")
-    parser.add_argument("--loads", default=",".join(LOADS), help=f"loads, of {', '.join(LOADS)}")
-    parser.add_argument("--samplings", default=",".join(SAMPLINGS), help=f"samplings, of {', '.join(SAMPLINGS)}")
+    parser.add_argument(
+        "--servers", default="burnish,llama-server", help=f"comma-separated servers: {', '.join(PEERS)}"
+    )
+    parser.add_argument("--clients", default="1,2,4,8,16,32", help="comma-separated numbers of clients")
+    parser.add_argument("--loads", default=",".join(LOADS), help=f"comma-separated loads: {', '.join(LOADS)}")
+    parser.add_argument(
+        "--samplings", default=",".join(SAMPLINGS), help=f"comma-separated samplings: {', '.join(SAMPLINGS)}"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds per load and server")
     parser.add_argument("--threads", type=int, default=2, help="threads per server")
     parser.add_argument("--cells", type=int, default=2048, help="KV cells per client")

@@ -116,7 +116,7 @@ def _same_objects(value: Sequence[Given], option: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value for comparison; strings in lists, too, lose what the leaderboard ignores."""
+    """Return a value for comparison; also in strings in lists, characters ignored by the leaderboard are removed."""
     if isinstance(value, str):
         return _IGNORED.sub("", value).lower().replace("'", '"')
     if isinstance(value, list):

@@ -31,7 +31,7 @@ def rows_of(load: str, steps: int, packing: bool = False) -> list[list[int]]:
 
 
 def burnish(options: argparse.Namespace) -> dict[str, Any]:
-    """Our training; as in a run, the plan chooses what the options leave open."""
+    """Burnish's training; as in a run, the plan resolves options that are not set."""
     from pathlib import Path
 
     from transformers import AutoTokenizer
@@ -214,16 +214,18 @@ def main() -> None:
     parser.add_argument("load", choices=LOADS)
     parser.add_argument("--base", required=True)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--warm", type=int, default=2, help="warm-up steps, not counted")
+    parser.add_argument("--warm", type=int, default=2, help="warm-up steps, excluded from the figures")
     parser.add_argument("--turn", type=int, default=0, help="steps per turn, after which it waits for a line; 0: never")
     parser.add_argument(
-        "--checkpointing", default="auto", choices=["auto", "true", "false"], help="auto means false for peers"
+        "--checkpointing", default="auto", choices=["auto", "true", "false"], help="for peers, auto means false"
     )
     parser.add_argument("--micro_batch_tokens", default="auto", type=lambda x: x if x == "auto" else int(x))
     parser.add_argument("--quantization", default="nf4")
-    parser.add_argument("--optim", default="auto", help="only ours; peers use adamw_8bit as in their guides")
-    parser.add_argument("--memory_gib", type=float, help="limit of the GPU's memory")
-    parser.add_argument("--packing", action="store_true", help="only peers: pack rows into blocks of max_length")
+    parser.add_argument(
+        "--optim", default="auto", help="optimizer of Burnish; peers use adamw_8bit, as in their guides"
+    )
+    parser.add_argument("--memory_gib", type=float, help="GPU memory limit")
+    parser.add_argument("--packing", action="store_true", help="for peers: pack rows into blocks of max_length")
     parser.add_argument("--profile", help="file for a profile of two steps")
     options = parser.parse_args()
     result = globals()[options.contender](options)

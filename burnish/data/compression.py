@@ -159,7 +159,7 @@ def _zip(file: IO[bytes]) -> str:
 
 
 def office(names: Sequence[str]) -> str:
-    """Return what an office document is, by the names in its archive; "" if it is none."""
+    """Return the kind of an office document from the names in its archive; "" if it is not one."""
     return next((why for start, why in ZIPPED.items() if any(name.startswith(start) for name in names)), "")
 
 

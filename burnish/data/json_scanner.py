@@ -53,7 +53,7 @@ class _Scanner:
         self.has_surrogates = False
 
     def _more(self) -> bool:
-        """Append at least as much text as is left, and drop what was parsed; return False at the end of the text."""
+        """Read more text, at least doubling the rest, and drop the parsed part; return False at the end of the text."""
         wanted, pieces = len(self.text) - self.position, list[str]()
         while not self.ended and (not pieces or wanted > 0):
             piece = next(self.pieces, None)

@@ -13,7 +13,7 @@ from .reading.row import RawRow
 from .schema import FORMATS, fitting
 
 MAX_KEYS_SHOWN = 12
-OWN_COLUMNS = "say what the columns become with data.columns: see docs/prepare-data.md, 'Columns of your own'"
+OWN_COLUMNS = "map the columns with data.columns: see docs/prepare-data.md, 'Columns of your own'"
 
 
 def recognise(rows: Sequence[RawRow], path: Path) -> str:

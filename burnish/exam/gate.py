@@ -30,7 +30,7 @@ RANK: dict[Verdict, int] = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a rule that does not hold: failed, or open because of too few rows, and the reason."""
+    """A rule that does not hold: failed, or undecided because of too few rows, with the reason."""
 
     verdict: Literal["fail", "inconclusive"]
     why: str

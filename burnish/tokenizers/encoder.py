@@ -27,7 +27,7 @@ class Encoder:
         self._cut = self._pattern(tokenizer)
 
     def __call__(self, text: str) -> list[int]:
-        """Return a text's ids, in a list of its own."""
+        """Return a text's ids, in a new list."""
         if self._cut is None:
             return self._whole(text)
         starts = [match.start() for match in self._cut.finditer(text)]

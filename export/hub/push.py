@@ -39,7 +39,7 @@ class Remote:
 def publish(s: Publication, push: PushSection, items: list[Item]) -> PushRecord:
     """Upload the missing files in one commit, and write push.json.
 
-    After an interruption, only files that the Hub has not received are uploaded; without changes, nothing is.
+    After an interruption, only files that the Hub has not received are uploaded; without changes, nothing is uploaded.
     """
     api = hub.client()
     say(f"push: '{check_target(api, push)}' publishes run '{s.run.id}' to {s.repo}")

@@ -20,7 +20,8 @@ class RowSettings(ModelSettings):
     format: Format = Field("auto", description="format of the rows; auto detects it from their keys")
     columns: dict[str, Any] | list[Any] | None = Field(
         None,
-        description="templates that make the rows, as data.columns in training; none: those of the run, if the rows"
+        description="templates that build the rows, like data.columns in training; if unset, those of the run if the"
+        " rows"
         " have its columns",
     )
     system: str | None = Field(None, description="system message for rows without one")

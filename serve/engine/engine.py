@@ -257,7 +257,7 @@ class Engine:
         return True
 
     def _output(self, sequence: Sequence, index: int) -> list[Output]:
-        """Return what to sample under the sequence's constraint, or nothing if an error ended the sequence."""
+        """Return the output to sample under the sequence's constraint, or None if an error ended the sequence."""
         try:
             return [Output(sequence, index, sequence.params.constraint.allowed())]
         except UserError as error:

@@ -39,10 +39,10 @@ class ConstraintRefused(Exception):
 
 
 class Constraints(Protocol):
-    """Compiles what a request asks for. serve.llama implements it with llguidance."""
+    """Compiles requested constraints. serve.llama implements it with llguidance."""
 
     async def compiled(self, wanted: Mapping[str, Any]) -> Callable[[], Constraint]:
-        """Return what creates the constraint of each sequence of a request.
+        """Return a factory for the constraints of a request's sequences.
 
         `wanted` is described in serve.decoding.constraints.grammar. Raises ConstraintRefused, TextBusy and
         TextUnavailable.

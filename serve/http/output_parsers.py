@@ -66,9 +66,9 @@ class PlainText:
 class DialectText:
     """Reads calls and reasoning with the parser that training checks its rows with.
 
-    `streamed`: text is sent as soon as it is decided; a call that then turns out to be malformed stays cut off. Without
-    it, everything is returned at the end and such a call is content. Not `parallel`: calls after the first are left
-    out. `reasons`: answers may have reasoning.
+    `streamed`: text is sent as soon as it is decided; a call that then turns out to be malformed stays incomplete.
+    Without it, everything is returned at the end and such a call is content. Not `parallel`: calls after the first are
+    left out. `reasons`: answers may have reasoning.
     """
 
     def __init__(self, parser: Parser, streamed: bool, parallel: bool, reasons: bool) -> None:
@@ -135,7 +135,7 @@ def opens_thought(thoughts: Thoughts | None, prompt: Many[int], piece: Callable[
 
 
 def dialect_parsers(found: Found, piece: Callable[[int], bytes]) -> ParserFactory:
-    """Return what creates parsers for a model whose chat template has these forms of calls and reasoning."""
+    """Return a factory for parsers of these formats of calls and reasoning."""
 
     def create(request: ChatRequest | CompletionRequest, prompt: Many[int]) -> OutputParser:
         if not isinstance(request, ChatRequest):

@@ -153,7 +153,7 @@ class Sampling(Wire):
         return self
 
     def wanted(self) -> list[tuple[str, Wanted]]:
-        """Return what constrains the completion, with the parameter that says it."""
+        """Return the constraint on the completion, with its parameter."""
         found = guided("guided_", self.guided_json, self.guided_regex, self.guided_choice, self.guided_grammar)
         return [*found, *(self.structured_outputs.wanted() if self.structured_outputs else ())]
 

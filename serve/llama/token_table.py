@@ -27,7 +27,7 @@ def token_table(model: Model, ends: Collection[int], marks: Collection[int]) -> 
 
 
 def matchers(model: Model, ends: Collection[int], dialects: Found) -> Matchers | None:
-    """Return what compiles grammars for this vocabulary, or None if it can't be constrained: it has no end token, or
+    """Return a grammar compiler for this vocabulary, or None if it can't be constrained: it has no end token, or
     its tokenizer changes the start of a text."""
     try:
         return Matchers(token_table(model, ends, marks(model, dialects).values())) if ends else None

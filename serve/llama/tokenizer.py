@@ -94,7 +94,7 @@ class LlamaTokenizer:
         return tuple(found) if found else None
 
     async def grammar(self, wanted: Mapping[str, Any], cpu_s: float) -> str:
-        """Return what a request asks for as a grammar that compiles within `cpu_s` seconds of CPU time.
+        """Return the grammar for a request, which must compile within `cpu_s` seconds of CPU time.
 
         Raises ConstraintRefused, TextBusy and TextUnavailable.
         """

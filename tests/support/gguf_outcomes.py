@@ -36,7 +36,7 @@ def probe(path: Path) -> int:
 
 
 def serve(path: Path) -> int:
-    """Do what serve does with a file before its first request."""
+    """Load a file like serve, up to the first request."""
     settings = ServeSettings(model=str(path), amx="off")
     model, served, _ = load.load(settings)
     size = sizing.measure(model, served.context_length, settings)

@@ -20,7 +20,7 @@ _CODE, _NUMBER = re.compile(r"\b[A-Z]-\d+"), re.compile(r"-?\d+")
 
 
 class ToolCaller(LastMessage):
-    """Answers a question with one call of the tool that it names, or of the first; two, if it contains " and "."""
+    """Answers with a call to the named tool, or to the first tool; with two calls if the question contains " and "."""
 
     async def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], ending: Ending, limit: int

@@ -33,7 +33,7 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 def parameters(calls: Sequence[Call]) -> dict[str, Any]:
-    """Return the parameters of the called tools, with the types of the calls' arguments."""
+    """Return parameter schemas for the called tools, derived from the calls' arguments."""
     found: dict[str, Any] = {call.name: {"type": "object", "properties": {}} for call in calls}
     for call in calls:
         for key, value in call.value().items():

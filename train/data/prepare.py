@@ -73,7 +73,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """What is needed to convert rows to ids: the base's tokenizer, its codec, and the chat template, if any.
+    """The inputs for converting rows to ids: the base's tokenizer, its codec, and the chat template, if any.
 
     `dropped_tokens` were removed from the tokenizer because the base has no embeddings for them.
     """

@@ -113,7 +113,7 @@ def _argument(source: Source, key: str, ends: tuple[str, ...], schema: Any, firs
 
 
 def _json(text: str, allowed: frozenset[str] | None) -> str:
-    """Return a value as JSON text: what is written if its type is allowed, or else a string."""
+    """Return a value as JSON text: parsed if its type is allowed, otherwise as a string."""
     inner = Source()
     inner.add(text, final=True)
     try:

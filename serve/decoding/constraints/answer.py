@@ -58,7 +58,7 @@ class Tools:
 
 
 def answer(style: Style, content: Json | None, tools: Tools | None, opened: bool) -> list[Json]:
-    """Return the grammars of an answer, the first one being the whole. `opened`: the prompt has opened the reasoning.
+    """Return the grammars of an answer; the first describes the whole. `opened`: the prompt has opened reasoning.
 
     `content` is what the content must be, None for any text.
     """
@@ -80,7 +80,7 @@ def answer(style: Style, content: Json | None, tools: Tools | None, opened: bool
 
 
 def _thought(style: Style, thoughts: Thoughts, opened: bool, rules: list[str]) -> str:
-    """Add the rules of reasoning, and return what stands for it: it may be left out unless it is opened."""
+    """Add the rules for reasoning, and return its symbol; reasoning is optional unless the prompt has opened it."""
     end = thoughts.end.strip()
     if end in style.marks:
         rules.append(f"inside: {ANY} <[{style.marks[end]}]>")
@@ -92,14 +92,14 @@ def _thought(style: Style, thoughts: Thoughts, opened: bool, rules: list[str]) -
 
 
 def _channels(style: Style, rules: list[str]) -> tuple[str, str]:
-    """Add the rules of gpt-oss' messages; return what stands for reasoning, and for the start of the content."""
+    """Add the rules for gpt-oss messages; return the symbols for reasoning and for the start of the content."""
     between = style.literal(f"{END}{START}assistant")
     rules.append(f"thought: {style.literal(f'{CHANNEL}analysis{MESSAGE}')} {ANY} {between}")
     return "thought*", style.literal(f"{CHANNEL}final{MESSAGE}")
 
 
 def _with_calls(style: Style, form: CallForm, tools: Tools, body: str, apart: bool, rules: list[str]) -> str:
-    """Add the rules of calls, and return the body: calls, or what it was before if none is needed.
+    """Add the rules for calls, and return the body: calls, or the previous body if none are required.
 
     `apart`: nothing of the body can be the start of a call.
     """

@@ -1,4 +1,4 @@
-"""Compiles what a request asks its answers to be: their content, and the calls in them."""
+"""Compiles the constraints of a request on the content and the calls of its answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Request = ChatRequest | CompletionRequest
 
 
 async def constraint_of(request: Request, served: Served, prompts: Many[Many[int]]) -> Callable[[], Constraint] | None:
-    """Return what creates the constraint of each choice, or None without one. Raises ApiError 400, and what
+    """Return a factory for the constraints of the choices, or None. Raises ApiError 400, and the errors of
     `Constraints.compiled` raises besides."""
     asked = request.wanted()
     tools = _tools(request, bool(asked)) if isinstance(request, ChatRequest) else None

@@ -63,7 +63,7 @@ class ResponseFormat(Wire):
         return self
 
     def wanted(self) -> Iterator[tuple[str, Wanted]]:
-        """Yield what constrains the answer, with the parameter that says it."""
+        """Yield the constraints on the answer, with their parameters."""
         if self.json_schema is not None:
             yield "response_format.json_schema.schema", {"kind": "json", "schema": self.json_schema.schema_}
         elif self.type == "json_object":
@@ -107,7 +107,7 @@ class StructuredOutputs(Wire):
         return frozenset({"json"})
 
     def wanted(self) -> Iterator[tuple[str, Wanted]]:
-        """Yield what constrains the answer, with the parameter that says it."""
+        """Yield the constraints on the answer, with their parameters."""
         schema = OBJECT if self.json_object and self.json_ is None else self.json_
         yield from guided("structured_outputs.", schema, self.regex, self.choice, self.grammar)
 

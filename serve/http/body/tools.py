@@ -56,7 +56,7 @@ class Choice:
 
 
 def read_choice(value: Any) -> Choice:
-    """Return what `tool_choice` says. Raises ValueError, and PydanticCustomError for what is not supported."""
+    """Parse `tool_choice`. Raises ValueError, and PydanticCustomError for unsupported values."""
     if value in ("none", "auto", "required"):
         return Choice(value)
     kind = value.get("type") if isinstance(value, dict) else None

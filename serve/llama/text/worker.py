@@ -84,7 +84,7 @@ class TextCodec:
         return self._too_long(prompt.text, limit) or ids(chat.encode(prompt))
 
     def _grammar(self, request: Mapping[str, Any]) -> Reply:
-        """Return what a request asks for as a grammar. Too much CPU time kills the process."""
+        """Return the grammar for a request. Too much CPU time kills the process."""
         assert self.checker is not None
         signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
         try:

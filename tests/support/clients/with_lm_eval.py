@@ -95,7 +95,7 @@ def measured(model: str, arguments: dict[str, Any], directory: Path) -> tuple[di
 
 
 def flat(value: Any) -> list[Any]:
-    """Return the numbers and texts in nested lists; whether a continuation was the likeliest is left out."""
+    """Return the numbers and texts in nested lists; except whether a continuation was the most likely one."""
     if isinstance(value, list | tuple):
         return [inner for part in value for inner in flat(part)]
     return [] if isinstance(value, bool) else [value]
