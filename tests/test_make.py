@@ -102,7 +102,7 @@ def test_make_ship_resumes_after_ctrl_c_and_serves(tiny_base: Path, rows: Path, 
         first.press("y\n")
         first.wait_until((tmp_path / "rows" / "checkpoints" / "checkpoint-2" / "complete").exists, LIMIT_S)
         first.press(CTRL_C)
-        assert first.wait(LIMIT_S) != 0 and "the same command continues" in first.output
+        assert first.wait(LIMIT_S) != 0 and "run the same command again to continue" in first.output
     assert not (tmp_path / "rows" / "train.json").exists()
     with terminal([*command, "YES=1"], ROOT, os.environ) as again:
         again.wait_for("ready: http", LIMIT_S)

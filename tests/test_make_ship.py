@@ -131,7 +131,7 @@ def test_ctrl_c_at_the_question_starts_nothing(place: Path) -> None:
         made.wait_for("Continue? [y/N]")
         made.press(CTRL_C)
         assert made.wait() == 130
-    assert "the same command continues" in made.output and "Traceback" not in made.output
+    assert "run the same command again to continue" in made.output and "Traceback" not in made.output
     assert names(place) == ["check", "plan"]
 
 

@@ -13,14 +13,16 @@ from ..errors import ApiError
 from ..output_parsers import opens_thought
 from ..schema import ChatRequest, CompletionRequest
 
-CONTINUED = "it can't constrain an answer that continues a message: the whole would not follow it"
-NO_FORM = "this model's chat template does not write arguments as JSON, so that its calls can't be constrained"
+CONTINUED = "a continued message can't be constrained, because the whole message would not match"
+NO_FORM = "this model's chat template does not write arguments as JSON, so its calls can't be constrained"
 Request = ChatRequest | CompletionRequest
 
 
 async def constraint_of(request: Request, served: Served, prompts: Many[Many[int]]) -> Callable[[], Constraint] | None:
-    """Return a factory for the constraints of the choices, or None. Raises ApiError 400, and the errors of
-    `Constraints.compiled` raises besides."""
+    """Return a factory for the constraints of the choices, or None.
+
+    Raises ApiError 400, and the errors of `Constraints.compiled`.
+    """
     asked = request.wanted()
     tools = _tools(request, bool(asked)) if isinstance(request, ChatRequest) else None
     if not asked and tools is None:
