@@ -54,7 +54,7 @@ class Tally:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def fault(self, text: str) -> None:
-        """Record a fault with its time; the first fifty are kept."""
+        """Record an error with its time; the first fifty are kept."""
         self.counts["faults"] += 1
         if len(self.faults) < 50:
             self.faults.append(f"{time.strftime('%H:%M:%S')} {text}")
@@ -160,7 +160,7 @@ def health(server: Server, tally: Tally) -> None:
 
 
 def forever(tally: Tally, name: str, act: Callable[[], None]) -> None:
-    """Repeat an action until the time is up. A lost connection is a fault, except for clients that provoke it."""
+    """Repeat an action until the time is up. A lost connection is an error, except for clients that provoke it."""
     while not tally.stop.is_set():
         try:
             act()

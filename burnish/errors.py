@@ -1,4 +1,4 @@
-"""Errors that a user can fix: raised where the fault is detected, printed once at the top level, with exit code 2."""
+"""Errors that a user can fix: raised where the error is detected, printed once at the top level, with exit code 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIN_LIKENESS = 0.75  # "context" and "text" have 0.73, "deepspeed" and "seed" 0.
 MAX_AFTER_A_LETTER = 4  # "rank" may mean "r", "revision" does not
 RESUMES = "interrupted: nothing unfinished was recorded; run the same command again to continue"
 MAX_FAULTS_SHOWN, MAX_PLACES_SHOWN = 20, 3
-# the location of a fault in a data file
+# the location of an error in a data file
 _PLACE = re.compile(r"\b((?:line \d+(?:, (?:row|column) \d+)?|row \d+)): ")
 _NUMBER = re.compile(r"\d+")
 # allocation failure messages from Python, the dynamic loader, C++ and torch
@@ -33,9 +33,9 @@ DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class UserError(Exception):
-    """One or more faults in the user's input, reported together.
+    """One or more errors in the user's input, reported together.
 
-    Each fault is one line: its location, what was found, what was expected and, where useful, the remedy.
+    Each error is one line: its location, what was found, what was expected and, where useful, the remedy.
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class UserError(Exception):
         super().__init__("\n".join(self.faults))
 
     def report(self, most: int = MAX_FAULTS_SHOWN) -> str:
-        """Return the terminal message: at most `most` distinct faults, and the number of remaining ones."""
+        """Return the terminal message: at most `most` distinct errors, and the number of remaining ones."""
         faults = grouped(self.faults)
         more = len(faults) - most
         lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
@@ -51,14 +51,14 @@ class UserError(Exception):
 
 
 def _listed_once(faults: Sequence[str]) -> list[str]:
-    """If several faults end with the same list of known names, keep it only in the last one."""
+    """If several errors end with the same list of known names, keep it only in the last one."""
     lists = [fault.rpartition(KNOWN)[2] if KNOWN in fault else None for fault in faults]
     again = {i for i, names in enumerate(lists) if names is not None and names in lists[i + 1 :]}
     return [fault.rpartition(KNOWN)[0] if i in again else fault for i, fault in enumerate(faults)]
 
 
 def grouped(faults: Iterable[str]) -> list[str]:
-    """Merge faults that differ only in line or row, with their count and first locations."""
+    """Merge errors that differ only in line or row, with their count and first locations."""
     groups: dict[tuple[str, str], list[str]] = {}
     for fault in faults:
         before, place, after = _PLACE.split(fault, maxsplit=1) if _PLACE.search(fault) else (fault, "", "")
@@ -147,7 +147,7 @@ def resumable() -> Iterator[None]:
 
 
 def run_edge(main: Callable[[], int]) -> None:
-    """Run a command's `main` and exit: faults are reported with exit code 2, Ctrl-C exits with 130."""
+    """Run a command's `main` and exit: errors are reported with exit code 2, Ctrl-C exits with 130."""
     ctrl_c_raises()
     try:
         code = main()

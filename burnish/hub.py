@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: downloads, retries, and a clear one-line message for each fault.
+"""The Hugging Face Hub: downloads, retries, and a clear one-line message for each error.
 
 All access is through huggingface_hub, so its variables apply: HF_TOKEN, HF_TOKEN_PATH, HF_ENDPOINT, HF_HOME etc.
 """

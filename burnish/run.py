@@ -62,7 +62,7 @@ class Run:
         return os.path.isfile(self.path / RECORD_FILES[kind])  # False if the run is unreadable
 
     def read(self, kind: type[AnyRecord]) -> AnyRecord:
-        """Read a record. Raises RunError with every fault if it is missing, damaged, contradictory or too new."""
+        """Read a record. Raises RunError with every error if it is missing, damaged, contradictory or too new."""
         path = self.inside(RECORD_FILES[kind])
         remedy = f"run `{COMMANDS[kind]}` again, or if someone gave you the run, ask for a new copy"
         try:
@@ -139,7 +139,7 @@ class Run:
 
 
 def read_both(run: Run) -> tuple[TrainRecord, ExportRecord]:
-    """Read a run's training and export records. Raises RunError with the faults of both."""
+    """Read a run's training and export records. Raises RunError with the errors of both."""
     faults: list[str] = []
 
     def read(kind: type[AnyRecord]) -> AnyRecord | None:
@@ -193,9 +193,9 @@ def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecor
 
 
 def _dated(runs: list[Run], kind: type[StageRecord]) -> tuple[dict[Run, tuple[datetime, int]], list[str]]:
-    """Return each run's creation time, from its record or else its file's timestamp, and the faults.
+    """Return each run's creation time, from its record or else its file's timestamp, and the errors.
 
-    A time in the future is a fault: the run would always be the newest.
+    A time in the future is an error: the run would always be the newest.
     """
     dated, faults = {}, []
     for run in runs:

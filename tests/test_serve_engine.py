@@ -28,7 +28,7 @@ END = 99
 
 @dataclass
 class Scripted(TokenCache):
-    """Repeats each sequence's first prompt token; tests inject faults."""
+    """Repeats each sequence's first prompt token; tests inject errors."""
 
     code: Callable[[Many[ScheduledTokens]], int] = lambda work: DONE
     poison: int | None = None

@@ -1,4 +1,4 @@
-"""The chat page in Debian's Chromium, with a server that echoes and injects faults."""
+"""The chat page in Debian's Chromium, with a server that echoes and injects errors."""
 
 from __future__ import annotations
 

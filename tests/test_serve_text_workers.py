@@ -34,7 +34,7 @@ from tests.support.tool_templates import TEMPLATES
 from tools import tiny_gguf
 
 LIMIT_S = 1.5
-# the template for ordinary messages; other messages select a fault by name
+# the template for ordinary messages; other messages select an error by name
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
     "{% if m.content == 'hang' %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

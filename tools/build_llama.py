@@ -147,7 +147,7 @@ def compile_wheel(archive: Path, target: Path, cmake_flags: Sequence[str]) -> No
 
 
 def fault(directory: Path, cuda: bool) -> str | None:
-    """Test the wheel in a child process; return a one-line fault, or None.
+    """Test the wheel in a child process; return a one-line error, or None.
 
     Raises SystemExit if the test itself can't run.
     """
@@ -189,7 +189,7 @@ def _has_driver() -> bool:
 def build(directory: Path, choice: Choice) -> str | None:
     """Create `directory` with the wheel and converter, atomically.
 
-    Return the fault if the build fails its test; such a build is not kept.
+    Return the error if the build fails its test; such a build is not kept.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".build-") as name:

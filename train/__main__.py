@@ -114,7 +114,7 @@ def _run(settings: TrainSettings, prepared: Prepared, world: World) -> None:
     from .plan.preflight import plan_run  # torch and TRL take seconds: import them after the data checks
 
     resolved = plan_run(settings, prepared, world)
-    # after the machine checks, so that a fault leaves no run behind
+    # after the machine checks, so that an error leaves no run behind
     settings = resume.settle_name(settings, prepared)
     place = Path(settings.run.root).resolve() / str(settings.run.name)
     with lock.hold(place, "training") if world.is_main else nullcontext():

@@ -191,7 +191,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Config:
 
 
 def _kind_faults(path: Path, content: Config) -> list[str]:
-    """Return faults for an unsupported task or adapter type; "CAUSAL LM" counts as CAUSAL_LM."""
+    """Return errors for an unsupported task or adapter type; "CAUSAL LM" counts as CAUSAL_LM."""
     task, kind = content.get(TASK), content.get(TYPE)
     faults = []
     if task is not None and str(task).upper().replace(" ", "_").replace("-", "_") != "CAUSAL_LM":
@@ -202,7 +202,7 @@ def _kind_faults(path: Path, content: Config) -> list[str]:
 
 
 def _fault(path: Path, key: str, value: Any, why: str) -> list[str]:
-    """Return the fault for a key without a setting; empty if the value has no effect."""
+    """Return the error for a key without a setting; empty if the value has no effect."""
     if value is None:
         return []
     if key not in defaults():

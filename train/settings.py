@@ -312,7 +312,7 @@ class TrainSettings(Strict):
         try:
             read = read_peft_config(Path(given.value))
         except ConfigError:
-            del flat["lora", "config_file"]  # otherwise validation would report the faults twice
+            del flat["lora", "config_file"]  # otherwise validation would report the errors twice
             raise
         notes = []
         for key, value in read.items():

@@ -113,7 +113,7 @@ def _checked(base_id: str, directory: Path, remedy: str) -> Path:
 
 
 def _links_out(directory: Path) -> list[str]:
-    """Return faults for small files that link out of the directory: an export would copy their targets.
+    """Return errors for small files that link out of the directory: an export would copy their targets.
 
     Links from the Hub cache to its blobs are fine. Weights may be on another disk and are checked separately.
     """
@@ -185,7 +185,7 @@ def _fetched(base_id: str, revision: str | None, patterns: Sequence[str]) -> Pat
 
 
 def _object_faults(directory: Path) -> list[str]:
-    """Return faults for small files that aren't JSON objects: libraries reject them without naming the file."""
+    """Return errors for small files that aren't JSON objects: libraries reject them without naming the file."""
     faults = []
     for path in (path for name in OBJECTS if not is_pointer(path := directory / name)):
         try:

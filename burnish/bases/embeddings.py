@@ -42,7 +42,7 @@ def stored_rows(shapes: Shapes) -> tuple[str, int] | None:
 
 
 def fault(directory: Path, config: dict[str, Any], shapes: Shapes) -> str:
-    """Return the fault if config.json and the weights disagree on the number of tokens, else ""."""
+    """Return the error if config.json and the weights disagree on the number of tokens, else ""."""
     stored, configured = stored_rows(shapes), configured_rows(config)
     # custom model code may use vocab_size differently
     if stored is None or configured is None or stored[1] == configured or config.get("auto_map"):

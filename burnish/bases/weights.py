@@ -32,9 +32,9 @@ SHOWN = 3
 
 @dataclass
 class Weights:
-    """Header contents: each tensor's shape by name (none for .bin files), and one line per fault.
+    """Header contents: each tensor's shape by name (none for .bin files), and one line per error.
 
-    `way` is the remedy appended to each fault; `pointers` lists the Git LFS pointer files.
+    `way` is the remedy appended to each error; `pointers` lists the Git LFS pointer files.
     """
 
     way: str = FETCH
@@ -142,7 +142,7 @@ def _safetensors(path: Path, found: Weights) -> set[str] | None:
 
 
 def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Return the tensor shapes and the expected file size in bytes. Raises ValueError with the fault."""
+    """Return the tensor shapes and the expected file size in bytes. Raises ValueError stating the problem."""
     with open_regular(path) as file:
         begin = file.read(LENGTH_BYTES)
         if len(begin) < LENGTH_BYTES:

@@ -47,7 +47,7 @@ class Limits:
 
     @classmethod
     def of(cls, input_bytes: int, output_bytes: int) -> Limits:
-        """Return limits generous enough to read and write this much on a slow machine; only a fault exceeds them.
+        """Return limits generous enough to read and write this much on a slow machine; only a bug exceeds them.
 
         Memory is limited to the machine's memory plus the mapped file and room for libraries, so that a bogus size in a
         file fails immediately. With CUDA it is unlimited, since CUDA reserves far more address space than it uses.

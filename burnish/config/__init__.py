@@ -1,4 +1,4 @@
-"""Settings: YAML file < environment < command line. Strict: every fault names its source."""
+"""Settings: YAML file < environment < command line. Strict: every error names its source."""
 
 from .loading import load
 from .options import add_arguments, add_command, parse_arguments

@@ -1,4 +1,4 @@
-"""Merge the sources into validated settings, reporting all faults at once."""
+"""Merge the sources into validated settings, reporting all errors at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(
 ) -> Settings:
     """Merge the three sources and validate them.
 
-    `overrides` are the command-line settings, by dotted key. Raises ConfigError with the faults from all sources.
+    `overrides` are the command-line settings, by dotted key. Raises ConfigError with the errors from all sources.
     """
     reader = Reader({".".join(path): info for path, info in fields(model)}, model.foreign)
     flat: Flat = {}
@@ -33,7 +33,7 @@ def load(
     faults = reader.faults
     try:
         notes = model.settle(flat)
-    except ConfigError as error:  # report these with the other faults
+    except ConfigError as error:  # report these with the other errors
         notes, faults = [], [*faults, *error.faults]
     for note in (*reader.notes, *notes):
         say(f"config: {note}")
@@ -58,7 +58,7 @@ def _nest(flat: Flat) -> dict[str, Any]:
 
 
 def _faults(error: ValidationError, flat: Flat, required: Sequence[str]) -> list[str]:
-    """Return one line per faulty setting; union branches are joined with "or"."""
+    """Return one line per invalid setting; union branches are joined with "or"."""
     messages: dict[str, list[str]] = {}
     for item in error.errors():
         location = tuple(str(part) for part in item["loc"])

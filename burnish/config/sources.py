@@ -52,7 +52,7 @@ def parse(text: Any, annotation: Any) -> Any:
 
 
 class Reader:
-    """Reads the sources and collects faults and notes."""
+    """Reads the sources and collects errors and notes."""
 
     def __init__(self, known: Mapping[str, Any], foreign: Names) -> None:
         self.known, self.foreign = known, foreign
@@ -82,7 +82,7 @@ class Reader:
         return flat
 
     def _walk(self, node: yaml.Node, prefix: tuple[str, ...], path: Path, flat: Flat) -> None:
-        """Collect the leaves of a YAML mapping with their line numbers; unknown and duplicate keys become faults."""
+        """Collect the leaves of a YAML mapping with their line numbers; unknown and duplicate keys become errors."""
         dotted = ".".join(prefix)
         if not isinstance(node, yaml.MappingNode):
             self.faults.append(
@@ -146,7 +146,7 @@ class Reader:
         return True
 
     def _put(self, flat: Flat, key: str, given: Given, where: str) -> None:
-        """Add a value; a conflict with another name for the same setting is a fault."""
+        """Add a value; a conflict with another name for the same setting is an error."""
         path = tuple(key.split("."))
         before = flat.get(path)
         if before is not None and before.value != given.value and before.where != where:

@@ -18,7 +18,7 @@ class YamlError(Exception):
 
 
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Parse a YAML file. Raises FileNotFoundError, or YamlError with the fault."""
+    """Parse a YAML file. Raises FileNotFoundError, or YamlError stating the problem."""
     try:
         text = read_regular(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
 
 
 def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Parse YAML text; return None if it is empty. Raises YamlError with the fault."""
+    """Parse YAML text; return None if it is empty. Raises YamlError stating the problem."""
     try:
         node = yaml.compose(text, loader)
         if node is None:

@@ -24,7 +24,7 @@ Record = tuple[int, list[str]]
 
 
 def scan_csv(text: str, faults: list[str], notes: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, row) from a CSV with a header. Adds faults to `faults`, and skipped parts to `notes`."""
+    """Yield (line, row) from a CSV with a header. Adds errors to `faults`, and skipped parts to `notes`."""
     scanner = _Scanner(text)
     records: list[Record] = []
     empty: list[int] = []
@@ -95,7 +95,7 @@ class _Scanner:
         return match.group()
 
     def _why(self, number: int) -> str:
-        """Return the fault in a cell that starts with a quote."""
+        """Return the error in a cell that starts with a quote."""
         closed = _QUOTED.search(self.text, self.position)
         if closed is None:
             return f"the closing quote of cell {number} is missing"

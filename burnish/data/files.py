@@ -17,7 +17,7 @@ __all__ = ["DataError", "Located", "Part", "RawRow", "Unit", "data_sha256", "ite
 
 
 def read_rows(source: Path | Located, notes: list[str] | None = None) -> list[RawRow]:
-    """Return all rows that `iter_rows` yields. Raises DataError with every fault."""
+    """Return all rows that `iter_rows` yields. Raises DataError with every error."""
     return list(iter_rows(source, notes))
 
 
@@ -25,7 +25,7 @@ def iter_rows(source: Path | Located, notes: list[str] | None = None) -> Iterato
     """Yield the rows of a dataset as they are read, so that they need not fit into memory.
 
     Anything skipped or specially interpreted is added to `notes` by the time the last row is read. Raises DataError
-    with every fault after the last row; a caller that reports faults of its own adds these to them.
+    with every error after the last row; a caller that reports errors of its own adds these to them.
     """
     notes = [] if notes is None else notes
     located = source if isinstance(source, Located) else locate(str(source))

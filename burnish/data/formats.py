@@ -91,10 +91,10 @@ class Conversion:
 def convert(
     rows: Iterable[RawRow], format: str, path: Path, newlines: Newlines = "keep", misfits: Misfits = "error"
 ) -> Conversion:
-    """Return the rows as examples, in order. Raises DataError with every fault of every row.
+    """Return the rows as examples, in order. Raises DataError with every error of every row.
 
     With `newlines` "lf" every CR LF and lone CR in a text becomes LF. With `misfits` "drop" rows whose calls do not fit
-    their tools are left out; that none is left is a fault.
+    their tools are left out; that none is left is an error.
     """
     converter = Converter(format, str(path), newlines, misfits)
     examples = tuple(example for raw in rows if (example := converter.add(raw)) is not None)
@@ -123,7 +123,7 @@ class Converter:
         self.losses = Losses(self.format)
 
     def add(self, raw: RawRow) -> Example | None:
-        """Return the row as an example; None if it has faults, which are added to `faults`, or is left out."""
+        """Return the row as an example; None if it has errors, which are added to `faults`, or is left out."""
         example, row = _reshaped(raw, self.reshape) if self.reshape else _convert_row(raw, self.format)
         told = [*row.faults, *(row.misfits if self.misfits == "error" else ())]
         self.faults += [f"{self.path}: {raw.where}: {fault}" for fault in told]
@@ -154,7 +154,7 @@ class Converter:
         self.losses.merge(other.losses)
 
     def conversion(self) -> Conversion:
-        """Return the findings, without the examples. Raises DataError with every fault."""
+        """Return the findings, without the examples. Raises DataError with every error."""
         faults, misfits = self.faults, self.losses.misfits
         if faults:
             raise DataError([*faults[:-1], faults[-1] + DROP] if misfits and self.misfits == "error" else faults)
@@ -183,7 +183,7 @@ class _Row(Found):
     nulls: bool = False  # definitions or arguments had nulls that are left out
 
     def text(self, key: str, needed: bool = True) -> str | None:
-        """Return a cell's text; "" if it is absent and not needed; None, and a fault, if it is invalid."""
+        """Return a cell's text; "" if it is absent and not needed; None, and an error, if it is invalid."""
         value = self.value.get(key)
         if value is None and not needed:
             return ""
@@ -196,7 +196,7 @@ class _Row(Found):
         return None
 
     def response(self, key: str) -> str:
-        """Return the text to train on; an empty one is a fault."""
+        """Return the text to train on; an empty one is an error."""
         text = self.text(key)
         if text is not None and not text.strip():
             self.faults.append(f"'{key}' is empty, so there is nothing to train on")
@@ -316,7 +316,7 @@ def _messages(row: _Row) -> list[Message]:
 
 
 def _ordered(row: _Row, messages: list[Message]) -> list[Message]:
-    if row.faults:  # with an unreadable turn missing, faults about the order would be wrong
+    if row.faults:  # with an unreadable turn missing, errors about the order would be wrong
         return messages
     check_order(messages, row.faults)
     turns = list(enumerate(messages, start=1))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Each fault costs a pass over the preceding text (json counts lines), so scanning stops after this many.
+# Each error costs a pass over the preceding text (json counts lines), so scanning stops after this many.
 MOST_FAULTS = 100
 # parsed text of the current line that is kept for finding columns
 KEPT = 1000
@@ -48,7 +48,7 @@ class _Scanner:
         self.pieces, self.faults = iter(pieces), faults
         self.text, self.first_line, self.cut, self.ended = "", 1, 0, False
         self.position, self.line = 0, 1
-        self.of_row: list[str] = []  # faults that the decoder's hooks found in the current value
+        self.of_row: list[str] = []  # errors that the decoder's hooks found in the current value
         self.decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
         self.has_surrogates = False
 
@@ -91,7 +91,7 @@ class _Scanner:
                 return
 
     def _at_value(self, array: bool) -> bool:
-        """Return whether another value starts here; an invalid end is a fault."""
+        """Return whether another value starts here; an invalid end is an error."""
         here = self.text[self.position : self.position + 1]
         if array and not here:
             self._fault("the array that the file starts with is not closed by ]")

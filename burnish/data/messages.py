@@ -77,7 +77,7 @@ class Message:
 
 @dataclass
 class Found:
-    """Findings in a row besides its messages: faults, and keys that have no effect or can't be used.
+    """Findings in a row besides its messages: errors, and keys that have no effect or can't be used.
 
     `ignored` contains flags on turns that are never trained.
     """
@@ -93,7 +93,7 @@ class Found:
 def read_turns(value: Any, column: str, found: Found, first: int = 1) -> list[Message]:
     """Return the messages for a list of turns, each an object with role and content, or with from and value.
 
-    The list may also be a JSON string, or an object of lists, as written by `datasets` for sequences. In faults, turn
+    The list may also be a JSON string, or an object of lists, as written by `datasets` for sequences. In errors, turn
     numbers start at `first`.
     """
     turns = _as_list(value, column, found.faults)
@@ -128,7 +128,7 @@ def is_turns(value: str) -> bool:
 
 
 def check_order(messages: Sequence[Message], faults: list[str]) -> None:
-    """Add order faults: chat templates expect a system turn first, then alternating user and assistant turns, ending
+    """Add order errors: chat templates expect a system turn first, then alternating user and assistant turns, ending
     with the assistant.
 
     Tool results belong between the assistant's calls and its next turn. Empty system turns are ignored; turn numbers
@@ -235,7 +235,7 @@ def _thoughts(value: dict[str, Any], found: Found) -> list[str]:
 
 
 def _key(value: dict[str, Any], names: tuple[str, str], faults: list[str]) -> str | None:
-    """Return which of two equivalent keys the turn has; if it has neither or both, add a fault and return None."""
+    """Return which of two equivalent keys the turn has; if it has neither or both, add an error and return None."""
     there = [name for name in names if name in value]
     given = [name for name in there if value[name] is not None]
     if len(given) == 1:

@@ -109,7 +109,7 @@ def _from_texts(values: Sequence[Any], notes: list[str]) -> list[Any] | None:
 def parsed(text: str, faults: list[str] | None = None) -> Any:
     """Parse a JSON text with a single value; an array becomes a list. Malformed text returns None.
 
-    Adds any fault to `faults`.
+    Adds any error to `faults`.
     """
     found: list[str] = []
     values = [value for _, value in scan_json(text, found)]
@@ -127,7 +127,7 @@ def as_object(value: Any) -> dict[str, Any] | None:
 
 
 def dumped(value: Any, what: str, faults: list[str]) -> str | None:
-    """Return a value as JSON text; None, and a fault, if JSON can't represent it."""
+    """Return a value as JSON text; None, and an error, if JSON can't represent it."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_refused)
     except (ValueError, TypeError) as error:
@@ -140,7 +140,7 @@ def _refused(value: Any) -> Any:
 
 
 def parsed_list(text: str, faults: list[str]) -> list[Any] | None:
-    """Parse a list from JSON, or from a Python literal as pandas writes to CSV. Adds a fault if there is none."""
+    """Parse a list from JSON, or from a Python literal as pandas writes to CSV. Adds an error if there is none."""
     found: list[str] = []
     value = parsed(text, found)
     if found and "malformed JSON" in found[0]:

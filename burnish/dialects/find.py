@@ -72,7 +72,7 @@ class _Match:
 def find(template: ChatTemplate, dialect: str | None = None) -> Found:
     """Return a template's handling of tools; with `dialect`, try only the dialect with that name.
 
-    Neither template faults nor an unknown name raise: even an exceeded limit is reported as the reason.
+    Neither template errors nor an unknown name raise: even an exceeded limit is reported as the reason.
     """
     candidates = [d for name, d in DIALECTS.items() if dialect in (None, name)]
     try:

@@ -93,7 +93,7 @@ def weight_types(path: Path) -> Counter[int]:
         os.fsencode(path), _InitParams(no_alloc=True, ctx=None)
     )
     if not handle:
-        return Counter()  # loading the file will report the fault
+        return Counter()  # loading the file will report the error
     kind = base_function("gguf_get_tensor_type", ctypes.c_int, pointer, number)
     shape = base_function("gguf_get_tensor_ne", ctypes.POINTER(number), pointer, number)
     count = base_function("gguf_get_n_tensors", number, pointer)(handle)

@@ -47,7 +47,7 @@ def note_of(path: Path, amx: str) -> Path:
 
 
 def recorded(note: Path) -> str | None:
-    """Return the recorded fault, "" if the file passed, or None if it was not tested."""
+    """Return the recorded error, "" if the file passed, or None if it was not tested."""
     try:
         return str(json.loads(note.read_text())["fault"])
     except (OSError, ValueError, KeyError, TypeError):

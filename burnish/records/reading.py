@@ -1,4 +1,4 @@
-"""Parse and validate records, reporting every fault. All records are read here."""
+"""Parse and validate records, reporting every error. All records are read here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RecordError(Exception):
 
 
 def parse(kind: type[AnyRecord], data: bytes) -> AnyRecord:
-    """Parse a record from a file's bytes. Raises RecordError with every fault."""
+    """Parse a record from a file's bytes. Raises RecordError with every error."""
     content = _json(data)
     version = content.get("schema_version", READ_VERSION)
     if isinstance(version, int) and not isinstance(version, bool) and version > READ_VERSION:
@@ -95,7 +95,7 @@ def _int(text: str) -> int:
 
 
 def _fault(detail: ErrorDetails) -> str:
-    """Format one fault as "field: what was expected, found what"."""
+    """Format one error as "field: what was expected, found what"."""
     where = ".".join(map(str, detail["loc"])) or "the file"
     what = detail["msg"].removeprefix("Value error, ")
     if detail.get("ctx", {}).get("pattern") == SHA256:

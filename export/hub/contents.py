@@ -90,7 +90,7 @@ def _check_files(s: Publication) -> None:
 
 
 def _tree_faults(run: Run, name: str) -> Iterator[str]:
-    """Yield the faults in a directory that is published in full."""
+    """Yield the errors in a directory that is published in full."""
     if fault := _link_fault(run, name):
         yield fault
         return
@@ -118,7 +118,7 @@ def _is_foreign(inner: Path) -> bool:
 
 
 def _link_fault(run: Run, name: str) -> str:
-    """Return the fault if a path in the run is a link, passes through one, or is not a file or directory."""
+    """Return the error if a path in the run is a link, passes through one, or is not a file or directory."""
     path = run.inside(name)
     if path.resolve() != run.path.resolve() / name:
         return f"{path}: is a link, or inside a linked directory: only files in the run itself are published"

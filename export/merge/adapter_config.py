@@ -63,7 +63,7 @@ class _Checked(BaseModel):
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Return the file's content. Raises MergeError listing every fault."""
+    """Return the file's content. Raises MergeError listing every error."""
     path = directory / NAME
     config = _object(path)
     try:
@@ -91,7 +91,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _described(error: ValidationError) -> list[str]:
-    """Return one fault per key, since pydantic reports an error for each member of a union."""
+    """Return one error per key, since pydantic reports an error for each member of a union."""
     faults = {e["loc"][0]: f"{e['msg']}, found {str(e['input'])[:60]!r}" for e in reversed(error.errors())}
     return [f"{key}: {fault}" for key, fault in reversed(faults.items())][:MAX_FAULTS]
 

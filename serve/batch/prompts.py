@@ -39,7 +39,7 @@ def read_prompts(
     columns: ColumnMap | None = None,
     trained: ColumnMap | None = None,
 ) -> list[Prompt]:
-    """Return the questions of a dataset, in order. Raises DataError with every fault of every row.
+    """Return the questions of a dataset, in order. Raises DataError with every error of every row.
 
     `system` is the system message of rows that have none; `columns` are templates that make the rows, and `trained`
     those of the run, which are used if the rows have their columns.
@@ -63,7 +63,7 @@ def read_prompts(
     say(f"data: {source.title}: {len(rows):,} rows" + (f", format {name}" if columns is None else ""))
     prompts = []
     for number, (row, question, example) in enumerate(zip(rows, asked, examples, strict=True)):
-        assert example is not None  # otherwise the conversion has faults
+        assert example is not None  # otherwise the conversion has errors
         prompts.append(_prompt(number, row.where, row.value, question, example, system))
     return prompts
 

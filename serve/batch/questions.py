@@ -32,7 +32,7 @@ class Question:
 
 
 def questions(rows: Sequence[RawRow], title: str, format: str, columns: ColumnMap | None) -> tuple[str, list[Question]]:
-    """Return the format of the rows and the question of each. Raises DataError with every fault."""
+    """Return the format of the rows and the question of each. Raises DataError with every error."""
     if columns is not None:
         return "messages", _from_columns(rows, title, columns)
     full = [_completed(row) for row in rows]

@@ -1,4 +1,4 @@
-"""A server in this process, with a pure Python model that echoes the last message, and injected faults."""
+"""A server in this process, with a pure Python model that echoes the last message, and injected errors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A small fake of the Hugging Face Hub over real HTTP, with the API that huggingface_hub uses.
 
 It implements users, repositories with commits, LFS blobs (single and multipart), gated and private repositories, and
-injected faults. It supports LFS but not Xet, so `environment` sets HF_HUB_DISABLE_XET=1.
+injected errors. It supports LFS but not Xet, so `environment` sets HF_HUB_DISABLE_XET=1.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Hub:
         return {path: file.content for path, file in kept.commits[kept.head].items()}
 
     def fail(self, method: str, path: str, status: int, times: int = 1, after: int = 0, **headers: str) -> None:
-        """Inject a fault for requests whose path contains `path`."""
+        """Inject an error for requests whose path contains `path`."""
         self.faults.append(
             Fault(method, path, status, times, {k.replace("_", "-"): v for k, v in headers.items()}, after)
         )

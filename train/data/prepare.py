@@ -87,7 +87,7 @@ class _Text:
 
 
 def prepare(settings: TrainSettings) -> Prepared:
-    """Read, check, render, tokenize, mask and split the data. Raises UserError listing all faults in a step.
+    """Read, check, render, tokenize, mask and split the data. Raises UserError listing all errors in a step.
 
     No weights are loaded. Prints what was detected, and the warnings.
     """

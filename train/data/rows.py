@@ -12,7 +12,7 @@ from burnish.data.formats import Example
 from ..settings import DataSection
 from .mask import Codec, MaskError, Row, build, prove
 
-FIRST_ROWS = 100  # if all of them have the same fault, the others are not checked
+FIRST_ROWS = 100  # if all of them have the same error, the others are not checked
 MOST_NAMED = 3  # most over-long rows named in a message
 
 

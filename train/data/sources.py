@@ -105,7 +105,7 @@ def _read(name_of_file: str, data: DataSection) -> Conversion:
     try:
         for raw in chain(first, rows):
             examples += [example] if (example := converter.add(raw)) is not None else []
-    except DataError as error:  # the reader's faults come last
+    except DataError as error:  # the reader's errors come last
         faults += error.faults
     if faults or converter.faults:
         raise DataError([*faults, *converter.faults])

@@ -12,7 +12,7 @@ from ..world import World
 
 
 def environment_faults(settings: TrainSettings, world: World) -> list[str]:
-    """Return the environment's faults for these settings, one line each, without using torch."""
+    """Return the environment's errors for these settings, one line each, without using torch."""
     faults = []
     if settings.base.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         faults.append(

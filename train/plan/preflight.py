@@ -126,7 +126,7 @@ def _warn_of_overridden(requested: LoraSection, continued: LoraSection) -> None:
 
 
 def machine_faults(settings: TrainSettings, world: World) -> list[str]:
-    """Return this machine's faults for these settings, one line each."""
+    """Return this machine's errors for these settings, one line each."""
     faults = [*_gpu_faults(), *_nf4_faults(settings), *environment_faults(settings, world)]
     return faults or _adapter_faults(settings)
 

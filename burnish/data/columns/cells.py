@@ -89,7 +89,7 @@ Reader = Template | Condition
 
 
 def unknown_names(readers: Collection[Reader], columns: Collection[str], title: str) -> list[str]:
-    """Return a fault for every name that is not a column: the setting, the line, and the nearest column."""
+    """Return an error for every name that is not a column: the setting, the line, and the nearest column."""
     known = {*columns, ROW, *_environment().globals}
     faults: dict[str, str] = {}
     for reader in readers:

@@ -32,7 +32,7 @@ Parser = Callable[[Iterator[str], list[str], list[str]], Iterator[tuple[int, Any
 def read_part(part: Part, notes: list[str]) -> Iterator[RawRow]:
     """Yield the rows of a part while reading it.
 
-    Anything skipped or specially interpreted is added to `notes`. Raises DataError with every fault at the end, after
+    Anything skipped or specially interpreted is added to `notes`. Raises DataError with every error at the end, after
     yielding the valid rows.
     """
     pieces = read_pieces(part)
@@ -66,9 +66,9 @@ def _text_rows(part: Part, pieces: Iterator[bytes], notes: list[str]) -> Iterato
     if start or not decoder.faults:
         parser = _parser(start, part)
         yield from _numbered(parser(chain([start], texts), faults, notes), notes)
-    for _ in texts:  # after too many faults, the rest is only checked for its encoding
+    for _ in texts:  # after too many errors, the rest is only checked for its encoding
         pass
-    if faults := decoder.faults or faults:  # in text that was dropped, other faults would be misleading
+    if faults := decoder.faults or faults:  # in text that was dropped, other errors would be misleading
         raise DataError([f"{part.title}: {fault}" for fault in faults])
 
 

@@ -27,7 +27,7 @@ def is_archive(path: Path) -> bool:
                 return False
             return not office(zipfile.ZipFile(file).namelist())
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
-        return False  # reading it names the fault
+        return False  # reading it names the error
 
 
 def find_members(path: Path, label: str, notes: list[str]) -> list[Part]:

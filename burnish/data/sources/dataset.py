@@ -64,7 +64,7 @@ class Source:
         return Converter(self.reading.format, self.title, newlines, misfits, self.reading.reshape)
 
     def rows(self) -> Iterator[RawRow]:
-        """Yield the rows that are used. Raises DataError with every fault after the last row."""
+        """Yield the rows that are used. Raises DataError with every error after the last row."""
         self.notes.clear()
         faults: list[str] = []
         number = passed = taken = 0
@@ -93,7 +93,7 @@ class Source:
             self.notes.append(f"{counted(self.left_out, 'row')} of {number:,} left out by data.where")
 
     def count(self) -> int:
-        """Read all rows once; return the number of rows to choose from. Raises DataError with every fault."""
+        """Read all rows once; return the number of rows to choose from. Raises DataError with every error."""
         if self.there is None:
             for _ in self.rows():
                 pass

@@ -38,7 +38,7 @@ class Turn:
 
 
 def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> list[Row]:
-    """Return the rows for all examples. Raises MaskError listing every kind of fault that prevents masking.
+    """Return the rows for all examples. Raises MaskError listing every kind of error that prevents masking.
 
     A conversation becomes a single row if each turn's prompt ids extend the previous ids. If the template rewrites
     history, or a token crosses a boundary, it becomes one row per assistant turn.
@@ -142,7 +142,7 @@ def _joined(example: Example, chat: Chat, codec: Codec) -> Row | None:
             spans[index] = (len(ids), len(ids) + len(response))
             ids += response
     except (ChatError, Unmaskable):
-        return None  # the slow path reports the fault with its turn number
+        return None  # the slow path reports the error with its turn number
     trained = [i for i in indices if (example.messages or ())[i].train]
     row = Row(example, ids, tuple(spans[i] for i in trained), tuple(trained))
     return None if row_faults(row, chat, codec) else row

@@ -41,7 +41,7 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
 
 
 def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:
-    """Return a row's faults."""
+    """Return a row's errors."""
     if row.example.text is not None:
         told = text_faults(row.example.text, row.input_ids, row.spans[0][1], codec)
         if row.input_ids[: row.spans[0][0]] != prompt_ids(row.example.prompt, codec):

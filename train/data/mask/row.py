@@ -1,4 +1,4 @@
-"""Training rows: ids and trained spans, and the faults of examples that can't become rows."""
+"""Training rows: ids and trained spans, and the errors of examples that can't become rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEWEST_TURNS_SHOWN = 2000  # with fewer, the work finishes before a progress bar
 class MaskError(UserError):
     """Rows can't be masked with this template and tokenizer.
 
-    `rows` is the number of rows with the most common fault.
+    `rows` is the number of rows with the most common error.
     """
 
     def __init__(self, faults: str | Sequence[str], rows: int = 0) -> None:
@@ -104,7 +104,7 @@ class Row:
 
 
 class Unmaskable(Exception):
-    """A fault in one turn: `what` is the same for all rows with this fault, `detail` is specific to this row."""
+    """An error in one turn: `what` is the same for all rows with this error, `detail` is specific to this row."""
 
     def __init__(self, what: str, detail: str = "", turn: int | None = None) -> None:
         super().__init__(what + detail)
@@ -112,19 +112,19 @@ class Unmaskable(Exception):
 
 
 class Faults:
-    """The faults in many rows; each kind is reported once, with its first rows and the row count."""
+    """The errors in many rows; each kind is reported once, with its first rows and the row count."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, dict[str, None]]] = {}
 
     def add(self, example: Example, fault: Unmaskable) -> None:
-        """Add a row's fault."""
+        """Add a row's error."""
         turn = f"assistant turn {fault.turn}: " if fault.turn is not None else ""
         _, rows = self._found.setdefault(fault.what, (turn + fault.what + fault.detail, {}))
         rows[example.where] = None
 
     def raise_any(self) -> None:
-        """Raise MaskError listing all faults, if there are any."""
+        """Raise MaskError listing all errors, if there are any."""
         if self._found:
             told = [_told(list(rows), text) for text, rows in self._found.values()]
             raise MaskError(told, max(len(rows) for _, rows in self._found.values()))
