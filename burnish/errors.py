@@ -35,19 +35,21 @@ DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 class UserError(Exception):
     """One or more errors in the user's input, reported together.
 
-    Each error is one line: its location, what was found, what was expected and, where useful, the remedy.
+    Each error is one line: its location, what was found, what was expected and, where useful, the remedy. `more` counts
+    further errors, if there were too many to keep.
     """
 
-    def __init__(self, faults: str | Sequence[str]) -> None:
+    def __init__(self, faults: str | Sequence[str], more: int = 0) -> None:
         self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        self.more = more
         super().__init__("\n".join(self.faults))
 
     def report(self, most: int = MAX_FAULTS_SHOWN) -> str:
         """Return the terminal message: at most `most` distinct errors, and the number of remaining ones."""
         faults = grouped(self.faults)
-        more = len(faults) - most
+        more = max(0, len(faults) - most) + self.more
         lines = [f"error: {printable(fault, one_line=True)}" for fault in _listed_once(faults[:most])]
-        return "\n".join(lines + ([f"error: and {more} more errors like these"] if more > 0 else []))
+        return "\n".join(lines + ([f"error: and {more:,} more errors like these"] if more > 0 else []))
 
 
 def _listed_once(faults: Sequence[str]) -> list[str]:

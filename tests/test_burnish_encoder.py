@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from burnish.tokenizers.comparison import encoder
-from burnish.tokenizers.encoder import Encoder
+from burnish.tokenizers.encoder import Decoder, Encoder
 from burnish.tokenizers.loader import load
 from tests.support.tokenizers import byte_level, sentencepiece
 
@@ -35,10 +35,15 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory, base_tokenizer: Any) ->
 @pytest.mark.parametrize("name", ["own", "bytes", "pieces"])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=60)
-def test_encoder_ids_equal_tokenizer_ids(tokenizers: dict[str, Any], name: str, texts: list[str]) -> None:
+def test_encoder_ids_and_decoded_texts_equal_the_tokenizers(
+    tokenizers: dict[str, Any], name: str, texts: list[str]
+) -> None:
     encode, whole = Encoder(tokenizers[name]), encoder(tokenizers[name])
+    decode = Decoder(tokenizers[name])
     for text in (*texts, *texts):  # the second time from memory
         assert encode(text) == whole(text)
+        own = tokenizers[name].decode(whole(text), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert decode(encode(text)) == own
 
 
 def test_returned_ids_are_not_shared_with_the_cache(base_tokenizer: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from burnish.bases import embeddings
 from burnish.bases.base import Base, BaseError, resolve
 from burnish.chat import ChatError, ChatTemplate, from_tokenizer, load_template
 from burnish.config import ConfigError
@@ -23,10 +24,10 @@ from burnish.tokenizers.loader import TokenizerError, load
 from tests.support.tokenizers import byte_level, configure
 from train.data import mask
 from train.data import template as templates
-from train.data.mask import Codec, build
+from train.data.mask import Codec, Row, build
 from train.data.prepare import prepare
 from train.data.sources import read_sources
-from train.data.vocabulary import check_ids, check_vocabulary, embedded
+from train.data.vocabulary import UnknownIds, check_vocabulary, embedded
 from train.settings import TrainSettings
 
 CHATML = load_template("chatml")
@@ -138,6 +139,13 @@ def test_byte_order_mark_of_a_template_file_is_not_rendered(tmp_path: Path) -> N
     assert load_template(str(tmp_path / "t.jinja")) == CHATML
 
 
+def check_ids(rows: list[Row], tokenizer: Any, base: Base, dropped: Sequence[str] = ()) -> None:
+    unknown = UnknownIds(embeddings.rows(base.path), dropped)
+    for row in rows:
+        unknown.add(row)
+    unknown.raise_any(tokenizer, base, "x.jsonl")
+
+
 def test_token_id_beyond_the_embeddings_is_rejected_with_its_row(tmp_path: Path) -> None:
     directory = byte_level(tmp_path / "base")
     tokenizer = load(directory)
@@ -152,10 +160,10 @@ def test_token_id_beyond_the_embeddings_is_rejected_with_its_row(tmp_path: Path)
     ):
         (directory / "config.json").write_text(json.dumps(config))
         if not refused:
-            check_ids(rows, tokenizer, base, "x.jsonl")
+            check_ids(rows, tokenizer, base)
             continue
         with pytest.raises(ConfigError, match=rf"x\.jsonl: line 2: the token '<extra>' has id {size}.*{size} tok"):
-            check_ids(rows, tokenizer, base, "x.jsonl")
+            check_ids(rows, tokenizer, base)
 
 
 @pytest.mark.parametrize(("data", "heldout"), [(CHATS, TEXTS), (TEXTS, CHATS)])
@@ -233,9 +241,9 @@ def test_added_token_without_an_embedding_is_not_saved(tmp_path: Path) -> None:
     assert f"'<pad>' (id {size})" in warning and "not saved" in warning
     assert kept("the boat").input_ids == tokenizer("the boat").input_ids
     rows = build([Example(n, None, text) for n, text in ((1, "a"), (2, "b <pad>"))], None, templates.codec(kept))
-    check_ids(rows[:1], kept, base, "x.jsonl", dropped)
+    check_ids(rows[:1], kept, base, dropped)
     with pytest.raises(ConfigError, match=r"x\.jsonl: line 2: the token '<pad>' has no embedding"):
-        check_ids(rows, kept, base, "x.jsonl", dropped)
+        check_ids(rows, kept, base, dropped)
     (directory / "config.json").write_text(json.dumps({"vocab_size": 2}))
     with pytest.raises(ConfigError, match="its eos_token '</s>' has id 2"):
         embedded(tokenizer, base)

@@ -20,9 +20,11 @@ from burnish.files import file_sha256
 from burnish.records import TrainRecord
 from burnish.run import Run
 from tests.support.commands import Cli
-from train.data.dedupe import content_key, groups, near_duplicates, prefix_keys
+from train.data.contents.digests import Contents
+from train.data.contents.keys import content_key, prefix_keys
+from train.data.contents.near import near_duplicates
 from train.data.mask import Row
-from train.data.split import bounded, split
+from train.data.split.heldout import bounded, held_out
 
 Split = tuple[list[Row], list[Row]]
 
@@ -34,6 +36,25 @@ def chat(*texts: str, line: int = 1, system: str = "") -> Example:
 
 def as_rows(examples: list[Example], each: int = 1) -> list[Row]:
     return [Row(example, [1, 2, 3], ((1, 3),)) for example in examples for _ in range(each)]
+
+
+def split(rows: list[Row], share: float, seed: int, most: int | None = None) -> Split:
+    """Return the training rows and the held-out rows."""
+    examples = list({id(row.example): row.example for row in rows}.values())
+    chosen = held_out(Contents.of(examples).keys, share, seed, most)
+    held = {id(example) for example, chosen in zip(examples, chosen, strict=True) if chosen}
+    return [row for row in rows if id(row.example) not in held], [row for row in rows if id(row.example) in held]
+
+
+def evaluated(rows: list[Row], most: int) -> list[Row]:
+    """Return the rows of an eval file that are evaluated."""
+    chosen = bounded(Contents.of([row.example for row in rows]).keys, most, 0, "eval.jsonl")
+    return [row for row, chosen in zip(rows, chosen, strict=True) if chosen]
+
+
+def groups(examples: list[Example]) -> list[int]:
+    found: list[int] = Contents.of(examples).keys.groups()[0].tolist()
+    return found
 
 
 def contents(rows: list[Row]) -> set[bytes]:
@@ -260,11 +281,11 @@ def test_eval_rows_limits_held_out_and_evaluated_rows(capsys: pytest.CaptureFixt
     assert (len(train), len(held)) == (90, 10)
     assert "10 of 100 rows are held out, not 50: data.eval_rows" in capsys.readouterr().err
     assert len(split(rows, 0.05, 0, 10)[1]) == 5
-    chosen = bounded(rows, 10, 0, "eval.jsonl")
+    chosen = evaluated(rows, 10)
     assert len(chosen) == 10
     assert [row.example.number for row in chosen] == sorted(row.example.number for row in chosen)
-    assert contents(bounded(rows[::-1], 10, 0, "eval.jsonl")) == contents(chosen)
-    assert bounded(rows, 100, 0, "eval.jsonl") == rows
+    assert contents(evaluated(rows[::-1], 10)) == contents(chosen)
+    assert evaluated(rows, 100) == rows
 
 
 def test_tool_definitions_are_part_of_the_content() -> None:

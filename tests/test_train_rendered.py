@@ -22,7 +22,7 @@ from tests.support.tokenizers import byte_level, with_start
 from train.data import template as templates
 from train.data.mask import Codec, MaskError, Row, build, prove
 from train.data.prepare import Prepared, prepare
-from train.data.rendered import rendering
+from train.data.rendered import Rendering, Signs, rendering
 from train.settings import TrainSettings
 
 CHATML = "<|im_start|>user\nWhen does boat {} leave?<|im_end|>\n<|im_start|>assistant\nAt noon.<|im_end|>"
@@ -35,6 +35,13 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     made = templates.codec(load(with_start(byte_level(tmp_path_factory.mktemp("tokenizer") / "base"))))
     assert (made.bos, made.eos) == ((1,), 2)
     return made
+
+
+def recognised(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> Rendering | None:
+    signs = Signs(template, codec)
+    for example in examples:
+        signs.add(example.text or "")
+    return rendering(signs, template, codec)
 
 
 def row(text: str, codec: Codec) -> Row:
@@ -155,13 +162,13 @@ def test_rendered_chats_are_recognised_per_template(name: str, base_directory: P
     source = ChatTemplate(load_template(name), "2026-01-01", {"bos_token": "<b>", "eos_token": "<e>"})
     texts = [Example(i, None, source.render(TOLD)) for i in range(3)]
     own = ChatTemplate(tokenizer.chat_template, "2026-01-01")
-    found = rendering([*texts, Example(4, None, "The boat leaves at noon.")], own, made)
+    found = recognised([*texts, Example(4, None, "The boat leaves at noon.")], own, made)
     assert found is not None
     assert found.text.startswith(
         f"3 of 4 text rows look like chats rendered with {FIT[name][0]}: they are trained completely"
     )
     assert FIT[name][1] in found.text and "provide the turns as messages" in found.text
-    assert rendering([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # not a majority
+    assert recognised([*texts[:1], Example(4, None, "The boat leaves at noon.")], own, made) is None  # not a majority
 
 
 def test_rendered_chats_are_recognised_by_the_template_of_the_base(codec: Codec) -> None:
@@ -170,7 +177,7 @@ def test_rendered_chats_are_recognised_by_the_template_of_the_base(codec: Codec)
     template = ChatTemplate("{% for m in messages %}{{ '<|ask|>' if loop.first else '<|tell|>' }}{{ m.content }}"
                             "{% endfor %}", "2026-01-01")  # fmt: skip
     texts = [Example(i, None, template.render(TOLD)) for i in range(3)]
-    found = rendering(texts, template, replace(codec, vocabulary=special))
+    found = recognised(texts, template, replace(codec, vocabulary=special))
     assert found is not None and found.text.startswith("3 of 3 text rows look like chats rendered with the run's own")
 
 
@@ -184,7 +191,7 @@ def test_rendered_chats_are_recognised_by_the_template_of_the_base(codec: Codec)
     ],
 )
 def test_plain_word_prompt_formats_are_recognised(text: str, codec: Codec) -> None:
-    found = rendering([Example(1, None, text)], None, codec)
+    found = recognised([Example(1, None, text)], None, codec)
     assert found is not None and "1 of 1 text rows look like chats" in found.text
 
 

@@ -20,6 +20,7 @@ from tests.support.tokenizers import from_npm
 from train.data import template as templates
 from train.data.mask import Codec, MaskError, Row, build, prove
 from train.data.mask import chat as chat_rows
+from train.data.mask.changes import Changes
 from train.settings import ChatSection
 
 DATE = "2026-01-02"
@@ -126,7 +127,10 @@ def test_template_that_drops_reasoning_from_content_is_rejected(codec: Codec) ->
 def test_reasoning_uses_the_field_of_the_template_or_causes_a_warning(source: str, expected: str, codec: Codec) -> None:
     rows = rows_of(made(source), codec, chat("Which?", "Pier 2.", reasoning="Two piers.", line=5))
     assert learned(rows, codec) == [expected]
-    warned = templates.lost_thoughts(rows, made(source), codec)
+    changes = Changes()
+    for row in rows:
+        changes.add(row, codec)
+    warned = templates.lost_thoughts(changes, made(source))
     if source == sources.STRICT:
         assert "the reasoning of 1 row (first line 5) is not trained: the chat template" in warned[0]
     else:

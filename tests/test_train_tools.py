@@ -15,7 +15,7 @@ from burnish.data.formats import Example, Message
 from burnish.dialects.events import Call
 from tests.support.tool_calls import CALLS
 from train.data.mask import Codec, MaskError, Row, build, prove
-from train.data.tools import fit
+from train.data.tools import check_tools, fit
 from train.settings import ChatSection
 
 Prepared = tuple[ChatTemplate, Codec]
@@ -41,7 +41,9 @@ def tools(codec: Codec, own: ChatTemplate) -> Prepared:
 
 
 def prepared(template: ChatTemplate, codec: Codec, *examples: Example) -> Prepared:
-    template, found = fit(template, None, examples)
+    template, found = fit(template, None)
+    results = sum(any(m.role == "tool" for m in example.messages or ()) for example in examples)
+    check_tools(found, sum(bool(example.tools) for example in examples), results)
     return template, replace(codec, dialects=found)
 
 
@@ -120,8 +122,8 @@ def test_template_without_tool_results_is_rejected_for_rows_with_results(codec: 
 def test_dialect_that_does_not_match_the_template_is_rejected(own: ChatTemplate) -> None:
     template = replace(own, source=load_template("chatml-tools"))
     with pytest.raises(ConfigError, match="chat.tool_dialect mistral: it does not read the template's calls"):
-        fit(template, "mistral", ())
-    assert fit(template, "hermes", ())[1].dialect
+        fit(template, "mistral")
+    assert fit(template, "hermes")[1].dialect
 
 
 def test_unknown_dialect_suggests_the_nearest_match() -> None:

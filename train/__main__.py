@@ -45,7 +45,6 @@ from .resolved import Resolved
 from .settings import TrainSettings
 from .world import World
 
-MAX_ROWS = 1000  # rows examined for template changes; `check` examines all rows
 COMMANDS = {
     "check": "read, lint and preview the data; loads no weights",
     "plan": "show the plan of a run with its memory, disk and time; loads no weights",
@@ -93,7 +92,7 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
     if options.command == "check":
         show(prepared, settings.data)
         return
-    for change in template_changes(prepared, MAX_ROWS):
+    for change in template_changes(prepared):
         say(f"template: {change}")
     if options.command == "plan":
         from .plan.preflight import plan_run

@@ -90,6 +90,7 @@ def _data(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
         "rows": len(prepared.train),
         "eval_rows": len(prepared.heldout),
         "duplicates": prepared.duplicates,
+        "deduplicated": prepared.deduplicated,
         "near_duplicates": prepared.near_duplicates,
         "eval_overlap": prepared.eval_overlap,
         "eval_overlap_dropped": prepared.eval_overlap_dropped,

@@ -64,6 +64,11 @@ class DataSection(Strict):
     )
     max_length: int = Field(1024, ge=8, description="maximum row length in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
+    dedupe: Literal["exact", "none"] = Field(
+        "none",
+        description="exact: do not use rows that repeat an earlier one; repeats are always counted, and never on both"
+        " sides of the split",
+    )
     newlines: Literal["keep", "lf"] = Field(
         "keep", description="keep CR LF and CR inside texts (with a warning) or convert them to LF"
     )
@@ -87,6 +92,12 @@ class DataSection(Strict):
         256, ge=1, description="maximum number of rows held out or evaluated; each evaluation uses all of them"
     )
     assistant_only_loss: bool = Field(True, description="train only on responses; false: also train on prompts")
+    cache_gib: float = Field(
+        20.0,
+        ge=0.0,
+        description="maximum disk space for prepared rows, which all commands share, in GiB; the least recently used"
+        " are removed",
+    )
     packing: bool = Field(
         True, description="pack the rows of a micro-batch without padding; attention never crosses rows"
     )

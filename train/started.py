@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +15,6 @@ from burnish.fields import moment
 from burnish.files import read_json, text_sha256, write_atomic
 from burnish.run import CONFIG, Run, RunError, now
 
-from .data.mask import Row
 from .data.prepare import Prepared
 from .resolved import Resolved
 from .settings import TrainSettings
@@ -96,8 +92,8 @@ def inputs(prepared: Prepared) -> dict[str, str | None]:
         "eval_sha256": prepared.eval_sha256,
         "base_sha256": prepared.base.sha256,
         **template_inputs(prepared),
-        "rows_sha256": _rows_sha256(prepared.train),
-        "heldout_sha256": _rows_sha256(prepared.heldout),
+        "rows_sha256": prepared.rows_sha256,
+        "heldout_sha256": prepared.heldout_sha256,
     }
 
 
@@ -107,16 +103,6 @@ def template_inputs(prepared: Prepared) -> dict[str, str | None]:
         "chat_template_sha256": text_sha256(prepared.template.source) if prepared.template else None,
         "template_date": prepared.template.date if prepared.template else "",
     }
-
-
-def _rows_sha256(rows: Iterable[Row]) -> str:
-    """Return one sha256 over all rows' ids and spans."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(
-            array("q", [len(row.input_ids), *row.input_ids, *(i for span in row.spans for i in span)]).tobytes()
-        )
-    return digest.hexdigest()
 
 
 def _comparable(settings: TrainSettings) -> dict[tuple[str, str], Any]:

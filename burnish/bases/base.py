@@ -77,6 +77,11 @@ def look(base_id: str, revision: str | None = None) -> Path | None:
     return directory
 
 
+def is_local(base_id: str) -> bool:
+    """Return whether a base is on this machine, rather than on the Hub. Raises BaseError like `look`."""
+    return _local_path(base_id) is not None
+
+
 def resolve(base_id: str, revision: str | None = None) -> Base:
     """Return the base model, downloaded or dequantized if necessary. Raises BaseError with the remedy."""
     local = _local_path(base_id)

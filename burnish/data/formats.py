@@ -27,6 +27,7 @@ __all__ = ["FORMATS", "Conversion", "Example", "Message", "Misfits", "Newlines",
 
 Newlines = Literal["keep", "lf"]
 Misfits = Literal["error", "drop"]
+MAX_FAULTS = 10_000  # of a file that are kept; the others are counted
 DROP = "; data.tool_faults: drop leaves out the rows whose calls do not match their tools"
 # columns that can't be trained and must not be ignored silently
 REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text can be trained; remove the column, or these rows")
@@ -111,6 +112,7 @@ class Converter:
     misfits: Misfits = "error"
     reshape: Reshape | None = None
     faults: list[str] = field(default_factory=list)
+    more: int = 0  # faults that were not kept
     converted: int = 0
     unused: Counter[str] = field(default_factory=Counter)
     seen: set[str] = field(default_factory=set)
@@ -121,6 +123,10 @@ class Converter:
         if self.format not in FORMATS:
             raise DataError(f"data.format: unknown format '{self.format}'{did_you_mean(self.format, FORMATS)}")
         self.losses = Losses(self.format)
+
+    def empty(self) -> Converter:
+        """Return a converter with the same settings, for another part of the file."""
+        return Converter(self.format, self.path, self.newlines, self.misfits, self.reshape)
 
     def add(self, raw: RawRow) -> Example | None:
         """Return the row as an example; None if it has errors, which are added to `faults`, or is left out."""
@@ -146,7 +152,9 @@ class Converter:
 
     def merge(self, other: Converter) -> None:
         """Add the findings in the file's next rows."""
-        self.faults += other.faults
+        kept = other.faults[: max(0, MAX_FAULTS - len(self.faults))]
+        self.faults += kept
+        self.more += other.more + len(other.faults) - len(kept)
         self.converted += other.converted
         self.unused.update(other.unused)
         self.seen |= other.seen
@@ -157,7 +165,8 @@ class Converter:
         """Return the findings, without the examples. Raises DataError with every error."""
         faults, misfits = self.faults, self.losses.misfits
         if faults:
-            raise DataError([*faults[:-1], faults[-1] + DROP] if misfits and self.misfits == "error" else faults)
+            hint = DROP if misfits and self.misfits == "error" else ""
+            raise DataError([*faults[:-1], faults[-1] + hint], self.more)
         if misfits and not self.converted:
             every = "the only row's calls do" if misfits == 1 else f"the calls of all {misfits:,} rows do"
             raise DataError(

@@ -94,6 +94,7 @@ class DataRef(Record):
     eval_rows: Count
     over_length: Count
     duplicates: Count | None = None
+    deduplicated: Count | None = None
     near_duplicates: Count | None = None
     eval_overlap: Count | None = None
     eval_overlap_dropped: Count | None = None

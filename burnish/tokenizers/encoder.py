@@ -1,4 +1,4 @@
-"""Encode many texts fast: cut at control tokens, pieces that repeat are encoded once, the others together."""
+"""Encode and decode many texts fast, with exactly the tokenizer's own results."""
 
 from __future__ import annotations
 
@@ -68,3 +68,28 @@ def _never_hidden(texts: Sequence[str], tokens: Sequence[str]) -> list[str]:
     ends = {token[at:] for token in tokens for at in range(1, len(token))}
     inside = "\0".join(token[1:] for token in tokens)
     return [t for t in texts if t and t not in inside and not any(t[:n] in ends for n in range(1, len(t) + 1))]
+
+
+class Decoder:
+    """A tokenizer's ids -> text function that keeps special tokens and cleans nothing up.
+
+    It calls the tokenizers library directly: transformers' wrapper takes as long again. A tokenizer with a decoding of
+    its own (checked with sample texts) is called as it is.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        encode = encoder(tokenizer)
+        samples = [encode(text) for text in sample_texts(tokenizer)]
+        if self._backend is not None and any(self(ids) != self._own(ids) for ids in samples):
+            self._backend = None
+
+    def __call__(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        if self._backend is None:
+            return self._own(ids)
+        return str(self._backend.decode(ids, skip_special_tokens=False))
+
+    def _own(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -156,10 +156,13 @@ class Chat:
 
     def _control(self, ids: Sequence[int], parts: Sequence[Part]) -> list[int]:
         """Return the control tokens among the ids; the unknown token counts only if `parts` contain it."""
+        found = [i for i in ids if i in self._ids]
         unknown = self.vocabulary.unknown
+        if unknown not in found:
+            return found
         string = next((s for s, i in self.vocabulary.specials.items() if i == unknown), None)
         meant = any(part == unknown or (isinstance(part, str) and string and string in part) for part in parts)
-        return [i for i in ids if i in self._ids and (meant or i != unknown)]
+        return [i for i in found if meant or i != unknown]
 
     @cached_property
     def _ids(self) -> frozenset[int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +10,7 @@ from rich.text import Text
 from burnish.console import printable
 
 from ..settings import DataSection
-from .mask import Codec, Row, response_text
+from .mask import Row
 from .prepare import Prepared
 
 PERCENTILES = (0, 50, 90, 95, 99, 100)
@@ -39,52 +38,24 @@ def _decoded(row: Row, prepared: Prepared, start: int, end: int) -> str:
     return printable(prepared.codec.decode(row.input_ids[start:end]))
 
 
-def template_changes(prepared: Prepared, most: int | None = None) -> list[str]:
-    """Return how the template changes responses and splits conversations.
-
-    `most` limits the number of rows examined; None means all.
-    """
-    rows = [row for row in (*prepared.train, *prepared.heldout)[:most] if row.example.messages]
-    before: Counter[str] = Counter()
-    changed = responses = 0
-    for row in rows:
-        for added, same in _responses(row, prepared.codec):
-            before[added] += bool(added)
-            changed += not same
-            responses += 1
+def template_changes(prepared: Prepared) -> list[str]:
+    """Return how the template changes responses and splits conversations."""
+    found = prepared.changes
     said = [
-        f"writes {_shown(added)} before {count} of {responses} responses: it is trained with them"
-        for added, count in before.most_common(MOST_SHOWN)
-        if count
+        f"writes {_shown(added)} before {count} of {found.responses} responses: it is trained with them"
+        for added, count in found.before.most_common(MOST_SHOWN)
     ]
-    if more := sum(count > 0 for count in before.values()) - len(said):
+    if more := len(found.before) - len(said):
         said.append(f"writes {more} other texts before responses: they are trained with them")
-    if changed:
-        said.append(f"changes spaces or accents in {changed} of {responses} responses")
-    if rows and (after := _after(rows[0], prepared)):
+    if found.changed:
+        said.append(f"changes spaces or accents in {found.changed} of {found.responses} responses")
+    first = prepared.train[0]
+    if first.example.messages and (after := _after(first, prepared)):
         said.append(f"writes {_shown(after)} after the last turn: it is not trained, since it follows the end token")
-    parted = Counter(id(row.example) for row in rows)
-    if more := sum(count > 1 for count in parted.values()):
-        made = sum(count for count in parted.values() if count > 1)
-        said.append(f"renders earlier turns differently: {more} conversations became {made} rows, one per turn")
+    examples, rows = map(sum, zip(prepared.train.parted(), prepared.heldout.parted(), strict=True))
+    if examples:
+        said.append(f"renders earlier turns differently: {examples} conversations became {rows} rows, one per turn")
     return said
-
-
-def _responses(row: Row, codec: Codec) -> Iterator[tuple[str, bool]]:
-    """For each complete response, yield the text before its content and whether the content is unchanged."""
-    for (start, end), turn in zip(row.whole, row.turns, strict=False):
-        message = (row.example.messages or ())[turn]
-        content, thought = message.content, message.reasoning.strip()
-        text = None if message.calls else response_text(row.input_ids[start:end], content, codec)
-        if text is None:
-            continue
-        if same := text.endswith(content):
-            added = text.removesuffix(content)
-        elif text.rstrip().endswith(content.strip()):
-            added = text.rstrip().removesuffix(content.strip())
-        else:
-            added = codec.canonical(text).rstrip().removesuffix(codec.canonical(content).strip())
-        yield added.replace(thought, "...") if thought else added, same
 
 
 def _after(row: Row, prepared: Prepared) -> str:
@@ -106,9 +77,9 @@ def show(prepared: Prepared, data: DataSection) -> None:
     """Print the preview to standard output."""
     console = Console(soft_wrap=True, highlight=False)
     everything = not data.assistant_only_loss
-    rows = [*prepared.train, *prepared.heldout]
-    trained = sum(end - start for row in rows for start, end in row.learned(everything))
-    total = sum(len(row.input_ids) for row in rows)
+    both = prepared.train, prepared.heldout
+    trained = sum(rows.trained_tokens(everything) for rows in both)
+    total = sum(int(rows.lengths.sum()) for rows in both)
     console.print(f"format          {prepared.format}")
     console.print(f"rows            {len(prepared.train)} for training, {len(prepared.heldout)} held out")
     console.print(
@@ -129,9 +100,9 @@ def show(prepared: Prepared, data: DataSection) -> None:
     console.print(printable(f"terminators     {', '.join(ends)}"), markup=False)
     for number, change in enumerate(template_changes(prepared)):
         console.print(printable(f"{'' if number else 'template':16}{change}"), markup=False)
-    for row in rows[:1]:
-        console.print(printable(f"\nrow from {row.example.where}, trained part in {OPEN} {CLOSE}:\n"), markup=False)
-        console.print(marked(row, prepared, everything))
+    row = prepared.train[0]
+    console.print(printable(f"\nrow from {row.example.where}, trained part in {OPEN} {CLOSE}:\n"), markup=False)
+    console.print(marked(row, prepared, everything))
 
 
 def _name(percentile: int) -> str:

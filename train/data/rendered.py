@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,24 +100,53 @@ def turn_ends(template: ChatTemplate | None, codec: Codec) -> frozenset[int]:
     return frozenset(row.input_ids[end - 1] for row in rows for _, end in row.spans)
 
 
-def rendering(examples: Sequence[Example], template: ChatTemplate | None, codec: Codec) -> Rendering | None:
+class Signs:
+    """Counts the text rows that match each template's signs. The counts of a file's parts add up."""
+
+    def __init__(self, template: ChatTemplate | None, codec: Codec) -> None:
+        self.families = [*_own(template, codec), *FAMILIES]
+        ends = (codec.decode(codec.bos), codec.decode([codec.eos]))
+        self.markers = {marker for family in self.families for marker in (*family.markers, *ends) if marker}
+        self.absent = self.markers
+        self.counts = [0] * len(self.families)
+        self.texts = 0
+
+    def add(self, text: str) -> None:
+        """Count one row's text."""
+        self.texts += 1
+        self.absent = {marker for marker in self.absent if marker not in text}
+        for number, family in enumerate(self.families):
+            self.counts[number] += all(sign.search(text) for sign in family.signs)
+
+    def empty(self) -> Signs:
+        """Return the same signs without counts."""
+        found = copy.copy(self)
+        found.absent = self.markers
+        found.counts, found.texts = [0] * len(self.families), 0
+        return found
+
+    def merge(self, other: Signs) -> None:
+        """Add the counts of the file's next rows."""
+        self.texts += other.texts
+        self.absent &= other.absent
+        self.counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
+
+
+def rendering(signs: Signs, template: ChatTemplate | None, codec: Codec) -> Rendering | None:
     """Return the template used in most text rows, or None if most rows are not chats."""
-    texts = [example.text for example in examples if example.text is not None]
-    families = [*_own(template, codec), *FAMILIES]
-    counts = [sum(all(sign.search(text) for sign in family.signs) for text in texts) for family in families]
+    families, counts, texts = signs.families, signs.counts, signs.texts
     count = max(counts)
-    if count <= MAX_SHARE * len(texts):
+    if count <= MAX_SHARE * texts:
         return None
     family = families[counts.index(count)]
     known = next((f.name for f, n in zip(families, counts, strict=True) if n == count and f in FAMILIES), "")
     name = f"{known} ({OWN})" if known and family.name == OWN else family.name
     markers = dict.fromkeys((*family.markers, codec.decode(codec.bos), codec.decode([codec.eos])))
-    there = tuple(marker for marker in markers if marker and any(marker in text for text in texts))
+    there = tuple(marker for marker in markers if marker and marker not in signs.absent)
     text = (
-        f"{count} of {len(texts)} text rows look like chats rendered with {name}: they are trained completely, prompts"
+        f"{count} of {texts} text rows look like chats rendered with {name}: they are trained completely, prompts"
         f" included; {_fit(there, template, codec)}; to train only responses, provide the turns as messages (a"
-        " `messages`"
-        " list in each row)"
+        " `messages` list in each row)"
     )
     return Rendering(text, there)
 

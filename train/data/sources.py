@@ -1,53 +1,67 @@
-"""Read the data files: the training rows, and the held-out rows from the eval file."""
+"""Open the data files: the training rows, and the held-out rows from the eval file."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from burnish.console import counted, say, warn
 from burnish.data.columns.mapping import ColumnMap, parse_columns
-from burnish.data.columns.reading import decide
+from burnish.data.columns.reading import Reading, decide
 from burnish.data.columns.transcript import Transcript, parse_transcript
-from burnish.data.files import DataError, data_sha256, iter_rows
-from burnish.data.formats import Conversion, Converter, Example
+from burnish.data.files import DataError, RawRow, data_sha256, iter_rows
+from burnish.data.formats import Converter
 
 from ..settings import DataSection
-from .split import without_overlap
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 FIRST_ROWS = 1000  # the rows that decide the format and which columns there are
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """The rows of the data files.
+@dataclass
+class Opened:
+    """A data file that is being read: its `first` rows, and the `rest`, which are read as they are needed.
 
-    `read` contains all rows in data.path, `train` the rows that may be trained. `heldout` contains the eval file's
-    rows (None without an eval file); `shared` counts the held-out rows that are also in data.path.
+    `reading` says how rows become examples; `how` says how the file was read, once its last row has been read.
     """
 
-    format: str
-    read: list[Example]
-    train: list[Example]
-    heldout: list[Example] | None
-    shared: int
-    data_sha256: str
-    eval_sha256: str | None
+    path: str
+    reading: Reading
+    first: list[RawRow]
+    rest: Iterator[RawRow]
+    how: list[str] = field(default_factory=list)
+
+    @property
+    def format(self) -> str:
+        """The format of the rows."""
+        return self.reading.format
 
     @property
     def chats(self) -> bool:
         """Whether rows are conversations rather than plain texts."""
         return self.format != "text"
 
-    @property
-    def unit(self) -> str:
-        """The unit of row numbers: "line" or "row"."""
-        return self.read[0].unit
+    def converter(self, data: DataSection) -> Converter:
+        """Return what converts its rows."""
+        return Converter(self.format, self.path, data.newlines, data.tool_faults, self.reading.reshape)
+
+    def rows(self) -> Iterator[RawRow]:
+        """Return all rows, once."""
+        return chain(self.first, self.rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The opened data file, and the opened eval file (None without one)."""
+
+    train: Opened
+    heldout: Opened | None
+    data_sha256: str
+    eval_sha256: str | None
 
 
 def check_files(data: DataSection) -> None:
@@ -63,65 +77,49 @@ def check_files(data: DataSection) -> None:
 
 
 def read_sources(data: DataSection) -> Sources:
-    """Read data.path and data.eval_path. Raises DataError if a file is missing or malformed, or they share rows."""
+    """Open data.path and data.eval_path. Raises DataError if a file is missing, or not of a known kind."""
     check_files(data)
-    converted = _read(data.path, data)
-    train, heldout, shared = list(converted.examples), None, 0
-    if data.eval_path:
-        heldout = list(_same_kind(_read(data.eval_path, data), converted, data).examples)
-        train, shared = without_overlap(converted.examples, heldout, data)
+    train = open_rows(data.path, data)
+    heldout = open_rows(data.eval_path, data) if data.eval_path else None
+    if heldout is not None:
+        _check_kind(heldout, train)
     return Sources(
-        format=converted.format,
-        read=list(converted.examples),
         train=train,
         heldout=heldout,
-        shared=shared,
         data_sha256=data_sha256(Path(data.path)),
         eval_sha256=data_sha256(Path(data.eval_path)) if data.eval_path else None,
     )
 
 
-def _same_kind(heldout: Conversion, trained: Conversion, data: DataSection) -> Conversion:
-    """Return the held-out rows. Raises DataError if one file contains chats and the other plain texts."""
-    if (heldout.format == "text") == (trained.format == "text"):
-        return heldout
-    kinds = {True: "plain texts", False: "chats"}
+def open_rows(name: str, data: DataSection) -> Opened:
+    """Open one file and read its first rows. Raises DataError if they are of no known kind."""
+    how: list[str] = []
+    rows = iter_rows(Path(name), how)
+    first: list[RawRow] = []
+    try:
+        first.extend(islice(rows, FIRST_ROWS))
+    except DataError as error:  # reported with the other rows' faults
+        if not first:
+            raise
+        rows = _raising(error)
+    return Opened(name, decide(first, name, data.format, *reshaping(data)), first, rows, how)
+
+
+def _raising(error: DataError) -> Iterator[RawRow]:
+    yield from ()
+    raise error
+
+
+def _check_kind(heldout: Opened, trained: Opened) -> None:
+    """Raise DataError if one file contains chats and the other plain texts."""
+    if heldout.chats == trained.chats:
+        return
+    kinds = {False: "plain texts", True: "chats"}
     raise DataError(
-        f"data.eval_path {data.eval_path}: its rows are {kinds[heldout.format == 'text']} ({heldout.format}), those of"
-        f" data.path {data.path} {kinds[trained.format == 'text']} ({trained.format}): the exam must match the training"
+        f"data.eval_path {heldout.path}: its rows are {kinds[heldout.chats]} ({heldout.format}), those of"
+        f" data.path {trained.path} {kinds[trained.chats]} ({trained.format}): the exam must match the training"
         " data; use rows of the same kind"
     )
-
-
-def _read(name_of_file: str, data: DataSection) -> Conversion:
-    path = Path(name_of_file)
-    how: list[str] = []
-    rows = iter_rows(path, how)
-    first = list(islice(rows, FIRST_ROWS))
-    reading = decide(first, str(path), data.format, *reshaping(data))
-    converter = Converter(reading.format, str(path), data.newlines, data.tool_faults, reading.reshape)
-    faults: list[str] = []
-    examples: list[Example] = []
-    try:
-        for raw in chain(first, rows):
-            examples += [example] if (example := converter.add(raw)) is not None else []
-    except DataError as error:  # the reader's errors come last
-        faults += error.faults
-    if faults or converter.faults:
-        raise DataError([*faults, *converter.faults])
-    converted = replace(converter.conversion(), examples=tuple(examples))
-    say(
-        f"data: {path}: {counted(len(converted.examples), 'row')}, format {reading.format}"
-        + (f" ({reading.how})" if reading.how else "")
-    )
-    for remark in (*how, *converted.remarks):
-        say(f"data: {path}: {remark}")
-    for note in converted.notes:
-        warn(f"{path}: {note}")
-    if converted.unused_columns:
-        used = ", ".join(f"{column} ({counted(count, 'row')})" for column, count in converted.unused_columns.items())
-        say(f"data: unused columns: {used}")
-    return converted
 
 
 def reshaping(data: DataSection) -> tuple[ColumnMap | None, Transcript | Literal["auto", "none"]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +15,15 @@ from burnish.console import counted
 from burnish.files import first_line
 from burnish.tokenizers import comparison
 from burnish.tokenizers import loader as tokenizers
-from burnish.tokenizers.encoder import Encoder
+from burnish.tokenizers.encoder import Decoder, Encoder
 from burnish.tokenizers.loader import TokenizerError
 from burnish.tokenizers.special_text import MARKERS, Reading
 from burnish.tokenizers.vocabulary import from_tokenizer as vocabulary_of
 from burnish.tokenizers.vocabulary import start_ids
 
 from ..settings import BaseSection, ChatSection
-from .mask import Codec, Row
+from .mask import Codec
+from .mask.changes import Changes
 
 MARKER = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
 
@@ -76,24 +77,16 @@ def require(template: ChatTemplate | None, base: BaseSection) -> ChatTemplate:
     return template
 
 
-def lost_thoughts(rows: Sequence[Row], template: ChatTemplate, codec: Codec) -> list[str]:
+def lost_thoughts(changes: Changes, template: ChatTemplate) -> list[str]:
     """Return a warning if rows contain reasoning that is not trained."""
-    lost = [row.example for row in rows if any(not kept for kept in _thoughts_kept(row, codec))]
-    if not lost:
+    if not changes.lost:
         return []
     why = "does not read reasoning" if template.thought_field is None else "leaves it out"
     return [
-        f"the reasoning of {counted(len(lost), 'row')} (first {lost[0].where}) is not trained: the chat template {why};"
-        " include it in the content as the base writes reasoning, or set chat.template to one that supports it"
+        f"the reasoning of {counted(changes.lost, 'row')} (first {changes.first_lost}) is not trained: the chat"
+        f" template {why}; include it in the content as the base writes reasoning, or set chat.template to one that"
+        " supports it"
     ]
-
-
-def _thoughts_kept(row: Row, codec: Codec) -> Iterator[bool]:
-    for (start, end), turn in zip(row.spans, row.turns, strict=False):
-        thought = (row.example.messages or ())[turn].reasoning.strip()
-        if thought and (start, end) in row.whole:
-            learned = codec.decode(row.input_ids[start:end])
-            yield thought in learned or codec.canonical(thought) in codec.canonical(learned)
 
 
 def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
@@ -103,9 +96,7 @@ def codec(tokenizer: Any, reading: Reading = "text") -> Codec:
     encode = Encoder(tokenizer)
     return Codec(
         encode=encode,
-        decode=lambda ids: str(
-            tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        ),
+        decode=Decoder(tokenizer),
         terminators=frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids, *_added_special(tokenizer)}),
         bos=start_ids(comparison.encoder(tokenizer, special=True), encode),
         eos=tokenizer.eos_token_id,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from burnish.chat import ChatTemplate
 from burnish.config import ConfigError
 from burnish.console import counted
@@ -17,23 +15,24 @@ from burnish.dialects.reader import parse
 ADVICE = "set chat.template to chatml-tools, or to a .jinja file that takes tools"
 
 
-def fit(template: ChatTemplate, dialect: str | None, examples: Sequence[Example]) -> tuple[ChatTemplate, Found]:
+def fit(template: ChatTemplate, dialect: str | None) -> tuple[ChatTemplate, Found]:
     """Return the template with the call shape it expects, and its formats of calls and reasoning.
 
-    Raises ConfigError if rows have tools and the template can't render them or their results, or its calls can't be
-    parsed.
+    Raises ConfigError if its calls can't be parsed with the given dialect.
     """
     template, found = fitted(template, dialect)
-    tools = sum(bool(example.tools) for example in examples)
     if dialect and found.dialect is None:
         raise ConfigError(f"chat.tool_dialect {dialect}: it does not read the template's calls: {found.why}")
+    return template, found
+
+
+def check_tools(found: Found, tools: int, results: int) -> None:
+    """Raise ConfigError if rows have tools, or their results, and the template can't render them."""
     if tools and (found.dialect is None or not found.defines):
         raise ConfigError(f"{_rows(tools, 'tools')}, and {found.why}: {ADVICE}")
     # without its result, a call would be followed by an answer from nothing
-    results = sum(any(m.role == "tool" for m in example.messages or ()) for example in examples)
     if results and not found.results:
         raise ConfigError(f"{_rows(results, 'results of tools')}, and {found.why}: {ADVICE}")
-    return template, found
 
 
 def _rows(count: int, what: str) -> str:

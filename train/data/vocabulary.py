@@ -33,6 +33,7 @@ from .mask import Codec, Row
 
 MOST_TEXTS, MOST_CHARACTERS = 64, 200_000
 MOST_NAMED = 3
+MOST_KEPT = 1000  # unknown tokens that are kept to be named
 WORDING = b"4"  # increment when warnings change, to invalidate cached ones
 LIBRARIES = ("transformers", "tokenizers")
 
@@ -174,29 +175,58 @@ def embedded(tokenizer: Any, base: Base) -> tuple[Any, list[str], list[str]]:
     return kept, dropped, [warning]
 
 
-def check_ids(rows: Sequence[Row], tokenizer: Any, base: Base, path: str, dropped: Sequence[str] = ()) -> None:
-    """Raise ConfigError if rows use tokens, by id or by text, for which the base has no embedding.
+class UnknownIds:
+    """Tokens in rows, by id or by text, for which the base has no embedding. The findings of a file's parts add up.
 
-    `dropped` contains the tokens that `embedded` removed from the tokenizer. Nothing is checked if neither config.json
-    nor the weights give the number of embeddings.
+    `size` is the number of embeddings (None: unknown, nothing is checked); `dropped` are the tokens that `embedded`
+    removed from the tokenizer.
     """
-    size = embeddings.rows(base.path)
-    if size is None:
-        return
-    where: dict[str, str] = {}
-    pattern = re.compile("|".join(map(re.escape, sorted(dropped, key=len, reverse=True)))) if dropped else None
-    for row in rows:
-        if max(row.input_ids) >= size:
+
+    def __init__(self, size: int | None, dropped: Sequence[str] = ()) -> None:
+        self.size, self.dropped = size, tuple(dropped)
+        self.found: dict[int | str, str] = {}  # an id, or a text, with its first row
+        parts = sorted(map(re.escape, self.dropped), key=len, reverse=True)
+        self._pattern = re.compile("|".join(parts)) if parts else None
+
+    def empty(self) -> UnknownIds:
+        """Return the same check without findings."""
+        return UnknownIds(self.size, self.dropped)
+
+    def add(self, row: Row) -> None:
+        """Check one row."""
+        if self.size is None:
+            return
+        if max(row.input_ids) >= self.size:
             for i in row.input_ids:
-                if i >= size:
-                    where.setdefault(f"{tokenizer.convert_ids_to_tokens(i)!r} has id {i}", row.example.where)
-        for _, text in row.example.texts() if pattern else ():
-            for found in pattern.findall(text) if pattern else ():
-                where.setdefault(f"{found!r} has no embedding", row.example.where)
-    faults = [
-        f"{path}: {place}: the token {token}, but base.id {base.id} has embeddings for {size:,} tokens (vocab_size in"
-        " config.json): remove it from the data, or use a base whose embeddings were resized to its tokenizer"
-        for token, place in where.items()
-    ]
-    if faults:
-        raise ConfigError(faults)
+                if i >= self.size:
+                    self._note(i, row.example.where)
+        if self._pattern:
+            for _, text in row.example.texts():
+                for found in self._pattern.findall(text):
+                    self._note(found, row.example.where)
+
+    def merge(self, other: UnknownIds) -> None:
+        """Add the findings in the file's next rows."""
+        for token, where in other.found.items():
+            self._note(token, where)
+
+    def raise_any(self, tokenizer: Any, base: Base, path: str) -> None:
+        """Raise ConfigError with the tokens that were found."""
+        faults = [
+            f"{path}: {where}: the token {self._named(token, tokenizer)}, but base.id {base.id} has embeddings for"
+            f" {self.size:,} tokens (vocab_size in config.json): remove it from the data, or use a base whose"
+            " embeddings were resized to its tokenizer"
+            for token, where in self.found.items()
+        ]
+        if faults:
+            raise ConfigError(faults)
+
+    @staticmethod
+    def _named(token: int | str, tokenizer: Any) -> str:
+        if isinstance(token, str):
+            return f"{token!r} has no embedding"
+        return f"{tokenizer.convert_ids_to_tokens(token)!r} has id {token}"
+
+    def _note(self, token: int | str, where: str) -> None:
+        if len(self.found) < MOST_KEPT:
+            self.found.setdefault(token, where)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback
@@ -58,6 +59,7 @@ def _batches(resolved: Resolved) -> dict[str, Any]:
         "torch_empty_cache_steps": None,
         "per_device_eval_batch_size": rows_per_step(resolved.settings),
         "packing": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are complete, and made only when they are needed
         "max_length": None,
         "loss_type": "nll",
         "dataloader_num_workers": 0,
@@ -110,7 +112,7 @@ def make_trainer(
     fast_layers: FastLayers | None,
     model: Any,
     tokenizer: Any,
-    rows: tuple[list[Row], list[Row]],
+    rows: tuple[Sequence[Row], Sequence[Row]],
     output: Path,
     world: World,
 ) -> PackedTrainer:
@@ -159,12 +161,29 @@ def _check_rows(trainer: PackedTrainer, rows: int, per_step: int) -> None:
         raise ConfigError(f"a step has {actual} rows instead of {per_step}: this is a bug in Burnish")
 
 
-def dataset(rows: list[Row], assistant_only: bool) -> Dataset:
-    """Return rows in TRL's format, with each row's line number."""
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows],
-            "labels": [row.labels(everything=not assistant_only) for row in rows],
-            "line": [row.example.number for row in rows],
+def dataset(rows: Sequence[Row], assistant_only: bool) -> Dataset:
+    """Return rows in TRL's format, with each row's line number; a row is made when it is asked for."""
+    found = Dataset.from_dict({"row": np.arange(len(rows))})
+    found.set_transform(_Made(rows, assistant_only))
+    return found
+
+
+class _Made:
+    """Makes the rows of a batch of row numbers."""
+
+    def __init__(self, rows: Sequence[Row], assistant_only: bool) -> None:
+        self._rows, self._assistant_only = rows, assistant_only
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        found = [self._rows[at] for at in batch["row"]]
+        return {
+            "input_ids": [row.input_ids for row in found],
+            "labels": [row.labels(everything=not self._assistant_only) for row in found],
+            "line": [row.example.number for row in found],
         }
-    )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (id(self),)  # datasets pickles a transform only to name it
+
+    def __deepcopy__(self, memo: Any) -> _Made:
+        return self

@@ -51,10 +51,10 @@ def plan_run(settings: TrainSettings, prepared: Prepared, world: World) -> Resol
     _warn_of_adapters(settings)
     requested, settings = settings, with_adapter(_as_stored(settings, prepared), model)
     _warn_of_overridden(requested.lora, settings.lora)
-    lengths = [len(row.input_ids) for row in prepared.train]
+    lengths = prepared.train.lengths.tolist()
     shape, found = shape_of(model), _machine(settings, world)
     planned = plan(settings, shape, lengths, found)
-    heldout = [len(row.input_ids) for row in prepared.heldout]
+    heldout = prepared.heldout.lengths.tolist()
     for line in (*planned.lines(), evaluations(settings, shape, heldout, found, planned).line()):
         say(line)
     rows = questions(prepared.heldout, prepared.codec, settings.exam)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from burnish.dialects.reader import parse
 from burnish.tokenizers.special_text import Chat
 
 from .proof import row_faults
-from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
+from .row import Codec, Faults, Row, Unmaskable, assistant_number
 from .text import PromptCut, text_ids
 
 OPEN_THOUGHT = "<think>"
@@ -43,24 +43,29 @@ def build(examples: Sequence[Example], template: ChatTemplate | None, codec: Cod
     A conversation becomes a single row if each turn's prompt ids extend the previous ids. If the template rewrites
     history, or a token crosses a boundary, it becomes one row per assistant turn.
     """
-    rows: list[Row] = []
-    faults, done = Faults(), 0
-    chat = codec.chat(template) if template else None  # shared, because creating it indexes the special strings
-    with progress("turns rendered", examples) as tick:
-        for example in examples:
-            try:
-                rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
-            except TemplateLimit as error:  # every other row would take just as long
-                faults.add(example, Unmaskable(str(error)))
-                break
-            except ChatError as error:
-                faults.add(example, Unmaskable(f"{error}{_system_advice(example, chat)}"))
-            except Unmaskable as fault:
-                faults.add(example, fault)
-            done += len(example.messages or ()) or 1
-            tick(done)
+    faults = Faults()
+    rows, _ = build_some(examples, codec.chat(template) if template else None, codec, faults)
     faults.raise_any()
     return rows
+
+
+def build_some(examples: Iterable[Example], chat: Chat | None, codec: Codec, faults: Faults) -> tuple[list[Row], bool]:
+    """Return the rows of the examples without faults, which are added to `faults`; and whether all were tried.
+
+    `chat` is shared, because creating it indexes the special strings.
+    """
+    rows: list[Row] = []
+    for example in examples:
+        try:
+            rows += _chat_rows(example, chat, codec) if example.messages else [_text_row(example, codec)]
+        except TemplateLimit as error:  # every other row would take just as long
+            faults.add(example, Unmaskable(str(error)))
+            return rows, False
+        except ChatError as error:
+            faults.add(example, Unmaskable(f"{error}{_system_advice(example, chat)}"))
+        except Unmaskable as fault:
+            faults.add(example, fault)
+    return rows, True
 
 
 def _text_row(example: Example, codec: Codec) -> Row:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from burnish.chat import ChatError, ChatTemplate
 from burnish.tokenizers.special_text import Chat
 
 from ..tools import reading_fault
-from .row import Codec, Faults, Row, Unmaskable, assistant_number, progress
+from .row import Codec, Faults, Row, Unmaskable, assistant_number
 from .text import prompt_ids, text_faults
 
 # in a long row, only the last turn and the turns at 1/4, 1/16 ... are checked against the full prompt
@@ -27,17 +27,16 @@ def prove(rows: Sequence[Row], template: ChatTemplate | None, codec: Codec) -> N
     Each trained span must be an assistant turn's content followed by its end token. The ids before the span must be
     the tokenized prompt, and spans must not overlap.
     """
-    faults, done = Faults(), 0
-    chat = codec.chat(template) if template else None
-    examples = list({id(row.example): row.example for row in rows}.values())
-    with progress("turns proven", examples) as tick:
-        for number, row in enumerate(rows):
-            for fault in row_faults(row, chat, codec):
-                faults.add(row.example, fault)
-            if number + 1 == len(rows) or rows[number + 1].example is not row.example:
-                done += len(row.example.messages or ()) or 1
-                tick(done)
+    faults = Faults()
+    prove_some(rows, codec.chat(template) if template else None, codec, faults)
     faults.raise_any()
+
+
+def prove_some(rows: Iterable[Row], chat: Chat | None, codec: Codec, faults: Faults) -> None:
+    """Add every row's faults to `faults`."""
+    for row in rows:
+        for fault in row_faults(row, chat, codec):
+            faults.add(row.example, fault)
 
 
 def row_faults(row: Row, chat: Chat | None, codec: Codec) -> list[Unmaskable]:

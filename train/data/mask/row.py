@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from burnish.chat import ChatTemplate
-from burnish.console import Tick, bar
 from burnish.data.formats import Example
 from burnish.dialects.find import Found
 from burnish.errors import UserError
@@ -17,7 +15,6 @@ from burnish.tokenizers.vocabulary import Vocabulary
 
 IGNORED = -100
 MOST_ROWS_NAMED = 3
-FEWEST_TURNS_SHOWN = 2000  # with fewer, the work finishes before a progress bar can be read
 
 
 class MaskError(UserError):
@@ -115,40 +112,59 @@ class Faults:
     """The errors in many rows; each kind is reported once, with its first rows and the row count."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[str, dict[str, None]]] = {}
+        self._found: dict[str, _Kind] = {}
 
     def add(self, example: Example, fault: Unmaskable) -> None:
         """Add a row's error."""
         turn = f"assistant turn {fault.turn}: " if fault.turn is not None else ""
-        _, rows = self._found.setdefault(fault.what, (turn + fault.what + fault.detail, {}))
-        rows[example.where] = None
+        self._found.setdefault(fault.what, _Kind(turn + fault.what + fault.detail)).add(example.where)
+
+    def merge(self, other: Faults) -> None:
+        """Add the faults in the file's next rows."""
+        for what, kind in other._found.items():
+            self._found.setdefault(what, _Kind(kind.text)).merge(kind)
+
+    @property
+    def most(self) -> int:
+        """The number of rows with the most common fault."""
+        return max((kind.count for kind in self._found.values()), default=0)
+
+    def listed(self) -> list[str]:
+        """Return one line per kind."""
+        return [kind.told() for kind in self._found.values()]
 
     def raise_any(self) -> None:
         """Raise MaskError listing all errors, if there are any."""
         if self._found:
-            told = [_told(list(rows), text) for text, rows in self._found.values()]
-            raise MaskError(told, max(len(rows) for _, rows in self._found.values()))
+            raise MaskError(self.listed(), self.most)
+
+
+@dataclass
+class _Kind:
+    """A kind of fault: its text in the first row, the first rows, and the number of rows."""
+
+    text: str
+    rows: list[str] = field(default_factory=list)
+    count: int = 0
+    last: str = ""
+
+    def add(self, row: str) -> None:
+        if row != self.last:
+            self.count, self.last = self.count + 1, row
+            self.rows += [row] * (len(self.rows) < 2 + MOST_ROWS_NAMED)
+
+    def merge(self, other: _Kind) -> None:
+        self.count, self.last = self.count + other.count, other.last
+        self.rows = [*self.rows, *other.rows][: 2 + MOST_ROWS_NAMED]
+
+    def told(self) -> str:
+        first, *others = self.rows
+        if not others:
+            return f"{first}: {self.text}"
+        named = ", ".join(others[:MOST_ROWS_NAMED]) + (", ..." if len(others) > MOST_ROWS_NAMED else "")
+        return f"{first}: {self.text} (the same in {self.count} rows, also {named})"
 
 
 def assistant_number(example: Example, index: int) -> int:
     """Return the 1-based number of the assistant turn at `index`."""
     return sum(message.role == "assistant" for message in (example.messages or ())[: index + 1])
-
-
-@contextmanager
-def progress(title: str, examples: Sequence[Example]) -> Iterator[Tick]:
-    """Show a progress bar counting turns, if there are many."""
-    turns = sum(len(example.messages or ()) or 1 for example in examples)
-    if turns < FEWEST_TURNS_SHOWN:
-        yield lambda done, text="": None
-        return
-    with bar(title, turns) as tick:
-        yield tick
-
-
-def _told(rows: Sequence[str], text: str) -> str:
-    first, others = rows[0], rows[1:]
-    if not others:
-        return f"{first}: {text}"
-    named = ", ".join(others[:MOST_ROWS_NAMED]) + (", ..." if len(others) > MOST_ROWS_NAMED else "")
-    return f"{first}: {text} (the same in {len(rows)} rows, also {named})"

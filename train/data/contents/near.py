@@ -1,4 +1,4 @@
-"""Find shared content of rows: duplicates, conversations that continue another row's, and near duplicates."""
+"""Find held-out rows that are nearly the same as training rows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b, sha256
-from unicodedata import normalize
+from functools import partial
 
+from burnish.children.pool import Pool
 from burnish.data.formats import Example
 from burnish.data.tools.definitions import shown
 
-# a row that starts this many others is a common opening ("Hi." "Hello, how can I help?"), not a split conversation
-MIN_OPENINGS, OPENINGS_SHARE = 10, 0.01
+from .keys import content_key
+
 SHINGLE_WORDS = 5
 NEAR = 0.5
 # a sequence or prompt in more rows than this is part of the data's style
@@ -21,87 +21,13 @@ MIN_COMMON, COMMON_SHARE, SAMPLED_ROWS = 10, 0.1, 1000
 # limits on time and memory: compared held-out rows, their sequences, and counted matches
 MAX_HELDOUT, MAX_SHINGLES, MAX_ROWS_OF_SHINGLE, MAX_COUNTED = 4096, 2_000_000, 50, 50_000_000
 STRIDE_FROM_WORDS = 64
+PART_ROWS = 4096  # training rows that a process compares at a time
+
+Found = tuple[dict[int, Example], int]
 
 # a word, or one character of a script without blanks
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|\w+")
 _ASCII_BLANKS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
-
-
-def prefix_keys(example: Example) -> list[bytes]:
-    """Return a digest of the conversation up to each assistant turn, the last for the whole row; for a text one.
-
-    Rows with the same digest have the same content: the same tools, roles and texts, ignoring blanks, line breaks,
-    composed or decomposed accents, and whether turns are trained.
-    """
-    digest = blake2b(digest_size=16)
-    if example.messages is None:
-        _feed(digest, "text", example.text or "")
-        return [digest.digest()]
-    keys = []
-    if example.tools:
-        _feed(digest, "tools", shown(example.tools))
-    for message in example.messages:
-        if message.role != "system" or message.content.strip():
-            _feed(digest, message.role, message.whole)
-        if message.role == "assistant":
-            keys.append(digest.digest())
-    return keys or [digest.digest()]
-
-
-def content_key(example: Example) -> bytes:
-    """Return the digest of a row's content."""
-    return prefix_keys(example)[-1]
-
-
-def groups(examples: Sequence[Example]) -> list[bytes]:
-    """Return each row's group key, independent of the rows' order; a group must stay on one side of a split.
-
-    A group's rows have the same content, or one starts with the other: a conversation split into several rows.
-    """
-    keys = [prefix_keys(example) for example in examples]
-    wholes = {row[-1] for row in keys}
-    openings = Counter(key for row in keys for key in row if key in wholes)
-    most = max(MIN_OPENINGS, int(OPENINGS_SHARE * len(examples)))
-    first = _Union()
-    for row in keys:
-        for key in row[:-1]:
-            if key in wholes and openings[key] <= most:
-                first.join(row[-1], key)
-    if len({first.of(key) for key in wholes}) == 1:  # a single group can't be split: group by content only
-        return [row[-1] for row in keys]
-    return [first.of(row[-1]) for row in keys]
-
-
-def ordered(keys: Iterable[bytes], seed: int) -> list[bytes]:
-    """Return the keys in an order that depends only on them and the seed."""
-    return sorted(set(keys), key=lambda key: sha256(str(seed).encode() + b"\0" + key).digest())
-
-
-def repeats(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Return every row with the content of an earlier one, with the first such row."""
-    first: dict[bytes, Example] = {}
-    found = []
-    for example in examples:
-        earlier = first.setdefault(content_key(example), example)
-        if earlier is not example:
-            found.append((example, earlier))
-    return found
-
-
-def overlap(train: Sequence[Example], heldout: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Return every held-out row whose content is also trained, with the first such training row."""
-    held = {content_key(example) for example in heldout}
-    first: dict[bytes, Example] = {}
-    for example in train:
-        if (key := content_key(example)) in held:
-            first.setdefault(key, example)
-    return [(example, first[key]) for example in heldout if (key := content_key(example)) in first]
-
-
-def without(train: Sequence[Example], heldout: Sequence[Example]) -> list[Example]:
-    """Return the training rows whose content is not in any held-out row."""
-    held = {content_key(example) for example in heldout}
-    return [example for example in train if content_key(example) not in held]
 
 
 @dataclass(frozen=True)
@@ -116,7 +42,7 @@ class NearDuplicates:
     whole: bool = True
 
 
-def near_duplicates(train: Sequence[Example], heldout: Sequence[Example]) -> NearDuplicates:
+def near_duplicates(train: Sequence[Example], heldout: Sequence[Example], processes: int = 1) -> NearDuplicates:
     """Find held-out rows with much, but not all, of their content in one training row.
 
     That is: at least half of its five-word sequences (except those in more than a tenth of all rows), all its words, or
@@ -124,32 +50,24 @@ def near_duplicates(train: Sequence[Example], heldout: Sequence[Example]) -> Nea
     rows; memory is limited.
     """
     index = _Index(heldout[:MAX_HELDOUT], _common(train, heldout))
-    for example in train:
-        index.look(example)
-        if index.counted > MAX_COUNTED:
-            break
-    pairs = [(index.rows[n], index.found[n]) for n in sorted(index.found)]
+    found: dict[int, Example] = {}
+    counted = 0
+    parts = [slice(at, at + PART_ROWS) for at in range(0, len(train), PART_ROWS)]
+    work = partial(_look, index, train)
+    with Pool[slice, Found](work, processes if len(parts) > processes else 1) as pool:
+        for found_in_part, counted_in_part in pool.map(parts):
+            for number, example in found_in_part.items():
+                found.setdefault(number, example)
+            counted += counted_in_part
+            if counted > MAX_COUNTED:
+                break
+    pairs = [(index.rows[n], found[n]) for n in sorted(found)]
     pairs = [(held, example) for held, example in pairs if content_key(held) != content_key(example)]
-    return NearDuplicates(pairs, len(index.rows), index.counted <= MAX_COUNTED)
+    return NearDuplicates(pairs, len(index.rows), counted <= MAX_COUNTED)
 
 
-class _Union:
-    """Disjoint sets of keys (union-find); each set is named by its smallest key."""
-
-    def __init__(self) -> None:
-        self.parent: dict[bytes, bytes] = {}
-
-    def of(self, key: bytes) -> bytes:
-        root = key
-        while (above := self.parent.get(root, root)) != root:
-            root = above
-        while (above := self.parent.get(key, key)) != root:
-            self.parent[key], key = root, above
-        return root
-
-    def join(self, one: bytes, other: bytes) -> None:
-        low, high = sorted((self.of(one), self.of(other)))
-        self.parent[high] = low
+def _look(index: _Index, train: Sequence[Example], part: slice) -> Found:
+    return index.look(train[part])
 
 
 class _Index:
@@ -157,11 +75,9 @@ class _Index:
 
     def __init__(self, heldout: Sequence[Example], common: frozenset[int]) -> None:
         self.rows: list[Example] = []
-        self.found: dict[int, Example] = {}
         self.shingles: dict[int, list[int]] = {}
         self.whole: dict[int | None, list[int]] = {}  # by a hash of all words, or of the prompt
         self.sizes: list[int] = []
-        self.counted = 0
         for example in heldout:
             if len(self.shingles) > MAX_SHINGLES:
                 break
@@ -182,21 +98,26 @@ class _Index:
         for key in {_all(words), prompt} - common - {None}:
             self.whole.setdefault(key, []).append(number)
 
-    def look(self, example: Example) -> None:
-        """Compare one training row with all held-out rows."""
+    def look(self, examples: Iterable[Example]) -> Found:
+        """Compare training rows with all held-out rows; return the first match of each, and the matches counted."""
+        found: dict[int, Example] = {}
+        counted = sum(self._look(example, found) for example in examples)
+        return found, counted
+
+    def _look(self, example: Example, found: dict[int, Example]) -> int:
         words, prompt = _words(example)
         for key in (_all(words), prompt):
             for number in self.whole.get(key, ()):
-                self.found.setdefault(number, example)
+                found.setdefault(number, example)
         # if half of a row's sequences are in this one, so is one of those at every fifth word
         stride = 1 if len(words) < STRIDE_FROM_WORDS else SHINGLE_WORDS
         if not any(shingle in self.shingles for shingle in _shingles(words, stride)):
-            return
+            return 0
         counts = Counter(n for s in set(_shingles(words)) for n in self.shingles.get(s, ()))
-        self.counted += counts.total()
         for number, count in counts.items():
             if count >= NEAR * self.sizes[number]:
-                self.found.setdefault(number, example)
+                found.setdefault(number, example)
+        return counts.total()
 
 
 def _common(train: Sequence[Example], heldout: Sequence[Example]) -> frozenset[int]:
@@ -232,8 +153,3 @@ def _all(words: Sequence[str]) -> int | None:
 
 def _shingles(words: Sequence[str], stride: int = 1) -> Iterator[int]:
     return (hash(tuple(words[i : i + SHINGLE_WORDS])) for i in range(0, len(words) - SHINGLE_WORDS + 1, stride))
-
-
-def _feed(digest: blake2b, role: str, text: str) -> None:
-    plain = " ".join((text if text.isascii() else normalize("NFC", text)).split()).encode("utf-8", "surrogatepass")
-    digest.update(f"{role} {len(plain)} ".encode() + plain)

@@ -1,0 +1,140 @@
+"""Run one function in a process per core: bounded queues, results in order, and no process left behind."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from ..errors import UserError
+from ..process import end_with_parent, exit_reason
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+MOST_PROCESSES = 16  # more wait for the process that reads the file
+AHEAD = 3  # tasks in work or done before their turn, for each process
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: Any
+    connection: Connection
+
+
+class Pool(AbstractContextManager["Pool[Task, Result]"], Generic[Task, Result]):
+    """Calls `work` in `count` forked processes; with one, in this process.
+
+    A fork starts at once, with everything that `work` needs already loaded and shared. The processes end with this
+    one, however it ends.
+    """
+
+    def __init__(self, work: Callable[[Task], Result], count: int) -> None:
+        self._work = work
+        self._count = min(count, MOST_PROCESSES)
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Pool[Task, Result]:
+        if self._count > 1:
+            gc.collect()
+            gc.freeze()  # a collection in a child would copy every page of this process
+            self._workers = [self._started() for _ in range(self._count)]
+            gc.unfreeze()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+
+    def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the results in the order of the tasks, of which only a few are read ahead.
+
+        Raises UserError if a process is killed, as by a template that can't be interrupted.
+        """
+        return self._mapped(iter(tasks)) if self._workers else map(self._work, tasks)
+
+    def _mapped(self, tasks: Iterator[Task]) -> Iterator[Result]:
+        idle, busy = list(self._workers), dict[Any, tuple[_Worker, int]]()
+        done: dict[int, Result] = {}
+        sent = given = 0
+        task = next(tasks, None)
+        while task is not None or busy or done:
+            while task is not None and idle and sent - given < AHEAD * self._count:
+                worker = idle.pop()
+                _send(worker, task)
+                busy[worker.connection], sent = (worker, sent), sent + 1
+                task = next(tasks, None)
+            for ready in wait([*busy]) if given not in done else ():
+                worker, number = busy.pop(ready)
+                done[number] = _received(worker)
+                idle.append(worker)
+            while given in done:
+                yield done.pop(given)
+                given += 1
+
+    def _started(self) -> _Worker:
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, self._work), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+
+def _send(worker: _Worker, task: Any) -> None:
+    try:
+        worker.connection.send(task)
+    except OSError:
+        raise _ended(worker) from None
+
+
+def _received(worker: _Worker) -> Any:
+    try:
+        result, error = worker.connection.recv()
+    except (EOFError, OSError):
+        raise _ended(worker) from None
+    if isinstance(error, tuple):
+        raise UserError(error)
+    if error is not None:
+        raise error
+    return result
+
+
+def _ended(worker: _Worker) -> UserError:
+    worker.process.join()
+    return UserError(f"a child process was lost: {exit_reason(worker.process.exitcode, llama=False)}")
+
+
+def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
+    """Answer tasks until this process is killed."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which kills this process
+    while True:
+        with suppress(EOFError):
+            task = connection.recv()
+            connection.send_bytes(_answer(work, task))
+            continue
+        return
+
+
+def _answer(work: Callable[[Any], Any], task: Any) -> bytes:
+    try:
+        return pickle.dumps((work(task), None), pickle.HIGHEST_PROTOCOL)
+    except UserError as error:
+        return pickle.dumps((None, error.faults))
+    except MemoryError:
+        return pickle.dumps((None, MemoryError("a child process")))
+    except Exception:
+        return pickle.dumps((None, RuntimeError(f"a child process failed:\n{traceback.format_exc()}")))

@@ -1,0 +1,123 @@
+"""Training rows and examples of a store, chosen by index; nothing is read until it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from burnish.data.formats import Example
+
+from ..contents.digests import Numbers
+from ..mask import Row
+from .store import Store
+
+
+class Examples(Sequence[Example]):
+    """Examples of a store, by their index in it."""
+
+    def __init__(self, store: Store, places: Numbers) -> None:
+        self.store, self.places = store, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Examples: ...
+    def __getitem__(self, index: int | slice) -> Example | Examples:
+        if isinstance(index, slice):
+            return Examples(self.store, self.places[index])
+        return self.store[int(self.places[index])]
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self.store[int(at)] for at in self.places)
+
+
+class Rows(Sequence[Row]):
+    """Rows of a store, by their index in it, truncated to `limit` ids."""
+
+    def __init__(self, store: Store, places: Numbers, limit: int) -> None:
+        self.store, self.places, self.limit = store, places, limit
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        if isinstance(index, slice):
+            return Rows(self.store, self.places[index], self.limit)
+        return self._row(int(self.places[index]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self._row(int(at)) for at in self.places)
+
+    @property
+    def examples(self) -> Examples:
+        """The examples of the rows, each once."""
+        return Examples(self.store, np.unique(self.store.table.owner[self.places]))
+
+    @property
+    def lengths(self) -> Numbers:
+        """The rows' lengths in tokens."""
+        found: Numbers = np.minimum(self.store.table.lengths[self.places], self.limit)
+        return found
+
+    @property
+    def terminators(self) -> list[int]:
+        """The distinct ids that end trained spans, in order, ignoring truncated spans."""
+        spans = self.store.table.spans_of(self.places)
+        last = self.store.table.last[spans[self.store.table.spans[spans, 1] <= self.limit]]
+        ids, first = np.unique(last, return_index=True)
+        found: list[int] = ids[np.argsort(first)].tolist()
+        return found
+
+    @property
+    def any_whole(self) -> bool:
+        """Whether any row has a span that is not truncated."""
+        table = self.store.table
+        return bool((table.spans[table.first_span[self.places], 1] <= self.limit).any())
+
+    def trained_tokens(self, everything: bool) -> int:
+        """Return the number of tokens that are trained."""
+        if everything:
+            return int(self.lengths.sum())
+        table = self.store.table
+        spans = np.minimum(table.spans[table.spans_of(self.places)], self.limit)
+        return int((spans[:, 1] - spans[:, 0]).sum())
+
+    def parted(self) -> tuple[int, int]:
+        """Return the number of examples that became several rows, and of these rows."""
+        counts = np.bincount(self.store.table.owner[self.places])
+        return int((counts > 1).sum()), int(counts[counts > 1].sum())
+
+    def sha256(self) -> str:
+        """Return one sha256 over all rows' ids and spans."""
+        digest = hashlib.sha256()
+        for at in self.places:
+            ids, spans, _, _ = self._arrays(int(at))
+            flat = [place for span in spans for place in span]
+            digest.update(np.concatenate([[len(ids)], ids, flat]).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def _row(self, at: int) -> Row:
+        ids, spans, turns, cut = self._arrays(at)
+        return Row(self.store[int(self.store.table.owner[at])], ids.tolist(), spans, turns, cut)
+
+    def _arrays(self, at: int) -> tuple[npt.NDArray[np.int32], tuple[tuple[int, int], ...], tuple[int, ...], bool]:
+        table = self.store.table
+        end, length = int(table.id_end[at]), int(table.lengths[at])
+        kept = min(length, self.limit)
+        first, last = int(table.first_span[at]), int(table.span_end[at])
+        spans = [(start, stop) for start, stop in table.spans[first:last].tolist() if start < kept]
+        cut = bool(spans[-1][1] > kept)
+        spans[-1] = (spans[-1][0], min(spans[-1][1], kept))
+        turns = tuple(turn for turn in table.turns[first : first + len(spans)].tolist() if turn >= 0)
+        return self.store.ids(end - length, end - length + kept), tuple(spans), turns, cut

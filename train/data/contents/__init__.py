@@ -1,0 +1,1 @@
+"""What rows contain, compared: digests, repeats, near duplicates."""

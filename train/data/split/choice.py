@@ -1,0 +1,146 @@
+"""Choose the training rows and the held-out rows of prepared files, as the settings say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from burnish.console import counted, say
+from burnish.files import write_atomic
+from burnish.machine import cpu_count
+
+from ...settings import DataSection, TrainSettings
+from ..cache.key import code_sha256, digest
+from ..cache.rows import Rows
+from ..cache.store import Store
+from ..contents.digests import Numbers, repeated
+from ..contents.near import near_duplicates
+from .fit import fit
+from .heldout import Chosen, bounded, held_out, without_overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The chosen rows; the fields are those of `Prepared`."""
+
+    train: Rows
+    heldout: Rows
+    rows_sha256: str
+    heldout_sha256: str
+    lengths: Sequence[int]
+    dropped: list[int]
+    truncated: list[int]
+    deduplicated: int = 0
+    near_duplicates: int = 0
+    overlap: int = 0
+    overlap_dropped: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def choose(train: Store, heldout: Store | None, settings: TrainSettings) -> Choice:
+    """Return the rows. Raises DataError if none are left, or the files share rows and must not.
+
+    What takes long (the choice of held-out rows, near duplicates, sums) is kept beside the rows.
+    """
+    data, seed = settings.data, settings.train.seed
+    trained, overlap = without_overlap(train, heldout, data) if heldout else (None, 0)
+    own = fit(train, data, data.path, trained)
+    others = fit(heldout, data, str(data.eval_path)) if heldout else None
+    kept = own.examples
+    dropped = _repeats(train, kept, data)
+    kept[dropped] = False
+    parts = _kept(train, heldout, settings)
+    if heldout is None or others is None:
+        index = np.flatnonzero(kept)
+        found = _remembered(train, {"split": parts}, lambda: _split(train, index, data, seed))
+        held = np.zeros(len(train), dtype=bool)
+        held[index[found["held"]]] = True
+        rows = own.rows(kept & ~held), own.rows(held)
+    else:
+        owner = heldout.table.owner[others.kept]
+        chosen = others.kept[bounded(heldout.keys.take(owner), data.eval_rows, seed, str(data.eval_path))]
+        rows = own.rows(kept), Rows(heldout, chosen, data.max_length)
+    near = _remembered(train, {"near": parts}, lambda: _near(*rows, data))
+    lengths = own.lengths if others is None else np.concatenate([own.lengths, others.lengths])
+    return Choice(
+        train=rows[0],
+        heldout=rows[1],
+        rows_sha256=near["rows_sha256"],
+        heldout_sha256=near["heldout_sha256"],
+        lengths=lengths.tolist(),
+        dropped=own.dropped + (others.dropped if others else []),
+        truncated=own.truncated + (others.truncated if others else []),
+        deduplicated=len(dropped),
+        near_duplicates=near["count"],
+        overlap=overlap,
+        overlap_dropped=0 if trained is None else int((~trained).sum()),
+        warnings=near["warnings"],
+    )
+
+
+def _repeats(train: Store, kept: Chosen, data: DataSection) -> Numbers:
+    """Return the examples that are not used because of data.dedupe."""
+    index = np.flatnonzero(kept)
+    if data.dedupe == "none":
+        return index[:0]
+    again, _ = repeated(train.keys.take(index))
+    if len(again):
+        say(f"data: {data.path}: {counted(len(again), 'row')} that repeat an earlier one are left out (data.dedupe)")
+    return index[again]
+
+
+def _kept(train: Store, heldout: Store | None, settings: TrainSettings) -> list[Any]:
+    """Return what decides the choice."""
+    data = settings.data
+    names = ("max_length", "over_length", "eval_split", "eval_rows", "eval_overlap", "dedupe")
+    other = heldout.directory.name if heldout else None
+    return [code_sha256(), other, settings.train.seed, *(getattr(data, name) for name in names)]
+
+
+def _split(train: Store, index: Any, data: DataSection, seed: int) -> dict[str, Any]:
+    said: list[str] = []
+    held = held_out(train.keys.take(index), data.eval_split, seed, data.eval_rows, said)
+    return {"held": np.flatnonzero(held).tolist(), "said": said}
+
+
+def _near(train: Rows, heldout: Rows, data: DataSection) -> dict[str, Any]:
+    """Compare the held-out rows with the training rows, and sum both."""
+    found = near_duplicates(train.examples, heldout.examples, cpu_count())
+    warnings = []
+    if found.pairs:
+        held, trained = found.pairs[0]
+        files = (f"{data.eval_path} ", f"{data.path} ") if data.eval_path else ("", "")
+        some = "" if found.whole else " (not all training rows were compared)"
+        warnings = [
+            f"{len(found.pairs)} of {found.compared} held-out rows are near duplicates of training rows{some}: the same"
+            f" prompt, or half of the five-word sequences (first: {files[0]}{held.where} and"
+            f" {files[1]}{trained.where});"
+            " the eval loss and the exam will look better than they would on new rows"
+        ]
+    return {
+        "count": len(found.pairs),
+        "warnings": warnings,
+        "rows_sha256": train.sha256(),
+        "heldout_sha256": heldout.sha256(),
+        "said": [],
+    }
+
+
+def _remembered(store: Store, parts: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `make` returned the first time for the same rows and parts; print what it said."""
+    path = store.directory / f"{digest(parts)}.json"
+    found: dict[str, Any]
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = make()
+        with suppress(OSError):
+            write_atomic(path, json.dumps(found), private=True)
+    for line in found["said"]:
+        say(line)
+    return found
