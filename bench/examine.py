@@ -142,7 +142,7 @@ def broken(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    """Run the bench; return 1 if a bound is exceeded."""
+    """Run the benchmark; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.examine", description=first_line(__doc__))
     parser.add_argument("--shapes", default="1b", help=f"comma-separated shapes: {', '.join(SHAPES)}")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"comma-separated kinds: {', '.join(KINDS)}")

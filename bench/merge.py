@@ -225,7 +225,7 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def main() -> int:
-    """Run the bench; return 1 if a bound is exceeded."""
+    """Run the benchmark; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.merge", description=first_line(__doc__ or ""))
     parser.add_argument("--shapes", default="1b,3b", help=f"comma-separated shapes: {', '.join(SHAPES)}")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"comma-separated kinds: {', '.join(KINDS)}")

@@ -1,7 +1,7 @@
 """Score calls by their syntax tree, with the rules of the Berkeley Function-Calling Leaderboard for Python.
 
 A call is right if it names the expected function, gives every required parameter and no unknown one, and each value has
-the declared type and is among the accepted values. Strings are compared without case, blanks and some punctuation. A
+the declared type and is among the accepted values. Strings are compared without case, spaces and some punctuation. A
 parameter may be left out only if "" is among its accepted values. Several calls may be in any order.
 """
 

@@ -187,7 +187,7 @@ class _Scanner:
         self.faults.append(f"line {self.line}, column {self._column(self.position)}: {text}")
 
     def _skip_space(self) -> None:
-        """Move to the next character that is not blank; there is none only at the end of the text."""
+        """Skip whitespace; return at the next other character or at the end of the text."""
         while True:
             match = _SPACE.match(self.text, self.position)
             self._move(match.end() if match else self.position)

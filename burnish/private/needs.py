@@ -23,7 +23,7 @@ class Need:
 
 
 def missing(needs: tuple[Need, ...]) -> list[str]:
-    """Return a sentence for each need that the installed libraries do not meet."""
+    """Return a sentence for each private API that the installed libraries lack."""
     return [_sentence(need) for need in needs if not _met(need)]
 
 

@@ -16,7 +16,7 @@ NEEDS = (
         "transformers.convert_slow_tokenizer:convert_slow_tokenizer",
         "a tokenizer that exists only as Python code can't be converted",
     ),
-    Need(f"{BASE}.init_kwargs", "add_prefix_space is not saved, and llama.cpp adds an extra blank", f"{BASE}.__init__"),
+    Need(f"{BASE}.init_kwargs", "add_prefix_space is not saved, and llama.cpp adds an extra space", f"{BASE}.__init__"),
     Need(f"{FAST}.add_bos_token", "a configured start token is not added"),
     Need(f"{KINDS}:CONFIG_MAPPING_NAMES", "an unknown architecture is reported only by the plan"),
     Need(f"{FAST}.add_eos_token", "a configured end token is not added"),

@@ -25,7 +25,7 @@ PART_ROWS = 4096  # training rows that a process compares at a time
 
 Found = tuple[dict[int, Example], int]
 
-# a word, or one character of a script without blanks
+# a word, or one character in a script without spaces
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|\w+")
 _ASCII_BLANKS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 

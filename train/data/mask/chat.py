@@ -75,7 +75,7 @@ def _text_row(example: Example, codec: Codec) -> Row:
     except PromptCut:
         raise Unmaskable(
             "a token crosses from the prompt to the completion, so the trained prompt would not be the served one: end"
-            " the prompt in a line break, and begin the completion with any blank between them",
+            " the prompt in a line break, and begin the completion with any space between them",
             f" (the prompt ends in {example.prompt[-20:]!r})",
         ) from None
     return Row(example, ids, (span,))
