@@ -130,7 +130,7 @@ def test_template_errors_name_setting_and_line(columns: Any, expected: str) -> N
         ({"user": "{{ a }}"}, "has user; expected {user, assistant, system}"),
         ({"asistant": "{{ a }}", "user": "b"}, "unknown key 'asistant'; did you mean 'assistant'?"),
         ({"text": "{{ a"}, "data.columns.text: line 1: unexpected end of template"),
-        ({"text": "a"}, "no template reads a column"),
+        ({"text": "a"}, "no template uses a column"),
         ([{"role": "user", "content": "{{ a }}"}], "needs a user's and an assistant's turn"),
         ([{"role": "bot", "content": "{{ a }}"}], r"data.columns[0].role is 'bot'; expected system, user, assistant"),
         ({"text": 3}, "data.columns.text: expected a template"),

@@ -181,7 +181,7 @@ def test_broken_download_is_resumed_and_a_changed_copy_downloaded_again(cache: P
 def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
     content = jsonl(*range(5000))
     with serving(content, breaks=web.TRIES) as (url, asked):
-        assert "run the same command again, what was fetched is kept" in fault(url)
+        assert "run the same command again to resume the download" in fault(url)
         assert not list(cache.rglob("fetched.json"))
         assert numbers(url) == list(range(5000)) and asked[-1]["Range"] != "bytes=0-"
 
@@ -189,7 +189,7 @@ def test_failed_download_is_resumed_by_the_next_command(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "path", "expected"),
     [
-        ({"statuses": [404]}, "", "the server answers 404: the file does not exist"),
+        ({"statuses": [404]}, "", "the server responded with 404: the file does not exist"),
         ({"length": 200 << 30}, "", "has 214.7 GB, expected at most 107.4 GB"),
         ({"to": "file:///etc/passwd"}, "moved", "is not a URL that can be fetched"),
         ({"to": "/moved"}, "moved", "redirects more than 10 times"),
