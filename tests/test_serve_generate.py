@@ -44,7 +44,7 @@ def ask(server: EchoServer, data: Path, out: Path, **more: Any) -> int:
 
 def asked(server: EchoServer) -> list[str]:
     """Return the last message of every request that reached the server."""
-    return [body["messages"][-1]["content"] for body in server.proxy.asked]
+    return [body["messages"][-1]["content"] for body in server.proxy.requests]
 
 
 @pytest.mark.parametrize("type", [".csv", ".jsonl", ".parquet"])
