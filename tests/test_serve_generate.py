@@ -185,7 +185,12 @@ def test_changed_settings_do_not_reuse_answers(tmp_path: Path) -> None:
         ([{"prompt": "a", "answer": "b"}], "out.csv", {}, "already have 'answer', .* --prefix model_"),
         ([{"prompt": "a"}], "out.xlsx", {}, "unknown extension '.xlsx': expected .csv, .jsonl, .parquet"),
         ([{"prompt": "a"}], "rows.jsonl", {}, "is the input file"),
-        ([{"prompt": "a"}], "there.csv", {}, "already exists: choose another path, or replace it with --overwrite true"),
+        (
+            [{"prompt": "a"}],
+            "there.csv",
+            {},
+            "already exists: choose another path, or replace it with --overwrite true",
+        ),
         ([{"text": "a"}], "out.csv", {}, "rows of plain text have no question"),
         ([{"prompt": "a"}, {"prompt": 3}], "out.csv", {}, "line 2: 'prompt' is a number, expected text"),
     ],

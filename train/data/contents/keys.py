@@ -10,9 +10,9 @@ from burnish.data.tools.definitions import shown
 
 
 def prefix_keys(example: Example) -> list[bytes]:
-    """Return a digest of the conversation up to each assistant turn, the last for the whole row; for a text one.
+    """Return one digest per assistant turn, of the conversation up to it; the last covers the row. A text has one.
 
-    Rows with the same digest have the same content: the same tools, roles and texts, ignoring blanks, line breaks,
+    Rows with the same digest have the same content: the same tools, roles and texts, ignoring spaces, line breaks,
     composed or decomposed accents, and whether turns are trained.
     """
     digest = blake2b(digest_size=16)
