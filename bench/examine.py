@@ -39,7 +39,7 @@ MAX_BYTES, MAX_WALL_RATIO, MAX_DIFFERENCE = 3 * 2**30, 1.5, 1e-3  # the project'
 
 
 def questions(rows: int, tokens: int, vocabulary: int) -> list[Question]:
-    """Return exam questions made of random ids."""
+    """Return exam questions with random ids."""
     numbers = np.random.default_rng(0)
     made = []
     for _ in range(rows):

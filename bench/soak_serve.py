@@ -72,7 +72,7 @@ def body(prompt: str, **fields: Any) -> dict[str, Any]:
 
 
 def known_answers(server: Server) -> dict[str, str]:
-    """Query the idle server; keep the answers, up to the first token that is not much likelier than the next."""
+    """Query the idle server; keep the answers, up to the first token that is not much more likely than the second."""
     known: dict[str, str] = {}
     for subject in SUBJECTS:
         for words in ("A short note about {}:", "The history of {} begins", "1, 2, 3, 4, 5, {}, 1, 2, 3, 4, 5,"):
@@ -190,7 +190,7 @@ def clients(server: Server, tally: Tally, count: int, seed: int, known: dict[str
 
 
 def growth(samples: list[Sample], end: Sample) -> list[str]:
-    """Return what grew: memory from the second to the last quarter of the run, files and threads up to the end."""
+    """Return what has grown: memory from the second to the last quarter, files and threads over the run."""
     quarter = max(1, len(samples) // 4)
     early, late = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
     more = statistics.median(s.rss_mib for s in late) - statistics.median(s.rss_mib for s in early)

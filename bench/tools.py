@@ -78,7 +78,7 @@ def new_functions(train: Sequence[Question], rest: Sequence[Question]) -> frozen
 
 
 def table(found: dict[str, list[Answer]], new: frozenset[str]) -> Table:
-    """Return the shares of right answers, in percent."""
+    """Return the percentages of correct answers."""
     base, tuned = found["base"], found["tuned"]
     made = Table("category", "questions", "base, %", "tuned, %", "tuned, new functions, %", title="right answers")
     for category in (*CALLS, IRRELEVANCE):

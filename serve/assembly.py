@@ -108,7 +108,7 @@ def _describe(settings: ModelSettings, backend: LlamaBackend, served: Served, si
 
 
 def _in_own_thread(call: Callable[[LlamaBackend], None], backend: LlamaBackend) -> None:
-    """Run `call` in a short-lived thread, so that the helper threads OpenMP keeps for the calling thread end too.
+    """Run `call` in a short-lived thread, so that OpenMP's helper threads for the calling thread end with it.
 
     Otherwise they would add to the engine's own: OpenMP would see more threads than CPUs and sleep at every barrier
     instead of spinning, and an 8-token step would take 42 ms instead of 25 (two threads on two cores).

@@ -82,7 +82,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 async def ask(port: int, messages: list[dict[str, str]], tokens: int, extra: dict[str, Any]) -> Answer:
-    """Stream one chat completion over a plain socket, so that the client costs as little as possible."""
+    """Stream one chat completion over a plain socket, to keep the client's cost low."""
     body = {"model": "default", "messages": messages, "max_tokens": tokens, "stream": True, **extra}
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"

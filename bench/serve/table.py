@@ -1,4 +1,4 @@
-"""The rows that bench/serve.py wrote, as a Markdown table: one server beside another.
+"""The rows written by bench/serve.py as a Markdown table: one server compared with another.
 
 python -m bench.serve.table ROWS.json [--server burnish] [--peer llama-server]
 """

@@ -36,7 +36,7 @@ class Question:
 
     @property
     def category(self) -> str:
-        """The category, which the id begins with."""
+        """The category, which is the prefix of the id."""
         return self.id.rpartition("_")[0]
 
     @property
@@ -81,7 +81,7 @@ def read(path: Path) -> list[Question]:
 
 
 def split(questions: Iterable[Question]) -> tuple[list[Question], list[Question]]:
-    """Return two thirds of every category for training, and the rest; which is which depends on the ids alone."""
+    """Return two thirds of every category for training, and the rest; the split depends only on the ids."""
     by_category: dict[str, list[Question]] = {}
     for question in questions:
         by_category.setdefault(question.category, []).append(question)

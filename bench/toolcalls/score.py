@@ -68,7 +68,7 @@ def _call_fault(
 
 
 def _accepts(value: Any, accepted: Sequence[Any], declared: Mapping[str, Any]) -> bool:
-    """Return whether a value has the declared type, or else that of the accepted values, and is accepted."""
+    """Return whether a value is accepted and has the declared type, or else the type of the accepted values."""
     kind = PYTHON[declared["type"]]
     if kind is float and type(value) is int:
         value = float(value)

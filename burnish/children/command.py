@@ -90,7 +90,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @cache
 def reaches_network() -> bool:
-    """Return whether confined children can reach a network: one exists, and the system does not let them leave it."""
+    """Return whether confined children can reach a network: one exists, and the system forbids new namespaces."""
     with suppress(OSError):
         lines = Path("/proc/net/dev").read_text().strip().split("\n")[2:]
         if {line.partition(":")[0].strip() for line in lines} <= {"lo"}:

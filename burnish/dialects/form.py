@@ -1,4 +1,4 @@
-"""How a template writes calls with JSON arguments, read off rendered probes, so that a server can write the same."""
+"""The text format of a template's calls with JSON arguments, derived from rendered probes, for constrained decoding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CallForm:
     """The text of calls: `begin`, a name, `middle`, the arguments; `again` precedes each further name; then `end`.
 
     `opening` is the marker or character at the start of `begin` that starts a call. `again` is "" if a turn has only
-    one call. `comma` and `colon` are those of the arguments' JSON with the whitespace around them. ID stands for an id.
+    one call. `comma` and `colon` are the JSON separators in arguments, with whitespace. ID is a placeholder for an id.
     """
 
     opening: str
@@ -34,7 +34,7 @@ class CallForm:
 def form_of(dialect: Dialect, one: str, two: str | None, ending: str) -> CallForm | None:
     """Return the form of a turn with one probe call, and with two; `ending` is the text after a turn's calls.
 
-    None if the arguments are not JSON as an object.
+    None if the arguments are not a JSON object.
     """
     found = _split(one, 0, 0)
     if found is None:
@@ -54,7 +54,7 @@ def form_of(dialect: Dialect, one: str, two: str | None, ending: str) -> CallFor
 
 
 def _split(text: str, number: int, after: int) -> tuple[str, str, int, int] | None:
-    """Return the text between `after` and a probe call's name, the text up to its arguments, and where these are."""
+    """Return the text between `after` and a probe call's name, the text up to its arguments, and their position."""
     call = CALLS[number]
     at = text.find(call.name, after)
     if at < 0:
@@ -72,7 +72,7 @@ def _split(text: str, number: int, after: int) -> tuple[str, str, int, int] | No
 
 
 def _from_opening(dialect: Dialect, begin: str) -> str:
-    """Return the text from the marker that starts the calls: a template may write other text before."""
+    """Return the text from the marker that starts the calls; a template may write other text before it."""
     places = [at for mark in dialect.begins if (at := begin.find(mark)) >= 0]
     return begin[min(places) :] if places else begin.lstrip() if dialect.opens else begin
 

@@ -1,4 +1,4 @@
-"""The page's sample answers, with thoughts and tool calls apart from their text."""
+"""The page's sample answers, split into reasoning, text and tool calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..records import TrainRecord
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an answer: its thought, its text, or a call with `name`, whose `text` is the arguments' JSON."""
+    """A part of an answer: its reasoning, its text, or a call with `name`, whose `text` is the arguments' JSON."""
 
     kind: str
     text: str

@@ -14,7 +14,7 @@ MOST_REMEMBERED = 2 << 20  # characters; their ids take about 20 bytes each
 class Encoder:
     """A tokenizer's text -> ids function without BOS and EOS, with exactly the ids of `tokenizer(text)`.
 
-    Tokenizers cut a text at control tokens before anything else, so the ids of a rendered chat are those of its turns
+    Tokenizers split a text at control tokens first, so the ids of a rendered chat are those of its turns
     in a row. The pieces that chats share (the system turn, a prompt and the start of the whole chat) are encoded once.
     A tokenizer for which this does not hold (checked with sample texts) encodes whole texts.
     """
@@ -64,7 +64,7 @@ class Encoder:
 
 
 def _never_hidden(texts: Sequence[str], tokens: Sequence[str]) -> list[str]:
-    """Return the texts that can't begin inside an occurrence of a token, which would then be found instead of them."""
+    """Return the tokens that can't start inside another token, which would be matched instead."""
     ends = {token[at:] for token in tokens for at in range(1, len(token))}
     inside = "\0".join(token[1:] for token in tokens)
     return [t for t in texts if t and t not in inside and not any(t[:n] in ends for n in range(1, len(t) + 1))]

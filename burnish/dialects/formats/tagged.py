@@ -1,6 +1,6 @@
 """Arguments between tags, without types: Qwen3-Coder's <parameter=NAME>, and GLM's <arg_key> and <arg_value>.
 
-Strings are written as they are and other values as JSON, so the tool's parameters decide what a text means.
+Strings are written unquoted and other values as JSON, so the tool's parameters determine a value's type.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def _ended() -> Iterator[Event]:
 
 
 def _schema(names: Names, name: str, key: str) -> Any:
-    """Return the schema of a tool's parameter; None if it is not known."""
+    """Return the schema of a tool's parameter; None if unknown."""
     parameters = names.get(name) if isinstance(names, Mapping) else None
     properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
     return properties.get(key) if isinstance(properties, Mapping) else None
 
 
 def _argument(source: Source, key: str, ends: tuple[str, ...], schema: Any, first: bool) -> Reading[None]:
-    """Read a value up to one of its end tags. A text is passed on as it arrives, another value when it is complete."""
+    """Read a value up to one of its end tags. Text is passed on as it arrives, other values when complete."""
     if not key:
         raise BrokenCall
     yield CallArguments(f"{'' if first else ', '}{json.dumps(key, ensure_ascii=False)}: ")

@@ -26,14 +26,14 @@ CONTENT = "content"
 
 @dataclass(frozen=True)
 class Style:
-    """How a template writes answers, and which of its markers are tokens, by their text."""
+    """A template's answer format, and which of its markers are tokens, by their text."""
 
     found: Found = field(default_factory=Found)
     marks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def form(self) -> CallForm | None:
-        """How calls are written, None if they can't be constrained."""
+        """The format of calls; None if they can't be constrained."""
         return self.found.form
 
     def literal(self, text: str) -> str:

@@ -63,13 +63,13 @@ def _tools(request: ChatRequest, constrained: bool) -> dict[str, Any] | None:
 
 
 def _callable(request: ChatRequest) -> list[int]:
-    """Return which of the offered tools may be called, by number."""
+    """Return the indices of the tools that may be called."""
     names = request.choice.names
     return [i for i, tool in enumerate(request.offered) if names is None or tool.function.name in names]
 
 
 def _reason(request: Request) -> str:
-    """Return the parameter because of which calls are constrained."""
+    """Return the name of the parameter that constrains the calls."""
     assert isinstance(request, ChatRequest)
     if request.choice.mode == "required" or request.choice.names:
         return "tool_choice"
@@ -78,7 +78,7 @@ def _reason(request: Request) -> str:
 
 
 def _refusal(request: Request, error: ConstraintRefused, param: str) -> ApiError:
-    """Return the reply to a request for what can't be honoured."""
+    """Return the error for an unsupported constraint."""
     where = f"at {error.place or 'the root'}: {error.why}"
     if error.function is not None and isinstance(request, ChatRequest):
         param = f"tools[{_callable(request)[error.function]}].function.parameters"

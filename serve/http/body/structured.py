@@ -31,7 +31,7 @@ class JsonSchema(Wire):
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: Annotated[str | None, NoEffect("the model does not see it")] = None
-    schema_: Schema = Field(alias="schema", description="a JSON schema; a keyword that can't be honoured is an error")
+    schema_: Schema = Field(alias="schema", description="a JSON schema; an unsupported keyword is an error")
     strict: Annotated[bool | None, NoEffect("every answer is constrained")] = None
 
     @classmethod
@@ -115,7 +115,7 @@ class StructuredOutputs(Wire):
 def guided(
     prefix: str, schema: Schema | str | None, regex: str | None, choice: list[str] | None, grammar: str | None
 ) -> Iterator[tuple[str, Wanted]]:
-    """Yield what vLLM's fields, whose names begin with `prefix`, ask for."""
+    """Yield the constraints in vLLM's fields whose names begin with `prefix`."""
     if schema is not None:
         yield f"{prefix}json", {"kind": "json", "schema": schema}
     if regex is not None:

@@ -1,4 +1,4 @@
-"""The limit on a request's thoughts: thinking_token_budget."""
+"""The limit on a request's reasoning: thinking_token_budget."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ PARAM = "thinking_token_budget"
 
 
 async def budget_of(request: ChatRequest | CompletionRequest, served: Served) -> ThoughtBudget | None:
-    """Return the limit on the thoughts of a request's answers, or None without one.
+    """Return the limit on the reasoning of a request's answers, or None.
 
-    Raises ApiError 400 for a model whose answers have no thoughts, and what `Tokenizer.encode_json` raises.
+    Raises ApiError 400 for a model without reasoning, and what `Tokenizer.encode_json` raises.
     """
     tokens = request.thinking_token_budget if isinstance(request, ChatRequest) else None
     if tokens is None or tokens < 0:
         return None
     thoughts, tokenizer = served.dialects.thoughts, served.tokenizer
     if thoughts is None:
-        text = f"Unsupported parameter: '{PARAM}': this model's chat template has no thoughts."
+        text = f"Unsupported parameter: '{PARAM}': this model's chat template has no reasoning."
         raise ApiError(400, text, param=PARAM, code="unsupported_parameter")
     begin, end = thoughts.begin.strip(), thoughts.end.strip()
     closing = json.loads(await tokenizer.encode_json(end))

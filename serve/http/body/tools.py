@@ -48,7 +48,7 @@ class Tool(Wire):
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether tools may or must be called, and which: None means all of the request's."""
+    """Whether tools may or must be called, and which ones; None means all."""
 
     mode: Literal["none", "auto", "required"] = "auto"
     names: frozenset[str] | None = None

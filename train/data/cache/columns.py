@@ -1,4 +1,4 @@
-"""Arrays on disk, one file each, appended to while rows are made and read by position afterwards."""
+"""Arrays on disk, one file each: appended while rows are prepared, then read by position."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ColumnWriter:
             self._files[name].write(np.ascontiguousarray(values, dtype=DTYPES[name]).data)
 
     def close(self) -> dict[str, int]:
-        """Write everything to the disk; return the bytes of each array."""
+        """Sync all files to disk; return the size of each array in bytes."""
         sizes = {}
         for name, file in self._files.items():
             file.flush()

@@ -1,4 +1,4 @@
-"""Examples as bytes and back: JSON, as short as the row allows."""
+"""Encode and decode examples as compact JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _dumps = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(
 
 
 def encoded(example: Example) -> bytes:
-    """Return an example's content, without its place in the file."""
+    """Return an example's content, without its location in the file."""
     content: Any = example.text
     if example.messages is not None:
         content = [_turn(message) for message in example.messages]

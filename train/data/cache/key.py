@@ -1,4 +1,4 @@
-"""The key of prepared rows: everything that decides their ids and findings."""
+"""The cache key of prepared rows: everything that affects their ids and findings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def digest(parts: Mapping[str, Any]) -> str:
 
 @cache
 def code_sha256() -> str:
-    """Return one sha256 over the source code that makes rows."""
+    """Return one sha256 over the source code that prepares rows."""
     sha256 = hashlib.sha256()
     for name in CODE:
         place = ROOT / name

@@ -1,4 +1,4 @@
-"""Training rows and examples of a store, chosen by index; nothing is read until it is asked for."""
+"""Training rows and examples in a store, selected by index and read lazily."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .store import Store
 
 
 class Examples(Sequence[Example]):
-    """Examples of a store, by their index in it."""
+    """Examples in a store, by index."""
 
     def __init__(self, store: Store, places: Numbers) -> None:
         self.store, self.places = store, places
@@ -39,7 +39,7 @@ class Examples(Sequence[Example]):
 
 
 class Rows(Sequence[Row]):
-    """Rows of a store, by their index in it, truncated to `limit` ids."""
+    """Rows in a store, by index, truncated to `limit` ids."""
 
     def __init__(self, store: Store, places: Numbers, limit: int) -> None:
         self.store, self.places, self.limit = store, places, limit
@@ -94,7 +94,7 @@ class Rows(Sequence[Row]):
         return int((spans[:, 1] - spans[:, 0]).sum())
 
     def parted(self) -> tuple[int, int]:
-        """Return the number of examples that became several rows, and of these rows."""
+        """Return the number of examples split into several rows, and the number of these rows."""
         counts = np.bincount(self.store.table.owner[self.places])
         return int((counts > 1).sum()), int(counts[counts > 1].sum())
 

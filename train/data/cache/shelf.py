@@ -1,4 +1,4 @@
-"""The cache of prepared rows: entries by key, whole or absent, the least recently used removed above a limit."""
+"""The cache of prepared rows: an atomic LRU cache on disk with a size limit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 class Shelf:
-    """The entries in a directory; `limit` is the most bytes of all of them together.
+    """The entries in a directory; `limit` is their maximum total size in bytes.
 
-    An entry's directory appears by renaming, once everything in it is on the disk. A process that reads an entry holds
+    An entry's directory is renamed into place once it is complete on disk. A process that reads an entry holds
     a shared lock on it, one that writes it an exclusive lock: a locked entry is never removed.
     """
 
@@ -32,7 +32,7 @@ class Shelf:
         self.limit, self.root = limit, root or cache_root() / "rows"
 
     def find(self, key: str) -> Store | None:
-        """Return the entry for a key and mark it as used; None if there is none, or it is damaged."""
+        """Return the entry for a key and mark it as used; None if it is missing or damaged."""
         directory = self.root / key
         if not (directory / META).is_file():
             return None
@@ -74,7 +74,7 @@ class Shelf:
             shutil.rmtree(directory, ignore_errors=True)
 
     def tidy(self, keep: str) -> None:
-        """Remove what killed processes left, and the least recently used entries above the limit, but not `keep`."""
+        """Remove leftovers of killed processes, and the least recently used entries above the limit, except `keep`."""
         for path in self.root.glob(f".*{PARTIAL}"):
             _remove(path, path)
         sizes = {path: _size(path) for path in self.root.iterdir() if (path / META).is_file()}
@@ -100,7 +100,7 @@ def _remove(path: Path, locked: Path) -> bool:
 
 
 def _locked(path: Path, kind: int) -> int:
-    """Return an open, locked file. Raises OSError if it is locked otherwise."""
+    """Return an open, locked file. Raises OSError if another process holds the lock."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

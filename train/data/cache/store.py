@@ -23,7 +23,7 @@ UNITS = ("line", "row")
 
 
 class Store(Sequence[Example]):
-    """The examples of one file, in its order. `meta` is what was found while they were made."""
+    """The examples of one file, in order. `meta` contains the findings from preparing them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -1,1 +1,1 @@
-"""What rows contain, compared: digests, repeats, near duplicates."""
+"""Compare the content of rows: digests, repeats, near duplicates."""

@@ -42,7 +42,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class Keys:
-    """The content keys of rows [n]: `flat` [k, 2] holds each row's prefix keys up to `ends` [n], its own key last."""
+    """The content keys of rows [n]: `flat` [k, 2] contains each row's prefix keys up to `ends` [n], its own last."""
 
     flat: Digests
     ends: Numbers
@@ -114,12 +114,12 @@ class Contents:
         )
 
     def repeats(self) -> tuple[Numbers, Numbers]:
-        """Return the numbers of the rows with the content of an earlier one, and of the first such rows."""
+        """Return the numbers of rows that repeat an earlier row, and the numbers of the rows they repeat."""
         again, earlier = repeated(self.keys)
         return self.numbers[again], self.numbers[earlier]
 
     def conflicts(self) -> list[tuple[int, ...]]:
-        """Return, for each prompt with several responses, the number of the first row with each of them."""
+        """For each prompt with several responses, return the number of the first row with each response."""
         chats = np.flatnonzero(self.prompts)
         order = chats[np.lexsort((chats, self.responses[chats], self.prompts[chats]))]
         prompts, responses = self.prompts[order], self.responses[order]
@@ -132,7 +132,7 @@ class Contents:
         return [tuple(numbers) for numbers in several.values()]
 
     def commonest_response(self) -> tuple[int, Numbers, str]:
-        """Return the number of chats, and the rows with the most frequent last response and that response."""
+        """Return the number of chats, the rows with the most frequent last response, and that response."""
         chats = np.flatnonzero(self.prompts)
         if not len(chats):
             return 0, chats, ""
@@ -144,7 +144,7 @@ class Contents:
 
 
 def repeated(keys: Keys) -> tuple[Numbers, Numbers]:
-    """Return the rows with the content of an earlier row, and the first rows with that content."""
+    """Return the rows that repeat an earlier row, and the rows they repeat."""
     ids, first = numbered(keys.whole)
     again = np.flatnonzero(first[ids] != np.arange(len(ids)))
     return again, first[ids[again]]
@@ -173,7 +173,7 @@ def numbered(keys: Digests) -> tuple[Numbers, Numbers]:
 
 
 def pairs(data: bytes) -> Digests:
-    """Return 16-byte keys as pairs [n, 2] whose order is that of the bytes."""
+    """Return 16-byte keys as pairs [n, 2] with the same order as the bytes."""
     return np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""Find held-out rows that are nearly the same as training rows."""
+"""Find held-out rows that are near duplicates of training rows."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _Index:
             self.whole.setdefault(key, []).append(number)
 
     def look(self, examples: Iterable[Example]) -> Found:
-        """Compare training rows with all held-out rows; return the first match of each, and the matches counted."""
+        """Compare training rows with all held-out rows; return the first match of each, and the match counts."""
         found: dict[int, Example] = {}
         counted = sum(self._look(example, found) for example in examples)
         return found, counted

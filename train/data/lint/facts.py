@@ -1,4 +1,4 @@
-"""What the texts of rows contain, row by row. The facts of a file's parts add up to those of the whole."""
+"""Findings in the texts of rows. Findings of a file's parts can be added."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Facts:
 
 
 def _anywhere(text: str, plain: bool, ends: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the findings that count in any turn; cheap tests come first, since nearly all texts have none."""
+    """Yield the findings relevant in any turn; cheap tests come first, since nearly all texts have none."""
     if "{{" in text:
         yield from (("placeholder", "{{" + match.group(1) + "}}") for match in _PLACEHOLDER.finditer(text))
     if "<" in text or "[" in text:

@@ -56,7 +56,7 @@ def warnings_of(
     """Return the warnings, most serious first; `unit` is "line" or "row".
 
     `parsed`: special strings in the rows become control tokens. `known` are markers that another warning already names.
-    `contents` compares the rows; None for held-out rows, of which only the texts count, since they are not trained.
+    `contents` compares the rows; None for held-out rows, whose texts alone are checked, since they are not trained.
     """
     found = [*_markup(facts, unit, parsed, known), *_texts(facts, unit), *_responses(facts, unit)]
     return found if contents is None else [*found, *_of_rows(facts, contents, unit)]

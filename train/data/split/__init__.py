@@ -1,1 +1,1 @@
-"""Which rows are trained and which are held out."""
+"""Choose which rows are trained and which are held out."""

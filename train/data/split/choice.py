@@ -1,4 +1,4 @@
-"""Choose the training rows and the held-out rows of prepared files, as the settings say."""
+"""Choose the training and held-out rows of prepared files according to the settings."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Choice:
 
 
 def choose(train: Store, heldout: Store | None, settings: TrainSettings) -> Choice:
-    """Return the rows. Raises DataError if none are left, or the files share rows and must not.
+    """Return the rows. Raises DataError if none are left, or if the files must not share rows but do.
 
-    What takes long (the choice of held-out rows, near duplicates, sums) is kept beside the rows.
+    Slow results (held-out rows, near duplicates, totals) are cached with the rows.
     """
     data, seed = settings.data, settings.train.seed
     trained, overlap = without_overlap(train, heldout, data) if heldout else (None, 0)
@@ -90,12 +90,12 @@ def _repeats(train: Store, kept: Chosen, data: DataSection) -> Numbers:
         return index[:0]
     again, _ = repeated(train.keys.take(index))
     if len(again):
-        say(f"data: {data.path}: {counted(len(again), 'row')} that repeat an earlier one are left out (data.dedupe)")
+        say(f"data: {data.path}: {counted(len(again), 'row')} that repeat an earlier one are dropped (data.dedupe)")
     return index[again]
 
 
 def _kept(train: Store, heldout: Store | None, settings: TrainSettings) -> list[Any]:
-    """Return what decides the choice."""
+    """Return the inputs that determine the choice."""
     data = settings.data
     names = ("max_length", "over_length", "eval_split", "eval_rows", "eval_overlap", "dedupe")
     other = heldout.directory.name if heldout else None
@@ -132,7 +132,7 @@ def _near(train: Rows, heldout: Rows, data: DataSection) -> dict[str, Any]:
 
 
 def _remembered(store: Store, parts: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `make` returned the first time for the same rows and parts; print what it said."""
+    """Return the cached result of `make` for the same rows and parts; print its messages."""
     path = store.directory / f"{digest(parts)}.json"
     found: dict[str, Any]
     try:

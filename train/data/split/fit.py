@@ -1,4 +1,4 @@
-"""Rows that are longer than data.max_length: refused, dropped or truncated, as data.over_length says."""
+"""Rows longer than data.max_length: rejected, dropped or truncated according to data.over_length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_NAMED = 3  # most over-long rows named in a message
 
 @dataclass(frozen=True)
 class Fitting:
-    """The rows of a file that are kept, by index; and the numbers in the file of those dropped and truncated."""
+    """The kept rows of a file, by index, and the row numbers of dropped and truncated rows."""
 
     store: Store
     kept: Numbers
@@ -34,7 +34,7 @@ class Fitting:
 
     @property
     def examples(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which examples have a row that is kept."""
+        """Return which examples have a kept row."""
         found = np.zeros(len(self.store), dtype=bool)
         found[self.store.table.owner[self.kept]] = True
         return found
@@ -43,7 +43,7 @@ class Fitting:
 def fit(
     store: Store, data: DataSection, path: str, examples: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
 ) -> Fitting:
-    """Return the rows that fit; only those of `examples`, if given. Raises DataError if one doesn't and all must."""
+    """Return the rows that fit, only those of `examples` if given. Raises DataError if one must fit but does not."""
     table, limit = store.table, data.max_length
     index = np.arange(len(table.owner))
     if examples is not None:

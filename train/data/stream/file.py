@@ -1,4 +1,4 @@
-"""One data file's prepared rows: from the cache, or made now."""
+"""Load one data file's prepared rows from the cache, or prepare them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def file_rows(opened: Opened, content: str, text: Text, data: DataSection, shelf
         if store is None:
             raise DataError(f"{shelf.root / key}: the prepared rows disappeared: run again")
         size = sum(path.stat().st_size for path in store.directory.iterdir())
-        say(f"data: {opened.path}: prepared rows are kept for the next command ({gib(size)} in {shelf.root})")
+        say(f"data: {opened.path}: prepared rows are cached for the next command ({gib(size)} in {shelf.root})")
         shelf.tidy(keep=key)
     _say(opened, store)
     return store
@@ -87,7 +87,7 @@ def _raise_faults(found: Findings, path: str, text: Text, data: DataSection, oth
 
 
 def _findings(found: Findings, opened: Opened, text: Text, data: DataSection, store: Store) -> dict[str, Any]:
-    """Return what later commands say about the file."""
+    """Return the messages about the file for later commands."""
     conversion, unit = found.converter.conversion(), store[0].unit
     parsed = not opened.chats or text.codec.reading == "parse"
     special = found.special.rows()

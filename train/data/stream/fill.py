@@ -1,4 +1,4 @@
-"""Read a file's rows, have them prepared by a process per core, and write them in order."""
+"""Read a file's rows, prepare them in one process per core, and write them in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Task = tuple[Sequence[RawRow], bool]
 
 
 class Filling:
-    """Findings in the rows so far, and the arrays that they are written to (None: the rows are only checked)."""
+    """Findings in the rows so far, and the output arrays (None: the rows are only checked)."""
 
     def __init__(self, opened: Opened, work: Work, directory: Path | None) -> None:
         self.opened, self.work = opened, work
@@ -70,7 +70,7 @@ class Filling:
 
     @property
     def faulty(self) -> bool:
-        """Whether rows can't be used, so that nothing more needs to be written."""
+        """Whether some rows are invalid, so nothing more needs to be written."""
         return bool(self.error or self.found.converter.faults)
 
     def _tasks(self, rows: Iterator[RawRow], count: int) -> Iterator[Task]:
@@ -100,7 +100,7 @@ class Filling:
 
 @contextmanager
 def _progress(opened: Opened, row_bytes: int) -> Iterator[_Rate]:
-    """Show a bar if the rows are many; without it, the work finishes before a bar can be read."""
+    """Show a progress bar if there are many rows."""
     if len(opened.first) < FIRST_ROWS:
         yield _Rate(lambda done, text="": None, 0)
         return
@@ -118,7 +118,7 @@ class _Rate:
         self._tick, self._total, self._started, self._done = tick, total, time.monotonic(), 0
 
     def __call__(self, done: int) -> None:
-        """Show that `done` rows are prepared."""
+        """Update the bar to `done` prepared rows."""
         self._done = done
         rate = done / max(time.monotonic() - self._started, 1e-3)
         shown = min(done, self._total - 1) if self._total else 0  # the estimate may be low
@@ -137,7 +137,7 @@ def _row_bytes(rows: Sequence[RawRow]) -> int:
 
 
 def _estimated(opened: Opened, row_bytes: int) -> int:
-    """Return about how many rows there are; 0 if the files are compressed or tables."""
+    """Estimate the number of rows; 0 if the files are compressed or tables."""
     total = 0
     for part in locate(opened.path).parts:
         with part.open() as file:

@@ -27,7 +27,7 @@ from ..vocabulary import UnknownIds
 
 @dataclass
 class Findings:
-    """What was found in the rows of a file, or of a part of it; the findings of the parts add up."""
+    """Findings in the rows of a file or of a part of it; findings of parts can be added."""
 
     converter: Converter
     facts: Facts
