@@ -35,9 +35,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory, base_tokenizer: Any) ->
 @pytest.mark.parametrize("name", ["own", "bytes", "pieces"])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=60)
-def test_encoder_ids_and_decoded_texts_equal_the_tokenizers(
-    tokenizers: dict[str, Any], name: str, texts: list[str]
-) -> None:
+def test_encoder_and_decoder_match_the_tokenizer(tokenizers: dict[str, Any], name: str, texts: list[str]) -> None:
     encode, whole = Encoder(tokenizers[name]), encoder(tokenizers[name])
     decode = Decoder(tokenizers[name])
     for text in (*texts, *texts):  # the second time from memory

@@ -121,7 +121,9 @@ except MemoryError:
     assert done.stdout == "[100, 1000000, 0]\nFile too large\nno memory\n", done.stderr
 
 
-@pytest.mark.skipif(children.reaches_network(), reason="this system does not let a process drop its network access")
+@pytest.mark.skipif(
+    children.reaches_network(), reason="this system does not allow a process to drop its network access"
+)
 def test_confined_child_has_no_network(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

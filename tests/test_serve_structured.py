@@ -1,4 +1,4 @@
-"""Constrained answers: every finished one is valid, and what can't be honoured is refused with its place."""
+"""Constrained answers: every finished one is valid; unsupported keywords are rejected with their place."""
 
 from __future__ import annotations
 

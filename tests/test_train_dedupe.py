@@ -47,7 +47,7 @@ def split(rows: list[Row], share: float, seed: int, most: int | None = None) -> 
 
 
 def evaluated(rows: list[Row], most: int) -> list[Row]:
-    """Return the rows of an eval file that are evaluated."""
+    """Return the evaluated rows of an eval file."""
     chosen = bounded(Contents.of([row.example for row in rows]).keys, most, 0, "eval.jsonl")
     return [row for row, chosen in zip(rows, chosen, strict=True) if chosen]
 

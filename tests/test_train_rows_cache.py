@@ -1,4 +1,4 @@
-"""Rows on disk: the same as rows made in memory, shared by commands, whole or absent, and bounded in size."""
+"""Cached rows: equal to rows prepared in memory, shared by commands, atomic, and bounded in size."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def machinery(base_tokenizer: Any, base_directory: Path, own: Any, codec: Codec,
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("limit", [4096, 60])
-def test_rows_are_those_made_in_memory(
+def test_stored_rows_equal_rows_prepared_in_memory(
     machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, limit: int
 ) -> None:
     monkeypatch.setattr(fill, "cpu_count", lambda: processes)
@@ -118,12 +118,12 @@ CONTENT = st.one_of(
 
 @given(CONTENT)
 @settings(max_examples=100)
-def test_an_example_is_read_back_unchanged(example: Example) -> None:
+def test_examples_round_trip(example: Example) -> None:
     found = decoded(encoded(example), {"line": 1, "row": 0, "unit": "line", "file": ""})
     assert (found, found.tools) == (example, example.tools)
 
 
-def test_a_second_command_reads_what_the_first_wrote_and_a_changed_file_or_setting_does_not(
+def test_cached_rows_are_reused_unless_file_or_settings_change(
     machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "x.jsonl", chats(30))
@@ -141,7 +141,7 @@ def test_a_second_command_reads_what_the_first_wrote_and_a_changed_file_or_setti
     assert len(machinery.entries()) == 4 and entry in machinery.entries()
 
 
-def test_an_incomplete_or_damaged_entry_is_made_again(machinery: Machinery, tmp_path: Path) -> None:
+def test_incomplete_or_damaged_cache_entry_is_rebuilt(machinery: Machinery, tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", chats(20))
     rows = list(machinery.store(path))
     (entry,) = machinery.entries()
@@ -150,7 +150,7 @@ def test_an_incomplete_or_damaged_entry_is_made_again(machinery: Machinery, tmp_
         assert list(machinery.store(path)) == rows
 
 
-def test_the_least_recently_used_entry_is_removed_unless_it_is_read(machinery: Machinery, tmp_path: Path) -> None:
+def test_least_recently_used_entry_is_evicted_unless_in_use(machinery: Machinery, tmp_path: Path) -> None:
     stores = [machinery.store(written(tmp_path / f"{n}.jsonl", chats(20 + n))) for n in range(3)]
     for age, store in enumerate(stores):
         os.utime(store.directory / META, (time.time() - 100 + age,) * 2)
@@ -161,7 +161,7 @@ def test_the_least_recently_used_entry_is_removed_unless_it_is_read(machinery: M
     assert len(list(stores[0])) == 20
 
 
-def test_faults_of_reader_and_rows_are_reported_together_and_leave_nothing(
+def test_errors_of_reader_and_rows_are_reported_together_without_a_cache_entry(
     machinery: Machinery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path / "x.jsonl", chats(MANY))
@@ -178,7 +178,7 @@ def test_faults_of_reader_and_rows_are_reported_together_and_leave_nothing(
     assert machinery.entries() == []
 
 
-def test_a_process_that_is_killed_is_reported(
+def test_killed_worker_process_is_reported(
     machinery: Machinery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fill, "cpu_count", lambda: 2)
@@ -201,7 +201,7 @@ def command(tiny_base: Path, tmp_path: Path) -> Iterator[tuple[list[str], dict[s
     yield words, {"BURNISH_CACHE": str(tmp_path / "cache")}
 
 
-def test_a_killed_command_leaves_nothing_that_is_taken_for_whole(
+def test_killed_command_leaves_no_incomplete_cache_entry(
     command: tuple[list[str], dict[str, str]], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words, variables = command
@@ -223,4 +223,4 @@ def test_a_killed_command_leaves_nothing_that_is_taken_for_whole(
     assert [path.name[0] for path in rows.iterdir()].count(".") == 0
     again = cli(*words)
     assert again.stdout == done.stdout
-    assert "prepared rows are kept" in done.stderr and "prepared rows are kept" not in again.stderr
+    assert "prepared rows are cached" in done.stderr and "prepared rows are kept" not in again.stderr

@@ -1,4 +1,4 @@
-"""JSON schemas: written ones, random ones, and ones that can't be honoured or take too much to compile."""
+"""JSON schemas: fixed and random ones, unsupported ones, and ones too expensive to compile."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WRITTEN: dict[str, Schema] = {
     },
     "escapes": closed({"tab\t\"quote\" \\ é": {"enum": ["\n", "\u2028", "</tool_call>", "<|im_end|>"]}}),
 }  # fmt: skip
-# with the place of the keyword that can't be honoured
+# with the place of the unsupported keyword
 REFUSED: dict[str, tuple[Schema, str]] = {
     "uniqueItems": (closed({"a": {"type": "array", "uniqueItems": True}}), "/properties/a/uniqueItems"),
     "not": ({"$defs": {"n": {"not": {"const": 1}}}, "items": {"$ref": "#/$defs/n"}, "type": "array"}, "/$defs/n/not"),
