@@ -1,4 +1,4 @@
-"""python -m export run | examine | push | card: merge, convert, quantize, examine and publish."""
+"""python -m export run | examine | base | push | card: merge, convert, quantize, examine and publish."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ COMMANDS = {
     "run": "merge the adapter, create GGUF files, examine them and write export.json",
     "examine": "examine a GGUF file or merged directory against a run's exam; exit code 1 unless it passes",
     "push": "publish passing artifacts on the Hub, with records and a model card; private unless push.public",
+    "base": "create the untuned base's GGUF in the cache, to compare the run with it; print its path",
     "card": "print the model card that push would publish; needs no network",
 }
 
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace, settings: ExportSettings) -> int:
     if options.command == "examine":
         return _examine(settings, options.artifact)
+    if options.command == "base":
+        return _base(settings)
     if options.command in ("push", "card"):
         return _push(settings, options.command == "card", getattr(options, "dry_run", False))
     with resumable():
@@ -84,6 +87,15 @@ def _examine(settings: ExportSettings, path: Path) -> int:
     artifact = examine_file(settings, path)
     show("held-out responses, nats per token", [artifact], None, settings.gate.model_dump())
     return 0 if artifact.verdict == "pass" else 1
+
+
+def _base(settings: ExportSettings) -> int:
+    from .base import make_base
+
+    with resumable():
+        for path in make_base(settings):
+            print(path)
+    return 0
 
 
 def _run(settings: ExportSettings) -> int:

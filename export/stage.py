@@ -63,7 +63,7 @@ def _export(settings: ExportSettings, run: Run) -> ExportRecord:
     types = convert.check_types(settings.gguf.quants)
     convert.check_converter()
     _check_unchanged(run, record)
-    base = _base(settings, record)
+    base = verified_base(settings, record)
     _check_room(run, base, len(merge_bases(settings.merge.base, record)[0]), len(types))
     for directory in (run.path, run.path / "gguf"):
         remove_partial(directory)
@@ -143,7 +143,8 @@ def _check_name(run: Run) -> None:
         raise RunError(f"{run.path}: {error}: rename the run's directory") from None
 
 
-def _base(settings: ExportSettings, record: TrainRecord) -> Base:
+def verified_base(settings: ExportSettings, record: TrainRecord) -> Base:
+    """Return the base that the run was trained on. Raises RunError if it is another."""
     base = resolve(settings.run.base or record.base.id, record.base.revision)
     if base.sha256 != record.base.sha256:
         raise RunError(

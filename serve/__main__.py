@@ -1,6 +1,7 @@
 """python -m serve [SETTINGS]: serve a run or a .gguf file.
 
 python -m serve chat: talk to a running server.   python -m serve generate: answer every row of a file.
+python -m serve evaluate: score a run and its base on rows with known answers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from burnish.children.path import only_packages
-from burnish.errors import explain_lack_of_memory, run_edge
+from burnish.errors import explain_lack_of_memory, resumable, run_edge
 from burnish.process import Note, ignore_path, supervise
 
 if __name__ == "__main__":  # before the imports that start threads
@@ -25,7 +26,7 @@ if __name__ == "__main__":  # before the imports that start threads
     note = (
         ignore_path
         if sys.argv[1:2] == ["chat"]
-        else supervise("the server" if sys.argv[1:2] != ["generate"] else "generate")
+        else supervise(sys.argv[1] if sys.argv[1:2] in (["generate"], ["evaluate"]) else "the server")
     )
 
 from burnish.config import add_arguments, parse_arguments
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None, mapped: Note = ignore_path) -> int:
         return chat(arguments[1:])
     if arguments[:1] == ["generate"]:
         return _generate(arguments[1:], mapped)
+    if arguments[:1] == ["evaluate"]:
+        return _evaluate(arguments[1:], mapped)
     if arguments[:1] == ["run"]:
         arguments = arguments[1:]
     parser = argparse.ArgumentParser(
@@ -70,6 +73,19 @@ def _generate(arguments: Sequence[str], mapped: Note) -> int:
     add_arguments(parser, GenerateSettings, "GENERATE")
     settings, _ = parse_arguments(parser, GenerateSettings, "GENERATE", arguments)
     return generate(settings, mapped)
+
+
+def _evaluate(arguments: Sequence[str], mapped: Note) -> int:
+    from .evaluate.settings import EvaluateSettings
+    from .evaluate.stage import evaluate
+
+    parser = argparse.ArgumentParser(
+        prog="python -m serve evaluate", description="Score a run and its untuned base on rows with known answers."
+    )
+    add_arguments(parser, EvaluateSettings, "EVALUATE")
+    settings, _ = parse_arguments(parser, EvaluateSettings, "EVALUATE", arguments)
+    with resumable():
+        return evaluate(settings, mapped)
 
 
 if __name__ == "__main__":

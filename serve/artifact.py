@@ -9,6 +9,7 @@ from typing import Any
 
 from burnish.console import warn
 from burnish.errors import UserError
+from burnish.evaluations.gate import unmet
 from burnish.exam.thresholds import looser, qualified
 from burnish.files import file_sha256, irregular
 from burnish.hub import SCHEME
@@ -64,6 +65,18 @@ def choose(settings: ModelSettings) -> Chosen:
         )
     artifact = _artifact(f"run '{run.id}'", f"{run.path}/report.html", exported, settings)
     return _recorded(run.inside(artifact.path), run.id, trained, exported, artifact)
+
+
+def check_evaluations(settings: ModelSettings) -> None:
+    """Raise ServeError if the run to serve misses a threshold on an evaluation, unless it is told to serve it."""
+    if settings.model is not None:
+        return
+    run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
+    faults = unmet(run, run.read(ExportRecord))
+    if faults and not settings.allow_unproven:
+        raise ServeError([f"{fault}; to serve it anyway, pass --allow_unproven true" for fault in faults])
+    for fault in faults:
+        warn(f"serving it although {fault}")
 
 
 def _explain_directory(path: Path) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from burnish.console import say, warn
 from burnish.process import Note, ignore_path
 
+from .artifact import Chosen
 from .decoding.constraints.library import ThreadedMasks
 from .engine.delivery import EventBridge
 from .engine.engine import Engine
@@ -63,12 +64,12 @@ def assemble(loaded: Loaded, settings: ServeSettings, log: Log, keys: Keys | Non
 
 
 @contextmanager
-def loaded(settings: ModelSettings, mapped: Note = ignore_path) -> Iterator[Loaded]:
+def loaded(settings: ModelSettings, mapped: Note = ignore_path, chosen: Chosen | None = None) -> Iterator[Loaded]:
     """Load the model for the duration of the block. Raises UserError if it can't be loaded.
 
-    An engine that uses the backend must be closed within the block. `mapped`: see serve.llama.load.
+    An engine that uses the backend must be closed within the block. `mapped`, `chosen`: see serve.llama.load.
     """
-    model, served, tokenizer = load(settings, mapped)
+    model, served, tokenizer = load(settings, mapped, chosen)
     backend: LlamaBackend | None = None
     try:
         size = sizing.measure(model, served.context_length, settings)

@@ -13,6 +13,7 @@ import structlog
 from burnish.console import warn
 from burnish.process import Note, ctrl_c_ends_at_once, ignore_path
 
+from .artifact import check_evaluations
 from .assembly import assemble, loaded
 from .http.auth import read_keys
 from .http.exposure import check_exposure, is_exposed
@@ -28,6 +29,7 @@ def run(settings: ServeSettings, mapped: Note = ignore_path) -> int:
     ctrl_c_ends_at_once()  # until uvicorn handles it: loading in native code can't be interrupted otherwise
     keys = read_keys(settings)
     check_exposure(settings, keys)
+    check_evaluations(settings)
     listening = listen(settings)
     try:
         with loaded(settings, mapped) as parts:

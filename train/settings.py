@@ -16,6 +16,7 @@ from burnish.data.columns.transcript import parse_transcript
 from burnish.data.tables import as_object
 from burnish.dialects.formats import DIALECTS
 from burnish.errors import did_you_mean
+from burnish.evaluations.thresholds import parse_threshold
 from burnish.publish import PushSection
 
 from . import names
@@ -311,6 +312,16 @@ class TrainSettings(Strict):
     exam: ExamSection = Field(default_factory=ExamSection)
     run: RunSection = Field(default_factory=RunSection)
     push: PushSection = Field(default_factory=PushSection)
+    evaluation: dict[str, str] = Field(
+        {},
+        description="thresholds on evaluations by name, such as {quiz: '>= 0.8'}: serve and push refuse the run until"
+        " `make evaluate NAME=quiz` meets them",
+    )
+
+    @field_validator("evaluation")
+    @classmethod
+    def _thresholds(cls, value: dict[str, str]) -> dict[str, str]:
+        return {name: str(parse_threshold(text)) for name, text in value.items()}
 
     foreign: ClassVar[Names] = names.NAMES
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluations.record import Evaluation, evaluations
 from ..exam.rows import Exam, ExamError
 from ..files import file_sha256, read_jsonl, read_text
 from ..records import ExportRecord, PushRecord, TrainRecord
@@ -59,6 +60,7 @@ class View:
     config: str
     lengths: Lengths | None
     lengths_of: str
+    evaluations: tuple[Evaluation, ...] = ()
 
     def held_losses(self) -> tuple[float, float] | None:
         """Return the held-out response losses without and with the adapter, in nats per token."""
@@ -97,6 +99,7 @@ def collect(run: Run) -> View:
         config=_text(run.inside(CONFIG)),
         lengths=Lengths(recorded.bin_tokens, recorded.counts) if recorded else lengths(held) if held else None,
         lengths_of="training" if recorded else "examined",
+        evaluations=tuple(evaluations(run)),
     )
 
 

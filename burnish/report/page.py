@@ -13,7 +13,7 @@ from ..exam.intervals import Interval
 from ..exam.thresholds import qualified
 from ..records import Artifact, Fidelity
 from ..run import adapter_facts
-from . import plots
+from . import evaluated, plots
 from .answers import answers
 from .axis import number
 from .collect import View
@@ -54,6 +54,8 @@ def render(view: View) -> str:
         qualified=qualified(gate),
         fidelity=plots.fidelity(view),
         training=plots.training(view),
+        evaluations=evaluated.evaluated(view),
+        scores=evaluated.plot(view),
         candidates=_candidates(view),
         answers=answers(view.exam, view.train),
         facts=_facts(view),

@@ -15,6 +15,7 @@ from burnish.hub import PAGE, published_name
 from burnish.records import Artifact
 from burnish.run import adapter_facts
 
+from .evaluated import evaluated
 from .publication import PLACEHOLDER, Publication
 from .usage import usage
 
@@ -36,7 +37,7 @@ SHOWN_SETTINGS = (
 
 def card(s: Publication) -> str:
     """Return README.md: Hub metadata followed by the page."""
-    sections = (_head, _measured, _base, _data, _training, usage, _limits)
+    sections = (_head, _measured, evaluated, _base, _data, _training, usage, _limits)
     return "\n".join((_metadata(s), *(section(s) for section in sections)))
 
 

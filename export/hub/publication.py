@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.bases.base import PACKAGE_PREFIX
+from burnish.evaluations.record import Evaluation
 from burnish.exam.thresholds import qualified
 from burnish.records import Artifact, ExportRecord, TrainRecord
 from burnish.run import Run
@@ -19,6 +20,8 @@ PLACEHOLDER = "owner/name"
 class Publication:
     """A run to publish: its records, the repository, the artifacts, and whether to publish the adapter.
 
+    `evaluations` are those of this export.
+
     `export` is None if only the adapter is published and the run was not exported after training.
     """
 
@@ -28,6 +31,7 @@ class Publication:
     repo: str
     artifacts: tuple[Artifact, ...]
     adapter: bool
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def ggufs(self) -> list[Artifact]:

@@ -11,6 +11,8 @@ from burnish.bases.base import licence, resolved_here
 from burnish.config import ConfigError
 from burnish.console import say, warn
 from burnish.errors import did_you_mean
+from burnish.evaluations.gate import of_this_export, unmet
+from burnish.evaluations.record import evaluations
 from burnish.files import file_sha256
 from burnish.publish import PushSection
 from burnish.records import Artifact, ExportRecord, TrainRecord
@@ -32,7 +34,9 @@ def select(settings: ExportSettings) -> tuple[Publication, PushSection]:
     artifacts = _choose(run, export, push) if export else ()
     if not train.base.license and (base := resolved_here(train.base.id, train.base.revision)):
         train = train.model_copy(update={"base": train.base.model_copy(update={"license": licence(base)})})
-    return Publication(run, train, export, push.repo or PLACEHOLDER, artifacts, "adapter" in push.what), push
+    evaluated = tuple(e for e in evaluations(run) if of_this_export(e, export)) if export else ()
+    adapter = "adapter" in push.what
+    return Publication(run, train, export, push.repo or PLACEHOLDER, artifacts, adapter, evaluated), push
 
 
 def _adapter_alone(push: PushSection) -> bool:
@@ -92,6 +96,11 @@ def _choose(run: Run, export: ExportRecord, push: PushSection) -> tuple[Artifact
             f"run '{run.id}': no artifact passed its exam, so nothing is published: see {run.path}/report.html;"
             " push.allow_failed true publishes it anyway, and the card says so"
         )
+    missed = unmet(run, export)
+    if missed and not push.allow_failed:
+        raise PushError([f"{fault}; push.allow_failed true publishes it anyway" for fault in missed])
+    for fault in missed:
+        warn(f"{fault}; it is published because push.allow_failed is set, and the card says so")
     chosen = tuple(a for a in selected if a.verdict == "pass" or push.allow_failed)
     if not chosen and "adapter" not in push.what:
         raise PushError(f"run '{run.id}': nothing in push.what ({', '.join(push.what)}) passed its exam")

@@ -55,6 +55,16 @@ def merge_onto(
     return dtype
 
 
+def store_base(base: Path, adapter: Path, target: Path, record: TrainRecord, settings: MergeSection, tick: Tick) -> str:
+    """Write the untuned base in 16 bits with the run's tokenizer and template; return the dtype of its weights.
+
+    Raises MergeError if the run's tokenizer has tokens that the base lacks.
+    """
+    dtype = merge(base, adapter, target, None, settings.dtype, settings.max_shard_bytes, tick, tuned=False)
+    _copy_tokenizer(adapter, target, record)
+    return dtype
+
+
 def without_code(path: Path) -> None:
     """Remove a configuration file's reference to the model's Python code, which is not copied."""
     content = read_json(path) if path.is_file() else {}

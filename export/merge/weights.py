@@ -56,13 +56,16 @@ def merge(
     dtype: str,
     max_shard_bytes: int,
     tick: Tick,
+    tuned: bool = True,
 ) -> str:
     """Write the merged checkpoint's weights and config into `target`; return the stored dtype.
+
+    Without `tuned`, the base is stored as it is, and only checked against the adapter's tokenizer.
 
     `as_trained` is the base as loaded for training (None: the original weights). If a merged value overflows float16,
     it is logged and bfloat16 is used. Raises MergeError if the adapter does not fit the base or can't be merged.
     """
-    tensors, tied = _plan(base, open_adapter(adapter_directory, base))
+    tensors, tied = _plan(base, open_adapter(adapter_directory, base) if tuned else {})
     config = _config(base, tensors, tied)
     _check_tokens(adapter_directory, tensors)
     stored = "float16" if dtype == "auto" else dtype

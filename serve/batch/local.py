@@ -14,8 +14,10 @@ from typing import Any
 import structlog
 
 from ..assembly import Assembled, Loaded, assemble
+from ..engine.tokenizer import Ending
 from ..settings import ModelSettings, ServeSettings
 from .endpoints import EndpointError, Json, Refused, message_of
+from .prompts import Prompt
 
 SERVER = ("127.0.0.1", 80)
 MAX_BODY_BYTES = 256 << 20
@@ -30,7 +32,7 @@ class LocalEndpoint:
     """Implements Endpoint with a loaded model, in the event loop of `running`."""
 
     def __init__(self, made: Assembled, loaded: Loaded) -> None:
-        self._made = made
+        self._made, self._served, self._context = made, loaded.served, loaded.size.context
         self.parallel = loaded.size.running + AHEAD
         served = loaded.served
         artifact = served.record.get("artifact", {})
@@ -48,6 +50,16 @@ class LocalEndpoint:
         if self._made.engine.broken:
             raise EndpointError(f"the engine failed: {self._made.engine.broken}")
         raise Refused(message_of(content, status))
+
+    async def prompt_ids(self, prompt: Prompt, answer: str) -> list[int]:
+        """Return the token ids of a prompt and the start of its answer. Raises ChatError and PromptTooLong."""
+        tokenizer = self._served.tokenizer
+        if prompt.text is not None:
+            return await tokenizer.encode_prompt(prompt.text + answer, self._context)
+        variables = {"tools": prompt.tools} if prompt.tools else {}
+        turns = [*prompt.messages, {"role": "assistant", "content": answer}] if answer else prompt.messages
+        ending: Ending = "continued" if answer else "opening"
+        return await tokenizer.encode_chat(turns, variables, ending, self._context)
 
     async def _call(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Call the application like an ASGI server; return the status and the body."""

@@ -9,12 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. `tool_calls` are OpenAI's objects."""
+    """One answer. `tool_calls` are OpenAI's objects; `logprobs` those of a row's options, if it chose among them."""
 
     text: str
     finish_reason: str
     tool_calls: tuple[dict[str, Any], ...] = ()
     reasoning: str = ""
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Result:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """Return a result from the journal."""
-        answers = tuple(Answer(**{**one, "tool_calls": tuple(one["tool_calls"])}) for one in value["answers"])
+        lists = ("tool_calls", "logprobs")
+        answers = tuple(Answer(**one | {name: tuple(one[name]) for name in lists}) for one in value["answers"])
         return cls(**{**value, "answers": answers})
 
     @classmethod

@@ -15,13 +15,16 @@ from ..settings import ModelSettings
 from .tokenizer import LlamaTokenizer
 
 
-def load(settings: ModelSettings, mapped: Note = ignore_path) -> tuple[Model, Served, LlamaTokenizer]:
+def load(
+    settings: ModelSettings, mapped: Note = ignore_path, chosen: Chosen | None = None
+) -> tuple[Model, Served, LlamaTokenizer]:
     """Choose, verify and load the model, and check that its chat template is the one it was trained with.
 
-    `mapped` is called with the file's path if the file is memory-mapped. The tokenizer starts in the background. The
-    caller closes it and the model. Raises ServeError, RunError or LlamaError.
+    `chosen` is a file that was chosen already. `mapped` is called with the file's path if the file is memory-mapped.
+    The tokenizer starts in the background. The caller closes it and the model. Raises ServeError, RunError or
+    LlamaError.
     """
-    chosen = choose(settings)
+    chosen = chosen or choose(settings)
     if chosen.recorded and settings.verify:
         verify(chosen)
     else:

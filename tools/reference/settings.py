@@ -12,6 +12,7 @@ from burnish.config.schema import Strict, fields, section, show
 from burnish.config.sources import ENV_PREFIX, OTHER_VARIABLES
 from export.settings import ExportSettings
 from serve.batch.settings import GenerateSettings
+from serve.evaluate.settings import EvaluateSettings
 from serve.settings import ServeSettings
 from train.settings import TrainSettings
 
@@ -22,6 +23,7 @@ STAGES: dict[str, type[Strict]] = {
     "export": ExportSettings,
     "serve": ServeSettings,
     "generate": GenerateSettings,
+    "evaluate": EvaluateSettings,
 }
 HEAD = ("setting", "type", "default", "description", "environment variable")
 INTRO = """\

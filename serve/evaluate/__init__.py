@@ -1,0 +1,1 @@
+"""Scores a run's answers against the untuned base's: `python -m serve evaluate`."""

@@ -1,0 +1,52 @@
+"""A score of the user's own: a function in a Python file, called with the answer's text and the row."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from burnish.errors import UserError, did_you_mean
+
+Function = Callable[[str, dict[str, Any]], Any]
+
+
+class CustomError(UserError):
+    """The file or the function can't be used."""
+
+
+def load_function(name: str) -> Function:
+    """Return the function `file.py:function`. Raises CustomError.
+
+    The file is the user's own: it runs with all rights of this process.
+    """
+    file, _, function = name.rpartition(":")
+    path = Path(file)
+    if not file or not function.isidentifier():
+        raise CustomError(f"score: 'python:{name}': expected python:file.py:function")
+    if not path.is_file():
+        raise CustomError(f"score: {path}: no such file")
+    spec = importlib.util.spec_from_file_location("burnish_score", path)
+    if spec is None or spec.loader is None:
+        raise CustomError(f"score: {path}: expected a file with the extension .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise CustomError(f"score: {path}: it raised {type(error).__name__}: {error}") from None
+    found = getattr(module, function, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise CustomError(f"score: {path}: has no function '{function}'{did_you_mean(function, names)}")
+    return _guarded(found, f"{path}:{function}")
+
+
+def _guarded(function: Function, where: str) -> Function:
+    def call(answer: str, row: dict[str, Any]) -> Any:
+        try:
+            return function(answer, row)
+        except Exception as error:
+            raise CustomError(f"score: {where}: it raised {type(error).__name__}: {error}") from None
+
+    return call

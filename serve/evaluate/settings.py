@@ -1,0 +1,53 @@
+"""The settings of evaluate: the rows, the score, and what answers are compared with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from burnish.evaluations.record import NAME
+from burnish.evaluations.thresholds import parse_threshold
+
+from ..batch.settings import RowSettings
+
+
+class EvaluateSettings(RowSettings):
+    """Settings of `python -m serve evaluate`."""
+
+    score: str = Field(
+        description="exact, contains, regex, json, json_schema, tool_calls, numeric, f1, choice, or"
+        " python:file.py:function"
+    )
+    name: Annotated[str, Field(pattern=NAME)] | None = Field(
+        None, description="name of the evaluation; none: the data's name and the score"
+    )
+    expected: str | None = Field(
+        None, description="column with the right answer (or pattern, or schema); none: the last assistant turn"
+    )
+    pattern: str | None = Field(None, description="regular expression for all rows, for the score regex")
+    schema_file: str | None = Field(None, description="file with a JSON Schema for all rows, for json_schema")
+    options: list[str] | None = Field(
+        None,
+        description="for choice: the answers to choose from, templates over columns; none: the rows' column 'options'",
+    )
+    per_character: bool = Field(
+        False, description="for choice: compare log-probabilities per character, for options of unequal length"
+    )
+    base: str = Field(
+        "auto", description="the model to compare with: auto (the untuned base, quantized alike), none, or a .gguf file"
+    )
+    threshold: str | None = Field(
+        None,
+        description="serve and push refuse the run unless its score meets this, such as '>= 0.8'; none: the threshold"
+        " in the training config (evaluation), if any",
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.0, description="0 is greedy")
+
+    @field_validator("threshold")
+    @classmethod
+    def _comparison(cls, value: str | None) -> str | None:
+        return None if value is None else str(parse_threshold(value))
+
+    def request(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "seed": 0, **super().request()}

@@ -1,0 +1,261 @@
+"""The scores of evaluate, on edge cases and by their properties."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burnish.data.formats import Message
+from burnish.dialects.events import Call
+from burnish.errors import UserError
+from burnish.evaluations.thresholds import parse_threshold
+from serve.batch.prompts import Prompt
+from serve.batch.results import Answer
+from serve.evaluate import text_scores
+from serve.evaluate.choice import options_of
+from serve.evaluate.comparison import bootstrap, compare
+from serve.evaluate.scorers import TEXTS, Against, make_score
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def row(expected: str | None = None, calls: tuple[Call, ...] = (), **columns: Any) -> Prompt:
+    turn = None if expected is None else Message("assistant", expected, calls=calls)
+    return Prompt(0, "line 1", columns, [{"role": "user", "content": "?"}], [], turn)
+
+
+def score(name: str, said: str, expected: str | None = None, **more: Any) -> float:
+    prompt = row(expected, **more.pop("columns", {}))
+    return make_score(name, Against(**more), [prompt])(Answer(said, "stop"), prompt)
+
+
+@given(st.text(), st.text())
+def test_every_text_score_is_between_0_and_1(said: str, expected: str) -> None:
+    for compare_texts in TEXTS.values():
+        assert 0.0 <= compare_texts(said, expected) <= 1.0
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_the_expected_text_itself_is_right(text: str) -> None:
+    assert text_scores.exact(text, text) == text_scores.contains(text, text) == text_scores.f1(text, text) == 1.0
+
+
+@given(st.text(), st.text())
+def test_f1_is_symmetric_and_1_only_for_the_same_words(one: str, other: str) -> None:
+    value = text_scores.f1(one, other)
+    assert value == text_scores.f1(other, one)
+    assert (value == 1.0) == (sorted(text_scores.words(one)) == sorted(text_scores.words(other)))
+
+
+def test_f1_counts_shared_words() -> None:
+    assert text_scores.f1("The cat sat!", "a cat sat down") == pytest.approx(2 * 2 / (2 + 3))
+    assert text_scores.f1("dog dog dog", "dog") == pytest.approx(0.5)
+    assert text_scores.f1("", "word") == 0.0
+
+
+@given(json_values)
+def test_json_equals_itself_in_any_spelling(value: Any) -> None:
+    compact, wide = json.dumps(value), json.dumps(value, indent=3, ensure_ascii=False)
+    assert (
+        text_scores.json_equal(wide, compact)
+        == text_scores.json_equal(f"Here:\n```json\n{wide}\n```\n", compact)
+        == 1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [('{"b": 1.0, "a": [2]}', 1), ('{"a": [2], "b": 1}', 1), ('{"a": [2], "b": true}', 0), ('{"a": [2]}', 0),
+     ("[" * 100_000, 0), ('{"a": NaN}', 0), ("", 0), ('{"a": [2], "b": 1} ok?', 0)],
+)  # fmt: skip
+def test_json_compares_values(said: str, right: int) -> None:
+    assert score("json", said, '{"a": [2], "b": 1}') == right
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=3))
+def test_a_number_is_found_at_the_end_of_a_sentence(value: Decimal) -> None:
+    assert text_scores.numeric(f"First 17, so the answer is {value:,}.", str(value)) == 1.0
+    assert text_scores.numeric(f"It is {value + 1}", str(value)) == 0.0 or abs(value) > 10**5
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("costs $1,234.50!", "1234.5"), ("-3", "-3"), ("x=−3", "-3"), ("1e3", "1000"), (".5", "0.5"), ("10%", "10"),
+     ("GPT4 says no", None), ("v2", None), ("3-4", "4"), ("no", None), ("1,2", "2"), ("12 or 13?", "13"), ("5.", "5")],
+)  # fmt: skip
+def test_the_last_number_counts(text: str, number: str | None) -> None:
+    assert text_scores.last_number(text) == (None if number is None else Decimal(number))
+
+
+@given(st.text(alphabet="0123456789,.eE-+ a"))
+def test_any_text_with_digits_is_scored(text: str) -> None:
+    assert text_scores.numeric(text, text) in (0.0, 1.0)
+    assert text_scores.numeric(text, "1") in (0.0, 1.0)
+
+
+def test_long_runs_of_digits_take_no_time() -> None:
+    for text in ("1" * 200_000 + "a", "1," * 100_000, "." * 200_000, "1e" * 100_000, "-" * 200_000):
+        assert text_scores.numeric(text, "1") in (0.0, 1.0)
+
+
+def test_a_pattern_is_searched_for_and_may_be_the_row_s() -> None:
+    assert score("regex", "the answer: B", pattern=r"answer: [AB]$") == 1.0
+    assert score("regex", "b", "^B$") == 0.0
+    with pytest.raises(UserError, match=r"line 1: the pattern can't be compiled: .*unterminated"):
+        score("regex", "x", "[a")
+
+
+def test_a_pattern_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.evaluate.scorers.LIMIT_S", 0.2)
+    with pytest.raises(UserError, match="line 1: the pattern: it did not end within"):
+        score("regex", "a" * 40 + "!", pattern=r"(a+)+$")
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(("said", "right"), [('{"n": 1}', 1), ('{"n": "1"}', 0), ("{}", 0), ("n: 1", 0)])
+def test_a_schema_is_one_for_all_rows_or_a_column(said: str, right: int) -> None:
+    assert score("json_schema", said, schema=SCHEMA) == right
+    assert score("json_schema", said, columns={"schema": json.dumps(SCHEMA)}) == right
+    assert score("json_schema", said, column="s", columns={"s": SCHEMA}) == right
+
+
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [({}, "no JSON Schema in the column 'schema'"), ({"schema": "{"}, "the schema is not JSON"),
+     ({"schema": {"type": "strin"}}, "the schema is not valid: 'strin'")],
+)  # fmt: skip
+def test_a_bad_schema_is_named_before_anything_is_asked(columns: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        score("json_schema", "{}", columns=columns)
+
+
+def test_calls_are_compared_in_any_order_and_exactly() -> None:
+    wanted = (Call("a", '{"x": 1}'), Call("b", "{}"))
+    prompt = row("", wanted)
+    compare_calls = make_score("tool_calls", Against(), [prompt])
+
+    def calls(*pairs: tuple[str, str]) -> float:
+        made = tuple({"function": {"name": name, "arguments": text}} for name, text in pairs)
+        return compare_calls(Answer("", "tool_calls", made), prompt)
+
+    assert calls(("b", "{}"), ("a", '{"x": 1.0}')) == 1.0
+    assert calls(("a", '{"x": 1}')) == calls(("b", "{}"), ("a", '{"x": 2}')) == calls() == 0.0
+    assert calls(("b", "{}"), ("a", '{"x": 1}'), ("b", "{}")) == calls(("b", "{"), ("a", '{"x": 1}')) == 0.0
+
+
+def test_a_function_of_one_s_own_sees_the_row(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def half(answer, row): return 0.5 if row['expected'] == 'x' and row['n'] == 3 else 0\n"
+        "def yes(answer, row): return answer == 'yes'\n"
+        "def much(answer, row): return 2\n"
+        "def broken(answer, row): return row['missing']\n"
+    )
+    assert score(f"python:{file}:half", "", "x", columns={"n": 3}) == 0.5
+    assert score(f"python:{file}:yes", "yes") == 1.0
+    faults = {"much": "returned 2, expected true, false or a number", "broken": "raised KeyError",
+              "hal": "no function 'hal'; did you mean 'half'", "no-name": "expected python:file.py"}  # fmt: skip
+    for name, fault in faults.items():
+        with pytest.raises(UserError, match=fault):
+            score(f"python:{file}:{name}", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "fault"),
+    [("exakt", {}, "unknown 'exakt'; did you mean 'exact'"), ("exact", {}, "line 1: no assistant turn"),
+     ("f1", {"column": "gold"}, "line 1: the column 'gold' is empty or missing"),
+     ("tool_calls", {}, "line 1: no assistant turn")],
+)  # fmt: skip
+def test_rows_without_what_a_score_needs_are_named(name: str, more: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        score(name, "x", **more)
+
+
+def options(*prompts: Prompt, templates: list[str] | None = None, column: str | None = None) -> list[list[str]]:
+    return options_of(prompts, templates, Against(column))
+
+
+def test_options_are_templates_or_a_column() -> None:
+    prompt = row("B", a="one", b="two", options=["A", "B"], gold="two")
+    assert options(prompt) == options(prompt, templates=["A", "B"]) == [["A", "B"]]
+    assert options(prompt, templates=["{{ a }}", "{{ b }}"], column="gold") == [["one", "two"]]
+    assert options(row("B", options='["A", "B"]')) == [["A", "B"]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "templates", "fault"),
+    [(row("C", options=["A", "B"]), None, "the right answer 'C' is not one of the options: A, B"),
+     (row("A", options=["A", "A "]), None, "two options are the same"),
+     (row("A", options=["A"]), None, "has 1 options"),
+     (row("A"), None, "no list of texts in the column 'options': set --options"),
+     (row("A", b="x"), ["{{ a }}"], "'a' is not a column")],
+)  # fmt: skip
+def test_options_that_do_not_fit_are_named(prompt: Prompt, templates: list[str] | None, fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        options(prompt, templates=templates)
+
+
+scores = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60)
+
+
+@given(scores)
+def test_a_comparison_counts_every_row_once_and_turns_around(pairs: list[tuple[float, float]]) -> None:
+    base, tuned = zip(*pairs, strict=True)
+    one, other = compare(base, tuned), compare(tuned, base)
+    assert one.wins + one.ties + one.losses == len(pairs)
+    assert (one.wins, one.losses) == (other.losses, other.wins)
+    assert one.difference == pytest.approx(one.tuned - one.base, abs=1e-12) == pytest.approx(-other.difference)
+    assert compare(base, tuned) == one, "the seed is fixed"
+    if len(pairs) == 1:
+        assert one.difference_ci is None
+    else:
+        assert one.difference_ci is not None and one.difference_ci[0] <= one.difference_ci[1]
+
+
+def test_the_interval_is_that_of_the_normal_approximation() -> None:
+    draw = np.random.default_rng(3)
+    values = draw.normal(0.2, 1.0, 400)
+    (interval,) = bootstrap(values[None])
+    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+    assert interval is not None
+    assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.015)
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+    hard = np.random.default_rng(1).random(200) > 0.5
+    base = hard.astype(float)
+    tuned = np.where(np.arange(200) % 20 == 0, 1.0, base)
+    found = compare(base.tolist(), tuned.tolist())
+    assert found.difference_ci and found.tuned_ci
+    assert found.difference_ci[1] - found.difference_ci[0] < (found.tuned_ci[1] - found.tuned_ci[0]) / 2
+    assert found.losses == 0 and found.difference_ci[0] >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "score_", "holds"),
+    [(">= 0.8", 0.8, True), (">=0.8", 0.7999, False), ("> 0.8", 0.8, False), ("< 10%", 0.05, True),
+     ("<= .5", 0.5000000000001, True)],
+)  # fmt: skip
+def test_a_threshold_is_a_comparison(text: str, score_: float, holds: bool) -> None:
+    assert parse_threshold(text).holds(score_) == holds
+    assert parse_threshold(str(parse_threshold(text))) == parse_threshold(text)
+
+
+@pytest.mark.parametrize("text", ["0.8", ">= 80", "== 1", "", ">= 0.8 and more", ">= nan"])
+def test_other_thresholds_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="such as '>= 0.8'"):
+        parse_threshold(text)
