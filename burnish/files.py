@@ -37,7 +37,7 @@ class FileError(UserError):
 
 
 def irregular(path: Path) -> str:
-    """Return what is wrong if a path, after following links, is neither a file nor a directory; else ""."""
+    """Return an error if a path, after following links, is neither a file nor a directory; else ""."""
     try:
         return KINDS.get(stat.S_IFMT(path.stat().st_mode), "")
     except OSError:

@@ -28,7 +28,7 @@ Proxy = Annotated[str, AfterValidator(_network)]
 
 
 class ModelSettings(Strict):
-    """Which model is loaded and how, for every command that answers with one."""
+    """Model settings of every command that generates answers."""
 
     runs: str = Field("runs", description="directory of the runs")
     run: str | None = Field(None, description="run (id or path); if unset, the newest exported run")

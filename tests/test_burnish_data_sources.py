@@ -1,4 +1,4 @@
-"""Where rows come from: patterns, archives, links, URLs, the Hub; and exact, seeded mixes of several sources."""
+"""Data sources: patterns, archives, links, URLs, the Hub; and exact, seeded mixes of several sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the chat page is served: self-contained, with a strict content policy, without a key. Needs no browser."""
+"""Serving the chat page: self-contained, with a strict content policy, without a key. Needs no browser."""
 
 from __future__ import annotations
 

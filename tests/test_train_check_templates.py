@@ -1,4 +1,4 @@
-"""What `check` shows about a chat template, from files to the terminal."""
+"""The check command's output about chat templates, from files to the terminal."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def written(path: Path, rows: list[Any]) -> Path:
 
 @dataclass(frozen=True)
 class Machinery:
-    """What prepares the rows of a file, and the cache that it writes."""
+    """The inputs for preparing a file's rows, and its cache."""
 
     text: Text
     root: Path

@@ -291,7 +291,7 @@ class ExamSection(Strict):
 
 
 class RunSection(Strict):
-    """Where the run is stored."""
+    """The location of the run."""
 
     root: str = Field("runs", description="directory for all runs")
     name: str | None = Field(

@@ -80,7 +80,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def gguf_fault(path: Path) -> str:
-    """Return what is wrong with a .gguf file's first bytes, or ""."""
+    """Return the error in a .gguf file's first bytes, or ""."""
     if is_pointer(path):
         return f"{path}: is a Git LFS pointer, not the file itself: run `git lfs pull`, or download it again"
     with open_regular(path) as file:

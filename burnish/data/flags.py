@@ -1,4 +1,4 @@
-"""Which turns are trained: OpenAI's `weight`, and turn flags from other tools."""
+"""Flags that select the trained turns: OpenAI's `weight`, and turn flags from other tools."""
 
 from __future__ import annotations
 

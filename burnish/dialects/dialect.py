@@ -1,4 +1,4 @@
-"""How a model family writes tool calls."""
+"""The tool-call format of a model family."""
 
 from __future__ import annotations
 

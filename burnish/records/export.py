@@ -31,7 +31,7 @@ Threshold = Annotated[Finite, Field(ge=0, le=1e9)]
 
 
 class Merge(Record):
-    """Which base the adapter was merged into, and why."""
+    """The base that the adapter was merged into, and the reason."""
 
     base: Literal["dequantized", "original"]
     reason: Text

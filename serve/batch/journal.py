@@ -67,12 +67,12 @@ class Journal:
 
     @property
     def failed(self) -> int:
-        """How many rows failed."""
+        """The number of failed rows."""
         return sum(self._failed)
 
     @property
     def answered(self) -> int:
-        """How many rows have an answer."""
+        """The number of answered rows."""
         return sum(place >= 0 for place in self._places) - self.failed
 
     def add(self, row: int, result: Result) -> None:

@@ -71,7 +71,7 @@ class Penalties:
                 counts.add(token)
 
     def apply(self, logits: Floats) -> list[tuple[Ids, Floats]]:
-        """Modify the logits in place; return what `undo` needs."""
+        """Modify the logits in place; return the data for `undo`."""
         undone: list[tuple[Ids, Floats]] = []
         if len(self._biased):
             undone.append((self._biased, before := logits[self._biased]))

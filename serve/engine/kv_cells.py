@@ -45,16 +45,16 @@ class KVCells:
         self.lengths = [0] * self.slots
 
     def held(self, slot: int) -> int:
-        """How many cells the slot holds."""
+        """The number of cells in the slot."""
         return self.lengths[slot]
 
     def available(self, slot: int) -> int:
-        """How many more cells can be added to the slot now."""
+        """The number of cells that can be added to the slot now."""
         own = self.per_slot - self.lengths[slot]
         return min(own, self.total - self.used) if self.shared else own
 
     def free_cells(self) -> int:
-        """How many cells no slot holds."""
+        """The number of free cells."""
         return self.total - self.used
 
     def grow(self, slot: int, count: int) -> None:
@@ -106,7 +106,7 @@ class KVCells:
             self.ops.append(Op("free", slot))
 
     def only_held_by(self, slots: set[int]) -> int:
-        """How many cells only `slots` hold, so that freeing all of these slots would release them."""
+        """The number of cells held only by `slots`, which freeing all of these slots would release."""
         count: dict[int, int] = {}
         spans: dict[int, _Span] = {}
         for slot in slots:

@@ -171,7 +171,7 @@ class Scheduler:
         return count
 
     def _scores_left(self, plan: StepPlan) -> int:
-        """How many more prompt tokens in this step may have logits for log-probabilities."""
+        """The number of prompt tokens in this step that may still request logits for log-probabilities."""
         return self.limits.scored_tokens - sum(work.count for work in plan.work if work.scored)
 
     def _prefill(self, plan: StepPlan, budget: int) -> None:

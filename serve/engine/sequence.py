@@ -15,7 +15,7 @@ from .events import Sink, TokenLogprob
 
 
 class Task(Enum):
-    """What a sequence computes after its prompt."""
+    """The task of a sequence after its prompt."""
 
     GENERATE = "generate"
     PREFILL = "prefill"  # nothing: only its end is reported
@@ -23,7 +23,7 @@ class Task(Enum):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are sampled, with the names and meanings of OpenAI's API and llama.cpp.
+    """Sampling parameters, with the names and meanings of OpenAI's API and llama.cpp.
 
     temperature 0 is greedy; top_k 0 and top_p 1 keep every token. `logprobs` is how many alternatives to report per
     token (0: only the sampled token; None: no log-probabilities), `prompt_logprobs` the same for the prompt's tokens.
@@ -79,12 +79,12 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        """How many tokens have been generated."""
+        """The number of generated tokens."""
         return len(self.tokens) - len(self.prompt)
 
     @property
     def pending(self) -> int:
-        """How many tokens have no cells yet: 1 and the forced ones while generating, usually more during prefill."""
+        """The number of tokens without cells: 1 and the forced ones while generating, usually more during prefill."""
         return len(self.tokens) - self.held
 
     @property
@@ -94,7 +94,7 @@ class Sequence:
 
     @property
     def unscored(self) -> int:
-        """How many prompt tokens still lack a requested log-probability."""
+        """The number of prompt tokens that still lack a requested log-probability."""
         return 0 if self.params.prompt_logprobs is None else len(self.prompt) - 1 - len(self.scores)
 
     @property
@@ -104,5 +104,5 @@ class Sequence:
 
     @property
     def tokens_left(self) -> int:
-        """How many tokens the sequence may still generate."""
+        """The number of tokens that the sequence may still generate."""
         return self.stop.tokens_left(len(self.prompt), len(self.tokens))

@@ -41,30 +41,30 @@ class Slots:
 
     @property
     def free_cells(self) -> int:
-        """How many cells no slot holds."""
+        """The number of free cells."""
         return self._cells.free_cells()
 
     @property
     def used_cells(self) -> int:
-        """How many cells at least one slot holds."""
+        """The number of cells held by at least one slot."""
         return self._cells.used
 
     @property
     def running_cells(self) -> int:
-        """How many cells the running sequences hold; shared cells count once per sequence. Any thread may call it."""
+        """The number of cells held by running sequences; shared cells count once per sequence. Thread-safe."""
         return sum(self._cells.held(slot) for slot in list(self._running))
 
     @property
     def groups(self) -> int:
-        """How many runs of adjacent slots the running sequences occupy."""
+        """The number of runs of adjacent slots occupied by running sequences."""
         return groups(self._running.keys())
 
     def held(self, slot: int) -> int:
-        """How many cells the slot holds."""
+        """The number of cells in the slot."""
         return self._cells.held(slot)
 
     def available(self, slot: int) -> int:
-        """How many more cells can be added to the slot now."""
+        """The number of cells that can be added to the slot now."""
         return self._cells.available(slot)
 
     def take_ops(self) -> list[Op]:

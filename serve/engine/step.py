@@ -92,5 +92,5 @@ class StepPlan:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the step decodes."""
+        """The number of tokens to decode."""
         return sum(part.count for part in self.work) + len(self.fillers)

@@ -1,4 +1,4 @@
-"""Where requests may come from: the listening address, host names, web origins and CORS."""
+"""Access restrictions: the listening address, host names, web origins and CORS."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class CallDelta:
 
 @dataclass(slots=True)
 class ParsedDelta:
-    """What new text adds to the reply. `content`: text of the answer, "" while it is undecided."""
+    """The additions to the reply from new text. `content`: text of the answer, "" while it is undecided."""
 
     content: str = ""
     reasoning: str = ""
@@ -64,11 +64,11 @@ class PlainText:
 
 
 class DialectText:
-    """Reads calls and reasoning with the parser that training checks its rows with.
+    """Parses calls and reasoning with the same parser as training.
 
     `streamed`: text is sent as soon as it is decided; a call that then turns out to be malformed stays incomplete.
-    Without it, everything is returned at the end and such a call is content. Not `parallel`: calls after the first are
-    left out. `reasons`: answers may have reasoning.
+    Otherwise everything is returned at the end, and such a call is content. Without `parallel`, calls after the first
+    are left out. `reasons`: answers may have reasoning.
     """
 
     def __init__(self, parser: Parser, streamed: bool, parallel: bool, reasons: bool) -> None:

@@ -22,7 +22,7 @@ NO_PENALTY = 1.0
 
 
 class StreamOptions(Wire):
-    """What a stream contains besides the completion."""
+    """Additional content of a stream."""
 
     include_usage: Annotated[bool, Field(description="add a last chunk with the token counts")] = False
     continuous_usage_stats: Annotated[
@@ -279,7 +279,7 @@ class ChatRequest(Sampling, Rendering):
 
     @property
     def choice(self) -> Choice:
-        """Which tools may or must be called."""
+        """The tools that may or must be called."""
         return Choice() if self.tool_choice is None else read_choice(self.tool_choice)
 
     @property
@@ -328,7 +328,7 @@ class CompletionRequest(Sampling):
 
     @property
     def prompt_logprobs(self) -> int | None:
-        """How many alternatives to report per prompt token; None: no log-probabilities of the prompt."""
+        """The number of alternatives to report per prompt token; None: no log-probabilities of the prompt."""
         return self.logprobs if self.echo else None
 
     def prompts(self) -> list[str | list[int]]:

@@ -46,7 +46,7 @@ class Opened:
         return self.format != "text"
 
     def converter(self, data: DataSection) -> Converter:
-        """Return what converts its rows."""
+        """Return the converter of its rows."""
         return Converter(self.format, self.path, data.newlines, data.tool_faults, self.reading.reshape)
 
     def rows(self) -> Iterator[RawRow]:

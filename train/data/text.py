@@ -1,4 +1,4 @@
-"""What converts rows to ids: the base's tokenizer, its codec, and the chat template."""
+"""The inputs for converting rows to ids: the base's tokenizer, its codec, and the chat template."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class UnknownIds:
         self._pattern = re.compile("|".join(parts)) if parts else None
 
     def empty(self) -> UnknownIds:
-        """Return the same check without findings."""
+        """Return a copy of the check without findings."""
         return UnknownIds(self.size, self.dropped)
 
     def add(self, row: Row) -> None:

@@ -23,7 +23,7 @@ from ..private.trl import count_tokens
 
 @dataclass
 class Batching:
-    """How a step is divided: at most `tokens` per micro-batch, packed or padded, with or without checkpointing.
+    """The division of a step: at most `tokens` per micro-batch, packed or padded, with or without checkpointing.
 
     The division changes during training if memory runs out; a step's rows never change.
     """

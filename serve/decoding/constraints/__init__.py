@@ -1,1 +1,1 @@
-"""Which tokens a sequence may generate next: JSON schemas, regular expressions, grammars and tool calls."""
+"""Constrained decoding: JSON schemas, regular expressions, grammars and tool calls."""

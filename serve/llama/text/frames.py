@@ -19,7 +19,7 @@ FORK, KILL = b"f", b"k"
 
 
 class Kind(IntEnum):
-    """What a reply contains."""
+    """The kind of content in a reply."""
 
     IDS = 0  # token ids, 32 bits each
     VALUE = 1  # JSON

@@ -1,4 +1,4 @@
-"""How the chat template changes responses: text it writes before them, blanks, and reasoning it leaves out."""
+"""Changes by the chat template to responses: text written before them, whitespace, and omitted reasoning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a JSON schema contains other schemas, each with its place: a JSON pointer."""
+"""The subschemas of a JSON schema and their places (JSON pointers)."""
 
 from __future__ import annotations
 
