@@ -58,6 +58,10 @@ WRITTEN: dict[str, Schema] = {
             "dog": closed({"kind": {"const": "dog"}, "good": {"type": "boolean"}}),
         },
     },
+    "one of by keys": {
+        **closed({"radius": {"type": "integer"}, "length": {"type": "integer"}, "width": {"type": "integer"}}, []),
+        "oneOf": [{"required": ["radius"]}, {"required": ["length", "width"], "not": {"required": ["radius"]}}],
+    },
     "dependent": {
         **closed({"card": {"type": "boolean"}, "address": TEXT}, []), "dependentRequired": {"card": ["address"]},
     },

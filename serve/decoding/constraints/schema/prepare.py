@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from .disjoint import disjoint
+from .exclusive import exclusive
 from .places import Json, SchemaError, resolve, step, used
 
 MAX_BYTES = 256 * 1024  # of JSON text
@@ -100,12 +100,14 @@ def _at_most_one(value: Any) -> bool:
 def _one_of(root: Json, part: Json, place: str) -> None:
     """A oneOf whose branches exclude each other is an anyOf; llguidance does not follow references to see that."""
     branches = part.get("oneOf")
-    if not isinstance(branches, list) or not branches:
-        return
-    pairs = ((a, b) for i, a in enumerate(branches) for b in branches[i + 1 :])
-    if len(branches) <= MAX_BRANCHES and all(disjoint(root, a, b) for a, b in pairs):
-        del part["oneOf"]
-        _add(part, {"anyOf": branches})
+    if isinstance(branches, list) and branches and (found := exclusive(root, branches)) is not None:
+        if "anyOf" in part:
+            del part["oneOf"]
+            _add(part, {"anyOf": found})
+        else:  # in its place: it may define the order of properties
+            items = [("anyOf", found) if key == "oneOf" else (key, value) for key, value in part.items()]
+            part.clear()
+            part.update(items)
 
 
 def _dependencies(root: Json, part: Json, place: str) -> None:
@@ -123,14 +125,15 @@ def _dependencies(root: Json, part: Json, place: str) -> None:
 
 
 def _not_required(root: Json, part: Json, place: str) -> None:
-    """{"not": {"required": ["a"]}}: an object without a."""
+    """{"not": {"required": ["a", "b"]}}: an object without a, or without b; the same for any of several."""
     found = part.get("not")
     choices = found.get("anyOf") if isinstance(found, dict) and found.keys() == {"anyOf"} else [found]
-    if not isinstance(choices, list) or not choices or not all(map(_requires_one, choices)):
+    if not isinstance(choices, list) or not choices or not all(map(_only_requires, choices)):
         return
     del part["not"]
-    names = [choice["required"][0] for choice in choices]
-    _add(part, {"type": "object", "properties": dict.fromkeys(names, False)})
+    for choice in choices:
+        without = [{"type": "object", "properties": {name: False}} for name in choice["required"]]
+        _add(part, {"anyOf": without} if len(without) > 1 else without[0])
 
 
 def _property_names(root: Json, part: Json, place: str) -> None:
@@ -149,9 +152,9 @@ def _property_names(root: Json, part: Json, place: str) -> None:
     part["additionalProperties"] = False
 
 
-def _requires_one(schema: Any) -> bool:
+def _only_requires(schema: Any) -> bool:
     required = schema.get("required") if isinstance(schema, dict) and schema.keys() == {"required"} else None
-    return isinstance(required, list) and len(required) == 1 and isinstance(required[0], str)
+    return isinstance(required, list) and bool(required) and all(isinstance(name, str) for name in required)
 
 
 def _add(part: Json, schema: Json) -> None:
@@ -160,7 +163,6 @@ def _add(part: Json, schema: Json) -> None:
     part["allOf"] = [*(existing if isinstance(existing, list) else []), schema]
 
 
-MAX_BRANCHES = 40
 REWRITES: tuple[Callable[[Json, Json, str], None], ...] = (
     _formats, _without_effect, _one_of, _dependencies, _not_required, _property_names,
 )  # fmt: skip
