@@ -41,7 +41,7 @@ def chat_and_exam(base_tokenizer: Any) -> tuple[Chat, Exam]:
     codec, own = templates.codec(base_tokenizer), templates.choose(ChatSection(), base_tokenizer)
     assert own
     template = ChatTemplate(load_template("chatml-tools"), own.date, own.special_tokens)
-    fitted, found = fit(template, None, [example()])
+    fitted, found = fit(template, None)
     codec = replace(codec, dialects=found)
     exam_questions = questions(build([example()], fitted, codec), codec, ExamSection(general_rows=1))
     nothing = cast(Any, None)
