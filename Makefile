@@ -121,6 +121,18 @@ push: $(READY) ## publish the files that passed on the Hugging Face Hub | REPO=o
 card: $(READY) ## print the model card that push would publish | [REPO= RUN= WHAT=]
 	@$(STAGE) export card $(PUBLISHED) $(SET)
 
+##@ Your runs
+
+.PHONY: runs compare prune
+runs: setup ## list all runs, and write runs/index.html
+	@$(SAFE_PY) -m tools.runs list
+
+compare: setup ## print the settings and figures in which runs differ | RUNS=one,two
+	@$(SAFE_PY) -m tools.runs compare $(if $(value RUNS),$(call quoted,RUNS))
+
+prune: setup ## delete checkpoints and other parts that finished runs no longer need, or whole runs; asks first | [RUNS=one,two YES=1]
+	@$(SAFE_PY) -m tools.runs prune $(if $(value RUNS),$(call quoted,RUNS)) $(if $(filter 1 y yes true,$(YES)),--yes)
+
 # ---- containers --------------------------------------------------------------------------------------------------------
 
 IMAGE ?= $(if $(GPU),train export serve-cuda,train-cpu export serve)

@@ -177,7 +177,7 @@ def find_run(root: Path, name: str | None, needs: type[StageRecord] = TrainRecor
     """
     file = RECORD_FILES[needs]
     if name:
-        run = _named_run(root, name)
+        run = named_run(root, name)
         if not run.has(needs):
             raise RunError(f"run '{run.id}' has no {file}: run `{COMMANDS[needs]}` for it first")
         return run
@@ -212,7 +212,8 @@ def _dated(runs: list[Run], kind: type[StageRecord]) -> tuple[dict[Run, tuple[da
     return dated, faults
 
 
-def _named_run(root: Path, name: str) -> Run:
+def named_run(root: Path, name: str) -> Run:
+    """Return the run `name` (an id or a path), finished or not. Raises RunError with the existing runs."""
     path = next((p for p in (root / name, Path(name)) if os.path.isdir(p)), None)
     if path is None:
         there = sorted(p.name for p in directories(root))

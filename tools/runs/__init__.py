@@ -1,0 +1,1 @@
+"""List, compare and prune runs: make runs, make compare, make prune."""

@@ -1,0 +1,105 @@
+"""Delete what runs no longer need, after asking. A run that a process works on is never touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from burnish import lock
+from burnish.console import counted, printable, say, warn
+from burnish.errors import UserError
+from burnish.overview.summary import Summary, size_of
+from burnish.run import Run
+
+from .table import size
+
+# parts of a finished run that only continuing its training or repeating a command uses
+PARTS = {
+    "checkpoints": "only needed to train further",
+    ".evaluate": "answers of evaluations, so that they can be scored again",
+}
+
+
+class PruneError(UserError):
+    """Nothing can be asked for, or a run is in use."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to delete: a whole run, or a part of it."""
+
+    run: Run
+    path: Path
+    why: str
+    bytes: int
+
+
+def candidates(runs: Sequence[Summary], whole: bool) -> list[Candidate]:
+    """Return what may be deleted: with `whole` the runs themselves, otherwise parts of finished runs.
+
+    Runs in use are left out, with a warning.
+    """
+    found = []
+    for one in runs:
+        if one.locked:
+            warn(f"run '{one.run.id}' is in use: left alone")
+        elif one.run.path.is_symlink():
+            warn(f"run '{one.run.id}' is a link: left alone")
+        elif whole:
+            found.append(Candidate(one.run, one.run.path, f"the whole run, {one.state}", one.size))
+        elif one.finished:
+            paths = {one.run.path / name: why for name, why in PARTS.items()}
+            found += [
+                Candidate(one.run, path, why, size_of(path))
+                for path, why in paths.items()
+                if path.is_dir() and not path.is_symlink()
+            ]
+    return [one for one in found if one.bytes or one.path == one.run.path]
+
+
+def prune(found: Sequence[Candidate], yes: bool) -> int:
+    """Show what would be deleted, ask, and delete it. Raises PruneError without a terminal to ask on."""
+    if not found:
+        print("nothing to prune")
+        return 0
+    for one in found:
+        print(printable(f"{size(one.bytes):>12}  {one.path}  ({one.why})", one_line=True))
+    total = size(sum(one.bytes for one in found))
+    if not yes and not _confirmed(f"Delete {counted(len(found), 'item')}, {total}? [y/N] "):
+        print("nothing was deleted")
+        return 0
+    freed = sum(_delete(one) for one in found)
+    say(f"prune: {size(freed)} freed")
+    return 0
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise PruneError("can't ask without a terminal: YES=1 deletes what is listed above")
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _delete(one: Candidate) -> int:
+    """Delete one candidate while holding its run's lock; return the bytes freed, 0 if the run is in use by now."""
+    try:
+        with lock.hold(one.run.path, "pruning"):
+            shutil.rmtree(one.path)
+    except UserError as error:
+        warn(f"{error}: left alone")
+        return 0
+    except OSError as error:
+        warn(f"{error.filename}: can't be deleted: {error.strerror}")
+        return 0
+    latest = one.run.path.parent / "latest"
+    if latest.is_symlink() and not latest.exists():
+        with suppress(OSError):
+            os.unlink(latest)
+    return one.bytes
