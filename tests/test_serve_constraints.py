@@ -86,7 +86,7 @@ def written(model: Model, constraint: Matching, choose: Any) -> str:
     return model.detokenize(tokens).decode()
 
 
-def test_answers_of_every_kind_of_vocabulary_are_valid(model: Model, compiling: Matchers) -> None:
+def test_constrained_answers_are_valid_with_every_vocabulary_type(model: Model, compiling: Matchers) -> None:
     random = np.random.default_rng(0)
     for _ in range(5):
         text = written(model, compiled(compiling, PERSON).start(), random.choice)
@@ -103,7 +103,7 @@ def test_special_tokens_are_never_allowed_in_text(model: Model, compiling: Match
     assert allowed.sum() > 50 and not allowed[list(special)].any()
 
 
-def test_a_text_may_be_written_with_the_tokens_of_training(model: Model, compiling: Matchers) -> None:
+def test_constrained_text_may_use_any_tokenization(model: Model, compiling: Matchers) -> None:
     text = '{"name": "ab", "age": 1, "tags": ["red"]}'
     start = model.tokenize(text, add_special=False, parse_special=False)
     start = start[1:] if model.piece(start[0]) == b" " else start  # SentencePiece's space before a text
@@ -111,7 +111,7 @@ def test_a_text_may_be_written_with_the_tokens_of_training(model: Model, compili
     assert matcher.validate_tokens(start) == len(start)
 
 
-def test_masks_made_in_threads_are_those_made_when_asked(model: Model, compiling: Matchers) -> None:
+def test_masks_computed_in_threads_equal_masks_computed_on_demand(model: Model, compiling: Matchers) -> None:
     threads, grammar = ThreadedMasks(2), compiled(compiling, PERSON)
     early, late = [grammar.start() for _ in range(5)], [grammar.start() for _ in range(5)]
     for number, (one, other) in enumerate(zip(early, late, strict=True)):
@@ -126,7 +126,7 @@ def test_masks_made_in_threads_are_those_made_when_asked(model: Model, compiling
     threads.close()
 
 
-def test_the_cache_drops_what_was_not_used_for_longest(compiling: Matchers) -> None:
+def test_grammar_cache_evicts_the_least_recently_used_entry(compiling: Matchers) -> None:
     kept = CompiledCache(entries=2, text_bytes=100)
     made = {name: compiled(compiling, {"const": name}) for name in "abc"}
     kept.put("a", made["a"], 40)
@@ -138,7 +138,7 @@ def test_the_cache_drops_what_was_not_used_for_longest(compiling: Matchers) -> N
     assert kept.get("d") is None and kept.get("c") is made["c"]
 
 
-def test_the_order_of_properties_is_part_of_what_is_asked() -> None:
+def test_grammar_cache_key_includes_property_order() -> None:
     one, other = closed({"a": TEXT, "b": TEXT}), closed({"b": TEXT, "a": TEXT})
     assert key_of(one) != key_of(other) and key_of(one) == key_of(json.loads(json.dumps(one)))
 
@@ -194,7 +194,7 @@ def valid(schema: Any, value: Any) -> bool:
 
 @settings(max_examples=200, deadline=None)
 @given(schema=REWRITTEN, values=st.lists(VALUES, min_size=1, max_size=20))
-def test_what_a_rewritten_schema_allows_the_original_allows(schema: Any, values: list[Any]) -> None:
+def test_rewritten_schema_allows_only_values_of_the_original(schema: Any, values: list[Any]) -> None:
     try:
         rewritten = prepared(schema)
     except SchemaError:
@@ -207,14 +207,14 @@ def test_what_a_rewritten_schema_allows_the_original_allows(schema: Any, values:
 
 @settings(max_examples=200, deadline=None)
 @given(one=REWRITTEN, other=REWRITTEN, values=st.lists(VALUES, min_size=1, max_size=20))
-def test_no_value_is_valid_under_schemas_that_exclude_each_other(one: Any, other: Any, values: list[Any]) -> None:
+def test_disjoint_schemas_have_no_common_value(one: Any, other: Any, values: list[Any]) -> None:
     assume(disjoint({}, one, other))
     assert not any(valid(one, value) and valid(other, value) for value in values)
 
 
 @settings(max_examples=200, deadline=None)
 @given(branches=st.lists(REWRITTEN, min_size=2, max_size=3), values=st.lists(VALUES, min_size=1, max_size=20))
-def test_a_value_matches_one_of_the_separated_branches(branches: list[Any], values: list[Any]) -> None:
+def test_value_matches_exactly_one_disjoint_branch(branches: list[Any], values: list[Any]) -> None:
     separated = exclusive({}, branches)
     assume(separated is not None)
     for value in values:

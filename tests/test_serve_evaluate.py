@@ -1,4 +1,4 @@
-"""`serve evaluate` compares a run with its untuned base, and serve and push follow its verdict."""
+"""`serve evaluate` compares a run with its untuned base; serve and push enforce its verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = {"user": "{{ question }} A. {{ a }} B. {{ b }}", "assistant": "{{ corr
 
 @pytest.fixture(scope="module")
 def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Run:
-    """A run trained and exported with columns, and a threshold on the evaluation `quiz`."""
+    """A trained and exported run with data.columns and a threshold for the evaluation `quiz`."""
     root = tmp_path_factory.mktemp("evaluated")
     config = root / "config.yaml"
     content = {"base": {"id": str(tiny_base)}, "data": {"path": str(quiz(root)), "columns": COLUMNS}}
@@ -42,7 +42,7 @@ def quiz(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluate(run: Run, cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Run an evaluation of the quiz."""
+    """Run the evaluation `quiz`."""
     data, cache = quiz(tmp_path_factory.mktemp("quiz")), tmp_path_factory.mktemp("cache")
 
     def call(*words: str, data: Path = data) -> Any:
@@ -52,7 +52,7 @@ def evaluate(run: Run, cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> An
     return call
 
 
-def test_both_models_answer_the_same_rows_and_everything_is_recorded(run: Run, evaluate: Any) -> None:
+def test_evaluation_of_both_models_is_recorded(run: Run, evaluate: Any) -> None:
     done = evaluate("--score", "f1", "--name", "words", "--max_tokens", "6")
     assert done.returncode == 0, done.stderr
     assert "tuned minus base" in done.stdout
@@ -67,7 +67,7 @@ def test_both_models_answer_the_same_rows_and_everything_is_recorded(run: Run, e
     assert "Evaluations, base and tuned" in page and ">words</td>" in page
 
 
-def test_choice_scores_options_by_likelihood_and_a_second_run_computes_nothing(run: Run, evaluate: Any) -> None:
+def test_choice_scores_by_likelihood_and_a_repeat_uses_cached_results(run: Run, evaluate: Any) -> None:
     words = ("--score", "choice", "--name", "quiz", "--options", "A,B")
     done = evaluate(*words)
     assert done.returncode == 0, done.stderr
@@ -79,15 +79,15 @@ def test_choice_scores_options_by_likelihood_and_a_second_run_computes_nothing(r
     assert read_evaluation(run, "quiz").model_dump(exclude={"created"}) == found.model_dump(exclude={"created"})
 
 
-def test_serve_and_push_refuse_a_run_below_its_threshold(run: Run, evaluate: Any, cli: Cli) -> None:
+def test_serve_and_push_reject_a_run_below_its_threshold(run: Run, evaluate: Any, cli: Cli) -> None:
     done = evaluate("--score", "exact", "--name", "strict", "--max_tokens", "4", "--threshold", "> 0.99")
     assert done.returncode == 1 and "serve and push refuse this run" in done.stderr
     root = str(run.path.parent)
     try:
         served = cli("serve", "--runs", root, "--run", "one", "--artifact", "F16", "--port", "0")
-        assert "its evaluation 'strict' is 0, required is > 0.99; to serve it anyway" in only_fault(served)
+        assert "its evaluation 'strict' is 0, required: > 0.99; to serve it anyway" in only_fault(served)
         pushed = cli("export", "push", "--dry-run", "--run.root", root, "--push.repo", "me/model")
-        assert pushed.returncode == 2 and "its evaluation 'strict' is 0, required is > 0.99" in pushed.stderr
+        assert pushed.returncode == 2 and "its evaluation 'strict' is 0, required: > 0.99" in pushed.stderr
         # a lower threshold changes only the verdict
         done = evaluate("--score", "exact", "--name", "strict", "--max_tokens", "4", "--threshold", ">= 0")
         assert done.returncode == 0 and "loading" not in done.stderr
@@ -97,7 +97,7 @@ def test_serve_and_push_refuse_a_run_below_its_threshold(run: Run, evaluate: Any
         (run.path / "evaluations" / "strict.json").unlink()
 
 
-def test_a_required_evaluation_that_was_not_made_is_named(run: Run, cli: Cli) -> None:
+def test_missing_required_evaluation_is_named(run: Run, cli: Cli) -> None:
     (run.path / "evaluations" / "quiz.json").rename(run.path / "quiz.json")
     try:
         served = cli("serve", "--runs", str(run.path.parent), "--run", "one", "--port", "0")
@@ -113,7 +113,7 @@ def test_a_required_evaluation_that_was_not_made_is_named(run: Run, cli: Cli) ->
         ("", "no assistant turn to compare the answer with"),
     ],
 )
-def test_a_row_that_can_not_be_scored_is_named_before_anything_is_loaded(
+def test_unscorable_row_is_reported_before_loading_models(
     correct: str, fault: str, evaluate: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -123,7 +123,7 @@ def test_a_row_that_can_not_be_scored_is_named_before_anything_is_loaded(
     assert f"line 2: {fault}" in done.stderr
 
 
-def test_the_base_s_file_has_the_untuned_weights(run: Run, tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
+def test_base_gguf_contains_the_untuned_weights(run: Run, tiny_gguf: Path, tmp_path: Path, cli: Cli) -> None:
     from gguf import GGUFReader
 
     words = ("--run.root", str(run.path.parent), "--gguf.quants", "F16")

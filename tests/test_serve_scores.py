@@ -1,4 +1,4 @@
-"""The scores of evaluate, on edge cases and by their properties."""
+"""The scores of evaluate: edge cases and properties."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_text_score_is_between_0_and_1(said: str, expected: str) -> None:
 
 
 @given(st.text(min_size=1).filter(str.strip))
-def test_the_expected_text_itself_is_right(text: str) -> None:
+def test_expected_text_scores_1(text: str) -> None:
     assert text_scores.exact(text, text) == text_scores.contains(text, text) == text_scores.f1(text, text) == 1.0
 
 
@@ -66,7 +66,7 @@ def test_f1_counts_shared_words() -> None:
 
 
 @given(json_values)
-def test_json_equals_itself_in_any_spelling(value: Any) -> None:
+def test_json_score_ignores_formatting(value: Any) -> None:
     compact, wide = json.dumps(value), json.dumps(value, indent=3, ensure_ascii=False)
     assert (
         text_scores.json_equal(wide, compact)
@@ -80,12 +80,12 @@ def test_json_equals_itself_in_any_spelling(value: Any) -> None:
     [('{"b": 1.0, "a": [2]}', 1), ('{"a": [2], "b": 1}', 1), ('{"a": [2], "b": true}', 0), ('{"a": [2]}', 0),
      ("[" * 100_000, 0), ('{"a": NaN}', 0), ("", 0), ('{"a": [2], "b": 1} ok?', 0)],
 )  # fmt: skip
-def test_json_compares_values(said: str, right: int) -> None:
+def test_json_score_compares_values(said: str, right: int) -> None:
     assert score("json", said, '{"a": [2], "b": 1}') == right
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12, places=3))
-def test_a_number_is_found_at_the_end_of_a_sentence(value: Decimal) -> None:
+def test_numeric_score_finds_a_number_at_the_end_of_a_sentence(value: Decimal) -> None:
     assert text_scores.numeric(f"First 17, so the answer is {value:,}.", str(value)) == 1.0
     assert text_scores.numeric(f"It is {value + 1}", str(value)) == 0.0 or abs(value) > 10**5
 
@@ -95,29 +95,29 @@ def test_a_number_is_found_at_the_end_of_a_sentence(value: Decimal) -> None:
     [("costs $1,234.50!", "1234.5"), ("-3", "-3"), ("x=−3", "-3"), ("1e3", "1000"), (".5", "0.5"), ("10%", "10"),
      ("GPT4 says no", None), ("v2", None), ("3-4", "4"), ("no", None), ("1,2", "2"), ("12 or 13?", "13"), ("5.", "5")],
 )  # fmt: skip
-def test_the_last_number_counts(text: str, number: str | None) -> None:
+def test_numeric_score_uses_the_last_number(text: str, number: str | None) -> None:
     assert text_scores.last_number(text) == (None if number is None else Decimal(number))
 
 
 @given(st.text(alphabet="0123456789,.eE-+ a"))
-def test_any_text_with_digits_is_scored(text: str) -> None:
+def test_numeric_score_accepts_any_text_with_digits(text: str) -> None:
     assert text_scores.numeric(text, text) in (0.0, 1.0)
     assert text_scores.numeric(text, "1") in (0.0, 1.0)
 
 
-def test_long_runs_of_digits_take_no_time() -> None:
+def test_long_runs_of_digits_are_scored_quickly() -> None:
     for text in ("1" * 200_000 + "a", "1," * 100_000, "." * 200_000, "1e" * 100_000, "-" * 200_000):
         assert text_scores.numeric(text, "1") in (0.0, 1.0)
 
 
-def test_a_pattern_is_searched_for_and_may_be_the_row_s() -> None:
+def test_regex_score_searches_and_accepts_row_patterns() -> None:
     assert score("regex", "the answer: B", pattern=r"answer: [AB]$") == 1.0
     assert score("regex", "b", "^B$") == 0.0
     with pytest.raises(UserError, match=r"line 1: the pattern can't be compiled: .*unterminated"):
         score("regex", "x", "[a")
 
 
-def test_a_pattern_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regex_with_unbounded_time_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.evaluate.scorers.LIMIT_S", 0.2)
     with pytest.raises(UserError, match="line 1: the pattern: it did not end within"):
         score("regex", "a" * 40 + "!", pattern=r"(a+)+$")
@@ -127,7 +127,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 
 
 @pytest.mark.parametrize(("said", "right"), [('{"n": 1}', 1), ('{"n": "1"}', 0), ("{}", 0), ("n: 1", 0)])
-def test_a_schema_is_one_for_all_rows_or_a_column(said: str, right: int) -> None:
+def test_json_schema_score_uses_a_file_or_a_column(said: str, right: int) -> None:
     assert score("json_schema", said, schema=SCHEMA) == right
     assert score("json_schema", said, columns={"schema": json.dumps(SCHEMA)}) == right
     assert score("json_schema", said, column="s", columns={"s": SCHEMA}) == right
@@ -138,12 +138,12 @@ def test_a_schema_is_one_for_all_rows_or_a_column(said: str, right: int) -> None
     [({}, "no JSON Schema in the column 'schema'"), ({"schema": "{"}, "the schema is not JSON"),
      ({"schema": {"type": "strin"}}, "the schema is not valid: 'strin'")],
 )  # fmt: skip
-def test_a_bad_schema_is_named_before_anything_is_asked(columns: dict[str, Any], fault: str) -> None:
+def test_invalid_schema_is_reported_before_any_request(columns: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         score("json_schema", "{}", columns=columns)
 
 
-def test_calls_are_compared_in_any_order_and_exactly() -> None:
+def test_tool_calls_score_compares_exactly_in_any_order() -> None:
     wanted = (Call("a", '{"x": 1}'), Call("b", "{}"))
     prompt = row("", wanted)
     compare_calls = make_score("tool_calls", Against(), [prompt])
@@ -157,7 +157,7 @@ def test_calls_are_compared_in_any_order_and_exactly() -> None:
     assert calls(("b", "{}"), ("a", '{"x": 1}'), ("b", "{}")) == calls(("b", "{"), ("a", '{"x": 1}')) == 0.0
 
 
-def test_a_function_of_one_s_own_sees_the_row(tmp_path: Path) -> None:
+def test_custom_score_function_receives_the_row(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "def half(answer, row): return 0.5 if row['expected'] == 'x' and row['n'] == 3 else 0\n"
@@ -180,7 +180,7 @@ def test_a_function_of_one_s_own_sees_the_row(tmp_path: Path) -> None:
      ("f1", {"column": "gold"}, "line 1: the column 'gold' is empty or missing"),
      ("tool_calls", {}, "line 1: no assistant turn")],
 )  # fmt: skip
-def test_rows_without_what_a_score_needs_are_named(name: str, more: dict[str, Any], fault: str) -> None:
+def test_rows_missing_required_values_are_reported(name: str, more: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         score(name, "x", **more)
 
@@ -189,7 +189,7 @@ def options(*prompts: Prompt, templates: list[str] | None = None, column: str | 
     return options_of(prompts, templates, Against(column))
 
 
-def test_options_are_templates_or_a_column() -> None:
+def test_choice_options_come_from_templates_or_a_column() -> None:
     prompt = row("B", a="one", b="two", options=["A", "B"], gold="two")
     assert options(prompt) == options(prompt, templates=["A", "B"]) == [["A", "B"]]
     assert options(prompt, templates=["{{ a }}", "{{ b }}"], column="gold") == [["one", "two"]]
@@ -204,7 +204,7 @@ def test_options_are_templates_or_a_column() -> None:
      (row("A"), None, "no list of texts in the column 'options': set --options"),
      (row("A", b="x"), ["{{ a }}"], "'a' is not a column")],
 )  # fmt: skip
-def test_options_that_do_not_fit_are_named(prompt: Prompt, templates: list[str] | None, fault: str) -> None:
+def test_invalid_choice_options_are_reported(prompt: Prompt, templates: list[str] | None, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         options(prompt, templates=templates)
 
@@ -213,7 +213,7 @@ scores = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_s
 
 
 @given(scores)
-def test_a_comparison_counts_every_row_once_and_turns_around(pairs: list[tuple[float, float]]) -> None:
+def test_comparison_is_symmetric_and_counts_every_row_once(pairs: list[tuple[float, float]]) -> None:
     base, tuned = zip(*pairs, strict=True)
     one, other = compare(base, tuned), compare(tuned, base)
     assert one.wins + one.ties + one.losses == len(pairs)
@@ -226,7 +226,7 @@ def test_a_comparison_counts_every_row_once_and_turns_around(pairs: list[tuple[f
         assert one.difference_ci is not None and one.difference_ci[0] <= one.difference_ci[1]
 
 
-def test_the_interval_is_that_of_the_normal_approximation() -> None:
+def test_bootstrap_interval_matches_the_normal_approximation() -> None:
     draw = np.random.default_rng(3)
     values = draw.normal(0.2, 1.0, 400)
     (interval,) = bootstrap(values[None])
@@ -235,7 +235,7 @@ def test_the_interval_is_that_of_the_normal_approximation() -> None:
     assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.015)
 
 
-def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+def test_paired_interval_is_narrower_than_unpaired_intervals() -> None:
     hard = np.random.default_rng(1).random(200) > 0.5
     base = hard.astype(float)
     tuned = np.where(np.arange(200) % 20 == 0, 1.0, base)
@@ -250,12 +250,12 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     [(">= 0.8", 0.8, True), (">=0.8", 0.7999, False), ("> 0.8", 0.8, False), ("< 10%", 0.05, True),
      ("<= .5", 0.5000000000001, True)],
 )  # fmt: skip
-def test_a_threshold_is_a_comparison(text: str, score_: float, holds: bool) -> None:
+def test_threshold_is_parsed_as_a_comparison(text: str, score_: float, holds: bool) -> None:
     assert parse_threshold(text).holds(score_) == holds
     assert parse_threshold(str(parse_threshold(text))) == parse_threshold(text)
 
 
 @pytest.mark.parametrize("text", ["0.8", ">= 80", "== 1", "", ">= 0.8 and more", ">= nan"])
-def test_other_thresholds_are_refused(text: str) -> None:
+def test_invalid_thresholds_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="such as '>= 0.8'"):
         parse_threshold(text)

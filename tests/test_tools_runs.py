@@ -137,7 +137,7 @@ def requires(run: Run, threshold: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "evaluation": {"quiz": threshold}}))
 
 
-def test_a_required_score_must_be_measured_on_this_export_and_reached(tmp_path: Path) -> None:
+def test_required_score_must_be_measured_on_this_export_and_reached(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     export = run.read(ExportRecord)
     assert unmet(run, export) == []
@@ -152,14 +152,14 @@ def test_a_required_score_must_be_measured_on_this_export_and_reached(tmp_path: 
     assert "is of another export" in unmet(run, export)[0]
 
 
-def test_a_recorded_threshold_of_its_own_counts_too(tmp_path: Path) -> None:
+def test_recorded_threshold_of_its_own_counts_too(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.3, threshold="> 0.5", verdict="fail")
     assert "required is > 0.5" in unmet(run, run.read(ExportRecord))[0]
 
 
 @pytest.mark.parametrize("change", [{"tuned": None}, {"threshold": "0.8"}, {"difference": 7}, {"name": "../x"}])
-def test_a_damaged_evaluation_is_an_error_with_its_field(change: dict[str, Any], tmp_path: Path) -> None:
+def test_damaged_evaluation_is_an_error_with_its_field(change: dict[str, Any], tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.5)
     path = run.path / "evaluations" / "quiz.json"
@@ -168,7 +168,7 @@ def test_a_damaged_evaluation_is_an_error_with_its_field(change: dict[str, Any],
         read_evaluation(run, "quiz")
 
 
-def test_the_report_shows_the_rows_that_differ_as_text(tmp_path: Path) -> None:
+def test_report_shows_the_rows_that_differ_as_text(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.75, threshold=">= 0.5", verdict="pass")
     page = report.write(run).read_text()

@@ -41,7 +41,7 @@ def _fault(run: Run, export: ExportRecord, name: str, threshold: Threshold) -> s
     if not of_this_export(found, export):
         return f"run '{run.id}': its evaluation '{name}' is of another export: {again}"
     if not threshold.holds(found.tuned.score):
-        return f"run '{run.id}': its evaluation '{name}' is {found.tuned.score:.4g}, required is {threshold}"
+        return f"run '{run.id}': its evaluation '{name}' is {found.tuned.score:.4g}, required: {threshold}"
     return ""
 
 

@@ -1,1 +1,1 @@
-"""Scores a run's answers against the untuned base's: `python -m serve evaluate`."""
+"""Compares a run's answers with those of the untuned base: `python -m serve evaluate`."""

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: the option to which the model gives the highest log-probability is its answer."""
+"""Multiple choice by likelihood: the model's answer is the option with the highest log-probability."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def options_of(prompts: Sequence[Prompt], templates: Sequence[str] | None, again
 
 
 def _options(prompt: Prompt, parts: Sequence[Template]) -> tuple[list[str], str]:
-    """Return a row's options, and what is wrong with them."""
+    """Return a row's options, and an error message or ""."""
     try:
         if parts:
             cells = filled(prompt.value, [name for part in parts for name, _ in part.names()])
@@ -69,7 +69,7 @@ def _fault(options: Sequence[str], right: str) -> str:
 
 
 def choosing(options: Sequence[Sequence[str]], per_character: bool) -> Ask:
-    """Return what answers each prompt with its likeliest option."""
+    """Return a function that answers each prompt with its most likely option."""
 
     async def ask(endpoint: Endpoint, prompt: Prompt) -> Result:
         assert isinstance(endpoint, LocalEndpoint)

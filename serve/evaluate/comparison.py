@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean scores with their 95% intervals, the mean difference (tuned minus base), and rows by who scored higher.
+    """Mean scores with their 95% intervals, the mean difference (tuned minus base), and wins, ties and losses.
 
     An interval is None for a single row.
     """

@@ -1,4 +1,4 @@
-"""A score of the user's own: a function in a Python file, called with the answer's text and the row."""
+"""A custom score: a function in a Python file, called with the answer's text and the row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CustomError(UserError):
 def load_function(name: str) -> Function:
     """Return the function `file.py:function`. Raises CustomError.
 
-    The file is the user's own: it runs with all rights of this process.
+    The user's file runs with all rights of this process.
     """
     file, _, function = name.rpartition(":")
     path = Path(file)

@@ -57,7 +57,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Work:
-    """What both models do: the rows, how they are asked, what the answers depend on, and where they are kept."""
+    """The inputs shared by both models: rows, request fields, cache key and journal location."""
 
     prompts: Sequence[Prompt]
     ask: answering.Ask

@@ -1,4 +1,4 @@
-"""The two models that are compared: a run's file, and its untuned base in the same quantization."""
+"""The two models to compare: a run's file, and its untuned base in the same quantization."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def base_of(run: Run, tuned: Chosen, settings: EvaluateSettings) -> Chosen | Non
     record = {**tuned.record, "artifact": artifact}
     # a file of the user's is checked before it is loaded, and has a template of its own
     found = replace(tuned, path=path, name=f"{tuned.name}-base", record=record, recorded=settings.base == AUTO)
-    return replace(found, remedy="remove it to make it again")
+    return replace(found, remedy="remove it to create it again")
 
 
 def _make(run: Run, quantization: str) -> None:
-    say(f"evaluate: the base's {quantization} GGUF is made once, in the cache")
+    say(f"evaluate: the base's {quantization} GGUF is created once, in the cache")
     words = ("base", "--run.root", str(run.path.parent), "--run.name", run.id, "--gguf.quants", quantization)
     environment = {**os.environ, **children.search_path(os.environ)}
     done = subprocess.run(
@@ -59,6 +59,6 @@ def _make(run: Run, quantization: str) -> None:
     )
     if done.returncode:
         raise BaseError(
-            f"the base's {quantization} GGUF can't be made (python -m export base: exit code"
+            f"the base's {quantization} GGUF can't be created (python -m export base: exit code"
             f" {done.returncode}): see above; --base FILE.gguf compares with a file, --base none with nothing"
         )

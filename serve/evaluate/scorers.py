@@ -1,4 +1,4 @@
-"""The scores by name: what each needs of a row, and how an answer is scored, from 0 to 1."""
+"""The scores by name: the values each requires in a row, and the scoring of an answer from 0 to 1."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ SCHEMA = "schema"
 
 
 class ScoreError(UserError):
-    """A score is unknown, can't be computed, or rows lack what it compares answers with."""
+    """A score is unknown or can't be computed, or rows lack its reference values."""
 
 
 @dataclass(frozen=True)
 class Against:
-    """What answers are compared with: a column, or else the last assistant turn; for regex and json_schema one for all.
+    """The reference for answers: a column, or the last assistant turn; for regex and json_schema also one for all rows.
 
     `schema` is a JSON Schema.
     """
@@ -50,7 +50,7 @@ class Against:
     schema: dict[str, Any] | None = None
 
     def text(self, prompt: Prompt) -> str | None:
-        """Return the text that a row's answer is compared with, or None if the row has none."""
+        """Return the reference text for a row's answer, or None if the row has none."""
         if self.column is None:
             return prompt.expected.content if prompt.expected else None
         value = prompt.value.get(self.column)
@@ -63,7 +63,7 @@ Check = Callable[[Prompt], str]
 
 
 def make_score(name: str, against: Against, prompts: Sequence[Prompt]) -> Score:
-    """Return the score of this name, after checking that every row has what it needs. Raises ScoreError."""
+    """Return the score with this name, after checking that every row has the required values. Raises ScoreError."""
     if name.startswith(CUSTOM):
         return partial(_custom, load_function(name.removeprefix(CUSTOM)))
     score: Score
@@ -123,7 +123,7 @@ def _bad_pattern(against: Against, prompt: Prompt) -> str:
 
 
 def _row_schema(against: Against, prompt: Prompt) -> Any:
-    """Return the JSON Schema of a row: that of all rows, or else of its column."""
+    """Return the JSON Schema for a row: the one for all rows, or else the one in its column."""
     value = against.schema if against.schema is not None else prompt.value.get(against.column or SCHEMA)
     return json.loads(value) if isinstance(value, str) else value
 
@@ -161,7 +161,7 @@ def _schema_fault(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Any:
-    """Return a validator that fetches nothing: a reference to another document is an error."""
+    """Return a validator without network access: a reference to another document is an error."""
     import jsonschema
     import referencing
 

@@ -1,4 +1,4 @@
-"""The settings of evaluate: the rows, the score, and what answers are compared with."""
+"""The settings of evaluate: rows, score, and the reference for answers."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ class EvaluateSettings(RowSettings):
         " python:file.py:function"
     )
     name: Annotated[str, Field(pattern=NAME)] | None = Field(
-        None, description="name of the evaluation; none: the data's name and the score"
+        None, description="name of the evaluation; if unset, the name of the data and the score"
     )
     expected: str | None = Field(
-        None, description="column with the right answer (or pattern, or schema); none: the last assistant turn"
+        None, description="column with the correct answer (or pattern, or schema); if unset, the last assistant turn"
     )
     pattern: str | None = Field(None, description="regular expression for all rows, for the score regex")
     schema_file: str | None = Field(None, description="file with a JSON Schema for all rows, for json_schema")
     options: list[str] | None = Field(
         None,
-        description="for choice: the answers to choose from, templates over columns; none: the rows' column 'options'",
+        description="for choice: templates of the options over columns; if unset, the column 'options'",
     )
     per_character: bool = Field(
-        False, description="for choice: compare log-probabilities per character, for options of unequal length"
+        False, description="for choice: compare log-probabilities per character, for options of different lengths"
     )
     base: str = Field(
-        "auto", description="the model to compare with: auto (the untuned base, quantized alike), none, or a .gguf file"
+        "auto",
+        description="the model to compare with: auto (the untuned base with the same quantization), none, or a .gguf"
+        " file",
     )
     threshold: str | None = Field(
         None,
         description="serve and push refuse the run unless its score meets this, such as '>= 0.8'; none: the threshold"
         " in the training config (evaluation), if any",
     )
-    temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.0, description="0 is greedy")
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.0, description="sampling temperature; 0 is greedy")
 
     @field_validator("threshold")
     @classmethod

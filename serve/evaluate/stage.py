@@ -42,7 +42,7 @@ class EvaluateError(UserError):
 def evaluate(settings: EvaluateSettings, mapped: Note = ignore_path) -> int:
     """Evaluate a run, and write its record and report; return 1 if it misses its threshold. Raises UserError."""
     if settings.model is not None:
-        raise EvaluateError("model: an evaluation belongs to a run: choose one with RUN=, and its file with --artifact")
+        raise EvaluateError("model: an evaluation requires a run: choose one with RUN=, and its file with --artifact")
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     with lock.hold(run.path, "an evaluation"):
         return _evaluate(settings, run, mapped)
@@ -69,12 +69,12 @@ def _evaluate(settings: EvaluateSettings, run: Run, mapped: Note) -> int:
     say(f"evaluate: {path}")
     say(f"report: {report.write(run)}")
     if record.verdict == "fail":
-        warn(f"serve and push refuse this run: {name} is {record.tuned.score:.4g}, required is {record.threshold}")
+        warn(f"serve and push refuse this run: {name} is {record.tuned.score:.4g}, required: {record.threshold}")
     return 1 if record.verdict == "fail" else 0
 
 
 def _name(settings: EvaluateSettings) -> str:
-    """Return the evaluation's default name: the data's and the score's."""
+    """Return the evaluation's default name, from the names of data and score."""
     score = Path(settings.score.removeprefix(CUSTOM).rpartition(":")[0]).stem if CUSTOM in settings.score else ""
     stem = "".join(
         c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(settings.data).name.split(".")[0]
@@ -92,7 +92,7 @@ def _schema(settings: EvaluateSettings) -> dict[str, Any] | None:
 
 
 def _asking(settings: EvaluateSettings, prompts: list[Prompt], against: Against) -> tuple[Ask, dict[str, Any]]:
-    """Return how rows are answered, and everything that the answers then depend on."""
+    """Return the answering function, and everything that affects the answers."""
     if settings.score != "choice":
         fields = settings.request()
         return completing(fields), {"request": fields}

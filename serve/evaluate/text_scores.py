@@ -37,7 +37,7 @@ def words(text: str) -> list[str]:
 
 
 def f1(answer: str, expected: str) -> float:
-    """Return the F1 of the two texts' words, each counted as often as it occurs (Rajpurkar et al. 2016, SQuAD)."""
+    """Return the F1 over the two texts' words with multiplicity (Rajpurkar et al. 2016, SQuAD)."""
     said, wanted = words(answer), words(expected)
     if not said or not wanted:
         return float(said == wanted)
@@ -65,7 +65,7 @@ def numeric(answer: str, expected: str) -> float:
 
 
 def parse_json(text: str) -> tuple[bool, Any]:
-    """Return whether a text is JSON, alone or as the only code block in it, and its value."""
+    """Return whether a text is JSON, directly or in its only code block, and the value."""
     blocks = _FENCE.findall(text) if "```" in text else []
     candidate = blocks[0] if len(blocks) == 1 else text
     if len(candidate) > MOST_JSON:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.runs", description=__doc__, allow_abbrev=False)
     parser.add_argument("command", choices=("list", "compare", "prune"))
     parser.add_argument("names", nargs="?", default="", help="ids of runs, separated by commas")
-    parser.add_argument("--root", type=Path, default=Path("runs"), help="directory of all runs")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="directory for all runs")
     parser.add_argument("--yes", action="store_true", help="prune without asking")
     options = parser.parse_args(argv)
     root: Path = options.root

@@ -119,7 +119,7 @@ class Work:
 def packed(examples: Sequence[Example], rows: Sequence[Row]) -> tuple[list[str], dict[str, Array]]:
     """Return the file names and the arrays of a chunk, with ends counted from the start of the chunk.
 
-    `rows` are those of the examples, in order; an example with faults has none.
+    `rows` are the rows of the examples, in order; an example with errors has no rows.
     """
     digests, texts = [Digest.of(example) for example in examples], [encoded(example) for example in examples]
     keys, files = Keys.of([digest.keys for digest in digests]), list(dict.fromkeys(e.file for e in examples))
