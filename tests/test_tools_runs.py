@@ -59,7 +59,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_run_is_listed_and_the_page_links_their_reports(root: Path) -> None:
+def test_list_shows_every_run_and_the_page_links_their_reports(root: Path) -> None:
     evaluated(Run(root / "one"), 0.75, threshold=">= 0.5", verdict="pass")
     report.write(Run(root / "one"))
     done = runs("list", "--root", str(root))
@@ -74,7 +74,7 @@ def test_every_run_is_listed_and_the_page_links_their_reports(root: Path) -> Non
     assert '<a href="one/report.html">one</a>' in page and "two/report.html" not in page and "damaged: " in page
 
 
-def test_compare_prints_what_differs(root: Path) -> None:
+def test_compare_prints_the_differences(root: Path) -> None:
     path = root / "two" / "config.yaml"
     path.write_text(json.dumps({**json.loads(path.read_text()), "lora": {"r": 64}}))
     evaluated(Run(root / "two"), 0.75)
@@ -86,13 +86,13 @@ def test_compare_prints_what_differs(root: Path) -> None:
     assert "no run 'three'" in runs("compare", "one,three", "--root", str(root)).stderr
 
 
-def test_prune_asks_first(root: Path) -> None:
+def test_prune_asks_for_confirmation(root: Path) -> None:
     done = runs("prune", "--root", str(root), stdin="y\n")  # not a terminal
     assert done.returncode == 2 and "YES=1" in done.stderr
     assert (root / "one" / "checkpoints").is_dir() and "one/checkpoints" in done.stdout
 
 
-def test_prune_deletes_only_what_finished_runs_no_longer_need(root: Path) -> None:
+def test_prune_deletes_only_files_unneeded_by_finished_runs(root: Path) -> None:
     before = {path.relative_to(root) for path in root.rglob("*") if "checkpoints" not in path.parts}
     done = runs("prune", "--root", str(root), "--yes")
     assert done.returncode == 0 and "6.0 MB freed" in done.stderr
@@ -101,7 +101,7 @@ def test_prune_deletes_only_what_finished_runs_no_longer_need(root: Path) -> Non
     assert after == before
 
 
-def test_prune_never_touches_a_run_in_use(root: Path) -> None:
+def test_prune_skips_runs_in_use(root: Path) -> None:
     with lock.hold(root / "one", "training"):
         done = runs("prune", "one,two", "--root", str(root), "--yes")
     assert "run 'one' is in use: left alone" in done.stderr
@@ -110,7 +110,7 @@ def test_prune_never_touches_a_run_in_use(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes", "../outside", "latest", "/tmp", "."])
-def test_prune_deletes_nothing_that_is_not_a_run_of_this_directory(name: str, root: Path) -> None:
+def test_prune_ignores_entries_that_are_not_runs(name: str, root: Path) -> None:
     (root.parent / "outside").mkdir(exist_ok=True)
     (root.parent / "outside" / "config.yaml").write_text("{}")
     done = runs("prune", name, "--root", str(root), "--yes")
@@ -126,7 +126,7 @@ def test_prune_does_not_follow_links_out_of_a_run(root: Path, tmp_path_factory: 
     assert not (root / "one" / "checkpoints").exists() and (outside / "kept").is_file()
 
 
-def test_sizes_and_order(root: Path) -> None:
+def test_list_sorts_runs_and_shows_sizes(root: Path) -> None:
     found = summaries(root)
     assert {one.run.id for one in found} == {"one", "two", "half", "bad"}
     assert all(one.size > 3_000_000 for one in found if one.run.id in ("one", "two"))
@@ -137,14 +137,14 @@ def requires(run: Run, threshold: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "evaluation": {"quiz": threshold}}))
 
 
-def test_required_score_must_be_measured_on_this_export_and_reached(tmp_path: Path) -> None:
+def test_required_score_must_be_measured_on_this_export(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     export = run.read(ExportRecord)
     assert unmet(run, export) == []
     requires(run, ">= 0.8")
     assert "has no evaluation 'quiz' yet" in unmet(run, export)[0]
     evaluated(run, 0.79)
-    assert "is 0.79, required is >= 0.8" in unmet(run, export)[0]
+    assert "is 0.79, required: >= 0.8" in unmet(run, export)[0]
     made = evaluated(run, 0.8)
     assert unmet(run, export) == []
     other = made.model_copy(update={"tuned": made.tuned.model_copy(update={"sha256": "f" * 64})})
@@ -152,14 +152,14 @@ def test_required_score_must_be_measured_on_this_export_and_reached(tmp_path: Pa
     assert "is of another export" in unmet(run, export)[0]
 
 
-def test_recorded_threshold_of_its_own_counts_too(tmp_path: Path) -> None:
+def test_threshold_in_an_evaluation_record_is_enforced(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.3, threshold="> 0.5", verdict="fail")
-    assert "required is > 0.5" in unmet(run, run.read(ExportRecord))[0]
+    assert "required: > 0.5" in unmet(run, run.read(ExportRecord))[0]
 
 
 @pytest.mark.parametrize("change", [{"tuned": None}, {"threshold": "0.8"}, {"difference": 7}, {"name": "../x"}])
-def test_damaged_evaluation_is_an_error_with_its_field(change: dict[str, Any], tmp_path: Path) -> None:
+def test_damaged_evaluation_is_an_error_naming_its_field(change: dict[str, Any], tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.5)
     path = run.path / "evaluations" / "quiz.json"
@@ -168,8 +168,8 @@ def test_damaged_evaluation_is_an_error_with_its_field(change: dict[str, Any], t
         read_evaluation(run, "quiz")
 
 
-def test_report_shows_the_rows_that_differ_as_text(tmp_path: Path) -> None:
+def test_report_escapes_the_rows_that_differ(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.75, threshold=">= 0.5", verdict="pass")
     page = report.write(run).read_text()
-    assert "quiz: 1 rows that differ" in page and "&lt;b&gt;?" in page and "pass: required is &gt;= 0.5" in page
+    assert "quiz: 1 rows that differ" in page and "&lt;b&gt;?" in page and "pass (required: &gt;= 0.5)" in page

@@ -70,7 +70,7 @@ def _verdict(e: Evaluation, view: View) -> tuple[str, str]:
         return f"of an earlier export{lost}", "inconclusive"
     if e.threshold is None:
         return f"no threshold{lost}", ""
-    return f"{e.verdict}: required: {e.threshold}{lost}", str(e.verdict)
+    return f"{e.verdict} (required: {e.threshold}){lost}", str(e.verdict)
 
 
 def _interval(ends: Interval | None, sign: str = "") -> str:

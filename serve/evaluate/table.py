@@ -44,5 +44,5 @@ def lines(record: Evaluation) -> list[str]:
             f" {record.wins:,} won, {record.ties:,} tied, {record.losses:,} lost; {record.differing:,} answers differ"
         )
     if record.threshold is not None:
-        found.append(f"{record.verdict}: required: {record.threshold}")
+        found.append(f"{record.verdict} (required: {record.threshold})")
     return found
