@@ -104,7 +104,7 @@ def test_prune_deletes_only_files_unneeded_by_finished_runs(root: Path) -> None:
 def test_prune_skips_runs_in_use(root: Path) -> None:
     with lock.hold(root / "one", "training"):
         done = runs("prune", "one,two", "--root", str(root), "--yes")
-    assert "run 'one' is in use: left alone" in done.stderr
+    assert "run 'one' is in use: skipped" in done.stderr
     assert (root / "one" / "checkpoints" / "model.bin").is_file()
     assert not (root / "two").exists() and not (root / "latest").is_symlink()
 

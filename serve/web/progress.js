@@ -5,16 +5,16 @@ const SILENCE_S = 40; // more than two of the server's keep-alive comments
 
 /** Returns a function that schedules a draw, at most once per frame, and less often if drawing is slow. */
 export function painter(draw) {
-  let asked = false, cost = 0;
+  let scheduled = false, cost = 0;
   const paint = () => {
-    asked = false;
+    scheduled = false;
     const began = performance.now();
     draw();
     cost = performance.now() - began;
   };
   return () => {
-    if (asked) return;
-    asked = true;
+    if (scheduled) return;
+    scheduled = true;
     setTimeout(() => requestAnimationFrame(paint), cost * (SHARE - 1));
   };
 }

@@ -116,8 +116,8 @@ export class Conversation {
     else this.#answer(body, turn);
     const again = button(turn.role === "user" ? "Get an answer" : "Regenerate", "again");
     const buttons = [button("Copy", "copy"), ...(turn.role === "user" ? [button("Edit", "edit")] : []), again];
-    const said = [["warning", turn.warning], ["note", turn.note]].filter(([, text]) => text);
-    article.querySelector("footer").replaceChildren(...said.map(([name, text]) => made("span", name, text)), ...buttons);
+    const notices = [["warning", turn.warning], ["note", turn.note]].filter(([, text]) => text);
+    article.querySelector("footer").replaceChildren(...notices.map(([name, text]) => made("span", name, text)), ...buttons);
   }
 
   #answer(body, turn) {

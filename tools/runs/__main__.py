@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.runs", description=__doc__, allow_abbrev=False)
     parser.add_argument("command", choices=("list", "compare", "prune"))
-    parser.add_argument("names", nargs="?", default="", help="ids of runs, separated by commas")
+    parser.add_argument("names", nargs="?", default="", help="comma-separated run ids")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="directory for all runs")
-    parser.add_argument("--yes", action="store_true", help="prune without asking")
+    parser.add_argument("--yes", action="store_true", help="prune without confirmation")
     options = parser.parse_args(argv)
     root: Path = options.root
     names = [name.strip() for name in options.names.split(",") if name.strip()]
@@ -51,7 +51,7 @@ def _named(root: Path, name: str) -> Summary:
 
 
 def _prune(root: Path, names: Sequence[str], yes: bool) -> int:
-    """Prune the named runs, or parts of all. Raises RunError for a name that is not the id of a run in `root`."""
+    """Prune the named runs, or parts of all runs. Raises RunError for a name that is not a run id in `root`."""
     runs = {one.run.id: one for one in summaries(root)}
     if unknown := [name for name in names if name not in runs]:
         raise RunError([f"no run '{name}' in {root}/{did_you_mean(name, runs)}" for name in unknown])
@@ -60,7 +60,7 @@ def _prune(root: Path, names: Sequence[str], yes: bool) -> int:
     left = [one.run.id for one in runs.values() if one.state == UNFINISHED and not names]
     if left:
         names_left = ",".join(left)
-        say(f"prune: not trained to the end: {', '.join(left)}; RUNS={names_left} deletes them")
+        say(f"prune: unfinished training runs: {', '.join(left)}; RUNS={names_left} deletes them")
     return code
 
 

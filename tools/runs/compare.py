@@ -1,4 +1,4 @@
-"""What differs between runs: settings, figures, evaluations and files."""
+"""Differences between runs: settings, figures, evaluations and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ABSENT = "–"
 
 
 def compare(runs: Sequence[Summary]) -> int:
-    """Print one table with a row for each setting and figure that is not the same in all runs."""
+    """Print one table with a row for each setting and figure that differs between the runs."""
     columns = [facts(one) for one in runs]
     made = Table()
     for title in ("", *(one.run.id for one in runs)):
@@ -35,7 +35,7 @@ def compare(runs: Sequence[Summary]) -> int:
         else:
             same += 1
     console().print(made)
-    print(f"{same} settings and figures are the same in all of them")
+    print(f"{same} settings and figures are the same in all runs")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Delete what runs no longer need, after asking. A run that a process works on is never touched."""
+"""Delete unneeded files of runs, after confirmation. A run in use by another process is never touched."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .table import size
 # parts of a finished run that only continuing its training or repeating a command uses
 PARTS = {
     "checkpoints": "only needed to train further",
-    ".evaluate": "answers of evaluations, so that they can be scored again",
+    ".evaluate": "answers of evaluations, needed to score them again",
 }
 
 
 class PruneError(UserError):
-    """Nothing can be asked for, or a run is in use."""
+    """Confirmation is impossible, or a run is in use."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def candidates(runs: Sequence[Summary], whole: bool) -> list[Candidate]:
     found = []
     for one in runs:
         if one.locked:
-            warn(f"run '{one.run.id}' is in use: left alone")
+            warn(f"run '{one.run.id}' is in use: skipped")
         elif one.run.path.is_symlink():
-            warn(f"run '{one.run.id}' is a link: left alone")
+            warn(f"run '{one.run.id}' is a link: skipped")
         elif whole:
             found.append(Candidate(one.run, one.run.path, f"the whole run, {one.state}", one.size))
         elif one.finished:
@@ -63,7 +63,7 @@ def candidates(runs: Sequence[Summary], whole: bool) -> list[Candidate]:
 
 
 def prune(found: Sequence[Candidate], yes: bool) -> int:
-    """Show what would be deleted, ask, and delete it. Raises PruneError without a terminal to ask on."""
+    """Show the candidates, ask for confirmation, and delete them. Raises PruneError without a terminal."""
     if not found:
         print("nothing to prune")
         return 0
@@ -80,7 +80,7 @@ def prune(found: Sequence[Candidate], yes: bool) -> int:
 
 def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise PruneError("can't ask without a terminal: YES=1 deletes what is listed above")
+        raise PruneError("can't ask for confirmation without a terminal: YES=1 deletes the entries above")
     try:
         return input(question).strip().lower() in ("y", "yes")
     except EOFError:
@@ -88,12 +88,12 @@ def _confirmed(question: str) -> bool:
 
 
 def _delete(one: Candidate) -> int:
-    """Delete one candidate while holding its run's lock; return the bytes freed, 0 if the run is in use by now."""
+    """Delete one candidate while holding its run's lock; return the bytes freed, 0 if the run is now in use."""
     try:
         with lock.hold(one.run.path, "pruning"):
             shutil.rmtree(one.path)
     except UserError as error:
-        warn(f"{error}: left alone")
+        warn(f"{error}: skipped")
         return 0
     except OSError as error:
         warn(f"{error.filename}: can't be deleted: {error.strerror}")

@@ -15,7 +15,7 @@ PLAIN_WIDTH = 200  # where the output is not a terminal
 
 
 def console() -> Console:
-    """Return where tables are printed."""
+    """Return the console for tables."""
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
 
 
@@ -25,7 +25,7 @@ def size(count: float) -> str:
 
 
 def listing(runs: Sequence[Summary]) -> None:
-    """Print one line per run, or that there are none."""
+    """Print one line per run, or a message if there are none."""
     if not runs:
         print("no runs yet: make train DATA=rows.jsonl creates one")
         return
