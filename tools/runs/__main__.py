@@ -1,6 +1,6 @@
 """List, compare and prune runs: python -m tools.runs list | compare a,b | prune [a,b].
 
-list prints a table and writes runs/index.html. compare prints what differs between runs. prune deletes what finished
+list prints a table and writes runs/index.html. compare prints the differences between runs. prune deletes what finished
 runs no longer need, or whole runs that are named, and asks first.
 """
 

@@ -40,9 +40,9 @@ class Candidate:
 
 
 def candidates(runs: Sequence[Summary], whole: bool) -> list[Candidate]:
-    """Return what may be deleted: with `whole` the runs themselves, otherwise parts of finished runs.
+    """Return the deletion candidates: with `whole` entire runs, otherwise parts of finished runs.
 
-    Runs in use are left out, with a warning.
+    Runs in use are skipped, with a warning.
     """
     found = []
     for one in runs:
