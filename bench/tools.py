@@ -34,6 +34,8 @@ QUANTIZATION = "Q8_0"
 FOLDER = Path("runs")
 SERVE = ("--context_length", "2048", "--max_sequences", "4")
 CLIENTS = 4
+# a short exam: what counts here are the answers
+EXAM = ("--exam.rows", "8", "--exam.general_rows", "4", "--exam.answers", "2")
 TARGET = 40.0
 
 
@@ -45,7 +47,7 @@ def train(questions: Sequence[Question], options: argparse.Namespace, settings: 
     length = ("--data.max_length", str(options.max_length), "--data.eval_split", "0.05")
     steps = ("--train.per_device_train_batch_size", "2", "--train.warmup_steps", "10")
     steps += ("--train.num_train_epochs", str(options.epochs))
-    stage("train", "run", "--config", CONFIG, "--run.name", RUN, *data, *length, *steps, *settings)
+    stage("train", "run", "--config", CONFIG, "--run.name", RUN, *data, *length, *steps, *EXAM, *settings)
     stage("export", "run", "--run.name", RUN, "--gguf.quants", QUANTIZATION)
 
 

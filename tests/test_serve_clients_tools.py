@@ -42,7 +42,7 @@ def test_langchain_calls_tools() -> None:
 def test_langchain_standard_tool_tests_pass() -> None:
     """All tests except those that force a call, and one with history in Anthropic's format."""
     alone = ["-c", os.devnull, "--confcutdir", str(CLIENTS), "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
-    chosen = "(tool or agent_loop) and not choice and not few_shot and not list_content and not image and not pdf"
+    chosen = "(tool or agent_loop) and not (choice or few_shot or unicode or list_content or image or pdf)"
     command = [installed("langchain") / "bin" / "python", "-m", "pytest", "-q", CLIENTS / "langchain_standard.py"]
     with calling() as server:
         environment = {**os.environ, "CHAT_URL": f"{server.url}v1"}
