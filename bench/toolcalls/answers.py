@@ -13,7 +13,8 @@ from openai import OpenAI
 from .questions import Question
 from .score import fault, right
 
-MAX_TOKENS = 384
+# the longest answers that are expected have 920 tokens
+MAX_TOKENS = 1024
 TIMEOUT_S = 1800.0
 
 

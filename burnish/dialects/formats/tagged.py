@@ -13,6 +13,7 @@ from typing import Any
 from ..definitions import types
 from ..dialect import Dialect, Names
 from ..events import BrokenCall, CallArguments, CallBegin, CallEnd, Event, Reading, Waiting, Writing
+from ..objects import written
 from ..source import LONGEST_WORD, Source
 from ..values import Notation, escaped, json_text
 
@@ -58,7 +59,7 @@ def _glm(source: Source, marker: str, names: Names) -> Reading[None]:
         yield from source.blanks()
         if (yield from source.expect(KEY, END)) == END:
             break
-        key = yield from _text(source, KEY_END)
+        key = yield from _until(source, (KEY_END,), LONGEST_WORD)
         yield from source.blanks()
         yield from source.expect(VALUE)
         yield from _argument(source, key, (VALUE_END,), _schema(names, name, key), first)
@@ -91,10 +92,14 @@ def _argument(source: Source, key: str, ends: tuple[str, ...], schema: Any, firs
         raise BrokenCall
     yield CallArguments(f"{'' if first else ', '}{json.dumps(key, ensure_ascii=False)}: ")
     allowed = types(schema)
-    whole = allowed != _TEXT
-    kept: list[str] = []
-    if not whole:
-        yield CallArguments('"')
+    if allowed == _TEXT:
+        yield from written(_string(source, ends))
+    else:
+        yield CallArguments(_json((yield from _until(source, ends)), allowed))
+
+
+def _string(source: Source, ends: tuple[str, ...]) -> Writing[None]:
+    yield '"'
     pieces = source.until(ends)
     while True:
         try:
@@ -103,13 +108,8 @@ def _argument(source: Source, key: str, ends: tuple[str, ...], schema: Any, firs
             if not end.value:
                 raise BrokenCall from None
             break
-        if piece is None:
-            yield None
-        elif whole:
-            kept.append(piece)
-        else:
-            yield CallArguments(escaped(piece))
-    yield CallArguments(_json("".join(kept), allowed) if whole else '"')
+        yield piece if piece is None else escaped(piece)
+    yield '"'
 
 
 def _json(text: str, allowed: frozenset[str] | None) -> str:
@@ -133,15 +133,15 @@ def _only(source: Source) -> Writing[None]:
         raise BrokenCall
 
 
-def _text(source: Source, end: str) -> Waiting[str]:
-    """Read a short text up to its end tag. Raises BrokenCall if it is long, or has none."""
+def _until(source: Source, ends: tuple[str, ...], most: int | None = None) -> Waiting[str]:
+    """Read the text up to an end tag. Raises BrokenCall if there is none, or the text is longer than `most`."""
     parts: list[str] = []
-    pieces = source.until((end,))
-    while sum(map(len, parts)) <= LONGEST_WORD:
+    pieces = source.until(ends)
+    while most is None or sum(map(len, parts)) <= most:
         try:
             piece = next(pieces)
-        except StopIteration as stop:
-            if not stop.value:
+        except StopIteration as end:
+            if not end.value:
                 raise BrokenCall from None
             return "".join(parts)
         if piece is None:
