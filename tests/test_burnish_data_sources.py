@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -380,7 +381,8 @@ def test_row_selection_depends_on_seed_and_source() -> None:
 
 
 def opened(tmp_path: Path, seed: int = 1, max_rows: int | None = None) -> Dataset:
-    (tmp_path / "a.jsonl").write_bytes(jsonl(*range(100)))
+    rows = ({"prompt": f"q{n}", "completion": f"a{n}", "n": n} for n in range(100))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "b.csv").write_text("instruction,output\n" + "".join(f"q{n},a{n}\n" for n in range(50)))
     even = Condition("n % 2 == 0", "data.sources[0].where")
     return open_dataset(
@@ -392,14 +394,27 @@ def test_mixed_sources_are_filtered_with_exact_counts_and_locations(tmp_path: Pa
     dataset = opened(tmp_path)
     rows = list(dataset.rows())
     assert [source.used for source in dataset.sources] == [50, 16] and len(rows) == 66
-    assert all(raw.value["n"] % 2 == 0 for index, raw in rows if index == 0)
-    assert rows[0][1].where.startswith("a.jsonl line ") and rows[-1][1].where.endswith("row 66")
-    assert [source.reading.format for source in dataset.sources] == ["text", "alpaca"]
-    assert "50 rows of 100 left out by data.where" in dataset.sources[0].notes
-    (said,) = dataset.said(1)
-    assert said.startswith("an epoch is 66 rows: 50 of 50 rows of ") and "chosen with seed 1" in said
+    assert all(raw.value["n"] % 2 == 0 for raw in rows if raw.source == 0)
+    assert rows[0].where.startswith("a.jsonl line ") and rows[-1].where.endswith("row 66")
+    assert dataset.format == "mixed" and "a.jsonl: prompt-completion, recognised; b.csv: alpaca" in dataset.how
+    first, *_, epoch = dataset.remarks()
+    assert first == "a.jsonl: 50 rows of 100 left out by data.where"
+    assert epoch.startswith("an epoch is 66 rows: 50 of 50 rows of ") and "chosen with seed 1" in epoch
     assert list(opened(tmp_path).rows()) == rows != list(opened(tmp_path, seed=2).rows())
+    assert dataset.sha256() == opened(tmp_path, seed=2).sha256()
+    assert dataset.rows_sha256() != opened(tmp_path, seed=2).rows_sha256()
     assert [source.used for source in opened(tmp_path, max_rows=20).sources] == [15, 5]
+
+
+def test_mixed_rows_are_converted_in_parts_as_in_one_process(tmp_path: Path) -> None:
+    dataset = opened(tmp_path)
+    rows, whole = list(dataset.rows()), dataset.converter()
+    examples = [whole.add(row) for row in rows]
+    parts = [pickle.loads(pickle.dumps(whole.empty())) for _ in range(2)]
+    assert [part.add(row) for part, own in zip(parts, (rows[:55], rows[55:]), strict=True) for row in own] == examples
+    parts[0].merge(parts[1])
+    assert parts[0].conversion() == whole.conversion() and parts[0].converted == 66
+    assert whole.conversion().unused_columns == {"n": 50}
 
 
 def test_condition_with_an_unknown_column_or_no_match_is_an_error(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_empty_directory_and_missing_file_are_distinguished(tmp_path: Path, key:
 def test_untrainable_base_is_rejected_before_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
-    monkeypatch.setattr("train.data.prepare.read_sources", lambda _: pytest.fail("the rows were read"))
+    monkeypatch.setattr("train.data.prepare.read_sources", lambda *_: pytest.fail("the rows were read"))
     for name in ("lacks-weights", "other-architecture"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text('{"model_type": "frobnicator"}')

@@ -114,17 +114,8 @@ def test_same_error_in_many_rows_is_one_line(
     assert fault.startswith(f"error: {data}: {expected}")
 
 
-@pytest.mark.parametrize(
-    ("path", "way"),
-    [
-        ("https://example.org/a/rows.jsonl", ": curl -LO https://example.org/a/rows.jsonl"),
-        ("https://example.org/rows?a=1&b=2", ": curl -LO 'https://example.org/rows?a=1&b=2'"),
-        ("s3://bucket/rows.jsonl", ""),
-    ],
-)
 @pytest.mark.parametrize("setting", ["path", "eval_path"])
-def test_data_url_is_rejected_with_a_download_command(path: str, way: str, setting: str) -> None:
+def test_data_url_of_another_scheme_is_rejected(setting: str) -> None:
     rows = str(Path(__file__).parent.parent / "examples" / "quickstart.json")
-    with pytest.raises(DataError) as caught:
-        read_sources(DataSection.model_validate({"path": rows, setting: path}))
-    assert str(caught.value) == f"data.{setting} {path}: is a URL, expected a file: download it first{way}"
+    with pytest.raises(DataError, match="^s3://bucket/rows.jsonl: s3:// is not supported: download it first"):
+        read_sources(DataSection.model_validate({"path": rows, setting: "s3://bucket/rows.jsonl"}))

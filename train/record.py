@@ -86,6 +86,7 @@ def _data(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
         "path": resolved.data.path,
         "sha256": prepared.data_sha256,
         "eval_sha256": prepared.eval_sha256,
+        "sources": prepared.sources,
         "format": prepared.format,
         "rows": len(prepared.train),
         "eval_rows": len(prepared.heldout),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from burnish import run as runs
 from burnish.console import say, warn
-from burnish.data.files import data_sha256
 from burnish.files import FileError, check_writable
 from burnish.records import TrainRecord
 from burnish.run import CONFIG, Run, RunError
 
 from .data.prepare import Prepared
+from .data.sources import data_hashes
 from .resolved import Resolved
 from .settings import TrainSettings
 from .started import STARTED, StartedRun, inputs, write_config, write_started
@@ -130,10 +130,10 @@ def _check_same(started: StartedRun, settings: TrainSettings, found: dict[str, s
 
 def _newest_unfinished(root: Path, settings: TrainSettings) -> str | None:
     """Return the newest unfinished run started with these settings and data."""
-    given = {"data_sha256": settings.data.path, "eval_sha256": settings.data.eval_path}
-    hashes = {k: data_sha256(Path(path)) if path and Path(path).exists() else None for k, path in given.items()}
     runs_there = [Run(p) for p in runs.directories(root) if os.path.isfile(p / CONFIG)]
-    started = filter(None, (_started_with(run, settings, hashes) for run in runs_there if not run.has(TrainRecord)))
+    unfinished = [run for run in runs_there if not run.has(TrainRecord)]
+    hashes = data_hashes(settings.data) if unfinished else {}
+    started = filter(None, (_started_with(run, settings, hashes) for run in unfinished))
     found = max(started, key=lambda one: one.created, default=None)
     return found.run.id if found else None
 

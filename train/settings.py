@@ -11,9 +11,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from burnish.chat import RESERVED_VARIABLES, TIMEOUT_S
 from burnish.config import ConfigError, Flat, Given, Strict
 from burnish.config.foreign import Names
-from burnish.data.columns.mapping import parse_columns
-from burnish.data.columns.transcript import parse_transcript
-from burnish.data.tables import as_object
+from burnish.data.sources.dataset import Spec
+from burnish.data.sources.section import Reading, SourceSection, joined, spec
 from burnish.dialects.formats import DIALECTS
 from burnish.errors import did_you_mean
 from burnish.evaluations.thresholds import parse_threshold
@@ -46,23 +45,19 @@ class BaseSection(Strict):
     _dtype = field_validator("dtype", mode="before")(names.dtype)
 
 
-class DataSection(Strict):
+class DataSection(Reading):
     """The training and held-out data."""
 
-    path: str = Field(description="JSONL, JSON, CSV, Parquet or Arrow file, plain or compressed, or a directory")
-    format: Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"] = Field(
-        "auto", description="format of the rows; auto detects it"
+    path: str = Field(
+        min_length=1,
+        description="JSONL, JSON, CSV, Parquet or Arrow file, plain, compressed or zipped, a directory, a pattern"
+        " (data/*.jsonl), an http(s) URL, or hf://datasets/owner/name[@revision][:config][/split]",
     )
-    columns: dict[str, Any] | list[Any] | None = Field(
+    sources: list[SourceSection] | None = Field(
         None,
-        description="templates over columns, {{ name }}: {user, assistant, system}, {prompt, completion}, {text},"
-        " or a list of turns",
+        description="several sources instead of path, each {path, share or rows, format, columns, transcript, where}",
     )
-    transcript: str | dict[str, str] = Field(
-        "auto",
-        description="split dialogues in one text into turns: auto detects them; none keeps texts; a style such as"
-        " human-bot, or markers by role, such as {user: 'Customer:', assistant: 'Agent:'}",
-    )
+    max_rows: int | None = Field(None, ge=1, description="most rows used, chosen by train.seed; none: all")
     max_length: int = Field(1024, ge=8, description="maximum row length in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
     dedupe: Literal["exact", "none"] = Field(
@@ -103,28 +98,17 @@ class DataSection(Strict):
         True, description="pack the rows of a micro-batch without padding; attention never crosses rows"
     )
 
-    @field_validator("columns")
-    @classmethod
-    def _templates(cls, value: dict[str, Any] | list[Any] | None) -> dict[str, Any] | list[Any] | None:
-        if value is not None:
-            parse_columns(value)
-        return value
-
-    @field_validator("transcript", mode="before")
-    @classmethod
-    def _marks(cls, value: Any) -> Any:
-        value = as_object(value) or value if isinstance(value, str) else value  # marks as JSON on the command line
-        if value not in ("auto", "none"):
-            parse_transcript(value)
-        return value
-
     @model_validator(mode="after")
-    def _one_way(self) -> DataSection:
-        if self.columns is not None and self.format != "auto":
-            raise ValueError(
-                f"columns and format {self.format}: the columns' templates make the rows, leave out format"
-            )
+    def _path_or_sources(self) -> DataSection:
+        if self.sources is not None and self.path != joined(self.sources):
+            raise ValueError("path and sources: set one of them (DATA= sets data.path)")
         return self
+
+    def specs(self) -> list[Spec]:
+        """Return the sources of the training rows."""
+        if self.sources is None:
+            return [spec(self.path, self)]
+        return [spec(one.path, one, f"data.sources[{n}]", self) for n, one in enumerate(self.sources)]
 
 
 class ChatSection(Strict):
@@ -327,7 +311,10 @@ class TrainSettings(Strict):
 
     @classmethod
     def settle(cls, flat: Flat) -> list[str]:
-        """Insert the values from lora.config_file, with the precedence of the source that set it."""
+        """Insert the values from lora.config_file, with the precedence of the source that set it; name data.sources."""
+        sources = flat.get(("data", "sources"))
+        if sources is not None and isinstance(sources.value, list) and ("data", "path") not in flat:
+            flat["data", "path"] = Given(joined(sources.value), sources.where, sources.strength)
         given = flat.get(("lora", "config_file"))
         if given is None or not isinstance(given.value, str):
             return []

@@ -78,13 +78,25 @@ class Lengths(Record):
     counts: Annotated[list[Count], Field(max_length=1000)]
 
 
+class SourceRef(Record):
+    """One source of the data: `origin` is the version of what was fetched (a commit on the Hub, or a sha256), `rows`
+    are the rows to choose from, `used` those of an epoch."""
+
+    path: Place
+    sha256: Sha256
+    origin: Annotated[str, Field(max_length=200)] | None = None
+    format: Word
+    rows: Count
+    used: Count
+
+
 class DataRef(Record):
     """The data. `over_length` counts dropped or truncated rows.
 
     `duplicates` counts rows that repeat an earlier one, `near_duplicates` held-out rows with a near duplicate among the
     training rows, `eval_overlap` eval-file rows that are also in the data, and `eval_overlap_dropped` the training rows
     dropped because of that; None if not counted. `eval_sha256` is the eval file's hash, None if held-out rows were
-    split from the data. `lengths` describes the training rows.
+    split from the data. `sources` are where the rows are from; `lengths` describes the training rows.
     """
 
     path: Place
@@ -99,6 +111,7 @@ class DataRef(Record):
     eval_overlap: Count | None = None
     eval_overlap_dropped: Count | None = None
     eval_sha256: Sha256 | None = None
+    sources: Annotated[list[SourceRef], Field(max_length=1000)] = []
     lengths: Lengths | None = None
 
     def leaks(self) -> list[str]:

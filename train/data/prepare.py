@@ -57,6 +57,7 @@ class Prepared:
     eval_overlap: int = 0
     eval_overlap_dropped: int = 0
     eval_sha256: str | None = None
+    sources: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -80,10 +81,10 @@ def prepare(settings: TrainSettings) -> Prepared:
     check_files(data)
     if (directory := look(settings.base.id, settings.base.revision)) is not None:  # reading the rows may take minutes
         check_architecture(settings.base.id, directory)
-    sources = read_sources(data)
+    sources = read_sources(data, settings.train.seed)
     if not is_local(settings.base.id):  # its weights are downloaded only if the rows are right
         _each(sources, lambda opened, _: check_rows(opened, data))
-        sources = read_sources(data)
+        sources = read_sources(data, settings.train.seed)
     text = load_text(settings, sources.train.chats)
     shelf = Shelf(int(data.cache_gib * 2**30))
     train, *others = _each(sources, lambda opened, content: file_rows(opened, content, text, data, shelf))
@@ -97,6 +98,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         format=sources.train.format,
         data_sha256=sources.data_sha256,
         eval_sha256=sources.eval_sha256,
+        sources=sources.train.dataset.record(train.meta["sources"]),
         train=choice.train,
         heldout=choice.heldout,
         rows_sha256=choice.rows_sha256,
@@ -118,11 +120,11 @@ def prepare(settings: TrainSettings) -> Prepared:
 
 
 def _each(sources: Sources, do: Any) -> list[Any]:
-    """Call `do` with each opened file and its sha256; raise the faults of both files together."""
+    """Call `do` with each opened file and the sha256 of its rows; raise the faults of both files together."""
     made, errors = [], list[UserError]()
-    for opened, content in ((sources.train, sources.data_sha256), (sources.heldout, sources.eval_sha256)):
+    for opened in (sources.train, sources.heldout):
         try:
-            made += [do(opened, content)] if opened is not None else []
+            made += [do(opened, opened.dataset.rows_sha256())] if opened is not None else []
         except UserError as error:
             errors.append(error)
     if len(errors) == 1:

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
-from burnish.data.columns.mapping import ColumnMap, parse_columns
-from burnish.data.columns.reading import Reading, decide
-from burnish.data.columns.transcript import Transcript, parse_transcript
-from burnish.data.files import DataError, RawRow, data_sha256, iter_rows
-from burnish.data.formats import Converter
+from burnish.data.files import DataError, RawRow, data_sha256, locate
+from burnish.data.sources.converting import DatasetConverter
+from burnish.data.sources.dataset import FIRST_ROWS, Dataset, open_dataset, specs_sha256
+from burnish.data.sources.locate import is_remote
+from burnish.data.sources.pattern import is_pattern
+from burnish.data.sources.section import spec
 
 from ..settings import DataSection
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-FIRST_ROWS = 1000  # the rows that decide the format and which columns there are
+__all__ = ["FIRST_ROWS", "Opened", "Sources", "check_files", "data_hashes", "open_rows", "read_sources"]
 
 
 @dataclass
 class Opened:
-    """A data file that is being read: its `first` rows, and the `rest`, which are read as they are needed.
+    """A dataset that is being read: its `first` rows, and the `rest`, which are read as they are needed."""
 
-    `reading` says how rows become examples; `how` says how the file was read, once its last row has been read.
-    """
-
-    path: str
-    reading: Reading
+    dataset: Dataset
     first: list[RawRow]
     rest: Iterator[RawRow]
-    how: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """The name of the data in messages."""
+        return self.dataset.title
 
     @property
     def format(self) -> str:
         """The format of the rows."""
-        return self.reading.format
+        return self.dataset.format
 
     @property
     def chats(self) -> bool:
         """Whether rows are conversations rather than plain texts."""
-        return self.format != "text"
+        return self.dataset.chats
 
-    def converter(self, data: DataSection) -> Converter:
-        """Return the converter of its rows."""
-        return Converter(self.format, self.path, data.newlines, data.tool_faults, self.reading.reshape)
+    def converter(self, data: DataSection) -> DatasetConverter:
+        """Return what converts its rows."""
+        return self.dataset.converter(data.newlines, data.tool_faults)
 
     def rows(self) -> Iterator[RawRow]:
         """Return all rows, once."""
@@ -56,7 +54,7 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The opened data file, and the opened eval file (None without one)."""
+    """The opened data, and the opened eval file (None without one)."""
 
     train: Opened
     heldout: Opened | None
@@ -66,35 +64,50 @@ class Sources:
 
 def check_files(data: DataSection) -> None:
     """Raise DataError listing the data files that don't exist."""
-    for setting, name in (("data.path", data.path), ("data.eval_path", data.eval_path)):
-        if name and URL.match(name):
-            way = f": curl -LO {shlex.quote(name)}" if name.lower().startswith("http") else ""
-            raise DataError(f"{setting} {name}: is a URL, expected a file: download it first{way}")
-    given = {"data.path": data.path, "data.eval_path": data.eval_path}
-    missing = [f"{key} {path}: no such file" for key, path in given.items() if path and not Path(path).exists()]
+    given = [("data.path" if data.sources is None else "data.sources", one.path) for one in data.specs()]
+    given += [("data.eval_path", data.eval_path)] if data.eval_path else []
+    missing = [
+        f"{key} {path}: no such file"
+        for key, path in given
+        if not is_remote(path) and not is_pattern(path) and not Path(path).exists()
+    ]
     if missing:
         raise DataError(missing)
 
 
-def read_sources(data: DataSection) -> Sources:
-    """Open data.path and data.eval_path. Raises DataError if a file is missing, or not of a known kind."""
+def data_hashes(data: DataSection) -> dict[str, str | None]:
+    """Return the sha256 of the data and of the eval file, as a run's start records them; None if they can't be read."""
+    found: dict[str, str | None] = {"data_sha256": None, "eval_sha256": None}
+    with suppress(DataError):
+        check_files(data)
+        found["data_sha256"] = specs_sha256(data.specs())
+        found["eval_sha256"] = data_sha256(locate(data.eval_path)) if data.eval_path else None
+    return found
+
+
+def read_sources(data: DataSection, seed: int = 0) -> Sources:
+    """Open the data and data.eval_path. Raises DataError if a file is missing, or not of a known kind."""
     check_files(data)
-    train = open_rows(data.path, data)
+    train = _opened(open_dataset(data.specs(), seed, data.max_rows))
     heldout = open_rows(data.eval_path, data) if data.eval_path else None
     if heldout is not None:
         _check_kind(heldout, train)
     return Sources(
         train=train,
         heldout=heldout,
-        data_sha256=data_sha256(Path(data.path)),
-        eval_sha256=data_sha256(Path(data.eval_path)) if data.eval_path else None,
+        data_sha256=train.dataset.sha256(),
+        eval_sha256=heldout.dataset.sha256() if heldout else None,
     )
 
 
 def open_rows(name: str, data: DataSection) -> Opened:
-    """Open one file and read its first rows. Raises DataError if they are of no known kind."""
-    how: list[str] = []
-    rows = iter_rows(Path(name), how)
+    """Open one file, directory, pattern, URL or dataset on the Hub, and read its first rows. Raises DataError."""
+    return _opened(open_dataset([spec(name, data)], seed=0))
+
+
+def _opened(dataset: Dataset) -> Opened:
+    """Read a dataset's first rows."""
+    rows = dataset.rows()
     first: list[RawRow] = []
     try:
         first.extend(islice(rows, FIRST_ROWS))
@@ -102,7 +115,7 @@ def open_rows(name: str, data: DataSection) -> Opened:
         if not first:
             raise
         rows = _raising(error)
-    return Opened(name, decide(first, name, data.format, *reshaping(data)), first, rows, how)
+    return Opened(dataset, first, rows)
 
 
 def _raising(error: DataError) -> Iterator[RawRow]:
@@ -120,11 +133,3 @@ def _check_kind(heldout: Opened, trained: Opened) -> None:
         f" data.path {trained.path} {kinds[trained.chats]} ({trained.format}): the exam must match the training"
         " data; use rows of the same kind"
     )
-
-
-def reshaping(data: DataSection) -> tuple[ColumnMap | None, Transcript | Literal["auto", "none"]]:
-    """Return the templates of data.columns and the marks of data.transcript."""
-    columns = None if data.columns is None else parse_columns(data.columns)
-    if data.transcript == "auto":
-        return columns, "auto"
-    return columns, "none" if data.transcript == "none" else parse_transcript(data.transcript)

@@ -182,10 +182,8 @@ def _compile(call: Callable[[], Any], source: str) -> Any:
     try:
         return bounded(call, TIMEOUT_S)
     except jinja2.TemplateSyntaxError as error:
-        raise CellFault(
-            f"line {error.lineno}: {one_line(error)}; write a column as {{{{ name }}}}, or as"
-            ' {{ row["the name"] }} if its name is not a word'
-        ) from None
+        hint = '; write a column as {{ name }}, or as {{ row["the name"] }} if its name is not a word'
+        raise CellFault(f"line {error.lineno}: {one_line(error)}{hint if '{{' in source else ''}") from None
     except (BoundExceeded, RecursionError, jinja2.TemplateError) as error:
         raise CellFault(one_line(error)) from None
 

@@ -14,7 +14,7 @@ class RawRow:
 
     `unit` is the unit that messages use for locations: "line", or "row" where rows share a line (minified JSON) and
     in Parquet, whose rows have line 0. In a dataset of several parts, `file` is the row's part, and `row` is counted
-    over all parts.
+    over all parts. `source` is the number of the row's source, where there are several.
     """
 
     line: int
@@ -22,6 +22,7 @@ class RawRow:
     row: int = 0
     unit: Unit = "line"
     file: str = ""
+    source: int = 0
 
     @property
     def where(self) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from ...console import counted
-from ...files import tree_digest
+from ...files import text_sha256, tree_digest
 from ..columns.cells import CellFault, Condition, filled, unknown_names, used_names
 from ..columns.mapping import ColumnMap
 from ..columns.reading import Reading, columns_of, decide
@@ -16,7 +19,10 @@ from ..columns.transcript import Transcript
 from ..faults import DataError
 from ..files import Located, RawRow, data_sha256, iter_rows, locate
 from ..formats import Converter, Misfits, Newlines
+from .converting import DatasetConverter, common, short
+from .locate import is_remote
 from .mix import Asked, choose, counts
+from .web import public
 
 FIRST_ROWS = 1000  # the rows that decide the format, and which columns there are
 
@@ -55,8 +61,9 @@ class Source:
     def title(self) -> str:
         return self.located.title
 
+    @cached_property
     def sha256(self) -> str:
-        """Return the sha256 of the source's files."""
+        """The sha256 of the source's files."""
         return data_sha256(self.located)
 
     def converter(self, newlines: Newlines = "keep", misfits: Misfits = "error") -> Converter:
@@ -120,23 +127,55 @@ class Dataset:
     """The sources of a run, in order; `rows` yields the rows of an epoch."""
 
     sources: tuple[Source, ...]
+    seed: int = 0
 
     @property
     def mixed(self) -> bool:
         """Whether there are several sources; then rows name their source."""
         return len(self.sources) > 1
 
+    @property
+    def title(self) -> str:
+        """The name of the data in messages."""
+        return " + ".join(source.title for source in self.sources)
+
+    @property
+    def format(self) -> str:
+        """The sources' format, or that they differ."""
+        return common([source.reading.format for source in self.sources])
+
+    @property
+    def chats(self) -> bool:
+        """Whether rows are conversations rather than plain texts."""
+        return self.format != "text"
+
+    @property
+    def how(self) -> str:
+        """What was recognised, for messages."""
+        parts = [(short(source.title), source.reading) for source in self.sources]
+        if not self.mixed:
+            return parts[0][1].how
+        return "; ".join(f"{name}: {part.format}{f', {part.how}' if part.how else ''}" for name, part in parts)
+
+    def converter(self, newlines: Newlines = "keep", misfits: Misfits = "error") -> DatasetConverter:
+        """Return a converter for the rows."""
+        return DatasetConverter([source.converter(newlines, misfits) for source in self.sources])
+
     def sha256(self) -> str:
         """Return the sha256 of the only source, or one over all."""
-        hashes = [source.sha256() for source in self.sources]
-        named = {
-            f"{n} {source.spec.path}": digest
-            for n, (source, digest) in enumerate(zip(self.sources, hashes, strict=True))
-        }
-        return tree_digest(named) if self.mixed else hashes[0]
+        return _sha256_over([(source.spec.path, source.sha256) for source in self.sources])
 
-    def rows(self) -> Iterator[tuple[int, RawRow]]:
-        """Yield (source, row) for all rows, numbered over all sources. Raises DataError after the last row."""
+    def rows_sha256(self) -> str:
+        """Return the sha256 of what `rows` yields: also of the choice of rows."""
+        chosen = [source.chosen for source in self.sources]
+        if not any(chosen) and not any(source.spec.where for source in self.sources):
+            return self.sha256()
+        where = [source.spec.where.source if source.spec.where else "" for source in self.sources]
+        found = [hashlib.sha256(rows or b"").hexdigest() for rows in chosen]
+        return text_sha256(json.dumps([self.sha256(), where, found]))
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield all rows, numbered over all sources. Raises DataError with every fault after the last row."""
         faults: list[str] = []
         total = 0
         for index, source in enumerate(self.sources):
@@ -150,18 +189,21 @@ class Dataset:
                     faults += error.faults
                     break
                 total += 1
-                yield index, self._named(raw, source, total)
+                yield self._named(raw, index, total) if self.mixed else raw
         if faults:
             raise DataError(faults)
 
-    def _named(self, raw: RawRow, source: Source, number: int) -> RawRow:
-        if not self.mixed:
-            return raw
-        short = source.title.rstrip("/").rsplit("/", 1)[-1]
-        return replace(raw, row=number, unit="row", file=f"{short} {raw.file}".strip())
+    def _named(self, raw: RawRow, index: int, number: int) -> RawRow:
+        name = f"{short(self.sources[index].title)} {raw.file}".strip()
+        return replace(raw, row=number, unit="row", file=name, source=index)
 
-    def said(self, seed: int) -> list[str]:
-        """Describe an epoch if it does not contain all rows; call after the rows have been counted or read."""
+    def remarks(self) -> list[str]:
+        """Return how the files were read and what an epoch is; complete once all rows were read."""
+        own = [(f"{short(source.title)}: " if self.mixed else "", source.notes) for source in self.sources]
+        return [f"{name}{note}" for name, notes in own for note in notes] + self._epoch()
+
+    def _epoch(self) -> list[str]:
+        """Return what an epoch is, if it is not simply all rows."""
         parts = [(source, source.used or 0, source.there or 0) for source in self.sources]
         total = sum(used for _, used, _ in parts)
         if not self.mixed and parts[0][1] == parts[0][2]:
@@ -170,7 +212,36 @@ class Dataset:
             f"{used:,} of {there:,} rows of {source.title} ({used / max(total, 1):.1%})"
             for source, used, there in parts
         )
-        return [f"an epoch is {counted(total, 'row')}: {told}, chosen with seed {seed}; no row is used twice"]
+        return [f"an epoch is {counted(total, 'row')}: {told}, chosen with seed {self.seed}; no row is used twice"]
+
+    def counted(self) -> list[tuple[int, int]]:
+        """Return (rows to choose from, rows used) of each source; complete once all rows were read."""
+        return [(source.there or 0, source.used or 0) for source in self.sources]
+
+    def record(self, counted: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        """Return the sources for the training record; `counted` is from when all rows were read."""
+        return [
+            {
+                "path": public(source.spec.path) if is_remote(source.spec.path) else source.spec.path,
+                "sha256": source.sha256,
+                "origin": source.located.origin,
+                "format": source.reading.format,
+                "rows": there,
+                "used": used,
+            }
+            for source, (there, used) in zip(self.sources, counted, strict=True)
+        ]
+
+
+def specs_sha256(specs: Sequence[Spec]) -> str:
+    """Return the sha256 that the data set of these sources will have, without reading rows. Raises DataError."""
+    return _sha256_over([(spec.path, data_sha256(locate(spec.path))) for spec in specs])
+
+
+def _sha256_over(hashes: Sequence[tuple[str, str]]) -> str:
+    if len(hashes) == 1:
+        return hashes[0][1]
+    return tree_digest({f"{number} {path}": digest for number, (path, digest) in enumerate(hashes)})
 
 
 def open_dataset(specs: Sequence[Spec], seed: int, max_rows: int | None = None) -> Dataset:
@@ -184,12 +255,21 @@ def open_dataset(specs: Sequence[Spec], seed: int, max_rows: int | None = None) 
         asked = [Asked(source.title, source.spec.share, source.spec.rows) for source in sources]
         for index, (source, number) in enumerate(zip(sources, counts(asked, there, max_rows), strict=True)):
             source.chosen, source.used = choose(source.there or 0, number, seed, index), number
-    return Dataset(tuple(sources))
+    dataset = Dataset(tuple(sources), seed)
+    kinds = {source.reading.format == "text" for source in sources}
+    if len(kinds) > 1:
+        raise DataError(f"data.sources: some are plain texts, some chats ({dataset.how}): use sources of one kind")
+    return dataset
 
 
 def _open(spec: Spec) -> Source:
     located = locate(spec.path)
-    first = list(islice(iter_rows(located, []), FIRST_ROWS))
+    first: list[RawRow] = []
+    try:
+        first.extend(islice(iter_rows(located, []), FIRST_ROWS))
+    except DataError:  # raised again, with the other rows' faults
+        if not first:
+            raise
     if spec.where is not None and (faults := unknown_names((spec.where,), columns_of(first), located.title)):
         raise DataError(faults)
     reading = decide(first, located.title, spec.format, spec.columns, spec.transcript)

@@ -99,7 +99,8 @@ def _findings(found: Findings, opened: Opened, text: Text, data: DataSection, st
         "rows": found.converter.converted,
         "unused": dict(conversion.unused_columns),
         "notes": list(conversion.notes),
-        "remarks": [*opened.how, *conversion.remarks],
+        "remarks": [*opened.dataset.remarks(), *conversion.remarks],
+        "sources": opened.dataset.counted(),
         "special": written_warning(special, unit, text.codec.reading) if written else "",
         "rendered": rendered.text if rendered else "",
         "lint": [warning.text for warning in lint],
@@ -118,7 +119,7 @@ def _dump(directory: Path, meta: dict[str, Any]) -> None:
 
 def _say(opened: Opened, store: Store) -> None:
     path, meta = opened.path, store.meta
-    how = f" ({opened.reading.how})" if opened.reading.how else ""
+    how = f" ({opened.dataset.how})" if opened.dataset.how else ""
     say(f"data: {path}: {counted(meta['rows'], 'row')}, format {opened.format}{how}")
     for remark in meta["remarks"]:
         say(f"data: {path}: {remark}")

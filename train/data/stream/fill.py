@@ -13,7 +13,7 @@ import numpy as np
 
 from burnish.children.pool import Pool
 from burnish.console import Tick, bar
-from burnish.data.files import DataError, RawRow, locate
+from burnish.data.files import DataError, RawRow
 from burnish.machine import cpu_count
 
 from ..cache.columns import ColumnWriter
@@ -139,7 +139,7 @@ def _row_bytes(rows: Sequence[RawRow]) -> int:
 def _estimated(opened: Opened, row_bytes: int) -> int:
     """Estimate the number of rows; 0 if the files are compressed or tables."""
     total = 0
-    for part in locate(opened.path).parts:
+    for part in (part for source in opened.dataset.sources for part in source.located.parts):
         with part.open() as file:
             if not file.read(64).lstrip().startswith(PLAIN):
                 return 0

@@ -10,7 +10,8 @@ import numpy as np
 
 from burnish.chat import ChatTemplate
 from burnish.data.files import RawRow
-from burnish.data.formats import Converter, Example
+from burnish.data.formats import Example
+from burnish.data.sources.converting import DatasetConverter
 
 from ..cache.columns import Array
 from ..cache.encoded import encoded
@@ -29,7 +30,7 @@ from ..vocabulary import UnknownIds
 class Findings:
     """Findings in the rows of a file or of a part of it; findings of parts can be added."""
 
-    converter: Converter
+    converter: DatasetConverter
     facts: Facts
     signs: Signs | None
     unknown: UnknownIds
@@ -70,7 +71,7 @@ class Work:
     """Prepares chunks of one file. `codec` is None to only convert the rows and report their faults."""
 
     def __init__(
-        self, converter: Converter, template: ChatTemplate | None, codec: Codec | None, unknown: UnknownIds
+        self, converter: DatasetConverter, template: ChatTemplate | None, codec: Codec | None, unknown: UnknownIds
     ) -> None:
         self.converter, self.template, self.codec, self.unknown = converter, template, codec, unknown
         self.chat = RememberedChat.of(codec.chat(template)) if codec and template else None
