@@ -227,7 +227,7 @@ class ChatRequest(Sampling, Rendering):
 
     # named as in vLLM
     thinking_token_budget: Annotated[int | None, Field(ge=-1), Extension("vLLM")] = Field(
-        None, description="most tokens of a thought, which is then closed; -1: no limit"
+        None, description="maximum reasoning tokens, after which reasoning is closed; -1 for no limit"
     )
 
     tools: Annotated[list[Tool] | None, Field(description="if the chat template takes tools")] = None
