@@ -252,8 +252,8 @@ def test_row_with_nothing_to_train_is_an_error() -> None:
 def test_format_is_chosen_by_the_majority_of_rows() -> None:
     rows = [ALPACA, ALPACA, {"instruction": "q"}]
     assert recognise(raw(tuple(rows)), PATH) == "alpaca"
-    for name, columns in FORMATS.items():
-        assert recognise(raw((dict.fromkeys(columns.required, "x"),)), PATH) == name
+    for name in ("sharegpt", "messages", "alpaca", "prompt-completion", "text"):
+        assert recognise(raw((dict.fromkeys(FORMATS[name].required, "x"),)), PATH) == name
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_format_is_chosen_by_the_majority_of_rows() -> None:
         (({"a": 1}, {"a": 2, "b": 3}), "the rows fit no format; keys found: 'a' (2 rows), 'b' (1 row); sharegpt needs"),
         ((ALPACA, {"a": 1}, {"a": 1}), "most rows fit no format (alpaca fits 1 of 3 rows); keys found: 'a' (2 rows)"),
         (({"data": [ALPACA]},), "the rows seem to be under 'data': save only that list"),
-        (({"prompt": "q", "chosen": "a", "rejected": "b"},), "pairs of chosen and rejected answers are not supported"),
+        (({"message_id": "1", "parent_id": "0", "text": "a", "role": "prompter"},), "use the file of trees"),
         ((5,), "the rows fit no format; keys found: none; "),
     ],
 )

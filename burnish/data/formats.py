@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,13 @@ from ..errors import did_you_mean, nearest
 from .columns.cells import CellFault
 from .columns.reading import Reshape
 from .faults import DataError, kind, missing
-from .files import RawRow, Unit, place
+from .files import RawRow
 from .messages import Found, Message, as_context, check_order, is_turns, read_turns
 from .notes import Losses
 from .recognition import recognise
 from .schema import FORMATS, THOUGHTS
+from .shapes.example import Conversion, Example, with_lf
+from .shapes.turns import SHAPES, expanded
 from .tables import parsed_list
 from .tools.conversation import connected
 from .tools.definitions import Definition, read_tools
@@ -34,59 +37,6 @@ REFUSED = dict.fromkeys(("images", "videos", "audios"), "only text can be traine
 REFUSED["functions"] = "tool definitions are read from the column 'tools': rename this one to 'tools'"
 # of the formats without turns
 NO_TURNS = "only conversations (messages, ShareGPT) can have tool calls"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as training uses it: a conversation or a plain text. `tools` are the definitions that its prompts show.
-
-    `prompt` is the start of a text that is not trained. `line`, `row`, `unit` and `file` locate the row in its file, as
-    in RawRow.
-    """
-
-    line: int
-    messages: tuple[Message, ...] | None = None
-    text: str | None = None
-    row: int = 0
-    unit: Unit = "line"
-    file: str = ""
-    tools: tuple[Definition, ...] = field(default=(), compare=False)
-    prompt: str = ""
-
-    @property
-    def number(self) -> int:
-        """The row's line, or its row number where rows share lines."""
-        return self.line if self.unit == "line" else self.row
-
-    @property
-    def where(self) -> str:
-        """The row's location in its file, for messages."""
-        return place(self.line, self.row, self.unit, self.file)
-
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield (role, text) for all text of the row; the role is "thought" for reasoning, "" for a plain text."""
-        if self.text is not None:
-            yield "", self.text
-        for message in self.messages or ():
-            if message.reasoning:
-                yield "thought", message.reasoning
-            yield message.role, message.content
-            for call in message.calls:
-                yield "call", f"{call.name}({call.arguments})"
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """All rows of a file. `unused_columns` counts, per column that the format does not know, the rows that have it.
-
-    `notes` are warnings about what is not trained or was possibly not intended; `remarks` say how rows were read.
-    """
-
-    format: str
-    examples: tuple[Example, ...]
-    unused_columns: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
 
 
 def convert(
@@ -142,7 +92,7 @@ class Converter:
         self.losses.add(row.value, row, row.known)
         if example is None:
             return None
-        plain = _with_lf(example) if self.newlines == "lf" else example
+        plain = with_lf(example) if self.newlines == "lf" else example
         self.losses.newlines += plain is not example
         self.losses.hermes += row.hermes
         self.losses.listed += row.listed
@@ -298,30 +248,27 @@ def _with_thought(row: _Row, messages: list[Message]) -> list[Message]:
     return [*messages[:-1], replace(messages[-1], reasoning=thought)]
 
 
-def _with_lf(example: Example) -> Example:
-    """Return the example with LF line ends only; the same object if it has no others."""
-
-    def plain(text: str) -> str:
-        return text.replace("\r\n", "\n").replace("\r", "\n")
-
-    if not any("\r" in text for _, text in example.texts()):
-        return example
-    messages = example.messages and tuple(
-        replace(m, content=plain(m.content), reasoning=plain(m.reasoning)) for m in example.messages
-    )
-    text = None if example.text is None else plain(example.text)
-    return replace(example, messages=messages, text=text, prompt=plain(example.prompt))
-
-
 def _sharegpt(row: _Row) -> list[Message]:
     names = [name for name in ("conversations", "conversation") if row.value.get(name) is not None]
     if len(names) == 2:
         row.faults.append("it has both 'conversations' and 'conversation'")
-    return _ordered(row, row.turns(names[0] if names else "conversations"))
+    name = names[0] if names else "conversations"
+    if isinstance(turns := expanded(row.value.get(name)), list):
+        row.value = row.value | {name: turns}
+    return _ordered(row, row.turns(name))
 
 
 def _messages(row: _Row) -> list[Message]:
     return _ordered(row, row.turns("messages"))
+
+
+def _shape(name: str, row: _Row) -> list[Message]:
+    """Return the turns of a well-known dataset's row."""
+    turns = SHAPES[name](row.value)
+    if isinstance(turns, str):
+        row.faults.append(turns)
+        return []
+    return _ordered(row, read_turns(turns, name, row))
 
 
 def _ordered(row: _Row, messages: list[Message]) -> list[Message]:
@@ -397,4 +344,5 @@ _READERS: Mapping[str, Callable[[_Row], list[Message]]] = {
     "messages": _messages,
     "alpaca": _alpaca,
     "prompt-completion": _prompt_completion,
+    **{name: partial(_shape, name) for name in SHAPES},
 }

@@ -16,6 +16,9 @@ from .schema import CONTEXTS
 PLACES = {"alpaca": "'input'", "prompt-completion": "'prompt'", "text": "'text'"}
 
 
+PAIRS = "preference pairs: only the chosen answers are trained, the rejected ones are not used"
+
+
 @dataclass
 class Losses:
     """Counts over the rows of one file. `named` contains the columns that the notes mention."""
@@ -60,6 +63,8 @@ class Losses:
 
     def notes(self) -> Iterator[str]:
         """Yield the warnings."""
+        if self.format == "preference":
+            yield PAIRS
         if self.thoughts and self.format == "text":
             yield f"{_counted(self.thoughts)}: reasoning is not trained in this format, include it in 'text'"
         if self.misfits:

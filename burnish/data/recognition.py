@@ -10,7 +10,7 @@ from ..console import counted
 from ..errors import nearest
 from .faults import DataError
 from .reading.row import RawRow
-from .schema import FORMATS, fitting
+from .schema import FORMATS, MESSAGES_APART, fitting
 
 MAX_KEYS_SHOWN = 12
 OWN_COLUMNS = "map the columns with data.columns: see docs/prepare-data.md, 'Columns of your own'"
@@ -42,8 +42,8 @@ def _unrecognised(rows: Sequence[RawRow], votes: Counter[str], path: Path) -> st
 
 def _guess(rows: Sequence[RawRow], keys: Counter[str]) -> str:
     """Return a hint about the likely content of rows that fit no format."""
-    if {"chosen", "rejected"} <= keys.keys():
-        return "; pairs of chosen and rejected answers are not supported: use the chosen one as the completion"
+    if keys.keys() >= MESSAGES_APART:
+        return "; rows of single messages can't be put together: use the file of trees (*.trees.jsonl.gz)"
     only = rows[0].value if len(rows) == 1 and isinstance(rows[0].value, dict) else {}
     if inner := [
         key for key, value in only.items() if isinstance(value, list) and value and isinstance(value[0], dict)

@@ -25,7 +25,13 @@ FORMATS: Mapping[str, Columns] = {
     "alpaca": Columns(("instruction", "output"), ("input", "system", "history")),
     "prompt-completion": Columns(("prompt", "completion"), ("system", "tools")),
     "text": Columns(("text",)),
+    "dolly": Columns(("instruction", "response"), ("context", "system")),
+    "ultrachat": Columns(("data",), ("system",)),
+    "oasst": Columns(("message_tree_id", "prompt")),
+    "preference": Columns(("chosen", "rejected"), ("prompt", "question", "messages", "conversations", "system")),
 }
+# of a message in OpenAssistant's table, whose conversations are spread over rows
+MESSAGES_APART = frozenset({"message_id", "parent_id", "text", "role"})
 # names for the reasoning before a response, as a column or as a key of an assistant turn
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "chain_of_thought", "rationale")
 # names for the text that a question refers to; without it a model learns to invent answers
@@ -55,5 +61,17 @@ def fitting(value: Any) -> list[str]:
         return []
     keys = {key for key, cell in value.items() if cell is not None}
     keys |= {"conversations"} if "conversation" in keys else set()
-    found = [name for name, columns in FORMATS.items() if keys.issuperset(columns.required)]
+    found = [name for name, columns in FORMATS.items() if keys.issuperset(columns.required) and _is(name, value)]
+    if keys >= MESSAGES_APART:
+        return []
+    if "preference" in found:  # its conversation is the prompt, which other formats would read as whole
+        return ["preference"]
     return [name for name in found if name != "text"] or found
+
+
+def _is(name: str, row: dict[str, Any]) -> bool:
+    """Return whether a row with a format's columns can be of that format: for names that other data may have too."""
+    if name == "ultrachat":
+        texts = row["data"]
+        return isinstance(texts, list) and len(texts) > 1 and all(isinstance(text, str) for text in texts)
+    return name != "oasst" or isinstance(row["prompt"], dict)

@@ -14,7 +14,9 @@ from ..columns.transcript import parse_transcript
 from ..tables import as_object
 from .dataset import Spec
 
-Format = Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text"]
+Format = Literal[
+    "auto", "sharegpt", "messages", "alpaca", "prompt-completion", "text", "dolly", "ultrachat", "oasst", "preference"
+]  # fmt: skip
 JOIN = " + "
 
 

@@ -1,0 +1,1 @@
+"""The shapes of well-known datasets, as turns."""
