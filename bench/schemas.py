@@ -1,4 +1,4 @@
-"""How many real JSON schemas can constrain an answer, and what that costs: llguidance alone, and as the server uses it.
+"""Constrained decoding with real JSON schemas: coverage and cost, with llguidance alone and in the server.
 
     python -m bench.schemas --data schemas.jsonl [--model F.gguf] [--json F] [--limit N]
 
@@ -38,7 +38,7 @@ Compile = Callable[[Any], Compiled]
 
 @dataclass
 class Tally:
-    """What was counted for one way to compile."""
+    """The counts for one way to compile."""
 
     compiled: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # schemas by keyword
@@ -49,12 +49,12 @@ class Tally:
     mask_s: list[float] = field(default_factory=list)
 
     def rows(self, schemas: int) -> Iterator[tuple[str, str]]:
-        """Yield what to print, by name."""
+        """Yield the figures to print, by name."""
         yield "schemas that compile", f"{self.compiled} of {schemas} ({self.compiled / schemas:.1%})"
         valid = self.accepted[True] + sum(self.valid_refused.values())
         causes = ", ".join(f"{count} {cause}" for cause, count in self.valid_refused.most_common())
         yield (
-            "valid instances refused",
+            "valid instances rejected",
             f"{sum(self.valid_refused.values())} of {valid}" + f" ({causes})" * bool(causes),
         )
         invalid = self.accepted[False] + self.invalid_accepted
@@ -62,11 +62,11 @@ class Tally:
         for name, seconds in (("compile", self.compile_s), ("mask", self.mask_s)):
             p50, p99 = (1e3 * sorted(seconds)[int(len(seconds) * share)] for share in (0.5, 0.99))
             yield f"{name} p50 / p99 / max, ms", f"{p50:.3f} / {p99:.3f} / {1e3 * max(seconds):.1f}"
-        yield "refused by keyword", ", ".join(f"{word} {count}" for word, count in self.refused.most_common())
+        yield "rejected by keyword", ", ".join(f"{word} {count}" for word, count in self.refused.most_common())
 
 
 def alone(compiling: Matchers) -> Compile:
-    """Return how llguidance alone compiles a schema, with this server's whitespace."""
+    """Return a function that compiles a schema with llguidance alone, with the server's whitespace options."""
 
     def compile(schema: Any) -> Compiled:
         return compiling.compile(text_of(json_grammar(schema)))
@@ -75,7 +75,7 @@ def alone(compiling: Matchers) -> Compile:
 
 
 def served(compiling: Matchers) -> Compile:
-    """Return how the server compiles a schema."""
+    """Return a function that compiles a schema like the server."""
     checker = Checker(compiling, Style(Found()))
 
     def compile(schema: Any) -> Compiled:
@@ -106,7 +106,7 @@ def measure(rows: list[dict[str, Any]], compile: Compile, model: Model) -> Tally
 
 
 def keyword_of(message: str) -> str:
-    """Return the keyword that a message of llguidance's is about."""
+    """Return the keyword named in a message from llguidance."""
     if unimplemented := re.findall(r'"(\w+)"', message.partition("Unimplemented keys:")[2]):
         return str(unimplemented[0])
     signs = {"oneOf": "oneOf", "Unknown format": "format", "circular": "$ref", "Resource": "$ref", "regex": "pattern",
@@ -127,7 +127,7 @@ def count(tally: Tally, compiled: Compiled, model: Model, test: dict[str, Any], 
 
 
 def accepts(compiled: Compiled, model: Model, value: Any, mask_s: list[float]) -> bool:
-    """Whether a value may be written; the time of a mask before each of its tokens is added to `mask_s`."""
+    """Whether a value is allowed; the time of the mask before each token is added to `mask_s`."""
     tokens = model.tokenize(json.dumps(value, ensure_ascii=False), add_special=False, parse_special=False)
     matcher = compiled.start().matcher
     for token in tokens:
@@ -140,7 +140,7 @@ def accepts(compiled: Compiled, model: Model, value: Any, mask_s: list[float]) -
 
 
 def ordered(value: Any, schema: Any, root: Any) -> Any:
-    """Return a value with properties in the order of the schema, as far as `properties` and `items` say it."""
+    """Return a value with properties in the order given by the schema's `properties` and `items`."""
     while isinstance(schema, dict) and str(schema.get("$ref", "")).startswith("#/"):
         schema = root if schema["$ref"] == "#" else _target(root, schema["$ref"])
     schema = schema if isinstance(schema, dict) else {}

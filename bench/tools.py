@@ -63,7 +63,7 @@ def base_file() -> Path:
 
 
 def first(questions: Sequence[Question], most: int | None) -> list[Question]:
-    """Return the first questions of each category; they are in an order without meaning."""
+    """Return the first questions of each category; their order is arbitrary."""
     counts: Counter[str] = Counter()
     found = []
     for question in questions:
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="questions of the leaderboard, one JSON object a line")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--max-length", type=int, default=640, help="longer rows are not trained, in tokens")
-    parser.add_argument("--questions", type=int, help="of each category, ask only so many of those not trained")
+    parser.add_argument("--questions", type=int, help="maximum number of untrained questions per category")
     parser.add_argument("--json", type=Path, help="file for all answers")
     options, settings = parser.parse_known_args()
     FOLDER.mkdir(exist_ok=True)

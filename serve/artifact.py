@@ -68,7 +68,7 @@ def choose(settings: ModelSettings) -> Chosen:
 
 
 def check_evaluations(settings: ModelSettings) -> None:
-    """Raise ServeError if the run to serve misses a threshold on an evaluation, unless it is told to serve it."""
+    """Raise ServeError if the run misses a threshold on an evaluation, unless allow_unproven is set."""
     if settings.model is not None:
         return
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
@@ -76,7 +76,7 @@ def check_evaluations(settings: ModelSettings) -> None:
     if faults and not settings.allow_unproven:
         raise ServeError([f"{fault}; to serve it anyway, pass --allow_unproven true" for fault in faults])
     for fault in faults:
-        warn(f"serving it although {fault}")
+        warn(f"serving it even though {fault}")
 
 
 def _explain_directory(path: Path) -> str:

@@ -406,7 +406,7 @@ def test_mixed_sources_are_filtered_with_exact_counts_and_locations(tmp_path: Pa
     assert [source.used for source in opened(tmp_path, max_rows=20).sources] == [15, 5]
 
 
-def test_mixed_rows_are_converted_in_parts_as_in_one_process(tmp_path: Path) -> None:
+def test_mixed_rows_converted_in_parts_equal_one_process(tmp_path: Path) -> None:
     dataset = opened(tmp_path)
     rows, whole = list(dataset.rows()), dataset.converter()
     examples = [whole.add(row) for row in rows]

@@ -164,7 +164,7 @@ def test_cgroup_quota_limits_the_threads(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_vocabulary_that_would_crash_the_tokenizer_is_rejected(tmp_path: Path) -> None:
-    """A SentencePiece vocabulary without byte tokens, as produced by an invalid conversion."""
+    """A SentencePiece vocabulary without byte tokens, as produced by a faulty conversion."""
     import gguf
 
     path = tmp_path / "bytes.gguf"

@@ -72,7 +72,7 @@ def compiled(compiling: Matchers, schema: Any) -> Compiled:
 
 
 def written(model: Model, constraint: Matching, choose: Any) -> str:
-    """Return the text of an answer whose tokens `choose` takes from the allowed ids."""
+    """Return the text of an answer; `choose` picks each token from the allowed ids."""
     tokens: list[int] = []
     while not constraint.finished and len(tokens) < 300:
         tokens += constraint.forced(300)
@@ -152,7 +152,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Schema]:
-    """Random schemas of the keywords that are compared and rewritten."""
+    """Random schemas with keywords that are compared and rewritten."""
     names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True)
     parts = st.lists(inner, min_size=1, max_size=3)
     required = names.map(lambda found: {"required": found})

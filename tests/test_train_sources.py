@@ -1,4 +1,4 @@
-"""Settings of the data's sources, and what a run does with several of them."""
+"""The settings of data.sources, and runs with several sources."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings(config: Path | None, **overrides: Any) -> TrainSettings:
     return load(TrainSettings, "train", config, overrides, {})
 
 
-def test_sources_are_mixed_recorded_and_read_each_in_its_own_way(config: Path, tmp_path: Path) -> None:
+def test_sources_are_mixed_and_recorded_each_with_its_own_settings(config: Path, tmp_path: Path) -> None:
     data = settings(config).data
     assert data.path == f"{tmp_path}/faq.jsonl + {tmp_path}/general.jsonl"
     opened = read_sources(data, seed=1)
@@ -54,7 +54,7 @@ def test_sources_are_mixed_recorded_and_read_each_in_its_own_way(config: Path, t
     assert TrainSettings.model_validate(settings(config).model_dump()).data == data
 
 
-def test_path_and_sources_are_refused_together(config: Path) -> None:
+def test_path_and_sources_are_mutually_exclusive(config: Path) -> None:
     with pytest.raises(ConfigError, match="path and sources: set one of them"):
         settings(config, **{"data.path": "x.jsonl"})
 
@@ -69,20 +69,20 @@ def test_path_and_sources_are_refused_together(config: Path) -> None:
         ({"shrae": 1}, "Extra inputs"),
     ],
 )
-def test_malformed_source_is_one_message(source: dict[str, Any], expected: str) -> None:
+def test_malformed_source_is_a_one_line_error(source: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         settings(None, **{"base.id": "b", "data.sources": json.dumps([{"path": "f.jsonl", **source}])})
     assert expected in str(caught.value) and "--data.sources: data.sources is" in str(caught.value)
 
 
-def test_chats_and_texts_are_not_mixed(tmp_path: Path) -> None:
+def test_chats_and_texts_cannot_be_mixed(tmp_path: Path) -> None:
     chats, texts = written(tmp_path / "c.jsonl", CHAT), written(tmp_path / "t.jsonl", {"text": "x"})
     data = DataSection(path=f"{chats} + {texts}", sources=[SourceSection(path=chats), SourceSection(path=texts)])
     with pytest.raises(DataError, match="some are plain texts, some chats"):
         open_dataset(data.specs(), 1)
 
 
-def test_missing_source_and_eval_file_are_named_together(tmp_path: Path) -> None:
+def test_missing_source_and_eval_file_are_reported_together(tmp_path: Path) -> None:
     data = DataSection(path="a.jsonl", sources=[SourceSection(path="a.jsonl")], eval_path="b.jsonl")
     with pytest.raises(
         DataError, match=r"(?s)data.sources a.jsonl: no such file.*data.eval_path b.jsonl: no such file"
@@ -90,14 +90,14 @@ def test_missing_source_and_eval_file_are_named_together(tmp_path: Path) -> None
         read_sources(data, 1)
 
 
-def test_most_rows_are_chosen_by_the_seed(tmp_path: Path) -> None:
+def test_max_rows_selects_rows_by_the_seed(tmp_path: Path) -> None:
     path = written(tmp_path / "f.jsonl", *({**CHAT, "output": f"{n}"} for n in range(50)))
     data = DataSection(path=path, max_rows=10)
     one, other = ([row.line for row in read_sources(data, seed).train.rows()] for seed in (1, 2))
     assert len(one) == len(other) == 10 and one != other and one == sorted(one)
 
 
-def test_a_sources_own_settings_precede_those_of_data() -> None:
+def test_settings_of_a_source_override_those_of_data() -> None:
     data = DataSection(path="x", columns={"text": "{{ a }}"}, transcript="human-bot", where="a")
     own = spec("p", SourceSection(path="p", where="b", transcript="none"), "data.sources[0]", data)
     assert own.where and own.where.source == "b" and own.transcript == "none" and own.columns is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. `tool_calls` are OpenAI's objects; `logprobs` those of a row's options, if it chose among them."""
+    """One answer. `tool_calls` are OpenAI's objects; `logprobs` are those of the options, for multiple choice."""
 
     text: str
     finish_reason: str

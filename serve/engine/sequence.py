@@ -84,7 +84,7 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """The number of tokens without cells: 1 and the forced ones while generating, usually more during prefill."""
+        """The number of tokens without cells: 1 plus forced tokens while generating, usually more during prefill."""
         return len(self.tokens) - self.held
 
     @property

@@ -87,9 +87,9 @@ def choosing(options: Sequence[Sequence[str]], per_character: bool) -> Ask:
 
 
 async def _likelihood(endpoint: LocalEndpoint, prompt: Prompt, option: str) -> tuple[float, int]:
-    """Return log p(option | prompt) in nats, and how many tokens were read.
+    """Return log p(option | prompt) in nats, and the number of processed tokens.
 
-    The option is what the answer begins with; the end of the turn is not counted. Tokens are compared, not text: the
+    The option is the start of the answer; the end of the turn is not counted. Tokens are compared, not text: the
     option's tokens are those after the prompt's.
     """
     try:

@@ -69,7 +69,7 @@ def _evaluate(settings: EvaluateSettings, run: Run, mapped: Note) -> int:
     say(f"evaluate: {path}")
     say(f"report: {report.write(run)}")
     if record.verdict == "fail":
-        warn(f"serve and push refuse this run: {name} is {record.tuned.score:.4g}, required: {record.threshold}")
+        warn(f"serve and push will reject this run: {name} is {record.tuned.score:.4g}, required: {record.threshold}")
     return 1 if record.verdict == "fail" else 0
 
 

@@ -31,7 +31,7 @@ class PruneError(UserError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to delete: a whole run, or a part of it."""
+    """A deletion candidate: a whole run, or a part of it."""
 
     run: Run
     path: Path

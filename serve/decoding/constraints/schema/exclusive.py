@@ -1,4 +1,4 @@
-"""Branches of a oneOf of which a value may match only one."""
+"""Branches of a oneOf that exclude each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BRANCHES = 40
 
 
 def exclusive(root: Json, branches: list[Any]) -> list[Any] | None:
-    """Return branches of which every value matches at most one, so that they may stand in an anyOf; None if unclear.
+    """Return equivalent branches that exclude each other, so that they can form an anyOf; None if unknown.
 
     Branches that exclude each other are returned unchanged. Of two that don't, each gets an object without a property
     that only the other requires: fewer values than the oneOf allows, but each of them is valid.
@@ -32,7 +32,7 @@ def exclusive(root: Json, branches: list[Any]) -> list[Any] | None:
 
 
 def _required(root: Json, schema: Any) -> set[str]:
-    """Return the properties that a schema requires of an object."""
+    """Return the required properties of an object schema."""
     schema = resolve(root, schema["$ref"]) if isinstance(schema, dict) and "$ref" in schema else schema
     required = schema.get("required") if isinstance(schema, dict) else None
     return {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()

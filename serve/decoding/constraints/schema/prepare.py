@@ -125,7 +125,7 @@ def _dependencies(root: Json, part: Json, place: str) -> None:
 
 
 def _not_required(root: Json, part: Json, place: str) -> None:
-    """{"not": {"required": ["a", "b"]}}: an object without a, or without b; the same for any of several."""
+    """{"not": {"required": ["a", "b"]}}: an object without a, or without b; also for several such schemas."""
     found = part.get("not")
     choices = found.get("anyOf") if isinstance(found, dict) and found.keys() == {"anyOf"} else [found]
     if not isinstance(choices, list) or not choices or not all(map(_only_requires, choices)):
