@@ -81,7 +81,7 @@ def test_choice_scores_by_likelihood_and_a_repeat_uses_cached_results(run: Run, 
 
 def test_serve_and_push_reject_a_run_below_its_threshold(run: Run, evaluate: Any, cli: Cli) -> None:
     done = evaluate("--score", "exact", "--name", "strict", "--max_tokens", "4", "--threshold", "> 0.99")
-    assert done.returncode == 1 and "serve and push refuse this run" in done.stderr
+    assert done.returncode == 1 and "serve and push will reject this run" in done.stderr
     root = str(run.path.parent)
     try:
         served = cli("serve", "--runs", root, "--run", "one", "--artifact", "F16", "--port", "0")

@@ -27,9 +27,9 @@ class BaseError(UserError):
 
 
 def base_of(run: Run, tuned: Chosen, settings: EvaluateSettings) -> Chosen | None:
-    """Return the base with the run's template, date, variables and end tokens; None if it is not wanted.
+    """Return the base with the run's template, date, variables and end tokens; None if disabled.
 
-    A missing GGUF is made by a child process of the export stage. Raises BaseError.
+    A missing GGUF is created by a child process of the export stage. Raises BaseError.
     """
     if settings.base == NONE:
         return None

@@ -41,7 +41,8 @@ class EvaluateSettings(RowSettings):
     )
     threshold: str | None = Field(
         None,
-        description="serve and push refuse the run unless its score meets this, such as '>= 0.8'; none: the threshold"
+        description="serve and push reject the run unless its score meets this, such as '>= 0.8'; if unset, the"
+        " threshold"
         " in the training config (evaluation), if any",
     )
     temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.0, description="sampling temperature; 0 is greedy")
