@@ -17,6 +17,7 @@ from serve.http.body.validation import validate
 from serve.http.body.wire import Wire
 from serve.http.errors import ApiError
 from serve.http.message import ContentPart, Message
+from serve.http.responses.schema import ResponsesRequest
 from serve.http.schema import ChatRequest, CompletionRequest, StreamOptions, TemplateRequest
 from tools.reference import __main__ as reference
 from tools.reference.api import marks
@@ -31,6 +32,7 @@ REQUESTS: dict[type[Wire], dict[str, Any]] = {
     ContentPart: {"type": "text", "text": "Hi"},
     StreamOptions: {},
     StructuredOutputs: {},
+    ResponsesRequest: {"model": "default", "input": "Hi"},
 }
 # values that a field marked Only rejects, and one that it accepts
 OTHERS: dict[str, tuple[Any, Any]] = {

@@ -16,11 +16,11 @@ from .auth import Auth, Keys
 from .errors import CLIENT_DISCONNECTED, ApiError, failed
 from .exposure import Exposure, cors, host_names, web_origins
 from .middleware import Middleware
-from .routes import chat, completions, models, status, tokens, web
+from .routes import chat, completions, models, responses, status, tokens, web
 from .routes.paths import allow_head, describe
 from .service import Service
 
-ROUTES = (status, models, chat, completions, tokens, web)
+ROUTES = (status, models, chat, completions, responses, tokens, web)
 
 
 def create_app(service: Service, keys: Keys, log: Log) -> Middleware:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from collections.abc import Sequence as Many
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,6 +41,15 @@ from .sse import EventStream, chunks, timed_out, until_disconnect
 Made = TypeVar("Made")
 # prompts prepared faster than this are not worth watching for a client disconnect
 WATCH_AFTER_S = 0.05
+
+
+@dataclass(frozen=True)
+class Running:
+    """The sequences of a request, one for each choice, with the queue of their events and the parsers of their text."""
+
+    sequences: list[Sequence]
+    queue: EventQueue
+    parsers: list[OutputParser]
 
 
 class Service:
@@ -103,6 +112,19 @@ class Service:
         echoes: Many[Echo] = (),
     ) -> Response:
         """Queue the sequences of a request and reply, streamed or whole; `echoes` are the prompts to echo."""
+        running = await self.begin(http, request, prompts)
+        reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
+        if request.stream:
+            counts = [len(prompt) for prompt in prompts]
+            body = chunks(reply, request, running.queue, running.parsers, counts, self.writer)
+            return EventStream(body, lambda: self.close(http, running))
+        answers = await self.collected(http, running)
+        if answers is None:
+            return Response(status_code=499)  # the client has disconnected: only log and metrics see this
+        return await self._written(reply, answers, len(prompts))
+
+    async def begin(self, http: Request, request: ChatRequest | CompletionRequest, prompts: Many[list[int]]) -> Running:
+        """Queue the sequences of a request. Raises ApiError; the caller closes what is returned."""
         answers = requests.count(request, len(prompts), self.settings)
         constraint = await self.prepared(http, constraint_of(request, self.served, prompts), "response_format")
         budget = await self.prepared(http, budget_of(request, self.served), THOUGHTS)
@@ -116,13 +138,9 @@ class Service:
         sequences = requests.make_sequences(request, prompts, self.served, self.context, sinks, stream, constraint)
         if budget is not None:
             self._limit_thoughts(sequences, budget)
-        reply = Reply(self.served, isinstance(request, ChatRequest), echoes, each=request.n or 1)
         self._submit(sequences)
         http.state.counts = {"prompt_tokens": sum(map(len, prompts)), "answers": answers}
-        if request.stream:
-            body = chunks(reply, request, queue, parsers, [len(prompt) for prompt in prompts], self.writer)
-            return EventStream(body, lambda: self._close(http, sequences, queue))
-        return await self._whole(http, reply, sequences, queue, parsers, len(prompts))
+        return Running(sequences, queue, parsers)
 
     def _limit_thoughts(self, sequences: list[Sequence], budget: ThoughtBudget) -> None:
         for sequence in sequences:
@@ -139,32 +157,27 @@ class Service:
         except Draining:
             raise draining() from None
 
-    def _close(self, http: Request, sequences: list[Sequence], queue: EventQueue) -> None:
-        queue.close()
-        self.engine.cancel(sequences)
-        http.state.counts = {**http.state.counts, "completion_tokens": sum(s.generated for s in sequences)}
+    def close(self, http: Request, running: Running) -> None:
+        """Cancel what is still running of a request."""
+        running.queue.close()
+        self.engine.cancel(running.sequences)
+        generated = sum(sequence.generated for sequence in running.sequences)
+        http.state.counts = {**http.state.counts, "completion_tokens": generated}
 
-    async def _whole(
-        self,
-        http: Request,
-        reply: Reply,
-        sequences: list[Sequence],
-        queue: EventQueue,
-        parsers: list[OutputParser],
-        prompts: int,
-    ) -> Response:
+    async def collected(self, http: Request, running: Running) -> list[Answer] | None:
+        """Wait for all choices and close; return None if the client disconnects first. Raises ApiError."""
         leaving = asyncio.create_task(until_disconnect(http.receive))
-        collecting = asyncio.create_task(_collect(queue, parsers))
+        collecting = asyncio.create_task(_collect(running.queue, running.parsers))
         try:
             await asyncio.wait({leaving, collecting}, return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
                 http.state.code = CLIENT_DISCONNECTED
-                return Response(status_code=499)  # the client has disconnected: only log and metrics see this
-            return await self._written(reply, collecting.result(), prompts)
+                return None
+            return collecting.result()
         except Timeout:
             raise timed_out() from None
         finally:
-            self._close(http, sequences, queue)
+            self.close(http, running)
             for task in (leaving, collecting):
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):

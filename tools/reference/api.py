@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace, UnionType
 from typing import Any, cast
@@ -19,6 +20,7 @@ from serve.http.body.structured import JsonSchema, ResponseFormat, StructuredOut
 from serve.http.body.treatment import UNSUPPORTED, Extension, NoEffect, Only, Unsupported
 from serve.http.body.wire import Wire
 from serve.http.message import ContentPart, Message
+from serve.http.responses.schema import FunctionTool, TextFormat
 from serve.http.service import Service
 
 from .errors import error_table
@@ -68,7 +70,9 @@ def page() -> str:
         "## `response_format.json_schema`\n",
         _tables(JsonSchema),
     ]
-    parts += ["## `structured_outputs`\n", _tables(StructuredOutputs), ERRORS, error_table()]
+    parts += ["## `structured_outputs`\n", _tables(StructuredOutputs)]
+    parts += ["## An entry of a response's `tools`\n", _tables(FunctionTool), "## `text.format`\n", _tables(TextFormat)]
+    parts += [ERRORS, error_table()]
     return "\n".join(parts)
 
 
@@ -95,7 +99,7 @@ def _sentence(endpoint: Any) -> str:
 def _request(route: APIRoute) -> type[Wire] | None:
     """Return the schema of a handler's request body."""
     found = re.search(r"bodies\.request\((\w+),", inspect.getsource(route.endpoint))
-    return cast("type[Wire]", getattr(schema, found[1])) if found else None
+    return cast("type[Wire]", getattr(sys.modules[route.endpoint.__module__], found[1])) if found else None
 
 
 def _same(model: type[Wire]) -> str:

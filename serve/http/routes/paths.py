@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 # routes also available without /v1, as in llama.cpp's server
-SHORT = ("/models", "/chat/completions", "/completions")
+SHORT = ("/models", "/chat/completions", "/completions", "/responses")
 
 
 def normalize(path: str) -> str:
