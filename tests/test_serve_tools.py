@@ -274,6 +274,6 @@ def test_budget_closes_reasoning_opened_by_the_prompt(client: openai.OpenAI) -> 
 
 def test_reasoning_budget_is_rejected_for_models_without_reasoning() -> None:
     with echoing() as server:
-        with pytest.raises(openai.BadRequestError, match="no thoughts") as error:
+        with pytest.raises(openai.BadRequestError, match="no reasoning") as error:
             ask(client_of(server), "x", tools=openai.omit, extra_body={"thinking_token_budget": 5})
         assert (error.value.param, error.value.code) == ("thinking_token_budget", "unsupported_parameter")
