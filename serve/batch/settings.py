@@ -12,6 +12,13 @@ from ..settings import ModelSettings, Positive, Seconds
 
 Format = Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion"]
 
+# request fields that the command sets, or whose results have no column
+OWN_FIELDS = frozenset((
+    "messages", "prompt", "tools", "model", "n", "best_of", "stream", "stream_options", "echo", "logprobs",
+    "top_logprobs",
+))  # fmt: skip
+OWN_FIELDS_WHY = "the rows, the other settings and the output's columns decide it"
+
 
 class RowSettings(ModelSettings):
     """The rows to answer, and the request fields."""
@@ -21,8 +28,7 @@ class RowSettings(ModelSettings):
     columns: dict[str, Any] | list[Any] | None = Field(
         None,
         description="templates that build the rows, like data.columns in training; if unset, those of the run if the"
-        " rows"
-        " have its columns",
+        " rows have its columns",
     )
     system: str | None = Field(None, description="system message for rows without one")
     max_tokens: Positive | None = Field(
@@ -40,6 +46,13 @@ class RowSettings(ModelSettings):
     def _templates(cls, value: Any) -> Any:
         if value is not None:
             parse_columns(value, "columns")
+        return value
+
+    @field_validator("fields")
+    @classmethod
+    def _no_others(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OWN_FIELDS & value.keys()):
+            raise ValueError(f"{', '.join(taken)} can't be set here: {OWN_FIELDS_WHY}")
         return value
 
     def request(self) -> dict[str, Any]:

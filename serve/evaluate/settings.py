@@ -10,6 +10,7 @@ from burnish.evaluations.record import NAME
 from burnish.evaluations.thresholds import parse_threshold
 
 from ..batch.settings import RowSettings
+from ..settings import Positive
 
 
 class EvaluateSettings(RowSettings):
@@ -33,6 +34,9 @@ class EvaluateSettings(RowSettings):
     )
     per_character: bool = Field(
         False, description="for choice: compare log-probabilities per character, for options of different lengths"
+    )
+    max_tokens: Positive | None = Field(
+        512, description="maximum tokens per answer; longer ones are cut off, counted and scored as they are"
     )
     base: str = Field(
         "auto",
