@@ -15,6 +15,9 @@ from ..contents.digests import Numbers
 from ..mask import Row
 from .store import Store
 
+BLOCK_ROWS = 4096  # rows that are summed at a time
+SPARSE = 4  # rows in a block that are further apart than this many times their size are read one by one
+
 
 class Examples(Sequence[Example]):
     """Examples in a store, by index."""
@@ -101,11 +104,32 @@ class Rows(Sequence[Row]):
     def sha256(self) -> str:
         """Return one sha256 over all rows' ids and spans."""
         digest = hashlib.sha256()
-        for at in self.places:
-            ids, spans, _, _ = self._arrays(int(at))
-            flat = [place for span in spans for place in span]
-            digest.update(np.concatenate([[len(ids)], ids, flat]).astype("<i8").tobytes())
+        for at in range(0, len(self), BLOCK_ROWS):
+            places = self.places[at : at + BLOCK_ROWS]
+            lengths, end = self.store.table.lengths[places], self.store.table.id_end[places]
+            near = end[-1] - end[0] < SPARSE * lengths.sum() and not (lengths > self.limit).any()
+            for flat in [self._flat(places)] if near else map(self._flat_one, places):
+                digest.update(flat.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def _flat_one(self, at: int) -> npt.NDArray[np.int64]:
+        """Return a row as one array: its length, ids and spans."""
+        ids, spans, _, _ = self._arrays(int(at))
+        return np.concatenate([[len(ids)], ids, [place for span in spans for place in span]])
+
+    def _flat(self, places: Numbers) -> npt.NDArray[np.int64]:
+        """Return whole rows that are near one another as one array, each as in `_flat_one`."""
+        table = self.store.table
+        lengths, id_end = table.lengths[places], table.id_end[places]
+        counts = 2 * (table.span_end[places] - table.first_span[places])
+        starts = np.cumsum(1 + lengths + counts) - (1 + lengths + counts)
+        flat = np.empty(starts[-1] + 1 + lengths[-1] + counts[-1], dtype=np.int64)
+        flat[starts] = lengths
+        first = int(id_end[0] - lengths[0])
+        ids = self.store.ids(first, int(id_end[-1]))
+        flat[_ranges(starts + 1, lengths)] = ids[_ranges(id_end - lengths - first, lengths)]
+        flat[_ranges(starts + 1 + lengths, counts)] = table.spans[table.spans_of(places)].ravel()
+        return flat
 
     def _row(self, at: int) -> Row:
         ids, spans, turns, cut = self._arrays(at)
@@ -121,3 +145,10 @@ class Rows(Sequence[Row]):
         spans[-1] = (spans[-1][0], min(spans[-1][1], kept))
         turns = tuple(turn for turn in table.turns[first : first + len(spans)].tolist() if turn >= 0)
         return self.store.ids(end - length, end - length + kept), tuple(spans), turns, cut
+
+
+def _ranges(starts: Numbers, lengths: Numbers) -> Numbers:
+    """Return the numbers of all ranges [start, start + length), joined."""
+    ends = np.cumsum(lengths)
+    found: Numbers = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+    return found
