@@ -60,10 +60,10 @@ class DataSection(Reading):
     max_rows: int | None = Field(None, ge=1, description="most rows used, chosen by train.seed; none: all")
     max_length: int = Field(1024, ge=8, description="maximum row length in tokens")
     over_length: Literal["error", "drop", "truncate"] = Field("error", description="what to do with longer rows")
-    dedupe: Literal["exact", "none"] = Field(
+    dedupe: Literal["exact", "near", "none"] = Field(
         "none",
-        description="exact: do not use rows that repeat an earlier one; repeats are always counted, and never on both"
-        " sides of the split",
+        description="leave out rows that repeat an earlier one (exact), or nearly do (near); repeats are always"
+        " counted, and never on both sides of the split",
     )
     newlines: Literal["keep", "lf"] = Field(
         "keep", description="keep CR LF and CR inside texts (with a warning) or convert them to LF"

@@ -90,7 +90,7 @@ class _Index:
     def _add(self, example: Example, common: frozenset[int]) -> None:
         number = len(self.rows)
         self.rows.append(example)
-        words, prompt = _words(example)
+        words, prompt = words_of(example)
         own = set(_shingles(words)) - common
         self.sizes.append(len(own))
         for shingle in own:
@@ -105,7 +105,7 @@ class _Index:
         return found, counted
 
     def _look(self, example: Example, found: dict[int, Example]) -> int:
-        words, prompt = _words(example)
+        words, prompt = words_of(example)
         for key in (_all(words), prompt):
             for number in self.whole.get(key, ()):
                 found.setdefault(number, example)
@@ -126,13 +126,13 @@ def _common(train: Sequence[Example], heldout: Sequence[Example]) -> frozenset[i
     sample = [*train[::step], *heldout[::step]]
     rows: Counter[int] = Counter()
     for example in sample:
-        words, prompt = _words(example)
+        words, prompt = words_of(example)
         rows.update({*_shingles(words)} if prompt is None else {*_shingles(words), prompt})
     most = max(MIN_COMMON, COMMON_SHARE * len(sample))
     return frozenset(key for key, count in rows.items() if count > most)
 
 
-def _words(example: Example) -> tuple[list[str], int | None]:
+def words_of(example: Example) -> tuple[list[str], int | None]:
     """Return a row's words in lower case and a hash of its prompt, which is None for a text."""
     if example.messages is None:
         return _split((example.text or "").lower()), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,9 +17,10 @@ from burnish.machine import cpu_count
 
 from ...settings import DataSection, TrainSettings
 from ..cache.key import code_sha256, digest
-from ..cache.rows import Rows
+from ..cache.rows import Examples, Rows
 from ..cache.store import Store
 from ..contents.digests import Numbers, repeated
+from ..contents.minhash import near_repeats
 from ..contents.near import near_duplicates
 from .fit import fit
 from .heldout import Chosen, bounded, held_out, without_overlap
@@ -89,9 +91,18 @@ def _repeats(train: Store, kept: Chosen, data: DataSection) -> Numbers:
     if data.dedupe == "none":
         return index[:0]
     again, _ = repeated(train.keys.take(index))
-    if len(again):
-        say(f"data: {data.path}: {counted(len(again), 'row')} that repeat an earlier one are dropped (data.dedupe)")
-    return index[again]
+    say(f"data: {data.path}: {counted(len(again), 'repeated row')} dropped (data.dedupe {data.dedupe})")
+    if data.dedupe == "exact":
+        return index[again]
+    once = np.delete(index, again)
+    parts = {"near repeats": [code_sha256(), hashlib.sha256(once.tobytes()).hexdigest()]}
+    near = np.array(_remembered(train, parts, lambda: _near_repeats(Examples(train, once)))["found"], dtype=np.int64)
+    say(f"data: {data.path}: {counted(len(near), 'near duplicate')} of earlier rows dropped (data.dedupe near)")
+    return np.concatenate([index[again], once[near]])
+
+
+def _near_repeats(examples: Examples) -> dict[str, Any]:
+    return {"found": near_repeats(examples).tolist(), "said": []}
 
 
 def _kept(train: Store, heldout: Store | None, settings: TrainSettings) -> list[Any]:
