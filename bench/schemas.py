@@ -24,6 +24,7 @@ from typing import Any
 
 from burnish.bases.packages import find
 from burnish.dialects.find import Found
+from burnish.files import read_jsonl
 from burnish.llama import Model
 from serve.decoding.constraints.answer import Style
 from serve.decoding.constraints.check import Checker
@@ -174,7 +175,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="use only the first N schemas")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    rows = [json.loads(line) for line in options.data.read_text(encoding="utf-8").splitlines()][: options.limit]
+    rows = read_jsonl(options.data)[: options.limit]
     with Model.open(options.model or find(SMALL), vocab_only=True) as model:
         compiling = matchers(model, model.eog_ids(), Found())
         if compiling is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.errors import UserError
+from burnish.files import read_lines
 
 CALLS = ("simple_python", "multiple", "parallel", "parallel_multiple")
 IRRELEVANCE = "irrelevance"
@@ -64,7 +65,7 @@ class Question:
 def read(path: Path) -> list[Question]:
     """Read the questions. Raises UserError with the line for a line that is not a single-turn question."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             row = json.loads(line)
             if not isinstance(row, dict) or row.keys() != KEYS or len(row["question"]) != 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import lock
 from ..errors import UserError
 from ..evaluations.record import evaluations
-from ..files import file_sha256
+from ..files import file_sha256, first_line
 from ..records import ExportRecord, PushRecord, TrainRecord
 from ..run import Run, RunError, directories
 
@@ -65,7 +65,7 @@ def summary(run: Run) -> Summary:
         stale = export is not None and export.train_sha256 != file_sha256(run.path / "train.json")
         scores = tuple((e.name, e.tuned.score, e.verdict) for e in evaluations(run))
     except (UserError, OSError) as error:
-        return Summary(run, f"damaged: {str(error).splitlines()[0]}", size=size, locked=locked)
+        return Summary(run, f"damaged: {first_line(error)}", size=size, locked=locked)
     return Summary(
         run, _state(run, export, stale), train.created, train.base.id, train.data.path, train.data.rows,
         train.metrics.eval_loss, _verdicts(export), "" if stale else _served(export), scores, size, locked,

@@ -11,6 +11,7 @@ from burnish.config.schema import show
 from burnish.console import cell
 from burnish.errors import UserError
 from burnish.evaluations.record import evaluations
+from burnish.files import first_line
 from burnish.overview.summary import Summary
 from burnish.records import ExportRecord, TrainRecord
 from burnish.run import Run
@@ -46,7 +47,7 @@ def facts(one: Summary) -> Facts:
         try:
             found.update(part(one.run))
         except UserError as error:
-            found[part.__name__.strip("_")] = str(error).splitlines()[0]
+            found[part.__name__.strip("_")] = first_line(error)
     return found
 
 
