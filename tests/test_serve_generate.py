@@ -75,6 +75,11 @@ def test_rows_keep_their_columns_and_get_an_answer(type: str, tmp_path: Path) ->
         {"instruction": "Q", "input": "", "output": "left out"},
         {"prompt": "Q", "completion": None},
         {"prompt": [{"role": "user", "content": "Q"}]},
+        {"instruction": "Q", "context": "", "response": "left out"},
+        {"instruction": "Q", "context": "", "response": ""},
+        {"data": ["Hi", "Hello", "Q"]},
+        {"data": ["Hi", "Hello", "Q", "left out"]},
+        {"prompt": "Q", "chosen": "left out", "rejected": "no"},
     ],
 )
 def test_prompts_of_all_formats_end_with_the_question(row: dict[str, Any], tmp_path: Path) -> None:

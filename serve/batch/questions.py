@@ -12,12 +12,15 @@ from burnish.data.columns.reading import columns_of, decide
 from burnish.data.faults import DataError
 from burnish.data.files import RawRow
 from burnish.data.messages import ROLES, SPEAKER_KEYS
+from burnish.data.schema import fitting
 from burnish.data.tables import parsed_list
 
 # stands for a missing answer, so that the readers of training rows apply
 MISSING = "(no answer)"
 TURN = {"role": "assistant", "content": MISSING}
 STAND_IN = {"messages": [{"role": "user", "content": "-"}, TURN]}  # of a text
+# columns of a question, and those of its answer
+ANSWERS = {"prompt": ("completion",), "instruction": ("output", "response")}
 TURNS = ("messages", "conversations", "conversation")
 
 
@@ -129,7 +132,12 @@ def _with_turn(value: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _with_column(value: Mapping[str, Any]) -> dict[str, Any] | None:
     """Fill an absent or empty column of answers."""
-    for question, answer in (("prompt", "completion"), ("instruction", "output")):
-        if value.get(question) is not None and value.get(answer) in (None, "", []):
-            return {**value, answer: [TURN] if isinstance(value[question], list) else MISSING}
+    for question, answers in ANSWERS.items():
+        empty = next((name for name in answers if name in value and value[name] in ("", [])), None)
+        if value.get(question) is not None and (empty or not fitting(value)):
+            turns = isinstance(value[question], list)
+            return {**value, empty or answers[0]: [TURN] if turns else MISSING}
+    texts = value.get("data")
+    if isinstance(texts, list) and len(texts) % 2 and all(isinstance(text, str) for text in texts):
+        return {**value, "data": [*texts, MISSING]}  # UltraChat: texts in turn
     return None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from burnish.data.columns.mapping import parse_columns
+from burnish.data.sources.section import Format
 
 from ..settings import ModelSettings, Positive, Seconds
-
-Format = Literal["auto", "sharegpt", "messages", "alpaca", "prompt-completion"]
 
 # request fields that the command sets, or whose results have no column
 OWN_FIELDS = frozenset((
