@@ -88,8 +88,8 @@ quickstart: setup ## set up, train, export, serve and ask, on this CPU
 ship: $(READY) ## check, plan, train, export and serve, with one question after the plan; run it again after Ctrl-C to continue | DATA=f [RUN= CONFIG= BASE= QUANTS= PORT= SET= YES=1]
 	@$(SHIP_PY) -m tools.ship --where $(or $(filter docker,$(WHERE)),local) --config $(CONFIG_WORD) --port $(PORT) $(call opt,DATA,--data) $(call opt,BASE,--base) $(call opt,RUN,--run) $(call opt,QUANTS,--quants) $(if $(filter 1 y yes true,$(YES)),--yes) -- $(SET)
 
-check: $(READY) ## read, lint and preview the data | DATA=f [CONFIG= BASE= SET=]
-	@$(STAGE) train check --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)
+check: $(READY) ## read, lint and preview the data | DATA=f [CONFIG= BASE= HTML=f.html SET=]
+	@$(STAGE) train check --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(call opt,HTML,--html) $(SET)
 
 plan: $(READY) ## estimate the memory, disk and time of training | DATA=f [CONFIG= BASE= SET=]
 	@$(STAGE) train plan --config $(CONFIG_WORD) $(call opt,DATA,--data.path) $(call opt,BASE,--base.id) $(SET)

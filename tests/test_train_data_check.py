@@ -119,3 +119,21 @@ def test_data_url_of_another_scheme_is_rejected(setting: str) -> None:
     rows = str(Path(__file__).parent.parent / "examples" / "quickstart.json")
     with pytest.raises(DataError, match="^s3://bucket/rows.jsonl: s3:// is not supported: download it first"):
         read_sources(DataSection.model_validate({"path": rows, setting: "s3://bucket/rows.jsonl"}))
+
+
+def test_page_shows_warnings_with_rows_and_text_with_its_trained_part(
+    cli: Cli, tiny_base: Path, tmp_path: Path
+) -> None:
+    data, page = tmp_path / "rows.jsonl", tmp_path / "out" / "check.html"
+    rows = chats([f"answer {n}" for n in range(30)])
+    rows[4]["messages"][0]["content"] = "{{name}} <script>alert(1)</script>"
+    rows[5]["messages"][1]["content"] = "word " * 3000
+    data.write_text(jsonl([*rows, rows[0]]))
+    code, _, output = check(cli, tiny_base, data, "--data.max_length", "20000", "--html", str(page))
+    assert code == 0 and f"page: {page}" in output, output
+    html = page.read_text(encoding="utf-8")
+    assert "{{name}}" in html and "&lt;script&gt;" in html and "<script" not in html
+    assert "http" not in html.replace("http-equiv", "") and page.stat().st_mode & 0o077 == 0
+    assert html.count('class="card row"') == 20 + 3 * 3
+    assert '<span class="learned">word' in html and "tokens are not shown" in html and "learned special" in html
+    assert '<div class="text">31</div>' in html and '<div class="text">5</div>' in html

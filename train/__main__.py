@@ -62,6 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
         if name == "run":
             resume = "resume the newest unfinished run with these settings; fail if there is none"
             command.add_argument("--resume", action="store_true", help=resume)
+        if name == "check":
+            page = "also write a page with the warnings, the lengths, and rows with their trained part in colour"
+            command.add_argument("--html", metavar="FILE", help=page)
     return parser
 
 
@@ -91,6 +94,10 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
         warn(warning)
     if options.command == "check":
         show(prepared, settings.data)
+        if options.html:
+            from .data.page import write_page
+
+            say(f"page: {write_page(Path(options.html), prepared, settings)}")
         return
     for change in template_changes(prepared):
         say(f"template: {change}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,6 +58,7 @@ class Prepared:
     eval_overlap_dropped: int = 0
     eval_sha256: str | None = None
     sources: list[dict[str, Any]] = field(default_factory=list)
+    lines_of: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of the warnings about rows
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -99,6 +100,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         data_sha256=sources.data_sha256,
         eval_sha256=sources.eval_sha256,
         sources=sources.train.dataset.record(train.meta["sources"]),
+        lines_of=dict(zip(train.meta["lint"], train.meta["lint_lines"], strict=True)),
         train=choice.train,
         heldout=choice.heldout,
         rows_sha256=choice.rows_sha256,

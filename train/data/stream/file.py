@@ -26,6 +26,8 @@ from ..vocabulary import UnknownIds
 from .fill import LOOKED, Filling
 from .work import Findings, Work
 
+MOST_LINES = 1000  # of a warning that are kept
+
 
 def check_rows(opened: Opened, data: DataSection) -> None:
     """Raise DataError with the faults of all rows, without rendering them."""
@@ -104,6 +106,7 @@ def _findings(found: Findings, opened: Opened, text: Text, data: DataSection, st
         "special": written_warning(special, unit, text.codec.reading) if written else "",
         "rendered": rendered.text if rendered else "",
         "lint": [warning.text for warning in lint],
+        "lint_lines": [warning.lines[:MOST_LINES] for warning in lint],
         "duplicates": sum(len(warning.lines) for warning in lint if warning.kind == "duplicate"),
         "lint_heldout": [w.text for w in warnings_of(found.facts, None, unit, parsed)],
         "changes": found.changes.to_json(),
