@@ -1,8 +1,9 @@
 """Install external package sets, each in its own environment, and run their tests: python -m tools.external [NAME ...].
 
-A set is requirements/external-<name>.txt (Python: a virtual environment) or .json (npm: node_modules), installed into
-<venv>/external/<name>. Tests of a set are marked `external(name="<name>")`; if it can't be installed, they are skipped
-with the reason. Results are written to bench/results/external-<name>-<date>.md.
+A set is requirements/external-<name>.txt (Python: a virtual environment) or .json (npm: node_modules, after which its
+own script "build" runs), installed into <venv>/external/<name>. Tests of a set are marked `external(name="<name>")`; if
+it can't be installed, they are skipped with the reason. Results are written to
+bench/results/external-<name>-<date>.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = "installed"  # file with the installed pins, written last
 PREFIX = "external-"
-INSTALL_TIMEOUT_S = 1800
+INSTALL_TIMEOUT_S = 3600  # n8n: 2,300 packages
 NO_TESTS = 5  # pytest's exit code
 ALSO = {"node": ("chromium",)}  # sets whose tests need another one too
 
@@ -57,7 +58,8 @@ def _npm(directory: Path, path: Path) -> str:
     if shutil.which("npm") is None:
         return "node and npm are not installed"
     shutil.copyfile(path, directory / "package.json")
-    return _ran(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"], directory)
+    why = _ran(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"], directory)
+    return why or _ran(["npm", "run", "build", "--if-present"], directory)  # the set's own script
 
 
 def _pip(directory: Path, path: Path) -> str:
