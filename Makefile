@@ -112,8 +112,8 @@ chat: $(READY) ## chat with the server in the terminal | [PORT=]
 generate: setup ## answer every row of a file; run it again after Ctrl-C to continue | DATA=f OUT=g.csv|g.jsonl|g.parquet [RUN= or MODEL=f.gguf or URL=http://host/v1] [SET="--temperature 0"]
 	@$(SAFE_PY) -m serve generate $(call opt,DATA,--data) $(call opt,OUT,--out) $(call opt,RUN,--run) $(call opt,MODEL,--model) $(call opt,URL,--url) $(SET)
 
-evaluate: setup ## score a run and its untuned base on rows with known answers | DATA=f SCORE=exact|contains|regex|json|json_schema|tool_calls|numeric|f1|choice|python:file.py:function [RUN= NAME= SET="--threshold '>= 0.8'"]
-	@$(SAFE_PY) -m serve evaluate $(call opt,DATA,--data) $(call opt,SCORE,--score) $(call opt,RUN,--run) $(call opt,NAME,--name) $(SET)
+evaluate: setup ## score a run and its untuned base on rows with known answers | DATA=f SCORE=exact|contains|regex|json|json_schema|tool_calls|numeric|f1|choice|python:file.py:function, or SUITE=general [RUN= NAME= SET="--threshold '>= 0.8'"]
+	@$(SAFE_PY) -m serve evaluate $(call opt,DATA,--data) $(call opt,SCORE,--score) $(call opt,SUITE,--suite) $(call opt,RUN,--run) $(call opt,NAME,--name) $(SET)
 
 push: $(READY) ## publish the files that passed on the Hugging Face Hub | REPO=owner/name [RUN= WHAT=gguf,merged,adapter PUBLIC=1 DRY_RUN=1]
 	@$(STAGE) export push $(PUBLISHED) $(if $(filter 1 y yes true,$(PUBLIC)),--push.public true) $(if $(filter-out 0 n no false,$(DRY_RUN)),--dry-run) $(SET)

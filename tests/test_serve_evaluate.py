@@ -135,3 +135,12 @@ def test_base_gguf_contains_the_untuned_weights(run: Run, tiny_gguf: Path, tmp_p
     )
     assert base == untuned != tuned
     assert [path.name for path in Path(done.stdout.strip()).parent.iterdir()] == ["base-F16.gguf"]
+
+
+def test_general_suite_is_scored_by_category(run: Run, cli: Cli) -> None:
+    where = ("--runs", str(run.path.parent), "--run", run.id, "--allow_unproven", "true", "--base", "none")
+    done = cli("serve", "evaluate", *where, "--suite", "general", "--max_tokens", "2")
+    assert done.returncode == 0, done.stderr
+    found = read_evaluation(run, "general")
+    assert found.data == "suite general" and sum(group.rows for group in found.groups.values()) == found.count
+    assert {"arithmetic", "facts", "refusals"} <= found.groups.keys() and "facts (51 rows)" in done.stdout

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from burnish.data.formats import Message
 from burnish.dialects.events import Call
 from burnish.errors import UserError
+from burnish.evaluations.suite import suite_path
 from burnish.evaluations.thresholds import parse_threshold
 from serve.batch.prompts import Prompt
 from serve.batch.results import Answer
@@ -259,3 +260,23 @@ def test_threshold_is_parsed_as_a_comparison(text: str, score_: float, holds: bo
 def test_invalid_thresholds_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="such as '>= 0.8'"):
         parse_threshold(text)
+
+
+def suite() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in suite_path("general").read_text().splitlines()]
+
+
+def test_the_general_suite_accepts_right_answers_and_no_others() -> None:
+    rows = suite()
+    prompts = [Prompt(n, f"line {n + 1}", one, [], []) for n, one in enumerate(rows)]
+    compare_rows = make_score("rows", Against("expected"), prompts)
+    assert 150 < len(rows) == len({one["prompt"] for one in rows})
+    for one, prompt in zip(rows, prompts, strict=True):
+        assert compare_rows(Answer(one["example"], "stop"), prompt) == 1.0, one
+        for wrong in ("", "Hello there", "42424242", "42424242 " * 200):
+            assert compare_rows(Answer(wrong, "stop"), prompt) == 0.0, (one, wrong)
+
+
+def test_a_row_that_names_no_score_is_an_error() -> None:
+    with pytest.raises(UserError, match="line 1: the column 'score' is 'choice', expected the name of a score"):
+        score("rows", "x", columns={"score": "choice"})

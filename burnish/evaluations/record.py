@@ -16,7 +16,7 @@ from .thresholds import parse_threshold
 
 DIRECTORY = "evaluations"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$"
-MOST_ROWS = 20
+MOST_ROWS, MOST_GROUPS = 20, 50
 MOST_BYTES = 8 << 20
 Difference = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
@@ -55,6 +55,14 @@ class DifferingRow(Record):
     tuned_score: Share
 
 
+class Group(Record):
+    """The mean scores of rows with one value in a column."""
+
+    rows: Count
+    tuned: Share
+    base: Share | None = None
+
+
 class Evaluation(StageRecord):
     """The result on one data file with one score. `data` is its path and `request` the request's fields.
 
@@ -78,6 +86,7 @@ class Evaluation(StageRecord):
     losses: Count = 0
     differing: Count = 0
     rows: Annotated[list[DifferingRow], Field(max_length=MOST_ROWS)] = []
+    groups: Annotated[dict[Line, Group], Field(max_length=MOST_GROUPS)] = {}
     threshold: Annotated[str, Field(max_length=40), AfterValidator(_threshold)] | None = None
     verdict: Literal["pass", "fail"] | None = None
     versions: Versions = {}

@@ -24,11 +24,12 @@ class Evaluated:
     verdict: str
     colour: str
     rows: list[DifferingRow]
+    groups: list[tuple[str, int, str, str]]
 
 
 def evaluated(view: View) -> list[Evaluated]:
     """Return the run's evaluations for the page."""
-    return [Evaluated(e.name, _cells(e), *_verdict(e, view), e.rows) for e in view.evaluations]
+    return [Evaluated(e.name, _cells(e), *_verdict(e, view), e.rows, _groups(e)) for e in view.evaluations]
 
 
 def plot(view: View) -> list[Plot]:
@@ -56,6 +57,14 @@ def _cells(e: Evaluation) -> list[tuple[str, str, str]]:
         ("won, tied, lost", f"{e.wins:,}, {e.ties:,}, {e.losses:,}" if base else "–", ""),
         ("answer tokens", _both(e, "completion_tokens"), "base, tuned" if base else ""),
         ("seconds", _both(e, "seconds"), "base, tuned" if base else ""),
+    ]
+
+
+def _groups(e: Evaluation) -> list[tuple[str, int, str, str]]:
+    """Return (value, rows, base, tuned) for each value of the grouping column."""
+    return [
+        (name, group.rows, "–" if group.base is None else f"{group.base:.3f}", f"{group.tuned:.3f}")
+        for name, group in e.groups.items()
     ]
 
 

@@ -19,8 +19,10 @@ from ..batch.tables import to_json
 from . import text_scores
 from .custom import load_function
 
-NAMES = ("exact", "contains", "regex", "json", "json_schema", "tool_calls", "numeric", "f1", "choice")
+NAMES = ("exact", "contains", "regex", "json", "json_schema", "tool_calls", "numeric", "f1", "choice", "rows")
 CUSTOM = "python:"
+# each row names its score in a column
+ROWS, COLUMN = "rows", "score"
 TEXTS: dict[str, Callable[[str, str], float]] = {
     "exact": text_scores.exact,
     "contains": text_scores.contains,
@@ -74,6 +76,8 @@ def make_score(name: str, against: Against, prompts: Sequence[Prompt]) -> Score:
         score, check = partial(_regex, against), partial(_bad_pattern, against)
     elif name == "json_schema":
         score, check = partial(_schema, against), partial(_bad_schema, against)
+    elif name == ROWS:
+        return _by_row(against, prompts)
     elif name == "tool_calls":
         score, check = _tool_calls, _lacks_turn
     else:
@@ -81,6 +85,22 @@ def make_score(name: str, against: Against, prompts: Sequence[Prompt]) -> Score:
     if faults := [f"{prompt.where}: {fault}" for prompt in prompts if (fault := check(prompt))]:
         raise ScoreError(faults)
     return score
+
+
+def _by_row(against: Against, prompts: Sequence[Prompt]) -> Score:
+    """Return a score that applies the one named in each row. Raises ScoreError."""
+    groups: dict[str, list[Prompt]] = {}
+    errors: list[str] = []
+    for prompt in prompts:
+        name = prompt.value.get(COLUMN)
+        if isinstance(name, str) and name in NAMES and name not in (ROWS, "choice"):
+            groups.setdefault(name, []).append(prompt)
+        else:
+            errors.append(f"{prompt.where}: the column '{COLUMN}' is {name!r:.40}, expected the name of a score")
+    if errors:
+        raise ScoreError(errors)
+    scores = {name: make_score(name, against, rows) for name, rows in groups.items()}
+    return lambda answer, prompt: scores[prompt.value[COLUMN]](answer, prompt)
 
 
 def _text(compare: Callable[[str, str], float], against: Against, answer: Answer, prompt: Prompt) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from burnish.evaluations.record import NAME
 from burnish.evaluations.thresholds import parse_threshold
@@ -16,9 +16,18 @@ from ..settings import Positive
 class EvaluateSettings(RowSettings):
     """Settings of `python -m serve evaluate`."""
 
+    data: str = Field("", description="rows, as for training, with the right answers; required without suite")
     score: str = Field(
-        description="exact, contains, regex, json, json_schema, tool_calls, numeric, f1, choice, or"
-        " python:file.py:function"
+        "",
+        description="exact, contains, regex, json, json_schema, tool_calls, numeric, f1, choice, rows (each row's"
+        " column score names it) or python:file.py:function; required without suite",
+    )
+    suite: Literal["general"] | None = Field(
+        None, description="instead of data and score: Burnish's own questions, which show what a model forgot"
+    )
+    group: str | None = Field(None, description="column by whose values the scores are also listed")
+    max_forgotten: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="share of the base's score that the tuned model may lose in a suite without a warning"
     )
     name: Annotated[str, Field(pattern=NAME)] | None = Field(
         None, description="name of the evaluation; if unset, the name of the data and the score"
@@ -55,6 +64,15 @@ class EvaluateSettings(RowSettings):
     @classmethod
     def _comparison(cls, value: str | None) -> str | None:
         return None if value is None else str(parse_threshold(value))
+
+    @model_validator(mode="after")
+    def _rows_or_suite(self) -> EvaluateSettings:
+        given = [name for name in ("data", "score") if getattr(self, name)]
+        if self.suite is not None and given:
+            raise ValueError(f"suite {self.suite} has its own rows and scores: leave out {' and '.join(given)}")
+        if self.suite is None and len(given) < 2:
+            raise ValueError("set data and score, or suite")
+        return self
 
     def request(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "seed": 0, **super().request()}

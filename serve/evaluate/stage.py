@@ -12,6 +12,7 @@ from burnish.data.files import data_sha256, locate
 from burnish.errors import UserError
 from burnish.evaluations.gate import required
 from burnish.evaluations.record import MOST_ROWS, DifferingRow, Evaluation, write_evaluation
+from burnish.evaluations.suite import suite_path
 from burnish.evaluations.thresholds import parse_threshold
 from burnish.files import file_sha256, private_directory, read_json
 from burnish.process import Note, ignore_path
@@ -23,15 +24,16 @@ from ..artifact import choose, verify
 from ..batch.answering import Ask, completing
 from ..batch.prompts import Prompt, read_prompts
 from ..batch.stage import columns
-from . import choice
+from . import choice, groups
 from .comparison import Comparison, bootstrap, compare
 from .measuring import Scored, Work, measure
 from .models import base_of
-from .scorers import CUSTOM, Against, make_score
+from .scorers import CUSTOM, ROWS, Against, make_score
 from .settings import EvaluateSettings
 from .table import show
 
 WORK = ".evaluate"  # answers by model and request, so that a second run only scores
+SUITE_TOKENS = 64  # the answers are short
 LONGEST = 4000  # characters of a text in the record
 
 
@@ -43,6 +45,7 @@ def evaluate(settings: EvaluateSettings, mapped: Note = ignore_path) -> int:
     """Evaluate a run, and write its record and report; return 1 if it misses its threshold. Raises UserError."""
     if settings.model is not None:
         raise EvaluateError("model: an evaluation requires a run: choose one with RUN=, and its file with --artifact")
+    settings = settings if settings.suite is None else of_suite(settings)
     run = find_run(Path(settings.runs), settings.run, needs=ExportRecord)
     with lock.hold(run.path, "an evaluation"):
         return _evaluate(settings, run, mapped)
@@ -50,9 +53,11 @@ def evaluate(settings: EvaluateSettings, mapped: Note = ignore_path) -> int:
 
 def _evaluate(settings: EvaluateSettings, run: Run, mapped: Note) -> int:
     source = locate(settings.data)
-    prompts = read_prompts(source, settings.format, settings.system, *columns(settings, True))
+    templates = (None, None) if settings.suite else columns(settings, True)
+    prompts = read_prompts(source, settings.format, settings.system, *templates)
     against = Against(settings.expected, settings.pattern, _schema(settings))
     score = make_score(settings.score, against, prompts)
+    values = groups.values_of(prompts, settings.group)
     ask, request = _asking(settings, prompts, against)
     tuned = choose(settings)
     verify(tuned)
@@ -64,10 +69,13 @@ def _evaluate(settings: EvaluateSettings, run: Run, mapped: Note) -> int:
     other = measure(work, base, settings, "the base", mapped) if base else None
     name = settings.name or _name(settings)
     record = _record(run, name, settings, request, prompts, against, scored, other)
+    record = record.model_copy(update={"groups": groups.means(values, scored, other)})
     path = write_evaluation(run, record)
     show(record)
     say(f"evaluate: {path}")
     say(f"report: {report.write(run)}")
+    if forgotten := groups.forgotten(record, settings.max_forgotten if settings.suite else None):
+        warn(forgotten)
     if record.verdict == "fail":
         warn(f"serve and push will reject this run: {name} is {record.tuned.score:.4g}, required: {record.threshold}")
     return 1 if record.verdict == "fail" else 0
@@ -80,6 +88,17 @@ def _name(settings: EvaluateSettings) -> str:
         c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in Path(settings.data).name.split(".")[0]
     )
     return f"{stem.strip('-_')[:50] or 'data'}-{score or settings.score}"
+
+
+def of_suite(settings: EvaluateSettings) -> EvaluateSettings:
+    """Return the settings with the rows, scores and limits of a suite."""
+    given = settings.model_fields_set
+    changes = {
+        "data": str(suite_path(str(settings.suite))), "score": ROWS, "expected": "expected", "group": "category",
+        "name": settings.name or settings.suite, "format": "auto", "columns": None,
+        "max_tokens": settings.max_tokens if "max_tokens" in given else SUITE_TOKENS,
+    }  # fmt: skip
+    return settings.model_copy(update=changes)
 
 
 def _schema(settings: EvaluateSettings) -> dict[str, Any] | None:
@@ -121,7 +140,7 @@ def _record(
         created=now(),
         name=name,
         score=settings.score,
-        data=settings.data,
+        data=settings.data if settings.suite is None else f"suite {settings.suite}",
         data_sha256=data_sha256(locate(settings.data)),
         count=len(prompts),
         request=request if settings.score != "choice" else {"per_character": settings.per_character},

@@ -43,6 +43,9 @@ def lines(record: Evaluation) -> list[str]:
             f"tuned minus base: {record.difference:+.4f} ({_interval(record.difference_ci, '+')}, paired bootstrap);"
             f" {record.wins:,} won, {record.ties:,} tied, {record.losses:,} lost; {record.differing:,} answers differ"
         )
+    for name, group in record.groups.items():
+        base = "" if group.base is None else f"{group.base:.3f} to "
+        found.append(f"  {name} ({counted(group.rows, 'row')}): {base}{group.tuned:.3f}")
     if record.threshold is not None:
         found.append(f"{record.verdict} (required: {record.threshold})")
     return found
