@@ -45,6 +45,7 @@ def made(
     """Train five steps with a config and export the run; return the data of its record."""
     where = ("--run.root", str(root), "--run.name", "guide")
     small = ("--data.max_length", "256", "--train.max_steps", "5", "--base.quantization", "none", "--exam.answers", "0")
+    small += ("--exam.general_rows", "2", "--exam.rows", "8")
     small += ("--train.optim", "auto", "--lora.r", "4", "--train.per_device_train_batch_size", "2")
     more = ("--train.gradient_accumulation_steps", "1", "--base.id", str(base), "--data.path", data)
     done = cli("train", "run", "--config", f"configs/{config}.yaml", *where, *small, *more, *others, **environment)

@@ -66,6 +66,7 @@ def test_path_and_sources_are_mutually_exclusive(config: Path) -> None:
         ({"columns": {"text": "{{ a"}}, "data.columns.text: line 1"),
         ({"where": "a ="}, "is not an expression over columns"),
         ({"format": "alpaca", "columns": {"text": "{{ a }}"}}, "leave out format"),
+        ({"format": "alpaca", "transcript": "human-bot"}, "only texts are split"),
         ({"shrae": 1}, "Extra inputs"),
     ],
 )

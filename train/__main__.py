@@ -31,6 +31,7 @@ from burnish import children, lock, report
 from burnish.config import ConfigError, add_command, parse_arguments
 from burnish.console import say, warn
 from burnish.environment import prepared_process
+from burnish.files import check_writable
 from burnish.publish import preflight
 from burnish.records import TrainRecord
 from burnish.run import Run
@@ -86,6 +87,10 @@ def _command(options: argparse.Namespace, settings: TrainSettings, world: World)
         settings = resume.choose(settings, options.resume)
         if world.is_main and settings.run.name is not None:
             lock.check(Path(settings.run.root) / settings.run.name)
+    if options.command == "check" and options.html:  # before the rows are read
+        check_writable(Path(options.html).parent, 0, "--html")
+        if Path(options.html).is_dir():
+            raise ConfigError(f"--html {options.html}: is a directory, expected a file such as check.html")
     prepared = prepare(settings)
     started, warning = start_notes(settings)
     if started:

@@ -192,6 +192,7 @@ def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
             "Data",
             {
                 "file": data.path,
+                "sources": _sources(view),
                 "format": data.format,
                 "rows trained": f"{data.rows:,}",
                 "rows held out": "; ".join([f"{data.eval_rows:,}", *data.leaks()]),
@@ -205,6 +206,12 @@ def _facts(view: View) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Versions at export", export.versions if export else {}),
     ]
     return [(name, [(k, str(v)) for k, v in facts.items() if v is not None]) for name, facts in groups if facts]
+
+
+def _sources(view: View) -> str | None:
+    """Return how many rows each of several sources gave; None for a single one."""
+    found = view.train.data.sources
+    return "; ".join(f"{s.used:,} of {s.rows:,} rows of {s.path}" for s in found) if len(found) > 1 else None
 
 
 def _hashes(view: View) -> list[tuple[str, str]]:

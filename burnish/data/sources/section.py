@@ -67,6 +67,8 @@ class Reading(Strict):
     def _one_way(self) -> Reading:
         if self.columns is not None and self.format != "auto":
             raise ValueError(f"columns and format {self.format}: the templates make the rows, leave out format")
+        if self.transcript not in ("auto", "none") and self.format not in ("auto", "text"):
+            raise ValueError(f"transcript and format {self.format}: only texts are split, leave out one of them")
         return self
 
 
