@@ -10,20 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish.data.columns.mapping import parse_columns
+from burnish.data.files import locate
 from burnish.data.formats import Message
 from burnish.dialects.events import Call
 from burnish.errors import UserError
 from burnish.evaluations.suite import suite_path
 from burnish.evaluations.thresholds import parse_threshold
-from serve.batch.prompts import Prompt
+from serve.batch.prompts import Prompt, read_prompts
 from serve.batch.results import Answer
 from serve.evaluate import text_scores
 from serve.evaluate.choice import options_of
 from serve.evaluate.comparison import bootstrap, compare
 from serve.evaluate.scorers import TEXTS, Against, make_score
+from tests.support.commands import ROOT
+from train.settings import TrainSettings
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -280,3 +285,14 @@ def test_the_general_suite_accepts_right_answers_and_no_others() -> None:
 def test_a_row_that_names_no_score_is_an_error() -> None:
     with pytest.raises(UserError, match="line 1: the column 'score' is 'choice', expected the name of a score"):
         score("rows", "x", columns={"score": "choice"})
+
+
+def test_the_docs_example_trains_asks_and_scores_the_same_rows() -> None:
+    page = (ROOT / "docs" / "generate-and-evaluate.md").read_text()
+    config = yaml.safe_load(page.split("`quiz.yaml`, trains on it:")[1].split("```yaml\n")[1].split("```")[0])
+    settings = TrainSettings.model_validate(config)
+    rows = read_prompts(locate(str(ROOT / config["data"]["path"])), columns=parse_columns(settings.data.columns))
+    assert rows[0].messages[-1]["content"].endswith("\nD. Aluminium") and rows[0].expected
+    letters = page.split("--options ")[1].split('"')[0].split(",")
+    assert options(*rows, templates=letters) == [letters] * len(rows)
+    assert set(settings.evaluation) == {"quiz"} and "NAME=quiz" in page

@@ -172,4 +172,4 @@ def test_report_escapes_the_rows_that_differ(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     evaluated(run, 0.75, threshold=">= 0.5", verdict="pass")
     page = report.write(run).read_text()
-    assert "quiz: 1 rows that differ" in page and "&lt;b&gt;?" in page and "pass (required: &gt;= 0.5)" in page
+    assert "quiz: rows that differ (1)" in page and "&lt;b&gt;?" in page and "pass (required: &gt;= 0.5)" in page

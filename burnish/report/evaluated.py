@@ -12,7 +12,7 @@ from .collect import View
 from .plots import Plot
 
 Interval = tuple[float, float]
-LONGEST_NAME = 16  # beside a bar
+LONGEST_NAME = 13  # beside a bar
 
 
 @dataclass(frozen=True)
