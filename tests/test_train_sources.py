@@ -103,3 +103,12 @@ def test_settings_of_a_source_override_those_of_data() -> None:
     own = spec("p", SourceSection(path="p", where="b", transcript="none"), "data.sources[0]", data)
     assert own.where and own.where.source == "b" and own.transcript == "none" and own.columns is not None
     assert spec("p", SourceSection(path="p", format="alpaca"), "data.sources[0]", data).columns is None
+
+
+def test_columns_and_transcript_are_json_on_the_command_line() -> None:
+    given = {"base.id": "b", "data.path": "x", "data.columns": '{"text": "{{ a }}, {{ b }}"}'}
+    assert settings(None, **given).data.columns == {"text": "{{ a }}, {{ b }}"}
+    turns = '[{"role": "user", "content": "{{ a }}"}, {"role": "assistant", "content": "{{ b }}"}]'
+    assert len(settings(None, **{**given, "data.columns": turns}).data.columns or ()) == 2
+    marks = {"user": "Customer:", "assistant": "Agent:"}
+    assert settings(None, **{**given, "data.transcript": json.dumps(marks)}).data.transcript == marks
