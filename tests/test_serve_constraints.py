@@ -192,7 +192,7 @@ def valid(schema: Any, value: Any) -> bool:
     return jsonschema.Draft202012Validator(schema).is_valid(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(schema=REWRITTEN, values=st.lists(VALUES, min_size=1, max_size=20))
 def test_rewritten_schema_allows_only_values_of_the_original(schema: Any, values: list[Any]) -> None:
     try:
@@ -205,14 +205,14 @@ def test_rewritten_schema_allows_only_values_of_the_original(schema: Any, values
             assert valid(schema, value) == valid(rewritten, value), (rewritten, value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(one=REWRITTEN, other=REWRITTEN, values=st.lists(VALUES, min_size=1, max_size=20))
 def test_disjoint_schemas_have_no_common_value(one: Any, other: Any, values: list[Any]) -> None:
     assume(disjoint({}, one, other))
     assert not any(valid(one, value) and valid(other, value) for value in values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(branches=st.lists(REWRITTEN, min_size=2, max_size=3), values=st.lists(VALUES, min_size=1, max_size=20))
 def test_value_matches_exactly_one_disjoint_branch(branches: list[Any], values: list[Any]) -> None:
     separated = exclusive({}, branches)

@@ -103,6 +103,7 @@ HOSTILE: dict[str, Schema] = {
         "$ref": "#/$defs/d0",
     },
     "a loop": {"$ref": "#"},
+    "masks without end": closed({"q": {"type": "string", "pattern": "^((.{1,50}){1,50}){1,50}$"}}),
     "a pattern": {"allOf": [{"type": "string", "pattern": f"^.*x{i}.{{{i + 10}}}y.*$"} for i in range(12)]},
     "its own options": {"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}},
 }  # fmt: skip

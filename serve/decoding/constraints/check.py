@@ -49,7 +49,7 @@ class Checker:
     def fault(self, grammar: str) -> str | None:
         """Return why a grammar is rejected, or None."""
         try:
-            self.matchers.compile(grammar).check_start()
+            self.matchers.compile(grammar).check()
         except GrammarError as error:
             return str(error)
         return None

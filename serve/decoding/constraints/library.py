@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence as Many
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from random import Random
 
 import llguidance
 import numpy as np
@@ -32,6 +33,8 @@ MAX_THREADS = 4
 LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=2_000_000, max_lexer_states=100_000, max_grammar_size=200_000, verbose_errors=False
 )
+# answers that a check begins to write, and tokens of each
+TRIALS, TRIAL_TOKENS = 2, 24
 Words = npt.NDArray[np.int32]  # [sequences, n_vocab / 32]: one bit for each token
 
 
@@ -62,7 +65,7 @@ class Matchers:
 
     def __init__(self, table: TokenTable) -> None:
         os.environ.setdefault("RUST_MIN_STACK", str(STACK_BYTES))  # read when llguidance starts its first thread
-        self.n_vocab = len(table.tokens)
+        self.n_vocab, self._ends = len(table.tokens), table.ends
         self.tokenizer = llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
             tokens=table.marked(),
             vocab_ptr=table.vocabulary,
@@ -75,28 +78,40 @@ class Matchers:
         matcher = llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise GrammarError(_first_line(matcher.get_error()))
-        return Compiled(matcher, self.n_vocab)
+        return Compiled(matcher, self.n_vocab, self._ends)
 
 
 class Compiled:
     """A compiled grammar, from which each sequence's constraint starts."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, n_vocab: int) -> None:
-        self._matcher, self._n_vocab = matcher, n_vocab
+    def __init__(self, matcher: llguidance.LLMatcher, n_vocab: int, ends: frozenset[int]) -> None:
+        self._matcher, self._n_vocab, self._ends = matcher, n_vocab, ends
 
     def start(self) -> Matching:
         """Return the constraint of one new sequence."""
         return Matching(self._matcher.deep_copy(), self._n_vocab)
 
-    def check_start(self) -> None:
-        """Raise GrammarError if the grammar matches no text, or is too complex for its first token."""
-        start = self.start()
-        try:
-            mask = start.allowed()
-        except ConstraintError as error:
-            raise GrammarError(str(error)) from None
-        if not mask.any():
-            raise GrammarError("it matches no text")
+    def check(self) -> None:
+        """Write some tokens at random. Raises GrammarError if the grammar matches no text at all, or if its masks are
+        too complex to compute: some patterns compile, but no answer could be written with them."""
+        for seed in range(TRIALS):
+            try:
+                self._write(Random(seed))
+            except ConstraintError as error:
+                raise GrammarError(str(error)) from None
+
+    def _write(self, random: Random) -> None:
+        writing = self.start()
+        for _ in range(TRIAL_TOKENS):
+            if writing.finished:
+                return
+            allowed = np.flatnonzero(writing.allowed())
+            if not len(allowed):
+                raise ConstraintError("it matches no text")
+            token = int(allowed[random.randrange(len(allowed))])
+            if token in self._ends:
+                return
+            writing.accept(token)
 
 
 class Matching:
@@ -143,9 +158,7 @@ class Matching:
 
     def _check(self) -> None:
         if self.matcher.is_error():
-            raise ConstraintError(
-                f"the constraint can't be followed any further: {_first_line(self.matcher.get_error())}"
-            )
+            raise ConstraintError(f"the constraint is too complex: {_first_line(self.matcher.get_error())}")
 
 
 class ThreadedMasks:

@@ -8,7 +8,7 @@ from typing import Any
 from .places import Json, children, resolve
 
 # schemas to compile at most while searching
-MAX_TRIALS = 200
+MAX_TRIALS = 100
 ROOT = "schema"
 
 
