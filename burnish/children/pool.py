@@ -21,6 +21,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MOST_PROCESSES = 16  # more wait for the process that reads the file
+GARBAGE = 100_000  # objects between collections in a child, which makes many short-lived ones
 AHEAD = 3  # tasks in work or done before their turn, for each process
 
 
@@ -47,12 +48,13 @@ class Pool(AbstractContextManager["Pool[Task, Result]"], Generic[Task, Result]):
             gc.collect()
             gc.freeze()  # a collection in a child would copy every page of this process
             self._workers = [self._started() for _ in range(self._count)]
-            gc.unfreeze()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._workers:
+            gc.unfreeze()
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
@@ -120,6 +122,7 @@ def _ended(worker: _Worker) -> UserError:
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     """Answer tasks until this process is killed."""
     end_with_parent()
+    gc.set_threshold(GARBAGE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which kills this process
     while True:
         with suppress(EOFError):

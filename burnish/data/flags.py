@@ -19,6 +19,8 @@ def is_trained(turn: dict[str, Any], role: str, faults: list[str], ignored: set[
 
     Flags on turns of any role but the assistant have no effect and are added to `ignored`.
     """
+    if turn.keys().isdisjoint(FLAGS):
+        return True
     said: dict[str, bool] = {}
     for name in (*LEARNED, *MASKED):
         if (value := turn.get(name)) is not None:

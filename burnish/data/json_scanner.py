@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Each error costs a pass over the preceding text (json counts lines), so scanning stops after this many.
-MOST_FAULTS = 100
+# Each error costs a pass over the preceding text in memory (json counts lines), so most of it is dropped after one.
+MOST_FAULTS, MOST_BEFORE = 10_000, 1 << 16
 # parsed text of the current line that is kept for finding columns
 KEPT = 1000
 # an incomplete \uXXXX escape or word ends at most this far before the end of the text
@@ -62,14 +62,19 @@ class _Scanner:
             wanted -= len(piece or "")
         if not pieces:
             return False
+        self._drop()
+        self.text += "".join(pieces)
+        self.has_surrogates = _SURROGATE_ESCAPE.search(self.text, self.position) is not None
+        return True
+
+    def _drop(self) -> None:
+        """Drop the parsed part of the text."""
         start = self.text.rfind("\n", 0, self.position) + 1
         begin = max(start, self.position - KEPT)
         self.first_line += self.text.count("\n", 0, start)
         self.cut = begin - start + (0 if start else self.cut)
-        self.text = self.text[begin:] + "".join(pieces)
+        self.text = self.text[begin:]
         self.position -= begin
-        self.has_surrogates = _SURROGATE_ESCAPE.search(self.text, self.position) is not None
-        return True
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         self._skip_space()
@@ -136,6 +141,8 @@ class _Scanner:
                 return self._value()
             self.faults.append(self._malformed(error))
             self._recover(start, error.pos)
+            if self.position > MOST_BEFORE:
+                self._drop()
             return False, None
         except (RecursionError, ValueError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

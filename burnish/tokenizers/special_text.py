@@ -265,11 +265,11 @@ def texts(value: Any) -> Iterator[str]:
     """Yield every text in the messages, including object keys, except roles."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict | Mapping):  # the check for an abstract class is slow
         for key, inner in value.items():
             if key != "role":
-                yield from texts(key)
-                yield from texts(inner)
+                yield from texts(key) if not isinstance(key, str) else (key,)
+                yield from texts(inner) if not isinstance(inner, str) else (inner,)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from texts(inner)
