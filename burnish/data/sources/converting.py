@@ -18,6 +18,7 @@ class DatasetConverter:
     """Converts rows by their source. Parts of the rows can be converted in other processes and merged in order."""
 
     parts: list[Converter]
+    tested: list[frozenset[str]]  # the columns that each source's data.where reads
 
     @property
     def faults(self) -> list[str]:
@@ -35,7 +36,7 @@ class DatasetConverter:
 
     def empty(self) -> DatasetConverter:
         """Return a converter with the same settings, for another part of the rows."""
-        return DatasetConverter([part.empty() for part in self.parts])
+        return DatasetConverter([part.empty() for part in self.parts], self.tested)
 
     def merge(self, other: DatasetConverter) -> None:
         """Add the findings in the next rows."""
@@ -53,7 +54,9 @@ class DatasetConverter:
                 faults, more = [*faults, *error.faults], more + error.more
         if faults:
             raise DataError(faults, more)
-        unused = sum((Counter(one.unused_columns) for one in found), Counter[str]())
+        unused = Counter[str]()
+        for one, tested in zip(found, self.tested, strict=True):
+            unused.update({name: count for name, count in one.unused_columns.items() if name not in tested})
         notes = self._named([one.notes for one in found])
         return Conversion(
             common([one.format for one in found]), (), unused, notes, self._named([o.remarks for o in found])

@@ -159,7 +159,8 @@ class Dataset:
 
     def converter(self, newlines: Newlines = "keep", misfits: Misfits = "error") -> DatasetConverter:
         """Return a converter for the rows."""
-        return DatasetConverter([source.converter(newlines, misfits) for source in self.sources])
+        tested = [used_names((where,)) if (where := source.spec.where) else frozenset() for source in self.sources]
+        return DatasetConverter([source.converter(newlines, misfits) for source in self.sources], tested)
 
     def sha256(self) -> str:
         """Return the sha256 of the only source, or one over all."""
