@@ -348,3 +348,18 @@ def test_local_model_answers_like_the_server(tiny_gguf: Path, tmp_path: Path, cl
     found, other = ([row.value for row in read_rows(tmp_path / name)] for name in ("a.csv", "b.csv"))
     assert [row["prompt_tokens"] for row in found] == [row["prompt_tokens"] for row in other]
     assert [row["error"] for row in found] == [None] * 6 or all(not row["error"] for row in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"url": "http://x/v1", "run": "one"}, "url and run: the rows are answered by one model"),
+        ({"url_model": "m"}, "url_model needs url"),
+        ({"columns": CHOICES, "format": "alpaca"}, "columns and format alpaca"),
+        ({"fields": {"stream": True, "n": 2}}, "n, stream can't be set here"),
+        ({"columns": {"user": "{{ a }}"}}, "columns"),
+    ],
+)
+def test_contradictory_settings_are_rejected(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        GenerateSettings.model_validate({"data": "d", "out": "o.csv", **settings})

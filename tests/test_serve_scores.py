@@ -27,6 +27,7 @@ from serve.evaluate import text_scores
 from serve.evaluate.choice import options_of
 from serve.evaluate.comparison import bootstrap, compare
 from serve.evaluate.scorers import TEXTS, Against, make_score
+from serve.evaluate.settings import EvaluateSettings
 from tests.support.commands import ROOT
 from train.settings import TrainSettings
 
@@ -296,3 +297,14 @@ def test_the_docs_example_trains_asks_and_scores_the_same_rows() -> None:
     letters = page.split("--options ")[1].split('"')[0].split(",")
     assert options(*rows, templates=letters) == [letters] * len(rows)
     assert set(settings.evaluation) == {"quiz"} and "NAME=quiz" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"data": "d"}, "set data and score, or suite"), ({"suite": "general", "score": "exact"}, "leave out score"),
+     ({"data": "d", "score": "exact", "pattern": "x"}, "pattern has no effect on the score exact, only on regex"),
+     ({"data": "d", "score": "f1", "threshold": "0.8"}, "such as '>= 0.8'")],
+)  # fmt: skip
+def test_settings_that_contradict_the_score_are_rejected(settings: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        EvaluateSettings.model_validate(settings)

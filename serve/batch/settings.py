@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from burnish.data.columns.mapping import parse_columns
 from burnish.data.sources.section import Format
@@ -54,6 +54,12 @@ class RowSettings(ModelSettings):
             raise ValueError(f"{', '.join(taken)} can't be set here: {OWN_FIELDS_WHY}")
         return value
 
+    @model_validator(mode="after")
+    def _one_reading(self) -> RowSettings:
+        if self.columns is not None and self.format != "auto":
+            raise ValueError(f"columns and format {self.format}: the templates make the rows, leave out format")
+        return self
+
     def request(self) -> dict[str, Any]:
         """Return the fields that all requests share."""
         named = {"max_tokens": self.max_tokens, "seed": self.seed, "response_format": self.response_format}
@@ -87,6 +93,15 @@ class GenerateSettings(RowSettings):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="nucleus sampling; if unset, the default of the endpoint, 1"
     )
+
+    @model_validator(mode="after")
+    def _one_model(self) -> GenerateSettings:
+        here = [name for name in ("run", "model", "artifact") if getattr(self, name) is not None]
+        if self.url is not None and here:
+            raise ValueError(f"url and {' and '.join(here)}: the rows are answered by one model, set only one of them")
+        if self.url is None and self.url_model is not None:
+            raise ValueError("url_model needs url, the endpoint that has the model")
+        return self
 
     def request(self) -> dict[str, Any]:
         own = {"temperature": self.temperature, "top_p": self.top_p, "n": self.n if self.n > 1 else None}

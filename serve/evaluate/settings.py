@@ -12,6 +12,9 @@ from burnish.evaluations.thresholds import parse_threshold
 from ..batch.settings import RowSettings
 from ..settings import Positive
 
+# settings that only one score uses
+OF_SCORES = {"pattern": "regex", "schema_file": "json_schema", "options": "choice", "per_character": "choice"}
+
 
 class EvaluateSettings(RowSettings):
     """Settings of `python -m serve evaluate`."""
@@ -72,6 +75,13 @@ class EvaluateSettings(RowSettings):
             raise ValueError(f"suite {self.suite} has its own rows and scores: leave out {' and '.join(given)}")
         if self.suite is None and len(given) < 2:
             raise ValueError("set data and score, or suite")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_the_score(self) -> EvaluateSettings:
+        for name, score in OF_SCORES.items():
+            if getattr(self, name) not in (None, False) and self.score != score:
+                raise ValueError(f"{name} has no effect on the score {self.score or 'of a suite'}, only on {score}")
         return self
 
     def request(self) -> dict[str, Any]:
