@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import jsonschema
@@ -23,7 +24,9 @@ from serve.decoding.constraints.schema.disjoint import disjoint
 from serve.decoding.constraints.schema.exclusive import exclusive
 from serve.decoding.constraints.schema.places import SchemaError
 from serve.decoding.constraints.schema.prepare import prepared
+from serve.llama.constraints import LlamaConstraints
 from serve.llama.token_table import matchers, token_table
+from serve.llama.tokenizer import LlamaTokenizer
 from tests.support.schemas import PERSON, TEXT, Schema, closed
 from tests.support.server import small_model
 from tools import tiny_gguf
@@ -136,6 +139,34 @@ def test_grammar_cache_evicts_the_least_recently_used_entry(compiling: Matchers)
     assert kept.get("b") is None and kept.get("a") is made["a"] and kept.get("c") is made["c"]
     kept.put("d", made["a"], 101)
     assert kept.get("d") is None and kept.get("c") is made["c"]
+
+
+class Checked:
+    """Stands for the text workers: counts the requests that it is asked to check."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def grammar(self, wanted: Any, cpu_s: float) -> str:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return text_of(json_grammar(prepared(wanted["content"]["schema"])))
+
+
+def test_schema_is_compiled_once_however_many_requests_use_it(compiling: Matchers) -> None:
+    checked = Checked()
+
+    async def ask_often() -> None:
+        constraints = LlamaConstraints(cast(LlamaTokenizer, checked), compiling)
+        wanted = {"content": {"kind": "json", "schema": PERSON}}
+        starts = await asyncio.gather(*(constraints.compiled(wanted) for _ in range(4)))
+        starts.append(await constraints.compiled(json.loads(json.dumps(wanted))))
+        made = [start() for start in starts]
+        for each in made:  # every sequence has its own state
+            assert each.allowed() is not None and each.forced(3)
+
+    asyncio.run(ask_often())
+    assert checked.asked == 1
 
 
 def test_grammar_cache_key_includes_property_order() -> None:

@@ -29,9 +29,14 @@ def token_table(model: Model, ends: Collection[int], marks: Collection[int]) -> 
 def matchers(model: Model, ends: Collection[int], dialects: Found) -> Matchers | None:
     """Return a grammar compiler for this vocabulary, or None if it can't be constrained: it has no end token, or
     its tokenizer changes the start of a text."""
+    if not ends:
+        return None
+    table = token_table(model, ends, marks(model, dialects).values())
     try:
-        return Matchers(token_table(model, ends, marks(model, dialects).values())) if ends else None
-    except (ValueError, RuntimeError):
+        return Matchers(table)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a panic of llguidance's is not an Exception
         return None
 
 
