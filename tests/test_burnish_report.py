@@ -203,6 +203,16 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_
 SHOWN_CALL = r'<code>weather</code><pre class="text">{&#34;city&#34;: &#34;Bern&#34;}</pre>'
 
 
+def test_a_call_that_is_cut_off_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    other = Run(tmp_path / "cut")
+    other.path.mkdir()
+    train_record(other, tool_dialect="hermes")
+    exam(other, answers=(f"{CALL}\n{CALL[:-17]}", CALL[:21], "t"), tools=[{"function": {"name": "weather"}}])
+    html = page(other)
+    assert html.count(SHOWN_CALL) == 1 and "{&#34;city&#34;: &#34;Ber …</pre>" in html
+    assert "&lt;tool_call&gt;\n{&#34;name&#34;" in html  # without a name it is text
+
+
 @pytest.mark.parametrize("dialect, tools, shown", [("hermes", True, 2), ("hermes", False, 0), (None, True, 0)])
 def test_tool_calls_in_answers_are_displayed_as_calls(
     tmp_path: Path, dialect: str | None, tools: bool, shown: int

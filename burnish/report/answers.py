@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..dialects.definitions import parameters
+from ..dialects.events import CallBroken, CallEnd, collect
 from ..dialects.formats import DIALECTS
-from ..dialects.reader import parse
+from ..dialects.reader import Parser
 from ..dialects.thoughts import FORMATS
 from ..exam.rows import Exam, Question
 from ..records import TrainRecord
@@ -52,10 +53,14 @@ def _parts(text: str, question: Question, train: TrainRecord) -> Iterator[Part]:
         dialect = None
     thoughts = FORMATS.get(train.reasoning_format or "")
     opened = thoughts is not None and thoughts.begin not in text and thoughts.end in text
-    parsed = parse(text, dialect, thoughts, opened, parameters(question.tools or ()))
+    parser = Parser(dialect, thoughts, opened, parameters(question.tools or ()))
+    events, last = parser.feed(text), parser.feed("", final=True)
+    # answers are cut off at a number of tokens: a call that is then incomplete is shown as far as it goes
+    cut = any(isinstance(event, CallBroken) for event in last)
+    parsed = collect([*events, *(CallEnd() if isinstance(event, CallBroken) else event for event in last)])
     if parsed.reasoning.strip():
         yield Part("thought", parsed.reasoning.strip())
     if parsed.content.strip() or not parsed.calls:
         yield Part("text", parsed.content.strip())
-    for call in parsed.calls:
-        yield Part("call", call.arguments, call.name)
+    for number, call in enumerate(parsed.calls, start=1):
+        yield Part("call", f"{call.arguments}{' …' if cut and number == len(parsed.calls) else ''}", call.name)
