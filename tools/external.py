@@ -125,7 +125,7 @@ def _record(name: str, path: Path, report: Path, seconds: float) -> None:
         *(f"| {case.get('classname')}::{case.get('name')} | {_outcome(case)} |" for case in suite.iter("testcase")),
     ]
     if measured := [(p.get("name"), p.get("value")) for p in suite.iter("property")]:
-        lines += ["", "| measured | |", "|---|---|", *(f"| {name} | {value} |" for name, value in measured)]
+        lines += ["", "| recorded by the test | |", "|---|---|", *(f"| {name} | {value} |" for name, value in measured)]
     target = ROOT / "bench" / "results" / f"{PREFIX}{name}-{date}.md"
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"external: {name}: recorded in {target.relative_to(ROOT)}", flush=True)

@@ -49,9 +49,10 @@ def base_image() -> str:
 
 
 def setup() -> str:
-    """Return one line that says how containers are run here, and by which engine."""
+    """Return one line that says how containers are run here, and by which engine; skip the test if there is none."""
+    image = base_image()
     engine = docker("version", "--format", "{{.Server.Version}}")
-    return f"docker run {' '.join(HOST)} {base_image()}, the set's packages mounted; Docker {engine}"
+    return f"docker run {' '.join(HOST)} {image}, the set's packages mounted; Docker {engine}"
 
 
 def python_packages(environment: Path) -> Path:
