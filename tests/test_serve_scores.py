@@ -308,3 +308,9 @@ def test_the_docs_example_trains_asks_and_scores_the_same_rows() -> None:
 def test_settings_that_contradict_the_score_are_rejected(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         EvaluateSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize("reference", ["http://127.0.0.1:9/schema.json", "#/$defs/missing", "file:///etc/passwd"])
+def test_a_reference_out_of_the_schema_is_not_fetched(reference: str) -> None:
+    with pytest.raises(UserError, match="line 1: the schema refers to '.*', which is not in it"):
+        score("json_schema", "{}", schema={"$ref": reference})

@@ -19,7 +19,8 @@ ENV_PREFIX = "BURNISH_"
 STAGES = ("TRAIN", "EXPORT", "SERVE", "GENERATE", "EVALUATE")
 # variables with our prefix that are not stage settings, and what they do
 OTHER_VARIABLES = {
-    "BURNISH_CACHE": "directory for llama.cpp builds, dequantized bases and load tests; default: ~/.cache/burnish",
+    "BURNISH_CACHE": "directory for llama.cpp builds, bases (dequantized, or GGUF for evaluations) and load tests;"
+    " default: ~/.cache/burnish",
     "BURNISH_LOG_FORMAT": "`json` logs JSON lines on a terminal as well",
     "BURNISH_COMMIT": "commit reported in records and by `/version` if there is no git clone (set in images)",
 }

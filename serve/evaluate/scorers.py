@@ -152,8 +152,13 @@ def _schema(against: Against, answer: Answer, prompt: Prompt) -> float:
     well, value = text_scores.parse_json(answer.text)
     if not well:
         return 0.0
+    import referencing.exceptions
+
     validator = _validator(to_json(_row_schema(against, prompt)))
-    return _limited(lambda: float(validator.is_valid(value)), f"{prompt.where}: the schema")
+    try:
+        return _limited(lambda: float(validator.is_valid(value)), f"{prompt.where}: the schema")
+    except referencing.exceptions.Unresolvable as error:
+        raise ScoreError(f"{prompt.where}: the schema refers to '{error.ref}', which is not in it") from None
 
 
 def _bad_schema(against: Against, prompt: Prompt) -> str:
